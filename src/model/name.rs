@@ -1,0 +1,189 @@
+//! Names that get swapped by mistake, each its own type.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What was wrong with a name, in words for the person who typed it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("model name {0:?} is not valid: a letter or digit, then up to 127 letters, digits, '.', '_' or '-'")]
+    Model(String),
+    #[error("version {0:?} is not valid: a positive integer such as 3, without leading zeros")]
+    Version(String),
+    #[error("arm name {0:?} is not valid: 1 to 64 letters, digits, '.', '_' or '-'")]
+    Arm(String),
+    #[error("request id of {0} bytes is too long: at most {max}", max = RequestId::MAX_BYTES)]
+    RequestId(usize),
+}
+
+fn is_name(s: &str, max: usize) -> bool {
+    let bytes = s.as_bytes();
+    !bytes.is_empty()
+        && bytes.len() <= max
+        && bytes[0].is_ascii_alphanumeric()
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// A model's name: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ModelName(Arc<str>);
+
+impl ModelName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        if is_name(s, 128) { Ok(ModelName(s.into())) } else { Err(NameError::Model(s.chars().take(160).collect())) }
+    }
+}
+
+impl TryFrom<String> for ModelName {
+    type Error = NameError;
+
+    fn try_from(s: String) -> Result<Self, NameError> {
+        s.parse()
+    }
+}
+
+/// Lets a map keyed by `ModelName` be asked with a `&str` from a URL, without an allocation.
+impl std::borrow::Borrow<str> for ModelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A version of a model: a positive integer, spelled as a string in every document and answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Version(NonZeroU64);
+
+impl Version {
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl FromStr for Version {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        let canonical = s.bytes().all(|b| b.is_ascii_digit()) && !s.starts_with('0');
+        s.parse::<NonZeroU64>()
+            .ok()
+            .filter(|_| canonical)
+            .map(Version)
+            .ok_or_else(|| NameError::Version(s.chars().take(40).collect()))
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = NameError;
+
+    fn try_from(s: String) -> Result<Self, NameError> {
+        s.parse()
+    }
+}
+
+impl From<Version> for String {
+    fn from(v: Version) -> String {
+        v.to_string()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One side of a split. Defaults to the version's number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ArmName(Arc<str>);
+
+impl ArmName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ArmName {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        if is_name(s, 64) { Ok(ArmName(s.into())) } else { Err(NameError::Arm(s.chars().take(80).collect())) }
+    }
+}
+
+impl TryFrom<String> for ArmName {
+    type Error = NameError;
+
+    fn try_from(s: String) -> Result<Self, NameError> {
+        s.parse()
+    }
+}
+
+impl From<Version> for ArmName {
+    fn from(v: Version) -> ArmName {
+        ArmName(v.to_string().into())
+    }
+}
+
+impl fmt::Display for ArmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the log and feedback know a prediction by: any text the caller chose, or a `UUIDv7` made here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// Longer ids are refused: each is kept in a record and answered in a header.
+    pub const MAX_BYTES: usize = 1024;
+
+    /// Takes the caller's id.
+    ///
+    /// # Errors
+    /// When it is longer than [`RequestId::MAX_BYTES`].
+    pub fn from_caller(id: String) -> Result<RequestId, NameError> {
+        if id.len() > RequestId::MAX_BYTES { Err(NameError::RequestId(id.len())) } else { Ok(RequestId(id)) }
+    }
+
+    /// A new one: a `UUIDv7` (RFC 9562), which sorts by time.
+    #[must_use]
+    pub fn generate() -> RequestId {
+        let mut text = [0u8; uuid::fmt::Hyphenated::LENGTH];
+        RequestId(uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text).to_owned())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

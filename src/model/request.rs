@@ -1,0 +1,99 @@
+//! The inference request and its answer, free of any wire format.
+
+use super::Signature;
+use crate::tensor::Tensor;
+use std::sync::Arc;
+
+/// A tensor under the name the caller gave it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedTensor {
+    pub name: String,
+    pub tensor: Tensor,
+}
+
+/// A request parameter of the Open Inference Protocol: a string, a number or a boolean.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Parameter {
+    String(String),
+    Integer(i64),
+    Number(f64),
+    Bool(bool),
+}
+
+impl std::fmt::Display for Parameter {
+    /// The text a sticky key is made of: the bare string, or the number or boolean as JSON writes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Parameter::String(s) => f.write_str(s),
+            Parameter::Integer(i) => write!(f, "{i}"),
+            Parameter::Number(n) => write!(f, "{n}"),
+            Parameter::Bool(b) => write!(f, "{b}"),
+        }
+    }
+}
+
+/// Parameters in the order they came; few, so a list.
+pub type Parameters = Vec<(String, Parameter)>;
+
+/// What a caller asked, decoded but not yet held against any model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct InferenceRequest {
+    /// The body's own id; the header's and the generated one are the door's business.
+    pub id: Option<String>,
+    pub parameters: Parameters,
+    pub inputs: Vec<NamedTensor>,
+    /// Which outputs, in which order; `None` means all, in the model's order.
+    pub outputs: Option<Vec<String>>,
+}
+
+/// A request that fits the signature it was checked against; made by [`Signature::check`] alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    pub(super) inputs: Vec<Tensor>,
+    pub(super) wanted: Vec<usize>,
+    pub(super) rows: Option<usize>,
+}
+
+impl Checked {
+    /// The tensors, one per input of the signature, in its order.
+    #[must_use]
+    pub fn inputs(&self) -> &[Tensor] {
+        &self.inputs
+    }
+
+    /// Indices into the signature's outputs, in the order the caller wants them. Never empty unless the model has no outputs.
+    #[must_use]
+    pub fn wanted(&self) -> &[usize] {
+        &self.wanted
+    }
+
+    /// How many examples the request carries, where the signature has rows ([`Signature::has_rows`]) and all inputs agree.
+    #[must_use]
+    pub fn rows(&self) -> Option<usize> {
+        self.rows
+    }
+}
+
+/// What a model answered: the wanted outputs, in the wanted order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub outputs: Vec<(Arc<str>, Tensor)>,
+}
+
+impl Answer {
+    /// Puts the signature's names on what an engine answered for `wanted`.
+    ///
+    /// `tensors` is one per entry of `wanted`, in its order, as [`crate::model::Checked::wanted`] asked.
+    #[must_use]
+    pub fn named(signature: &Signature, wanted: &[usize], tensors: Vec<Tensor>) -> Answer {
+        debug_assert_eq!(wanted.len(), tensors.len(), "an engine answers each wanted output once");
+        let outputs = wanted.iter().zip(tensors).map(|(i, t)| (Arc::clone(&signature.outputs()[*i].name), t)).collect();
+        Answer { outputs }
+    }
+
+    /// How many floating-point elements in all outputs are NaN or infinite.
+    #[must_use]
+    pub fn count_nonfinite(&self) -> usize {
+        self.outputs.iter().map(|(_, t)| t.data().count_nonfinite()).sum()
+    }
+}

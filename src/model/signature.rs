@@ -1,0 +1,287 @@
+//! What a version takes and gives, and the check of a request against it.
+
+use super::{Checked, Code, Failure, InferenceRequest};
+use crate::tensor::{DataType, Shape, Tensor};
+use std::fmt;
+use std::sync::Arc;
+
+/// One dimension as the model declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dim {
+    Fixed(usize),
+    /// Any extent; with a symbol, the same extent wherever the symbol stands in one request.
+    Free(Option<Arc<str>>),
+}
+
+impl Dim {
+    /// `-1` for free dimensions, as the protocols write them.
+    #[must_use]
+    pub fn as_i64(&self) -> i64 {
+        match self {
+            Dim::Fixed(n) => i64::try_from(*n).unwrap_or(i64::MAX),
+            Dim::Free(_) => -1,
+        }
+    }
+}
+
+/// A named input or output: its type and dimensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: Arc<str>,
+    pub datatype: DataType,
+    /// `None`: the model does not say how many dimensions there are, so any shape fits.
+    pub dims: Option<Vec<Dim>>,
+}
+
+impl TensorSpec {
+    /// The shape as the protocols write it: `[-1,30]`; empty for a scalar and where the rank is unknown.
+    #[must_use]
+    pub fn wire_shape(&self) -> Vec<i64> {
+        self.dims.iter().flatten().map(Dim::as_i64).collect()
+    }
+
+    fn first_dim_is_free(&self) -> bool {
+        matches!(self.dims.as_deref(), Some([Dim::Free(_), ..]))
+    }
+
+    fn first_symbol(&self) -> Option<&Arc<str>> {
+        match self.dims.as_deref() {
+            Some([Dim::Free(Some(symbol)), ..]) => Some(symbol),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ", self.name, self.datatype)?;
+        match &self.dims {
+            None => f.write_str("[...]"),
+            Some(dims) => {
+                f.write_str("[")?;
+                for (i, d) in dims.iter().enumerate() {
+                    if i > 0 {
+                        f.write_str(",")?;
+                    }
+                    match d {
+                        Dim::Fixed(n) => write!(f, "{n}")?,
+                        Dim::Free(Some(s)) => f.write_str(s)?,
+                        Dim::Free(None) => f.write_str("-1")?,
+                    }
+                }
+                f.write_str("]")
+            }
+        }
+    }
+}
+
+/// The inputs and outputs of one version, in the model's order. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature(Arc<Sides>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Sides {
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+    has_rows: bool,
+}
+
+impl Signature {
+    #[must_use]
+    pub fn new(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Signature {
+        let has_rows = has_rows(&inputs, &outputs);
+        Signature(Arc::new(Sides { inputs, outputs, has_rows }))
+    }
+
+    #[must_use]
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.0.inputs
+    }
+
+    #[must_use]
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.0.outputs
+    }
+
+    /// Whether a request is a list of examples: every input and output has rank 1 or more and a free first dimension,
+    /// the same symbol throughout or unnamed.
+    #[must_use]
+    pub fn has_rows(&self) -> bool {
+        self.0.has_rows
+    }
+
+    /// Holds a request against this signature.
+    ///
+    /// # Errors
+    /// `INVALID_TENSOR` or `INVALID_REQUEST` with every complaint at once: inputs missing, unknown or given twice; a datatype
+    /// or a dimension that does not fit (which, expected, got); outputs that do not exist.
+    pub fn check(&self, request: InferenceRequest) -> Result<Checked, Failure> {
+        let mut complaints = Vec::new();
+        let mut slots: Vec<Option<Tensor>> = vec![None; self.0.inputs.len()];
+        let mut symbols: Vec<(&str, usize, &str)> = Vec::new();
+        for given in request.inputs {
+            let Some(i) = self.0.inputs.iter().position(|spec| *spec.name == *given.name) else {
+                let known = names(&self.0.inputs);
+                complaints.push(format!("unknown input {:?}: this model takes {known}", given.name));
+                continue;
+            };
+            let spec = &self.0.inputs[i];
+            if slots[i].is_some() {
+                complaints.push(format!("input {:?} is given more than once", given.name));
+                continue;
+            }
+            if given.tensor.datatype() != spec.datatype {
+                complaints.push(format!(
+                    "input {:?}: expected datatype {}, got {}",
+                    given.name,
+                    spec.datatype,
+                    given.tensor.datatype()
+                ));
+            }
+            check_dims(spec, given.tensor.shape(), &mut symbols, &mut complaints);
+            slots[i] = Some(given.tensor);
+        }
+        for (spec, _) in self.0.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_none()) {
+            complaints.push(format!("input {:?} is missing: expected {spec}", &*spec.name));
+        }
+        if !complaints.is_empty() {
+            return Err(Failure::several(Code::InvalidTensor, complaints));
+        }
+        let wanted = self.wanted(request.outputs)?;
+        let inputs: Vec<Tensor> = slots.into_iter().flatten().collect();
+        let rows = self.rows_of(&inputs);
+        Ok(Checked { inputs, wanted, rows })
+    }
+
+    /// What would break callers of `self` if `other` answered them instead: inputs added or removed, outputs removed,
+    /// datatypes or fixed dimensions changed. Empty when every request that fits `self` fits `other` too.
+    #[must_use]
+    pub fn breaking_changes(&self, other: &Signature) -> Vec<String> {
+        let mut changes = Vec::new();
+        side_changes("input", &self.0.inputs, &other.0.inputs, &mut changes);
+        for new in &other.0.inputs {
+            if !self.0.inputs.iter().any(|old| old.name == new.name) {
+                changes.push(format!("input {:?} is new: {new}", &*new.name));
+            }
+        }
+        side_changes("output", &self.0.outputs, &other.0.outputs, &mut changes);
+        changes
+    }
+
+    fn wanted(&self, asked: Option<Vec<String>>) -> Result<Vec<usize>, Failure> {
+        let Some(asked) = asked.filter(|a| !a.is_empty()) else {
+            return Ok((0..self.0.outputs.len()).collect());
+        };
+        let mut wanted = Vec::with_capacity(asked.len());
+        let mut complaints = Vec::new();
+        for name in asked {
+            match self.0.outputs.iter().position(|spec| *spec.name == *name) {
+                Some(i) if wanted.contains(&i) => {
+                    complaints.push(format!("output {name:?} is asked for more than once"))
+                }
+                Some(i) => wanted.push(i),
+                None => {
+                    complaints.push(format!("unknown output {name:?}: this model gives {}", names(&self.0.outputs)));
+                }
+            }
+        }
+        if complaints.is_empty() { Ok(wanted) } else { Err(Failure::several(Code::InvalidRequest, complaints)) }
+    }
+
+    fn rows_of(&self, inputs: &[Tensor]) -> Option<usize> {
+        if !self.0.has_rows {
+            return None;
+        }
+        let first = *inputs.first()?.shape().first()?;
+        inputs.iter().all(|t| t.shape().first() == Some(&first)).then_some(first)
+    }
+}
+
+fn has_rows(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> bool {
+    let mut symbol = None;
+    let mut sides = inputs.iter().chain(outputs);
+    !inputs.is_empty()
+        && !outputs.is_empty()
+        && sides.all(|spec| {
+            spec.first_dim_is_free()
+                && match (symbol, spec.first_symbol()) {
+                    (Some(a), Some(b)) => a == b,
+                    (None, found) => {
+                        symbol = found;
+                        true
+                    }
+                    (Some(_), None) => true,
+                }
+        })
+}
+
+fn check_dims<'s>(
+    spec: &'s TensorSpec,
+    shape: &Shape,
+    symbols: &mut Vec<(&'s str, usize, &'s str)>,
+    complaints: &mut Vec<String>,
+) {
+    let Some(dims) = &spec.dims else { return };
+    if dims.len() != shape.len() {
+        complaints.push(format!(
+            "input {:?}: expected {} dimensions ({spec}), got {} in shape {shape}",
+            &*spec.name,
+            dims.len(),
+            shape.len()
+        ));
+        return;
+    }
+    for (axis, (dim, got)) in dims.iter().zip(shape.iter()).enumerate() {
+        match dim {
+            Dim::Fixed(expected) if expected != got => complaints.push(format!(
+                "input {:?}: dimension {axis} is fixed at {expected}, got {got} in shape {shape}",
+                &*spec.name
+            )),
+            Dim::Free(Some(symbol)) => match symbols.iter().find(|(known, _, _)| known == &&**symbol) {
+                Some((_, extent, first)) if extent != got => complaints.push(format!(
+                    "input {:?}: dimension {axis} ({symbol}) is {got} in shape {shape}, but {symbol} is {extent} in input {first:?}",
+                    &*spec.name
+                )),
+                Some(_) => {}
+                None => symbols.push((symbol, *got, &spec.name)),
+            },
+            Dim::Fixed(_) | Dim::Free(None) => {}
+        }
+    }
+}
+
+fn side_changes(side: &str, old: &[TensorSpec], new: &[TensorSpec], changes: &mut Vec<String>) {
+    for was in old {
+        let Some(is) = new.iter().find(|spec| spec.name == was.name) else {
+            changes.push(format!("{side} {:?} is gone", &*was.name));
+            continue;
+        };
+        let dims_fit = match (&was.dims, &is.dims) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(was), Some(is)) => {
+                was.len() == is.len()
+                    && was.iter().zip(is).all(|(was, is)| match (was, is) {
+                        (Dim::Fixed(a), Dim::Fixed(b)) => a == b,
+                        // An input that accepted any extent and now accepts one breaks callers; an output that was
+                        // free and is fixed now still is what they allowed for.
+                        (Dim::Free(_), Dim::Fixed(_)) => side == "output",
+                        (Dim::Fixed(_), Dim::Free(_)) => side == "input",
+                        (Dim::Free(_), Dim::Free(_)) => true,
+                    })
+            }
+        };
+        if was.datatype != is.datatype || !dims_fit {
+            changes.push(format!("{side} {:?} changes from {was} to {is}", &*was.name));
+        }
+    }
+}
+
+fn names(specs: &[TensorSpec]) -> String {
+    const SHOWN: usize = 20;
+    let mut list: Vec<String> = specs.iter().take(SHOWN).map(|s| format!("{:?}", &*s.name)).collect();
+    if specs.len() > SHOWN {
+        list.push(format!("and {} more", specs.len() - SHOWN));
+    }
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}

@@ -1,0 +1,118 @@
+use super::*;
+use crate::tensor::{Data, DataType, Shape, Tensor};
+
+fn spec(name: &str, datatype: DataType, dims: &[i64]) -> TensorSpec {
+    let dims = dims.iter().map(|d| usize::try_from(*d).map_or(Dim::Free(None), Dim::Fixed)).collect();
+    TensorSpec { name: name.into(), datatype, dims: Some(dims) }
+}
+
+fn named(name: &str, shape: &[usize]) -> NamedTensor {
+    let shape = Shape::new(shape);
+    let data = Data::zeros(DataType::Fp32, shape.elements().unwrap());
+    NamedTensor { name: name.into(), tensor: Tensor::new(shape, data).unwrap() }
+}
+
+fn two_by_two() -> Signature {
+    Signature::new(
+        vec![spec("a", DataType::Fp32, &[-1, 2]), spec("b", DataType::Fp32, &[-1])],
+        vec![spec("y", DataType::Fp32, &[-1, 1]), spec("z", DataType::Int64, &[-1])],
+    )
+}
+
+#[test]
+fn a_fitting_request_comes_out_in_the_models_order() {
+    let request = InferenceRequest {
+        inputs: vec![named("b", &[3]), named("a", &[3, 2])],
+        outputs: Some(vec!["z".into()]),
+        ..Default::default()
+    };
+    let checked = two_by_two().check(request).unwrap();
+    assert_eq!(&**checked.inputs()[0].shape(), &[3, 2]);
+    assert_eq!(checked.wanted(), &[1]);
+    assert_eq!(checked.rows(), Some(3));
+}
+
+#[test]
+fn every_complaint_is_made_at_once() {
+    let request = InferenceRequest {
+        inputs: vec![named("a", &[3, 5]), named("a", &[3, 2]), named("c", &[1])],
+        ..Default::default()
+    };
+    let failure = two_by_two().check(request).unwrap_err();
+    assert_eq!(failure.code, Code::InvalidTensor);
+    assert_eq!(
+        failure.details,
+        [
+            "input \"a\": dimension 1 is fixed at 2, got 5 in shape [3,5]",
+            "input \"a\" is given more than once",
+            "unknown input \"c\": this model takes \"a\", \"b\"",
+            "input \"b\" is missing: expected b FP32 [-1]",
+        ]
+    );
+}
+
+#[test]
+fn a_symbol_has_one_extent_in_a_request() {
+    let n = |name: &str| TensorSpec {
+        name: name.into(),
+        datatype: DataType::Fp32,
+        dims: Some(vec![Dim::Free(Some("N".into()))]),
+    };
+    let signature = Signature::new(vec![n("a"), n("b")], vec![n("y")]);
+    let request = InferenceRequest { inputs: vec![named("a", &[3]), named("b", &[4])], ..Default::default() };
+    let failure = signature.check(request).unwrap_err();
+    assert!(failure.message.contains("N is 3 in input \"a\""), "{failure}");
+}
+
+#[test]
+fn unknown_and_repeated_outputs_are_named() {
+    let inputs = || vec![named("a", &[1, 2]), named("b", &[1])];
+    let ask = |names: &[&str]| InferenceRequest {
+        inputs: inputs(),
+        outputs: Some(names.iter().map(|s| (*s).to_owned()).collect()),
+        ..Default::default()
+    };
+    let failure = two_by_two().check(ask(&["q"])).unwrap_err();
+    assert_eq!(failure.message, "unknown output \"q\": this model gives \"y\", \"z\"");
+    assert!(two_by_two().check(ask(&["y", "y"])).is_err());
+}
+
+#[test]
+fn breaking_changes_are_what_callers_would_notice() {
+    let old = two_by_two();
+    assert!(old.breaking_changes(&old).is_empty());
+    let new = Signature::new(
+        vec![spec("a", DataType::Fp64, &[-1, 2]), spec("b", DataType::Fp32, &[-1]), spec("c", DataType::Bool, &[])],
+        vec![spec("y", DataType::Fp32, &[-1, 1]), spec("extra", DataType::Fp32, &[1])],
+    );
+    assert_eq!(
+        old.breaking_changes(&new),
+        [
+            "input \"a\" changes from a FP32 [-1,2] to a FP64 [-1,2]",
+            "input \"c\" is new: c BOOL []",
+            "output \"z\" is gone",
+        ]
+    );
+}
+
+#[test]
+fn names_are_checked_where_they_are_made() {
+    for good in ["a", "A.b_c-d", "0", &"x".repeat(128)] {
+        assert!(good.parse::<ModelName>().is_ok(), "{good}");
+    }
+    for bad in ["", "..", ".a", "a/b", "a b", "-a", "é", &"x".repeat(129)] {
+        assert!(bad.parse::<ModelName>().is_err(), "{bad}");
+    }
+    for bad in ["", "0", "01", "-1", "+1", "1.0", "99999999999999999999999"] {
+        assert!(bad.parse::<Version>().is_err(), "{bad}");
+    }
+    assert!("7".parse::<Version>().unwrap() < "10".parse::<Version>().unwrap());
+}
+
+#[test]
+fn codes_have_distinct_names() {
+    let mut names: Vec<_> = Code::ALL.iter().map(|c| c.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), Code::ALL.len());
+}

@@ -1,0 +1,121 @@
+//! The handles a request counts with: made when a version is published, found by index afterwards.
+
+use super::names;
+use super::scope::Scope;
+use crate::model::{Code, ModelName, Version};
+use metrics::{Counter, Gauge, Histogram};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// What one version counts, whoever sends to it.
+#[derive(Debug)]
+pub struct VersionMetrics {
+    scope: Arc<Scope>,
+    model: ModelName,
+    version: String,
+    infer: Histogram,
+    queue: Histogram,
+    nonfinite: Counter,
+    in_flight_gauge: Gauge,
+    in_flight: AtomicU64,
+}
+
+impl VersionMetrics {
+    #[must_use]
+    pub fn new(scope: Arc<Scope>, model: ModelName, version: Version) -> Arc<VersionMetrics> {
+        let version = version.to_string();
+        let labels: [(&'static str, &str); 2] = [("model", model.as_str()), ("version", &version)];
+        Arc::new(VersionMetrics {
+            infer: scope.histogram(&names::INFER_SECONDS_M, &labels),
+            queue: scope.histogram(&names::QUEUE_SECONDS_M, &labels),
+            nonfinite: scope.counter(&names::NONFINITE, &labels),
+            in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
+            in_flight: AtomicU64::new(0),
+            scope,
+            model,
+            version,
+        })
+    }
+
+    pub fn ran(&self, infer: Duration) {
+        self.infer.record(infer.as_secs_f64());
+    }
+
+    pub fn queued(&self, waited: Duration) {
+        self.queue.record(waited.as_secs_f64());
+    }
+
+    pub fn nonfinite(&self, elements: usize) {
+        if elements > 0 {
+            self.nonfinite.increment(elements as u64);
+        }
+    }
+
+    /// Files counted against the memory budget.
+    pub fn bytes(&self, bytes: u64) {
+        let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
+        self.scope.gauge(&names::LOADED_BYTES, &labels).set(bytes as f64);
+    }
+
+    /// Requests that hold this version now.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Counts one request in until the guard is dropped.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Shows the in-flight count to the scraper; called before a scrape rather than per request.
+    pub fn show_in_flight(&self) {
+        self.in_flight_gauge.set(self.in_flight() as f64);
+    }
+}
+
+/// One request on a version, for as long as this lives.
+#[derive(Debug)]
+pub struct InFlight(Arc<VersionMetrics>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// How requests on one arm ended; one pair of handles per status, made the first time that status happens.
+#[derive(Debug)]
+pub struct ArmMetrics {
+    version: Arc<VersionMetrics>,
+    arm: String,
+    /// One slot for `ok`, then one per [`Code`], in the order of [`Code::ALL`].
+    ended: [OnceLock<(Counter, Histogram)>; 1 + Code::ALL.len()],
+}
+
+impl ArmMetrics {
+    #[must_use]
+    pub fn new(version: Arc<VersionMetrics>, arm: &str) -> ArmMetrics {
+        ArmMetrics { version, arm: arm.to_owned(), ended: [const { OnceLock::new() }; 1 + Code::ALL.len()] }
+    }
+
+    /// Counts one request that took `took` from body read to answer ready; `None` is `ok`.
+    pub fn ended(&self, failed: Option<Code>, took: Duration) {
+        let slot = failed.map_or(0, |code| 1 + code as usize);
+        let (count, seconds) = self.ended[slot].get_or_init(|| {
+            let VersionMetrics { scope, model, version, .. } = &*self.version;
+            let labels: [(&'static str, &str); 4] = [
+                ("model", model.as_str()),
+                ("version", version),
+                ("arm", &self.arm),
+                ("status", failed.map_or("ok", Code::as_str)),
+            ];
+            (scope.counter(&names::REQUESTS, &labels), scope.histogram(&names::REQUEST_SECONDS_M, &labels))
+        });
+        count.increment(1);
+        seconds.record(took.as_secs_f64());
+    }
+}

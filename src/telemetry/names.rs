@@ -1,0 +1,165 @@
+//! Every metric there is: name, kind, labels, help and buckets.
+
+/// What a metric measures, for `# TYPE` lines and the documentation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// With the upper bounds of its buckets.
+    Histogram(&'static [f64]),
+}
+
+/// One metric family.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+/// Seconds. From 50 µs, below which a whole request hardly gets on loopback, in steps of about 2 (1, 2.5, 5), to 10 s, past
+/// which the default deadline has passed. Three buckets a decade keep a p99 read off them within a factor of about 1.6.
+const REQUEST_SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Seconds. Inference starts lower: a small MLP takes 3 µs.
+const INFER_SECONDS: &[f64] = &[
+    0.000_002_5,
+    0.000_005,
+    0.000_01,
+    0.000_025,
+    0.000_05,
+    0.000_1,
+    0.000_25,
+    0.000_5,
+    0.001,
+    0.002_5,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+];
+/// Seconds. Loads run from a millisecond (a scikit-learn model) to minutes (gigabytes over a network file system).
+const LOAD_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+const ARM: &[&str] = &["model", "version", "arm", "status"];
+const VERSION: &[&str] = &["model", "version"];
+
+const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+pub const REQUESTS: Metric = metric(
+    "sluicegate_requests_total",
+    Kind::Counter,
+    ARM,
+    "Predict requests that reached a version, by how they ended (ok or the error's code)",
+);
+pub const REQUEST_SECONDS_M: Metric = metric(
+    "sluicegate_request_duration_seconds",
+    Kind::Histogram(REQUEST_SECONDS),
+    ARM,
+    "From the body read to the answer ready",
+);
+pub const INFER_SECONDS_M: Metric = metric(
+    "sluicegate_inference_duration_seconds",
+    Kind::Histogram(INFER_SECONDS),
+    VERSION,
+    "Time inside the engine, per run",
+);
+pub const QUEUE_SECONDS_M: Metric = metric(
+    "sluicegate_queue_duration_seconds",
+    Kind::Histogram(INFER_SECONDS),
+    VERSION,
+    "Time a request waited for a worker; requests run at once on the thread that read them do not wait and are not counted",
+);
+pub const NONFINITE: Metric = metric(
+    "sluicegate_nonfinite_outputs_total",
+    Kind::Counter,
+    VERSION,
+    "Output elements that were NaN or infinite (answered as null in JSON)",
+);
+pub const IN_FLIGHT: Metric = metric(
+    "sluicegate_in_flight_requests",
+    Kind::Gauge,
+    VERSION,
+    "Requests that hold this version now: while it drains, what is still to finish",
+);
+pub const LOADED_BYTES: Metric = metric(
+    "sluicegate_version_bytes",
+    Kind::Gauge,
+    VERSION,
+    "Bytes of the version's files, as counted against the memory budget",
+);
+pub const REFUSED: Metric = metric(
+    "sluicegate_refused_total",
+    Kind::Counter,
+    &["code"],
+    "Predict requests refused before they reached a version (bad JSON, unknown model, too large, over a limit)",
+);
+pub const STATES: Metric =
+    metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state of their life");
+pub const STAGE_SECONDS: Metric = metric(
+    "sluicegate_stage_duration_seconds",
+    Kind::Histogram(LOAD_SECONDS),
+    &["stage"],
+    "How long each stage of bringing a version up or down took: load, verify, warm, drain",
+);
+pub const STAGE_FAILURES: Metric =
+    metric("sluicegate_stage_failures_total", Kind::Counter, &["stage"], "Versions that failed, by stage");
+pub const SWAPS: Metric = metric(
+    "sluicegate_traffic_changes_total",
+    Kind::Counter,
+    &["action"],
+    "Published changes of a traffic document, by what asked for them",
+);
+pub const SWAP_IN_FLIGHT: Metric = metric(
+    "sluicegate_swap_in_flight_requests",
+    Kind::Gauge,
+    &[],
+    "Requests in flight on the versions that the last traffic change took out, at the moment it was published",
+);
+pub const SNAPSHOTS_RETIRED: Metric = metric(
+    "sluicegate_snapshots_retired",
+    Kind::Gauge,
+    &[],
+    "Published snapshots that are no longer current and that some request still holds",
+);
+pub const RESIDENT_BYTES: Metric = metric(
+    "sluicegate_process_resident_bytes",
+    Kind::Gauge,
+    &[],
+    "Resident memory of the process, read from the kernel",
+);
+pub const CONNECTIONS: Metric = metric("sluicegate_connections", Kind::Gauge, &["plane"], "Open connections");
+pub const QUEUE_DEPTH: Metric = metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests waiting for a worker now");
+pub const READY: Metric =
+    metric("sluicegate_ready", Kind::Gauge, &[], "1 when the readiness endpoint answers 200, else 0");
+
+/// All of them, in the order the documentation has them.
+pub const ALL: &[Metric] = &[
+    REQUESTS,
+    REQUEST_SECONDS_M,
+    INFER_SECONDS_M,
+    QUEUE_SECONDS_M,
+    NONFINITE,
+    IN_FLIGHT,
+    LOADED_BYTES,
+    REFUSED,
+    STATES,
+    STAGE_SECONDS,
+    STAGE_FAILURES,
+    SWAPS,
+    SWAP_IN_FLIGHT,
+    SNAPSHOTS_RETIRED,
+    RESIDENT_BYTES,
+    CONNECTIONS,
+    QUEUE_DEPTH,
+    READY,
+];

@@ -1,0 +1,46 @@
+use super::*;
+use crate::model::Code;
+use std::time::Duration;
+
+fn version_metrics(telemetry: &Telemetry, version: &str) -> std::sync::Arc<VersionMetrics> {
+    VersionMetrics::new(telemetry.scope(), "m".parse().unwrap(), version.parse().unwrap())
+}
+
+#[test]
+fn series_of_a_version_go_when_it_goes_and_stay_while_idle() {
+    let telemetry = Telemetry::new();
+    let one = version_metrics(&telemetry, "1");
+    let two = version_metrics(&telemetry, "2");
+    for metrics in [&one, &two] {
+        let arm = ArmMetrics::new(std::sync::Arc::clone(metrics), "control");
+        arm.ended(None, Duration::from_micros(70));
+        arm.ended(Some(Code::EngineFailed), Duration::from_micros(70));
+    }
+    telemetry.upkeep();
+    let text = telemetry.render();
+    assert!(text.contains(r#"sluicegate_requests_total{model="m",version="1",arm="control",status="ok"} 1"#), "{text}");
+    assert!(text.contains(r#"status="ENGINE_FAILED",le="0.0001"} 1"#), "{text}");
+    assert_eq!(text.matches("# TYPE sluicegate_requests_total counter").count(), 1, "each family stands once\n{text}");
+    drop(one);
+    let text = telemetry.render();
+    assert!(!text.contains(r#"version="1""#), "the series of a version end with it\n{text}");
+    assert!(text.contains(r#"version="2""#), "and no others\n{text}");
+}
+
+#[test]
+fn in_flight_counts_what_holds_the_version() {
+    let metrics = version_metrics(&Telemetry::new(), "1");
+    let (a, b) = (metrics.enter(), metrics.enter());
+    assert_eq!(metrics.in_flight(), 2);
+    drop(a);
+    assert_eq!(metrics.in_flight(), 1);
+    drop(b);
+    assert_eq!(metrics.in_flight(), 0);
+}
+
+#[test]
+fn code_slots_follow_the_order_of_all() {
+    for (i, code) in Code::ALL.iter().enumerate() {
+        assert_eq!(*code as usize, i, "{code} stands in its own slot");
+    }
+}
