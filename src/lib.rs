@@ -1,6 +1,10 @@
 //! Sluicegate: a low-latency model-serving gateway. Each module is a room; `docs/ARCHITECTURE.md` is the map.
 
 pub mod backend;
+pub mod execute;
+pub mod lifecycle;
 pub mod model;
+pub mod registry;
+pub mod route;
 pub mod telemetry;
 pub mod tensor;
