@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod execute;
+pub mod http;
 pub mod lifecycle;
 pub mod model;
 pub mod registry;

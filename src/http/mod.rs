@@ -1,0 +1,5 @@
+//! http: the public door: sockets, endpoints, status codes.
+//!
+//! Uses: model.
+
+pub mod problem;

@@ -1,0 +1,60 @@
+//! The error answer of both planes: one file maps codes to HTTP.
+
+use crate::model::{Code, Failure};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+/// The HTTP status of a code.
+#[must_use]
+pub fn status(code: Code) -> StatusCode {
+    match code {
+        Code::InvalidRequest | Code::InvalidTensor => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::NotFound | Code::ModelNotFound | Code::VersionNotFound | Code::LabelNotFound => StatusCode::NOT_FOUND,
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+        Code::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Code::Conflict => StatusCode::CONFLICT,
+        Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+        Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Code::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        // Nobody reads this one: the client is gone.
+        Code::ClientClosed | Code::Internal | Code::EngineFailed => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::NotReady | Code::Draining | Code::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+    }
+}
+
+/// `{"error": "<sentence>", "code": "<STABLE_CODE>"}`, with `"details": []` where there were several complaints.
+#[derive(Debug, Serialize)]
+struct Problem<'a> {
+    error: &'a str,
+    code: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    details: &'a [String],
+}
+
+/// The body of an error answer. What only the log may say is not in it.
+#[must_use]
+pub fn body(failure: &Failure) -> Bytes {
+    let problem = Problem { error: &failure.message, code: failure.code.as_str(), details: &failure.details };
+    serde_json::to_vec(&problem).expect("strings always serialize").into()
+}
+
+/// The whole error answer: status, `retry-after` where trying again helps, JSON body.
+#[must_use]
+pub fn response(failure: &Failure) -> Response<Bytes> {
+    let mut response = Response::new(body(failure));
+    *response.status_mut() = status(failure.code);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let retry = matches!(failure.code, Code::TooManyRequests | Code::NotReady | Code::Draining | Code::Overloaded);
+    if retry {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
