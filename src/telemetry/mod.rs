@@ -18,6 +18,6 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
-pub use arm::{ArmMetrics, VersionMetrics};
+pub use arm::{ArmMetrics, InFlight, VersionMetrics};
 pub use logging::{LogFormat, init as init_logging};
 pub use scope::{Scope, Telemetry};

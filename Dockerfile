@@ -1,0 +1,29 @@
+# Two stages: the first runs the commands CI runs, the second holds what is needed to serve and nothing else.
+FROM rust:1.95-slim-bookworm AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev make python3 python3-pip python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN make build
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libstdc++6 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --uid 10001 --home-dir /srv/sluicegate --create-home sluicegate
+COPY --from=build /src/target/release/sluicegate /usr/local/bin/sluicegate
+COPY --from=build /src/.ort/libonnxruntime.so /usr/local/lib/libonnxruntime.so
+COPY --from=build /src/LICENSE-MIT /src/LICENSE-APACHE /src/.ort/LICENSE /usr/local/share/doc/sluicegate/
+COPY --chown=sluicegate config /srv/sluicegate/config
+COPY --chown=sluicegate models /srv/sluicegate/models
+USER sluicegate
+WORKDIR /srv/sluicegate
+ENV ORT_DYLIB_PATH=/usr/local/lib/libonnxruntime.so
+# What serves survives a restart only where this is a volume.
+VOLUME /srv/sluicegate/data
+EXPOSE 8080
+# The admin plane listens on the container's own loopback; the command line speaks to it.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["sluicegate", "models"]
+ENTRYPOINT ["sluicegate"]
+CMD ["serve"]
