@@ -7,5 +7,6 @@ pub mod lifecycle;
 pub mod model;
 pub mod registry;
 pub mod route;
+pub mod settings;
 pub mod telemetry;
 pub mod tensor;

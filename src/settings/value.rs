@@ -1,0 +1,177 @@
+//! A value as it was written, and the line it stands on.
+
+use super::complaint::Origin;
+use super::table::{Found, Written};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use toml::de::DeValue;
+
+/// A value of TOML. Serializes to the JSON one expects; dates and times become their text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    String(String),
+    Integer(i64),
+    Float(f64),
+    Bool(bool),
+    /// RFC 3339, whole or in part.
+    Time(String),
+    /// An integer past 64 bits, which no setting takes: its digits.
+    Huge(String),
+    List(Vec<Value>),
+    Table(BTreeMap<String, Value>),
+}
+
+/// Turns places in a text into line numbers.
+#[derive(Debug)]
+pub(super) struct Lines {
+    name: Arc<str>,
+    /// Where each line after the first begins.
+    begins: Vec<usize>,
+}
+
+// === impl Value ===
+
+impl Value {
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn as_integer(&self) -> Option<i64> {
+        match self {
+            Value::Integer(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn as_list(&self) -> Option<&[Value]> {
+        match self {
+            Value::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn as_table(&self) -> Option<&BTreeMap<String, Value>> {
+        match self {
+            Value::Table(members) => Some(members),
+            _ => None,
+        }
+    }
+
+    pub(super) fn from_toml(value: DeValue<'_>) -> Value {
+        match value {
+            DeValue::String(text) => Value::String(text.into_owned()),
+            DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
+                Ok(n) => Value::Integer(n),
+                Err(_) => Value::Huge(n.to_string()),
+            },
+            DeValue::Float(x) => x.as_str().parse().map_or_else(|_| Value::Huge(x.to_string()), Value::Float),
+            DeValue::Boolean(b) => Value::Bool(b),
+            DeValue::Datetime(t) => Value::Time(t.to_string()),
+            DeValue::Array(items) => Value::List(items.into_iter().map(|v| Value::from_toml(v.into_inner())).collect()),
+            DeValue::Table(members) => {
+                let members = members.into_iter();
+                Value::Table(
+                    members.map(|(k, v)| (k.into_inner().into_owned(), Value::from_toml(v.into_inner()))).collect(),
+                )
+            }
+        }
+    }
+
+    /// What a text is when it is read as TOML; `None` when it is not TOML.
+    fn from_text(text: &str) -> Option<Value> {
+        DeValue::parse(text).ok().map(|value| Value::from_toml(value.into_inner()))
+    }
+}
+
+/// As TOML spells it.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::String(text) => write!(f, "{text:?}"),
+            Value::Integer(n) => n.fmt(f),
+            // `{:?}` keeps the point of 1.0, which tells it from an integer.
+            Value::Float(x) => write!(f, "{x:?}"),
+            Value::Bool(b) => b.fmt(f),
+            Value::Time(text) | Value::Huge(text) => f.write_str(text),
+            Value::List(items) => {
+                f.write_str("[")?;
+                for (i, item) in items.iter().enumerate() {
+                    write!(f, "{}{item}", if i == 0 { "" } else { ", " })?;
+                }
+                f.write_str("]")
+            }
+            Value::Table(members) => {
+                f.write_str("{")?;
+                for (i, (key, value)) in members.iter().enumerate() {
+                    write!(f, "{}{key} = {value}", if i == 0 { " " } else { ", " })?;
+                }
+                f.write_str(if members.is_empty() { "}" } else { " }" })
+            }
+        }
+    }
+}
+
+// === impl Found ===
+
+impl Found {
+    /// The value, where nobody says which type is wanted.
+    pub(super) fn value(&self) -> Value {
+        match &self.written {
+            Written::Typed(value) => value.clone(),
+            Written::Text(text) => Value::from_text(text).unwrap_or_else(|| Value::String(text.clone())),
+        }
+    }
+
+    /// Offers the value to `accept`: a text first as the TOML it may be, then as it stands.
+    pub(super) fn offer<T>(&self, accept: impl Fn(&Value) -> Option<T>) -> Option<T> {
+        match &self.written {
+            Written::Typed(value) => accept(value),
+            Written::Text(text) => {
+                let plain = || accept(&Value::String(text.clone()));
+                Value::from_text(text).and_then(|value| accept(&value)).or_else(plain)
+            }
+        }
+    }
+
+    /// What was found, for a complaint: long values are cut.
+    pub(super) fn show(&self) -> String {
+        match &self.written {
+            Written::Typed(value) => cut(&value.to_string()),
+            Written::Text(text) => cut(&format!("{text:?}")),
+        }
+    }
+}
+
+/// What is shown of a text that may be long.
+pub(super) fn cut(text: &str) -> String {
+    if text.chars().count() <= 80 { text.to_owned() } else { text.chars().take(77).chain("...".chars()).collect() }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    pub(super) fn new(name: Arc<str>, text: &str) -> Lines {
+        Lines { name, begins: text.match_indices('\n').map(|(at, _)| at + 1).collect() }
+    }
+
+    pub(super) fn origin(&self, at: usize) -> Origin {
+        let line = self.begins.partition_point(|begin| *begin <= at) + 1;
+        Origin::File { name: Arc::clone(&self.name), line }
+    }
+
+    /// The line a place stands on.
+    pub(super) fn line<'t>(&self, text: &'t str, at: usize) -> &'t str {
+        let begin = self.begins.iter().rev().find(|begin| **begin <= at).copied().unwrap_or(0);
+        text.get(begin..).and_then(|rest| rest.lines().next()).unwrap_or_default().trim()
+    }
+}
