@@ -4,6 +4,7 @@ pub mod backend;
 pub mod execute;
 pub mod http;
 pub mod lifecycle;
+pub mod machine;
 pub mod model;
 pub mod registry;
 pub mod route;

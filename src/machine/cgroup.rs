@@ -1,0 +1,150 @@
+//! What control groups and `/proc` say, as pure functions over their texts, and the walk up from a process's own group.
+
+use std::path::{Path, PathBuf};
+
+/// The tightest limits on the way from a process's group up to the root; `None`: not limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Limits {
+    /// Whole cores' worth of time, at least 1.
+    pub(super) cores: Option<usize>,
+    pub(super) memory: Option<u64>,
+}
+
+impl Limits {
+    /// `membership`: the text of `/proc/self/cgroup`. Control groups are looked for where everybody mounts them, under
+    /// `sys/fs/cgroup`.
+    pub(super) fn read(root: &Path, membership: &str) -> Limits {
+        let mut limits = Limits::default();
+        for group in membership.lines().filter_map(Group::parse) {
+            for mount in group.mounts() {
+                for dir in ancestors(&root.join("sys/fs/cgroup").join(mount), group.path) {
+                    limits.tighten(&dir, &group);
+                }
+            }
+        }
+        limits
+    }
+
+    fn tighten(&mut self, dir: &Path, group: &Group<'_>) {
+        let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+        let quota = if group.is_v2() {
+            text("cpu.max").and_then(|t| quota_v2(&t))
+        } else {
+            text("cpu.cfs_quota_us").zip(text("cpu.cfs_period_us")).and_then(|(q, p)| quota_v1(&q, &p))
+        };
+        // Above memory.high a process is slowed down, above memory.max it is killed: models must stay below both.
+        let files = if group.is_v2() { ["memory.max", "memory.high"] } else { ["memory.limit_in_bytes"; 2] };
+        let memory = files.iter().filter_map(|name| text(name).and_then(|t| memory_limit(&t))).min();
+        self.cores = self.cores.into_iter().chain(quota).min();
+        self.memory = self.memory.into_iter().chain(memory).min();
+    }
+}
+
+/// One line of `/proc/self/cgroup`: `0::/path` (v2) or `4:cpu,cpuacct:/path` (v1).
+#[derive(Debug, PartialEq)]
+struct Group<'t> {
+    controllers: &'t str,
+    path: &'t str,
+}
+
+impl<'t> Group<'t> {
+    /// `None` for the controllers that limit neither cores nor memory.
+    fn parse(line: &'t str) -> Option<Group<'t>> {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let group = Group { controllers: parts.next()?, path: parts.next()? };
+        let limits = group.is_v2() || group.controllers.split(',').any(|c| c == "cpu" || c == "memory");
+        limits.then_some(group)
+    }
+
+    fn is_v2(&self) -> bool {
+        self.controllers.is_empty()
+    }
+
+    /// Where this hierarchy may be mounted: v2 alone or beside v1, v1 under all its controllers' names or under one.
+    fn mounts(&self) -> Vec<&str> {
+        if self.is_v2() {
+            return vec!["", "unified"];
+        }
+        let mut mounts: Vec<&str> = self.controllers.split(',').filter(|c| *c == "cpu" || *c == "memory").collect();
+        if !mounts.contains(&self.controllers) {
+            mounts.push(self.controllers);
+        }
+        mounts
+    }
+}
+
+/// The group's directory and those above it, the mount itself last.
+///
+/// Inside a container the path may be the host's and not exist under the mount; then the mount is the container's own group.
+fn ancestors(mount: &Path, path: &str) -> Vec<PathBuf> {
+    let relative = Path::new(path.trim_start_matches('/'));
+    // A path with `..` belongs to a group outside this namespace: only the mount can be read.
+    let inside = relative.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    let relative = if inside { relative } else { Path::new("") };
+    relative.ancestors().map(|part| mount.join(part)).collect()
+}
+
+/// `cpu.max`: `250000 100000` is 2.5 cores and so 2, `max 100000` no limit.
+fn quota_v2(text: &str) -> Option<usize> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    quota_v1(quota, period)
+}
+
+/// `cpu.cfs_quota_us` and `cpu.cfs_period_us`; a quota of -1 is no limit.
+///
+/// Rounded down: a thread more than the quota pays for makes every thread wait for the next period, up to 100 ms.
+fn quota_v1(quota: &str, period: &str) -> Option<usize> {
+    let quota: usize = quota.trim().parse().ok()?;
+    let period: usize = period.trim().parse().ok()?;
+    quota.checked_div(period).map(|cores| cores.max(1))
+}
+
+/// `memory.max` and `memory.limit_in_bytes`. No limit is `max` in v2, and in v1 a number of pages near 2^63.
+fn memory_limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|bytes| *bytes < 1 << 60)
+}
+
+/// The bytes of `MemTotal` in `/proc/meminfo`.
+pub(super) fn memory_total(text: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// How many processors `/proc/cpuinfo` lists.
+pub(super) fn processors(text: &str) -> usize {
+    text.lines().filter(|line| line.split(':').next().is_some_and(|key| key.trim() == "processor")).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_the_kernel_writes_them() {
+        assert_eq!(quota_v2("250000 100000\n"), Some(2));
+        assert_eq!(quota_v1("50000\n", "100000\n"), Some(1));
+        assert_eq!(memory_limit("536870912\n"), Some(512 << 20));
+        for none in ["max 100000", "", "150000", "150000 0", "-1 100000", "a b"] {
+            assert_eq!(quota_v2(none), None, "{none:?}");
+        }
+        for none in ["max\n", "9223372036854771712", "", "-1"] {
+            assert_eq!(memory_limit(none), None, "{none:?}");
+        }
+        assert_eq!(memory_total("MemFree: 5 kB\nMemTotal:       24684096 kB\n"), Some(24_684_096 * 1024));
+        assert_eq!(memory_total("MemTotal: lots"), None);
+        assert_eq!(processors("processor\t: 0\nmodel name\t: x\n\nprocessor\t: 1\n"), 2);
+    }
+
+    #[test]
+    fn a_group_is_found_where_it_is_mounted() {
+        let group = Group::parse("4:cpu,cpuacct:/docker/ab:c").unwrap();
+        assert_eq!((group.path, group.mounts()), ("/docker/ab:c", vec!["cpu", "cpu,cpuacct"]));
+        assert_eq!(Group::parse("0::/").unwrap().mounts(), ["", "unified"]);
+        assert_eq!(Group::parse("9:name=systemd:/"), None);
+        assert_eq!(Group::parse("nonsense"), None);
+        let dirs = ancestors(Path::new("/m"), "/a/b");
+        assert_eq!(dirs, [Path::new("/m/a/b"), Path::new("/m/a"), Path::new("/m")]);
+        assert_eq!(ancestors(Path::new("/m"), "/../../x"), [Path::new("/m")]);
+    }
+}

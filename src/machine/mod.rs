@@ -1,0 +1,98 @@
+//! machine: how many cores and how much memory this process may use.
+//!
+//! - [`Machine::detect`] asks the kernel once, at start: the cores this process may run on, the memory of the machine, and what
+//!   the control groups above the process (cgroup v1 and v2) leave of both.
+//! - What a container limits counts like what the machine has; the smallest limit on the way up wins.
+//! - It never fails: what cannot be read does not limit, and the answer says where each number came from.
+//!
+//! Uses: nothing.
+//!
+//! Invariant: reads a few files of the kernel's and changes nothing.
+//!
+//! To add a source: a pure function over a file's text in `cgroup.rs`, its place in [`Machine::read`].
+
+mod cgroup;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::Path;
+
+/// What this process may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// At least 1.
+    pub cores: usize,
+    pub cores_from: Source,
+    pub memory_bytes: u64,
+    pub memory_from: Source,
+}
+
+/// What set a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The whole machine.
+    Machine,
+    /// The cores the process may run on (`taskset`, cpusets).
+    Affinity,
+    /// A control group: a container's limit.
+    Cgroup,
+    /// Nothing could be read.
+    Guess,
+}
+
+/// Memory where the kernel says nothing: small enough to be there.
+const GUESSED_MEMORY: u64 = 2 << 30;
+
+impl Machine {
+    /// Asks the kernel.
+    #[must_use]
+    pub fn detect() -> Machine {
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        // A machine of more cores than the call's fixed set holds refuses it; then the standard library's count has to do.
+        let allowed = rustix::thread::sched_getaffinity(None).map_or(all, |set| set.count() as usize);
+        Machine::read(Path::new("/"), allowed)
+    }
+
+    /// What the files under `root` say, for a process that may run on `allowed` cores.
+    fn read(root: &Path, allowed: usize) -> Machine {
+        let text = |path: &str| std::fs::read_to_string(root.join(path)).ok();
+        let present = text("proc/cpuinfo").map(|t| cgroup::processors(&t)).filter(|n| *n > 0);
+        let limits = cgroup::Limits::read(root, &text("proc/self/cgroup").unwrap_or_default());
+
+        let mut cores = allowed.max(1);
+        let mut cores_from = if present.is_some_and(|n| cores < n) { Source::Affinity } else { Source::Machine };
+        if let Some(quota) = limits.cores.filter(|quota| *quota < cores) {
+            (cores, cores_from) = (quota, Source::Cgroup);
+        }
+        let total = text("proc/meminfo").and_then(|t| cgroup::memory_total(&t));
+        let (memory_bytes, memory_from) = match (total, limits.memory) {
+            (Some(total), Some(limit)) if limit < total => (limit, Source::Cgroup),
+            (Some(total), _) => (total, Source::Machine),
+            (None, Some(limit)) => (limit, Source::Cgroup),
+            (None, None) => (GUESSED_MEMORY, Source::Guess),
+        };
+        Machine { cores, cores_from, memory_bytes, memory_from }
+    }
+}
+
+/// One line for the log at start: `2 cores (the machine's), 23.5 GiB of memory (the control group's)`.
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { cores, cores_from, memory_bytes, memory_from } = self;
+        let plural = if *cores == 1 { "" } else { "s" };
+        let gib = *memory_bytes as f64 / f64::from(1 << 30);
+        write!(f, "{cores} core{plural} ({cores_from}), {gib:.1} GiB of memory ({memory_from})")
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Machine => "the machine's",
+            Source::Affinity => "the process's affinity",
+            Source::Cgroup => "the control group's",
+            Source::Guess => "a guess: the kernel does not say",
+        })
+    }
+}

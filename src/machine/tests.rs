@@ -1,0 +1,75 @@
+use super::*;
+use std::fs;
+
+const CPUINFO: &str = "processor\t: 0\n\nprocessor\t: 1\n\nprocessor\t: 2\n\nprocessor\t: 3\n";
+const MEMINFO: &str = "MemTotal:        8388608 kB\nMemFree:         1 kB\n";
+const GIB: u64 = 1 << 30;
+
+/// A machine of 4 cores and 8 GiB, with what else its kernel's files say.
+fn machine(files: &[(&str, &str)], allowed: usize) -> Machine {
+    let root = tempfile::tempdir().unwrap();
+    for (path, text) in [("proc/cpuinfo", CPUINFO), ("proc/meminfo", MEMINFO)].iter().chain(files) {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    Machine::read(root.path(), allowed)
+}
+
+#[test]
+fn without_limits_the_machine_is_ours() {
+    let found =
+        machine(&[("proc/self/cgroup", "0::/user.slice\n"), ("sys/fs/cgroup/user.slice/cpu.max", "max 100000\n")], 4);
+    let whole = Machine { cores: 4, cores_from: Source::Machine, memory_bytes: 8 * GIB, memory_from: Source::Machine };
+    assert_eq!(found, whole);
+    assert_eq!(found.to_string(), "4 cores (the machine's), 8.0 GiB of memory (the machine's)");
+}
+
+#[test]
+fn affinity_limits_cores() {
+    let found = machine(&[], 3);
+    assert_eq!((found.cores, found.cores_from), (3, Source::Affinity));
+}
+
+#[test]
+fn the_tightest_group_on_the_way_up_wins_in_v2() {
+    let files = [
+        ("proc/self/cgroup", "0::/pods/ours\n"),
+        ("sys/fs/cgroup/pods/ours/cpu.max", "350000 100000\n"),
+        ("sys/fs/cgroup/pods/cpu.max", "250000 100000\n"),
+        ("sys/fs/cgroup/pods/ours/memory.max", "1073741824\n"),
+        ("sys/fs/cgroup/pods/ours/memory.high", "max\n"),
+        ("sys/fs/cgroup/pods/memory.max", "4294967296\n"),
+    ];
+    let ours = Machine { cores: 2, cores_from: Source::Cgroup, memory_bytes: GIB, memory_from: Source::Cgroup };
+    assert_eq!(machine(&files, 4), ours);
+}
+
+#[test]
+fn v1_controllers_are_read_each_where_it_is_and_a_hosts_path_falls_back_to_the_mount() {
+    let files = [
+        ("proc/self/cgroup", "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n"),
+        ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n"),
+        ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "2147483648\n"),
+    ];
+    let ours = Machine { cores: 1, cores_from: Source::Cgroup, memory_bytes: 2 * GIB, memory_from: Source::Cgroup };
+    assert_eq!(machine(&files, 4), ours, "half a core is one thread");
+    let unlimited = [
+        ("proc/self/cgroup", "5:memory:/\n4:cpu:/\n"),
+        ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+        ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+    ];
+    assert_eq!(machine(&unlimited, 4).cores_from, Source::Machine);
+    assert_eq!(machine(&unlimited, 4).memory_from, Source::Machine);
+}
+
+#[test]
+fn it_never_fails() {
+    let root = tempfile::tempdir().unwrap();
+    let found = Machine::read(root.path(), 0);
+    assert_eq!((found.cores, found.memory_from), (1, Source::Guess));
+    let here = Machine::detect();
+    assert!(here.cores >= 1 && here.memory_bytes > 64 << 20, "{here}");
+}
