@@ -97,8 +97,7 @@ fn a_document_cannot_name_what_is_not_held() {
 #[test]
 fn routing_finds_the_arm_the_pin_and_says_what_is_not_there() {
     let freed = Arc::default();
-    let entry =
-        entry("m", &[loaded(1, &freed), loaded(2, &freed)], Some(Document::single(version(2))), 1).unwrap();
+    let entry = entry("m", &[loaded(1, &freed), loaded(2, &freed)], Some(Document::single(version(2))), 1).unwrap();
     let none = Parameters::new();
     let served = entry.route(&ask(Selector::Traffic, &none)).unwrap();
     assert_eq!((served.version_text.as_str(), served.arm.as_str(), served.role), ("2", "2", Role::Primary));
@@ -158,5 +157,8 @@ fn readers_see_one_whole_snapshot_and_never_free_it() {
     assert_eq!(kept.len(), 1, "only the published version is left");
     let freed = freed_on.lock().unwrap();
     assert_eq!(freed.len() as u64, PUBLISHES - 1);
-    assert!(freed.iter().all(|id| !threads.contains(id)), "memory is freed on the writer's thread, never on a reader's");
+    assert!(
+        freed.iter().all(|id| !threads.contains(id)),
+        "memory is freed on the writer's thread, never on a reader's"
+    );
 }

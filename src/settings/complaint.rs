@@ -89,7 +89,7 @@ impl fmt::Display for Complaint {
             What::Syntax { message, line } => write!(f, "not TOML: {message} (text stands in quotes), got `{line}`"),
             What::Plain { message } => f.write_str(message),
             What::Wrong { key, right, found: Some(found) } => write!(f, "{key}: expected {right}, got {found}"),
-            What::Wrong { key, right, found: None } => write!(f, "{key}: expected {right}, got nothing"),
+            What::Wrong { key, right, found: None } => write!(f, "{key} (not set): expected {right}"),
             What::Unknown { key, likely, known } => {
                 let spell = |key: &str| match &self.origin {
                     Some(Origin::Environment(_)) => environment_name(key),

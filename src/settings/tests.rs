@@ -233,7 +233,7 @@ fn keys_that_must_agree_are_complained_of_by_their_room() {
     assert_eq!(
         complaints(t),
         [
-            "most: expected a number where `least` is set, got nothing",
+            "most (not set): expected a number where `least` is set",
             "t.toml:1: least: expected at most `most`, which is 3, got 5",
         ]
     );

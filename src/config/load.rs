@@ -1,0 +1,90 @@
+//! From a file, the environment and the command line to one configuration.
+
+use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server};
+use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
+use std::path::Path;
+
+/// What the command line says about the configuration; it wins over everything else.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`, for `server.listen`.
+    pub listen: Option<String>,
+    /// `--admin-listen`, for `admin.listen`.
+    pub admin_listen: Option<String>,
+    /// `--models`, for `models.dir`.
+    pub models: Option<String>,
+    /// `--data-dir`, for `data.dir`.
+    pub data_dir: Option<String>,
+}
+
+/// The environment variables that set keys, for [`Config::load`].
+///
+/// Unlike `std::env::vars` it does not panic where some variable is not UTF-8; a value of ours that is not cannot be right, and
+/// is complained of as it reads with its broken parts replaced.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    })
+}
+
+impl Config {
+    /// The file read when none is named, where it exists.
+    pub const DEFAULT_FILE: &'static str = "config/sluicegate.toml";
+
+    /// Reads everything. `environment` may hold variables that are not ours; see [`environment`].
+    ///
+    /// # Errors
+    /// Every complaint, each with its key, where it was written, what was found and what would be right.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Config, Complaints> {
+        let mut table = match file {
+            None => Table::default(),
+            Some(path) => {
+                let name = path.display().to_string();
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|e| Complaint::plain(format!("cannot read the configuration {name}: {e}")))?;
+                Table::parse(&name, &text)
+            }
+        };
+        table.override_from_environment(environment);
+        let options = [
+            (["server", "listen"], "--listen", &overrides.listen),
+            (["admin", "listen"], "--admin-listen", &overrides.admin_listen),
+            (["models", "dir"], "--models", &overrides.models),
+            (["data", "dir"], "--data-dir", &overrides.data_dir),
+        ];
+        for (path, option, text) in options {
+            if let Some(text) = text {
+                table.override_from_command_line(&path, option, text);
+            }
+        }
+        let config = Config::read(&mut table);
+        table.finish()?;
+        Ok(config)
+    }
+
+    /// What a table says; its complaints stay in the table.
+    pub fn read(table: &mut Table) -> Config {
+        let config = Config {
+            server: Server::read(table.section("server")),
+            admin: Admin::read(table.section("admin")),
+            models: Models::read(table.section("models")),
+            engines: Engines::read(table.section("engines")),
+            execute: Execute::read(table.section("execute")),
+            data: Data::read(table.section("data")),
+            log: Log::read(table.section("log")),
+        };
+        let (public, admin) = (config.server.listen, config.admin.listen);
+        let overlap = public.ip() == admin.ip() || public.ip().is_unspecified();
+        // Port 0 asks the system for a free one, and gets two different ones.
+        if overlap && public.port() == admin.port() && admin.port() != 0 {
+            let right = format!("another port than server.listen, which is {public}");
+            table.section("admin").complain("listen", right);
+        }
+        config
+    }
+}

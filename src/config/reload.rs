@@ -1,0 +1,152 @@
+//! What a new configuration changes, and which of it needs a restart.
+
+use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server};
+
+/// A key whose value differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Dotted: `server.listen`.
+    pub key: &'static str,
+    /// Whether the running server goes on with the old value until it is started again.
+    pub needs_restart: bool,
+}
+
+impl Config {
+    /// The keys whose values differ in `new`, in the order of the file.
+    #[must_use]
+    pub fn changes(&self, new: &Config) -> Vec<Change> {
+        let Config { server, admin, models, engines, execute, data, log } = self;
+        let sections: [Vec<Option<Change>>; 7] = [
+            server.changes(&new.server).into(),
+            admin.changes(&new.admin).into(),
+            models.changes(&new.models).into(),
+            engines.changes(&new.engines).into(),
+            execute.changes(&new.execute).into(),
+            data.changes(&new.data).into(),
+            log.changes(&new.log).into(),
+        ];
+        sections.into_iter().flatten().flatten().collect()
+    }
+
+    /// The keys whose values differ in `new` and stay as they are until a restart.
+    #[must_use]
+    pub fn restart_needed(&self, new: &Config) -> Vec<String> {
+        self.changes(new).into_iter().filter(|c| c.needs_restart).map(|c| c.key.to_owned()).collect()
+    }
+
+    /// This configuration with what can change at run time taken from `new`: what a running server is on after a reload.
+    #[must_use]
+    pub fn reloaded(&self, new: &Config) -> Config {
+        let mut next = self.clone();
+        next.server.max_in_flight = new.server.max_in_flight;
+        next.server.max_body = new.server.max_body;
+        next.server.body_timeout = new.server.body_timeout;
+        next.server.request_timeout = new.server.request_timeout;
+        next.server.max_request_timeout = new.server.max_request_timeout;
+        next.server.shutdown_grace = new.server.shutdown_grace;
+        next.models.settle = new.models.settle;
+        next.models.rescan = new.models.rescan;
+        next.models.drain_timeout = new.models.drain_timeout;
+        next.log.filter.clone_from(&new.log.filter);
+        next
+    }
+}
+
+/// Read per request or per round, so that a new value holds from the next one on.
+fn at_run_time<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change> {
+    (old != new).then_some(Change { key, needs_restart: false })
+}
+
+/// Built into something that is made once: a socket, a thread, an open file.
+fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change> {
+    (old != new).then_some(Change { key, needs_restart: true })
+}
+
+// Each struct is taken apart whole, so that a new key does not compile until it is said here when it can change.
+
+impl Server {
+    fn changes(&self, new: &Server) -> [Option<Change>; 12] {
+        let Server {
+            listen,
+            max_in_flight,
+            max_connections,
+            max_body,
+            max_headers,
+            header_timeout,
+            body_timeout,
+            idle_timeout,
+            request_timeout,
+            max_request_timeout,
+            shutdown_grace,
+            io_threads,
+        } = self;
+        [
+            at_start("server.listen", listen, &new.listen),
+            at_run_time("server.max_in_flight", max_in_flight, &new.max_in_flight),
+            at_start("server.max_connections", max_connections, &new.max_connections),
+            at_run_time("server.max_body", max_body, &new.max_body),
+            at_start("server.max_headers", max_headers, &new.max_headers),
+            at_start("server.header_timeout", header_timeout, &new.header_timeout),
+            at_run_time("server.body_timeout", body_timeout, &new.body_timeout),
+            at_start("server.idle_timeout", idle_timeout, &new.idle_timeout),
+            at_run_time("server.request_timeout", request_timeout, &new.request_timeout),
+            at_run_time("server.max_request_timeout", max_request_timeout, &new.max_request_timeout),
+            at_run_time("server.shutdown_grace", shutdown_grace, &new.shutdown_grace),
+            at_start("server.io_threads", io_threads, &new.io_threads),
+        ]
+    }
+}
+
+impl Admin {
+    fn changes(&self, new: &Admin) -> [Option<Change>; 1] {
+        let Admin { listen } = self;
+        [at_start("admin.listen", listen, &new.listen)]
+    }
+}
+
+impl Models {
+    fn changes(&self, new: &Models) -> [Option<Change>; 7] {
+        let Models { dir, settle, rescan, memory_budget, load_threads, drain_timeout, policy } = self;
+        [
+            at_start("models.dir", dir, &new.dir),
+            at_run_time("models.settle", settle, &new.settle),
+            at_run_time("models.rescan", rescan, &new.rescan),
+            at_start("models.memory_budget", memory_budget, &new.memory_budget),
+            at_start("models.load_threads", load_threads, &new.load_threads),
+            at_run_time("models.drain_timeout", drain_timeout, &new.drain_timeout),
+            at_start("models.policy", policy, &new.policy),
+        ]
+    }
+}
+
+impl Engines {
+    fn changes(&self, new: &Engines) -> [Option<Change>; 1] {
+        let Engines { onnxruntime } = self;
+        [at_start("engines.onnxruntime", onnxruntime, &new.onnxruntime)]
+    }
+}
+
+impl Execute {
+    fn changes(&self, new: &Execute) -> [Option<Change>; 3] {
+        let Execute { inline_below, queue, workers } = self;
+        [
+            at_start("execute.inline_below", inline_below, &new.inline_below),
+            at_start("execute.queue", queue, &new.queue),
+            at_start("execute.workers", workers, &new.workers),
+        ]
+    }
+}
+
+impl Data {
+    fn changes(&self, new: &Data) -> [Option<Change>; 1] {
+        let Data { dir } = self;
+        [at_start("data.dir", dir, &new.dir)]
+    }
+}
+
+impl Log {
+    fn changes(&self, new: &Log) -> [Option<Change>; 2] {
+        let Log { format, filter } = self;
+        [at_start("log.format", format, &new.format), at_run_time("log.filter", filter, &new.filter)]
+    }
+}

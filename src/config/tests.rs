@@ -1,0 +1,208 @@
+use super::*;
+use crate::settings::{Complaints, Table};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn load(file: Option<&Path>, variables: &[(&str, &str)], overrides: &Overrides) -> Result<Config, Complaints> {
+    let variables = variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+    Config::load(file, variables.collect::<Vec<_>>(), overrides)
+}
+
+#[test]
+fn the_documented_defaults_are_the_built_in_ones() {
+    let path = repository(Config::DEFAULT_FILE);
+    let documented = load(Some(&path), &[], &Overrides::default());
+    assert_eq!(documented.unwrap_or_else(|all| panic!("{all}")), Config::default());
+}
+
+#[test]
+fn every_key_is_documented_with_its_default_and_when_it_can_change() {
+    let text = std::fs::read_to_string(repository(Config::DEFAULT_FILE)).unwrap();
+    let mut all = Table::default();
+    Config::read(&mut all);
+    let mut section = "";
+    // Each key with the comment above it.
+    let mut documented: Vec<(String, String)> = Vec::new();
+    let mut comment = String::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        }
+        let key = line.strip_prefix("# ").unwrap_or(line).split_once(" = ").map_or("", |(key, _)| key);
+        if !section.is_empty() && !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+            documented.push((format!("{section}.{key}"), std::mem::take(&mut comment)));
+        } else {
+            comment.push_str(line.strip_prefix('#').unwrap_or_default());
+        }
+    }
+    let keys: std::collections::BTreeSet<String> = documented.iter().map(|(key, _)| key.clone()).collect();
+    assert_eq!(keys, all.known_keys(), "the keys in the file are the keys there are");
+    for (key, comment) in &documented {
+        assert!(comment.len() > 20, "{key} has a comment that says why");
+        let live = LIVE.contains(&key.as_str());
+        assert_eq!(comment.ends_with("(live)"), live, "{key} is marked (live) exactly when it can change at run time");
+    }
+}
+
+#[test]
+fn each_invalid_file_fails_with_the_words_it_expects_and_no_others() {
+    let mut files = 0;
+    for entry in std::fs::read_dir(repository("config/invalid")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let expected: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# expect: ")).collect();
+        assert!(!expected.is_empty(), "{} begins with what it expects", path.display());
+        let Err(complaints) = load(Some(&path), &[], &Overrides::default()) else {
+            panic!("{} is refused", path.display());
+        };
+        let found: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+        for words in &expected {
+            assert!(found.iter().any(|c| c.contains(words)), "{}: {words:?} is missing in {found:#?}", path.display());
+        }
+        for complaint in &found {
+            let wanted = expected.iter().any(|words| complaint.contains(words));
+            assert!(wanted, "{}: nobody expects {complaint:?}", path.display());
+        }
+        files += 1;
+    }
+    assert!(files >= 5, "there are files to test");
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, "[server]\nlisten = \"1.1.1.1:1\"\nmax_body = \"1MiB\"\n[models]\ndir = \"from-file\"\n")
+        .unwrap();
+    let variables =
+        [("SLUICEGATE__SERVER__LISTEN", "2.2.2.2:2"), ("SLUICEGATE__MODELS__DIR", "from-env"), ("HOME", "/")];
+    let overrides = Overrides {
+        listen: Some("3.3.3.3:3".into()),
+        admin_listen: Some("[::1]:4".into()),
+        models: None,
+        data_dir: Some("elsewhere".into()),
+    };
+    let config = load(Some(&path), &variables, &overrides).unwrap();
+    assert_eq!(config.server.listen, "3.3.3.3:3".parse().unwrap());
+    assert_eq!(config.server.max_body, 1 << 20);
+    assert_eq!(config.models.dir, PathBuf::from("from-env"));
+    assert_eq!(config.admin.listen, "[::1]:4".parse().unwrap());
+    assert_eq!(config.data.dir, PathBuf::from("elsewhere"));
+    assert_eq!(config.log, Log::default());
+}
+
+#[test]
+fn every_source_is_complained_of_at_once() {
+    let overrides = Overrides { admin_listen: Some("0.0.0.0:8081".into()), ..Overrides::default() };
+    let variables = [("SLUICEGATE__SERVER__IO_THREAD", "2"), ("SLUICEGATE__LOG__FORMAT", "xml")];
+    let found = load(None, &variables, &overrides).unwrap_err().to_string();
+    let lines: Vec<&str> = found.lines().collect();
+    assert_eq!(
+        lines[0],
+        "environment SLUICEGATE__LOG__FORMAT: log.format: expected \"human\" or \"json\", got \"xml\""
+    );
+    assert_eq!(
+        lines[1],
+        "environment SLUICEGATE__SERVER__IO_THREAD: names no key; did you mean `SLUICEGATE__SERVER__IO_THREADS`?"
+    );
+    assert!(lines[2].starts_with("option --admin-listen: admin.listen: expected a loopback address"), "{found}");
+    assert_eq!(lines.len(), 3, "{found}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_complaint() {
+    let missing = load(Some(Path::new("/nowhere/c.toml")), &[], &Overrides::default()).unwrap_err().to_string();
+    assert!(missing.starts_with("cannot read the configuration /nowhere/c.toml: "), "{missing}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(load(Some(&path), &[], &Overrides::default()).unwrap_err().to_string().contains("UTF-8"));
+}
+
+/// What can change at run time; the rest needs a restart.
+const LIVE: [&str; 10] = [
+    "server.max_in_flight",
+    "server.max_body",
+    "server.body_timeout",
+    "server.request_timeout",
+    "server.max_request_timeout",
+    "server.shutdown_grace",
+    "models.settle",
+    "models.rescan",
+    "models.drain_timeout",
+    "log.filter",
+];
+
+/// A configuration in which every key differs from its default.
+const ALL_DIFFERENT: &str = r#"
+    [server]
+    listen = "1.1.1.1:1"
+    max_in_flight = 1
+    max_connections = 1
+    max_body = "1KiB"
+    max_headers = "8KiB"
+    header_timeout = "1s"
+    body_timeout = "1s"
+    idle_timeout = "1s"
+    request_timeout = "1s"
+    max_request_timeout = "1s"
+    shutdown_grace = "1s"
+    io_threads = 1
+    [admin]
+    listen = "127.0.0.1:1"
+    [models]
+    dir = "x"
+    settle = "1s"
+    rescan = "1s"
+    memory_budget = 1
+    load_threads = 2
+    drain_timeout = "1s"
+    policy = "make_room"
+    [engines]
+    onnxruntime = "x"
+    [execute]
+    inline_below = "1us"
+    queue = 1
+    workers = 1
+    [data]
+    dir = "x"
+    [log]
+    format = "json"
+    filter = "warn"
+"#;
+
+#[test]
+fn a_reload_says_which_keys_changed_and_which_need_a_restart() {
+    let old = Config::default();
+    assert_eq!(old.changes(&old), []);
+    let mut table = Table::parse("all", ALL_DIFFERENT);
+    let new = Config::read(&mut table);
+    let known = table.known_keys();
+    table.finish().unwrap();
+    let changes = old.changes(&new);
+    assert_eq!(changes.iter().map(|c| c.key.to_owned()).collect::<std::collections::BTreeSet<_>>(), known);
+    for change in &changes {
+        assert_eq!(change.needs_restart, !LIVE.contains(&change.key), "{}", change.key);
+    }
+    let running = old.reloaded(&new);
+    assert_eq!(old.restart_needed(&running), Vec::<String>::new(), "what was taken over needed no restart");
+    assert!(running.changes(&new).iter().all(|c| c.needs_restart), "and all that needs none was taken over");
+    assert_eq!(running.restart_needed(&new).len(), known.len() - LIVE.len());
+}
+
+#[test]
+fn budgets_follow_the_machine_unless_they_are_given() {
+    let mut config = Config::default();
+    assert_eq!(config.models.memory_budget_of(1000), 800);
+    assert_eq!((config.server.io_threads_on(6), config.execute.workers_on(6)), (6, 6));
+    config.models.memory_budget = 7;
+    config.server.io_threads = 2;
+    config.execute.workers = 3;
+    assert_eq!(config.models.memory_budget_of(1000), 7);
+    assert_eq!((config.server.io_threads_on(6), config.execute.workers_on(6)), (2, 3));
+    assert_eq!(config.execute.inline_below, Duration::from_micros(200));
+}
