@@ -96,3 +96,11 @@ impl fmt::Display for Source {
         })
     }
 }
+
+/// Resident memory of this process, in bytes; `None` where the kernel does not say.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}

@@ -19,5 +19,5 @@ mod scope;
 mod tests;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
-pub use logging::{LogFormat, init as init_logging};
+pub use logging::{LogFormat, init as init_logging, set_filter as set_log_filter};
 pub use scope::{Scope, Telemetry};

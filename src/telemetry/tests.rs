@@ -44,3 +44,19 @@ fn code_slots_follow_the_order_of_all() {
         assert_eq!(*code as usize, i, "{code} stands in its own slot");
     }
 }
+
+#[test]
+fn the_documentation_lists_every_metric_as_it_is() {
+    let text = include_str!("../../docs/METRICS.md");
+    for metric in names::ALL {
+        let kind = match metric.kind {
+            names::Kind::Counter => "counter",
+            names::Kind::Gauge => "gauge",
+            names::Kind::Histogram(_) => "histogram",
+        };
+        let labels = if metric.labels.is_empty() { "–".to_owned() } else { metric.labels.join(", ") };
+        let row = format!("| `{}` | {kind} | {labels} | {} |", metric.name, metric.help);
+        assert!(text.contains(&row), "docs/METRICS.md lacks this row:\n{row}");
+    }
+    assert_eq!(text.matches("| `sluicegate_").count(), names::ALL.len(), "and lists nothing else");
+}
