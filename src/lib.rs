@@ -4,6 +4,7 @@ pub mod backend;
 pub mod config;
 pub mod execute;
 pub mod http;
+pub mod ledger;
 pub mod lifecycle;
 pub mod machine;
 pub mod model;
