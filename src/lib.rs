@@ -10,6 +10,7 @@ pub mod machine;
 pub mod model;
 pub mod registry;
 pub mod route;
+pub mod serve;
 pub mod settings;
 pub mod telemetry;
 pub mod tensor;

@@ -44,9 +44,6 @@ impl Config {
         next.server.request_timeout = new.server.request_timeout;
         next.server.max_request_timeout = new.server.max_request_timeout;
         next.server.shutdown_grace = new.server.shutdown_grace;
-        next.models.settle = new.models.settle;
-        next.models.rescan = new.models.rescan;
-        next.models.drain_timeout = new.models.drain_timeout;
         next.log.filter.clone_from(&new.log.filter);
         next
     }
@@ -109,11 +106,11 @@ impl Models {
         let Models { dir, settle, rescan, memory_budget, load_threads, drain_timeout, policy } = self;
         [
             at_start("models.dir", dir, &new.dir),
-            at_run_time("models.settle", settle, &new.settle),
-            at_run_time("models.rescan", rescan, &new.rescan),
+            at_start("models.settle", settle, &new.settle),
+            at_start("models.rescan", rescan, &new.rescan),
             at_start("models.memory_budget", memory_budget, &new.memory_budget),
             at_start("models.load_threads", load_threads, &new.load_threads),
-            at_run_time("models.drain_timeout", drain_timeout, &new.drain_timeout),
+            at_start("models.drain_timeout", drain_timeout, &new.drain_timeout),
             at_start("models.policy", policy, &new.policy),
         ]
     }

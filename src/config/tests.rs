@@ -124,16 +124,13 @@ fn a_file_that_cannot_be_read_is_a_complaint() {
 }
 
 /// What can change at run time; the rest needs a restart.
-const LIVE: [&str; 10] = [
+const LIVE: [&str; 7] = [
     "server.max_in_flight",
     "server.max_body",
     "server.body_timeout",
     "server.request_timeout",
     "server.max_request_timeout",
     "server.shutdown_grace",
-    "models.settle",
-    "models.rescan",
-    "models.drain_timeout",
     "log.filter",
 ];
 

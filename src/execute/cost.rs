@@ -4,21 +4,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Sizes are remembered by powers of two of the request's elements.
-const BUCKETS: usize = 32;
+const BUCKETS: u32 = 32;
 
 /// A smoothed run time per size of request. Reads and writes are single relaxed atomics: a lost update costs one sample.
 #[derive(Debug)]
 pub struct CostCurve {
-    nanos: [AtomicU64; BUCKETS],
+    nanos: [AtomicU64; BUCKETS as usize],
 }
 
 impl CostCurve {
     pub fn new() -> CostCurve {
-        CostCurve { nanos: [const { AtomicU64::new(0) }; BUCKETS] }
+        CostCurve { nanos: [const { AtomicU64::new(0) }; BUCKETS as usize] }
     }
 
     fn bucket(elements: usize) -> usize {
-        (usize::BITS - elements.leading_zeros()).min(BUCKETS as u32 - 1) as usize
+        (usize::BITS - elements.leading_zeros()).min(BUCKETS - 1) as usize
     }
 
     /// Takes in one run's time, with a weight of 1/8. Where the new time is far from what was known, it counts for half: a
@@ -44,7 +44,7 @@ impl CostCurve {
         let known = |i: usize| Some(self.nanos[i].load(Ordering::Relaxed)).filter(|n| *n > 0);
         let nanos = known(at)
             .or_else(|| (0..at).rev().find_map(|i| known(i).map(|n| n.saturating_mul(1 << (at - i)))))
-            .or_else(|| (at + 1..BUCKETS).find_map(known))?;
+            .or_else(|| (at + 1..BUCKETS as usize).find_map(known))?;
         Some(Duration::from_nanos(nanos))
     }
 }

@@ -86,10 +86,9 @@ impl Executor {
             TrySendError::Disconnected(_) => Failure::new(Code::Draining, "the server is stopping"),
         })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
-            Err(_) => Err(expired()),
             Ok(Ok(result)) => result,
-            // The worker dropped the job unanswered, which it does only when it is expired.
-            Ok(Err(_)) => Err(expired()),
+            // Waited too long; or the worker dropped the job unanswered, which it does only when it is expired.
+            Err(_) | Ok(Err(_)) => Err(expired()),
         }
     }
 }

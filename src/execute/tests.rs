@@ -31,11 +31,8 @@ enum Ending {
 
 impl Steered {
     fn new() -> Arc<Steered> {
-        let spec = |name: &str| TensorSpec {
-            name: name.into(),
-            datatype: DataType::Fp32,
-            dims: Some(vec![Dim::Free(None)]),
-        };
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
         let signature = Signature::new(vec![spec("x")], vec![spec("y")]);
         Arc::new(Steered { signature, gate: Mutex::default(), changed: Condvar::new(), runs: AtomicU64::new(0) })
     }
@@ -149,7 +146,11 @@ fn a_full_queue_refuses_at_once_and_an_expired_job_never_runs() {
         let refused = executor.execute(&runner, Arc::clone(&request), soon()).await.unwrap_err();
         assert_eq!(refused.code, Code::Overloaded);
         let late = queued.await.unwrap().unwrap_err();
-        assert_eq!(late.code, Code::DeadlineExceeded, "the caller is told when the deadline passes, not when a worker is free");
+        assert_eq!(
+            late.code,
+            Code::DeadlineExceeded,
+            "the caller is told when the deadline passes, not when a worker is free"
+        );
         model.open();
         assert!(running.await.unwrap().is_ok());
         while executor.queue_depth() > 0 {

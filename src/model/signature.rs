@@ -177,7 +177,7 @@ impl Signature {
         for name in asked {
             match self.0.outputs.iter().position(|spec| *spec.name == *name) {
                 Some(i) if wanted.contains(&i) => {
-                    complaints.push(format!("output {name:?} is asked for more than once"))
+                    complaints.push(format!("output {name:?} is asked for more than once"));
                 }
                 Some(i) => wanted.push(i),
                 None => {

@@ -134,7 +134,16 @@ pub struct Served {
 impl Served {
     #[must_use]
     pub fn new(loaded: Arc<Loaded>, role: Role, arm: &str) -> Arc<Served> {
-        let metrics = ArmMetrics::new(Arc::clone(&loaded.metrics), arm);
+        Served::counted(ArmMetrics::new(Arc::clone(&loaded.metrics), arm), loaded, role, arm)
+    }
+
+    /// An arm of a split, which counts its requests since this revision of the document.
+    fn on_arm(loaded: Arc<Loaded>, arm: &str, revision: u64) -> Arc<Served> {
+        let metrics = ArmMetrics::of_revision(Arc::clone(&loaded.metrics), arm, revision);
+        Served::counted(metrics, loaded, Role::Primary, arm)
+    }
+
+    fn counted(metrics: ArmMetrics, loaded: Arc<Loaded>, role: Role, arm: &str) -> Arc<Served> {
         Arc::new(Served { role, arm: arm.to_owned(), version_text: loaded.version.to_string(), metrics, loaded })
     }
 }
@@ -213,7 +222,10 @@ impl Entry {
                         arms: document
                             .split
                             .iter()
-                            .map(|a| served(a.version, Role::Primary, a.arm.as_str()))
+                            .map(|a| match loaded(&a.version) {
+                                Some(l) => Ok(Served::on_arm(Arc::clone(l), a.arm.as_str(), revision)),
+                                None => Err(a.version),
+                            })
                             .collect::<Result<_, _>>()?,
                         rules: document
                             .rules
@@ -270,6 +282,12 @@ impl Entry {
     #[must_use]
     pub fn can_serve(&self) -> bool {
         self.traffic.as_ref().is_some_and(|t| t.routes.is_some())
+    }
+
+    /// The arms of the split, in the document's order; empty while it cannot be served.
+    #[must_use]
+    pub fn arms(&self) -> &[Arc<Served>] {
+        self.traffic.as_ref().and_then(|t| t.routes.as_ref()).map_or(&[], |r| &r.arms)
     }
 
     /// The versions that answer when asked by number.

@@ -33,6 +33,14 @@ impl Snapshot {
         next
     }
 
+    /// This snapshot with several models' entries replaced or added.
+    #[must_use]
+    pub fn with_all(&self, entries: impl IntoIterator<Item = Entry>) -> Snapshot {
+        let mut next = self.clone();
+        next.models.extend(entries.into_iter().map(|entry| (entry.name().clone(), Arc::new(entry))));
+        next
+    }
+
     /// This snapshot without a model.
     #[must_use]
     pub fn without(&self, name: &ModelName) -> Snapshot {

@@ -2,11 +2,11 @@ use super::*;
 use crate::model::{Parameter, Parameters};
 use serde_json::json;
 
-fn document(value: serde_json::Value) -> Document {
-    Proposal::parse(&value).unwrap().document
+fn document(value: &serde_json::Value) -> Document {
+    Proposal::parse(value).unwrap().document
 }
 
-fn router(value: serde_json::Value) -> Router {
+fn router(value: &serde_json::Value) -> Router {
     Router::new(&"m".parse().unwrap(), document(value))
 }
 
@@ -69,7 +69,7 @@ fn a_document_survives_its_json() {
         "labels": {"canary": "2", "stable": "1"},
         "salt": "s", "reason": "why"
     });
-    let parsed = document(full.clone());
+    let parsed = document(&full);
     assert_eq!(serde_json::to_value(&parsed).unwrap(), full);
     assert_eq!(Document::from_json(&parsed.to_json()).unwrap(), parsed);
     assert_eq!(parsed.heaviest(), Some("1".parse().unwrap()));
@@ -85,7 +85,7 @@ fn a_document_survives_its_json() {
 
 #[test]
 fn url_then_rules_then_split() {
-    let r = router(json!({
+    let r = router(&json!({
         "split": [{"version": "1", "weight": 1}],
         "rules": [{"header": "X-Cohort", "equals": "beta", "version": "2"}],
         "labels": {"canary": "3"}
@@ -102,13 +102,13 @@ fn url_then_rules_then_split() {
 
 #[test]
 fn the_same_key_gets_the_same_arm_in_every_process() {
-    let r = router(json!({
+    let r = router(&json!({
         "split": [{"version": "1", "weight": 50}, {"version": "2", "weight": 50}], "sticky_by": {"parameter": "user"}
     }));
     // Written down once: a change of hash would move every customer of every running experiment.
     let arms: Vec<Route> =
         (0..8).map(|i| route(&r, &[], &vec![("user".into(), Parameter::Integer(i))], "ignored")).collect();
-    let again = router(json!({
+    let again = router(&json!({
         "split": [{"version": "1", "weight": 50}, {"version": "2", "weight": 50}], "sticky_by": {"parameter": "user"}
     }));
     assert_eq!(arms, [0, 0, 1, 0, 1, 0, 0, 0].map(Route::Arm));
@@ -117,7 +117,7 @@ fn the_same_key_gets_the_same_arm_in_every_process() {
 
 #[test]
 fn shares_are_the_weights_and_a_raised_weight_only_attracts() {
-    let at = |w: f64| router(json!({"split": [{"version": "1", "weight": 100.0 - w}, {"version": "2", "weight": w}]}));
+    let at = |w: f64| router(&json!({"split": [{"version": "1", "weight": 100.0 - w}, {"version": "2", "weight": w}]}));
     let (five, ten) = (at(5.0), at(10.0));
     let none = Parameters::new();
     let (mut second, mut moved_back) = (0u32, 0u32);

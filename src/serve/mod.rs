@@ -64,12 +64,7 @@ impl Gateway {
     pub fn open(&self, model: &str, ask: &Ask, started: Instant) -> Result<Exchange, Failure> {
         let snapshot = self.reader.snapshot();
         let served = find(&snapshot, model)?.route(ask)?;
-        Ok(Exchange {
-            _in_flight: served.loaded.metrics.enter(),
-            served: Arc::clone(served),
-            started,
-            ended: false,
-        })
+        Ok(Exchange { _in_flight: served.loaded.metrics.enter(), served: Arc::clone(served), started, ended: false })
     }
 
     /// Runs a request on the version its exchange holds.

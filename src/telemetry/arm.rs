@@ -5,7 +5,7 @@ use super::scope::Scope;
 use crate::model::{Code, ModelName, Version};
 use metrics::{Counter, Gauge, Histogram};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What one version counts, whoever sends to it.
@@ -19,6 +19,15 @@ pub struct VersionMetrics {
     nonfinite: Counter,
     in_flight_gauge: Gauge,
     in_flight: AtomicU64,
+    arms: Mutex<Vec<ArmRequests>>,
+}
+
+/// Requests on one arm under one revision of the traffic document.
+#[derive(Debug)]
+struct ArmRequests {
+    arm: String,
+    revision: u64,
+    requests: Arc<AtomicU64>,
 }
 
 impl VersionMetrics {
@@ -26,16 +35,30 @@ impl VersionMetrics {
     pub fn new(scope: Arc<Scope>, model: ModelName, version: Version) -> Arc<VersionMetrics> {
         let version = version.to_string();
         let labels: [(&'static str, &str); 2] = [("model", model.as_str()), ("version", &version)];
-        Arc::new(VersionMetrics {
+        let metrics = Arc::new(VersionMetrics {
             infer: scope.histogram(&names::INFER_SECONDS_M, &labels),
             queue: scope.histogram(&names::QUEUE_SECONDS_M, &labels),
             nonfinite: scope.counter(&names::NONFINITE, &labels),
             in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
             in_flight: AtomicU64::new(0),
+            arms: Mutex::new(Vec::new()),
             scope,
             model,
             version,
-        })
+        });
+        metrics.scope.shows(&metrics);
+        metrics
+    }
+
+    #[must_use]
+    pub fn model(&self) -> &ModelName {
+        &self.model
+    }
+
+    /// As labels spell it.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     pub fn ran(&self, infer: Duration) {
@@ -71,9 +94,22 @@ impl VersionMetrics {
         InFlight(Arc::clone(self))
     }
 
-    /// Shows the in-flight count to the scraper; called before a scrape rather than per request.
-    pub fn show_in_flight(&self) {
+    /// Shows the in-flight count to the scraper; called by [`super::Telemetry::render`] rather than per request.
+    pub(super) fn show_in_flight(&self) {
         self.in_flight_gauge.set(self.in_flight() as f64);
+    }
+
+    /// The count of an arm under a revision: the same one however often entries are built anew, so that a version that comes
+    /// ready beside it does not set it back. Counts of older revisions that nobody holds are forgotten.
+    fn requests_of(&self, arm: &str, revision: u64) -> Arc<AtomicU64> {
+        let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        arms.retain(|known| known.revision >= revision || Arc::strong_count(&known.requests) > 1);
+        if let Some(known) = arms.iter().find(|known| known.arm == arm && known.revision == revision) {
+            return Arc::clone(&known.requests);
+        }
+        let requests = Arc::new(AtomicU64::new(0));
+        arms.push(ArmRequests { arm: arm.to_owned(), revision, requests: Arc::clone(&requests) });
+        requests
     }
 }
 
@@ -92,6 +128,7 @@ impl Drop for InFlight {
 pub struct ArmMetrics {
     version: Arc<VersionMetrics>,
     arm: String,
+    requests: Arc<AtomicU64>,
     /// One slot for `ok`, then one per [`Code`], in the order of [`Code::ALL`].
     ended: [OnceLock<(Counter, Histogram)>; 1 + Code::ALL.len()],
 }
@@ -99,7 +136,25 @@ pub struct ArmMetrics {
 impl ArmMetrics {
     #[must_use]
     pub fn new(version: Arc<VersionMetrics>, arm: &str) -> ArmMetrics {
-        ArmMetrics { version, arm: arm.to_owned(), ended: [const { OnceLock::new() }; 1 + Code::ALL.len()] }
+        ArmMetrics::counting(version, arm, Arc::default())
+    }
+
+    /// For an arm of a split: [`ArmMetrics::requests`] counts since this revision of the document came into force.
+    #[must_use]
+    pub fn of_revision(version: Arc<VersionMetrics>, arm: &str, revision: u64) -> ArmMetrics {
+        let requests = version.requests_of(arm, revision);
+        ArmMetrics::counting(version, arm, requests)
+    }
+
+    fn counting(version: Arc<VersionMetrics>, arm: &str, requests: Arc<AtomicU64>) -> ArmMetrics {
+        let ended = [const { OnceLock::new() }; 1 + Code::ALL.len()];
+        ArmMetrics { version, arm: arm.to_owned(), requests, ended }
+    }
+
+    /// Requests that ended on this arm, however they did.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Counts one request that took `took` from body read to answer ready; `None` is `ok`.
@@ -115,6 +170,7 @@ impl ArmMetrics {
             ];
             (scope.counter(&names::REQUESTS, &labels), scope.histogram(&names::REQUEST_SECONDS_M, &labels))
         });
+        self.requests.fetch_add(1, Ordering::Relaxed);
         count.increment(1);
         seconds.record(took.as_secs_f64());
     }

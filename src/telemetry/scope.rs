@@ -1,11 +1,12 @@
 //! Where series live: one recorder for the process, one per version, one text for the scraper.
 
+use super::arm::VersionMetrics;
 use super::names::{self, Kind, Metric};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 static METADATA: Metadata<'static> = Metadata::new("sluicegate", Level::INFO, None);
 
@@ -16,6 +17,8 @@ static METADATA: Metadata<'static> = Metadata::new("sluicegate", Level::INFO, No
 pub struct Scope {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// Whose in-flight count is shown when this is rendered; versions that drain are asked too, though no snapshot holds them.
+    version: OnceLock<Weak<VersionMetrics>>,
 }
 
 impl std::fmt::Debug for Scope {
@@ -36,22 +39,28 @@ impl Scope {
     pub fn new() -> Scope {
         let recorder = builder().build_recorder();
         let handle = recorder.handle();
-        Scope { recorder, handle }
+        Scope { recorder, handle, version: OnceLock::new() }
     }
 
-    #[must_use]
+    /// One scope is one version's; a second one here keeps the first, and only its in-flight gauge is not refreshed.
+    pub(super) fn shows(&self, version: &Arc<VersionMetrics>) {
+        let _ = self.version.set(Arc::downgrade(version));
+    }
+
+    fn version(&self) -> Option<Arc<VersionMetrics>> {
+        self.version.get().and_then(Weak::upgrade)
+    }
+
     pub fn counter(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Counter {
         debug_assert_eq!(metric.kind, Kind::Counter);
         self.recorder.register_counter(&key(metric, labels), &METADATA)
     }
 
-    #[must_use]
     pub fn gauge(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Gauge {
         debug_assert_eq!(metric.kind, Kind::Gauge);
         self.recorder.register_gauge(&key(metric, labels), &METADATA)
     }
 
-    #[must_use]
     pub fn histogram(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Histogram {
         debug_assert!(matches!(metric.kind, Kind::Histogram(_)));
         self.recorder.register_histogram(&key(metric, labels), &METADATA)
@@ -118,6 +127,12 @@ impl Telemetry {
         versions.iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// What counts for each version there is, those that drain too; two for a version that drains while it is loaded again.
+    #[must_use]
+    pub fn versions(&self) -> Vec<Arc<VersionMetrics>> {
+        self.handles().iter().filter_map(|scope| scope.version()).collect()
+    }
+
     /// Folds the samples recorded since the last call into their buckets; without it they pile up until a scrape.
     pub fn upkeep(&self) {
         self.0.process.handle.run_upkeep();
@@ -132,6 +147,9 @@ impl Telemetry {
         let mut families: BTreeMap<String, String> = BTreeMap::new();
         collect(&self.0.process.handle.render(), &mut families);
         for scope in self.handles() {
+            if let Some(version) = scope.version() {
+                version.show_in_flight();
+            }
             collect(&scope.handle.render(), &mut families);
         }
         let mut text = String::new();
@@ -158,11 +176,12 @@ fn collect(text: &str, families: &mut BTreeMap<String, String>) {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let name = rest.split(' ').next().unwrap_or_default();
             family = Some(families.entry(name.to_owned()).or_default());
-        } else if !line.is_empty() && !line.starts_with('#') {
-            if let Some(lines) = family.as_deref_mut() {
-                lines.push_str(line);
-                lines.push('\n');
-            }
+        } else if !line.is_empty()
+            && !line.starts_with('#')
+            && let Some(lines) = family.as_deref_mut()
+        {
+            lines.push_str(line);
+            lines.push('\n');
         }
     }
 }

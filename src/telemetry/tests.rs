@@ -29,13 +29,35 @@ fn series_of_a_version_go_when_it_goes_and_stay_while_idle() {
 
 #[test]
 fn in_flight_counts_what_holds_the_version() {
-    let metrics = version_metrics(&Telemetry::new(), "1");
+    let telemetry = Telemetry::new();
+    let metrics = version_metrics(&telemetry, "1");
     let (a, b) = (metrics.enter(), metrics.enter());
     assert_eq!(metrics.in_flight(), 2);
+    let text = telemetry.render();
+    assert!(text.contains(r#"sluicegate_in_flight_requests{model="m",version="1"} 2"#), "a scrape shows it\n{text}");
+    let known = telemetry.versions();
+    assert_eq!(known.iter().map(|v| (v.version(), v.in_flight())).collect::<Vec<_>>(), [("1", 2)]);
     drop(a);
     assert_eq!(metrics.in_flight(), 1);
     drop(b);
     assert_eq!(metrics.in_flight(), 0);
+}
+
+#[test]
+fn an_arm_counts_on_when_it_is_built_anew_and_from_nothing_under_a_new_revision() {
+    let version = version_metrics(&Telemetry::new(), "1");
+    let arm = |revision| ArmMetrics::of_revision(std::sync::Arc::clone(&version), "control", revision);
+    let first = arm(1);
+    first.ended(None, Duration::ZERO);
+    first.ended(Some(Code::EngineFailed), Duration::ZERO);
+    let again = arm(1);
+    again.ended(None, Duration::ZERO);
+    assert_eq!((first.requests(), again.requests()), (3, 3), "the same arm of the same document");
+    drop((first, again));
+    assert_eq!(arm(1).requests(), 3, "also when nobody held it for a moment");
+    let next = arm(2);
+    next.ended(None, Duration::ZERO);
+    assert_eq!(next.requests(), 1);
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl<T: Element> Elements<T> {
     #[must_use]
     pub fn view(bytes: Bytes) -> Option<Elements<T>> {
         const { assert!(cfg!(target_endian = "little"), "the wire is little-endian, and views are not swapped") };
-        if bytes.len() % size_of::<T>() != 0 {
+        if !bytes.len().is_multiple_of(size_of::<T>()) {
             return None;
         }
         if bytemuck::try_cast_slice::<u8, T>(&bytes).is_ok() {

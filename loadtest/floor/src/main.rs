@@ -1,0 +1,210 @@
+//! The floor: the least a server can do to answer a prediction over HTTP, with the parts that Sluicegate uses.
+//!
+//! One thread per core, each with its own tokio runtime, listening socket (`SO_REUSEPORT`) and ONNX Runtime session;
+//! hyper, HTTP/1.1; sonic-rs decodes the Open Inference Protocol body into a `Vec<f32>`; the model runs where the request
+//! was read. No routing, no versions, no checks, no metrics, no log: what Sluicegate adds is measured as the distance to
+//! this. It is a measuring stick and no server to use.
+//!
+//! - any `POST`: the first input, as FP32, through the model; answers its first output
+//! - any `GET`: a constant, for what hyper and the sockets alone can do
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::value::TensorRef;
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+const USAGE: &str = "\
+sluicegate-floor [--listen ADDR] [--threads N] [--model FILE.onnx] [--dylib FILE]
+  --listen   default 127.0.0.1:8090
+  --threads  default: as many as there are cores
+  --model    one FP32 input, one FP32 output; default models/mlp32/1/model.onnx
+  --dylib    ONNX Runtime's library; default $ORT_DYLIB_PATH, else .ort/libonnxruntime.so";
+
+type AnyError = Box<dyn Error>;
+
+#[derive(Deserialize)]
+struct InferRequest {
+    inputs: Vec<InputTensor>,
+}
+
+#[derive(Deserialize)]
+struct InputTensor {
+    shape: Vec<i64>,
+    data: Vec<f32>,
+}
+
+#[derive(Serialize)]
+struct InferAnswer<'a> {
+    model_name: &'a str,
+    outputs: [OutputTensor<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct OutputTensor<'a> {
+    name: &'a str,
+    shape: &'a [i64],
+    datatype: &'a str,
+    data: &'a [f32],
+}
+
+/// A session and the names that it is asked by.
+struct Model {
+    session: Session,
+    input: String,
+    output: String,
+}
+
+thread_local! {
+    /// One model per thread, so that nothing is shared and `Session::run`'s `&mut self` costs nothing.
+    static MODEL: RefCell<Option<Model>> = const { RefCell::new(None) };
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(wrong) => {
+            eprintln!("floor: {wrong}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), AnyError> {
+    let options = Options::from_args(std::env::args().skip(1)).map_err(|wrong| format!("{wrong}\n{USAGE}"))?;
+    let environment = ort::init_from(&options.dylib)?.build()?;
+
+    let threads: Vec<_> = (0..options.threads)
+        .map(|_| {
+            // Loaded and bound here, so that what is wrong ends the program rather than one thread of it.
+            let model = Model::load(&environment, options.model.as_ref())?;
+            let listener = listen(options.listen)?;
+            Ok(std::thread::spawn(move || {
+                MODEL.set(Some(model));
+                serve(listener)
+            }))
+        })
+        .collect::<Result<_, AnyError>>()?;
+    println!("floor: {} on {}, {} threads", options.model, options.listen, options.threads);
+    for thread in threads {
+        thread.join().map_err(|_| "a serving thread panicked")??;
+    }
+    Ok(())
+}
+
+struct Options {
+    listen: SocketAddr,
+    threads: usize,
+    model: String,
+    dylib: String,
+}
+
+impl Options {
+    fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, AnyError> {
+        let mut options = Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            threads: std::thread::available_parallelism()?.get(),
+            model: "models/mlp32/1/model.onnx".to_owned(),
+            dylib: std::env::var("ORT_DYLIB_PATH").unwrap_or_else(|_| ".ort/libonnxruntime.so".to_owned()),
+        };
+        while let Some(option) = args.next() {
+            let value = args.next().ok_or_else(|| format!("{option} wants a value"))?;
+            match option.as_str() {
+                "--listen" => options.listen = value.parse()?,
+                "--threads" => options.threads = value.parse()?,
+                "--model" => options.model = value,
+                "--dylib" => options.dylib = value,
+                _ => return Err(format!("unknown option {option}").into()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+impl Model {
+    fn load(environment: &Environment, path: &Path) -> Result<Self, AnyError> {
+        let session =
+            Session::builder(environment)?.with_intra_threads(1).map_err(|e| e.to_string())?.commit_from_file(path)?;
+        let input = session.inputs().first().ok_or("the model has no input")?.name().to_owned();
+        let output = session.outputs().first().ok_or("the model has no output")?.name().to_owned();
+        Ok(Self { session, input, output })
+    }
+
+    fn answer(&mut self, body: &[u8]) -> Result<Vec<u8>, AnyError> {
+        let request: InferRequest = sonic_rs::from_slice(body)?;
+        let input = request.inputs.first().ok_or("no inputs")?;
+        let tensor = TensorRef::from_array_view((input.shape.as_slice(), input.data.as_slice()))?;
+        let outputs = self.session.run(ort::inputs![self.input.as_str() => tensor])?;
+        let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
+        Ok(sonic_rs::to_vec(&InferAnswer {
+            model_name: "floor",
+            outputs: [OutputTensor { name: &self.output, shape, datatype: "FP32", data }],
+        })?)
+    }
+}
+
+/// A socket of this thread's own on the shared address: the kernel deals connections out.
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, AnyError> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}
+
+fn serve(listener: std::net::TcpListener) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?;
+        loop {
+            // A connection that fails is its client's affair.
+            let Ok((stream, _)) = listener.accept().await else {
+                continue;
+            };
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(async move {
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service_fn(handle))
+                    .await;
+            });
+        }
+    })
+}
+
+async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() == Method::GET {
+        return Ok(json(StatusCode::OK, Bytes::from_static(br#"{"constant":true}"#)));
+    }
+    let Ok(body) = request.into_body().collect().await else {
+        return Ok(json(StatusCode::BAD_REQUEST, Bytes::new()));
+    };
+    let body = body.to_bytes();
+    let answered = MODEL.with_borrow_mut(|model| model.as_mut().expect("set before serving").answer(&body));
+    Ok(match answered {
+        Ok(answer) => json(StatusCode::OK, answer.into()),
+        Err(error) => json(StatusCode::BAD_REQUEST, error.to_string().into()),
+    })
+}
+
+fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, const { hyper::header::HeaderValue::from_static("application/json") });
+    response
+}

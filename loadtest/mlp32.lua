@@ -1,0 +1,24 @@
+-- wrk script: one row of 32 floats for the model `mlp32`, as an Open Inference Protocol body (mlp32.json).
+--
+--     wrk -t2 -c32 -d10s -s loadtest/mlp32.lua http://127.0.0.1:8080/v2/models/mlp32/infer
+--
+-- The request is built once and there is no response() hook: a hook costs the load generator more than a prediction costs
+-- the server. wrk counts answers with a status above 399 and broken connections by itself; done() reports them.
+
+local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local file = assert(io.open(folder .. "mlp32.json"))
+
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = file:read("*l")
+file:close()
+
+-- One line for compare.sh to read.
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format(
+    "RESULT requests=%d seconds=%.3f per_s=%.0f p50_us=%.0f p99_us=%.0f failed=%d broken=%d\n",
+    summary.requests, summary.duration / 1e6, summary.requests / (summary.duration / 1e6),
+    latency:percentile(50), latency:percentile(99),
+    e.status, e.connect + e.read + e.write + e.timeout))
+end
