@@ -1,6 +1,7 @@
 //! Sluicegate: a low-latency model-serving gateway. Each module is a room; `docs/ARCHITECTURE.md` is the map.
 
 pub mod backend;
+pub mod codec;
 pub mod config;
 pub mod execute;
 pub mod http;

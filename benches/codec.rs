@@ -1,0 +1,96 @@
+//! Decode and encode at 32 and 1,000 floats, JSON and binary, beside the floor: bare sonic-rs into a struct with a
+//! `Vec<f32>`, which checks nothing.
+//!
+//! Run with `cargo bench --bench codec`.
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use serde::Deserialize;
+use sluicegate::codec::oip::{self, AnswerForm, AnswerHead};
+use sluicegate::model::Answer;
+use sluicegate::tensor::{Data, Shape, Tensor};
+use std::fmt::Write as _;
+use std::hint::black_box;
+
+criterion_group!(benches, decode_json, decode_binary, encode);
+criterion_main!(benches);
+
+/// What a client that knows nothing of names and datatypes would read: the least a JSON request costs.
+#[derive(Deserialize)]
+struct Bare {
+    #[allow(dead_code)]
+    inputs: Vec<BareInput>,
+}
+
+#[derive(Deserialize)]
+struct BareInput {
+    #[allow(dead_code)]
+    data: Vec<f32>,
+}
+
+fn decode_json(c: &mut Criterion) {
+    let mut group = c.benchmark_group("codec");
+    for n in [32, 1000] {
+        let body = json_body(n);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("decode_json_{n}"), |b| {
+            b.iter(|| oip::decode(black_box(&body), None).expect("the body is good"));
+        });
+        group.bench_function(format!("sonic_vec_f32_{n}"), |b| {
+            b.iter(|| sonic_rs::from_slice::<Bare>(black_box(&body)).expect("the body is good"));
+        });
+    }
+}
+
+fn decode_binary(c: &mut Criterion) {
+    let mut group = c.benchmark_group("codec");
+    let values = floats(1000);
+    let json = "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,1000],\"datatype\":\"FP32\",\"parameters\":\
+                {\"binary_data_size\":4000}}],\"outputs\":[{\"name\":\"y\",\"parameters\":{\"binary_data\":true}}]}";
+    let mut body = json.as_bytes().to_vec();
+    body.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+    let body = Bytes::from(body);
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("decode_binary_1000", |b| {
+        b.iter(|| oip::decode(black_box(&body), Some(json.len())).expect("the body is good"));
+    });
+}
+
+fn encode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("codec");
+    let head = AnswerHead { model_name: "fraud", model_version: "3", id: "0192b1b2-7c9a-7e8d-9b1e-0f3c5a7d9e11" };
+    let cases = [("encode_json_32", 32, false), ("encode_json_1000", 1000, false), ("encode_binary_1000", 1000, true)];
+    for (name, n, binary) in cases {
+        let tensor = Tensor::new(Shape::new(&[1, n]), Data::Fp32(floats(n).into())).expect("the shape fits");
+        let answer = Answer { outputs: vec![("y".into(), tensor)] };
+        let form = if binary { AnswerForm::binary() } else { AnswerForm::json() };
+        let length = oip::encode(&answer, &head, &form).expect("floats encode").body.len();
+        group.throughput(Throughput::Bytes(length as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| oip::encode(black_box(&answer), &head, &form).expect("floats encode"));
+        });
+    }
+}
+
+/// Floats as a client sends them: all signs and magnitudes around one, shortest text, from a small generator so that every
+/// run measures the same.
+fn floats(n: usize) -> Vec<f32> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let scales = [0.01, 0.1, 1.0, 10.0, 100.0];
+    (0..n).map(|_| ((next() >> 40) as f32 / 16_777_216.0 - 0.5) * scales[(next() % 5) as usize]).collect()
+}
+
+fn json_body(n: usize) -> Bytes {
+    let mut body = format!("{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,{n}],\"datatype\":\"FP32\",\"data\":[");
+    for (i, x) in floats(n).iter().enumerate() {
+        let _ = write!(body, "{}{x}", if i == 0 { "" } else { "," });
+    }
+    body.push_str("]}]}");
+    body.into()
+}

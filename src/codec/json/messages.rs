@@ -1,0 +1,107 @@
+//! What to say of text that is not JSON, or not the JSON that was expected.
+
+use super::{MAX_DEPTH, Reader};
+use crate::model::{Code, Failure};
+
+/// Text that is not JSON: a sentence that says where, what was expected and what was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::codec) struct Syntax(Box<str>);
+
+impl Syntax {
+    /// The same, saying in which part of the body.
+    #[cold]
+    pub(in crate::codec) fn within(self, part: &str) -> Syntax {
+        Syntax(format!("{part}: {}", self.0).into())
+    }
+}
+
+impl From<Syntax> for Failure {
+    fn from(syntax: Syntax) -> Failure {
+        Failure::new(Code::InvalidRequest, format!("the body is not valid JSON: {}", syntax.0))
+    }
+}
+
+impl Reader<'_> {
+    /// That something else was expected here.
+    #[cold]
+    pub(in crate::codec) fn syntax(&self, expected: &str) -> Syntax {
+        self.syntax_at(self.at, expected)
+    }
+
+    /// Whether one of the tokens is next that JSON lacks and people send: `NaN`, `-Infinity` and the like.
+    pub(in crate::codec) fn at_nonfinite_token(&self) -> bool {
+        let rest = &self.text[self.at.min(self.text.len())..];
+        let rest = rest.strip_prefix(b"-").or(rest.strip_prefix(b"+")).unwrap_or(rest);
+        [&b"nan"[..], b"inf"].iter().any(|t| rest.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(t)))
+    }
+
+    #[cold]
+    pub(in crate::codec) fn too_deep(&self) -> Syntax {
+        Syntax(format!("{}: lists and objects are nested more than {MAX_DEPTH} deep", self.place(self.at)).into())
+    }
+
+    /// What stands at an offset, for a message: a short literal as it is, anything longer by its kind.
+    #[cold]
+    pub(in crate::codec) fn excerpt(&self, at: usize) -> String {
+        const SHOWN: usize = 40;
+        let rest = &self.text[at..];
+        let cut = |bytes: &[u8]| {
+            let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]).into_owned();
+            if bytes.len() > SHOWN {
+                text.push('…');
+            }
+            text
+        };
+        match rest.first() {
+            None => "the end of the body".to_owned(),
+            Some(b'[') => "a list".to_owned(),
+            Some(b'{') => "an object".to_owned(),
+            Some(b'"') => match self.at(at).string() {
+                Ok(text) => format!("the string \"{}\"", cut(text.as_bytes())),
+                Err(_) => "a string".to_owned(),
+            },
+            Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z') => {
+                let end = rest.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+-._".contains(b));
+                cut(&rest[..end.unwrap_or(rest.len())])
+            }
+            Some(0x20..=0x7e) => format!("'{}'", char::from(rest[0])),
+            Some(other) => match String::from_utf8_lossy(&rest[..rest.len().min(4)]).chars().next() {
+                Some(c) if c != '\u{fffd}' && !c.is_control() => format!("'{c}'"),
+                _ => format!("the byte 0x{other:02x}"),
+            },
+        }
+    }
+
+    #[cold]
+    pub(super) fn syntax_at(&self, at: usize, expected: &str) -> Syntax {
+        if self.at(at).at_nonfinite_token() {
+            return self.nonfinite(at);
+        }
+        Syntax(format!("{}: expected {expected}, found {}", self.place(at), self.excerpt(at)).into())
+    }
+
+    /// That the token from `start` breaks off being a number at `at`.
+    #[cold]
+    pub(super) fn not_a_number(&self, start: usize, at: usize) -> Syntax {
+        if self.at(start).at_nonfinite_token() { self.nonfinite(start) } else { self.syntax_at(at, "a digit") }
+    }
+
+    fn nonfinite(&self, at: usize) -> Syntax {
+        Syntax(
+            format!(
+                "{}: found {}, but JSON has no NaN and no Infinity: send null for a missing value (NaN), or the tensor in \
+                 binary form",
+                self.place(at),
+                self.excerpt(at)
+            )
+            .into(),
+        )
+    }
+
+    fn place(&self, at: usize) -> String {
+        let before = &self.text[..at.min(self.text.len())];
+        let line = before.split(|b| *b == b'\n').count();
+        let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+        format!("line {line}, column {column} (byte {at})")
+    }
+}

@@ -1,0 +1,69 @@
+//! What a server is and what a model takes and gives, in the Open Inference Protocol's words.
+
+use super::text::{integer, plain, string};
+use crate::model::{Signature, TensorSpec, Version};
+use bytes::Bytes;
+
+/// The extensions of the protocol this server has on its public port.
+pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+
+/// The answer to `GET /v2`.
+#[must_use]
+pub fn server_json(version: &str) -> Bytes {
+    let mut out = Vec::new();
+    plain(&mut out, "{\"name\":\"sluicegate\",\"version\":");
+    string(&mut out, version);
+    plain(&mut out, ",\"extensions\":[");
+    for (i, extension) in EXTENSIONS.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        string(&mut out, extension);
+    }
+    plain(&mut out, "]}");
+    out.into()
+}
+
+/// The answer to `GET /v2/models/M`.
+///
+/// `versions` are those that can be called; `platform` is `onnxruntime_onnx`, `tract_onnx` or what else the engine is called;
+/// free dimensions are -1.
+#[must_use]
+pub fn model_json(model: &str, versions: &[Version], platform: &str, signature: &Signature) -> Bytes {
+    let mut out = Vec::new();
+    plain(&mut out, "{\"name\":");
+    string(&mut out, model);
+    plain(&mut out, ",\"versions\":[");
+    for (i, version) in versions.iter().enumerate() {
+        plain(&mut out, if i > 0 { ",\"" } else { "\"" });
+        integer(&mut out, version.number());
+        out.push(b'"');
+    }
+    plain(&mut out, "],\"platform\":");
+    string(&mut out, platform);
+    plain(&mut out, ",\"inputs\":");
+    side(&mut out, signature.inputs());
+    plain(&mut out, ",\"outputs\":");
+    side(&mut out, signature.outputs());
+    out.push(b'}');
+    out.into()
+}
+
+fn side(out: &mut Vec<u8>, specs: &[TensorSpec]) {
+    out.push(b'[');
+    for (i, spec) in specs.iter().enumerate() {
+        plain(out, if i > 0 { ",{\"name\":" } else { "{\"name\":" });
+        string(out, &spec.name);
+        plain(out, ",\"datatype\":\"");
+        plain(out, spec.datatype.as_str());
+        plain(out, "\",\"shape\":[");
+        for (axis, dim) in spec.wire_shape().into_iter().enumerate() {
+            if axis > 0 {
+                out.push(b',');
+            }
+            integer(out, dim);
+        }
+        plain(out, "]}");
+    }
+    out.push(b']');
+}

@@ -1,0 +1,215 @@
+//! The binary tensor extension: tensors as little-endian bytes after the JSON, or as the whole body.
+
+use super::{AnswerForm, OipRequest};
+use crate::codec::complaints::Complaints;
+use crate::model::{Code, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec};
+use crate::tensor::{Data, DataType, Element, Elements, Shape, Tensor};
+use bytes::{Buf as _, Bytes};
+
+/// The bytes after the JSON, handed out front to back.
+#[derive(Debug)]
+pub(in crate::codec) struct Blobs {
+    /// `None` when the request did not say where its JSON ends.
+    rest: Option<Bytes>,
+    taken: usize,
+    /// A tensor announced more than there was, or nothing sensible: which bytes are the next one's is anybody's guess.
+    lost: bool,
+}
+
+impl Blobs {
+    pub(in crate::codec) fn new(rest: Option<Bytes>) -> Blobs {
+        Blobs { rest, taken: 0, lost: false }
+    }
+
+    /// The next `size` bytes, or what is wrong.
+    pub(super) fn take(&mut self, size: usize) -> Result<Bytes, String> {
+        let Some(rest) = &mut self.rest else {
+            return Err(
+                "parameter \"binary_data_size\" needs the header Inference-Header-Content-Length, which says where \
+                        the JSON ends and the tensors begin"
+                    .to_owned(),
+            );
+        };
+        if size > rest.len() {
+            self.lost = true;
+            return Err(format!(
+                "binary_data_size announces {size} bytes, but only {} are left after the JSON and the {} bytes of tensors \
+                 before this one",
+                rest.len(),
+                self.taken
+            ));
+        }
+        self.taken += size;
+        Ok(rest.split_to(size))
+    }
+
+    pub(super) fn lose_track(&mut self) {
+        self.lost = true;
+    }
+
+    /// Complains of bytes that no tensor announced.
+    pub(super) fn finish(&self, complaints: &mut Complaints) {
+        match &self.rest {
+            Some(rest) if !rest.is_empty() && !self.lost => complaints.request(format!(
+                "{} bytes are left over after the JSON and the {} bytes of tensors announced by binary_data_size",
+                rest.len(),
+                self.taken
+            )),
+            _ => {}
+        }
+    }
+}
+
+/// Decodes a raw binary request (`Inference-Header-Content-Length: 0`): the body is the one input's bytes and nothing
+/// else. All outputs are answered in binary form.
+///
+/// The shape comes from the signature. A free dimension is what the number of bytes makes it; of two, the first is 1. BYTES
+/// is one element, the body as it is.
+///
+/// # Errors
+/// When the model has not exactly one input, when its shape cannot be told from the number of bytes, or the bytes do not
+/// fit it.
+pub fn decode_raw(body: &Bytes, signature: &Signature) -> Result<OipRequest, Failure> {
+    let [spec] = signature.inputs() else {
+        return Err(Failure::new(
+            Code::InvalidRequest,
+            format!(
+                "a raw binary request (Inference-Header-Content-Length: 0) needs a model with exactly one input, this one \
+                 has {}",
+                signature.inputs().len()
+            ),
+        ));
+    };
+    let tensor = raw_tensor(spec, body)
+        .map_err(|why| Failure::new(Code::InvalidTensor, format!("input {:?}: {why}", &*spec.name)))?;
+    let input = NamedTensor { name: spec.name.to_string(), tensor };
+    let request = InferenceRequest { inputs: vec![input], ..InferenceRequest::default() };
+    Ok(OipRequest { request, form: AnswerForm::binary() })
+}
+
+/// A tensor's elements out of its bytes; viewed, not copied, where they are aligned.
+pub(super) fn tensor_data(datatype: DataType, shape: &Shape, bytes: Bytes) -> Result<Data, String> {
+    let count =
+        shape.elements().ok_or_else(|| format!("shape {shape} has more elements than this machine can address"))?;
+    let Some(width) = datatype.width() else { return strings(count, shape, bytes).map(Data::Bytes) };
+    if count.checked_mul(width) != Some(bytes.len()) {
+        let expected = count.saturating_mul(width);
+        return Err(format!("{datatype} in shape {shape} takes {expected} bytes, got {}", bytes.len()));
+    }
+    Ok(match datatype {
+        DataType::Bool => return bools(&bytes).map(Data::Bool),
+        DataType::Uint8 => Data::Uint8(view(bytes)?),
+        DataType::Uint16 => Data::Uint16(view(bytes)?),
+        DataType::Uint32 => Data::Uint32(view(bytes)?),
+        DataType::Uint64 => Data::Uint64(view(bytes)?),
+        DataType::Int8 => Data::Int8(view(bytes)?),
+        DataType::Int16 => Data::Int16(view(bytes)?),
+        DataType::Int32 => Data::Int32(view(bytes)?),
+        DataType::Int64 => Data::Int64(view(bytes)?),
+        DataType::Fp16 => Data::Fp16(view(bytes)?),
+        DataType::Fp32 => Data::Fp32(view(bytes)?),
+        DataType::Fp64 => Data::Fp64(view(bytes)?),
+        DataType::Bytes => Data::Bytes(Vec::new()),
+    })
+}
+
+/// How many bytes a tensor takes in binary form.
+pub(super) fn binary_size(data: &Data) -> usize {
+    match data {
+        Data::Bytes(strings) => strings.iter().map(|s| 4 + s.len()).sum(),
+        other => other.len() * other.datatype().width().unwrap_or_default(),
+    }
+}
+
+/// Writes a tensor in binary form.
+pub(super) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
+    match data {
+        Data::Bool(e) => out.extend(e.iter().map(|b| u8::from(*b))),
+        Data::Uint8(e) => out.extend_from_slice(e),
+        Data::Uint16(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Uint32(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Uint64(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Int8(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Int16(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Int32(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Int64(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Fp16(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Fp32(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Fp64(e) => out.extend_from_slice(e.as_bytes()),
+        Data::Bytes(e) => {
+            for (i, s) in e.iter().enumerate() {
+                let length = u32::try_from(s.len())
+                    .map_err(|_| format!("element {i} of {} bytes is longer than BYTES can say (4 GiB)", s.len()))?;
+                out.extend_from_slice(&length.to_le_bytes());
+                out.extend_from_slice(s);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn view<T: Element>(bytes: Bytes) -> Result<Elements<T>, String> {
+    let length = bytes.len();
+    Elements::view(bytes).ok_or_else(|| format!("{length} bytes are not a whole number of elements"))
+}
+
+fn bools(bytes: &[u8]) -> Result<Vec<bool>, String> {
+    match bytes.iter().position(|b| *b > 1) {
+        Some(i) => Err(format!("element {i} is expected to be the byte 0 or 1 (BOOL), got {}", bytes[i])),
+        None => Ok(bytes.iter().map(|b| *b == 1).collect()),
+    }
+}
+
+/// BYTES: each element a little-endian u32 length and that many bytes. What is reserved follows the bytes that are there.
+fn strings(count: usize, shape: &Shape, mut bytes: Bytes) -> Result<Vec<Bytes>, String> {
+    let mut strings = Vec::with_capacity(count.min(bytes.len() / 4));
+    while bytes.has_remaining() {
+        let i = strings.len();
+        if i == count {
+            return Err(format!("{} bytes are left over after the {count} elements of shape {shape}", bytes.len()));
+        }
+        let left = bytes.len();
+        let Ok(length) = bytes.try_get_u32_le() else {
+            return Err(format!("element {i} is expected to begin with its length in 4 bytes, got {left}"));
+        };
+        match usize::try_from(length) {
+            Ok(length) if length <= bytes.len() => strings.push(bytes.split_to(length)),
+            _ => return Err(format!("element {i} announces {length} bytes, but only {} are left", bytes.len())),
+        }
+    }
+    Ok(strings)
+}
+
+fn raw_tensor(spec: &TensorSpec, body: &Bytes) -> Result<Tensor, String> {
+    let cannot =
+        |why: &str| format!("a raw binary request cannot tell the shape of {spec}: {why}; send it with its JSON");
+    let dims = spec.dims.as_deref().ok_or_else(|| cannot("the number of dimensions is free"))?;
+    let mut extents: Vec<usize> = Vec::with_capacity(dims.len());
+    let mut free: Vec<usize> = Vec::new();
+    for (axis, dim) in dims.iter().enumerate() {
+        extents.push(if let Dim::Fixed(n) = dim { *n } else { 1 });
+        if matches!(dim, Dim::Free(_)) {
+            free.push(axis);
+        }
+    }
+    let Some(width) = spec.datatype.width() else {
+        return Tensor::new(Shape::new(&extents), Data::Bytes(vec![body.clone()])).map_err(|e| e.to_string());
+    };
+    let inferred = match free.as_slice() {
+        [] => None,
+        [only] => Some(*only),
+        [0, second] => Some(*second),
+        _ => return Err(cannot("more than one dimension after the first is free")),
+    };
+    if let Some(axis) = inferred {
+        // With the free dimension at 1, this many bytes make one step of it.
+        let step = Shape::new(&extents).elements().and_then(|n| n.checked_mul(width)).unwrap_or(usize::MAX);
+        if step == 0 || !body.len().is_multiple_of(step) {
+            return Err(format!("expected a multiple of {step} bytes for {spec}, got {}", body.len()));
+        }
+        extents[axis] = body.len() / step;
+    }
+    let shape = Shape::new(&extents);
+    let data = tensor_data(spec.datatype, &shape, body.clone())?;
+    Tensor::new(shape, data).map_err(|e| e.to_string())
+}

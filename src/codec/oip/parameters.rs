@@ -1,0 +1,80 @@
+//! `parameters`: objects whose values are strings, numbers or booleans.
+
+use crate::codec::complaints::{Complaints, shown};
+use crate::codec::json::{Reader, Syntax};
+use crate::model::{Parameter, Parameters};
+use sonic_number::{ParserNumber, parse_number};
+
+/// Reads the object at the cursor; `null` counts as none.
+pub(super) fn parameters(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Parameters, Syntax> {
+    let mut parameters = Parameters::new();
+    reader.peek();
+    let start = reader.offset();
+    if !reader.eat(b'{') {
+        reader.skip_value()?;
+        let got = reader.excerpt(start);
+        if got != "null" {
+            complaints.request(format!("\"parameters\" is expected to be an object, got {got}"));
+        }
+        return Ok(parameters);
+    }
+    let mut first = true;
+    while let Some(name) = reader.next_member(&mut first)? {
+        match value(reader)? {
+            Ok(parameter) => parameters.push((name.into_owned(), parameter)),
+            Err(got) => complaints.request(format!(
+                "parameter {} is expected to be a string, a number or a boolean, got {got}",
+                shown(&name)
+            )),
+        }
+    }
+    if let Some(name) = repeated(&parameters) {
+        complaints.request(format!("parameter {} is given more than once", shown(name)));
+    }
+    Ok(parameters)
+}
+
+/// A value for a message.
+#[cold]
+pub(super) fn shown_value(value: &Parameter) -> String {
+    match value {
+        Parameter::String(text) => shown(text),
+        other => other.to_string(),
+    }
+}
+
+/// Reads one value; what it was instead, when it is none of the three kinds.
+fn value(reader: &mut Reader<'_>) -> Result<Result<Parameter, String>, Syntax> {
+    let first = reader.peek();
+    let start = reader.offset();
+    Ok(Ok(match first {
+        Some(b'"') => Parameter::String(reader.string()?.into_owned()),
+        Some(b't') => {
+            reader.word("true")?;
+            Parameter::Bool(true)
+        }
+        Some(b'f') => {
+            reader.word("false")?;
+            Parameter::Bool(false)
+        }
+        Some(b'-' | b'0'..=b'9') => match reader.number(parse_number)? {
+            Some(ParserNumber::Unsigned(n)) => match i64::try_from(n) {
+                Ok(n) => Parameter::Integer(n),
+                Err(_) => Parameter::Number(n as f64),
+            },
+            Some(ParserNumber::Signed(n)) => Parameter::Integer(n),
+            Some(ParserNumber::Float(x)) => Parameter::Number(x),
+            None => return Ok(Err(format!("{}, which overflows a double", reader.excerpt(start)))),
+        },
+        _ => {
+            reader.skip_value()?;
+            return Ok(Err(reader.excerpt(start)));
+        }
+    }))
+}
+
+fn repeated(parameters: &Parameters) -> Option<&str> {
+    let mut names: Vec<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}

@@ -1,0 +1,223 @@
+//! An infer request: the members around the tensors.
+
+use super::AnswerForm;
+use super::binary::Blobs;
+use super::parameters::{parameters, shown_value};
+use super::tensor::{Side, tensors};
+use crate::codec::complaints::{Complaints, shown};
+use crate::codec::elements::Rules;
+use crate::codec::json::{Reader, Seen, Syntax};
+use crate::model::{Code, Failure, InferenceRequest, Parameter, Parameters};
+use bytes::Bytes;
+
+/// What a caller asked, and how it wants the answer written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OipRequest {
+    pub request: InferenceRequest,
+    pub form: AnswerForm,
+}
+
+/// Decodes an infer request. `header_length` is what `Inference-Header-Content-Length` says, through [`header_length`].
+///
+/// A length of 0 announces a raw binary request, which only [`super::decode_raw`] can decode, and is refused here.
+///
+/// # Errors
+/// `INVALID_REQUEST` or `INVALID_TENSOR`, naming the member, input, dimension or element that is wrong; several complaints at
+/// once where each can be judged on its own.
+pub fn decode(body: &Bytes, header_length: Option<usize>) -> Result<OipRequest, Failure> {
+    let json = match header_length {
+        None => body.clone(),
+        Some(0) => {
+            return Err(Failure::new(
+                Code::InvalidRequest,
+                "Inference-Header-Content-Length is 0, which announces a raw binary request, but a JSON one is expected here",
+            ));
+        }
+        Some(length) if length <= body.len() => body.slice(..length),
+        Some(length) => return Err(header_too_long(length, body.len())),
+    };
+    let blobs = Blobs::new(header_length.map(|length| body.slice(length..)));
+    let mut reader = Reader::new(&json);
+    if reader.peek().is_none() {
+        return Err(Failure::new(Code::InvalidRequest, "the body is empty: expected a JSON object with \"inputs\""));
+    }
+    let request = request_body(&mut reader, blobs, Rules::default())?;
+    reader.end()?;
+    Ok(request)
+}
+
+/// Reads the header `Inference-Header-Content-Length` of a body of `body_length` bytes (after decompression).
+///
+/// # Errors
+/// When it is not a number of bytes, or more than the body has.
+pub fn header_length(value: &[u8], body_length: usize) -> Result<usize, Failure> {
+    let text = value.trim_ascii();
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        let shown: String = String::from_utf8_lossy(text).chars().take(40).collect();
+        return Err(Failure::new(
+            Code::InvalidRequest,
+            format!("Inference-Header-Content-Length is expected to be the JSON's length in bytes, got {shown:?}"),
+        ));
+    }
+    let length = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok()).unwrap_or(usize::MAX);
+    if length > body_length { Err(header_too_long(length, body_length)) } else { Ok(length) }
+}
+
+/// Reads the request object at the cursor, with `blobs` after it.
+pub(in crate::codec) fn request_body(
+    reader: &mut Reader<'_>,
+    mut blobs: Blobs,
+    rules: Rules,
+) -> Result<OipRequest, Failure> {
+    const MEMBERS: [&str; 4] = ["id", "parameters", "inputs", "outputs"];
+    let mut complaints = Complaints::default();
+    let mut request = InferenceRequest::default();
+    let mut form = AnswerForm::default();
+    reader.peek();
+    let start = reader.offset();
+    if !reader.eat(b'{') {
+        reader.skip_value()?;
+        complaints.request(format!("expected a JSON object with \"inputs\", got {}", reader.excerpt(start)));
+        return complaints.settle(OipRequest { request, form });
+    }
+    let mut seen = Seen::new(&MEMBERS);
+    let mut first = true;
+    while let Some(member) = reader.next_member(&mut first)? {
+        if seen.again(&member) {
+            complaints.request(format!("member {member:?} is given more than once"));
+            reader.skip_value()?;
+            continue;
+        }
+        match &*member {
+            "id" => request.id = id(reader, &mut complaints)?,
+            "parameters" => request.parameters = parameters(reader, &mut complaints)?,
+            "inputs" => {
+                request.inputs =
+                    tensors(reader, &mut blobs, rules, Side { list: "inputs", one: "input" }, &mut complaints)?;
+            }
+            "outputs" => request.outputs = outputs(reader, &mut form, &mut complaints)?,
+            _ => {
+                reader.skip_value()?;
+            }
+        }
+        if complaints.full() {
+            return complaints.settle(OipRequest { request, form });
+        }
+    }
+    if !seen.once("inputs") {
+        complaints.request("member \"inputs\" is missing: expected a list of tensors");
+    }
+    form.binary = flag(&request.parameters, "binary_data_output", &mut complaints).unwrap_or_default();
+    blobs.finish(&mut complaints);
+    complaints.settle(OipRequest { request, form })
+}
+
+fn id(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<String>, Syntax> {
+    if reader.peek() == Some(b'"') {
+        return Ok(Some(reader.string()?.into_owned()));
+    }
+    let start = reader.offset();
+    reader.skip_value()?;
+    complaints.request(format!("\"id\" is expected to be a string, got {}", reader.excerpt(start)));
+    Ok(None)
+}
+
+/// Reads `outputs`: the names, in order, with their wishes put into `form`. `null` counts as absent, which means all.
+fn outputs(
+    reader: &mut Reader<'_>,
+    form: &mut AnswerForm,
+    complaints: &mut Complaints,
+) -> Result<Option<Vec<String>>, Syntax> {
+    reader.peek();
+    let start = reader.offset();
+    if !reader.eat(b'[') {
+        reader.skip_value()?;
+        let got = reader.excerpt(start);
+        if got != "null" {
+            complaints.request(format!("\"outputs\" is expected to be a list, got {got}"));
+        }
+        return Ok(None);
+    }
+    let mut names = Vec::new();
+    let mut first = true;
+    while reader.next_item(&mut first)? && !complaints.full() {
+        let mut wrong = Complaints::default();
+        let (name, parameters) = output(reader, &mut wrong)?;
+        let binary = flag(&parameters, "binary_data", &mut wrong);
+        for (parameter, value) in &parameters {
+            let classes = parameter == "classification" && *value != Parameter::Integer(0);
+            if classes || parameter.starts_with("shared_memory_") {
+                wrong.request(format!("parameter {} is not supported", shown(parameter)));
+            }
+        }
+        if !wrong.is_empty() {
+            let place = name
+                .as_ref()
+                .map_or_else(|| format!("outputs[{}]", names.len()), |name| format!("output {}", shown(name)));
+            complaints.absorb(wrong, &place);
+        }
+        let name = name.unwrap_or_default();
+        if let Some(binary) = binary {
+            form.overrides.push((name.clone(), binary));
+        }
+        names.push(name);
+    }
+    Ok(if names.is_empty() { None } else { Some(names) })
+}
+
+/// Reads one entry of `outputs`.
+fn output(reader: &mut Reader<'_>, wrong: &mut Complaints) -> Result<(Option<String>, Parameters), Syntax> {
+    let (mut name, mut given) = (None, Parameters::new());
+    reader.peek();
+    let start = reader.offset();
+    if !reader.eat(b'{') {
+        reader.skip_value()?;
+        wrong.request(format!("expected an object with \"name\", got {}", reader.excerpt(start)));
+        return Ok((name, given));
+    }
+    let mut seen = Seen::new(&["name", "parameters"]);
+    let mut first = true;
+    while let Some(member) = reader.next_member(&mut first)? {
+        if seen.again(&member) {
+            wrong.request(format!("member {member:?} is given more than once"));
+            reader.skip_value()?;
+            continue;
+        }
+        match &*member {
+            "name" if reader.peek() == Some(b'"') => name = Some(reader.string()?.into_owned()),
+            "name" => {
+                let start = reader.offset();
+                reader.skip_value()?;
+                wrong.request(format!("\"name\" is expected to be a string, got {}", reader.excerpt(start)));
+            }
+            "parameters" => given = parameters(reader, wrong)?,
+            _ => {
+                reader.skip_value()?;
+            }
+        }
+    }
+    if !seen.once("name") {
+        wrong.request("member \"name\" is missing");
+    }
+    Ok((name, given))
+}
+
+/// A parameter that is true or false; complains when it is there and neither.
+fn flag(parameters: &Parameters, name: &str, complaints: &mut Complaints) -> Option<bool> {
+    match parameters.iter().find(|(given, _)| given == name)? {
+        (_, Parameter::Bool(flag)) => Some(*flag),
+        (_, other) => {
+            complaints
+                .request(format!("parameter {name:?} is expected to be true or false, got {}", shown_value(other)));
+            None
+        }
+    }
+}
+
+#[cold]
+fn header_too_long(length: usize, body_length: usize) -> Failure {
+    Failure::new(
+        Code::InvalidRequest,
+        format!("Inference-Header-Content-Length says the JSON has {length} bytes, but the body has {body_length}"),
+    )
+}

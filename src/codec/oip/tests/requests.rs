@@ -1,0 +1,286 @@
+//! The members around the tensors, broken JSON, nesting.
+
+use super::*;
+use crate::model::{Code, Parameter};
+
+const X: &str = r#""inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]"#;
+
+#[test]
+fn members_come_in_any_order_and_unknown_ones_are_ignored() {
+    let text = format!(
+        r#" {{ "model_name":"m", "outputs":[{{"parameters":{{"binary_data":true}},"name":"y"}},{{"name":"z"}}], {X},
+        "extra":{{"a":[1,{{"b":null}}],"c":"\u00e9"}}, "parameters":{{"user_id":"u\n1","priority":3,"rate":0.5,"on":true}}, "id":"r-1" }} "#
+    );
+    let OipRequest { request, form } = decode_text(&text).unwrap();
+    assert_eq!(request.id.as_deref(), Some("r-1"));
+    assert_eq!(request.outputs, Some(vec!["y".to_owned(), "z".to_owned()]));
+    assert_eq!(
+        request.parameters,
+        [
+            ("user_id".to_owned(), Parameter::String("u\n1".into())),
+            ("priority".to_owned(), Parameter::Integer(3)),
+            ("rate".to_owned(), Parameter::Number(0.5)),
+            ("on".to_owned(), Parameter::Bool(true)),
+        ]
+    );
+    assert!(form.is_binary("y"));
+    assert!(!form.is_binary("z"));
+}
+
+#[test]
+fn tensor_members_come_in_any_order_and_unknown_ones_are_ignored() {
+    let expected = input(r#""shape":[2],"datatype":"INT32","data":[1,2]"#).unwrap();
+    for members in [
+        r#""data":[1,2],"datatype":"INT32","shape":[2]"#,
+        r#""datatype":"INT32","data":[1,2],"parameters":{"free":"text"},"shape":[2],"extra":[[[]]]"#,
+        r#""data" : [ 1 , 2 ] , "shape" : [ 2 ] , "datatype" : "INT32" , "parameters":null"#,
+        r#""da\u0074a":[1,2],"datatype":"INT\u00332","shape":[2]"#,
+    ] {
+        assert_eq!(input(members).unwrap(), expected, "{members}");
+    }
+}
+
+#[test]
+fn absent_and_empty_outputs_mean_all() {
+    for outputs in ["", r#","outputs":[]"#, r#","outputs":null"#] {
+        assert_eq!(decode_text(&format!("{{{X}{outputs}}}")).unwrap().request.outputs, None, "{outputs}");
+    }
+}
+
+#[test]
+fn the_requests_binary_output_is_the_default_and_an_outputs_own_wins() {
+    let text = format!(
+        r#"{{{X},"parameters":{{"binary_data_output":true}},"outputs":[{{"name":"y"}},{{"name":"z","parameters":{{"binary_data":false}}}}]}}"#
+    );
+    let form = decode_text(&text).unwrap().form;
+    assert!(form.is_binary("y"));
+    assert!(!form.is_binary("z"));
+}
+
+#[test]
+fn what_is_wrong_around_the_tensors_is_named() {
+    assert_refused(&[
+        ("", &["INVALID_REQUEST", "body is empty", "inputs"]),
+        (" \n ", &["body is empty"]),
+        ("{}", &["\"inputs\" is missing"]),
+        ("[]", &["expected a JSON object", "got a list"]),
+        ("5", &["expected a JSON object", "got 5"]),
+        (r#"{"inputs":{}}"#, &["\"inputs\" is expected to be a list", "an object"]),
+        (r#"{"inputs":null}"#, &["\"inputs\" is expected to be a list", "null"]),
+        (r#"{"inputs":[5]}"#, &["inputs[0]: expected an object, got 5"]),
+        (r#"{"id":5,"inputs":[]}"#, &["\"id\" is expected to be a string, got 5"]),
+        (r#"{"id":null,"inputs":[]}"#, &["\"id\" is expected to be a string, got null"]),
+        (r#"{"inputs":[],"inputs":[]}"#, &["\"inputs\" is given more than once"]),
+        (r#"{"inputs":[],"id":"a","id":"a"}"#, &["\"id\" is given more than once"]),
+        (r#"{"inputs":[],"parameters":[]}"#, &["\"parameters\" is expected to be an object, got a list"]),
+        (r#"{"inputs":[],"parameters":"a"}"#, &["\"parameters\" is expected to be an object"]),
+        (r#"{"inputs":[],"parameters":{"a":[1]}}"#, &["parameter \"a\"", "a string, a number or a boolean", "a list"]),
+        (r#"{"inputs":[],"parameters":{"a":{}}}"#, &["parameter \"a\"", "an object"]),
+        (r#"{"inputs":[],"parameters":{"a":null}}"#, &["parameter \"a\"", "null"]),
+        (r#"{"inputs":[],"parameters":{"a":1e400}}"#, &["parameter \"a\"", "1e400", "overflows"]),
+        (r#"{"inputs":[],"parameters":{"a":1,"a":2}}"#, &["parameter \"a\" is given more than once"]),
+        (r#"{"inputs":[],"parameters":{"binary_data_output":1}}"#, &["binary_data_output", "true or false, got 1"]),
+        (r#"{"inputs":[],"outputs":{}}"#, &["\"outputs\" is expected to be a list"]),
+        (r#"{"inputs":[],"outputs":["y"]}"#, &["outputs[0]: expected an object", "the string \"y\""]),
+        (r#"{"inputs":[],"outputs":[{}]}"#, &["outputs[0]", "\"name\" is missing"]),
+        (r#"{"inputs":[],"outputs":[{"name":1}]}"#, &["outputs[0]", "\"name\" is expected to be a string, got 1"]),
+        (
+            r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"binary_data":"yes"}}]}"#,
+            &["\"y\"", "binary_data", "yes"],
+        ),
+        (
+            r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#,
+            &["\"y\"", "classification", "not supported"],
+        ),
+        (
+            r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#,
+            &["\"y\"", "shared_memory_region", "not supported"],
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_wrong_around_a_tensors_values_is_named() {
+    let cases: &[(&str, &[&str])] = &[
+        (r#"{"shape":[1],"datatype":"FP32","data":[1]}"#, &["INVALID_REQUEST", "inputs[0]", "\"name\" is missing"]),
+        (
+            r#"{"name":7,"shape":[1],"datatype":"FP32","data":[1]}"#,
+            &["inputs[0]", "\"name\" is expected to be a string"],
+        ),
+        (r#"{"name":"x","shape":[1],"data":[1]}"#, &["input \"x\"", "\"datatype\" is missing"]),
+        (r#"{"name":"x","datatype":"FP32","data":[1]}"#, &["input \"x\"", "\"shape\" is missing"]),
+        (r#"{"name":"x","shape":[1],"datatype":"FP32"}"#, &["input \"x\"", "neither \"data\" nor"]),
+        (
+            r#"{"name":"x","shape":[1],"datatype":"float32","data":[1]}"#,
+            &["unknown datatype \"float32\"", "BOOL, UINT8", "BYTES"],
+        ),
+        (r#"{"name":"x","shape":[1],"datatype":"BF16","data":[1]}"#, &["unknown datatype \"BF16\""]),
+        (r#"{"name":"x","shape":[1],"datatype":1,"data":[1]}"#, &["\"datatype\" is expected to be a string, got 1"]),
+        (r#"{"name":"x","shape":[1],"datatype":"FP16","data":[1]}"#, &["FP16", "binary form only"]),
+        (r#"{"name":"x","data":[1],"shape":[1],"datatype":"FP16"}"#, &["FP16", "binary form only"]),
+        (
+            r#"{"name":"x","name":"x","shape":[1],"datatype":"FP32","data":[1]}"#,
+            &["member \"name\" is given more than once"],
+        ),
+        (
+            r#"{"name":"x","shape":[1],"datatype":"FP32","data":[1],"data":[1]}"#,
+            &["member \"data\" is given more than once"],
+        ),
+        (r#"{"name":"x","shape":1,"datatype":"FP32","data":[1]}"#, &["shape is expected to be a list", "got 1"]),
+        (
+            r#"{"name":"x","shape":[2,-3],"datatype":"FP32","data":[1]}"#,
+            &["INVALID_TENSOR", "input \"x\"", "dimension 1", "got -3"],
+        ),
+        (r#"{"name":"x","shape":[1.5],"datatype":"FP32","data":[1]}"#, &["dimension 0", "got 1.5"]),
+        (r#"{"name":"x","shape":["1"],"datatype":"FP32","data":[1]}"#, &["dimension 0", "the string \"1\""]),
+        (
+            r#"{"name":"x","shape":[99999999999999999999],"datatype":"FP32","data":[1]}"#,
+            &["dimension 0", "99999999999999999999"],
+        ),
+        (
+            r#"{"name":"x","shape":[4294967296,4294967296],"datatype":"FP32","data":[1]}"#,
+            &["4294967296", "more elements than"],
+        ),
+        (
+            r#"{"name":"x","shape":[3],"datatype":"FP32","data":[1,2]}"#,
+            &["INVALID_TENSOR", "input \"x\"", "holds 3 elements, got 2"],
+        ),
+        (r#"{"name":"x","shape":[2],"datatype":"FP32","data":[1,2,3]}"#, &["holds 2 elements, got 3"]),
+        (r#"{"name":"x","shape":[1],"datatype":"FP32","data":1}"#, &["expected to be a list", "[1]"]),
+        (r#"{"name":"x","shape":[1],"datatype":"FP32","data":null}"#, &["expected to be a list"]),
+        (r#"{"name":"x","shape":[1],"datatype":"FP32","data":{}}"#, &["element 0", "got an object"]),
+        (
+            r#"{"name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r","shared_memory_byte_size":4}}"#,
+            &["shared memory is not supported"],
+        ),
+    ];
+    for (tensor, parts) in cases {
+        assert_refused(&[(&format!("{{\"inputs\":[{tensor}]}}"), parts)]);
+    }
+    let dims = vec!["1"; 65].join(",");
+    assert_refused(&[(
+        &format!(r#"{{"inputs":[{{"name":"x","shape":[{dims}],"datatype":"FP32","data":[1]}}]}}"#),
+        &["more than 64 dimensions"],
+    )]);
+}
+
+#[test]
+fn several_complaints_are_made_at_once_but_not_without_end() {
+    let failure =
+        decode_text(r#"{"id":1,"inputs":[{"name":"a","shape":[2],"datatype":"INT8","data":[1,300]},{"name":"b"}]}"#)
+            .unwrap_err();
+    assert_eq!(failure.code, Code::InvalidRequest);
+    assert_eq!(
+        failure.details,
+        [
+            "\"id\" is expected to be a string, got 1",
+            "input \"a\": element 1 is expected to be an integer from -128 to 127 (INT8), got 300",
+            "input \"b\": member \"shape\" is missing",
+            "input \"b\": member \"datatype\" is missing",
+        ]
+    );
+    let many = format!("{{\"inputs\":[{}]}}", vec!["{}"; 100_000].join(","));
+    let failure = decode_text(&many).unwrap_err();
+    assert_eq!(failure.details.len(), 32);
+}
+
+#[test]
+fn a_refusal_does_not_grow_with_the_names_in_it() {
+    let long = "n".repeat(100_000);
+    for text in [
+        format!(r#"{{"inputs":[{{"name":"{long}"}}]}}"#),
+        format!(r#"{{"inputs":[{{"name":"{long}","data":[1,NaN]}}]}}"#),
+        format!(r#"{{"inputs":[],"parameters":{{"{long}":null}}}}"#),
+        format!(r#"{{"inputs":[],"parameters":{{"binary_data_output":"{long}"}}}}"#),
+        format!(r#"{{"inputs":[],"outputs":[{{"name":"{long}","parameters":{{"classification":1}}}}]}}"#),
+        format!(r#"{{"inputs":[],"id":["{long}"],"outputs":"{long}"}}"#),
+    ] {
+        assert!(said(&decode_text(&text).unwrap_err()).len() < 2000, "{}", &text[..60]);
+    }
+}
+
+#[test]
+fn broken_json_says_where_and_what_was_expected() {
+    assert_refused(&[
+        (
+            "{",
+            &["not valid JSON", "line 1, column 2 (byte 1)", "expected a member's name or '}'", "the end of the body"],
+        ),
+        ("{\n\"inputs\" 5}", &["line 2, column 10 (byte 11)", "expected ':'", "found 5"]),
+        (r#"{"inputs":[]"#, &["expected ',' or '}'", "the end of the body"]),
+        (r#"{"inputs":[],}"#, &["expected a member's name", "'}'"]),
+        (r#"{"inputs":[] x}"#, &["expected ',' or '}', found x"]),
+        (r"{inputs:[]}", &["expected a member's name or '}', found inputs"]),
+        (r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]} x"#, &["nothing more", "found x"]),
+        (r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}{}"#, &["nothing more", "an object"]),
+        (r#"{"a":tru}"#, &["expected a value, found tru"]),
+        (r#"{"a":nul}"#, &["expected a value, found nul"]),
+        (r#"{"a":01}"#, &["expected ',' or '}', found 1"]),
+        (r#"{"a":1.}"#, &["expected a digit, found '}'"]),
+        (r#"{"a":-}"#, &["expected a digit, found '}'"]),
+        (r#"{"a":1e}"#, &["expected a digit"]),
+        (r#"{"a":.5}"#, &["expected a value, found .5"]),
+        (r#"{"a":+1}"#, &["expected a value, found +1"]),
+        (r#"{"a":'b'}"#, &["expected a value, found '''"]),
+        (r#"{"a":"b}"#, &["closing"]),
+        ("{\"a\":\"b\nc\"}", &["control characters in strings to be escaped"]),
+        (r#"{"a":"\x"}"#, &["escapes"]),
+        (r#"{"a":"\u12"}"#, &["four hexadecimal digits"]),
+        (r#"{"a":"\ud800"}"#, &["surrogates"]),
+        (r#"{"a":"\udc00\ud800"}"#, &["surrogates"]),
+        (r#"{"a":"\ud800\u0041"}"#, &["surrogates"]),
+        (r#"{"a":[1,]}"#, &["expected a value, found ']'"]),
+        (r#"{"a":[1}"#, &["expected ',' or ']', found '}'"]),
+        ("{\"a\":NaN}", &["JSON has no NaN"]),
+        ("\u{feff}{}", &["expected a value"]),
+    ]);
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
+    for raw in [
+        &b"{\"inputs\":[],\"a\":\"\xff\"}"[..],
+        b"{\"inputs\":[],\"\xff\":1}",
+        b"{\"inputs\":[],\"a\":\xff}",
+        b"{\"inputs\":[],\"a\":\"\\n\xc3\"}",
+        b"{\"inputs\":[],\"id\":\"\xed\xa0\x80\"}",
+    ] {
+        let failure = decode(&Bytes::copy_from_slice(raw), None).unwrap_err();
+        assert!(failure.message.contains("0xff") || failure.message.contains("UTF-8"), "{raw:?}: {failure}");
+    }
+}
+
+/// 100,000 brackets in a thread with half a megabyte of stack: nesting must cost none.
+#[test]
+fn deep_nesting_is_refused_wherever_it_stands() {
+    let deep = 100_000;
+    let lists = format!("{}{}", "[".repeat(deep), "]".repeat(deep));
+    let objects = format!("{}1{}", "{\"a\":".repeat(deep), "}".repeat(deep));
+    let mut bodies = vec![lists.clone(), "[".repeat(deep), objects.clone()];
+    for nested in [&lists, &objects] {
+        bodies.push(format!("{{\"unknown\":{nested}}}"));
+        bodies.push(format!("{{\"parameters\":{nested}}}"));
+        bodies.push(format!("{{\"parameters\":{{\"a\":{nested}}}}}"));
+        bodies.push(format!("{{\"id\":{nested}}}"));
+        bodies.push(format!("{{\"inputs\":{nested}}}"));
+        bodies.push(format!("{{\"outputs\":{nested}}}"));
+        for member in ["name", "shape", "datatype", "data", "parameters", "unknown"] {
+            bodies.push(format!("{{\"inputs\":[{{\"{member}\":{nested}}}]}}"));
+        }
+        for datatype in ["FP32", "INT64", "BOOL", "BYTES"] {
+            bodies.push(format!(
+                "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1],\"datatype\":\"{datatype}\",\"data\":{nested}}}]}}"
+            ));
+        }
+    }
+    let small = std::thread::Builder::new().stack_size(512 * 1024).spawn(move || {
+        for text in bodies {
+            let failure = decode_text(&text).unwrap_err();
+            let start = &text[..text.len().min(60)];
+            assert!(said(&failure).contains("nested more than 64 deep"), "{start}: {failure}");
+        }
+    });
+    small.unwrap().join().expect("a small stack is enough");
+    let allowed = format!("{{\"inputs\":[],\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
+    assert!(decode_text(&allowed).is_ok(), "64 deep is JSON like any other");
+}

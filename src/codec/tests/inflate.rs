@@ -1,0 +1,124 @@
+//! Compressed bodies, good and bad.
+
+use crate::codec::inflate::{Encoding, compress, inflate, negotiate};
+use crate::model::Code;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
+use std::io::Write as _;
+
+const PLAIN: &[u8] = br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}"#;
+
+fn raw_deflate(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn what_was_compressed_comes_out_again() {
+    let gzip = compress(Encoding::Gzip, PLAIN);
+    let members =
+        [compress(Encoding::Gzip, &PLAIN[..9]), compress(Encoding::Gzip, b""), compress(Encoding::Gzip, &PLAIN[9..])];
+    for (encoding, body) in [
+        ("gzip", gzip.clone()),
+        ("GZIP", gzip.clone()),
+        (" x-gzip ", gzip),
+        ("gzip", members.concat()),
+        ("deflate", compress(Encoding::Deflate, PLAIN)),
+        ("deflate", raw_deflate(PLAIN)),
+        ("identity", PLAIN.to_vec()),
+        ("", PLAIN.to_vec()),
+    ] {
+        assert_eq!(inflate(encoding, body.into(), PLAIN.len()).unwrap(), PLAIN, "{encoding}");
+    }
+    let empty = inflate("gzip", compress(Encoding::Gzip, b"").into(), 0).unwrap();
+    assert!(empty.is_empty());
+}
+
+#[test]
+fn a_body_that_grows_past_the_cap_is_refused_at_the_cap() {
+    let bomb = vec![0u8; 50 << 20];
+    let raw = raw_deflate(&bomb);
+    for (encoding, body) in
+        [("gzip", compress(Encoding::Gzip, &bomb)), ("deflate", compress(Encoding::Deflate, &bomb)), ("deflate", raw)]
+    {
+        assert!(body.len() < 1 << 20, "it is small on the wire");
+        let failure = inflate(encoding, body.into(), 1 << 20).unwrap_err();
+        assert_eq!(failure.code, Code::BodyTooLarge);
+        assert!(failure.message.contains("1048576 bytes"), "{failure}");
+    }
+    assert_eq!(
+        inflate("gzip", compress(Encoding::Gzip, PLAIN).into(), PLAIN.len() - 1).unwrap_err().code,
+        Code::BodyTooLarge
+    );
+}
+
+#[test]
+fn broken_streams_are_refused() {
+    for encoding in [Encoding::Gzip, Encoding::Deflate] {
+        let good = compress(encoding, PLAIN);
+        let mut flipped = good.clone();
+        let last = flipped.len() - 5;
+        flipped[last] ^= 0xff;
+        let mut longer = good.clone();
+        longer.extend_from_slice(b"more");
+        for (body, part) in [
+            (good[..good.len() - 1].to_vec(), "cut short"),
+            (good[..good.len() / 2].to_vec(), "cut short"),
+            (good[..5].to_vec(), "cut short"),
+            (Vec::new(), "cut short"),
+            (flipped, "corrupt"),
+            (longer, ""),
+            (PLAIN.to_vec(), "corrupt"),
+        ] {
+            let failure = inflate(encoding.as_str(), body.clone().into(), 1 << 20).expect_err("a broken stream");
+            assert_eq!(failure.code, Code::InvalidRequest);
+            assert!(failure.message.contains(part), "{encoding:?} {body:?}: {failure}");
+        }
+    }
+}
+
+#[test]
+fn other_codings_are_refused_by_name() {
+    for encoding in ["br", "zstd", "gzip, deflate", "compress"] {
+        let failure = inflate(encoding, Bytes::from_static(PLAIN), 1 << 20).unwrap_err();
+        assert_eq!(failure.code, Code::UnsupportedMediaType);
+        assert!(
+            failure.message.contains(encoding) && failure.message.contains("gzip, deflate or identity"),
+            "{failure}"
+        );
+    }
+}
+
+#[test]
+fn the_answers_coding_is_the_one_the_client_likes_best() {
+    use Encoding::{Deflate, Gzip};
+    for (accept, coding) in [
+        ("gzip", Some(Gzip)),
+        ("GZip", Some(Gzip)),
+        ("x-gzip", Some(Gzip)),
+        ("deflate", Some(Deflate)),
+        ("deflate, gzip", Some(Gzip)),
+        ("gzip;q=0.5, deflate;q=0.8", Some(Deflate)),
+        ("gzip, deflate, br, zstd", Some(Gzip)),
+        ("*", Some(Gzip)),
+        ("gzip;q=0, *", Some(Deflate)),
+        ("gzip;q=0, *;q=0.1", Some(Deflate)),
+        ("*;q=0", None),
+        ("gzip;q=0", None),
+        ("gzip ; Q=0.000", None),
+        ("", None),
+        ("br", None),
+        ("identity", None),
+        ("gzip, identity", Some(Gzip)),
+        ("gzip;q=0.5, identity;q=1", None),
+        ("gzip;q=0.5, identity;q=0.5", Some(Gzip)),
+        ("gzip;q=nonsense", None),
+        ("gzip;q=NaN", None),
+        ("gzip;level=1", Some(Gzip)),
+        (",,;q=1,", None),
+    ] {
+        assert_eq!(negotiate(accept), coding, "{accept:?}");
+    }
+}

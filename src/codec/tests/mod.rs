@@ -1,0 +1,6 @@
+//! What holds for the room as a whole.
+
+mod golden;
+mod inflate;
+mod metadata;
+mod properties;

@@ -1,0 +1,208 @@
+//! What holds for all tensors and for all bytes.
+
+use crate::codec::golden::{Golden, parse_warmup};
+use crate::codec::inflate::{Encoding, compress, inflate};
+use crate::codec::oip::{self, AnswerForm, AnswerHead};
+use crate::codec::tfs::{self, Style};
+use crate::model::{Answer, Dim, NamedTensor, Signature, TensorSpec};
+use crate::tensor::{Data, DataType, Shape, Tensor};
+use bytes::Bytes;
+use half::f16;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m", model_version: "1", id: "r" };
+
+fn elements(datatype: DataType, n: usize) -> BoxedStrategy<Data> {
+    match datatype {
+        DataType::Bool => vec(any::<bool>(), n).prop_map(Data::Bool).boxed(),
+        DataType::Uint8 => vec(any::<u8>(), n).prop_map(|v| Data::Uint8(v.into())).boxed(),
+        DataType::Uint16 => vec(any::<u16>(), n).prop_map(|v| Data::Uint16(v.into())).boxed(),
+        DataType::Uint32 => vec(any::<u32>(), n).prop_map(|v| Data::Uint32(v.into())).boxed(),
+        DataType::Uint64 => vec(any::<u64>(), n).prop_map(|v| Data::Uint64(v.into())).boxed(),
+        DataType::Int8 => vec(any::<i8>(), n).prop_map(|v| Data::Int8(v.into())).boxed(),
+        DataType::Int16 => vec(any::<i16>(), n).prop_map(|v| Data::Int16(v.into())).boxed(),
+        DataType::Int32 => vec(any::<i32>(), n).prop_map(|v| Data::Int32(v.into())).boxed(),
+        DataType::Int64 => vec(any::<i64>(), n).prop_map(|v| Data::Int64(v.into())).boxed(),
+        // All bit patterns: subnormals, infinities and every NaN among them.
+        DataType::Fp16 => vec(any::<u16>().prop_map(f16::from_bits), n).prop_map(|v| Data::Fp16(v.into())).boxed(),
+        DataType::Fp32 => vec(any::<u32>().prop_map(f32::from_bits), n).prop_map(|v| Data::Fp32(v.into())).boxed(),
+        DataType::Fp64 => vec(any::<u64>().prop_map(f64::from_bits), n).prop_map(|v| Data::Fp64(v.into())).boxed(),
+        DataType::Bytes => {
+            vec(any::<String>(), n).prop_map(|v| Data::Bytes(v.into_iter().map(Bytes::from).collect())).boxed()
+        }
+    }
+}
+
+fn tensor() -> impl Strategy<Value = Tensor> {
+    (prop::sample::select(DataType::ALL.to_vec()), vec(0usize..4, 0..4)).prop_flat_map(|(datatype, shape)| {
+        let shape = Shape::new(&shape);
+        elements(datatype, shape.elements().unwrap()).prop_map(move |data| Tensor::new(shape.clone(), data).unwrap())
+    })
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    vec(tensor(), 0..4).prop_map(|tensors| Answer {
+        outputs: tensors.into_iter().enumerate().map(|(i, t)| (format!("t{i}").into(), t)).collect(),
+    })
+}
+
+/// Elements as bits, so that NaN is equal to itself; `json`: all that is not finite is the one NaN that `null` becomes.
+fn bits(data: &Data, json: bool) -> String {
+    let float = |finite: bool, bits: u64| if json && !finite { "null".to_owned() } else { format!("{bits:x}") };
+    let all: Vec<String> = match data {
+        Data::Fp16(e) => e.iter().map(|x| float(x.is_finite(), x.to_bits().into())).collect(),
+        Data::Fp32(e) => e.iter().map(|x| float(x.is_finite(), x.to_bits().into())).collect(),
+        Data::Fp64(e) => e.iter().map(|x| float(x.is_finite(), x.to_bits())).collect(),
+        other => return format!("{other:?}"),
+    };
+    format!("{} {}", data.datatype(), all.join(","))
+}
+
+fn assert_same(sent: &Answer, read: &[NamedTensor], json: bool) -> Result<(), TestCaseError> {
+    prop_assert_eq!(sent.outputs.len(), read.len());
+    for ((name, tensor), read) in sent.outputs.iter().zip(read) {
+        prop_assert_eq!(&**name, read.name.as_str());
+        prop_assert_eq!(tensor.shape(), read.tensor.shape());
+        prop_assert_eq!(bits(tensor.data(), json), bits(read.tensor.data(), json));
+    }
+    Ok(())
+}
+
+/// An answer's tensors as a request's: the two differ in the name of the list.
+fn as_request(body: &Bytes, json_length: Option<usize>) -> (Bytes, Option<usize>) {
+    let json_length = json_length.unwrap_or(body.len());
+    let json = std::str::from_utf8(&body[..json_length]).unwrap().replacen("\"outputs\":", "\"inputs\":", 1);
+    let mut all = json.clone().into_bytes();
+    all.extend_from_slice(&body[json_length..]);
+    (all.into(), Some(json.len()))
+}
+
+/// A signature whose inputs are these tensors.
+fn signature(sent: &Answer) -> Signature {
+    let specs = sent.outputs.iter().map(|(name, tensor)| TensorSpec {
+        name: name.clone(),
+        datatype: tensor.datatype(),
+        dims: Some(tensor.shape().iter().map(|d| Dim::Fixed(*d)).collect()),
+    });
+    Signature::new(specs.collect(), vec![])
+}
+
+proptest! {
+    #[test]
+    fn tensors_survive_the_binary_form_bit_by_bit(sent in answer()) {
+        let encoded = oip::encode(&sent, &HEAD, &AnswerForm::binary()).unwrap();
+        prop_assert_eq!(encoded.nonfinite, sent.count_nonfinite());
+        let (body, json_length) = as_request(&encoded.body, encoded.json_length);
+        let read = oip::decode(&body, json_length).unwrap();
+        assert_same(&sent, &read.request.inputs, false)?;
+    }
+
+    #[test]
+    fn tensors_survive_json_but_for_what_json_lacks(sent in answer()) {
+        let encoded = oip::encode(&sent, &HEAD, &AnswerForm::json()).unwrap();
+        prop_assert_eq!(encoded.nonfinite, sent.count_nonfinite());
+        prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&encoded.body).is_ok());
+        // As a golden file reads it: the wire's rules, and FP16 as numbers.
+        let body = String::from_utf8(encoded.body.to_vec()).unwrap();
+        let golden = Golden::parse(format!("{{\"cases\":[{{\"request\":{{\"inputs\":[]}},{}]}}", &body[1..]).as_bytes()).unwrap();
+        assert_same(&sent, &golden.cases[0].outputs, true)?;
+        if sent.outputs.iter().all(|(_, t)| t.datatype() != DataType::Fp16) {
+            let (body, _) = as_request(&encoded.body, None);
+            assert_same(&sent, &oip::decode(&body, None).unwrap().request.inputs, true)?;
+        }
+    }
+
+    #[test]
+    fn tensors_survive_tensorflow_columns(sent in answer()) {
+        let encoded = tfs::encode_predict(&sent, Style::Columns).unwrap();
+        let body = String::from_utf8(encoded.body.to_vec()).unwrap().replacen("\"outputs\":", "\"inputs\":", 1);
+        let read = tfs::parse(&Bytes::from(body)).unwrap().decode(&signature(&sent)).unwrap();
+        assert_same(&sent, &read.inputs, true)?;
+        prop_assert_eq!(encoded.nonfinite, sent.count_nonfinite());
+    }
+
+    #[test]
+    fn tensors_survive_tensorflow_rows(rows in 1usize..4, shapes in vec(vec(0usize..4, 0..3), 1..3)) {
+        let outputs = shapes.iter().enumerate().map(|(i, shape)| {
+            let shape: Shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
+            let data: Vec<f32> = (0u8..).take(shape.elements().unwrap()).map(f32::from).collect();
+            (format!("t{i}").into(), Tensor::new(shape, Data::Fp32(data.into())).unwrap())
+        });
+        let sent = Answer { outputs: outputs.collect() };
+        let encoded = tfs::encode_predict(&sent, Style::Rows(rows)).unwrap();
+        let body = String::from_utf8(encoded.body.to_vec()).unwrap().replacen("\"predictions\":", "\"instances\":", 1);
+        let request = tfs::parse(&Bytes::from(body)).unwrap();
+        prop_assert_eq!(request.style(), Style::Rows(rows));
+        assert_same(&sent, &request.decode(&signature(&sent)).unwrap().inputs, true)?;
+    }
+
+    #[test]
+    fn numbers_read_as_the_standard_library_reads_them(text in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?") {
+        let read = |datatype: &str| {
+            let body = format!(r#"{{"inputs":[{{"name":"x","shape":[],"datatype":"{datatype}","data":{text}}}]}}"#);
+            oip::decode(&Bytes::from(body), None).ok().map(|r| bits(r.request.inputs[0].tensor.data(), false))
+        };
+        let single = Some(text.parse::<f32>().unwrap()).filter(|x| x.is_finite());
+        prop_assert_eq!(read("FP32"), single.map(|x| bits(&Data::Fp32(vec![x].into()), false)), "{}", text);
+        let double = Some(text.parse::<f64>().unwrap()).filter(|x| x.is_finite());
+        prop_assert_eq!(read("FP64"), double.map(|x| bits(&Data::Fp64(vec![x].into()), false)), "{}", text);
+        if text.parse::<i128>().is_ok() {
+            let whole = text.parse::<i64>().ok();
+            prop_assert_eq!(read("INT64"), whole.map(|x| bits(&Data::Int64(vec![x].into()), false)), "{}", text);
+        }
+    }
+
+    #[test]
+    fn what_was_compressed_comes_out_again(plain in vec(any::<u8>(), 0..2000), gzip in any::<bool>()) {
+        let encoding = if gzip { Encoding::Gzip } else { Encoding::Deflate };
+        let body = Bytes::from(compress(encoding, &plain));
+        prop_assert_eq!(inflate(encoding.as_str(), body, plain.len()).unwrap(), plain);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(body in vec(any::<u8>(), 0..300), length in prop::option::of(0usize..320)) {
+        feed_everything(&body.into(), length);
+    }
+
+    #[test]
+    fn no_change_to_a_good_body_makes_it_panic(
+        sent in answer(),
+        binary in any::<bool>(),
+        changes in vec((any::<prop::sample::Index>(), prop::option::of(prop_oneof![any::<u8>(), prop::sample::select(b"[]{},:\"0-.eE\\u".to_vec())])), 1..5),
+        longer in -3isize..4,
+    ) {
+        let form = if binary { AnswerForm::binary() } else { AnswerForm::json() };
+        let encoded = oip::encode(&sent, &HEAD, &form).unwrap();
+        let (body, json_length) = as_request(&encoded.body, encoded.json_length);
+        let mut body = body.to_vec();
+        for (at, change) in changes {
+            match change {
+                Some(byte) if !body.is_empty() => { let at = at.index(body.len()); body[at] = byte; }
+                None if !body.is_empty() => { body.remove(at.index(body.len())); }
+                _ => {}
+            }
+        }
+        feed_everything(&body.into(), json_length.and_then(|n| n.checked_add_signed(longer)));
+    }
+}
+
+/// Puts bytes through every door of the room; only that they come back matters.
+fn feed_everything(body: &Bytes, length: Option<usize>) {
+    let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: Some(vec![Dim::Free(None); 2]) };
+    let signatures = [
+        Signature::new(vec![spec("t0", DataType::Fp32)], vec![]),
+        Signature::new(vec![spec("t0", DataType::Bytes), spec("t1", DataType::Int64)], vec![]),
+    ];
+    let _ = oip::decode(body, length);
+    let _ = oip::header_length(body, body.len());
+    for signature in &signatures {
+        let _ = oip::decode_raw(body, signature);
+        let _ = tfs::parse(body).map(|request| request.decode(signature));
+    }
+    let _ = Golden::parse(body);
+    let _ = parse_warmup(body);
+    for encoding in ["gzip", "deflate"] {
+        let _ = inflate(encoding, body.clone(), 1 << 16);
+    }
+}

@@ -1,0 +1,146 @@
+//! Elements → JSON text, straight into the answer's bytes.
+
+use crate::tensor::Data;
+use base64::Engine as _;
+use half::f16;
+use std::ops::Range;
+
+/// A string element that is not UTF-8, which JSON cannot carry: its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotText(pub(super) usize);
+
+/// Writes some of a tensor's elements with commas between them; how many were not finite, and are `null`.
+///
+/// Floats are the shortest text that reads back the same in their own width (FP16 as FP32).
+pub(super) fn elements(out: &mut Vec<u8>, data: &Data, range: Range<usize>) -> Result<usize, NotText> {
+    match data {
+        Data::Bool(e) => list(out, &e[range], |out, b| plain(out, if *b { "true" } else { "false" })),
+        Data::Uint8(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Uint16(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Uint32(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Uint64(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Int8(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Int16(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Int32(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Int64(e) => list(out, &e[range], |out, n| integer(out, *n)),
+        Data::Fp16(e) => return Ok(floats(out, e[range].iter().map(|x: &f16| x.to_f32()))),
+        Data::Fp32(e) => return Ok(floats(out, e[range].iter().copied())),
+        Data::Fp64(e) => return Ok(floats(out, e[range].iter().copied())),
+        Data::Bytes(e) => {
+            for (i, s) in range.clone().zip(&e[range.clone()]) {
+                if i > range.start {
+                    out.push(b',');
+                }
+                string(out, std::str::from_utf8(s).map_err(|_| NotText(i))?);
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Writes strings as `{"b64": "…"}`, which carries any bytes.
+pub(super) fn base64_objects(out: &mut Vec<u8>, strings: &[bytes::Bytes]) {
+    list(out, strings, |out, s| {
+        plain(out, "{\"b64\":\"");
+        plain(out, &base64::engine::general_purpose::STANDARD.encode(s));
+        plain(out, "\"}");
+    });
+}
+
+/// A guess at how many bytes an element takes, comma included.
+pub(super) fn width_guess(data: &Data) -> usize {
+    match data {
+        Data::Bool(_) | Data::Uint16(_) | Data::Int16(_) => 6,
+        Data::Uint8(_) | Data::Int8(_) => 5,
+        Data::Uint32(_) | Data::Int32(_) => 8,
+        Data::Uint64(_) | Data::Int64(_) | Data::Fp16(_) | Data::Fp32(_) => 13,
+        Data::Fp64(_) => 20,
+        Data::Bytes(_) => 24,
+    }
+}
+
+/// Writes a JSON string.
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut copied = 0;
+    for (i, byte) in bytes.iter().enumerate() {
+        let short = match byte {
+            b'"' => b'"',
+            b'\\' => b'\\',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            0..=0x1f => b'u',
+            _ => continue,
+        };
+        out.extend_from_slice(&bytes[copied..i]);
+        out.extend_from_slice(&[b'\\', short]);
+        if short == b'u' {
+            out.extend_from_slice(&[b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+        copied = i + 1;
+    }
+    out.extend_from_slice(&bytes[copied..]);
+    out.push(b'"');
+}
+
+pub(super) fn plain(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+}
+
+#[inline]
+pub(super) fn integer(out: &mut Vec<u8>, n: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+}
+
+#[inline]
+fn list<T>(out: &mut Vec<u8>, elements: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {
+    let start = out.len();
+    for element in elements {
+        write(out, element);
+        out.push(b',');
+    }
+    trim_comma(out, start);
+}
+
+trait Float: zmij::Float + Copy {
+    fn finite(self) -> bool;
+}
+
+impl Float for f32 {
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Float for f64 {
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+#[inline]
+fn floats<T: Float>(out: &mut Vec<u8>, elements: impl Iterator<Item = T>) -> usize {
+    let start = out.len();
+    let mut nonfinite = 0;
+    for x in elements {
+        if x.finite() {
+            out.extend_from_slice(zmij::Buffer::new().format_finite(x).as_bytes());
+        } else {
+            nonfinite += 1;
+            out.extend_from_slice(b"null");
+        }
+        out.push(b',');
+    }
+    trim_comma(out, start);
+    nonfinite
+}
+
+/// Takes back the comma after the last element of a list that begins at `start`, if there was an element.
+fn trim_comma(out: &mut Vec<u8>, start: usize) {
+    if out.len() > start {
+        out.pop();
+    }
+}
