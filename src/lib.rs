@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod codec;
+pub mod compare;
 pub mod config;
 pub mod execute;
 pub mod http;

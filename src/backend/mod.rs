@@ -1,16 +1,32 @@
 //! backend: loads a model file and runs it; one file per engine.
 //!
-//! - [`Backend::load`] reads a version's files once; the [`Model`] it gives holds the weights once, however many run it.
+//! - [`Engines::discover`] finds the engines this machine has; [`Engines::load`] takes the one a version asks for, or
+//!   under `auto` the first that will run it. What none will run is refused in words that say what would help.
+//! - [`Backend::load`] reads a version's files once; the [`Model`] it gives holds the weights once, however many run
+//!   it, and what happens to the files later does not reach it.
 //! - [`Model::session`] gives a light [`Session`] per worker; `run` is synchronous, takes checked tensors in the
 //!   signature's order and answers the wanted outputs in the wanted order.
-//! - Every engine passes the same conformance suite (`conformance.rs`); a case an engine cannot do is listed with its reason.
+//! - A run that fails, panics, or traps on an integer division ends that run alone (`ort/trap.rs`). Any other signal
+//!   inside an engine ends the process.
+//! - Every engine passes the same conformance suite (`conformance/`); a case an engine cannot do is listed with its
+//!   reason.
 //!
 //! Uses: model, tensor.
 //!
 //! Invariant: no async, no queues, no other versions: an engine knows one file at a time.
 //!
-//! To add an engine: a file beside this one that implements the three traits, a variant of [`EngineChoice`], a line in
+//! To add an engine: a folder beside these that implements the three traits, a variant of [`EngineChoice`], a line in
 //! `Engines::discover`, and its row in the conformance suite (`docs/how-to-add/engine.md`).
+
+#[cfg(test)]
+mod conformance;
+mod engines;
+pub mod fake;
+mod onnx;
+mod ort;
+mod tract;
+
+pub use engines::{EngineInfo, Engines};
 
 use crate::model::{Checked, Signature};
 use crate::tensor::Tensor;
@@ -42,13 +58,21 @@ pub enum EngineChoice {
     Tract,
 }
 
-/// Why a version cannot be loaded.
+/// Why a version cannot be loaded. The words are for operators: they name the operator, the input or the file beside
+/// the model, and what would help.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file could not be read: worth another try.
     #[error("cannot read {what}: {source}")]
     Io { what: String, source: std::io::Error },
-    /// The file was read and this engine will not run it: the same bytes give the same answer. Says the operator, and what would help.
+    /// There was not enough memory: worth another try.
+    #[error("{0}")]
+    Memory(String),
+    /// The files are no model any engine could run: missing, empty, cut short, something else. The same bytes give
+    /// the same answer.
+    #[error("{0}")]
+    Invalid(String),
+    /// The file was read and this engine will not run it: the same bytes give the same answer.
     #[error("{0}")]
     Unsupported(String),
     /// The engine wanted is not there at all.
@@ -56,14 +80,23 @@ pub enum LoadError {
     NoEngine(String),
 }
 
+impl LoadError {
+    /// Whether the same files may load a little later.
+    #[must_use]
+    pub fn is_worth_retrying(&self) -> bool {
+        matches!(self, LoadError::Io { .. } | LoadError::Memory(_))
+    }
+}
+
 /// Why a run gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The inputs fit the signature and this engine cannot take them (a NUL in a string, a division that would trap): the
-    /// caller's to mend.
+    /// The inputs fit the signature and this engine cannot take them (a NUL in a string, a division that would trap):
+    /// the caller's to mend.
     #[error("{0}")]
     Refused(String),
-    /// The engine failed. `message` is for the caller: no paths, no sources; `internal` is the engine's own words, for the log.
+    /// The engine failed. `message` is for the caller: no paths, no sources; `internal` is the engine's own words,
+    /// for the log.
     #[error("{message}")]
     Failed { message: String, internal: String },
 }

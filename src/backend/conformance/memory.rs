@@ -1,0 +1,89 @@
+//! Weights are there once, however many run them, and gone when nobody does.
+
+use super::*;
+use std::process::Command;
+
+/// Set in the child process that measures: its value is the engine to measure.
+const ENGINE: &str = "SLUICEGATE_MEMORY_TEST_ENGINE";
+
+/// 45 MB of weights, each layer of another shape: engines keep equal tensors once.
+const WIDTHS: [usize; 4] = [1024, 2048, 2560, 1536];
+
+/// Resident memory is the whole process's, and other tests run in this one: each engine is measured in a process of
+/// its own.
+#[test]
+fn sessions_share_the_weights_and_dropping_the_model_gives_them_back() {
+    if let Ok(engine) = std::env::var(ENGINE) {
+        return measure(&engine);
+    }
+    for engine in engines() {
+        let name = "backend::conformance::memory::sessions_share_the_weights_and_dropping_the_model_gives_them_back";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(ENGINE, engine.name())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && said.contains("1 passed"), "{}: {said}", engine.name());
+    }
+}
+
+fn measure(name: &str) {
+    let engine = engines().into_iter().find(|e| e.name() == name).unwrap();
+    // What the engine takes for itself, once.
+    warm(&*engine);
+    let dir = tempfile::tempdir().unwrap();
+    generated::mlp(dir.path(), &WIDTHS);
+    let weights: usize = WIDTHS.windows(2).map(|w| w[0] * w[1] * 4).sum();
+    let mb = |bytes: usize| bytes / 1_000_000;
+
+    let before = resident();
+    let model = load(&*engine, dir.path());
+    let loaded = resident();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let model = &model;
+            scope.spawn(move || {
+                let mut session = Arc::clone(model).session().unwrap();
+                for rows in [1, 4] {
+                    let x = floats(&[rows, WIDTHS[0]], &vec![1.0; rows * WIDTHS[0]]);
+                    let got = session.run(&request(&**model, &[("x", x)], None)).unwrap();
+                    let Data::Fp32(y) = got[0].data() else { panic!("floats") };
+                    assert!(y.iter().all(|v| (v - 1.0).abs() < 1e-3), "an average of ones is one, got {}", y[0]);
+                }
+            });
+        }
+    });
+    let ran = resident();
+    drop(model);
+    let dropped = resident();
+    let figures = format!(
+        "{name}: {} MB of weights; resident before {}, loaded {}, after four sessions {}, dropped {}",
+        mb(weights),
+        mb(before),
+        mb(loaded),
+        mb(ran),
+        mb(dropped)
+    );
+    println!("{figures}");
+    assert!(ran.saturating_sub(before) < weights * 13 / 10, "the weights are there more than once: {figures}");
+    assert!(dropped.saturating_sub(before) < weights * 3 / 10, "the weights were not given back: {figures}");
+}
+
+fn warm(engine: &dyn Backend) {
+    let model = load(engine, &fixture("models", "mlp").dir);
+    run(&model, &[("x", floats(&[1, 2], &[1.0, 2.0]))], None).unwrap();
+}
+
+/// Resident bytes of this process, after what is free was given back.
+fn resident() -> usize {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "glibc keeps freed memory until it is told")]
+    // SAFETY: malloc_trim(3) takes no pointers and is safe to call at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}

@@ -1,0 +1,336 @@
+//! An engine that tests steer: it answers what they say, when they say.
+//!
+//! Not used by the server. It is compiled always, as the integration tests need it and see only what everyone sees.
+//!
+//! ```
+//! # use sluicegate::backend::{fake::Fake, Model};
+//! # use sluicegate::model::{Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
+//! # use sluicegate::tensor::{Data, DataType, Shape, Tensor};
+//! let x = TensorSpec { name: "x".into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
+//! let signature = Signature::new(vec![x.clone()], vec![x]);
+//! let fake = Fake::echo(signature);
+//! fake.block();
+//! let running = std::thread::spawn({
+//!     let model = fake.model();
+//!     move || {
+//!         let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![1.5].into())).unwrap();
+//!         let inputs = vec![NamedTensor { name: "x".into(), tensor }];
+//!         let request = model.signature().check(InferenceRequest { inputs, ..Default::default() }).unwrap();
+//!         model.session().unwrap().run(&request).unwrap()
+//!     }
+//! });
+//! fake.wait_for_waiting(1);
+//! fake.allow(1);
+//! assert_eq!(running.join().unwrap().len(), 1);
+//! assert_eq!(fake.runs(), 1);
+//! ```
+
+use super::{Backend, LoadError, Model, RunError, Session, VersionFiles};
+use crate::model::{Checked, Signature};
+use crate::tensor::Tensor;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long a handle waits for a run to show up before it gives up on the test.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Answers = dyn Fn(&Checked) -> Vec<Tensor> + Send + Sync;
+type Loads = dyn Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync;
+
+/// A loaded version that tests steer. Clones steer the same one.
+#[derive(Clone)]
+pub struct Fake(Arc<Inner>);
+
+struct Inner {
+    signature: Signature,
+    answers: Box<Answers>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None`: runs pass. `Some(n)`: n more pass, then they wait.
+    allowed: Option<usize>,
+    /// How long each run takes, once it may.
+    takes: Duration,
+    /// What becomes of the next runs, instead of an answer.
+    next: VecDeque<Mishap>,
+    waiting: usize,
+    runs: usize,
+    sessions: usize,
+}
+
+#[derive(Debug)]
+enum Mishap {
+    Fail(RunError),
+    Panic,
+}
+
+impl std::fmt::Debug for Fake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fake").field("state", &self.0.state).finish_non_exhaustive()
+    }
+}
+
+impl Fake {
+    /// A version that answers what the closure says: one tensor per output wanted, in the order wanted.
+    pub fn new(signature: Signature, answers: impl Fn(&Checked) -> Vec<Tensor> + Send + Sync + 'static) -> Fake {
+        let answers = Box::new(answers);
+        Fake(Arc::new(Inner { signature, answers, state: Mutex::default(), changed: Condvar::new() }))
+    }
+
+    /// A version that answers the same tensors always, one per output of the signature.
+    #[must_use]
+    pub fn constant(signature: Signature, outputs: Vec<Tensor>) -> Fake {
+        Fake::new(signature, move |request| request.wanted().iter().map(|i| outputs[*i].clone()).collect())
+    }
+
+    /// A version whose n-th output is its n-th input.
+    #[must_use]
+    pub fn echo(signature: Signature) -> Fake {
+        Fake::new(signature, |request| request.wanted().iter().map(|i| request.inputs()[*i].clone()).collect())
+    }
+
+    /// The version as the server sees it.
+    #[must_use]
+    pub fn model(&self) -> Arc<dyn Model> {
+        Arc::new(self.clone())
+    }
+
+    /// From now on runs wait until they are allowed.
+    pub fn block(&self) {
+        self.state().allowed = Some(0);
+    }
+
+    /// Lets `n` more runs pass, those that wait first.
+    pub fn allow(&self, n: usize) {
+        let mut state = self.state();
+        state.allowed = Some(state.allowed.unwrap_or(0) + n);
+        self.0.changed.notify_all();
+    }
+
+    /// From now on runs pass.
+    pub fn unblock(&self) {
+        self.state().allowed = None;
+        self.0.changed.notify_all();
+    }
+
+    /// From now on each run takes this long.
+    pub fn takes(&self, duration: Duration) {
+        self.state().takes = duration;
+    }
+
+    /// The next run that nothing else was said about fails so.
+    pub fn fail_next(&self, error: RunError) {
+        self.state().next.push_back(Mishap::Fail(error));
+    }
+
+    /// The next run that nothing else was said about panics.
+    pub fn panic_next(&self) {
+        self.state().next.push_back(Mishap::Panic);
+    }
+
+    /// Runs that were allowed, whatever became of them.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.state().runs
+    }
+
+    /// Runs that wait to be allowed.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    /// Sessions made so far.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.state().sessions
+    }
+
+    /// Waits until `n` runs wait to be allowed.
+    ///
+    /// # Panics
+    /// When that does not happen within 30 seconds.
+    pub fn wait_for_waiting(&self, n: usize) {
+        self.wait(|state| state.waiting >= n, "runs never waited");
+    }
+
+    /// Waits until `n` runs were allowed in all.
+    ///
+    /// # Panics
+    /// When that does not happen within 30 seconds.
+    pub fn wait_for_runs(&self, n: usize) {
+        self.wait(|state| state.runs >= n, "runs never came");
+    }
+
+    fn wait(&self, until: impl Fn(&State) -> bool, complaint: &str) {
+        let waited = self.0.changed.wait_timeout_while(self.state(), PATIENCE, |state| !until(state));
+        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!timeout.timed_out(), "{complaint}: {state:?}");
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
+        let mut state = self.state();
+        state.waiting += 1;
+        self.0.changed.notify_all();
+        let passed = self.0.changed.wait_while(state, |state| state.allowed == Some(0));
+        state = passed.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state.runs += 1;
+        state.allowed = state.allowed.map(|n| n - 1);
+        let mishap = state.next.pop_front();
+        let takes = state.takes;
+        self.0.changed.notify_all();
+        if takes > Duration::ZERO {
+            // A condition of this run's own that never comes true: the state stays free for the handle meanwhile.
+            drop(state);
+            let (never, alone) = (Mutex::new(()), Condvar::new());
+            let guard = never.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(alone.wait_timeout_while(guard, takes, |()| true));
+        } else {
+            drop(state);
+        }
+        match mishap {
+            None => Ok((self.0.answers)(request)),
+            Some(Mishap::Fail(error)) => Err(error),
+            Some(Mishap::Panic) => panic!("the fake engine panics, as it was told"),
+        }
+    }
+}
+
+impl Model for Fake {
+    fn engine(&self) -> &'static str {
+        FakeEngine::NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0.signature
+    }
+
+    fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
+        self.state().sessions += 1;
+        Ok(Box::new(FakeSession((*self).clone())))
+    }
+}
+
+struct FakeSession(Fake);
+
+impl Session for FakeSession {
+    fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
+        self.0.run(request)
+    }
+}
+
+/// An engine whose loads give what a closure says; hand it to [`super::Engines::only`].
+pub struct FakeEngine {
+    loads: Box<Loads>,
+}
+
+impl std::fmt::Debug for FakeEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeEngine").finish_non_exhaustive()
+    }
+}
+
+impl FakeEngine {
+    pub const NAME: &'static str = "fake";
+
+    /// The closure is given the version's directory and says what is loaded from it; it may block or panic like a
+    /// real load.
+    pub fn new(loads: impl Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync + 'static) -> FakeEngine {
+        FakeEngine { loads: Box::new(loads) }
+    }
+}
+
+impl Backend for FakeEngine {
+    fn name(&self) -> &'static str {
+        FakeEngine::NAME
+    }
+
+    fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
+        (self.loads)(files).map(|fake| fake.model())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{EngineChoice, Engines};
+    use crate::model::{Dim, InferenceRequest, NamedTensor, TensorSpec};
+    use crate::tensor::{Data, DataType, Shape};
+
+    fn signature() -> Signature {
+        let port =
+            |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
+        Signature::new(vec![port("x")], vec![port("y")])
+    }
+
+    fn run(model: &Arc<dyn Model>) -> Result<Vec<Tensor>, RunError> {
+        let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![1.5].into())).unwrap();
+        let inputs = vec![NamedTensor { name: "x".into(), tensor }];
+        let request = model.signature().check(InferenceRequest { inputs, ..Default::default() }).unwrap();
+        Arc::clone(model).session()?.run(&request)
+    }
+
+    #[test]
+    fn runs_wait_until_they_are_allowed() {
+        let fake = Fake::echo(signature());
+        fake.block();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| run(&fake.model()).unwrap());
+            }
+            fake.wait_for_waiting(3);
+            assert_eq!(fake.runs(), 0);
+            fake.allow(1);
+            fake.wait_for_runs(1);
+            assert_eq!((fake.runs(), fake.waiting()), (1, 2));
+            fake.unblock();
+        });
+        assert_eq!((fake.runs(), fake.waiting(), fake.sessions()), (3, 0, 3));
+    }
+
+    #[test]
+    fn mishaps_come_in_the_order_they_were_asked_for() {
+        let fake = Fake::echo(signature());
+        fake.fail_next(RunError::Refused("no".into()));
+        fake.panic_next();
+        let model = fake.model();
+        assert!(matches!(run(&model), Err(RunError::Refused(_))));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&model))).is_err());
+        assert!(run(&model).is_ok());
+    }
+
+    #[test]
+    fn runs_take_as_long_as_they_are_told() {
+        let fake = Fake::echo(signature());
+        fake.takes(Duration::from_millis(20));
+        let started = std::time::Instant::now();
+        run(&fake.model()).unwrap();
+        assert!(started.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn the_engine_loads_what_the_closure_says() {
+        let fake = Fake::echo(signature());
+        let engine = FakeEngine::new({
+            let fake = fake.clone();
+            move |files| match files.dir.file_name().and_then(|name| name.to_str()) {
+                Some("1") => Ok(fake.clone()),
+                _ => Err(LoadError::Invalid("broken".into())),
+            }
+        });
+        let engines = Engines::only(Arc::new(engine));
+        let load = |dir: &str| engines.load(EngineChoice::Tract, &VersionFiles { dir: dir.into() });
+        run(&load("a/1").unwrap()).unwrap();
+        assert_eq!(fake.runs(), 1);
+        assert_eq!(load("a/2").unwrap_err().to_string(), "broken");
+    }
+}

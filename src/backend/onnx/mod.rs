@@ -1,0 +1,316 @@
+//! What an ONNX file says of itself, read before any engine sees it: the complaints that need no engine, and the
+//! facts engines blur.
+//!
+//! ONNX Runtime's API cannot tell a scalar from a tensor of unknown rank, tract's types know no sequences, and
+//! neither says what a file that is no model is instead. The weights are stepped over, so this costs little beside a
+//! load.
+
+mod proto;
+mod weights;
+
+use super::{LoadError, VersionFiles};
+use crate::model::{Dim, TensorSpec};
+use crate::tensor::DataType;
+use prost::Message;
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A version's `model.onnx`, read and found to be a model with all its weights beside it.
+#[derive(Debug)]
+pub struct OnnxFile {
+    dir: PathBuf,
+    bytes: Vec<u8>,
+    model: proto::Model,
+    graph: proto::Graph,
+}
+
+/// An operator as a file names it: `Relu`, `ai.onnx.ml:TreeEnsembleClassifier`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Operator {
+    /// Empty for ONNX's own.
+    pub domain: String,
+    pub name: String,
+}
+
+/// An output as the file declares it; what it leaves out only an engine can tell.
+#[derive(Debug, Clone)]
+pub struct DeclaredOutput {
+    pub name: Arc<str>,
+    pub datatype: Option<DataType>,
+    pub dims: Option<Vec<Dim>>,
+}
+
+impl OnnxFile {
+    /// Reads `model.onnx` and looks for the weight files it names.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`] when it cannot be read, [`LoadError::Invalid`] when it is empty, cut short, something else
+    /// than an ONNX model, or misses a weight file.
+    pub fn read(files: &VersionFiles) -> Result<OnnxFile, LoadError> {
+        let bytes = std::fs::read(files.model()).map_err(|source| match source.kind() {
+            ErrorKind::NotFound => LoadError::Invalid(format!("{} is missing", VersionFiles::MODEL)),
+            _ => LoadError::Io { what: VersionFiles::MODEL.to_owned(), source },
+        })?;
+        let mut model = parse(&bytes)?;
+        let graph = model.graph.take().filter(|graph| !graph.output.is_empty()).ok_or_else(|| {
+            LoadError::Invalid(format!(
+                "{} holds no graph with an output: it is not an ONNX model",
+                VersionFiles::MODEL
+            ))
+        })?;
+        let file = OnnxFile { dir: files.dir.clone(), bytes, model, graph };
+        weights::check(&file)?;
+        Ok(file)
+    }
+
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The whole file.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The version of ONNX's own operator set the model was written for.
+    #[must_use]
+    pub fn opset(&self) -> Option<i64> {
+        self.model.opset_import.iter().find(|set| is_onnx(&set.domain)).map(|set| set.version)
+    }
+
+    /// Every operator the model uses, wherever in it, functions it defines itself aside.
+    #[must_use]
+    pub fn operators(&self) -> BTreeSet<Operator> {
+        let mut operators = BTreeSet::new();
+        self.each_node(&mut |node| {
+            let domain = if is_onnx(&node.domain) { String::new() } else { node.domain.clone() };
+            let own = self.model.functions.iter().any(|f| f.name == node.op_type && f.domain == node.domain);
+            if !own {
+                operators.insert(Operator { domain, name: node.op_type.clone() });
+            }
+        });
+        operators
+    }
+
+    /// The functions the model defines itself.
+    pub fn functions(&self) -> impl Iterator<Item = &str> {
+        self.model.functions.iter().map(|f| f.name.as_str())
+    }
+
+    /// The inputs a caller must give, in the model's order: initializers that stand among the inputs, as older files
+    /// have them, are weights.
+    ///
+    /// # Errors
+    /// [`LoadError::Unsupported`] naming every input that is no tensor of a type the protocols carry.
+    pub fn inputs(&self) -> Result<Vec<TensorSpec>, LoadError> {
+        let mut complaints = Vec::new();
+        let mut inputs = Vec::new();
+        for port in self.graph.input.iter().filter(|port| !self.is_weight(&port.name)) {
+            match tensor_of("input", port) {
+                Ok(Some((Some(datatype), dims))) => {
+                    inputs.push(TensorSpec { name: port.name.as_str().into(), datatype, dims });
+                }
+                Ok(_) => complaints.push(format!("input {:?} has no type", port.name)),
+                Err(complaint) => complaints.push(complaint),
+            }
+        }
+        if complaints.is_empty() { Ok(inputs) } else { Err(LoadError::Unsupported(complaints.join("; "))) }
+    }
+
+    /// The outputs, in the model's order.
+    ///
+    /// # Errors
+    /// [`LoadError::Unsupported`] naming every output that is declared as something else than a tensor of a type the
+    /// protocols carry, and how to export without it.
+    pub fn outputs(&self) -> Result<Vec<DeclaredOutput>, LoadError> {
+        let mut complaints = Vec::new();
+        let mut outputs = Vec::new();
+        for port in &self.graph.output {
+            match tensor_of("output", port) {
+                Ok(found) => {
+                    let (datatype, dims) = found.unwrap_or_default();
+                    outputs.push(DeclaredOutput { name: port.name.as_str().into(), datatype, dims });
+                }
+                Err(complaint) => complaints.push(complaint),
+            }
+        }
+        if complaints.is_empty() { Ok(outputs) } else { Err(LoadError::Unsupported(complaints.join("; "))) }
+    }
+
+    /// The files, relative to the version's directory, in which tensors of the main graph keep their values.
+    #[must_use]
+    pub fn weight_files(&self) -> BTreeSet<&str> {
+        weights::files(&self.graph)
+    }
+
+    fn is_weight(&self, name: &str) -> bool {
+        self.graph.initializer.iter().any(|i| i.name == name)
+            || self.graph.sparse_initializer.iter().any(|s| s.values.as_ref().is_some_and(|v| v.name == name))
+    }
+
+    fn each_node<'a>(&'a self, visit: &mut dyn FnMut(&'a proto::Node)) {
+        each_node_of(&self.graph.node, visit);
+        for function in &self.model.functions {
+            each_node_of(&function.node, visit);
+        }
+    }
+}
+
+impl std::fmt::Display for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.domain.as_str() {
+            "" => f.write_str(&self.name),
+            domain => write!(f, "{domain}:{}", self.name),
+        }
+    }
+}
+
+/// Depth is bounded: the parser refuses messages nested more than 100 deep.
+fn each_node_of<'a>(nodes: &'a [proto::Node], visit: &mut dyn FnMut(&'a proto::Node)) {
+    for node in nodes {
+        visit(node);
+        for attribute in &node.attribute {
+            for graph in attribute.graph.iter().chain(&attribute.graphs) {
+                each_node_of(&graph.node, visit);
+            }
+        }
+    }
+}
+
+fn is_onnx(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
+}
+
+fn parse(bytes: &[u8]) -> Result<proto::Model, LoadError> {
+    let what = VersionFiles::MODEL;
+    if bytes.is_empty() {
+        return Err(LoadError::Invalid(format!("{what} is empty")));
+    }
+    if let Some(found) = other_format(bytes) {
+        return Err(LoadError::Invalid(format!("{what} is {found}")));
+    }
+    proto::Model::decode(bytes).map_err(|error| {
+        LoadError::Invalid(format!(
+            "{what} is not an ONNX model, or was cut short after {} bytes: {error}",
+            bytes.len()
+        ))
+    })
+}
+
+/// What people put in place of a model by mistake, by its first bytes.
+fn other_format(bytes: &[u8]) -> Option<&'static str> {
+    let starts = |prefix: &[u8]| bytes.starts_with(prefix);
+    let tag = bytes.get(4..8);
+    if starts(b"version https://git-lfs") {
+        Some("a Git LFS pointer, not the model itself: run `git lfs pull` where it was copied from")
+    } else if starts(b"<") {
+        Some("a web page or XML, not an ONNX model: was a download answered with an error page?")
+    } else if starts(b"PK\x03\x04") {
+        Some("a zip archive (a PyTorch or Keras file?), not an ONNX model: export it with torch.onnx.export or tf2onnx")
+    } else if starts(b"\x89HDF") {
+        Some("an HDF5 file (Keras?), not an ONNX model: export it with tf2onnx")
+    } else if starts(b"\x1f\x8b") {
+        Some("compressed with gzip: unpack it first")
+    } else if starts(b"\x80\x02") || starts(b"\x80\x03") || starts(b"\x80\x04") || starts(b"\x80\x05") {
+        Some("a Python pickle, not an ONNX model: export it with skl2onnx or torch.onnx.export")
+    } else if tag == Some(b"ORTM") {
+        Some("in ONNX Runtime's own ORT format, which changes between its versions: put the .onnx file here")
+    } else if tag == Some(b"TFL3") {
+        Some("a TensorFlow Lite model, not an ONNX model: convert it with tf2onnx")
+    } else {
+        None
+    }
+}
+
+type Tensor = (Option<DataType>, Option<Vec<Dim>>);
+
+/// The type and dimensions of a tensor; `None` when the file says nothing, an error in words when it is something
+/// else.
+fn tensor_of(side: &str, port: &proto::Port) -> Result<Option<Tensor>, String> {
+    let name = &port.name;
+    let Some(r#type) = &port.r#type else { return Ok(None) };
+    let kind = if let Some(sequence) = &r#type.sequence {
+        let of_maps = sequence.elements.as_ref().is_some_and(|t| t.map.is_some());
+        if of_maps { "a sequence of maps" } else { "a sequence" }
+    } else if r#type.map.is_some() {
+        "a map"
+    } else if r#type.optional.is_some() {
+        "an optional value"
+    } else if r#type.sparse_tensor.is_some() {
+        "a sparse tensor"
+    } else if r#type.opaque.is_some() {
+        "an opaque value"
+    } else {
+        let Some(tensor) = &r#type.tensor else { return Ok(None) };
+        let dims = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(dim).collect());
+        return match element(tensor.elem_type) {
+            Element::Is(datatype) => Ok(Some((Some(datatype), dims))),
+            Element::Undefined => Ok(Some((None, dims))),
+            Element::Other(found) => Err(format!(
+                "{side} {name:?} has element type {found}, which no request can carry: cast it to one of the Open Inference \
+                 Protocol's types inside the model"
+            )),
+        };
+    };
+    let help = if kind == "a sequence of maps" || kind == "a map" {
+        "; scikit-learn's classifiers give tensors when exported with zipmap=False: \
+         to_onnx(model, X, options={\"zipmap\": False})"
+    } else {
+        "; only tensors can be served: export the model without it"
+    };
+    Err(format!("{side} {name:?} is {kind}, not a tensor{help}"))
+}
+
+fn dim(dimension: &proto::Dimension) -> Dim {
+    match (&dimension.dim_value, &dimension.dim_param) {
+        // Older exporters write -1 where they mean any extent.
+        (Some(extent), _) => usize::try_from(*extent).map_or(Dim::Free(None), Dim::Fixed),
+        (None, Some(symbol)) if !symbol.is_empty() && symbol != "?" => Dim::Free(Some(symbol.as_str().into())),
+        (None, _) => Dim::Free(None),
+    }
+}
+
+enum Element {
+    Is(DataType),
+    Undefined,
+    Other(String),
+}
+
+/// `TensorProto.DataType` by its number in onnx.proto3.
+fn element(number: i32) -> Element {
+    let other = match number {
+        0 => return Element::Undefined,
+        1 => return Element::Is(DataType::Fp32),
+        2 => return Element::Is(DataType::Uint8),
+        3 => return Element::Is(DataType::Int8),
+        4 => return Element::Is(DataType::Uint16),
+        5 => return Element::Is(DataType::Int16),
+        6 => return Element::Is(DataType::Int32),
+        7 => return Element::Is(DataType::Int64),
+        8 => return Element::Is(DataType::Bytes),
+        9 => return Element::Is(DataType::Bool),
+        10 => return Element::Is(DataType::Fp16),
+        11 => return Element::Is(DataType::Fp64),
+        12 => return Element::Is(DataType::Uint32),
+        13 => return Element::Is(DataType::Uint64),
+        14 => "COMPLEX64",
+        15 => "COMPLEX128",
+        16 => "BFLOAT16",
+        17 => "FLOAT8E4M3FN",
+        18 => "FLOAT8E4M3FNUZ",
+        19 => "FLOAT8E5M2",
+        20 => "FLOAT8E5M2FNUZ",
+        21 => "UINT4",
+        22 => "INT4",
+        23 => "FLOAT4E2M1",
+        24 => "FLOAT8E8M0",
+        25 => "UINT2",
+        26 => "INT2",
+        n => return Element::Other(format!("number {n}")),
+    };
+    Element::Other(other.to_owned())
+}

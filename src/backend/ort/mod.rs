@@ -1,0 +1,58 @@
+//! ONNX Runtime: the engine `onnxruntime`.
+//!
+//! One engine session per version, shared by every thread that runs it, so that the weights are there once. It runs
+//! on the thread that asks: one thread per run, none of its own.
+
+mod library;
+mod model;
+mod trap;
+mod values;
+mod weights;
+mod words;
+
+use super::onnx::OnnxFile;
+use super::{Backend, LoadError, Model, VersionFiles};
+use library::Library;
+use model::OrtModel;
+use std::path::Path;
+use std::sync::Arc;
+
+/// ONNX Runtime, found and loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct OnnxRuntime {
+    library: &'static Library,
+}
+
+impl OnnxRuntime {
+    pub const NAME: &'static str = "onnxruntime";
+
+    /// Finds and loads the library; see `library.rs` for where.
+    ///
+    /// # Errors
+    /// In words for an operator.
+    pub fn find(configured: Option<&Path>) -> Result<OnnxRuntime, String> {
+        library::load(configured).map(|library| OnnxRuntime { library })
+    }
+
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.library.version
+    }
+
+    /// Where the library was found.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.library.origin
+    }
+}
+
+impl Backend for OnnxRuntime {
+    fn name(&self) -> &'static str {
+        OnnxRuntime::NAME
+    }
+
+    fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
+        let file = OnnxFile::read(files)?;
+        Ok(Arc::new(OrtModel::load(self.library, &file)?))
+    }
+}

@@ -1,0 +1,297 @@
+//! An integer division that traps inside the engine, turned from the end of the process into the end of one run.
+//!
+//! ONNX Runtime 1.31 checks `Div` and `Mod` for a divisor of zero and leaves the smallest integer by -1 to the
+//! processor: on x86-64 that raises SIGFPE, and in older versions a zero does too. A value in one caller's request
+//! must not end everyone's process. So while the engine runs on a thread, such a signal there is answered by stepping
+//! over the instruction with a quotient of 0, and noted; the outputs are then dropped and the run is refused. Where a
+//! guard of the inputs would have to guess what reaches a divisor, this is exact: it costs nothing until it happens,
+//! holds wherever in the model the division stands (a branch of an `If`, a function, a constant folded while loading)
+//! and refuses nothing that does not trap. On `AArch64` an integer division never traps.
+//!
+//! Signals that are not this one (a fault elsewhere, an unmasked floating-point trap, a `kill -FPE`) take the way
+//! they would have taken without this file.
+
+use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
+
+/// The engine is not running on this thread: a trap here is a bug of ours.
+const IDLE: u8 = 0;
+const ARMED: u8 = 1;
+const TRAPPED: u8 = 2;
+
+thread_local! {
+    // Made at compile time and without a destructor, so that reading it is one load: safe in a signal handler.
+    static STATE: AtomicU8 = const { AtomicU8::new(IDLE) };
+}
+
+/// A division that has no answer was stepped over: whatever came out is to be dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trapped;
+
+/// Runs engine code; `Err` when an integer division trapped in it.
+pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Trapped> {
+    handler::install();
+    set(ARMED);
+    let disarm = Disarm;
+    let out = run();
+    // The handler, if it ran, ran on this thread and before this line; the fence keeps the compiler from loading
+    // earlier.
+    compiler_fence(Ordering::SeqCst);
+    let trapped = STATE.with(|s| s.load(Ordering::Relaxed)) == TRAPPED;
+    drop(disarm);
+    if trapped { Err(Trapped) } else { Ok(out) }
+}
+
+/// Disarms, on a panic too.
+struct Disarm;
+
+impl Drop for Disarm {
+    fn drop(&mut self) {
+        set(IDLE);
+    }
+}
+
+fn set(state: u8) {
+    STATE.with(|s| s.store(state, Ordering::Relaxed));
+    compiler_fence(Ordering::SeqCst);
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+mod handler {
+    /// Nothing to catch: see the file's head.
+    pub fn install() {}
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[expect(unsafe_code, reason = "a signal handler reads and writes the registers the kernel saved")]
+mod handler {
+    use super::{ARMED, IDLE, STATE, TRAPPED};
+    use std::mem::MaybeUninit;
+    use std::sync::OnceLock;
+    use std::sync::atomic::Ordering;
+
+    /// What was there before, for signals that are not ours.
+    static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+
+    /// `si_code` of an integer division that traps (`asm-generic/siginfo.h`); x86-64 says so of overflow too.
+    const FPE_INTDIV: libc::c_int = 1;
+
+    // Register indices are small and positive.
+    const RAX: usize = libc::REG_RAX.unsigned_abs() as usize;
+    const RDX: usize = libc::REG_RDX.unsigned_abs() as usize;
+    const RIP: usize = libc::REG_RIP.unsigned_abs() as usize;
+
+    type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+    pub fn install() {
+        BEFORE.get_or_init(|| {
+            let on_trap: Handler = on_trap;
+            // SAFETY: zeroed is a valid `sigaction` (no flags, an empty mask), and both pointers are to such structs.
+            // The handler is async-signal-safe: it touches a const thread-local, the saved registers and
+            // sigaction(2), and nothing else. sigaction(2) cannot fail for SIGFPE and valid pointers.
+            unsafe {
+                let mut before = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+                let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+                action.sa_sigaction = on_trap as libc::sighandler_t;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+                libc::sigaction(libc::SIGFPE, &raw const action, &raw mut before);
+                before
+            }
+        });
+    }
+
+    extern "C" fn on_trap(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        let armed = STATE.with(|s| s.load(Ordering::Relaxed)) != IDLE;
+        // SAFETY: to a handler installed with SA_SIGINFO the kernel gives valid pointers, the context being a
+        // `ucontext_t`.
+        unsafe {
+            let code = (*info).si_code;
+            if armed && code == FPE_INTDIV && step_over(&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs) {
+                STATE.with(|s| s.store(TRAPPED, Ordering::Relaxed));
+                return;
+            }
+            // Not ours: put back what was there before. A fault happens again at once and meets it; a signal somebody
+            // sent (codes of 0 and below) has to be sent again.
+            if let Some(before) = BEFORE.get() {
+                libc::sigaction(signal, before, std::ptr::null_mut());
+            }
+            if code <= 0 {
+                libc::raise(signal);
+            }
+        }
+    }
+
+    /// Goes on behind the division, with 0 for quotient and remainder; `false` when it is no division this can read.
+    ///
+    /// # Safety
+    /// The registers are those of a fault, so that RIP points at the instruction that faulted.
+    unsafe fn step_over(registers: &mut [libc::greg_t]) -> bool {
+        let Ok(address) = usize::try_from(registers[RIP]) else { return false };
+        let at = std::ptr::with_exposed_provenance::<u8>(address);
+        // SAFETY: the processor has just read the whole instruction there, and no byte past it is asked for.
+        let Some(division) = super::decode::division(|i| unsafe { *at.add(i) }) else { return false };
+        registers[RAX] = division.clear_rax(registers[RAX]);
+        registers[RDX] = division.clear_rdx(registers[RDX]);
+        registers[RIP] += i64::from(division.length);
+        true
+    }
+
+    // `ARMED` is what every state but `IDLE` begins as.
+    const _: () = assert!(ARMED != IDLE && TRAPPED != IDLE);
+}
+
+/// Reads one x86-64 integer division (Intel's manual, volume 2, `DIV` and `IDIV`: opcodes F6 and F7, /6 and /7).
+#[cfg(any(test, all(target_os = "linux", target_arch = "x86_64")))]
+mod decode {
+    /// How long the instruction is, and how much of rax and rdx it writes.
+    #[derive(Debug, PartialEq, Eq)]
+    pub struct Division {
+        pub length: u8,
+        /// Operand size in bytes: 1, 2, 4 or 8.
+        pub width: u8,
+    }
+
+    impl Division {
+        /// rax with the quotient written as 0. Writing 32 bits clears the upper half; writing 8 or 16 leaves the
+        /// rest.
+        pub fn clear_rax(&self, rax: i64) -> i64 {
+            match self.width {
+                1 | 2 => rax & !0xffff,
+                _ => 0,
+            }
+        }
+
+        /// rdx with the remainder written as 0; the 8-bit form keeps its remainder in AH.
+        pub fn clear_rdx(&self, rdx: i64) -> i64 {
+            match self.width {
+                1 => rdx,
+                2 => rdx & !0xffff,
+                _ => 0,
+            }
+        }
+    }
+
+    /// `byte` gives the n-th byte of the instruction and is asked for none past its end.
+    pub fn division(byte: impl Fn(usize) -> u8) -> Option<Division> {
+        let mut at = 0;
+        let mut narrow = false;
+        // Prefixes: operand size, address size, segments, repeat. An instruction has at most 15 bytes, a division at
+        // least 2.
+        while at < 13 && matches!(byte(at), 0x66 | 0x67 | 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf2 | 0xf3) {
+            narrow |= byte(at) == 0x66;
+            at += 1;
+        }
+        let mut wide = false;
+        if byte(at) & 0xf0 == 0x40 {
+            wide = byte(at) & 0x08 != 0;
+            at += 1;
+        }
+        let width = match (byte(at), wide, narrow) {
+            (0xf6, _, _) => 1,
+            (0xf7, true, _) => 8,
+            (0xf7, false, true) => 2,
+            (0xf7, false, false) => 4,
+            _ => return None,
+        };
+        let modrm = byte(at + 1);
+        let (mode, operation, register) = (modrm >> 6, (modrm >> 3) & 7, modrm & 7);
+        if operation != 6 && operation != 7 {
+            return None;
+        }
+        let sib = mode != 3 && register == 4;
+        let base = if sib { byte(at + 2) & 7 } else { register };
+        let displacement = match mode {
+            0 if base == 5 => 4,
+            1 => 1,
+            2 => 4,
+            _ => 0,
+        };
+        let length = at + 2 + usize::from(sib) + displacement;
+        Some(Division { length: u8::try_from(length).ok()?, width })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode::{Division, division};
+
+    fn read(bytes: &[u8]) -> Option<Division> {
+        division(|i| bytes[i])
+    }
+
+    #[test]
+    fn divisions_are_read_to_their_last_byte() {
+        // As `objdump -d` spells them.
+        let cases: &[(&[u8], u8, &str)] = &[
+            (&[0xf7, 0xf9], 4, "idiv %ecx"),
+            (&[0x48, 0xf7, 0xf9], 8, "idiv %rcx"),
+            (&[0x49, 0xf7, 0xf8], 8, "idiv %r8"),
+            (&[0x66, 0xf7, 0xf9], 2, "idiv %cx"),
+            (&[0xf6, 0xf9], 1, "idiv %cl"),
+            (&[0x41, 0xf6, 0xf0], 1, "div %r8b"),
+            (&[0xf7, 0xf1], 4, "div %ecx"),
+            (&[0x48, 0xf7, 0x3e], 8, "idivq (%rsi)"),
+            (&[0xf7, 0x7e, 0x08], 4, "idivl 8(%rsi)"),
+            (&[0xf7, 0xbe, 0, 1, 0, 0], 4, "idivl 256(%rsi)"),
+            (&[0x48, 0xf7, 0x3c, 0xce], 8, "idivq (%rsi,%rcx,8)"),
+            (&[0xf7, 0x7c, 0x24, 0x10], 4, "idivl 16(%rsp)"),
+            (&[0x48, 0xf7, 0xbc, 0xce, 0, 1, 0, 0], 8, "idivq 256(%rsi,%rcx,8)"),
+            (&[0xf7, 0x3c, 0x8d, 0, 1, 0, 0], 4, "idivl 256(,%rcx,4)"),
+            (&[0xf7, 0x3d, 0, 1, 0, 0], 4, "idivl 256(%rip)"),
+            (&[0x65, 0x66, 0x41, 0xf7, 0x79, 0x04], 2, "idivw %gs:4(%r9)"),
+        ];
+        for (bytes, width, spelled) in cases {
+            let length = u8::try_from(bytes.len()).unwrap();
+            assert_eq!(read(bytes), Some(Division { length, width: *width }), "{spelled}");
+        }
+    }
+
+    #[test]
+    fn other_instructions_are_left_alone() {
+        // test, not, neg, mul and imul share the opcodes; then add, vdivps, and nothing but prefixes.
+        let cases: [&[u8]; 8] = [
+            &[0xf7, 0xc1],
+            &[0xf7, 0xd1],
+            &[0xf7, 0xd9],
+            &[0xf7, 0xe1],
+            &[0xf7, 0xe9],
+            &[0x01, 0xc8],
+            &[0xc5, 0xf4, 0x5e],
+            &[0x66; 15],
+        ];
+        for bytes in cases {
+            assert_eq!(read(bytes), None, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn the_parts_a_division_does_not_write_are_kept() {
+        let all = |width| Division { length: 2, width };
+        assert_eq!((all(8).clear_rax(-1), all(8).clear_rdx(-1)), (0, 0));
+        assert_eq!((all(4).clear_rax(-1), all(4).clear_rdx(-1)), (0, 0));
+        assert_eq!((all(2).clear_rax(-1), all(2).clear_rdx(-1)), (!0xffff, !0xffff));
+        assert_eq!((all(1).clear_rax(-1), all(1).clear_rdx(-1)), (!0xffff, -1));
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[expect(unsafe_code, reason = "the division is written in assembler, where nothing checks it")]
+    fn a_trap_is_an_error_of_the_run_it_happened_in() {
+        use super::{Trapped, guarded};
+        fn divide(dividend: i64, divisor: i64) -> (i64, i64) {
+            let (quotient, remainder);
+            // SAFETY: pure arithmetic; that it may trap is what is tested.
+            unsafe {
+                std::arch::asm!(
+                    "cqo", "idiv {d}",
+                    d = in(reg) divisor, inout("rax") dividend => quotient, out("rdx") remainder,
+                );
+            }
+            (quotient, remainder)
+        }
+        assert_eq!(guarded(|| divide(7, 2)), Ok((3, 1)));
+        assert_eq!(guarded(|| divide(7, 0)), Err(Trapped));
+        assert_eq!(guarded(|| divide(i64::MIN, -1)), Err(Trapped));
+        assert_eq!(guarded(|| [divide(1, 0), divide(2, 0)]), Err(Trapped));
+        assert_eq!(guarded(|| divide(7, -1)), Ok((-7, 0)), "the next run starts clean");
+    }
+}

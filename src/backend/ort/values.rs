@@ -1,0 +1,256 @@
+//! Tensors in and out of ONNX Runtime: inputs are lent, outputs are copied.
+#![expect(unsafe_code, reason = "the engine's interface is C")]
+
+use crate::each_data;
+use crate::tensor::{Data, DataType, Element, Shape, Tensor};
+use bytes::Bytes;
+use half::f16;
+use ort::sys::{
+    ONNXTensorElementDataType as ElementType, OrtAllocator, OrtAllocatorType, OrtMemType, OrtMemoryInfo, OrtStatusPtr,
+    OrtTensorTypeAndShapeInfo, OrtValue,
+};
+use ort::{Error, api};
+use smallvec::{SmallVec, smallvec};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::{NonNull, null_mut};
+use std::sync::OnceLock;
+
+/// A value of the engine's; over memory that lives as long as `'m`.
+#[derive(Debug)]
+pub struct Value<'m> {
+    pointer: NonNull<OrtValue>,
+    memory: PhantomData<&'m [u8]>,
+}
+
+impl Value<'static> {
+    /// Takes a value the engine made.
+    ///
+    /// # Safety
+    /// The pointer is null or to a live value that nobody else releases.
+    pub unsafe fn take(pointer: *mut OrtValue) -> Option<Value<'static>> {
+        Some(Value { pointer: NonNull::new(pointer)?, memory: PhantomData })
+    }
+}
+
+impl<'m> Value<'m> {
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut OrtValue {
+        self.pointer.as_ptr()
+    }
+
+    /// Lends a tensor to the engine, without a copy; strings are copied.
+    pub fn lend(tensor: &'m Tensor) -> Result<Value<'m>, Error> {
+        let dims: SmallVec<[i64; 8]> = tensor.shape().iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
+        match tensor.data() {
+            Data::Bytes(strings) => copy_strings(strings, &dims),
+            data => lend_numbers(data, element_type(tensor.datatype()), &dims),
+        }
+    }
+}
+
+impl Drop for Value<'_> {
+    fn drop(&mut self) {
+        // SAFETY: `self` owns the value. Memory lent to it is not freed by this.
+        unsafe { (api().ReleaseValue)(self.pointer.as_ptr()) };
+    }
+}
+
+/// Copies an output out of the engine.
+///
+/// # Errors
+/// In the engine's words, or ours where it gave something that is no tensor of a known type.
+pub fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
+    let (element_type, shape) = type_and_shape(value)?;
+    let n = shape.elements().ok_or_else(|| Error::new("an output is larger than this machine can address"))?;
+    let mut at: *mut c_void = null_mut();
+    if element_type != ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING {
+        // SAFETY: a live tensor of numbers.
+        check(unsafe { (api().GetTensorMutableData)(value.as_ptr(), &raw mut at) })?;
+    }
+    let at = at.cast_const();
+    // SAFETY: the tensor holds `n` elements of the type the engine says, at `at` or, for none, anywhere.
+    let data = unsafe {
+        match element_type {
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Data::Fp32(copy::<f32>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => Data::Fp64(copy::<f64>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => Data::Fp16(copy::<f16>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => Data::Int64(copy::<i64>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => Data::Int32(copy::<i32>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16 => Data::Int16(copy::<i16>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 => Data::Int8(copy::<i8>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64 => Data::Uint64(copy::<u64>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32 => Data::Uint32(copy::<u32>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 => Data::Uint16(copy::<u16>(at, n).into()),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => Data::Uint8(copy::<u8>(at, n).into()),
+            // Read as bytes: a bool of Rust's must be 0 or 1, which the engine does not promise.
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL => {
+                Data::Bool(copy::<u8>(at, n).into_iter().map(|b| b != 0).collect())
+            }
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING => Data::Bytes(strings(value, n)?),
+            other => {
+                return Err(Error::new(format!("an output has element type {other:?}, which no answer can carry")));
+            }
+        }
+    };
+    Tensor::new(shape, data).map_err(|e| Error::new(e.to_string()))
+}
+
+/// `status` as a result; takes the status.
+pub fn check(status: OrtStatusPtr) -> Result<(), Error> {
+    // SAFETY: every status here comes straight from an engine call, and is used once.
+    unsafe { Error::result_from_status(status) }
+}
+
+/// The engine's name for a type.
+#[must_use]
+pub fn element_type(datatype: DataType) -> ElementType {
+    match datatype {
+        DataType::Bool => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        DataType::Uint8 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        DataType::Uint16 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        DataType::Uint32 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        DataType::Uint64 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        DataType::Int8 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        DataType::Int16 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        DataType::Int32 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        DataType::Int64 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        DataType::Fp16 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        DataType::Fp32 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        DataType::Fp64 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        DataType::Bytes => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING,
+    }
+}
+
+fn lend_numbers<'m>(data: &'m Data, element_type: ElementType, dims: &[i64]) -> Result<Value<'m>, Error> {
+    // Only the address matters for a tensor without elements, and a dangling one will do.
+    let (at, bytes): (*const c_void, usize) =
+        each_data!(data, |elements| (elements.as_ptr().cast(), size_of_val(&elements[..])));
+    let mut value: *mut OrtValue = null_mut();
+    // SAFETY: `at` is `bytes` bytes of the type said, alive for `'m`. The engine asks for a mutable pointer and only
+    // reads: an initializer or input is never an output's buffer.
+    check(unsafe {
+        (api().CreateTensorWithDataAsOrtValue)(
+            cpu_memory(),
+            at.cast_mut(),
+            bytes,
+            dims.as_ptr(),
+            dims.len(),
+            element_type,
+            &raw mut value,
+        )
+    })?;
+    made(value)
+}
+
+/// Strings are the engine's own `std::string`s. Filled by length, not as C strings, so that a NUL and any other byte
+/// pass.
+fn copy_strings<'m>(strings: &[Bytes], dims: &[i64]) -> Result<Value<'m>, Error> {
+    let value = allocate(ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, dims)?;
+    for (i, string) in strings.iter().enumerate() {
+        let mut room = null_mut();
+        // SAFETY: a live tensor of strings with at least `i + 1` of them.
+        check(unsafe { (api().GetResizedStringTensorElementBuffer)(value.as_ptr(), i, string.len(), &raw mut room) })?;
+        if !string.is_empty() {
+            // SAFETY: the engine has just made room for this many bytes.
+            unsafe { std::ptr::copy_nonoverlapping(string.as_ptr(), room.cast::<u8>(), string.len()) };
+        }
+    }
+    Ok(value)
+}
+
+fn allocate<'m>(element_type: ElementType, dims: &[i64]) -> Result<Value<'m>, Error> {
+    let mut allocator: *mut OrtAllocator = null_mut();
+    let mut value: *mut OrtValue = null_mut();
+    // SAFETY: the default allocator is the engine's and never released; the value is made below or not at all.
+    unsafe {
+        check((api().GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
+        check((api().CreateTensorAsOrtValue)(allocator, dims.as_ptr(), dims.len(), element_type, &raw mut value))?;
+    }
+    made(value)
+}
+
+fn made<'m>(value: *mut OrtValue) -> Result<Value<'m>, Error> {
+    let pointer = NonNull::new(value).ok_or_else(|| Error::new("the engine made no value and gave no error"))?;
+    Ok(Value { pointer, memory: PhantomData })
+}
+
+/// Says "ordinary memory" to the engine.
+fn cpu_memory() -> *const OrtMemoryInfo {
+    struct Info(*mut OrtMemoryInfo);
+    // SAFETY: written once before it is shared, only read after, and never released.
+    unsafe impl Send for Info {}
+    // SAFETY: as above.
+    unsafe impl Sync for Info {}
+    static INFO: OnceLock<Info> = OnceLock::new();
+    INFO.get_or_init(|| {
+        let mut info = null_mut();
+        // SAFETY: makes a description, which cannot fail for these constants.
+        let status = unsafe {
+            (api().CreateCpuMemoryInfo)(
+                OrtAllocatorType::OrtDeviceAllocator,
+                OrtMemType::OrtMemTypeDefault,
+                &raw mut info,
+            )
+        };
+        check(status).expect("ONNX Runtime describes ordinary memory");
+        Info(info)
+    })
+    .0
+}
+
+fn type_and_shape(value: &Value<'_>) -> Result<(ElementType, Shape), Error> {
+    struct Info(*mut OrtTensorTypeAndShapeInfo);
+    impl Drop for Info {
+        fn drop(&mut self) {
+            // SAFETY: the engine made it for us.
+            unsafe { (api().ReleaseTensorTypeAndShapeInfo)(self.0) };
+        }
+    }
+    let mut info = null_mut();
+    let mut element_type = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    let mut rank = 0;
+    // SAFETY: a live value; the engine complains where it is no tensor. The info lives until the end of this
+    // function.
+    unsafe {
+        check((api().GetTensorTypeAndShape)(value.as_ptr(), &raw mut info))?;
+        let info = Info(info);
+        check((api().GetTensorElementType)(info.0, &raw mut element_type))?;
+        check((api().GetDimensionsCount)(info.0, &raw mut rank))?;
+        let mut dims: SmallVec<[i64; 8]> = smallvec![0; rank];
+        check((api().GetDimensions)(info.0, dims.as_mut_ptr(), rank))?;
+        let shape = dims.iter().map(|d| usize::try_from(*d)).collect::<Result<Shape, _>>();
+        Ok((element_type, shape.map_err(|_| Error::new("an output has a negative dimension"))?))
+    }
+}
+
+/// # Safety
+/// `at` points at `n` elements of `T`, or `n` is 0.
+unsafe fn copy<T: Element>(at: *const c_void, n: usize) -> Vec<T> {
+    if n == 0 {
+        return Vec::new();
+    }
+    let mut out = Vec::<T>::with_capacity(n);
+    // SAFETY: the caller's promise, and room for `n`; every bit pattern is a `T`.
+    unsafe {
+        std::ptr::copy_nonoverlapping(at.cast::<T>(), out.as_mut_ptr(), n);
+        out.set_len(n);
+    }
+    out
+}
+
+/// All strings in one buffer, each a view into it.
+fn strings(value: &Value<'_>, n: usize) -> Result<Vec<Bytes>, Error> {
+    let mut total = 0;
+    // SAFETY: a live tensor of strings.
+    check(unsafe { (api().GetStringTensorDataLength)(value.as_ptr(), &raw mut total) })?;
+    let mut content = vec![0u8; total];
+    let mut starts = vec![0usize; n];
+    // SAFETY: as above, with room for as many bytes and offsets as the engine said.
+    check(unsafe {
+        (api().GetStringTensorContent)(value.as_ptr(), content.as_mut_ptr().cast(), total, starts.as_mut_ptr(), n)
+    })?;
+    let content = Bytes::from(content);
+    let ends = starts.iter().skip(1).copied().chain([total]);
+    Ok(starts.iter().zip(ends).map(|(start, end)| content.slice(*start..end)).collect())
+}
