@@ -1,0 +1,123 @@
+//! A manager that answers what a test tells it to: for the tests of those who hold a [`Handle`].
+
+use super::handle::{Actor, Command, Handle, LoadOutcome, Promotion, Published};
+use super::manager::Event;
+use crate::model::{Failure, ModelName, Version};
+use crate::route::Proposal;
+use std::path::PathBuf;
+use tokio::sync::mpsc;
+
+/// What was asked, as the manager saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Asked {
+    Promote {
+        model: ModelName,
+        version: Version,
+        reason: String,
+        dry_run: bool,
+        allow_signature_change: bool,
+        actor: Actor,
+    },
+    Rollback {
+        model: ModelName,
+        reason: String,
+        actor: Actor,
+    },
+    PutTraffic {
+        model: ModelName,
+        proposal: Proposal,
+        if_match: Option<Vec<u64>>,
+        actor: Actor,
+    },
+    Load {
+        model: ModelName,
+        version: Version,
+        wait: bool,
+        actor: Actor,
+    },
+    Unload {
+        model: ModelName,
+        version: Version,
+        wait: bool,
+        actor: Actor,
+    },
+    LoadModel {
+        model: ModelName,
+        actor: Actor,
+    },
+    UnloadModel {
+        model: ModelName,
+        actor: Actor,
+    },
+    Push {
+        model: ModelName,
+        version: Version,
+        staged: PathBuf,
+        actor: Actor,
+    },
+}
+
+/// What a test has the manager answer; the kind must fit what was asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Told {
+    Promoted(Promotion),
+    Published(Published),
+    Loaded(LoadOutcome),
+    Done,
+    Refused(Failure),
+}
+
+/// A handle whose commands `answer` answers, on a thread that ends with the last handle.
+pub(crate) fn manager(mut answer: impl FnMut(Asked) -> Told + Send + 'static) -> Handle {
+    let (commands, mut asked) = mpsc::channel(8);
+    std::thread::spawn(move || {
+        while let Some(event) = asked.blocking_recv() {
+            // A handle sends nothing but commands.
+            if let Event::Command(command) = event {
+                reply(command, &mut answer);
+            }
+        }
+    });
+    Handle { commands }
+}
+
+fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
+    // A send that fails means that nobody waits for the answer any more.
+    macro_rules! send {
+        ($reply:expr, $asked:expr, $told:pat => $value:expr) => {
+            let _ = $reply.send(match answer($asked) {
+                $told => Ok($value),
+                Told::Refused(failure) => Err(failure),
+                other => panic!("a test answered {other:?}, which does not fit what was asked"),
+            });
+        };
+    }
+    match command {
+        Command::Promote { model, version, reason, dry_run, allow_signature_change, actor, reply } => {
+            let asked = Asked::Promote { model, version, reason, dry_run, allow_signature_change, actor };
+            send!(reply, asked, Told::Promoted(p) => p);
+        }
+        Command::Rollback { model, reason, actor, reply } => {
+            send!(reply, Asked::Rollback { model, reason, actor }, Told::Promoted(p) => p);
+        }
+        Command::PutTraffic { model, proposal, if_match, actor, reply } => {
+            let asked = Asked::PutTraffic { model, proposal: *proposal, if_match, actor };
+            send!(reply, asked, Told::Published(p) => p);
+        }
+        Command::Load { model, version, wait, actor, reply } => {
+            send!(reply, Asked::Load { model, version, wait, actor }, Told::Loaded(l) => l);
+        }
+        Command::Unload { model, version, wait, actor, reply } => {
+            send!(reply, Asked::Unload { model, version, wait, actor }, Told::Loaded(l) => l);
+        }
+        Command::LoadModel { model, actor, reply } => {
+            send!(reply, Asked::LoadModel { model, actor }, Told::Done => ());
+        }
+        Command::UnloadModel { model, actor, reply } => {
+            send!(reply, Asked::UnloadModel { model, actor }, Told::Done => ());
+        }
+        Command::Push { model, version, staged, actor, reply } => {
+            send!(reply, Asked::Push { model, version, staged, actor }, Told::Done => ());
+        }
+    }
+}

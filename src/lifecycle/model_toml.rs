@@ -1,0 +1,64 @@
+//! `model.toml`: what its owner wants for all versions of a model.
+
+use super::policy::Keep;
+use crate::backend::EngineChoice;
+use crate::model::Version;
+use crate::settings::{Table, Value};
+use std::collections::BTreeSet;
+
+/// The settings of a model; the defaults are those of a model without the file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ModelSettings {
+    /// `engine`: `"auto"` (default), `"onnxruntime"` or `"tract"`.
+    pub engine: EngineChoice,
+    /// `versions`: `"all"` (default), `{ latest = N }`, or a list such as `["3", "7"]`.
+    pub versions: Keep,
+    /// `auto_promote`: default false, so that a person or a rollout decides who serves.
+    pub auto_promote: bool,
+    /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
+    /// Batching itself is decided by what verification has shown, once there is batching; the key only turns it off.
+    pub about: serde_json::Map<String, serde_json::Value>,
+}
+
+impl ModelSettings {
+    /// Reads the text of a `model.toml`. `name` is what complaints call it.
+    ///
+    /// # Errors
+    /// Every complaint, one to a line.
+    pub fn parse(name: &str, text: &str) -> Result<ModelSettings, String> {
+        let mut table = Table::parse(name, text);
+        let engines =
+            [("auto", EngineChoice::Auto), ("onnxruntime", EngineChoice::OnnxRuntime), ("tract", EngineChoice::Tract)];
+        let engine = table.one_of("engine", &engines).unwrap_or_default();
+        let right = "\"all\", { latest = N } with N from 1, or a list of versions such as [\"3\", \"7\"]";
+        let versions = table.custom("versions", right, keep).unwrap_or_default();
+        let auto_promote = table.bool("auto_promote").unwrap_or_default();
+        let mut about = serde_json::Map::new();
+        if let Some(text) = table.string("description") {
+            about.insert("description".to_owned(), text.into());
+        }
+        if let Some(names) = table.string_list("feature_names") {
+            about.insert("feature_names".to_owned(), names.into());
+        }
+        if let Some(enabled) = table.section("batching").bool("enabled") {
+            about.insert("batching_enabled".to_owned(), enabled.into());
+        }
+        table.finish().map_err(|complaints| complaints.to_string())?;
+        Ok(ModelSettings { engine, versions, auto_promote, about })
+    }
+}
+
+fn keep(value: &Value) -> Option<Keep> {
+    match value {
+        Value::String(text) if text == "all" => Some(Keep::All),
+        Value::Table(members) => match (members.len(), members.get("latest")) {
+            (1, Some(Value::Integer(n))) => usize::try_from(*n).ok().filter(|n| *n > 0).map(Keep::Latest),
+            _ => None,
+        },
+        Value::List(items) => {
+            let version = |item: &Value| item.as_str()?.parse::<Version>().ok();
+            items.iter().map(version).collect::<Option<BTreeSet<Version>>>().map(Keep::Listed)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,310 @@
+//! A models directory, a ledger, a manager and an engine that does what the "models" say: all a test needs.
+
+use super::super::{Config, Handle, Journal, Stop, start_with};
+use crate::backend::fake::{Fake, FakeEngine};
+use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
+use crate::ledger;
+use crate::lifecycle::Actor;
+use crate::lifecycle::Loader;
+use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
+use crate::registry::{self, Entry, Reader, Snapshot, State, VersionStatus};
+use crate::route::{Ask, Proposal, Selector};
+use crate::telemetry::Telemetry;
+use crate::tensor::{Data, DataType, Shape, Tensor};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Long enough for a busy machine; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn name(text: &str) -> ModelName {
+    text.parse().unwrap()
+}
+
+pub fn version(n: u64) -> Version {
+    n.to_string().parse().unwrap()
+}
+
+pub fn ann() -> Actor {
+    Actor("ann".to_owned())
+}
+
+/// Waits until a condition holds.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    let never = crossbeam_channel::never::<()>();
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        let _ = never.recv_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Waits for an operator's answer.
+pub fn ask<F: Future>(answer: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(answer)
+}
+
+/// What is asked of the engine while it loads.
+#[derive(Default)]
+pub struct Gate {
+    /// Loads of these wait.
+    closed: Mutex<Vec<PathBuf>>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn close(&self, dir: &Path) {
+        self.closed.lock().unwrap().push(dir.to_owned());
+    }
+
+    pub fn open(&self) {
+        self.closed.lock().unwrap().clear();
+        self.changed.notify_all();
+    }
+
+    fn pass(&self, dir: &Path) {
+        let closed = self.closed.lock().unwrap();
+        drop(self.changed.wait_while(closed, |closed| closed.iter().any(|d| d == dir)).unwrap());
+    }
+}
+
+/// Everything on disk; managers come and go in it.
+pub struct Ground {
+    pub dir: TempDir,
+    pub gate: Arc<Gate>,
+    /// Loads the engine was asked for.
+    pub loads: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+/// A running manager on its ground.
+pub struct House {
+    pub ground: Ground,
+    pub handle: Handle,
+    pub stop: Option<Stop>,
+    pub reader: Reader,
+    pub telemetry: Telemetry,
+}
+
+impl Ground {
+    pub fn new() -> Ground {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("models")).unwrap();
+        Ground { dir, gate: Arc::default(), loads: Arc::default() }
+    }
+
+    pub fn models(&self) -> PathBuf {
+        self.dir.path().join("models")
+    }
+
+    pub fn version_dir(&self, model: &str, v: u64) -> PathBuf {
+        self.models().join(model).join(v.to_string())
+    }
+
+    /// Puts a version there at once, as a rename does.
+    pub fn put(&self, model: &str, v: u64, text: &str) {
+        self.put_with(model, v, &[("model.onnx", text)]);
+    }
+
+    pub fn put_with(&self, model: &str, v: u64, files: &[(&str, &str)]) {
+        let dir = self.version_dir(model, v);
+        let aside = self.models().join(model).join(format!(".{v}.aside"));
+        std::fs::create_dir_all(&aside).unwrap();
+        for (file, text) in files {
+            std::fs::write(aside.join(file), text).unwrap();
+        }
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::rename(&aside, &dir).unwrap();
+    }
+
+    pub fn write(&self, model: &str, file: &str, text: &str) {
+        std::fs::create_dir_all(self.models().join(model)).unwrap();
+        std::fs::write(self.models().join(model).join(file), text).unwrap();
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            models_dir: self.models(),
+            settle: Duration::from_millis(25),
+            rescan: Duration::from_millis(200),
+            memory_budget: 1 << 20,
+            load_threads: 1,
+            drain_timeout: Duration::from_secs(20),
+            ..Config::default()
+        }
+    }
+
+    pub fn start(self) -> House {
+        let config = self.config();
+        self.start_with(config)
+    }
+
+    pub fn start_with(self, config: Config) -> House {
+        let (writer, _) = ledger::open(&self.dir.path().join("data")).unwrap();
+        self.start_on(config, Box::new(writer))
+    }
+
+    pub fn start_on(self, config: Config, journal: Box<dyn Journal>) -> House {
+        let (writer, reader) = registry::new();
+        let telemetry = Telemetry::new();
+        let (gate, loads) = (Arc::clone(&self.gate), Arc::clone(&self.loads));
+        let engine = FakeEngine::new(move |files| {
+            loads.lock().unwrap().push(files.dir.clone());
+            gate.pass(&files.dir);
+            read(files)
+        });
+        let engines = Arc::new(Only(engine));
+        let (handle, stop) = start_with(config, engines, writer, journal, telemetry.clone()).unwrap();
+        House { ground: self, handle, stop: Some(stop), reader, telemetry }
+    }
+}
+
+impl House {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.reader.snapshot()
+    }
+
+    pub fn entry(&self, model: &str) -> Option<Arc<Entry>> {
+        self.snapshot().model(model).cloned()
+    }
+
+    pub fn status(&self, model: &str, v: u64) -> Option<VersionStatus> {
+        self.entry(model)?.versions().get(&version(v)).cloned()
+    }
+
+    pub fn state(&self, model: &str, v: u64) -> Option<State> {
+        self.status(model, v).map(|s| s.state)
+    }
+
+    #[track_caller]
+    pub fn wait_state(&self, model: &str, v: u64, state: State) -> VersionStatus {
+        eventually(&format!("{model}/{v} is {state}, but {:?}", self.status(model, v)), || {
+            self.state(model, v) == Some(state)
+        });
+        self.status(model, v).unwrap()
+    }
+
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        eventually("the server is ready", || self.snapshot().ready);
+    }
+
+    pub fn loads(&self, model: &str, v: u64) -> usize {
+        let dir = self.ground.version_dir(model, v);
+        self.ground.loads.lock().unwrap().iter().filter(|d| **d == dir).count()
+    }
+
+    /// What an un-pinned request is answered.
+    pub fn predict(&self, model: &str) -> Result<u64, Failure> {
+        self.predict_as(model, Selector::Traffic)
+    }
+
+    pub fn predict_as(&self, model: &str, selector: Selector) -> Result<u64, Failure> {
+        let snapshot = self.snapshot();
+        let entry = snapshot.model(model).expect("the model is there");
+        let ask = Ask { selector, header: &|_| None, parameters: &Vec::new(), request_id: "r" };
+        let served = entry.route(&ask)?;
+        let signature = served.loaded.runner.signature();
+        let answer = served.loaded.runner.run(&signature.check(request(1)).unwrap())?.answer;
+        match answer.outputs[0].1.data() {
+            Data::Fp32(y) => Ok(y[0].to_string().parse().expect("these models answer whole numbers")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn promote(&self, model: &str, v: u64) -> Result<super::super::Promotion, Failure> {
+        ask(self.handle.promote(name(model), version(v), "why".to_owned(), false, false, ann()))
+    }
+
+    pub fn put(&self, model: &str, document: &serde_json::Value) -> Result<super::super::Published, Failure> {
+        let proposal = Proposal::parse(document).unwrap();
+        ask(self.handle.put_traffic(name(model), proposal, None, ann()))
+    }
+
+    pub fn rollback(&self, model: &str) -> Result<super::super::Promotion, Failure> {
+        ask(self.handle.rollback(name(model), "back".to_owned(), ann()))
+    }
+
+    pub fn load(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
+        ask(self.handle.load(name(model), version(v), true, ann()))
+    }
+
+    pub fn unload(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
+        ask(self.handle.unload(name(model), version(v), true, ann()))
+    }
+
+    /// Stops the manager, and leaves the ground for another.
+    pub fn close(mut self) -> Ground {
+        self.stop.take().unwrap().stop(PATIENCE);
+        self.ground.loads.lock().unwrap().clear();
+        self.ground
+    }
+}
+
+pub fn request(rows: usize) -> InferenceRequest {
+    let tensor = Tensor::new(Shape::new(&[rows]), Data::Fp32(vec![7.0; rows].into())).unwrap();
+    let inputs = vec![NamedTensor { name: "x".to_owned(), tensor }];
+    InferenceRequest { inputs, ..InferenceRequest::default() }
+}
+
+/// What a "model.onnx" of these tests says: a line per wish.
+fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
+    let text = std::fs::read_to_string(files.model())
+        .map_err(|source| LoadError::Io { what: "model.onnx".to_owned(), source })?;
+    let mut answer = 0.0;
+    let (mut wide, mut strict, mut whole) = (false, false, false);
+    for line in text.lines() {
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("answer", n) => answer = n.parse().unwrap(),
+            ("unsupported", _) => return Err(LoadError::Unsupported("the operator Frobnicate".to_owned())),
+            ("io", _) => {
+                let source = std::io::Error::other("the share is away");
+                return Err(LoadError::Io { what: "model.onnx".to_owned(), source });
+            }
+            ("panic", _) => panic!("the loader panics"),
+            ("wide", _) => wide = true,
+            ("strict", _) => strict = true,
+            ("end", _) => whole = true,
+            _ => {}
+        }
+    }
+    if !whole {
+        return Err(LoadError::Unsupported("the file ends in the middle".to_owned()));
+    }
+    let spec = |name: &str| TensorSpec {
+        name: name.into(),
+        datatype: DataType::Fp32,
+        dims: Some(vec![Dim::Free(Some("N".into()))]),
+    };
+    let mut inputs = vec![spec("x")];
+    inputs.extend(wide.then(|| spec("extra")));
+    let signature = Signature::new(inputs, vec![spec("y")]);
+    let fake = Fake::new(signature, move |request| {
+        let rows = request.rows().unwrap();
+        vec![Tensor::new(Shape::new(&[rows]), Data::Fp32(vec![answer; rows].into())).unwrap()]
+    });
+    if strict {
+        // One row of zeros, one of ones.
+        for _ in 0..2 {
+            fake.fail_next(RunError::Refused("neither zeros nor ones".to_owned()));
+        }
+    }
+    Ok(fake)
+}
+
+/// A model that answers a number.
+pub fn answers(n: u64) -> String {
+    format!("answer {n}\nend")
+}
+
+#[derive(Debug)]
+struct Only(FakeEngine);
+
+impl Loader for Only {
+    fn load(&self, _: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
+        self.0.load(files)
+    }
+}

@@ -1,0 +1,7 @@
+mod golden;
+mod house;
+mod operators;
+mod restart;
+mod rules;
+mod serving;
+mod versions;

@@ -1,0 +1,320 @@
+//! Changing who gets the traffic: promote, put, roll back, and what happens of itself. Each change is prepared (may fail, touches
+//! nothing), kept in the ledger, and then published.
+
+use super::handle::{Actor, Promotion, Published, Reply};
+use super::manager::{Manager, conflict};
+use super::policy;
+use super::table::{Model, Note, Op};
+use super::{SYSTEM, journal};
+use crate::ledger::{Action, Change, Effect};
+use crate::model::{Code, Failure, ModelName, Version};
+use crate::registry::State;
+use crate::route::{Document, Proposal};
+use crate::telemetry::{VersionMetrics, names};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// A change of a document, ready to be made.
+struct Turnover {
+    next: Document,
+    action: Action,
+    actor: Actor,
+    reason: Option<String>,
+    /// The version that promotes itself.
+    auto: Option<Version>,
+}
+
+/// A promotion, as an operator asked for it.
+pub(super) struct Promote {
+    pub version: Version,
+    pub reason: String,
+    pub dry_run: bool,
+    pub allow_signature_change: bool,
+    pub actor: Actor,
+}
+
+/// When the ledger could not keep what happens of itself: how long to wait before it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+impl Manager {
+    pub(super) fn promote(&mut self, model: &mut Model, ask: Promote) -> Result<Promotion, Failure> {
+        let Promote { version, reason, dry_run, allow_signature_change, actor } = ask;
+        refuse_taken_out(model)?;
+        let Some(life) = model.lives.get(&version) else { return Err(no_version(model, version)) };
+        if !life.is_callable() {
+            return Err(conflict(not_ready(model, version)));
+        }
+        let from = model.document.as_ref().and_then(Document::heaviest);
+        let revision = model.kept.revision;
+        let done =
+            |would_be| Promotion { model: model.name.clone(), from, to: version, revision, changed: false, would_be };
+        let alone = model.document.as_ref().filter(|d| d.serves_alone(version));
+        if let Some(document) = alone {
+            return Ok(done(dry_run.then(|| document.clone())));
+        }
+        let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
+        next.reason = Some(reason.clone()).filter(|r| !r.is_empty());
+        prepare(model, &next, allow_signature_change)?;
+        if dry_run {
+            return Ok(done(Some(next)));
+        }
+        let reason = next.reason.clone();
+        let revision = self.change(model, Turnover { next, action: Action::Promote, actor, reason, auto: None })?;
+        Ok(Promotion { model: model.name.clone(), from, to: version, revision, changed: true, would_be: None })
+    }
+
+    pub(super) fn put_traffic(
+        &mut self,
+        model: &mut Model,
+        proposal: Proposal,
+        if_match: Option<&[u64]>,
+        actor: Actor,
+    ) -> Result<Published, Failure> {
+        let Proposal { document: next, allow_signature_change } = proposal;
+        let revision = model.kept.revision;
+        if if_match.is_some_and(|etags| !etags.contains(&revision)) {
+            let words = format!("the traffic document is at revision {revision} now; read it again and decide again");
+            return Err(Failure::new(Code::PreconditionFailed, words));
+        }
+        refuse_taken_out(model)?;
+        if !next.shadows.is_empty() {
+            return Err(Failure::new(Code::InvalidRequest, "shadows are not served yet by this version of sluicegate"));
+        }
+        prepare(model, &next, allow_signature_change)?;
+        // Saying the same again is no change, so that a rollback still goes back to what was different.
+        if model.document.as_ref() == Some(&next) {
+            return Ok(Published { revision, document: next });
+        }
+        let reason = next.reason.clone();
+        let document = next.clone();
+        let revision = self.change(model, Turnover { next, action: Action::PutTraffic, actor, reason, auto: None })?;
+        Ok(Published { revision, document })
+    }
+
+    /// Begins a rollback; it ends in [`Manager::finish_rollback`], once the versions it needs are loaded.
+    pub(super) fn rollback(&mut self, model: &mut Model, reason: String, actor: Actor, reply: Reply<Promotion>) {
+        match self.document_before(model) {
+            Ok(document) => {
+                // An operator's wish: what failed is tried once more, at once.
+                for version in document.named() {
+                    model.lives.entry(version).and_modify(|life| life.retry_at = Some(Instant::now()));
+                }
+                let at = model.kept.revision;
+                let document = Box::new(document);
+                model.ops.push(Op::Rollback { document, at, reason, actor, reply });
+            }
+            Err(failure) => self.answer(reply, Err(failure)),
+        }
+    }
+
+    fn document_before(&self, model: &Model) -> Result<Document, Failure> {
+        refuse_taken_out(model)?;
+        let nothing = || conflict(format!("model {} has no traffic document before the current one", model.name));
+        let before = self.journal.previous_document(&model.name).map_err(|e| journal::failure(&e))?;
+        let document = Document::from_json(&before.ok_or_else(nothing)?.document).map_err(|complaints| {
+            Failure::new(Code::Internal, "the document before cannot be read").with_internal(complaints.join("; "))
+        })?;
+        if document.shadows.is_empty() {
+            Ok(document)
+        } else {
+            Err(conflict("the document before has shadows, which this version of sluicegate does not serve"))
+        }
+    }
+
+    /// Makes the change a rollback waits for; `None` while it has to wait.
+    pub(super) fn finish_rollback(
+        &mut self,
+        model: &mut Model,
+        document: &Document,
+        at: u64,
+        reason: &str,
+        actor: &Actor,
+    ) -> Option<Result<Promotion, Failure>> {
+        if model.kept.revision != at || model.kept.taken_out {
+            return Some(Err(conflict(
+                "the traffic was changed by somebody else while the rollback loaded its versions",
+            )));
+        }
+        for version in document.named() {
+            let life = model.lives.get(&version)?;
+            match life.state() {
+                State::Ready | State::Serving => {}
+                State::Failed | State::Unloaded => return Some(Err(conflict(not_ready(model, version)))),
+                State::Pending if !life.has_files() => return Some(Err(conflict(not_ready(model, version)))),
+                _ => return None,
+            }
+        }
+        Some(self.roll_back(model, document, reason, actor))
+    }
+
+    fn roll_back(
+        &mut self,
+        model: &mut Model,
+        document: &Document,
+        reason: &str,
+        actor: &Actor,
+    ) -> Result<Promotion, Failure> {
+        let from = model.document.as_ref().and_then(Document::heaviest);
+        let to = document.heaviest().ok_or_else(|| conflict("the document before sends traffic to no version"))?;
+        for version in document.named() {
+            self.keep_loaded(model, version, actor, Some("a rollback needs it"))?;
+        }
+        let reason = Some(reason.to_owned()).filter(|r| !r.is_empty());
+        let next = document.clone();
+        let action = Action::Rollback;
+        let revision = self.change(model, Turnover { next, action, actor: actor.clone(), reason, auto: None })?;
+        Ok(Promotion { model: model.name.clone(), from, to, revision, changed: true, would_be: None })
+    }
+
+    // === what happens of itself ===
+
+    /// Gives a model its first document, or promotes what promotes itself; answers whether anything changed.
+    pub(super) fn serve_of_itself(&mut self, model: &mut Model) -> bool {
+        if model.kept.taken_out {
+            return false;
+        }
+        let (version, action) = if model.document.is_none() {
+            let standings = model.standings();
+            let coming = standings.values().any(|s| *s == policy::Standing::Coming);
+            let known = model.lives.values().any(|l| matches!(l.state(), State::Ready | State::Failed));
+            model.waited |= !coming && known;
+            match policy::first(&standings, model.waited) {
+                Some(version) => (version, Action::FirstDocument),
+                None => return false,
+            }
+        } else if model.settings.auto_promote && model.can_serve() {
+            let ready = model.lives.iter().filter(|(_, l)| l.is_callable()).map(|(v, _)| *v);
+            match policy::auto_promote(ready, model.kept.highest_served, &model.kept.auto_promoted) {
+                Some(version) if !model.refused.contains(&version) => (version, Action::AutoPromote),
+                _ => return false,
+            }
+        } else {
+            return false;
+        };
+        let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
+        next.reason = None;
+        let auto = (action == Action::AutoPromote).then_some(version);
+        let prepared = prepare(model, &next, false);
+        if let Err(refused) = prepared {
+            let words = format!("not promoted of itself: {}", super::warm::words(&refused));
+            warn!(model = %model.name, %version, "{words}");
+            model.refused.insert(version);
+            model.lives.entry(version).and_modify(|life| life.note(Note::AutoPromote, Some(words)));
+            return false;
+        }
+        let actor = Actor(SYSTEM.to_owned());
+        match self.change(model, Turnover { next, action, actor, reason: None, auto }) {
+            Ok(_) => true,
+            Err(failure) => {
+                error!(model = %model.name, %version, "{}", super::warm::words(&failure));
+                self.wake_at(Instant::now() + TRY_AGAIN, &model.name);
+                false
+            }
+        }
+    }
+
+    // === prepare and apply ===
+
+    /// Keeps a prepared change in the ledger, and has it published.
+    ///
+    /// # Errors
+    /// When the ledger cannot keep it; nothing is changed then.
+    fn change(&mut self, model: &mut Model, change: Turnover) -> Result<u64, Failure> {
+        let Turnover { next, action, actor, reason, auto } = change;
+        let text = next.to_json();
+        let highest_served = next.serving().last().copied();
+        let committed = self.journal.commit(Change {
+            model: model.name.clone(),
+            actor: actor.0.clone(),
+            action,
+            reason,
+            before: model.document.as_ref().map(Document::to_json),
+            after: Some(text.clone()),
+            effect: Effect::SetDocument { document: text.clone(), highest_served, auto_promoted: auto },
+        });
+        let committed = committed.map_err(|e| journal::failure(&e))?;
+
+        let (before, from) = (model.serving(), model.document.as_ref().and_then(Document::heaviest));
+        let to = next.heaviest();
+        model.document = Some(next);
+        model.kept.document = Some(text);
+        model.kept.revision = committed.revision;
+        model.kept.highest_served = model.kept.highest_served.max(highest_served);
+        model.kept.auto_promoted.extend(auto);
+        self.touched.insert(model.name.clone());
+        self.telemetry.process().counter(&names::SWAPS, &[("action", action.as_str())]).increment(1);
+        let out: Vec<Arc<VersionMetrics>> = before
+            .difference(&model.serving())
+            .filter_map(|v| model.lives.get(v)?.loaded.as_ref())
+            .map(|loaded| Arc::clone(&loaded.metrics))
+            .collect();
+        let gauge = self.telemetry.process().gauge(&names::SWAP_IN_FLIGHT, &[]);
+        let name = model.name.clone();
+        self.after.push(Box::new(move || {
+            let in_flight: u64 = out.iter().map(|metrics| metrics.in_flight()).sum();
+            gauge.set(in_flight as f64);
+            let show = |v: Option<Version>| v.map_or_else(|| "none".to_owned(), |v| v.to_string());
+            info!(
+                model = %name, action = %action, actor = actor.0, from = show(from), to = show(to),
+                revision = committed.revision, in_flight, "traffic changed"
+            );
+        }));
+        Ok(committed.revision)
+    }
+}
+
+/// Whether a document may be put in force: every version it names is callable, and none that it newly names breaks callers.
+fn prepare(model: &Model, next: &Document, allow_signature_change: bool) -> Result<(), Failure> {
+    let missing: Vec<Version> = next.named().into_iter().filter(|v| !model.is_callable(*v)).collect();
+    if !missing.is_empty() {
+        let complaints = missing.into_iter().map(|v| not_ready(model, v)).collect();
+        return Err(Failure::several(Code::Conflict, complaints));
+    }
+    if allow_signature_change {
+        return Ok(());
+    }
+    let serving = model.serving();
+    let signature = |v: &Version| model.lives.get(v).and_then(|l| l.facts.as_ref()).map(|f| &f.signature);
+    let mut breaks: Vec<String> = Vec::new();
+    for new in next.serving().difference(&serving) {
+        for old in &serving {
+            let (Some(was), Some(is)) = (signature(old), signature(new)) else { continue };
+            let changes = was.breaking_changes(is);
+            breaks.extend(changes.iter().map(|change| format!("version {new} against version {old}: {change}")));
+        }
+    }
+    if breaks.is_empty() {
+        return Ok(());
+    }
+    let mut refused = Failure::several(Code::Conflict, breaks);
+    let hint = "\"allow_signature_change\": true accepts it";
+    refused.message = format!("the signature no longer fits what callers use: {}; {hint}", refused.message);
+    Err(refused)
+}
+
+pub(super) fn no_model(model: &ModelName) -> Failure {
+    Failure::new(Code::ModelNotFound, format!("no model is named {:?}", model.as_str()))
+}
+
+pub(super) fn no_version(model: &Model, version: Version) -> Failure {
+    let known: Vec<String> = model.lives.keys().map(ToString::to_string).collect();
+    let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+    Failure::new(Code::VersionNotFound, format!("model {} has no version {version}; {known}", model.name))
+}
+
+pub(super) fn refuse_taken_out(model: &Model) -> Result<(), Failure> {
+    if model.kept.taken_out {
+        Err(conflict(format!("model {} is unloaded as a whole; load the model first", model.name)))
+    } else {
+        Ok(())
+    }
+}
+
+/// Why a version cannot be named by a document now, in words.
+pub(super) fn not_ready(model: &Model, version: Version) -> String {
+    let Some(life) = model.lives.get(&version) else { return no_version(model, version).message };
+    let stage = life.stage.map(|stage| format!(" in {}", stage.as_str())).unwrap_or_default();
+    let reason = life.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("version {version} of model {} is {}{stage}{reason}", model.name, life.state())
+}
