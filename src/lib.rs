@@ -1,5 +1,6 @@
 //! Sluicegate: a low-latency model-serving gateway. Each module is a room; `docs/ARCHITECTURE.md` is the map.
 
+pub mod admin;
 pub mod backend;
 pub mod codec;
 pub mod compare;

@@ -1,0 +1,127 @@
+//! Every endpoint there is, and the way to it.
+
+use super::ask::Bare;
+use super::refused::Refused;
+use super::{Admin, models, openapi, origin, past, probes, push, traffic, triton};
+use crate::model::{Code, Failure};
+use axum::Router;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request};
+use axum::handler::Handler;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{self, MethodRouter};
+use http::Method;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tower::ServiceExt;
+
+/// One method of one path. A path may end in a verb: `/api/v1/models/{model}:promote`.
+pub(super) struct Endpoint {
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it with the OpenAPI document"))]
+    pub method: Method,
+    pub path: &'static str,
+    methods: MethodRouter<Arc<Admin>>,
+}
+
+/// The table.
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        get("/healthz", probes::healthz),
+        get("/readyz", probes::readyz),
+        get("/metrics", probes::metrics),
+        get("/openapi.json", openapi::document),
+        get("/api/v1/models", models::list),
+        get("/api/v1/models/{model}", models::show),
+        post("/api/v1/models/{model}:promote", traffic::promote),
+        post("/api/v1/models/{model}:rollback", traffic::rollback),
+        get("/api/v1/models/{model}/versions/{version}", models::version),
+        put("/api/v1/models/{model}/versions/{version}", push::push),
+        post("/api/v1/models/{model}/versions/{version}:load", models::load),
+        post("/api/v1/models/{model}/versions/{version}:unload", models::unload),
+        get("/api/v1/models/{model}/traffic", traffic::show),
+        put("/api/v1/models/{model}/traffic", traffic::replace),
+        get("/api/v1/models/{model}/history", past::history),
+        get("/api/v1/audit", past::audit),
+        post("/v2/repository/index", triton::index),
+        post("/v2/repository/models/{model}/load", triton::load),
+        post("/v2/repository/models/{model}/unload", triton::unload),
+    ]
+}
+
+fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::GET, path, methods: routing::get(handler) }
+}
+
+fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::POST, path, methods: routing::post(handler) }
+}
+
+fn put<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::PUT, path, methods: routing::put(handler) }
+}
+
+/// The methods of one path, by its verb.
+type Verbs = Vec<(Option<&'static str>, MethodRouter)>;
+
+pub(super) fn build(admin: &Arc<Admin>) -> Router {
+    let mut paths: BTreeMap<&'static str, Verbs> = BTreeMap::new();
+    for endpoint in endpoints() {
+        let (path, verb) =
+            endpoint.path.split_once(':').map_or((endpoint.path, None), |(path, verb)| (path, Some(verb)));
+        let methods = endpoint.methods.with_state(Arc::clone(admin));
+        let verbs = paths.entry(path).or_default();
+        match verbs.iter_mut().find(|(known, _)| *known == verb) {
+            Some((_, known)) => *known = std::mem::take(known).merge(methods),
+            None => verbs.push((verb, methods)),
+        }
+    }
+    let mut router = Router::new();
+    for (path, verbs) in paths {
+        router = router.route(path, dispatch(verbs));
+    }
+    router.fallback(not_found).layer(axum::middleware::from_fn(origin::check))
+}
+
+/// Routes by the verb after the last `:` of the path, which axum's own patterns cannot express.
+fn dispatch(verbs: Verbs) -> MethodRouter {
+    let verbs: Verbs = verbs.into_iter().map(|(verb, methods)| (verb, methods.fallback(method_not_allowed))).collect();
+    if let [(None, methods)] = &verbs[..] {
+        return methods.clone();
+    }
+    let verbs = Arc::new(verbs);
+    routing::any(move |params: Result<RawPathParams, RawPathParamsRejection>, mut request: Request| {
+        let verbs = Arc::clone(&verbs);
+        async move {
+            let Ok(params) = params else { return unreadable().into_response() };
+            let last = params.iter().last().map_or("", |(_, segment)| segment);
+            let (bare, verb) = last.rsplit_once(':').map_or((last, None), |(bare, verb)| (bare, Some(verb)));
+            let Some((_, methods)) = verbs.iter().find(|(known, _)| *known == verb) else {
+                return no_such_verb(verb.unwrap_or_default(), &verbs).into_response();
+            };
+            request.extensions_mut().insert(Bare(bare.to_owned()));
+            methods.clone().oneshot(request).await.into_response()
+        }
+    })
+}
+
+pub(super) fn unreadable() -> Refused {
+    Failure::new(Code::NotFound, "there is nothing here: the path is not valid UTF-8").into()
+}
+
+fn no_such_verb(verb: &str, verbs: &Verbs) -> Refused {
+    let known: Vec<&str> = verbs.iter().filter_map(|(verb, _)| *verb).collect();
+    let verb: String = verb.chars().take(40).collect();
+    Failure::new(Code::NotFound, format!("there is no {verb:?} here; there are {}", known.join(", "))).into()
+}
+
+async fn not_found(request: Request) -> Response {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let words = format!("there is nothing at {path:?}; /openapi.json lists what there is");
+    Refused::from(Failure::new(Code::NotFound, words)).into_response()
+}
+
+/// axum adds `allow` to the answer.
+async fn method_not_allowed(method: Method) -> Refused {
+    Failure::new(Code::MethodNotAllowed, format!("{method} is not for this path; the allow header lists what is"))
+        .into()
+}

@@ -1,0 +1,240 @@
+//! The plane in process: a published snapshot, a real ledger, and a manager that answers what a test says.
+
+use crate::admin::{Admin, router};
+use crate::backend::{Model, RunError, Session};
+use crate::execute::Runner;
+use crate::ledger::{self, LedgerWriter};
+use crate::lifecycle::fake::{Asked, Told, manager};
+use crate::lifecycle::{LoadOutcome, Promotion, Published};
+use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
+use crate::registry::{self, Entry, Facts, Loaded, Reader, Snapshot, Stage, State, VersionStatus, Writer};
+use crate::route::Document;
+use crate::telemetry::{Telemetry, VersionMetrics};
+use crate::tensor::DataType;
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+pub(super) const MAX_PUSH: u64 = 1000;
+
+pub(super) struct Bench {
+    router: Router,
+    runtime: tokio::runtime::Runtime,
+    pub dir: TempDir,
+    pub writer: Writer,
+    pub reader: Reader,
+    pub ledger: LedgerWriter,
+    pub telemetry: Telemetry,
+    pub stopping: Arc<AtomicBool>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The status, the code and the sentence of an error, held to the shape every error has.
+    #[track_caller]
+    pub fn problem(&self) -> (u16, String, String) {
+        assert_eq!(self.header("content-type"), "application/json", "{self:?}");
+        let json = self.json();
+        let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("{name} is text: {json}")).to_owned();
+        (self.status.as_u16(), text("code"), text("error"))
+    }
+
+    #[track_caller]
+    pub fn refused(&self, status: u16, code: &str, words: &str) {
+        let (found, found_code, error) = self.problem();
+        assert_eq!((found, found_code.as_str()), (status, code), "{error}");
+        let details = self.json()["details"].to_string();
+        assert!(error.contains(words) || details.contains(words), "{error:?} or {details} should say {words:?}");
+    }
+}
+
+impl Bench {
+    /// A manager that does everything it is asked, on paper.
+    pub fn new() -> Bench {
+        Bench::answering(|asked| match asked {
+            Asked::Promote { model, version, .. } => Told::Promoted(promotion(model, *version)),
+            Asked::Rollback { model, .. } => Told::Promoted(promotion(model, version(1))),
+            Asked::PutTraffic { proposal, .. } => {
+                Told::Published(Published { revision: 8, document: proposal.document.clone() })
+            }
+            Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
+            Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
+            Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } => Told::Done,
+        })
+    }
+
+    pub fn answering(mut answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("models")).unwrap();
+        let (ledger, ledger_reader) = ledger::open(&dir.path().join("data")).unwrap();
+        let (writer, reader) = registry::new();
+        let (asked, stopping): (Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>) = Default::default();
+        let (heard, stops) = (Arc::clone(&asked), Arc::clone(&stopping));
+        let telemetry = Telemetry::new();
+        let router = router(Admin {
+            reader: reader.clone(),
+            handle: manager(move |command| {
+                let told = answer(&command);
+                heard.lock().unwrap().push(command);
+                told
+            }),
+            ledger: ledger_reader,
+            telemetry: telemetry.clone(),
+            models_dir: dir.path().join("models"),
+            max_push: MAX_PUSH,
+            stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Bench { router, runtime, dir, writer, reader, ledger, telemetry, stopping, asked }
+    }
+
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+        let mut request = Request::new(body.into());
+        *request.method_mut() = method.parse::<Method>().unwrap();
+        *request.uri_mut() = path.parse().unwrap();
+        for (name, value) in headers {
+            let name: http::HeaderName = name.parse().unwrap();
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        self.runtime.block_on(async {
+            let response = self.router.clone().oneshot(request).await.unwrap();
+            let (parts, body) = response.into_parts();
+            let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+            Answer { status: parts.status, headers: parts.headers, bytes }
+        })
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], Body::empty())
+    }
+
+    pub fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
+        self.send("POST", path, &[], body)
+    }
+
+    /// What the manager was asked since the last call.
+    pub fn asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+
+    /// Publishes a model `fraud` with these versions and this document at revision 7.
+    pub fn publish(&mut self, versions: Vec<VersionStatus>, document: Option<Document>) {
+        self.publish_as("fraud", versions, document, false);
+    }
+
+    pub fn publish_as(&mut self, model: &str, versions: Vec<VersionStatus>, document: Option<Document>, out: bool) {
+        let versions = versions.into_iter().map(|status| (status.version, status)).collect();
+        let revision = if document.is_some() { 7 } else { 0 };
+        let entry = Entry::new(name(model), versions, document, revision, out, false).unwrap();
+        let mut next = Snapshot::clone(&self.writer.snapshot()).with(entry);
+        next.ready = true;
+        self.writer.publish(next);
+    }
+
+    /// A version of `fraud` that is loaded.
+    pub fn loaded(&self, n: u64, state: State) -> VersionStatus {
+        self.loaded_as("fraud", n, state)
+    }
+
+    pub fn loaded_as(&self, model: &str, n: u64, state: State) -> VersionStatus {
+        let facts = facts();
+        let loaded = Loaded {
+            model: name(model),
+            version: version(n),
+            runner: Arc::new(Runner::new(Arc::new(NeverRun(facts.signature.clone())))),
+            metrics: VersionMetrics::new(self.telemetry.scope(), name(model), version(n)),
+            facts: Arc::clone(&facts),
+        };
+        VersionStatus { loaded: Some(Arc::new(loaded)), facts: Some(facts), ..bare(n, state) }
+    }
+}
+
+pub(super) fn bare(n: u64, state: State) -> VersionStatus {
+    VersionStatus {
+        version: version(n),
+        state,
+        stage: None,
+        reason: None,
+        notes: Vec::new(),
+        facts: None,
+        loaded: None,
+    }
+}
+
+pub(super) fn failed(n: u64, stage: Stage, reason: &str) -> VersionStatus {
+    VersionStatus { stage: Some(stage), reason: Some(reason.to_owned()), ..bare(n, State::Failed) }
+}
+
+fn facts() -> Arc<Facts> {
+    let spec = |name: &str, datatype, dims| TensorSpec { name: name.into(), datatype, dims };
+    let signature = Signature::new(
+        vec![spec("x", DataType::Fp32, Some(vec![Dim::Free(Some("n".into())), Dim::Fixed(30)]))],
+        vec![spec("label", DataType::Int64, Some(vec![Dim::Free(None)])), spec("any", DataType::Fp32, None)],
+    );
+    Arc::new(Facts {
+        signature,
+        sha256: "ab".repeat(32),
+        engine: "tract",
+        bytes: 1234,
+        load: Duration::from_micros(1500),
+        verify: Duration::from_millis(2),
+        warm: Duration::from_millis(3),
+        golden_cases: 4,
+        metadata: serde_json::json!({"git": "abc", "metrics": {"auc": 0.99}}),
+    })
+}
+
+#[derive(Debug)]
+struct NeverRun(Signature);
+
+impl Model for NeverRun {
+    fn engine(&self) -> &'static str {
+        "tract"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
+        Err(RunError::Refused("never run".to_owned()))
+    }
+}
+
+pub(super) fn promotion(model: &ModelName, to: Version) -> Promotion {
+    Promotion { model: model.clone(), from: Some(version(9)), to, revision: 8, changed: true, would_be: None }
+}
+
+pub(super) fn name(text: &str) -> ModelName {
+    text.parse().unwrap()
+}
+
+pub(super) fn version(n: u64) -> Version {
+    n.to_string().parse().unwrap()
+}
+
+pub(super) fn document(json: &Value) -> Document {
+    Document::from_json(&json.to_string()).unwrap()
+}

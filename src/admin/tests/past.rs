@@ -1,0 +1,102 @@
+//! History and audit, out of a real ledger.
+
+use super::bench::{Bench, bare, name};
+use crate::ledger::{Action, Change, Effect};
+use crate::registry::State;
+use serde_json::json;
+
+fn commit(bench: &mut Bench, model: &str, n: u64, action: Action) {
+    let document = json!({"split": [{"version": n.to_string(), "weight": 1.0, "arm": n.to_string()}]}).to_string();
+    let change = Change {
+        model: name(model),
+        actor: "ann".to_owned(),
+        action,
+        reason: Some(format!("reason {n}")),
+        before: (n > 1).then(|| r#"{"was":1}"#.to_owned()),
+        after: Some(document.clone()),
+        effect: Effect::SetDocument { document, highest_served: None, auto_promoted: None },
+    };
+    bench.ledger.commit(change).unwrap();
+}
+
+fn kept() -> Bench {
+    let mut bench = Bench::new();
+    commit(&mut bench, "fraud", 1, Action::FirstDocument);
+    commit(&mut bench, "fraud", 2, Action::Promote);
+    commit(&mut bench, "churn", 3, Action::PutTraffic);
+    bench
+}
+
+#[test]
+fn history_is_every_document_newest_first() {
+    let mut bench = kept();
+    let json = bench.get("/api/v1/models/fraud/history").json();
+    assert_eq!(json["model"], "fraud");
+    let history = json["history"].as_array().unwrap();
+    let told: Vec<_> =
+        history.iter().map(|h| (h["revision"].as_u64().unwrap(), h["action"].as_str().unwrap())).collect();
+    assert_eq!(told, [(2, "promote"), (1, "first_document")], "and a model without a directory still has its own");
+    assert_eq!((&history[0]["actor"], &history[0]["reason"]), (&json!("ann"), &json!("reason 2")));
+    assert_eq!(history[0]["document"]["split"][0]["version"], "2", "a document is JSON, not text");
+    history[0]["ts"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    bench.get("/api/v1/models/nobody/history").refused(404, "MODEL_NOT_FOUND", "nobody");
+    bench.publish_as("new", vec![bare(1, State::Pending)], None, false);
+    assert_eq!(bench.get("/api/v1/models/new/history").json(), json!({"model": "new", "history": []}));
+}
+
+#[test]
+fn audit_is_what_was_changed_newest_first() {
+    let bench = kept();
+    let json = bench.get("/api/v1/audit").json();
+    let events = json["events"].as_array().unwrap();
+    let ids: Vec<u64> = events.iter().map(|e| e["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [3, 2, 1]);
+    let names: Vec<&String> = events[1].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["id", "ts", "actor", "action", "model", "reason", "before", "after"]);
+    assert_eq!((&events[1]["before"], &events[2]["before"]), (&json!({"was": 1}), &json!(null)));
+    assert_eq!(events[1]["after"]["split"][0]["version"], "2");
+}
+
+#[test]
+fn audit_is_narrowed_by_model_time_and_count() {
+    let bench = kept();
+    let ids = |query: &str| -> Vec<u64> {
+        let json = bench.get(&format!("/api/v1/audit?{query}")).json();
+        json["events"].as_array().unwrap().iter().map(|e| e["id"].as_u64().unwrap()).collect()
+    };
+    let second = bench.get("/api/v1/audit").json()["events"][1]["ts"].as_str().unwrap().to_owned();
+    assert_eq!(ids("model=fraud"), [2, 1]);
+    assert_eq!(ids("model=nobody"), [0; 0]);
+    assert_eq!(ids("limit=1"), [3]);
+    assert_eq!(ids("model=fraud&limit=1"), [2]);
+    assert_eq!(ids("limit=10000"), [3, 2, 1]);
+    assert_eq!(ids(&format!("since={second}")), [3, 2]);
+    assert_eq!(ids("since=2000-01-01"), [3, 2, 1]);
+    assert_eq!(ids("since=2999-01-01T00:00:00%2B01:00"), [0; 0]);
+    assert_eq!(ids("since=2999-01-01T00:00:00+01:00"), [0; 0], "also where the plus was not escaped");
+    assert_eq!(ids("model=&since=&limit="), [3, 2, 1], "an empty value is none");
+}
+
+#[test]
+fn audit_names_the_parameter_that_is_wrong() {
+    let bench = kept();
+    let table = [
+        ("limit=0", "limit: expected a number from 1 to 10000, got \"0\""),
+        ("limit=-1", "limit: expected"),
+        ("limit=10001", "limit: expected"),
+        ("limit=ten", "limit: expected"),
+        ("limit=1&limit=2", "limit: given more than once"),
+        ("since=yesterday", "since: expected a time such as"),
+        ("since=2026-11-21T08:00:00", "since: expected"),
+        ("since=2026-02-30", "since: expected"),
+        ("model=..", "model: expected a model's name, got \"..\""),
+        ("modell=fraud", "modell: unknown parameter; known here: model, since, limit"),
+    ];
+    for (query, words) in table {
+        let (status, code, error) = bench.get(&format!("/api/v1/audit?{query}")).problem();
+        assert_eq!((status, code.as_str()), (400, "INVALID_REQUEST"), "{query}");
+        assert!(error.contains(words), "{query}: {error:?} should say {words:?}");
+    }
+    let several = bench.get("/api/v1/audit?limit=0&since=x").json();
+    assert_eq!(several["details"].as_array().unwrap().len(), 2, "every complaint at once: {several}");
+}
