@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod backend;
+pub mod cli;
 pub mod codec;
 pub mod compare;
 pub mod config;

@@ -1,0 +1,222 @@
+//! cli: the command line; client commands speak to the admin API, offline ones to the rooms that do the work.
+//!
+//! - Exit code 0: done. 1: failed, with a sentence on standard error. 2: the command line or the configuration is wrong.
+//! - Client commands speak to `--admin URL` (or `SLUICEGATE_ADMIN`) and send `SLUICEGATE_TOKEN` where it is set; `--json` prints the
+//!   admin API's own answer, byte for byte.
+//! - `serve` and `check` are given to [`run`] by `main.rs`: this room does not know how a server works.
+//!
+//! Uses: config.
+//!
+//! Invariant: no client command reads the models or the data directory; what it says is what the server said.
+//!
+//! To add a command: a variant of [`Command`], its call in `client.rs`, its table in `show.rs` (`docs/how-to-add/admin-command.md`).
+
+mod client;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use crate::config::Overrides;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Serves versioned ONNX models, and promotes new versions without anyone noticing.
+#[derive(Debug, Parser)]
+#[command(name = "sluicegate", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  sluicegate serve                                     serve models/ on port 8080, admin on 8081
+  sluicegate check models/iris/2                       would this version load, and does it answer as it should?
+  sluicegate promote iris 2 --reason \"better recall\"   send everybody to version 2")]
+struct Cli {
+    #[command(flatten)]
+    client: ClientOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How client commands reach the server.
+#[derive(Debug, Args)]
+pub(crate) struct ClientOptions {
+    /// Where the admin plane listens.
+    #[arg(long, global = true, value_name = "URL", env = "SLUICEGATE_ADMIN", default_value = "http://127.0.0.1:8081")]
+    admin: String,
+    /// Sent as a bearer token; better given by environment than on the command line, which others can see.
+    #[arg(long, global = true, hide = true, value_name = "TOKEN", env = "SLUICEGATE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print the admin API's own answer.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a directory of models.
+    #[command(after_help = "Examples:
+  sluicegate serve
+  sluicegate serve --config /etc/sluicegate.toml
+  sluicegate serve --models /srv/models --listen 127.0.0.1:9000 --data-dir /var/lib/sluicegate
+  SLUICEGATE__LOG__FORMAT=json sluicegate serve")]
+    Serve(ServeOptions),
+    /// Validate an .onnx file, a version, a model, or a whole models directory, without a server.
+    #[command(after_help = "Examples:
+  sluicegate check model.onnx
+  sluicegate check models/iris/2
+  sluicegate check models --json")]
+    Check {
+        /// An .onnx file, or a directory of a version, of a model, or of models.
+        path: PathBuf,
+    },
+    /// List the models and what answers for them.
+    #[command(after_help = "Example:\n  sluicegate models")]
+    Models,
+    /// List a model's versions and their states.
+    #[command(after_help = "Example:\n  sluicegate versions iris")]
+    Versions { model: String },
+    /// Show a model's traffic document, or replace it.
+    #[command(after_help = "Examples:
+  sluicegate traffic iris
+  sluicegate traffic iris --set traffic.json
+  sluicegate traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason \"try 2\"
+  sluicegate traffic iris --json | jq .split")]
+    Traffic(TrafficOptions),
+    /// Send all un-pinned requests to a version.
+    #[command(after_help = "Examples:
+  sluicegate promote iris 2 --reason \"better recall\" --dry-run
+  sluicegate promote iris 2 --reason \"better recall\"")]
+    Promote {
+        model: String,
+        version: String,
+        /// Kept in the history and the audit trail.
+        #[arg(long)]
+        reason: String,
+        /// Say what would change, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Promote although the signature breaks callers.
+        #[arg(long)]
+        allow_signature_change: bool,
+    },
+    /// Put back the traffic document before the last change; twice returns to where you were.
+    #[command(after_help = "Example:\n  sluicegate rollback iris --reason \"errors in checkout\"")]
+    Rollback {
+        model: String,
+        /// Kept in the history and the audit trail.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Load a version that was unloaded, or failed for want of memory.
+    #[command(after_help = "Example:\n  sluicegate load iris 1")]
+    Load { model: String, version: String },
+    /// Unload a version and keep it unloaded.
+    #[command(after_help = "Example:\n  sluicegate unload iris 1")]
+    Unload { model: String, version: String },
+    /// Add a version from a file.
+    #[command(after_help = "Example:\n  sluicegate push iris 3 model.onnx")]
+    Push { model: String, version: String, file: PathBuf },
+    /// List every traffic document a model has had, newest first.
+    #[command(after_help = "Example:\n  sluicegate history iris")]
+    History { model: String },
+    /// List who changed what, newest first.
+    #[command(after_help = "Examples:
+  sluicegate audit
+  sluicegate audit --model iris --since 2026-11-01T00:00:00Z --limit 20")]
+    Audit {
+        #[arg(long)]
+        model: Option<String>,
+        /// An RFC 3339 time.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+}
+
+/// `sluicegate serve`; each option wins over the configuration.
+#[derive(Debug, Args)]
+struct ServeOptions {
+    /// The configuration [default: config/sluicegate.toml, where it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The models directory [default: models]
+    #[arg(long, value_name = "DIR")]
+    models: Option<String>,
+    /// Where callers connect [default: 0.0.0.0:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where operators connect; loopback only [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// Where what must survive a restart is kept [default: data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrafficOptions {
+    model: String,
+    /// Replace it by this file's document; `-` reads standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "split")]
+    set: Option<PathBuf>,
+    /// Replace its split: VERSION=WEIGHT, or ARM:VERSION=WEIGHT, with commas between; the rest of the document stays.
+    #[arg(long, value_name = "SPLIT")]
+    split: Option<String>,
+    /// With --split: what the arm is chosen by, `header:NAME` or `parameter:NAME`.
+    #[arg(long, value_name = "KEY", requires = "split")]
+    sticky_by: Option<String>,
+    /// With --split: kept in the history and the audit trail.
+    #[arg(long, requires = "split")]
+    reason: Option<String>,
+    /// With --split: take the document although a signature breaks callers.
+    #[arg(long, requires = "split")]
+    allow_signature_change: bool,
+}
+
+/// Why a command failed, for standard error, and with which exit code.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// What was asked for could not be done: exit code 1.
+    Doing(String),
+    /// What was asked for makes no sense: exit code 2.
+    Usage(String),
+}
+
+/// Reads the command line and does what it says. `serve` and `check` are the two commands that need the inside of a server; `check`
+/// is told whether to print JSON.
+pub fn run(
+    serve: impl FnOnce(Option<PathBuf>, &Overrides) -> ExitCode,
+    check: impl FnOnce(&std::path::Path, bool) -> ExitCode,
+) -> ExitCode {
+    // Ends the process with code 2 and words on a wrong command line, and with 0 on --help.
+    let Cli { client, command } = Cli::parse();
+    let client = client::Client::new(client);
+    let done = match command {
+        Command::Serve(ServeOptions { config, models, listen, admin_listen, data_dir }) => {
+            return serve(config, &Overrides { listen, admin_listen, models, data_dir });
+        }
+        Command::Check { path } => return check(&path, client.json()),
+        Command::Models => client.models(),
+        Command::Versions { model } => client.versions(&model),
+        Command::Traffic(options) => client.traffic(&options),
+        Command::Promote { model, version, reason, dry_run, allow_signature_change } => {
+            client.promote(&model, &version, &reason, dry_run, allow_signature_change)
+        }
+        Command::Rollback { model, reason } => client.rollback(&model, &reason),
+        Command::Load { model, version } => client.load(&model, &version, "load"),
+        Command::Unload { model, version } => client.load(&model, &version, "unload"),
+        Command::Push { model, version, file } => client.push(&model, &version, &file),
+        Command::History { model } => client.history(&model),
+        Command::Audit { model, since, limit } => client.audit(model.as_deref(), since.as_deref(), limit),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Doing(words)) => {
+            eprintln!("sluicegate: {words}");
+            ExitCode::from(1)
+        }
+        Err(Failed::Usage(words)) => {
+            eprintln!("sluicegate: {words}");
+            ExitCode::from(2)
+        }
+    }
+}

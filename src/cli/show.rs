@@ -1,0 +1,135 @@
+//! Answers as tables for people.
+
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Columns as wide as their widest cell, two spaces between; the last column is not padded.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
+    for row in std::iter::once(&head).chain(rows) {
+        let mut line = String::new();
+        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let gap = if i == 0 { "" } else { "  " };
+            // Writing to a String cannot fail.
+            let _ = write!(line, "{gap}{cell:width$}");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A value as a cell: strings bare, nothing for null, lists with commas.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(s) => s.clone(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+pub(super) fn models(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = list(answer, "models")
+        .map(|m| {
+            let with_state = |wanted: &dyn Fn(&str) -> bool| {
+                list(m, "versions")
+                    .filter(|v| v["state"].as_str().is_some_and(wanted))
+                    .map(|v| cell(&v["version"]))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            };
+            let other = with_state(&|s| !matches!(s, "serving" | "ready" | "failed"));
+            vec![
+                cell(&m["name"]),
+                with_state(&|s| s == "serving"),
+                with_state(&|s| s == "ready"),
+                with_state(&|s| s == "failed"),
+                other,
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return "no models yet\n".to_owned();
+    }
+    table(&["MODEL", "SERVING", "READY", "FAILED", "OTHER"], &rows)
+}
+
+pub(super) fn versions(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = list(answer, "versions")
+        .map(|v| {
+            let stage = v["stage"].as_str().map(|s| format!(" ({s})")).unwrap_or_default();
+            let notes = list(v, "notes").map(cell).collect::<Vec<_>>().join("; ");
+            let remark =
+                [cell(&v["reason"]), notes].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("; ");
+            vec![cell(&v["version"]), format!("{}{stage}", cell(&v["state"])), cell(&v["engine"]), remark]
+        })
+        .collect();
+    table(&["VERSION", "STATE", "ENGINE", "REMARK"], &rows)
+}
+
+pub(super) fn traffic(answer: &Value) -> String {
+    let mut text = format!("revision {}\n", cell(&answer["revision"]));
+    let total: f64 = list(answer, "split").filter_map(|a| a["weight"].as_f64()).sum();
+    let rows: Vec<Vec<String>> = list(answer, "split")
+        .map(|a| {
+            let share = a["weight"].as_f64().filter(|_| total > 0.0).map_or(0.0, |w| 100.0 * w / total);
+            let observed = list(answer, "shares").find(|s| s["arm"] == a["arm"]);
+            let requests = observed.map(|s| cell(&s["requests"])).unwrap_or_default();
+            let seen = observed
+                .and_then(|s| s["observed"].as_f64())
+                .map(|o| format!("{:.2} %", 100.0 * o))
+                .unwrap_or_default();
+            vec![cell(&a["arm"]), cell(&a["version"]), format!("{share:.2} %"), seen, requests]
+        })
+        .collect();
+    text.push_str(&table(&["ARM", "VERSION", "CONFIGURED", "OBSERVED", "REQUESTS"], &rows));
+    for key in ["sticky_by", "rules", "shadows", "labels", "salt", "reason"] {
+        if !answer[key].is_null() {
+            let _ = writeln!(text, "{key}: {}", answer[key]);
+        }
+    }
+    text
+}
+
+pub(super) fn promotion(answer: &Value, dry_run: bool) -> String {
+    let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
+    let (model, to, revision) = (cell(&answer["model"]), cell(&answer["to"]), cell(&answer["revision"]));
+    if !dry_run {
+        return format!("{model}:{from} to version {to}, revision {revision}\n");
+    }
+    let mut text = format!("{model}: would go{from} to version {to}; nothing was changed\n");
+    if !answer["would_be"].is_null() {
+        let _ = writeln!(text, "the document would be: {}", answer["would_be"]);
+    }
+    text
+}
+
+pub(super) fn history(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = list(answer, "history")
+        .map(|h| {
+            let arm = |a: &Value| format!("{}={}", cell(&a["version"]), cell(&a["weight"]));
+            let split = list(&h["document"], "split").map(arm).collect::<Vec<_>>().join(",");
+            vec![cell(&h["revision"]), cell(&h["ts"]), cell(&h["actor"]), cell(&h["action"]), split, cell(&h["reason"])]
+        })
+        .collect();
+    table(&["REVISION", "TIME", "ACTOR", "ACTION", "SPLIT", "REASON"], &rows)
+}
+
+pub(super) fn audit(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = list(answer, "events")
+        .map(|e| ["id", "ts", "actor", "action", "model", "reason"].iter().map(|key| cell(&e[*key])).collect())
+        .collect();
+    table(&["ID", "TIME", "ACTOR", "ACTION", "MODEL", "REASON"], &rows)
+}

@@ -1,0 +1,79 @@
+use super::client::{parse_key, parse_split};
+use super::{Cli, Command, Failed, show};
+use clap::{CommandFactory, Parser};
+use serde_json::json;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_is_read_and_a_wrong_one_is_usage() {
+    for line in [
+        "serve",
+        "serve --config a.toml --models m --listen 127.0.0.1:1 --admin-listen 127.0.0.1:2 --data-dir d",
+        "check models/iris/1",
+        "models",
+        "versions iris --json",
+        "traffic iris",
+        "traffic iris --set -",
+        "traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason why",
+        "promote iris 2 --reason why --dry-run --allow-signature-change",
+        "rollback iris --reason why",
+        "load iris 2",
+        "unload iris 2",
+        "push iris 3 model.onnx --admin http://127.0.0.1:9",
+        "history iris",
+        "audit --model iris --since 2026-11-01T00:00:00Z --limit 5",
+    ] {
+        let words = std::iter::once("sluicegate").chain(line.split(' '));
+        assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+    }
+    for line in [
+        "promote iris 2",
+        "rollback iris",
+        "traffic iris --set f --split 1=1",
+        "traffic iris --reason x",
+        "nonsense",
+        "push iris",
+    ] {
+        let words = std::iter::once("sluicegate").chain(line.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn help_has_examples_on_every_level() {
+    for command in Cli::command().get_subcommands_mut() {
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("Example"), "{help}");
+    }
+    assert!(matches!(Cli::try_parse_from(["sluicegate", "models"]).unwrap().command, Command::Models));
+}
+
+#[test]
+fn splits_and_keys_are_read_as_people_write_them() {
+    assert_eq!(
+        parse_split("1=90, challenger:2=10", &json!({})).unwrap(),
+        json!([{"version": "1", "weight": 90.0}, {"version": "2", "weight": 10.0, "arm": "challenger"}])
+    );
+    let now = json!({"split": [{"version": "1", "weight": 1, "arm": "control"}]});
+    assert_eq!(
+        parse_split("1=50,2=50", &now).unwrap()[0]["arm"],
+        "control",
+        "a version keeps its arm's name, so that sticky keys stay"
+    );
+    for bad in ["", "1", "1=x", "1=1,", "1=NaN"] {
+        assert!(matches!(parse_split(bad, &json!({})), Err(Failed::Usage(_))), "{bad}");
+    }
+    assert_eq!(parse_key("header:x-user-id").unwrap(), json!({"header": "x-user-id"}));
+    assert!(matches!(parse_key("cookie:a"), Err(Failed::Usage(_))));
+}
+
+#[test]
+fn tables_line_up() {
+    let text = show::table(&["A", "LONG"], &[vec!["wide cell".into(), "x".into()], vec!["y".into(), String::new()]]);
+    assert_eq!(text, "A          LONG\nwide cell  x\ny\n");
+}
