@@ -1,6 +1,7 @@
 //! Sluicegate: a low-latency model-serving gateway. Each module is a room; `docs/ARCHITECTURE.md` is the map.
 
 pub mod admin;
+pub mod app;
 pub mod backend;
 pub mod cli;
 pub mod codec;

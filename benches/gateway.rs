@@ -1,0 +1,131 @@
+//! The published snapshot, and one whole request in process: everything but the socket.
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use sluicegate::backend::{EngineChoice, Engines, VersionFiles};
+use sluicegate::codec::oip;
+use sluicegate::execute::{Config, Executor, Runner};
+use sluicegate::model::{ModelName, Parameters, RequestId, Version};
+use sluicegate::registry::{self, Entry, Facts, Loaded, Snapshot, State, VersionStatus, Writer};
+use sluicegate::route::{Ask, Document, Selector};
+use sluicegate::serve::Gateway;
+use sluicegate::telemetry::{Telemetry, VersionMetrics};
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+fn load(telemetry: &Telemetry) -> Arc<Loaded> {
+    let files = VersionFiles { dir: PathBuf::from("models/mlp32/1") };
+    let model = Engines::discover(None).load(EngineChoice::Auto, &files).expect("models/mlp32/1 loads");
+    let (name, version): (ModelName, Version) = ("mlp32".parse().expect("a name"), "1".parse().expect("a version"));
+    let facts = Facts {
+        signature: model.signature().clone(),
+        sha256: String::new(),
+        engine: model.engine(),
+        bytes: 0,
+        load: Duration::ZERO,
+        verify: Duration::ZERO,
+        warm: Duration::ZERO,
+        golden_cases: 0,
+        metadata: serde_json::Value::Null,
+    };
+    Arc::new(Loaded {
+        metrics: VersionMetrics::new(telemetry.scope(), name.clone(), version),
+        runner: Arc::new(Runner::new(model)),
+        facts: Arc::new(facts),
+        version,
+        model: name,
+    })
+}
+
+fn entry(loaded: &Arc<Loaded>) -> Entry {
+    let status = VersionStatus {
+        version: loaded.version,
+        state: State::Serving,
+        stage: None,
+        reason: None,
+        notes: Vec::new(),
+        facts: Some(Arc::clone(&loaded.facts)),
+        loaded: Some(Arc::clone(loaded)),
+    };
+    let versions = BTreeMap::from([(loaded.version, status)]);
+    Entry::new(loaded.model.clone(), versions, Some(Document::single(loaded.version)), 1, false, false)
+        .expect("the document names what is loaded")
+}
+
+/// Publishes in the background until told to stop, as often as `pause` says.
+fn swapping(
+    mut writer: Writer,
+    loaded: Arc<Loaded>,
+    done: Arc<AtomicBool>,
+    pause: Duration,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        while !done.load(Ordering::Relaxed) {
+            writer.publish(Snapshot::default().with(entry(&loaded)));
+            std::thread::park_timeout(pause);
+        }
+    })
+}
+
+fn snapshot(c: &mut Criterion) {
+    let telemetry = Telemetry::new();
+    let loaded = load(&telemetry);
+    let mut group = c.benchmark_group("snapshot");
+    for (name, pause) in [("read_alone", None), ("read_under_swaps", Some(Duration::from_millis(1)))] {
+        let (mut writer, reader) = registry::new();
+        writer.publish(Snapshot::default().with(entry(&loaded)));
+        let done = Arc::new(AtomicBool::new(false));
+        let swapper = pause.map(|pause| swapping(writer, Arc::clone(&loaded), Arc::clone(&done), pause));
+        group.bench_function(name, |b| b.iter(|| black_box(reader.snapshot())));
+        done.store(true, Ordering::Relaxed);
+        if let Some(swapper) = swapper {
+            swapper.thread().unpark();
+            swapper.join().expect("the swapper ends");
+        }
+    }
+    group.finish();
+}
+
+fn whole_request(c: &mut Criterion) {
+    let telemetry = Telemetry::new();
+    let loaded = load(&telemetry);
+    let (mut writer, reader) = registry::new();
+    writer.publish(Snapshot::default().with(entry(&loaded)));
+    let config = Config { inline_below: Duration::from_micros(200), queue: 16, workers: NonZeroUsize::MIN };
+    let gateway = Gateway::new(reader, Executor::start(&config).expect("a worker thread"));
+    let data: Vec<String> = (0..32).map(|i| format!("{:.3}", f64::from(i) * 0.37 - 4.0)).collect();
+    let body = Bytes::from(format!(
+        "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,32],\"datatype\":\"FP32\",\"data\":[{}]}}]}}",
+        data.join(",")
+    ));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    c.bench_function("whole_request_json_mlp32", |b| {
+        b.iter(|| {
+            let started = Instant::now();
+            let oip::OipRequest { request, form } = oip::decode(&body, None).expect("a valid body");
+            let id = RequestId::generate();
+            let none = Parameters::new();
+            let ask =
+                Ask { selector: Selector::Traffic, header: &|_| None, parameters: &none, request_id: id.as_str() };
+            let exchange = gateway.open("mlp32", &ask, started).expect("mlp32 is served");
+            let ran = runtime
+                .block_on(gateway.infer(&exchange, request, started + Duration::from_secs(10)))
+                .expect("mlp32 answers");
+            let version = exchange.served().version_text.clone();
+            let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
+            let answer = oip::encode(&ran.answer, &head, &form).expect("floats have a JSON form");
+            exchange.end(None);
+            black_box(answer)
+        });
+    });
+    // Samples pile up until somebody folds them, as the control thread does every second.
+    telemetry.upkeep();
+}
+
+criterion_group!(benches, snapshot, whole_request);
+criterion_main!(benches);

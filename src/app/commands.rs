@@ -1,0 +1,112 @@
+//! The commands that run rooms of this process: `serve` and `check`.
+
+use super::signals::{Signals, Wish};
+use super::{App, StartError};
+use crate::backend::Engines;
+use crate::config::{self, Config, Overrides};
+use crate::lifecycle::{self, VersionReport};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Exit codes: 0 done, 1 failed, 2 usage.
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Serves until told to stop. `file` is the configuration named on the command line; else the default one, where it is there.
+#[must_use]
+pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
+    let default = Path::new(Config::DEFAULT_FILE);
+    let file = file.or_else(|| default.exists().then(|| default.to_owned()));
+    let read = || Config::load(file.as_deref(), config::environment(), overrides);
+    let config = match read() {
+        Ok(config) => config,
+        Err(complaints) => {
+            eprintln!("{complaints}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    if let Err(words) = crate::telemetry::init_logging(config.log.format, &config.log.filter) {
+        eprintln!("{words}");
+        return ExitCode::from(USAGE);
+    }
+    match run(&config, read) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Complaints>) -> Result<(), StartError> {
+    let start = |source| StartError::Start { what: "signal handling", source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
+    // Before anything else: a signal during the start is a stop, not a kill.
+    let mut signals = runtime.block_on(async { Signals::listen() }).map_err(start)?;
+    let mut app = App::start(config)?;
+    loop {
+        match runtime.block_on(signals.next()) {
+            Wish::Stop => break,
+            Wish::Reload => match read() {
+                Ok(new) => app.reload(&new),
+                Err(complaints) => tracing::error!("the configuration stays as it was: {complaints}"),
+            },
+        }
+    }
+    app.stop();
+    Ok(())
+}
+
+/// Checks a file or directory without a server, and prints what was found: as JSON, or for people.
+#[must_use]
+pub fn check(path: &Path, json: bool) -> ExitCode {
+    let engines = Engines::discover(None);
+    let report = match lifecycle::check(&engines, path) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("sluicegate: cannot check {}: {error}", path.display());
+            return ExitCode::from(FAILED);
+        }
+    };
+    let text = if json {
+        let text = serde_json::to_string_pretty(&report).expect("a report has string keys and finite numbers");
+        format!("{text}\n")
+    } else {
+        report.versions.iter().map(shown).collect()
+    };
+    // Whoever reads the other end may have seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if report.passes() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+fn shown(version: &VersionReport) -> String {
+    let verdict = if version.passes() { "ok" } else { "FAILED" };
+    let mut text = format!("{}: {verdict}\n", version.path);
+    let mut line = |words: std::fmt::Arguments| {
+        text.push_str("  ");
+        text.push_str(&words.to_string());
+        text.push('\n');
+    };
+    version.inputs.iter().for_each(|spec| line(format_args!("input   {spec}")));
+    version.outputs.iter().for_each(|spec| line(format_args!("output  {spec}")));
+    for engine in &version.engines {
+        if let Some(words) = &engine.failure {
+            line(format_args!("{:<12}failed in {words}", engine.engine));
+        } else {
+            let micros = |us: Option<f64>| us.map_or_else(|| "?".to_owned(), |us| format!("{us:.1}"));
+            line(format_args!(
+                "{:<12}ok: {} golden cases, loads in {:.1} ms, {} µs for one row{}",
+                engine.engine,
+                engine.golden_cases,
+                engine.load_ms.unwrap_or_default(),
+                micros(engine.us_one_row),
+                engine.us_per_row_of_8.map_or_else(String::new, |us| format!(", {us:.1} µs a row in eights")),
+            ));
+        }
+        if let Some(note) = &engine.note {
+            line(format_args!("{:<12}note: {note}", ""));
+        }
+    }
+    text
+}

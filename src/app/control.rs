@@ -1,0 +1,103 @@
+//! The control thread: the admin plane, and the upkeep of metrics.
+
+use super::Phase;
+use crate::admin::{self, Admin};
+use crate::http::Door;
+use crate::telemetry::{Telemetry, names};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How often samples are folded into their buckets and gauges refreshed.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// The running control thread.
+#[derive(Debug)]
+pub(super) struct Control {
+    address: SocketAddr,
+    end: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+/// True once a stop has begun: what the admin plane's readiness asks.
+pub(super) fn stopping(mut phases: watch::Receiver<Phase>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    phases.mark_unchanged();
+    Arc::new(move || *phases.borrow() != Phase::Serving)
+}
+
+impl Control {
+    pub(super) fn start(
+        listener: std::net::TcpListener,
+        plane: Admin,
+        telemetry: Telemetry,
+        door: Arc<Door>,
+    ) -> io::Result<Control> {
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (end, mut ending) = watch::channel(false);
+        let mut ended = end.subscribe();
+        let router = admin::router(plane);
+        let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                let upkeep = tokio::spawn(upkeep(telemetry, door));
+                let served = async {
+                    let listener = tokio::net::TcpListener::from_std(listener)?;
+                    axum::serve(listener, router)
+                        .with_graceful_shutdown(async move {
+                            // An error means the app is gone, which is an end too.
+                            let _ = ending.wait_for(|end| *end).await;
+                        })
+                        .await
+                };
+                // An operator's connection that stays open must not hold up a stop.
+                let cut_off = async {
+                    let _ = ended.wait_for(|end| *end).await;
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                };
+                tokio::select! {
+                    served = served => if let Err::<(), io::Error>(error) = served {
+                        tracing::error!(%error, "the admin plane ended");
+                    },
+                    () = cut_off => {}
+                }
+                upkeep.abort();
+            });
+        })?;
+        Ok(Control { address, end, thread })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn stop(self, within: Duration) {
+        self.end.send_replace(true);
+        let until = Instant::now() + within;
+        while !self.thread.is_finished() && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+async fn upkeep(telemetry: Telemetry, door: Arc<Door>) {
+    let process = telemetry.process();
+    let (ready, depth, resident) = (
+        process.gauge(&names::READY, &[]),
+        process.gauge(&names::QUEUE_DEPTH, &[]),
+        process.gauge(&names::RESIDENT_BYTES, &[]),
+    );
+    let mut every = tokio::time::interval(UPKEEP);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        telemetry.upkeep();
+        ready.set(f64::from(u8::from(door.ready())));
+        depth.set(door.gateway().executor().queue_depth() as f64);
+        if let Some(bytes) = crate::machine::resident_bytes() {
+            resident.set(bytes as f64);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! app: puts the rooms together, owns start, phases and stop.
+//!
+//! - [`App::start`] binds its ports, opens the ledger, starts the manager and both planes; models load afterwards, and readiness
+//!   says when they have.
+//! - The process has [`Phase`]s, and they are values on a watch channel: starting → serving → not ready → draining → stopped.
+//! - [`App::stop`] follows them in order within `server.shutdown_grace`.
+//!
+//! Uses: every room.
+//!
+//! Invariant: nothing uses app but `main.rs` and the tests.
+//!
+//! To add a room: start it in [`App::start`] after what it needs, stop it in [`App::stop`] before that.
+
+mod commands;
+mod control;
+mod signals;
+
+pub use commands::{check, serve};
+
+use crate::admin;
+use crate::backend::Engines;
+use crate::config::{Config, Policy};
+use crate::execute::{self, Executor};
+use crate::http::{self, Door, Server};
+use crate::lifecycle;
+use crate::machine::Machine;
+use crate::serve::Gateway;
+use crate::telemetry::Telemetry;
+use crate::{ledger, registry};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Up, and answering what it can; readiness says whether that is everything.
+    Serving,
+    /// Told to stop: readiness is 503, requests are answered as before.
+    NotReady,
+    /// No new connections; what is under way is finished.
+    Draining,
+    Stopped,
+}
+
+/// Bytes of a pushed model: what one ONNX file can hold (protobuf's own limit), weights beside it aside.
+const MAX_PUSH: u64 = 2 << 30;
+
+/// Share of the grace that is spent being not ready and still answering everything: 2 s of the default 20.
+const ANNOUNCED: f64 = 0.1;
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address} for {plane}: {source}")]
+    Listen { plane: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("cannot use the data directory {dir}: {source}")]
+    Ledger { dir: String, source: Box<ledger::LedgerError> },
+    #[error("cannot start {what}: {source}")]
+    Start { what: &'static str, source: std::io::Error },
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    door: Arc<Door>,
+    server: Server,
+    control: control::Control,
+    manager: lifecycle::Stop,
+    phase: watch::Sender<Phase>,
+    config: Config,
+}
+
+impl App {
+    /// Starts everything. Logging is the caller's business, before.
+    ///
+    /// # Errors
+    /// A port that cannot be bound, a data directory that cannot be used, no threads.
+    pub fn start(config: &Config) -> Result<App, StartError> {
+        let start = |what| move |source| StartError::Start { what, source };
+        let machine = Machine::detect();
+        let cores = NonZeroUsize::new(machine.cores).unwrap_or(NonZeroUsize::MIN);
+        let or_cores = |n: usize| NonZeroUsize::new(n).unwrap_or(cores);
+        let (io, workers) = (or_cores(config.server.io_threads), or_cores(config.execute.workers));
+        let memory = config.models.memory_budget_of(machine.memory_bytes);
+        tracing::info!(machine = %machine, io_threads = io, workers, load_threads = config.models.load_threads,
+            memory_budget_mib = memory >> 20, "budget");
+
+        let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
+        for engine in engines.describe() {
+            tracing::info!(
+                engine = engine.name,
+                version = engine.version,
+                available = engine.available,
+                "{}",
+                engine.note
+            );
+        }
+
+        let telemetry = Telemetry::new();
+        // Both ports first: a second server on one machine should fail before it touches anything else.
+        let admin_listener = listen("the admin plane", config.admin.listen)?;
+        let data_listener = listen("the data plane", config.server.listen)?;
+        let dir = &config.data.dir;
+        let (ledger_writer, ledger_reader) = ledger::open(dir)
+            .map_err(|source| StartError::Ledger { dir: dir.display().to_string(), source: Box::new(source) })?;
+        let (writer, reader) = registry::new();
+
+        let lifecycle_config = lifecycle::Config {
+            models_dir: config.models.dir.clone(),
+            settle: config.models.settle,
+            rescan: config.models.rescan,
+            memory_budget: memory,
+            load_threads: config.models.load_threads,
+            drain_timeout: config.models.drain_timeout,
+            policy: match config.models.policy {
+                Policy::KeepServing => lifecycle::Policy::KeepServing,
+                Policy::MakeRoom => lifecycle::Policy::MakeRoom,
+            },
+        };
+        let (handle, manager) = lifecycle::start(lifecycle_config, engines, writer, ledger_writer, telemetry.clone())
+            .map_err(start("the manager"))?;
+
+        let execute_config =
+            execute::Config { inline_below: config.execute.inline_below, queue: config.execute.queue, workers };
+        let executor = Executor::start(&execute_config).map_err(start("the inference workers"))?;
+        let http_config = http_config(config, io);
+        let door = Door::new(Gateway::new(reader.clone(), executor), &http_config, &telemetry);
+        let server = Server::start(data_listener, &http_config, &door, &telemetry).map_err(start("the data plane"))?;
+
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let plane = admin::Admin {
+            reader,
+            handle,
+            ledger: ledger_reader,
+            telemetry: telemetry.clone(),
+            models_dir: config.models.dir.clone(),
+            max_push: MAX_PUSH,
+            stopping: control::stopping(phases),
+        };
+        let control = control::Control::start(admin_listener, plane, telemetry, Arc::clone(&door))
+            .map_err(start("the admin plane"))?;
+        tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
+            data_dir = %dir.display(), "listening");
+        Ok(App { door, server, control, manager, phase, config: config.clone() })
+    }
+
+    #[must_use]
+    pub fn data_address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.control.address()
+    }
+
+    /// The phases as they come.
+    #[must_use]
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Predict requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.door.in_flight()
+    }
+
+    /// Takes over what can change at run time, and says what needs a restart.
+    pub fn reload(&mut self, new: &Config) {
+        for change in self.config.changes(new) {
+            if change.needs_restart {
+                tracing::warn!(key = change.key, "changed in the configuration; takes effect after a restart");
+            } else {
+                tracing::info!(key = change.key, "changed");
+            }
+        }
+        let next = self.config.reloaded(new);
+        self.door.limits().apply(&http_config(&next, NonZeroUsize::MIN));
+        if let Err(error) = crate::telemetry::set_log_filter(&next.log.filter) {
+            tracing::error!(error, "the log filter stays as it was");
+        }
+        self.config = next;
+    }
+
+    /// Stops in order, within `server.shutdown_grace`; true when everything ended by itself.
+    pub fn stop(self) -> bool {
+        let App { door, server, control, manager, phase, config } = self;
+        let until = Instant::now() + config.server.shutdown_grace;
+        let left = || until.saturating_duration_since(Instant::now());
+        door.announce_stop();
+        phase.send_replace(Phase::NotReady);
+        tracing::info!(in_flight = door.in_flight(), "stopping: not ready any more");
+        // Load balancers need a moment to see it; until they have, their requests are answered as before.
+        std::thread::park_timeout(config.server.shutdown_grace.mul_f64(ANNOUNCED));
+        phase.send_replace(Phase::Draining);
+        // A little is kept back, for what comes after the connections.
+        let drained = server.stop(left().mul_f64(0.8));
+        if !drained {
+            tracing::warn!(in_flight = door.in_flight(), "the grace is over; connections still open were cut off");
+        }
+        control.stop(left());
+        manager.stop(left());
+        phase.send_replace(Phase::Stopped);
+        tracing::info!(drained, "stopped");
+        drained
+    }
+}
+
+fn listen(plane: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    let listener = std::net::TcpListener::bind(address).and_then(|l| l.set_nonblocking(true).map(|()| l));
+    listener.map_err(|source| StartError::Listen { plane, address, source })
+}
+
+fn http_config(config: &Config, io_threads: NonZeroUsize) -> http::Config {
+    let server = &config.server;
+    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    http::Config {
+        max_in_flight: server.max_in_flight,
+        max_connections: server.max_connections,
+        max_body: bytes(server.max_body),
+        max_headers: bytes(server.max_headers),
+        header_timeout: server.header_timeout,
+        body_timeout: server.body_timeout,
+        idle_timeout: server.idle_timeout,
+        request_timeout: server.request_timeout,
+        max_request_timeout: server.max_request_timeout.max(Duration::from_millis(1)),
+        io_threads,
+    }
+}

@@ -1,0 +1,15 @@
+//! Behaviours of the whole gateway, over real sockets; a file each.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+#![allow(clippy::too_many_lines, reason = "a table of bad inputs is as long as it is")]
+
+mod support;
+
+mod admin;
+mod bad_input;
+mod drain;
+mod map;
+mod predict;
+mod restart;
+mod swap;
+mod tritonclient;

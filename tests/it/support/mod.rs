@@ -1,0 +1,221 @@
+//! What the behaviours share: a gateway on ports of the system's choice, a models directory, a client.
+
+pub mod onnx;
+
+use serde_json::Value;
+use sluicegate::app::App;
+use sluicegate::config::Config;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A running gateway with a models and a data directory of its own.
+pub struct Gateway {
+    pub app: Option<App>,
+    pub dir: TempDir,
+    agent: ureq::Agent,
+}
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("an answer should be JSON ({e}): {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    /// The promised shape of an error, and its code.
+    pub fn code(&self) -> String {
+        let json = self.json();
+        assert!(json["error"].as_str().is_some_and(|e| !e.is_empty()), "an error has a sentence: {json}");
+        json["code"].as_str().unwrap_or_else(|| panic!("an error has a code: {json}")).to_owned()
+    }
+}
+
+/// Waits until a condition holds, and says which did not.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < until, "within 30 s: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+impl Gateway {
+    /// Starts on a fresh directory that `fill` puts models into (under `models/`), and waits until it is ready.
+    pub fn start(fill: impl FnOnce(&Path)) -> Gateway {
+        Gateway::start_with("", fill)
+    }
+
+    /// The same, with configuration of one's own added.
+    pub fn start_with(config: &str, fill: impl FnOnce(&Path)) -> Gateway {
+        let dir = TempDir::new().unwrap();
+        let models = dir.path().join("models");
+        std::fs::create_dir(&models).unwrap();
+        fill(&models);
+        let gateway = Gateway::start_in(dir, config);
+        gateway.wait_ready();
+        gateway
+    }
+
+    /// Starts on a directory that is there; does not wait.
+    pub fn start_in(dir: TempDir, config: &str) -> Gateway {
+        let app = App::start(&configuration(dir.path(), config)).unwrap();
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        Gateway { app: Some(app), dir, agent }
+    }
+
+    pub fn wait_ready(&self) {
+        eventually("the gateway is ready", || (self.get("/v2/health/ready").status == 200).then_some(()));
+    }
+
+    pub fn data(&self) -> SocketAddr {
+        self.app.as_ref().unwrap().data_address()
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.app.as_ref().unwrap().admin_address()
+    }
+
+    pub fn models(&self) -> std::path::PathBuf {
+        self.dir.path().join("models")
+    }
+
+    /// Stops cleanly and gives the directory back, for the next start.
+    pub fn stop(mut self) -> TempDir {
+        assert!(self.app.take().unwrap().stop(), "a stop ends everything in time");
+        std::mem::replace(&mut self.dir, TempDir::new().unwrap())
+    }
+
+    fn send(&self, method: &str, url: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = match body {
+            Some(body) => self.agent.run(request.body(body.to_vec()).unwrap()),
+            None => self.agent.run(request.body(()).unwrap()),
+        };
+        let mut answer = answer.unwrap_or_else(|e| panic!("{method} {url}: {e}"));
+        let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
+        Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), body }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.send("GET", &format!("http://{}{path}", self.data()), &[], None)
+    }
+
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.post_with(path, &[], body)
+    }
+
+    pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+        self.send("POST", &format!("http://{}{path}", self.data()), headers, Some(body.as_ref()))
+    }
+
+    pub fn admin_get(&self, path: &str) -> Answer {
+        self.send("GET", &format!("http://{}{path}", self.admin()), &[], None)
+    }
+
+    pub fn admin_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+        let mut headers = headers.to_vec();
+        headers.push(("content-type", "application/json"));
+        self.send(method, &format!("http://{}{path}", self.admin()), &headers, Some(body.to_string().as_bytes()))
+    }
+
+    pub fn admin_put_bytes(&self, path: &str, body: &[u8]) -> Answer {
+        self.send("PUT", &format!("http://{}{path}", self.admin()), &[], Some(body))
+    }
+
+    pub fn promote(&self, model: &str, version: u64) -> Answer {
+        let body = serde_json::json!({"version": version.to_string(), "reason": "a test"});
+        self.admin_send("POST", &format!("/api/v1/models/{model}:promote"), &[], &body)
+    }
+
+    /// A version's state, as the admin API spells it; `None` where it is not known yet.
+    pub fn state(&self, model: &str, version: u64) -> Option<String> {
+        let answer = self.admin_get(&format!("/api/v1/models/{model}/versions/{version}"));
+        (answer.status == 200).then(|| answer.json()["state"].as_str().unwrap().to_owned())
+    }
+
+    pub fn wait_state(&self, model: &str, version: u64, state: &str) {
+        eventually(&format!("version {version} of {model} is {state}"), || {
+            (self.state(model, version).as_deref() == Some(state)).then_some(())
+        });
+    }
+
+    /// Sends bytes as they are and reads until the peer closes, or for at most ten seconds.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.data()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // The server may answer and close before it has read all of it.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(app) = self.app.take() {
+            app.stop();
+        }
+    }
+}
+
+/// A configuration for tests: ports of the system's choice, quick to see new files.
+pub fn configuration(dir: &Path, more: &str) -> Config {
+    let file = dir.join("sluicegate.toml");
+    let (models, data) = (dir.join("models"), dir.join("data"));
+    // A short grace, as part of it is spent announcing the stop; a short settle, so that new files are seen soon.
+    let mut text = String::new();
+    for (section, key) in [("[server]", "shutdown_grace = \"5s\""), ("[models]", "settle = \"100ms\"")] {
+        if !more.contains(section) {
+            text.extend([section, "\n", key, "\n"]);
+        }
+    }
+    for line in more.lines() {
+        text.push_str(line);
+        text.push('\n');
+        match line.trim() {
+            "[server]" => text.push_str("shutdown_grace = \"5s\"\n"),
+            "[models]" => text.push_str("settle = \"100ms\"\n"),
+            _ => {}
+        }
+    }
+    std::fs::write(&file, text).unwrap();
+    let overrides = sluicegate::config::Overrides {
+        listen: Some("127.0.0.1:0".to_owned()),
+        admin_listen: Some("127.0.0.1:0".to_owned()),
+        models: Some(models.display().to_string()),
+        data_dir: Some(data.display().to_string()),
+    };
+    Config::load(Some(&file), std::iter::empty(), &overrides).unwrap_or_else(|complaints| panic!("{complaints}"))
+}
+
+/// An Open Inference Protocol body with one FP32 input `x` of the given shape and values.
+pub fn infer_body(shape: &[usize], data: &[f32]) -> String {
+    serde_json::json!({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}]}).to_string()
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}

@@ -1,0 +1,119 @@
+//! Small ONNX models, written by hand: each answers what only it would answer.
+
+use prost::Message;
+use std::path::Path;
+use tract_onnx::pb::{
+    self, AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
+};
+
+const FLOAT: i32 = pb::tensor_proto::DataType::Float as i32;
+
+/// `x` FP32 [N,width] → `y` FP32 [N,1], every element `answer`; with `weights` floats more to carry around.
+pub fn answering(answer: f32, width: i64, weights: usize) -> Vec<u8> {
+    let zero = vec![0.0f32; usize::try_from(width).unwrap()];
+    let mut nodes = vec![node("MatMul", &["x", "zero"], &["nothing"]), node("Add", &["nothing", "answer"], &["sum"])];
+    let mut initializers = vec![tensor("zero", &[width, 1], &zero), tensor("answer", &[1], &[answer])];
+    if weights > 0 {
+        // [N,1] × [1,weights] → sum → times nought: used by the graph, so no optimiser throws it away, and adds nothing.
+        let ballast: Vec<f32> = (0..weights).map(|i| (i % 7) as f32 * 0.25).collect();
+        initializers.push(tensor("ballast", &[1, i64::try_from(weights).unwrap()], &ballast));
+        initializers.push(tensor("nought", &[1], &[0.0]));
+        nodes.push(node("MatMul", &["nothing", "ballast"], &["wide"]));
+        let mut reduce = node("ReduceMax", &["wide"], &["most"]);
+        reduce.attribute.push(ints("axes", &[1]));
+        nodes.push(reduce);
+        nodes.push(node("Mul", &["most", "nought"], &["gone"]));
+        nodes.push(node("Add", &["sum", "gone"], &["y"]));
+    } else {
+        nodes.push(node("Identity", &["sum"], &["y"]));
+    }
+    model(nodes, initializers, vec![value("x", &[None, Some(width)])], vec![value("y", &[None, Some(1)])])
+}
+
+/// `x` FP32 [N,2] → `y` FP32 [N,2], times a factor.
+pub fn scaling(factor: f32) -> Vec<u8> {
+    model(
+        vec![node("Mul", &["x", "factor"], &["y"])],
+        vec![tensor("factor", &[1], &[factor])],
+        vec![value("x", &[None, Some(2)])],
+        vec![value("y", &[None, Some(2)])],
+    )
+}
+
+/// A model whose one operator exists in no engine.
+pub fn unknown_operator() -> Vec<u8> {
+    model(
+        vec![node("FrobnicateTwice", &["x"], &["y"])],
+        Vec::new(),
+        vec![value("x", &[None, Some(2)])],
+        vec![value("y", &[None, Some(2)])],
+    )
+}
+
+/// Writes a version whole: into a directory beside, then renamed, as careful tools do.
+pub fn install(models: &Path, model: &str, version: u64, bytes: &[u8]) {
+    let aside = models.join(model).join(format!(".{version}.tmp"));
+    std::fs::create_dir_all(&aside).unwrap();
+    std::fs::write(aside.join("model.onnx"), bytes).unwrap();
+    std::fs::rename(&aside, models.join(model).join(version.to_string())).unwrap();
+}
+
+fn model(
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+    input: Vec<ValueInfoProto>,
+    output: Vec<ValueInfoProto>,
+) -> Vec<u8> {
+    let graph = GraphProto { name: "test".into(), node, initializer, input, output, ..Default::default() };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 13 }];
+    ModelProto { ir_version: 7, opset_import, graph: Some(graph), ..Default::default() }.encode_to_vec()
+}
+
+fn node(op: &str, input: &[&str], output: &[&str]) -> NodeProto {
+    NodeProto {
+        op_type: op.into(),
+        input: input.iter().map(|s| (*s).to_owned()).collect(),
+        output: output.iter().map(|s| (*s).to_owned()).collect(),
+        name: format!("{op}_{}", output[0]),
+        ..Default::default()
+    }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        ints: values.to_vec(),
+        r#type: attribute_proto::AttributeType::Ints as i32,
+        ..Default::default()
+    }
+}
+
+fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: FLOAT,
+        raw_data: bytemuck::cast_slice::<f32, u8>(values).to_vec(),
+        ..Default::default()
+    }
+}
+
+fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
+    let dim = dims
+        .iter()
+        .map(|d| tensor_shape_proto::Dimension {
+            value: Some(match d {
+                Some(n) => tensor_shape_proto::dimension::Value::DimValue(*n),
+                None => tensor_shape_proto::dimension::Value::DimParam("N".into()),
+            }),
+            ..Default::default()
+        })
+        .collect();
+    let tensor_type = type_proto::Tensor { elem_type: FLOAT, shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto {
+        name: name.into(),
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor_type)), ..Default::default() }),
+        ..Default::default()
+    }
+}
