@@ -8,8 +8,10 @@ COPY . .
 RUN make build
 
 FROM debian:bookworm-slim
+# The locale is what ONNX's StringNormalizer uses unless a model names another.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libstdc++6 \
+ && apt-get install -y --no-install-recommends libstdc++6 locales \
+ && localedef -i en_US -f UTF-8 en_US.UTF-8 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --home-dir /srv/sluicegate --create-home sluicegate
 COPY --from=build /src/target/release/sluicegate /usr/local/bin/sluicegate

@@ -339,6 +339,21 @@ fn slow_and_endless_senders_are_cut_off() {
 }
 
 #[test]
+fn past_its_deadline_a_request_is_answered_504() {
+    let gateway = gateway("");
+    let started = std::time::Instant::now();
+    let late = gateway.raw(
+        b"POST /v2/models/scale/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-request-timeout-ms: 200\r\ncontent-length: 9\r\n\r\n{",
+    );
+    assert!(late.starts_with("HTTP/1.1 504") && late.contains("DEADLINE_EXCEEDED"), "{late}");
+    assert!(started.elapsed() < Duration::from_secs(5), "the caller's deadline, not the configured one");
+    let configured = self::gateway("[server]\nrequest_timeout = \"200ms\"\n");
+    let late = configured
+        .raw(b"POST /v2/models/scale/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 9\r\n\r\n{");
+    assert!(late.starts_with("HTTP/1.1 504"), "and without one of its own, the configured one: {late}");
+}
+
+#[test]
 fn an_idle_connection_outlives_the_head_limit() {
     use std::io::Read;
     let gateway = gateway("[server]\nheader_timeout = \"100ms\"\n");
