@@ -6,7 +6,7 @@ use sluicegate::backend::{EngineChoice, Engines, VersionFiles};
 use sluicegate::codec::oip;
 use sluicegate::execute::{Config, Executor, Runner};
 use sluicegate::model::{ModelName, Parameters, RequestId, Version};
-use sluicegate::registry::{self, Entry, Facts, Loaded, Snapshot, State, VersionStatus, Writer};
+use sluicegate::registry::{self, Entry, Facts, Limits, Loaded, Snapshot, State, VersionStatus, Writer};
 use sluicegate::route::{Ask, Document, Selector};
 use sluicegate::serve::Gateway;
 use sluicegate::telemetry::{Telemetry, VersionMetrics};
@@ -37,6 +37,7 @@ fn load(telemetry: &Telemetry) -> Arc<Loaded> {
         metrics: VersionMetrics::new(telemetry.scope(), name.clone(), version),
         runner: Arc::new(Runner::new(model)),
         facts: Arc::new(facts),
+        limits: Limits::default(),
         version,
         model: name,
     })

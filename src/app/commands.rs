@@ -88,6 +88,9 @@ fn shown(version: &VersionReport) -> String {
         text.push_str(&words.to_string());
         text.push('\n');
     };
+    if let Some(words) = &version.settings {
+        line(format_args!("{words}"));
+    }
     version.inputs.iter().for_each(|spec| line(format_args!("input   {spec}")));
     version.outputs.iter().for_each(|spec| line(format_args!("output  {spec}")));
     for engine in &version.engines {

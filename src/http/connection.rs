@@ -15,6 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+/// From the start of a stop to the end of a connection on which nothing is asked: for the last bytes of an answer to leave, not
+/// for a peer that is silent or half-way through a request.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Limits on how long a connection may take over things.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -40,7 +44,15 @@ pub(super) async fn serve(stream: TcpStream, door: Arc<Door>, patience: Patience
     // Small answers leave at once. A socket that refuses the option still works.
     let _ = stream.set_nodelay(true);
     let pulse = Arc::new(Pulse::default());
-    let Ok(Ok(is_h2)) = tokio::time::timeout(patience.head, speaks_h2(&stream)).await else { return };
+    let mut stopping = stop.clone();
+    let is_h2 = tokio::select! {
+        spoken = tokio::time::timeout(patience.head, speaks_h2(&stream)) => match spoken {
+            Ok(Ok(is_h2)) => is_h2,
+            _ => return,
+        },
+        // Nothing was asked yet, so nothing is owed.
+        _ = stopping.wait_for(|stop| *stop) => return,
+    };
     let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
     let counted = Arc::clone(&pulse);
     let service = service_fn(move |request| {
@@ -63,8 +75,6 @@ pub(super) async fn serve(stream: TcpStream, door: Arc<Door>, patience: Patience
             .await;
     } else {
         let connection = hyper::server::conn::http1::Builder::new()
-            // Answers to pipelined requests leave together.
-            .pipeline_flush(true)
             // The watchdog does this, without a timer per request, and does not close idle connections with it.
             .header_read_timeout(None)
             .serve_connection(io, service);
@@ -96,18 +106,23 @@ async fn watch<C: Future>(
             _ = stop.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
                 finish(connection.as_mut());
+                tick.reset_after(LAST_WORDS);
             }
             _ = tick.tick() => {
                 let (now, requests) = (Instant::now(), pulse.requests.load(Ordering::Relaxed));
+                if stopping && pulse.open.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
                 if pulse.open.load(Ordering::Relaxed) > 0 || requests != idle_since.0 {
                     (head_since, idle_since) = (None, (requests, now));
                     continue;
                 }
-                // HTTP/2 sends frames of its own between requests; only HTTP/1 bytes must be a request's head.
-                if !is_h2 && pulse.unfinished.load(Ordering::Relaxed)
-                    && now.duration_since(*head_since.get_or_insert(now)) >= patience.head {
-                        return;
-                    }
+                // HTTP/2 sends frames of its own between requests, so bytes need not be a request's head; its first request is due
+                // like any other.
+                let due = if is_h2 { requests == 0 } else { pulse.unfinished.load(Ordering::Relaxed) };
+                if due && now.duration_since(*head_since.get_or_insert(now)) >= patience.head {
+                    return;
+                }
                 if now.duration_since(idle_since.1) >= patience.idle {
                     return;
                 }

@@ -7,8 +7,8 @@ use super::{info, predict};
 use crate::model::{Code, Failure, RequestId};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
-use http::header::{ALLOW, HeaderValue};
-use http::{HeaderMap, Request};
+use http::header::{ALLOW, HOST, HeaderValue};
+use http::{HeaderMap, Request, Version};
 use hyper::body::Incoming;
 use metrics::Counter;
 use std::sync::Arc;
@@ -136,7 +136,13 @@ impl Door {
         self.refused[code as usize].increment(1);
     }
 
-    fn check_headers(&self, headers: &HeaderMap) -> Result<(), Failure> {
+    fn check_head(&self, version: Version, headers: &HeaderMap) -> Result<(), Failure> {
+        if version == Version::HTTP_11 && !headers.contains_key(HOST) {
+            return Err(Failure::new(
+                Code::InvalidRequest,
+                "an HTTP/1.1 request names its host (RFC 9112, section 3.2)",
+            ));
+        }
         // 4 for ": " and the line's end: the size on the wire.
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if size <= self.max_headers {
@@ -162,7 +168,7 @@ pub(super) async fn handle(door: Arc<Door>, request: Request<Incoming>) -> HttpR
     let received = Instant::now();
     let (parts, body) = request.into_parts();
     let parsed = door
-        .check_headers(&parts.headers)
+        .check_head(parts.version, &parts.headers)
         .map_err(Refused::from)
         .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()));
     match parsed {

@@ -16,7 +16,10 @@ pub(super) fn answer(door: &Door, endpoint: &Endpoint) -> Result<HttpResponse, F
         Endpoint::ServerMetadata => Ok(answer::json(metadata::server_json(env!("CARGO_PKG_VERSION")))),
         Endpoint::Live => Ok(answer::json("{\"live\":true}")),
         Endpoint::Ready if door.ready() => Ok(answer::json("{\"ready\":true}")),
-        Endpoint::Ready => Err(Failure::new(Code::NotReady, "the server is not ready: it is starting or stopping")),
+        Endpoint::Ready => Err(Failure::new(
+            Code::NotReady,
+            "the server is not ready: it is starting or stopping, or a model's traffic document cannot be served; the admin plane says which",
+        )),
         Endpoint::Metadata(target) => with_entry(door, target, |entry| {
             let served = named(entry, &target.version)?;
             let versions: Vec<Version> = match target.version {

@@ -7,7 +7,7 @@ use super::handle::{Door, caller_id};
 use crate::codec::{inflate, oip, tfs};
 use crate::model::{Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
 use crate::route::Ask;
-use crate::serve::Exchange;
+use crate::serve::{Exchange, find};
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
@@ -54,6 +54,10 @@ pub(super) async fn predict(
         Ok(response) => response,
         Err(failure) => answer::failed(&failure),
     };
+    if !response.headers().contains_key(answer::SERVER_TIMING) {
+        // Nothing waited and nothing ran.
+        answer::timing(response.headers_mut(), Duration::ZERO, Duration::ZERO);
+    }
     answer::request_id(response.headers_mut(), &id.unwrap_or_else(RequestId::generate));
     response
 }
@@ -85,9 +89,11 @@ async fn attempt(
     };
     let body = read(door, headers, body, deadline).await.map_err(refuse)?;
     let started = Instant::now();
-    let parsed = parse(wire, headers, body).map_err(refuse)?;
+    // Whoever asks for what is not there should read that, whatever else is wrong.
+    let parsed =
+        parse(wire, headers, body).map_err(|failure| refuse(missing(door, headers, target).unwrap_or(failure)))?;
     if let Parsed::Oip(request) = &parsed
-        && let Some(text) = &request.request.id
+        && let Some(text) = request.request.id.as_ref().filter(|id| !id.is_empty())
     {
         *id = Some(
             RequestId::from_caller(text.clone())
@@ -126,6 +132,16 @@ fn parse(wire: Wire, headers: &HeaderMap, body: Bytes) -> Result<Parsed, Failure
             oip::decode(&body, length).map(Parsed::Oip)
         }
     }
+}
+
+/// The model, version or label that the path names and that does not exist.
+fn missing(door: &Door, headers: &HeaderMap, target: &Target<'_>) -> Option<Failure> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let ask =
+        Ask { selector: target.version.selector(), header: &header, parameters: &Parameters::new(), request_id: "" };
+    let snapshot = door.gateway.snapshot();
+    let failure = find(&snapshot, &target.model).and_then(|entry| entry.route(&ask).map(drop)).err()?;
+    matches!(failure.code, Code::ModelNotFound | Code::VersionNotFound | Code::LabelNotFound).then_some(failure)
 }
 
 fn open(
@@ -234,7 +250,7 @@ fn check_media(headers: &HeaderMap) -> Result<(), Failure> {
             ));
         }
     }
-    let mut accepts = headers.get_all(ACCEPT).iter().peekable();
+    let mut accepts = headers.get_all(ACCEPT).iter().filter(|v| !v.is_empty()).peekable();
     if accepts.peek().is_none() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use super::verify::{self, About};
 use super::warm;
 use crate::backend::{EngineChoice, VersionFiles};
 use crate::execute::Runner;
-use crate::registry::{Facts, Loaded, Stage, State};
+use crate::registry::{Facts, Limits, Loaded, Stage, State};
 use crate::telemetry::{Telemetry, VersionMetrics};
 use sha2::{Digest as _, Sha256};
 use std::cell::Cell;
@@ -27,6 +27,7 @@ pub struct Job {
     /// The files as they were when it was decided to load them.
     pub fingerprint: Fingerprint,
     pub engine: EngineChoice,
+    pub limits: Limits,
     /// What `model.toml` says about all versions.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
@@ -112,6 +113,8 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
     tell(State::Warming);
     let begun = Instant::now();
     let note = warm::warm(&job.files.dir, &runner)?;
+    let remarks: Vec<String> = [about.remark, note].into_iter().flatten().collect();
+    let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();
 
     let bytes = job.fingerprint.bytes;
@@ -129,7 +132,7 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
         golden_cases,
         metadata: metadata(about.metadata, &job.about),
     });
-    Ok(Up { loaded: Arc::new(Loaded { model, version, runner, metrics, facts }), digests, note })
+    Ok(Up { loaded: Arc::new(Loaded { model, version, runner, metrics, facts, limits: job.limits }), digests, note })
 }
 
 /// `version.toml` as it was written; what `model.toml` says about every version is beside it, under that file's name.

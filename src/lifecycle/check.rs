@@ -1,5 +1,6 @@
 //! What would become of a version, without a server: for `sluicegate check`.
 
+use super::model_toml::ModelSettings;
 use super::verify;
 use super::warm;
 use super::{bring_up, source};
@@ -23,6 +24,8 @@ pub struct CheckReport {
 pub struct VersionReport {
     pub path: String,
     pub sha256: Option<String>,
+    /// What is wrong with the `model.toml` beside it; then no engine was tried.
+    pub settings: Option<String>,
     /// `name DATATYPE [dims]`, by the first engine that loads it.
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
@@ -120,14 +123,33 @@ fn check_version(engines: &Engines, dir: &Path) -> VersionReport {
     let mut report = VersionReport {
         path: dir.display().to_string(),
         sha256,
+        settings: None,
         inputs: Vec::new(),
         outputs: Vec::new(),
         engines: Vec::new(),
     };
+    let settings = match settings(dir) {
+        Ok(settings) => settings,
+        Err(complaints) => {
+            report.settings = Some(complaints);
+            return report;
+        }
+    };
     for choice in [EngineChoice::OnnxRuntime, EngineChoice::Tract] {
-        check_engine(engines, choice, dir, &mut report);
+        if settings.engine == EngineChoice::Auto || settings.engine == choice {
+            check_engine(engines, choice, dir, &mut report);
+        }
     }
     report
+}
+
+/// What the `model.toml` beside a version says; the defaults where there is none.
+fn settings(version: &Path) -> Result<ModelSettings, String> {
+    match version.parent().map(|model| std::fs::read_to_string(model.join("model.toml"))) {
+        Some(Ok(text)) => ModelSettings::parse("model.toml", &text),
+        Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => Err(format!("model.toml: {e}")),
+        _ => Ok(ModelSettings::default()),
+    }
 }
 
 fn check_engine(engines: &Engines, choice: EngineChoice, dir: &Path, report: &mut VersionReport) {

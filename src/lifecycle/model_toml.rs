@@ -3,6 +3,7 @@
 use super::policy::Keep;
 use crate::backend::EngineChoice;
 use crate::model::Version;
+use crate::registry::Limits;
 use crate::settings::{Table, Value};
 use std::collections::BTreeSet;
 
@@ -15,6 +16,8 @@ pub struct ModelSettings {
     pub versions: Keep,
     /// `auto_promote`: default false, so that a person or a rollout decides who serves.
     pub auto_promote: bool,
+    /// `[limits]`: `max_in_flight` and `max_rows`, both absent by default; for versions loaded from then on.
+    pub limits: Limits,
     /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
     /// Batching itself is decided by what verification has shown, once there is batching; the key only turns it off.
     pub about: serde_json::Map<String, serde_json::Value>,
@@ -33,6 +36,11 @@ impl ModelSettings {
         let right = "\"all\", { latest = N } with N from 1, or a list of versions such as [\"3\", \"7\"]";
         let versions = table.custom("versions", right, keep).unwrap_or_default();
         let auto_promote = table.bool("auto_promote").unwrap_or_default();
+        let limits = table.section("limits");
+        let limits = Limits {
+            max_in_flight: limits.integer("max_in_flight", 1..=1_000_000),
+            max_rows: limits.integer("max_rows", 1..=1_000_000_000),
+        };
         let mut about = serde_json::Map::new();
         if let Some(text) = table.string("description") {
             about.insert("description".to_owned(), text.into());
@@ -44,7 +52,7 @@ impl ModelSettings {
             about.insert("batching_enabled".to_owned(), enabled.into());
         }
         table.finish().map_err(|complaints| complaints.to_string())?;
-        Ok(ModelSettings { engine, versions, auto_promote, about })
+        Ok(ModelSettings { engine, versions, auto_promote, limits, about })
     }
 }
 

@@ -6,6 +6,7 @@ use super::journal;
 use super::loaders::Work;
 use super::manager::{Manager, conflict};
 use super::push::{Push, Staged};
+use super::source::{Found, look_at_version};
 use super::table::{Id, Life, Model, Op};
 use super::traffic::{Promote, no_model, no_version, not_ready, refuse_taken_out};
 use crate::ledger::{Action, Change, Effect};
@@ -280,11 +281,25 @@ impl Manager {
     pub(super) fn staged(&mut self, push: Push, staged: Result<Staged, Failure>) {
         let Push { id, actor, reply, .. } = push;
         let result = staged.and_then(|staged| self.land(&id, &actor, staged));
+        if let Ok(place) = &result {
+            // Known at once, so that whoever pushed it can ask for it; it landed whole, so there is nothing to wait for.
+            let found = Found { still: true, ..look_at_version(place) };
+            let mut model = self.models.remove(&id.model).unwrap_or_else(|| Model::new(id.model.clone()));
+            if !model.lives.contains_key(&id.version) {
+                self.add(&mut model, id.version);
+            }
+            if let Some(life) = model.lives.get_mut(&id.version) {
+                life.found = Some(found);
+            }
+            self.models.insert(id.model.clone(), model);
+            self.touched.insert(id.model.clone());
+        }
         self.poke.model(id.model);
-        self.answer(reply, result);
+        self.answer(reply, result.map(drop));
     }
 
-    fn land(&mut self, id: &Id, actor: &Actor, staged: Staged) -> Result<(), Failure> {
+    /// Answers where the version is now.
+    fn land(&mut self, id: &Id, actor: &Actor, staged: Staged) -> Result<PathBuf, Failure> {
         if staged.place.exists() {
             return Err(exists(id));
         }
@@ -299,13 +314,14 @@ impl Manager {
             effect: Effect::None,
         };
         self.journal.commit(change).map_err(|e| journal::failure(&e))?;
+        let place = staged.place.clone();
         staged.land().map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => exists(id),
             _ => Failure::new(Code::Internal, "the version could not be put into the models directory")
                 .with_internal(format!("push of {id}: {e}")),
         })?;
         info!(model = %id.model, version = %id.version, actor = actor.0, action = %Action::Push, "version");
-        Ok(())
+        Ok(place)
     }
 
     // === helpers ===

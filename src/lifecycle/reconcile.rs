@@ -51,7 +51,7 @@ impl Manager {
         }
     }
 
-    fn add(&mut self, model: &mut Model, version: Version) {
+    pub(super) fn add(&mut self, model: &mut Model, version: Version) {
         model.lives.insert(version, Life::new());
         self.counts.appeared(State::Pending);
         info!(model = %model.name, %version, state = %State::Pending, "version");

@@ -20,16 +20,21 @@ pub struct About {
     pub sha256: Option<String>,
     /// The whole file as JSON; `null` where there is none.
     pub metadata: serde_json::Value,
+    /// Why the file says nothing: it describes a version rather than decides about it, so one that is no TOML is a remark.
+    pub remark: Option<String>,
 }
 
 /// Reads `version.toml`: its keys are free, but for `sha256`.
 ///
 /// # Errors
-/// When it is there and cannot be read, is not TOML, or `sha256` is not one.
+/// When it is there and cannot be read, or `sha256` is not one: a check that somebody asked for and that cannot be made.
 pub fn about(dir: &Path) -> Result<About, Trouble> {
     let Some(bytes) = read(dir, "version.toml")? else { return Ok(About::default()) };
-    let wrong = |what: String| Trouble::final_(Stage::Verify, format!("version.toml: {what}"));
-    let text = String::from_utf8(bytes).map_err(|_| wrong("not UTF-8".to_owned()))?;
+    let unreadable = |why: String| Ok(About { remark: Some(format!("version.toml: {why}")), ..About::default() });
+    let Ok(text) = String::from_utf8(bytes) else { return unreadable("not UTF-8".to_owned()) };
+    if let Err(error) = text.parse::<toml::Table>() {
+        return unreadable(error.to_string());
+    }
     let mut table = Table::parse("version.toml", &text);
     let sha256 = table.custom("sha256", "64 hexadecimal digits", |value| {
         let text = value.as_str()?;
@@ -37,8 +42,10 @@ pub fn about(dir: &Path) -> Result<About, Trouble> {
     });
     table.rest();
     table.finish().map_err(|complaints| Trouble::final_(Stage::Verify, complaints.to_string()))?;
-    let metadata = serde_json::to_value(Table::parse("version.toml", &text).rest());
-    Ok(About { sha256, metadata: metadata.map_err(|e| wrong(e.to_string()))? })
+    match serde_json::to_value(Table::parse("version.toml", &text).rest()) {
+        Ok(metadata) => Ok(About { sha256, metadata, remark: None }),
+        Err(error) => unreadable(error.to_string()),
+    }
 }
 
 /// Checks the bytes, the signature and every golden answer; answers how many golden cases there were.

@@ -98,6 +98,15 @@ pub struct Facts {
     pub metadata: serde_json::Value,
 }
 
+/// What `model.toml` allows callers of a version, as it said when the version was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Requests on this version at once; one more is refused with `TOO_MANY_REQUESTS`.
+    pub max_in_flight: Option<u64>,
+    /// Rows of one request; more is refused with `INVALID_TENSOR`.
+    pub max_rows: Option<usize>,
+}
+
 /// A version in memory.
 ///
 /// The manager holds the last reference while it drains, so that its memory is freed on the manager's thread.
@@ -108,6 +117,7 @@ pub struct Loaded {
     pub runner: Arc<Runner>,
     pub metrics: Arc<VersionMetrics>,
     pub facts: Arc<Facts>,
+    pub limits: Limits,
 }
 
 /// In what part a version answers.
@@ -346,19 +356,16 @@ impl Entry {
     }
 
     fn no_version(&self, version: Version) -> Failure {
-        match self.versions.get(&version) {
-            Some(status) if !matches!(status.state, State::Unloaded) => {
-                Failure::new(Code::NotReady, format!("version {version} of model {} is {}", self.name, status.state))
-            }
-            _ => {
-                let callable: Vec<String> = self.pinned.keys().map(ToString::to_string).collect();
-                let known = if callable.is_empty() {
-                    "none is loaded".to_owned()
-                } else {
-                    format!("loaded are {}", callable.join(", "))
-                };
-                Failure::new(Code::VersionNotFound, format!("model {} has no version {version}; {known}", self.name))
-            }
+        if let Some(status) = self.versions.get(&version) {
+            let words = format!("version {version} of model {} is {}", self.name, status.state);
+            return Failure::new(Code::NotReady, words);
         }
+        let callable: Vec<String> = self.pinned.keys().map(ToString::to_string).collect();
+        let known = if callable.is_empty() {
+            "none is loaded".to_owned()
+        } else {
+            format!("loaded are {}", callable.join(", "))
+        };
+        Failure::new(Code::VersionNotFound, format!("model {} has no version {version}; {known}", self.name))
     }
 }

@@ -18,5 +18,5 @@ mod publish;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{Entry, Facts, Loaded, Role, Served, Stage, State, VersionStatus};
+pub use entry::{Entry, Facts, Limits, Loaded, Role, Served, Stage, State, VersionStatus};
 pub use publish::{Reader, Snapshot, Writer, new};

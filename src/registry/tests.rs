@@ -59,6 +59,7 @@ fn loaded(n: u64, freed_on: &Arc<Mutex<Vec<ThreadId>>>) -> Arc<Loaded> {
         metrics: VersionMetrics::new(Telemetry::new().scope(), model.clone(), version(n)),
         runner: Arc::new(Runner::new(Arc::new(Tracked { signature, freed_on: Arc::clone(freed_on) }))),
         facts: Arc::new(facts),
+        limits: Limits::default(),
         version: version(n),
         model,
     })

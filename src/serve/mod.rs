@@ -64,7 +64,13 @@ impl Gateway {
     pub fn open(&self, model: &str, ask: &Ask, started: Instant) -> Result<Exchange, Failure> {
         let snapshot = self.reader.snapshot();
         let served = find(&snapshot, model)?.route(ask)?;
-        Ok(Exchange { _in_flight: served.loaded.metrics.enter(), served: Arc::clone(served), started, ended: false })
+        let in_flight = served.loaded.metrics.enter();
+        if let Some(most) = served.loaded.limits.max_in_flight.filter(|most| served.loaded.metrics.in_flight() > *most)
+        {
+            let words = format!("{most} requests are in flight on this model already, the limit of its model.toml");
+            return Err(Failure::new(Code::TooManyRequests, words));
+        }
+        Ok(Exchange { _in_flight: in_flight, served: Arc::clone(served), started, ended: false })
     }
 
     /// Runs a request on the version its exchange holds.
@@ -79,6 +85,12 @@ impl Gateway {
     ) -> Result<Ran, Failure> {
         let loaded = &exchange.served.loaded;
         let checked = Arc::new(loaded.facts.signature.check(request)?);
+        if let (Some(most), Some(rows)) = (loaded.limits.max_rows, checked.rows())
+            && rows > most
+        {
+            let words = format!("a request may have at most {most} rows by this model's model.toml, got {rows}");
+            return Err(Failure::new(Code::InvalidTensor, words));
+        }
         let ran = self.executor.execute(&loaded.runner, checked, deadline).await?;
         loaded.metrics.ran(ran.infer);
         if !ran.queue.is_zero() {

@@ -57,6 +57,9 @@ fn a_pushed_version_lands_and_an_existing_one_is_409() {
     let bytes = onnx::scaling(4.0);
     let pushed = gateway.admin_put_bytes("/api/v1/models/self/versions/4", &bytes);
     assert!(matches!(pushed.status, 200 | 201), "{pushed:?}");
+    assert!(gateway.state("self", 4).is_some(), "a pushed version is known at once");
+    let load = gateway.admin_send("POST", "/api/v1/models/self/versions/4:load", &[], &json!({}));
+    assert_eq!(load.status, 200, "and can be waited for: {load:?}");
     gateway.wait_state("self", 4, "ready");
     let answer = gateway.post("/v2/models/self/versions/4/infer", infer_body(&[1, 2], &[1.0, 2.0]));
     assert_eq!(answer.json()["outputs"][0]["data"], json!([4.0, 8.0]));
@@ -65,6 +68,19 @@ fn a_pushed_version_lands_and_an_existing_one_is_409() {
     let junk = gateway.admin_put_bytes("/api/v1/models/self/versions/5", b"no model");
     assert_eq!(junk.status, 400, "{junk:?}");
     assert_eq!(gateway.state("self", 5), None, "nothing landed");
+}
+
+#[test]
+fn limits_of_a_model_hold_for_its_callers() {
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "scale", 1, &onnx::scaling(2.0));
+        std::fs::write(models.join("scale/model.toml"), "[limits]\nmax_rows = 2\nmax_in_flight = 8\n").unwrap();
+    });
+    let two = gateway.post("/v2/models/scale/infer", infer_body(&[2, 2], &[0.0; 4]));
+    assert_eq!(two.status, 200, "{two:?}");
+    let three = gateway.post("/v2/models/scale/infer", infer_body(&[3, 2], &[0.0; 6]));
+    assert_eq!((three.status, three.code().as_str()), (400, "INVALID_TENSOR"));
+    assert!(three.json()["error"].as_str().unwrap().contains("at most 2 rows"), "{three:?}");
 }
 
 #[test]

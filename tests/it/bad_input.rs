@@ -231,6 +231,15 @@ fn each_bad_request_is_answered_in_words() {
             says: &["soon"],
         },
         Case {
+            what: "an unknown model and no body",
+            path: "/v2/models/nope/infer",
+            headers: &[],
+            body: Vec::new(),
+            status: 404,
+            code: "MODEL_NOT_FOUND",
+            says: &["nope"],
+        },
+        Case {
             what: "an unknown model",
             path: "/v2/models/nope/infer",
             headers: &[],
@@ -332,6 +341,15 @@ fn slow_and_endless_senders_are_cut_off() {
     let long = format!("GET /v2 HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-long: {}\r\n\r\n", "a".repeat(16384));
     let long = gateway.raw(long.as_bytes());
     assert!(long.starts_with("HTTP/1.1 431") && long.contains("HEADERS_TOO_LARGE"), "{long}");
+    for (bytes, status) in [
+        ("garbage\r\n\r\n", "400"),
+        ("GET /v2 HTTP/1.1\r\nHo st: x\r\n\r\n", "400"),
+        ("GET /v2 HTTP/1.1\r\nconnection: close\r\n\r\n", "400"),
+        ("POST /v2/models/scale/infer HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "400"),
+    ] {
+        let answer = gateway.raw(bytes.as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{bytes:?}: {answer}");
+    }
     let endless = format!("GET /v2 HTTP/1.1\r\nhost: x\r\nx-long: {}", "a".repeat(1 << 20));
     let endless = gateway.raw(endless.as_bytes());
     assert!(endless.is_empty() || endless.starts_with("HTTP/1.1 431"), "{endless}");

@@ -161,6 +161,7 @@ impl Bench {
     pub fn loaded_as(&self, model: &str, n: u64, state: State) -> VersionStatus {
         let facts = facts();
         let loaded = Loaded {
+            limits: crate::registry::Limits::default(),
             model: name(model),
             version: version(n),
             runner: Arc::new(Runner::new(Arc::new(NeverRun(facts.signature.clone())))),

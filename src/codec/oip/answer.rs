@@ -3,7 +3,7 @@
 use super::{AnswerForm, binary};
 use crate::codec::text::{self, NotText};
 use crate::model::{Answer, Code, Failure};
-use crate::tensor::{Data, Tensor};
+use crate::tensor::{Data, DataType, Tensor};
 use bytes::Bytes;
 
 /// What an answer says besides its outputs.
@@ -28,8 +28,8 @@ pub struct EncodedAnswer {
 /// Encodes an answer in the form its caller wants.
 ///
 /// # Errors
-/// `INVALID_REQUEST` when an output wanted as JSON holds strings that are not UTF-8: the caller has to ask for it in binary
-/// form.
+/// `INVALID_REQUEST` when an output wanted as JSON is FP16, which the protocol has in binary form only, or holds strings that
+/// are not UTF-8: the caller has to ask for it in binary form.
 pub fn encode(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> Result<EncodedAnswer, Failure> {
     let mut out = Vec::with_capacity(size_guess(answer, head, form));
     let mut nonfinite = 0;
@@ -50,6 +50,8 @@ pub fn encode(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> Resu
             text::integer(&mut out, binary::binary_size(tensor.data()));
             text::plain(&mut out, "}}");
             nonfinite += tensor.data().count_nonfinite();
+        } else if tensor.datatype() == DataType::Fp16 {
+            return Err(binary_only(name));
         } else {
             text::plain(&mut out, ",\"data\":[");
             let data = tensor.data();
@@ -98,6 +100,17 @@ fn size_guess(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> usiz
         })
         .sum();
     outputs + 80 + head.model_name.len() + head.model_version.len() + head.id.len()
+}
+
+#[cold]
+fn binary_only(name: &str) -> Failure {
+    Failure::new(
+        Code::InvalidRequest,
+        format!(
+            "output {name:?} is FP16, which goes in binary form only: ask for this output so \
+             (\"parameters\":{{\"binary_data\":true}})"
+        ),
+    )
 }
 
 #[cold]
