@@ -48,6 +48,14 @@ pub fn encoded(headers: &mut HeaderMap, encoding: &'static str) {
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
 }
 
+/// The caller's `x-request-id`, where there is one that can be an id.
+pub fn caller_id(headers: &HeaderMap) -> Option<RequestId> {
+    let value = headers.get(X_REQUEST_ID)?;
+    RequestId::from_caller(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .ok()
+        .filter(|id| !id.as_str().is_empty())
+}
+
 /// Puts the request id on an answer, as it is where a header can carry it and percent-encoded where it cannot.
 pub fn request_id(headers: &mut HeaderMap, id: &RequestId) {
     /// What a header value cannot carry, or a proxy might trim; `%` too, so that an encoded id can be decoded.

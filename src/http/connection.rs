@@ -1,6 +1,7 @@
 //! One connection: which HTTP it speaks, and its limits on time.
 
-use super::handle::{Door, handle};
+use super::door::Door;
+use super::handle::handle;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;

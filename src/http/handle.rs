@@ -1,167 +1,15 @@
 //! One request, from its head to its answer.
 
 use super::answer::{self, HttpResponse};
+use super::door::Door;
 use super::endpoint::{Endpoint, Refused};
-use super::server::Config;
 use super::{info, predict};
-use crate::model::{Code, Failure, RequestId};
-use crate::serve::Gateway;
-use crate::telemetry::{Telemetry, names};
-use http::header::{ALLOW, HOST, HeaderValue};
-use http::{HeaderMap, Request, Version};
+use crate::model::RequestId;
+use http::header::{ALLOW, HeaderValue};
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
-use metrics::Counter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-/// Limits that can change while the server runs.
-#[derive(Debug)]
-pub struct Limits {
-    max_in_flight: AtomicUsize,
-    max_body: AtomicUsize,
-    body_timeout_ms: AtomicU64,
-    request_timeout_ms: AtomicU64,
-    max_request_timeout_ms: AtomicU64,
-}
-
-impl Limits {
-    #[must_use]
-    pub fn new(config: &Config) -> Limits {
-        let limits = Limits {
-            max_in_flight: AtomicUsize::new(0),
-            max_body: AtomicUsize::new(0),
-            body_timeout_ms: AtomicU64::new(0),
-            request_timeout_ms: AtomicU64::new(0),
-            max_request_timeout_ms: AtomicU64::new(0),
-        };
-        limits.apply(config);
-        limits
-    }
-
-    /// Takes new limits over; requests under way keep the ones they read.
-    pub fn apply(&self, config: &Config) {
-        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        self.max_in_flight.store(config.max_in_flight, Ordering::Relaxed);
-        self.max_body.store(config.max_body, Ordering::Relaxed);
-        self.body_timeout_ms.store(millis(config.body_timeout), Ordering::Relaxed);
-        self.request_timeout_ms.store(millis(config.request_timeout), Ordering::Relaxed);
-        self.max_request_timeout_ms.store(millis(config.max_request_timeout), Ordering::Relaxed);
-    }
-
-    /// In bytes, compressed and decompressed alike.
-    pub(super) fn max_body(&self) -> usize {
-        self.max_body.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn body_timeout(&self) -> Duration {
-        Duration::from_millis(self.body_timeout_ms.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn request_timeout(&self) -> Duration {
-        Duration::from_millis(self.request_timeout_ms.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn max_request_timeout(&self) -> Duration {
-        Duration::from_millis(self.max_request_timeout_ms.load(Ordering::Relaxed))
-    }
-}
-
-/// What every connection of the data plane shares.
-#[derive(Debug)]
-pub struct Door {
-    pub(super) gateway: Gateway,
-    pub(super) limits: Limits,
-    max_headers: usize,
-    in_flight: AtomicUsize,
-    stopping: AtomicBool,
-    refused: [Counter; Code::ALL.len()],
-}
-
-impl Door {
-    #[must_use]
-    pub fn new(gateway: Gateway, config: &Config, telemetry: &Telemetry) -> Arc<Door> {
-        let refused = Code::ALL.map(|code| telemetry.process().counter(&names::REFUSED, &[("code", code.as_str())]));
-        Arc::new(Door {
-            gateway,
-            limits: Limits::new(config),
-            max_headers: config.max_headers,
-            in_flight: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
-            refused,
-        })
-    }
-
-    #[must_use]
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
-    }
-
-    #[must_use]
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// From now on readiness is 503: the first step of a stop. Requests are answered as before.
-    pub fn announce_stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-    }
-
-    /// Whether new requests should come here: see INTERFACES, "Ready".
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        !self.stopping.load(Ordering::Acquire) && self.gateway.snapshot().ready
-    }
-
-    /// Predict requests between their head and their answer.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Lets one predict request in, or refuses it at once.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Failure> {
-        let most = self.limits.max_in_flight.load(Ordering::Relaxed);
-        // Counted first, so that two requests cannot both see the last place; the permit gives it back either way.
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit(Arc::clone(self));
-        if before < most {
-            return Ok(permit);
-        }
-        Err(Failure::new(Code::TooManyRequests, format!("{most} requests are in flight already, the configured limit")))
-    }
-
-    /// Counts a refusal that no version was charged with.
-    pub(super) fn count_refusal(&self, code: Code) {
-        self.refused[code as usize].increment(1);
-    }
-
-    fn check_head(&self, version: Version, headers: &HeaderMap) -> Result<(), Failure> {
-        if version == Version::HTTP_11 && !headers.contains_key(HOST) {
-            return Err(Failure::new(
-                Code::InvalidRequest,
-                "an HTTP/1.1 request names its host (RFC 9112, section 3.2)",
-            ));
-        }
-        // 4 for ": " and the line's end: the size on the wire.
-        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        if size <= self.max_headers {
-            return Ok(());
-        }
-        let words = format!("the headers may have at most {} bytes, got {size}", self.max_headers);
-        Err(Failure::new(Code::HeadersTooLarge, words))
-    }
-}
-
-/// A predict request's place; given back when it ends, however it ends.
-#[derive(Debug)]
-pub(super) struct Permit(Arc<Door>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+use std::time::Instant;
 
 /// Answers one request.
 pub(super) async fn handle(door: Arc<Door>, request: Request<Incoming>) -> HttpResponse {
@@ -196,14 +44,6 @@ pub(super) async fn handle(door: Arc<Door>, request: Request<Incoming>) -> HttpR
     }
 }
 
-/// The caller's `x-request-id`, where there is one that can be an id.
-pub(super) fn caller_id(headers: &HeaderMap) -> Option<RequestId> {
-    let value = headers.get(answer::X_REQUEST_ID)?;
-    RequestId::from_caller(String::from_utf8_lossy(value.as_bytes()).into_owned())
-        .ok()
-        .filter(|id| !id.as_str().is_empty())
-}
-
 fn id_or_new(headers: &HeaderMap) -> RequestId {
-    caller_id(headers).unwrap_or_else(RequestId::generate)
+    answer::caller_id(headers).unwrap_or_else(RequestId::generate)
 }

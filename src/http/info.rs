@@ -1,8 +1,8 @@
 //! Questions that are not predictions: health, metadata, status.
 
 use super::answer::{self, HttpResponse};
+use super::door::Door;
 use super::endpoint::{Asked, Endpoint, Target};
-use super::handle::Door;
 use crate::codec::{metadata, tfs};
 use crate::model::{Code, Failure, Parameters, Version};
 use crate::registry::{Entry, Served, State, VersionStatus};

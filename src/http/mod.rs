@@ -11,12 +11,14 @@
 //!
 //! Invariant: no engines, and no version is ever loaded or moved from here.
 //!
-//! To add an endpoint: a variant of [`Endpoint`], its path in `Endpoint::parse`, its arm in `handle.rs`
+//! To add an endpoint: a variant of [`Endpoint`], its path in `Endpoint::parse`, its arm in `handle.rs` or `info.rs`
 //! (`docs/how-to-add/wire-format.md`).
 
 mod answer;
 mod body;
+mod config;
 mod connection;
+mod door;
 mod endpoint;
 mod handle;
 mod info;
@@ -26,6 +28,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub use config::Config;
+pub use door::{Door, Limits};
 pub use endpoint::Endpoint;
-pub use handle::{Door, Limits};
-pub use server::{Config, Server};
+pub use server::Server;

@@ -2,8 +2,8 @@
 
 use super::answer::{self, HttpResponse};
 use super::body;
+use super::door::Door;
 use super::endpoint::Target;
-use super::handle::{Door, caller_id};
 use crate::codec::{inflate, oip, tfs};
 use crate::model::{Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
 use crate::route::Ask;
@@ -49,7 +49,7 @@ pub(super) async fn predict(
     target: &Target<'_>,
     received: Instant,
 ) -> HttpResponse {
-    let mut id = caller_id(headers);
+    let mut id = answer::caller_id(headers);
     let mut response = match attempt(door, headers, body, wire, target, received, &mut id).await {
         Ok(response) => response,
         Err(failure) => answer::failed(&failure),

@@ -1,11 +1,11 @@
 //! Sockets and threads: one acceptor, one runtime per I/O thread.
 
+use super::config::Config;
 use super::connection::{self, Patience};
-use super::handle::Door;
+use super::door::Door;
 use crate::telemetry::{Telemetry, names};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -13,27 +13,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
-
-/// The data plane's settings; `config/sluicegate.toml` says why each default is what it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Predict requests in flight; one more is refused with `TOO_MANY_REQUESTS`.
-    pub max_in_flight: usize,
-    /// Open connections; one more waits in the kernel's backlog.
-    pub max_connections: usize,
-    /// Bytes of a body, compressed and decompressed alike.
-    pub max_body: usize,
-    /// Bytes of a request's headers.
-    pub max_headers: usize,
-    pub header_timeout: Duration,
-    pub body_timeout: Duration,
-    pub idle_timeout: Duration,
-    /// The deadline of a request that brings none.
-    pub request_timeout: Duration,
-    /// The most a request may ask for.
-    pub max_request_timeout: Duration,
-    pub io_threads: NonZeroUsize,
-}
 
 /// The running data plane.
 #[derive(Debug)]
