@@ -2,8 +2,6 @@
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := .venv
-# Honoured first by the gateway itself; the script's own copy is found without it.
-ORT := .ort/libonnxruntime.so
 
 .PHONY: run build test lint bench ort venv train clean help
 
