@@ -55,7 +55,7 @@ pub(super) async fn predict(
         Err(failure) => answer::failed(&failure),
     };
     if !response.headers().contains_key(answer::SERVER_TIMING) {
-        // Nothing waited and nothing ran.
+        // Refused before it waited or ran.
         answer::timing(response.headers_mut(), Duration::ZERO, Duration::ZERO);
     }
     answer::request_id(response.headers_mut(), &id.unwrap_or_else(RequestId::generate));
@@ -110,7 +110,15 @@ async fn attempt(
                 tracing::warn!(request_id = %id, model = %loaded.model, version = %loaded.version, code = %failure.code,
                     detail = internal, "prediction failed");
             }
-            (answer::failed(&failure), Some(failure.code))
+            let mut response = answer::failed(&failure);
+            let spent = started.elapsed();
+            // What a run that gave no answer took is known only as a whole.
+            match failure.code {
+                Code::DeadlineExceeded => answer::timing(response.headers_mut(), spent, Duration::ZERO),
+                Code::EngineFailed => answer::timing(response.headers_mut(), Duration::ZERO, spent),
+                _ => {}
+            }
+            (response, Some(failure.code))
         }
     };
     answer::served_by(response.headers_mut(), &exchange.served().version_text, &exchange.served().arm);
