@@ -31,7 +31,8 @@ fn floats<T: Copy + Into<f64> + ToString>(shape: &Shape, expected: &[T], got: &[
     for (i, (e, g)) in expected.iter().zip(got).enumerate() {
         let (e, g): (f64, f64) = ((*e).into(), (*g).into());
         if e.is_finite() && g.is_finite() {
-            let difference = (g - e).abs();
+            // Two numbers at opposite ends of the range are further apart than it is wide.
+            let difference = (g - e).abs().min(f64::MAX);
             tally.measured(difference);
             let excess = difference - (tolerance.atol + tolerance.rtol * e.abs());
             if excess > 0.0 {
@@ -73,12 +74,16 @@ fn exact<T: PartialEq>(shape: &Shape, expected: &[T], got: &[T], show: impl Fn(&
     tally.into_elements(shape, |i| (show(&expected[i]), show(&got[i])))
 }
 
+/// A power of two (so that scaling rounds nothing) small enough that no sum of finite differences leaves the range.
+const SCALE: f64 = 1.0 / (1u128 << 64) as f64;
+
 /// What is counted on the way through.
 struct Tally {
     count: usize,
     outside: usize,
     nonfinite: usize,
     largest: f64,
+    /// Of the differences times [`SCALE`].
     sum: f64,
     measured: usize,
     worst: Option<(usize, f64)>,
@@ -91,7 +96,7 @@ impl Tally {
 
     fn measured(&mut self, difference: f64) {
         self.largest = self.largest.max(difference);
-        self.sum += difference;
+        self.sum += difference * SCALE;
         self.measured += 1;
     }
 
@@ -113,7 +118,8 @@ impl Tally {
             count: self.count,
             outside: self.outside,
             largest: measured.then_some(self.largest),
-            mean: measured.then(|| self.sum / self.measured as f64),
+            // Rounding may carry the mean of equal differences past them.
+            mean: measured.then(|| (self.sum / self.measured as f64 / SCALE).min(self.largest)),
             nonfinite: self.nonfinite,
             worst,
             top1: None,

@@ -119,6 +119,18 @@ fn tensor_of<T: Element>(data: Vec<T>, wrap: impl Fn(Vec<T>) -> Data) -> Tensor 
     Tensor::new(Shape::new(&[data.len()]), wrap(data)).unwrap()
 }
 
+#[test]
+fn the_mean_of_the_farthest_apart_is_no_infinity() {
+    let wrap = |v: Vec<f64>| tensor_of(v, |v| Data::Fp64(v.into()));
+    let comparison = one(wrap(vec![f64::MAX, -f64::MAX, 0.0]), wrap(vec![-f64::MAX, f64::MAX, 0.0]));
+    let e = elements(&comparison);
+    assert_eq!(e.largest, Some(f64::MAX));
+    assert_eq!(e.mean, Some(f64::MAX / 3.0 * 2.0));
+    // 0.1 + 0.1 + 0.1 is more than 0.3.
+    let comparison = one(wrap(vec![0.0; 3]), wrap(vec![0.1; 3]));
+    assert_eq!(elements(&comparison).mean, Some(0.1));
+}
+
 proptest! {
     #[test]
     fn a_tensor_agrees_with_itself_bit_by_bit(bits in proptest::collection::vec(any::<u32>(), 0..50)) {
