@@ -17,5 +17,6 @@ pub mod registry;
 pub mod route;
 pub mod serve;
 pub mod settings;
+pub mod shadow;
 pub mod telemetry;
 pub mod tensor;
