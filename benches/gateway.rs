@@ -9,6 +9,7 @@ use sluicegate::model::{ModelName, Parameters, RequestId, Version};
 use sluicegate::registry::{self, Entry, Facts, Limits, Loaded, Snapshot, State, VersionStatus, Writer};
 use sluicegate::route::{Ask, Document, Selector};
 use sluicegate::serve::Gateway;
+use sluicegate::shadow::{self, Figures, Shadows};
 use sluicegate::telemetry::{Telemetry, VersionMetrics};
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -98,7 +99,9 @@ fn whole_request(c: &mut Criterion) {
     let (mut writer, reader) = registry::new();
     writer.publish(Snapshot::default().with(entry(&loaded)));
     let config = Config { inline_below: Duration::from_micros(200), queue: 16, workers: NonZeroUsize::MIN };
-    let gateway = Gateway::new(reader, Executor::start(&config).expect("a worker thread"));
+    let shadow_config = shadow::Config { threads: NonZeroUsize::MIN, queue: 16, queue_bytes: 1 << 20 };
+    let shadows = Shadows::start(shadow_config, Figures::default(), reader.clone()).expect("a shadow thread");
+    let gateway = Gateway::new(reader, Executor::start(&config).expect("a worker thread"), shadows);
     let data: Vec<String> = (0..32).map(|i| format!("{:.3}", f64::from(i) * 0.37 - 4.0)).collect();
     let body = Bytes::from(format!(
         "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,32],\"datatype\":\"FP32\",\"data\":[{}]}}]}}",
@@ -113,14 +116,14 @@ fn whole_request(c: &mut Criterion) {
             let none = Parameters::new();
             let ask =
                 Ask { selector: Selector::Traffic, header: &|_| None, parameters: &none, request_id: id.as_str() };
-            let exchange = gateway.open("mlp32", &ask, started).expect("mlp32 is served");
+            let mut exchange = gateway.open("mlp32", &ask, started).expect("mlp32 is served");
             let ran = runtime
-                .block_on(gateway.infer(&exchange, request, started + Duration::from_secs(10)))
+                .block_on(gateway.infer(&mut exchange, request, started + Duration::from_secs(10)))
                 .expect("mlp32 answers");
             let version = exchange.served().version_text.clone();
             let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
             let answer = oip::encode(&ran.answer, &head, &form).expect("floats have a JSON form");
-            exchange.end(None);
+            assert!(gateway.end(exchange, &id, Ok(ran)).is_none(), "no shadow, nothing left to do");
             black_box(answer)
         });
     });

@@ -387,6 +387,14 @@ impl TryFrom<Event> for AuditEvent {
     }
 }
 
+/// A version was asked for that the model does not have.
+pub(super) fn no_version(entry: &Entry, version: Version) -> Refused {
+    let known: Vec<String> = entry.versions().keys().map(ToString::to_string).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let words = format!("model {} has no version {version}; it has {known}", entry.name());
+    Failure::new(Code::VersionNotFound, words).into()
+}
+
 /// The ledger refuses what is not JSON, so a text that is none was damaged on the disk.
 fn json(text: Option<&str>) -> Result<Value, Refused> {
     let Some(text) = text else { return Ok(Value::Null) };

@@ -10,7 +10,8 @@
 //! - A page in an operator's browser cannot change anything here: requests that change state are refused when they carry a
 //!   foreign `Origin`.
 //!
-//! Uses: http (the error answer), lifecycle (handle), registry (reader), ledger, route, model, telemetry.
+//! Uses: http (the error answer), lifecycle (handle), registry (reader), shadow (figures), codec (outputs as JSON), ledger, route,
+//! model, telemetry.
 //!
 //! Invariant: nothing here loads, moves or publishes anything.
 //!
@@ -28,6 +29,7 @@ mod probes;
 mod push;
 mod refused;
 mod routes;
+mod shadows;
 mod shapes;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ mod triton;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
 use crate::registry::Reader;
+use crate::shadow::Figures;
 use crate::telemetry::Telemetry;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +48,8 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Admin {
     pub reader: Reader,
+    /// What is known of shadows.
+    pub figures: Figures,
     pub handle: Handle,
     pub ledger: LedgerReader,
     pub telemetry: Telemetry,

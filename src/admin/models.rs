@@ -1,13 +1,13 @@
 //! Models and their versions: what is so, load and unload.
 
 use super::Admin;
-use super::answers::{Changed, InFlight, Model, Models, VersionDetail};
+use super::answers::{Changed, InFlight, Model, Models, VersionDetail, no_version};
 use super::ask::{Operator, Parameters, Target};
 use super::body::{Json as Body, Members};
 use super::refused::Refused;
 use super::shapes::Problem;
 use crate::lifecycle::LoadOutcome;
-use crate::model::{Code, Failure, ModelName, Version};
+use crate::model::{ModelName, Version};
 use crate::registry;
 use axum::Json;
 use axum::extract::State;
@@ -58,12 +58,7 @@ pub(super) async fn version(State(admin): State<Arc<Admin>>, target: Target) -> 
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let version = target.version()?;
-    let Some(status) = entry.versions().get(&version) else {
-        let known: Vec<String> = entry.versions().keys().map(ToString::to_string).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let words = format!("model {} has no version {version}; it has {known}", entry.name());
-        return Err(Failure::new(Code::VersionNotFound, words).into());
-    };
+    let Some(status) = entry.versions().get(&version) else { return Err(no_version(entry, version)) };
     Ok(Json(VersionDetail::of(entry.name(), status, &InFlight::now(&admin.telemetry))))
 }
 

@@ -1,6 +1,6 @@
 //! The `OpenAPI` document, generated from the handlers.
 
-use super::{models, past, probes, push, traffic, triton};
+use super::{models, past, probes, push, shadows, traffic, triton};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use std::sync::LazyLock;
@@ -29,6 +29,8 @@ use utoipa::OpenApi;
         models::unload,
         traffic::show,
         traffic::replace,
+        shadows::list,
+        shadows::show,
         past::history,
         past::audit,
         triton::index,

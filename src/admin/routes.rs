@@ -2,7 +2,7 @@
 
 use super::ask::Bare;
 use super::refused::Refused;
-use super::{Admin, models, openapi, origin, past, probes, push, traffic, triton};
+use super::{Admin, models, openapi, origin, past, probes, push, shadows, traffic, triton};
 use crate::model::{Code, Failure};
 use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -40,6 +40,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         post("/api/v1/models/{model}/versions/{version}:unload", models::unload),
         get("/api/v1/models/{model}/traffic", traffic::show),
         put("/api/v1/models/{model}/traffic", traffic::replace),
+        get("/api/v1/models/{model}/shadows", shadows::list),
+        get("/api/v1/models/{model}/shadows/{version}", shadows::show),
         get("/api/v1/models/{model}/history", past::history),
         get("/api/v1/audit", past::audit),
         post("/v2/repository/index", triton::index),

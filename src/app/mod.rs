@@ -19,12 +19,14 @@ pub use commands::{check, serve};
 
 use crate::admin;
 use crate::backend::Engines;
+use crate::compare::Tolerance;
 use crate::config::{Config, Policy};
 use crate::execute::{self, Executor};
 use crate::http::{self, Door, Server};
 use crate::lifecycle;
 use crate::machine::Machine;
 use crate::serve::Gateway;
+use crate::shadow::{self, Shadows};
 use crate::telemetry::Telemetry;
 use crate::{ledger, registry};
 use std::net::SocketAddr;
@@ -67,6 +69,7 @@ pub enum StartError {
 pub struct App {
     door: Arc<Door>,
     server: Server,
+    shadows: Shadows,
     control: control::Control,
     manager: lifecycle::Stop,
     phase: watch::Sender<Phase>,
@@ -84,8 +87,9 @@ impl App {
         let cores = NonZeroUsize::new(machine.cores).unwrap_or(NonZeroUsize::MIN);
         let or_cores = |n: usize| NonZeroUsize::new(n).unwrap_or(cores);
         let (io, workers) = (or_cores(config.server.io_threads), or_cores(config.execute.workers));
+        let shadow_threads = or_cores(config.shadows.threads_on(machine.cores));
         let memory = config.models.memory_budget_of(machine.memory_bytes);
-        tracing::info!(machine = %machine, io_threads = io, workers, load_threads = config.models.load_threads,
+        tracing::info!(machine = %machine, io_threads = io, workers, shadow_threads, load_threads = config.models.load_threads,
             memory_budget_mib = memory >> 20, "budget");
 
         let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
@@ -119,6 +123,7 @@ impl App {
                 Policy::KeepServing => lifecycle::Policy::KeepServing,
                 Policy::MakeRoom => lifecycle::Policy::MakeRoom,
             },
+            tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
         };
         let (handle, manager) = lifecycle::start(lifecycle_config, engines, writer, ledger_writer, telemetry.clone())
             .map_err(start("the manager"))?;
@@ -127,12 +132,22 @@ impl App {
             execute::Config { inline_below: config.execute.inline_below, queue: config.execute.queue, workers };
         let executor = Executor::start(&execute_config).map_err(start("the inference workers"))?;
         let http_config = http_config(config, io);
-        let door = Door::new(Gateway::new(reader.clone(), executor), &http_config, &telemetry);
+        let shadow_config = shadow::Config {
+            threads: shadow_threads,
+            queue: config.shadows.queue,
+            queue_bytes: usize::try_from(config.shadows.queue_bytes).unwrap_or(usize::MAX),
+        };
+        let figures = shadow::Figures::new(config.shadows.worst);
+        let shadows =
+            Shadows::start(shadow_config, figures.clone(), reader.clone()).map_err(start("the shadow threads"))?;
+        let gateway = Gateway::new(reader.clone(), executor, shadows.clone());
+        let door = Door::new(gateway, &http_config, &telemetry);
         let server = Server::start(data_listener, &http_config, &door, &telemetry).map_err(start("the data plane"))?;
 
         let (phase, phases) = watch::channel(Phase::Serving);
         let plane = admin::Admin {
             reader,
+            figures,
             handle,
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
@@ -144,7 +159,7 @@ impl App {
             .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
-        Ok(App { door, server, control, manager, phase, config: config.clone() })
+        Ok(App { door, server, shadows, control, manager, phase, config: config.clone() })
     }
 
     #[must_use]
@@ -188,7 +203,7 @@ impl App {
 
     /// Stops in order, within `server.shutdown_grace`; true when everything ended by itself.
     pub fn stop(self) -> bool {
-        let App { door, server, control, manager, phase, config } = self;
+        let App { door, server, shadows, control, manager, phase, config } = self;
         let until = Instant::now() + config.server.shutdown_grace;
         let left = || until.saturating_duration_since(Instant::now());
         door.announce_stop();
@@ -202,6 +217,7 @@ impl App {
         if !drained {
             tracing::warn!(in_flight = door.in_flight(), "the grace is over; connections still open were cut off");
         }
+        shadows.stop();
         control.stop(left());
         manager.stop(left());
         phase.send_replace(Phase::Stopped);

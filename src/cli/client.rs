@@ -1,6 +1,6 @@
 //! What the client commands ask of the admin API.
 
-use super::{ClientOptions, Failed, TrafficOptions, show};
+use super::{ClientOptions, Failed, TrafficOptions, show, show_shadow};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -106,6 +106,14 @@ impl Client {
     pub(super) fn rollback(&self, model: &str, reason: &str) -> Done {
         let body = json!({"reason": reason});
         self.show(&self.send("POST", &path(model, ":rollback"), &body)?, |answer| show::promotion(answer, false))
+    }
+
+    pub(super) fn shadow(&self, model: &str, version: Option<&str>) -> Done {
+        let place = format!("{}/shadows", path(model, ""));
+        match version {
+            None => self.show(&self.get(&place)?, show_shadow::list),
+            Some(version) => self.show(&self.get(&format!("{place}/{}", segment(version)))?, show_shadow::one),
+        }
     }
 
     /// `verb` is `load` or `unload`.

@@ -13,6 +13,7 @@
 
 mod client;
 mod show;
+mod show_shadow;
 #[cfg(test)]
 mod tests;
 
@@ -104,6 +105,16 @@ enum Command {
         /// Kept in the history and the audit trail.
         #[arg(long)]
         reason: String,
+    },
+    /// Show how a model's shadows compare with the versions that answer.
+    #[command(after_help = "Examples:
+  sluicegate traffic iris --json | jq '.shadows = [{version: \"2\", sample: 1}]' | sluicegate traffic iris --set -
+  sluicegate shadow iris
+  sluicegate shadow iris 2")]
+    Shadow {
+        model: String,
+        /// One of them, with its outputs and its worst pairs.
+        version: Option<String>,
     },
     /// Load a version that was unloaded, or failed for want of memory.
     #[command(after_help = "Example:\n  sluicegate load iris 1")]
@@ -202,6 +213,7 @@ pub fn run(
             client.promote(&model, &version, &reason, dry_run, allow_signature_change)
         }
         Command::Rollback { model, reason } => client.rollback(&model, &reason),
+        Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),
         Command::Load { model, version } => client.load(&model, &version, "load"),
         Command::Unload { model, version } => client.load(&model, &version, "unload"),
         Command::Push { model, version, file } => client.push(&model, &version, &file),

@@ -116,6 +116,7 @@ impl Tally {
         let measured = self.measured > 0;
         Elements {
             count: self.count,
+            measured: self.measured,
             outside: self.outside,
             largest: measured.then_some(self.largest),
             // Rounding may carry the mean of equal differences past them.

@@ -73,10 +73,12 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Elements {
     pub count: usize,
+    /// Pairs that are numbers and finite on both sides: those `largest` and `mean` are over.
+    pub measured: usize,
     /// Elements that do not agree.
     pub outside: usize,
-    /// The largest and the mean absolute difference, over the pairs that are finite on both sides; `None` where there
-    /// is none, and for booleans and strings.
+    /// The largest and the mean absolute difference of those measured; `None` where there is none, and for booleans and
+    /// strings.
     pub largest: Option<f64>,
     pub mean: Option<f64>,
     /// Pairs of which one side only is NaN or infinite, or that are infinities of opposite signs.

@@ -1,6 +1,6 @@
 //! From a file, the environment and the command line to one configuration.
 
-use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server};
+use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server, Shadows};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
@@ -75,6 +75,7 @@ impl Config {
             models: Models::read(table.section("models")),
             engines: Engines::read(table.section("engines")),
             execute: Execute::read(table.section("execute")),
+            shadows: Shadows::read(table.section("shadows")),
             data: Data::read(table.section("data")),
             log: Log::read(table.section("log")),
         };

@@ -21,16 +21,17 @@ mod tests;
 
 pub use load::{Overrides, environment};
 pub use reload::Change;
-pub use sections::{Admin, Data, Engines, Execute, Log, Models, Policy, Server};
+pub use sections::{Admin, Data, Engines, Execute, Log, Models, Policy, Server, Shadows};
 
 /// Everything that can be configured.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
     pub server: Server,
     pub admin: Admin,
     pub models: Models,
     pub engines: Engines,
     pub execute: Execute,
+    pub shadows: Shadows,
     pub data: Data,
     pub log: Log,
 }

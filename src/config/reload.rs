@@ -1,6 +1,6 @@
 //! What a new configuration changes, and which of it needs a restart.
 
-use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server};
+use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server, Shadows};
 
 /// A key whose value differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +15,14 @@ impl Config {
     /// The keys whose values differ in `new`, in the order of the file.
     #[must_use]
     pub fn changes(&self, new: &Config) -> Vec<Change> {
-        let Config { server, admin, models, engines, execute, data, log } = self;
-        let sections: [Vec<Option<Change>>; 7] = [
+        let Config { server, admin, models, engines, execute, shadows, data, log } = self;
+        let sections: [Vec<Option<Change>>; 8] = [
             server.changes(&new.server).into(),
             admin.changes(&new.admin).into(),
             models.changes(&new.models).into(),
             engines.changes(&new.engines).into(),
             execute.changes(&new.execute).into(),
+            shadows.changes(&new.shadows).into(),
             data.changes(&new.data).into(),
             log.changes(&new.log).into(),
         ];
@@ -130,6 +131,20 @@ impl Execute {
             at_start("execute.inline_below", inline_below, &new.inline_below),
             at_start("execute.queue", queue, &new.queue),
             at_start("execute.workers", workers, &new.workers),
+        ]
+    }
+}
+
+impl Shadows {
+    fn changes(&self, new: &Shadows) -> [Option<Change>; 6] {
+        let Shadows { threads, queue, queue_bytes, worst, rtol, atol } = self;
+        [
+            at_start("shadows.threads", threads, &new.threads),
+            at_start("shadows.queue", queue, &new.queue),
+            at_start("shadows.queue_bytes", queue_bytes, &new.queue_bytes),
+            at_start("shadows.worst", worst, &new.worst),
+            at_start("shadows.rtol", rtol, &new.rtol),
+            at_start("shadows.atol", atol, &new.atol),
         ]
     }
 }

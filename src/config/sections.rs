@@ -102,6 +102,24 @@ pub struct Execute {
     pub workers: usize,
 }
 
+/// `[shadows]`: copies of requests, for versions that answer nobody.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shadows {
+    /// Threads that run copies, at the lowest priority. Default 0: one per four cores of the CPU budget, and at least one, as what
+    /// is measured for tomorrow should not heat the machine that answers today.
+    pub threads: usize,
+    /// Copies that may wait for one shadow; one more is dropped and counted. Default 256: a burst, and not a backlog.
+    pub queue: usize,
+    /// Bytes of tensors that may wait for all shadows together. Default 64 MiB.
+    pub queue_bytes: u64,
+    /// The worst pairs of answers that are kept, of each primary and shadow. Default 20: what a person reads.
+    pub worst: usize,
+    /// How far a shadow's number may be from the primary's, `|shadow - primary| <= atol + rtol * |primary|`, where the model's
+    /// `model.toml` does not say. Default 1e-3 and 1e-5: other engines and orders of summation differ by less, other weights by more.
+    pub rtol: f64,
+    pub atol: f64,
+}
+
 /// `[data]`: what survives a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
@@ -259,6 +277,34 @@ impl Execute {
     #[must_use]
     pub fn workers_on(&self, cores: usize) -> usize {
         if self.workers == 0 { cores } else { self.workers }
+    }
+}
+
+// === impl Shadows ===
+
+impl Default for Shadows {
+    fn default() -> Shadows {
+        Shadows { threads: 0, queue: 256, queue_bytes: 64 * MIB, worst: 20, rtol: 1e-3, atol: 1e-5 }
+    }
+}
+
+impl Shadows {
+    pub fn read(t: &mut Table) -> Shadows {
+        let d = Shadows::default();
+        Shadows {
+            threads: t.integer("threads", 0..=1024).unwrap_or(d.threads),
+            queue: t.integer("queue", 1..=1_000_000).unwrap_or(d.queue),
+            queue_bytes: t.bytes("queue_bytes", KIB..=64 * GIB).unwrap_or(d.queue_bytes),
+            worst: t.integer("worst", 0..=1000).unwrap_or(d.worst),
+            rtol: t.float("rtol", 0.0..=1.0).unwrap_or(d.rtol),
+            atol: t.float("atol", 0.0..=f64::MAX).unwrap_or(d.atol),
+        }
+    }
+
+    /// How many threads to start on a budget of `cores`.
+    #[must_use]
+    pub fn threads_on(&self, cores: usize) -> usize {
+        if self.threads == 0 { (cores / 4).max(1) } else { self.threads }
     }
 }
 

@@ -165,6 +165,13 @@ const ALL_DIFFERENT: &str = r#"
     inline_below = "1us"
     queue = 1
     workers = 1
+    [shadows]
+    threads = 1
+    queue = 1
+    queue_bytes = "1MiB"
+    worst = 1
+    rtol = 0.5
+    atol = 0.5
     [data]
     dir = "x"
     [log]

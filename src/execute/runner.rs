@@ -62,6 +62,16 @@ impl Runner {
     /// # Errors
     /// `INVALID_TENSOR` where the engine cannot take these values, `ENGINE_FAILED` where it failed or panicked.
     pub fn run(&self, request: &Checked) -> Result<Ran, Failure> {
+        let ran = self.run_aside(request)?;
+        self.cost.learn(elements(request), ran.infer);
+        Ok(ran)
+    }
+
+    /// The same, on a thread whose times say nothing of what a run costs: a low-priority one, which others interrupt.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub fn run_aside(&self, request: &Checked) -> Result<Ran, Failure> {
         let mut session = match self.idle.pop() {
             Some(session) => session,
             None => Arc::clone(&self.model).session().map_err(failure)?,
@@ -86,7 +96,6 @@ impl Runner {
                     .with_internal(format!("panic in {}: {words}", self.engine())));
             }
         };
-        self.cost.learn(elements(request), infer);
         let answer = Answer::named(self.signature(), request.wanted(), tensors);
         Ok(Ran { answer, queue: Duration::ZERO, infer })
     }

@@ -7,7 +7,7 @@ use super::endpoint::Target;
 use crate::codec::{inflate, oip, tfs};
 use crate::model::{Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
 use crate::route::Ask;
-use crate::serve::{Exchange, find};
+use crate::serve::{Exchange, Ran, find};
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
@@ -101,9 +101,9 @@ async fn attempt(
         );
     }
     let id = &*id.get_or_insert_with(RequestId::generate);
-    let exchange = open(door, headers, target, &parsed, id, started).map_err(refuse)?;
-    let (mut response, failed) = match run(door, &exchange, parsed, target, id, deadline).await {
-        Ok(response) => (compress(headers, response), None),
+    let mut exchange = open(door, headers, target, &parsed, id, started).map_err(refuse)?;
+    let (mut response, outcome) = match run(door, &mut exchange, parsed, target, id, deadline).await {
+        Ok((response, ran)) => (compress(headers, response), Ok(ran)),
         Err(failure) => {
             if let Some(internal) = &failure.internal {
                 let loaded = &exchange.served().loaded;
@@ -118,11 +118,15 @@ async fn attempt(
                 Code::EngineFailed => answer::timing(response.headers_mut(), Duration::ZERO, spent),
                 _ => {}
             }
-            (response, Some(failure.code))
+            (response, Err(failure))
         }
     };
     answer::served_by(response.headers_mut(), &exchange.served().version_text, &exchange.served().arm);
-    exchange.end(failed);
+    if let Some(aftermath) = door.gateway.end(exchange, id, outcome) {
+        // A task of its own on this thread: it runs once the connection's has written the answer.
+        let door = Arc::clone(door);
+        tokio::spawn(async move { door.gateway.conclude(aftermath) });
+    }
     Ok(response)
 }
 
@@ -173,12 +177,12 @@ fn open(
 /// The steps of a prediction on its version; a failure here is charged to that version.
 async fn run(
     door: &Door,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     parsed: Parsed,
     target: &Target<'_>,
     id: &RequestId,
     deadline: Instant,
-) -> Result<HttpResponse, Failure> {
+) -> Result<(HttpResponse, Ran), Failure> {
     let (request, form) = decode(parsed, exchange.signature())?;
     let ran = door.gateway.infer(exchange, request, deadline).await?;
     let mut response = match form {
@@ -199,7 +203,7 @@ async fn run(
         }
     };
     answer::timing(response.headers_mut(), ran.queue, ran.infer);
-    Ok(response)
+    Ok((response, ran))
 }
 
 fn decode(parsed: Parsed, signature: &Signature) -> Result<(InferenceRequest, Form), Failure> {

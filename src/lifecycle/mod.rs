@@ -45,6 +45,7 @@ pub use handle::{Actor, Handle, LoadOutcome, Promotion, Published};
 pub use journal::Journal;
 
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
+use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
 use crate::registry::Writer;
 use crate::telemetry::Telemetry;
@@ -75,6 +76,8 @@ pub struct Config {
     /// For the requests on a version that was taken out to end.
     pub drain_timeout: Duration,
     pub policy: Policy,
+    /// How far a shadow's number may be from the primary's, where `model.toml` does not say.
+    pub tolerance: Tolerance,
 }
 
 /// What happens when a version does not fit into the memory budget.
@@ -115,6 +118,7 @@ impl Default for Config {
             load_threads: 1,
             drain_timeout: Duration::from_secs(30),
             policy: Policy::KeepServing,
+            tolerance: Tolerance::default(),
         }
     }
 }

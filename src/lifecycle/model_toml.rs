@@ -18,6 +18,9 @@ pub struct ModelSettings {
     pub auto_promote: bool,
     /// `[limits]`: `max_in_flight` and `max_rows`, both absent by default; for versions loaded from then on.
     pub limits: Limits,
+    /// `[shadow]`: `rtol` and `atol`, how far a shadow's number may be from the primary's; absent: as the configuration says.
+    pub shadow_rtol: Option<f64>,
+    pub shadow_atol: Option<f64>,
     /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
     /// Batching itself is decided by what verification has shown, once there is batching; the key only turns it off.
     pub about: serde_json::Map<String, serde_json::Value>,
@@ -41,6 +44,8 @@ impl ModelSettings {
             max_in_flight: limits.integer("max_in_flight", 1..=1_000_000),
             max_rows: limits.integer("max_rows", 1..=1_000_000_000),
         };
+        let shadow = table.section("shadow");
+        let (relative, absolute) = (shadow.float("rtol", 0.0..=1.0), shadow.float("atol", 0.0..=f64::MAX));
         let mut about = serde_json::Map::new();
         if let Some(text) = table.string("description") {
             about.insert("description".to_owned(), text.into());
@@ -52,7 +57,15 @@ impl ModelSettings {
             about.insert("batching_enabled".to_owned(), enabled.into());
         }
         table.finish().map_err(|complaints| complaints.to_string())?;
-        Ok(ModelSettings { engine, versions, auto_promote, limits, about })
+        Ok(ModelSettings {
+            engine,
+            versions,
+            auto_promote,
+            limits,
+            shadow_rtol: relative,
+            shadow_atol: absolute,
+            about,
+        })
     }
 }
 

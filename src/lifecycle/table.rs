@@ -6,6 +6,7 @@ use super::model_toml::ModelSettings;
 use super::policy::{self, Known, Leave, Standing};
 use super::source::{Fingerprint, Found};
 use super::state::{IllegalMove, advance};
+use crate::compare::Tolerance;
 use crate::ledger::ModelState;
 use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Facts, Loaded, Stage, State, VersionStatus};
@@ -285,9 +286,14 @@ impl Model {
     ///
     /// # Errors
     /// The versions the document names that are not loaded, unless `starting`.
-    pub fn entry(&self, starting: bool) -> Result<Entry, Vec<Version>> {
+    pub fn entry(&self, starting: bool, tolerance: Tolerance) -> Result<Entry, Vec<Version>> {
         let versions = self.lives.iter().map(|(v, life)| (*v, life.status(*v))).collect();
         let document = self.document.clone();
-        Entry::new(self.name.clone(), versions, document, self.kept.revision, self.kept.taken_out, starting)
+        let entry =
+            Entry::new(self.name.clone(), versions, document, self.kept.revision, self.kept.taken_out, starting)?;
+        Ok(entry.with_tolerance(Tolerance {
+            rtol: self.settings.shadow_rtol.unwrap_or(tolerance.rtol),
+            atol: self.settings.shadow_atol.unwrap_or(tolerance.atol),
+        }))
     }
 }

@@ -78,9 +78,6 @@ impl Manager {
             return Err(Failure::new(Code::PreconditionFailed, words));
         }
         refuse_taken_out(model)?;
-        if !next.shadows.is_empty() {
-            return Err(Failure::new(Code::InvalidRequest, "shadows are not served yet by this version of sluicegate"));
-        }
         prepare(model, &next, allow_signature_change)?;
         // Saying the same again is no change, so that a rollback still goes back to what was different.
         if model.document.as_ref() == Some(&next) {
@@ -112,14 +109,9 @@ impl Manager {
         refuse_taken_out(model)?;
         let nothing = || conflict(format!("model {} has no traffic document before the current one", model.name));
         let before = self.journal.previous_document(&model.name).map_err(|e| journal::failure(&e))?;
-        let document = Document::from_json(&before.ok_or_else(nothing)?.document).map_err(|complaints| {
+        Document::from_json(&before.ok_or_else(nothing)?.document).map_err(|complaints| {
             Failure::new(Code::Internal, "the document before cannot be read").with_internal(complaints.join("; "))
-        })?;
-        if document.shadows.is_empty() {
-            Ok(document)
-        } else {
-            Err(conflict("the document before has shadows, which this version of sluicegate does not serve"))
-        }
+        })
     }
 
     /// Makes the change a rollback waits for; `None` while it has to wait.

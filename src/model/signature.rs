@@ -1,6 +1,6 @@
 //! What a version takes and gives, and the check of a request against it.
 
-use super::{Checked, Code, Failure, InferenceRequest};
+use super::{Checked, Code, Failure, InferenceRequest, NamedTensor};
 use crate::tensor::{DataType, Shape, Tensor};
 use std::fmt;
 use std::sync::Arc;
@@ -151,6 +151,36 @@ impl Signature {
         let inputs: Vec<Tensor> = slots.into_iter().flatten().collect();
         let rows = self.rows_of(&inputs);
         Ok(Checked { inputs, wanted, rows })
+    }
+
+    /// Holds a request that was checked against `other` against this signature. Where it fits as it stands (the same names
+    /// in the same places), it is shared and not copied.
+    ///
+    /// # Errors
+    /// As [`Signature::check`].
+    pub fn recheck(&self, other: &Signature, request: &Arc<Checked>) -> Result<Arc<Checked>, Failure> {
+        if self == other || self.fits_in_place(other, request) {
+            return Ok(Arc::clone(request));
+        }
+        let inputs = other.0.inputs.iter().zip(&request.inputs);
+        let inputs = inputs.map(|(spec, tensor)| NamedTensor { name: spec.name.to_string(), tensor: tensor.clone() });
+        let outputs = request.wanted.iter().map(|i| other.0.outputs[*i].name.to_string()).collect();
+        let again =
+            InferenceRequest { id: None, parameters: Vec::new(), inputs: inputs.collect(), outputs: Some(outputs) };
+        self.check(again).map(Arc::new)
+    }
+
+    fn fits_in_place(&self, other: &Signature, request: &Checked) -> bool {
+        let names = |specs: &[TensorSpec]| specs.iter().map(|spec| Arc::clone(&spec.name)).collect::<Vec<_>>();
+        let (mut symbols, mut complaints) = (Vec::new(), Vec::new());
+        let mut inputs = self.0.inputs.iter().zip(&request.inputs);
+        self.0.has_rows == other.0.has_rows
+            && names(&self.0.inputs) == names(&other.0.inputs)
+            && names(&self.0.outputs) == names(&other.0.outputs)
+            && inputs.all(|(spec, tensor)| {
+                check_dims(spec, tensor.shape(), &mut symbols, &mut complaints);
+                spec.datatype == tensor.datatype() && complaints.is_empty()
+            })
     }
 
     /// What would break callers of `self` if `other` answered them instead: inputs added or removed, outputs removed,

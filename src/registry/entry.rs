@@ -1,5 +1,6 @@
 //! One model as requests and operators see it.
 
+use crate::compare::Tolerance;
 use crate::execute::Runner;
 use crate::model::{Code, Failure, ModelName, Signature, Version};
 use crate::route::{Ask, Document, Route, Router};
@@ -127,6 +128,8 @@ pub enum Role {
     Primary,
     /// Because the URL named the version or a label.
     Pinned,
+    /// To nobody.
+    Shadow,
 }
 
 /// A version in one part it plays: what a request gets from routing.
@@ -158,6 +161,14 @@ impl Served {
     }
 }
 
+/// A shadow and the share of requests copied to it.
+#[derive(Debug)]
+pub struct Shadowing {
+    /// Above 0 and at most 1.
+    pub sample: f64,
+    pub served: Arc<Served>,
+}
+
 /// One version as operators see it.
 #[derive(Debug, Clone)]
 pub struct VersionStatus {
@@ -185,6 +196,8 @@ pub struct Entry {
     taken_out: bool,
     traffic: Option<Traffic>,
     pinned: BTreeMap<Version, Arc<Served>>,
+    /// How far apart a shadow's answer may be from the primary's.
+    tolerance: Tolerance,
 }
 
 #[derive(Debug)]
@@ -199,6 +212,8 @@ struct Routes {
     arms: Vec<Arc<Served>>,
     rules: Vec<Arc<Served>>,
     labels: BTreeMap<Version, Arc<Served>>,
+    /// Those that are loaded.
+    shadows: Vec<Shadowing>,
 }
 
 impl Entry {
@@ -247,6 +262,14 @@ impl Entry {
                             .values()
                             .map(|v| served(*v, Role::Pinned, "label").map(|s| (*v, s)))
                             .collect::<Result<_, _>>()?,
+                        shadows: document
+                            .shadows
+                            .iter()
+                            .filter_map(|s| {
+                                let served = served(s.version, Role::Shadow, "shadow").ok()?;
+                                Some(Shadowing { sample: s.sample, served })
+                            })
+                            .collect(),
                     })
                 };
                 let routes = if taken_out { None } else { routes().ok() };
@@ -259,7 +282,14 @@ impl Entry {
             .filter_map(|s| s.loaded.as_ref())
             .map(|l| (l.version, Served::new(Arc::clone(l), Role::Pinned, "pinned")))
             .collect();
-        Ok(Entry { name, versions, revision, taken_out, traffic, pinned })
+        let tolerance = Tolerance::default();
+        Ok(Entry { name, versions, revision, taken_out, traffic, pinned, tolerance })
+    }
+
+    /// With another tolerance for shadows' answers than the default.
+    #[must_use]
+    pub fn with_tolerance(self, tolerance: Tolerance) -> Entry {
+        Entry { tolerance, ..self }
     }
 
     #[must_use]
@@ -298,6 +328,18 @@ impl Entry {
     #[must_use]
     pub fn arms(&self) -> &[Arc<Served>] {
         self.traffic.as_ref().and_then(|t| t.routes.as_ref()).map_or(&[], |r| &r.arms)
+    }
+
+    /// The shadows that are loaded; none while the document cannot be served.
+    #[must_use]
+    pub fn shadows(&self) -> &[Shadowing] {
+        self.traffic.as_ref().and_then(|t| t.routes.as_ref()).map_or(&[], |r| &r.shadows)
+    }
+
+    /// How far apart a shadow's answer may be from the primary's.
+    #[must_use]
+    pub fn tolerance(&self) -> Tolerance {
+        self.tolerance
     }
 
     /// The versions that answer when asked by number.

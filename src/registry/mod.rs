@@ -7,7 +7,7 @@
 //! - What a publish replaces is kept by the writer until no request holds it ([`Writer::collect`]), so that memory is freed on
 //!   the manager's thread and never on a request's.
 //!
-//! Uses: execute, route, model, telemetry.
+//! Uses: compare (the tolerance), execute, route, model, telemetry.
 //!
 //! Invariant: no files, no disks, no clocks: a snapshot is what it was given.
 //!
@@ -16,7 +16,7 @@
 mod entry;
 mod publish;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub use entry::{Entry, Facts, Limits, Loaded, Role, Served, Stage, State, VersionStatus};
+pub use entry::{Entry, Facts, Limits, Loaded, Role, Served, Shadowing, Stage, State, VersionStatus};
 pub use publish::{Reader, Snapshot, Writer, new};

@@ -3,10 +3,11 @@
 //! - [`Gateway::open`] loads the one snapshot, routes, and gives an [`Exchange`]: the request's hold on the version that
 //!   answers it, on one arm.
 //! - [`Gateway::infer`] checks the request against that version's signature and runs it.
-//! - Every exchange is counted once: by [`Exchange::end`], or, when it is dropped unfinished, as a client that went away.
-//! - A request waits for its own inference and for nothing else.
+//! - Every exchange is counted once: by [`Gateway::end`], or, when it is dropped unfinished, as a client that went away.
+//! - A request waits for its own inference and for nothing else: what comes after the answer is an [`Aftermath`], done once the
+//!   answer is on its way.
 //!
-//! Uses: registry (reader), execute, route, model, telemetry.
+//! Uses: registry (reader), execute, route, shadow (offers), compare (the tolerance), model, telemetry.
 //!
 //! Invariant: no bytes, no status codes, no idea how versions come and go.
 //!
@@ -15,19 +16,23 @@
 #[cfg(test)]
 mod tests;
 
-use crate::execute::{Executor, Ran};
-use crate::model::{Code, Failure, InferenceRequest, Signature};
-use crate::registry::{Entry, Reader, Served, Snapshot};
+use crate::compare::Tolerance;
+use crate::execute::Executor;
+pub use crate::execute::Ran;
+use crate::model::{Checked, Code, Failure, InferenceRequest, RequestId, Signature};
+use crate::registry::{Entry, Reader, Role, Served, Snapshot};
 use crate::route::Ask;
+use crate::shadow::{Original, Shadows};
 use crate::telemetry::InFlight;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Answers requests from whatever snapshot is published.
 #[derive(Debug)]
 pub struct Gateway {
     reader: Reader,
     executor: Executor,
+    shadows: Shadows,
 }
 
 /// One request on one version: holds the version in memory, and is counted once when it ends.
@@ -36,14 +41,27 @@ pub struct Exchange {
     served: Arc<Served>,
     /// When the body had been read.
     started: Instant,
+    /// Who gets a copy; none for most.
+    shadows: Vec<Arc<Served>>,
+    tolerance: Tolerance,
+    /// What the version was asked, kept where there is somebody to copy it to.
+    request: Option<Arc<Checked>>,
     ended: bool,
     _in_flight: InFlight,
 }
 
+/// What is left to do once the answer is on its way.
+#[derive(Debug)]
+#[must_use = "shadows get their copies when it is done"]
+pub struct Aftermath {
+    original: Original,
+    shadows: Vec<Arc<Served>>,
+}
+
 impl Gateway {
     #[must_use]
-    pub fn new(reader: Reader, executor: Executor) -> Gateway {
-        Gateway { reader, executor }
+    pub fn new(reader: Reader, executor: Executor, shadows: Shadows) -> Gateway {
+        Gateway { reader, executor, shadows }
     }
 
     /// What is loaded now; for questions that are not predictions.
@@ -63,14 +81,23 @@ impl Gateway {
     /// `MODEL_NOT_FOUND`, and what [`Entry::route`] gives.
     pub fn open(&self, model: &str, ask: &Ask, started: Instant) -> Result<Exchange, Failure> {
         let snapshot = self.reader.snapshot();
-        let served = find(&snapshot, model)?.route(ask)?;
+        let entry = find(&snapshot, model)?;
+        let served = entry.route(ask)?;
         let in_flight = served.loaded.metrics.enter();
         if let Some(most) = served.loaded.limits.max_in_flight.filter(|most| served.loaded.metrics.in_flight() > *most)
         {
             let words = format!("{most} requests are in flight on this model already, the limit of its model.toml");
             return Err(Failure::new(Code::TooManyRequests, words));
         }
-        Ok(Exchange { _in_flight: in_flight, served: Arc::clone(served), started, ended: false })
+        Ok(Exchange {
+            _in_flight: in_flight,
+            served: Arc::clone(served),
+            started,
+            shadows: sampled(entry, served.role),
+            tolerance: entry.tolerance(),
+            request: None,
+            ended: false,
+        })
     }
 
     /// Runs a request on the version its exchange holds.
@@ -79,7 +106,7 @@ impl Gateway {
     /// What does not fit the signature, and what [`Executor::execute`] gives.
     pub async fn infer(
         &self,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
         request: InferenceRequest,
         deadline: Instant,
     ) -> Result<Ran, Failure> {
@@ -91,6 +118,9 @@ impl Gateway {
             let words = format!("a request may have at most {most} rows by this model's model.toml, got {rows}");
             return Err(Failure::new(Code::InvalidTensor, words));
         }
+        if !exchange.shadows.is_empty() {
+            exchange.request = Some(Arc::clone(&checked));
+        }
         let ran = self.executor.execute(&loaded.runner, checked, deadline).await?;
         loaded.metrics.ran(ran.infer);
         if !ran.queue.is_zero() {
@@ -98,6 +128,52 @@ impl Gateway {
         }
         Ok(ran)
     }
+
+    /// Counts a request as done or failed; the time is from the body read to now. Answers what is left to do, if anything.
+    #[must_use = "what is left to do"]
+    pub fn end(&self, mut exchange: Exchange, id: &RequestId, outcome: Result<Ran, Failure>) -> Option<Aftermath> {
+        exchange.ended = true;
+        let failed = outcome.as_ref().err().map(|failure| failure.code);
+        exchange.served.metrics.ended(failed, exchange.started.elapsed());
+        // What a busy machine refused says nothing about the version, and is no time for copies.
+        if matches!(failed, Some(Code::Overloaded | Code::DeadlineExceeded | Code::Draining)) {
+            return None;
+        }
+        let request = exchange.request.take()?;
+        let (infer, outcome) = match outcome {
+            Ok(ran) => (ran.infer, Ok(ran.answer)),
+            Err(failure) => (Duration::ZERO, Err(failure)),
+        };
+        let loaded = &exchange.served.loaded;
+        let original = Original {
+            model: loaded.model.clone(),
+            primary: loaded.version,
+            facts: Arc::clone(&loaded.facts),
+            arm: exchange.served.arm.clone(),
+            request_id: id.clone(),
+            request,
+            outcome,
+            infer,
+            tolerance: exchange.tolerance,
+        };
+        Some(Aftermath { original, shadows: std::mem::take(&mut exchange.shadows) })
+    }
+
+    /// Offers the copies. Never waits; meant for when the answer is on its way.
+    pub fn conclude(&self, aftermath: Aftermath) {
+        let Aftermath { original, shadows } = aftermath;
+        self.shadows.offer(original, shadows, self.executor.queue_depth() > 0);
+    }
+}
+
+/// The shadows that get a copy of a request. One draw for all, so that the samples are nested. Whoever asked for a version or a
+/// label by name tries something out, and is not copied.
+fn sampled(entry: &Entry, role: Role) -> Vec<Arc<Served>> {
+    if role != Role::Primary || entry.shadows().is_empty() {
+        return Vec::new();
+    }
+    let draw = fastrand::f64();
+    entry.shadows().iter().filter(|s| draw < s.sample).map(|s| Arc::clone(&s.served)).collect()
 }
 
 /// Finds a model by the name in the URL.
@@ -126,12 +202,6 @@ impl Exchange {
     /// Counts output elements that JSON has no number for.
     pub fn nonfinite(&self, elements: usize) {
         self.served.loaded.metrics.nonfinite(elements);
-    }
-
-    /// Counts the request as done, or as failed with a code; the time is from the body read to now.
-    pub fn end(mut self, failed: Option<Code>) {
-        self.ended = true;
-        self.served.metrics.ended(failed, self.started.elapsed());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::names;
 use super::scope::Scope;
+use super::shadow::ShadowMetrics;
 use crate::model::{Code, ModelName, Version};
 use metrics::{Counter, Gauge, Histogram};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,8 @@ pub struct VersionMetrics {
     in_flight_gauge: Gauge,
     in_flight: AtomicU64,
     arms: Mutex<Vec<ArmRequests>>,
+    /// Made when it is a shadow for the first time: most versions never are.
+    shadow: OnceLock<ShadowMetrics>,
 }
 
 /// Requests on one arm under one revision of the traffic document.
@@ -42,6 +45,7 @@ impl VersionMetrics {
             in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
             in_flight: AtomicU64::new(0),
             arms: Mutex::new(Vec::new()),
+            shadow: OnceLock::new(),
             scope,
             model,
             version,
@@ -79,6 +83,17 @@ impl VersionMetrics {
     pub fn bytes(&self, bytes: u64) {
         let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
         self.scope.gauge(&names::LOADED_BYTES, &labels).set(bytes as f64);
+    }
+
+    /// What became of the copies it was sampled for.
+    pub fn shadow(&self) -> &ShadowMetrics {
+        self.shadow.get_or_init(|| ShadowMetrics::new(&self.scope, self.model.as_str(), &self.version))
+    }
+
+    /// The same, where it was ever sampled for one.
+    #[must_use]
+    pub fn shadow_so_far(&self) -> Option<&ShadowMetrics> {
+        self.shadow.get()
     }
 
     /// Requests that hold this version now.

@@ -15,9 +15,11 @@ mod arm;
 mod logging;
 pub mod names;
 mod scope;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
 pub use logging::{LogFormat, init as init_logging, set_filter as set_log_filter};
 pub use scope::{Scope, Telemetry};
+pub use shadow::{Dropped, ShadowMetrics};

@@ -97,6 +97,30 @@ pub const LOADED_BYTES: Metric = metric(
     VERSION,
     "Bytes of the version's files, as counted against the memory budget",
 );
+pub const SHADOW_OFFERED: Metric = metric(
+    "sluicegate_shadow_offered_total",
+    Kind::Counter,
+    VERSION,
+    "Copies of requests that were sampled for this shadow, whatever became of them",
+);
+pub const SHADOW_COMPARED: Metric = metric(
+    "sluicegate_shadow_compared_total",
+    Kind::Counter,
+    VERSION,
+    "Copies that were run and held against the primary's answer, failures of either side included",
+);
+pub const SHADOW_DISAGREED: Metric = metric(
+    "sluicegate_shadow_disagreed_total",
+    Kind::Counter,
+    VERSION,
+    "Pairs of answers with an element outside the tolerance; failures are not among them",
+);
+pub const SHADOW_DROPPED: Metric = metric(
+    "sluicegate_shadow_dropped_total",
+    Kind::Counter,
+    &["model", "version", "reason"],
+    "Copies that were not run: queue_full, queue_bytes, busy (callers waited for a worker), gone (it is no shadow any more), stopping",
+);
 pub const REFUSED: Metric = metric(
     "sluicegate_refused_total",
     Kind::Counter,
@@ -151,6 +175,10 @@ pub const ALL: &[Metric] = &[
     NONFINITE,
     IN_FLIGHT,
     LOADED_BYTES,
+    SHADOW_OFFERED,
+    SHADOW_COMPARED,
+    SHADOW_DISAGREED,
+    SHADOW_DROPPED,
     REFUSED,
     STATES,
     STAGE_SECONDS,

@@ -256,6 +256,15 @@ impl Tensor {
         self.data.datatype()
     }
 
+    /// Bytes of its elements in memory.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match &self.data {
+            Data::Bytes(e) => e.iter().map(|b| b.len() + size_of::<Bytes>()).sum(),
+            other => each_data!(other, |e| size_of_val(&e[..])),
+        }
+    }
+
     #[must_use]
     pub fn into_data(self) -> Data {
         self.data

@@ -11,5 +11,6 @@ mod drain;
 mod map;
 mod predict;
 mod restart;
+mod shadow;
 mod swap;
 mod tritonclient;

@@ -95,6 +95,7 @@ impl Bench {
         let telemetry = Telemetry::new();
         let router = router(Admin {
             reader: reader.clone(),
+            figures: crate::shadow::Figures::default(),
             handle: manager(move |command| {
                 let told = answer(&command);
                 heard.lock().unwrap().push(command);

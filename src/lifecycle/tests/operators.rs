@@ -80,9 +80,14 @@ fn a_document_is_put_whole_or_not_at_all() {
     );
     let failure = failure.unwrap_err();
     assert_eq!((failure.code, failure.details.len()), (Code::Conflict, 2), "{failure:?}");
-    let shadow = json!({"split": [{"version": "1", "weight": 1}], "shadows": [{"version": "2"}]});
-    assert_eq!(house.put("m", &shadow).unwrap_err().code, Code::InvalidRequest);
     assert_eq!(house.entry("m").unwrap().revision(), 3);
+    let shadow = json!({"split": [{"version": "1", "weight": 1}], "shadows": [{"version": "2"}]});
+    assert_eq!(house.put("m", &shadow).unwrap().revision, 4);
+    assert_eq!(house.state("m", 2), Some(State::Ready), "a shadow serves nobody");
+    let shadows: Vec<_> = house.entry("m").unwrap().shadows().iter().map(|s| s.served.loaded.version).collect();
+    assert_eq!(shadows, [version(2)]);
+    let unready = json!({"split": [{"version": "1", "weight": 1}], "shadows": [{"version": "9"}]});
+    assert_eq!(house.put("m", &unready).unwrap_err().code, Code::Conflict);
 }
 
 #[test]

@@ -41,6 +41,23 @@ pub fn scaling(factor: f32) -> Vec<u8> {
     )
 }
 
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: the same, with `off` added to the first of a row wherever that is above `threshold`.
+pub fn off_above(threshold: f32, off: f32) -> Vec<u8> {
+    let mut cast = node("Cast", &["is_above"], &["one_or_none"]);
+    cast.attribute.push(int("to", i64::from(FLOAT)));
+    model(
+        vec![
+            node("Greater", &["x", "thresholds"], &["is_above"]),
+            cast,
+            node("Mul", &["one_or_none", "off"], &["more"]),
+            node("Add", &["x", "more"], &["y"]),
+        ],
+        vec![tensor("thresholds", &[2], &[threshold, f32::MAX]), tensor("off", &[1], &[off])],
+        vec![value("x", &[None, Some(2)])],
+        vec![value("y", &[None, Some(2)])],
+    )
+}
+
 /// A model whose one operator exists in no engine.
 pub fn unknown_operator() -> Vec<u8> {
     model(
@@ -85,6 +102,15 @@ fn ints(name: &str, values: &[i64]) -> AttributeProto {
         name: name.into(),
         ints: values.to_vec(),
         r#type: attribute_proto::AttributeType::Ints as i32,
+        ..Default::default()
+    }
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        i: value,
+        r#type: attribute_proto::AttributeType::Int as i32,
         ..Default::default()
     }
 }

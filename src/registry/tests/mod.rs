@@ -1,14 +1,13 @@
+pub(crate) mod fixture;
+
 use super::*;
 use crate::backend::{Model, RunError, Session};
-use crate::execute::Runner;
-use crate::model::{Code, ModelName, Parameters, Signature, Version};
+use crate::model::{Code, Parameters, Signature};
 use crate::route::{Ask, Document, Selector};
-use crate::telemetry::{Telemetry, VersionMetrics};
-use std::collections::BTreeMap;
+use fixture::{entry, version};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
-use std::time::Duration;
 
 /// A model that never runs and remembers which thread freed it.
 #[derive(Debug)]
@@ -37,51 +36,9 @@ impl Drop for Tracked {
     }
 }
 
-fn version(n: u64) -> Version {
-    n.to_string().parse().unwrap()
-}
-
 fn loaded(n: u64, freed_on: &Arc<Mutex<Vec<ThreadId>>>) -> Arc<Loaded> {
     let signature = Signature::new(Vec::new(), Vec::new());
-    let model: ModelName = "m".parse().unwrap();
-    let facts = Facts {
-        signature: signature.clone(),
-        sha256: String::new(),
-        engine: "tracked",
-        bytes: 0,
-        load: Duration::ZERO,
-        verify: Duration::ZERO,
-        warm: Duration::ZERO,
-        golden_cases: 0,
-        metadata: serde_json::Value::Null,
-    };
-    Arc::new(Loaded {
-        metrics: VersionMetrics::new(Telemetry::new().scope(), model.clone(), version(n)),
-        runner: Arc::new(Runner::new(Arc::new(Tracked { signature, freed_on: Arc::clone(freed_on) }))),
-        facts: Arc::new(facts),
-        limits: Limits::default(),
-        version: version(n),
-        model,
-    })
-}
-
-fn entry(model: &str, held: &[Arc<Loaded>], document: Option<Document>, revision: u64) -> Result<Entry, Vec<Version>> {
-    let versions: BTreeMap<Version, VersionStatus> = held
-        .iter()
-        .map(|l| {
-            let status = VersionStatus {
-                version: l.version,
-                state: State::Ready,
-                stage: None,
-                reason: None,
-                notes: Vec::new(),
-                facts: Some(Arc::clone(&l.facts)),
-                loaded: Some(Arc::clone(l)),
-            };
-            (l.version, status)
-        })
-        .collect();
-    Entry::new(model.parse().unwrap(), versions, document, revision, false, false)
+    fixture::loaded(n, Arc::new(Tracked { signature, freed_on: Arc::clone(freed_on) }), "")
 }
 
 fn ask<'a>(selector: Selector<'a>, parameters: &'a Parameters) -> Ask<'a> {

@@ -1,0 +1,326 @@
+//! What came of shadowing: figures of each primary and shadow, and the worst pairs.
+
+use super::Admin;
+use super::answers::no_version;
+use super::ask::Target;
+use super::refused::Refused;
+use super::shapes::Problem;
+use crate::codec::oip::{AnswerForm, AnswerHead, encode};
+use crate::ledger::rfc3339;
+use crate::model::{Answer, ModelName, Version};
+use crate::registry::{Entry, Shadowing};
+use crate::shadow::{Latency, OutputFigures, PairFigures, Side, WorstPair};
+use crate::telemetry::{Dropped, ShadowMetrics};
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// Every version of a model that is a shadow, or was one and is remembered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Shadows {
+    #[schema(value_type = String)]
+    model: ModelName,
+    shadows: Vec<Shadow>,
+}
+
+/// One shadow. What it counts begins when the version is loaded, and ends with it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Shadow {
+    #[schema(value_type = String)]
+    model: ModelName,
+    #[schema(value_type = String)]
+    version: Version,
+    /// The share of requests copied; null where the traffic document does not have it as a shadow now.
+    sample: Option<f64>,
+    /// Copies sampled, whatever became of them: compared, dropped, or still waiting.
+    offered: u64,
+    compared: u64,
+    disagreed: u64,
+    /// By reason: `queue_full`, `queue_bytes`, `busy`, `gone`, `stopping`.
+    dropped: BTreeMap<&'static str, u64>,
+    waiting: u64,
+    tolerance: ToleranceAnswer,
+    /// The figures against each version that answered, since their bytes are what they are, and at most since the server started.
+    primaries: Vec<Pair>,
+}
+
+/// `|shadow - primary| <= atol + rtol * |primary|`
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ToleranceAnswer {
+    rtol: f64,
+    atol: f64,
+}
+
+/// A shadow held against one primary.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Pair {
+    #[schema(value_type = String)]
+    primary: Version,
+    #[schema(format = DateTime)]
+    since: String,
+    #[schema(format = DateTime)]
+    until: String,
+    /// Pairs of answers, failures included.
+    pairs: u64,
+    /// Of them, those with every element of every output within the tolerance.
+    agreed: u64,
+    /// Of 1: agreed among the pairs in which not both sides failed; null before the first.
+    agreement: Option<f64>,
+    /// Of 1: agreed among the pairs in which both sides answered; null before the first.
+    agreement_of_answers: Option<f64>,
+    primary_failed: u64,
+    shadow_failed: u64,
+    both_failed: u64,
+    latency: LatencyAnswer,
+    outputs: Vec<Output>,
+    /// Worst first. The inputs are found by the request's id.
+    worst: Vec<Worst>,
+}
+
+/// Microseconds inside the engine, to two digits, over the pairs in which both answered. A shadow runs at the lowest priority, so
+/// its times are longer on a busy machine than they would be for callers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LatencyAnswer {
+    primary: Times,
+    shadow: Times,
+    /// The shadow's over the primary's.
+    ratio_of_means: Option<f64>,
+    ratio_of_p50: Option<f64>,
+    ratio_of_p99: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "names on the wire carry their unit")]
+pub(super) struct Times {
+    mean_us: Option<f64>,
+    p50_us: Option<u64>,
+    p99_us: Option<u64>,
+}
+
+/// One output, over the pairs in which both sides answered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Output {
+    name: String,
+    pairs: u64,
+    /// Pairs in which all of its elements agreed: for labels and strings, exact matches.
+    agreed: u64,
+    /// Pairs in which it was missing on one side, or of another type or shape.
+    incomparable: u64,
+    elements: u64,
+    /// Of 1: elements within the tolerance; equal ones, where they are no floating-point numbers.
+    share_within: f64,
+    /// Absolute differences; null where there was nothing to subtract.
+    largest_difference: Option<f64>,
+    mean_difference: Option<f64>,
+    /// Elements NaN or infinite on one side only.
+    nonfinite: u64,
+    /// Rows whose largest score is at another place, and all rows of scores.
+    top1_flipped: u64,
+    top1_rows: u64,
+    /// Of 1; null where the output is no list of scores.
+    top1_flip_share: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Worst {
+    request_id: String,
+    #[schema(format = DateTime)]
+    ts: String,
+    /// The primary's.
+    arm: String,
+    /// What is apart.
+    words: String,
+    primary: SideAnswer,
+    shadow: SideAnswer,
+}
+
+/// What one side gave: outputs, or an error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SideAnswer {
+    /// As the Open Inference Protocol has them; null where there are none, or they are not kept.
+    #[schema(value_type = Option<Vec<Object>>)]
+    outputs: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    /// Why outputs are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+/// A model's shadows
+///
+/// Those of its traffic document, and those that were and are remembered.
+#[utoipa::path(
+    get, path = "/api/v1/models/{model}/shadows", operation_id = "list_shadows", tag = "traffic",
+    params(("model" = String, Path)),
+    responses(
+        (status = 200, description = "In order of version", body = Shadows),
+        (status = 404, description = "No model has this name", body = Problem),
+    )
+)]
+pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadows>, Refused> {
+    let snapshot = admin.reader.snapshot();
+    let entry = target.entry(&snapshot)?;
+    let pairs = admin.figures.of(entry.name());
+    let named = entry.document().map(|d| d.shadows.iter().map(|s| s.version).collect::<Vec<_>>()).unwrap_or_default();
+    let mut versions: Vec<Version> = named.into_iter().chain(pairs.iter().map(|pair| pair.shadow)).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    let shadows = versions.into_iter().map(|version| Shadow::of(entry, version, &pairs)).collect();
+    Ok(Json(Shadows { model: entry.name().clone(), shadows }))
+}
+
+/// One version as a shadow
+///
+/// How its answers compare with those callers got: per output the differences, flips and agreement, per pair the failures and
+/// times, and the worst pairs with both answers.
+#[utoipa::path(
+    get, path = "/api/v1/models/{model}/shadows/{version}", operation_id = "show_shadow", tag = "traffic",
+    params(("model" = String, Path), ("version" = String, Path)),
+    responses(
+        (status = 200, description = "All zero where it was never a shadow", body = Shadow),
+        (status = 404, description = "The model has no such version", body = Problem),
+    )
+)]
+pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadow>, Refused> {
+    let snapshot = admin.reader.snapshot();
+    let entry = target.entry(&snapshot)?;
+    let version = target.version()?;
+    if !entry.versions().contains_key(&version) {
+        return Err(no_version(entry, version));
+    }
+    Ok(Json(Shadow::of(entry, version, &admin.figures.of(entry.name()))))
+}
+
+impl Shadow {
+    fn of(entry: &Entry, version: Version, pairs: &[PairFigures]) -> Shadow {
+        let served = |shadowing: &&Shadowing| shadowing.served.loaded.version == version;
+        let sample = entry.document().and_then(|d| d.shadows.iter().find(|s| s.version == version)).map(|s| s.sample);
+        let loaded = entry.shadows().iter().find(served).map(|s| &s.served.loaded);
+        let loaded = loaded.or_else(|| entry.versions().get(&version)?.loaded.as_ref());
+        let counts = loaded.and_then(|loaded| loaded.metrics.shadow_so_far());
+        let count = |of: fn(&ShadowMetrics) -> u64| counts.map_or(0, of);
+        // Read before what it is made of, so that the parts are never more than the whole.
+        let dropped = Dropped::ALL.map(|why| (why.as_str(), counts.map_or(0, |c| c.dropped_so_far(why))));
+        let compared = count(ShadowMetrics::compared_so_far);
+        let offered = count(ShadowMetrics::offered_so_far);
+        let gone: u64 = dropped.iter().map(|(_, n)| n).sum();
+        Shadow {
+            model: entry.name().clone(),
+            version,
+            sample,
+            offered,
+            compared,
+            disagreed: count(ShadowMetrics::disagreed_so_far),
+            dropped: dropped.into(),
+            waiting: offered.saturating_sub(compared + gone),
+            tolerance: ToleranceAnswer { rtol: entry.tolerance().rtol, atol: entry.tolerance().atol },
+            primaries: pairs.iter().filter(|pair| pair.shadow == version).map(Pair::of).collect(),
+        }
+    }
+}
+
+impl Pair {
+    fn of(pair: &PairFigures) -> Pair {
+        let answered = pair.pairs - pair.primary_failed - pair.shadow_failed - pair.both_failed;
+        let ratio = |of: &dyn Fn(&Latency) -> Option<f64>| {
+            let (primary, shadow) = (of(&pair.primary_latency)?, of(&pair.shadow_latency)?);
+            (primary > 0.0).then(|| shadow / primary)
+        };
+        let quantile = |q: f64| ratio(&move |latency| latency.quantile_us(q).map(|us| us as f64));
+        Pair {
+            primary: pair.primary,
+            since: rfc3339(pair.since),
+            until: rfc3339(pair.until),
+            pairs: pair.pairs,
+            agreed: pair.agreed,
+            agreement: pair.agreement(),
+            agreement_of_answers: (answered > 0).then(|| pair.agreed as f64 / answered as f64),
+            primary_failed: pair.primary_failed,
+            shadow_failed: pair.shadow_failed,
+            both_failed: pair.both_failed,
+            latency: LatencyAnswer {
+                primary: Times::of(&pair.primary_latency),
+                shadow: Times::of(&pair.shadow_latency),
+                ratio_of_means: ratio(&Latency::mean_us),
+                ratio_of_p50: quantile(0.5),
+                ratio_of_p99: quantile(0.99),
+            },
+            outputs: pair.outputs.iter().map(Output::of).collect(),
+            worst: pair.worst.iter().map(Worst::of).collect(),
+        }
+    }
+}
+
+impl Times {
+    fn of(latency: &Latency) -> Times {
+        let quantile = |q| latency.quantile_us(q);
+        Times { mean_us: latency.mean_us(), p50_us: quantile(0.5), p99_us: quantile(0.99) }
+    }
+}
+
+impl Output {
+    fn of(output: &OutputFigures) -> Output {
+        let flips = || output.top1_flipped as f64 / output.top1_rows as f64;
+        Output {
+            name: output.name.clone(),
+            pairs: output.pairs,
+            agreed: output.agreed,
+            incomparable: output.incomparable,
+            elements: output.elements,
+            share_within: output.share_within(),
+            largest_difference: output.largest,
+            mean_difference: output.mean(),
+            nonfinite: output.nonfinite,
+            top1_flipped: output.top1_flipped,
+            top1_rows: output.top1_rows,
+            top1_flip_share: (output.top1_rows > 0).then(flips),
+        }
+    }
+}
+
+impl Worst {
+    fn of(pair: &WorstPair) -> Worst {
+        Worst {
+            request_id: pair.request_id.as_str().to_owned(),
+            ts: rfc3339(pair.at),
+            arm: pair.arm.clone(),
+            words: pair.words.clone(),
+            primary: SideAnswer::of(&pair.primary),
+            shadow: SideAnswer::of(&pair.shadow),
+        }
+    }
+}
+
+impl SideAnswer {
+    fn of(side: &Side) -> SideAnswer {
+        let nothing = SideAnswer { outputs: None, error: None, code: None, note: None };
+        match side {
+            Side::Failed { code, message } => {
+                SideAnswer { error: Some(message.clone()), code: Some(code.as_str()), ..nothing }
+            }
+            Side::TooLarge(bytes) => SideAnswer {
+                note: Some(format!("{bytes} bytes of outputs are too many to keep; the words say where the worst is")),
+                ..nothing
+            },
+            Side::Answered(answer) => match outputs(answer) {
+                Ok(outputs) => SideAnswer { outputs: Some(outputs), ..nothing },
+                Err(note) => SideAnswer { note: Some(note), ..nothing },
+            },
+        }
+    }
+}
+
+/// The outputs as callers would read them. FP16 and strings that are no text have no JSON form there.
+fn outputs(answer: &Answer) -> Result<Value, String> {
+    let head = AnswerHead { model_name: "", model_version: "", id: "" };
+    let encoded = encode(answer, &head, &AnswerForm::json()).map_err(|failure| failure.message)?;
+    let mut whole: Value = serde_json::from_slice(&encoded.body).map_err(|error| error.to_string())?;
+    Ok(whole["outputs"].take())
+}

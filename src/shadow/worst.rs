@@ -1,0 +1,113 @@
+//! The pairs that are furthest apart.
+
+use crate::compare::{Comparison, Outcome};
+use crate::model::{Answer, Code, Failure, RequestId};
+use crate::tensor::Tensor;
+use jiff::Timestamp;
+use std::cmp::Ordering;
+
+/// One pair that does not agree.
+#[derive(Debug, Clone)]
+pub struct WorstPair {
+    /// The request, by which its inputs are found.
+    pub request_id: RequestId,
+    pub at: Timestamp,
+    /// The primary's arm.
+    pub arm: String,
+    /// What is apart, in words.
+    pub words: String,
+    pub primary: Side,
+    pub shadow: Side,
+    severity: Severity,
+}
+
+/// What one side gave.
+#[derive(Debug, Clone)]
+pub enum Side {
+    Answered(Answer),
+    /// Answered more bytes than are kept.
+    TooLarge(usize),
+    Failed {
+        code: Code,
+        message: String,
+    },
+}
+
+/// How bad: one side failed, then outputs that cannot be held against each other or are not finite on one side, then by the largest
+/// difference.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Severity {
+    class: u8,
+    largest: f64,
+}
+
+/// Bytes of one side's outputs that are kept: a thousand classes in double precision.
+const KEPT: usize = 16 << 10;
+
+impl WorstPair {
+    pub(super) fn new(
+        request_id: RequestId,
+        arm: String,
+        primary: Result<&Answer, &Failure>,
+        shadow: Result<&Answer, &Failure>,
+        comparison: Option<&Comparison>,
+        severity: Severity,
+    ) -> WorstPair {
+        let words = match (comparison, primary, shadow) {
+            (Some(comparison), ..) => comparison.to_string(),
+            (None, _, Err(failure)) => format!("the shadow failed: {}", failure.message),
+            (None, Err(failure), _) => format!("the primary failed: {}", failure.message),
+            (None, Ok(_), Ok(_)) => String::new(),
+        };
+        WorstPair {
+            request_id,
+            at: Timestamp::now(),
+            arm,
+            words,
+            primary: Side::of(primary),
+            shadow: Side::of(shadow),
+            severity,
+        }
+    }
+}
+
+impl Side {
+    fn of(outcome: Result<&Answer, &Failure>) -> Side {
+        match outcome {
+            Err(failure) => Side::Failed { code: failure.code, message: failure.message.clone() },
+            Ok(answer) => match answer.outputs.iter().map(|(_, tensor)| Tensor::size(tensor)).sum() {
+                bytes if bytes > KEPT => Side::TooLarge(bytes),
+                _ => Side::Answered(answer.clone()),
+            },
+        }
+    }
+}
+
+impl Severity {
+    /// `None`: one side failed.
+    pub fn of(comparison: Option<&Comparison>) -> Severity {
+        let Some(comparison) = comparison else { return Severity { class: 2, largest: 0.0 } };
+        let of = |outcome: &Outcome| match outcome {
+            outcome if outcome.agrees() => Severity { class: 0, largest: 0.0 },
+            Outcome::Elements(elements) if elements.nonfinite == 0 => {
+                Severity { class: 0, largest: elements.largest.unwrap_or(elements.outside as f64) }
+            }
+            _ => Severity { class: 1, largest: 0.0 },
+        };
+        let all = comparison.outputs.iter().map(|output| of(&output.outcome));
+        all.max_by(Severity::compare).unwrap_or(Severity { class: 0, largest: 0.0 })
+    }
+
+    fn compare(a: &Severity, b: &Severity) -> Ordering {
+        a.class.cmp(&b.class).then(a.largest.total_cmp(&b.largest))
+    }
+}
+
+/// Keeps a pair among the `most` worst, worst first; of equals, those that came first.
+pub(super) fn keep(worst: &mut Vec<WorstPair>, most: usize, severity: Severity, pair: impl FnOnce() -> WorstPair) {
+    let at = worst.partition_point(|known| Severity::compare(&known.severity, &severity) != Ordering::Less);
+    if at < most {
+        worst.insert(at, pair());
+        worst.truncate(most);
+    }
+}
