@@ -71,7 +71,7 @@ fn named(entry: &Entry, version: &Asked) -> Result<Arc<Served>, Failure> {
     if entry.taken_out() || !matches!(version, Asked::Any) {
         let ask =
             Ask { selector: version.selector(), header: &|_| None, parameters: &Parameters::new(), request_id: "" };
-        return entry.route(&ask).cloned();
+        return entry.route(&ask).map(|routed| Arc::clone(routed.served));
     }
     entry
         .representative()

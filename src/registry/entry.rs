@@ -161,6 +161,14 @@ impl Served {
     }
 }
 
+/// Who answers a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Routed<'e> {
+    pub served: &'e Arc<Served>,
+    /// The split goes by a sticky key and the request lacks it, so that its id stood in.
+    pub keyless: bool,
+}
+
 /// A shadow and the share of requests copied to it.
 #[derive(Debug)]
 pub struct Shadowing {
@@ -364,7 +372,8 @@ impl Entry {
     ///
     /// # Errors
     /// `NOT_READY` where nothing can answer now, `VERSION_NOT_FOUND` and `LABEL_NOT_FOUND` where the URL names what is not there.
-    pub fn route(&self, ask: &Ask) -> Result<&Arc<Served>, Failure> {
+    pub fn route(&self, ask: &Ask) -> Result<Routed<'_>, Failure> {
+        let by_name = |served| Routed { served, keyless: false };
         if self.taken_out {
             return Err(Failure::new(
                 Code::NotReady,
@@ -372,7 +381,7 @@ impl Entry {
             ));
         }
         if let crate::route::Selector::Version(version) = ask.selector {
-            return self.pinned.get(&version).ok_or_else(|| self.no_version(version));
+            return self.pinned.get(&version).map(by_name).ok_or_else(|| self.no_version(version));
         }
         let Some(traffic) = &self.traffic else {
             return Err(Failure::new(Code::NotReady, format!("model {} has no version ready yet", self.name)));
@@ -384,10 +393,13 @@ impl Entry {
             )
         };
         match traffic.router.route(ask) {
-            Route::Arm(i) => traffic.routes.as_ref().and_then(|r| r.arms.get(i)).ok_or_else(unready),
-            Route::Rule(i) => traffic.routes.as_ref().and_then(|r| r.rules.get(i)).ok_or_else(unready),
-            Route::Label(v) => traffic.routes.as_ref().and_then(|r| r.labels.get(&v)).ok_or_else(unready),
-            Route::Pinned(v) => self.pinned.get(&v).ok_or_else(|| self.no_version(v)),
+            Route::Arm { index, keyless } => {
+                let served = traffic.routes.as_ref().and_then(|r| r.arms.get(index)).ok_or_else(unready)?;
+                Ok(Routed { served, keyless })
+            }
+            Route::Rule(i) => traffic.routes.as_ref().and_then(|r| r.rules.get(i)).map(by_name).ok_or_else(unready),
+            Route::Label(v) => traffic.routes.as_ref().and_then(|r| r.labels.get(&v)).map(by_name).ok_or_else(unready),
+            Route::Pinned(v) => self.pinned.get(&v).map(by_name).ok_or_else(|| self.no_version(v)),
             Route::UnknownLabel => {
                 let labels: Vec<&str> = traffic.router.document().labels.keys().map(String::as_str).collect();
                 let known =

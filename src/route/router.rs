@@ -2,6 +2,7 @@
 
 use super::document::{Document, Key};
 use crate::model::{ModelName, Parameters, Version};
+use std::borrow::Cow;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// What the caller asked for in the URL.
@@ -38,8 +39,9 @@ impl std::fmt::Debug for Ask<'_> {
 /// Who answers, by the document's own indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// The arm of the split at this index.
-    Arm(usize),
+    /// The arm of the split at this index. `keyless`: the document has a sticky key and the request lacks it, so that its id stood
+    /// in.
+    Arm { index: usize, keyless: bool },
     /// The rule at this index.
     Rule(usize),
     /// The version the URL named; it may not exist.
@@ -91,18 +93,23 @@ impl Router {
                 return Route::Rule(i);
             }
         }
+        let key = self.sticky_key(ask);
+        let keyless = key.is_none() && self.document.sticky_by.is_some();
         if self.seeds.is_empty() {
             let only = self.document.split.iter().position(|a| a.weight > 0.0);
-            return Route::Arm(only.expect("a document's weights have a positive sum"));
+            return Route::Arm { index: only.expect("a document's weights have a positive sum"), keyless };
         }
-        let sticky = match &self.document.sticky_by {
-            None => None,
-            Some(Key::Header(name)) => (ask.header)(name).map(std::borrow::Cow::Borrowed),
-            Some(Key::Parameter(name)) => {
-                ask.parameters.iter().find(|(n, _)| n == name).map(|(_, p)| p.to_string().into())
-            }
+        Route::Arm { index: self.arm_for(key.as_deref().unwrap_or(ask.request_id)), keyless }
+    }
+
+    /// What the document wants arms to be chosen by, where the request has it. An empty key is none: it would send all who forgot
+    /// theirs to one arm.
+    fn sticky_key<'a>(&self, ask: &Ask<'a>) -> Option<Cow<'a, str>> {
+        let key = match self.document.sticky_by.as_ref()? {
+            Key::Header(name) => Cow::Borrowed((ask.header)(name)?),
+            Key::Parameter(name) => Cow::Owned(ask.parameters.iter().find(|(n, _)| n == name)?.1.to_string()),
         };
-        Route::Arm(self.arm_for(sticky.as_deref().unwrap_or(ask.request_id)))
+        Some(key).filter(|key| !key.is_empty())
     }
 
     /// Weighted rendezvous hashing: the arm with the highest score wins, where an arm's score is `-weight / ln(u)` and `u` in

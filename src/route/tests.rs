@@ -91,13 +91,30 @@ fn url_then_rules_then_split() {
         "labels": {"canary": "3"}
     }));
     let none = Parameters::new();
-    assert_eq!(route(&r, &[], &none, "id"), Route::Arm(0));
+    assert_eq!(route(&r, &[], &none, "id"), at(0));
     assert_eq!(route(&r, &[("x-cohort", "beta")], &none, "id"), Route::Rule(0));
     let header = |_: &str| Some("beta");
     let ask = |selector| Ask { selector, header: &header, parameters: &none, request_id: "id" };
     assert_eq!(r.route(&ask(Selector::Version("9".parse().unwrap()))), Route::Pinned("9".parse().unwrap()));
     assert_eq!(r.route(&ask(Selector::Label("canary"))), Route::Label("3".parse().unwrap()));
     assert_eq!(r.route(&ask(Selector::Label("nope"))), Route::UnknownLabel);
+}
+
+/// An arm, decided with all that the document asks for.
+fn at(index: usize) -> Route {
+    Route::Arm { index, keyless: false }
+}
+
+fn arm(router: &Router, key: &str) -> usize {
+    match route(router, &[("x-user", key)], &Parameters::new(), "no key") {
+        Route::Arm { index, keyless: false } => index,
+        other => panic!("{key:?} got {other:?}"),
+    }
+}
+
+fn split(weights: &[f64], salt: &str) -> Router {
+    let arms: Vec<_> = (1..).zip(weights).map(|(v, w)| json!({"version": v.to_string(), "weight": w})).collect();
+    router(&json!({"split": arms, "sticky_by": {"header": "x-user"}, "salt": salt}))
 }
 
 #[test]
@@ -111,26 +128,126 @@ fn the_same_key_gets_the_same_arm_in_every_process() {
     let again = router(&json!({
         "split": [{"version": "1", "weight": 50}, {"version": "2", "weight": 50}], "sticky_by": {"parameter": "user"}
     }));
-    assert_eq!(arms, [0, 0, 1, 0, 1, 0, 0, 0].map(Route::Arm));
+    assert_eq!(arms, [0, 0, 1, 0, 1, 0, 0, 0].map(at));
     assert_eq!(route(&again, &[], &vec![("user".into(), Parameter::String("3".into()))], "x"), arms[3]);
 }
 
 #[test]
-fn shares_are_the_weights_and_a_raised_weight_only_attracts() {
-    let at = |w: f64| router(&json!({"split": [{"version": "1", "weight": 100.0 - w}, {"version": "2", "weight": w}]}));
-    let (five, ten) = (at(5.0), at(10.0));
+fn a_missing_or_empty_key_is_said_and_the_request_id_stands_in() {
+    let sticky = split(&[50.0, 50.0], "s");
+    let by_id =
+        router(&json!({"split": [{"version": "1", "weight": 50}, {"version": "2", "weight": 50}], "salt": "s"}));
     let none = Parameters::new();
-    let (mut second, mut moved_back) = (0u32, 0u32);
-    let n = 100_000;
-    for i in 0..n {
-        let id = format!("user-{i}");
-        let before = route(&five, &[], &none, &id);
-        let after = route(&ten, &[], &none, &id);
-        second += u32::from(before == Route::Arm(1));
-        moved_back += u32::from(before == Route::Arm(1) && after == Route::Arm(0));
+    for i in 0..200 {
+        let id = format!("request-{i}");
+        let Route::Arm { index, keyless } = route(&by_id, &[], &none, &id) else { panic!("a split decides") };
+        assert!(!keyless, "no key was asked for");
+        assert_eq!(route(&sticky, &[], &none, &id), Route::Arm { index, keyless: true });
+        assert_eq!(route(&sticky, &[("x-user", "")], &none, &id), Route::Arm { index, keyless: true });
     }
-    // Five standard deviations of a binomial around 5 %.
-    let (mean, deviation) = (0.05 * f64::from(n), (f64::from(n) * 0.05 * 0.95).sqrt());
-    assert!((f64::from(second) - mean).abs() < 5.0 * deviation, "{second} of {n}");
-    assert_eq!(moved_back, 0, "raising an arm's weight takes nobody from it");
+    let alone = split(&[1.0, 0.0], "s");
+    assert_eq!(route(&alone, &[], &none, "id"), Route::Arm { index: 0, keyless: true }, "also where nothing is chosen");
+    assert_eq!(arm(&alone, "u"), 0);
+}
+
+/// Bounds of five standard deviations of a binomial: one in two million sound splits would leave them.
+#[track_caller]
+fn within_binomial_bounds(n: usize, share: f64, found: usize) {
+    let (mean, deviation) = (n as f64 * share, (n as f64 * share * (1.0 - share)).sqrt());
+    assert!((found as f64 - mean).abs() <= 5.0 * deviation, "{found} of {n} at a share of {share}");
+}
+
+#[test]
+fn shares_are_the_weights_over_a_million_keys() {
+    const KEYS: usize = 1_000_000;
+    for weights in
+        [&[90.0, 10.0][..], &[1.0, 1.0, 1.0], &[999.0, 1.0], &[0.2, 0.0, 0.3, 0.5], &[1e-3, 2e-3, 3e-3, 4e-3]]
+    {
+        let r = split(weights, "shares");
+        let mut counts = vec![0; weights.len()];
+        for i in 0..KEYS {
+            counts[arm(&r, &format!("user-{i}"))] += 1;
+        }
+        let sum: f64 = weights.iter().sum();
+        for (weight, count) in weights.iter().zip(counts) {
+            within_binomial_bounds(KEYS, weight / sum, count);
+        }
+    }
+}
+
+#[test]
+fn a_ramp_only_ever_moves_keys_to_the_arm_it_raises() {
+    const KEYS: usize = 50_000;
+    let keys: Vec<String> = (0..KEYS).map(|i| format!("user-{i}")).collect();
+    // The others share what is left as they did before.
+    let step = |percent: f64| split(&[0.6 * (100.0 - percent), 0.4 * (100.0 - percent), percent], "ramp");
+    let mut before: Vec<usize> = keys.iter().map(|key| arm(&step(0.0), key)).collect();
+    let mut share_before = 0.0;
+    for percent in [1.0, 5.0, 25.0, 50.0, 99.0, 100.0] {
+        let router = step(percent);
+        let mut moved = 0;
+        for (key, was) in keys.iter().zip(&mut before) {
+            let is = arm(&router, key);
+            assert!(is == *was || is == 2, "{key} went from arm {was} to {is} when arm 2 was raised to {percent} %");
+            moved += usize::from(is != *was);
+            *was = is;
+        }
+        within_binomial_bounds(KEYS, (percent - share_before) / 100.0, moved);
+        share_before = percent;
+    }
+    assert!(before.iter().all(|arm| *arm == 2), "at 100 % nobody is left");
+}
+
+#[test]
+fn different_salts_are_independent() {
+    const KEYS: usize = 200_000;
+    let (a, b) = (split(&[1.0, 2.0, 1.0], "spring"), split(&[1.0, 2.0, 1.0], "summer"));
+    let mut table = [[0usize; 3]; 3];
+    for i in 0..KEYS {
+        let key = format!("user-{i}");
+        table[arm(&a, &key)][arm(&b, &key)] += 1;
+    }
+    let rows: Vec<usize> = table.iter().map(|row| row.iter().sum()).collect();
+    let columns: Vec<usize> = (0..3).map(|c| table.iter().map(|row| row[c]).sum()).collect();
+    let mut chi_squared = 0.0;
+    for (r, row) in table.iter().enumerate() {
+        for (c, found) in row.iter().enumerate() {
+            let expected = rows[r] as f64 * columns[c] as f64 / KEYS as f64;
+            chi_squared += (*found as f64 - expected).powi(2) / expected;
+        }
+    }
+    // The 99.9 % point of chi-squared with (3-1)(3-1) = 4 degrees of freedom; keys and salts are fixed, so this cannot flicker.
+    assert!(chi_squared < 18.47, "{chi_squared}: {table:?}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn moving_one_weight_moves_only_the_keys_that_have_to(
+        weights in proptest::collection::vec(0.0..100.0f64, 2..8),
+        which in proptest::arbitrary::any::<proptest::sample::Index>(),
+        to in 0.0..100.0f64,
+        salt in "[a-z]{1,8}",
+    ) {
+        let which = which.index(weights.len());
+        let mut after = weights.clone();
+        after[which] = to;
+        proptest::prop_assume!(weights.iter().sum::<f64>() > 0.0 && after.iter().sum::<f64>() > 0.0);
+        let (old, new) = (split(&weights, &salt), split(&after, &salt));
+        for i in 0..100 {
+            let key = format!("user-{i}");
+            let (was, is) = (arm(&old, &key), arm(&new, &key));
+            if to > weights[which] {
+                proptest::prop_assert!(is == was || is == which);
+            } else {
+                proptest::prop_assert!(is == was || was == which);
+            }
+        }
+    }
+
+    #[test]
+    fn no_json_makes_a_document_panic(text in r#"\{("(split|shadows|rules|labels|sticky_by|salt)":[\[\]\{\}0-9a-z",:.-]{0,40},?){0,4}\}"#) {
+        if let Ok(value) = serde_json::from_str(&text) {
+            let _ = Proposal::parse(&value);
+        }
+    }
 }

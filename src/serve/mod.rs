@@ -20,7 +20,7 @@ use crate::compare::Tolerance;
 use crate::execute::Executor;
 pub use crate::execute::Ran;
 use crate::model::{Checked, Code, Failure, InferenceRequest, RequestId, Signature};
-use crate::registry::{Entry, Reader, Role, Served, Snapshot};
+use crate::registry::{Entry, Reader, Role, Routed, Served, Snapshot};
 use crate::route::Ask;
 use crate::shadow::{Original, Shadows};
 use crate::telemetry::InFlight;
@@ -82,7 +82,10 @@ impl Gateway {
     pub fn open(&self, model: &str, ask: &Ask, started: Instant) -> Result<Exchange, Failure> {
         let snapshot = self.reader.snapshot();
         let entry = find(&snapshot, model)?;
-        let served = entry.route(ask)?;
+        let Routed { served, keyless } = entry.route(ask)?;
+        if keyless {
+            served.loaded.metrics.keyless();
+        }
         let in_flight = served.loaded.metrics.enter();
         if let Some(most) = served.loaded.limits.max_in_flight.filter(|most| served.loaded.metrics.in_flight() > *most)
         {

@@ -18,6 +18,7 @@ pub struct VersionMetrics {
     infer: Histogram,
     queue: Histogram,
     nonfinite: Counter,
+    keyless: Counter,
     in_flight_gauge: Gauge,
     in_flight: AtomicU64,
     arms: Mutex<Vec<ArmRequests>>,
@@ -42,6 +43,7 @@ impl VersionMetrics {
             infer: scope.histogram(&names::INFER_SECONDS_M, &labels),
             queue: scope.histogram(&names::QUEUE_SECONDS_M, &labels),
             nonfinite: scope.counter(&names::NONFINITE, &labels),
+            keyless: scope.counter(&names::STICKY_KEY_MISSING, &labels),
             in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
             in_flight: AtomicU64::new(0),
             arms: Mutex::new(Vec::new()),
@@ -77,6 +79,11 @@ impl VersionMetrics {
         if elements > 0 {
             self.nonfinite.increment(elements as u64);
         }
+    }
+
+    /// Counts a request that lacked the key its arm should have been chosen by.
+    pub fn keyless(&self) {
+        self.keyless.increment(1);
     }
 
     /// Files counted against the memory budget.

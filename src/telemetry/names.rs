@@ -85,6 +85,12 @@ pub const NONFINITE: Metric = metric(
     VERSION,
     "Output elements that were NaN or infinite (answered as null in JSON)",
 );
+pub const STICKY_KEY_MISSING: Metric = metric(
+    "sluicegate_sticky_key_missing_total",
+    Kind::Counter,
+    VERSION,
+    "Requests that lacked the key their arm should have been chosen by, so that the request id stood in",
+);
 pub const IN_FLIGHT: Metric = metric(
     "sluicegate_in_flight_requests",
     Kind::Gauge,
@@ -173,6 +179,7 @@ pub const ALL: &[Metric] = &[
     INFER_SECONDS_M,
     QUEUE_SECONDS_M,
     NONFINITE,
+    STICKY_KEY_MISSING,
     IN_FLIGHT,
     LOADED_BYTES,
     SHADOW_OFFERED,

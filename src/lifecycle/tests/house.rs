@@ -206,7 +206,7 @@ impl House {
         let snapshot = self.snapshot();
         let entry = snapshot.model(model).expect("the model is there");
         let ask = Ask { selector, header: &|_| None, parameters: &Vec::new(), request_id: "r" };
-        let served = entry.route(&ask)?;
+        let served = entry.route(&ask)?.served;
         let signature = served.loaded.runner.signature();
         let answer = served.loaded.runner.run(&signature.check(request(1)).unwrap())?.answer;
         match answer.outputs[0].1.data() {

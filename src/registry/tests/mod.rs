@@ -57,9 +57,9 @@ fn routing_finds_the_arm_the_pin_and_says_what_is_not_there() {
     let freed = Arc::default();
     let entry = entry("m", &[loaded(1, &freed), loaded(2, &freed)], Some(Document::single(version(2))), 1).unwrap();
     let none = Parameters::new();
-    let served = entry.route(&ask(Selector::Traffic, &none)).unwrap();
+    let served = entry.route(&ask(Selector::Traffic, &none)).unwrap().served;
     assert_eq!((served.version_text.as_str(), served.arm.as_str(), served.role), ("2", "2", Role::Primary));
-    let pinned = entry.route(&ask(Selector::Version(version(1)), &none)).unwrap();
+    let pinned = entry.route(&ask(Selector::Version(version(1)), &none)).unwrap().served;
     assert_eq!((pinned.version_text.as_str(), pinned.role), ("1", Role::Pinned));
     let unknown = entry.route(&ask(Selector::Version(version(9)), &none)).unwrap_err();
     assert_eq!(unknown.code, Code::VersionNotFound);
@@ -94,7 +94,7 @@ fn readers_see_one_whole_snapshot_and_never_free_it() {
                     assert_eq!(a.revision(), b.revision(), "a reader sees no half of a publish");
                     assert!(a.revision() >= last, "and nothing older than it saw before");
                     last = a.revision();
-                    let served = Arc::clone(a.route(&ask(Selector::Traffic, &none)).unwrap());
+                    let served = Arc::clone(a.route(&ask(Selector::Traffic, &none)).unwrap().served);
                     drop(snapshot);
                     assert_eq!(served.loaded.version.number(), last, "routing and what is loaded agree");
                     reads += 1;
