@@ -206,20 +206,16 @@ impl Shadow {
         let loaded = loaded.or_else(|| entry.versions().get(&version)?.loaded.as_ref());
         let counts = loaded.and_then(|loaded| loaded.metrics.shadow_so_far());
         let count = |of: fn(&ShadowMetrics) -> u64| counts.map_or(0, of);
-        // Read before what it is made of, so that the parts are never more than the whole.
         let dropped = Dropped::ALL.map(|why| (why.as_str(), counts.map_or(0, |c| c.dropped_so_far(why))));
-        let compared = count(ShadowMetrics::compared_so_far);
-        let offered = count(ShadowMetrics::offered_so_far);
-        let gone: u64 = dropped.iter().map(|(_, n)| n).sum();
         Shadow {
             model: entry.name().clone(),
             version,
             sample,
-            offered,
-            compared,
+            offered: count(ShadowMetrics::offered_so_far),
+            compared: count(ShadowMetrics::compared_so_far),
             disagreed: count(ShadowMetrics::disagreed_so_far),
             dropped: dropped.into(),
-            waiting: offered.saturating_sub(compared + gone),
+            waiting: count(ShadowMetrics::waiting),
             tolerance: ToleranceAnswer { rtol: entry.tolerance().rtol, atol: entry.tolerance().atol },
             primaries: pairs.iter().filter(|pair| pair.shadow == version).map(Pair::of).collect(),
         }

@@ -143,6 +143,12 @@ impl Gateway {
             return None;
         }
         let request = exchange.request.take()?;
+        let busy = self.executor.queue_depth() > 0;
+        let mut shadows = std::mem::take(&mut exchange.shadows);
+        shadows.retain(|shadow| self.shadows.admit(shadow, busy));
+        if shadows.is_empty() {
+            return None;
+        }
         let (infer, outcome) = match outcome {
             Ok(ran) => (ran.infer, Ok(ran.answer)),
             Err(failure) => (Duration::ZERO, Err(failure)),
@@ -159,13 +165,13 @@ impl Gateway {
             infer,
             tolerance: exchange.tolerance,
         };
-        Some(Aftermath { original, shadows: std::mem::take(&mut exchange.shadows) })
+        Some(Aftermath { original, shadows })
     }
 
     /// Offers the copies. Never waits; meant for when the answer is on its way.
     pub fn conclude(&self, aftermath: Aftermath) {
         let Aftermath { original, shadows } = aftermath;
-        self.shadows.offer(original, shadows, self.executor.queue_depth() > 0);
+        self.shadows.offer(original, shadows);
     }
 }
 

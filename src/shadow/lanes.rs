@@ -20,19 +20,17 @@ struct State {
 }
 
 impl Lanes {
-    /// Puts a copy at the end of its shadow's lane, or gives it back where that holds as many as it may.
-    pub fn push(&self, copied: Copied, most: usize) -> Result<(), Copied> {
+    /// Puts a copy at the end of its shadow's lane. How long that gets is decided where copies are admitted.
+    pub fn push(&self, copied: Copied) {
         let mut state = self.lock();
         let same = |lane: &&mut VecDeque<Copied>| {
             lane.front().is_some_and(|c| Arc::ptr_eq(&c.shadow.loaded, &copied.shadow.loaded))
         };
         match state.lanes.iter_mut().find(same) {
-            Some(lane) if lane.len() >= most => return Err(copied),
             Some(lane) => lane.push_back(copied),
             None => state.lanes.push_back(VecDeque::from([copied])),
         }
         self.changed.notify_one();
-        Ok(())
     }
 
     /// The next copy, of the lane whose turn it is; waits for one. `None` once closed.

@@ -1,7 +1,8 @@
 //! shadow: copies of live requests, for versions that answer nobody, and what comes of comparing.
 //!
-//! - [`Shadows::offer`] takes a request as its primary answered it ([`Original`]) and never waits: a bounded queue without a lock,
-//!   no system call. What does not fit is dropped and counted by reason: offered = compared + dropped + waiting.
+//! - [`Shadows::admit`] says whether a shadow takes one more copy; [`Shadows::offer`] then takes the request as its primary answered
+//!   it ([`Original`]). Neither waits: a bounded queue without a lock, no system call. What does not fit is dropped and counted by
+//!   reason: offered = compared + dropped + waiting.
 //! - Each shadow has a bounded lane of its own, and the lanes take turns: a flood to one pushes out no other's copies. A few threads
 //!   at the lowest priority run them.
 //! - [`Figures`] is what is known of every pair of a primary and a shadow: running figures and the worst pairs.
@@ -38,7 +39,7 @@ use std::time::Duration;
 pub struct Config {
     /// Threads that run copies, at the lowest priority.
     pub threads: NonZeroUsize,
-    /// Copies that may wait for one shadow.
+    /// Copies that may wait for one shadow, the one under way included.
     pub queue: usize,
     /// Bytes of tensors, of inputs and of the primary's outputs, that may wait together.
     pub queue_bytes: usize,
@@ -101,22 +102,37 @@ impl Shadows {
         Ok(Shadows(shared))
     }
 
-    /// Offers a request to each of these shadows. `busy`: callers' requests wait for a worker, so there is nothing to spare.
-    pub fn offer(&self, original: Original, to: impl IntoIterator<Item = Arc<Served>>, busy: bool) {
-        let Shared { config, intake, waiting_bytes, stopping, .. } = &*self.0;
+    /// Whether a shadow takes one more copy; counted as offered either way, and as dropped where it does not. Asked before anything
+    /// is put together for it, as a shadow that is slower than its sample refuses most. `busy`: callers' requests wait for a worker,
+    /// so there is nothing to spare. What was admitted has to be given to [`Shadows::offer`].
+    #[must_use]
+    pub fn admit(&self, shadow: &Served, busy: bool) -> bool {
+        let counts = shadow.loaded.metrics.shadow();
+        let waiting = counts.offered();
+        let refused = if self.0.is_stopping() {
+            Dropped::Stopping
+        } else if busy {
+            Dropped::Busy
+        } else if waiting > self.0.config.queue as u64 {
+            Dropped::QueueFull
+        } else {
+            return true;
+        };
+        counts.dropped(refused);
+        false
+    }
+
+    /// Gives a request to each of the shadows that admitted it. Never waits.
+    pub fn offer(&self, original: Original, to: impl IntoIterator<Item = Arc<Served>>) {
+        let Shared { config, intake, waiting_bytes, .. } = &*self.0;
         let bytes = original.bytes();
         let original = Arc::new(original);
         for shadow in to {
-            let counts = Arc::clone(&shadow.loaded.metrics);
-            counts.shadow().offered();
-            if stopping.load(Ordering::Acquire) {
-                counts.shadow().dropped(Dropped::Stopping);
-            } else if busy {
-                counts.shadow().dropped(Dropped::Busy);
-            } else if waiting_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes > config.queue_bytes {
-                waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
-                counts.shadow().dropped(Dropped::QueueBytes);
-            } else if let Err(copied) = intake.push(Copied { original: Arc::clone(&original), shadow, bytes }) {
+            let fits = waiting_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes <= config.queue_bytes;
+            let copied = Copied { original: Arc::clone(&original), shadow, bytes };
+            if !fits {
+                self.0.drop_copy(copied, Dropped::QueueBytes);
+            } else if let Err(copied) = intake.push(copied) {
                 self.0.drop_copy(copied, Dropped::QueueFull);
             }
         }
@@ -156,9 +172,7 @@ fn sort(shared: &Shared) {
         let mut came = false;
         while let Some(copied) = shared.intake.pop() {
             came = true;
-            if let Err(copied) = shared.lanes.push(copied, shared.config.queue) {
-                shared.drop_copy(copied, Dropped::QueueFull);
-            }
+            shared.lanes.push(copied);
         }
         let snapshot = shared.reader.snapshot();
         let is_shadow = |served: &Served| {

@@ -6,10 +6,6 @@ use crate::model::{Answer, Failure};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// The lowest there is: the system lets such a thread run where no other wants to.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 19;
-
 /// One of the threads that run copies.
 pub(super) fn run(shared: &Shared) {
     lower_priority();
@@ -39,9 +35,15 @@ fn infer(Copied { original, shadow, .. }: &Copied) -> Result<(Answer, Duration),
 }
 
 fn lower_priority() {
-    // On Linux the call concerns the calling thread alone; elsewhere it would slow the whole process.
+    // A thread that the system runs only where nothing else wants to: a caller's thread that wakes up goes before it at once, also
+    // when choosing a core, which a merely nice thread would make look taken.
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the shadow thread keeps its priority");
+    {
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+        let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let thread = thread_priority::thread_native_id();
+        if let Err(error) = thread_priority::set_thread_priority_and_policy(thread, ThreadPriority::Min, policy) {
+            tracing::warn!(?error, "the shadow thread keeps its priority");
+        }
     }
 }

@@ -44,6 +44,7 @@ pub struct ShadowMetrics {
     compared: Both,
     disagreed: Both,
     dropped: [Both; Dropped::ALL.len()],
+    waiting: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -81,14 +82,18 @@ impl ShadowMetrics {
             compared: Both::new(scope.counter(&names::SHADOW_COMPARED, &labels)),
             disagreed: Both::new(scope.counter(&names::SHADOW_DISAGREED, &labels)),
             dropped: Dropped::ALL.map(dropped),
+            waiting: AtomicU64::new(0),
         }
     }
 
-    pub fn offered(&self) {
+    /// Counts a copy in; answers how many there are now that neither were compared nor dropped.
+    pub fn offered(&self) -> u64 {
         self.offered.add();
+        self.waiting.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub fn compared(&self, disagreed: bool) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.compared.add();
         if disagreed {
             self.disagreed.add();
@@ -96,7 +101,13 @@ impl ShadowMetrics {
     }
 
     pub fn dropped(&self, why: Dropped) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.dropped[why as usize].add();
+    }
+
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     #[must_use]
