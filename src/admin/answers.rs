@@ -6,7 +6,7 @@ use crate::ledger::{Event, HistoryEntry, rfc3339};
 use crate::lifecycle::Promotion;
 use crate::model::{Code, Failure, ModelName, Parameters, Signature, TensorSpec, Version};
 use crate::registry::{Entry, Stage, State, VersionStatus};
-use crate::route::{Ask, Document, Selector};
+use crate::route::{Ask, Document, SampleRatio, Selector};
 use crate::telemetry::Telemetry;
 use serde::Serialize;
 use serde_json::Value;
@@ -155,11 +155,28 @@ pub(super) struct Traffic {
     /// Of the split, arm by arm.
     #[schema(read_only)]
     shares: Vec<Share>,
+    /// Whether the arms got what their weights say, by Pearson's chi-squared test over the requests since this revision.
+    #[schema(read_only)]
+    sample_ratio: SampleRatioAnswer,
 }
 
 impl Traffic {
     /// Members that are answered and are not the document's.
-    pub(super) const READ_ONLY: [&str; 3] = ["model", "revision", "shares"];
+    pub(super) const READ_ONLY: [&str; 4] = ["model", "revision", "shares", "sample_ratio"];
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SampleRatioAnswer {
+    requests: u64,
+    chi_squared: f64,
+    degrees_of_freedom: usize,
+    /// How often a sound split is at least as far off.
+    p_value: f64,
+    /// `ok`; `mismatch`: p below 0.001, or requests on an arm without weight; `too_few`: fewer than five expected on an arm.
+    verdict: &'static str,
+    /// What to mind when reading it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
 }
 
 /// What one arm should get, beside what it got.
@@ -348,7 +365,9 @@ impl Traffic {
         let arms = entry.filter(|entry| entry.revision() == revision).map_or(&[][..], Entry::arms);
         let counts: Vec<u64> =
             (0..document.split.len()).map(|i| arms.get(i).map_or(0, |a| a.metrics.requests())).collect();
-        let all: u64 = counts.iter().sum();
+        let weights: Vec<f64> = document.split.iter().map(|arm| arm.weight).collect();
+        let ratio = SampleRatio::of(&weights, &counts);
+        let all: u64 = ratio.requests;
         let share = |(arm, requests): (Answering, u64)| Share {
             arm: arm.arm,
             version: arm.version,
@@ -357,7 +376,17 @@ impl Traffic {
             requests,
         };
         let shares = configured(&document).into_iter().zip(counts).map(share).collect();
-        Traffic { document, model, revision, shares }
+        let sample_ratio = SampleRatioAnswer {
+            requests: ratio.requests,
+            chi_squared: ratio.chi_squared,
+            degrees_of_freedom: ratio.degrees_of_freedom,
+            p_value: ratio.p_value,
+            verdict: ratio.verdict.as_str(),
+            note: document.sticky_by.as_ref().map(
+                |_| "the requests of one sticky key go together, so a few busy keys can cause a mismatch by themselves",
+            ),
+        };
+        Traffic { document, model, revision, shares, sample_ratio }
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
 /// Replace the traffic document
 ///
 /// In one atomic step: no request sees half of it. Every version it names must be ready or serving. The members that the GET
-/// adds (`model`, `revision`, `shares`) are ignored; any other unknown member is refused.
+/// adds (`model`, `revision`, `shares`, `sample_ratio`) are ignored; any other unknown member is refused.
 #[utoipa::path(
     put, path = "/api/v1/models/{model}/traffic", operation_id = "replace_traffic", tag = "traffic",
     params(

@@ -95,6 +95,17 @@ pub(super) fn traffic(answer: &Value) -> String {
         })
         .collect();
     text.push_str(&table(&["ARM", "VERSION", "CONFIGURED", "OBSERVED", "REQUESTS"], &rows));
+    let ratio = &answer["sample_ratio"];
+    if let (Some(verdict), Some(p)) = (ratio["verdict"].as_str(), ratio["p_value"].as_f64()) {
+        let words = match verdict {
+            "mismatch" => "MISMATCH: the arms did not get what their weights say",
+            "too_few" => "too few requests to say",
+            _ => "ok",
+        };
+        let note =
+            ratio["note"].as_str().filter(|_| verdict == "mismatch").map(|n| format!("; {n}")).unwrap_or_default();
+        let _ = writeln!(text, "sample ratio: {words} (p = {p:.4}){note}");
+    }
     for key in ["sticky_by", "rules", "shadows", "labels", "salt", "reason"] {
         if !answer[key].is_null() {
             let _ = writeln!(text, "{key}: {}", answer[key]);

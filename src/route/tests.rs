@@ -220,6 +220,47 @@ fn different_salts_are_independent() {
     assert!(chi_squared < 18.47, "{chi_squared}: {table:?}");
 }
 
+#[test]
+fn the_sample_ratio_says_what_a_table_of_chi_squared_says() {
+    // (60-50)²/50 twice; scipy.stats.chisquare([60, 40]) gives statistic 4.0, p-value 0.0455002638963584.
+    let found = SampleRatio::of(&[1.0, 1.0], &[60, 40]);
+    assert_eq!((found.requests, found.chi_squared, found.degrees_of_freedom), (100, 4.0, 1));
+    assert!((found.p_value - 0.045_500_263_896_358).abs() < 1e-12, "{found:?}");
+    assert_eq!(found.verdict, Ratio::Fits);
+    // scipy.stats.chisquare([880, 80, 40], [900, 50, 50]): 20.444…, 3.6344e-05.
+    let found = SampleRatio::of(&[90.0, 5.0, 5.0], &[880, 80, 40]);
+    assert!(
+        (found.chi_squared - 20.444_444_444).abs() < 1e-8 && (found.p_value - 3.634_4e-5).abs() < 1e-8,
+        "{found:?}"
+    );
+    assert_eq!((found.degrees_of_freedom, found.verdict), (2, Ratio::Mismatch));
+}
+
+#[test]
+fn the_sample_ratio_knows_what_it_cannot_say() {
+    assert_eq!(SampleRatio::of(&[99.0, 1.0], &[400, 0]).verdict, Ratio::TooFew, "four are expected on the second");
+    assert_eq!(SampleRatio::of(&[1.0, 1.0], &[0, 0]).verdict, Ratio::TooFew);
+    assert_eq!(SampleRatio::of(&[1.0, 0.0], &[1000, 0]).verdict, Ratio::Fits, "one arm is always right");
+    assert_eq!(SampleRatio::of(&[1.0, 0.0], &[1000, 1]).verdict, Ratio::Mismatch, "nobody should have got there");
+}
+
+#[test]
+fn sound_splits_are_seldom_called_broken_and_broken_ones_always() {
+    let (weights, sound) = ([80.0, 20.0], |salt: &str| split(&[80.0, 20.0], salt));
+    let counts = |router: &Router| {
+        let mut counts = [0u64; 2];
+        (0..5000).for_each(|i| counts[arm(router, &format!("user-{i}"))] += 1);
+        counts
+    };
+    let called_broken = (0..400)
+        .filter(|i| SampleRatio::of(&weights, &counts(&sound(&format!("s{i}")))).verdict == Ratio::Mismatch)
+        .count();
+    // One in a thousand: of 400, five or more once in 16,000 times; the salts are fixed, so this cannot flicker.
+    assert!(called_broken <= 4, "{called_broken} of 400");
+    let broken = counts(&split(&[75.0, 25.0], "broken"));
+    assert_eq!(SampleRatio::of(&weights, &broken).verdict, Ratio::Mismatch, "{broken:?}");
+}
+
 proptest::proptest! {
     #[test]
     fn moving_one_weight_moves_only_the_keys_that_have_to(
