@@ -1,6 +1,6 @@
 //! A manager that answers what a test tells it to: for the tests of those who hold a [`Handle`].
 
-use super::handle::{Actor, Command, Handle, LoadOutcome, Promotion, Published};
+use super::handle::{Actor, Command, Handle, LoadOutcome, Promotion, Published, Steer};
 use super::manager::Event;
 use crate::model::{Failure, ModelName, Version};
 use crate::route::Proposal;
@@ -27,6 +27,11 @@ pub(crate) enum Asked {
         model: ModelName,
         proposal: Proposal,
         if_match: Option<Vec<u64>>,
+        actor: Actor,
+    },
+    Steer {
+        model: ModelName,
+        steer: Steer,
         actor: Actor,
     },
     Load {
@@ -62,6 +67,7 @@ pub(crate) enum Asked {
 pub(crate) enum Told {
     Promoted(Promotion),
     Published(Published),
+    Steered(u64),
     Loaded(LoadOutcome),
     Done,
     Refused(Failure),
@@ -103,6 +109,9 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         Command::PutTraffic { model, proposal, if_match, actor, reply } => {
             let asked = Asked::PutTraffic { model, proposal: *proposal, if_match, actor };
             send!(reply, asked, Told::Published(p) => p);
+        }
+        Command::Steer { model, steer, actor, reply } => {
+            send!(reply, Asked::Steer { model, steer: *steer, actor }, Told::Steered(revision) => revision);
         }
         Command::Load { model, version, wait, actor, reply } => {
             send!(reply, Asked::Load { model, version, wait, actor }, Told::Loaded(l) => l);

@@ -41,7 +41,7 @@ mod warm;
 mod watch;
 
 pub use check::{CheckReport, EngineReport, VersionReport, check};
-pub use handle::{Actor, Handle, LoadOutcome, Promotion, Published};
+pub use handle::{Actor, Handle, LoadOutcome, Promotion, Published, Steer};
 pub use journal::Journal;
 
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};

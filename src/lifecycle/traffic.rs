@@ -1,12 +1,12 @@
 //! Changing who gets the traffic: promote, put, roll back, and what happens of itself. Each change is prepared (may fail, touches
 //! nothing), kept in the ledger, and then published.
 
-use super::handle::{Actor, Promotion, Published, Reply};
+use super::handle::{Actor, Promotion, Published, Reply, Steer};
 use super::manager::{Manager, conflict};
 use super::policy;
 use super::table::{Model, Note, Op};
 use super::{SYSTEM, journal};
-use crate::ledger::{Action, Change, Effect};
+use crate::ledger::{Action, Change, Effect, NewDocument};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::State;
 use crate::route::{Document, Proposal};
@@ -23,6 +23,8 @@ struct Turnover {
     reason: Option<String>,
     /// The version that promotes itself.
     auto: Option<Version>,
+    /// Where a rollout stands with this, as JSON.
+    rollout: Option<String>,
 }
 
 /// A promotion, as an operator asked for it.
@@ -60,7 +62,8 @@ impl Manager {
             return Ok(done(Some(next)));
         }
         let reason = next.reason.clone();
-        let revision = self.change(model, Turnover { next, action: Action::Promote, actor, reason, auto: None })?;
+        let revision =
+            self.change(model, Turnover { next, action: Action::Promote, actor, reason, auto: None, rollout: None })?;
         Ok(Promotion { model: model.name.clone(), from, to: version, revision, changed: true, would_be: None })
     }
 
@@ -85,8 +88,28 @@ impl Manager {
         }
         let reason = next.reason.clone();
         let document = next.clone();
-        let revision = self.change(model, Turnover { next, action: Action::PutTraffic, actor, reason, auto: None })?;
+        let revision = self
+            .change(model, Turnover { next, action: Action::PutTraffic, actor, reason, auto: None, rollout: None })?;
         Ok(Published { revision, document })
+    }
+
+    /// A rollout's move.
+    pub(super) fn steer(&mut self, model: &mut Model, steer: Steer, actor: Actor) -> Result<u64, Failure> {
+        let Steer { at, document, state, allow_signature_change, action, reason } = steer;
+        let revision = model.kept.revision;
+        if at.is_some_and(|at| at != revision) {
+            return Err(conflict(format!("the traffic document is at revision {revision} now")));
+        }
+        let Some(next) = document else {
+            let (name, after) = (model.name.clone(), Some(state.clone()));
+            let effect = Effect::SetRollout { state, document: None };
+            let change = Change { model: name, actor: actor.0, action, reason, before: None, after, effect };
+            self.journal.commit(change).map_err(|e| journal::failure(&e))?;
+            return Ok(revision);
+        };
+        refuse_taken_out(model)?;
+        prepare(model, &next, allow_signature_change)?;
+        self.change(model, Turnover { next, action, actor, reason, auto: None, rollout: Some(state) })
     }
 
     /// Begins a rollback; it ends in [`Manager::finish_rollback`], once the versions it needs are loaded.
@@ -155,7 +178,8 @@ impl Manager {
         let reason = Some(reason.to_owned()).filter(|r| !r.is_empty());
         let next = document.clone();
         let action = Action::Rollback;
-        let revision = self.change(model, Turnover { next, action, actor: actor.clone(), reason, auto: None })?;
+        let revision =
+            self.change(model, Turnover { next, action, actor: actor.clone(), reason, auto: None, rollout: None })?;
         Ok(Promotion { model: model.name.clone(), from, to, revision, changed: true, would_be: None })
     }
 
@@ -196,7 +220,7 @@ impl Manager {
             return false;
         }
         let actor = Actor(SYSTEM.to_owned());
-        match self.change(model, Turnover { next, action, actor, reason: None, auto }) {
+        match self.change(model, Turnover { next, action, actor, reason: None, auto, rollout: None }) {
             Ok(_) => true,
             Err(failure) => {
                 error!(model = %model.name, %version, "{}", super::warm::words(&failure));
@@ -213,7 +237,7 @@ impl Manager {
     /// # Errors
     /// When the ledger cannot keep it; nothing is changed then.
     fn change(&mut self, model: &mut Model, change: Turnover) -> Result<u64, Failure> {
-        let Turnover { next, action, actor, reason, auto } = change;
+        let Turnover { next, action, actor, reason, auto, rollout } = change;
         let text = next.to_json();
         let highest_served = next.serving().last().copied();
         let committed = self.journal.commit(Change {
@@ -223,7 +247,13 @@ impl Manager {
             reason,
             before: model.document.as_ref().map(Document::to_json),
             after: Some(text.clone()),
-            effect: Effect::SetDocument { document: text.clone(), highest_served, auto_promoted: auto },
+            effect: match rollout {
+                None => Effect::SetDocument { document: text.clone(), highest_served, auto_promoted: auto },
+                Some(state) => {
+                    let document = NewDocument { document: text.clone(), highest_served };
+                    Effect::SetRollout { state, document: Some(document) }
+                }
+            },
         });
         let committed = committed.map_err(|e| journal::failure(&e))?;
 

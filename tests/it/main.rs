@@ -11,6 +11,7 @@ mod drain;
 mod map;
 mod predict;
 mod restart;
+mod rollout;
 mod shadow;
 mod swap;
 mod tritonclient;
