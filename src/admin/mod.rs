@@ -31,6 +31,7 @@ mod refused;
 mod routes;
 mod shadows;
 mod shapes;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod traffic;

@@ -125,8 +125,10 @@ impl App {
             },
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
         };
-        let (handle, manager) = lifecycle::start(lifecycle_config, engines, writer, ledger_writer, telemetry.clone())
-            .map_err(start("the manager"))?;
+        let figures = shadow::Figures::new(config.shadows.worst);
+        let (handle, manager) =
+            lifecycle::start(lifecycle_config, engines, writer, ledger_writer, figures.clone(), telemetry.clone())
+                .map_err(start("the manager"))?;
 
         let execute_config =
             execute::Config { inline_below: config.execute.inline_below, queue: config.execute.queue, workers };
@@ -137,7 +139,6 @@ impl App {
             queue: config.shadows.queue,
             queue_bytes: usize::try_from(config.shadows.queue_bytes).unwrap_or(usize::MAX),
         };
-        let figures = shadow::Figures::new(config.shadows.worst);
         let shadows =
             Shadows::start(shadow_config, figures.clone(), reader.clone()).map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone());

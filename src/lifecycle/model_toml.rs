@@ -1,5 +1,6 @@
 //! `model.toml`: what its owner wants for all versions of a model.
 
+use super::gates::Gates;
 use super::policy::Keep;
 use crate::backend::EngineChoice;
 use crate::model::Version;
@@ -16,6 +17,8 @@ pub struct ModelSettings {
     pub versions: Keep,
     /// `auto_promote`: default false, so that a person or a rollout decides who serves.
     pub auto_promote: bool,
+    /// `[gates]`: what a version has to show before a promote that brings no gates of its own, and before `auto_promote`.
+    pub gates: Gates,
     /// `[limits]`: `max_in_flight` and `max_rows`, both absent by default; for versions loaded from then on.
     pub limits: Limits,
     /// `[shadow]`: `rtol` and `atol`, how far a shadow's number may be from the primary's; absent: as the configuration says.
@@ -39,6 +42,7 @@ impl ModelSettings {
         let right = "\"all\", { latest = N } with N from 1, or a list of versions such as [\"3\", \"7\"]";
         let versions = table.custom("versions", right, keep).unwrap_or_default();
         let auto_promote = table.bool("auto_promote").unwrap_or_default();
+        let gates = Gates::read(table.section("gates"));
         let limits = table.section("limits");
         let limits = Limits {
             max_in_flight: limits.integer("max_in_flight", 1..=1_000_000),
@@ -61,6 +65,7 @@ impl ModelSettings {
             engine,
             versions,
             auto_promote,
+            gates,
             limits,
             shadow_rtol: relative,
             shadow_atol: absolute,

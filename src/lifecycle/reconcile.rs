@@ -235,6 +235,9 @@ fn read_settings(model: &mut Model, found: &FoundModel) {
             model.settings = settings;
             model.settings_complaint = None;
             model.settings_missing = false;
+            // What was not promoted of itself may be under the new settings.
+            model.refused.clear();
+            model.lives.values_mut().for_each(|life| life.note(Note::AutoPromote, None));
             if retry {
                 // What failed may have failed for the settings.
                 model.lives.values_mut().for_each(|life| life.tried = life.loaded.as_ref().and(life.tried));

@@ -1,7 +1,7 @@
 //! The manager's table: every model and version it knows, as it knows them.
 
 use super::bring_up::Digests;
-use super::handle::{Actor, LoadOutcome, Promotion, Reply};
+use super::handle::{Actor, LoadOutcome, Reply, RolledBack};
 use super::model_toml::ModelSettings;
 use super::policy::{self, Known, Leave, Standing};
 use super::source::{Fingerprint, Found};
@@ -43,8 +43,10 @@ pub struct Model {
     pub evicted: BTreeSet<Version>,
     /// All versions have been ready or failed once: the first that comes ready may serve.
     pub waited: bool,
-    /// Versions that `auto_promote` was refused for: tried once.
+    /// Versions that `auto_promote` was refused for: tried once, and once more with another `model.toml`.
     pub refused: BTreeSet<Version>,
+    /// When it is looked again whether a version that would promote itself passes its gates.
+    pub look_again: Option<Instant>,
     pub ops: Vec<Op>,
 }
 
@@ -53,9 +55,22 @@ pub struct Model {
 pub enum Op {
     Load { version: Version, reply: Reply<LoadOutcome> },
     Unload { version: Version, reply: Reply<LoadOutcome> },
-    Rollback { document: Box<Document>, at: u64, reason: String, actor: Actor, reply: Reply<Promotion> },
+    Rollback { wish: Box<Rollback>, reply: Reply<RolledBack> },
     LoadModel { actor: Actor, reply: Reply<()> },
     UnloadModel { reply: Reply<()> },
+}
+
+/// A rollback that waits for its versions.
+#[derive(Debug)]
+pub struct Rollback {
+    /// What to go back to.
+    pub document: Document,
+    /// The revision it goes back from; with another in force, it is off.
+    pub at: u64,
+    /// Versions that were not loaded when it was asked for.
+    pub to_load: Vec<Version>,
+    pub reason: String,
+    pub actor: Actor,
 }
 
 /// One version.
@@ -220,6 +235,7 @@ impl Model {
             evicted: BTreeSet::new(),
             waited: false,
             refused: BTreeSet::new(),
+            look_again: None,
             ops: Vec::new(),
         }
     }
@@ -245,8 +261,8 @@ impl Model {
     pub fn named(&self) -> BTreeSet<Version> {
         let mut named = self.document.as_ref().map(Document::named).unwrap_or_default();
         for op in &self.ops {
-            if let Op::Rollback { document, .. } = op {
-                named.extend(document.named());
+            if let Op::Rollback { wish, .. } = op {
+                named.extend(wish.document.named());
             }
         }
         named

@@ -1,3 +1,4 @@
+mod gates;
 mod golden;
 mod house;
 mod operators;
