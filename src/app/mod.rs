@@ -119,6 +119,7 @@ impl App {
             memory_budget: memory,
             load_threads: config.models.load_threads,
             drain_timeout: config.models.drain_timeout,
+            keep_warm: config.models.keep_warm,
             policy: match config.models.policy {
                 Policy::KeepServing => lifecycle::Policy::KeepServing,
                 Policy::MakeRoom => lifecycle::Policy::MakeRoom,

@@ -73,6 +73,8 @@ pub(super) struct Manager {
     pub fed: bool,
     /// Versions that make room, still to be unloaded.
     pub evictions: Vec<Id>,
+    /// Versions that are kept warm no longer, as their memory is needed; still to be unloaded.
+    pub cooled: Vec<Id>,
     /// Models that something happened to, still to be looked at; then to be published.
     pub touched: BTreeSet<ModelName>,
     pub dirty: BTreeSet<ModelName>,
@@ -159,6 +161,7 @@ impl Manager {
             hungry: BTreeSet::new(),
             fed: false,
             evictions: Vec::new(),
+            cooled: Vec::new(),
             touched: BTreeSet::new(),
             dirty: BTreeSet::new(),
             after: Vec::new(),

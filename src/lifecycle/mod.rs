@@ -22,6 +22,7 @@ pub(crate) mod fake;
 mod gates;
 mod handle;
 mod journal;
+mod keep_warm;
 mod loaders;
 mod manager;
 mod memory;
@@ -78,6 +79,9 @@ pub struct Config {
     pub load_threads: usize,
     /// For the requests on a version that was taken out to end.
     pub drain_timeout: Duration,
+    /// How long a version that `versions` in `model.toml` would drop stays ready after a document named it last, where the model does
+    /// not say. 10 min: what is wrong with a version mostly shows within minutes.
+    pub keep_warm: Duration,
     pub policy: Policy,
     /// How far a shadow's number may be from the primary's, where `model.toml` does not say.
     pub tolerance: Tolerance,
@@ -120,6 +124,7 @@ impl Default for Config {
             memory_budget: u64::MAX,
             load_threads: 1,
             drain_timeout: Duration::from_secs(30),
+            keep_warm: Duration::from_mins(10),
             policy: Policy::KeepServing,
             tolerance: Tolerance::default(),
         }

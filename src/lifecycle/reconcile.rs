@@ -86,7 +86,7 @@ impl Manager {
     }
 
     fn reconcile(&mut self, model: &mut Model) {
-        let wanted = model.wanted();
+        let wanted = self.wanted_now(model);
         for version in wanted.keys() {
             if !model.lives.contains_key(version) {
                 self.add(model, *version);
@@ -105,6 +105,8 @@ impl Manager {
                 self.go(&id, life, ought);
             }
             life.note(Note::Settings, model.settings_complaint.clone());
+            let warm = model.warm.get(version).map(|until| format!("kept warm for a rollback until {until:.0}"));
+            life.note(Note::KeptWarm, warm);
         }
         model.lives = lives;
     }

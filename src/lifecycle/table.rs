@@ -2,6 +2,7 @@
 
 use super::bring_up::Digests;
 use super::handle::{Actor, LoadOutcome, Reply, RolledBack};
+use super::keep_warm::Left;
 use super::model_toml::ModelSettings;
 use super::policy::{self, Known, Leave, Standing};
 use super::source::{Fingerprint, Found};
@@ -11,6 +12,7 @@ use crate::ledger::ModelState;
 use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Facts, Loaded, Stage, State, VersionStatus};
 use crate::route::Document;
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,6 +43,10 @@ pub struct Model {
     pub asked: BTreeSet<Version>,
     /// Unloaded to make room, since this process started.
     pub evicted: BTreeSet<Version>,
+    /// Versions that documents named before, with when the last of them did; until they are kept warm no longer.
+    pub left: BTreeMap<Version, Left>,
+    /// Of them, those that are loaded only to be kept warm, with until when.
+    pub warm: BTreeMap<Version, Timestamp>,
     /// All versions have been ready or failed once: the first that comes ready may serve.
     pub waited: bool,
     /// Versions that `auto_promote` was refused for: tried once, and once more with another `model.toml`.
@@ -114,6 +120,7 @@ pub enum Note {
     FilesGone,
     AutoPromote,
     Lingering,
+    KeptWarm,
 }
 
 // === impl Id ===
@@ -233,6 +240,8 @@ impl Model {
             lives: BTreeMap::new(),
             asked: BTreeSet::new(),
             evicted: BTreeSet::new(),
+            left: BTreeMap::new(),
+            warm: BTreeMap::new(),
             waited: false,
             refused: BTreeSet::new(),
             look_again: None,
@@ -283,6 +292,7 @@ impl Model {
             operator_unloaded: Some(&self.kept.operator_unloaded),
             asked: Some(&self.asked),
             evicted: Some(&self.evicted),
+            warm: self.warm.keys().copied().collect(),
             taken_out: self.kept.taken_out && !self.is_coming_back(),
         })
     }

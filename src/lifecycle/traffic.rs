@@ -284,6 +284,8 @@ impl Manager {
         for version in next.serving() {
             model.lives.entry(version).and_modify(|life| life.note(Note::AutoPromote, None));
         }
+        let named = model.document.as_ref().map(Document::named).unwrap_or_default();
+        model.names(&named, &next.named());
         model.document = Some(next);
         model.kept.document = Some(text);
         model.kept.revision = committed.revision;
