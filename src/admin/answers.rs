@@ -3,7 +3,7 @@
 use super::refused::Refused;
 use super::shapes::{FailedStage, TrafficDocument, VersionState};
 use crate::ledger::{Event, HistoryEntry, rfc3339};
-use crate::lifecycle::Promotion;
+use crate::lifecycle::{Promotion, RolledBack, Verdict};
 use crate::model::{Code, Failure, ModelName, Parameters, Signature, TensorSpec, Version};
 use crate::registry::{Entry, Stage, State, VersionStatus};
 use crate::route::{Ask, Document, SampleRatio, Selector};
@@ -193,7 +193,7 @@ pub(super) struct Share {
     requests: u64,
 }
 
-/// What a promote or rollback did, or would do.
+/// What a promote did, or would do.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PromotionAnswer {
     #[schema(value_type = String)]
@@ -210,6 +210,41 @@ pub(super) struct PromotionAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<TrafficDocument>)]
     would_be: Option<Document>,
+    /// For a dry run: whether every gate was passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_pass: Option<bool>,
+    /// Each gate that was asked for, here or in model.toml; empty where there was nothing to change.
+    gates: Vec<GateVerdict>,
+}
+
+/// What a gate asked for and found.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GateVerdict {
+    #[schema(example = "shadow_agreement")]
+    gate: &'static str,
+    /// In words.
+    asked: String,
+    /// In words.
+    found: String,
+    passed: bool,
+}
+
+/// What a rollback did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RollbackAnswer {
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// The heaviest version before; null where there was no document.
+    #[schema(value_type = Option<String>)]
+    from: Option<Version>,
+    /// The heaviest version after.
+    #[schema(value_type = String)]
+    to: Version,
+    /// In force now.
+    revision: u64,
+    /// The versions that were not loaded any more, and were loaded for it.
+    #[schema(value_type = Vec<String>)]
+    loaded: Vec<Version>,
 }
 
 /// Every traffic document there has been, newest first.
@@ -390,10 +425,20 @@ impl Traffic {
     }
 }
 
-impl From<Promotion> for PromotionAnswer {
-    fn from(promotion: Promotion) -> PromotionAnswer {
-        let Promotion { model, from, to, revision, would_be, .. } = promotion;
-        PromotionAnswer { model, from, to, revision, would_be }
+impl PromotionAnswer {
+    pub(super) fn of(promotion: Promotion, dry_run: bool) -> PromotionAnswer {
+        let Promotion { model, from, to, revision, would_be, gates, changed: _ } = promotion;
+        let would_pass = dry_run.then(|| gates.iter().all(|verdict| verdict.passed));
+        let verdict = |Verdict { gate, asked, found, passed }| GateVerdict { gate, asked, found, passed };
+        let gates = gates.into_iter().map(verdict).collect();
+        PromotionAnswer { model, from, to, revision, would_be, would_pass, gates }
+    }
+}
+
+impl From<RolledBack> for RollbackAnswer {
+    fn from(rolled_back: RolledBack) -> RollbackAnswer {
+        let RolledBack { model, from, to, revision, loaded } = rolled_back;
+        RollbackAnswer { model, from, to, revision, loaded }
     }
 }
 

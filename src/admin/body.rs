@@ -1,6 +1,7 @@
 //! Bodies: small JSON ones, read whole and strictly.
 
 use super::refused::Refused;
+use super::strict::{self, Strict};
 use crate::model::{Code, Failure, Version};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -20,7 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A JSON body, or none where it is empty. Its content type is not asked for: there is nothing else it could be, and `curl -d`
 /// sends a wrong one.
 #[derive(Debug)]
-pub(super) struct Json(pub Option<Value>);
+pub(super) struct Json {
+    pub value: Option<Value>,
+    /// What is wrong with it although it is JSON: members that stand twice.
+    pub complaints: Vec<String>,
+}
 
 impl<S: Send + Sync> FromRequest<S> for Json {
     type Rejection = Refused;
@@ -37,11 +42,10 @@ impl<S: Send + Sync> FromRequest<S> for Json {
             bytes.extend_from_slice(&piece);
         }
         if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Json(None));
+            return Ok(Json { value: None, complaints: Vec::new() });
         }
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::new(Code::InvalidRequest, format!("the body is not JSON: {e}")))?;
-        Ok(Json(Some(value)))
+        let Strict { value, complaints } = strict::parse(&bytes)?;
+        Ok(Json { value: Some(value), complaints })
     }
 }
 
@@ -88,12 +92,13 @@ pub(super) struct Members {
 impl Members {
     /// `wanted`: an example for who sent something else. No body is an object without members.
     pub(super) fn of(body: Json, wanted: &str) -> Result<Members, Refused> {
-        match body.0 {
+        let Json { value, complaints } = body;
+        match value {
             None => Ok(Map::new()),
             Some(Value::Object(given)) => Ok(given),
             Some(other) => Err(format!("expected a JSON object such as {wanted}, got {}", shown(&other))),
         }
-        .map(|given| Members { given, complaints: Vec::new(), known: Vec::new() })
+        .map(|given| Members { given, complaints, known: Vec::new() })
         .map_err(|words| Failure::new(Code::InvalidRequest, words).into())
     }
 
@@ -105,6 +110,16 @@ impl Members {
     pub(super) fn complain(&mut self, name: &str, expected: &str, got: Option<&Value>) {
         let got = got.map_or_else(|| "nothing".to_owned(), shown);
         self.complaints.push(format!("{name}: expected {expected}, got {got}"));
+    }
+
+    /// A member with a reader of its own, which gives its complaints; absent and null are none.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&Value) -> Result<T, Vec<String>>,
+    ) -> Option<T> {
+        let value = self.take(name)?;
+        read(&value).map_err(|complaints| self.complaints.extend(complaints)).ok()
     }
 
     /// True or false; absent is false.

@@ -32,6 +32,7 @@ mod rollout;
 mod routes;
 mod shadows;
 mod shapes;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod traffic;

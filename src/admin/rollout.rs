@@ -133,11 +133,16 @@ pub(super) async fn begin(
     admin: State<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
-    Body(body): Body,
+    Body { value, complaints: twice }: Body,
 ) -> Result<Json<Rollout>, Refused> {
     let model = target.model()?;
-    let plan = Plan::parse(&body.unwrap_or(Value::Null));
-    let plan = plan.map_err(|complaints| Failure::several(Code::InvalidRequest, complaints))?;
+    let plan = match Plan::parse(&value.unwrap_or(Value::Null)) {
+        Ok(plan) if twice.is_empty() => plan,
+        parsed => {
+            let complaints = [twice, parsed.err().unwrap_or_default()].concat();
+            return Err(Failure::several(Code::InvalidRequest, complaints).into());
+        }
+    };
     Ok(Json(Rollout::of(&admin.rollouts.begin(model, plan, actor).await?)))
 }
 

@@ -129,6 +129,26 @@ pub(super) struct PromoteRequest {
     /// Take a version whose signature no longer fits what callers use.
     #[schema(required = false)]
     allow_signature_change: bool,
+    /// What the version has to show; absent: the gates of model.toml, and `{}`: none.
+    #[schema(required = false)]
+    gates: GatesRequest,
+}
+
+/// What a version has to show before it is promoted.
+#[derive(Serialize, ToSchema)]
+pub(super) struct GatesRequest {
+    /// Of its pairs, as a shadow, with the versions of the split, at least this share agreed.
+    #[schema(required = false, minimum = 0, maximum = 1)]
+    shadow_agreement: f64,
+    /// At least so many pairs were compared; 1000 where only the share is asked for.
+    #[schema(required = false, minimum = 1)]
+    shadow_pairs: u64,
+    /// It has golden answers, which it gave when it was loaded.
+    #[schema(required = false)]
+    golden: bool,
+    /// Its signature is that of the versions that serve, exactly.
+    #[schema(required = false)]
+    signature: bool,
 }
 
 /// A rollout to begin. Only `to` and `reason` are required.

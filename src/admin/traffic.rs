@@ -1,11 +1,12 @@
 //! Which version answers whom: the document, promote, rollback.
 
 use super::Admin;
-use super::answers::{PromotionAnswer, Traffic};
+use super::answers::{PromotionAnswer, RollbackAnswer, Traffic};
 use super::ask::{IfMatch, Operator, Target};
 use super::body::{Json as Body, Members};
 use super::refused::Refused;
 use super::shapes::{Problem, PromoteRequest, RollbackRequest, TrafficProposal};
+use crate::lifecycle::{Gates, Promote};
 use crate::model::{Code, Failure};
 use crate::route::Proposal;
 use axum::Json;
@@ -62,7 +63,7 @@ pub(super) async fn replace(
     target: Target,
     if_match: IfMatch,
     Operator(actor): Operator,
-    Body(body): Body,
+    Body { value: body, complaints: twice }: Body,
 ) -> Result<impl IntoResponse, Refused> {
     let model = target.model()?;
     let Some(mut body) = body else {
@@ -71,7 +72,13 @@ pub(super) async fn replace(
     if let Value::Object(members) = &mut body {
         members.retain(|name, _| !Traffic::READ_ONLY.contains(&name.as_str()));
     }
-    let proposal = Proposal::parse(&body).map_err(|complaints| Failure::several(Code::InvalidRequest, complaints))?;
+    let proposal = match Proposal::parse(&body) {
+        Ok(proposal) if twice.is_empty() => proposal,
+        parsed => {
+            let complaints = [twice, parsed.err().unwrap_or_default()].concat();
+            return Err(Failure::several(Code::InvalidRequest, complaints).into());
+        }
+    };
     let if_match = match if_match {
         IfMatch::Absent => None,
         IfMatch::Revisions(revisions) => Some(revisions),
@@ -98,7 +105,8 @@ fn tagged(traffic: Traffic, revision: u64) -> impl IntoResponse {
 /// Send all un-pinned requests to one version
 ///
 /// Replaces the split by that version alone and takes it out of the shadows; keeps rules, labels and all else. Promoting what
-/// already serves alone changes nothing.
+/// already serves alone changes nothing. A version that does not pass the gates that are asked for, else those of `model.toml`, is
+/// not promoted.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}:promote", tag = "traffic",
     params(("model" = String, Path)),
@@ -107,7 +115,8 @@ fn tagged(traffic: Traffic, revision: u64) -> impl IntoResponse {
         (status = 200, description = "Done, or what would be done", body = PromotionAnswer),
         (status = 400, description = "The body is not right: every complaint at once", body = Problem),
         (status = 404, description = "No such model or version", body = Problem),
-        (status = 409, description = "The version is not ready, or its signature would break callers", body = Problem),
+        (status = 409, description = "The version is not ready, its signature would break callers, or it does not pass a gate; for a \
+                                      dry run, gates that fail are 200", body = Problem),
     )
 )]
 pub(super) async fn promote(
@@ -120,24 +129,26 @@ pub(super) async fn promote(
     let mut members = Members::of(body, "{\"version\":\"2\",\"reason\":\"…\"}")?;
     let (version, reason) = (members.version(), members.reason());
     let (dry_run, allowed) = (members.flag("dry_run"), members.flag("allow_signature_change"));
+    let gates = members.read("gates", Gates::parse);
     members.finish()?;
     // What is missing was complained of.
     let (Some(version), Some(reason)) = (version, reason) else {
         return Err(Failure::new(Code::InvalidRequest, "version and reason are required").into());
     };
-    let promotion = admin.handle.promote(model, version, reason, dry_run, allowed, actor).await?;
-    Ok(Json(promotion.into()))
+    let ask = Promote { version, reason, dry_run, allow_signature_change: allowed, gates, actor };
+    let promotion = admin.handle.promote(model, ask).await?;
+    Ok(Json(PromotionAnswer::of(promotion, dry_run)))
 }
 
 /// Put back the document before the last change
 ///
-/// Itself a change: twice returns to where you were.
+/// Itself a change: twice returns to where you were. Versions that are not loaded are loaded first, and the answer says which.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}:rollback", tag = "traffic",
     params(("model" = String, Path)),
     request_body = RollbackRequest,
     responses(
-        (status = 200, description = "Done", body = PromotionAnswer),
+        (status = 200, description = "Done", body = RollbackAnswer),
         (status = 400, description = "The body is not right", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
         (status = 409, description = "There is no document before, or a version it names cannot be made ready", body = Problem),
@@ -148,7 +159,7 @@ pub(super) async fn rollback(
     target: Target,
     Operator(actor): Operator,
     body: Body,
-) -> Result<Json<PromotionAnswer>, Refused> {
+) -> Result<Json<RollbackAnswer>, Refused> {
     let model = target.model()?;
     let mut members = Members::of(body, "{\"reason\":\"…\"}")?;
     let reason = members.reason();

@@ -24,7 +24,7 @@ use std::sync::Arc;
 )]
 pub(super) async fn index(
     Shared(admin): Shared<Arc<Admin>>,
-    Body(body): Body,
+    Body { value: body, .. }: Body,
 ) -> Result<Json<Vec<IndexEntry>>, Refused> {
     // Members that Triton may add are no business of ours.
     let ready_only = match object(body)?.get("ready") {
@@ -82,7 +82,7 @@ pub(super) async fn load(
     Shared(admin): Shared<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
-    Body(body): Body,
+    Body { value: body, .. }: Body,
 ) -> Result<(), Refused> {
     let model = target.model()?;
     if let Some(name) = parameters(body)?.keys().next() {
@@ -116,7 +116,7 @@ pub(super) async fn unload(
     Shared(admin): Shared<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
-    Body(body): Body,
+    Body { value: body, .. }: Body,
 ) -> Result<(), Refused> {
     let model = target.model()?;
     // Triton's clients always send this one. Models here have no dependents, so both of its values mean the same.

@@ -121,14 +121,17 @@ impl App {
             memory_budget: memory,
             load_threads: config.models.load_threads,
             drain_timeout: config.models.drain_timeout,
+            keep_warm: config.models.keep_warm,
             policy: match config.models.policy {
                 Policy::KeepServing => lifecycle::Policy::KeepServing,
                 Policy::MakeRoom => lifecycle::Policy::MakeRoom,
             },
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
         };
-        let (handle, manager) = lifecycle::start(lifecycle_config, engines, writer, ledger_writer, telemetry.clone())
-            .map_err(start("the manager"))?;
+        let figures = shadow::Figures::new(config.shadows.worst);
+        let (handle, manager) =
+            lifecycle::start(lifecycle_config, engines, writer, ledger_writer, figures.clone(), telemetry.clone())
+                .map_err(start("the manager"))?;
 
         let execute_config =
             execute::Config { inline_below: config.execute.inline_below, queue: config.execute.queue, workers };
@@ -139,7 +142,6 @@ impl App {
             queue: config.shadows.queue,
             queue_bytes: usize::try_from(config.shadows.queue_bytes).unwrap_or(usize::MAX),
         };
-        let figures = shadow::Figures::new(config.shadows.worst);
         let shadows =
             Shadows::start(shadow_config, figures.clone(), reader.clone()).map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone());

@@ -1,6 +1,6 @@
 //! What the client commands ask of the admin API.
 
-use super::{ClientOptions, Failed, TrafficOptions, show, show_shadow};
+use super::{ClientOptions, Failed, PromoteOptions, TrafficOptions, show, show_shadow};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -63,15 +63,18 @@ impl Client {
     pub(super) fn traffic(&self, options: &TrafficOptions) -> Done {
         let place = format!("{}/traffic", path(&options.model, ""));
         let (document, if_match) = match (&options.set, &options.split) {
-            (Some(file), _) => (read_document(file)?, None),
-            (None, Some(split)) => self.with_split(&place, split, options)?,
+            (Some(file), _) => (read_text(file)?, None),
+            (None, Some(split)) => {
+                let (document, if_match) = self.with_split(&place, split, options)?;
+                (document.to_string().into_bytes(), if_match)
+            }
             (None, None) => return self.show(&self.get(&place)?, show::traffic),
         };
         let mut request = self.request("PUT", &place)?.header("content-type", "application/json");
         if let Some(etag) = if_match {
             request = request.header("if-match", etag);
         }
-        let request = request.body(document.to_string()).map_err(|e| self.wrong(&e))?;
+        let request = request.body(document).map_err(|e| self.wrong(&e))?;
         self.show(&self.answer(self.agent.run(request))?, show::traffic)
     }
 
@@ -95,17 +98,21 @@ impl Client {
         Ok((document, now.etag))
     }
 
-    pub(super) fn promote(&self, model: &str, version: &str, reason: &str, dry_run: bool, allow: bool) -> Done {
+    pub(super) fn promote(&self, options: &PromoteOptions) -> Done {
+        let PromoteOptions { model, version, reason, dry_run, allow_signature_change, gates, no_gates } = options;
         let mut body = json!({"version": version, "reason": reason, "dry_run": dry_run});
-        if allow {
+        if *allow_signature_change {
             body["allow_signature_change"] = true.into();
         }
-        self.show(&self.send("POST", &path(model, ":promote"), &body)?, |answer| show::promotion(answer, dry_run))
+        if *no_gates || !gates.is_empty() {
+            body["gates"] = parse_gates(gates)?;
+        }
+        self.show(&self.send("POST", &path(model, ":promote"), &body)?, |answer| show::promotion(answer, *dry_run))
     }
 
     pub(super) fn rollback(&self, model: &str, reason: &str) -> Done {
         let body = json!({"reason": reason});
-        self.show(&self.send("POST", &path(model, ":rollback"), &body)?, |answer| show::promotion(answer, false))
+        self.show(&self.send("POST", &path(model, ":rollback"), &body)?, show::rollback)
     }
 
     pub(super) fn shadow(&self, model: &str, version: Option<&str>) -> Done {
@@ -249,11 +256,15 @@ pub(super) fn path(model: &str, verb: &str) -> String {
     format!("/api/v1/models/{}{verb}", segment(model))
 }
 
-fn read_document(file: &Path) -> Result<Value, Failed> {
-    let shown = file.display();
-    let text = if file == Path::new("-") { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(file) };
-    let text = text.map_err(|e| Failed::Doing(format!("cannot read {shown}: {e}")))?;
-    serde_json::from_str(&text).map_err(|e| Failed::Doing(format!("{shown} is not JSON: {e}")))
+/// As it stands: read and written again, a member that stands twice would be gone before the server could complain of it.
+fn read_text(file: &Path) -> Result<Vec<u8>, Failed> {
+    let mut text = Vec::new();
+    let read = if file == Path::new("-") {
+        io::stdin().read_to_end(&mut text)
+    } else {
+        File::open(file).and_then(|mut file| file.read_to_end(&mut text))
+    };
+    read.map(|_| text).map_err(|e| Failed::Doing(format!("cannot read {}: {e}", file.display())))
 }
 
 /// `1=90,2=10` or `control:1=90,challenger:2=10`; whether the versions and weights are right is the server's to say.
@@ -294,4 +305,22 @@ pub(super) fn parse_key(text: &str) -> Result<Value, Failed> {
         Some((kind @ ("header" | "parameter"), name)) if !name.is_empty() => Ok(json!({kind: name})),
         _ => Err(Failed::Usage(format!("--sticky-by {text:?}: expected header:NAME or parameter:NAME"))),
     }
+}
+
+/// `golden`, `shadow_agreement=0.99`: which gates there are, and what they take, is the server's to say.
+pub(super) fn parse_gates(given: &[String]) -> Result<Value, Failed> {
+    let mut gates = serde_json::Map::new();
+    for gate in given {
+        let (name, value) = gate.split_once('=').unwrap_or((gate, "true"));
+        let value: Option<Value> = serde_json::from_str(value.trim()).ok();
+        let Some(value) = value.filter(|v| (v.is_number() || v.is_boolean()) && !name.trim().is_empty()) else {
+            return Err(Failed::Usage(format!(
+                "--gate {gate:?}: expected NAME or NAME=NUMBER, such as golden or shadow_agreement=0.99"
+            )));
+        };
+        if gates.insert(name.trim().to_owned(), value).is_some() {
+            return Err(Failed::Usage(format!("--gate {gate:?}: this gate is given twice")));
+        }
+    }
+    Ok(gates.into())
 }

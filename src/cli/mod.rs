@@ -85,20 +85,9 @@ enum Command {
     /// Send all un-pinned requests to a version.
     #[command(after_help = "Examples:
   sluicegate promote iris 2 --reason \"better recall\" --dry-run
-  sluicegate promote iris 2 --reason \"better recall\"")]
-    Promote {
-        model: String,
-        version: String,
-        /// Kept in the history and the audit trail.
-        #[arg(long)]
-        reason: String,
-        /// Say what would change, and change nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Promote although the signature breaks callers.
-        #[arg(long)]
-        allow_signature_change: bool,
-    },
+  sluicegate promote iris 2 --reason \"better recall\"
+  sluicegate promote iris 2 --reason \"as good\" --gate shadow_agreement=0.99 --gate shadow_pairs=5000 --gate golden")]
+    Promote(PromoteOptions),
     /// Put back the traffic document before the last change; twice returns to where you were.
     #[command(after_help = "Example:\n  sluicegate rollback iris --reason \"errors in checkout\"")]
     Rollback {
@@ -236,6 +225,28 @@ pub(crate) struct TrafficOptions {
     allow_signature_change: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct PromoteOptions {
+    model: String,
+    version: String,
+    /// Kept in the history and the audit trail.
+    #[arg(long)]
+    reason: String,
+    /// Say what would change and which gates would fail, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Promote although the signature breaks callers.
+    #[arg(long)]
+    allow_signature_change: bool,
+    /// What the version has to show, in place of the gates of model.toml: `shadow_agreement=SHARE`, `shadow_pairs=N`, `golden`,
+    /// `signature`. Once for each.
+    #[arg(long = "gate", value_name = "GATE")]
+    gates: Vec<String>,
+    /// Promote without the gates of model.toml; the audit trail says so.
+    #[arg(long, conflicts_with = "gates")]
+    no_gates: bool,
+}
+
 /// Why a command failed, for standard error, and with which exit code.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Failed {
@@ -262,9 +273,7 @@ pub fn run(
         Command::Models => client.models(),
         Command::Versions { model } => client.versions(&model),
         Command::Traffic(options) => client.traffic(&options),
-        Command::Promote { model, version, reason, dry_run, allow_signature_change } => {
-            client.promote(&model, &version, &reason, dry_run, allow_signature_change)
-        }
+        Command::Promote(options) => client.promote(&options),
         Command::Rollback { model, reason } => client.rollback(&model, &reason),
         Command::Rollout(options) => client.rollout(&options),
         Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),

@@ -115,16 +115,43 @@ pub(super) fn traffic(answer: &Value) -> String {
 }
 
 pub(super) fn promotion(answer: &Value, dry_run: bool) -> String {
-    let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
-    let (model, to, revision) = (cell(&answer["model"]), cell(&answer["to"]), cell(&answer["revision"]));
-    if !dry_run {
-        return format!("{model}:{from} to version {to}, revision {revision}\n");
+    let mut text = moved(answer);
+    if dry_run {
+        let (model, to) = (cell(&answer["model"]), cell(&answer["to"]));
+        let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
+        text = format!("{model}: would go{from} to version {to}; nothing was changed\n");
+        if !answer["would_be"].is_null() {
+            let _ = writeln!(text, "the document would be: {}", answer["would_be"]);
+        }
     }
-    let mut text = format!("{model}: would go{from} to version {to}; nothing was changed\n");
-    if !answer["would_be"].is_null() {
-        let _ = writeln!(text, "the document would be: {}", answer["would_be"]);
+    let gates: Vec<Vec<String>> = list(answer, "gates")
+        .map(|g| {
+            let verdict = if g["passed"] == true { "passed" } else { "FAILED" };
+            vec![cell(&g["gate"]), verdict.to_owned(), cell(&g["asked"]), cell(&g["found"])]
+        })
+        .collect();
+    if !gates.is_empty() {
+        text.push_str(&table(&["GATE", "VERDICT", "ASKED FOR", "FOUND"], &gates));
+    }
+    if answer["would_pass"] == false {
+        text.push_str("it would be refused\n");
     }
     text
+}
+
+pub(super) fn rollback(answer: &Value) -> String {
+    let mut text = moved(answer);
+    let loaded = list(answer, "loaded").map(cell).collect::<Vec<_>>().join(", ");
+    if !loaded.is_empty() {
+        let _ = writeln!(text, "not loaded any more, so loaded again first: {loaded}");
+    }
+    text
+}
+
+fn moved(answer: &Value) -> String {
+    let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
+    let (model, to, revision) = (cell(&answer["model"]), cell(&answer["to"]), cell(&answer["revision"]));
+    format!("{model}:{from} to version {to}, revision {revision}\n")
 }
 
 pub(super) fn history(answer: &Value) -> String {

@@ -1,4 +1,4 @@
-use super::client::{parse_key, parse_split};
+use super::client::{parse_gates, parse_key, parse_split};
 use super::{Cli, Command, Failed, show};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
@@ -20,6 +20,8 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
         "traffic iris --set -",
         "traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason why",
         "promote iris 2 --reason why --dry-run --allow-signature-change",
+        "promote iris 2 --reason why --gate shadow_agreement=0.99 --gate shadow_pairs=1000 --gate golden --gate signature",
+        "promote iris 2 --reason why --no-gates",
         "rollback iris --reason why",
         "load iris 2",
         "unload iris 2",
@@ -32,6 +34,7 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
     }
     for line in [
         "promote iris 2",
+        "promote iris 2 --reason why --no-gates --gate golden",
         "rollback iris",
         "traffic iris --set f --split 1=1",
         "traffic iris --reason x",
@@ -70,6 +73,35 @@ fn splits_and_keys_are_read_as_people_write_them() {
     }
     assert_eq!(parse_key("header:x-user-id").unwrap(), json!({"header": "x-user-id"}));
     assert!(matches!(parse_key("cookie:a"), Err(Failed::Usage(_))));
+}
+
+#[test]
+fn gates_are_read_as_people_write_them() {
+    let read = |gates: &[&str]| parse_gates(&gates.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>());
+    assert_eq!(
+        read(&["shadow_agreement=0.99", "shadow_pairs=50", "golden"]).unwrap(),
+        json!({"shadow_agreement": 0.99, "shadow_pairs": 50, "golden": true})
+    );
+    assert_eq!(read(&[]).unwrap(), json!({}));
+    for bad in
+        [&["shadow_agreement=much"][..], &["=1"], &["golden=\"x\""], &["shadow_agreement=NaN"], &["golden", "golden"]]
+    {
+        assert!(matches!(read(bad), Err(Failed::Usage(_))), "{bad:?}");
+    }
+}
+
+#[test]
+fn verdicts_and_what_was_loaded_are_shown() {
+    let gate = |gate: &str, passed: bool| json!({"gate": gate, "asked": "a", "found": "f", "passed": passed});
+    let answer = json!({"model": "m", "from": "1", "to": "2", "revision": 3, "would_pass": false,
+        "gates": [gate("golden", true), gate("shadow_pairs", false)]});
+    let text = show::promotion(&answer, true);
+    assert!(text.starts_with("m: would go from version 1 to version 2; nothing was changed\n"), "{text}");
+    assert!(text.contains("golden        passed") && text.contains("shadow_pairs  FAILED"), "{text}");
+    assert!(text.ends_with("it would be refused\n"), "{text}");
+    let back = json!({"model": "m", "from": "2", "to": "1", "revision": 4, "loaded": ["1", "3"]});
+    let text = show::rollback(&back);
+    assert_eq!(text, "m: from version 2 to version 1, revision 4\nnot loaded any more, so loaded again first: 1, 3\n");
 }
 
 #[test]

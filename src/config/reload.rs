@@ -103,8 +103,8 @@ impl Admin {
 }
 
 impl Models {
-    fn changes(&self, new: &Models) -> [Option<Change>; 7] {
-        let Models { dir, settle, rescan, memory_budget, load_threads, drain_timeout, policy } = self;
+    fn changes(&self, new: &Models) -> [Option<Change>; 8] {
+        let Models { dir, settle, rescan, memory_budget, load_threads, drain_timeout, keep_warm, policy } = self;
         [
             at_start("models.dir", dir, &new.dir),
             at_start("models.settle", settle, &new.settle),
@@ -112,6 +112,7 @@ impl Models {
             at_start("models.memory_budget", memory_budget, &new.memory_budget),
             at_start("models.load_threads", load_threads, &new.load_threads),
             at_start("models.drain_timeout", drain_timeout, &new.drain_timeout),
+            at_start("models.keep_warm", keep_warm, &new.keep_warm),
             at_start("models.policy", policy, &new.policy),
         ]
     }

@@ -70,6 +70,9 @@ pub struct Models {
     pub load_threads: usize,
     /// For the requests on a version that was taken out to end. Default 30 s: longer than any request's default deadline.
     pub drain_timeout: Duration,
+    /// How long a version that `versions` in `model.toml` would drop stays ready after a traffic document named it last, for models
+    /// that do not say. Default 10 min: what is wrong with a new version mostly shows within minutes, and a rollback is then at once.
+    pub keep_warm: Duration,
     pub policy: Policy,
 }
 
@@ -220,6 +223,7 @@ impl Default for Models {
             memory_budget: 0,
             load_threads: 1,
             drain_timeout: 30 * SECOND,
+            keep_warm: 10 * MINUTE,
             policy: Policy::KeepServing,
         }
     }
@@ -236,6 +240,7 @@ impl Models {
             memory_budget: t.bytes("memory_budget", 0..=u64::MAX).unwrap_or(d.memory_budget),
             load_threads: t.integer("load_threads", 1..=64).unwrap_or(d.load_threads),
             drain_timeout: t.duration("drain_timeout", Duration::ZERO..=24 * HOUR).unwrap_or(d.drain_timeout),
+            keep_warm: t.duration("keep_warm", Duration::ZERO..=30 * 24 * HOUR).unwrap_or(d.keep_warm),
             policy: t.one_of("policy", &policies).unwrap_or(d.policy),
         }
     }

@@ -158,6 +158,7 @@ const ALL_DIFFERENT: &str = r#"
     memory_budget = 1
     load_threads = 2
     drain_timeout = "1s"
+    keep_warm = "1s"
     policy = "make_room"
     [engines]
     onnxruntime = "x"

@@ -59,7 +59,8 @@ impl Manager {
     fn lacks_memory(&mut self, model: &Model, id: &Id, life: &mut Life, at: Fingerprint, too_large: TooLarge) {
         life.starved = true;
         self.hungry.insert(id.clone());
-        if self.config.policy == Policy::MakeRoom && self.make_room(model, id, at.bytes) {
+        let make_room = self.config.policy == Policy::MakeRoom;
+        if self.cool(model, id, at.bytes) || make_room && self.make_room(model, id, at.bytes) {
             life.reason = Some("waiting for memory that other versions give back".to_owned());
             return;
         }
@@ -101,13 +102,19 @@ impl Manager {
         true
     }
 
-    fn drains_bytes(&self) -> u64 {
+    pub(super) fn drains_bytes(&self) -> u64 {
         let leaving = self.models.values().flat_map(|m| m.lives.values()).filter(|l| l.state() == State::Draining);
         leaving.filter_map(|l| l.facts.as_ref()).map(|f| f.bytes).sum()
     }
 
     /// Unloads what is to make room; and where bytes were given back, tries whoever waits for them.
     pub(super) fn feed(&mut self) {
+        for Id { model, version } in std::mem::take(&mut self.cooled) {
+            if let Some(model) = self.models.get_mut(&model) {
+                model.left.remove(&version);
+                self.touched.insert(model.name.clone());
+            }
+        }
         for Id { model, version } in std::mem::take(&mut self.evictions) {
             if let Some(model) = self.models.get_mut(&model) {
                 model.asked.remove(&version);

@@ -1,6 +1,6 @@
 //! A manager that answers what a test tells it to: for the tests of those who hold a [`Handle`].
 
-use super::handle::{Actor, Command, Handle, LoadOutcome, Promotion, Published, Steer};
+use super::handle::{Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, Steer};
 use super::manager::Event;
 use crate::model::{Failure, ModelName, Version};
 use crate::route::Proposal;
@@ -10,62 +10,22 @@ use tokio::sync::mpsc;
 /// What was asked, as the manager saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Asked {
-    Promote {
-        model: ModelName,
-        version: Version,
-        reason: String,
-        dry_run: bool,
-        allow_signature_change: bool,
-        actor: Actor,
-    },
-    Rollback {
-        model: ModelName,
-        reason: String,
-        actor: Actor,
-    },
-    PutTraffic {
-        model: ModelName,
-        proposal: Proposal,
-        if_match: Option<Vec<u64>>,
-        actor: Actor,
-    },
-    Steer {
-        model: ModelName,
-        steer: Steer,
-        actor: Actor,
-    },
-    Load {
-        model: ModelName,
-        version: Version,
-        wait: bool,
-        actor: Actor,
-    },
-    Unload {
-        model: ModelName,
-        version: Version,
-        wait: bool,
-        actor: Actor,
-    },
-    LoadModel {
-        model: ModelName,
-        actor: Actor,
-    },
-    UnloadModel {
-        model: ModelName,
-        actor: Actor,
-    },
-    Push {
-        model: ModelName,
-        version: Version,
-        staged: PathBuf,
-        actor: Actor,
-    },
+    Promote { model: ModelName, ask: Promote },
+    Rollback { model: ModelName, reason: String, actor: Actor },
+    PutTraffic { model: ModelName, proposal: Proposal, if_match: Option<Vec<u64>>, actor: Actor },
+    Steer { model: ModelName, steer: Steer, actor: Actor },
+    Load { model: ModelName, version: Version, wait: bool, actor: Actor },
+    Unload { model: ModelName, version: Version, wait: bool, actor: Actor },
+    LoadModel { model: ModelName, actor: Actor },
+    UnloadModel { model: ModelName, actor: Actor },
+    Push { model: ModelName, version: Version, staged: PathBuf, actor: Actor },
 }
 
 /// What a test has the manager answer; the kind must fit what was asked.
 #[derive(Debug, Clone)]
 pub(crate) enum Told {
     Promoted(Promotion),
+    RolledBack(RolledBack),
     Published(Published),
     Steered(u64),
     Loaded(LoadOutcome),
@@ -99,12 +59,11 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         };
     }
     match command {
-        Command::Promote { model, version, reason, dry_run, allow_signature_change, actor, reply } => {
-            let asked = Asked::Promote { model, version, reason, dry_run, allow_signature_change, actor };
-            send!(reply, asked, Told::Promoted(p) => p);
+        Command::Promote { model, ask, reply } => {
+            send!(reply, Asked::Promote { model, ask }, Told::Promoted(p) => p);
         }
         Command::Rollback { model, reason, actor, reply } => {
-            send!(reply, Asked::Rollback { model, reason, actor }, Told::Promoted(p) => p);
+            send!(reply, Asked::Rollback { model, reason, actor }, Told::RolledBack(r) => r);
         }
         Command::PutTraffic { model, proposal, if_match, actor, reply } => {
             let asked = Asked::PutTraffic { model, proposal: *proposal, if_match, actor };

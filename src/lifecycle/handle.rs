@@ -1,5 +1,6 @@
 //! The operators' way to the manager.
 
+use super::gates::{Gates, Verdict};
 use crate::ledger::Action;
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::route::{Document, Proposal};
@@ -11,8 +12,20 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Actor(pub String);
 
-/// What a promote or rollback did, or would do.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A promotion, as an operator asks for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Promote {
+    pub version: Version,
+    pub reason: String,
+    pub dry_run: bool,
+    pub allow_signature_change: bool,
+    /// `None`: those of `model.toml`.
+    pub gates: Option<Gates>,
+    pub actor: Actor,
+}
+
+/// What a promote did, or would do.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Promotion {
     pub model: ModelName,
     /// The heaviest version before; `None` where there was no document.
@@ -22,11 +35,24 @@ pub struct Promotion {
     /// The revision after; unchanged when nothing had to change, and for a dry run.
     pub revision: u64,
     /// False when the version already served alone, and for a dry run.
-    #[serde(skip)]
     pub changed: bool,
     /// For a dry run: the document there would be.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub would_be: Option<Document>,
+    /// On each gate; none where none are asked for, and where nothing has to change.
+    pub gates: Vec<Verdict>,
+}
+
+/// What a rollback did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolledBack {
+    pub model: ModelName,
+    /// The heaviest version before.
+    pub from: Option<Version>,
+    /// The heaviest version after.
+    pub to: Version,
+    pub revision: u64,
+    /// The versions that had to be loaded for it.
+    pub loaded: Vec<Version>,
 }
 
 /// A traffic document in force.
@@ -65,18 +91,14 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 pub(super) enum Command {
     Promote {
         model: ModelName,
-        version: Version,
-        reason: String,
-        dry_run: bool,
-        allow_signature_change: bool,
-        actor: Actor,
+        ask: Promote,
         reply: Reply<Promotion>,
     },
     Rollback {
         model: ModelName,
         reason: String,
         actor: Actor,
-        reply: Reply<Promotion>,
+        reply: Reply<RolledBack>,
     },
     PutTraffic {
         model: ModelName,
@@ -142,25 +164,17 @@ impl Handle {
     /// Sends all un-pinned requests to a version. Promoting what already serves alone changes nothing.
     ///
     /// # Errors
-    /// `MODEL_NOT_FOUND`, `VERSION_NOT_FOUND`; `CONFLICT` when the version is not ready or serving, or its signature breaks callers.
-    pub async fn promote(
-        &self,
-        model: ModelName,
-        version: Version,
-        reason: String,
-        dry_run: bool,
-        allow_signature_change: bool,
-        actor: Actor,
-    ) -> Result<Promotion, Failure> {
-        self.ask(|reply| Command::Promote { model, version, reason, dry_run, allow_signature_change, actor, reply })
-            .await
+    /// `MODEL_NOT_FOUND`, `VERSION_NOT_FOUND`; `CONFLICT` when the version is not ready or serving, its signature breaks callers, or
+    /// (but for a dry run) it does not pass the gates.
+    pub async fn promote(&self, model: ModelName, ask: Promote) -> Result<Promotion, Failure> {
+        self.ask(|reply| Command::Promote { model, ask, reply }).await
     }
 
     /// Puts back the document before the last change; itself a change. A version it names that is not loaded is loaded first.
     ///
     /// # Errors
     /// `CONFLICT` when there is no document before, or a version it names cannot be made ready.
-    pub async fn rollback(&self, model: ModelName, reason: String, actor: Actor) -> Result<Promotion, Failure> {
+    pub async fn rollback(&self, model: ModelName, reason: String, actor: Actor) -> Result<RolledBack, Failure> {
         self.ask(|reply| Command::Rollback { model, reason, actor, reply }).await
     }
 

@@ -15,6 +15,7 @@ use super::{Config, state};
 use crate::model::{Code, Failure, ModelName};
 use crate::registry::{Snapshot, State, Writer};
 use crate::route::Document;
+use crate::shadow::Figures;
 use crate::telemetry::{Telemetry, names};
 use metrics::Gauge;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -52,6 +53,8 @@ pub(super) struct Manager {
     pub config: Config,
     pub writer: Writer,
     pub journal: Box<dyn Journal>,
+    /// What shadows have shown, for gates.
+    pub figures: Figures,
     pub telemetry: Telemetry,
     pub loaders: Loaders,
     pub drains: Drains,
@@ -70,6 +73,8 @@ pub(super) struct Manager {
     pub fed: bool,
     /// Versions that make room, still to be unloaded.
     pub evictions: Vec<Id>,
+    /// Versions that are kept warm no longer, as their memory is needed; still to be unloaded.
+    pub cooled: Vec<Id>,
     /// Models that something happened to, still to be looked at; then to be published.
     pub touched: BTreeSet<ModelName>,
     pub dirty: BTreeSet<ModelName>,
@@ -86,6 +91,17 @@ pub(super) struct Manager {
     pub ready: bool,
     /// When to end at the latest, once told to.
     pub stopping: Option<Instant>,
+}
+
+/// What a manager is put together from.
+pub(super) struct Parts {
+    pub writer: Writer,
+    pub journal: Box<dyn Journal>,
+    pub figures: Figures,
+    pub telemetry: Telemetry,
+    pub loaders: Loaders,
+    pub drains: Drains,
+    pub poke: Poke,
 }
 
 /// Versions in each state, as the metric shows them.
@@ -125,21 +141,15 @@ impl Counts {
 
 impl Manager {
     #[must_use]
-    pub fn new(
-        config: Config,
-        writer: Writer,
-        journal: Box<dyn Journal>,
-        telemetry: Telemetry,
-        loaders: Loaders,
-        drains: Drains,
-        poke: Poke,
-    ) -> Manager {
+    pub fn new(config: Config, parts: Parts) -> Manager {
+        let Parts { writer, journal, figures, telemetry, loaders, drains, poke } = parts;
         Manager {
             budget: Budget::new(config.memory_budget),
             counts: Counts::new(&telemetry),
             config,
             writer,
             journal,
+            figures,
             telemetry,
             loaders,
             drains,
@@ -151,6 +161,7 @@ impl Manager {
             hungry: BTreeSet::new(),
             fed: false,
             evictions: Vec::new(),
+            cooled: Vec::new(),
             touched: BTreeSet::new(),
             dirty: BTreeSet::new(),
             after: Vec::new(),

@@ -7,7 +7,7 @@
 //! - Loads, verification and warming happen on background threads at low priority; memory is freed on a thread of its own.
 //! - A half-copied or broken version never disturbs what serves.
 //!
-//! Uses: registry (writer), execute, backend, codec, compare, route, ledger, settings, model, tensor, telemetry.
+//! Uses: registry (writer), execute, backend, codec, compare, route, ledger, settings, shadow (figures), model, tensor, telemetry.
 //!
 //! Invariant: nothing here knows a live request.
 //!
@@ -19,8 +19,10 @@ mod dispatch;
 mod drain;
 #[cfg(test)]
 pub(crate) mod fake;
+mod gates;
 mod handle;
 mod journal;
+mod keep_warm;
 mod loaders;
 mod manager;
 mod memory;
@@ -41,15 +43,17 @@ mod warm;
 mod watch;
 
 pub use check::{CheckReport, EngineReport, VersionReport, check};
-pub use handle::{Actor, Handle, LoadOutcome, Promotion, Published, Steer};
+pub use gates::{Gates, Verdict};
+pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, Steer};
 pub use journal::Journal;
 
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
 use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
 use crate::registry::Writer;
+use crate::shadow::Figures;
 use crate::telemetry::Telemetry;
-use manager::{Event, Manager};
+use manager::{Event, Manager, Parts};
 use std::any::Any;
 use std::fmt::Debug;
 use std::io;
@@ -75,6 +79,9 @@ pub struct Config {
     pub load_threads: usize,
     /// For the requests on a version that was taken out to end.
     pub drain_timeout: Duration,
+    /// How long a version that `versions` in `model.toml` would drop stays ready after a document named it last, where the model does
+    /// not say. 10 min: what is wrong with a version mostly shows within minutes.
+    pub keep_warm: Duration,
     pub policy: Policy,
     /// How far a shadow's number may be from the primary's, where `model.toml` does not say.
     pub tolerance: Tolerance,
@@ -117,6 +124,7 @@ impl Default for Config {
             memory_budget: u64::MAX,
             load_threads: 1,
             drain_timeout: Duration::from_secs(30),
+            keep_warm: Duration::from_mins(10),
             policy: Policy::KeepServing,
             tolerance: Tolerance::default(),
         }
@@ -132,9 +140,10 @@ pub fn start(
     engines: Arc<dyn Loader>,
     writer: Writer,
     ledger: LedgerWriter,
+    figures: Figures,
     telemetry: Telemetry,
 ) -> io::Result<(Handle, Stop)> {
-    start_with(config, engines, writer, Box::new(ledger), telemetry)
+    start_with(config, engines, writer, Box::new(ledger), figures, telemetry)
 }
 
 /// The same with any [`Journal`].
@@ -147,13 +156,14 @@ pub fn start_with(
     engines: Arc<dyn Loader>,
     writer: Writer,
     journal: Box<dyn Journal>,
+    figures: Figures,
     telemetry: Telemetry,
 ) -> io::Result<(Handle, Stop)> {
     let (events, waiting) = mpsc::channel(WAITING_EVENTS);
     let loaders = loaders::Loaders::start(config.load_threads, &engines, &telemetry, &events)?;
     let drains = drain::Drains::start(events.clone())?;
     let poke = watch::start(config.models_dir.clone(), config.settle, config.rescan, events.clone())?;
-    let mut manager = Manager::new(config, writer, journal, telemetry, loaders, drains, poke);
+    let mut manager = Manager::new(config, Parts { writer, journal, figures, telemetry, loaders, drains, poke });
     if let Err(error) = manager.recall() {
         manager.poke.stop();
         return Err(error);

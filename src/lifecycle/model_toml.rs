@@ -1,11 +1,13 @@
 //! `model.toml`: what its owner wants for all versions of a model.
 
+use super::gates::Gates;
 use super::policy::Keep;
 use crate::backend::EngineChoice;
 use crate::model::Version;
 use crate::registry::Limits;
 use crate::settings::{Table, Value};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// The settings of a model; the defaults are those of a model without the file.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -16,6 +18,11 @@ pub struct ModelSettings {
     pub versions: Keep,
     /// `auto_promote`: default false, so that a person or a rollout decides who serves.
     pub auto_promote: bool,
+    /// `keep_warm`: how long a version that `versions` would drop stays ready after a document named it last; absent: as the
+    /// configuration says.
+    pub keep_warm: Option<Duration>,
+    /// `[gates]`: what a version has to show before a promote that brings no gates of its own, and before `auto_promote`.
+    pub gates: Gates,
     /// `[limits]`: `max_in_flight` and `max_rows`, both absent by default; for versions loaded from then on.
     pub limits: Limits,
     /// `[shadow]`: `rtol` and `atol`, how far a shadow's number may be from the primary's; absent: as the configuration says.
@@ -25,6 +32,9 @@ pub struct ModelSettings {
     /// Batching itself is decided by what verification has shown, once there is batching; the key only turns it off.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
+
+/// Whoever wants a version for longer names it: in `versions`, or by a label.
+const MOST_WARM: Duration = Duration::from_hours(30 * 24);
 
 impl ModelSettings {
     /// Reads the text of a `model.toml`. `name` is what complaints call it.
@@ -39,6 +49,8 @@ impl ModelSettings {
         let right = "\"all\", { latest = N } with N from 1, or a list of versions such as [\"3\", \"7\"]";
         let versions = table.custom("versions", right, keep).unwrap_or_default();
         let auto_promote = table.bool("auto_promote").unwrap_or_default();
+        let keep_warm = table.duration("keep_warm", Duration::ZERO..=MOST_WARM);
+        let gates = Gates::read(table.section("gates"));
         let limits = table.section("limits");
         let limits = Limits {
             max_in_flight: limits.integer("max_in_flight", 1..=1_000_000),
@@ -61,6 +73,8 @@ impl ModelSettings {
             engine,
             versions,
             auto_promote,
+            keep_warm,
+            gates,
             limits,
             shadow_rtol: relative,
             shadow_atol: absolute,

@@ -8,7 +8,7 @@ use super::manager::{Manager, conflict};
 use super::push::{Push, Staged};
 use super::source::{Found, look_at_version};
 use super::table::{Id, Life, Model, Op};
-use super::traffic::{Promote, no_model, no_version, not_ready, refuse_taken_out};
+use super::traffic::{no_model, no_version, not_ready, refuse_taken_out};
 use crate::ledger::{Action, Change, Effect};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::State;
@@ -21,8 +21,7 @@ use tracing::info;
 impl Manager {
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Promote { model, version, reason, dry_run, allow_signature_change, actor, reply } => {
-                let ask = Promote { version, reason, dry_run, allow_signature_change, actor };
+            Command::Promote { model, ask, reply } => {
                 self.at_once(&model, reply, |this, model| this.promote(model, ask));
             }
             Command::PutTraffic { model, proposal, if_match, actor, reply } => {
@@ -223,12 +222,10 @@ impl Manager {
                 }
                 Some(_) => return Some(Op::Unload { version, reply }),
             },
-            Op::Rollback { document, at, reason, actor, reply } => {
-                match self.finish_rollback(model, &document, at, &reason, &actor) {
-                    None => return Some(Op::Rollback { document, at, reason, actor, reply }),
-                    Some(result) => self.answer(reply, result),
-                }
-            }
+            Op::Rollback { wish, reply } => match self.finish_rollback(model, &wish) {
+                None => return Some(Op::Rollback { wish, reply }),
+                Some(result) => self.answer(reply, result),
+            },
             Op::LoadModel { actor, reply } => match self.model_is_back(model, &actor) {
                 None => return Some(Op::LoadModel { actor, reply }),
                 Some(result) => self.answer(reply, result),

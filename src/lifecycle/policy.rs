@@ -29,6 +29,8 @@ pub struct Known<'a> {
     pub asked: Option<&'a BTreeSet<Version>>,
     /// Unloaded to make room.
     pub evicted: Option<&'a BTreeSet<Version>>,
+    /// Ready, and kept so for a rollback though `keep` leaves them out.
+    pub warm: BTreeSet<Version>,
     /// The whole model is unloaded.
     pub taken_out: bool,
 }
@@ -83,7 +85,7 @@ pub fn wanted(known: &Known) -> BTreeMap<Version, Result<(), Leave>> {
             Ok(())
         } else if has(known.evicted, v) {
             Err(Leave::Evicted)
-        } else if kept(v) {
+        } else if kept(v) || known.warm.contains(&v) {
             Ok(())
         } else {
             Err(Leave::NotKept)

@@ -86,7 +86,7 @@ impl Manager {
     }
 
     fn reconcile(&mut self, model: &mut Model) {
-        let wanted = model.wanted();
+        let wanted = self.wanted_now(model);
         for version in wanted.keys() {
             if !model.lives.contains_key(version) {
                 self.add(model, *version);
@@ -105,6 +105,8 @@ impl Manager {
                 self.go(&id, life, ought);
             }
             life.note(Note::Settings, model.settings_complaint.clone());
+            let warm = model.warm.get(version).map(|until| format!("kept warm for a rollback until {until:.0}"));
+            life.note(Note::KeptWarm, warm);
         }
         model.lives = lives;
     }
@@ -235,6 +237,9 @@ fn read_settings(model: &mut Model, found: &FoundModel) {
             model.settings = settings;
             model.settings_complaint = None;
             model.settings_missing = false;
+            // What was not promoted of itself may be under the new settings.
+            model.refused.clear();
+            model.lives.values_mut().for_each(|life| life.note(Note::AutoPromote, None));
             if retry {
                 // What failed may have failed for the settings.
                 model.lives.values_mut().for_each(|life| life.tried = life.loaded.as_ref().and(life.tried));

@@ -1,7 +1,8 @@
 //! The manager's table: every model and version it knows, as it knows them.
 
 use super::bring_up::Digests;
-use super::handle::{Actor, LoadOutcome, Promotion, Reply};
+use super::handle::{Actor, LoadOutcome, Reply, RolledBack};
+use super::keep_warm::Left;
 use super::model_toml::ModelSettings;
 use super::policy::{self, Known, Leave, Standing};
 use super::source::{Fingerprint, Found};
@@ -11,6 +12,7 @@ use crate::ledger::ModelState;
 use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Facts, Loaded, Stage, State, VersionStatus};
 use crate::route::Document;
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,10 +43,16 @@ pub struct Model {
     pub asked: BTreeSet<Version>,
     /// Unloaded to make room, since this process started.
     pub evicted: BTreeSet<Version>,
+    /// Versions that documents named before, with when the last of them did; until they are kept warm no longer.
+    pub left: BTreeMap<Version, Left>,
+    /// Of them, those that are loaded only to be kept warm, with until when.
+    pub warm: BTreeMap<Version, Timestamp>,
     /// All versions have been ready or failed once: the first that comes ready may serve.
     pub waited: bool,
-    /// Versions that `auto_promote` was refused for: tried once.
+    /// Versions that `auto_promote` was refused for: tried once, and once more with another `model.toml`.
     pub refused: BTreeSet<Version>,
+    /// When it is looked again whether a version that would promote itself passes its gates.
+    pub look_again: Option<Instant>,
     pub ops: Vec<Op>,
 }
 
@@ -53,9 +61,22 @@ pub struct Model {
 pub enum Op {
     Load { version: Version, reply: Reply<LoadOutcome> },
     Unload { version: Version, reply: Reply<LoadOutcome> },
-    Rollback { document: Box<Document>, at: u64, reason: String, actor: Actor, reply: Reply<Promotion> },
+    Rollback { wish: Box<Rollback>, reply: Reply<RolledBack> },
     LoadModel { actor: Actor, reply: Reply<()> },
     UnloadModel { reply: Reply<()> },
+}
+
+/// A rollback that waits for its versions.
+#[derive(Debug)]
+pub struct Rollback {
+    /// What to go back to.
+    pub document: Document,
+    /// The revision it goes back from; with another in force, it is off.
+    pub at: u64,
+    /// Versions that were not loaded when it was asked for.
+    pub to_load: Vec<Version>,
+    pub reason: String,
+    pub actor: Actor,
 }
 
 /// One version.
@@ -99,6 +120,7 @@ pub enum Note {
     FilesGone,
     AutoPromote,
     Lingering,
+    KeptWarm,
 }
 
 // === impl Id ===
@@ -218,8 +240,11 @@ impl Model {
             lives: BTreeMap::new(),
             asked: BTreeSet::new(),
             evicted: BTreeSet::new(),
+            left: BTreeMap::new(),
+            warm: BTreeMap::new(),
             waited: false,
             refused: BTreeSet::new(),
+            look_again: None,
             ops: Vec::new(),
         }
     }
@@ -245,8 +270,8 @@ impl Model {
     pub fn named(&self) -> BTreeSet<Version> {
         let mut named = self.document.as_ref().map(Document::named).unwrap_or_default();
         for op in &self.ops {
-            if let Op::Rollback { document, .. } = op {
-                named.extend(document.named());
+            if let Op::Rollback { wish, .. } = op {
+                named.extend(wish.document.named());
             }
         }
         named
@@ -267,6 +292,7 @@ impl Model {
             operator_unloaded: Some(&self.kept.operator_unloaded),
             asked: Some(&self.asked),
             evicted: Some(&self.evicted),
+            warm: self.warm.keys().copied().collect(),
             taken_out: self.kept.taken_out && !self.is_coming_back(),
         })
     }

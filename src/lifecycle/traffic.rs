@@ -1,16 +1,19 @@
 //! Changing who gets the traffic: promote, put, roll back, and what happens of itself. Each change is prepared (may fail, touches
 //! nothing), kept in the ledger, and then published.
 
-use super::handle::{Actor, Promotion, Published, Reply, Steer};
+use super::gates::{Evidence, Gates, Judged};
+use super::handle::{Actor, Promote, Promotion, Published, Reply, RolledBack, Steer};
 use super::manager::{Manager, conflict};
 use super::policy;
-use super::table::{Model, Note, Op};
+use super::table::{Model, Note, Op, Rollback};
 use super::{SYSTEM, journal};
 use crate::ledger::{Action, Change, Effect, NewDocument};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::State;
 use crate::route::{Document, Proposal};
 use crate::telemetry::{VersionMetrics, names};
+use serde::Serialize;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
@@ -25,46 +28,80 @@ struct Turnover {
     auto: Option<Version>,
     /// Where a rollout stands with this, as JSON.
     rollout: Option<String>,
+    /// What came of its gates, for the audit trail.
+    gates: Option<Judged>,
 }
 
-/// A promotion, as an operator asked for it.
-pub(super) struct Promote {
-    pub version: Version,
-    pub reason: String,
-    pub dry_run: bool,
-    pub allow_signature_change: bool,
-    pub actor: Actor,
+/// What the audit trail shows as it is after a change.
+#[derive(Serialize)]
+struct After<'a> {
+    #[serde(flatten)]
+    document: &'a Document,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gates: Option<&'a Judged>,
 }
 
 /// When the ledger could not keep what happens of itself: how long to wait before it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Between looks whether a version that would promote itself has the pairs of answers its gates ask for.
+const LOOK_AT_PAIRS: Duration = Duration::from_secs(1);
+
+impl Turnover {
+    /// Without a word said about it.
+    fn to(next: Document, action: Action, actor: Actor) -> Turnover {
+        Turnover { next, action, actor, reason: None, auto: None, rollout: None, gates: None }
+    }
+}
 
 impl Manager {
     pub(super) fn promote(&mut self, model: &mut Model, ask: Promote) -> Result<Promotion, Failure> {
-        let Promote { version, reason, dry_run, allow_signature_change, actor } = ask;
+        let Promote { version, reason, dry_run, allow_signature_change, gates, actor } = ask;
         refuse_taken_out(model)?;
         let Some(life) = model.lives.get(&version) else { return Err(no_version(model, version)) };
         if !life.is_callable() {
             return Err(conflict(not_ready(model, version)));
         }
         let from = model.document.as_ref().and_then(Document::heaviest);
-        let revision = model.kept.revision;
-        let done =
-            |would_be| Promotion { model: model.name.clone(), from, to: version, revision, changed: false, would_be };
-        let alone = model.document.as_ref().filter(|d| d.serves_alone(version));
-        if let Some(document) = alone {
-            return Ok(done(dry_run.then(|| document.clone())));
+        let (name, revision) = (model.name.clone(), model.kept.revision);
+        let would_be = |document: &Document| dry_run.then(|| document.clone());
+        let done = |would_be, gates| {
+            Ok(Promotion { model: name, from, to: version, revision, changed: false, would_be, gates })
+        };
+        if let Some(document) = model.document.as_ref().filter(|d| d.serves_alone(version)) {
+            return done(would_be(document), Vec::new());
         }
         let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
-        next.reason = Some(reason.clone()).filter(|r| !r.is_empty());
+        next.reason = Some(reason).filter(|r| !r.is_empty());
         prepare(model, &next, allow_signature_change)?;
+        let judged = self.judge(model, version, gates.as_ref());
+        let verdicts = judged.as_ref().map(|judged| judged.verdicts.clone()).unwrap_or_default();
         if dry_run {
-            return Ok(done(Some(next)));
+            return done(would_be(&next), verdicts);
         }
-        let reason = next.reason.clone();
-        let revision =
-            self.change(model, Turnover { next, action: Action::Promote, actor, reason, auto: None, rollout: None })?;
-        Ok(Promotion { model: model.name.clone(), from, to: version, revision, changed: true, would_be: None })
+        if let Some(failed) = judged.as_ref().filter(|judged| !judged.passed()) {
+            return Err(failed.refusal(&format!("version {version} of model {}", model.name)));
+        }
+        let (reason, action) = (next.reason.clone(), Action::Promote);
+        let revision = self.change(model, Turnover { reason, gates: judged, ..Turnover::to(next, action, actor) })?;
+        let model = model.name.clone();
+        Ok(Promotion { model, from, to: version, revision, changed: true, would_be: None, gates: verdicts })
+    }
+
+    /// What comes of the gates of a promote: those it asks for, else the model's own.
+    fn judge(&self, model: &Model, version: Version, asked: Option<&Gates>) -> Option<Judged> {
+        let facts = |v: Version| model.lives.get(&v).and_then(|life| life.facts.as_deref());
+        let split = model.document.iter().flat_map(|document| &document.split);
+        let primaries: BTreeSet<Version> =
+            split.filter(|arm| arm.weight > 0.0 && arm.version != version).map(|arm| arm.version).collect();
+        let serving = model.serving().into_iter().filter(|v| *v != version);
+        let evidence = Evidence {
+            agreement: self.figures.agreement(&model.name, &primaries, version),
+            primaries: primaries.into_iter().collect(),
+            golden_cases: facts(version).map_or(0, |facts| facts.golden_cases),
+            signature: facts(version).map(|facts| &facts.signature),
+            serving: serving.map(|v| (v, facts(v).map(|facts| &facts.signature))).collect(),
+        };
+        Judged::new(asked, &model.settings.gates, &evidence)
     }
 
     pub(super) fn put_traffic(
@@ -88,8 +125,7 @@ impl Manager {
         }
         let reason = next.reason.clone();
         let document = next.clone();
-        let revision = self
-            .change(model, Turnover { next, action: Action::PutTraffic, actor, reason, auto: None, rollout: None })?;
+        let revision = self.change(model, Turnover { reason, ..Turnover::to(next, Action::PutTraffic, actor) })?;
         Ok(Published { revision, document })
     }
 
@@ -109,20 +145,22 @@ impl Manager {
         };
         refuse_taken_out(model)?;
         prepare(model, &next, allow_signature_change)?;
-        self.change(model, Turnover { next, action, actor, reason, auto: None, rollout: Some(state) })
+        self.change(model, Turnover { reason, rollout: Some(state), ..Turnover::to(next, action, actor) })
     }
 
     /// Begins a rollback; it ends in [`Manager::finish_rollback`], once the versions it needs are loaded.
-    pub(super) fn rollback(&mut self, model: &mut Model, reason: String, actor: Actor, reply: Reply<Promotion>) {
+    pub(super) fn rollback(&mut self, model: &mut Model, reason: String, actor: Actor, reply: Reply<RolledBack>) {
         match self.document_before(model) {
             Ok(document) => {
                 // An operator's wish: what failed is tried once more, at once.
                 for version in document.named() {
                     model.lives.entry(version).and_modify(|life| life.retry_at = Some(Instant::now()));
                 }
+                let to_load = document.named().into_iter().filter(|v| !model.is_callable(*v)).collect();
                 let at = model.kept.revision;
-                let document = Box::new(document);
-                model.ops.push(Op::Rollback { document, at, reason, actor, reply });
+                model
+                    .ops
+                    .push(Op::Rollback { wish: Box::new(Rollback { document, at, to_load, reason, actor }), reply });
             }
             Err(failure) => self.answer(reply, Err(failure)),
         }
@@ -141,17 +179,14 @@ impl Manager {
     pub(super) fn finish_rollback(
         &mut self,
         model: &mut Model,
-        document: &Document,
-        at: u64,
-        reason: &str,
-        actor: &Actor,
-    ) -> Option<Result<Promotion, Failure>> {
-        if model.kept.revision != at || model.kept.taken_out {
+        wish: &Rollback,
+    ) -> Option<Result<RolledBack, Failure>> {
+        if model.kept.revision != wish.at || model.kept.taken_out {
             return Some(Err(conflict(
                 "the traffic was changed by somebody else while the rollback loaded its versions",
             )));
         }
-        for version in document.named() {
+        for version in wish.document.named() {
             let life = model.lives.get(&version)?;
             match life.state() {
                 State::Ready | State::Serving => {}
@@ -160,27 +195,20 @@ impl Manager {
                 _ => return None,
             }
         }
-        Some(self.roll_back(model, document, reason, actor))
+        Some(self.roll_back(model, wish))
     }
 
-    fn roll_back(
-        &mut self,
-        model: &mut Model,
-        document: &Document,
-        reason: &str,
-        actor: &Actor,
-    ) -> Result<Promotion, Failure> {
+    fn roll_back(&mut self, model: &mut Model, wish: &Rollback) -> Result<RolledBack, Failure> {
+        let Rollback { document, to_load, reason, actor, .. } = wish;
         let from = model.document.as_ref().and_then(Document::heaviest);
         let to = document.heaviest().ok_or_else(|| conflict("the document before sends traffic to no version"))?;
         for version in document.named() {
             self.keep_loaded(model, version, actor, Some("a rollback needs it"))?;
         }
-        let reason = Some(reason.to_owned()).filter(|r| !r.is_empty());
-        let next = document.clone();
-        let action = Action::Rollback;
-        let revision =
-            self.change(model, Turnover { next, action, actor: actor.clone(), reason, auto: None, rollout: None })?;
-        Ok(Promotion { model: model.name.clone(), from, to, revision, changed: true, would_be: None })
+        let reason = Some(reason.clone()).filter(|r| !r.is_empty());
+        let (next, action, actor) = (document.clone(), Action::Rollback, actor.clone());
+        let revision = self.change(model, Turnover { reason, ..Turnover::to(next, action, actor) })?;
+        Ok(RolledBack { model: model.name.clone(), from, to, revision, loaded: to_load.clone() })
     }
 
     // === what happens of itself ===
@@ -219,14 +247,39 @@ impl Manager {
             model.lives.entry(version).and_modify(|life| life.note(Note::AutoPromote, Some(words)));
             return false;
         }
+        let gates = auto.and_then(|_| self.judge(model, version, None));
+        if let Some(failed) = gates.as_ref().filter(|judged| !judged.passed()) {
+            self.stay_out(model, version, failed);
+            return false;
+        }
         let actor = Actor(SYSTEM.to_owned());
-        match self.change(model, Turnover { next, action, actor, reason: None, auto, rollout: None }) {
+        match self.change(model, Turnover { auto, gates, ..Turnover::to(next, action, actor) }) {
             Ok(_) => true,
             Err(failure) => {
                 error!(model = %model.name, %version, "{}", super::warm::words(&failure));
                 self.wake_at(Instant::now() + TRY_AGAIN, &model.name);
                 false
             }
+        }
+    }
+
+    /// A version that would promote itself does not pass its gates: it is said, and looked at again when anything happens to the
+    /// model, and where pairs of answers are asked for, also as they are compared.
+    fn stay_out(&mut self, model: &mut Model, version: Version, failed: &Judged) {
+        let refused = failed.refusal("it");
+        let words = format!("not promoted of itself: {}; {}", refused.message, refused.details.join("; "));
+        if let Some(life) = model.lives.get_mut(&version) {
+            // The words change with every pair; the log is told once.
+            if !life.notes.contains_key(&Note::AutoPromote) {
+                warn!(model = %model.name, %version, "{words}");
+            }
+            life.note(Note::AutoPromote, Some(words));
+        }
+        let now = Instant::now();
+        if model.settings.gates.ask_shadows() && model.look_again.is_none_or(|at| at <= now) {
+            let at = now + LOOK_AT_PAIRS;
+            model.look_again = Some(at);
+            self.wake_at(at, &model.name);
         }
     }
 
@@ -237,8 +290,10 @@ impl Manager {
     /// # Errors
     /// When the ledger cannot keep it; nothing is changed then.
     fn change(&mut self, model: &mut Model, change: Turnover) -> Result<u64, Failure> {
-        let Turnover { next, action, actor, reason, auto, rollout } = change;
+        let Turnover { next, action, actor, reason, auto, rollout, gates } = change;
         let text = next.to_json();
+        let after = After { document: &next, gates: gates.as_ref() };
+        let after = serde_json::to_string(&after).expect("a document and words are what JSON can write");
         let highest_served = next.serving().last().copied();
         let committed = self.journal.commit(Change {
             model: model.name.clone(),
@@ -246,7 +301,7 @@ impl Manager {
             action,
             reason,
             before: model.document.as_ref().map(Document::to_json),
-            after: Some(text.clone()),
+            after: Some(after),
             effect: match rollout {
                 None => Effect::SetDocument { document: text.clone(), highest_served, auto_promoted: auto },
                 Some(state) => {
@@ -259,6 +314,11 @@ impl Manager {
 
         let (before, from) = (model.serving(), model.document.as_ref().and_then(Document::heaviest));
         let to = next.heaviest();
+        for version in next.serving() {
+            model.lives.entry(version).and_modify(|life| life.note(Note::AutoPromote, None));
+        }
+        let named = model.document.as_ref().map(Document::named).unwrap_or_default();
+        model.names(&named, &next.named());
         model.document = Some(next);
         model.kept.document = Some(text);
         model.kept.revision = committed.revision;

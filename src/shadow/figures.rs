@@ -146,6 +146,16 @@ impl Figures {
         }
     }
 
+    /// As if so many pairs had been compared: for tests of those who read them.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, model: &ModelName, primary: Version, shadow: Version, agreement: Agreement) {
+        let Agreement { pairs, agreed } = agreement;
+        let mut models = self.lock();
+        let known = models.entry(model.clone()).or_default();
+        known.retain(|pair| (pair.primary, pair.shadow) != (primary, shadow));
+        known.push(PairFigures { pairs, agreed, ..PairFigures::new(primary, shadow, Default::default()) });
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Vec<PairFigures>>> {
         self.0.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@ mod support;
 mod admin;
 mod bad_input;
 mod drain;
+mod gates;
 mod map;
 mod predict;
 mod restart;

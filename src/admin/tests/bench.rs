@@ -5,7 +5,7 @@ use crate::backend::{Model, RunError, Session};
 use crate::execute::Runner;
 use crate::ledger::{self, LedgerWriter};
 use crate::lifecycle::fake::{Asked, Told, manager};
-use crate::lifecycle::{LoadOutcome, Promotion, Published};
+use crate::lifecycle::{LoadOutcome, Promotion, Published, RolledBack};
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
 use crate::registry::{self, Entry, Facts, Loaded, Reader, Snapshot, Stage, State, VersionStatus, Writer};
 use crate::rollout::Rollouts;
@@ -76,8 +76,14 @@ impl Bench {
     /// A manager that does everything it is asked, on paper.
     pub fn new() -> Bench {
         Bench::answering(|asked| match asked {
-            Asked::Promote { model, version, .. } => Told::Promoted(promotion(model, *version)),
-            Asked::Rollback { model, .. } => Told::Promoted(promotion(model, version(1))),
+            Asked::Promote { model, ask } => Told::Promoted(promotion(model, ask.version)),
+            Asked::Rollback { model, .. } => Told::RolledBack(RolledBack {
+                model: model.clone(),
+                from: Some(version(9)),
+                to: version(1),
+                revision: 8,
+                loaded: vec![version(1)],
+            }),
             Asked::PutTraffic { proposal, .. } => {
                 Told::Published(Published { revision: 8, document: proposal.document.clone() })
             }
@@ -234,7 +240,8 @@ impl Model for NeverRun {
 }
 
 pub(super) fn promotion(model: &ModelName, to: Version) -> Promotion {
-    Promotion { model: model.clone(), from: Some(version(9)), to, revision: 8, changed: true, would_be: None }
+    let (model, from) = (model.clone(), Some(version(9)));
+    Promotion { model, from, to, revision: 8, changed: true, would_be: None, gates: Vec::new() }
 }
 
 pub(super) fn name(text: &str) -> ModelName {

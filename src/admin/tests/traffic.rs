@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, document, name, promotion, version};
 use crate::lifecycle::fake::{Asked, Told};
-use crate::lifecycle::{Actor, Published};
+use crate::lifecycle::{Actor, Gates, Promote, Published, Verdict};
 use crate::model::{Code, Failure};
 use crate::registry::State;
 use crate::route::Document;
@@ -133,15 +133,18 @@ fn what_stands_against_a_document_is_409_or_412() {
 fn a_promote_says_from_to_and_revision() {
     let bench = Bench::new();
     let answer = bench.post("/api/v1/models/fraud:promote", r#"{"version":"2","reason":"better","dry_run":false}"#);
-    let expected = json!({"model": "fraud", "from": "9", "to": "2", "revision": 8});
+    let expected = json!({"model": "fraud", "from": "9", "to": "2", "revision": 8, "gates": []});
     assert_eq!((answer.status.as_u16(), answer.json()), (200, expected));
     let asked = |dry_run, allow_signature_change| Asked::Promote {
         model: name("fraud"),
-        version: version(2),
-        reason: "better".to_owned(),
-        dry_run,
-        allow_signature_change,
-        actor: Actor("local".to_owned()),
+        ask: Promote {
+            version: version(2),
+            reason: "better".to_owned(),
+            dry_run,
+            allow_signature_change,
+            gates: None,
+            actor: Actor("local".to_owned()),
+        },
     };
     assert_eq!(bench.asked(), [asked(false, false)]);
     let body = r#"{"version":"2","reason":"better","dry_run":true,"allow_signature_change":true}"#;
@@ -150,15 +153,116 @@ fn a_promote_says_from_to_and_revision() {
 }
 
 #[test]
+fn gates_are_read_with_the_rest_and_their_verdicts_answered() {
+    let bench = Bench::answering(|asked| {
+        let Asked::Promote { model, ask } = asked else { panic!("a promote") };
+        let verdict = |gate, passed| Verdict { gate, asked: "much".to_owned(), found: "little".to_owned(), passed };
+        let gates = vec![verdict("golden", true), verdict("shadow_pairs", false)];
+        Told::Promoted(crate::lifecycle::Promotion { gates, ..promotion(model, ask.version) })
+    });
+    let promote = |body: &str| bench.post("/api/v1/models/fraud:promote", body.to_owned());
+    let gates = r#"{"shadow_agreement":0.99,"shadow_pairs":50,"golden":true,"signature":false}"#;
+    let dry = promote(&format!(r#"{{"version":"2","reason":"r","dry_run":true,"gates":{gates}}}"#)).json();
+    assert_eq!(dry["would_pass"], false, "{dry}");
+    let second = json!({"gate": "shadow_pairs", "asked": "much", "found": "little", "passed": false});
+    assert_eq!((dry["gates"].as_array().unwrap().len(), &dry["gates"][1]), (2, &second));
+    let asked = |bench: &Bench| {
+        let [Asked::Promote { ask, .. }] = &bench.asked()[..] else { panic!("one promote") };
+        ask.gates.clone()
+    };
+    let read = Gates { shadow_agreement: Some(0.99), shadow_pairs: Some(50), golden: true, signature: false };
+    assert_eq!(asked(&bench), Some(read));
+    let done = promote(r#"{"version":"2","reason":"r","gates":{}}"#).json();
+    assert!(done["would_pass"].is_null() && done["gates"][0]["passed"] == true, "{done}");
+    assert_eq!(asked(&bench), Some(Gates::default()), "none is another wish than those of model.toml");
+    promote(r#"{"version":"2","reason":"r","gates":null}"#);
+    assert_eq!(asked(&bench), None);
+
+    let wrong = r#"{"shadow_agreement":1.5,"shadow_pairs":0,"golden":"yes","signatur":true,"signature":1}"#;
+    let wrong = promote(&format!(r#"{{"version":"2","dry_run":7,"gates":{wrong}}}"#));
+    let details = wrong.json()["details"].to_string();
+    for words in [
+        "gates.signatur: unknown gate; known here: shadow_agreement, shadow_pairs, golden, signature",
+        "gates.golden: expected true or false",
+        "gates.signature: expected true or false, got 1",
+        "gates.shadow_agreement: expected a share from 0 to 1, got 1.5",
+        "gates.shadow_pairs: expected a whole number from 1",
+        "reason: expected",
+        "dry_run: expected",
+    ] {
+        wrong.refused(400, "INVALID_REQUEST", "");
+        assert!(details.contains(words), "{words:?} in {details}");
+    }
+    promote(r#"{"version":"2","reason":"r","gates":true}"#).refused(
+        400,
+        "INVALID_REQUEST",
+        "gates: expected an object",
+    );
+    assert!(bench.asked().is_empty(), "nothing of it reached the manager");
+}
+
+#[test]
+fn a_member_that_stands_twice_is_complained_of_with_all_else() {
+    let bench = served();
+    let put = |text: &str| bench.send("PUT", PATH, &[], text.to_owned());
+    let twice = put(r#"{"split": [{"version": "1", "weight": 1, "weight": 2}, {"version": "2", "weight": -1}],
+            "labels": {"stable": "1", "canary": "2", "stable": "2", "stable": "1"}, "salt": "a", "salt": "b"}"#);
+    twice.refused(400, "INVALID_REQUEST", "labels.stable: stands twice");
+    let details = twice.json()["details"].clone();
+    for words in
+        ["split[0].weight: stands twice", "salt: stands twice", "split[1].weight: expected a number of 0 or more"]
+    {
+        assert!(details.to_string().contains(words), "{words:?} in {details}");
+    }
+    assert_eq!(details.as_array().unwrap().len(), 4, "each once: {details}");
+    let alone = put(r#"{"split": [{"version": "1", "weight": 1}], "labels": {"a": "1", "a": "1"}}"#);
+    alone.refused(400, "INVALID_REQUEST", "labels.a: stands twice");
+    let promote = bench.post("/api/v1/models/fraud:promote", r#"{"version":"1","reason":"r","version":"2","x":1}"#);
+    promote.refused(400, "INVALID_REQUEST", "version: stands twice");
+    promote.refused(400, "INVALID_REQUEST", "x: unknown member");
+    assert!(bench.asked().is_empty(), "nothing of it reached the manager");
+}
+
+#[test]
+fn what_is_not_json_is_said_with_its_place() {
+    let bench = served();
+    let table = [
+        (r#"{"split": [{"version": "1", "weight": NaN}]}"#, "split[0].weight: the body is not JSON", "JSON has no NaN"),
+        (
+            "{\"split\": [\n {\"version\": \"1\",\n \"weight\": -Infinity}]}",
+            "split[0].weight: ",
+            "JSON has no -Infinity",
+        ),
+        (r#"{"split": [{"version": "1", "weight": nan}]}"#, "split[0].weight: ", "JSON has no nan"),
+        (r#"{"shadows": [{"version": "1", "sample": +inf}]}"#, "shadows[0].sample: ", "JSON has no +inf"),
+        (r#"{"split": [{"version": "1", "weight": 1e999}]}"#, "split[0].weight: ", "number out of range"),
+        (r#"{"split": [{"version": "1" "weight": 1}]}"#, "split[0]: the body is not JSON", "column"),
+        (r#"{"split": []} x"#, "the body is not JSON", "trailing"),
+        ("{\"split\": ", "split: the body is not JSON", "EOF"),
+    ];
+    for (text, place, words) in table {
+        let answer = bench.send("PUT", PATH, &[], text.to_owned());
+        answer.refused(400, "INVALID_REQUEST", place);
+        answer.refused(400, "INVALID_REQUEST", words);
+    }
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    bench.send("PUT", PATH, &[], deep).refused(400, "INVALID_REQUEST", "recursion limit");
+    let json = r#"{"s":"a\u0000\"","n":[0,-1,1.5,18446744073709551615,1e300,null,true],"o":{"":{}}}"#;
+    let read = crate::admin::strict::parse(json.as_bytes()).unwrap();
+    assert_eq!(read.value, serde_json::from_str::<Value>(json).unwrap(), "what is right is read as everybody reads it");
+    assert!(read.complaints.is_empty());
+}
+
+#[test]
 fn a_dry_run_shows_the_document_there_would_be() {
     let bench = Bench::answering(|asked| {
-        let Asked::Promote { model, version, .. } = asked else { panic!("a promote") };
-        let would_be = Some(Document::single(*version));
+        let Asked::Promote { model, ask } = asked else { panic!("a promote") };
+        let would_be = Some(Document::single(ask.version));
         Told::Promoted(crate::lifecycle::Promotion {
             from: None,
             would_be,
             changed: false,
-            ..promotion(model, *version)
+            ..promotion(model, ask.version)
         })
     });
     let body = r#"{"version":"2","reason":"better","dry_run":true}"#;
@@ -201,7 +305,7 @@ fn promote_and_rollback_need_a_reason_and_nothing_unknown() {
     bench.post("/api/v1/models/-x:promote", "{}").refused(404, "MODEL_NOT_FOUND", "-x");
     assert!(bench.asked().is_empty(), "nothing of it reached the manager");
     let back = bench.post(rollback, r#"{"reason":"it was worse"}"#);
-    assert_eq!(back.json(), json!({"model": "fraud", "from": "9", "to": "1", "revision": 8}));
+    assert_eq!(back.json(), json!({"model": "fraud", "from": "9", "to": "1", "revision": 8, "loaded": ["1"]}));
 }
 
 #[test]

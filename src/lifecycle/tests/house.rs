@@ -1,6 +1,6 @@
 //! A models directory, a ledger, a manager and an engine that does what the "models" say: all a test needs.
 
-use super::super::{Config, Handle, Journal, Stop, start_with};
+use super::super::{Config, Handle, Journal, Promote, Stop, start_with};
 use crate::backend::fake::{Fake, FakeEngine};
 use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
 use crate::ledger;
@@ -9,6 +9,7 @@ use crate::lifecycle::Loader;
 use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
 use crate::registry::{self, Entry, Reader, Snapshot, State, VersionStatus};
 use crate::route::{Ask, Proposal, Selector};
+use crate::shadow::{Agreement, Figures};
 use crate::telemetry::Telemetry;
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use std::future::Future;
@@ -87,6 +88,7 @@ pub struct House {
     pub stop: Option<Stop>,
     pub reader: Reader,
     pub telemetry: Telemetry,
+    pub figures: Figures,
 }
 
 impl Ground {
@@ -157,8 +159,9 @@ impl Ground {
             read(files)
         });
         let engines = Arc::new(Only(engine));
-        let (handle, stop) = start_with(config, engines, writer, journal, telemetry.clone()).unwrap();
-        House { ground: self, handle, stop: Some(stop), reader, telemetry }
+        let figures = Figures::default();
+        let (handle, stop) = start_with(config, engines, writer, journal, figures.clone(), telemetry.clone()).unwrap();
+        House { ground: self, handle, stop: Some(stop), reader, telemetry, figures }
     }
 }
 
@@ -216,7 +219,16 @@ impl House {
     }
 
     pub fn promote(&self, model: &str, v: u64) -> Result<super::super::Promotion, Failure> {
-        ask(self.handle.promote(name(model), version(v), "why".to_owned(), false, false, ann()))
+        self.promote_as(model, promote(v))
+    }
+
+    pub fn promote_as(&self, model: &str, wish: Promote) -> Result<super::super::Promotion, Failure> {
+        ask(self.handle.promote(name(model), wish))
+    }
+
+    /// As if a shadow's answers had been held against those of a primary.
+    pub fn compared(&self, model: &str, primary: u64, shadow: u64, pairs: u64, agreed: u64) {
+        self.figures.pretend(&name(model), version(primary), version(shadow), Agreement { pairs, agreed });
     }
 
     pub fn put(&self, model: &str, document: &serde_json::Value) -> Result<super::super::Published, Failure> {
@@ -224,7 +236,7 @@ impl House {
         ask(self.handle.put_traffic(name(model), proposal, None, ann()))
     }
 
-    pub fn rollback(&self, model: &str) -> Result<super::super::Promotion, Failure> {
+    pub fn rollback(&self, model: &str) -> Result<super::super::RolledBack, Failure> {
         ask(self.handle.rollback(name(model), "back".to_owned(), ann()))
     }
 
@@ -241,6 +253,18 @@ impl House {
         self.stop.take().unwrap().stop(PATIENCE);
         self.ground.loads.lock().unwrap().clear();
         self.ground
+    }
+}
+
+/// A promotion as most are asked for.
+pub fn promote(v: u64) -> Promote {
+    Promote {
+        version: version(v),
+        reason: "why".to_owned(),
+        dry_run: false,
+        allow_signature_change: false,
+        gates: None,
+        actor: ann(),
     }
 }
 

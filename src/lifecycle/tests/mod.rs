@@ -1,5 +1,7 @@
+mod gates;
 mod golden;
 mod house;
+mod keep_warm;
 mod operators;
 mod restart;
 mod rules;

@@ -1,7 +1,7 @@
 //! What operators ask, and what they are answered.
 
 use super::house::*;
-use crate::lifecycle::LoadOutcome;
+use crate::lifecycle::{LoadOutcome, Promote};
 use crate::model::Code;
 use crate::registry::State;
 use crate::route::{Proposal, Selector};
@@ -31,7 +31,7 @@ fn promoting_answers_from_and_to_and_changes_nothing_twice() {
 #[test]
 fn a_dry_run_says_what_would_be_and_changes_nothing() {
     let house = three();
-    let dry = |v| ask(house.handle.promote(name("m"), version(v), "why".to_owned(), true, false, ann()));
+    let dry = |v| house.promote_as("m", Promote { dry_run: true, ..promote(v) });
     let told = dry(1).unwrap();
     assert_eq!((told.from, told.to, told.revision, told.changed), (Some(version(3)), version(1), 1, false));
     assert!(told.would_be.unwrap().serves_alone(version(1)));
@@ -58,7 +58,7 @@ fn what_cannot_be_promoted() {
     assert!(code == Code::Conflict && words.contains("extra") && words.contains("allow_signature_change"), "{words}");
     assert_eq!(refused(9).0, Code::VersionNotFound);
     assert_eq!(house.promote("nobody", 1).unwrap_err().code, Code::ModelNotFound);
-    ask(house.handle.promote(name("m"), version(3), "meant".to_owned(), false, true, ann())).unwrap();
+    house.promote_as("m", Promote { allow_signature_change: true, ..promote(3) }).unwrap();
 }
 
 #[test]
@@ -131,8 +131,10 @@ fn a_rollback_loads_what_it_goes_back_to() {
     assert_eq!(house.predict("m").unwrap(), 1, "what serves goes on meanwhile");
     assert_eq!(house.unload("m", 3).unwrap_err().code, Code::Conflict, "it may not go now");
     house.ground.gate.open();
-    assert_eq!(back.join().unwrap().unwrap().to, version(3));
+    let back = back.join().unwrap().unwrap();
+    assert_eq!((back.to, back.loaded), (version(3), vec![version(3)]), "it says what it loaded");
     assert_eq!(house.predict("m").unwrap(), 3);
+    assert_eq!(house.rollback("m").unwrap().loaded, [], "what is still loaded is not loaded again");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The pure parts: the state table, the policies, `model.toml`, the budget, and what a look at the directory makes of it.
 
 use super::super::bring_up::backoff;
+use super::super::gates::Gates;
 use super::super::memory::Budget;
 use super::super::model_toml::ModelSettings;
 use super::super::policy::{Keep, Known, Leave, Standing, auto_promote, first, wanted};
@@ -75,6 +76,7 @@ proptest! {
 fn which_versions_ought_to_be_loaded() {
     type Verdicts = Vec<(Version, Result<(), Leave>)>;
     let none = BTreeSet::new();
+    let two = versions(&[2]);
     let (three, listed) = (versions(&[3]), Keep::Listed(versions(&[1, 9])));
     let known = || Known { found: versions(&[1, 2, 3, 10]), ..Known::default() };
     let ok = |n: u64| (version(n), Ok(()));
@@ -110,6 +112,17 @@ fn which_versions_ought_to_be_loaded() {
             "evicted stays out",
             Known { evicted: Some(&three), ..known() },
             vec![ok(1), ok(2), no(3, Leave::Evicted), ok(10)],
+        ),
+        (
+            "kept warm, unless an operator or room for others says otherwise",
+            Known {
+                keep: Some(&Keep::Latest(1)),
+                warm: versions(&[1, 2, 3, 7]),
+                operator_unloaded: Some(&three),
+                evicted: Some(&two),
+                ..known()
+            },
+            vec![ok(1), no(2, Leave::Evicted), no(3, Leave::Operator), ok(10)],
         ),
         (
             "a model taken out has nothing loaded",
@@ -170,6 +183,24 @@ fn model_toml_means_what_it_says_and_complains_of_everything_at_once() {
     assert_eq!((full.engine, full.versions, full.auto_promote), (EngineChoice::Tract, Keep::Latest(2), true));
     let about = serde_json::json!({"description": "d", "feature_names": ["a", "b"], "batching_enabled": false});
     assert_eq!(serde_json::Value::Object(full.about), about);
+    let strict = read(
+        "keep_warm = \"1h\"\n[gates]\nshadow_agreement = 0.99\nshadow_pairs = 50\ngolden = true\nsignature = true\n",
+    );
+    let strict = strict.unwrap();
+    let gates = Gates { shadow_agreement: Some(0.99), shadow_pairs: Some(50), golden: true, signature: true };
+    assert_eq!((strict.gates, strict.keep_warm), (gates, Some(Duration::from_hours(1))));
+    let words =
+        read("keep_warm = 5\n[gates]\nshadow_agreement = 1.5\nshadow_pairs = 0\ngolden = 1\nsignatures = true\n")
+            .unwrap_err();
+    for part in [
+        "keep_warm: expected a duration",
+        "gates.shadow_agreement: expected a number from 0 to 1",
+        "gates.shadow_pairs: expected a whole number from 1",
+        "gates.golden: expected true or false",
+        "did you mean `gates.signature`",
+    ] {
+        assert!(words.contains(part), "{part} in {words}");
+    }
     assert_eq!(read("").unwrap(), ModelSettings::default());
     assert_eq!(read("versions = \"all\"").unwrap().versions, Keep::All);
     assert_eq!(read("[versions]\nlatest = 1").unwrap().versions, Keep::Latest(1));

@@ -1,0 +1,240 @@
+//! What a version has to show before it is promoted.
+
+use super::super::gates::{Evidence, Gates, Judged};
+use super::house::*;
+use crate::ledger::{self, AuditQuery, Event, LedgerReader};
+use crate::lifecycle::{Promote, Verdict};
+use crate::model::{Code, Dim, Failure, Signature, TensorSpec};
+use crate::registry::State;
+use crate::shadow::Agreement;
+use crate::tensor::DataType;
+use serde_json::{Value, json};
+
+fn gates(json: &Value) -> Gates {
+    Gates::parse(json).unwrap()
+}
+
+fn asking(json: &Value) -> Promote {
+    Promote { gates: Some(gates(json)), ..promote(2) }
+}
+
+/// Version 1 serves and 2 is ready.
+fn house(model_toml: &str) -> (House, LedgerReader) {
+    let ground = Ground::new();
+    ground.write("m", "model.toml", model_toml);
+    ground.put("m", 1, &answers(1));
+    let (writer, ledger) = ledger::open(&ground.dir.path().join("data")).unwrap();
+    let config = ground.config();
+    let house = ground.start_on(config, Box::new(writer));
+    house.wait_state("m", 1, State::Serving);
+    house.ground.put("m", 2, &answers(2));
+    house.wait_state("m", 2, State::Ready);
+    (house, ledger)
+}
+
+fn golden_version(house: &House, v: u64) {
+    let tensor = |name: &str, n: u64| json!({"name": name, "shape": [1], "datatype": "FP32", "data": [n]});
+    let golden = json!({"cases": [{"request": {"inputs": [tensor("x", 7)]}, "outputs": [tensor("y", v)]}]}).to_string();
+    house.ground.put_with("m", v, &[("model.onnx", &answers(v)), ("golden.json", &golden)]);
+}
+
+fn names(failure: &Failure) -> Vec<&str> {
+    failure.details.iter().map(|words| words.split(':').next().unwrap()).collect()
+}
+
+fn last_event(ledger: &LedgerReader) -> Event {
+    let mut events = ledger.audit(&AuditQuery { model: None, since: None, limit: 1 }).unwrap();
+    events.remove(0)
+}
+
+// === the verdicts ===
+
+fn signature(names: &[&str]) -> Signature {
+    let spec = |name: &&str| TensorSpec {
+        name: (*name).into(),
+        datatype: DataType::Fp32,
+        dims: Some(vec![Dim::Free(Some("N".into())), Dim::Fixed(4)]),
+    };
+    Signature::new(names.iter().map(spec).collect(), vec![spec(&"y")])
+}
+
+#[test]
+fn each_gate_says_what_it_asked_for_and_found() {
+    let (same, wide) = (signature(&["x"]), signature(&["x", "z"]));
+    let evidence = |pairs, agreed, golden_cases| Evidence {
+        primaries: vec![version(1), version(5)],
+        agreement: Agreement { pairs, agreed },
+        golden_cases,
+        signature: Some(&same),
+        serving: vec![(version(1), Some(&same)), (version(5), Some(&wide)), (version(6), None)],
+    };
+    let all = gates(&json!({"shadow_agreement": 0.07, "shadow_pairs": 100, "golden": true, "signature": true}));
+    let verdicts = all.judge(&evidence(100, 7, 2));
+    let passed: Vec<(&str, bool)> = verdicts.iter().map(|v| (v.gate, v.passed)).collect();
+    assert_eq!(
+        passed,
+        [("shadow_pairs", true), ("shadow_agreement", true), ("golden", true), ("signature", false)],
+        "7 of 100 is a share of 0.07: {verdicts:?}"
+    );
+    let [pairs, agreement, golden, signature] = &verdicts[..] else { panic!("{verdicts:?}") };
+    assert_eq!(pairs.asked, "at least 100 pairs of answers compared with those of versions 1, 5");
+    assert_eq!(
+        (&*agreement.found, &*golden.found),
+        ("0.07 (7 of 100)", "2 golden answers, all given when it was loaded")
+    );
+    assert_eq!(
+        signature.found,
+        "against version 5: without input z FP32 [N,4]; the signature of version 6 is not known, as it is not loaded"
+    );
+    let few = all.judge(&evidence(99, 6, 0));
+    assert!(few.iter().all(|v| !v.passed), "{few:?}");
+    let none = gates(&json!({"shadow_agreement": 0})).judge(&evidence(0, 0, 0));
+    assert_eq!(none.iter().map(|v| v.passed).collect::<Vec<_>>(), [false, false], "no pair says nothing: {none:?}");
+    assert!(none[0].asked.starts_with("at least 1000 pairs") && none[1].found == "no pair was compared", "{none:?}");
+    let alone = Evidence { primaries: Vec::new(), serving: Vec::new(), ..evidence(0, 0, 0) };
+    let alone = all.judge(&alone);
+    assert!(!alone[0].passed && alone[0].found.contains("no other version answers by the split"), "{alone:?}");
+    assert!(alone[3].passed && alone[3].found == "no other version serves", "{alone:?}");
+    assert_eq!(Gates::default().judge(&evidence(0, 0, 0)), [], "nothing is asked for by default");
+}
+
+#[test]
+fn the_gates_of_a_promote_replace_the_models_own() {
+    let nothing = Evidence {
+        primaries: Vec::new(),
+        agreement: Agreement::default(),
+        golden_cases: 0,
+        signature: None,
+        serving: Vec::new(),
+    };
+    let (golden, none) = (gates(&json!({"golden": true})), Gates::default());
+    let verdicts = |judged: &Option<Judged>| judged.as_ref().map(|j| j.verdicts.len());
+    assert_eq!(Judged::new(None, &none, &nothing), None);
+    assert_eq!(Judged::new(Some(&none), &none, &nothing), None);
+    let own = Judged::new(None, &golden, &nothing);
+    assert_eq!((verdicts(&own), own.unwrap().instead_of), (Some(1), None));
+    let off = Judged::new(Some(&none), &golden, &nothing);
+    assert_eq!(verdicts(&off), Some(0));
+    let kept = serde_json::to_value(off.unwrap()).unwrap();
+    assert_eq!(kept, json!({"from": "request", "verdicts": [], "instead_of": {"golden": true}}));
+    let other = Judged::new(Some(&gates(&json!({"signature": true}))), &golden, &nothing).unwrap();
+    assert_eq!((other.verdicts[0].gate, other.instead_of), ("signature", Some(golden)));
+}
+
+// === the promote ===
+
+#[test]
+fn a_promote_passes_its_gates_or_changes_nothing() {
+    let (house, ledger) = house("");
+    let asked = json!({"shadow_agreement": 0.99, "shadow_pairs": 200, "golden": true, "signature": true});
+    let refused = house.promote_as("m", asking(&asked)).unwrap_err();
+    assert_eq!((refused.code, names(&refused)), (Code::Conflict, vec!["shadow_pairs", "shadow_agreement", "golden"]));
+    assert!(refused.message.contains("3 of the 4 gates that were asked for"), "{refused:?}");
+    house.compared("m", 1, 2, 200, 190);
+    // Pairs with a version that is not in the split, and with itself, say nothing of what serves.
+    house.compared("m", 3, 2, 5000, 5000);
+    house.compared("m", 2, 2, 5000, 5000);
+    let refused = house.promote_as("m", asking(&asked)).unwrap_err();
+    assert_eq!(names(&refused), ["shadow_agreement", "golden"]);
+    assert!(refused.details[0].contains("found: 0.95 (190 of 200)"), "{refused:?}");
+    assert_eq!((house.predict("m").unwrap(), house.entry("m").unwrap().revision()), (1, 1));
+    house.compared("m", 1, 2, 2000, 1999);
+    golden_version(&house, 4);
+    house.wait_state("m", 4, State::Ready);
+    let lacks_golden = house.promote_as("m", asking(&asked)).unwrap_err();
+    assert_eq!(
+        (names(&lacks_golden), lacks_golden.details.len()),
+        (vec!["golden"], 1),
+        "also a single one is a detail"
+    );
+    house.compared("m", 1, 4, 200, 200);
+    let done = house.promote_as("m", Promote { version: version(4), ..asking(&asked) }).unwrap();
+    assert!(done.changed && done.gates.len() == 4 && done.gates.iter().all(|v| v.passed), "{done:?}");
+    let event: Value = serde_json::from_str(&last_event(&ledger).after.unwrap()).unwrap();
+    assert_eq!((&event["gates"]["from"], &event["split"][0]["version"]), (&json!("request"), &json!("4")));
+    assert_eq!(event["gates"]["verdicts"][1]["found"], "1 (200 of 200)");
+    let again = house.promote_as("m", Promote { version: version(4), ..asking(&asked) }).unwrap();
+    assert_eq!((again.changed, again.gates), (false, Vec::new()), "there is nothing to change");
+}
+
+#[test]
+fn a_dry_run_says_which_gates_would_fail() {
+    let (house, _) = house("[gates]\ngolden = true\nsignature = true\n");
+    let told = house.promote_as("m", Promote { dry_run: true, ..promote(2) }).unwrap();
+    let verdicts: Vec<(&str, bool)> = told.gates.iter().map(|v: &Verdict| (v.gate, v.passed)).collect();
+    assert_eq!(verdicts, [("golden", false), ("signature", true)]);
+    assert!(told.would_be.unwrap().serves_alone(version(2)) && !told.changed);
+    assert_eq!(house.predict("m").unwrap(), 1);
+}
+
+#[test]
+fn a_models_own_gates_hold_where_a_promote_brings_none() {
+    let (house, ledger) = house("[gates]\ngolden = true\n");
+    let refused = house.promote("m", 2).unwrap_err();
+    assert!(refused.message.contains("1 of the 1 gates of model.toml: golden"), "{refused:?}");
+    let done = house.promote_as("m", asking(&json!({}))).unwrap();
+    assert_eq!((done.changed, done.gates.len()), (true, 0));
+    let event: Value = serde_json::from_str(&last_event(&ledger).after.unwrap()).unwrap();
+    assert_eq!(event["gates"]["instead_of"], json!({"golden": true}), "that they were switched off is on record");
+    house.rollback("m").unwrap();
+    let event: Value = serde_json::from_str(&last_event(&ledger).after.unwrap()).unwrap();
+    assert!(event["gates"].is_null() && event["split"][0]["version"] == "1", "{event}");
+    assert_eq!(house.rollback("m").unwrap().to, version(2), "gates are for promotions");
+}
+
+#[test]
+fn a_signature_gate_holds_also_where_breaking_callers_is_allowed() {
+    let (house, _) = house("");
+    house.ground.put("m", 3, "wide\nend");
+    house.wait_state("m", 3, State::Ready);
+    let wide = |json: Value| {
+        let wish = Promote { version: version(3), allow_signature_change: true, ..asking(&json) };
+        house.promote_as("m", wish)
+    };
+    let refused = wide(json!({"signature": true})).unwrap_err();
+    assert!(refused.details[0].contains("signature: asked for the signature of version 1, exactly"), "{refused:?}");
+    assert!(refused.details[0].contains("against version 1: with input extra"), "{refused:?}");
+    assert!(wide(json!({})).unwrap().changed);
+}
+
+// === of itself ===
+
+#[test]
+fn auto_promote_waits_for_the_pairs_its_gates_ask_for() {
+    let (house, ledger) = house("auto_promote = true\n[gates]\nshadow_agreement = 0.9\nshadow_pairs = 50\n");
+    let notes = |v| house.status("m", v).unwrap().notes.join(" ");
+    eventually("it is said", || notes(2).contains("not promoted of itself"));
+    assert!(
+        notes(2).contains("shadow_pairs: asked for at least 50 pairs") && notes(2).contains("found: 0"),
+        "{}",
+        notes(2)
+    );
+    assert_eq!(house.predict("m").unwrap(), 1);
+    house.compared("m", 1, 2, 50, 44);
+    eventually("the note follows", || notes(2).contains("0.88 (44 of 50)"));
+    assert_eq!(house.predict("m").unwrap(), 1);
+    house.compared("m", 1, 2, 60, 57);
+    house.wait_state("m", 2, State::Serving);
+    eventually("it is said no more", || notes(2).is_empty());
+    let event = last_event(&ledger);
+    let after: Value = serde_json::from_str(&event.after.unwrap()).unwrap();
+    assert_eq!((&*event.action, &after["gates"]["from"]), ("auto_promote", &json!("model.toml")));
+    assert_eq!(after["gates"]["verdicts"][1]["found"], "0.95 (57 of 60)");
+}
+
+#[test]
+fn auto_promote_looks_again_when_model_toml_changes() {
+    let (house, _) = house("auto_promote = true\n[gates]\ngolden = true\n");
+    let notes = |v| house.status("m", v).unwrap().notes.join(" ");
+    eventually("it is said", || notes(2).contains("golden"));
+    house.ground.write("m", "model.toml", "auto_promote = true\n");
+    house.wait_state("m", 2, State::Serving);
+    eventually("it is said no more", || notes(2).is_empty());
+    house.ground.put("m", 3, "wide\nend");
+    house.wait_state("m", 3, State::Ready);
+    eventually("its signature breaks callers", || notes(3).contains("extra"));
+    house.ground.write("m", "model.toml", "auto_promote = true\ndescription = \"d\"\n");
+    house.ground.put("m", 4, &answers(4));
+    house.wait_state("m", 4, State::Serving);
+    assert!(notes(3).contains("extra"), "it was looked at again, and is no better");
+}
