@@ -14,5 +14,6 @@ mod predict;
 mod restart;
 mod rollout;
 mod shadow;
+mod split;
 mod swap;
 mod tritonclient;

@@ -1,11 +1,8 @@
 //! What serves survives a restart, also one nobody announced.
 
-use crate::support::Gateway;
-use crate::support::{eventually, infer_body, onnx};
+use crate::support::process::Served;
+use crate::support::{Gateway, eventually, infer_body, onnx};
 use serde_json::json;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 #[test]
 fn promotions_and_unloads_survive_a_clean_restart() {
@@ -31,72 +28,6 @@ fn promotions_and_unloads_survive_a_clean_restart() {
     let actions: Vec<&str> =
         audit["events"].as_array().unwrap().iter().map(|e| e["action"].as_str().unwrap()).collect();
     assert!(actions.contains(&"promote") && actions.contains(&"unload"), "{actions:?}");
-}
-
-/// The real binary, as `make run` starts it, on ports of the system's choice.
-struct Served {
-    child: Child,
-    data: String,
-    admin: String,
-}
-
-impl Served {
-    fn start(dir: &Path) -> Served {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--models"])
-            .arg(dir.join("models"))
-            .arg("--data-dir")
-            .arg(dir.join("data"))
-            .current_dir(dir)
-            .env("SLUICEGATE__LOG__FORMAT", "json")
-            .env(
-                "ORT_DYLIB_PATH",
-                std::env::var("ORT_DYLIB_PATH").unwrap_or_else(|_| {
-                    Path::new(env!("CARGO_MANIFEST_DIR")).join(".ort/libonnxruntime.so").display().to_string()
-                }),
-            )
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (mut data, mut admin) = (None, None);
-        while data.is_none() || admin.is_none() {
-            let line = lines.next().expect("the server says where it listens before it ends").unwrap();
-            let json: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
-            data = data.or(json["data"].as_str().map(str::to_owned));
-            admin = admin.or(json["admin"].as_str().map(str::to_owned));
-        }
-        // Somebody has to read on, or the server would stop at a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Served { child, data: data.unwrap(), admin: admin.unwrap() }
-    }
-
-    fn ready(&self) {
-        let url = format!("http://{}/v2/health/ready", self.data);
-        eventually("the binary is ready", || ureq::get(&url).call().ok().map(drop));
-    }
-
-    fn version_serving(&self) -> String {
-        let url = format!("http://{}/v2/models/self/infer", self.data);
-        let mut answer = ureq::post(&url).send(infer_body(&[1, 4], &[0.0; 4])).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
-        json["model_version"].as_str().unwrap().to_owned()
-    }
-
-    fn cli(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_sluicegate"))
-            .args(arguments)
-            .env("SLUICEGATE_ADMIN", format!("http://{}", self.admin))
-            .output()
-            .unwrap()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
@@ -130,4 +61,59 @@ fn sigterm_ends_with_exit_code_0() {
     let pid = rustix::process::Pid::from_child(&served.child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(served.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn kill_9_in_the_middle_of_a_rollout_leaves_it_where_it_was() {
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("models")).unwrap();
+    for v in 1..=2 {
+        onnx::install(&dir.path().join("models"), "self", v, &onnx::answering(v as f32, 4, 0));
+    }
+    let shown = |served: &Served, arguments: &[&str]| -> serde_json::Value {
+        let output = served.cli(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let mut served = Served::start(dir.path());
+    served.ready();
+    assert!(served.cli(&["promote", "self", "1", "--reason", "a test"]).status.success());
+    let plan = ["rollout", "self", "--to", "2", "--steps", "20,40,60,80", "--hold", "0s", "--min-requests", "15"];
+    assert!(served.cli(&[&plan[..], &["--reason", "a test"]].concat()).status.success());
+    let mut before = shown(&served, &["rollout", "self"]);
+    for _ in 0..2 {
+        // Killed as soon as it has moved once more: what was shown was durable.
+        let step = before["step"].as_u64().unwrap();
+        before = eventually("the next step", || {
+            (0..20).for_each(|_| drop(served.ask(&[])));
+            let rollout = shown(&served, &["rollout", "self"]);
+            (rollout["step"].as_u64() > Some(step)).then_some(rollout)
+        });
+        served.child.kill().unwrap();
+        served.child.wait().unwrap();
+        served = Served::start(dir.path());
+        served.ready();
+        let after = shown(&served, &["rollout", "self"]);
+        assert_eq!(after["state"], "running", "{after}");
+        // It may have moved between what was shown and the kill, and never back.
+        assert!(after["step"].as_u64() >= before["step"].as_u64(), "{before} and then {after}");
+        let moves = |rollout: &serde_json::Value| rollout["moves"].as_array().unwrap().clone();
+        assert!(moves(&after).starts_with(&moves(&before)), "{before} and then {after}");
+        let traffic = shown(&served, &["traffic", "self"]);
+        assert_eq!(traffic["split"][1]["weight"], after["percent"], "the document is the step's");
+        assert_eq!(traffic["revision"], after["revision"]);
+        before = after;
+    }
+    let done = eventually("it finishes", || {
+        (0..20).for_each(|_| drop(served.ask(&[])));
+        let rollout = shown(&served, &["rollout", "self"]);
+        (rollout["state"] == "finished").then_some(rollout)
+    });
+    assert_eq!(done["percent"], 80.0);
+    let audit = shown(&served, &["audit", "--model", "self"]);
+    let mut actions: Vec<&str> =
+        audit["events"].as_array().unwrap().iter().map(|event| event["action"].as_str().unwrap()).collect();
+    actions.reverse();
+    let step = "rollout_step";
+    assert_eq!(actions, ["first_document", "promote", "rollout_start", step, step, step, "rollout_finish"]);
 }

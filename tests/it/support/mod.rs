@@ -1,6 +1,7 @@
 //! What the behaviours share: a gateway on ports of the system's choice, a models directory, a client.
 
 pub mod onnx;
+pub mod process;
 
 use serde_json::Value;
 use sluicegate::app::App;
