@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod machine;
 pub mod model;
 pub mod registry;
+pub mod rollout;
 pub mod route;
 pub mod serve;
 pub mod settings;

@@ -10,8 +10,8 @@
 //! - A page in an operator's browser cannot change anything here: requests that change state are refused when they carry a
 //!   foreign `Origin`.
 //!
-//! Uses: http (the error answer), lifecycle (handle), registry (reader), shadow (figures), codec (outputs as JSON), ledger, route,
-//! model, telemetry.
+//! Uses: http (the error answer), lifecycle (handle), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger,
+//! route, settings (durations), model, telemetry.
 //!
 //! Invariant: nothing here loads, moves or publishes anything.
 //!
@@ -28,6 +28,7 @@ mod past;
 mod probes;
 mod push;
 mod refused;
+mod rollout;
 mod routes;
 mod shadows;
 mod shapes;
@@ -40,6 +41,7 @@ mod triton;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
 use crate::registry::Reader;
+use crate::rollout::Rollouts;
 use crate::shadow::Figures;
 use crate::telemetry::Telemetry;
 use std::path::PathBuf;
@@ -49,6 +51,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Admin {
     pub reader: Reader,
+    pub rollouts: Rollouts,
     /// What is known of shadows.
     pub figures: Figures,
     pub handle: Handle,

@@ -1,6 +1,6 @@
 //! The `OpenAPI` document, generated from the handlers.
 
-use super::{models, past, probes, push, shadows, traffic, triton};
+use super::{models, past, probes, push, rollout, shadows, traffic, triton};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use std::sync::LazyLock;
@@ -23,6 +23,11 @@ use utoipa::OpenApi;
         models::show,
         traffic::promote,
         traffic::rollback,
+        rollout::begin,
+        rollout::show,
+        rollout::pause,
+        rollout::resume,
+        rollout::abort,
         models::version,
         push::push,
         models::load,

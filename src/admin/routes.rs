@@ -2,7 +2,7 @@
 
 use super::ask::Bare;
 use super::refused::Refused;
-use super::{Admin, models, openapi, origin, past, probes, push, shadows, traffic, triton};
+use super::{Admin, models, openapi, origin, past, probes, push, rollout, shadows, traffic, triton};
 use crate::model::{Code, Failure};
 use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -34,6 +34,11 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/models/{model}", models::show),
         post("/api/v1/models/{model}:promote", traffic::promote),
         post("/api/v1/models/{model}:rollback", traffic::rollback),
+        post("/api/v1/models/{model}:rollout", rollout::begin),
+        get("/api/v1/models/{model}/rollout", rollout::show),
+        post("/api/v1/models/{model}/rollout:pause", rollout::pause),
+        post("/api/v1/models/{model}/rollout:resume", rollout::resume),
+        post("/api/v1/models/{model}/rollout:abort", rollout::abort),
         get("/api/v1/models/{model}/versions/{version}", models::version),
         put("/api/v1/models/{model}/versions/{version}", push::push),
         post("/api/v1/models/{model}/versions/{version}:load", models::load),
@@ -68,8 +73,9 @@ type Verbs = Vec<(Option<&'static str>, MethodRouter)>;
 pub(super) fn build(admin: &Arc<Admin>) -> Router {
     let mut paths: BTreeMap<&'static str, Verbs> = BTreeMap::new();
     for endpoint in endpoints() {
-        let (path, verb) =
-            endpoint.path.split_once(':').map_or((endpoint.path, None), |(path, verb)| (path, Some(verb)));
+        // A verb after a parameter is part of its text; after a fixed segment it is part of that.
+        let verb = endpoint.path.split_once(':').filter(|(path, _)| path.ends_with('}'));
+        let (path, verb) = verb.map_or((endpoint.path, None), |(path, verb)| (path, Some(verb)));
         let methods = endpoint.methods.with_state(Arc::clone(admin));
         let verbs = paths.entry(path).or_default();
         match verbs.iter_mut().find(|(known, _)| *known == verb) {

@@ -151,6 +151,44 @@ pub(super) struct GatesRequest {
     signature: bool,
 }
 
+/// A rollout to begin. Only `to` and `reason` are required.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document alone; `rollout::Plan` reads it")]
+pub(super) struct RolloutRequest {
+    #[schema(example = "4")]
+    to: String,
+    /// Percentages that rise; [1,5,25,50,100] where absent.
+    steps: Option<Vec<f64>>,
+    /// For each step, at least; 10m where absent.
+    #[schema(example = "10m")]
+    hold: Option<String>,
+    /// Of the candidate, in each step, at least; 100 where absent.
+    min_requests: Option<u64>,
+    /// Before the first step, where `shadow_disagreement` is a guardrail; 1000 where absent.
+    min_shadow_pairs: Option<u64>,
+    /// The share of requests copied then; 1 where absent.
+    shadow_sample: Option<f64>,
+    guardrails: Option<GuardrailsRequest>,
+    allow_signature_change: Option<bool>,
+    reason: String,
+}
+
+/// What takes the traffic back. What is absent has its default, and null switches it off.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document alone; `rollout::Plan` reads it")]
+pub(super) struct GuardrailsRequest {
+    /// 1.0: the candidate's share of failed requests may be this many times the control's.
+    error_rate_ratio: Option<f64>,
+    /// 1.0: the same for requests with outputs that are NaN or infinite.
+    nonfinite_ratio: Option<f64>,
+    /// 1.5: the candidate's 99th percentile may be this many times the control's.
+    p99_latency_ratio: Option<f64>,
+    /// Off: the share of shadow pairs that may disagree before the first step.
+    shadow_disagreement: Option<f64>,
+    /// 0.05: the share of rollouts without any difference that are taken back at most.
+    false_alarm_rate: Option<f64>,
+}
+
 /// What a rollback takes.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RollbackRequest {

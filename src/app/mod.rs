@@ -25,6 +25,7 @@ use crate::execute::{self, Executor};
 use crate::http::{self, Door, Server};
 use crate::lifecycle;
 use crate::machine::Machine;
+use crate::rollout::Rollouts;
 use crate::serve::Gateway;
 use crate::shadow::{self, Shadows};
 use crate::telemetry::Telemetry;
@@ -70,6 +71,7 @@ pub struct App {
     door: Arc<Door>,
     server: Server,
     shadows: Shadows,
+    rollouts: Rollouts,
     control: control::Control,
     manager: lifecycle::Stop,
     phase: watch::Sender<Phase>,
@@ -146,9 +148,14 @@ impl App {
         let door = Door::new(gateway, &http_config, &telemetry);
         let server = Server::start(data_listener, &http_config, &door, &telemetry).map_err(start("the data plane"))?;
 
+        let rollouts =
+            Rollouts::start(handle.clone(), reader.clone(), ledger_reader.clone(), figures.clone(), telemetry.clone())
+                .map_err(start("the rollouts"))?;
+
         let (phase, phases) = watch::channel(Phase::Serving);
         let plane = admin::Admin {
             reader,
+            rollouts: rollouts.clone(),
             figures,
             handle,
             ledger: ledger_reader,
@@ -161,7 +168,7 @@ impl App {
             .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
-        Ok(App { door, server, shadows, control, manager, phase, config: config.clone() })
+        Ok(App { door, server, shadows, rollouts, control, manager, phase, config: config.clone() })
     }
 
     #[must_use]
@@ -205,7 +212,7 @@ impl App {
 
     /// Stops in order, within `server.shutdown_grace`; true when everything ended by itself.
     pub fn stop(self) -> bool {
-        let App { door, server, shadows, control, manager, phase, config } = self;
+        let App { door, server, shadows, rollouts, control, manager, phase, config } = self;
         let until = Instant::now() + config.server.shutdown_grace;
         let left = || until.saturating_duration_since(Instant::now());
         door.announce_stop();
@@ -219,6 +226,7 @@ impl App {
         if !drained {
             tracing::warn!(in_flight = door.in_flight(), "the grace is over; connections still open were cut off");
         }
+        rollouts.stop();
         shadows.stop();
         control.stop(left());
         manager.stop(left());

@@ -21,20 +21,20 @@ pub(super) struct Client {
 }
 
 /// An answer of the server's that is no error.
-struct Answer {
+pub(super) struct Answer {
     bytes: Vec<u8>,
     etag: Option<String>,
 }
 
 impl Answer {
-    fn json(&self) -> Result<Value, Failed> {
+    pub(super) fn json(&self) -> Result<Value, Failed> {
         serde_json::from_slice(&self.bytes).map_err(|e| {
             Failed::Doing(format!("the answer is not JSON ({e}): {}", String::from_utf8_lossy(&self.bytes)))
         })
     }
 }
 
-type Done = Result<(), Failed>;
+pub(super) type Done = Result<(), Failed>;
 
 impl Client {
     pub(super) fn new(options: ClientOptions) -> Client {
@@ -154,7 +154,7 @@ impl Client {
         self.show(&self.get(&format!("/api/v1/audit?{}", query.join("&")))?, show::audit)
     }
 
-    fn show(&self, answer: &Answer, table: impl FnOnce(&Value) -> String) -> Done {
+    pub(super) fn show(&self, answer: &Answer, table: impl FnOnce(&Value) -> String) -> Done {
         let mut out = io::stdout().lock();
         let written = if self.options.json {
             out.write_all(&answer.bytes)
@@ -170,12 +170,12 @@ impl Client {
         }
     }
 
-    fn get(&self, place: &str) -> Result<Answer, Failed> {
+    pub(super) fn get(&self, place: &str) -> Result<Answer, Failed> {
         let request = self.request("GET", place)?.body(()).map_err(|e| self.wrong(&e))?;
         self.answer(self.agent.run(request))
     }
 
-    fn send(&self, method: &str, place: &str, body: &Value) -> Result<Answer, Failed> {
+    pub(super) fn send(&self, method: &str, place: &str, body: &Value) -> Result<Answer, Failed> {
         let request = self.request(method, place)?.header("content-type", "application/json");
         let request = request.body(body.to_string()).map_err(|e| self.wrong(&e))?;
         self.answer(self.agent.run(request))
@@ -252,7 +252,7 @@ fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-fn path(model: &str, verb: &str) -> String {
+pub(super) fn path(model: &str, verb: &str) -> String {
     format!("/api/v1/models/{}{verb}", segment(model))
 }
 

@@ -12,6 +12,7 @@
 //! To add a command: a variant of [`Command`], its call in `client.rs`, its table in `show.rs` (`docs/how-to-add/admin-command.md`).
 
 mod client;
+mod rollout;
 mod show;
 mod show_shadow;
 #[cfg(test)]
@@ -95,6 +96,15 @@ enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// Show a model's rollout, or begin, hold or end one.
+    #[command(after_help = "Examples:
+  sluicegate rollout iris --to 4 --reason \"better recall\"
+  sluicegate rollout iris --to 4 --steps 1,5,25,50,100 --hold 10m --guardrail p99_latency_ratio=2 --reason \"better recall\"
+  sluicegate rollout iris --to 4 --guardrail shadow_disagreement=0.02 --reason \"same answers, faster\" --watch
+  sluicegate rollout iris
+  sluicegate rollout iris --pause --reason \"the campaign starts\"
+  sluicegate rollout iris --abort --reason \"complaints\"")]
+    Rollout(RolloutOptions),
     /// Show how a model's shadows compare with the versions that answer.
     #[command(after_help = "Examples:
   sluicegate traffic iris --json | jq '.shadows = [{version: \"2\", sample: 1}]' | sluicegate traffic iris --set -
@@ -150,6 +160,49 @@ struct ServeOptions {
     /// Where what must survive a restart is kept [default: data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub(crate) struct RolloutOptions {
+    model: String,
+    /// Begin one to this version.
+    #[arg(long, value_name = "VERSION", requires = "reason")]
+    to: Option<String>,
+    /// Percentages that rise, with commas between [default: 1,5,25,50,100]
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', requires = "to")]
+    steps: Vec<f64>,
+    /// Each step, at least: 10m, 30s [default: 10m]
+    #[arg(long, value_name = "DURATION", requires = "to")]
+    hold: Option<String>,
+    /// Of the new version, in each step, at least [default: 100]
+    #[arg(long, value_name = "N", requires = "to")]
+    min_requests: Option<u64>,
+    /// Before the first step, with a limit on `shadow_disagreement` [default: 1000]
+    #[arg(long, value_name = "N", requires = "to")]
+    min_shadow_pairs: Option<u64>,
+    /// NAME=LIMIT, or NAME=off; several times: `error_rate_ratio`, `nonfinite_ratio`, `p99_latency_ratio`, `shadow_disagreement`,
+    /// `false_alarm_rate`.
+    #[arg(long = "guardrail", value_name = "NAME=LIMIT", requires = "to")]
+    guardrails: Vec<String>,
+    /// Begin although the signature breaks callers.
+    #[arg(long, requires = "to")]
+    allow_signature_change: bool,
+    /// Hold it at its step.
+    #[arg(long, requires = "reason", conflicts_with_all = ["to", "resume", "abort"])]
+    pause: bool,
+    /// Go on.
+    #[arg(long, requires = "reason", conflicts_with_all = ["to", "abort"])]
+    resume: bool,
+    /// End it, and put back the document of before it.
+    #[arg(long, requires = "reason", conflicts_with = "to")]
+    abort: bool,
+    /// Kept in the history and the audit trail.
+    #[arg(long)]
+    reason: Option<String>,
+    /// Follow it until it ends; exit code 1 when it does not finish.
+    #[arg(long)]
+    watch: bool,
 }
 
 #[derive(Debug, Args)]
@@ -222,6 +275,7 @@ pub fn run(
         Command::Traffic(options) => client.traffic(&options),
         Command::Promote(options) => client.promote(&options),
         Command::Rollback { model, reason } => client.rollback(&model, &reason),
+        Command::Rollout(options) => client.rollout(&options),
         Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),
         Command::Load { model, version } => client.load(&model, &version, "load"),
         Command::Unload { model, version } => client.load(&model, &version, "unload"),

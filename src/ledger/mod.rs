@@ -56,6 +56,12 @@ pub enum Effect {
         /// The version that was promoted of itself, if that is what this is: it will not be a second time.
         auto_promoted: Option<Version>,
     },
+    /// Where a rollout stands, and the traffic document that goes with it where it moves traffic: both or neither.
+    SetRollout {
+        /// JSON. Refused when it is not.
+        state: String,
+        document: Option<NewDocument>,
+    },
     /// The whole model taken out, or back, with its document kept.
     SetTakenOut(bool),
     /// A version an operator unloaded stays so until it is loaded again.
@@ -65,6 +71,15 @@ pub enum Effect {
     RecordArtifact { version: Version, sha256: String, bytes: u64 },
     /// Nothing but the audit event.
     None,
+}
+
+/// A traffic document a rollout puts in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDocument {
+    /// JSON. Refused when it is not.
+    pub document: String,
+    /// The highest version it makes serve.
+    pub highest_served: Option<Version>,
 }
 
 /// Who did what, as the audit trail spells it.
@@ -83,6 +98,18 @@ pub enum Action {
     AutoPromote,
     /// Other bytes came ready under a known version.
     ReplaceArtifact,
+    RolloutStart,
+    /// To its next step.
+    RolloutStep,
+    RolloutPause,
+    RolloutResume,
+    /// An operator took the traffic back.
+    RolloutAbort,
+    /// A broken guardrail took the traffic back.
+    RolloutTakeBack,
+    RolloutFinish,
+    /// It goes no further, and traffic stays as it is: somebody else changed it.
+    RolloutStop,
 }
 
 impl Action {
@@ -101,6 +128,14 @@ impl Action {
             Action::FirstDocument => "first_document",
             Action::AutoPromote => "auto_promote",
             Action::ReplaceArtifact => "replace_artifact",
+            Action::RolloutStart => "rollout_start",
+            Action::RolloutStep => "rollout_step",
+            Action::RolloutPause => "rollout_pause",
+            Action::RolloutResume => "rollout_resume",
+            Action::RolloutAbort => "rollout_abort",
+            Action::RolloutTakeBack => "rollout_take_back",
+            Action::RolloutFinish => "rollout_finish",
+            Action::RolloutStop => "rollout_stop",
         }
     }
 }

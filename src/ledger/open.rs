@@ -14,7 +14,8 @@ use std::time::Duration;
 /// changed: there are files that took it.
 ///
 /// Versions are text, as in every document: they are 64-bit unsigned and SQLite's integers are signed.
-pub(super) const MIGRATIONS: [&str; 1] = ["
+pub(super) const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE models (
         model          TEXT PRIMARY KEY NOT NULL,
         revision       INTEGER NOT NULL DEFAULT 0,
@@ -57,7 +58,14 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         first_ready_at TEXT NOT NULL,
         PRIMARY KEY (model, version)
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE rollouts (
+        model TEXT PRIMARY KEY NOT NULL REFERENCES models (model),
+        state TEXT NOT NULL
+    ) STRICT;
+",
+];
 
 /// Longer than anybody who looks into the file with a tool of their own keeps it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -66,6 +66,15 @@ impl LedgerReader {
         LedgerReader(Arc::new(Reading { connection: Mutex::new(connection), file }))
     }
 
+    /// Where each model's last rollout stands, as JSON.
+    pub fn rollouts(&self) -> Result<Vec<(ModelName, String)>, LedgerError> {
+        self.ask("read the rollouts", |connection| {
+            let mut statement = connection.prepare_cached("SELECT model, state FROM rollouts ORDER BY model")?;
+            let all = statement.query_map([], |row| Ok((row.get::<_, Text<ModelName>>(0)?.0, row.get(1)?)))?;
+            all.collect()
+        })
+    }
+
     /// Every traffic document a model has had, the newest first.
     pub fn history(&self, model: &ModelName) -> Result<Vec<HistoryEntry>, LedgerError> {
         self.ask("read the history", |connection| {

@@ -162,6 +162,43 @@ fn what_is_not_json_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_rollout_is_kept_with_its_document_or_not_at_all() {
+    let (dir, mut writer, reader) = new();
+    let steer = |state: &str, document: Option<String>| {
+        let document = document.map(|document| NewDocument { document, highest_served: Some(version(2)) });
+        change("m", Action::RolloutStep, Effect::SetRollout { state: state.to_owned(), document })
+    };
+    assert_eq!(writer.commit(steer(r#"{"step":0}"#, Some(document(2)))).unwrap().revision, 1);
+    assert_eq!(writer.commit(steer(r#"{"step":0,"paused":true}"#, None)).unwrap().revision, 1, "no new document");
+    assert!(writer.commit(steer(r#"{"step":1}"#, Some("no json".to_owned()))).is_err());
+    assert!(writer.commit(steer("no json", Some(document(3)))).is_err());
+    drop((writer, reader));
+    let (writer, reader) = open(dir.path()).unwrap();
+    assert_eq!(reader.rollouts().unwrap(), [(name("m"), r#"{"step":0,"paused":true}"#.to_owned())]);
+    let kept = &writer.load().unwrap()[0];
+    assert_eq!((kept.revision, kept.document.as_deref()), (1, Some(document(2).as_str())));
+    assert_eq!(kept.highest_served, Some(version(2)));
+    let actions: Vec<String> = reader.audit(&everything()).unwrap().into_iter().map(|e| e.action).collect();
+    assert_eq!(actions, ["rollout_step", "rollout_step"]);
+}
+
+#[test]
+fn an_older_data_directory_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
+    old.execute_batch(super::open::MIGRATIONS[0]).unwrap();
+    old.execute_batch("INSERT INTO models (model, revision) VALUES ('m', 0); PRAGMA user_version = 1;").unwrap();
+    drop(old);
+    let (mut writer, reader) = open(dir.path()).unwrap();
+    assert_eq!(writer.load().unwrap()[0].model, name("m"));
+    assert_eq!(reader.rollouts().unwrap(), []);
+    writer
+        .commit(change("m", Action::RolloutStop, Effect::SetRollout { state: "{}".to_owned(), document: None }))
+        .unwrap();
+    assert_eq!(reader.rollouts().unwrap().len(), 1);
+}
+
+#[test]
 fn a_second_server_is_refused_until_the_first_is_gone() {
     let (dir, writer, reader) = new();
     let refused = open(dir.path()).unwrap_err().to_string();
@@ -178,7 +215,7 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     writer.connection().pragma_update(None, "user_version", 99).unwrap();
     drop((writer, reader));
     let refused = open(dir.path()).unwrap_err().to_string();
-    assert!(refused.contains("written by a newer sluicegate: its schema is 99, this one knows up to 1"), "{refused}");
+    assert!(refused.contains("written by a newer sluicegate: its schema is 99, this one knows up to 2"), "{refused}");
     let connection = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(version, 99);

@@ -3,7 +3,7 @@
 use super::error::LedgerError;
 use super::open::Lock;
 use super::reader::{Text, previous_document, revision_of};
-use super::{Artifact, Change, Committed, Effect, ModelState, Revision, rfc3339};
+use super::{Artifact, Change, Committed, Effect, ModelState, NewDocument, Revision, rfc3339};
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
@@ -92,12 +92,14 @@ impl Drop for LedgerWriter {
 }
 
 fn refuse_other_than_json(change: &Change) -> Result<(), LedgerError> {
-    let document = match &change.effect {
-        Effect::SetDocument { document, .. } => Some(document),
-        _ => None,
+    let (document, rollout) = match &change.effect {
+        Effect::SetDocument { document, .. } => (Some(document), None),
+        Effect::SetRollout { state, document } => (document.as_ref().map(|new| &new.document), Some(state)),
+        _ => (None, None),
     };
     let texts = [
         ("the traffic document", document),
+        ("the rollout", rollout),
         ("`before` of the change", change.before.as_ref()),
         ("`after` of the change", change.after.as_ref()),
     ];
@@ -173,16 +175,17 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
     let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| transaction.prepare_cached(sql)?.execute(params);
     match &change.effect {
         Effect::None => {}
-        Effect::SetDocument { document, highest_served, auto_promoted } => {
-            run("UPDATE models SET revision = revision + 1 WHERE model = ?1", &[&model])?;
-            run(
-                "INSERT INTO documents (model, revision, event, document)
-                 SELECT model, revision, ?2, ?3 FROM models WHERE model = ?1",
-                &[&model, &event_id, document],
-            )?;
-            if let Some(version) = highest_served {
-                raise_highest_served(transaction, model, *version)?;
+        Effect::SetRollout { state, document } => {
+            if let Some(NewDocument { document, highest_served }) = document {
+                set_document(transaction, model, event_id, document, *highest_served)?;
             }
+            run(
+                "INSERT INTO rollouts VALUES (?1, ?2) ON CONFLICT (model) DO UPDATE SET state = excluded.state",
+                &[&model, state],
+            )?;
+        }
+        Effect::SetDocument { document, highest_served, auto_promoted } => {
+            set_document(transaction, model, event_id, document, *highest_served)?;
             if let Some(version) = auto_promoted {
                 run("INSERT OR IGNORE INTO auto_promoted VALUES (?1, ?2)", &[&model, &version.to_string()])?;
             }
@@ -211,6 +214,23 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
         }
     }
     Ok(())
+}
+
+fn set_document(
+    transaction: &Transaction<'_>,
+    model: &str,
+    event_id: Option<i64>,
+    document: &str,
+    highest_served: Option<Version>,
+) -> rusqlite::Result<()> {
+    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| transaction.prepare_cached(sql)?.execute(params);
+    run("UPDATE models SET revision = revision + 1 WHERE model = ?1", &[&model])?;
+    run(
+        "INSERT INTO documents (model, revision, event, document)
+         SELECT model, revision, ?2, ?3 FROM models WHERE model = ?1",
+        &[&model, &event_id, &document],
+    )?;
+    highest_served.map_or(Ok(()), |version| raise_highest_served(transaction, model, version))
 }
 
 /// Compared here and not in SQL, where versions are text and "9" comes after "10".

@@ -1,6 +1,7 @@
 //! The operators' way to the manager.
 
 use super::gates::{Gates, Verdict};
+use crate::ledger::Action;
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::route::{Document, Proposal};
 use serde::Serialize;
@@ -61,6 +62,19 @@ pub struct Published {
     pub document: Document,
 }
 
+/// A rollout's move: where it stands from now on, and the document that goes with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steer {
+    /// The revision that must be in force; any, where only the rollout's own standing is kept.
+    pub at: Option<u64>,
+    pub document: Option<Document>,
+    /// JSON, kept in the same transaction.
+    pub state: String,
+    pub allow_signature_change: bool,
+    pub action: Action,
+    pub reason: Option<String>,
+}
+
 /// How a load or unload stands when it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadOutcome {
@@ -92,6 +106,12 @@ pub(super) enum Command {
         if_match: Option<Vec<u64>>,
         actor: Actor,
         reply: Reply<Published>,
+    },
+    Steer {
+        model: ModelName,
+        steer: Box<Steer>,
+        actor: Actor,
+        reply: Reply<u64>,
     },
     Load {
         model: ModelName,
@@ -170,6 +190,14 @@ impl Handle {
         actor: Actor,
     ) -> Result<Published, Failure> {
         self.ask(|reply| Command::PutTraffic { model, proposal: Box::new(proposal), if_match, actor, reply }).await
+    }
+
+    /// Moves a rollout on; answers the revision in force afterwards.
+    ///
+    /// # Errors
+    /// `CONFLICT` when another revision is in force, a version named is not ready, or a signature breaks callers.
+    pub async fn steer(&self, model: ModelName, steer: Steer, actor: Actor) -> Result<u64, Failure> {
+        self.ask(|reply| Command::Steer { model, steer: Box::new(steer), actor, reply }).await
     }
 
     /// Loads a version that was unloaded or failed; answers when it is ready (or, without `wait`, when it is taken up).

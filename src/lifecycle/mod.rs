@@ -44,7 +44,7 @@ mod watch;
 
 pub use check::{CheckReport, EngineReport, VersionReport, check};
 pub use gates::{Gates, Verdict};
-pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack};
+pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, Steer};
 pub use journal::Journal;
 
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};

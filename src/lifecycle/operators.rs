@@ -29,6 +29,9 @@ impl Manager {
                     this.put_traffic(model, *proposal, if_match.as_deref(), actor)
                 });
             }
+            Command::Steer { model, steer, actor, reply } => {
+                self.at_once(&model, reply, |this, model| this.steer(model, *steer, actor));
+            }
             Command::Rollback { model, reason, actor, reply } => {
                 self.in_time(&model, reply, |this, model, reply| this.rollback(model, reason, actor, reply));
             }

@@ -2,12 +2,12 @@
 //! nothing), kept in the ledger, and then published.
 
 use super::gates::{Evidence, Gates, Judged};
-use super::handle::{Actor, Promote, Promotion, Published, Reply, RolledBack};
+use super::handle::{Actor, Promote, Promotion, Published, Reply, RolledBack, Steer};
 use super::manager::{Manager, conflict};
 use super::policy;
 use super::table::{Model, Note, Op, Rollback};
 use super::{SYSTEM, journal};
-use crate::ledger::{Action, Change, Effect};
+use crate::ledger::{Action, Change, Effect, NewDocument};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::State;
 use crate::route::{Document, Proposal};
@@ -26,6 +26,8 @@ struct Turnover {
     reason: Option<String>,
     /// The version that promotes itself.
     auto: Option<Version>,
+    /// Where a rollout stands with this, as JSON.
+    rollout: Option<String>,
     /// What came of its gates, for the audit trail.
     gates: Option<Judged>,
 }
@@ -43,6 +45,13 @@ struct After<'a> {
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// Between looks whether a version that would promote itself has the pairs of answers its gates ask for.
 const LOOK_AT_PAIRS: Duration = Duration::from_secs(1);
+
+impl Turnover {
+    /// Without a word said about it.
+    fn to(next: Document, action: Action, actor: Actor) -> Turnover {
+        Turnover { next, action, actor, reason: None, auto: None, rollout: None, gates: None }
+    }
+}
 
 impl Manager {
     pub(super) fn promote(&mut self, model: &mut Model, ask: Promote) -> Result<Promotion, Failure> {
@@ -73,7 +82,7 @@ impl Manager {
             return Err(failed.refusal(&format!("version {version} of model {}", model.name)));
         }
         let (reason, action) = (next.reason.clone(), Action::Promote);
-        let revision = self.change(model, Turnover { next, action, actor, reason, auto: None, gates: judged })?;
+        let revision = self.change(model, Turnover { reason, gates: judged, ..Turnover::to(next, action, actor) })?;
         let model = model.name.clone();
         Ok(Promotion { model, from, to: version, revision, changed: true, would_be: None, gates: verdicts })
     }
@@ -116,9 +125,27 @@ impl Manager {
         }
         let reason = next.reason.clone();
         let document = next.clone();
-        let revision =
-            self.change(model, Turnover { next, action: Action::PutTraffic, actor, reason, auto: None, gates: None })?;
+        let revision = self.change(model, Turnover { reason, ..Turnover::to(next, Action::PutTraffic, actor) })?;
         Ok(Published { revision, document })
+    }
+
+    /// A rollout's move.
+    pub(super) fn steer(&mut self, model: &mut Model, steer: Steer, actor: Actor) -> Result<u64, Failure> {
+        let Steer { at, document, state, allow_signature_change, action, reason } = steer;
+        let revision = model.kept.revision;
+        if at.is_some_and(|at| at != revision) {
+            return Err(conflict(format!("the traffic document is at revision {revision} now")));
+        }
+        let Some(next) = document else {
+            let (name, after) = (model.name.clone(), Some(state.clone()));
+            let effect = Effect::SetRollout { state, document: None };
+            let change = Change { model: name, actor: actor.0, action, reason, before: None, after, effect };
+            self.journal.commit(change).map_err(|e| journal::failure(&e))?;
+            return Ok(revision);
+        };
+        refuse_taken_out(model)?;
+        prepare(model, &next, allow_signature_change)?;
+        self.change(model, Turnover { reason, rollout: Some(state), ..Turnover::to(next, action, actor) })
     }
 
     /// Begins a rollback; it ends in [`Manager::finish_rollback`], once the versions it needs are loaded.
@@ -180,7 +207,7 @@ impl Manager {
         }
         let reason = Some(reason.clone()).filter(|r| !r.is_empty());
         let (next, action, actor) = (document.clone(), Action::Rollback, actor.clone());
-        let revision = self.change(model, Turnover { next, action, actor, reason, auto: None, gates: None })?;
+        let revision = self.change(model, Turnover { reason, ..Turnover::to(next, action, actor) })?;
         Ok(RolledBack { model: model.name.clone(), from, to, revision, loaded: to_load.clone() })
     }
 
@@ -226,7 +253,7 @@ impl Manager {
             return false;
         }
         let actor = Actor(SYSTEM.to_owned());
-        match self.change(model, Turnover { next, action, actor, reason: None, auto, gates }) {
+        match self.change(model, Turnover { auto, gates, ..Turnover::to(next, action, actor) }) {
             Ok(_) => true,
             Err(failure) => {
                 error!(model = %model.name, %version, "{}", super::warm::words(&failure));
@@ -263,7 +290,7 @@ impl Manager {
     /// # Errors
     /// When the ledger cannot keep it; nothing is changed then.
     fn change(&mut self, model: &mut Model, change: Turnover) -> Result<u64, Failure> {
-        let Turnover { next, action, actor, reason, auto, gates } = change;
+        let Turnover { next, action, actor, reason, auto, rollout, gates } = change;
         let text = next.to_json();
         let after = After { document: &next, gates: gates.as_ref() };
         let after = serde_json::to_string(&after).expect("a document and words are what JSON can write");
@@ -275,7 +302,13 @@ impl Manager {
             reason,
             before: model.document.as_ref().map(Document::to_json),
             after: Some(after),
-            effect: Effect::SetDocument { document: text.clone(), highest_served, auto_promoted: auto },
+            effect: match rollout {
+                None => Effect::SetDocument { document: text.clone(), highest_served, auto_promoted: auto },
+                Some(state) => {
+                    let document = NewDocument { document: text.clone(), highest_served };
+                    Effect::SetRollout { state, document: Some(document) }
+                }
+            },
         });
         let committed = committed.map_err(|e| journal::failure(&e))?;
 

@@ -46,6 +46,8 @@ pub struct Exchange {
     tolerance: Tolerance,
     /// What the version was asked, kept where there is somebody to copy it to.
     request: Option<Arc<Checked>>,
+    /// It fitted the signature and the limits: what fails from here on is not the caller's doing.
+    fitted: bool,
     ended: bool,
     _in_flight: InFlight,
 }
@@ -99,6 +101,7 @@ impl Gateway {
             shadows: sampled(entry, served.role),
             tolerance: entry.tolerance(),
             request: None,
+            fitted: false,
             ended: false,
         })
     }
@@ -121,6 +124,7 @@ impl Gateway {
             let words = format!("a request may have at most {most} rows by this model's model.toml, got {rows}");
             return Err(Failure::new(Code::InvalidTensor, words));
         }
+        exchange.fitted = true;
         if !exchange.shadows.is_empty() {
             exchange.request = Some(Arc::clone(&checked));
         }
@@ -137,7 +141,7 @@ impl Gateway {
     pub fn end(&self, mut exchange: Exchange, id: &RequestId, outcome: Result<Ran, Failure>) -> Option<Aftermath> {
         exchange.ended = true;
         let failed = outcome.as_ref().err().map(|failure| failure.code);
-        exchange.served.metrics.ended(failed, exchange.started.elapsed());
+        exchange.served.metrics.ended(failed, exchange.started.elapsed(), exchange.fitted);
         // What a busy machine refused says nothing about the version, and is no time for copies.
         if matches!(failed, Some(Code::Overloaded | Code::DeadlineExceeded | Code::Draining)) {
             return None;
@@ -210,14 +214,14 @@ impl Exchange {
 
     /// Counts output elements that JSON has no number for.
     pub fn nonfinite(&self, elements: usize) {
-        self.served.loaded.metrics.nonfinite(elements);
+        self.served.metrics.nonfinite(elements);
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.ended {
-            self.served.metrics.ended(Some(Code::ClientClosed), self.started.elapsed());
+            self.served.metrics.ended(Some(Code::ClientClosed), self.started.elapsed(), self.fitted);
         }
     }
 }

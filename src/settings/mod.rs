@@ -23,5 +23,5 @@ mod value;
 
 pub use complaint::{Complaint, Complaints, Origin};
 pub use table::{ENVIRONMENT_PREFIX, Table};
-pub use units::{show_bytes, show_duration};
+pub use units::{parse_duration, show_bytes, show_duration};
 pub use value::Value;

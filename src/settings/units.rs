@@ -28,7 +28,7 @@ const SIZES: [(&str, u64); 9] = [
 ];
 
 /// Reads whole numbers with units: `200ms`, `10m`, `1h30m`. `None` for anything else, a number alone too.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut nanos: u64 = 0;
     if rest.is_empty() {

@@ -1,5 +1,6 @@
 //! The handles a request counts with: made when a version is published, found by index afterwards.
 
+use super::counts::{ArmCounts, ArmEvidence};
 use super::names;
 use super::scope::Scope;
 use super::shadow::ShadowMetrics;
@@ -21,17 +22,17 @@ pub struct VersionMetrics {
     keyless: Counter,
     in_flight_gauge: Gauge,
     in_flight: AtomicU64,
-    arms: Mutex<Vec<ArmRequests>>,
+    arms: Mutex<Vec<ArmUnder>>,
     /// Made when it is a shadow for the first time: most versions never are.
     shadow: OnceLock<ShadowMetrics>,
 }
 
-/// Requests on one arm under one revision of the traffic document.
+/// What one arm did under one revision of the traffic document.
 #[derive(Debug)]
-struct ArmRequests {
+struct ArmUnder {
     arm: String,
     revision: u64,
-    requests: Arc<AtomicU64>,
+    counts: Arc<ArmCounts>,
 }
 
 impl VersionMetrics {
@@ -121,17 +122,17 @@ impl VersionMetrics {
         self.in_flight_gauge.set(self.in_flight() as f64);
     }
 
-    /// The count of an arm under a revision: the same one however often entries are built anew, so that a version that comes
-    /// ready beside it does not set it back. Counts of older revisions that nobody holds are forgotten.
-    fn requests_of(&self, arm: &str, revision: u64) -> Arc<AtomicU64> {
+    /// The counts of an arm under a revision: the same ones however often entries are built anew, so that a version that comes
+    /// ready beside it does not set them back. Counts of older revisions that nobody holds are forgotten.
+    fn counts_of(&self, arm: &str, revision: u64) -> Arc<ArmCounts> {
         let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
-        arms.retain(|known| known.revision >= revision || Arc::strong_count(&known.requests) > 1);
+        arms.retain(|known| known.revision >= revision || Arc::strong_count(&known.counts) > 1);
         if let Some(known) = arms.iter().find(|known| known.arm == arm && known.revision == revision) {
-            return Arc::clone(&known.requests);
+            return Arc::clone(&known.counts);
         }
-        let requests = Arc::new(AtomicU64::new(0));
-        arms.push(ArmRequests { arm: arm.to_owned(), revision, requests: Arc::clone(&requests) });
-        requests
+        let counts = Arc::<ArmCounts>::default();
+        arms.push(ArmUnder { arm: arm.to_owned(), revision, counts: Arc::clone(&counts) });
+        counts
     }
 }
 
@@ -150,7 +151,8 @@ impl Drop for InFlight {
 pub struct ArmMetrics {
     version: Arc<VersionMetrics>,
     arm: String,
-    requests: Arc<AtomicU64>,
+    /// Of an arm of a split alone: other parts are no side of anything.
+    counts: Option<Arc<ArmCounts>>,
     /// One slot for `ok`, then one per [`Code`], in the order of [`Code::ALL`].
     ended: [OnceLock<(Counter, Histogram)>; 1 + Code::ALL.len()],
 }
@@ -158,29 +160,46 @@ pub struct ArmMetrics {
 impl ArmMetrics {
     #[must_use]
     pub fn new(version: Arc<VersionMetrics>, arm: &str) -> ArmMetrics {
-        ArmMetrics::counting(version, arm, Arc::default())
+        ArmMetrics::counting(version, arm, None)
     }
 
     /// For an arm of a split: [`ArmMetrics::requests`] counts since this revision of the document came into force.
     #[must_use]
     pub fn of_revision(version: Arc<VersionMetrics>, arm: &str, revision: u64) -> ArmMetrics {
-        let requests = version.requests_of(arm, revision);
-        ArmMetrics::counting(version, arm, requests)
+        let counts = version.counts_of(arm, revision);
+        ArmMetrics::counting(version, arm, Some(counts))
     }
 
-    fn counting(version: Arc<VersionMetrics>, arm: &str, requests: Arc<AtomicU64>) -> ArmMetrics {
+    fn counting(version: Arc<VersionMetrics>, arm: &str, counts: Option<Arc<ArmCounts>>) -> ArmMetrics {
         let ended = [const { OnceLock::new() }; 1 + Code::ALL.len()];
-        ArmMetrics { version, arm: arm.to_owned(), requests, ended }
+        ArmMetrics { version, arm: arm.to_owned(), counts, ended }
     }
 
-    /// Requests that ended on this arm, however they did.
+    /// Requests that ended on this arm of a split under its revision, however they did.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.counts.as_ref().map_or(0, |counts| counts.requests())
     }
 
-    /// Counts one request that took `took` from body read to answer ready; `None` is `ok`.
-    pub fn ended(&self, failed: Option<Code>, took: Duration) {
+    /// What a rollout judges this arm by; nothing where it is no arm of a split.
+    #[must_use]
+    pub fn evidence(&self) -> ArmEvidence {
+        self.counts.as_ref().map(|counts| counts.read()).unwrap_or_default()
+    }
+
+    /// Counts the output elements of one request that JSON has no number for.
+    pub fn nonfinite(&self, elements: usize) {
+        if elements > 0 {
+            self.version.nonfinite(elements);
+            if let Some(counts) = &self.counts {
+                counts.nonfinite();
+            }
+        }
+    }
+
+    /// Counts one request that took `took` from body read to answer ready; `None` is `ok`. `fitted`: it fitted the version's signature,
+    /// so that a failure is the version's and not the caller's.
+    pub fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
         let slot = failed.map_or(0, |code| 1 + code as usize);
         let (count, seconds) = self.ended[slot].get_or_init(|| {
             let VersionMetrics { scope, model, version, .. } = &*self.version;
@@ -192,7 +211,9 @@ impl ArmMetrics {
             ];
             (scope.counter(&names::REQUESTS, &labels), scope.histogram(&names::REQUEST_SECONDS_M, &labels))
         });
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(counts) = &self.counts {
+            counts.ended(failed, took, fitted);
+        }
         count.increment(1);
         seconds.record(took.as_secs_f64());
     }

@@ -12,6 +12,7 @@
 //! To add a metric: a line in `names.rs`, a row in `docs/METRICS.md` (`docs/how-to-add/metric.md`).
 
 mod arm;
+mod counts;
 mod logging;
 pub mod names;
 mod scope;
@@ -20,6 +21,7 @@ mod shadow;
 mod tests;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
+pub use counts::{ArmEvidence, LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
 pub use logging::{LogFormat, init as init_logging, set_filter as set_log_filter};
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};

@@ -149,6 +149,18 @@ pub const SWAPS: Metric = metric(
     &["action"],
     "Published changes of a traffic document, by what asked for them",
 );
+pub const ROLLOUT_PERCENT: Metric = metric(
+    "sluicegate_rollout_percent",
+    Kind::Gauge,
+    &["model"],
+    "The candidate's share in the rollout under way, in percent; 0 once it has ended",
+);
+pub const ROLLOUTS_ENDED: Metric = metric(
+    "sluicegate_rollouts_ended_total",
+    Kind::Counter,
+    &["how"],
+    "Rollouts that ended: finished, taken_back, aborted, stopped",
+);
 pub const SWAP_IN_FLIGHT: Metric = metric(
     "sluicegate_swap_in_flight_requests",
     Kind::Gauge,
@@ -191,6 +203,8 @@ pub const ALL: &[Metric] = &[
     STAGE_SECONDS,
     STAGE_FAILURES,
     SWAPS,
+    ROLLOUT_PERCENT,
+    ROLLOUTS_ENDED,
     SWAP_IN_FLIGHT,
     SNAPSHOTS_RETIRED,
     RESIDENT_BYTES,

@@ -13,8 +13,8 @@ fn series_of_a_version_go_when_it_goes_and_stay_while_idle() {
     let two = version_metrics(&telemetry, "2");
     for metrics in [&one, &two] {
         let arm = ArmMetrics::new(std::sync::Arc::clone(metrics), "control");
-        arm.ended(None, Duration::from_micros(70));
-        arm.ended(Some(Code::EngineFailed), Duration::from_micros(70));
+        arm.ended(None, Duration::from_micros(70), true);
+        arm.ended(Some(Code::EngineFailed), Duration::from_micros(70), true);
     }
     telemetry.upkeep();
     let text = telemetry.render();
@@ -48,15 +48,15 @@ fn an_arm_counts_on_when_it_is_built_anew_and_from_nothing_under_a_new_revision(
     let version = version_metrics(&Telemetry::new(), "1");
     let arm = |revision| ArmMetrics::of_revision(std::sync::Arc::clone(&version), "control", revision);
     let first = arm(1);
-    first.ended(None, Duration::ZERO);
-    first.ended(Some(Code::EngineFailed), Duration::ZERO);
+    first.ended(None, Duration::ZERO, true);
+    first.ended(Some(Code::EngineFailed), Duration::ZERO, true);
     let again = arm(1);
-    again.ended(None, Duration::ZERO);
+    again.ended(None, Duration::ZERO, true);
     assert_eq!((first.requests(), again.requests()), (3, 3), "the same arm of the same document");
     drop((first, again));
     assert_eq!(arm(1).requests(), 3, "also when nobody held it for a moment");
     let next = arm(2);
-    next.ended(None, Duration::ZERO);
+    next.ended(None, Duration::ZERO, true);
     assert_eq!(next.requests(), 1);
 }
 

@@ -12,6 +12,7 @@ mod gates;
 mod map;
 mod predict;
 mod restart;
+mod rollout;
 mod shadow;
 mod swap;
 mod tritonclient;

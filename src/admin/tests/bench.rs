@@ -8,7 +8,9 @@ use crate::lifecycle::fake::{Asked, Told, manager};
 use crate::lifecycle::{LoadOutcome, Promotion, Published, RolledBack};
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
 use crate::registry::{self, Entry, Facts, Loaded, Reader, Snapshot, Stage, State, VersionStatus, Writer};
+use crate::rollout::Rollouts;
 use crate::route::Document;
+use crate::shadow::Figures;
 use crate::telemetry::{Telemetry, VersionMetrics};
 use crate::tensor::DataType;
 use axum::Router;
@@ -85,6 +87,7 @@ impl Bench {
             Asked::PutTraffic { proposal, .. } => {
                 Told::Published(Published { revision: 8, document: proposal.document.clone() })
             }
+            Asked::Steer { steer, .. } => Told::Steered(steer.at.unwrap_or(7) + u64::from(steer.document.is_some())),
             Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
             Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
             Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } => Told::Done,
@@ -99,14 +102,19 @@ impl Bench {
         let (asked, stopping): (Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>) = Default::default();
         let (heard, stops) = (Arc::clone(&asked), Arc::clone(&stopping));
         let telemetry = Telemetry::new();
+        let handle = manager(move |command| {
+            let told = answer(&command);
+            heard.lock().unwrap().push(command);
+            told
+        });
+        let figures = Figures::default();
+        let (reading, counting) = (ledger_reader.clone(), telemetry.clone());
+        let rollouts = Rollouts::start(handle.clone(), reader.clone(), reading, figures.clone(), counting).unwrap();
         let router = router(Admin {
             reader: reader.clone(),
-            figures: crate::shadow::Figures::default(),
-            handle: manager(move |command| {
-                let told = answer(&command);
-                heard.lock().unwrap().push(command);
-                told
-            }),
+            rollouts,
+            figures,
+            handle,
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
             models_dir: dir.path().join("models"),

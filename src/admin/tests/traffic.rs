@@ -36,7 +36,7 @@ fn the_document_is_shown_with_its_shares_and_can_be_put_back_whole() {
     let snapshot = bench.reader.snapshot();
     for (arm, requests) in snapshot.model("fraud").unwrap().arms().iter().zip([3, 1]) {
         for _ in 0..requests {
-            arm.metrics.ended(None, Duration::ZERO);
+            arm.metrics.ended(None, Duration::ZERO, true);
         }
     }
     let answer = bench.get(PATH);
@@ -317,7 +317,7 @@ fn shares_are_of_the_revision_that_is_answered() {
     let one = bench.loaded(1, State::Serving);
     bench.publish(vec![one], Some(Document::single(version(1))));
     let snapshot = bench.reader.snapshot();
-    snapshot.model("fraud").unwrap().arms()[0].metrics.ended(None, Duration::ZERO);
+    snapshot.model("fraud").unwrap().arms()[0].metrics.ended(None, Duration::ZERO, true);
     let put = bench.send("PUT", PATH, &[], json!({"split": [{"version": "1", "weight": 1}]}).to_string());
     assert_eq!(put.json()["shares"][0]["requests"], 1, "the same revision keeps its counts");
 }

@@ -183,12 +183,12 @@ fn model_toml_means_what_it_says_and_complains_of_everything_at_once() {
     assert_eq!((full.engine, full.versions, full.auto_promote), (EngineChoice::Tract, Keep::Latest(2), true));
     let about = serde_json::json!({"description": "d", "feature_names": ["a", "b"], "batching_enabled": false});
     assert_eq!(serde_json::Value::Object(full.about), about);
-    let gated = read(
+    let strict = read(
         "keep_warm = \"1h\"\n[gates]\nshadow_agreement = 0.99\nshadow_pairs = 50\ngolden = true\nsignature = true\n",
     );
-    let gated = gated.unwrap();
-    let all = Gates { shadow_agreement: Some(0.99), shadow_pairs: Some(50), golden: true, signature: true };
-    assert_eq!((gated.gates, gated.keep_warm), (all, Some(Duration::from_hours(1))));
+    let strict = strict.unwrap();
+    let gates = Gates { shadow_agreement: Some(0.99), shadow_pairs: Some(50), golden: true, signature: true };
+    assert_eq!((strict.gates, strict.keep_warm), (gates, Some(Duration::from_hours(1))));
     let words =
         read("keep_warm = 5\n[gates]\nshadow_agreement = 1.5\nshadow_pairs = 0\ngolden = 1\nsignatures = true\n")
             .unwrap_err();

@@ -58,6 +58,20 @@ pub fn off_above(threshold: f32, off: f32) -> Vec<u8> {
     )
 }
 
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: the same, and a failed run wherever the first of a row is not from 0 to `most`: it is looked up
+/// in a table of that size.
+pub fn up_to(most: u8) -> Vec<u8> {
+    let mut to_index = node("Cast", &["x"], &["index"]);
+    to_index.attribute.push(int("to", pb::tensor_proto::DataType::Int64 as i64));
+    let table = vec![0.0; usize::from(most) + 1];
+    model(
+        vec![to_index, node("Gather", &["table", "index"], &["nothing"]), node("Add", &["x", "nothing"], &["y"])],
+        vec![tensor("table", &[i64::from(most) + 1], &table)],
+        vec![value("x", &[None, Some(2)])],
+        vec![value("y", &[None, Some(2)])],
+    )
+}
+
 /// A model whose one operator exists in no engine.
 pub fn unknown_operator() -> Vec<u8> {
     model(

@@ -1,0 +1,151 @@
+//! `sluicegate rollout`: begin, hold, end, show, follow.
+
+use super::client::{Client, Done, path};
+use super::show::{cell, list, table};
+use super::{Failed, RolloutOptions};
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Between looks of `--watch`.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Client {
+    pub(super) fn rollout(&self, options: &RolloutOptions) -> Done {
+        let place = format!("{}/rollout", path(&options.model, ""));
+        let reason = || json!({"reason": options.reason});
+        let answer = if options.to.is_some() {
+            self.send("POST", &path(&options.model, ":rollout"), &plan(options)?)?
+        } else if options.pause {
+            self.send("POST", &format!("{place}:pause"), &reason())?
+        } else if options.resume {
+            self.send("POST", &format!("{place}:resume"), &reason())?
+        } else if options.abort {
+            self.send("POST", &format!("{place}:abort"), &reason())?
+        } else {
+            self.get(&place)?
+        };
+        self.show(&answer, text)?;
+        if options.watch { self.watch(&options.model, &place) } else { Ok(()) }
+    }
+
+    /// Shows every change until it has ended.
+    fn watch(&self, model: &str, place: &str) -> Done {
+        let mut shown = None;
+        loop {
+            let answer = self.get(place)?;
+            let now = answer.json()?;
+            let standing = (now["state"].clone(), now["percent"].clone());
+            if shown.as_ref() != Some(&standing) {
+                self.show(&answer, line)?;
+                shown = Some(standing);
+            }
+            match now["state"].as_str() {
+                Some("finished") => return Ok(()),
+                Some("shadowing" | "running" | "paused") => std::thread::park_timeout(LOOK),
+                other => {
+                    let words =
+                        format!("the rollout of {model} is {}: {}", other.unwrap_or("unknown"), cell(&now["why"]));
+                    return Err(Failed::Doing(words));
+                }
+            }
+        }
+    }
+}
+
+fn plan(options: &RolloutOptions) -> Result<Value, Failed> {
+    let mut plan = json!({"to": options.to, "reason": options.reason});
+    let set = |plan: &mut Value, key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            plan[key] = value;
+        }
+    };
+    set(&mut plan, "steps", (!options.steps.is_empty()).then(|| json!(options.steps)));
+    set(&mut plan, "hold", options.hold.as_ref().map(|hold| json!(hold)));
+    set(&mut plan, "min_requests", options.min_requests.map(|n| json!(n)));
+    set(&mut plan, "min_shadow_pairs", options.min_shadow_pairs.map(|n| json!(n)));
+    set(&mut plan, "allow_signature_change", options.allow_signature_change.then(|| json!(true)));
+    let guardrails =
+        options.guardrails.iter().map(|text| guardrail(text)).collect::<Result<Map<String, Value>, Failed>>()?;
+    set(&mut plan, "guardrails", (!guardrails.is_empty()).then(|| Value::Object(guardrails)));
+    Ok(plan)
+}
+
+fn guardrail(text: &str) -> Result<(String, Value), Failed> {
+    let wrong = || {
+        Failed::Usage(format!("--guardrail {text:?}: expected NAME=LIMIT or NAME=off, such as error_rate_ratio=1.2"))
+    };
+    let (name, limit) = text.split_once('=').ok_or_else(wrong)?;
+    let limit = match limit {
+        "off" => Value::Null,
+        number => json!(number.parse::<f64>().ok().filter(|n| n.is_finite()).ok_or_else(wrong)?),
+    };
+    Ok((name.to_owned(), limit))
+}
+
+/// One line: where it stands and why.
+fn line(rollout: &Value) -> String {
+    let (to, state, percent) = (cell(&rollout["to"]), cell(&rollout["state"]), cell(&rollout["percent"]));
+    format!("{}: version {to} {state} at {percent} %: {}\n", cell(&rollout["model"]), cell(&rollout["why"]))
+}
+
+fn text(rollout: &Value) -> String {
+    let mut text = line(rollout);
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "steps {} %, each for {} and {} requests; this one for {}; begun by {} at {}: {}",
+        cell(&rollout["steps"]),
+        cell(&rollout["hold"]),
+        rollout["min_requests"],
+        cell(&rollout["held"]),
+        cell(&rollout["by"]),
+        cell(&rollout["started_at"]),
+        cell(&rollout["reason"]),
+    );
+    if let Some(trouble) = rollout["trouble"].as_str() {
+        let _ = writeln!(text, "trouble: {trouble}");
+    }
+    let side = |name: &str| {
+        let side = &rollout[name];
+        vec![
+            name.to_owned(),
+            cell(&side["requests"]),
+            cell(&side["failed"]),
+            cell(&side["nonfinite"]),
+            cell(&side["p99_us"]),
+        ]
+    };
+    if rollout["candidate"].is_object() {
+        text.push('\n');
+        let head = ["THIS STEP", "REQUESTS", "FAILED", "NON-FINITE", "P99 (µs)"];
+        text.push_str(&table(&head, &[side("candidate"), side("control")]));
+    }
+    let rows: Vec<Vec<String>> = list(rollout, "guardrails").map(guardrail_row).collect();
+    if !rows.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&["GUARDRAIL", "LIMIT", "CANDIDATE", "CONTROL", "FOR SURE BETWEEN", "BROKEN"], &rows));
+    }
+    let rows: Vec<Vec<String>> = list(rollout, "moves")
+        .map(|m| vec![cell(&m["ts"]), cell(&m["action"]), format!("{} %", cell(&m["percent"])), cell(&m["reason"])])
+        .collect();
+    text.push('\n');
+    text.push_str(&table(&["WHEN", "MOVE", "SHARE", "WHY"], &rows));
+    text
+}
+
+fn guardrail_row(guardrail: &Value) -> Vec<String> {
+    let side = |side: &Value| {
+        if side.is_null() { String::new() } else { format!("{} of {}", side["bad"], side["requests"]) }
+    };
+    let number = |value: &Value| value.as_f64().map_or_else(|| "∞".to_owned(), |n| format!("{n:.3}"));
+    let interval = &guardrail["interval"];
+    vec![
+        cell(&guardrail["name"]),
+        cell(&guardrail["limit"]),
+        side(&guardrail["candidate"]),
+        side(&guardrail["control"]),
+        format!("{} and {}", number(&interval[0]), number(&interval[1])),
+        if guardrail["broken"] == true { "BROKEN" } else { "no" }.to_owned(),
+    ]
+}

@@ -1,0 +1,312 @@
+//! Rollouts: traffic moved step by step, and taken back by itself.
+
+use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Version 1 takes everything; version 2 fails on rows that begin above 9.
+fn gateway() -> Gateway {
+    let gateway = Gateway::start(fill);
+    assert_eq!(gateway.promote("m", 1).status, 200);
+    gateway
+}
+
+fn fill(models: &std::path::Path) {
+    onnx::install(models, "m", 1, &onnx::scaling(1.0));
+    onnx::install(models, "m", 2, &onnx::up_to(9));
+}
+
+fn begin(gateway: &Gateway, plan: &Value) -> Answer {
+    gateway.admin_send("POST", "/api/v1/models/m:rollout", &[], plan)
+}
+
+fn verb(gateway: &Gateway, verb: &str) -> Answer {
+    gateway.admin_send("POST", &format!("/api/v1/models/m/rollout:{verb}"), &[], &json!({"reason": "a test"}))
+}
+
+fn rollout(gateway: &Gateway) -> Value {
+    let answer = gateway.admin_get("/api/v1/models/m/rollout");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+fn until(gateway: &Gateway, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || {
+        let rollout = rollout(gateway);
+        assert!(rollout.get("trouble").is_none(), "{rollout}");
+        holds(&rollout).then_some(rollout)
+    })
+}
+
+fn split(gateway: &Gateway) -> Vec<(String, f64)> {
+    let traffic = gateway.admin_get("/api/v1/models/m/traffic").json();
+    let arms = traffic["split"].as_array().unwrap();
+    arms.iter().map(|a| (a["version"].as_str().unwrap().to_owned(), a["weight"].as_f64().unwrap())).collect()
+}
+
+fn actions(gateway: &Gateway) -> Vec<String> {
+    let events = gateway.admin_get("/api/v1/audit?model=m").json()["events"].clone();
+    let mut actions: Vec<String> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["action"].as_str().unwrap().to_owned())
+        .filter(|action| action.starts_with("rollout"))
+        .collect();
+    actions.reverse();
+    actions
+}
+
+/// Callers that ask without a pause, with a row that begins with `x`, until this is dropped.
+struct Callers {
+    done: Arc<AtomicBool>,
+    x: Arc<AtomicU32>,
+    /// Requests that failed, of all; and those of version 2.
+    failed: Arc<AtomicU64>,
+    of_candidate: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Callers {
+    fn start(gateway: &Gateway) -> Callers {
+        let (done, x, failed, of_candidate): (Arc<AtomicBool>, Arc<AtomicU32>, Arc<AtomicU64>, Arc<AtomicU64>) =
+            Default::default();
+        let url = format!("http://{}/v2/models/m/infer", gateway.data());
+        let threads = (0..2)
+            .map(|_| {
+                let (done, x, url) = (Arc::clone(&done), Arc::clone(&x), url.clone());
+                let (failed, of_candidate) = (Arc::clone(&failed), Arc::clone(&of_candidate));
+                std::thread::spawn(move || {
+                    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+                    while !done.load(Ordering::Relaxed) {
+                        let x = x.load(Ordering::Relaxed) as f32;
+                        let answer = agent.post(&url).send(infer_body(&[1, 2], &[x, 1.0])).unwrap();
+                        let version = answer.headers().get("x-sluicegate-version").and_then(|v| v.to_str().ok());
+                        failed.fetch_add(u64::from(answer.status() != 200), Ordering::Relaxed);
+                        of_candidate.fetch_add(u64::from(version == Some("2")), Ordering::Relaxed);
+                        let _ = answer.into_body().read_to_vec();
+                    }
+                })
+            })
+            .collect();
+        Callers { done, x, failed, of_candidate, threads }
+    }
+
+    fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Callers {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn a_sound_version_goes_step_by_step_to_everybody() {
+    let gateway = gateway();
+    let callers = Callers::start(&gateway);
+    let plan = json!({"to": "2", "steps": [20, 50, 100], "hold": "300ms", "min_requests": 20, "reason": "a test"});
+    let begun = begin(&gateway, &plan);
+    assert_eq!(begun.status, 200, "{begun:?}");
+    let begun = begun.json();
+    assert_eq!((&begun["state"], &begun["percent"], &begun["step"]), (&json!("running"), &json!(20.0), &json!(0)));
+    assert_eq!(begun["from"], json!(["1"]));
+    assert_eq!(split(&gateway), [("1".to_owned(), 80.0), ("2".to_owned(), 20.0)]);
+    let again = begin(&gateway, &plan);
+    assert_eq!((again.status, again.code().as_str()), (409, "CONFLICT"), "one at a time");
+
+    let done = until(&gateway, "it finishes", |rollout| rollout["state"] == "finished");
+    assert_eq!(split(&gateway), [("2".to_owned(), 1.0)]);
+    let moves: Vec<(&Value, &Value)> =
+        done["moves"].as_array().unwrap().iter().map(|m| (&m["action"], &m["percent"])).collect();
+    assert_eq!(
+        moves,
+        [
+            (&json!("rollout_start"), &json!(20.0)),
+            (&json!("rollout_step"), &json!(50.0)),
+            (&json!("rollout_finish"), &json!(100.0)),
+        ]
+    );
+    assert_eq!(actions(&gateway), ["rollout_start", "rollout_step", "rollout_finish"]);
+    assert_eq!(callers.failed(), 0);
+    assert_eq!(verb(&gateway, "pause").status, 409, "it has ended");
+    let metrics = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
+    assert!(metrics.contains("sluicegate_rollouts_ended_total{how=\"finished\"} 1"), "{metrics}");
+}
+
+#[test]
+fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
+    let gateway = gateway();
+    let before = gateway.admin_get("/api/v1/models/m/traffic").json()["split"].clone();
+    let callers = Callers::start(&gateway);
+    let plan = json!({"to": "2", "steps": [20, 30, 100], "hold": "500ms", "min_requests": 20, "reason": "a test"});
+    assert_eq!(begin(&gateway, &plan).status, 200);
+    until(&gateway, "step two", |rollout| rollout["step"] == 1);
+    let at_step_two = callers.of_candidate.load(Ordering::Relaxed);
+    // From now on callers send what the candidate cannot take.
+    callers.x.store(12, Ordering::Relaxed);
+    let done = until(&gateway, "it is taken back", |rollout| rollout["state"] == "taken_back");
+    assert!(done["why"].as_str().unwrap().starts_with("error_rate_ratio is broken: "), "{done}");
+    assert_eq!(gateway.admin_get("/api/v1/models/m/traffic").json()["split"], before);
+    assert_eq!(actions(&gateway), ["rollout_start", "rollout_step", "rollout_take_back"]);
+    let failed = callers.failed();
+    // docs/TRAFFIC.md: 30 requests of a candidate that fails them all, and those that come until the next look, a tenth of a second
+    // later. Two callers that wait for each answer cannot send more than a few hundred in that time.
+    let after = callers.of_candidate.load(Ordering::Relaxed) - at_step_two;
+    assert!(failed > 0 && failed <= after, "{failed} of {after}");
+    assert!(failed < 2000, "{failed} failed before it was taken back");
+    // From then on nobody fails.
+    let until_now = callers.failed();
+    let answered = gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[12.0, 1.0]));
+    assert_eq!((answered.status, answered.header("x-sluicegate-version")), (200, Some("1")));
+    drop(callers);
+    assert!(until_now >= failed);
+}
+
+#[test]
+fn a_version_against_itself_tells_no_difference() {
+    let gateway = gateway();
+    let callers = Callers::start(&gateway);
+    let plan = json!({"to": "1", "steps": [30, 50], "hold": "1s", "min_requests": 200, "reason": "A/A"});
+    let begun = begin(&gateway, &plan).json();
+    assert_eq!((&begun["arm"], &begun["from"]), (&json!("candidate"), &json!(["1"])));
+    let done = until(&gateway, "it finishes", |rollout| !matches!(rollout["state"].as_str(), Some("running")));
+    assert_eq!(done["state"], "finished", "{}", done["why"]);
+    for guardrail in done["guardrails"].as_array().unwrap() {
+        assert_eq!(guardrail["broken"], false, "{guardrail}");
+    }
+    // Held at 50 %, its last step: the arms get what they should, by their own counts.
+    let traffic = eventually("enough requests for the check", || {
+        let traffic = gateway.admin_get("/api/v1/models/m/traffic").json();
+        (traffic["sample_ratio"]["requests"].as_u64() > Some(300)).then_some(traffic)
+    });
+    let ratio = &traffic["sample_ratio"];
+    assert!(ratio["p_value"].as_f64().unwrap() > 1e-6, "one in a million sound splits: {ratio}");
+    assert_eq!(callers.failed(), 0);
+}
+
+#[test]
+fn it_is_held_resumed_and_aborted() {
+    let gateway = gateway();
+    let before = split(&gateway);
+    let plan = json!({"to": "2", "steps": [10, 20], "hold": "0s", "min_requests": 5, "reason": "a test"});
+    assert_eq!(begin(&gateway, &plan).status, 200);
+    let paused = verb(&gateway, "pause").json();
+    assert_eq!(paused["state"], "paused");
+    assert_eq!(verb(&gateway, "pause").status, 200, "pausing what is paused changes nothing");
+    // It would go on with five requests of the candidate; while it is paused, it does not.
+    eventually("ten requests of the candidate", || {
+        gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[1.0, 1.0]));
+        (rollout(&gateway)["candidate"]["requests"].as_u64() >= Some(10)).then_some(())
+    });
+    assert_eq!(rollout(&gateway)["percent"], 10.0);
+    assert_eq!(verb(&gateway, "resume").json()["state"], "running");
+    until(&gateway, "the next step", |rollout| rollout["percent"] == 20.0);
+    let aborted = verb(&gateway, "abort").json();
+    assert_eq!((&aborted["state"], &aborted["why"]), (&json!("aborted"), &json!("aborted: a test")));
+    assert_eq!(split(&gateway), before);
+    assert_eq!(
+        actions(&gateway),
+        ["rollout_start", "rollout_pause", "rollout_resume", "rollout_step", "rollout_abort"]
+    );
+    assert_eq!(begin(&gateway, &plan).status, 200, "another may begin");
+}
+
+#[test]
+fn a_manual_change_stops_it_and_it_says_so() {
+    let gateway = gateway();
+    let plan = json!({"to": "2", "steps": [10, 100], "hold": "1h", "reason": "a test"});
+    assert_eq!(begin(&gateway, &plan).status, 200);
+    let body = json!({"split": [{"version": "1", "weight": 1}, {"version": "2", "weight": 1}]});
+    let put = gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[("x-sluicegate-actor", "ann")], &body);
+    assert_eq!(put.status, 200, "{put:?}");
+    // At once, not at the next look.
+    let stopped = rollout(&gateway);
+    assert_eq!(stopped["state"], "stopped");
+    let why = stopped["why"].as_str().unwrap();
+    assert!(why.contains("ann") && why.contains("put_traffic"), "{why}");
+    assert_eq!(split(&gateway), [("1".to_owned(), 1.0), ("2".to_owned(), 1.0)], "the change stays");
+    assert_eq!(actions(&gateway), ["rollout_start", "rollout_stop"]);
+}
+
+#[test]
+fn shadows_come_before_the_first_step_where_a_guardrail_asks_for_it() {
+    let gateway = gateway();
+    let callers = Callers::start(&gateway);
+    // The candidate fails on every second caller's row; on the others it agrees.
+    callers.x.store(12, Ordering::Relaxed);
+    let plan = |limit: f64| {
+        json!({"to": "2", "steps": [10, 100], "hold": "0s", "min_requests": 1, "min_shadow_pairs": 50, "reason": "a test",
+               "guardrails": {"shadow_disagreement": limit}})
+    };
+    let begun = begin(&gateway, &plan(0.1)).json();
+    assert_eq!((&begun["state"], &begun["percent"]), (&json!("shadowing"), &json!(0.0)));
+    let done = until(&gateway, "it is taken back", |rollout| rollout["state"] != "shadowing");
+    assert_eq!(done["state"], "taken_back");
+    assert!(done["why"].as_str().unwrap().starts_with("shadow_disagreement is broken: "), "{done}");
+    assert_eq!(callers.failed(), 0, "a shadow answers nobody");
+    assert_eq!(split(&gateway), [("1".to_owned(), 1.0)]);
+    assert!(gateway.admin_get("/api/v1/models/m/traffic").json().get("shadows").is_none());
+
+    callers.x.store(1, Ordering::Relaxed);
+    assert_eq!(begin(&gateway, &plan(0.1)).status, 200);
+    let done =
+        until(&gateway, "it ends", |rollout| !matches!(rollout["state"].as_str(), Some("shadowing" | "running")));
+    assert_eq!(done["state"], "finished", "{}", done["why"]);
+    assert_eq!(split(&gateway), [("2".to_owned(), 1.0)]);
+    assert_eq!(callers.failed(), 0);
+}
+
+#[test]
+fn it_survives_a_restart_where_it_was() {
+    let gateway = gateway();
+    let callers = Callers::start(&gateway);
+    let plan = json!({"to": "2", "steps": [10, 40, 100], "hold": "200ms", "min_requests": 10, "reason": "a test"});
+    assert_eq!(begin(&gateway, &plan).status, 200);
+    until(&gateway, "step two", |rollout| rollout["step"] == 1);
+    assert_eq!(verb(&gateway, "pause").status, 200);
+    let before = rollout(&gateway);
+    drop(callers);
+
+    let gateway = Gateway::start_in(gateway.stop(), "");
+    gateway.wait_ready();
+    let after = rollout(&gateway);
+    for key in ["state", "percent", "step", "revision", "why", "moves", "started_at", "by"] {
+        assert_eq!(after[key], before[key], "{key}");
+    }
+    assert_eq!(after["candidate"]["requests"], 0, "the step's evidence begins anew");
+    let callers = Callers::start(&gateway);
+    assert_eq!(verb(&gateway, "resume").status, 200);
+    until(&gateway, "it finishes", |rollout| rollout["state"] == "finished");
+    assert_eq!(callers.failed(), 0);
+}
+
+#[test]
+fn what_cannot_be_begun_is_refused_in_words() {
+    let gateway = gateway();
+    let bad = begin(&gateway, &json!({"to": 2, "steps": [5, 1], "guardrail": {}}));
+    assert_eq!((bad.status, bad.code().as_str()), (400, "INVALID_REQUEST"));
+    let details = bad.json()["details"].to_string();
+    for key in ["to:", "steps:", "guardrail: unknown", "reason:"] {
+        assert!(details.contains(key), "{key} in {details}");
+    }
+    assert_eq!(begin(&gateway, &json!({"to": "9", "reason": "r"})).status, 404);
+    assert_eq!(
+        gateway.admin_send("POST", "/api/v1/models/nope:rollout", &[], &json!({"to": "1", "reason": "r"})).status,
+        404
+    );
+    let none = gateway.admin_get("/api/v1/models/m/rollout");
+    assert_eq!((none.status, none.code().as_str()), (404, "NOT_FOUND"));
+    assert_eq!(verb(&gateway, "abort").status, 404);
+    let unload = gateway.admin_send("POST", "/api/v1/models/m/versions/2:unload", &[], &json!({}));
+    assert_eq!(unload.status, 200, "{unload:?}");
+    let unready = begin(&gateway, &json!({"to": "2", "reason": "r"}));
+    assert_eq!((unready.status, unready.code().as_str()), (409, "CONFLICT"), "{unready:?}");
+    assert_eq!(gateway.admin_get("/api/v1/models/m/rollout").status, 404, "nothing was begun");
+}
