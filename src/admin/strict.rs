@@ -1,5 +1,5 @@
-//! JSON read strictly: a member that stands twice in its object is complained of, where others quietly take the last; and what is not
-//! JSON is said with the place it stands at, NaN by its name.
+//! JSON read strictly: a member that stands twice in its object is complained of, where others quietly take the last; and what is
+//! not JSON is said with the place it stands at, NaN by its name.
 
 use crate::model::{Code, Failure};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};

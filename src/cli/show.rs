@@ -167,7 +167,22 @@ pub(super) fn history(answer: &Value) -> String {
 
 pub(super) fn audit(answer: &Value) -> String {
     let rows: Vec<Vec<String>> = list(answer, "events")
-        .map(|e| ["id", "ts", "actor", "action", "model", "reason"].iter().map(|key| cell(&e[*key])).collect())
+        .map(|e| {
+            let mut row: Vec<String> =
+                ["id", "ts", "actor", "action", "model"].iter().map(|key| cell(&e[*key])).collect();
+            row.extend([gates(&e["after"]["gates"]), cell(&e["reason"])]);
+            row
+        })
         .collect();
-    table(&["ID", "TIME", "ACTOR", "ACTION", "MODEL", "REASON"], &rows)
+    table(&["ID", "TIME", "ACTOR", "ACTION", "MODEL", "GATES", "REASON"], &rows)
+}
+
+/// The gates a promotion passed; whether those of `model.toml` were put aside for them.
+fn gates(kept: &Value) -> String {
+    if kept.is_null() {
+        return String::new();
+    }
+    let passed: Vec<String> = list(kept, "verdicts").map(|verdict| cell(&verdict["gate"])).collect();
+    let passed = if passed.is_empty() { "off".to_owned() } else { passed.join(",") };
+    if kept["instead_of"].is_null() { passed } else { format!("{passed} (not model.toml's)") }
 }

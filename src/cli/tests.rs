@@ -105,6 +105,17 @@ fn verdicts_and_what_was_loaded_are_shown() {
 }
 
 #[test]
+fn the_audit_trail_shows_the_gates_of_a_promotion() {
+    let event = |id: u64, gates: serde_json::Value| json!({"id": id, "ts": "t", "actor": "ann", "action": "promote", "model": "m", "reason": "why", "after": {"gates": gates}});
+    let passed = json!({"from": "model.toml", "verdicts": [{"gate": "golden"}, {"gate": "signature"}]});
+    let off = json!({"from": "request", "verdicts": [], "instead_of": {"golden": true}});
+    let text = show::audit(&json!({"events": [event(3, off), event(2, passed), event(1, json!(null))]}));
+    let at = text.find("GATES").unwrap();
+    let cells: Vec<&str> = text.lines().skip(1).map(|line| line[at..].split("  ").next().unwrap()).collect();
+    assert_eq!(cells, ["off (not model.toml's)", "golden,signature", ""], "{text}");
+}
+
+#[test]
 fn tables_line_up() {
     let text = show::table(&["A", "LONG"], &[vec!["wide cell".into(), "x".into()], vec!["y".into(), String::new()]]);
     assert_eq!(text, "A          LONG\nwide cell  x\ny\n");

@@ -192,7 +192,7 @@ impl Judged {
             AskedBy::ModelToml => "of model.toml",
         };
         let (failed, all) = (names.len(), self.verdicts.len());
-        let message = format!("{what} does not pass {failed} of the {all} gates {whose}: {}", names.join(", "));
+        let message = format!("{what} fails {failed} of {all} gates {whose}: {}", names.join(", "));
         let details = self.failed().map(words).collect();
         Failure { details, ..Failure::new(Code::Conflict, message) }
     }

@@ -56,8 +56,8 @@ impl Manager {
         model.wanted()
     }
 
-    /// Lets go of versions that are only kept warm, those that left first, so that `id` fits; answers whether that will do. None goes
-    /// when it will not.
+    /// Lets go of versions that are only kept warm, those that left first, so that `id` fits; answers whether that will do. None
+    /// goes when it will not.
     pub(super) fn cool(&mut self, model: &Model, id: &Id, bytes: u64) -> bool {
         let missing = self.budget.missing(bytes);
         let mut room = self.drains_bytes();

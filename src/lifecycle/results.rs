@@ -84,6 +84,7 @@ impl Manager {
         life.attempts = 0;
         life.digests = Some(digests);
         life.loaded = Some(loaded);
+        self.figures.came_ready(&id.model, id.version, &facts.sha256);
         self.record(model, id, life, &facts.sha256, facts.bytes);
         life.facts = Some(facts);
     }

@@ -112,6 +112,14 @@ impl Figures {
         })
     }
 
+    /// A version came ready with these bytes: what is known of other bytes under its number says nothing of it.
+    pub fn came_ready(&self, model: &ModelName, version: Version, sha256: &str) {
+        let same = |of: Version, bytes: &str| of != version || bytes == sha256;
+        if let Some(pairs) = self.lock().get_mut(model) {
+            pairs.retain(|pair| same(pair.primary, &pair.sha256.0) && same(pair.shadow, &pair.sha256.1));
+        }
+    }
+
     /// All pairs of a model, by shadow and primary.
     #[must_use]
     pub fn of(&self, model: &ModelName) -> Vec<PairFigures> {
@@ -146,14 +154,19 @@ impl Figures {
         }
     }
 
-    /// As if so many pairs had been compared: for tests of those who read them.
+    /// As if so many pairs had been compared, of versions with these bytes: for tests of those who read them.
     #[cfg(test)]
-    pub(crate) fn pretend(&self, model: &ModelName, primary: Version, shadow: Version, agreement: Agreement) {
-        let Agreement { pairs, agreed } = agreement;
+    pub(crate) fn pretend(
+        &self,
+        model: &ModelName,
+        (primary, shadow): (Version, Version),
+        sha256: (String, String),
+        Agreement { pairs, agreed }: Agreement,
+    ) {
         let mut models = self.lock();
         let known = models.entry(model.clone()).or_default();
         known.retain(|pair| (pair.primary, pair.shadow) != (primary, shadow));
-        known.push(PairFigures { pairs, agreed, ..PairFigures::new(primary, shadow, Default::default()) });
+        known.push(PairFigures { pairs, agreed, ..PairFigures::new(primary, shadow, sha256) });
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Vec<PairFigures>>> {

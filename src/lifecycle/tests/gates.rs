@@ -6,6 +6,7 @@ use crate::ledger::{self, AuditQuery, Event, LedgerReader};
 use crate::lifecycle::{Promote, Verdict};
 use crate::model::{Code, Dim, Failure, Signature, TensorSpec};
 use crate::registry::State;
+use crate::route::Selector;
 use crate::shadow::Agreement;
 use crate::tensor::DataType;
 use serde_json::{Value, json};
@@ -129,7 +130,7 @@ fn a_promote_passes_its_gates_or_changes_nothing() {
     let asked = json!({"shadow_agreement": 0.99, "shadow_pairs": 200, "golden": true, "signature": true});
     let refused = house.promote_as("m", asking(&asked)).unwrap_err();
     assert_eq!((refused.code, names(&refused)), (Code::Conflict, vec!["shadow_pairs", "shadow_agreement", "golden"]));
-    assert!(refused.message.contains("3 of the 4 gates that were asked for"), "{refused:?}");
+    assert!(refused.message.contains("fails 3 of 4 gates that were asked for"), "{refused:?}");
     house.compared("m", 1, 2, 200, 190);
     // Pairs with a version that is not in the split, and with itself, say nothing of what serves.
     house.compared("m", 3, 2, 5000, 5000);
@@ -171,7 +172,7 @@ fn a_dry_run_says_which_gates_would_fail() {
 fn a_models_own_gates_hold_where_a_promote_brings_none() {
     let (house, ledger) = house("[gates]\ngolden = true\n");
     let refused = house.promote("m", 2).unwrap_err();
-    assert!(refused.message.contains("1 of the 1 gates of model.toml: golden"), "{refused:?}");
+    assert!(refused.message.contains("fails 1 of 1 gates of model.toml: golden"), "{refused:?}");
     let done = house.promote_as("m", asking(&json!({}))).unwrap();
     assert_eq!((done.changed, done.gates.len()), (true, 0));
     let event: Value = serde_json::from_str(&last_event(&ledger).after.unwrap()).unwrap();
@@ -195,6 +196,27 @@ fn a_signature_gate_holds_also_where_breaking_callers_is_allowed() {
     assert!(refused.details[0].contains("signature: asked for the signature of version 1, exactly"), "{refused:?}");
     assert!(refused.details[0].contains("against version 1: with input extra"), "{refused:?}");
     assert!(wide(json!({})).unwrap().changed);
+}
+
+#[test]
+fn pairs_of_other_bytes_under_the_number_do_not_count() {
+    let (house, _) = house("");
+    house.compared("m", 1, 2, 50, 50);
+    house.compared("m", 2, 1, 50, 50);
+    let found = || {
+        let wish = asking(&json!({"shadow_pairs": 50, "shadow_agreement": 1}));
+        house.promote_as("m", Promote { dry_run: true, ..wish }).unwrap().gates[0].found.clone()
+    };
+    assert_eq!(found(), "50");
+    house.unload("m", 2).unwrap();
+    house.load("m", 2).unwrap();
+    assert_eq!(found(), "50", "the same bytes are the same version");
+    house.unload("m", 2).unwrap();
+    house.ground.put("m", 2, &answers(9));
+    house.load("m", 2).unwrap();
+    assert_eq!(house.predict_as("m", Selector::Version(version(2))).unwrap(), 9);
+    assert_eq!(found(), "0");
+    assert_eq!(house.figures.of(&name("m")).len(), 0, "neither as a shadow nor as a primary");
 }
 
 // === of itself ===

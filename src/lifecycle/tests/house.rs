@@ -228,7 +228,10 @@ impl House {
 
     /// As if a shadow's answers had been held against those of a primary.
     pub fn compared(&self, model: &str, primary: u64, shadow: u64, pairs: u64, agreed: u64) {
-        self.figures.pretend(&name(model), version(primary), version(shadow), Agreement { pairs, agreed });
+        let sha256 =
+            |v| self.status(model, v).and_then(|s| s.facts).map(|facts| facts.sha256.clone()).unwrap_or_default();
+        let (versions, bytes) = ((version(primary), version(shadow)), (sha256(primary), sha256(shadow)));
+        self.figures.pretend(&name(model), versions, bytes, Agreement { pairs, agreed });
     }
 
     pub fn put(&self, model: &str, document: &serde_json::Value) -> Result<super::super::Published, Failure> {
