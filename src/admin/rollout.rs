@@ -45,7 +45,7 @@ pub(super) struct Rollout {
     /// For each step, at least.
     #[schema(example = "10m")]
     hold: String,
-    /// This step, so far; from nothing after a restart.
+    /// This step, so far, or until it ended; from nothing after a restart.
     held: String,
     /// Of the candidate, in each step, at least.
     min_requests: u64,
@@ -58,7 +58,7 @@ pub(super) struct Rollout {
     step_started_at: String,
     /// Of the document it put in force last.
     revision: u64,
-    /// What this step has shown. Null while it is a shadow.
+    /// What this step has shown; once it has ended, what the last one that was held did. Null while it is a shadow.
     candidate: Option<Side>,
     control: Option<Side>,
     guardrails: Vec<Guardrail>,

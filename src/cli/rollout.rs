@@ -85,7 +85,7 @@ fn guardrail(text: &str) -> Result<(String, Value), Failed> {
 
 /// One line: where it stands and why.
 fn line(rollout: &Value) -> String {
-    let (to, state, percent) = (cell(&rollout["to"]), cell(&rollout["state"]), cell(&rollout["percent"]));
+    let (to, state, percent) = (cell(&rollout["to"]), cell(&rollout["state"]), number(&rollout["percent"]));
     format!("{}: version {to} {state} at {percent} %: {}\n", cell(&rollout["model"]), cell(&rollout["why"]))
 }
 
@@ -95,7 +95,7 @@ fn text(rollout: &Value) -> String {
     let _ = writeln!(
         text,
         "steps {} %, each for {} and {} requests; this one for {}; begun by {} at {}: {}",
-        cell(&rollout["steps"]),
+        list(rollout, "steps").map(number).collect::<Vec<_>>().join(", "),
         cell(&rollout["hold"]),
         rollout["min_requests"],
         cell(&rollout["held"]),
@@ -127,25 +127,30 @@ fn text(rollout: &Value) -> String {
         text.push_str(&table(&["GUARDRAIL", "LIMIT", "CANDIDATE", "CONTROL", "FOR SURE BETWEEN", "BROKEN"], &rows));
     }
     let rows: Vec<Vec<String>> = list(rollout, "moves")
-        .map(|m| vec![cell(&m["ts"]), cell(&m["action"]), format!("{} %", cell(&m["percent"])), cell(&m["reason"])])
+        .map(|m| vec![cell(&m["ts"]), cell(&m["action"]), format!("{} %", number(&m["percent"])), cell(&m["reason"])])
         .collect();
     text.push('\n');
     text.push_str(&table(&["WHEN", "MOVE", "SHARE", "WHY"], &rows));
     text
 }
 
+/// Without the fraction that whole numbers have in JSON.
+fn number(value: &Value) -> String {
+    value.as_f64().map_or_else(|| cell(value), |number| number.to_string())
+}
+
 fn guardrail_row(guardrail: &Value) -> Vec<String> {
     let side = |side: &Value| {
         if side.is_null() { String::new() } else { format!("{} of {}", side["bad"], side["requests"]) }
     };
-    let number = |value: &Value| value.as_f64().map_or_else(|| "∞".to_owned(), |n| format!("{n:.3}"));
+    let end = |value: &Value| value.as_f64().map_or_else(|| "∞".to_owned(), |n| format!("{n:.3}"));
     let interval = &guardrail["interval"];
     vec![
         cell(&guardrail["name"]),
-        cell(&guardrail["limit"]),
+        number(&guardrail["limit"]),
         side(&guardrail["candidate"]),
         side(&guardrail["control"]),
-        format!("{} and {}", number(&interval[0]), number(&interval[1])),
+        format!("{} and {}", end(&interval[0]), end(&interval[1])),
         if guardrail["broken"] == true { "BROKEN" } else { "no" }.to_owned(),
     ]
 }

@@ -43,6 +43,8 @@ struct Ride {
     /// When its step began, or was taken up again after a restart.
     since: Instant,
     evidence: Evidence,
+    /// How long its last step had been held when it ended.
+    held: Option<Duration>,
     /// A move that could not be made, and when it is tried again.
     trouble: Option<(String, Instant)>,
 }
@@ -59,7 +61,7 @@ pub enum Evidence {
 pub struct View {
     pub model: ModelName,
     pub state: State,
-    /// How long its step has been held.
+    /// How long its step has been held, or had been when it ended.
     pub held: Duration,
     pub evidence: Evidence,
     /// A move that could not be made yet, and why.
@@ -363,9 +365,11 @@ impl Rollouts {
         if let Some(ended) = state.ended {
             process.counter(&names::ROLLOUTS_ENDED, &[("how", ended.as_str())]).increment(1);
         }
-        if moves_traffic {
+        if moves_traffic && state.is_active() {
             *ride = Ride::new(state);
         } else {
+            // What the last step showed stays to be seen.
+            ride.held = (!state.is_active()).then(|| ride.since.elapsed());
             (ride.state, ride.trouble) = (state, None);
         }
         Ok(())
@@ -378,7 +382,7 @@ impl Ride {
             Step::Shadow => Evidence::Shadow(ShadowEvidence::default()),
             Step::At(_) => Evidence::Step(Box::new(StepEvidence::new(&state.plan.guardrails))),
         };
-        Ride { state, since: Instant::now(), evidence, trouble: None }
+        Ride { state, since: Instant::now(), evidence, held: None, trouble: None }
     }
 
     fn decide(&mut self, entry: &Entry, figures: &Figures, model: &ModelName) -> Decision {
@@ -411,7 +415,7 @@ impl Ride {
         View {
             model: model.clone(),
             state: self.state.clone(),
-            held: self.since.elapsed(),
+            held: self.held.unwrap_or_else(|| self.since.elapsed()),
             evidence: self.evidence.clone(),
             trouble: self.trouble.as_ref().map(|(words, _)| words.clone()),
         }

@@ -153,6 +153,9 @@ fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
     callers.x.store(12, Ordering::Relaxed);
     let done = until(&gateway, "it is taken back", |rollout| rollout["state"] == "taken_back");
     assert!(done["why"].as_str().unwrap().starts_with("error_rate_ratio is broken: "), "{done}");
+    let errors = &done["guardrails"][0];
+    assert_eq!((&errors["name"], &errors["broken"]), (&json!("error_rate_ratio"), &json!(true)), "the evidence stays");
+    assert!(errors["interval"][0].as_f64().unwrap() >= 1.0, "{errors}");
     assert_eq!(gateway.admin_get("/api/v1/models/m/traffic").json()["split"], before);
     assert_eq!(actions(&gateway), ["rollout_start", "rollout_step", "rollout_take_back"]);
     let failed = callers.failed();
