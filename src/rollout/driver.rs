@@ -376,7 +376,7 @@ impl Ride {
     fn new(state: State) -> Ride {
         let evidence = match state.step {
             Step::Shadow => Evidence::Shadow(ShadowEvidence::default()),
-            Step::At(_) => Evidence::Step(Box::new(StepEvidence::new(&state.plan.guardrails))),
+            Step::At(_) => Evidence::Step(Box::new(StepEvidence::new(&state.plan.guardrails, state.percent()))),
         };
         Ride { state, since: Instant::now(), evidence, trouble: None }
     }
