@@ -66,10 +66,11 @@ fn simulate(plan: &Plan, world: World, rng: &mut fastrand::Rng) -> Outcome {
         let mut held = Duration::ZERO;
         loop {
             let drift = 1.0 + (world.drift - 1.0) * looks / all_looks;
-            // A part of a request is one now and then.
-            let requests = (0..).take_while(|n| f64::from(*n) + rng.f64() < world.per_look).count();
             let stalled = rng.f64() < world.bursts;
-            for _ in 0..requests {
+            let mut left = world.per_look;
+            // A part of a request is one now and then.
+            while left > 0.0 && (left >= 1.0 || rng.f64() < left) {
+                left -= 1.0;
                 let is_candidate = rng.f64() * 100.0 < *percent;
                 let (arm, ratio, slower) = if is_candidate {
                     (&mut candidate, world.error_ratio, world.slower)
