@@ -43,10 +43,18 @@ struct Ride {
     /// When its step began, or was taken up again after a restart.
     since: Instant,
     evidence: Evidence,
-    /// How long its last step had been held when it ended.
+    /// How long its last step was held, once it has ended.
     held: Option<Duration>,
-    /// A move that could not be made, and when it is tried again.
-    trouble: Option<(String, Instant)>,
+    trouble: Option<Trouble>,
+}
+
+/// A move that could not be made. Another one need not wait for it: a take-back does not for an advance.
+#[derive(Debug)]
+struct Trouble {
+    action: Action,
+    words: String,
+    /// When it is tried again.
+    again: Instant,
 }
 
 /// What its step has shown.
@@ -90,7 +98,11 @@ impl Rollouts {
         let mut rides = BTreeMap::new();
         for (model, text) in ledger.rollouts().map_err(std::io::Error::other)? {
             match State::from_json(&text) {
-                Ok(state) => drop(rides.insert(model, Ride::new(state))),
+                Ok(state) => {
+                    let ride = Ride::new(state);
+                    show(&telemetry, &model, &ride);
+                    rides.insert(model, ride);
+                }
                 // What cannot be read moves nothing: the document it put in force stays.
                 Err(words) => error!(%model, words, "the kept rollout cannot be read; it goes no further"),
             }
@@ -243,17 +255,19 @@ impl Rollouts {
 
     async fn look_at(&self, model: &ModelName, ride: &mut Ride) {
         self.stop_if_changed(model, ride).await;
-        let snapshot = self.0.reader.snapshot();
-        // While a server starts, the document is there and its versions are not yet.
-        let Some(entry) = snapshot.model(model.as_str()).filter(|entry| entry.can_serve()) else { return };
         if !ride.state.is_active() {
+            return;
+        }
+        let snapshot = self.0.reader.snapshot();
+        let entry = snapshot.model(model.as_str()).filter(|entry| entry.revision() == ride.state.revision);
+        let Some(entry) = entry else { return };
+        if !entry.can_serve() {
+            // While a server starts, the document is there and its versions are not yet: nothing is held.
+            ride.since = Instant::now();
             return;
         }
         let decision = ride.decide(entry, &self.0.figures, model);
         drop(snapshot);
-        if ride.trouble.as_ref().is_some_and(|(_, again)| Instant::now() < *again) {
-            return;
-        }
         let mut state = ride.state.clone();
         let (document, action, why) = match decision {
             Decision::Stay(why) => {
@@ -286,12 +300,15 @@ impl Rollouts {
                 (Some(state.before.clone()), Action::RolloutTakeBack, why)
             }
         };
+        if ride.waits_for(action) {
+            return;
+        }
         state.why.clone_from(&why);
         let actor = Actor(ROLLOUT.to_owned());
         if let Err(failure) = self.go(model, ride, state, document, action, &why, actor).await {
             let words = format!("{} could not be done: {}", action, failure.message);
             error!(%model, detail = failure.internal.as_deref().unwrap_or_default(), "{words}");
-            ride.trouble = Some((words, Instant::now() + TRY_AGAIN));
+            ride.trouble = Some(Trouble { action, words, again: Instant::now() + TRY_AGAIN });
         }
     }
 
@@ -309,12 +326,16 @@ impl Rollouts {
                 Some(entry) => self.who_changed(model, entry.revision()),
             }
         };
+        if ride.waits_for(Action::RolloutStop) {
+            return;
+        }
         let mut state = ride.state.clone();
         (state.ended, state.why) = (Some(Ended::Stopped), words.clone());
         let actor = Actor(ROLLOUT.to_owned());
         if let Err(failure) = self.go(model, ride, state, None, Action::RolloutStop, &words, actor).await {
             error!(%model, "a rollout could not be stopped: {}", failure.message);
-            ride.trouble = Some((failure.message, Instant::now() + TRY_AGAIN));
+            let again = Instant::now() + TRY_AGAIN;
+            ride.trouble = Some(Trouble { action: Action::RolloutStop, words: failure.message, again });
         }
     }
 
@@ -352,37 +373,52 @@ impl Rollouts {
             at: moves_traffic.then_some(at),
             document,
             state: state.to_json(),
-            allow_signature_change: state.plan.allow_signature_change,
+            // What was served before may always be served again.
+            allow_signature_change: state.plan.allow_signature_change
+                || matches!(action, Action::RolloutTakeBack | Action::RolloutAbort),
             action,
             reason: Some(reason.to_owned()),
         };
         self.0.handle.steer(model.clone(), steer, actor).await?;
         let (to, percent) = (state.plan.to, state.percent());
+        let ended = state.ended;
         info!(%model, %to, percent, action = action.as_str(), "rollout: {reason}");
-        let process = self.0.telemetry.process();
-        let labels = [("model", model.as_str())];
-        process.gauge(&names::ROLLOUT_PERCENT, &labels).set(if state.is_active() { percent } else { 0.0 });
-        if let Some(ended) = state.ended {
-            process.counter(&names::ROLLOUTS_ENDED, &[("how", ended.as_str())]).increment(1);
-        }
-        if moves_traffic && state.is_active() {
+        if moves_traffic && ended.is_none() {
             *ride = Ride::new(state);
         } else {
-            // What the last step showed stays to be seen.
-            ride.held = (!state.is_active()).then(|| ride.since.elapsed());
+            // What ended it stays to be seen.
+            ride.held = ended.map(|_| ride.since.elapsed());
             (ride.state, ride.trouble) = (state, None);
+        }
+        show(&self.0.telemetry, model, ride);
+        if let Some(ended) = ended {
+            let labels = [("how", ended.as_str())];
+            self.0.telemetry.process().counter(&names::ROLLOUTS_ENDED, &labels).increment(1);
         }
         Ok(())
     }
+}
+
+/// Shows the candidate's share to the scraper.
+fn show(telemetry: &Telemetry, model: &ModelName, ride: &Ride) {
+    let percent = if ride.state.is_active() { ride.state.percent() } else { 0.0 };
+    telemetry.process().gauge(&names::ROLLOUT_PERCENT, &[("model", model.as_str())]).set(percent);
 }
 
 impl Ride {
     fn new(state: State) -> Ride {
         let evidence = match state.step {
             Step::Shadow => Evidence::Shadow(ShadowEvidence::default()),
-            Step::At(_) => Evidence::Step(Box::new(StepEvidence::new(&state.plan.guardrails))),
+            Step::At(_) => Evidence::Step(Box::new(StepEvidence::new(&state.plan.guardrails, state.percent()))),
         };
-        Ride { state, since: Instant::now(), evidence, held: None, trouble: None }
+        // What ended before a restart was held for as long as nobody knows any more.
+        let held = state.ended.map(|_| Duration::ZERO);
+        Ride { state, since: Instant::now(), evidence, held, trouble: None }
+    }
+
+    /// Whether this move was tried a moment ago, in vain.
+    fn waits_for(&self, action: Action) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.action == action && Instant::now() < trouble.again)
     }
 
     fn decide(&mut self, entry: &Entry, figures: &Figures, model: &ModelName) -> Decision {
@@ -417,7 +453,7 @@ impl Ride {
             state: self.state.clone(),
             held: self.held.unwrap_or_else(|| self.since.elapsed()),
             evidence: self.evidence.clone(),
-            trouble: self.trouble.as_ref().map(|(words, _)| words.clone()),
+            trouble: self.trouble.as_ref().map(|trouble| trouble.words.clone()),
         }
     }
 }

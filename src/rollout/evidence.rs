@@ -18,6 +18,10 @@ pub struct StepEvidence {
     pub latency: Option<Compared>,
     /// How many times the control's 99th percentile the candidate's requests may take.
     latency_limit: f64,
+    /// Both arms up to where they were compared last.
+    compared: (ArmEvidence, ArmEvidence),
+    /// Requests of both arms together that are compared at once, at least.
+    enough: f64,
 }
 
 /// One ratio that is watched.
@@ -39,11 +43,18 @@ pub struct ShadowEvidence {
 
 /// Requests of the control before its 99th percentile is one.
 const ENOUGH_FOR_P99: u64 = 100;
+/// Requests of the smaller side that are expected among those compared at once. Where fewer come between two looks, looks are taken
+/// together: of a few requests all on one side nothing can be learnt, and at five requests a second hardly any tenth of a second has
+/// both. How many are taken together depends on both sides' sum alone, never on which side they were on: else a burst of failures
+/// that hits both would look like the candidate's, whose request may have ended the wait.
+const EXPECTED: f64 = 4.0;
 
 impl StepEvidence {
+    /// Of a step in which the candidate has so many percent. At 0 and at 100 there is nothing to compare.
     #[must_use]
-    pub fn new(guardrails: &Guardrails) -> StepEvidence {
+    pub fn new(guardrails: &Guardrails, percent: f64) -> StepEvidence {
         let compared = |limit: Option<f64>| limit.map(Compared::new);
+        let smaller = percent.min(100.0 - percent) / 100.0;
         StepEvidence {
             candidate: ArmEvidence::default(),
             control: ArmEvidence::default(),
@@ -51,37 +62,49 @@ impl StepEvidence {
             nonfinite: compared(guardrails.nonfinite_ratio),
             latency: guardrails.p99_latency_ratio.map(|_| Compared::new(1.0)),
             latency_limit: guardrails.p99_latency_ratio.unwrap_or(1.0),
+            compared: (ArmEvidence::default(), ArmEvidence::default()),
+            enough: EXPECTED / smaller,
         }
     }
 
     /// Takes in how the arms stand now.
     pub fn look(&mut self, candidate: ArmEvidence, control: ArmEvidence) {
+        self.compare(&candidate, &control);
+        (self.candidate, self.control) = (candidate, control);
+    }
+
+    /// Holds what came since the last comparison against each other, once that is enough.
+    fn compare(&mut self, candidate: &ArmEvidence, control: &ArmEvidence) {
         let requests = |now: &ArmEvidence, before: &ArmEvidence| now.requests.saturating_sub(before.requests);
-        let (n_c, n_0) = (requests(&candidate, &self.candidate), requests(&control, &self.control));
+        let (candidate_before, control_before) = &self.compared;
+        let (n_c, n_0) = (requests(candidate, candidate_before), requests(control, control_before));
+        if ((n_c + n_0) as f64) < self.enough {
+            return;
+        }
         let since =
             |now: u64, before: u64, requests: u64| Counts { requests, bad: now.saturating_sub(before).min(requests) };
         if let Some(errors) = &mut self.errors {
             errors.observe(
-                since(candidate.failed, self.candidate.failed, n_c),
-                since(control.failed, self.control.failed, n_0),
+                since(candidate.failed, candidate_before.failed, n_c),
+                since(control.failed, control_before.failed, n_0),
             );
         }
         if let Some(nonfinite) = &mut self.nonfinite {
             nonfinite.observe(
-                since(candidate.nonfinite, self.candidate.nonfinite, n_c),
-                since(control.nonfinite, self.control.nonfinite, n_0),
+                since(candidate.nonfinite, candidate_before.nonfinite, n_c),
+                since(control.nonfinite, control_before.nonfinite, n_0),
             );
         }
-        // What counts as slow was settled before this look, by the control's looks before: else the martingale were none.
-        if let (Some(latency), Some(p99)) = (&mut self.latency, p99_bucket(&self.control)) {
+        // What counts as slow was settled before these requests, by the control's before: else the martingale were none.
+        if let (Some(latency), Some(p99)) = (&mut self.latency, p99_bucket(control_before)) {
             let limit = slow_from(p99, self.latency_limit);
             let slow = |now: &ArmEvidence, before: &ArmEvidence, from: usize, requests: u64| {
                 let above = |evidence: &ArmEvidence| evidence.latency[from..].iter().sum();
                 since(above(now), above(before), requests)
             };
-            latency.observe(slow(&candidate, &self.candidate, limit, n_c), slow(&control, &self.control, p99 + 1, n_0));
+            latency.observe(slow(candidate, candidate_before, limit, n_c), slow(control, control_before, p99 + 1, n_0));
         }
-        (self.candidate, self.control) = (candidate, control);
+        self.compared = (candidate.clone(), control.clone());
     }
 }
 
@@ -135,8 +158,10 @@ impl ShadowEvidence {
         let disagreed = |a: Agreement| a.pairs - a.agreed;
         let last = self.last.replace(now).unwrap_or(now);
         let last = if now.pairs < last.pairs { Agreement::default() } else { last };
-        let bad = disagreed(now).saturating_sub(disagreed(last));
-        self.disagreements.observe(Counts { requests: now.pairs - last.pairs, bad });
+        let pairs = now.pairs - last.pairs;
+        // Figures that began anew and have outgrown the last look's between two looks disagree with it: never more than there are.
+        let bad = disagreed(now).saturating_sub(disagreed(last)).min(pairs);
+        self.disagreements.observe(Counts { requests: pairs, bad });
     }
 }
 
@@ -163,7 +188,7 @@ mod tests {
 
     #[test]
     fn slow_is_settled_by_the_looks_before() {
-        let mut evidence = StepEvidence::new(&Guardrails::default());
+        let mut evidence = StepEvidence::new(&Guardrails::default(), 50.0);
         evidence.look(took(&[(100, 10)]), took(&[(100, 1000)]));
         assert_eq!(evidence.latency.as_ref().unwrap().control.requests, 0, "nothing was known before the first look");
         // The candidate is twice as slow, and one and a half times is allowed; a tenth of the control is slow too.
@@ -175,10 +200,28 @@ mod tests {
 
     #[test]
     fn within_the_limit_is_not_slow() {
-        let mut evidence = StepEvidence::new(&Guardrails::default());
+        let mut evidence = StepEvidence::new(&Guardrails::default(), 50.0);
         evidence.look(ArmEvidence::default(), took(&[(100, 1000)]));
         evidence.look(took(&[(140, 100)]), took(&[(100, 2000)]));
         assert_eq!(evidence.latency.unwrap().candidate, Counts { requests: 100, bad: 0 });
+    }
+
+    #[test]
+    fn little_traffic_is_compared_too() {
+        let failing = |requests, failed| ArmEvidence { requests, failed, ..ArmEvidence::default() };
+        let mut evidence = StepEvidence::new(&Guardrails::default(), 10.0);
+        // One request to a look: nine of ten are the control's. All of the candidate's fail.
+        for n in 1..=400_u64 {
+            evidence.look(failing(n / 10, n / 10), failing(n - n / 10, 0));
+        }
+        assert_eq!((evidence.candidate.requests, evidence.control.requests), (40, 360));
+        let errors = evidence.errors.unwrap();
+        assert_eq!((errors.candidate, errors.control), (counts(40, 40), counts(360, 0)), "no request is left out");
+        assert!(errors.ratio.is_surely_above(0.001));
+    }
+
+    fn counts(requests: u64, bad: u64) -> Counts {
+        Counts { requests, bad }
     }
 
     #[test]
@@ -192,5 +235,8 @@ mod tests {
         // Other bytes: the figures began anew.
         shadow.look(at(10, 10));
         assert_eq!(shadow.disagreements.seen(), Counts { requests: 110, bad: 1 });
+        shadow.look(at(12, 0));
+        assert_eq!(shadow.disagreements.seen(), Counts { requests: 112, bad: 3 }, "never more than there were");
+        assert!(shadow.disagreements.is_surely_above(0.001, 0.05));
     }
 }

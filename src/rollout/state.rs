@@ -154,7 +154,7 @@ impl State {
     /// The versions the candidate is held against.
     #[must_use]
     pub fn control_versions(&self) -> BTreeSet<Version> {
-        control(&self.before, self.plan.to).map(|arm| arm.version).collect()
+        control(&self.before, self.plan.to).filter(|arm| arm.weight > 0.0).map(|arm| arm.version).collect()
     }
 
     /// Notes a move.
@@ -208,9 +208,8 @@ impl State {
 /// The arms the candidate is held against: those of other versions; where there is none (one version against itself, an A/A
 /// rollout), all.
 fn control(before: &Document, to: Version) -> impl Iterator<Item = &Arm> {
-    let weighted = |arm: &&Arm| arm.weight > 0.0;
-    let others = before.split.iter().filter(weighted).any(|arm| arm.version != to);
-    before.split.iter().filter(weighted).filter(move |arm| !others || arm.version != to)
+    let others = before.split.iter().any(|arm| arm.version != to && arm.weight > 0.0);
+    before.split.iter().filter(move |arm| !others || arm.version != to)
 }
 
 fn candidate(before: &Document, to: Version) -> ArmName {
@@ -224,7 +223,8 @@ fn candidate(before: &Document, to: Version) -> ArmName {
     free.expect("a split has fewer arms than there are numbers")
 }
 
-/// The candidate's arm with so many percent, and the control's sharing the rest as they did.
+/// The candidate's arm with so many percent, and the control's sharing the rest as they did. Arms of other versions without a weight
+/// keep their place: a version that no document names may be unloaded, and a take-back that needs it would be refused.
 fn shared(before: &Document, to: Version, percent: f64) -> Document {
     let sum: f64 = control(before, to).map(|arm| arm.weight).sum();
     let rest = control(before, to).map(|arm| Arm { weight: arm.weight / sum * (100.0 - percent), ..arm.clone() });
@@ -293,7 +293,7 @@ mod tests {
         });
         let state = state(&before, "4");
         let step = state.document(Step::At(0));
-        assert_eq!(arms(&step), [arm("a", "1", 67.5), arm("b", "2", 22.5), arm("4", "4", 10.0)]);
+        assert_eq!(arms(&step), [arm("a", "1", 67.5), arm("b", "2", 22.5), arm("3", "3", 0.0), arm("4", "4", 10.0)]);
         assert_eq!(
             (&step.labels, &step.shadows, &step.salt),
             (&state.before.labels, &state.before.shadows, &state.before.salt)
