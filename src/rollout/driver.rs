@@ -159,7 +159,12 @@ impl Rollouts {
         };
         let document = state.document(step);
         let mut ride = Ride::new(state.clone());
-        self.go(&model, &mut ride, state, Some(document), Action::RolloutStart, &reason, actor).await?;
+        let (mut state, mut action) = (state, Action::RolloutStart);
+        if state.percent() >= 100.0 {
+            // A plan of one step: there is nothing to hold it against.
+            (state.ended, action) = (Some(Ended::Finished), Action::RolloutFinish);
+        }
+        self.go(&model, &mut ride, state, Some(document), action, &reason, actor).await?;
         let view = ride.view(&model);
         rides.insert(model, ride);
         self.0.begun.notify_one();

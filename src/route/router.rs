@@ -88,8 +88,13 @@ impl Router {
             }
             Selector::Traffic => {}
         }
+        // Rules mostly ask for one header, one after the other; finding it costs ten times what comparing it does.
+        let mut found: (&str, Option<&str>) = ("", None);
         for (i, rule) in self.document.rules.iter().enumerate() {
-            if (ask.header)(&rule.header) == Some(rule.equals.as_str()) {
+            if found.0 != rule.header {
+                found = (&rule.header, (ask.header)(&rule.header));
+            }
+            if found.1 == Some(rule.equals.as_str()) {
                 return Route::Rule(i);
             }
         }

@@ -118,6 +118,22 @@ fn split(weights: &[f64], salt: &str) -> Router {
 }
 
 #[test]
+fn of_several_rules_the_first_that_matches_wins_whatever_their_headers() {
+    let rule = |header: &str, equals: &str| json!({"header": header, "equals": equals, "version": "2"});
+    let r = router(&json!({
+        "split": [{"version": "1", "weight": 1}],
+        "rules": [rule("x-a", "1"), rule("x-a", "2"), rule("x-b", "2"), rule("x-a", "3"), rule("x-b", "3")]
+    }));
+    let none = Parameters::new();
+    let routed = |headers: &[(&str, &str)]| route(&r, headers, &none, "id");
+    assert_eq!(routed(&[("x-a", "2"), ("x-b", "2")]), Route::Rule(1));
+    assert_eq!(routed(&[("x-a", "3"), ("x-b", "2")]), Route::Rule(2));
+    assert_eq!(routed(&[("x-a", "3")]), Route::Rule(3));
+    assert_eq!(routed(&[("x-b", "3")]), Route::Rule(4));
+    assert_eq!(routed(&[("x-b", "1")]), at(0));
+}
+
+#[test]
 fn the_same_key_gets_the_same_arm_in_every_process() {
     let r = router(&json!({
         "split": [{"version": "1", "weight": 50}, {"version": "2", "weight": 50}], "sticky_by": {"parameter": "user"}

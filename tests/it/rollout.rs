@@ -222,6 +222,15 @@ fn it_is_held_resumed_and_aborted() {
 }
 
 #[test]
+fn a_plan_that_is_all_at_once_is_done_at_once() {
+    let gateway = gateway();
+    let done = begin(&gateway, &json!({"to": "2", "steps": [100], "hold": "1h", "reason": "a test"})).json();
+    assert_eq!((&done["state"], &done["percent"]), (&json!("finished"), &json!(100.0)));
+    assert_eq!(split(&gateway), [("2".to_owned(), 1.0)]);
+    assert_eq!(actions(&gateway), ["rollout_finish"]);
+}
+
+#[test]
 fn a_manual_change_stops_it_and_it_says_so() {
     let gateway = gateway();
     let plan = json!({"to": "2", "steps": [10, 100], "hold": "1h", "reason": "a test"});
