@@ -16,6 +16,8 @@ pub(super) struct Lanes {
 struct State {
     /// Never empty ones; the next one's turn is at the front.
     lanes: VecDeque<VecDeque<Copied>>,
+    /// Copies that were run, still to be freed.
+    done: Vec<Copied>,
     closed: bool,
 }
 
@@ -60,6 +62,16 @@ impl Lanes {
         let (stay, go): (Vec<_>, Vec<_>) = lanes.into_iter().partition(stays);
         state.lanes = stay.into();
         go.into_iter().flatten().collect()
+    }
+
+    /// Gives back a copy that was run.
+    pub fn done(&self, copied: Copied) {
+        self.lock().done.push(copied);
+    }
+
+    /// The copies that were run since the last call.
+    pub fn take_done(&self) -> Vec<Copied> {
+        std::mem::take(&mut self.lock().done)
     }
 
     /// From now on there is no next copy.

@@ -163,8 +163,8 @@ impl Shared {
     }
 }
 
-/// The sorting thread: moves copies from the intake to their shadows' lanes, at normal priority, so that the intake is never held
-/// by a thread that the system does not let run.
+/// The sorting thread: moves copies from the intake to their shadows' lanes, and frees those that were run; at normal priority, so
+/// that nothing of the threads that answer callers is ever held by one that the system does not let run.
 fn sort(shared: &Shared) {
     let mut last_copy = std::time::Instant::now();
     while !shared.is_stopping() {
@@ -173,6 +173,10 @@ fn sort(shared: &Shared) {
         while let Some(copied) = shared.intake.pop() {
             came = true;
             shared.lanes.push(copied);
+        }
+        for done in shared.lanes.take_done() {
+            came = true;
+            shared.waiting_bytes.fetch_sub(done.bytes, Ordering::AcqRel);
         }
         let snapshot = shared.reader.snapshot();
         let is_shadow = |served: &Served| {

@@ -3,7 +3,6 @@
 use super::{Copied, Shared};
 use crate::compare::compare_answers;
 use crate::model::{Answer, Failure};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// One of the threads that run copies.
@@ -11,7 +10,7 @@ pub(super) fn run(shared: &Shared) {
     lower_priority();
     while let Some(copied) = shared.lanes.next() {
         let outcome = infer(&copied);
-        let Copied { original, shadow, bytes } = copied;
+        let Copied { original, shadow, .. } = &copied;
         let loaded = &shadow.loaded;
         let comparison = match (&original.outcome, &outcome) {
             (Ok(expected), Ok((got, _))) => Some(compare_answers(expected, got, original.tolerance)),
@@ -20,9 +19,10 @@ pub(super) fn run(shared: &Shared) {
         let counts = loaded.metrics.shadow();
         counts.compared(comparison.as_ref().is_some_and(|comparison| !comparison.agrees()));
         let outcome = outcome.as_ref().map(|(answer, took)| (answer, *took));
-        shared.figures.record(&original, loaded, outcome, comparison.as_ref());
-        drop((original, shadow));
-        shared.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        shared.figures.record(original, loaded, outcome, comparison.as_ref());
+        // Freed by the sorting thread: memory of the threads that answer callers is given back under a lock of theirs, which
+        // a thread that the system does not let run must not hold.
+        shared.lanes.done(copied);
     }
 }
 
