@@ -71,6 +71,8 @@ pub struct Door {
     max_headers: usize,
     in_flight: AtomicUsize,
     stopping: AtomicBool,
+    /// Connections end with the answer under way.
+    closing: AtomicBool,
     refused: [Counter; Code::ALL.len()],
 }
 
@@ -84,6 +86,7 @@ impl Door {
             max_headers: config.max_headers,
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             refused,
         })
     }
@@ -101,6 +104,17 @@ impl Door {
     /// From now on readiness is 503: the first step of a stop. Requests are answered as before.
     pub fn announce_stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// From now on each answer says that its connection ends with it: before any connection is refused, so that nobody who reads an
+    /// answer asks again where nobody listens.
+    pub(super) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// Whether new requests should come here: see INTERFACES, "Ready".

@@ -5,14 +5,24 @@ use super::door::Door;
 use super::endpoint::{Endpoint, Refused};
 use super::{info, predict};
 use crate::model::RequestId;
-use http::header::{ALLOW, HeaderValue};
-use http::{HeaderMap, Request};
+use http::header::{ALLOW, CONNECTION, HeaderValue};
+use http::{HeaderMap, Request, Version};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Answers one request.
+/// Answers one request; while the server closes, with word that the connection ends with it.
 pub(super) async fn handle(door: Arc<Door>, request: Request<Incoming>) -> HttpResponse {
+    let is_http1 = request.version() < Version::HTTP_2;
+    let mut response = answer(&door, request).await;
+    // HTTP/2 has no such header: its connections are told by a frame.
+    if is_http1 && door.is_closing() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answer(door: &Arc<Door>, request: Request<Incoming>) -> HttpResponse {
     let received = Instant::now();
     let (parts, body) = request.into_parts();
     let parsed = door
@@ -21,13 +31,13 @@ pub(super) async fn handle(door: Arc<Door>, request: Request<Incoming>) -> HttpR
         .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()));
     match parsed {
         Ok(Endpoint::Infer(target)) => {
-            predict::predict(&door, &parts.headers, body, predict::Wire::Oip, &target, received).await
+            predict::predict(door, &parts.headers, body, predict::Wire::Oip, &target, received).await
         }
         Ok(Endpoint::TfsPredict(target)) => {
-            predict::predict(&door, &parts.headers, body, predict::Wire::Tfs, &target, received).await
+            predict::predict(door, &parts.headers, body, predict::Wire::Tfs, &target, received).await
         }
         Ok(endpoint) => {
-            let mut response = info::answer(&door, &endpoint).unwrap_or_else(|failure| answer::failed(&failure));
+            let mut response = info::answer(door, &endpoint).unwrap_or_else(|failure| answer::failed(&failure));
             answer::request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
         }

@@ -23,6 +23,7 @@ pub struct Server {
     /// True: finish what is under way on each connection and end it.
     finish: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    door: Arc<Door>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -63,7 +64,7 @@ impl Server {
         let acceptor = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
             runtime.block_on(accept(listener, lanes, most, gauge, closing));
         })?;
-        Ok(Server { address, close, finish, threads, acceptor: Some(acceptor) })
+        Ok(Server { address, close, finish, threads, door: Arc::clone(door), acceptor: Some(acceptor) })
     }
 
     /// The address that was bound; the port the system chose where the configuration said 0.
@@ -76,6 +77,7 @@ impl Server {
     /// ended `within` the time is cut off.
     pub fn stop(mut self, within: Duration) -> bool {
         let until = std::time::Instant::now() + within;
+        self.door.begin_closing();
         self.close.send_replace(true);
         if let Some(acceptor) = self.acceptor.take() {
             // It ends at once and holds nothing; a panic there was logged by the panic hook.
