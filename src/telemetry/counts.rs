@@ -21,7 +21,7 @@ pub struct ArmCounts {
 /// The counts at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArmEvidence {
-    /// Requests that were answered: without those whose client went away.
+    /// Requests that fitted the signature and were answered: without those whose client went away.
     pub requests: u64,
     /// Of them, those that fitted the signature and failed all the same: values refused by the engine too, as another version may
     /// take them.
@@ -46,10 +46,11 @@ impl Default for ArmCounts {
 impl ArmCounts {
     pub(super) fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        if failed == Some(Code::ClientClosed) {
+        // What did not fit the signature never came as far as the version, and says neither good nor ill of it.
+        if failed == Some(Code::ClientClosed) || failed.is_some() && !fitted {
             return;
         }
-        if failed.is_some() && fitted {
+        if failed.is_some() {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
         self.latency[latency_bucket(took)].fetch_add(1, Ordering::Relaxed);
@@ -144,8 +145,8 @@ mod tests {
         counts.ended(Some(Code::ClientClosed), took, true);
         counts.nonfinite();
         let evidence = counts.read();
-        assert_eq!((evidence.requests, evidence.failed, evidence.nonfinite), (3, 1, 1));
-        assert_eq!(evidence.latency[latency_bucket(took)], 3);
+        assert_eq!((evidence.requests, evidence.failed, evidence.nonfinite), (2, 1, 1));
+        assert_eq!(evidence.latency[latency_bucket(took)], 2);
         assert_eq!(counts.requests(), 4);
     }
 }
