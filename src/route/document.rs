@@ -203,13 +203,14 @@ impl Reader {
         self.known("", members, &KNOWN);
         let split = self.split(members.get("split"));
         let sticky_by = members.get("sticky_by").filter(|v| !v.is_null()).and_then(|v| self.key(v));
-        let rules = self.list("rules", members.get("rules"), Reader::rule);
-        let shadows: Vec<Shadow> = self.list("shadows", members.get("shadows"), Reader::shadow);
-        for (i, shadow) in shadows.iter().enumerate() {
-            if shadows[..i].iter().any(|s| s.version == shadow.version) {
+        let rules = self.list("rules", members.get("rules"), Reader::rule).into_iter().map(|(_, rule)| rule).collect();
+        let shadows: Vec<(usize, Shadow)> = self.list("shadows", members.get("shadows"), Reader::shadow);
+        for (read, (i, shadow)) in shadows.iter().enumerate() {
+            if shadows[..read].iter().any(|(_, s)| s.version == shadow.version) {
                 self.complaints.push(format!("shadows[{i}].version: {} is a shadow already", shadow.version));
             }
         }
+        let shadows = shadows.into_iter().map(|(_, shadow)| shadow).collect();
         let labels = self.labels(members.get("labels"));
         let salt = self.text("salt", members.get("salt"));
         let reason = self.text("reason", members.get("reason"));
@@ -217,24 +218,27 @@ impl Reader {
     }
 
     fn split(&mut self, value: Option<&Value>) -> Vec<Arm> {
-        let split: Vec<Arm> = self.list("split", value, Reader::arm);
+        // With the places they stand at, as those that cannot be read are left out.
+        let split: Vec<(usize, Arm)> = self.list("split", value, Reader::arm);
+        let sum: f64 = split.iter().map(|(_, arm)| arm.weight).sum();
+        let all_read = value.and_then(Value::as_array).is_some_and(|arms| arms.len() == split.len());
         if value.is_none_or(|v| v.as_array().is_some_and(Vec::is_empty)) {
             self.complaints
                 .push("split: expected at least one arm, such as [{\"version\":\"1\",\"weight\":1}]".to_owned());
-        } else if !split.is_empty() && split.iter().map(|a| a.weight).sum::<f64>() <= 0.0 {
+        } else if all_read && sum <= 0.0 {
             self.complaints.push("split: the weights are all 0; at least one must be positive".to_owned());
-        } else if !split.iter().map(|a| a.weight).sum::<f64>().is_finite() {
+        } else if !sum.is_finite() {
             self.complaints.push("split: the sum of the weights overflows; use smaller numbers".to_owned());
         }
-        for (i, arm) in split.iter().enumerate() {
-            if split[..i].iter().any(|a| a.arm == arm.arm) {
+        for (read, (i, arm)) in split.iter().enumerate() {
+            if split[..read].iter().any(|(_, a)| a.arm == arm.arm) {
                 self.complaints.push(format!(
                     "split[{i}].arm: {:?} stands twice; arm names are unique within a split (absent, it is the version)",
                     arm.arm.as_str()
                 ));
             }
         }
-        split
+        split.into_iter().map(|(_, arm)| arm).collect()
     }
 
     fn list<T>(
@@ -242,7 +246,7 @@ impl Reader {
         key: &str,
         value: Option<&Value>,
         item: impl Fn(&mut Reader, &str, &Map<String, Value>) -> Option<T>,
-    ) -> Vec<T> {
+    ) -> Vec<(usize, T)> {
         match value {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(items)) => items
@@ -254,7 +258,7 @@ impl Reader {
                         self.complain(&at, "an object", v);
                         return None;
                     };
-                    item(self, &at, members)
+                    item(self, &at, members).map(|item| (i, item))
                 })
                 .collect(),
             Some(other) => {

@@ -40,6 +40,18 @@ fn every_complaint_names_its_key_at_once() {
 }
 
 #[test]
+fn complaints_name_places_as_they_were_written() {
+    let arm = |weight: i32, arm: &str| json!({"version": "1", "weight": weight, "arm": arm});
+    let bad = json!({
+        "split": [arm(-1, "a"), arm(0, "b"), arm(0, "b")],
+        "shadows": [{"version": "1", "sample": 2}, {"version": "2"}, {"version": "2"}]
+    });
+    let complaints = Proposal::parse(&bad).unwrap_err();
+    let keys: Vec<&str> = complaints.iter().map(|c| c.split(": ").next().unwrap()).collect();
+    assert_eq!(keys, ["split[0].weight", "split[2].arm", "shadows[0].sample", "shadows[2].version"], "{complaints:#?}");
+}
+
+#[test]
 fn splits_that_cannot_be_drawn_from_are_refused() {
     for bad in [
         json!({}),
