@@ -4,8 +4,9 @@
 //!   [`LedgerReader`] (everybody's, `Clone`).
 //! - [`LedgerWriter::commit`] is one transaction: when it answers `Ok`, the change and its audit event are on the disk together
 //!   (SQLite, `synchronous=FULL`); when it answers an error, nothing of it is.
-//! - A model's revisions are 1, 2, 3, … with no gap and never twice. The document to roll back to is the one a revision before the
-//!   current; a rollback is a change like any other, so that two of them are back where they began.
+//! - A model's revisions are 1, 2, 3, … with no gap and never twice. The document to roll back to is the one before the
+//!   last change, a rollout with all its steps being one; a rollback is a change like any other, so that two of them are back where
+//!   they began.
 //! - Every call blocks: a commit for a few milliseconds, a query for microseconds. Not for a thread that answers predictions.
 //!
 //! Uses: model.

@@ -139,11 +139,21 @@ pub(super) fn revision_of(connection: &Connection, model: &ModelName) -> rusqlit
     Ok(revision.unwrap_or(0).cast_unsigned())
 }
 
+/// A rollout is one change made in steps: its steps are passed over, and after a take-back, which is back where the rollout began, that
+/// document too.
 pub(super) fn previous_document(connection: &Connection, model: &ModelName) -> rusqlite::Result<Option<Revision>> {
     connection
         .prepare_cached(
             "SELECT d.revision, d.document
-             FROM models m JOIN documents d ON d.model = m.model AND d.revision = m.revision - 1 WHERE m.model = ?1",
+             FROM models m
+             JOIN documents now ON now.model = m.model AND now.revision = m.revision
+             JOIN events made ON made.id = now.event
+             JOIN documents d ON d.model = m.model AND d.revision < m.revision
+             JOIN events e ON e.id = d.event
+             WHERE m.model = ?1
+               AND e.action NOT IN ('rollout_start', 'rollout_step')
+               AND NOT (made.action IN ('rollout_take_back', 'rollout_abort') AND d.document = now.document)
+             ORDER BY d.revision DESC LIMIT 1",
         )?
         .query_row([model.as_str()], |row| {
             Ok(Revision { revision: row.get::<_, i64>(0)?.cast_unsigned(), document: row.get(1)? })

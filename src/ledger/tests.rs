@@ -183,6 +183,29 @@ fn a_rollout_is_kept_with_its_document_or_not_at_all() {
 }
 
 #[test]
+fn a_rollback_passes_over_the_steps_of_a_rollout() {
+    let (_dir, mut writer, reader) = new();
+    let steer = |action, n| {
+        let document = Some(NewDocument { document: document(n), highest_served: None });
+        change("m", action, Effect::SetRollout { state: "{}".to_owned(), document })
+    };
+    let previous = || reader.previous_document(&name("m")).unwrap().map(|revision| revision.document);
+    writer.commit(put("m", document(1))).unwrap();
+    writer.commit(put("m", document(2))).unwrap();
+    for (action, n) in [(Action::RolloutStart, 10), (Action::RolloutStep, 11)] {
+        writer.commit(steer(action, n)).unwrap();
+        assert_eq!(previous(), Some(document(2)), "from any step to the document before the rollout");
+    }
+    writer.commit(steer(Action::RolloutTakeBack, 2)).unwrap();
+    assert_eq!(previous(), Some(document(1)), "a rollout taken back is no change to go back over");
+    writer.commit(change("m", Action::Rollback, put("m", document(1)).effect)).unwrap();
+    assert_eq!(previous(), Some(document(2)), "and two rollbacks are none");
+    writer.commit(steer(Action::RolloutStart, 20)).unwrap();
+    writer.commit(steer(Action::RolloutFinish, 21)).unwrap();
+    assert_eq!(previous(), Some(document(1)), "a finished rollout goes back to where it began");
+}
+
+#[test]
 fn an_older_data_directory_is_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     let old = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();

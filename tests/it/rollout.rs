@@ -164,6 +164,10 @@ fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
     let after = callers.of_candidate.load(Ordering::Relaxed) - at_step_two;
     assert!(failed > 0 && failed <= after, "{failed} of {after}");
     assert!(failed < 2000, "{failed} failed before it was taken back");
+    // A rollback is no way back to the version that failed.
+    let back = gateway.admin_send("POST", "/api/v1/models/m:rollback", &[], &json!({"reason": "a test"})).json();
+    assert_eq!(back["to"], "2", "the first document, before the promote: {back}");
+    assert_eq!(gateway.promote("m", 1).status, 200);
     // From then on nobody fails.
     let until_now = callers.failed();
     let answered = gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[12.0, 1.0]));
