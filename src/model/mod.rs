@@ -20,5 +20,5 @@ mod tests;
 
 pub use failure::{Code, Failure};
 pub use name::{ArmName, ModelName, NameError, RequestId, Version};
-pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters};
+pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters, Role};
 pub use signature::{Dim, Signature, TensorSpec};

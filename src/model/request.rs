@@ -35,6 +35,31 @@ impl std::fmt::Display for Parameter {
 /// Parameters in the order they came; few, so a list.
 pub type Parameters = Vec<(String, Parameter)>;
 
+/// In what part a version answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// By the split or a rule.
+    Primary,
+    /// Because the URL named the version or a label.
+    Pinned,
+    /// To nobody.
+    Shadow,
+}
+
+impl Role {
+    pub const ALL: [Role; 3] = [Role::Primary, Role::Pinned, Role::Shadow];
+
+    /// As records spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Pinned => "pinned",
+            Role::Shadow => "shadow",
+        }
+    }
+}
+
 /// What a caller asked, decoded but not yet held against any model.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct InferenceRequest {

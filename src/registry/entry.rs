@@ -2,7 +2,7 @@
 
 use crate::compare::Tolerance;
 use crate::execute::Runner;
-use crate::model::{Code, Failure, ModelName, Signature, Version};
+use crate::model::{Code, Failure, ModelName, Role, Signature, Version};
 use crate::route::{Ask, Document, Route, Router};
 use crate::telemetry::{ArmMetrics, VersionMetrics};
 use serde::Serialize;
@@ -119,17 +119,6 @@ pub struct Loaded {
     pub metrics: Arc<VersionMetrics>,
     pub facts: Arc<Facts>,
     pub limits: Limits,
-}
-
-/// In what part a version answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// By the split or a rule.
-    Primary,
-    /// Because the URL named the version or a label.
-    Pinned,
-    /// To nobody.
-    Shadow,
 }
 
 /// A version in one part it plays: what a request gets from routing.

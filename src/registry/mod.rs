@@ -18,5 +18,5 @@ mod publish;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use entry::{Entry, Facts, Limits, Loaded, Role, Routed, Served, Shadowing, Stage, State, VersionStatus};
+pub use entry::{Entry, Facts, Limits, Loaded, Routed, Served, Shadowing, Stage, State, VersionStatus};
 pub use publish::{Reader, Snapshot, Writer, new};

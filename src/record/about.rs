@@ -1,0 +1,176 @@
+//! What the records of one stream have in common, and how a tensor's shape is told from its length.
+
+use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
+use crate::tensor::{DataType, Shape};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// What the records of one stream have in common: a sealed file holds records of one, and carries this in its metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    pub model: ModelName,
+    pub version: Version,
+    /// Of `model.onnx`, lower-case hex.
+    pub sha256: String,
+    pub signature: Signature,
+    /// Columns whose elements are replaced by their keyed hash: `inputs.NAME`, `outputs.NAME`.
+    pub hashed: BTreeSet<String>,
+    /// Columns that are not there: `inputs.NAME`, `outputs.NAME`.
+    pub dropped: BTreeSet<String>,
+}
+
+/// One of the two structs of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Inputs,
+    Outputs,
+}
+
+/// A tensor's column: a field of one of the two structs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its place among the signature's tensors of its side.
+    pub index: usize,
+    pub spec: TensorSpec,
+    pub hashed: bool,
+}
+
+impl Side {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Side::Inputs => "inputs",
+            Side::Outputs => "outputs",
+        }
+    }
+}
+
+impl About {
+    #[must_use]
+    pub fn specs(&self, side: Side) -> &[TensorSpec] {
+        match side {
+            Side::Inputs => self.signature.inputs(),
+            Side::Outputs => self.signature.outputs(),
+        }
+    }
+
+    /// The columns of a side that are kept, in the signature's order.
+    #[must_use]
+    pub fn columns(&self, side: Side) -> Vec<Column> {
+        let named = |spec: &TensorSpec| format!("{}.{}", side.as_str(), spec.name);
+        let specs = self.specs(side).iter().enumerate();
+        let kept = specs.filter(|(_, spec)| !self.dropped.contains(&named(spec)));
+        kept.map(|(index, spec)| Column { index, spec: spec.clone(), hashed: self.hashed.contains(&named(spec)) })
+            .collect()
+    }
+
+    /// The signature as JSON, for a file's metadata.
+    #[must_use]
+    pub fn signature_json(&self) -> serde_json::Value {
+        let side = |specs: &[TensorSpec]| specs.iter().map(SpecJson::of).collect();
+        let json = SidesJson { inputs: side(self.signature.inputs()), outputs: side(self.signature.outputs()) };
+        serde_json::to_value(json).expect("names and numbers are JSON")
+    }
+
+    /// The other way.
+    ///
+    /// # Errors
+    /// Words, when it is no signature.
+    pub fn signature_of(json: serde_json::Value) -> Result<Signature, String> {
+        let sides: SidesJson = serde_json::from_value(json).map_err(|e| format!("a signature: {e}"))?;
+        let side = |specs: Vec<SpecJson>| specs.into_iter().map(SpecJson::into_spec).collect::<Result<Vec<_>, _>>();
+        Ok(Signature::new(side(sides.inputs)?, side(sides.outputs)?))
+    }
+
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "model": self.model, "version": self.version, "sha256": self.sha256, "signature": self.signature_json(),
+            "hashed": self.hashed, "dropped": self.dropped,
+        })
+    }
+
+    pub(super) fn from_json(mut json: serde_json::Value) -> Result<About, String> {
+        let signature = About::signature_of(json["signature"].take())?;
+        let rest: AboutJson = serde_json::from_value(json).map_err(|e| e.to_string())?;
+        let AboutJson { model, version, sha256, hashed, dropped } = rest;
+        Ok(About { model, version, sha256, signature, hashed, dropped })
+    }
+
+    /// The shape of a tensor of so many elements: of one row where the signature has rows and its other dimensions leave that open, of
+    /// all rows where they do not. `None` where the length does not tell.
+    #[must_use]
+    pub fn shape_of(&self, spec: &TensorSpec, elements: usize) -> Option<Shape> {
+        let dims = spec.dims.as_deref()?;
+        let fixed: usize = dims.iter().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 }).product();
+        let mut free = dims.iter().filter(|d| matches!(d, Dim::Free(_))).count();
+        // One row, where the first is not the only free one.
+        let one_row = self.signature.has_rows() && free > 1;
+        free -= usize::from(one_row);
+        let rest = match free {
+            0 => (fixed == elements).then_some(1)?,
+            1 => (fixed > 0 && elements.is_multiple_of(fixed)).then(|| elements / fixed)?,
+            _ => return None,
+        };
+        let extent = |(i, dim): (usize, &Dim)| match dim {
+            Dim::Fixed(n) => *n,
+            Dim::Free(_) if one_row && i == 0 => 1,
+            Dim::Free(_) => rest,
+        };
+        Some(dims.iter().enumerate().map(extent).collect())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct AboutJson {
+    model: ModelName,
+    version: Version,
+    sha256: String,
+    hashed: BTreeSet<String>,
+    dropped: BTreeSet<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SidesJson {
+    inputs: Vec<SpecJson>,
+    outputs: Vec<SpecJson>,
+}
+
+/// A tensor's name, type and dimensions: a number, a symbol, or null for a free one without; `dims` null where even the rank is free.
+#[derive(Serialize, Deserialize)]
+struct SpecJson {
+    name: String,
+    datatype: String,
+    dims: Option<Vec<Option<DimJson>>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum DimJson {
+    Fixed(usize),
+    Symbol(String),
+}
+
+impl SpecJson {
+    fn of(spec: &TensorSpec) -> SpecJson {
+        let dim = |dim: &Dim| match dim {
+            Dim::Fixed(n) => Some(DimJson::Fixed(*n)),
+            Dim::Free(symbol) => symbol.as_ref().map(|s| DimJson::Symbol(s.to_string())),
+        };
+        SpecJson {
+            name: spec.name.to_string(),
+            datatype: spec.datatype.as_str().to_owned(),
+            dims: spec.dims.as_ref().map(|dims| dims.iter().map(dim).collect()),
+        }
+    }
+
+    fn into_spec(self) -> Result<TensorSpec, String> {
+        let datatype = DataType::parse(&self.datatype).ok_or_else(|| format!("{} is no datatype", self.datatype))?;
+        let dim = |dim| match dim {
+            Some(DimJson::Fixed(n)) => Dim::Fixed(n),
+            Some(DimJson::Symbol(symbol)) => Dim::Free(Some(symbol.into())),
+            None => Dim::Free(None),
+        };
+        let dims = self.dims.map(|dims| dims.into_iter().map(dim).collect());
+        Ok(TensorSpec { name: self.name.into(), datatype, dims })
+    }
+}
