@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod machine;
 pub mod model;
+pub mod quality;
 pub mod record;
 pub mod registry;
 pub mod rollout;

@@ -25,7 +25,7 @@ pub fn status(code: Code) -> StatusCode {
         Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         // Nobody reads this one: the client is gone.
         Code::ClientClosed | Code::Internal | Code::EngineFailed => StatusCode::INTERNAL_SERVER_ERROR,
-        Code::NotReady | Code::Draining | Code::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Code::NotReady | Code::Draining | Code::Overloaded | Code::LogUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
     }
 }
@@ -52,7 +52,7 @@ pub fn response(failure: &Failure) -> Response<Bytes> {
     let mut response = Response::new(body(failure));
     *response.status_mut() = status(failure.code);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let retry = matches!(failure.code, Code::TooManyRequests | Code::NotReady | Code::Draining | Code::Overloaded);
+    let retry = status(failure.code) == StatusCode::SERVICE_UNAVAILABLE || failure.code == Code::TooManyRequests;
     if retry {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

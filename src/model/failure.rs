@@ -34,10 +34,12 @@ pub enum Code {
     Draining,
     Overloaded,
     DeadlineExceeded,
+    /// What must be on the disk before the answer leaves cannot be written.
+    LogUnavailable,
 }
 
 impl Code {
-    pub const ALL: [Code; 24] = [
+    pub const ALL: [Code; 25] = [
         Code::InvalidRequest,
         Code::InvalidTensor,
         Code::Unauthenticated,
@@ -62,6 +64,7 @@ impl Code {
         Code::Draining,
         Code::Overloaded,
         Code::DeadlineExceeded,
+        Code::LogUnavailable,
     ];
 
     #[must_use]
@@ -91,6 +94,7 @@ impl Code {
             Code::Draining => "DRAINING",
             Code::Overloaded => "OVERLOADED",
             Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::LogUnavailable => "LOG_UNAVAILABLE",
         }
     }
 }

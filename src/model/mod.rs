@@ -12,6 +12,7 @@
 //! To add an error code: a variant of [`Code`], its stable name beside it, its HTTP status in `http/problem.rs`.
 
 mod failure;
+mod feedback;
 mod name;
 mod request;
 mod signature;
@@ -19,6 +20,7 @@ mod signature;
 mod tests;
 
 pub use failure::{Code, Failure};
+pub use feedback::{Feedback, Label};
 pub use name::{ArmName, ModelName, NameError, RequestId, Version};
 pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters, Role};
 pub use signature::{Dim, Signature, TensorSpec};

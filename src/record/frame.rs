@@ -332,9 +332,10 @@ fn hashed(out: &mut Vec<u8>, stream: &Stream, data: &Data) {
     texts.iter().for_each(|text| one(text.as_bytes()));
 }
 
-/// The number of the stream a prediction belongs to.
-pub fn stream_of(body: &[u8]) -> Option<u32> {
-    Some(u32::from_le_bytes(body.get(..4)?.try_into().ok()?))
+/// The number of the stream a prediction belongs to, and when it was made.
+pub(super) fn head(body: &[u8]) -> Option<(u32, i64)> {
+    let mut take = Take(body);
+    Some((take.u32()?, take.i64()?))
 }
 
 /// Reads a prediction's body. `None` where it is none: a checksum that fits says it is whole, so only a mistake or another format.
@@ -400,8 +401,10 @@ pub(super) fn stream(out: &mut Vec<u8>, id: u32, about: &About) -> Result<(), To
 }
 
 pub(super) fn read_stream(body: &[u8]) -> Option<(u32, Arc<About>)> {
-    let about = serde_json::from_slice(body.get(4..)?).ok()?;
-    Some((stream_of(body)?, Arc::new(About::from_json(about).ok()?)))
+    let mut take = Take(body);
+    let id = take.u32()?;
+    let about = serde_json::from_slice(take.0).ok()?;
+    Some((id, Arc::new(About::from_json(about).ok()?)))
 }
 
 /// Reads a body from its front.

@@ -8,12 +8,19 @@
 
 mod about;
 mod columns;
+mod feedback;
 mod frame;
+mod gaps;
 mod hash;
+mod read;
+mod segment;
 mod stream;
 
 pub use about::{About, Column, Side};
-pub use columns::{Layout, SHAPES, timestamp};
+pub use columns::{Builder, Layout, SHAPES, timestamp};
 pub use frame::{Prediction, PredictionView, TensorView};
+pub use feedback::schema as feedback_schema;
+pub use gaps::{Gap, Why};
 pub use hash::HashKey;
+pub use read::{Unsealed, unsealed};
 pub use stream::{Choice, Stream, is_sampled};

@@ -1,0 +1,134 @@
+//! Feedback as bytes and as columns.
+
+use super::columns::timestamp;
+use super::frame::{self, Kind, Take, TooLarge, short};
+use crate::model::{Feedback, Label, ModelName};
+use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
+use arrow_array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_schema::{DataType, Field, Schema};
+use std::sync::Arc;
+
+/// Appends what one request told, in one frame: all of it is there, or nothing.
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    model: &ModelName,
+    received_at: i64,
+    entries: &[Feedback],
+) -> Result<(), TooLarge> {
+    frame::frame(out, Kind::Feedback, |out| {
+        short(out, model.as_str());
+        out.extend_from_slice(&received_at.to_le_bytes());
+        count(out, entries.len());
+        for entry in entries {
+            short(out, &entry.request_id);
+            out.extend_from_slice(&entry.row.to_le_bytes());
+            out.extend_from_slice(&entry.ts.to_le_bytes());
+            match &entry.label {
+                None => out.push(0),
+                Some(Label::Number(n)) => {
+                    out.push(1);
+                    out.extend_from_slice(&n.to_le_bytes());
+                }
+                Some(Label::Text(text)) => {
+                    out.push(2);
+                    short(out, text);
+                }
+            }
+            count(out, entry.values.len());
+            for (name, value) in &entry.values {
+                short(out, name);
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+    })
+}
+
+fn count(out: &mut Vec<u8>, n: usize) {
+    // A body that holds more is refused long before, where it is read.
+    out.extend_from_slice(&u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+/// Whom it is about, and when it was received.
+pub(super) fn head(body: &[u8]) -> Option<(&str, i64)> {
+    let mut take = Take(body);
+    Some((take.short()?, take.i64()?))
+}
+
+pub(super) fn read(body: &[u8]) -> Option<Vec<Feedback>> {
+    let mut take = Take(body);
+    let (_model, _received_at, entries) = (take.short()?, take.i64()?, take.u32()?);
+    (0..entries).map(|_| entry(&mut take)).collect()
+}
+
+fn entry(take: &mut Take) -> Option<Feedback> {
+    let (request_id, row, ts) = (take.short()?.to_owned(), take.u32()?, take.i64()?);
+    let label = match take.u8()? {
+        0 => None,
+        1 => Some(Label::Number(f64::from_le_bytes(take.array()?))),
+        _ => Some(Label::Text(take.short()?.to_owned())),
+    };
+    let values = take.u32()?;
+    let mut value = |_| Some((take.short()?.to_owned(), f64::from_le_bytes(take.array()?)));
+    let values = (0..values).map(&mut value).collect::<Option<_>>()?;
+    Some(Feedback { request_id, row, ts, label, values })
+}
+
+/// The columns of a feedback file.
+#[must_use]
+pub fn schema() -> Arc<Schema> {
+    let entries = Field::new(
+        "key_value",
+        DataType::Struct(
+            vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Float64, false)].into(),
+        ),
+        false,
+    );
+    Arc::new(Schema::new(vec![
+        Field::new("request_id", DataType::Utf8, false),
+        Field::new("row", DataType::Int32, false),
+        Field::new("ts", timestamp(), false),
+        Field::new("received_at", timestamp(), false),
+        Field::new("label_num", DataType::Float64, true),
+        Field::new("label_str", DataType::Utf8, true),
+        Field::new("values", DataType::Map(Arc::new(entries), false), false),
+    ]))
+}
+
+/// The entries of some frames as one batch.
+pub(super) fn batch(bodies: &[&[u8]]) -> RecordBatch {
+    let mut all: Vec<(i64, Feedback)> = Vec::new();
+    for body in bodies {
+        let received_at = head(body).map_or(0, |(_, received_at)| received_at);
+        all.extend(read(body).into_iter().flatten().map(|entry| (received_at, entry)));
+    }
+    let names =
+        MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+    let mut values = MapBuilder::new(Some(names), StringBuilder::new(), Float64Builder::new())
+        .with_values_field(Field::new("value", DataType::Float64, false));
+    for (_, entry) in &all {
+        for (name, value) in &entry.values {
+            values.keys().append_value(name);
+            values.values().append_value(*value);
+        }
+        values.append(true).expect("each name was appended with a value");
+    }
+    let time = |of: fn(&(i64, Feedback)) -> i64| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from_iter_values(all.iter().map(of)).with_timezone("UTC"))
+    };
+    let number = |entry: &Feedback| if let Some(Label::Number(n)) = entry.label { Some(n) } else { None };
+    let text = |entry: &Feedback| match &entry.label {
+        Some(Label::Text(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let row = |entry: &Feedback| i32::try_from(entry.row).unwrap_or(i32::MAX);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(all.iter().map(|(_, entry)| &entry.request_id))),
+        Arc::new(Int32Array::from_iter_values(all.iter().map(|(_, entry)| row(entry)))),
+        time(|(_, entry)| entry.ts),
+        time(|(received_at, _)| *received_at),
+        Arc::new(all.iter().map(|(_, entry)| number(entry)).collect::<Float64Array>()),
+        Arc::new(all.iter().map(|(_, entry)| text(entry)).collect::<StringArray>()),
+        Arc::new(values.finish()),
+    ];
+    RecordBatch::try_new(schema(), columns).expect("the columns were made for this schema, of one length")
+}

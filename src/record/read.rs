@@ -1,0 +1,59 @@
+//! What is not sealed yet, for those who read without a server.
+
+use super::about::About;
+use super::feedback;
+use super::segment::{self, Number, Segment};
+use crate::model::ModelName;
+use arrow_array::RecordBatch;
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One model's records that stand in segments.
+#[derive(Debug, Default)]
+pub struct Unsealed {
+    pub predictions: Vec<(Arc<About>, Vec<RecordBatch>)>,
+    pub feedback: Vec<RecordBatch>,
+    /// The segments that were read. A sealed file whose name begins with one of these numbers holds the same records again.
+    pub segments: BTreeSet<Number>,
+}
+
+/// Reads the segments, also while a server writes and seals them. The sealed files have to be listed afterwards: what is in neither
+/// was deleted.
+///
+/// # Errors
+/// When a segment that is there cannot be read.
+pub fn unsealed(data: &Path, model: &ModelName) -> io::Result<Unsealed> {
+    let mut found = Unsealed::default();
+    for number in segment::list(data)? {
+        let segment = match Segment::read(&segment::path(data, number)) {
+            // Sealed since it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            segment => segment?,
+        };
+        found.segments.insert(number);
+        let contents = segment.contents();
+        for ((at, _), bodies) in &contents.predictions {
+            let about = &contents.abouts[*at];
+            if about.model == *model {
+                let mut batches = Vec::new();
+                let mut keep = |batch| {
+                    batches.push(batch);
+                    Ok::<_, Infallible>(())
+                };
+                match segment::batches(about, bodies, |_| Ok(()), &mut keep) {
+                    Ok(()) => found.predictions.push((Arc::clone(about), batches)),
+                    Err(never) => match never {},
+                }
+            }
+        }
+        for ((of, _), bodies) in &contents.feedback {
+            if of == model.as_str() {
+                found.feedback.push(feedback::batch(bodies));
+            }
+        }
+    }
+    Ok(found)
+}
