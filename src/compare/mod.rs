@@ -4,6 +4,7 @@
 //!   numbers ([`Elements`]) and in words (`Display`).
 //! - Floating-point elements agree as `numpy.isclose(got, expected, rtol, atol, equal_nan=True)` has it; all others
 //!   agree when they are equal.
+//! - [`PairFigures`] is what many such pairs come to: running figures and the worst pairs.
 //! - Golden answers, shadows and replay all ask here, so that "the same answer" means one thing.
 //!
 //! Uses: model, tensor.
@@ -13,9 +14,14 @@
 //! To add a measure: a field of [`Elements`], counted in `elements.rs`, and its words in its `Display`.
 
 mod elements;
+mod pairs;
 #[cfg(test)]
 mod tests;
 mod words;
+mod worst;
+
+pub use pairs::{Agreement, Latency, OutputFigures, Pair, PairFigures};
+pub use worst::{Side, WorstPair};
 
 use crate::model::Answer;
 use crate::tensor::{DataType, Shape, Tensor};

@@ -11,7 +11,7 @@
 //!
 //! Invariant: nothing a caller waits for waits for anything here.
 //!
-//! To add a figure: a field in `figures.rs`, recorded where a pair is, shown by the admin plane.
+//! To add a figure: a field in `compare/pairs.rs`, recorded where a pair is, shown by the admin plane.
 
 mod figures;
 mod lanes;
@@ -19,11 +19,10 @@ mod original;
 #[cfg(test)]
 mod tests;
 mod work;
-mod worst;
 
-pub use figures::{Agreement, Figures, Latency, OutputFigures, PairFigures};
+pub use crate::compare::{Agreement, Latency, OutputFigures, PairFigures, Side, WorstPair};
+pub use figures::Figures;
 pub use original::Original;
-pub use worst::{Side, WorstPair};
 
 use crate::registry::{Reader, Served};
 use crate::telemetry::Dropped;

@@ -1,10 +1,11 @@
 //! The pairs that are furthest apart.
 
-use crate::compare::{Comparison, Outcome};
+use super::{Comparison, Outcome, Pair};
 use crate::model::{Answer, Code, Failure, RequestId};
 use crate::tensor::Tensor;
 use jiff::Timestamp;
 use std::cmp::Ordering;
+use std::time::Duration;
 
 /// One pair that does not agree.
 #[derive(Debug, Clone)]
@@ -45,37 +46,30 @@ pub(super) struct Severity {
 const KEPT: usize = 16 << 10;
 
 impl WorstPair {
-    pub(super) fn new(
-        request_id: RequestId,
-        arm: String,
-        primary: Result<&Answer, &Failure>,
-        shadow: Result<&Answer, &Failure>,
-        comparison: Option<&Comparison>,
-        severity: Severity,
-    ) -> WorstPair {
-        let words = match (comparison, primary, shadow) {
+    pub(super) fn new(pair: &Pair, severity: Severity) -> WorstPair {
+        let words = match (pair.comparison, pair.primary, pair.shadow) {
             (Some(comparison), ..) => comparison.to_string(),
             (None, _, Err(failure)) => format!("the shadow failed: {}", failure.message),
             (None, Err(failure), _) => format!("the primary failed: {}", failure.message),
             (None, Ok(_), Ok(_)) => String::new(),
         };
         WorstPair {
-            request_id,
-            at: Timestamp::now(),
-            arm,
+            request_id: pair.request_id.clone(),
+            at: pair.at,
+            arm: pair.arm.to_owned(),
             words,
-            primary: Side::of(primary),
-            shadow: Side::of(shadow),
+            primary: Side::of(pair.primary),
+            shadow: Side::of(pair.shadow),
             severity,
         }
     }
 }
 
 impl Side {
-    fn of(outcome: Result<&Answer, &Failure>) -> Side {
+    fn of(outcome: Result<(&Answer, Duration), &Failure>) -> Side {
         match outcome {
             Err(failure) => Side::Failed { code: failure.code, message: failure.message.clone() },
-            Ok(answer) => match answer.outputs.iter().map(|(_, tensor)| Tensor::size(tensor)).sum() {
+            Ok((answer, _)) => match answer.outputs.iter().map(|(_, tensor)| Tensor::size(tensor)).sum() {
                 bytes if bytes > KEPT => Side::TooLarge(bytes),
                 _ => Side::Answered(answer.clone()),
             },
