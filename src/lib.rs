@@ -7,6 +7,7 @@ pub mod cli;
 pub mod codec;
 pub mod compare;
 pub mod config;
+pub mod dataset;
 pub mod execute;
 pub mod http;
 pub mod ledger;

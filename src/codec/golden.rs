@@ -1,12 +1,14 @@
 //! `golden.json` and `warmup.json`, which lie beside a model: infer bodies as callers send them, and what they are answered.
 //!
-//! Read by the rules of the wire, but FP16 may be written as numbers: a file has no binary form.
+//! Read and written by the rules of the wire, but FP16 may be written as numbers: a file has no binary form.
 
 use super::complaints::Complaints;
 use super::elements::Rules;
 use super::json::{Reader, Seen};
 use super::oip::{Blobs, Side, request_body, tensors};
+use super::text;
 use crate::model::{Code, Failure, InferenceRequest, NamedTensor};
+use crate::tensor::Data;
 use bytes::Bytes;
 use sonic_number::{ParserNumber, parse_number};
 
@@ -67,6 +69,79 @@ pub fn parse_warmup(text: &[u8]) -> Result<Vec<InferenceRequest>, Failure> {
     })?;
     reader.end()?;
     Ok(requests)
+}
+
+impl GoldenCase {
+    /// Whether a file can hold it as it is: JSON has no infinities, and no bytes that are not UTF-8. NaN is `null`.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.request.inputs.iter().chain(&self.outputs).all(|named| match named.tensor.data() {
+            Data::Fp16(e) => !e.iter().any(|x| x.is_infinite()),
+            Data::Fp32(e) => !e.iter().any(|x| x.is_infinite()),
+            Data::Fp64(e) => !e.iter().any(|x| x.is_infinite()),
+            Data::Bytes(e) => e.iter().all(|bytes| std::str::from_utf8(bytes).is_ok()),
+            _ => true,
+        })
+    }
+}
+
+/// Writes what [`Golden::parse`] reads, a case to a line. Each case has to be one that a file can hold ([`GoldenCase::is_json`]).
+#[must_use]
+pub fn write_golden(golden: &Golden) -> Vec<u8> {
+    let mut out = format!("{{\"rtol\":{:e},\"atol\":{:e},\"cases\":[", golden.rtol, golden.atol).into_bytes();
+    lines(&mut out, &golden.cases, |out, case| {
+        text::plain(out, "{\"request\":");
+        write_request(out, &case.request);
+        text::plain(out, ",\"outputs\":");
+        write_tensors(out, &case.outputs);
+        out.push(b'}');
+    });
+    text::plain(&mut out, "]}\n");
+    out
+}
+
+/// Writes what [`parse_warmup`] reads, a request to a line; each as [`write_golden`] has them.
+#[must_use]
+pub fn write_warmup<'r>(requests: impl IntoIterator<Item = &'r InferenceRequest>) -> Vec<u8> {
+    let mut out = b"{\"requests\":[".to_vec();
+    lines(&mut out, requests, write_request);
+    text::plain(&mut out, "]}\n");
+    out
+}
+
+fn lines<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, write: impl Fn(&mut Vec<u8>, T)) {
+    for (i, item) in items.into_iter().enumerate() {
+        text::plain(out, if i == 0 { "\n" } else { ",\n" });
+        write(out, item);
+    }
+}
+
+fn write_request(out: &mut Vec<u8>, request: &InferenceRequest) {
+    text::plain(out, "{\"inputs\":");
+    write_tensors(out, &request.inputs);
+    out.push(b'}');
+}
+
+fn write_tensors(out: &mut Vec<u8>, tensors: &[NamedTensor]) {
+    out.push(b'[');
+    for (i, NamedTensor { name, tensor }) in tensors.iter().enumerate() {
+        text::plain(out, if i == 0 { "{\"name\":" } else { ",{\"name\":" });
+        text::string(out, name);
+        text::plain(out, ",\"shape\":[");
+        for (axis, extent) in tensor.shape().iter().enumerate() {
+            if axis > 0 {
+                out.push(b',');
+            }
+            text::integer(out, *extent);
+        }
+        text::plain(out, "],\"datatype\":\"");
+        text::plain(out, tensor.datatype().as_str());
+        text::plain(out, "\",\"data\":[");
+        // Fails only on bytes that no such case has.
+        let _ = text::elements(out, tensor.data(), 0..tensor.data().len());
+        text::plain(out, "]}");
+    }
+    out.push(b']');
 }
 
 fn case(reader: &mut Reader<'_>) -> Result<GoldenCase, Failure> {

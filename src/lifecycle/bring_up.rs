@@ -156,7 +156,7 @@ pub fn digest(dir: &Path) -> io::Result<Digests> {
     artifact_files(dir)?.into_iter().map(one).collect()
 }
 
-fn sha256_of(path: &Path) -> io::Result<String> {
+pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];

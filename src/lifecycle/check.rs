@@ -93,18 +93,19 @@ fn version_dirs(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
     let versions = numbered(path)?;
     if !versions.is_empty() {
-        return Ok(versions);
+        return Ok(versions.into_iter().map(|(_, dir)| dir).collect());
     }
     let mut models: Vec<ModelName> = source::look_at_root(path)?.models;
     models.sort();
     let mut all = Vec::new();
     for model in models {
-        all.extend(numbered(&path.join(model.as_str()))?);
+        all.extend(numbered(&path.join(model.as_str()))?.into_iter().map(|(_, dir)| dir));
     }
     Ok(all)
 }
 
-fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
+/// The versions in a model's directory, in order.
+pub(super) fn numbered(dir: &Path) -> io::Result<Vec<(Version, PathBuf)>> {
     let mut versions: Vec<(Version, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -114,7 +115,7 @@ fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     versions.sort();
-    Ok(versions.into_iter().map(|(_, path)| path).collect())
+    Ok(versions)
 }
 
 fn check_version(engines: &Engines, dir: &Path) -> VersionReport {
@@ -144,7 +145,7 @@ fn check_version(engines: &Engines, dir: &Path) -> VersionReport {
 }
 
 /// What the `model.toml` beside a version says; the defaults where there is none.
-fn settings(version: &Path) -> Result<ModelSettings, String> {
+pub(super) fn settings(version: &Path) -> Result<ModelSettings, String> {
     match version.parent().map(|model| std::fs::read_to_string(model.join("model.toml"))) {
         Some(Ok(text)) => ModelSettings::parse("model.toml", &text),
         Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => Err(format!("model.toml: {e}")),

@@ -27,6 +27,7 @@ mod loaders;
 mod manager;
 mod memory;
 mod model_toml;
+mod offline;
 mod operators;
 mod policy;
 mod push;
@@ -46,6 +47,7 @@ pub use check::{CheckReport, EngineReport, VersionReport, check};
 pub use gates::{Gates, Verdict};
 pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, Steer};
 pub use journal::Journal;
+pub use offline::{Offline, offline, sha256_of_version, version_dir, versions_of};
 
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
 use crate::compare::Tolerance;

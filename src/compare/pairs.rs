@@ -1,0 +1,211 @@
+//! Figures of many pairs of answers: what shadows and replay make of their comparisons.
+
+use super::worst::{self, Severity, WorstPair};
+use super::{Comparison, Outcome};
+use crate::model::{Answer, Failure, RequestId, Version};
+use hdrhistogram::Histogram;
+use jiff::Timestamp;
+use std::time::Duration;
+
+/// How many pairs were held against each other, and how many of them agreed in every output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Agreement {
+    /// Without those in which both sides failed, which say nothing.
+    pub pairs: u64,
+    pub agreed: u64,
+}
+
+/// One request that both sides ran, or tried to.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    pub request_id: &'a RequestId,
+    /// The primary's.
+    pub arm: &'a str,
+    pub at: Timestamp,
+    /// The answer, and how long it took inside the engine.
+    pub primary: Result<(&'a Answer, Duration), &'a Failure>,
+    pub shadow: Result<(&'a Answer, Duration), &'a Failure>,
+    /// Where both answered.
+    pub comparison: Option<&'a Comparison>,
+}
+
+/// The figures of one primary and one shadow.
+#[derive(Debug, Clone)]
+pub struct PairFigures {
+    pub primary: Version,
+    pub shadow: Version,
+    pub since: Timestamp,
+    /// Of the last pair.
+    pub until: Timestamp,
+    /// Pairs, however they came out.
+    pub pairs: u64,
+    /// Of them, those in which every element of every output was within the tolerance.
+    pub agreed: u64,
+    pub primary_failed: u64,
+    pub shadow_failed: u64,
+    pub both_failed: u64,
+    /// In the order they were first seen.
+    pub outputs: Vec<OutputFigures>,
+    /// Of the pairs in which both answered. A shadow's runs are interrupted by whatever is more important.
+    pub primary_latency: Latency,
+    pub shadow_latency: Latency,
+    /// Worst first.
+    pub worst: Vec<WorstPair>,
+    /// Of the bytes of both versions.
+    pub sha256: (String, String),
+}
+
+/// One output over all pairs in which both sides answered.
+#[derive(Debug, Clone, Default)]
+pub struct OutputFigures {
+    pub name: String,
+    pub pairs: u64,
+    /// Pairs in which all of its elements agreed.
+    pub agreed: u64,
+    /// Pairs in which it was missing on one side, or of another type or shape: nothing to hold against each other.
+    pub incomparable: u64,
+    pub elements: u64,
+    /// Elements that do not agree.
+    pub outside: u64,
+    /// The largest absolute difference; `None` where nothing was measured.
+    pub largest: Option<f64>,
+    /// Elements NaN or infinite on one side only.
+    pub nonfinite: u64,
+    /// Rows whose largest element is at another place, and all rows; 0 of 0 where it is no list of scores.
+    pub top1_flipped: u64,
+    pub top1_rows: u64,
+    measured: u64,
+    /// The mean of what was measured so far.
+    mean: f64,
+}
+
+/// Times inside the engine.
+#[derive(Debug, Clone)]
+pub struct Latency(Histogram<u64>);
+
+impl PairFigures {
+    /// Of no pair yet.
+    #[must_use]
+    pub fn new(primary: Version, shadow: Version, sha256: (String, String), since: Timestamp) -> PairFigures {
+        PairFigures {
+            primary,
+            shadow,
+            since,
+            until: since,
+            pairs: 0,
+            agreed: 0,
+            primary_failed: 0,
+            shadow_failed: 0,
+            both_failed: 0,
+            outputs: Vec::new(),
+            primary_latency: Latency::default(),
+            shadow_latency: Latency::default(),
+            worst: Vec::new(),
+            sha256,
+        }
+    }
+
+    /// Of the pairs that say anything, the share that agreed; `None` while there is none.
+    #[must_use]
+    pub fn agreement(&self) -> Option<f64> {
+        let said = self.pairs - self.both_failed;
+        (said > 0).then(|| self.agreed as f64 / said as f64)
+    }
+
+    /// Takes in one pair, and keeps it where it is among the `worst` worst.
+    pub fn record(&mut self, worst: usize, pair: &Pair) {
+        self.pairs += 1;
+        self.until = self.until.max(pair.at);
+        match (pair.primary, pair.shadow) {
+            (Ok((_, primary)), Ok((_, shadow))) => {
+                self.primary_latency.record(primary);
+                self.shadow_latency.record(shadow);
+            }
+            (Err(_), Ok(_)) => self.primary_failed += 1,
+            (Ok(_), Err(_)) => self.shadow_failed += 1,
+            (Err(_), Err(_)) => {
+                self.both_failed += 1;
+                return;
+            }
+        }
+        let agreed = pair.comparison.is_some_and(Comparison::agrees);
+        self.agreed += u64::from(agreed);
+        for output in pair.comparison.iter().flat_map(|comparison| &comparison.outputs) {
+            self.output(&output.name).record(&output.outcome);
+        }
+        if !agreed {
+            let severity = Severity::of(pair.comparison);
+            worst::keep(&mut self.worst, worst, severity, || WorstPair::new(pair, severity));
+        }
+    }
+
+    fn output(&mut self, name: &str) -> &mut OutputFigures {
+        let at = self.outputs.iter().position(|output| output.name == name).unwrap_or_else(|| {
+            self.outputs.push(OutputFigures { name: name.to_owned(), ..OutputFigures::default() });
+            self.outputs.len() - 1
+        });
+        &mut self.outputs[at]
+    }
+}
+
+impl OutputFigures {
+    fn record(&mut self, outcome: &Outcome) {
+        self.pairs += 1;
+        self.agreed += u64::from(outcome.agrees());
+        let Outcome::Elements(elements) = outcome else {
+            self.incomparable += 1;
+            return;
+        };
+        self.elements += elements.count as u64;
+        self.outside += elements.outside as u64;
+        self.nonfinite += elements.nonfinite as u64;
+        if let (Some(largest), Some(mean)) = (elements.largest, elements.mean) {
+            self.largest = Some(self.largest.map_or(largest, |most| most.max(largest)));
+            self.measured += elements.measured as u64;
+            self.mean += (mean - self.mean) * (elements.measured as f64 / self.measured as f64);
+        }
+        if let Some(top1) = elements.top1 {
+            self.top1_flipped += top1.flipped as u64;
+            self.top1_rows += top1.rows as u64;
+        }
+    }
+
+    /// The mean absolute difference of everything measured.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        (self.measured > 0).then_some(self.mean)
+    }
+
+    /// The share of elements that agree; of none, all do.
+    #[must_use]
+    pub fn share_within(&self) -> f64 {
+        if self.elements == 0 { 1.0 } else { (self.elements - self.outside) as f64 / self.elements as f64 }
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Latency {
+        // Two digits, from 1 µs on; it grows with what it is given.
+        Latency(Histogram::new(2).expect("two digits are within what the histogram can"))
+    }
+}
+
+impl Latency {
+    /// Takes in one run.
+    pub fn record(&mut self, took: Duration) {
+        // Fails only past 2^64 µs.
+        let _ = self.0.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
+    }
+
+    /// In microseconds; `None` while there is none.
+    #[must_use]
+    pub fn mean_us(&self) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.0.mean())
+    }
+
+    /// In microseconds, to two digits; `None` while there is none.
+    #[must_use]
+    pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
+        (!self.0.is_empty()).then(|| self.0.value_at_quantile(quantile))
+    }
+}

@@ -1,0 +1,35 @@
+//! The bits of tensors.
+
+use crate::tensor::{Data, Tensor};
+use std::borrow::Cow;
+
+/// The elements as they stand in memory; `None` for strings, which have no width.
+pub fn of(data: &Data) -> Option<Cow<'_, [u8]>> {
+    Some(match data {
+        Data::Bool(e) => Cow::Owned(e.iter().map(|b| u8::from(*b)).collect()),
+        Data::Uint8(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Uint16(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Uint32(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Uint64(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Int8(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Int16(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Int32(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Int64(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Fp16(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Fp32(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Fp64(e) => Cow::Borrowed(e.as_bytes()),
+        Data::Bytes(_) => return None,
+    })
+}
+
+/// Whether two tensors are the same to the bit: also NaN and its kind, and the sign of 0.
+#[must_use]
+pub fn equal(a: &Tensor, b: &Tensor) -> bool {
+    a.datatype() == b.datatype()
+        && a.shape() == b.shape()
+        && match (of(a.data()), of(b.data())) {
+            (Some(a), Some(b)) => a == b,
+            // Strings are equal when their bytes are.
+            _ => a.data() == b.data(),
+        }
+}

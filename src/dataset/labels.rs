@@ -1,0 +1,215 @@
+//! The latest feedback on a stretch of predictions.
+
+use super::columns::{column, doubles, maps, texts, times};
+use super::error::Error;
+use super::source::Stored;
+use crate::model::Label;
+use crate::record::{feedback_schema, timestamp};
+use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{
+    Array, ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow_schema::{DataType, Field, FieldRef};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// Feedback by request id and row, for the predictions that were named before it was read.
+#[derive(Debug, Default)]
+pub struct Labels {
+    /// Where a prediction's feedback stands; [`NONE`] while none was found.
+    index: HashMap<[u64; 2], u32, BuildHasherDefault<Ready>>,
+    found: Vec<Feedback>,
+    /// The names of business values, of which there are few.
+    names: Vec<Box<str>>,
+    numbers: HashMap<Box<str>, u32>,
+    /// What texts and values take, roughly.
+    bytes: usize,
+}
+
+/// The feedback that counts for one row.
+#[derive(Debug)]
+pub struct Feedback {
+    pub ts: i64,
+    received_at: i64,
+    pub label: Option<Label>,
+    values: Box<[(u32, f64)]>,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// The hash of a request id and a row: 128 bits, so that no two are ever taken for one.
+fn key(request_id: &str, row: i32) -> [u64; 2] {
+    let hash = xxh3_128_with_seed(request_id.as_bytes(), u64::from(row.cast_unsigned()));
+    #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
+    [hash as u64, (hash >> 64) as u64]
+}
+
+/// The keys are hashes already.
+#[derive(Debug, Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, half: u64) {
+        self.0 ^= half;
+    }
+}
+
+impl Labels {
+    /// With room for so many predictions.
+    #[must_use]
+    pub fn for_rows(rows: usize) -> Labels {
+        Labels { index: HashMap::with_capacity_and_hasher(rows, BuildHasherDefault::default()), ..Labels::default() }
+    }
+
+    /// Feedback on this prediction is wanted.
+    pub fn want(&mut self, request_id: &str, row: i32) {
+        self.index.insert(key(request_id, row), NONE);
+    }
+
+    #[must_use]
+    pub fn wants_any(&self) -> bool {
+        !self.index.is_empty()
+    }
+
+    /// What it takes beyond a fixed part for each prediction.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes in feedback. Of several on one row the latest counts: by `ts`, then by `received_at`, then the one read last.
+    ///
+    /// # Errors
+    /// When a column is missing or of another type.
+    pub fn take_in(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        let (request_id, row) = (texts(batch, "request_id")?, column::<Int32Array>(batch, "row", "int32")?);
+        let (ts, received_at) = (times(batch, "ts")?, times(batch, "received_at")?);
+        let (number, text) = (doubles(batch, "label_num")?, texts(batch, "label_str")?);
+        let values = maps(batch, "values")?;
+        for i in 0..batch.num_rows() {
+            let Some(at) = self.index.get_mut(&key(request_id.value(i), row.value(i))) else { continue };
+            let when = (ts.value(i), received_at.value(i));
+            let known = self.found.get(*at as usize);
+            if known.is_some_and(|known| (known.ts, known.received_at) > when) {
+                continue;
+            }
+            let label = if number.is_valid(i) {
+                Some(Label::Number(number.value(i)))
+            } else {
+                text.is_valid(i).then(|| Label::Text(text.value(i).to_owned()))
+            };
+            let values = read_values(&values.value(i), &mut self.names, &mut self.numbers)?;
+            let feedback = Feedback { ts: when.0, received_at: when.1, label, values };
+            self.bytes += feedback.size();
+            if let Some(known) = self.found.get_mut(*at as usize) {
+                self.bytes -= known.size();
+                *known = feedback;
+            } else {
+                *at = u32::try_from(self.found.len()).unwrap_or(NONE);
+                self.found.push(feedback);
+            }
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn of(&self, request_id: &str, row: i32) -> Option<&Feedback> {
+        // Nothing is found at NONE.
+        self.index.get(&key(request_id, row)).and_then(|at| self.found.get(*at as usize))
+    }
+
+    /// The feedback columns of an export.
+    #[must_use]
+    pub fn fields() -> Vec<FieldRef> {
+        let values = feedback_schema().field_with_name("values").map(|field| field.data_type().clone());
+        vec![
+            Arc::new(Field::new("label_num", DataType::Float64, true)),
+            Arc::new(Field::new("label_str", DataType::Utf8, true)),
+            Arc::new(Field::new("values", values.expect("feedback has values"), true)),
+            Arc::new(Field::new("label_ts", timestamp(), true)),
+        ]
+    }
+
+    /// Those columns, for rows with this feedback.
+    #[must_use]
+    pub fn columns(&self, rows: &[Option<&Feedback>]) -> Vec<ArrayRef> {
+        let number = |row: &Option<&Feedback>| match row.as_ref()?.label {
+            Some(Label::Number(n)) => Some(n),
+            _ => None,
+        };
+        let text = |row: &Option<&Feedback>| match row.and_then(|row| row.label.as_ref()) {
+            Some(Label::Text(text)) => Some(text.clone()),
+            _ => None,
+        };
+        let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+        let mut values = MapBuilder::new(Some(names), StringBuilder::new(), Float64Builder::new())
+            .with_values_field(Field::new("value", DataType::Float64, false));
+        for row in rows {
+            for (name, value) in row.iter().flat_map(|row| &row.values) {
+                values.keys().append_value(&self.names[*name as usize]);
+                values.values().append_value(*value);
+            }
+            values.append(row.is_some()).expect("each name was appended with a value");
+        }
+        let ts: TimestampMicrosecondArray = rows.iter().map(|row| row.map(|row| row.ts)).collect();
+        vec![
+            Arc::new(rows.iter().map(number).collect::<Float64Array>()),
+            Arc::new(rows.iter().map(text).collect::<StringArray>()),
+            Arc::new(values.finish()),
+            Arc::new(ts.with_timezone("UTC")),
+        ]
+    }
+}
+
+impl Feedback {
+    fn size(&self) -> usize {
+        let text = if let Some(Label::Text(text)) = &self.label { text.len() } else { 0 };
+        text + size_of_val(&*self.values)
+    }
+}
+
+fn read_values(
+    entries: &arrow_array::StructArray,
+    names: &mut Vec<Box<str>>,
+    numbers: &mut HashMap<Box<str>, u32>,
+) -> Result<Box<[(u32, f64)]>, Error> {
+    let unfit = || Error::Failed("the column values is expected to be map<string, double>".to_owned());
+    let [keys, values] = entries.columns() else { return Err(unfit()) };
+    let keys = keys.as_string_opt::<i32>().ok_or_else(unfit)?;
+    let values = values.as_primitive_opt::<Float64Type>().ok_or_else(unfit)?;
+    let mut number = |name: &str| match numbers.get(name) {
+        Some(number) => *number,
+        None => {
+            let number = u32::try_from(names.len()).unwrap_or(NONE);
+            names.push(name.into());
+            numbers.insert(name.into(), number);
+            number
+        }
+    };
+    Ok((0..entries.len()).map(|i| (number(keys.value(i)), values.value(i))).collect())
+}
+
+/// The columns of feedback that are read.
+pub const COLUMNS: [&str; 7] = ["request_id", "row", "ts", "received_at", "label_num", "label_str", "values"];
+
+/// Reads all of a place's feedback into `labels`, as long as `go_on`.
+pub fn read(stored: &Stored, labels: &mut Labels, go_on: impl Fn(&Labels) -> bool) -> Result<bool, Error> {
+    let parts: Vec<usize> = (0..stored.parts.len()).collect();
+    for batch in stored.read(&parts, Some(&COLUMNS))? {
+        labels.take_in(&batch?).map_err(|error| stored.named(error))?;
+        if !go_on(labels) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
