@@ -148,6 +148,16 @@ impl<'f> Iterator for Frames<'f> {
     }
 }
 
+/// The frames of a buffer that was filled here: whole, so nothing is checked.
+pub(super) fn own(bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
+    let mut take = Take(bytes);
+    std::iter::from_fn(move || {
+        let (length, _sum) = (take.u32()?, take.u32()?);
+        let (kind, body) = take.bytes(length as usize)?.split_first()?;
+        Some((Kind::ALL.into_iter().find(|k| *k as u8 == *kind)?, body))
+    })
+}
+
 // === predictions ===
 
 /// Appends a prediction's frame and answers how many records it is; of no rows, none, and nothing is appended.

@@ -13,6 +13,7 @@
 
 mod arm;
 mod counts;
+mod log;
 mod logging;
 pub mod names;
 mod scope;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
 pub use counts::{ArmEvidence, LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
+pub use log::LogMetrics;
 pub use logging::{LogFormat, init as init_logging, set_filter as set_log_filter};
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};

@@ -45,6 +45,8 @@ const INFER_SECONDS: &[f64] = &[
     1.0,
     2.5,
 ];
+/// Seconds. A sync takes a third of a millisecond on a good day and tens of them on a bad one.
+const LOG_SECONDS: &[f64] = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 /// Seconds. Loads run from a millisecond (a scikit-learn model) to minutes (gigabytes over a network file system).
 const LOAD_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 
@@ -127,6 +129,48 @@ pub const SHADOW_DROPPED: Metric = metric(
     &["model", "version", "reason"],
     "Copies that were not run: queue_full, queue_bytes, busy (callers waited for a worker), gone (it is no shadow any more), stopping",
 );
+pub const LOG_RECORDS: Metric = metric(
+    "sluicegate_log_records_total",
+    Kind::Counter,
+    &[],
+    "Prediction records written to the log and synced, one per row or request",
+);
+pub const LOG_DROPPED: Metric = metric(
+    "sluicegate_log_dropped_total",
+    Kind::Counter,
+    &["reason"],
+    "Prediction records that were lost: queue_full, disk, too_large, budget, stopping; each is part of a row in gaps/",
+);
+pub const LOG_QUEUE_BYTES: Metric =
+    metric("sluicegate_log_queue_bytes", Kind::Gauge, &[], "Bytes of records that wait to be written");
+pub const LOG_BYTES: Metric = metric(
+    "sluicegate_log_bytes",
+    Kind::Gauge,
+    &["kind"],
+    "Bytes of the log on the disk: segments, and sealed Parquet files",
+);
+pub const LOG_SYNC: Metric = metric(
+    "sluicegate_log_sync_duration_seconds",
+    Kind::Histogram(LOG_SECONDS),
+    &[],
+    "How long it took to write and sync what waited",
+);
+pub const LOG_SEAL: Metric = metric(
+    "sluicegate_log_seal_duration_seconds",
+    Kind::Histogram(LOAD_SECONDS),
+    &[],
+    "How long it took to make Parquet files of a segment, at low priority",
+);
+pub const LOG_FAILING: Metric =
+    metric("sluicegate_log_failing", Kind::Gauge, &[], "1 while the log cannot be written, else 0");
+pub const LOG_DELETED: Metric = metric(
+    "sluicegate_log_files_deleted_total",
+    Kind::Counter,
+    &["reason"],
+    "Sealed files that were deleted: age (older than keep_for), budget (the oldest, to stay within disk_budget)",
+);
+pub const FEEDBACK: Metric =
+    metric("sluicegate_feedback_total", Kind::Counter, &[], "Feedback entries taken and synced to the disk");
 pub const REFUSED: Metric = metric(
     "sluicegate_refused_total",
     Kind::Counter,
@@ -198,6 +242,15 @@ pub const ALL: &[Metric] = &[
     SHADOW_COMPARED,
     SHADOW_DISAGREED,
     SHADOW_DROPPED,
+    LOG_RECORDS,
+    LOG_DROPPED,
+    LOG_QUEUE_BYTES,
+    LOG_BYTES,
+    LOG_SYNC,
+    LOG_SEAL,
+    LOG_FAILING,
+    LOG_DELETED,
+    FEEDBACK,
     REFUSED,
     STATES,
     STAGE_SECONDS,

@@ -1,0 +1,65 @@
+//! From frames to the live figures.
+
+use super::feedback;
+use super::frame::{self, Kind, TensorView};
+use super::now;
+use super::stream::Stream;
+use crate::model::Role;
+use crate::quality::{Predicted, Quality, Seen};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Tells the live figures of one frame.
+pub(super) fn learn(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kind: Kind, body: &[u8]) {
+    match kind {
+        Kind::Feedback => {
+            let model = feedback::head(body).and_then(|(model, _)| model.parse().ok());
+            if let (Some(model), Some(entries)) = (model, feedback::read(body)) {
+                quality.told(&model, entries, now());
+            }
+        }
+        Kind::Prediction => {
+            if let Some(stream) = frame::head(body).and_then(|(id, _)| streams.get(&id)) {
+                predictions(quality, stream, body);
+            }
+        }
+        Kind::Stream | Kind::Gap | Kind::End => {}
+    }
+}
+
+fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
+    let Some(view) = frame::read_prediction(body, &stream.inputs, &stream.outputs) else { return };
+    let Some(outputs) = view.outputs.as_deref().filter(|_| view.role != Role::Shadow) else { return };
+    let records = view.records();
+    for row in 0..records {
+        let seen = Seen {
+            model: &stream.about.model,
+            version: stream.about.version,
+            arm: view.arm,
+            request_id: view.request_id,
+            row: u32::try_from(row).unwrap_or(u32::MAX),
+            ts: view.ts,
+        };
+        quality.predicted(&seen, || predicted(stream, outputs, row, records));
+    }
+}
+
+/// What one row predicted. A hashed output predicts nothing.
+fn predicted(stream: &Stream, outputs: &[Option<TensorView>], row: usize, records: usize) -> Predicted {
+    let mut predicted = Predicted::default();
+    for (column, tensor) in stream.outputs.iter().zip(outputs).filter(|(column, _)| !column.hashed) {
+        let Some(tensor) = tensor else { continue };
+        if frame::width_of(column).is_some() {
+            let each = tensor.bytes.len() / records;
+            predicted.add(column.spec.datatype, &tensor.bytes[row * each..(row + 1) * each]);
+        } else {
+            let each = tensor.shape.elements().unwrap_or(0) / records;
+            if each == 1
+                && let Some(text) = tensor.texts().nth(row)
+            {
+                predicted.add_text(text);
+            }
+        }
+    }
+    predicted
+}

@@ -1,0 +1,358 @@
+//! The sealer: one thread at low priority that makes Parquet files of segments, and deletes what is too old or too much.
+
+use super::columns::Layout;
+use super::disk::sync_dir;
+use super::feedback;
+use super::frame::MAGIC;
+use super::gaps::{self, Gap, Why};
+use super::segment::{self, Contents, Number, Segment, date};
+use super::{Shared, now};
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Between looks at the age of files, and tries to seal what could not be sealed.
+const LOOK: Duration = Duration::from_secs(30);
+/// Records in a row group: what readers plan for (DuckDB's vectors are 2048, its row groups this).
+const ROW_GROUP: usize = 122_880;
+/// And bytes, as one is held in memory while it is written.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+/// How nice the thread is: whoever answers callers goes first, and it still gets something of a busy machine.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 15;
+
+/// Why a file was deleted.
+pub(super) const DELETED: [&str; 2] = ["age", "budget"];
+
+#[derive(Debug)]
+pub(super) struct Sealer {
+    shared: Arc<Shared>,
+    /// The sealed files there are, oldest first, with their sizes.
+    files: BTreeMap<(Number, PathBuf), u64>,
+    total: u64,
+    /// Segments that could not be sealed, and were complained about.
+    stuck: BTreeSet<Number>,
+}
+
+impl Sealer {
+    pub fn new(shared: Arc<Shared>) -> Sealer {
+        Sealer { shared, files: BTreeMap::new(), total: 0, stuck: BTreeSet::new() }
+    }
+
+    /// Seals until told to stop, and then what is left.
+    pub fn run(mut self, woken: &Receiver<()>) {
+        lower_priority();
+        self.find_files();
+        loop {
+            self.seal_all();
+            self.retain();
+            match woken.recv_timeout(LOOK) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.shared.sealer_stopping.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        self.seal_all();
+        self.retain();
+    }
+
+    /// Seals every segment that is not open. One that fails keeps the others from nothing.
+    pub fn seal_all(&mut self) {
+        let data = self.shared.config.data.clone();
+        let segments = match segment::list(&data) {
+            Ok(segments) => segments,
+            Err(error) => {
+                tracing::error!(%error, "the log's segments cannot be listed");
+                return;
+            }
+        };
+        let mut left = 0;
+        for number in segments {
+            let path = segment::path(&data, number);
+            let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+            // Asked after the listing: a segment that is closed by now was closed before its turn, and waits for the next.
+            if number == self.shared.open_segment.load(Ordering::Acquire) {
+                continue;
+            }
+            let begun = Instant::now();
+            match self.seal(number) {
+                Ok(()) => {
+                    self.stuck.remove(&number);
+                    self.shared.metrics.seal.record(begun.elapsed());
+                }
+                Err(error) => {
+                    left += size;
+                    self.shared.status().seal_error = Some(error.to_string());
+                    if self.stuck.insert(number) {
+                        tracing::error!(segment = number, %error, "a segment cannot be sealed; it is kept and tried again");
+                    }
+                }
+            }
+        }
+        if self.stuck.is_empty() {
+            self.shared.status().seal_error = None;
+        }
+        self.shared.closed_bytes.store(left, Ordering::Release);
+    }
+
+    /// Makes a segment's files and deletes it. Doing so again gives the same files.
+    fn seal(&mut self, number: Number) -> io::Result<()> {
+        let path = segment::path(&self.shared.config.data, number);
+        let segment = Segment::read(&path)?;
+        let contents = segment.contents();
+        let mut files = self.write_predictions(number, &contents)?;
+        files.extend(self.write_feedback(number, &contents)?);
+        let mut gaps: Vec<&Gap> = contents.gaps.iter().collect();
+        let damaged = damage(&segment, &contents);
+        gaps.extend(&damaged);
+        files.extend(self.write_gaps(number, &gaps)?);
+        for file in files {
+            let size = std::fs::metadata(&file)?.len();
+            if self.files.insert((number, file), size).is_none() {
+                self.total += size;
+            }
+        }
+        self.shared.metrics.sealed_bytes.set(self.total as f64);
+        std::fs::remove_file(&path)?;
+        sync_dir(&path)
+    }
+
+    fn write_predictions(&self, number: Number, contents: &Contents) -> io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for (k, ((at, date), bodies)) in contents.predictions.iter().enumerate() {
+            let about = &contents.abouts[*at];
+            let dir = partition(&self.shared.config.data, "predictions", Some(about.model.as_str()), date);
+            let file = dir.join(format!("{number:020}-{k}.parquet"));
+            let metadata = [
+                ("model", about.model.to_string()),
+                ("version", about.version.to_string()),
+                ("sha256", about.sha256.clone()),
+                ("signature", about.signature_json().to_string()),
+                ("hashed", serde_json::json!(about.hashed).to_string()),
+                ("dropped", serde_json::json!(about.dropped).to_string()),
+            ];
+            let mut unfinished: Option<Unfinished> = None;
+            {
+                let slot = std::cell::RefCell::new(&mut unfinished);
+                let begin = |layout: &Layout| {
+                    **slot.borrow_mut() = Some(Unfinished::begin(&file, &layout.schema(), &metadata)?);
+                    Ok::<_, io::Error>(())
+                };
+                let mut full = |batch: RecordBatch| slot.borrow_mut().as_mut().map_or(Ok(()), |u| u.write(&batch));
+                segment::batches(about, bodies, begin, &mut full)?;
+            }
+            if let Some(unfinished) = unfinished {
+                unfinished.finish()?;
+                files.push(file);
+            }
+        }
+        Ok(files)
+    }
+
+    fn write_feedback(&self, number: Number, contents: &Contents) -> io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for ((model, date), bodies) in &contents.feedback {
+            let dir = partition(&self.shared.config.data, "feedback", Some(model), date);
+            let file = dir.join(format!("{number:020}-0.parquet"));
+            let mut unfinished = Unfinished::begin(&file, &feedback::schema(), &[("model", model.clone())])?;
+            for bodies in bodies.chunks(64) {
+                unfinished.write(&feedback::batch(bodies))?;
+            }
+            unfinished.finish()?;
+            files.push(file);
+        }
+        Ok(files)
+    }
+
+    fn write_gaps(&self, number: Number, all: &[&Gap]) -> io::Result<Vec<PathBuf>> {
+        let mut by_day: BTreeMap<String, Vec<&Gap>> = BTreeMap::new();
+        for gap in all {
+            by_day.entry(date(gap.to)).or_default().push(gap);
+        }
+        let mut files = Vec::new();
+        for (date, gaps) in by_day {
+            let file = partition(&self.shared.config.data, "gaps", None, &date).join(format!("{number:020}-0.parquet"));
+            let mut unfinished = Unfinished::begin(&file, &gaps::schema(), &[])?;
+            unfinished.write(&gaps::batch(&gaps))?;
+            unfinished.finish()?;
+            files.push(file);
+        }
+        Ok(files)
+    }
+
+    /// The files of servers before this one.
+    fn find_files(&mut self) {
+        for kind in ["predictions", "feedback", "gaps"] {
+            let mut dirs = vec![self.shared.config.data.join(kind)];
+            while let Some(dir) = dirs.pop() {
+                for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                    let path = entry.path();
+                    let Ok(meta) = entry.metadata() else { continue };
+                    if meta.is_dir() {
+                        dirs.push(path);
+                    } else if let Some(number) = number_of(&path) {
+                        self.total += meta.len();
+                        self.files.insert((number, path), meta.len());
+                    }
+                }
+            }
+        }
+        self.shared.metrics.sealed_bytes.set(self.total as f64);
+    }
+
+    /// Deletes what is too old, then the oldest until the rest fits.
+    fn retain(&mut self) {
+        let config = &self.shared.config;
+        let oldest = config.keep_for.map(|keep| {
+            let begin = SystemTime::now().checked_sub(keep).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
+            begin.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        });
+        let segments = self.shared.closed_bytes.load(Ordering::Acquire) + self.shared.open_length.load(Ordering::Acquire);
+        while let Some(((number, path), size)) = self.files.first_key_value() {
+            let too_old = oldest.is_some_and(|oldest| *number < oldest);
+            if !too_old && self.total + segments <= config.disk_budget {
+                break;
+            }
+            let reason = if too_old { DELETED[0] } else { DELETED[1] };
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::error!(file = %path.display(), %error, "a sealed file cannot be deleted");
+                    break;
+                }
+                _ => {}
+            }
+            tracing::info!(file = %path.display(), reason, "deleted");
+            // Where it was the last of its day; else they are not empty.
+            let _ = path.parent().map(std::fs::remove_dir);
+            self.shared.metrics.deleted(reason);
+            self.total -= size;
+            let key = (*number, path.clone());
+            self.files.remove(&key);
+        }
+        self.shared.metrics.sealed_bytes.set(self.total as f64);
+        let over = self.files.is_empty() && segments > config.disk_budget;
+        self.shared.over_budget(over);
+    }
+}
+
+/// What stands behind the last frame that can be read. After an unclean stop that is a torn frame, which another gap accounts for.
+fn damage(segment: &Segment, contents: &Contents) -> Option<Gap> {
+    let torn = segment.len() > contents.valid.max(MAGIC.len()) && contents.ended;
+    (torn || contents.unreadable > 0).then(|| {
+        let at = contents.last.unwrap_or_else(now);
+        let records = (!torn).then_some(contents.unreadable as u64);
+        Gap { from: at, to: at, records, why: Why::Damaged }
+    })
+}
+
+fn partition(data: &Path, kind: &str, model: Option<&str>, date: &str) -> PathBuf {
+    let mut dir = data.join(kind);
+    dir.extend(model.map(|model| format!("model={model}")));
+    dir.join(format!("date={date}"))
+}
+
+/// The segment a sealed file was made of.
+fn number_of(path: &Path) -> Option<Number> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".parquet")?;
+    name.split_once('-')?.0.parse().ok()
+}
+
+/// A Parquet file under a temporary name.
+struct Unfinished {
+    path: PathBuf,
+    writer: ArrowWriter<File>,
+}
+
+impl Unfinished {
+    fn begin(path: &Path, schema: &SchemaRef, metadata: &[(&str, String)]) -> io::Result<Unfinished> {
+        if let Some(dir) = path.parent() {
+            make_dirs(dir)?;
+        }
+        let pairs = metadata.iter().map(|(key, value)| KeyValue::new(format!("sluicegate.{key}"), value.clone()));
+        let properties = properties(schema, pairs.collect());
+        let file = File::create(temporary(path))?;
+        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(as_io)?;
+        Ok(Unfinished { path: path.to_owned(), writer })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> io::Result<()> {
+        self.writer.write(batch).map_err(as_io)
+    }
+
+    fn finish(self) -> io::Result<()> {
+        let file = self.writer.into_inner().map_err(as_io)?;
+        file.sync_all()?;
+        std::fs::rename(temporary(&self.path), &self.path)?;
+        sync_dir(&self.path)
+    }
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
+/// Makes directories and their names durable.
+fn make_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_dirs(parent)?;
+    }
+    match std::fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => sync_dir(dir),
+    }
+}
+
+fn as_io(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(source) => io::Error::other(source),
+        },
+        other => io::Error::other(other),
+    }
+}
+
+/// How the files are written: zstd at its quickest useful level; dictionaries for the few texts that repeat, as numbers and ids rarely do.
+#[must_use]
+pub fn properties(schema: &Schema, metadata: Vec<KeyValue>) -> WriterProperties {
+    let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
+    let mut builder = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_dictionary_enabled(false)
+        .set_created_by(concat!("sluicegate ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_key_value_metadata(Some(metadata));
+    for column in ["version", "arm", "role", "status", "batch_rows", "sample_rate", "reason"] {
+        if schema.column_with_name(column).is_some() {
+            builder = builder.set_column_dictionary_enabled(ColumnPath::from(column), true);
+        }
+    }
+    builder.build()
+}
+
+fn lower_priority() {
+    // On Linux the call concerns the calling thread alone; elsewhere it would slow the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "the sealing thread keeps its priority");
+    }
+}
