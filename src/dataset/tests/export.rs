@@ -169,7 +169,7 @@ fn a_table_of_a_model_without_inputs_has_none() {
     let house = House::new();
     let mut bare = about(1, "aa", pairs());
     bare.dropped = ["inputs.x".to_owned()].into();
-    house.seal(1, &bare, &[Request { inputs: Vec::new(), ..request("a", 1, &[], &[3.0]) }]);
+    house.seal(1, &bare, &[Request { inputs: Vec::new(), ..request("a", 1, &[0.0, 0.0], &[3.0]) }]);
     let (_, path) = house.run("out.parquet", |_| {}).unwrap();
     assert_eq!(read(&path)["inputs"].data_type(), &arrow_schema::DataType::Null);
     house.seal(2, &about(1, "aa", pairs()), &[request("b", 2, &[1.0, 2.0], &[3.0])]);

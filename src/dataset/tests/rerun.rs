@@ -108,7 +108,7 @@ fn what_cannot_be_replayed_is_counted_by_reason() {
     let part = Request { outputs: Some(vec![None]), ..request("d", 4, &[1.0, 2.0], &[3.0]) };
     house.seal(1, &about(1, "aa", pairs()), &[request("a", 1, &[1.0, 2.0], &[3.0]), cut, failed, part]);
     let dropped = About { dropped: ["inputs.x".to_owned()].into(), ..about(1, "aa", pairs()) };
-    house.seal(2, &dropped, &[Request { inputs: Vec::new(), ..request("e", 5, &[], &[3.0]) }]);
+    house.seal(2, &dropped, &[Request { inputs: Vec::new(), ..request("e", 5, &[0.0, 0.0], &[3.0]) }]);
     let engines = Fakes([(2, summing(|_| 0.0))].into());
     let report = replayed(&house, &engines, |_| {}).unwrap();
     let left_out: Vec<_> = report.left_out.into_iter().collect();
