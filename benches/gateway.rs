@@ -100,8 +100,8 @@ fn whole_request(c: &mut Criterion) {
     writer.publish(Snapshot::default().with(entry(&loaded)));
     let config = Config { inline_below: Duration::from_micros(200), queue: 16, workers: NonZeroUsize::MIN };
     let shadow_config = shadow::Config { threads: NonZeroUsize::MIN, queue: 16, queue_bytes: 1 << 20 };
-    let shadows = Shadows::start(shadow_config, Figures::default(), reader.clone()).expect("a shadow thread");
-    let gateway = Gateway::new(reader, Executor::start(&config).expect("a worker thread"), shadows);
+    let shadows = Shadows::start(shadow_config, Figures::default(), reader.clone(), None).expect("a shadow thread");
+    let gateway = Gateway::new(reader, Executor::start(&config).expect("a worker thread"), shadows, None);
     let data: Vec<String> = (0..32).map(|i| format!("{:.3}", f64::from(i) * 0.37 - 4.0)).collect();
     let body = Bytes::from(format!(
         "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,32],\"datatype\":\"FP32\",\"data\":[{}]}}]}}",
@@ -123,7 +123,8 @@ fn whole_request(c: &mut Criterion) {
             let version = exchange.served().version_text.clone();
             let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
             let answer = oip::encode(&ran.answer, &head, &form).expect("floats have a JSON form");
-            assert!(gateway.end(exchange, &id, Ok(ran)).is_none(), "no shadow, nothing left to do");
+            let ended = runtime.block_on(gateway.end(exchange, &id, Ok(ran))).expect("nothing is recorded");
+            assert!(ended.is_none(), "no shadow, nothing left to do");
             black_box(answer)
         });
     });

@@ -10,7 +10,7 @@
 //! - A page in an operator's browser cannot change anything here: requests that change state are refused when they carry a
 //!   foreign `Origin`.
 //!
-//! Uses: http (the error answer), lifecycle (handle), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger,
+//! Uses: http (the error answer), lifecycle (handle), quality, record (how the log is doing), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger,
 //! route, settings (durations), model, telemetry.
 //!
 //! Invariant: nothing here loads, moves or publishes anything.
@@ -27,6 +27,7 @@ mod origin;
 mod past;
 mod probes;
 mod push;
+mod quality;
 mod refused;
 mod rollout;
 mod routes;
@@ -40,6 +41,8 @@ mod triton;
 
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
+use crate::quality::Quality;
+use crate::record::Log;
 use crate::registry::Reader;
 use crate::rollout::Rollouts;
 use crate::shadow::Figures;
@@ -54,6 +57,9 @@ pub struct Admin {
     pub rollouts: Rollouts,
     /// What is known of shadows.
     pub figures: Figures,
+    /// What is known of feedback, and how the log is doing that keeps it.
+    pub quality: Quality,
+    pub log: Log,
     pub handle: Handle,
     pub ledger: LedgerReader,
     pub telemetry: Telemetry,

@@ -1,6 +1,6 @@
 //! The `OpenAPI` document, generated from the handlers.
 
-use super::{models, past, probes, push, rollout, shadows, traffic, triton};
+use super::{models, past, probes, push, quality, rollout, shadows, traffic, triton};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use std::sync::LazyLock;
@@ -36,6 +36,8 @@ use utoipa::OpenApi;
         traffic::replace,
         shadows::list,
         shadows::show,
+        quality::show,
+        quality::log,
         past::history,
         past::audit,
         triton::index,
@@ -46,6 +48,7 @@ use utoipa::OpenApi;
         (name = "probes", description = "For orchestrators and scrapers"),
         (name = "models", description = "Models and their versions"),
         (name = "traffic", description = "Which version answers whom"),
+        (name = "quality", description = "What feedback says, and the log it is kept in"),
         (name = "history", description = "What was changed, by whom and why"),
         (name = "triton", description = "Triton's model repository extension, for clients that speak it"),
     )

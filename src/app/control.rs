@@ -3,7 +3,8 @@
 use super::Phase;
 use crate::admin::{self, Admin};
 use crate::http::Door;
-use crate::telemetry::{Telemetry, names};
+use crate::quality::Quality;
+use crate::telemetry::{QualityShown, Telemetry, names};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,10 +40,11 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, mut ending) = watch::channel(false);
         let mut ended = end.subscribe();
+        let quality = plane.quality.clone();
         let router = admin::router(plane);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(async move {
-                let upkeep = tokio::spawn(upkeep(telemetry, door));
+                let upkeep = tokio::spawn(upkeep(telemetry, door, quality));
                 let served = async {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
                     axum::serve(listener, router)
@@ -82,7 +84,7 @@ impl Control {
     }
 }
 
-async fn upkeep(telemetry: Telemetry, door: Arc<Door>) {
+async fn upkeep(telemetry: Telemetry, door: Arc<Door>, quality: Quality) {
     let process = telemetry.process();
     let (ready, depth, resident) = (
         process.gauge(&names::READY, &[]),
@@ -98,6 +100,26 @@ async fn upkeep(telemetry: Telemetry, door: Arc<Door>) {
         depth.set(door.gateway().executor().queue_depth() as f64);
         if let Some(bytes) = crate::machine::resident_bytes() {
             resident.set(bytes as f64);
+        }
+        show_quality(&telemetry, &quality);
+    }
+}
+
+/// Shows what feedback says of every version on every arm.
+fn show_quality(telemetry: &Telemetry, quality: &Quality) {
+    for (model, of) in quality.all() {
+        for ((version, arm), figures) in of.arms.iter().filter(|(_, figures)| figures.told > 0) {
+            let values = figures.values.iter().map(|(name, m)| (name.as_str(), m.count, m.mean, m.variance()));
+            telemetry.show_quality(&QualityShown {
+                model: model.as_str(),
+                version: &version.to_string(),
+                arm,
+                labelled: figures.labelled,
+                accuracy: figures.accuracy(),
+                mean_absolute_error: figures.mean_absolute_error(),
+                mean_delay: figures.mean_delay(),
+                values: values.collect(),
+            });
         }
     }
 }

@@ -20,11 +20,13 @@ pub use commands::{check, serve};
 use crate::admin;
 use crate::backend::Engines;
 use crate::compare::Tolerance;
-use crate::config::{Config, Policy};
+use crate::config::{Acknowledge, Config, OnFailure, Policy};
 use crate::execute::{self, Executor};
 use crate::http::{self, Door, Server};
 use crate::lifecycle;
 use crate::machine::Machine;
+use crate::quality::{self, Quality};
+use crate::record::{self, Choice, Log};
 use crate::rollout::Rollouts;
 use crate::serve::Gateway;
 use crate::shadow::{self, Shadows};
@@ -74,6 +76,7 @@ pub struct App {
     rollouts: Rollouts,
     control: control::Control,
     manager: lifecycle::Stop,
+    prediction_log: record::Stop,
     phase: watch::Sender<Phase>,
     config: Config,
 }
@@ -114,6 +117,7 @@ impl App {
             .map_err(|source| StartError::Ledger { dir: dir.display().to_string(), source: Box::new(source) })?;
         let (writer, reader) = registry::new();
 
+        let (prediction_log, log_stop, recording, quality) = start_log(config, io, &telemetry)?;
         let lifecycle_config = lifecycle::Config {
             models_dir: config.models.dir.clone(),
             settle: config.models.settle,
@@ -127,6 +131,7 @@ impl App {
                 Policy::MakeRoom => lifecycle::Policy::MakeRoom,
             },
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
+            recording: Some(recording),
         };
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =
@@ -142,9 +147,9 @@ impl App {
             queue: config.shadows.queue,
             queue_bytes: usize::try_from(config.shadows.queue_bytes).unwrap_or(usize::MAX),
         };
-        let shadows =
-            Shadows::start(shadow_config, figures.clone(), reader.clone()).map_err(start("the shadow threads"))?;
-        let gateway = Gateway::new(reader.clone(), executor, shadows.clone());
+        let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
+            .map_err(start("the shadow threads"))?;
+        let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()));
         let door = Door::new(gateway, &http_config, &telemetry);
         let server = Server::start(data_listener, &http_config, &door, &telemetry).map_err(start("the data plane"))?;
 
@@ -157,6 +162,8 @@ impl App {
             reader,
             rollouts: rollouts.clone(),
             figures,
+            quality,
+            log: prediction_log,
             handle,
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
@@ -168,7 +175,17 @@ impl App {
             .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
-        Ok(App { door, server, shadows, rollouts, control, manager, phase, config: config.clone() })
+        Ok(App {
+            door,
+            server,
+            shadows,
+            rollouts,
+            control,
+            manager,
+            prediction_log: log_stop,
+            phase,
+            config: config.clone(),
+        })
     }
 
     #[must_use]
@@ -212,7 +229,7 @@ impl App {
 
     /// Stops in order, within `server.shutdown_grace`; true when everything ended by itself.
     pub fn stop(self) -> bool {
-        let App { door, server, shadows, rollouts, control, manager, phase, config } = self;
+        let App { door, server, shadows, rollouts, control, manager, prediction_log, phase, config } = self;
         let until = Instant::now() + config.server.shutdown_grace;
         let left = || until.saturating_duration_since(Instant::now());
         door.announce_stop();
@@ -228,12 +245,55 @@ impl App {
         }
         rollouts.stop();
         shadows.stop();
+        // Nobody offers any more: what waits is written, and sealed as far as the time allows.
+        prediction_log.stop(left());
         control.stop(left());
         manager.stop(left());
         phase.send_replace(Phase::Stopped);
         tracing::info!(drained, "stopped");
         drained
     }
+}
+
+/// Starts the prediction log; how models are recorded and what is known of their quality come with it.
+fn start_log(
+    config: &Config,
+    io_threads: NonZeroUsize,
+    telemetry: &Telemetry,
+) -> Result<(Log, record::Stop, lifecycle::Recording, Quality), StartError> {
+    let settings = &config.prediction_log;
+    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let quality = Quality::new(quality::Config { rows: settings.quality_rows, window: settings.quality_window });
+    let log_config = record::Config {
+        data: config.data.dir.clone(),
+        acknowledge: match settings.acknowledge {
+            Acknowledge::Memory => record::Acknowledge::Memory,
+            Acknowledge::Disk => record::Acknowledge::Disk,
+        },
+        on_failure: match settings.on_failure {
+            OnFailure::Refuse => record::OnFailure::Refuse,
+            OnFailure::Serve => record::OnFailure::Serve,
+        },
+        flush_interval: settings.flush_interval,
+        queue_bytes: bytes(settings.queue_bytes),
+        // Those that answer callers, and the one that sorts copies for shadows.
+        shards: io_threads.get() + 1,
+        segment_bytes: settings.segment_bytes,
+        seal_after: settings.seal_after,
+        keep_for: Some(settings.keep_for).filter(|keep| !keep.is_zero()),
+        disk_budget: settings.disk_budget,
+        hash_key_file: settings.hash_key_file.clone(),
+    };
+    let (log, stop) = Log::start(log_config, quality.clone(), telemetry)
+        .map_err(|source| StartError::Start { what: "the prediction log", source })?;
+    let choice = Choice {
+        enabled: settings.enabled,
+        sample_rate: settings.sample_rate,
+        hash_route_key: settings.hash_route_key,
+        max_record_bytes: bytes(settings.max_record_bytes),
+        ..Choice::default()
+    };
+    Ok((log.clone(), stop, lifecycle::Recording { log, choice }, quality))
 }
 
 fn listen(plane: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, StartError> {

@@ -2,7 +2,8 @@
 //!
 //! - [`oip`]: the Open Inference Protocol v2, JSON and the binary tensor extension. [`tfs`]: TensorFlow Serving's REST.
 //!   [`metadata`]: what a model takes and gives, in OIP's words. [`golden`]: `golden.json` and `warmup.json`, which hold
-//!   OIP bodies. [`inflate`]: compressed bodies, both ways.
+//!   OIP bodies. [`feedback`]: what really happened. [`inflate`]: compressed bodies, both
+//!   ways.
 //! - JSON is read in one pass straight into typed buffers ([`json`] is the cursor, [`elements`] one value, [`nested`] lists
 //!   of them): no tree, no recursion, and nothing is reserved on the word of the sender alone.
 //! - Every refusal is a [`Failure`](crate::model::Failure) that names the input and the element, what was expected and what
@@ -19,6 +20,7 @@
 mod complaints;
 mod decimal;
 mod elements;
+pub mod feedback;
 pub mod golden;
 pub mod inflate;
 mod json;

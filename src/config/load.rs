@@ -1,6 +1,6 @@
 //! From a file, the environment and the command line to one configuration.
 
-use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server, Shadows};
+use super::{Admin, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
@@ -76,6 +76,7 @@ impl Config {
             engines: Engines::read(table.section("engines")),
             execute: Execute::read(table.section("execute")),
             shadows: Shadows::read(table.section("shadows")),
+            prediction_log: PredictionLog::read(table.section("prediction_log")),
             data: Data::read(table.section("data")),
             log: Log::read(table.section("log")),
         };

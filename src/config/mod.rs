@@ -21,7 +21,9 @@ mod tests;
 
 pub use load::{Overrides, environment};
 pub use reload::Change;
-pub use sections::{Admin, Data, Engines, Execute, Log, Models, Policy, Server, Shadows};
+pub use sections::{
+    Acknowledge, Admin, Data, Engines, Execute, Log, Models, OnFailure, Policy, PredictionLog, Server, Shadows,
+};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -32,6 +34,7 @@ pub struct Config {
     pub engines: Engines,
     pub execute: Execute,
     pub shadows: Shadows,
+    pub prediction_log: PredictionLog,
     pub data: Data,
     pub log: Log,
 }

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and which of it needs a restart.
 
-use super::{Admin, Config, Data, Engines, Execute, Log, Models, Server, Shadows};
+use super::{Admin, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 
 /// A key whose value differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +15,15 @@ impl Config {
     /// The keys whose values differ in `new`, in the order of the file.
     #[must_use]
     pub fn changes(&self, new: &Config) -> Vec<Change> {
-        let Config { server, admin, models, engines, execute, shadows, data, log } = self;
-        let sections: [Vec<Option<Change>>; 8] = [
+        let Config { server, admin, models, engines, execute, shadows, prediction_log, data, log } = self;
+        let sections: [Vec<Option<Change>>; 9] = [
             server.changes(&new.server).into(),
             admin.changes(&new.admin).into(),
             models.changes(&new.models).into(),
             engines.changes(&new.engines).into(),
             execute.changes(&new.execute).into(),
             shadows.changes(&new.shadows).into(),
+            prediction_log.changes(&new.prediction_log).into(),
             data.changes(&new.data).into(),
             log.changes(&new.log).into(),
         ];
@@ -146,6 +147,45 @@ impl Shadows {
             at_start("shadows.worst", worst, &new.worst),
             at_start("shadows.rtol", rtol, &new.rtol),
             at_start("shadows.atol", atol, &new.atol),
+        ]
+    }
+}
+
+impl PredictionLog {
+    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 15] {
+        let PredictionLog {
+            enabled,
+            sample_rate,
+            hash_route_key,
+            max_record_bytes,
+            acknowledge,
+            on_failure,
+            flush_interval,
+            queue_bytes,
+            segment_bytes,
+            seal_after,
+            keep_for,
+            disk_budget,
+            hash_key_file,
+            quality_window,
+            quality_rows,
+        } = self;
+        [
+            at_start("prediction_log.enabled", enabled, &new.enabled),
+            at_start("prediction_log.sample_rate", sample_rate, &new.sample_rate),
+            at_start("prediction_log.hash_route_key", hash_route_key, &new.hash_route_key),
+            at_start("prediction_log.max_record_bytes", max_record_bytes, &new.max_record_bytes),
+            at_start("prediction_log.acknowledge", acknowledge, &new.acknowledge),
+            at_start("prediction_log.on_failure", on_failure, &new.on_failure),
+            at_start("prediction_log.flush_interval", flush_interval, &new.flush_interval),
+            at_start("prediction_log.queue_bytes", queue_bytes, &new.queue_bytes),
+            at_start("prediction_log.segment_bytes", segment_bytes, &new.segment_bytes),
+            at_start("prediction_log.seal_after", seal_after, &new.seal_after),
+            at_start("prediction_log.keep_for", keep_for, &new.keep_for),
+            at_start("prediction_log.disk_budget", disk_budget, &new.disk_budget),
+            at_start("prediction_log.hash_key_file", hash_key_file, &new.hash_key_file),
+            at_start("prediction_log.quality_window", quality_window, &new.quality_window),
+            at_start("prediction_log.quality_rows", quality_rows, &new.quality_rows),
         ]
     }
 }

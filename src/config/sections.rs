@@ -130,6 +130,59 @@ pub struct Data {
     pub dir: PathBuf,
 }
 
+/// `[prediction_log]`: what is remembered of predictions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PredictionLog {
+    /// Default true. `[prediction_log] enabled` in a `model.toml` wins for that model, as do the next three.
+    pub enabled: bool,
+    /// The share of requests that is kept, by a hash of the request id. Default 1.
+    pub sample_rate: f64,
+    /// Whether what a split goes by is replaced by its keyed hash. Default true: it mostly names a person.
+    pub hash_route_key: bool,
+    /// Bytes of a record's tensors; the largest are left out beyond. Default 1 MiB: a picture's features, and not the picture.
+    pub max_record_bytes: u64,
+    /// When an answer may leave: at once (default), or when its record is on the disk.
+    pub acknowledge: Acknowledge,
+    /// What becomes of an answer whose record cannot be written, where it waits for that: 503 (default), or it leaves all the same.
+    pub on_failure: OnFailure,
+    /// The most that `kill -9` may cost where answers do not wait. Default 200 ms.
+    pub flush_interval: Duration,
+    /// Bytes of records that may wait to be written; the newest are dropped and counted beyond. Default 64 MiB: some seconds at full
+    /// speed.
+    pub queue_bytes: u64,
+    /// A segment is sealed into Parquet when it has so many bytes, default 64 MiB, as it is held in memory for that,
+    pub segment_bytes: u64,
+    /// or when it is so old. Default 10 min.
+    pub seal_after: Duration,
+    /// Sealed files older than this are deleted. Default 0: they are kept as long as they fit.
+    pub keep_for: Duration,
+    /// Bytes the log may take on the disk; the oldest sealed files are deleted and counted beyond. Default 10 GiB.
+    pub disk_budget: u64,
+    /// The secret of keyed hashes, where the environment has no `SLUICEGATE_HASH_KEY`. Default: one made at the first start, in the data
+    /// directory.
+    pub hash_key_file: Option<PathBuf>,
+    /// How far back feedback is joined live. Default 1 h.
+    pub quality_window: Duration,
+    /// Predicted rows that may wait for it, over all models; some 200 bytes each. Default 250 000.
+    pub quality_rows: usize,
+}
+
+/// When an answer may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Acknowledge {
+    #[default]
+    Memory,
+    Disk,
+}
+
+/// What becomes of answers that cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    #[default]
+    Refuse,
+    Serve,
+}
+
 /// `[log]`: what the server says about itself, to standard error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -310,6 +363,56 @@ impl Shadows {
     #[must_use]
     pub fn threads_on(&self, cores: usize) -> usize {
         if self.threads == 0 { (cores / 4).max(1) } else { self.threads }
+    }
+}
+
+// === impl PredictionLog ===
+
+impl Default for PredictionLog {
+    fn default() -> PredictionLog {
+        PredictionLog {
+            enabled: true,
+            sample_rate: 1.0,
+            hash_route_key: true,
+            max_record_bytes: MIB,
+            acknowledge: Acknowledge::Memory,
+            on_failure: OnFailure::Refuse,
+            flush_interval: 200 * MS,
+            queue_bytes: 64 * MIB,
+            segment_bytes: 64 * MIB,
+            seal_after: 10 * MINUTE,
+            keep_for: Duration::ZERO,
+            disk_budget: 10 * GIB,
+            hash_key_file: None,
+            quality_window: HOUR,
+            quality_rows: 250_000,
+        }
+    }
+}
+
+impl PredictionLog {
+    pub fn read(t: &mut Table) -> PredictionLog {
+        let d = PredictionLog::default();
+        let acknowledge = [("memory", Acknowledge::Memory), ("disk", Acknowledge::Disk)];
+        let on_failure = [("refuse", OnFailure::Refuse), ("serve", OnFailure::Serve)];
+        PredictionLog {
+            enabled: t.bool("enabled").unwrap_or(d.enabled),
+            sample_rate: t.float("sample_rate", 0.0..=1.0).unwrap_or(d.sample_rate),
+            hash_route_key: t.bool("hash_route_key").unwrap_or(d.hash_route_key),
+            // Beyond, a column of records would not fit into Arrow's 32-bit offsets.
+            max_record_bytes: t.bytes("max_record_bytes", 0..=256 * MIB).unwrap_or(d.max_record_bytes),
+            acknowledge: t.one_of("acknowledge", &acknowledge).unwrap_or(d.acknowledge),
+            on_failure: t.one_of("on_failure", &on_failure).unwrap_or(d.on_failure),
+            flush_interval: t.duration("flush_interval", 2 * MS..=MINUTE).unwrap_or(d.flush_interval),
+            queue_bytes: t.bytes("queue_bytes", 64 * KIB..=64 * GIB).unwrap_or(d.queue_bytes),
+            segment_bytes: t.bytes("segment_bytes", 64 * KIB..=GIB).unwrap_or(d.segment_bytes),
+            seal_after: t.duration("seal_after", 100 * MS..=24 * HOUR).unwrap_or(d.seal_after),
+            keep_for: t.duration("keep_for", Duration::ZERO..=100 * 365 * 24 * HOUR).unwrap_or(d.keep_for),
+            disk_budget: t.bytes("disk_budget", MIB..=u64::MAX).unwrap_or(d.disk_budget),
+            hash_key_file: t.path("hash_key_file"),
+            quality_window: t.duration("quality_window", SECOND..=30 * 24 * HOUR).unwrap_or(d.quality_window),
+            quality_rows: t.integer("quality_rows", 1..=1_000_000_000).unwrap_or(d.quality_rows),
+        }
     }
 }
 

@@ -173,6 +173,22 @@ const ALL_DIFFERENT: &str = r#"
     worst = 1
     rtol = 0.5
     atol = 0.5
+    [prediction_log]
+    enabled = false
+    sample_rate = 0.5
+    hash_route_key = false
+    max_record_bytes = "1KiB"
+    acknowledge = "disk"
+    on_failure = "serve"
+    flush_interval = "1s"
+    queue_bytes = "1MiB"
+    segment_bytes = "1MiB"
+    seal_after = "1s"
+    keep_for = "1s"
+    disk_budget = "1MiB"
+    hash_key_file = "x"
+    quality_window = "1s"
+    quality_rows = 1
     [data]
     dir = "x"
     [log]

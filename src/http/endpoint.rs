@@ -20,6 +20,8 @@ pub enum Endpoint<'p> {
     TfsStatus(Target<'p>),
     TfsMetadata(Target<'p>),
     TfsPredict(Target<'p>),
+    /// What really happened, about this model's predictions.
+    Feedback(Cow<'p, str>),
 }
 
 /// Which model, and which of its versions.
@@ -143,6 +145,9 @@ impl<'p> Endpoint<'p> {
             (None, None) => Some(Ok((Endpoint::TfsStatus(target), READ))),
             (Some("metadata"), None) => Some(Ok((Endpoint::TfsMetadata(target), READ))),
             (None, Some("predict")) => Some(Ok((Endpoint::TfsPredict(target), WRITE))),
+            (None, Some("feedback")) if target.version == Asked::Any => {
+                Some(Ok((Endpoint::Feedback(target.model), WRITE)))
+            }
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 use super::answer::{self, HttpResponse};
 use super::door::Door;
 use super::endpoint::{Endpoint, Refused};
-use super::{info, predict};
+use super::{feedback, info, predict};
 use crate::model::RequestId;
 use http::header::{ALLOW, CONNECTION, HeaderValue};
 use http::{HeaderMap, Request, Version};
@@ -35,6 +35,11 @@ async fn answer(door: &Arc<Door>, request: Request<Incoming>) -> HttpResponse {
         }
         Ok(Endpoint::TfsPredict(target)) => {
             predict::predict(door, &parts.headers, body, predict::Wire::Tfs, &target, received).await
+        }
+        Ok(Endpoint::Feedback(model)) => {
+            let mut response = feedback::feedback(door, &parts.headers, body, &model, received).await;
+            answer::request_id(response.headers_mut(), &id_or_new(&parts.headers));
+            response
         }
         Ok(endpoint) => {
             let mut response = info::answer(door, &endpoint).unwrap_or_else(|failure| answer::failed(&failure));

@@ -51,8 +51,8 @@ pub(super) fn answer(door: &Door, endpoint: &Endpoint) -> Result<HttpResponse, F
             let name = entry.name().as_str();
             Ok(answer::json(tfs::metadata_json(name, served.loaded.version, &served.loaded.facts.signature)))
         }),
-        Endpoint::Infer(_) | Endpoint::TfsPredict(_) => {
-            Err(Failure::new(Code::MethodNotAllowed, "predictions are asked for with POST"))
+        Endpoint::Infer(_) | Endpoint::TfsPredict(_) | Endpoint::Feedback(_) => {
+            Err(Failure::new(Code::MethodNotAllowed, "predictions are asked for, and feedback is sent, with POST"))
         }
     }
 }

@@ -20,6 +20,7 @@ mod config;
 mod connection;
 mod door;
 mod endpoint;
+mod feedback;
 mod handle;
 mod info;
 mod predict;

@@ -2,7 +2,7 @@
 
 use super::answer::{self, HttpResponse};
 use super::body;
-use super::door::Door;
+use super::door::{Door, Permit};
 use super::endpoint::Target;
 use crate::codec::{inflate, oip, tfs};
 use crate::model::{Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
@@ -76,18 +76,7 @@ async fn attempt(
         door.count_refusal(failure.code);
         failure
     };
-    let admitted = door.admit().and_then(|permit| {
-        check_media(headers)?;
-        Ok((permit, received + timeout(door, headers)?))
-    });
-    let (_permit, deadline) = match admitted {
-        Ok(admitted) => admitted,
-        Err(failure) => {
-            body::discard(headers, body).await;
-            return Err(refuse(failure));
-        }
-    };
-    let body = read(door, headers, body, deadline).await.map_err(refuse)?;
+    let Taken { _permit, deadline, body } = take_in(door, headers, body, received).await.map_err(refuse)?;
     let started = Instant::now();
     // Whoever asks for what is not there should read that, whatever else is wrong.
     let parsed =
@@ -121,13 +110,48 @@ async fn attempt(
             (response, Err(failure))
         }
     };
-    answer::served_by(response.headers_mut(), &exchange.served().version_text, &exchange.served().arm);
-    if let Some(aftermath) = door.gateway.end(exchange, id, outcome) {
-        // A task of its own on this thread: it runs once the connection's has written the answer.
-        let door = Arc::clone(door);
-        tokio::spawn(async move { door.gateway.conclude(aftermath) });
+    let served = Arc::clone(exchange.served());
+    match door.gateway.end(exchange, id, outcome).await {
+        Ok(None) => {}
+        Ok(Some(aftermath)) => {
+            // A task of its own on this thread: it runs once the connection's has written the answer.
+            let door = Arc::clone(door);
+            tokio::spawn(async move { door.gateway.conclude(aftermath) });
+        }
+        Err(failure) => response = answer::failed(&failure),
     }
+    answer::served_by(response.headers_mut(), &served.version_text, &served.arm);
     Ok(response)
+}
+
+/// A body that was let in and read.
+pub(super) struct Taken {
+    /// The request's place, for as long as it is answered.
+    pub _permit: Permit,
+    pub deadline: Instant,
+    pub body: Bytes,
+}
+
+/// Lets a request in and reads its body, under the limits.
+pub(super) async fn take_in(
+    door: &Arc<Door>,
+    headers: &HeaderMap,
+    body: Incoming,
+    received: Instant,
+) -> Result<Taken, Failure> {
+    let admitted = door.admit().and_then(|permit| {
+        check_media(headers)?;
+        Ok((permit, received + timeout(door, headers)?))
+    });
+    let (permit, deadline) = match admitted {
+        Ok(admitted) => admitted,
+        Err(failure) => {
+            body::discard(headers, body).await;
+            return Err(failure);
+        }
+    };
+    let body = read(door, headers, body, deadline).await?;
+    Ok(Taken { _permit: permit, deadline, body })
 }
 
 fn parse(wire: Wire, headers: &HeaderMap, body: Bytes) -> Result<Parsed, Failure> {

@@ -294,7 +294,7 @@ impl Manager {
                 gone.push(name);
                 continue;
             }
-            match model.entry(!self.ready, self.config.tolerance) {
+            match model.entry(!self.ready, self.config.tolerance, self.config.recording.as_ref()) {
                 Ok(entry) => entries.push(entry),
                 // Every change is checked before it is made, so this is a mistake of ours: what was published stays.
                 Err(missing) => error!(model = %name, ?missing, "the document names versions that are not loaded"),

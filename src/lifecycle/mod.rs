@@ -7,7 +7,7 @@
 //! - Loads, verification and warming happen on background threads at low priority; memory is freed on a thread of its own.
 //! - A half-copied or broken version never disturbs what serves.
 //!
-//! Uses: registry (writer), execute, backend, codec, compare, route, ledger, settings, shadow (figures), model, tensor, telemetry.
+//! Uses: registry (writer), execute, backend, codec, compare, route, ledger, record (what is recorded), settings, shadow (figures), model, tensor, telemetry.
 //!
 //! Invariant: nothing here knows a live request.
 //!
@@ -32,6 +32,7 @@ mod operators;
 mod policy;
 mod push;
 mod reconcile;
+mod recording;
 mod results;
 mod source;
 mod state;
@@ -48,6 +49,7 @@ pub use gates::{Gates, Verdict};
 pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, Steer};
 pub use journal::Journal;
 pub use offline::{Offline, offline, sha256_of_version, version_dir, versions_of};
+pub use recording::Recording;
 
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
 use crate::compare::Tolerance;
@@ -87,6 +89,8 @@ pub struct Config {
     pub policy: Policy,
     /// How far a shadow's number may be from the primary's, where `model.toml` does not say.
     pub tolerance: Tolerance,
+    /// Where predictions are recorded; `None`: nowhere.
+    pub recording: Option<Recording>,
 }
 
 /// What happens when a version does not fit into the memory budget.
@@ -129,6 +133,7 @@ impl Default for Config {
             keep_warm: Duration::from_mins(10),
             policy: Policy::KeepServing,
             tolerance: Tolerance::default(),
+            recording: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::gates::Gates;
 use super::policy::Keep;
+use super::recording::LogSettings;
 use crate::backend::EngineChoice;
 use crate::model::Version;
 use crate::registry::Limits;
@@ -28,6 +29,8 @@ pub struct ModelSettings {
     /// `[shadow]`: `rtol` and `atol`, how far a shadow's number may be from the primary's; absent: as the configuration says.
     pub shadow_rtol: Option<f64>,
     pub shadow_atol: Option<f64>,
+    /// `[prediction_log]`: what is recorded of predictions, and what of them.
+    pub log: LogSettings,
     /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
     /// Batching itself is decided by what verification has shown, once there is batching; the key only turns it off.
     pub about: serde_json::Map<String, serde_json::Value>,
@@ -58,6 +61,7 @@ impl ModelSettings {
         };
         let shadow = table.section("shadow");
         let (relative, absolute) = (shadow.float("rtol", 0.0..=1.0), shadow.float("atol", 0.0..=f64::MAX));
+        let log = LogSettings::read(table.section("prediction_log"));
         let mut about = serde_json::Map::new();
         if let Some(text) = table.string("description") {
             about.insert("description".to_owned(), text.into());
@@ -78,6 +82,7 @@ impl ModelSettings {
             limits,
             shadow_rtol: relative,
             shadow_atol: absolute,
+            log,
             about,
         })
     }

@@ -5,6 +5,7 @@ use super::handle::{Actor, LoadOutcome, Reply, RolledBack};
 use super::keep_warm::Left;
 use super::model_toml::ModelSettings;
 use super::policy::{self, Known, Leave, Standing};
+use super::recording::Recording;
 use super::source::{Fingerprint, Found};
 use super::state::{IllegalMove, advance};
 use crate::compare::Tolerance;
@@ -312,14 +313,25 @@ impl Model {
     ///
     /// # Errors
     /// The versions the document names that are not loaded, unless `starting`.
-    pub fn entry(&self, starting: bool, tolerance: Tolerance) -> Result<Entry, Vec<Version>> {
-        let versions = self.lives.iter().map(|(v, life)| (*v, life.status(*v))).collect();
+    pub fn entry(
+        &self,
+        starting: bool,
+        tolerance: Tolerance,
+        recording: Option<&Recording>,
+    ) -> Result<Entry, Vec<Version>> {
+        let mut versions: BTreeMap<Version, VersionStatus> =
+            self.lives.iter().map(|(v, life)| (*v, life.status(*v))).collect();
+        for status in versions.values_mut() {
+            let loaded = status.loaded.as_deref();
+            status.notes.extend(loaded.and_then(|loaded| recording?.complaint(&self.settings.log, loaded)));
+        }
         let document = self.document.clone();
         let entry =
             Entry::new(self.name.clone(), versions, document, self.kept.revision, self.kept.taken_out, starting)?;
-        Ok(entry.with_tolerance(Tolerance {
+        let entry = entry.with_tolerance(Tolerance {
             rtol: self.settings.shadow_rtol.unwrap_or(tolerance.rtol),
             atol: self.settings.shadow_atol.unwrap_or(tolerance.atol),
-        }))
+        });
+        Ok(entry.with_streams(|loaded| recording?.stream(&self.settings.log, loaded)))
     }
 }

@@ -63,8 +63,10 @@ pub struct Figures {
     pub values: BTreeMap<String, Moments>,
     /// Values under more names than are kept.
     pub values_left_out: u64,
-    /// From a prediction to the `ts` of the first feedback about it; milliseconds.
-    delay: Histogram<u64>,
+    /// From a prediction to the `ts` of the first feedback about it, in seconds,
+    delay: Moments,
+    /// and in milliseconds, to two digits.
+    delays: Histogram<u64>,
 }
 
 /// Names of business values kept of one version on one arm: each becomes two series of metrics.
@@ -82,8 +84,9 @@ impl Default for Figures {
             error: Moments::default(),
             values: BTreeMap::new(),
             values_left_out: 0,
-            // Two digits; it grows with what it is given.
-            delay: Histogram::new(2).expect("two digits are within what the histogram can"),
+            delay: Moments::default(),
+            // It grows with what it is given.
+            delays: Histogram::new(2).expect("two digits are within what the histogram can"),
         }
     }
 }
@@ -103,21 +106,23 @@ impl Figures {
     /// In seconds; `None` while there is none.
     #[must_use]
     pub fn mean_delay(&self) -> Option<f64> {
-        (!self.delay.is_empty()).then(|| self.delay.mean() / 1e3)
+        (self.delay.count > 0).then_some(self.delay.mean)
     }
 
     /// In seconds, to two digits.
     #[must_use]
     pub fn delay_quantile(&self, quantile: f64) -> Option<f64> {
-        (!self.delay.is_empty()).then(|| self.delay.value_at_quantile(quantile) as f64 / 1e3)
+        (!self.delays.is_empty()).then(|| self.delays.value_at_quantile(quantile) as f64 / 1e3)
     }
 
     /// Something was told for the first time about a prediction made at `ts`.
     pub(super) fn told_first(&mut self, ts: i64, told: &Feedback) {
         self.told += 1;
-        let millis = u64::try_from((told.ts - ts) / 1000).unwrap_or(0);
+        // Told of before it was predicted, by a clock that differs: at once.
+        let micros = u64::try_from(told.ts - ts).unwrap_or(0);
+        self.delay.add(micros as f64 / 1e6);
         // Fails only past 2^64 ms.
-        let _ = self.delay.record(millis);
+        let _ = self.delays.record(micros / 1000);
     }
 
     pub(super) fn add(&mut self, predicted: &Predicted, told: &Feedback) {
@@ -150,14 +155,13 @@ impl Figures {
 
     fn count(&mut self, predicted: &Predicted, label: &Label, by: i64, error_by: impl Fn(&mut Moments, f64)) {
         match predicted.against(label) {
-            None => self.unfit = self.unfit.saturating_add_signed(by),
             Some(Fit::Class { right }) => {
                 self.classified = self.classified.saturating_add_signed(by);
                 self.right = self.right.saturating_add_signed(if right { by } else { 0 });
             }
             Some(Fit::Number { error }) if error.is_finite() => error_by(&mut self.error, error),
             // A prediction that is no number is not off by any.
-            Some(Fit::Number { .. }) => self.unfit = self.unfit.saturating_add_signed(by),
+            None | Some(Fit::Number { .. }) => self.unfit = self.unfit.saturating_add_signed(by),
         }
     }
 }

@@ -173,7 +173,10 @@ mod tests {
         let number = one(Data::Fp64(vec![1.5].into()));
         assert_eq!(number.against(&Label::Number(2.0)), Some(Fit::Number { error: 0.5 }));
         assert_eq!(number.against(&Label::Text("2".into())), None);
-        assert_eq!(one(Data::Fp16(vec![f16::ONE].into())).against(&Label::Number(1.0)), Some(Fit::Number { error: 0.0 }));
+        assert_eq!(
+            one(Data::Fp16(vec![f16::ONE].into())).against(&Label::Number(1.0)),
+            Some(Fit::Number { error: 0.0 })
+        );
     }
 
     #[test]

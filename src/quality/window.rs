@@ -97,6 +97,12 @@ struct Early {
     entries: u64,
 }
 
+impl Default for Quality {
+    fn default() -> Quality {
+        Quality::new(Config::default())
+    }
+}
+
 impl Quality {
     #[must_use]
     pub fn new(config: Config) -> Quality {
@@ -119,7 +125,9 @@ impl Quality {
     /// Something was told about a model's predictions.
     pub fn told(&self, model: &ModelName, entries: Vec<Feedback>, now: i64) {
         let mut window = self.lock();
-        entries.into_iter().for_each(|entry| window.told(model, entry, now));
+        for entry in entries {
+            window.told(model, entry, now);
+        }
     }
 
     /// What is known of a model.
@@ -258,12 +266,11 @@ fn key(model: &ModelName, id: &str, row: u32) -> (Key, f64) {
     hash.update(id.as_bytes());
     let request = hash.digest128();
     // The upper half says which request; the row is mixed into the lower.
-    let low = (request as u64) ^ u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let key = (request >> 64 << 64) | u128::from(low);
+    let key = request ^ u128::from(u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     (key, place(key))
 }
 
 fn place(key: Key) -> f64 {
-    // 53 bits of the upper half.
-    ((key >> 75) as u64) as f64 / (1u64 << 53) as f64
+    // The upper 53 bits.
+    (key >> 75) as f64 / (1u64 << 53) as f64
 }

@@ -4,12 +4,12 @@ use super::about::{About, Column, Side};
 use super::frame::{self, PredictionView, TensorView};
 use crate::tensor::DataType;
 use arrow_array::types::{
-    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow_array::{
-    ArrayRef, ArrowPrimitiveType, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray, NullArray,
-    PrimitiveArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    ArrayRef, ArrowPrimitiveType, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray,
+    NullArray, PrimitiveArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow_buffer::{Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType as Arrow, Field, Fields, Schema, SchemaRef, TimeUnit};
@@ -267,7 +267,8 @@ impl Builder {
         if self.layout.shapes {
             columns.push(nullable(std::mem::take(&mut self.shapes)));
         }
-        RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("the columns were made for this schema, of one length")
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            .expect("the columns were made for this schema, of one length")
     }
 }
 
@@ -300,7 +301,8 @@ impl Layout {
         {
             let mut of_side = serde_json::Map::new();
             for (column, tensor) in columns.iter().zip(tensors) {
-                if let Some(tensor) = tensor.as_ref().filter(|tensor| !is_told(&self.about, column, tensor, view.rows)) {
+                if let Some(tensor) = tensor.as_ref().filter(|tensor| !is_told(&self.about, column, tensor, view.rows))
+                {
                     let mut shape: Vec<usize> = tensor.shape.to_vec();
                     if let (Some(first), Some(_)) = (shape.first_mut(), view.rows) {
                         *first = 1;
@@ -328,19 +330,25 @@ fn side(fields: Fields, tensors: &mut [TensorBuilder], there: &mut Vec<bool>, n:
 /// A tensor of several records, ready to be taken apart.
 enum Rows<'f> {
     /// The bytes of each record's elements, and how wide an element is.
-    Fixed { bytes: &'f [u8], each: usize, width: usize },
-    Texts { texts: Vec<&'f [u8]>, each: usize },
+    Fixed {
+        bytes: &'f [u8],
+        each: usize,
+        width: usize,
+    },
+    Texts {
+        texts: Vec<&'f [u8]>,
+        each: usize,
+    },
 }
 
 fn rows_of<'f>(tensors: &[Option<TensorView<'f>>], columns: &[Column], records: usize) -> Vec<Option<Rows<'f>>> {
     let rows = |(tensor, column): (&Option<TensorView<'f>>, &Column)| {
         let tensor = tensor.as_ref()?;
-        Some(match frame::width_of(column) {
-            Some(width) => Rows::Fixed { bytes: tensor.bytes, each: tensor.bytes.len() / records, width },
-            None => {
-                let texts: Vec<&[u8]> = tensor.texts().collect();
-                Rows::Texts { each: texts.len() / records, texts }
-            }
+        Some(if let Some(width) = frame::width_of(column) {
+            Rows::Fixed { bytes: tensor.bytes, each: tensor.bytes.len() / records, width }
+        } else {
+            let texts: Vec<&[u8]> = tensor.texts().collect();
+            Rows::Texts { each: texts.len() / records, texts }
         })
     };
     tensors.iter().zip(columns).map(rows).collect()
@@ -401,7 +409,7 @@ impl TensorBuilder {
         let bytes: Buffer = std::mem::replace(&mut self.bytes, MutableBuffer::new(0)).into();
         let ends = std::mem::replace(&mut self.ends, vec![0]);
         let values: ArrayRef = match self.datatype {
-            DataType::Bool => Arc::new(BooleanArray::from_iter(bytes.iter().map(|b| Some(*b != 0)))),
+            DataType::Bool => Arc::new(bytes.iter().map(|b| Some(*b != 0)).collect::<BooleanArray>()),
             DataType::Uint8 => numbers::<UInt8Type>(bytes),
             DataType::Uint16 => numbers::<UInt16Type>(bytes),
             DataType::Uint32 => numbers::<UInt32Type>(bytes),

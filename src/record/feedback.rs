@@ -101,8 +101,7 @@ pub(super) fn batch(bodies: &[&[u8]]) -> RecordBatch {
         let received_at = head(body).map_or(0, |(_, received_at)| received_at);
         all.extend(read(body).into_iter().flatten().map(|entry| (received_at, entry)));
     }
-    let names =
-        MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+    let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
     let mut values = MapBuilder::new(Some(names), StringBuilder::new(), Float64Builder::new())
         .with_values_field(Field::new("value", DataType::Float64, false));
     for (_, entry) in &all {

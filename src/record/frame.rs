@@ -4,7 +4,7 @@
 
 use super::about::{About, Column, Side};
 use super::stream::Stream;
-use crate::model::{Answer, Checked, Code, RequestId, Role};
+use crate::model::{Answer, Checked, Code, Role};
 use crate::tensor::{Data, Shape, Tensor};
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Kind {
 /// One request and what came of it, before it is encoded.
 #[derive(Debug, Clone, Copy)]
 pub struct Prediction<'a> {
-    pub request_id: &'a RequestId,
+    pub request_id: &'a str,
     /// When the body had been read; microseconds since 1970, UTC.
     pub ts: i64,
     pub role: Role,
@@ -193,7 +193,7 @@ pub(super) fn prediction(out: &mut Vec<u8>, stream: &Stream, p: &Prediction) -> 
         out.extend_from_slice(&p.sample_rate.to_le_bytes());
         out.push(p.role as u8);
         out.push(flags);
-        short(out, p.request_id.as_str());
+        short(out, p.request_id);
         short(out, p.arm);
         short(out, p.outcome.err().map_or("ok", Code::as_str));
         if let Some(key) = route_key {
@@ -339,7 +339,9 @@ fn hashed(out: &mut Vec<u8>, stream: &Stream, data: &Data) {
         Data::Fp32(e) => e.iter().map(ToString::to_string).collect(),
         Data::Fp64(e) => e.iter().map(ToString::to_string).collect(),
     };
-    texts.iter().for_each(|text| one(text.as_bytes()));
+    for text in &texts {
+        one(text.as_bytes());
+    }
 }
 
 /// The number of the stream a prediction belongs to, and when it was made.
@@ -359,9 +361,8 @@ pub fn read_prediction<'f>(body: &'f [u8], inputs: &[Column], outputs: &[Column]
     let (request_id, arm, status) = (take.short()?, take.short()?, take.short()?);
     let route_key = if flags & ROUTE_KEY != 0 { Some(take.short()?) } else { None };
     let traceparent = if flags & TRACEPARENT != 0 { Some(take.short()?) } else { None };
-    let mut side = |columns: &[Column]| columns.iter().map(|_| take.tensor()).collect::<Option<Vec<_>>>();
-    let inputs = side(inputs)?;
-    let outputs = if flags & ANSWERED != 0 { Some(side(outputs)?) } else { None };
+    let inputs = take.tensors(inputs)?;
+    let outputs = if flags & ANSWERED != 0 { Some(take.tensors(outputs)?) } else { None };
     // A request of no rows leaves no frame.
     let rows = (rows > 0).then_some(rows);
     let truncated = flags & TRUNCATED != 0;
@@ -448,13 +449,19 @@ impl<'f> Take<'f> {
         std::str::from_utf8(self.bytes(usize::from(length))?).ok()
     }
 
-    fn tensor(&mut self) -> Option<Option<TensorView<'f>>> {
-        let rank = self.u8()?;
-        if rank == u8::MAX {
-            return Some(None);
+    /// The tensors of one side; `None` where they are not whole.
+    fn tensors(&mut self, columns: &[Column]) -> Option<Vec<Option<TensorView<'f>>>> {
+        let mut tensors = Vec::with_capacity(columns.len());
+        for _ in columns {
+            let rank = self.u8()?;
+            tensors.push(if rank == u8::MAX { None } else { Some(self.tensor(rank)?) });
         }
+        Some(tensors)
+    }
+
+    fn tensor(&mut self, rank: u8) -> Option<TensorView<'f>> {
         let shape = (0..rank).map(|_| self.u32().map(|extent| extent as usize)).collect::<Option<Shape>>()?;
         let length = self.u32()? as usize;
-        Some(Some(TensorView { shape, bytes: self.bytes(length)? }))
+        Some(TensorView { shape, bytes: self.bytes(length)? })
     }
 }

@@ -26,15 +26,8 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Why; 7] = [
-        Why::QueueFull,
-        Why::Disk,
-        Why::TooLarge,
-        Why::Budget,
-        Why::Stopping,
-        Why::UncleanStop,
-        Why::Damaged,
-    ];
+    pub const ALL: [Why; 7] =
+        [Why::QueueFull, Why::Disk, Why::TooLarge, Why::Budget, Why::Stopping, Why::UncleanStop, Why::Damaged];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -37,7 +37,8 @@ impl HashKey {
     /// # Errors
     /// When a file cannot be read or made, or a key is too short.
     pub fn find(file: Option<&Path>, data: &Path) -> io::Result<HashKey> {
-        let invalid = |what: String| move |words: String| io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {words}"));
+        let invalid =
+            |what: String| move |words: String| io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {words}"));
         if let Ok(secret) = std::env::var(HashKey::VARIABLE) {
             return HashKey::new(secret.trim().as_bytes()).map_err(invalid(HashKey::VARIABLE.to_owned()));
         }

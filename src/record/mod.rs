@@ -99,6 +99,26 @@ pub struct Config {
     pub hash_key_file: Option<PathBuf>,
 }
 
+impl Config {
+    /// The defaults, in this data directory.
+    #[must_use]
+    pub fn of(data: PathBuf) -> Config {
+        Config {
+            data,
+            acknowledge: Acknowledge::Memory,
+            on_failure: OnFailure::Refuse,
+            flush_interval: Duration::from_millis(200),
+            queue_bytes: 64 << 20,
+            shards: 4,
+            segment_bytes: 64 << 20,
+            seal_after: Duration::from_mins(10),
+            keep_for: None,
+            disk_budget: 10 << 30,
+            hash_key_file: None,
+        }
+    }
+}
+
 /// How the log is doing.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -294,8 +314,10 @@ fn unclean_stop(config: &Config, last: Option<Number>) -> io::Result<Option<Gap>
     // The last record of a segment that was not closed, else when the last one was.
     let last = contents.filter(|contents| !contents.ended).and_then(|contents| contents.last);
     let from = last.unwrap_or_else(|| Timestamp::try_from(marked).unwrap_or_default().as_microsecond());
-    tracing::warn!("the server before this one did not stop in order: records since {} may be missing",
-        Timestamp::from_microsecond(from).unwrap_or_default());
+    tracing::warn!(
+        "the server before this one did not stop in order: records since {} may be missing",
+        Timestamp::from_microsecond(from).unwrap_or_default()
+    );
     Ok(Some(Gap { from, to: now(), records: None, why: Why::UncleanStop }))
 }
 

@@ -157,9 +157,8 @@ impl Queue {
             filling.full.push(full);
         }
         shard.bytes.store(filling.bytes, Ordering::Relaxed);
-        let ticket = (wait && added > 0).then(|| {
-            Ticket(filling.waiting.get_or_insert_with(|| watch::channel(None).0).subscribe())
-        });
+        let ticket = (wait && added > 0)
+            .then(|| Ticket(filling.waiting.get_or_insert_with(|| watch::channel(None).0).subscribe()));
         let hurry = ticket.is_some() || filling.bytes > self.most / 2;
         drop(filling);
         if hurry {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Between looks at the age of files, and tries to seal what could not be sealed.
 const LOOK: Duration = Duration::from_secs(30);
-/// Records in a row group: what readers plan for (DuckDB's vectors are 2048, its row groups this).
+/// Records in a row group: what readers plan for (`DuckDB`'s own row groups have as many).
 const ROW_GROUP: usize = 122_880;
 /// And bytes, as one is held in memory while it is written.
 const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -222,7 +222,8 @@ impl Sealer {
             let begin = SystemTime::now().checked_sub(keep).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
             begin.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
         });
-        let segments = self.shared.closed_bytes.load(Ordering::Acquire) + self.shared.open_length.load(Ordering::Acquire);
+        let segments =
+            self.shared.closed_bytes.load(Ordering::Acquire) + self.shared.open_length.load(Ordering::Acquire);
         while let Some(((number, path), size)) = self.files.first_key_value() {
             let too_old = oldest.is_some_and(|oldest| *number < oldest);
             if !too_old && self.total + segments <= config.disk_budget {
@@ -260,10 +261,10 @@ fn damage(segment: &Segment, contents: &Contents) -> Option<Gap> {
     })
 }
 
-fn partition(data: &Path, kind: &str, model: Option<&str>, date: &str) -> PathBuf {
+fn partition(data: &Path, kind: &str, model: Option<&str>, day: &str) -> PathBuf {
     let mut dir = data.join(kind);
     dir.extend(model.map(|model| format!("model={model}")));
-    dir.join(format!("date={date}"))
+    dir.join(format!("date={day}"))
 }
 
 /// The segment a sealed file was made of.

@@ -88,7 +88,7 @@ impl Segment {
         }
         let mut streams: HashMap<u32, usize> = HashMap::new();
         let mut frames = Frames::new(&self.bytes, MAGIC.len());
-        while let Some((kind, body)) = frames.next() {
+        for (kind, body) in frames.by_ref() {
             let read = match kind {
                 Kind::Stream => frame::read_stream(body).map(|(id, about)| {
                     let known = contents.abouts.iter().position(|a| *a == about);

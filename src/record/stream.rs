@@ -2,13 +2,13 @@
 
 use super::about::{About, Column, Side};
 use super::hash::HashKey;
-use crate::model::RequestId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Which predictions of a model are kept, and what of them. A model's `model.toml` changes it key by key.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a configuration")]
 pub struct Choice {
     pub enabled: bool,
     /// The share of requests, by a hash of their ids; from 0 to 1.
@@ -45,9 +45,9 @@ impl Choice {
     /// Columns that are named and that a version does not have: misspelt secrets, perhaps.
     #[must_use]
     pub fn unknown_columns(&self, about: &About) -> Vec<String> {
-        let tensors = [Side::Inputs, Side::Outputs].into_iter().flat_map(|side| {
-            about.specs(side).iter().map(move |spec| format!("{}.{}", side.as_str(), spec.name))
-        });
+        let tensors = [Side::Inputs, Side::Outputs]
+            .into_iter()
+            .flat_map(|side| about.specs(side).iter().map(move |spec| format!("{}.{}", side.as_str(), spec.name)));
         let known: BTreeSet<String> = tensors.chain(OTHER_COLUMNS.map(str::to_owned)).collect();
         self.drop.union(&self.hash).filter(|column| !known.contains(*column)).cloned().collect()
     }
@@ -56,7 +56,9 @@ impl Choice {
     #[must_use]
     pub fn is_column(text: &str, tensors_only: bool) -> bool {
         let tensor = |side: Side| {
-            text.strip_prefix(side.as_str()).and_then(|rest| rest.strip_prefix('.')).is_some_and(|name| !name.is_empty())
+            text.strip_prefix(side.as_str())
+                .and_then(|rest| rest.strip_prefix('.'))
+                .is_some_and(|name| !name.is_empty())
         };
         tensor(Side::Inputs) || tensor(Side::Outputs) || !tensors_only && OTHER_COLUMNS.contains(&text)
     }
@@ -94,8 +96,8 @@ impl Stream {
 
     /// Whether a request is in the sample; the same for every record of it, whoever asks.
     #[must_use]
-    pub fn samples(&self, id: &RequestId) -> bool {
-        is_sampled(id.as_str(), self.choice.sample_rate)
+    pub fn samples(&self, request_id: &str) -> bool {
+        is_sampled(request_id, self.choice.sample_rate)
     }
 }
 

@@ -44,7 +44,9 @@ struct Open {
 impl Writer {
     pub fn new(shared: Arc<Shared>, disk: Box<dyn Disk>, quality: Quality, known: Vec<Gap>) -> Writer {
         let mut gaps = Gaps::default();
-        known.into_iter().for_each(|gap| gaps.add(gap));
+        for gap in known {
+            gaps.add(gap);
+        }
         Writer {
             shared,
             disk,
@@ -102,7 +104,9 @@ impl Writer {
         if let Err(error) = outcome {
             self.failed(&error, records, gaps);
             let failure = unavailable(&error.to_string());
-            filled.into_iter().for_each(|filled| self.shared.queue.done(filled, Err(failure.clone())));
+            for filled in filled {
+                self.shared.queue.done(filled, Err(failure.clone()));
+            }
             return;
         }
         self.shared.metrics.sync.record(begun.elapsed());
@@ -240,11 +244,14 @@ fn append(open: &mut Open, shared: &Shared, filled: &[Filled], gaps: &[Gap]) -> 
             if open.streams.insert(*id)
                 && let Some(stream) = streams.get(id)
             {
-                frame::stream(&mut before, *id, stream.about()).map_err(|_| io::Error::other("a signature of gigabytes"))?;
+                frame::stream(&mut before, *id, stream.about())
+                    .map_err(|_| io::Error::other("a signature of gigabytes"))?;
             }
         }
     }
-    gaps.iter().for_each(|gap| gaps::write(&mut before, gap));
+    for gap in gaps {
+        gaps::write(&mut before, gap);
+    }
     let mut length = open.length;
     for bytes in std::iter::once(&before).chain(filled.iter().flat_map(|filled| &filled.chunks)) {
         if !bytes.is_empty() {

@@ -3,9 +3,11 @@
 use crate::compare::Tolerance;
 use crate::execute::Runner;
 use crate::model::{Code, Failure, ModelName, Role, Signature, Version};
+use crate::record::Stream;
 use crate::route::{Ask, Document, Route, Router};
 use crate::telemetry::{ArmMetrics, VersionMetrics};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +197,8 @@ pub struct Entry {
     pinned: BTreeMap<Version, Arc<Served>>,
     /// How far apart a shadow's answer may be from the primary's.
     tolerance: Tolerance,
+    /// Where the records of each loaded version go; none for those that are not recorded.
+    streams: BTreeMap<Version, Arc<Stream>>,
 }
 
 #[derive(Debug)]
@@ -280,13 +284,21 @@ impl Entry {
             .map(|l| (l.version, Served::new(Arc::clone(l), Role::Pinned, "pinned")))
             .collect();
         let tolerance = Tolerance::default();
-        Ok(Entry { name, versions, revision, taken_out, traffic, pinned, tolerance })
+        Ok(Entry { name, versions, revision, taken_out, traffic, pinned, tolerance, streams: BTreeMap::new() })
     }
 
     /// With another tolerance for shadows' answers than the default.
     #[must_use]
     pub fn with_tolerance(self, tolerance: Tolerance) -> Entry {
         Entry { tolerance, ..self }
+    }
+
+    /// With predictions recorded: `stream` says where those of a version go.
+    #[must_use]
+    pub fn with_streams(self, stream: impl Fn(&Loaded) -> Option<Arc<Stream>>) -> Entry {
+        let loaded = self.versions.values().filter_map(|status| status.loaded.as_ref());
+        let streams = loaded.filter_map(|loaded| Some((loaded.version, stream(loaded)?))).collect();
+        Entry { streams, ..self }
     }
 
     #[must_use]
@@ -337,6 +349,18 @@ impl Entry {
     #[must_use]
     pub fn tolerance(&self) -> Tolerance {
         self.tolerance
+    }
+
+    /// Where the records of a loaded version go; `None` where it is not recorded.
+    #[must_use]
+    pub fn stream(&self, version: Version) -> Option<&Arc<Stream>> {
+        self.streams.get(&version)
+    }
+
+    /// What the split goes by, where the request has it.
+    #[must_use]
+    pub fn sticky_key<'a>(&self, ask: &Ask<'a>) -> Option<Cow<'a, str>> {
+        self.traffic.as_ref()?.router.sticky_key(ask)
     }
 
     /// The versions that answer when asked by number.

@@ -7,7 +7,7 @@
 //! - What a publish replaces is kept by the writer until no request holds it ([`Writer::collect`]), so that memory is freed on
 //!   the manager's thread and never on a request's.
 //!
-//! Uses: compare (the tolerance), execute, route, model, telemetry.
+//! Uses: compare (the tolerance), execute, record (where records go), route, model, telemetry.
 //!
 //! Invariant: no files, no disks, no clocks: a snapshot is what it was given.
 //!

@@ -109,7 +109,8 @@ impl Router {
 
     /// What the document wants arms to be chosen by, where the request has it. An empty key is none: it would send all who forgot
     /// theirs to one arm.
-    fn sticky_key<'a>(&self, ask: &Ask<'a>) -> Option<Cow<'a, str>> {
+    #[must_use]
+    pub fn sticky_key<'a>(&self, ask: &Ask<'a>) -> Option<Cow<'a, str>> {
         let key = match self.document.sticky_by.as_ref()? {
             Key::Header(name) => Cow::Borrowed((ask.header)(name)?),
             Key::Parameter(name) => Cow::Owned(ask.parameters.iter().find(|(n, _)| n == name)?.1.to_string()),

@@ -3,27 +3,30 @@
 //! - [`Gateway::open`] loads the one snapshot, routes, and gives an [`Exchange`]: the request's hold on the version that
 //!   answers it, on one arm.
 //! - [`Gateway::infer`] checks the request against that version's signature and runs it.
-//! - Every exchange is counted once: by [`Gateway::end`], or, when it is dropped unfinished, as a client that went away.
+//! - Every exchange is counted and recorded once: by [`Gateway::end`], or, when it is dropped unfinished, as a client that went away.
 //! - A request waits for its own inference and for nothing else: what comes after the answer is an [`Aftermath`], done once the
 //!   answer is on its way.
 //!
-//! Uses: registry (reader), execute, route, shadow (offers), compare (the tolerance), model, telemetry.
+//! Uses: registry (reader), execute, route, record (offers), shadow (offers), compare (the tolerance), model, telemetry.
 //!
 //! Invariant: no bytes, no status codes, no idea how versions come and go.
 //!
 //! To add a step to every request: a line of [`Gateway::infer`].
 
+mod recording;
 #[cfg(test)]
 mod tests;
 
 use crate::compare::Tolerance;
 use crate::execute::Executor;
 pub use crate::execute::Ran;
-use crate::model::{Checked, Code, Failure, InferenceRequest, RequestId, Role, Signature};
+use crate::model::{Checked, Code, Failure, Feedback, InferenceRequest, RequestId, Role, Signature};
+use crate::record::Log;
 use crate::registry::{Entry, Reader, Routed, Served, Snapshot};
 use crate::route::Ask;
-use crate::shadow::{Original, Shadows};
+use crate::shadow::{Original, Shadows, Target};
 use crate::telemetry::InFlight;
+use recording::Recording;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +36,7 @@ pub struct Gateway {
     reader: Reader,
     executor: Executor,
     shadows: Shadows,
+    log: Option<Log>,
 }
 
 /// One request on one version: holds the version in memory, and is counted once when it ends.
@@ -42,9 +46,11 @@ pub struct Exchange {
     /// When the body had been read.
     started: Instant,
     /// Who gets a copy; none for most.
-    shadows: Vec<Arc<Served>>,
+    shadows: Vec<Target>,
     tolerance: Tolerance,
-    /// What the version was asked, kept where there is somebody to copy it to.
+    /// `None` where nothing is recorded.
+    recording: Option<Recording>,
+    /// What the version was asked, kept where somebody wants it afterwards.
     request: Option<Arc<Checked>>,
     /// It fitted the signature and the limits: what fails from here on is not the caller's doing.
     fitted: bool,
@@ -57,13 +63,13 @@ pub struct Exchange {
 #[must_use = "shadows get their copies when it is done"]
 pub struct Aftermath {
     original: Original,
-    shadows: Vec<Arc<Served>>,
+    shadows: Vec<Target>,
 }
 
 impl Gateway {
     #[must_use]
-    pub fn new(reader: Reader, executor: Executor, shadows: Shadows) -> Gateway {
-        Gateway { reader, executor, shadows }
+    pub fn new(reader: Reader, executor: Executor, shadows: Shadows, log: Option<Log>) -> Gateway {
+        Gateway { reader, executor, shadows, log }
     }
 
     /// What is loaded now; for questions that are not predictions.
@@ -100,6 +106,7 @@ impl Gateway {
             started,
             shadows: sampled(entry, served.role),
             tolerance: entry.tolerance(),
+            recording: self.log.as_ref().and_then(|log| Recording::begin(log, entry, served, ask)),
             request: None,
             fitted: false,
             ended: false,
@@ -118,6 +125,9 @@ impl Gateway {
     ) -> Result<Ran, Failure> {
         let loaded = &exchange.served.loaded;
         let checked = Arc::new(loaded.facts.signature.check(request)?);
+        if exchange.recording.is_some() || !exchange.shadows.is_empty() {
+            exchange.request = Some(Arc::clone(&checked));
+        }
         if let (Some(most), Some(rows)) = (loaded.limits.max_rows, checked.rows())
             && rows > most
         {
@@ -125,9 +135,6 @@ impl Gateway {
             return Err(Failure::new(Code::InvalidTensor, words));
         }
         exchange.fitted = true;
-        if !exchange.shadows.is_empty() {
-            exchange.request = Some(Arc::clone(&checked));
-        }
         let ran = self.executor.execute(&loaded.runner, checked, deadline).await?;
         loaded.metrics.ran(ran.infer);
         if !ran.queue.is_zero() {
@@ -136,12 +143,41 @@ impl Gateway {
         Ok(ran)
     }
 
-    /// Counts a request as done or failed; the time is from the body read to now. Answers what is left to do, if anything.
-    #[must_use = "what is left to do"]
-    pub fn end(&self, mut exchange: Exchange, id: &RequestId, outcome: Result<Ran, Failure>) -> Option<Aftermath> {
+    /// Records a request and counts it as done or failed; the time is from the body read to now. Answers what is left to do, if
+    /// anything. Waits for nothing, unless the log is to be on the disk before answers leave.
+    ///
+    /// # Errors
+    /// `LOG_UNAVAILABLE`: the answer must not leave, as it cannot be recorded.
+    pub async fn end(
+        &self,
+        mut exchange: Exchange,
+        id: &RequestId,
+        outcome: Result<Ran, Failure>,
+    ) -> Result<Option<Aftermath>, Failure> {
+        let latency = exchange.started.elapsed();
+        let written = exchange.record(outcome.as_ref().map_err(|failure| failure.code), latency);
+        let written = match (written, &self.log) {
+            (Ok(Some(ticket)), Some(log)) => log.durable(ticket).await,
+            (written, _) => written.map(drop),
+        };
         exchange.ended = true;
-        let failed = outcome.as_ref().err().map(|failure| failure.code);
+        let failed = written.as_ref().err().or(outcome.as_ref().err()).map(|failure| failure.code);
         exchange.served.metrics.ended(failed, exchange.started.elapsed(), exchange.fitted);
+        written?;
+        Ok(self.aftermath(exchange, id, outcome, latency))
+    }
+
+    fn aftermath(
+        &self,
+        mut exchange: Exchange,
+        id: &RequestId,
+        outcome: Result<Ran, Failure>,
+        latency: Duration,
+    ) -> Option<Aftermath> {
+        if exchange.shadows.is_empty() {
+            return None;
+        }
+        let failed = outcome.as_ref().err().map(|failure| failure.code);
         // What a busy machine refused says nothing about the version, and is no time for copies.
         if matches!(failed, Some(Code::Overloaded | Code::DeadlineExceeded | Code::Draining)) {
             return None;
@@ -149,7 +185,7 @@ impl Gateway {
         let request = exchange.request.take()?;
         let busy = self.executor.queue_depth() > 0;
         let mut shadows = std::mem::take(&mut exchange.shadows);
-        shadows.retain(|shadow| self.shadows.admit(shadow, busy));
+        shadows.retain(|shadow| self.shadows.admit(&shadow.served, busy));
         if shadows.is_empty() {
             return None;
         }
@@ -168,6 +204,7 @@ impl Gateway {
             outcome,
             infer,
             tolerance: exchange.tolerance,
+            recording: exchange.recording.take().map(|recording| recording.for_shadows(exchange.served.role, latency)),
         };
         Some(Aftermath { original, shadows })
     }
@@ -179,14 +216,35 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Takes what was told about a model's predictions; it is on the disk, all of it, when this answers.
+    ///
+    /// # Errors
+    /// `MODEL_NOT_FOUND`, and `LOG_UNAVAILABLE`: nothing of it was taken.
+    pub async fn told(&self, model: &str, entries: &[Feedback]) -> Result<(), Failure> {
+        let model = find(&self.snapshot(), model)?.name().clone();
+        let Some(log) = &self.log else {
+            return Err(Failure::new(Code::LogUnavailable, "this server keeps no feedback"));
+        };
+        if entries.is_empty() {
+            return Ok(());
+        }
+        log.tell(&model, entries)?.durable().await
+    }
+}
+
 /// The shadows that get a copy of a request. One draw for all, so that the samples are nested. Whoever asked for a version or a
 /// label by name tries something out, and is not copied.
-fn sampled(entry: &Entry, role: Role) -> Vec<Arc<Served>> {
+fn sampled(entry: &Entry, role: Role) -> Vec<Target> {
     if role != Role::Primary || entry.shadows().is_empty() {
         return Vec::new();
     }
     let draw = fastrand::f64();
-    entry.shadows().iter().filter(|s| draw < s.sample).map(|s| Arc::clone(&s.served)).collect()
+    let target = |served: &Arc<Served>| Target {
+        stream: entry.stream(served.loaded.version).map(Arc::clone),
+        served: Arc::clone(served),
+    };
+    entry.shadows().iter().filter(|s| draw < s.sample).map(|s| target(&s.served)).collect()
 }
 
 /// Finds a model by the name in the URL.
@@ -221,6 +279,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.ended {
+            // What can be said of it is said; nobody is there to be refused.
+            let _ = self.record(Err(Code::ClientClosed), self.started.elapsed());
             self.served.metrics.ended(Some(Code::ClientClosed), self.started.elapsed(), self.fitted);
         }
     }

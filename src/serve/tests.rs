@@ -40,9 +40,9 @@ fn house(sample: f64) -> House {
     let held = [Arc::clone(&primary.1), Arc::clone(&shadow.1)];
     writer.publish(Snapshot::default().with(entry("m", &held, Some(document), 1).unwrap()));
     let config = shadow::Config { threads: NonZeroUsize::MIN, queue: 100_000, queue_bytes: 1 << 30 };
-    let shadows = Shadows::start(config, Figures::default(), reader.clone()).unwrap();
+    let shadows = Shadows::start(config, Figures::default(), reader.clone(), None).unwrap();
     let config = execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN };
-    let gateway = Gateway::new(reader, Executor::start(&config).unwrap(), shadows);
+    let gateway = Gateway::new(reader, Executor::start(&config).unwrap(), shadows, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     House { gateway, _writer: writer, primary, shadow, runtime }
 }
@@ -62,7 +62,7 @@ impl House {
     }
 
     fn end(&self, exchange: Exchange, outcome: Result<Ran, Failure>) -> Option<Aftermath> {
-        self.gateway.end(exchange, &RequestId::generate(), outcome)
+        self.runtime.block_on(self.gateway.end(exchange, &RequestId::generate(), outcome)).unwrap()
     }
 
     /// Whether a request asked for so leaves a copy to make.

@@ -1,6 +1,6 @@
 //! The copies that wait, each shadow's in a lane of its own.
 
-use super::Copied;
+use super::{Copied, Done};
 use crate::registry::Served;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,8 @@ pub(super) struct Lanes {
 struct State {
     /// Never empty ones; the next one's turn is at the front.
     lanes: VecDeque<VecDeque<Copied>>,
-    /// Copies that were run, still to be freed.
-    done: Vec<Copied>,
+    /// Copies that were run, still to be recorded and freed.
+    done: Vec<Done>,
     closed: bool,
 }
 
@@ -65,12 +65,12 @@ impl Lanes {
     }
 
     /// Gives back a copy that was run.
-    pub fn done(&self, copied: Copied) {
-        self.lock().done.push(copied);
+    pub fn done(&self, done: Done) {
+        self.lock().done.push(done);
     }
 
     /// The copies that were run since the last call.
-    pub fn take_done(&self) -> Vec<Copied> {
+    pub fn take_done(&self) -> Vec<Done> {
         std::mem::take(&mut self.lock().done)
     }
 

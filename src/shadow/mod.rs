@@ -7,7 +7,7 @@
 //!   at the lowest priority run them.
 //! - [`Figures`] is what is known of every pair of a primary and a shadow: running figures and the worst pairs.
 //!
-//! Uses: compare, registry (reader, and through it what is loaded), model, tensor, telemetry.
+//! Uses: compare, record (offers), registry (reader, and through it what is loaded), model, tensor, telemetry.
 //!
 //! Invariant: nothing a caller waits for waits for anything here.
 //!
@@ -16,14 +16,17 @@
 mod figures;
 mod lanes;
 mod original;
+mod remember;
 #[cfg(test)]
 mod tests;
 mod work;
 
 pub use crate::compare::{Agreement, Latency, OutputFigures, PairFigures, Side, WorstPair};
 pub use figures::Figures;
-pub use original::Original;
+pub use original::{Original, Recording};
 
+use crate::model::{Answer, Checked, Failure};
+use crate::record::{Log, Stream};
 use crate::registry::{Reader, Served};
 use crate::telemetry::Dropped;
 use crossbeam_queue::ArrayQueue;
@@ -58,7 +61,16 @@ struct Shared {
     lanes: Lanes,
     figures: Figures,
     reader: Reader,
+    log: Option<Log>,
     stopping: AtomicBool,
+}
+
+/// A shadow that a request was drawn for.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub served: Arc<Served>,
+    /// Where its records go; `None` where they are not wanted.
+    pub stream: Option<Arc<Stream>>,
 }
 
 /// One shadow's copy of a request.
@@ -66,7 +78,19 @@ struct Shared {
 struct Copied {
     original: Arc<Original>,
     shadow: Arc<Served>,
+    stream: Option<Arc<Stream>>,
     bytes: usize,
+}
+
+/// A copy that was run.
+#[derive(Debug)]
+struct Done {
+    copied: Copied,
+    /// As the shadow takes it; `None` where it does not.
+    request: Option<Arc<Checked>>,
+    outcome: Result<(Answer, Duration), Failure>,
+    /// With the primary's answer; two failures do not.
+    agrees: bool,
 }
 
 /// Copies between two looks of the sorting thread: 20 ms of 100,000 requests a second.
@@ -77,11 +101,11 @@ const BUSY_LOOK: Duration = Duration::from_millis(1);
 const IDLE_LOOK: Duration = Duration::from_millis(20);
 
 impl Shadows {
-    /// Starts the threads.
+    /// Starts the threads. `log`: where what shadows answer is remembered.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(config: Config, figures: Figures, reader: Reader) -> std::io::Result<Shadows> {
+    pub fn start(config: Config, figures: Figures, reader: Reader, log: Option<Log>) -> std::io::Result<Shadows> {
         let threads = config.threads.get();
         let shared = Arc::new(Shared {
             config,
@@ -90,6 +114,7 @@ impl Shadows {
             lanes: Lanes::default(),
             figures,
             reader,
+            log,
             stopping: AtomicBool::new(false),
         });
         let sorting = Arc::clone(&shared);
@@ -122,13 +147,13 @@ impl Shadows {
     }
 
     /// Gives a request to each of the shadows that admitted it. Never waits.
-    pub fn offer(&self, original: Original, to: impl IntoIterator<Item = Arc<Served>>) {
+    pub fn offer(&self, original: Original, to: impl IntoIterator<Item = Target>) {
         let Shared { config, intake, waiting_bytes, .. } = &*self.0;
         let bytes = original.bytes();
         let original = Arc::new(original);
-        for shadow in to {
+        for Target { served, stream } in to {
             let fits = waiting_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes <= config.queue_bytes;
-            let copied = Copied { original: Arc::clone(&original), shadow, bytes };
+            let copied = Copied { original: Arc::clone(&original), shadow: served, stream, bytes };
             if !fits {
                 self.0.drop_copy(copied, Dropped::QueueBytes);
             } else if let Err(copied) = intake.push(copied) {
@@ -152,7 +177,7 @@ impl Shadows {
 
 impl Shared {
     fn drop_copy(&self, copied: Copied, why: Dropped) {
-        let Copied { original: _, shadow, bytes } = copied;
+        let Copied { shadow, bytes, .. } = copied;
         self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
         shadow.loaded.metrics.shadow().dropped(why);
     }
@@ -162,8 +187,8 @@ impl Shared {
     }
 }
 
-/// The sorting thread: moves copies from the intake to their shadows' lanes, and frees those that were run; at normal priority, so
-/// that nothing of the threads that answer callers is ever held by one that the system does not let run.
+/// The sorting thread: moves copies from the intake to their shadows' lanes, and records and frees those that were run; at normal
+/// priority, so that nothing of the threads that answer callers is ever held by one that the system does not let run.
 fn sort(shared: &Shared) {
     let mut last_copy = std::time::Instant::now();
     while !shared.is_stopping() {
@@ -175,7 +200,10 @@ fn sort(shared: &Shared) {
         }
         for done in shared.lanes.take_done() {
             came = true;
-            shared.waiting_bytes.fetch_sub(done.bytes, Ordering::AcqRel);
+            if let Some(log) = &shared.log {
+                remember::remember(log, &done);
+            }
+            shared.waiting_bytes.fetch_sub(done.copied.bytes, Ordering::AcqRel);
         }
         let snapshot = shared.reader.snapshot();
         let is_shadow = |served: &Served| {
@@ -190,6 +218,11 @@ fn sort(shared: &Shared) {
             last_copy = now;
         }
         std::thread::park_timeout(if now - last_copy < IDLE_LOOK * 5 { BUSY_LOOK } else { IDLE_LOOK });
+    }
+    for done in shared.lanes.take_done() {
+        if let Some(log) = &shared.log {
+            remember::remember(log, &done);
+        }
     }
     while let Some(copied) = shared.intake.pop() {
         shared.drop_copy(copied, Dropped::Stopping);

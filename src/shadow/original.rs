@@ -1,7 +1,8 @@
 //! A request as its primary answered it.
 
 use crate::compare::Tolerance;
-use crate::model::{Answer, Checked, Failure, ModelName, RequestId, Version};
+use crate::model::{Answer, Checked, Failure, ModelName, RequestId, Role, Version};
+use crate::record::Stream;
 use crate::registry::Facts;
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -22,6 +23,25 @@ pub struct Original {
     /// Inside the primary's engine; zero where it failed.
     pub infer: Duration,
     pub tolerance: Tolerance,
+    /// What the records of its shadows need; `None` where the model is not recorded.
+    pub recording: Option<Recording>,
+}
+
+/// What is known of a request beside what it asked and was answered.
+#[derive(Debug)]
+pub struct Recording {
+    /// The primary's.
+    pub stream: Arc<Stream>,
+    pub role: Role,
+    /// When its body had been read; microseconds since 1970, UTC.
+    pub ts: i64,
+    pub latency: Duration,
+    pub route_key: Option<String>,
+    pub traceparent: Option<String>,
+    /// It is in the sample, and so are the records of its shadows.
+    pub sampled: bool,
+    /// The primary's record was offered.
+    pub kept: bool,
 }
 
 impl Original {

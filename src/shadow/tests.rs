@@ -49,7 +49,7 @@ impl House {
     fn new(threads: usize, queue: usize, queue_bytes: usize, versions: Vec<Arc<Loaded>>) -> House {
         let (writer, reader) = registry::new();
         let config = Config { threads: NonZeroUsize::new(threads).unwrap(), queue, queue_bytes };
-        let shadows = Shadows::start(config, Figures::new(3), reader).unwrap();
+        let shadows = Shadows::start(config, Figures::new(3), reader, None).unwrap();
         let mut house = House { writer, shadows, versions, revision: 0 };
         let all: Vec<u64> = house.versions.iter().map(|l| l.version.number()).filter(|n| *n > 1).collect();
         house.shadow(&all);
@@ -80,6 +80,7 @@ impl House {
             outcome: outcome.map(|y| Answer { outputs: vec![("y".into(), numbers(&y))] }),
             infer: Duration::from_micros(10),
             tolerance: Tolerance::default(),
+            recording: None,
         }
     }
 
@@ -88,7 +89,8 @@ impl House {
         let to: Vec<Arc<Served>> =
             snapshot.model("m").unwrap().shadows().iter().map(|s| Arc::clone(&s.served)).collect();
         let admitted: Vec<_> = to.into_iter().filter(|shadow| self.shadows.admit(shadow, busy)).collect();
-        self.shadows.offer(original, admitted);
+        let targets = admitted.into_iter().map(|served| Target { served, stream: None });
+        self.shadows.offer(original, targets);
     }
 
     /// Offers a request that version 1 answered with its own input.
@@ -185,7 +187,10 @@ fn a_flood_to_one_shadow_pushes_out_no_other() {
     let offer = |shadow: usize| {
         let served = &shadows[shadow].served;
         if house.shadows.admit(served, false) {
-            house.shadows.offer(house.original("r", &[1.0], Ok(vec![1.0])), [Arc::clone(served)]);
+            house.shadows.offer(
+                house.original("r", &[1.0], Ok(vec![1.0])),
+                [Target { served: Arc::clone(served), stream: None }],
+            );
         }
     };
     offer(0);

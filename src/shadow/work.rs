@@ -1,15 +1,16 @@
 //! Running a copy and holding it against its original.
 
-use super::{Copied, Shared};
+use super::{Copied, Done, Shared};
 use crate::compare::compare_answers;
-use crate::model::{Answer, Failure};
+use crate::model::{Answer, Checked, Failure};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One of the threads that run copies.
 pub(super) fn run(shared: &Shared) {
     lower_priority();
     while let Some(copied) = shared.lanes.next() {
-        let outcome = infer(&copied);
+        let (request, outcome) = infer(&copied);
         let Copied { original, shadow, .. } = &copied;
         let loaded = &shadow.loaded;
         let comparison = match (&original.outcome, &outcome) {
@@ -18,20 +19,27 @@ pub(super) fn run(shared: &Shared) {
         };
         let counts = loaded.metrics.shadow();
         counts.compared(comparison.as_ref().is_some_and(|comparison| !comparison.agrees()));
-        let outcome = outcome.as_ref().map(|(answer, took)| (answer, *took));
-        shared.figures.record(original, loaded, outcome, comparison.as_ref());
+        let ran = outcome.as_ref().map(|(answer, took)| (answer, *took));
+        shared.figures.record(original, loaded, ran, comparison.as_ref());
+        let agrees = comparison.is_some_and(|comparison| comparison.agrees());
         // Freed by the sorting thread: memory of the threads that answer callers is given back under a lock of theirs, which
         // a thread that the system does not let run must not hold.
-        shared.lanes.done(copied);
+        shared.lanes.done(Done { copied, request, outcome, agrees });
     }
 }
 
-fn infer(Copied { original, shadow, .. }: &Copied) -> Result<(Answer, Duration), Failure> {
+type Ran = (Option<Arc<Checked>>, Result<(Answer, Duration), Failure>);
+
+fn infer(Copied { original, shadow, .. }: &Copied) -> Ran {
     let loaded = &shadow.loaded;
-    let request = loaded.facts.signature.recheck(&original.facts.signature, &original.request)?;
-    // On this thread a run takes what the others leave it.
-    let ran = loaded.runner.run_aside(&request)?;
-    Ok((ran.answer, ran.infer))
+    match loaded.facts.signature.recheck(&original.facts.signature, &original.request) {
+        Err(failure) => (None, Err(failure)),
+        Ok(request) => {
+            // On this thread a run takes what the others leave it.
+            let outcome = loaded.runner.run_aside(&request).map(|ran| (ran.answer, ran.infer));
+            (Some(request), outcome)
+        }
+    }
 }
 
 fn lower_priority() {

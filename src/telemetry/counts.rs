@@ -47,7 +47,8 @@ impl ArmCounts {
     pub(super) fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         // What did not fit the signature never came as far as the version, and says neither good nor ill of it.
-        if failed == Some(Code::ClientClosed) || failed.is_some() && !fitted {
+        // Nor does a log that cannot be written.
+        if matches!(failed, Some(Code::ClientClosed | Code::LogUnavailable)) || failed.is_some() && !fitted {
             return;
         }
         if failed.is_some() {

@@ -16,6 +16,7 @@ mod counts;
 mod log;
 mod logging;
 pub mod names;
+mod quality;
 mod scope;
 mod shadow;
 #[cfg(test)]
@@ -25,5 +26,6 @@ pub use arm::{ArmMetrics, InFlight, VersionMetrics};
 pub use counts::{ArmEvidence, LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
 pub use log::LogMetrics;
 pub use logging::{LogFormat, init as init_logging, set_filter as set_log_filter};
+pub use quality::QualityShown;
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};

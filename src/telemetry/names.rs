@@ -46,12 +46,15 @@ const INFER_SECONDS: &[f64] = &[
     2.5,
 ];
 /// Seconds. A sync takes a third of a millisecond on a good day and tens of them on a bad one.
-const LOG_SECONDS: &[f64] = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+const LOG_SECONDS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 /// Seconds. Loads run from a millisecond (a scikit-learn model) to minutes (gigabytes over a network file system).
 const LOAD_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 const ARM: &[&str] = &["model", "version", "arm", "status"];
 const VERSION: &[&str] = &["model", "version"];
+const QUALITY: &[&str] = &["model", "version", "arm"];
+const QUALITY_VALUE: &[&str] = &["model", "version", "arm", "value"];
 
 const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, kind, labels, help }
@@ -171,6 +174,40 @@ pub const LOG_DELETED: Metric = metric(
 );
 pub const FEEDBACK: Metric =
     metric("sluicegate_feedback_total", Kind::Counter, &[], "Feedback entries taken and synced to the disk");
+pub const QUALITY_LABELLED: Metric = metric(
+    "sluicegate_quality_labelled",
+    Kind::Gauge,
+    QUALITY,
+    "Predictions with a label, of those the live join keeps, since the start",
+);
+pub const QUALITY_ACCURACY: Metric = metric(
+    "sluicegate_quality_accuracy",
+    Kind::Gauge,
+    QUALITY,
+    "Of 1: labels the predicted class was equal to; absent where labels are no classes",
+);
+pub const QUALITY_ERROR: Metric = metric(
+    "sluicegate_quality_mean_absolute_error",
+    Kind::Gauge,
+    QUALITY,
+    "Mean absolute difference of labels from predicted numbers; absent where predictions are no numbers",
+);
+pub const QUALITY_DELAY: Metric = metric(
+    "sluicegate_quality_label_delay_seconds",
+    Kind::Gauge,
+    QUALITY,
+    "Mean time from a prediction to the first feedback about it",
+);
+pub const QUALITY_VALUES: Metric = metric(
+    "sluicegate_quality_value_count",
+    Kind::Gauge,
+    QUALITY_VALUE,
+    "Predictions a business value was told about; at most 32 names of values per version and arm",
+);
+pub const QUALITY_VALUE_MEAN: Metric =
+    metric("sluicegate_quality_value_mean", Kind::Gauge, QUALITY_VALUE, "Mean of a business value");
+pub const QUALITY_VALUE_VARIANCE: Metric =
+    metric("sluicegate_quality_value_variance", Kind::Gauge, QUALITY_VALUE, "Sample variance of a business value");
 pub const REFUSED: Metric = metric(
     "sluicegate_refused_total",
     Kind::Counter,
@@ -251,6 +288,13 @@ pub const ALL: &[Metric] = &[
     LOG_FAILING,
     LOG_DELETED,
     FEEDBACK,
+    QUALITY_LABELLED,
+    QUALITY_ACCURACY,
+    QUALITY_ERROR,
+    QUALITY_DELAY,
+    QUALITY_VALUES,
+    QUALITY_VALUE_MEAN,
+    QUALITY_VALUE_VARIANCE,
     REFUSED,
     STATES,
     STAGE_SECONDS,

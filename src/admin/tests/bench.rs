@@ -7,6 +7,8 @@ use crate::ledger::{self, LedgerWriter};
 use crate::lifecycle::fake::{Asked, Told, manager};
 use crate::lifecycle::{LoadOutcome, Promotion, Published, RolledBack};
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
+use crate::quality::Quality;
+use crate::record::{self, Log};
 use crate::registry::{self, Entry, Facts, Loaded, Reader, Snapshot, Stage, State, VersionStatus, Writer};
 use crate::rollout::Rollouts;
 use crate::route::Document;
@@ -110,7 +112,13 @@ impl Bench {
         let figures = Figures::default();
         let (reading, counting) = (ledger_reader.clone(), telemetry.clone());
         let rollouts = Rollouts::start(handle.clone(), reader.clone(), reading, figures.clone(), counting).unwrap();
+        let config = record::Config::of(dir.path().join("data"));
+        let (log, stop) = Log::start(config, Quality::default(), &telemetry).unwrap();
+        // Nothing is recorded here, so nothing is left to write.
+        drop(stop);
         let router = router(Admin {
+            quality: Quality::default(),
+            log,
             reader: reader.clone(),
             rollouts,
             figures,

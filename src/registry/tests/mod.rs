@@ -2,7 +2,7 @@ pub(crate) mod fixture;
 
 use super::*;
 use crate::backend::{Model, RunError, Session};
-use crate::model::{Code, Parameters, Signature};
+use crate::model::{Code, Parameters, Role, Signature};
 use crate::route::{Ask, Document, Selector};
 use fixture::{entry, version};
 use std::sync::atomic::{AtomicBool, Ordering};

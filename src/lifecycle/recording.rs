@@ -1,0 +1,113 @@
+//! What `model.toml` says about a model's records.
+
+use crate::record::{About, Choice, Log, Stream};
+use crate::registry::Loaded;
+use crate::settings::Table;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Where predictions are recorded, and how where `model.toml` does not say.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    pub log: Log,
+    pub choice: Choice,
+}
+
+/// `[prediction_log]` of a `model.toml`; what is absent is as the configuration says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LogSettings {
+    /// `enabled`.
+    enabled: Option<bool>,
+    /// `sample_rate`, from 0 to 1.
+    sample_rate: Option<f64>,
+    /// `always`: of `"errors"` and `"disagreements"`, those that are kept whatever the sample says.
+    always: Option<BTreeSet<String>>,
+    /// `drop`: columns that are not written.
+    drop: BTreeSet<String>,
+    /// `hash`: tensors whose elements are replaced by their keyed hash.
+    hash: BTreeSet<String>,
+    hash_route_key: Option<bool>,
+    max_record_bytes: Option<usize>,
+}
+
+const ERRORS: &str = "errors";
+const DISAGREEMENTS: &str = "disagreements";
+
+impl LogSettings {
+    pub fn read(table: &mut Table) -> LogSettings {
+        let columns = |table: &mut Table, key, tensors_only| {
+            let right = if tensors_only {
+                "a list of \"inputs.NAME\" and \"outputs.NAME\""
+            } else {
+                "a list of \"inputs.NAME\", \"outputs.NAME\", \"route_key\" and \"traceparent\""
+            };
+            table.custom(key, right, |value| {
+                let column = |item: &crate::settings::Value| {
+                    item.as_str().filter(|text| Choice::is_column(text, tensors_only)).map(str::to_owned)
+                };
+                value.as_list()?.iter().map(column).collect::<Option<BTreeSet<String>>>()
+            })
+        };
+        let always = table.custom("always", "a list of \"errors\" and \"disagreements\"", |value| {
+            let one = |item: &crate::settings::Value| {
+                item.as_str().filter(|text| [ERRORS, DISAGREEMENTS].contains(text)).map(str::to_owned)
+            };
+            value.as_list()?.iter().map(one).collect::<Option<BTreeSet<String>>>()
+        });
+        LogSettings {
+            enabled: table.bool("enabled"),
+            sample_rate: table.float("sample_rate", 0.0..=1.0),
+            always,
+            drop: columns(table, "drop", false).unwrap_or_default(),
+            hash: columns(table, "hash", true).unwrap_or_default(),
+            hash_route_key: table.bool("hash_route_key"),
+            // As in the configuration.
+            max_record_bytes: table.bytes("max_record_bytes", 0..=256 << 20).and_then(|n| usize::try_from(n).ok()),
+        }
+    }
+
+    /// What is recorded of a model, given what the configuration says of all.
+    #[must_use]
+    pub fn choice(&self, base: &Choice) -> Choice {
+        let always = |what: &str, base: bool| self.always.as_ref().map_or(base, |always| always.contains(what));
+        Choice {
+            enabled: self.enabled.unwrap_or(base.enabled),
+            sample_rate: self.sample_rate.unwrap_or(base.sample_rate),
+            errors: always(ERRORS, base.errors),
+            disagreements: always(DISAGREEMENTS, base.disagreements),
+            drop: self.drop.clone(),
+            hash: self.hash.clone(),
+            hash_route_key: self.hash_route_key.unwrap_or(base.hash_route_key),
+            max_record_bytes: self.max_record_bytes.unwrap_or(base.max_record_bytes),
+        }
+    }
+}
+
+impl Recording {
+    /// Where a loaded version's records go.
+    #[must_use]
+    pub fn stream(&self, settings: &LogSettings, loaded: &Loaded) -> Option<Arc<Stream>> {
+        self.log.stream(&about(loaded), &settings.choice(&self.choice))
+    }
+
+    /// What `model.toml` asks of columns that a version does not have, in words.
+    #[must_use]
+    pub fn complaint(&self, settings: &LogSettings, loaded: &Loaded) -> Option<String> {
+        let unknown = settings.choice(&self.choice).unknown_columns(&about(loaded));
+        let columns = unknown.join(", ");
+        (!unknown.is_empty()).then(|| {
+            format!("model.toml's [prediction_log] drops or hashes {columns}, which this version does not have")
+        })
+    }
+}
+
+fn about(loaded: &Loaded) -> About {
+    About {
+        model: loaded.model.clone(),
+        version: loaded.version,
+        sha256: loaded.facts.sha256.clone(),
+        signature: loaded.facts.signature.clone(),
+        hashed: BTreeSet::new(),
+        dropped: BTreeSet::new(),
+    }
+}
