@@ -1,7 +1,14 @@
 //! The `sluicegate` binary: a table of contents.
 
+use sluicegate::{app, cli};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sluicegate::cli::run(sluicegate::app::serve, sluicegate::app::check)
+    cli::run(&cli::Local {
+        serve: app::serve,
+        check: app::check,
+        export: app::export,
+        replay: app::replay,
+        reproduce: app::reproduce,
+    })
 }

@@ -222,6 +222,12 @@ impl Shadow {
     }
 }
 
+/// One pair of versions as the API tells it: replay reports what a shadow would, in the same words.
+#[must_use]
+pub fn pair_json(pair: &PairFigures) -> Value {
+    serde_json::to_value(Pair::of(pair)).expect("names and numbers are JSON")
+}
+
 impl Pair {
     fn of(pair: &PairFigures) -> Pair {
         let answered = pair.pairs - pair.primary_failed - pair.shadow_failed - pair.both_failed;

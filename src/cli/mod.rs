@@ -3,7 +3,7 @@
 //! - Exit code 0: done. 1: failed, with a sentence on standard error. 2: the command line or the configuration is wrong.
 //! - Client commands speak to `--admin URL` (or `SLUICEGATE_ADMIN`) and send `SLUICEGATE_TOKEN` where it is set; `--json` prints the
 //!   admin API's own answer, byte for byte.
-//! - `serve` and `check` are given to [`run`] by `main.rs`: this room does not know how a server works.
+//! - Commands that run here and not on a server are given to [`run`] by `main.rs` ([`Local`]): this room does not know how they work.
 //!
 //! Uses: config.
 //!
@@ -12,11 +12,16 @@
 //! To add a command: a variant of [`Command`], its call in `client.rs`, its table in `show.rs` (`docs/how-to-add/admin-command.md`).
 
 mod client;
+mod offline;
 mod rollout;
 mod show;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
+
+pub use offline::{ExportOptions, Local, PickOptions, ReplayOptions, ReproduceOptions};
+pub use show::table;
+pub use show_shadow::pairs as shadow_pairs;
 
 use crate::config::Overrides;
 use clap::{Args, Parser, Subcommand};
@@ -29,7 +34,8 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   sluicegate serve                                     serve models/ on port 8080, admin on 8081
   sluicegate check models/iris/2                       would this version load, and does it answer as it should?
-  sluicegate promote iris 2 --reason \"better recall\"   send everybody to version 2")]
+  sluicegate promote iris 2 --reason \"better recall\"   send everybody to version 2
+  sluicegate export iris -o iris.parquet               what was predicted, with what happened then")]
 struct Cli {
     #[command(flatten)]
     client: ClientOptions,
@@ -69,6 +75,28 @@ enum Command {
         /// An .onnx file, or a directory of a version, of a model, or of models.
         path: PathBuf,
     },
+    /// Write logged predictions, joined with their latest feedback, to a file, without a server.
+    #[command(after_help = "Examples:
+  sluicegate export iris -o iris.parquet
+  sluicegate export iris --from 2026-11-01 --to 2026-11-08 --require-label -o week.parquet
+  sluicegate export iris --version 2 --role shadow -o shadow.csv
+  sluicegate export iris --version 2 --limit 50 -o models/iris/3/golden.json
+  sluicegate export iris --version 2 -o models/iris/3/warmup.json")]
+    Export(ExportOptions),
+    /// Run logged inputs through a version, and compare with what was answered and with feedback, without a server.
+    #[command(after_help = "Examples:
+  sluicegate replay iris --version 3
+  sluicegate replay iris --version 3 --from 2026-11-01 --limit 10000
+  sluicegate replay iris --version 3 --gate \"within_tolerance>=0.999\" --gate \"failed<=0\" --gate \"accuracy>=0.95\"
+
+Gates: within_tolerance (share of logged elements that the version gives too), agreement (share of requests), failed (share of requests),
+top1_flipped (share of rows), accuracy, mean_absolute_error, p99_us; with >=, <=, > or <. One that cannot be judged fails.")]
+    Replay(ReplayOptions),
+    /// Run a logged prediction again with the version that answered, and say whether the outputs are the same to the bit.
+    #[command(after_help = "Examples:
+  sluicegate reproduce 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
+  sluicegate reproduce order-1234 --model iris --data-dir /var/lib/sluicegate")]
+    Reproduce(ReproduceOptions),
     /// List the models and what answers for them.
     #[command(after_help = "Example:\n  sluicegate models")]
     Models,
@@ -256,20 +284,19 @@ pub(crate) enum Failed {
     Usage(String),
 }
 
-/// Reads the command line and does what it says. `serve` and `check` are the two commands that need the inside of a server; `check`
-/// is told whether to print JSON.
-pub fn run(
-    serve: impl FnOnce(Option<PathBuf>, &Overrides) -> ExitCode,
-    check: impl FnOnce(&std::path::Path, bool) -> ExitCode,
-) -> ExitCode {
+/// Reads the command line and does what it says.
+pub fn run(local: &Local) -> ExitCode {
     // Ends the process with code 2 and words on a wrong command line, and with 0 on --help.
     let Cli { client, command } = Cli::parse();
     let client = client::Client::new(client);
     let done = match command {
         Command::Serve(ServeOptions { config, models, listen, admin_listen, data_dir }) => {
-            return serve(config, &Overrides { listen, admin_listen, models, data_dir });
+            return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir });
         }
-        Command::Check { path } => return check(&path, client.json()),
+        Command::Check { path } => return (local.check)(&path, client.json()),
+        Command::Export(options) => return (local.export)(&options, client.json()),
+        Command::Replay(options) => return (local.replay)(&options, client.json()),
+        Command::Reproduce(options) => return (local.reproduce)(&options, client.json()),
         Command::Models => client.models(),
         Command::Versions { model } => client.versions(&model),
         Command::Traffic(options) => client.traffic(&options),

@@ -4,7 +4,8 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// Columns as wide as their widest cell, two spaces between; the last column is not padded.
-pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+#[must_use]
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -55,7 +55,16 @@ pub(super) fn one(shadow: &Value) -> String {
         shadow["tolerance"]["rtol"],
         shadow["tolerance"]["atol"]
     );
+    text.push_str(&pairs(shadow));
+    text
+}
+
+/// What came of a version against each that answered: its outputs, times and worst pairs.
+#[must_use]
+pub fn pairs(shadow: &Value) -> String {
+    let mut text = String::new();
     for pair in members(shadow, "primaries") {
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "\nagainst version {}, since {}:", cell(&pair["primary"]), cell(&pair["since"]));
         let outputs: Vec<Vec<String>> = members(pair, "outputs").map(output).collect();
         let head = ["OUTPUT", "PAIRS", "AGREED", "WITHIN", "LARGEST DIFF", "MEAN DIFF", "TOP-1 FLIPS", "NON-FINITE"];

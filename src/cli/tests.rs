@@ -27,6 +27,10 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
         "unload iris 2",
         "push iris 3 model.onnx --admin http://127.0.0.1:9",
         "history iris",
+        "export iris -o a.parquet",
+        "export iris --data-dir d --from 2026-11-01 --to 2026-11-02T00:00:00Z --version 1 --version 2 --arm a --role shadow --require-label --format csv --limit 5 -o a",
+        "replay iris --version 3 --models m --data-dir d --from 2026-11-01 --limit 5 --gate within_tolerance>=0.999 --json",
+        "reproduce some-id --model iris --models m --data-dir d",
         "audit --model iris --since 2026-11-01T00:00:00Z --limit 5",
     ] {
         let words = std::iter::once("sluicegate").chain(line.split(' '));
@@ -40,6 +44,9 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
         "traffic iris --reason x",
         "nonsense",
         "push iris",
+        "export iris",
+        "replay iris",
+        "reproduce",
     ] {
         let words = std::iter::once("sluicegate").chain(line.split(' '));
         let error = Cli::try_parse_from(words).unwrap_err();
