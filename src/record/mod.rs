@@ -212,7 +212,10 @@ impl Log {
             sealer,
             config,
         });
-        shared.mark_running();
+        // A mark that is there stays as old as it is until the gap it stands for is written: this server may be killed before.
+        if gap.is_none() {
+            shared.mark_running();
+        }
         let writer = Writer::new(Arc::clone(&shared), disk, quality, gap.into_iter().collect());
         let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run())?;
         let own = Sealer::new(Arc::clone(&shared));

@@ -11,6 +11,7 @@ mod drain;
 mod gates;
 mod map;
 mod predict;
+mod record;
 mod restart;
 mod rollout;
 mod shadow;

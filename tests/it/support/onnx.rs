@@ -72,6 +72,32 @@ pub fn up_to(most: u8) -> Vec<u8> {
     )
 }
 
+/// Each type there is, [N,2] in and the same out: `bool` → `bool_out`, `uint8` → `uint8_out`, … `string` → `string_out`.
+pub fn echoing_every_type() -> Vec<u8> {
+    use pb::tensor_proto::DataType as T;
+    let types = [
+        ("bool", T::Bool),
+        ("uint8", T::Uint8),
+        ("uint16", T::Uint16),
+        ("uint32", T::Uint32),
+        ("uint64", T::Uint64),
+        ("int8", T::Int8),
+        ("int16", T::Int16),
+        ("int32", T::Int32),
+        ("int64", T::Int64),
+        ("fp16", T::Float16),
+        ("fp32", T::Float),
+        ("fp64", T::Double),
+        ("string", T::String),
+    ];
+    let out = |name: &str| format!("{name}_out");
+    let nodes = types.iter().map(|(name, _)| node("Identity", &[name], &[&out(name)])).collect();
+    let dims = [None, Some(2)];
+    let inputs = types.iter().map(|(name, t)| typed(name, *t as i32, &dims)).collect();
+    let outputs = types.iter().map(|(name, t)| typed(&out(name), *t as i32, &dims)).collect();
+    model(nodes, Vec::new(), inputs, outputs)
+}
+
 /// A model whose one operator exists in no engine.
 pub fn unknown_operator() -> Vec<u8> {
     model(
@@ -140,6 +166,10 @@ fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
 }
 
 fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
+    typed(name, FLOAT, dims)
+}
+
+fn typed(name: &str, elem_type: i32, dims: &[Option<i64>]) -> ValueInfoProto {
     let dim = dims
         .iter()
         .map(|d| tensor_shape_proto::Dimension {
@@ -150,7 +180,7 @@ fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
             ..Default::default()
         })
         .collect();
-    let tensor_type = type_proto::Tensor { elem_type: FLOAT, shape: Some(TensorShapeProto { dim }) };
+    let tensor_type = type_proto::Tensor { elem_type, shape: Some(TensorShapeProto { dim }) };
     ValueInfoProto {
         name: name.into(),
         r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor_type)), ..Default::default() }),

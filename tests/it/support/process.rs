@@ -14,7 +14,14 @@ pub struct Served {
 
 impl Served {
     pub fn start(dir: &Path) -> Served {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        Served::start_with(dir, &[])
+    }
+
+    /// The same, with variables of the environment. A file that may not grow is an error, and not the end.
+    pub fn start_with(dir: &Path, environment: &[(&str, &str)]) -> Served {
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sluicegate")])
+            .envs(environment.iter().copied())
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--models"])
             .arg(dir.join("models"))
             .arg("--data-dir")
@@ -41,6 +48,18 @@ impl Served {
         // Somebody has to read on, or the server would stop at a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Served { child, data: data.unwrap(), admin: admin.unwrap() }
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success(), "a stop ends with 0");
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub fn ready(&self) {

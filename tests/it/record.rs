@@ -1,0 +1,439 @@
+//! What is remembered: predictions, feedback, gaps; through kills, a disk that fails, and other people's readers.
+
+use crate::support::process::Served;
+use crate::support::{Gateway, eventually, infer_body, onnx};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Float64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Every record under a directory of the data directory, file by file in order.
+fn read(dir: &Path) -> Vec<RecordBatch> {
+    let mut paths = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                assert!(path.extension().is_some_and(|e| e == "parquet"), "{}", path.display());
+                paths.push(path);
+            }
+        }
+    }
+    paths.sort();
+    let open = |path: &std::path::PathBuf| ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    paths.iter().flat_map(|path| open(path).build().unwrap()).map(Result::unwrap).collect()
+}
+
+fn predictions(data: &Path) -> Vec<RecordBatch> {
+    read(&data.join("predictions"))
+}
+
+fn texts(batches: &[RecordBatch], column: &str) -> Vec<Option<String>> {
+    let one = |batch: &RecordBatch| {
+        let column = batch[column].as_string::<i32>().clone();
+        column.iter().map(|text| text.map(str::to_owned)).collect::<Vec<_>>()
+    };
+    batches.iter().flat_map(one).collect()
+}
+
+fn body(id: &str, x: &[f32]) -> String {
+    let shape = [x.len() / 2, 2];
+    json!({"id": id, "inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": x}]}).to_string()
+}
+
+#[test]
+fn what_answers_labels_failures_and_shadows_leave_is_as_it_was() {
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "m", 1, &onnx::up_to(4));
+        onnx::install(models, "m", 2, &onnx::off_above(2.0, 1.0));
+    });
+    assert_eq!(gateway.promote("m", 1).status, 200);
+    let document = json!({
+        "split": [{"version": "1", "weight": 1, "arm": "control"}],
+        "sticky_by": {"header": "x-user-id"},
+        "labels": {"next": "2"},
+        "shadows": [{"version": "2", "sample": 1.0}],
+    });
+    let put = gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[], &document);
+    assert_eq!(put.status, 200, "{put:?}");
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [("x-user-id", "alice"), ("traceparent", parent)];
+    let answers = [
+        gateway.post_with("/v2/models/m/infer", &headers, body("two rows", &[1.0, 2.0, 3.0, 4.0])),
+        gateway.post("/v2/models/m/versions/2/infer", body("pinned", &[1.0, 1.0])),
+        gateway.post("/v1/models/m/labels/next:predict", json!({"instances": [[0.5, 0.25]]}).to_string()),
+        gateway.post("/v2/models/m/infer", body("fails", &[9.0, 9.0])),
+        gateway.post("/v2/models/m/infer", json!({"id": "refused", "inputs": []}).to_string()),
+    ];
+    let statuses: Vec<u16> = answers.iter().map(|a| a.status).collect();
+    assert!(statuses[..3] == [200, 200, 200] && statuses[3] >= 400 && statuses[4] == 400, "{statuses:?}");
+    eventually("both copies are compared", || {
+        let shadow = gateway.admin_get("/api/v1/models/m/shadows/2").json();
+        (shadow["compared"] == 2).then_some(())
+    });
+    let dir = gateway.stop();
+    let batches = predictions(&dir.path().join("data"));
+    let mut seen: HashMap<(String, String), usize> = HashMap::new();
+    let (ids, roles) = (texts(&batches, "request_id"), texts(&batches, "role"));
+    for (id, role) in ids.iter().zip(&roles) {
+        let id = id.clone().unwrap();
+        // The label's request had no id of its own.
+        let id = if id.len() == 36 { "label".to_owned() } else { id };
+        *seen.entry((id, role.clone().unwrap())).or_default() += 1;
+    }
+    let of = |id: &str, role: &str| seen.get(&(id.to_owned(), role.to_owned())).copied().unwrap_or(0);
+    assert_eq!((of("two rows", "primary"), of("two rows", "shadow")), (2, 2), "{seen:?}");
+    assert_eq!((of("pinned", "pinned"), of("label", "pinned")), (1, 1), "{seen:?}");
+    assert_eq!((of("fails", "primary"), of("fails", "shadow")), (1, 1), "{seen:?}");
+    assert_eq!(seen.values().sum::<usize>(), 8, "a request refused at the signature leaves nothing: {seen:?}");
+    for batch in &batches {
+        let one = |column: &str, row: usize| texts(std::slice::from_ref(batch), column)[row].clone();
+        for row in 0..batch.num_rows() {
+            let (id, role) = (one("request_id", row).unwrap(), one("role", row).unwrap());
+            let has_outputs = batch["outputs"].is_valid(row);
+            let expected = if id == "fails" && role == "primary" { "" } else { "ok" };
+            let status = one("status", row).unwrap();
+            assert!(status == expected || expected.is_empty() && status != "ok", "{id} {role} {status}");
+            assert_eq!(has_outputs, status == "ok");
+            if id == "two rows" {
+                assert_eq!(one("traceparent", row).unwrap(), parent);
+                let key = one("route_key", row).unwrap();
+                assert!(key.len() == 64 && key != "alice", "a keyed hash: {key}");
+                let y = batch["outputs"].as_struct().column_by_name("y").unwrap().as_list::<i32>().value(row);
+                let first = y.as_primitive::<Float32Type>().value(0);
+                let n = batch["row"].as_primitive::<arrow_array::types::Int32Type>().value(row);
+                // The shadow adds one to what is above two.
+                let expected = match (n, role.as_str()) {
+                    (0, _) => 1.0,
+                    (_, "primary") => 3.0,
+                    _ => 4.0,
+                };
+                assert_eq!(first, expected, "row {n} of the {role}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_sample_keeps_primary_and_shadow_together_and_what_always_counts() {
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "m", 1, &onnx::up_to(100));
+        onnx::install(models, "m", 2, &onnx::off_above(90.0, 1.0));
+        std::fs::write(
+            models.join("m/model.toml"),
+            "[prediction_log]\nsample_rate = 0.2\ndrop = [\"outputs.y\", \"inputs.zz\"]\n",
+        )
+        .unwrap();
+    });
+    assert_eq!(gateway.promote("m", 1).status, 200);
+    let notes = gateway.admin_get("/api/v1/models/m/versions/1").json()["notes"].to_string();
+    assert!(notes.contains("inputs.zz"), "a column nobody has may be a misspelt secret: {notes}");
+    let document = json!({"split": [{"version": "1", "weight": 1}], "shadows": [{"version": "2", "sample": 1.0}]});
+    assert_eq!(gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[], &document).status, 200);
+    for i in 0..300 {
+        // One in thirty fails, one in thirty is answered otherwise by the shadow.
+        let first = if i % 30 == 0 {
+            1000.0
+        } else if i % 30 == 1 {
+            95.0
+        } else {
+            1.0
+        };
+        gateway.post("/v2/models/m/infer", body(&format!("r{i}"), &[first, 1.0]));
+        if i % 50 == 49 {
+            eventually("the shadow keeps up", || {
+                let shadow = gateway.admin_get("/api/v1/models/m/shadows/2").json();
+                (shadow["compared"].as_u64() == Some(i + 1)).then_some(())
+            });
+        }
+    }
+    let dir = gateway.stop();
+    let batches = predictions(&dir.path().join("data"));
+    let mut kept: HashMap<(String, String), f64> = HashMap::new();
+    for batch in &batches {
+        assert!(batch["outputs"].data_type().is_null(), "what was dropped is nowhere");
+        let (ids, roles) =
+            (texts(std::slice::from_ref(batch), "request_id"), texts(std::slice::from_ref(batch), "role"));
+        let rates = batch["sample_rate"].as_primitive::<Float64Type>();
+        for row in 0..batch.num_rows() {
+            kept.insert((ids[row].clone().unwrap(), roles[row].clone().unwrap()), rates.value(row));
+        }
+    }
+    let rate = |i: u64, role: &str| kept.get(&(format!("r{i}"), role.to_owned())).copied();
+    let mut sampled = 0;
+    for i in 0..300 {
+        let (primary, shadow) = (rate(i, "primary"), rate(i, "shadow"));
+        match i % 30 {
+            0 => assert_eq!((primary, shadow), (Some(1.0), Some(1.0)), "r{i} failed"),
+            1 => {
+                assert_eq!(shadow, Some(1.0), "r{i} was answered otherwise");
+                assert!(primary == Some(0.2) || primary == Some(0.0), "in the sample, or beside it: {primary:?}");
+            }
+            _ => {
+                assert_eq!(primary, shadow, "r{i}: both or neither");
+                sampled += usize::from(primary.is_some());
+                assert!(primary.is_none_or(|rate| rate == 0.2));
+            }
+        }
+    }
+    // 280 at 0.2, ± 6 standard deviations.
+    assert!((16..=96).contains(&sampled), "{sampled} of 280");
+}
+
+/// Sends predictions from several threads until told, and remembers which were answered, and when.
+fn hammer(served: &Served, round: usize, until: &AtomicBool) -> Vec<(String, Instant)> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|t| {
+                let url = format!("http://{}/v2/models/self/infer", served.data);
+                scope.spawn(move || {
+                    let mut answered = Vec::new();
+                    for i in 0.. {
+                        if until.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let id = format!("{round}-{t}-{i}");
+                        let body = json!({"id": id, "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]});
+                        // The kill comes in the middle of one.
+                        if ureq::post(&url).send(body.to_string()).is_ok_and(|answer| answer.status() == 200) {
+                            answered.push((id, Instant::now()));
+                        }
+                    }
+                    answered
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn unclean_stops(data: &Path) -> Vec<std::ops::RangeInclusive<i64>> {
+    let mut found = Vec::new();
+    for batch in read(&data.join("gaps")) {
+        let [from, to] = ["from", "to"].map(|name| batch[name].as_primitive::<TimestampMicrosecondType>().clone());
+        let reasons = texts(std::slice::from_ref(&batch), "reason");
+        for (row, reason) in reasons.iter().enumerate() {
+            if reason.as_deref() == Some("unclean_stop") {
+                found.push(from.value(row)..=to.value(row));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn kill_9_loses_nothing_acknowledged_on_disk_at_most_an_interval_in_memory_and_nothing_is_there_twice() {
+    const INTERVAL: Duration = Duration::from_millis(1000);
+    for mode in ["disk", "memory"] {
+        let environment = [
+            ("SLUICEGATE__PREDICTION_LOG__ACKNOWLEDGE", mode),
+            ("SLUICEGATE__PREDICTION_LOG__FLUSH_INTERVAL", "1s"),
+            // Sealing and new segments come between the kills too.
+            ("SLUICEGATE__PREDICTION_LOG__SEAL_AFTER", "300ms"),
+        ];
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::create_dir(dir.path().join("models")).unwrap();
+        onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+        let mut all = Vec::new();
+        for round in 0..8 {
+            let mut served = Served::start_with(dir.path(), &environment);
+            served.ready();
+            let done = AtomicBool::new(false);
+            let millis = fastrand::u64(20..1500);
+            let answered = std::thread::scope(|scope| {
+                let hammering = scope.spawn(|| hammer(&served, round, &done));
+                std::thread::park_timeout(Duration::from_millis(millis));
+                let pid = rustix::process::Pid::from_child(&served.child);
+                let killed = (Instant::now(), jiff::Timestamp::now().as_microsecond());
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                done.store(true, Ordering::Relaxed);
+                (hammering.join().unwrap(), killed)
+            });
+            served.kill();
+            all.push(answered);
+        }
+        let mut served = Served::start_with(dir.path(), &environment);
+        served.ready();
+        served.stop();
+        let data = dir.path().join("data");
+        assert!(std::fs::read_dir(data.join("log")).unwrap().next().is_none(), "a stop seals everything");
+        let found: Vec<String> = texts(&predictions(&data), "request_id").into_iter().map(Option::unwrap).collect();
+        let known: HashSet<&String> = found.iter().collect();
+        assert_eq!(known.len(), found.len(), "{mode}: nothing is there twice");
+        let (mut answers, mut lost) = (0, 0);
+        for (answered, (killed, _)) in &all {
+            for (id, at) in answered {
+                answers += 1;
+                if !known.contains(id) {
+                    lost += 1;
+                    assert_eq!(mode, "memory", "{id} was acknowledged");
+                    let before = killed.saturating_duration_since(*at);
+                    assert!(before <= INTERVAL, "{id} was answered {before:?} before the kill");
+                }
+            }
+        }
+        assert!(answers > 100, "{answers}");
+        let gaps = unclean_stops(&data);
+        for (_, (_, killed)) in &all {
+            assert!(gaps.iter().any(|gap| gap.contains(killed)), "{mode}: no gap for {killed}: {gaps:?}");
+        }
+        // One that is killed before it has written down the gap before it leaves one for both.
+        assert!(gaps.len() <= 8, "{mode}: {gaps:?} ({lost} of {answers} lost)");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_what_must_be_durable_and_comes_back_by_itself() {
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("models")).unwrap();
+    onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+    let mut served = Served::start_with(dir.path(), &[("SLUICEGATE__PREDICTION_LOG__ACKNOWLEDGE", "disk")]);
+    served.ready();
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let ask = |id: &str| {
+        let url = format!("http://{}/v2/models/self/infer", served.data);
+        let body =
+            json!({"id": id, "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]});
+        let mut answer = agent.post(&url).send(body.to_string()).unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    };
+    let tell = || {
+        let url = format!("http://{}/v1/models/self:feedback", served.data);
+        agent
+            .post(&url)
+            .send(json!({"feedback": [{"request_id": "before", "label": 1}]}).to_string())
+            .unwrap()
+            .status()
+            .as_u16()
+    };
+    let log = || {
+        let mut answer = agent.get(format!("http://{}/api/v1/log", served.admin)).call().unwrap();
+        serde_json::from_str::<Value>(&answer.body_mut().read_to_string().unwrap()).unwrap()
+    };
+    assert_eq!((ask("before").0, tell()), (200, 202));
+    // From here on no file may grow.
+    let pid = rustix::process::Pid::from_child(&served.child);
+    let limit = |most: Option<u64>| {
+        let limit = rustix::process::Rlimit { current: most, maximum: None };
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).unwrap();
+    };
+    limit(Some(0));
+    let (status, text) = ask("during");
+    assert_eq!(status, 503, "{text}");
+    assert!(text.contains("LOG_UNAVAILABLE") && !text.contains("os error"), "{text}");
+    assert_eq!(tell(), 503);
+    let shown = log();
+    assert!(shown["failing_since"].is_string() && shown["dropped"]["disk"].as_u64() > Some(0), "{shown}");
+    limit(None);
+    eventually("it comes back by itself", || (ask("after").0 == 200).then_some(()));
+    assert_eq!(tell(), 202);
+    assert!(log()["failing_since"].is_null());
+    served.stop();
+    let data = dir.path().join("data");
+    let mut found: Vec<String> = texts(&predictions(&data), "request_id").into_iter().map(Option::unwrap).collect();
+    found.sort();
+    assert_eq!(found, ["after", "before"], "what was refused is not remembered as answered");
+    assert_eq!(texts(&read(&data.join("feedback")), "request_id").len(), 2);
+    assert!(texts(&read(&data.join("gaps")), "reason").iter().all(|reason| reason.as_deref() == Some("disk")));
+}
+
+#[test]
+fn feedback_is_taken_whole_or_not_at_all_and_seen_at_once() {
+    let gateway = Gateway::start(|models| onnx::install(models, "m", 1, &onnx::scaling(2.0)));
+    let answered = gateway.post("/v2/models/m/infer", body("a", &[1.0, 2.0, 3.0, 4.0]));
+    assert_eq!(answered.status, 200);
+    let tell = |body: &Value| gateway.post("/v1/models/m:feedback", body.to_string());
+    // Before, after, again and about nobody; the label is the index of the larger of two.
+    let told = tell(&json!({"feedback": [
+        {"request_id": "a", "row": 0, "label": 1, "values": {"revenue": 10}, "ts": "2026-01-01T00:00:00Z"},
+        {"request_id": "a", "row": 1, "label": 0},
+        {"request_id": "b", "label": true},
+        {"request_id": "nobody", "label": "x"},
+    ]}));
+    assert_eq!((told.status, told.json()["taken"].as_u64()), (202, Some(4)), "{told:?}");
+    assert_eq!(tell(&json!({"feedback": [{"request_id": "a", "label": 0, "values": {"revenue": 30}}]})).status, 202);
+    gateway.post("/v2/models/m/infer", body("b", &[1.0, 2.0]));
+    let quality = eventually("what came later is joined", || {
+        let quality = gateway.admin_get("/api/v1/models/m/quality").json();
+        (quality["arms"][0]["labelled"] == 3).then_some(quality)
+    });
+    let arm = &quality["arms"][0];
+    assert_eq!(
+        (arm["version"].as_str(), arm["predictions"].as_u64(), arm["classified"].as_u64()),
+        (Some("1"), Some(3), Some(3))
+    );
+    // Row 0 says 0 by now and is wrong, row 1 is wrong, b is right.
+    assert_eq!(arm["accuracy"].as_f64(), Some(1.0 / 3.0), "{arm}");
+    assert_eq!(arm["values"]["revenue"]["mean"].as_f64(), Some(30.0));
+    assert_eq!((quality["feedback"].as_u64(), quality["unmatched"].as_u64()), (Some(5), Some(1)), "{quality}");
+    for (bad, words) in [
+        (json!({"feedback": [{"request_id": "a", "label": 1}, {"label": 1}]}), "feedback[1]: request_id is missing"),
+        (json!({"feedback": [{"request_id": "a", "label": {}}]}), "feedback[0]: label"),
+        (json!({"feedback": [{"request_id": "a", "label": 1, "ts": "2099-01-01T00:00:00Z"}]}), "feedback[0]: ts"),
+        (json!({"feedback": vec![json!({"request_id": "a", "label": 1}); 10_001]}), "at most 10000 entries"),
+    ] {
+        let answer = tell(&bad);
+        assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_REQUEST"));
+        assert!(answer.json()["error"].as_str().unwrap().contains(words), "{answer:?}");
+    }
+    assert_eq!(gateway.post("/v1/models/none:feedback", "{\"feedback\":[]}").status, 404);
+    assert_eq!(gateway.get("/v1/models/m:feedback").status, 405);
+    eventually("the scraper sees it", || {
+        let metrics = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
+        let series = "sluicegate_quality_value_mean{model=\"m\",version=\"1\",arm=\"1\",value=\"revenue\"} 30";
+        metrics.contains(series).then_some(())
+    });
+    let data = gateway.stop();
+    assert_eq!(texts(&read(&data.path().join("data/feedback")), "request_id").len(), 5, "nothing of what was refused");
+}
+
+#[test]
+fn pyarrow_and_duckdb_read_what_was_sent() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python =
+        std::env::var("SLUICEGATE_TEST_PYTHON").unwrap_or_else(|_| root.join(".venv/bin/python").display().to_string());
+    let run = |arguments: &[&str]| {
+        let output = Command::new(&python)
+            .arg(root.join("tests/python/prediction_log.py"))
+            .args(arguments)
+            .output()
+            .unwrap_or_else(|e| panic!("{python} should run (make venv makes it): {e}"));
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains("ok"), "{said}");
+    };
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "types", 1, &onnx::echoing_every_type());
+        onnx::install(models, "m", 1, &onnx::scaling(1.0));
+        onnx::install(models, "m", 2, &onnx::scaling(2.0));
+    });
+    let document = json!({"split": [{"version": "1", "weight": 1, "arm": "control"}, {"version": "2", "weight": 1, "arm": "challenger"}]});
+    assert_eq!(gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[], &document).status, 200);
+    run(&["send", &gateway.data().to_string()]);
+    let quality = gateway.admin_get("/api/v1/models/m/quality");
+    let dir = gateway.stop();
+    let live = dir.path().join("quality.json");
+    std::fs::write(&live, &quality.body).unwrap();
+    let data = dir.path().join("data").display().to_string();
+    run(&["read", &data, &live.display().to_string(), &root.join("docs/QUERIES.md").display().to_string()]);
+}
+
+#[test]
+fn a_model_that_is_not_recorded_leaves_nothing() {
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "m", 1, &onnx::scaling(1.0));
+        std::fs::write(models.join("m/model.toml"), "[prediction_log]\nenabled = false\n").unwrap();
+    });
+    assert_eq!(gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[1.0, 2.0])).status, 200);
+    let dir = gateway.stop();
+    assert!(predictions(&dir.path().join("data")).is_empty());
+}
