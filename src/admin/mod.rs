@@ -39,6 +39,8 @@ mod tests;
 mod traffic;
 mod triton;
 
+pub use shadows::pair_json;
+
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
 use crate::quality::Quality;

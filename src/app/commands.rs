@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Exit codes: 0 done, 1 failed, 2 usage.
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+pub(super) const FAILED: u8 = 1;
+pub(super) const USAGE: u8 = 2;
 
 /// Serves until told to stop. `file` is the configuration named on the command line; else the default one, where it is there.
 #[must_use]

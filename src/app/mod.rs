@@ -13,9 +13,11 @@
 
 mod commands;
 mod control;
+mod offline;
 mod signals;
 
 pub use commands::{check, serve};
+pub use offline::{export, replay, reproduce};
 
 use crate::admin;
 use crate::backend::Engines;

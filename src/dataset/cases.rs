@@ -76,7 +76,8 @@ pub fn write(
     if cases.is_empty() {
         let words = nothing(what.data, what.model).to_string();
         let left_out: Vec<String> = exported.left_out.iter().map(|(why, n)| format!("{n} {why}")).collect();
-        let words = if left_out.is_empty() { words } else { format!("no request can be taken: {}", left_out.join(", ")) };
+        let words =
+            if left_out.is_empty() { words } else { format!("no request can be taken: {}", left_out.join(", ")) };
         return Err(Error::Failed(words));
     }
     exported.rows = cases.len();

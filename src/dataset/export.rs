@@ -169,8 +169,7 @@ fn joined(step: &Step, union: &Union, schema: &SchemaRef, require_label: bool) -
     let adapted = union.adapt(&step.batch).map_err(named)?;
     let heads = super::columns::Heads::of(&step.batch).map_err(named)?;
     let rows = 0..step.batch.num_rows();
-    let feedback: Vec<_> =
-        rows.map(|i| step.labels.of(heads.request_id.value(i), heads.row.value(i))).collect();
+    let feedback: Vec<_> = rows.map(|i| step.labels.of(heads.request_id.value(i), heads.row.value(i))).collect();
     let columns = adapted.columns().iter().cloned().chain(step.labels.columns(&feedback)).collect();
     let cannot = |e: arrow_schema::ArrowError| Error::Failed(e.to_string());
     let batch = RecordBatch::try_new(Arc::clone(schema), columns).map_err(cannot)?;

@@ -95,8 +95,8 @@ impl Gate {
             let (name, number) = text.split_once(sign)?;
             Some((name.trim(), *operator, number.trim()))
         });
-        let (name, operator, number) =
-            parts.ok_or_else(|| usage("has no operator: expected such as within_tolerance>=0.999, with >=, <=, > or <"))?;
+        let (name, operator, number) = parts
+            .ok_or_else(|| usage("has no operator: expected such as within_tolerance>=0.999, with >=, <=, > or <"))?;
         let figure = Figure::ALL.into_iter().find(|figure| figure.as_str() == name).ok_or_else(|| {
             let known = Figure::ALL.map(Figure::as_str).join(", ");
             usage(&format!("asks for {name:?}: expected one of {known}"))

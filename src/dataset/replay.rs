@@ -143,13 +143,19 @@ impl LabelFigures {
 pub fn replay(engines: &dyn Loader, what: &Replay, progress: Progress) -> Result<Replayed, Error> {
     let dir = version_dir(what.models, what.model, what.version);
     if !dir.is_dir() {
-        return Err(Error::Failed(format!("there is no version {} of {}: no {}", what.version, what.model, dir.display())));
+        return Err(Error::Failed(format!(
+            "there is no version {} of {}: no {}",
+            what.version,
+            what.model,
+            dir.display()
+        )));
     }
     let sources = Sources::open(what.data, what.model, &what.pick)?;
     if sources.predictions.is_empty() {
         return Err(nothing(what.data, what.model));
     }
-    let candidate = offline(engines, &dir).map_err(|words| Error::Failed(format!("cannot load the candidate {words}")))?;
+    let candidate =
+        offline(engines, &dir).map_err(|words| Error::Failed(format!("cannot load the candidate {words}")))?;
     let mut run = Run::new(what, &candidate);
     let mut requests = Requests::default();
     let way = Way { pick: &what.pick, labels: true, budget: what.budget, first: what.limit, progress };
@@ -303,9 +309,7 @@ impl<'a> Run<'a> {
             Figure::WithinTolerance => share(self.within, self.elements),
             Figure::Agreement => share(sum(|pair| pair.agreed), sum(|pair| pair.pairs)),
             Figure::Failed => share(sum(|pair| pair.shadow_failed), sum(|pair| pair.pairs)),
-            Figure::Top1Flipped => {
-                share(outputs().map(|o| o.top1_flipped).sum(), outputs().map(|o| o.top1_rows).sum())
-            }
+            Figure::Top1Flipped => share(outputs().map(|o| o.top1_flipped).sum(), outputs().map(|o| o.top1_rows).sum()),
             Figure::Accuracy => share(labels(|l| l.candidate_right), labels(|l| l.classes)),
             Figure::MeanAbsoluteError => {
                 let rows = labels(|l| l.numbers);

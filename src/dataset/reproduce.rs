@@ -35,7 +35,9 @@ pub struct Reproduced {
 #[derive(Debug)]
 pub enum Outcome {
     /// Every output that was logged is the same to the bit.
-    Equal { outputs: usize },
+    Equal {
+        outputs: usize,
+    },
     Apart(Comparison),
     /// Why it could not be run again.
     Not(String),
@@ -101,8 +103,7 @@ fn again(engines: &dyn Loader, models: &Path, logged: &Logged) -> Reproduced {
         ran: None,
         outcome: Outcome::Not(String::new()),
     };
-    reproduced.outcome =
-        try_again(engines, models, logged, &mut reproduced.ran).unwrap_or_else(Outcome::Not);
+    reproduced.outcome = try_again(engines, models, logged, &mut reproduced.ran).unwrap_or_else(Outcome::Not);
     reproduced
 }
 

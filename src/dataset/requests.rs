@@ -8,8 +8,8 @@ use crate::record::{About, SHAPES, Side};
 use crate::tensor::{Data, DataType, Elements, Shape, Tensor};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ListArray, RecordBatch, StructArray};
 use arrow_schema::DataType as Arrow;

@@ -104,9 +104,9 @@ fn side(sources: &[Source], side: Side) -> Result<DataType, Error> {
             let element = element.data_type();
             match all.iter_mut().find(|known| known.name == *field.name()) {
                 None => all.push(Known { name: field.name().clone(), element: element.clone(), version }),
-                Some(known) => known.widen(element, version).map_err(|words| {
-                    Error::Failed(format!("{}.{} {words}", side.as_str(), field.name()))
-                })?,
+                Some(known) => known
+                    .widen(element, version)
+                    .map_err(|words| Error::Failed(format!("{}.{} {words}", side.as_str(), field.name())))?,
             }
         }
     }
@@ -129,9 +129,9 @@ impl Known {
                 self.element = DataType::Binary;
                 Ok(())
             }
-            (a, b) if self.version == version => {
-                Err(format!("is a list of {a} in some records of version {version} and of {b} in others (hashed since?): choose with --from and --to"))
-            }
+            (a, b) if self.version == version => Err(format!(
+                "is a list of {a} in some records of version {version} and of {b} in others (hashed since?): choose with --from and --to"
+            )),
             (a, b) => Err(format!(
                 "is a list of {a} in version {} and of {b} in version {version}: choose one with --version",
                 self.version

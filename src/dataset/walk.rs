@@ -125,13 +125,7 @@ fn end_of_stretch(units: &[Unit], at: usize, rows: usize) -> usize {
 }
 
 /// Notes which predictions of a stretch are wanted (for `joins`), and which units have any.
-fn look(
-    sources: &Sources,
-    way: &Way,
-    units: &[Unit],
-    joins: bool,
-    tally: Tally,
-) -> Result<(Labels, Vec<Unit>), Error> {
+fn look(sources: &Sources, way: &Way, units: &[Unit], joins: bool, tally: Tally) -> Result<(Labels, Vec<Unit>), Error> {
     let rows = units.iter().map(|unit| unit.rows).sum();
     let mut labels = if joins { Labels::for_rows(rows) } else { Labels::default() };
     let mut live = Vec::new();

@@ -31,27 +31,42 @@ fn filled() -> House {
     let house = House::new();
     let shadow = Request { role: Role::Shadow, ..request("a", 1, &[1.0, 2.0], &[9.0]) };
     let pinned = Request { role: Role::Pinned, arm: "2", ..request("c", 3, &[0.5, 0.5], &[1.0]) };
-    house.seal(1, &about(1, "aa", pairs()), &[
-        request("a", 1, &[1.0, 2.0], &[3.0]),
-        request("b", 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[3.0, 7.0, 11.0]),
-        pinned,
-    ]);
+    house.seal(
+        1,
+        &about(1, "aa", pairs()),
+        &[
+            request("a", 1, &[1.0, 2.0], &[3.0]),
+            request("b", 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[3.0, 7.0, 11.0]),
+            pinned,
+        ],
+    );
     house.seal(1, &about(2, "bb", pairs()), &[shadow]);
     // An id used again.
     house.seal(2, &about(1, "aa", pairs()), &[request("a", 86_400_000_000, &[0.0, 0.0], &[f32::NAN])]);
-    house.tell(1, &[
-        told("b", 1, 50, 60, 1.0),
-        told("a", 0, 50, 60, 2.0),
-        told("a", 0, 40, 70, 3.0),
-        told("nobody", 0, 50, 60, 4.0),
-        told("a", 1, 50, 60, 5.0),
-    ]);
-    house.tell(2, &[
-        told("b", 1, 50, 61, 6.0),
-        Told { text: Some("cat"), number: None, values: vec![("revenue", 1.5), ("margin", -2.0)], ..told("c", 0, 1, 1, 0.0) },
-        told("b", 2, 5, 5, 7.0),
-        told("b", 2, 5, 5, 8.0),
-    ]);
+    house.tell(
+        1,
+        &[
+            told("b", 1, 50, 60, 1.0),
+            told("a", 0, 50, 60, 2.0),
+            told("a", 0, 40, 70, 3.0),
+            told("nobody", 0, 50, 60, 4.0),
+            told("a", 1, 50, 60, 5.0),
+        ],
+    );
+    house.tell(
+        2,
+        &[
+            told("b", 1, 50, 61, 6.0),
+            Told {
+                text: Some("cat"),
+                number: None,
+                values: vec![("revenue", 1.5), ("margin", -2.0)],
+                ..told("c", 0, 1, 1, 0.0)
+            },
+            told("b", 2, 5, 5, 7.0),
+            told("b", 2, 5, 5, 8.0),
+        ],
+    );
     house
 }
 
@@ -130,10 +145,7 @@ fn records_are_chosen_by_time_version_arm_role_label_and_number() {
 fn versions_with_other_inputs_go_into_one_table_where_they_fit() {
     let house = House::new();
     let z = spec("z", DataType::Int64, &[None]);
-    let more = Signature::new(
-        vec![pairs().inputs()[0].clone(), z.clone()],
-        vec![spec("s", DataType::Bytes, &[None])],
-    );
+    let more = Signature::new(vec![pairs().inputs()[0].clone(), z.clone()], vec![spec("s", DataType::Bytes, &[None])]);
     house.seal(1, &about(1, "aa", pairs()), &[request("a", 1, &[1.0, 2.0], &[3.0])]);
     let text = |bytes: &'static [u8]| Tensor::new(Shape::new(&[1]), Data::Bytes(vec![bytes.into()])).unwrap();
     let mut second = request("b", 2, &[1.0, 2.0], &[3.0]);
@@ -160,7 +172,10 @@ fn versions_with_other_inputs_go_into_one_table_where_they_fit() {
     fourth.outputs = None;
     house.seal(4, &about(3, "cc", other), &[fourth]);
     let words = failed(house.run("none.parquet", |_| {}));
-    assert_eq!(words, "inputs.x is a list of Float32 in version 1 and of Float64 in version 3: choose one with --version");
+    assert_eq!(
+        words,
+        "inputs.x is a list of Float32 in version 1 and of Float64 in version 3: choose one with --version"
+    );
     assert!(house.run("one.parquet", |what| what.pick.versions = vec![version(3)]).is_ok());
 }
 
@@ -188,10 +203,8 @@ fn a_csv_says_everything_in_text() {
     let h = Data::Fp16(vec![f16::from_f32(0.1), f16::NEG_INFINITY].into());
     let t = Data::Bytes(vec!["say \"hi\",\n".into(), (&b"\xff\x00"[..]).into()]);
     let mut one = request("a,b", 1, &[], &[]);
-    one.inputs = vec![
-        Some(Tensor::new(Shape::new(&[1, 2]), h).unwrap()),
-        Some(Tensor::new(Shape::new(&[1, 2]), t).unwrap()),
-    ];
+    one.inputs =
+        vec![Some(Tensor::new(Shape::new(&[1, 2]), h).unwrap()), Some(Tensor::new(Shape::new(&[1, 2]), t).unwrap())];
     one.outputs = Some(vec![Some(Tensor::new(Shape::new(&[1]), Data::Fp64(vec![f64::NAN].into())).unwrap())]);
     let failed = Request { status: "ENGINE_FAILED", outputs: None, id: "b".to_owned(), ..one.clone() };
     house.seal(1, &about(1, "aa", signature), &[one, failed]);
@@ -220,13 +233,17 @@ fn a_window_becomes_golden_answers_and_a_warm_up() {
     let infinite = request("c", 3, &[f32::INFINITY, 0.0], &[0.0]);
     let cut = Request { truncated: true, inputs: vec![None], ..request("d", 4, &[0.0, 0.0], &[0.0]) };
     let failed_one = Request { status: "ENGINE_FAILED", outputs: None, ..request("e", 5, &[0.0, 0.0], &[0.0]) };
-    house.seal(1, &about(1, "aa", pairs()), &[
-        request("a", 1, &[0.1, -0.0], &[f32::NAN]),
-        request("b", 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[3.0, 7.0, 1e-30]),
-        infinite,
-        cut,
-        failed_one,
-    ]);
+    house.seal(
+        1,
+        &about(1, "aa", pairs()),
+        &[
+            request("a", 1, &[0.1, -0.0], &[f32::NAN]),
+            request("b", 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[3.0, 7.0, 1e-30]),
+            infinite,
+            cut,
+            failed_one,
+        ],
+    );
     let (exported, path) = house.run("golden.json", |_| {}).unwrap();
     assert_eq!(exported.rows, 2);
     let left_out: Vec<_> = exported.left_out.into_iter().collect();

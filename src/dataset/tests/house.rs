@@ -129,8 +129,7 @@ impl House {
         let bytes = |tensors: &[Option<Tensor>]| -> Vec<Option<(Shape, Vec<u8>)>> {
             tensors.iter().map(|t| t.as_ref().map(|t| (t.shape().clone(), encoded(t)))).collect()
         };
-        let held: Vec<_> =
-            requests.iter().map(|r| (bytes(&r.inputs), r.outputs.as_deref().map(bytes))).collect();
+        let held: Vec<_> = requests.iter().map(|r| (bytes(&r.inputs), r.outputs.as_deref().map(bytes))).collect();
         fn tensors(held: &[Option<(Shape, Vec<u8>)>]) -> Vec<Option<TensorView<'_>>> {
             held.iter().map(|t| t.as_ref().map(|(shape, bytes)| TensorView { shape: shape.clone(), bytes })).collect()
         }
@@ -162,7 +161,12 @@ impl House {
         let mut batches = Vec::new();
         let mut builder = Builder::new(layout);
         for view in &views {
-            builder.push::<Infallible>(view, &mut |batch| { batches.push(batch); Ok(()) }).unwrap();
+            builder
+                .push::<Infallible>(view, &mut |batch| {
+                    batches.push(batch);
+                    Ok(())
+                })
+                .unwrap();
         }
         batches.extend(builder.finish());
         let said = [
@@ -237,10 +241,8 @@ impl House {
 }
 
 fn write(file: File, batches: &[RecordBatch], said: Vec<KeyValue>) {
-    let properties = WriterProperties::builder()
-        .set_max_row_group_row_count(Some(2))
-        .set_key_value_metadata(Some(said))
-        .build();
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(Some(2)).set_key_value_metadata(Some(said)).build();
     let mut writer = ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).unwrap();
     batches.iter().for_each(|batch| writer.write(batch).unwrap());
     writer.close().unwrap();

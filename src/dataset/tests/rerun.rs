@@ -83,10 +83,11 @@ fn a_candidate_is_held_against_what_was_answered_and_what_happened() {
 fn failures_of_the_candidate_count_against_it() {
     let house = House::new();
     house.version(2, "candidate");
-    house.seal(1, &about(1, "aa", pairs()), &[
-        request("a", 1, &[1.0, 1.0], &[2.0]),
-        request("b", 2, &[1.0, 2.0], &[3.0]),
-    ]);
+    house.seal(
+        1,
+        &about(1, "aa", pairs()),
+        &[request("a", 1, &[1.0, 1.0], &[2.0]), request("b", 2, &[1.0, 2.0], &[3.0])],
+    );
     let gates = ["within_tolerance>=0.5", "within_tolerance>0.5", "failed<0.5"].map(|gate| Gate::parse(gate).unwrap());
     let fake = summing(|_| 0.0);
     let engines = Fakes([(2, fake.clone())].into());
@@ -125,12 +126,16 @@ fn a_prediction_is_reproduced_to_the_bit_by_the_bytes_that_made_it() {
     let house = House::new();
     let sum = house.version(1, "one");
     let nan = f32::from_bits(0x7fc0_0123);
-    house.seal(1, &about(1, &sum, pairs()), &[
-        request("a", 1, &[1.0, 2.0, 3.0, 4.0], &[3.0, 7.0]),
-        request("b", 2, &[9.0, 1.0], &[nan]),
-        request("c", 3, &[1.0, 1.0], &[2.5]),
-        Request { status: "ENGINE_FAILED", outputs: None, ..request("d", 4, &[1.0, 2.0], &[3.0]) },
-    ]);
+    house.seal(
+        1,
+        &about(1, &sum, pairs()),
+        &[
+            request("a", 1, &[1.0, 2.0, 3.0, 4.0], &[3.0, 7.0]),
+            request("b", 2, &[9.0, 1.0], &[nan]),
+            request("c", 3, &[1.0, 1.0], &[2.5]),
+            Request { status: "ENGINE_FAILED", outputs: None, ..request("d", 4, &[1.0, 2.0], &[3.0]) },
+        ],
+    );
     let fake = summing(move |x| if x == 9.0 { nan } else { 0.0 });
     let engines = Fakes([(1, fake.clone()), (2, fake)].into());
     let (models, data) = (house.models(), house.data());

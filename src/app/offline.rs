@@ -1,0 +1,319 @@
+//! The commands that read what was recorded: `export`, `replay` and `reproduce`.
+
+use super::commands::{FAILED, USAGE};
+use crate::admin::pair_json;
+use crate::backend::Engines;
+use crate::cli::{self, ExportOptions, PickOptions, ReplayOptions, ReproduceOptions};
+use crate::compare::Tolerance;
+use crate::dataset::{
+    self, Budget, Error, Export, Exported, Format, Gate, LabelFigures, Outcome, Pick, Replay, Replayed, Reproduced,
+    Verdict,
+};
+use crate::model::Role;
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+/// The worst pairs of answers that a replay keeps: what a person reads.
+const WORST: usize = 20;
+
+/// Writes logged predictions with their feedback to a file.
+#[must_use]
+pub fn export(options: &ExportOptions, json: bool) -> ExitCode {
+    told(json, export_as(options), exported_text, exported_json, |_| true)
+}
+
+/// Runs logged inputs through a candidate; not a success where a gate failed.
+#[must_use]
+pub fn replay(options: &ReplayOptions, json: bool) -> ExitCode {
+    let passed = |replayed: &Replayed| replayed.verdicts.iter().all(|verdict| verdict.passed);
+    told(json, replay_as(options), replayed_text, replayed_json, passed)
+}
+
+/// Runs a logged prediction again; a success where every output is the same to the bit.
+#[must_use]
+pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
+    let equal = |all: &Vec<Reproduced>| all.iter().all(Reproduced::is_equal);
+    told(json, reproduce_as(options), |all| all.iter().map(reproduced_text).collect(), reproduced_json, equal)
+}
+
+/// Prints what came of it, and says by the exit code whether it was good.
+fn told<T>(
+    json: bool,
+    done: Result<T, Error>,
+    as_text: fn(&T) -> String,
+    as_json: fn(&T) -> Value,
+    is_good: impl Fn(&T) -> bool,
+) -> ExitCode {
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => {
+            eprintln!("sluicegate: {error}");
+            return ExitCode::from(if matches!(error, Error::Usage(_)) { USAGE } else { FAILED });
+        }
+    };
+    let text = if json { format!("{:#}\n", as_json(&done)) } else { as_text(&done) };
+    // Whoever reads the other end may have seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if is_good(&done) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+/// A word of the command line as what it stands for.
+fn parsed<T: FromStr<Err: Display>>(word: &str, what: &str) -> Result<T, Error> {
+    word.parse().map_err(|e| Error::Usage(format!("{word:?} is no {what}: {e}")))
+}
+
+fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<Pick, Error> {
+    let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
+    let role = |word: &String| {
+        let known = Role::ALL.into_iter().find(|role| role.as_str() == word);
+        known.ok_or_else(|| Error::Usage(format!("{word:?} is no role: expected primary, pinned or shadow")))
+    };
+    Ok(Pick {
+        from: time(&options.from)?,
+        to: time(&options.to)?,
+        versions: versions.iter().map(|word| parsed(word, "version")).collect::<Result<_, _>>()?,
+        arms: options.arms.clone(),
+        roles: roles.iter().map(role).collect::<Result<_, _>>()?,
+        request_id: None,
+    })
+}
+
+/// A bar on standard error, where that is a terminal.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Bar {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
+        let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {human_pos} of {human_len}, {eta} left");
+        // A template of known words.
+        Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+    }
+
+    fn show(&self, doing: &'static str, done: usize, of: usize) {
+        if !self.0.is_hidden() {
+            self.0.set_length(of as u64);
+            self.0.set_position(done as u64);
+            self.0.set_message(doing);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn export_as(options: &ExportOptions) -> Result<(Exported, std::path::PathBuf), Error> {
+    let format = match &options.format {
+        None => Format::of(&options.output)?,
+        Some(word) => Format::ALL.into_iter().find(|format| format.as_str() == word).ok_or_else(|| {
+            Error::Usage(format!("{word:?} is no format: expected {}", Format::ALL.map(Format::as_str).join(", ")))
+        })?,
+    };
+    let model = parsed(&options.model, "name of a model")?;
+    let bar = Bar::new();
+    let what = Export {
+        model: &model,
+        data: &options.pick.data_dir,
+        pick: pick(&options.pick, &options.versions, &options.roles)?,
+        require_label: options.require_label,
+        format,
+        limit: options.limit,
+        to: &options.output,
+        budget: Budget::default(),
+    };
+    let exported = dataset::export(&what, &|doing, done, of| bar.show(doing, done, of))?;
+    Ok((exported, options.output.clone()))
+}
+
+fn exported_text((exported, to): &(Exported, std::path::PathBuf)) -> String {
+    let Exported { rows, labelled, left_out, bytes, gone } = exported;
+    let labels =
+        if *labelled > 0 { format!(", {} of them with a label", HumanCount(*labelled as u64)) } else { String::new() };
+    let mut text = format!("{}: {} rows{labels}, {}\n", to.display(), HumanCount(*rows as u64), HumanBytes(*bytes));
+    for (why, n) in left_out {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "left out {n}: {why}");
+    }
+    text + &gone_text(*gone)
+}
+
+fn gone_text(gone: usize) -> String {
+    match gone {
+        0 => String::new(),
+        gone => format!("{gone} files were deleted by retention before they were read\n"),
+    }
+}
+
+fn exported_json((exported, to): &(Exported, std::path::PathBuf)) -> Value {
+    let Exported { rows, labelled, left_out, bytes, gone } = exported;
+    json!({
+        "file": to.display().to_string(), "rows": rows, "labelled": labelled, "left_out": left_out, "bytes": bytes,
+        "files_gone": gone,
+    })
+}
+
+fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
+    let model = parsed(&options.model, "name of a model")?;
+    for (name, number) in [("rtol", options.rtol), ("atol", options.atol)] {
+        if number.is_some_and(|number| !number.is_finite() || number < 0.0) {
+            return Err(Error::Usage(format!("--{name} has to be a number of at least 0")));
+        }
+    }
+    let mut pick = pick(&options.pick, &options.versions, &options.roles)?;
+    if pick.roles.is_empty() {
+        pick.roles = vec![Role::Primary];
+    }
+    let gates = options.gates.iter().map(|gate| Gate::parse(gate)).collect::<Result<_, _>>()?;
+    let bar = Bar::new();
+    let what = Replay {
+        model: &model,
+        version: parsed(&options.version, "version")?,
+        models: &options.models,
+        data: &options.pick.data_dir,
+        pick,
+        limit: options.limit,
+        rtol: options.rtol,
+        atol: options.atol,
+        otherwise: Tolerance::default(),
+        worst: WORST,
+        gates,
+        budget: Budget::default(),
+    };
+    dataset::replay(&Engines::discover(None), &what, &|doing, done, of| bar.show(doing, done, of))
+}
+
+fn replayed_json(replayed: &Replayed) -> Value {
+    json!({
+        "model": replayed.model,
+        "version": replayed.version,
+        "sha256": replayed.sha256,
+        "engine": replayed.engine,
+        "tolerance": { "rtol": replayed.tolerance.rtol, "atol": replayed.tolerance.atol },
+        "requests": replayed.requests,
+        "records": replayed.records,
+        "left_out": replayed.left_out.iter().map(|(why, n)| (why.as_str().to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
+        "primaries": replayed.pairs.iter().map(pair_json).collect::<Vec<_>>(),
+        "labels": replayed.labels.iter().map(labels_json).collect::<Vec<_>>(),
+        "gates": replayed.verdicts.iter().map(verdict_json).collect::<Vec<_>>(),
+        "passed": replayed.verdicts.iter().all(|verdict| verdict.passed),
+        "files_gone": replayed.gone,
+    })
+}
+
+fn labels_json(labels: &LabelFigures) -> Value {
+    let both =
+        |pair: Option<(f64, f64)>| pair.map(|(logged, candidate)| json!({ "logged": logged, "candidate": candidate }));
+    json!({
+        "answered_by": labels.version, "labelled": labels.labelled, "unfit": labels.unfit, "unanswered": labels.unanswered,
+        "classes": labels.classes, "accuracy": both(labels.accuracy()),
+        "numbers": labels.numbers, "mean_absolute_error": both(labels.mean_absolute_error()),
+    })
+}
+
+fn verdict_json(verdict: &Verdict) -> Value {
+    json!({ "gate": verdict.gate.to_string(), "passed": verdict.passed, "found": verdict.found })
+}
+
+fn replayed_text(replayed: &Replayed) -> String {
+    let Replayed { model, version, engine, tolerance, requests, records, .. } = replayed;
+    let mut text = format!(
+        "{} requests ({} records) of {model} replayed through version {version} on {engine}; tolerance: rtol {}, atol {}\n",
+        HumanCount(*requests),
+        HumanCount(*records),
+        tolerance.rtol,
+        tolerance.atol,
+    );
+    // Writing to a String cannot fail.
+    for (why, n) in &replayed.left_out {
+        let _ = writeln!(text, "left out {}: {}", HumanCount(*n), why.words());
+    }
+    text.push_str(&gone_text(replayed.gone));
+    text.push_str(&cli::shadow_pairs(&replayed_json(replayed)));
+    if !replayed.labels.is_empty() {
+        text.push('\n');
+        text.push_str(&cli::table(
+            &["AGAINST LABELS", "LABELLED", "FIT NONE", "LOGGED", "CANDIDATE"],
+            &replayed.labels.iter().flat_map(label_rows).collect::<Vec<_>>(),
+        ));
+    }
+    if !replayed.verdicts.is_empty() {
+        text.push('\n');
+        let row = |verdict: &Verdict| {
+            let found = verdict.found.map_or_else(|| "nothing to judge by".to_owned(), |found| found.to_string());
+            vec![verdict.gate.to_string(), if verdict.passed { "passed" } else { "FAILED" }.to_owned(), found]
+        };
+        let rows: Vec<_> = replayed.verdicts.iter().map(row).collect();
+        text.push_str(&cli::table(&["GATE", "VERDICT", "FOUND"], &rows));
+    }
+    text
+}
+
+fn label_rows(labels: &LabelFigures) -> Vec<Vec<String>> {
+    let row = |what: &str, (logged, candidate): (f64, f64)| {
+        let name = format!("{what} on answers of version {}", labels.version);
+        let number = |n: f64| format!("{n:.6}");
+        vec![name, labels.labelled.to_string(), labels.unfit.to_string(), number(logged), number(candidate)]
+    };
+    let figures = [("accuracy", labels.accuracy()), ("mean absolute error", labels.mean_absolute_error())];
+    let rows: Vec<_> = figures.into_iter().filter_map(|(what, pair)| Some(row(what, pair?))).collect();
+    if !rows.is_empty() {
+        return rows;
+    }
+    let name = format!("answers of version {}", labels.version);
+    vec![vec![name, labels.labelled.to_string(), labels.unfit.to_string(), String::new(), String::new()]]
+}
+
+fn reproduce_as(options: &ReproduceOptions) -> Result<Vec<Reproduced>, Error> {
+    let model = options.model.as_deref().map(|word| parsed(word, "name of a model")).transpose()?;
+    let engines = Engines::discover(None);
+    dataset::reproduce(&engines, &options.data_dir, &options.models, model.as_ref(), &options.request_id)
+}
+
+/// What a prediction came to, in one word and in a sentence.
+fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
+    let outputs = |n: usize| if n == 1 { "1 output".to_owned() } else { format!("{n} outputs") };
+    match &reproduced.outcome {
+        Outcome::Equal { outputs: n } => ("equal", format!("{}, bit for bit as logged", outputs(*n))),
+        Outcome::Apart(comparison) => ("apart", format!("not bit for bit as logged; {comparison}")),
+        Outcome::Not(why) => ("not", why.clone()),
+    }
+}
+
+fn reproduced_json(all: &Vec<Reproduced>) -> Value {
+    let one = |reproduced: &Reproduced| {
+        let (word, words) = outcome(reproduced);
+        json!({
+            "model": reproduced.model, "version": reproduced.version, "role": reproduced.role, "ts": reproduced.at.to_string(),
+            "sha256": reproduced.sha256, "records": reproduced.records,
+            "ran": reproduced.ran.map(|(version, engine)| json!({ "version": version, "engine": engine })),
+            "outcome": word, "words": words,
+        })
+    };
+    json!({ "predictions": all.iter().map(one).collect::<Vec<_>>() })
+}
+
+fn reproduced_text(reproduced: &Reproduced) -> String {
+    let Reproduced { model, version, role, at, sha256, records, ran, .. } = reproduced;
+    let (word, words) = outcome(reproduced);
+    let by = match ran {
+        Some((other, engine)) if other != version => format!("version {other}, which has the same bytes, on {engine}"),
+        Some((_, engine)) => format!("the same version on {engine}"),
+        None => "nobody".to_owned(),
+    };
+    let word = match word {
+        "equal" => "REPRODUCED",
+        "apart" => "DIFFERENT",
+        _ => "NOT RUN",
+    };
+    let rows = if *records == 1 { String::new() } else { format!(" of {records} rows") };
+    format!(
+        "{word}: {words}\n  {role} answer{rows} of {model} version {version}, {at}, sha256 {}; run again by {by}\n",
+        sha256.get(..12).unwrap_or(sha256),
+    )
+}
