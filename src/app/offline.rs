@@ -37,7 +37,13 @@ pub fn replay(options: &ReplayOptions, json: bool) -> ExitCode {
 #[must_use]
 pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
     let equal = |all: &Vec<Reproduced>| all.iter().all(Reproduced::is_equal);
-    told(json, reproduce_as(options), |all| all.iter().map(reproduced_text).collect(), reproduced_json, equal)
+    told(
+        json,
+        reproduce_as(options),
+        |all| all.iter().map(reproduced_text).collect(),
+        |all| reproduced_json(all),
+        equal,
+    )
 }
 
 /// Prints what came of it, and says by the exit code whether it was good.
@@ -285,7 +291,7 @@ fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
     }
 }
 
-fn reproduced_json(all: &Vec<Reproduced>) -> Value {
+fn reproduced_json(all: &[Reproduced]) -> Value {
     let one = |reproduced: &Reproduced| {
         let (word, words) = outcome(reproduced);
         json!({

@@ -83,7 +83,7 @@ pub struct ReplayOptions {
     /// How far a number may be off on top of that [default: `[shadow]` of model.toml, else 0.00001]
     #[arg(long, value_name = "NUMBER")]
     pub atol: Option<f64>,
-    /// What the candidate has to show, such as "within_tolerance>=0.999"; several times for several. Exit code 1 where it does not.
+    /// What the candidate has to show, such as `within_tolerance>=0.999`; several times for several. Exit code 1 where it does not.
     #[arg(long = "gate", value_name = "NAME>=NUMBER")]
     pub gates: Vec<String>,
 }

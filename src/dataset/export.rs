@@ -78,12 +78,13 @@ impl Format {
     /// When it does not say.
     pub fn of(path: &Path) -> Result<Format, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        match () {
-            () if name.ends_with(".parquet") => Ok(Format::Parquet),
-            () if name.ends_with(".csv") => Ok(Format::Csv),
-            () if name == "golden.json" => Ok(Format::Golden),
-            () if name == "warmup.json" => Ok(Format::Warmup),
-            () => Err(Error::Usage(format!(
+        let ending = name.rsplit_once('.').map(|(_, ending)| ending);
+        match (name.as_str(), ending) {
+            ("golden.json", _) => Ok(Format::Golden),
+            ("warmup.json", _) => Ok(Format::Warmup),
+            (_, Some("parquet")) => Ok(Format::Parquet),
+            (_, Some("csv")) => Ok(Format::Csv),
+            _ => Err(Error::Usage(format!(
                 "{} does not say its format: expected a name that ends in .parquet or .csv, or is golden.json or warmup.json; or \
                  --format",
                 path.display()

@@ -141,11 +141,11 @@ impl Labels {
     /// Those columns, for rows with this feedback.
     #[must_use]
     pub fn columns(&self, rows: &[Option<&Feedback>]) -> Vec<ArrayRef> {
-        let number = |row: &Option<&Feedback>| match row.as_ref()?.label {
+        let number = |row: Option<&Feedback>| match row?.label {
             Some(Label::Number(n)) => Some(n),
             _ => None,
         };
-        let text = |row: &Option<&Feedback>| match row.and_then(|row| row.label.as_ref()) {
+        let text = |row: Option<&Feedback>| match row.and_then(|row| row.label.as_ref()) {
             Some(Label::Text(text)) => Some(text.clone()),
             _ => None,
         };
@@ -161,8 +161,8 @@ impl Labels {
         }
         let ts: TimestampMicrosecondArray = rows.iter().map(|row| row.map(|row| row.ts)).collect();
         vec![
-            Arc::new(rows.iter().map(number).collect::<Float64Array>()),
-            Arc::new(rows.iter().map(text).collect::<StringArray>()),
+            Arc::new(rows.iter().copied().map(number).collect::<Float64Array>()),
+            Arc::new(rows.iter().copied().map(text).collect::<StringArray>()),
             Arc::new(values.finish()),
             Arc::new(ts.with_timezone("UTC")),
         ]
@@ -185,14 +185,13 @@ fn read_values(
     let [keys, values] = entries.columns() else { return Err(unfit()) };
     let keys = keys.as_string_opt::<i32>().ok_or_else(unfit)?;
     let values = values.as_primitive_opt::<Float64Type>().ok_or_else(unfit)?;
-    let mut number = |name: &str| match numbers.get(name) {
-        Some(number) => *number,
-        None => {
+    let mut number = |name: &str| {
+        numbers.get(name).copied().unwrap_or_else(|| {
             let number = u32::try_from(names.len()).unwrap_or(NONE);
             names.push(name.into());
             numbers.insert(name.into(), number);
             number
-        }
+        })
     };
     Ok((0..entries.len()).map(|i| (number(keys.value(i)), values.value(i))).collect())
 }

@@ -177,18 +177,15 @@ impl Requests {
                 open.source == step.number && open.next_row == row && (&*logged.request_id, logged.ts) == (id, ts)
             };
             let label = step.labels.of(id, row).and_then(|feedback| feedback.label.clone());
-            match self.open.as_mut().filter(|open| row > 0 && goes_on(open)) {
-                Some(open) => {
-                    open.next_row += 1;
-                    open.logged.records += 1;
-                    open.logged.labels.push(label);
-                    read.gather(open, i);
-                }
-                None => {
-                    let mut open = read.begin(step, i, label);
-                    read.gather(&mut open, i);
-                    whole.extend(self.open.replace(open).map(Open::close));
-                }
+            if let Some(open) = self.open.as_mut().filter(|open| row > 0 && goes_on(open)) {
+                open.next_row += 1;
+                open.logged.records += 1;
+                open.logged.labels.push(label);
+                read.gather(open, i);
+            } else {
+                let mut open = read.begin(step, i, label);
+                read.gather(&mut open, i);
+                whole.extend(self.open.replace(open).map(Open::close));
             }
         }
         Ok(whole)

@@ -180,7 +180,7 @@ impl Stored {
     pub fn named(&self, error: Error) -> Error {
         match error {
             Error::Failed(words) => Error::Failed(format!("{}: {words}", self.shown())),
-            usage => usage,
+            usage @ Error::Usage(_) => usage,
         }
     }
 
@@ -208,9 +208,9 @@ impl Stored {
             None => ProjectionMask::all(),
             Some(names) => {
                 let fields = builder.schema().fields().iter().enumerate();
-                let named: Vec<usize> =
+                let roots: Vec<usize> =
                     fields.filter(|(_, field)| names.contains(&field.name().as_str())).map(|(i, _)| i).collect();
-                ProjectionMask::roots(builder.parquet_schema(), named)
+                ProjectionMask::roots(builder.parquet_schema(), roots)
             }
         };
         let chosen = || parts.iter().map(|part| self.parts[*part]);

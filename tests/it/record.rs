@@ -233,7 +233,7 @@ fn unclean_stops(data: &Path) -> Vec<std::ops::RangeInclusive<i64>> {
 
 #[test]
 fn kill_9_loses_nothing_acknowledged_on_disk_at_most_an_interval_in_memory_and_nothing_is_there_twice() {
-    const INTERVAL: Duration = Duration::from_millis(1000);
+    const INTERVAL: Duration = Duration::from_secs(1);
     for mode in ["disk", "memory"] {
         let environment = [
             ("SLUICEGATE__PREDICTION_LOG__ACKNOWLEDGE", mode),

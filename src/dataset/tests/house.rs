@@ -130,9 +130,6 @@ impl House {
             tensors.iter().map(|t| t.as_ref().map(|t| (t.shape().clone(), encoded(t)))).collect()
         };
         let held: Vec<_> = requests.iter().map(|r| (bytes(&r.inputs), r.outputs.as_deref().map(bytes))).collect();
-        fn tensors(held: &[Option<(Shape, Vec<u8>)>]) -> Vec<Option<TensorView<'_>>> {
-            held.iter().map(|t| t.as_ref().map(|(shape, bytes)| TensorView { shape: shape.clone(), bytes })).collect()
-        }
         let views: Vec<PredictionView> = requests
             .iter()
             .zip(&held)
@@ -157,7 +154,9 @@ impl House {
                 }
             })
             .collect();
-        views.iter().for_each(|view| layout.allow(view));
+        for view in &views {
+            layout.allow(view);
+        }
         let mut batches = Vec::new();
         let mut builder = Builder::new(layout);
         for view in &views {
@@ -240,11 +239,17 @@ impl House {
     }
 }
 
+fn tensors(held: &[Option<(Shape, Vec<u8>)>]) -> Vec<Option<TensorView<'_>>> {
+    held.iter().map(|t| t.as_ref().map(|(shape, bytes)| TensorView { shape: shape.clone(), bytes })).collect()
+}
+
 fn write(file: File, batches: &[RecordBatch], said: Vec<KeyValue>) {
     let properties =
         WriterProperties::builder().set_max_row_group_row_count(Some(2)).set_key_value_metadata(Some(said)).build();
     let mut writer = ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).unwrap();
-    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    for batch in batches {
+        writer.write(batch).unwrap();
+    }
     writer.close().unwrap();
 }
 
