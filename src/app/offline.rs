@@ -5,6 +5,7 @@ use crate::admin::pair_json;
 use crate::backend::Engines;
 use crate::cli::{self, ExportOptions, PickOptions, ReplayOptions, ReproduceOptions};
 use crate::compare::Tolerance;
+use crate::config::Config;
 use crate::dataset::{
     self, Budget, Error, Export, Exported, Format, Gate, LabelFigures, Outcome, Pick, Replay, Replayed, Reproduced,
     Verdict,
@@ -16,9 +17,6 @@ use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::str::FromStr;
-
-/// The worst pairs of answers that a replay keeps: what a person reads.
-const WORST: usize = 20;
 
 /// Writes logged predictions with their feedback to a file.
 #[must_use]
@@ -176,6 +174,7 @@ fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
         pick.roles = vec![Role::Primary];
     }
     let gates = options.gates.iter().map(|gate| Gate::parse(gate)).collect::<Result<_, _>>()?;
+    let shadows = Config::default().shadows;
     let bar = Bar::new();
     let what = Replay {
         model: &model,
@@ -186,8 +185,8 @@ fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
         limit: options.limit,
         rtol: options.rtol,
         atol: options.atol,
-        otherwise: Tolerance::default(),
-        worst: WORST,
+        otherwise: Tolerance { rtol: shadows.rtol, atol: shadows.atol },
+        worst: shadows.worst,
         gates,
         budget: Budget::default(),
     };

@@ -115,11 +115,11 @@ impl Figures {
         (!self.delays.is_empty()).then(|| self.delays.value_at_quantile(quantile) as f64 / 1e3)
     }
 
-    /// Something was told for the first time about a prediction made at `ts`.
-    pub(super) fn told_first(&mut self, ts: i64, told: &Feedback) {
+    /// Something was told for the first time about a prediction made at `ts`, with this `ts` of its own.
+    pub(super) fn told_first(&mut self, ts: i64, told: i64) {
         self.told += 1;
         // Told of before it was predicted, by a clock that differs: at once.
-        let micros = u64::try_from(told.ts - ts).unwrap_or(0);
+        let micros = u64::try_from(told - ts).unwrap_or(0);
         self.delay.add(micros as f64 / 1e6);
         // Fails only past 2^64 ms.
         let _ = self.delays.record(micros / 1000);

@@ -36,8 +36,9 @@ fn only(quality: &Quality) -> Figures {
 #[test]
 fn feedback_joins_before_after_and_again() {
     let quality = Quality::new(Config::default());
-    quality.told(&model(), vec![told("early", 5_000_000, 1.0, 10.0)], 5_000_000);
-    assert_eq!(quality.of(&model()).unmatched, 1);
+    let before = told("early", 2_000_000, 0.0, 1.0);
+    quality.told(&model(), vec![before, told("early", 5_000_000, 1.0, 10.0)], 5_000_000);
+    assert_eq!(quality.of(&model()).unmatched, 2);
     see(&quality, "early", 1_000_000, 1.5);
     see(&quality, "late", 2_000_000, 3.0);
     quality.told(&model(), vec![told("late", 4_000_000, 1.0, 20.0), told("nobody", 1, 1.0, 1.0)], 9_000_000);
@@ -45,14 +46,15 @@ fn feedback_joins_before_after_and_again() {
     assert_eq!((figures.predictions, figures.told, figures.labelled), (2, 2, 2));
     assert_eq!(figures.mean_absolute_error(), Some(1.25));
     assert_eq!((figures.values["revenue"].mean, figures.values["revenue"].variance()), (15.0, Some(50.0)));
-    assert_eq!(figures.mean_delay(), Some(3.0));
+    // The first `ts` of each.
+    assert_eq!(figures.mean_delay(), Some(1.5));
     // Later counts, earlier does not.
     quality.told(&model(), vec![told("late", 6_000_000, 3.0, 30.0), told("late", 3_000_000, 0.0, 0.0)], 9_000_000);
     let figures = only(&quality);
     assert_eq!((figures.labelled, figures.mean_absolute_error()), (2, Some(0.25)));
     assert_eq!(figures.values["revenue"].mean, 20.0);
     let of = quality.of(&model());
-    assert_eq!((of.feedback, of.unmatched, of.left_out), (5, 1, 0));
+    assert_eq!((of.feedback, of.unmatched, of.left_out), (6, 1, 0));
 }
 
 #[test]

@@ -93,6 +93,8 @@ struct Row {
 #[derive(Debug)]
 struct Early {
     told: Feedback,
+    /// When the first of them says it happened.
+    first: i64,
     /// How many entries were told of it.
     entries: u64,
 }
@@ -181,9 +183,9 @@ impl Window {
         let figures = &mut model.arms[arm].2;
         figures.predictions += 1;
         let mut row = Row { ts: seen.ts, arm, predicted: predicted(), told: None };
-        if let Some(Early { told, entries }) = self.early.remove(&key) {
+        if let Some(Early { told, first, entries }) = self.early.remove(&key) {
             model.matched += entries;
-            figures.told_first(seen.ts, &told);
+            figures.told_first(seen.ts, first);
             figures.add(&row.predicted, &told);
             row.told = Some(Box::new(told));
         }
@@ -205,7 +207,7 @@ impl Window {
             match &row.told {
                 Some(before) if before.ts > entry.ts => return,
                 Some(before) => figures.take(&row.predicted, before),
-                None => figures.told_first(row.ts, &entry),
+                None => figures.told_first(row.ts, entry.ts),
             }
             figures.add(&row.predicted, &entry);
             row.told = Some(Box::new(entry));
@@ -222,7 +224,7 @@ impl Window {
             }
             return;
         }
-        self.early.insert(key, Early { told: entry, entries: 1 });
+        self.early.insert(key, Early { first: entry.ts, told: entry, entries: 1 });
         self.early_order.push_back((now, key));
         while self.early_order.len() > self.config.rows {
             if let Some((_, key)) = self.early_order.pop_front() {

@@ -283,9 +283,21 @@ impl Log {
     /// `LOG_UNAVAILABLE` when it cannot be taken in.
     pub fn tell(&self, model: &ModelName, entries: &[Feedback]) -> Result<Ticket, Failure> {
         let append = |out: &mut Vec<u8>| feedback::write(out, model, now(), entries).map(|()| (0, None));
-        let ticket = self.0.queue.append(true, append).map_err(|why| unavailable(why.as_str()))?;
+        let ticket = self.0.queue.append(true, append).map_err(|why| match why {
+            Why::TooLarge => self.too_many(entries.len()),
+            why => unavailable(why.as_str()),
+        })?;
         self.0.metrics.feedback.increment(entries.len() as u64);
         ticket.ok_or_else(|| unavailable("feedback without bytes"))
+    }
+
+    /// Feedback is taken whole or not at all, so trying again would not help.
+    fn too_many(&self, entries: usize) -> Failure {
+        let most = self.0.queue.most();
+        let words = format!(
+            "{entries} entries of feedback take more than the {most} bytes taken at once; send fewer in a request"
+        );
+        Failure::new(Code::BodyTooLarge, words)
     }
 
     /// How it is doing.

@@ -178,6 +178,11 @@ impl Queue {
         })
     }
 
+    /// Bytes of the largest frame that is taken.
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
     /// Wakes the writer, unless it was woken and has not looked yet.
     pub fn wake(&self) {
         if !self.wanted.swap(true, Ordering::AcqRel)

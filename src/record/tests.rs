@@ -591,6 +591,9 @@ fn a_full_queue_drops_counts_and_leaves_a_gap() {
     house.offer(&stream, &prediction("large", &many, Ok(&answers))).unwrap();
     let lost = |why: Why| house.log.dropped().filter(|(w, _)| *w == why).map(|(_, n)| n).sum::<u64>();
     assert_eq!(lost(Why::TooLarge), 100);
+    let entries = vec![told("large"); 100];
+    let refused = house.log.tell(&about.model, &entries).unwrap_err();
+    assert_eq!(refused.code, Code::BodyTooLarge, "trying again would not help");
     mood.held.store(true, Ordering::Relaxed);
     let offered = 100;
     for _ in 0..offered {

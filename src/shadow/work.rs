@@ -17,10 +17,10 @@ pub(super) fn run(shared: &Shared) {
             (Ok(expected), Ok((got, _))) => Some(compare_answers(expected, got, original.tolerance)),
             _ => None,
         };
-        let counts = loaded.metrics.shadow();
-        counts.compared(comparison.as_ref().is_some_and(|comparison| !comparison.agrees()));
         let ran = outcome.as_ref().map(|(answer, took)| (answer, *took));
+        // The figures first: who sees that it was counted finds them.
         shared.figures.record(original, loaded, ran, comparison.as_ref());
+        loaded.metrics.shadow().compared(comparison.as_ref().is_some_and(|comparison| !comparison.agrees()));
         let agrees = comparison.is_some_and(|comparison| comparison.agrees());
         // Freed by the sorting thread: memory of the threads that answer callers is given back under a lock of theirs, which
         // a thread that the system does not let run must not hold.

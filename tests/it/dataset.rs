@@ -80,6 +80,7 @@ fn what_was_recorded_is_exported_replayed_and_reproduced_beside_a_server_and_aft
     assert_eq!(std::fs::read_to_string(dir.join("five.csv")).unwrap().lines().count(), 6);
     let (code, replayed) = asked(dir, "replay m --version 1 --gate within_tolerance>=1 --gate accuracy>0.5");
     assert_eq!((code, &replayed["passed"], &replayed["requests"]), (0, &json!(true), &json!(30)), "{replayed}");
+    assert_eq!(replayed["tolerance"], json!({"rtol": 0.001, "atol": 0.00001}), "as a shadow's");
     assert_eq!(replayed["labels"][0]["accuracy"], json!({"logged": 31.0 / 60.0, "candidate": 31.0 / 60.0}));
     // Version 2 gives one more in one of four numbers from the 22nd request on.
     let (code, replayed) = asked(dir, "replay m --version 2 --gate within_tolerance>=0.925 --gate agreement<0.8");

@@ -411,14 +411,27 @@ fn pyarrow_and_duckdb_read_what_was_sent() {
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && said.contains("ok"), "{said}");
     };
-    let gateway = Gateway::start(|models| {
+    // What is too large for this queue is lost, which is a gap to be read; the rest fits many times.
+    let config = "[server]\nio_threads = 1\n[prediction_log]\nqueue_bytes = \"4MiB\"\n";
+    let gateway = Gateway::start_with(config, |models| {
         onnx::install(models, "types", 1, &onnx::echoing_every_type());
+        onnx::install(models, "types", 2, &onnx::echoing_every_type());
         onnx::install(models, "m", 1, &onnx::scaling(1.0));
         onnx::install(models, "m", 2, &onnx::scaling(2.0));
+        onnx::install(models, "m", 3, &onnx::off_above(2.0, 1.0));
+        onnx::install(models, "m", 4, &onnx::answering(0.25, 2, 0));
+        onnx::install(models, "m", 5, &onnx::up_to(4));
     });
-    let document = json!({"split": [{"version": "1", "weight": 1, "arm": "control"}, {"version": "2", "weight": 1, "arm": "challenger"}]});
+    let document = json!({
+        "split": [{"version": "1", "weight": 1, "arm": "control"}, {"version": "2", "weight": 1, "arm": "challenger"}],
+        "shadows": [{"version": "3", "sample": 0.05}],
+    });
     assert_eq!(gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[], &document).status, 200);
     run(&["send", &gateway.data().to_string()]);
+    eventually("a shadow ran", || {
+        let shadow = gateway.admin_get("/api/v1/models/m/shadows/3").json();
+        (shadow["compared"].as_u64() > Some(0)).then_some(())
+    });
     let quality = gateway.admin_get("/api/v1/models/m/quality");
     let dir = gateway.stop();
     let live = dir.path().join("quality.json");
