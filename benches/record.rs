@@ -75,7 +75,7 @@ fn offer(c: &mut Criterion) {
             });
         });
         assert_eq!(log.dropped().map(|(_, records)| records).sum::<u64>(), 0, "a dropped record costs less");
-        stop.stop(Duration::from_secs(60));
+        stop.stop(Duration::from_mins(1));
     }
     group.finish();
 }
