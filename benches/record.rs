@@ -53,6 +53,7 @@ fn offer(c: &mut Criterion) {
             outcome: Ok(&answer),
             latency_us: 120,
             infer_us: 20,
+            batch_rows: 1,
             sample_rate: 1.0,
         };
         group.bench_function(BenchmarkId::from_parameter(format!("{width}_floats")), |b| {

@@ -10,8 +10,8 @@
 //! - A page in an operator's browser cannot change anything here: requests that change state are refused when they carry a
 //!   foreign `Origin`.
 //!
-//! Uses: http (the error answer), lifecycle (handle), quality, record (how the log is doing), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger,
-//! route, settings (durations), model, telemetry.
+//! Uses: http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (how the log is doing), registry
+//! (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry.
 //!
 //! Invariant: nothing here loads, moves or publishes anything.
 //!
@@ -21,6 +21,7 @@
 mod answers;
 mod ask;
 mod body;
+mod execution;
 mod models;
 mod openapi;
 mod origin;
@@ -41,6 +42,7 @@ mod triton;
 
 pub use shadows::pair_json;
 
+use crate::execute;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
 use crate::quality::Quality;
@@ -63,6 +65,8 @@ pub struct Admin {
     pub quality: Quality,
     pub log: Log,
     pub handle: Handle,
+    /// How runs are placed.
+    pub execution: Arc<execute::Config>,
     pub ledger: LedgerReader,
     pub telemetry: Telemetry,
     /// Where pushed files are staged, so that taking them up is a rename; under names that begin with a dot.

@@ -1,6 +1,6 @@
 //! The `OpenAPI` document, generated from the handlers.
 
-use super::{models, past, probes, push, quality, rollout, shadows, traffic, triton};
+use super::{execution, models, past, probes, push, quality, rollout, shadows, traffic, triton};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use std::sync::LazyLock;
@@ -36,6 +36,7 @@ use utoipa::OpenApi;
         traffic::replace,
         shadows::list,
         shadows::show,
+        execution::show,
         quality::show,
         quality::log,
         past::history,

@@ -2,7 +2,9 @@
 
 use super::ask::Bare;
 use super::refused::Refused;
-use super::{Admin, models, openapi, origin, past, probes, push, quality, rollout, shadows, traffic, triton};
+use super::{
+    Admin, execution, models, openapi, origin, past, probes, push, quality, rollout, shadows, traffic, triton,
+};
 use crate::model::{Code, Failure};
 use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -47,6 +49,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         put("/api/v1/models/{model}/traffic", traffic::replace),
         get("/api/v1/models/{model}/shadows", shadows::list),
         get("/api/v1/models/{model}/shadows/{version}", shadows::show),
+        get("/api/v1/models/{model}/execution", execution::show),
         get("/api/v1/models/{model}/quality", quality::show),
         get("/api/v1/log", quality::log),
         get("/api/v1/models/{model}/history", past::history),

@@ -107,6 +107,9 @@ fn shown(version: &VersionReport) -> String {
                 engine.us_per_row_of_8.map_or_else(String::new, |us| format!(", {us:.1} µs a row in eights")),
             ));
         }
+        if let Some(batching) = &engine.batching {
+            line(format_args!("{:<12}batching {batching}", ""));
+        }
         if let Some(note) = &engine.note {
             line(format_args!("{:<12}note: {note}", ""));
         }

@@ -140,9 +140,9 @@ impl App {
             lifecycle::start(lifecycle_config, engines, writer, ledger_writer, figures.clone(), telemetry.clone())
                 .map_err(start("the manager"))?;
 
-        let execute_config =
-            execute::Config { inline_below: config.execute.inline_below, queue: config.execute.queue, workers };
-        let executor = Executor::start(&execute_config).map_err(start("the inference workers"))?;
+        let (inline_below, queue) = (config.execute.inline_below, config.execute.queue);
+        let execution = Arc::new(execute::Config { inline_below, queue, workers });
+        let executor = Executor::start(&execution).map_err(start("the inference workers"))?;
         let http_config = http_config(config, io);
         let shadow_config = shadow::Config {
             threads: shadow_threads,
@@ -162,6 +162,7 @@ impl App {
         let (phase, phases) = watch::channel(Phase::Serving);
         let plane = admin::Admin {
             reader,
+            execution,
             rollouts: rollouts.clone(),
             figures,
             quality,

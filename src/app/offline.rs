@@ -285,7 +285,12 @@ fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
     let outputs = |n: usize| if n == 1 { "1 output".to_owned() } else { format!("{n} outputs") };
     match &reproduced.outcome {
         Outcome::Equal { outputs: n } => ("equal", format!("{}, bit for bit as logged", outputs(*n))),
-        Outcome::Apart(comparison) => ("apart", format!("not bit for bit as logged; {comparison}")),
+        Outcome::Apart(comparison) => {
+            let others = reproduced.batch_rows.saturating_sub(reproduced.records);
+            let company = format!("; it ran together with {others} rows of others, and rounding is another in company");
+            let company = if others > 0 { company.as_str() } else { "" };
+            ("apart", format!("not bit for bit as logged; {comparison}{company}"))
+        }
         Outcome::Not(why) => ("not", why.clone()),
     }
 }
@@ -295,7 +300,7 @@ fn reproduced_json(all: &[Reproduced]) -> Value {
         let (word, words) = outcome(reproduced);
         json!({
             "model": reproduced.model, "version": reproduced.version, "role": reproduced.role, "ts": reproduced.at.to_string(),
-            "sha256": reproduced.sha256, "records": reproduced.records,
+            "sha256": reproduced.sha256, "records": reproduced.records, "batch_rows": reproduced.batch_rows,
             "ran": reproduced.ran.map(|(version, engine)| json!({ "version": version, "engine": engine })),
             "outcome": word, "words": words,
         })

@@ -27,6 +27,8 @@ pub struct Reproduced {
     pub sha256: String,
     /// How many records it is.
     pub records: usize,
+    /// How many rows ran together then, its own among them.
+    pub batch_rows: usize,
     /// The version that has those bytes now, and the engine that ran them.
     pub ran: Option<(Version, &'static str)>,
     pub outcome: Outcome,
@@ -100,6 +102,7 @@ fn again(engines: &dyn Loader, models: &Path, logged: &Logged) -> Reproduced {
         at: Timestamp::from_microsecond(logged.ts).unwrap_or_default(),
         sha256: logged.about.sha256.clone(),
         records: logged.records,
+        batch_rows: logged.batch_rows,
         ran: None,
         outcome: Outcome::Not(String::new()),
     };

@@ -1,6 +1,6 @@
 //! Records → the requests they were, with their tensors.
 
-use super::columns::{Heads, bools, int64s, texts, times};
+use super::columns::{Heads, bools, column, int64s, texts, times};
 use super::error::Error;
 use super::walk::Step;
 use crate::model::{Label, ModelName, TensorSpec, Version};
@@ -32,6 +32,8 @@ pub struct Logged {
     pub status: String,
     pub truncated: bool,
     pub infer: Duration,
+    /// Rows that ran together, its own among them.
+    pub batch_rows: usize,
     /// One for each of the signature, in its order; none where it was dropped, cut or not asked for, or cannot be told.
     pub inputs: Vec<Option<Tensor>>,
     pub outputs: Vec<Option<Tensor>>,
@@ -205,6 +207,7 @@ struct Reading<'b> {
     status: &'b arrow_array::StringArray,
     truncated: &'b arrow_array::BooleanArray,
     infer_us: &'b arrow_array::Int64Array,
+    batch_rows: &'b arrow_array::Int32Array,
     inputs: Option<&'b StructArray>,
     outputs: Option<&'b StructArray>,
     shapes: Option<&'b arrow_array::StringArray>,
@@ -219,6 +222,7 @@ impl<'b> Reading<'b> {
             status: texts(batch, "status")?,
             truncated: bools(batch, "truncated")?,
             infer_us: int64s(batch, "infer_us")?,
+            batch_rows: column::<arrow_array::Int32Array>(batch, "batch_rows", "int32")?,
             inputs: side(Side::Inputs),
             outputs: side(Side::Outputs),
             shapes: if batch.column_by_name(SHAPES).is_some() { Some(texts(batch, SHAPES)?) } else { None },
@@ -250,6 +254,7 @@ impl<'b> Reading<'b> {
                 status: self.status.value(i).to_owned(),
                 truncated: self.truncated.value(i),
                 infer: Duration::from_micros(micros),
+                batch_rows: usize::try_from(self.batch_rows.value(i)).unwrap_or_default(),
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 labels: vec![label],

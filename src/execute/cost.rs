@@ -1,4 +1,4 @@
-//! What a run costs, learnt from the runs themselves.
+//! What a run costs, learnt from the runs themselves, and how large a run is worth making.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,14 +7,41 @@ use std::time::Duration;
 const BUCKETS: u32 = 32;
 
 /// A smoothed run time per size of request. Reads and writes are single relaxed atomics: a lost update costs one sample.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CostCurve {
-    nanos: [AtomicU64; BUCKETS as usize],
+    points: [Point; BUCKETS as usize],
 }
 
+#[derive(Debug, Default)]
+struct Point {
+    nanos: AtomicU64,
+    /// Of the runs that the time is of, smoothed alike.
+    elements: AtomicU64,
+}
+
+/// One point of a measured curve.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Elements of all inputs of a run, about.
+    pub elements: usize,
+    pub took: Duration,
+}
+
+impl Measured {
+    fn nanos_each(&self) -> f64 {
+        self.took.as_nanos() as f64 / self.elements.max(1) as f64
+    }
+}
+
+/// A run is large enough where it costs no more than this many times what an element costs at best: twice the rows for a tenth more
+/// of each is a longer wait for little.
+const NEAR_BEST: f64 = 1.1;
+
 impl CostCurve {
+    /// Knows nothing yet.
+    #[must_use]
     pub fn new() -> CostCurve {
-        CostCurve { nanos: [const { AtomicU64::new(0) }; BUCKETS as usize] }
+        CostCurve::default()
     }
 
     fn bucket(elements: usize) -> usize {
@@ -25,26 +52,109 @@ impl CostCurve {
     /// first run pays for page faults, and a model's cost may change with its input.
     pub fn learn(&self, elements: usize, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).clamp(1, u64::MAX / 16);
-        let slot = &self.nanos[Self::bucket(elements)];
-        let known = slot.load(Ordering::Relaxed);
-        let next = if known == 0 {
-            took
+        let size = u64::try_from(elements).unwrap_or(u64::MAX).min(u64::MAX / 16);
+        let Point { nanos, elements: sizes } = &self.points[Self::bucket(elements)];
+        let known = nanos.load(Ordering::Relaxed);
+        let smoothed = |known: u64, new: u64| (known * 7 + new) / 8;
+        let (next, size) = if known == 0 {
+            (took, size)
         } else if took < known / 4 {
-            u64::midpoint(known, took)
+            (u64::midpoint(known, took), size)
         } else {
-            (known * 7 + took) / 8
+            (smoothed(known, took), smoothed(sizes.load(Ordering::Relaxed), size))
         };
-        slot.store(next.max(1), Ordering::Relaxed);
+        nanos.store(next.max(1), Ordering::Relaxed);
+        sizes.store(size, Ordering::Relaxed);
+    }
+
+    fn point(&self, bucket: usize) -> Option<Measured> {
+        let Point { nanos, elements } = &self.points[bucket];
+        let nanos = Some(nanos.load(Ordering::Relaxed)).filter(|n| *n > 0)?;
+        let elements = usize::try_from(elements.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        Some(Measured { elements, took: Duration::from_nanos(nanos) })
+    }
+
+    /// The sizes that were run, from the smallest.
+    pub fn measured(&self) -> impl Iterator<Item = Measured> {
+        (0..BUCKETS as usize).filter_map(|bucket| self.point(bucket))
     }
 
     /// What a run of this size should take; `None` before any run was seen. A size not seen yet is taken from the nearest
-    /// smaller one, scaled by the elements, or from the nearest larger one as it is: both err towards too long.
+    /// smaller one, scaled by the elements, or from the nearest larger one as it is: both err towards too long, so the less counts.
     pub fn expect(&self, elements: usize) -> Option<Duration> {
         let at = Self::bucket(elements);
-        let known = |i: usize| Some(self.nanos[i].load(Ordering::Relaxed)).filter(|n| *n > 0);
-        let nanos = known(at)
-            .or_else(|| (0..at).rev().find_map(|i| known(i).map(|n| n.saturating_mul(1 << (at - i)))))
-            .or_else(|| (at + 1..BUCKETS as usize).find_map(known))?;
+        let known = |i: usize| self.point(i).map(|point| u64::try_from(point.took.as_nanos()).unwrap_or(u64::MAX));
+        let smaller = || (0..at).rev().find_map(|i| known(i).map(|n| n.saturating_mul(1 << (at - i))));
+        let larger = || (at + 1..BUCKETS as usize).find_map(known);
+        let nanos = known(at).or_else(|| smaller().into_iter().chain(larger()).min())?;
         Some(Duration::from_nanos(nanos))
+    }
+
+    /// How many elements a run is worth having, where a lone request has `lone`: as many as bring what an element costs near the
+    /// best that was measured, and twice as many as were ever tried where those were better than all below. What is worth nothing
+    /// together stays alone: the first of a batch would wait for the last.
+    pub fn room(&self, lone: usize) -> usize {
+        let known: Vec<(usize, f64)> = (Self::bucket(lone)..BUCKETS as usize)
+            .filter_map(|bucket| Some((bucket, self.point(bucket)?.nanos_each())))
+            .collect();
+        let most = |bucket: usize| (1usize << bucket.min(BUCKETS as usize - 1)) - 1;
+        let least = |points: &[(usize, f64)]| points.iter().map(|(_, each)| *each).fold(f64::INFINITY, f64::min);
+        let Some(((largest, at_largest), below)) = known.split_last() else { return lone };
+        if at_largest * NEAR_BEST <= least(below) {
+            return most(largest + 1).max(lone);
+        }
+        let best = least(&known);
+        let enough = known.iter().find(|(_, each)| *each <= best * NEAR_BEST);
+        enough.map_or(lone, |(bucket, _)| most(*bucket).max(lone))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A curve that has seen runs of 2^0 … 2^n rows of 1024 elements, at the time that `cost` gives for so many rows.
+    fn curve(n: u32, cost: impl Fn(usize) -> usize) -> CostCurve {
+        let curve = CostCurve::new();
+        for rows in (0..=n).map(|i| 1 << i) {
+            let micros = u64::try_from(cost(rows)).unwrap();
+            curve.learn(rows * 1024, Duration::from_micros(micros));
+        }
+        curve
+    }
+
+    #[test]
+    fn what_is_cheaper_together_is_tried_larger_until_it_is_not() {
+        let falling = |rows| 1000 + 10 * rows;
+        for n in 0..6 {
+            let room = curve(n, falling).room(1024) / 1024;
+            assert!(room >= 2 << n, "after {n} doublings {room}");
+        }
+        // From 8 rows on a row costs the same.
+        let flat = |rows: usize| if rows <= 8 { 1000 } else { 125 * rows };
+        let room = curve(6, flat).room(1024) / 1024;
+        assert!((8..16).contains(&room), "{room}");
+    }
+
+    #[test]
+    fn what_is_worth_nothing_together_stays_nearly_alone() {
+        let room = curve(4, |rows| 1000 * rows + rows).room(1024) / 1024;
+        assert!(room < 2, "{room}");
+        let worse = curve(2, |rows| 1000 * rows * rows).room(1024) / 1024;
+        assert!(worse < 2, "{worse}");
+    }
+
+    #[test]
+    fn nothing_is_known_of_what_never_ran() {
+        assert_eq!(CostCurve::new().room(1024), 1024);
+        assert_eq!(CostCurve::new().measured().count(), 0);
+    }
+
+    #[test]
+    fn a_size_not_seen_is_scaled_from_a_smaller_one() {
+        let curve = curve(0, |_| 1000);
+        assert_eq!(curve.expect(1024), Some(Duration::from_millis(1)));
+        assert_eq!(curve.expect(4096), Some(Duration::from_millis(4)));
+        assert_eq!(curve.expect(1), Some(Duration::from_millis(1)));
     }
 }

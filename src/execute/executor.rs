@@ -1,10 +1,11 @@
 //! Where a run happens.
 
+use super::batch::{Formed, Waiting, form};
+use super::lanes::Lanes;
 use super::runner::{Ran, Runner};
 use crate::model::{Checked, Code, Failure};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -15,14 +16,13 @@ pub struct Config {
     /// some ten times what a hand-off to a worker and back costs, and short enough that a connection on the same thread waits
     /// for it unnoticed.
     pub inline_below: Duration,
-    /// Requests that may wait for a worker; one more is refused with `OVERLOADED`.
+    /// Requests that may wait for a worker, of each version; one more is refused with `OVERLOADED`.
     pub queue: usize,
     /// Threads that run what is not run at once.
     pub workers: NonZeroUsize,
 }
 
 struct Job {
-    runner: Arc<Runner>,
     request: Arc<Checked>,
     deadline: Instant,
     queued: Instant,
@@ -30,12 +30,60 @@ struct Job {
     reply: oneshot::Sender<Result<Ran, Failure>>,
 }
 
-/// The workers and the queue in front of them. Dropping it ends the workers when the queue is empty.
-#[derive(Debug)]
+impl Waiting for Job {
+    fn request(&self) -> &Arc<Checked> {
+        &self.request
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn is_left(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
+
+/// A version by its place in memory: two loads of the same version are two lanes.
+#[derive(Clone)]
+struct Key(Arc<Runner>);
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Key {}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+/// The workers and the lanes in front of them. Dropping it ends the workers when nothing waits.
 pub struct Executor {
-    inline_below: Duration,
-    /// Bounded by [`Config::queue`]; a request that finds it full is refused.
-    jobs: Sender<Job>,
+    config: Config,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// A worker has something to do.
+    work: Condvar,
+}
+
+struct State {
+    /// Each lane is bounded by [`Config::queue`]; a request that finds it full is refused.
+    lanes: Lanes<Key, Job>,
+    over: bool,
 }
 
 impl Executor {
@@ -44,24 +92,26 @@ impl Executor {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(config: &Config) -> std::io::Result<Executor> {
-        let (jobs, waiting) = bounded::<Job>(config.queue.max(1));
+        let state = State { lanes: Lanes::new(config.queue.max(1)), over: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        let executor = Executor { config: config.clone(), shared };
         for i in 0..config.workers.get() {
-            let waiting = waiting.clone();
-            std::thread::Builder::new().name(format!("infer-{i}")).spawn(move || work(&waiting))?;
+            let shared = Arc::clone(&executor.shared);
+            std::thread::Builder::new().name(format!("infer-{i}")).spawn(move || work(&shared))?;
         }
-        Ok(Executor { inline_below: config.inline_below, jobs })
+        Ok(executor)
     }
 
     /// Requests waiting for a worker now.
     #[must_use]
     pub fn queue_depth(&self) -> usize {
-        self.jobs.len()
+        self.shared.lock().lanes.waiting()
     }
 
     /// Runs a request, here or on a worker, and gives its answer.
     ///
     /// # Errors
-    /// `DEADLINE_EXCEEDED` when the deadline passed before the run ended, `OVERLOADED` when the queue is full, and what
+    /// `DEADLINE_EXCEEDED` when the deadline passed before the run ended, `OVERLOADED` when the version's queue is full, and what
     /// [`Runner::run`] gives.
     pub async fn execute(
         &self,
@@ -73,23 +123,37 @@ impl Executor {
         if queued >= deadline {
             return Err(expired());
         }
-        if runner.expected_cost(&request).is_some_and(|cost| cost <= self.inline_below) {
+        if runner.runs_at_once(&request, self.config.inline_below) {
             return runner.run(&request);
         }
         let (reply, answer) = oneshot::channel();
-        let job = Job { runner: Arc::clone(runner), request, deadline, queued, reply };
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => Failure::new(
-                Code::Overloaded,
-                format!("{} requests are waiting for a worker already; try again shortly", self.jobs.len()),
-            ),
-            TrySendError::Disconnected(_) => Failure::new(Code::Draining, "the server is stopping"),
-        })?;
+        self.hand_over(runner, Job { request, deadline, queued, reply })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
             // Waited too long; or the worker dropped the job unanswered, which it does only when it is expired.
             Err(_) | Ok(Err(_)) => Err(expired()),
         }
+    }
+
+    fn hand_over(&self, runner: &Arc<Runner>, job: Job) -> Result<(), Failure> {
+        let pushed = self.shared.lock().lanes.push(Key(Arc::clone(runner)), job);
+        match pushed {
+            Ok(()) => {
+                self.shared.work.notify_one();
+                Ok(())
+            }
+            Err(_) => Err(Failure::new(
+                Code::Overloaded,
+                format!("{} requests of this version are waiting already; try again shortly", self.config.queue.max(1)),
+            )),
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.shared.lock().over = true;
+        self.shared.work.notify_all();
     }
 }
 
@@ -97,17 +161,59 @@ fn expired() -> Failure {
     Failure::new(Code::DeadlineExceeded, "the deadline passed before the answer was ready")
 }
 
-fn work(waiting: &Receiver<Job>) {
-    while let Ok(Job { runner, request, deadline, queued, reply }) = waiting.recv() {
-        let now = Instant::now();
-        if reply.is_closed() || now >= deadline {
-            continue;
-        }
-        let queue = now - queued;
-        let result = runner.run(&request).map(|ran| Ran { queue, ..ran });
-        drop(request);
-        drop(runner);
-        // An error means the caller went away while this ran; there is nobody to tell.
-        let _ = reply.send(result);
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits for work and takes it; `None` when there will be none.
+    fn next(&self) -> Option<(Key, Formed<Job>)> {
+        let mut state = self.lock();
+        loop {
+            let taken = state.lanes.take(|key, jobs| form(&key.0, jobs, Instant::now()));
+            if taken.is_some() || state.over {
+                return taken;
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn work(shared: &Shared) {
+    while let Some((key, Formed { batch, expired, left })) = shared.next() {
+        let began = Instant::now();
+        key.0.tally().aside(expired.len(), left.len());
+        // Dropped unanswered, which says that they are late.
+        drop((expired, left));
+        run(&key.0, batch, began);
+        shared.lock().lanes.done(&key, began.elapsed());
+    }
+}
+
+/// Runs what was taken together, and gives each its answer.
+fn run(runner: &Runner, batch: Vec<Job>, began: Instant) {
+    let requests: Vec<&Checked> = batch.iter().map(|job| &*job.request).collect();
+    let answers = if batch.len() > 1 { runner.run_together(&requests) } else { None };
+    let Some(answers) = answers else {
+        // Alone, or each alone: whatever fails fails for itself.
+        for job in batch {
+            let now = Instant::now();
+            if now < job.deadline && !job.reply.is_closed() {
+                reply(runner.run(&job.request), job, now);
+            }
+        }
+        return;
+    };
+    for (job, ran) in batch.into_iter().zip(answers) {
+        reply(Ok(ran), job, began);
+    }
+}
+
+fn reply(result: Result<Ran, Failure>, job: Job, began: Instant) {
+    let Job { request, queued, reply, .. } = job;
+    // Freed before the caller goes on: memory of a request is held no longer than it is needed.
+    drop(request);
+    let result = result.map(|ran| Ran { queue: began - queued, ..ran });
+    // An error means the caller went away while this ran; there is nobody to tell.
+    let _ = reply.send(result);
 }

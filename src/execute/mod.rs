@@ -2,8 +2,10 @@
 //!
 //! - A [`Runner`] is one loaded version made runnable: its sessions, one per thread that needs one, and its measured cost.
 //! - [`Executor::execute`] runs at once where the measured cost is small (no hand-off costs more than the work), else hands
-//!   the request to a worker. A lone request is never delayed.
-//! - The queue is bounded; when it is full the request is refused with `OVERLOADED` and nothing else is lost.
+//!   the request to a worker, which takes whatever waits when it becomes free: a lone request is never delayed, and batches form
+//!   under load, of versions of which verification has shown that rows do not interact ([`Batching`]).
+//! - Each version waits in a lane of its own; turns go by time used, so one version cannot starve another.
+//! - A lane is bounded; when it is full the request is refused with `OVERLOADED` and nothing else is lost.
 //! - Expired work is dropped before it runs (`DEADLINE_EXCEEDED`); work whose caller went away is skipped.
 //! - A panic or an error inside an engine fails that run alone; the session it happened in is thrown away.
 //!
@@ -11,13 +13,20 @@
 //!
 //! Invariant: nothing here knows routing or HTTP.
 //!
-//! To change how runs are placed: [`Executor::execute`] is the one place that decides.
+//! To change how runs are placed: [`Executor::execute`] decides where, `batch.rs` decides what runs together, `lanes.rs` whose turn
+//! it is.
 
+mod batch;
 mod cost;
 mod executor;
+mod lanes;
 mod runner;
+mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use batch::Batching;
+pub use cost::{CostCurve, Measured};
 pub use executor::{Config, Executor};
 pub use runner::{Ran, Runner};
+pub use tally::{Counts, Tally};

@@ -1,6 +1,8 @@
 //! One loaded version, ready to run on any thread.
 
+use super::batch::Batching;
 use super::cost::CostCurve;
+use super::tally::Tally;
 use crate::backend::{Model, RunError, Session};
 use crate::model::{Answer, Checked, Code, Failure, Signature};
 use crossbeam_queue::ArrayQueue;
@@ -14,8 +16,10 @@ pub struct Ran {
     pub answer: Answer,
     /// Waiting for a worker; zero when run at once.
     pub queue: Duration,
-    /// Inside the engine.
+    /// Inside the engine: of the whole run, where requests ran together.
     pub infer: Duration,
+    /// Rows that ran together, this request's own among them; 1 where there are no rows.
+    pub batch_rows: usize,
 }
 
 /// A loaded version and the sessions that run it.
@@ -24,6 +28,8 @@ pub struct Runner {
     /// Sessions nobody is using. When it is empty a new one is made; when it is full one too many is dropped.
     idle: ArrayQueue<Box<dyn Session>>,
     cost: CostCurve,
+    batching: Batching,
+    tally: Tally,
 }
 
 impl std::fmt::Debug for Runner {
@@ -36,9 +42,35 @@ impl Runner {
     /// How many idle sessions are kept; more than run at once on the machines this is for.
     const IDLE_SESSIONS: usize = 64;
 
+    /// Runs each request alone until [`Runner::with_batching`] says otherwise.
     #[must_use]
     pub fn new(model: Arc<dyn Model>) -> Runner {
-        Runner { model, idle: ArrayQueue::new(Self::IDLE_SESSIONS), cost: CostCurve::new() }
+        let batching = Batching::Off { why: "it was not verified that rows do not interact".to_owned() };
+        let idle = ArrayQueue::new(Self::IDLE_SESSIONS);
+        Runner { model, idle, cost: CostCurve::new(), batching, tally: Tally::default() }
+    }
+
+    /// The same, with a verdict on whether requests may run together.
+    #[must_use]
+    pub fn with_batching(self, batching: Batching) -> Runner {
+        Runner { batching, ..self }
+    }
+
+    #[must_use]
+    pub fn batching(&self) -> &Batching {
+        &self.batching
+    }
+
+    /// What runs cost, by their size.
+    #[must_use]
+    pub fn cost(&self) -> &CostCurve {
+        &self.cost
+    }
+
+    /// What became of its requests.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     #[must_use]
@@ -51,10 +83,10 @@ impl Runner {
         self.model.engine()
     }
 
-    /// What this request should take to run; `None` before the first run.
+    /// Whether a run of this is short enough to happen on the thread that read it; never before the first run.
     #[must_use]
-    pub fn expected_cost(&self, request: &Checked) -> Option<Duration> {
-        self.cost.expect(elements(request))
+    pub fn runs_at_once(&self, request: &Checked, below: Duration) -> bool {
+        self.cost.expect(request.elements()).is_some_and(|cost| cost <= below)
     }
 
     /// Runs on this thread, now. The request must have been checked against [`Runner::signature`].
@@ -63,8 +95,31 @@ impl Runner {
     /// `INVALID_TENSOR` where the engine cannot take these values, `ENGINE_FAILED` where it failed or panicked.
     pub fn run(&self, request: &Checked) -> Result<Ran, Failure> {
         let ran = self.run_aside(request)?;
-        self.cost.learn(elements(request), ran.infer);
+        self.cost.learn(request.elements(), ran.infer);
+        self.tally.alone();
         Ok(ran)
+    }
+
+    /// Runs requests that stack as one, and gives each its own rows of the answer. `None` where that failed, for whatever reason:
+    /// each alone may do better.
+    #[must_use]
+    pub fn run_together(&self, requests: &[&Checked]) -> Option<Vec<Ran>> {
+        let ran = self.try_together(requests);
+        if ran.is_none() {
+            self.tally.taken_apart();
+        }
+        ran
+    }
+
+    fn try_together(&self, requests: &[&Checked]) -> Option<Vec<Ran>> {
+        let whole = Checked::stack(requests)?;
+        let rows: Vec<usize> = requests.iter().map(|request| request.rows()).collect::<Option<_>>()?;
+        let Ran { answer, infer, batch_rows, .. } = self.run_aside(&whole).ok()?;
+        let answers = answer.cut(&rows)?;
+        self.cost.learn(whole.elements(), infer);
+        self.tally.together(batch_rows);
+        let each = |answer| Ran { answer, queue: Duration::ZERO, infer, batch_rows };
+        Some(answers.into_iter().map(each).collect())
     }
 
     /// The same, on a thread whose times say nothing of what a run costs: a low-priority one, which others interrupt.
@@ -97,12 +152,8 @@ impl Runner {
             }
         };
         let answer = Answer::named(self.signature(), request.wanted(), tensors);
-        Ok(Ran { answer, queue: Duration::ZERO, infer })
+        Ok(Ran { answer, queue: Duration::ZERO, infer, batch_rows: request.rows().unwrap_or(1) })
     }
-}
-
-fn elements(request: &Checked) -> usize {
-    request.inputs().iter().map(|t| t.data().len()).sum()
 }
 
 fn failure(error: RunError) -> Failure {

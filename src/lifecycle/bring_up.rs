@@ -1,6 +1,7 @@
 //! Bringing a version up: load, verify, warm. On a background thread, and without a look at anything but its files.
 
 use super::Loader;
+use super::rows::{self, BatchingSettings};
 use super::source::{Fingerprint, artifact_files, look_at_version};
 use super::table::Id;
 use super::verify::{self, About};
@@ -28,6 +29,7 @@ pub struct Job {
     pub fingerprint: Fingerprint,
     pub engine: EngineChoice,
     pub limits: Limits,
+    pub batching: BatchingSettings,
     /// What `model.toml` says about all versions.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
@@ -101,13 +103,15 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
         }
         Trouble { stage: Stage::Load, reason, again }
     })?;
-    let runner = Arc::new(Runner::new(model));
+    let runner = Runner::new(model);
     let load = begun.elapsed();
 
     tell(State::Verifying);
     let begun = Instant::now();
     let about = verify::about(&job.files.dir)?;
     let golden_cases = verify::verify(&job.files.dir, &about, &sha256, &runner)?;
+    let batching = rows::verdict(&job.files.dir, &runner, job.batching);
+    let runner = Arc::new(runner.with_batching(batching));
     let verify = begun.elapsed();
 
     tell(State::Warming);

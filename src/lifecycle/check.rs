@@ -1,6 +1,7 @@
 //! What would become of a version, without a server: for `sluicegate check`.
 
 use super::model_toml::ModelSettings;
+use super::rows;
 use super::verify;
 use super::warm;
 use super::{bring_up, source};
@@ -10,7 +11,6 @@ use crate::model::{ModelName, Version};
 use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Everything that was found at a path.
@@ -45,6 +45,8 @@ pub struct EngineReport {
     /// For a request of one row, and per row of a request of 8, where the model takes rows; medians, in microseconds.
     pub us_one_row: Option<f64>,
     pub us_per_row_of_8: Option<f64>,
+    /// Whether requests would run together, and why: `on: …` or `off: …`.
+    pub batching: Option<String>,
 }
 
 impl VersionReport {
@@ -138,7 +140,7 @@ fn check_version(engines: &Engines, dir: &Path) -> VersionReport {
     };
     for choice in [EngineChoice::OnnxRuntime, EngineChoice::Tract] {
         if settings.engine == EngineChoice::Auto || settings.engine == choice {
-            check_engine(engines, choice, dir, &mut report);
+            check_engine(engines, choice, dir, &settings, &mut report);
         }
     }
     report
@@ -153,7 +155,13 @@ pub(super) fn settings(version: &Path) -> Result<ModelSettings, String> {
     }
 }
 
-fn check_engine(engines: &Engines, choice: EngineChoice, dir: &Path, report: &mut VersionReport) {
+fn check_engine(
+    engines: &Engines,
+    choice: EngineChoice,
+    dir: &Path,
+    settings: &ModelSettings,
+    report: &mut VersionReport,
+) {
     let mut found = EngineReport {
         engine: if choice == EngineChoice::Tract { "tract" } else { "onnxruntime" },
         failure: None,
@@ -162,10 +170,11 @@ fn check_engine(engines: &Engines, choice: EngineChoice, dir: &Path, report: &mu
         golden_cases: 0,
         us_one_row: None,
         us_per_row_of_8: None,
+        batching: None,
     };
     let begun = Instant::now();
     let runner = match engines.load(choice, &VersionFiles { dir: dir.to_owned() }) {
-        Ok(model) => Arc::new(Runner::new(model)),
+        Ok(model) => Runner::new(model),
         Err(error) => {
             found.failure = Some(format!("load: {error}"));
             report.engines.push(found);
@@ -185,6 +194,7 @@ fn check_engine(engines: &Engines, choice: EngineChoice, dir: &Path, report: &mu
         Ok((cases, note)) => (found.golden_cases, found.note) = (cases, note),
         Err(trouble) => found.failure = Some(format!("{}: {}", trouble.stage.as_str(), trouble.reason)),
     }
+    found.batching = found.failure.is_none().then(|| rows::verdict(dir, &runner, settings.batching).to_string());
     found.us_one_row = warm::time(&runner, 1);
     if runner.signature().has_rows() {
         found.us_per_row_of_8 = warm::time(&runner, 8).map(|us| us / 8.0);

@@ -34,6 +34,7 @@ mod push;
 mod reconcile;
 mod recording;
 mod results;
+mod rows;
 mod source;
 mod state;
 mod table;

@@ -3,7 +3,9 @@
 use super::gates::Gates;
 use super::policy::Keep;
 use super::recording::LogSettings;
+use super::rows::BatchingSettings;
 use crate::backend::EngineChoice;
+use crate::execute::Batching;
 use crate::model::Version;
 use crate::registry::Limits;
 use crate::settings::{Table, Value};
@@ -31,8 +33,9 @@ pub struct ModelSettings {
     pub shadow_atol: Option<f64>,
     /// `[prediction_log]`: what is recorded of predictions, and what of them.
     pub log: LogSettings,
+    /// `[batching]`: `enabled` and `max_rows`, both absent by default; for versions loaded from then on.
+    pub batching: BatchingSettings,
     /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
-    /// Batching itself is decided by what verification has shown, once there is batching; the key only turns it off.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -69,7 +72,12 @@ impl ModelSettings {
         if let Some(names) = table.string_list("feature_names") {
             about.insert("feature_names".to_owned(), names.into());
         }
-        if let Some(enabled) = table.section("batching").bool("enabled") {
+        let batching = table.section("batching");
+        let batching = BatchingSettings {
+            enabled: batching.bool("enabled"),
+            max_rows: batching.integer("max_rows", 1..=Batching::MAX_ROWS),
+        };
+        if let Some(enabled) = batching.enabled {
             about.insert("batching_enabled".to_owned(), enabled.into());
         }
         table.finish().map_err(|complaints| complaints.to_string())?;
@@ -83,6 +91,7 @@ impl ModelSettings {
             shadow_rtol: relative,
             shadow_atol: absolute,
             log,
+            batching,
             about,
         })
     }

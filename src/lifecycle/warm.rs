@@ -94,7 +94,11 @@ fn until_settled(runner: &Runner, request: &InferenceRequest, begun: Instant) ->
     Ok(())
 }
 
-fn request(signature: &Signature, rows: usize, fill: fn(DataType, usize) -> Data) -> Result<InferenceRequest, String> {
+pub(super) fn request(
+    signature: &Signature,
+    rows: usize,
+    fill: fn(DataType, usize) -> Data,
+) -> Result<InferenceRequest, String> {
     let row_symbol = signature.inputs().iter().find_map(|spec| match spec.dims.as_deref() {
         Some([Dim::Free(Some(symbol)), ..]) if signature.has_rows() => Some(symbol.clone()),
         _ => None,

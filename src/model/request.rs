@@ -97,6 +97,48 @@ impl Checked {
     pub fn rows(&self) -> Option<usize> {
         self.rows
     }
+
+    /// Elements of all inputs together.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.inputs.iter().map(|tensor| tensor.data().len()).sum()
+    }
+
+    /// Whether two requests of one signature can be one: lists of examples of the same shape, with the same outputs wanted.
+    #[must_use]
+    pub fn stacks_with(&self, other: &Checked) -> bool {
+        let pairs = || self.inputs.iter().zip(&other.inputs);
+        self.rows.is_some()
+            && other.rows.is_some()
+            && self.wanted == other.wanted
+            && pairs().all(|(mine, theirs)| mine.stacks_with(theirs))
+    }
+
+    /// One request with the rows of all, in order. `None` where they do not stack, or there is none.
+    #[must_use]
+    pub fn stack(requests: &[&Checked]) -> Option<Checked> {
+        let (first, others) = requests.split_first()?;
+        if !others.iter().all(|other| first.stacks_with(other)) {
+            return None;
+        }
+        let rows = requests.iter().map(|request| request.rows).sum::<Option<usize>>()?;
+        let input = |i| Tensor::stack(&requests.iter().map(|request| &request.inputs[i]).collect::<Vec<_>>());
+        let inputs = (0..first.inputs.len()).map(input).collect::<Option<Vec<_>>>()?;
+        Some(Checked { inputs, wanted: first.wanted.clone(), rows: Some(rows) })
+    }
+
+    /// A request for each of its rows; `None` where it is no list of examples.
+    #[must_use]
+    pub fn singles(&self) -> Option<Vec<Checked>> {
+        let rows = vec![1; self.rows?];
+        let columns = self.inputs.iter().map(|tensor| tensor.cut(&rows)).collect::<Option<Vec<_>>>()?;
+        let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
+        let single = |_| {
+            let inputs = columns.iter_mut().map_while(Iterator::next).collect();
+            Checked { inputs, wanted: self.wanted.clone(), rows: Some(1) }
+        };
+        Some(rows.iter().map(single).collect())
+    }
 }
 
 /// What a model answered: the wanted outputs, in the wanted order.
@@ -114,6 +156,18 @@ impl Answer {
         debug_assert_eq!(wanted.len(), tensors.len(), "an engine answers each wanted output once");
         let outputs = wanted.iter().zip(tensors).map(|(i, t)| (Arc::clone(&signature.outputs()[*i].name), t)).collect();
         Answer { outputs }
+    }
+
+    /// An answer for so many rows each, in order; `None` where some output has another number of rows.
+    #[must_use]
+    pub fn cut(&self, rows: &[usize]) -> Option<Vec<Answer>> {
+        let mut answers: Vec<Answer> = rows.iter().map(|_| Answer { outputs: Vec::new() }).collect();
+        for (name, tensor) in &self.outputs {
+            for (answer, piece) in answers.iter_mut().zip(tensor.cut(rows)?) {
+                answer.outputs.push((Arc::clone(name), piece));
+            }
+        }
+        Some(answers)
     }
 
     /// How many floating-point elements in all outputs are NaN or infinite.

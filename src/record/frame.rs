@@ -44,6 +44,8 @@ pub struct Prediction<'a> {
     /// Body read to answer ready, microseconds.
     pub latency_us: i64,
     pub infer_us: i64,
+    /// Rows that ran together, this request's own among them.
+    pub batch_rows: usize,
     /// The probability with which such a record is kept; 0 for one that is no part of an estimate.
     pub sample_rate: f64,
 }
@@ -186,7 +188,7 @@ pub(super) fn prediction(out: &mut Vec<u8>, stream: &Stream, p: &Prediction) -> 
         out.extend_from_slice(&p.ts.to_le_bytes());
         out.extend_from_slice(&p.latency_us.to_le_bytes());
         out.extend_from_slice(&p.infer_us.to_le_bytes());
-        let batch_rows = u32::try_from(p.request.rows().unwrap_or(1)).unwrap_or(u32::MAX);
+        let batch_rows = u32::try_from(p.batch_rows).unwrap_or(u32::MAX);
         out.extend_from_slice(&batch_rows.to_le_bytes());
         let rows = rows.map_or(Ok(0), u32::try_from).unwrap_or(u32::MAX);
         out.extend_from_slice(&rows.to_le_bytes());

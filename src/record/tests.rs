@@ -73,6 +73,7 @@ fn prediction<'a>(id: &'a str, request: &'a Checked, outcome: Result<&'a Answer,
         outcome,
         latency_us: 120,
         infer_us: 30,
+        batch_rows: request.rows().unwrap_or(1),
         sample_rate: 1.0,
     }
 }

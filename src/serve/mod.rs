@@ -189,10 +189,11 @@ impl Gateway {
         if shadows.is_empty() {
             return None;
         }
-        let (infer, outcome) = match outcome {
-            Ok(ran) => (ran.infer, Ok(ran.answer)),
-            Err(failure) => (Duration::ZERO, Err(failure)),
+        let (infer, batch_rows, outcome) = match outcome {
+            Ok(ran) => (ran.infer, ran.batch_rows, Ok(ran.answer)),
+            Err(failure) => (Duration::ZERO, request.rows().unwrap_or(1), Err(failure)),
         };
+        let role = exchange.served.role;
         let loaded = &exchange.served.loaded;
         let original = Original {
             model: loaded.model.clone(),
@@ -204,7 +205,7 @@ impl Gateway {
             outcome,
             infer,
             tolerance: exchange.tolerance,
-            recording: exchange.recording.take().map(|recording| recording.for_shadows(exchange.served.role, latency)),
+            recording: exchange.recording.take().map(|recording| recording.for_shadows(role, latency, batch_rows)),
         };
         Some(Aftermath { original, shadows })
     }

@@ -46,9 +46,9 @@ impl Recording {
     }
 
     /// For the records of its shadows.
-    pub fn for_shadows(self, role: Role, latency: Duration) -> shadow::Recording {
+    pub fn for_shadows(self, role: Role, latency: Duration, batch_rows: usize) -> shadow::Recording {
         let Recording { stream, route_key, traceparent, sampled, kept, ts, .. } = self;
-        shadow::Recording { stream, role, ts, latency, route_key, traceparent, sampled, kept }
+        shadow::Recording { stream, role, ts, latency, batch_rows, route_key, traceparent, sampled, kept }
     }
 }
 
@@ -78,6 +78,7 @@ impl Exchange {
             outcome: outcome.map(|ran| &ran.answer),
             latency_us: micros(latency),
             infer_us: outcome.map_or(0, |ran| micros(ran.infer)),
+            batch_rows: outcome.map_or(request.rows().unwrap_or(1), |ran| ran.batch_rows),
             sample_rate: if always { 1.0 } else { choice.sample_rate },
         };
         recording.log.offer(&recording.stream, &prediction, true)

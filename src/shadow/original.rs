@@ -36,6 +36,8 @@ pub struct Recording {
     /// When its body had been read; microseconds since 1970, UTC.
     pub ts: i64,
     pub latency: Duration,
+    /// Rows that ran together.
+    pub batch_rows: usize,
     pub route_key: Option<String>,
     pub traceparent: Option<String>,
     /// It is in the sample, and so are the records of its shadows.

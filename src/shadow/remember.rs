@@ -25,6 +25,7 @@ pub(super) fn remember(log: &Log, done: &Done) {
                 outcome: outcome.as_ref().map(|(answer, _)| answer).map_err(|failure| failure.code),
                 latency_us: micros(took),
                 infer_us: micros(took),
+                batch_rows: request.rows().unwrap_or(1),
                 sample_rate: if always { 1.0 } else { choice.sample_rate },
                 ..primary(done, recording)
             };
@@ -52,6 +53,7 @@ fn primary<'a>(done: &'a Done, recording: &'a Recording) -> Prediction<'a> {
         outcome,
         latency_us: micros(recording.latency),
         infer_us: micros(original.infer),
+        batch_rows: recording.batch_rows,
         sample_rate: 0.0,
     }
 }

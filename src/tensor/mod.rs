@@ -11,6 +11,7 @@
 //! To add a datatype: a variant in [`DataType`] and [`Data`], then follow the compiler.
 
 mod elements;
+mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;

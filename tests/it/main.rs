@@ -9,6 +9,7 @@ mod admin;
 mod bad_input;
 mod dataset;
 mod drain;
+mod execution;
 mod gates;
 mod map;
 mod predict;

@@ -2,7 +2,7 @@
 
 use crate::admin::{Admin, router};
 use crate::backend::{Model, RunError, Session};
-use crate::execute::Runner;
+use crate::execute::{self, Runner};
 use crate::ledger::{self, LedgerWriter};
 use crate::lifecycle::fake::{Asked, Told, manager};
 use crate::lifecycle::{LoadOutcome, Promotion, Published, RolledBack};
@@ -123,6 +123,11 @@ impl Bench {
             rollouts,
             figures,
             handle,
+            execution: Arc::new(execute::Config {
+                inline_below: Duration::from_micros(200),
+                queue: 1,
+                workers: std::num::NonZeroUsize::MIN,
+            }),
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
             models_dir: dir.path().join("models"),

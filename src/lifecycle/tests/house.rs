@@ -314,8 +314,8 @@ fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
         vec![Tensor::new(Shape::new(&[rows]), Data::Fp32(vec![answer; rows].into())).unwrap()]
     });
     if strict {
-        // One row of zeros, one of ones.
-        for _ in 0..2 {
+        // The eight rows that are tried for batching, then one row of zeros, one of ones.
+        for _ in 0..10 {
             fake.fail_next(RunError::Refused("neither zeros nor ones".to_owned()));
         }
     }

@@ -72,6 +72,13 @@ pub fn up_to(most: u8) -> Vec<u8> {
     )
 }
 
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: each column's softmax over the rows, which so look at each other.
+pub fn softmax_over_rows() -> Vec<u8> {
+    let mut softmax = node("Softmax", &["x"], &["y"]);
+    softmax.attribute.push(int("axis", 0));
+    model(vec![softmax], Vec::new(), vec![value("x", &[None, Some(2)])], vec![value("y", &[None, Some(2)])])
+}
+
 /// Each type there is, [N,2] in and the same out: `bool` → `bool_out`, `uint8` → `uint8_out`, … `string` → `string_out`.
 pub fn echoing_every_type() -> Vec<u8> {
     use pb::tensor_proto::DataType as T;

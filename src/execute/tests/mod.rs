@@ -1,3 +1,5 @@
+mod batching;
+
 use super::*;
 use crate::backend::{Model, RunError, Session};
 use crate::model::{Checked, Code, Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
@@ -20,7 +22,8 @@ struct Steered {
 struct Gate {
     closed: bool,
     waiting: usize,
-    next: Option<Ending>,
+    /// Of the next runs, in order; `None` is a run as any other.
+    next: std::collections::VecDeque<Option<Ending>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +50,11 @@ impl Steered {
     }
 
     fn next(&self, ending: Ending) {
-        self.gate.lock().unwrap().next = Some(ending);
+        self.endings(vec![Some(ending)]);
+    }
+
+    fn endings(&self, endings: Vec<Option<Ending>>) {
+        self.gate.lock().unwrap().next = endings.into();
     }
 
     fn until_waiting(&self, n: usize) {
@@ -80,7 +87,7 @@ impl Session for Run {
         self.0.changed.notify_all();
         gate = self.0.changed.wait_while(gate, |g| g.closed).unwrap();
         gate.waiting -= 1;
-        let ending = gate.next.take();
+        let ending = gate.next.pop_front().flatten();
         drop(gate);
         self.0.runs.fetch_add(1, Ordering::SeqCst);
         match ending {

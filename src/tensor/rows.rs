@@ -1,0 +1,119 @@
+//! Tensors whose first dimension counts rows: put together, and taken apart again.
+
+use super::{Data, Shape, Tensor};
+
+impl Tensor {
+    /// Whether the rows of two tensors can stand in one: the same type, and the same extents behind the first.
+    #[must_use]
+    pub fn stacks_with(&self, other: &Tensor) -> bool {
+        self.datatype() == other.datatype()
+            && matches!((&self.shape()[..], &other.shape()[..]), ([_, mine @ ..], [_, theirs @ ..]) if mine == theirs)
+    }
+
+    /// The rows of all, in order, as one tensor of its own memory. `None` where they do not stack, or there is none.
+    #[must_use]
+    pub fn stack(tensors: &[&Tensor]) -> Option<Tensor> {
+        let (first, others) = tensors.split_first()?;
+        if !first.stacks_with(first) || !others.iter().all(|other| first.stacks_with(other)) {
+            return None;
+        }
+        let rows = tensors.iter().map(|t| t.shape()[0]).sum();
+        let shape: Shape = std::iter::once(rows).chain(first.shape()[1..].iter().copied()).collect();
+        macro_rules! joined {
+            ($($kind:ident),*) => {
+                match first.data() {
+                    $(Data::$kind(_) => {
+                        let mut all = Vec::with_capacity(tensors.iter().map(|t| t.data().len()).sum());
+                        for tensor in tensors {
+                            // All are of one type.
+                            if let Data::$kind(elements) = tensor.data() {
+                                all.extend_from_slice(elements);
+                            }
+                        }
+                        Data::$kind(all.into())
+                    })*
+                }
+            };
+        }
+        let data = joined!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Fp32, Fp64, Bytes);
+        Tensor::new(shape, data).ok()
+    }
+
+    /// Tensors of so many rows each, in order. `None` where that is not how many there are.
+    #[must_use]
+    pub fn cut(&self, rows: &[usize]) -> Option<Vec<Tensor>> {
+        let (all, behind) = self.shape().split_first()?;
+        if rows.iter().sum::<usize>() != *all {
+            return None;
+        }
+        let width = Shape::new(behind).elements()?;
+        let mut from = 0;
+        let piece = |n: &usize| {
+            let shape = std::iter::once(*n).chain(behind.iter().copied()).collect();
+            let range = from..from + n * width;
+            from = range.end;
+            Tensor::new(shape, self.data().copy(range)).ok()
+        };
+        rows.iter().map(piece).collect()
+    }
+}
+
+impl Data {
+    /// A copy of some of the elements.
+    fn copy(&self, range: std::ops::Range<usize>) -> Data {
+        macro_rules! copied {
+            ($($kind:ident),*) => {
+                match self {
+                    $(Data::$kind(elements) => Data::$kind(elements[range].to_vec().into()),)*
+                }
+            };
+        }
+        copied!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Fp32, Fp64, Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DataType;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn numbers(shape: &[usize], from: i64) -> Tensor {
+        let n = i64::try_from(Shape::new(shape).elements().unwrap()).unwrap();
+        Tensor::new(Shape::new(shape), Data::Int64((from..from + n).collect::<Vec<_>>().into())).unwrap()
+    }
+
+    #[test]
+    fn what_has_no_rows_or_other_rows_does_not_stack() {
+        let scalar = Tensor::new(Shape::new(&[]), Data::zeros(DataType::Fp32, 1)).unwrap();
+        assert!(Tensor::stack(&[&scalar]).is_none() && scalar.cut(&[1]).is_none());
+        let (two, three) = (numbers(&[1, 2], 0), numbers(&[1, 3], 0));
+        assert!(Tensor::stack(&[&two, &three]).is_none());
+        let floats = Tensor::new(Shape::new(&[1, 2]), Data::zeros(DataType::Fp32, 2)).unwrap();
+        assert!(Tensor::stack(&[&two, &floats]).is_none());
+        assert!(Tensor::stack(&[]).is_none());
+        assert!(numbers(&[3, 2], 0).cut(&[1, 1]).is_none());
+    }
+
+    #[test]
+    fn texts_stack_too() {
+        let text = |t: &'static [u8]| Tensor::new(Shape::new(&[1]), Data::Bytes(vec![Bytes::from_static(t)])).unwrap();
+        let both = Tensor::stack(&[&text(b"a"), &text(b"\xff")]).unwrap();
+        assert_eq!(both.cut(&[1, 1]).unwrap(), [text(b"a"), text(b"\xff")]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_cut_was_stacked(rows in prop::collection::vec(0usize..5, 1..6), width in 0usize..4, deep in 1usize..3) {
+            let mut from = 0;
+            let parts: Vec<Tensor> = rows.iter().map(|n| {
+                from += 1000;
+                numbers(&[*n, width, deep], from)
+            }).collect();
+            let whole = Tensor::stack(&parts.iter().collect::<Vec<_>>()).unwrap();
+            prop_assert_eq!(whole.shape()[0], rows.iter().sum::<usize>());
+            prop_assert_eq!(whole.cut(&rows).unwrap(), parts);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Where and how runs happen, as callers and operators see it.
+
+use crate::support::{Gateway, infer_body, onnx};
+use serde_json::Value;
+
+fn shown(gateway: &Gateway, model: &str) -> Value {
+    let answer = gateway.admin_get(&format!("/api/v1/models/{model}/execution"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+#[test]
+fn only_rows_that_were_seen_not_to_interact_run_together() {
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "apart", 1, &onnx::scaling(2.0));
+        onnx::install(models, "together", 1, &onnx::softmax_over_rows());
+        onnx::install(models, "alike", 1, &onnx::scaling(0.0));
+        onnx::install(models, "off", 1, &onnx::scaling(2.0));
+        std::fs::write(models.join("off/model.toml"), "[batching]\nenabled = false\n").unwrap();
+        onnx::install(models, "pinned", 1, &onnx::scaling(0.0));
+        std::fs::write(models.join("pinned/model.toml"), "[batching]\nenabled = true\nmax_rows = 7\n").unwrap();
+        onnx::install(models, "stubborn", 1, &onnx::softmax_over_rows());
+        std::fs::write(models.join("stubborn/model.toml"), "[batching]\nenabled = true\n").unwrap();
+    });
+    for (model, enabled, why) in [
+        ("apart", true, "gave the same together as alone"),
+        ("together", false, "a row gave something else among"),
+        ("alike", false, "every row that was tried gave the same"),
+        ("off", false, "model.toml says so"),
+        ("pinned", true, "model.toml says so; it was not shown"),
+        ("stubborn", false, "a row gave something else among"),
+    ] {
+        let version = &shown(&gateway, model)["versions"][0];
+        assert_eq!(version["batching"]["enabled"], enabled, "{model}: {version}");
+        assert!(version["batching"]["why"].as_str().unwrap().contains(why), "{model}: {version}");
+        assert!(version["cost"][0]["us"].as_f64().unwrap() > 0.0, "warming up measures: {version}");
+    }
+    assert_eq!(shown(&gateway, "pinned")["versions"][0]["batching"]["max_rows"], 7);
+    assert_eq!(gateway.admin_get("/api/v1/models/none/execution").status, 404);
+}
+
+#[test]
+fn under_load_requests_run_together_and_each_gets_its_own() {
+    // One worker, and nothing at once: what comes while a run is under way runs together.
+    let gateway = Gateway::start_with("[execute]\ninline_below = \"0s\"\nworkers = 1\n", |models| {
+        onnx::install(models, "s", 1, &onnx::scaling(3.0));
+    });
+    std::thread::scope(|scope| {
+        for thread in 0..8_u16 {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                for i in 0..50_u16 {
+                    let x: Vec<f32> = (0..=i % 3).flat_map(|row| [f32::from(thread), f32::from(i * 4 + row)]).collect();
+                    let answer = gateway.post("/v2/models/s/infer", infer_body(&[x.len() / 2, 2], &x));
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    let y: Vec<f64> = x.iter().map(|x| 3.0 * f64::from(*x)).collect();
+                    assert_eq!(answer.json()["outputs"][0]["data"], serde_json::json!(y));
+                }
+            });
+        }
+    });
+    let version = &shown(&gateway, "s")["versions"][0];
+    let together: u64 =
+        version["runs"]["together"].as_array().unwrap().iter().map(|t| t["runs"].as_u64().unwrap()).sum();
+    let alone = version["runs"]["alone"].as_u64().unwrap();
+    assert!(alone > 0 && together > 0 && version["cost"][0]["at_once"] == false, "{version}");
+}
