@@ -4,7 +4,7 @@ use super::runner::Runner;
 use crate::model::Checked;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Whether requests of a version may run together, and why (not).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub trait Waiting {
 pub struct Formed<J> {
     /// To run together, in the order they came; all of them stack. Empty where everything was late or left.
     pub batch: Vec<J>,
-    /// Whose deadline has passed.
+    /// Whose deadline has passed, or would before they were done.
     pub expired: Vec<J>,
     /// Whose caller went away.
     pub left: Vec<J>,
@@ -63,10 +63,12 @@ pub struct Formed<J> {
 
 /// Takes what runs together from the front of a lane: the first that is still wanted, and behind it those that stack with it, as long
 /// as a run of all of them is worth it ([`super::cost::CostCurve::room`]), and is expected to take no more than half of the time the
-/// most hurried of them has. The first that does not fit ends the batch, so that nobody is passed for ever.
+/// most hurried of them has. The first that does not fit ends the batch, so that nobody is passed for ever. One that would not be done
+/// in time is put aside like one that is late already, as long as others wait: a run for nobody is a run taken from somebody.
 pub fn form<J: Waiting>(runner: &Runner, jobs: &mut VecDeque<J>, now: Instant) -> Formed<J> {
     let mut formed = Formed { batch: Vec::new(), expired: Vec::new(), left: Vec::new() };
-    let Some(first) = next(jobs, now, &mut formed, |_| true) else { return formed };
+    let cost = |job: &J| runner.cost().expect(job.request().elements()).unwrap_or_default();
+    let Some(first) = next(jobs, now, &mut formed, cost, |_| true) else { return formed };
     let (mut rows, mut elements) = (first.request().rows().unwrap_or(1), first.request().elements());
     let Batching::On { max_rows, .. } = runner.batching() else {
         formed.batch.push(first);
@@ -85,7 +87,7 @@ pub fn form<J: Waiting>(runner: &Runner, jobs: &mut VecDeque<J>, now: Instant) -
                 && runner.cost().expect(larger).is_none_or(|cost| cost <= left / 2)
                 && leader.stacks_with(job.request())
         };
-        let Some(job) = next(jobs, now, &mut formed, fits) else { return formed };
+        let Some(job) = next(jobs, now, &mut formed, cost, fits) else { return formed };
         rows += job.request().rows().unwrap_or(1);
         elements += job.request().elements();
         deadline = deadline.min(job.deadline());
@@ -98,12 +100,13 @@ fn next<J: Waiting>(
     jobs: &mut VecDeque<J>,
     now: Instant,
     formed: &mut Formed<J>,
+    cost: impl Fn(&J) -> Duration,
     fits: impl Fn(&J) -> bool,
 ) -> Option<J> {
     while let Some(job) = jobs.front() {
         let aside = if job.is_left() {
             &mut formed.left
-        } else if now >= job.deadline() {
+        } else if now >= job.deadline() || jobs.len() > 1 && now + cost(job) > job.deadline() {
             &mut formed.expired
         } else {
             return if fits(job) { jobs.pop_front() } else { None };

@@ -111,7 +111,8 @@ impl Executor {
     /// Runs a request, here or on a worker, and gives its answer.
     ///
     /// # Errors
-    /// `DEADLINE_EXCEEDED` when the deadline passed before the run ended, `OVERLOADED` when the version's queue is full, and what
+    /// `DEADLINE_EXCEEDED` when the deadline passed before the run ended, `OVERLOADED` when the version's queue is full or the wait
+    /// would take more than half of the time there is, and what
     /// [`Runner::run`] gives.
     pub async fn execute(
         &self,
@@ -136,17 +137,29 @@ impl Executor {
     }
 
     fn hand_over(&self, runner: &Arc<Runner>, job: Job) -> Result<(), Failure> {
-        let pushed = self.shared.lock().lanes.push(Key(Arc::clone(runner)), job);
-        match pushed {
-            Ok(()) => {
-                self.shared.work.notify_one();
-                Ok(())
-            }
-            Err(_) => Err(Failure::new(
-                Code::Overloaded,
-                format!("{} requests of this version are waiting already; try again shortly", self.config.queue.max(1)),
-            )),
+        let (key, cost) = (Key(Arc::clone(runner)), runner.expected_share(&job.request));
+        let has = job.deadline.saturating_duration_since(job.queued);
+        let workers = u32::try_from(self.config.workers.get()).unwrap_or(u32::MAX);
+        let mut state = self.shared.lock();
+        let wait = state.lanes.ahead(&key) / workers;
+        // 503 now, when another replica may have time, is worth more than 504 later. Who finds nobody waiting is always tried.
+        if wait > has / 2 {
+            return Err(overloaded(format!(
+                "the wait is {} ms, of the {} ms there are",
+                wait.as_millis(),
+                has.as_millis()
+            )));
         }
+        let pushed = state.lanes.push(key, job, cost);
+        drop(state);
+        if pushed.is_err() {
+            return Err(overloaded(format!(
+                "{} requests of this version are waiting already",
+                self.config.queue.max(1)
+            )));
+        }
+        self.shared.work.notify_one();
+        Ok(())
     }
 }
 
@@ -155,6 +168,10 @@ impl Drop for Executor {
         self.shared.lock().over = true;
         self.shared.work.notify_all();
     }
+}
+
+fn overloaded(why: String) -> Failure {
+    Failure::new(Code::Overloaded, format!("{why}; try again shortly"))
 }
 
 fn expired() -> Failure {

@@ -21,6 +21,9 @@ pub struct Lanes<K, J> {
 #[derive(Debug)]
 struct Lane<J> {
     jobs: VecDeque<J>,
+    /// What each of them is expected to take, and all together.
+    costs: VecDeque<Duration>,
+    work: Duration,
     /// Workers that are at it: while there are any, it is remembered though nothing waits.
     running: usize,
     used: Duration,
@@ -36,9 +39,18 @@ impl<K: Eq + Hash + Clone, J> Lanes<K, J> {
         self.waiting
     }
 
-    /// Puts a job at the end of its lane; gives it back where the lane is full.
-    pub fn push(&mut self, key: K, job: J) -> Result<(), J> {
-        let fresh = || Lane { jobs: VecDeque::new(), running: 0, used: self.now };
+    /// Worker time that goes by before a job that comes now has its turn, where turns are fair: what waits before it, once for each
+    /// lane that waits.
+    pub fn ahead(&self, key: &K) -> Duration {
+        let Some(lane) = self.by_key.get(key) else { return Duration::ZERO };
+        let busy = self.by_key.values().filter(|lane| !lane.jobs.is_empty()).count();
+        lane.work.saturating_mul(u32::try_from(busy).unwrap_or(u32::MAX))
+    }
+
+    /// Puts a job at the end of its lane, with what it is expected to take; gives it back where the lane is full.
+    pub fn push(&mut self, key: K, job: J, cost: Duration) -> Result<(), J> {
+        let fresh =
+            || Lane { jobs: VecDeque::new(), costs: VecDeque::new(), work: Duration::ZERO, running: 0, used: self.now };
         let lane = self.by_key.entry(key).or_insert_with(fresh);
         if lane.jobs.len() >= self.most {
             return Err(job);
@@ -47,6 +59,8 @@ impl<K: Eq + Hash + Clone, J> Lanes<K, J> {
             lane.used = lane.used.max(self.now);
         }
         lane.jobs.push_back(job);
+        lane.costs.push_back(cost);
+        lane.work += cost;
         self.waiting += 1;
         Ok(())
     }
@@ -61,7 +75,10 @@ impl<K: Eq + Hash + Clone, J> Lanes<K, J> {
         lane.running += 1;
         let before = lane.jobs.len();
         let formed = form(&key, &mut lane.jobs);
-        self.waiting -= before - lane.jobs.len();
+        let taken = before - lane.jobs.len();
+        self.waiting -= taken;
+        let taken: Duration = lane.costs.drain(..taken).sum();
+        lane.work = lane.work.saturating_sub(taken);
         Some((key, formed))
     }
 
@@ -91,8 +108,8 @@ mod tests {
     fn turns_go_by_time_used_and_not_by_how_many_wait() {
         let mut lanes = Lanes::new(1000);
         for i in 0..100 {
-            lanes.push('s', i).unwrap();
-            lanes.push('f', i).unwrap();
+            lanes.push('s', i, MS).unwrap();
+            lanes.push('f', i, MS).unwrap();
         }
         let mut turns = HashMap::from([('s', 0), ('f', 0)]);
         for _ in 0..44 {
@@ -108,14 +125,14 @@ mod tests {
     fn one_that_was_idle_gets_no_time_for_it() {
         let mut lanes = Lanes::new(10);
         for i in 0..3 {
-            lanes.push('a', i).unwrap();
+            lanes.push('a', i, MS).unwrap();
         }
         lanes.take(one);
         lanes.done(&'a', 1000 * MS);
         lanes.take(one);
         lanes.done(&'a', 1000 * MS);
         for i in 0..3 {
-            lanes.push('b', i).unwrap();
+            lanes.push('b', i, MS).unwrap();
         }
         // It is next, once: it stands where the other stood.
         assert_eq!(lanes.take(one), Some(('b', 0)));
@@ -128,9 +145,11 @@ mod tests {
     #[test]
     fn a_full_lane_gives_back_and_leaves_the_others_room() {
         let mut lanes = Lanes::new(2);
-        assert!(lanes.push('a', 1).is_ok() && lanes.push('a', 2).is_ok());
-        assert_eq!(lanes.push('a', 3), Err(3));
-        assert!(lanes.push('b', 1).is_ok());
+        assert!(lanes.push('a', 1, MS).is_ok() && lanes.push('a', 2, 4 * MS).is_ok());
+        assert_eq!(lanes.push('a', 3, MS), Err(3));
+        assert_eq!((lanes.ahead(&'a'), lanes.ahead(&'b')), (5 * MS, Duration::ZERO));
+        assert!(lanes.push('b', 1, MS).is_ok());
+        assert_eq!((lanes.ahead(&'a'), lanes.ahead(&'b')), (10 * MS, 2 * MS), "turns are shared");
         assert_eq!(lanes.waiting(), 3);
         let all = |_: &char, jobs: &mut VecDeque<u32>| jobs.drain(..).collect::<Vec<_>>();
         let (key, jobs) = lanes.take(all).unwrap();
@@ -138,5 +157,6 @@ mod tests {
         assert_eq!((jobs.len(), lanes.waiting()), (3 - lanes.waiting(), lanes.waiting()));
         lanes.take(all);
         assert_eq!((lanes.waiting(), lanes.take(all)), (0, None));
+        assert_eq!((lanes.ahead(&'a'), lanes.ahead(&'b')), (Duration::ZERO, Duration::ZERO));
     }
 }

@@ -89,6 +89,18 @@ impl Runner {
         self.cost.expect(request.elements()).is_some_and(|cost| cost <= below)
     }
 
+    /// The time of a worker that this takes of others who wait: its share of a run of as many as are worth running together.
+    #[must_use]
+    pub fn expected_share(&self, request: &Checked) -> Duration {
+        let elements = request.elements();
+        let room = match (&self.batching, request.rows()) {
+            (Batching::On { .. }, Some(rows)) => self.cost.room(elements / rows.max(1)).max(elements),
+            _ => elements,
+        };
+        let whole = self.cost.expect(room).unwrap_or_default();
+        if room > elements { whole.mul_f64(elements as f64 / room as f64) } else { whole }
+    }
+
     /// Runs on this thread, now. The request must have been checked against [`Runner::signature`].
     ///
     /// # Errors

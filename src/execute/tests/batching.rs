@@ -192,3 +192,42 @@ proptest! {
         prop_assert!(model.runs.load(Ordering::SeqCst) <= 1 + requests.len() as u64);
     }
 }
+
+#[test]
+fn who_would_wait_too_long_is_refused_and_who_would_be_late_makes_room() {
+    let model = pairs();
+    let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
+    // A second each.
+    runner.cost().learn(2, Duration::from_secs(1));
+    let now = Instant::now();
+    assert_eq!(formed(&runner, &model, now, &[(1, 2, 500), (1, 2, 2000), (1, 2, 500)]), [1, 1, 0, 1]);
+    assert_eq!(
+        formed(&runner, &model, now, &[(1, 2, 500)]),
+        [1, 0, 0, 0],
+        "the last is tried: the cost may be another by now"
+    );
+    let executor = Arc::new(executor(Duration::ZERO, 1000));
+    model.close();
+    runtime().block_on(async {
+        let ask = |seconds| {
+            let (executor, runner, request) = (Arc::clone(&executor), Arc::clone(&runner), of(&model, 1, 2, 0));
+            let deadline = Instant::now() + Duration::from_secs(seconds);
+            async move { executor.execute(&runner, request, deadline).await }
+        };
+        let running = tokio::spawn(ask(30));
+        tokio::task::yield_now().await;
+        model.until_waiting(1);
+        let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(ask(30))).collect();
+        while executor.queue_depth() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let refused = ask(5).await.unwrap_err();
+        assert_eq!(refused.code, Code::Overloaded, "{refused:?}");
+        assert!(refused.message.starts_with("the wait is 3000 ms, of the "), "{}", refused.message);
+        let patient = tokio::spawn(ask(30));
+        model.open();
+        for task in waiting.into_iter().chain([running, patient]) {
+            assert!(task.await.unwrap().is_ok());
+        }
+    });
+}
