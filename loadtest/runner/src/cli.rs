@@ -142,7 +142,8 @@ fn run_them(options: &Options, root: &Path, names: &[String], targets: bool) -> 
     let mut all: Vec<(Ran, Vec<Row>)> = Vec::new();
     for (scenario, effort) in scenarios.into_iter().zip(&efforts) {
         let name = scenario.name.clone();
-        let ran = runtime.block_on(run::run(scenario, effort, &programs, &bar)).while_doing(|| name)?;
+        let ran =
+            runtime.block_on(until_interrupted(run::run(scenario, effort, &programs, &bar))).while_doing(|| name)?;
         let rows = judge::rows(&ran);
         report::write(&out, &ran, &rows)?;
         for complaint in ran.phases.iter().flat_map(|phase| &phase.complaints) {
@@ -166,6 +167,14 @@ fn run_them(options: &Options, root: &Path, names: &[String], targets: bool) -> 
     }
     println!("reports: {}", out.display());
     Ok(rows.iter().all(|row| row.verdict != Verdict::Missed))
+}
+
+/// Ctrl-C ends the run and not the program, so that servers are stopped and their directories removed.
+async fn until_interrupted(run: impl Future<Output = Result<Ran>>) -> Result<Ran> {
+    tokio::select! {
+        ran = run => ran,
+        _ = tokio::signal::ctrl_c() => Err(Wrong::new("interrupted")),
+    }
 }
 
 fn programs(options: &Options, root: &Path, scenarios: &[Scenario]) -> Result<Programs> {

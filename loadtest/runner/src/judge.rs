@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::figures::{Figures, median};
+use crate::figures::median;
 use crate::run::{PhaseRun, Ran};
 use crate::scenario::{Expectation, Measure};
 
@@ -58,9 +58,8 @@ pub fn rows(ran: &Ran) -> Vec<Row> {
 }
 
 fn row(ran: &Ran, e: &Expectation) -> Row {
-    let of = |phase: &str| -> Vec<f64> {
-        ran.phases.iter().filter(|p| p.name == phase).map(|p: &PhaseRun| measure(&p.figures, e)).collect()
-    };
+    let of =
+        |phase: &str| -> Vec<f64> { ran.phases.iter().filter(|p| p.name == phase).map(|p| measure(p, e)).collect() };
     let this = of(&e.phase);
     let here = median(this.clone());
     let (measured, said) = match (&e.against, e.difference_per) {
@@ -99,7 +98,8 @@ fn row(ran: &Ran, e: &Expectation) -> Row {
     Row { scenario, name, target, measured, said, verdict, is_target: e.target }
 }
 
-fn measure(figures: &Figures, e: &Expectation) -> f64 {
+fn measure(phase: &PhaseRun, e: &Expectation) -> f64 {
+    let figures = &phase.figures;
     match e.measure {
         Measure::Throughput => figures.throughput,
         Measure::CpuUs => figures.cpu_us,
@@ -110,6 +110,7 @@ fn measure(figures: &Figures, e: &Expectation) -> f64 {
         Measure::Failed => figures.failed as f64,
         Measure::RefusedShare => figures.refused as f64 / (figures.requests as f64).max(1.0),
         Measure::ResidentKb => figures.resident_kb,
+        Measure::Actions => phase.marks.len() as f64,
         Measure::Share => e.version.and_then(|v| figures.shares.get(&v)).copied().unwrap_or(0.0),
     }
 }
@@ -120,7 +121,7 @@ fn with_unit(value: f64, measure: Measure) -> String {
         Measure::CpuUs | Measure::P50Us | Measure::P99Us | Measure::P999Us | Measure::WholeP99Us => {
             if value >= 10_000.0 { format!("{:.1} ms", value / 1e3) } else { format!("{value:.1} us") }
         }
-        Measure::Failed => format!("{value:.0}"),
+        Measure::Failed | Measure::Actions => format!("{value:.0}"),
         Measure::ResidentKb => format!("{value:.0} kB"),
         Measure::Share | Measure::RefusedShare => format!("{:.2} %", value * 100.0),
     }
@@ -130,6 +131,7 @@ fn with_unit(value: f64, measure: Measure) -> String {
 mod tests {
     use super::*;
     use crate::drive::{Outcome, Sample};
+    use crate::figures::Figures;
     use crate::scenario::Scenario;
 
     const TEXT: &str = r#"
@@ -166,6 +168,7 @@ mod tests {
                 round: 0,
                 at_s: 0.0,
                 seconds: 1.0,
+                elsewhere: 0.0,
                 figures: Figures::new(&vec![one; good], 1.0, 1.0, 1.0),
                 marks: Vec::new(),
                 complaints: Vec::new(),

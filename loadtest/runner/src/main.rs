@@ -10,6 +10,7 @@ mod cli;
 mod drive;
 mod figures;
 mod judge;
+mod machine;
 mod models;
 mod onnx;
 mod pace;

@@ -24,7 +24,10 @@ pub fn lay_out<'a>(directory: &Path, root: &Path, models: impl Iterator<Item = &
             for (i, version) in model.versions.iter().enumerate() {
                 let bytes = match version {
                     // Each copy has weights of its own, or a server could hold them once.
-                    Version::Seed { seed } => onnx::perceptron(&model.widths, seed + 1000 * copy as u64),
+                    Version::Seed { seed, widths } => {
+                        let widths = if widths.is_empty() { &model.widths } else { widths };
+                        onnx::perceptron(widths, seed + 1000 * copy as u64)
+                    }
                     Version::File { file } => {
                         let path = root.join(file);
                         fs::read(&path).while_doing(|| format!("reading {}", path.display()))?

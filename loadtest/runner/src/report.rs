@@ -55,6 +55,7 @@ pub fn phases(ran: &Ran) -> String {
         "late p99",
         "refused",
         "failed",
+        "others",
     ];
     let mut lines = vec![head.map(str::to_owned)];
     for phase in &ran.phases {
@@ -71,6 +72,7 @@ pub fn phases(ran: &Ran) -> String {
             format!("{:.0}", f.late_p99_us),
             f.refused.to_string(),
             f.failed.to_string(),
+            format!("{:.0} %", phase.elsewhere * 100.0),
         ]);
     }
     aligned(&lines) + "\n"

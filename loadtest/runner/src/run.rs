@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::drive::{self, Connection, Form, Load};
 use crate::figures::{Figures, median};
+use crate::machine;
 use crate::plan::Plan;
 use crate::scenario::{Phase, Scenario, ServerKind};
 use crate::server::{Programs, Running};
@@ -48,6 +49,8 @@ pub struct PhaseRun {
     /// Its start on the report's time line.
     pub at_s: f64,
     pub seconds: f64,
+    /// The part of the machine's CPU time that neither this program nor the server used, and that was not idle.
+    pub elsewhere: f64,
     pub figures: Figures,
     pub marks: Vec<Mark>,
     pub complaints: Vec<String>,
@@ -109,7 +112,7 @@ async fn one_phase(phase: &Phase, server: &Running, load: Load, bar: &ProgressBa
         let document: Value = serde_json::to_value(document).while_doing(|| format!("traffic of {:?}", phase.name))?;
         admin(server)?.traffic(&model, &document).await?;
     }
-    let cpu = server.cpu_us()?;
+    let (server_cpu, own_cpu, machine_before) = (server.cpu_us()?, own_cpu_us()?, machine::times()?);
     let seconds = load.seconds;
     let versions = load.plan.kinds[0].versions;
     let start = Instant::now() + LEAD;
@@ -129,8 +132,11 @@ async fn one_phase(phase: &Phase, server: &Running, load: Load, bar: &ProgressBa
         complaints.extend(seen.complaints);
     }
     complaints.truncate(COMPLAINTS);
-    let figures = Figures::new(&samples, seconds, server.cpu_us()? - cpu, server.resident_kb()?);
-    Ok(PhaseRun { name: phase.name.clone(), round: 0, at_s: 0.0, seconds, figures, marks: acted?, complaints })
+    let cpu_us = server.cpu_us()? - server_cpu;
+    let elsewhere = machine::elsewhere(machine_before, machine::times()?, cpu_us + own_cpu_us()? - own_cpu);
+    let figures = Figures::new(&samples, seconds, cpu_us, server.resident_kb()?);
+    let name = phase.name.clone();
+    Ok(PhaseRun { name, round: 0, at_s: 0.0, seconds, elsewhere, figures, marks: acted?, complaints })
 }
 
 /// What operators do during a phase.
@@ -202,6 +208,10 @@ async fn learn_from(plan: &mut Plan, address: SocketAddr, is_floor: bool) -> Res
         }
     }
     Ok(())
+}
+
+fn own_cpu_us() -> Result<f64> {
+    machine::process_cpu_us(std::process::id())
 }
 
 fn admin(server: &Running) -> Result<crate::admin::Admin> {

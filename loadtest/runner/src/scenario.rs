@@ -55,8 +55,15 @@ pub struct Model {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Version {
-    Seed { seed: u64 },
-    File { file: String },
+    Seed {
+        seed: u64,
+        /// Other layers than the model's, between the same input and output.
+        #[serde(default)]
+        widths: Vec<usize>,
+    },
+    File {
+        file: String,
+    },
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -212,6 +219,8 @@ pub enum Measure {
     RefusedShare,
     /// The server's resident memory at the end, in kB (1024 bytes).
     ResidentKb,
+    /// Promotions, loads and unloads made.
+    Actions,
     /// Good answers by `version`, of all good answers.
     Share,
 }
@@ -291,6 +300,15 @@ impl Scenario {
         for m in &self.models {
             must(m.widths.len() >= 2, format!("model {:?}: widths needs input and output", m.name));
             must(!m.versions.is_empty(), format!("model {:?}: needs a version", m.name));
+            for version in &m.versions {
+                if let Version::Seed { widths, .. } = version
+                    && !widths.is_empty()
+                {
+                    let same =
+                        widths.len() >= 2 && widths.first() == m.widths.first() && widths.last() == m.widths.last();
+                    must(same, format!("model {:?}: a version has another input or output", m.name));
+                }
+            }
         }
         for s in &self.servers {
             for name in s.models.iter().chain(&s.unloaded) {

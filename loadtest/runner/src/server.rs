@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use crate::admin::Admin;
+use crate::machine;
 use crate::models;
 use crate::scenario::{Scenario, Server, ServerKind};
 use crate::wrong::{Result, While, Wrong};
@@ -109,10 +110,7 @@ impl Running {
 
     /// CPU time used so far, of all its threads, in microseconds.
     pub fn cpu_us(&self) -> Result<f64> {
-        let path = format!("/proc/{}/stat", self.child.id());
-        let stat = fs::read_to_string(&path).while_doing(|| format!("reading {path}"))?;
-        let ticks = ticks(&stat).ok_or_else(|| Wrong::new(format!("{path} has no CPU times")))?;
-        Ok(ticks as f64 * 1e6 / rustix::param::clock_ticks_per_second() as f64)
+        machine::process_cpu_us(self.child.id())
     }
 
     /// Resident memory in kB of 1024 bytes.
@@ -153,12 +151,6 @@ fn announced(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((value("data=")?, value("admin=")?))
 }
 
-/// Fields 14 and 15, user and system time; counted from behind the name, which may hold blanks and brackets.
-fn ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
 /// For the floor, which takes its address from the command line alone: free a moment ago.
 fn free_address() -> Result<SocketAddr> {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).while_doing(|| "looking for a free port".into())
@@ -174,11 +166,5 @@ mod tests {
         let (data, admin) = announced(log).unwrap();
         assert_eq!((data.port(), admin.port()), (41147, 42579));
         assert_eq!(announced("INFO found\n"), None);
-    }
-
-    #[test]
-    fn cpu_times_are_found_behind_any_name() {
-        let stat = "12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 70 30 0 0 20";
-        assert_eq!(ticks(stat), Some(100));
     }
 }
