@@ -1,6 +1,8 @@
 //! The load generators: threads with a runtime and connections of their own, and nothing shared while they run.
 
 mod connection;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

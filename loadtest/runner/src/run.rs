@@ -77,7 +77,10 @@ pub async fn run(scenario: Scenario, effort: &Effort, programs: &Programs, bar: 
     let mut plans: Vec<Arc<Plan>> = Vec::new();
     let mut at_s = 0.0;
     for round in 0..effort.rounds {
-        for (index, phase) in ran.scenario.phases.iter().enumerate() {
+        // There and back, so that what a phase leaves to be done does not always fall on the same other one.
+        let count = ran.scenario.phases.len();
+        for index in (0..count).map(|i| if round % 2 == 0 { i } else { count - 1 - i }) {
+            let phase = &ran.scenario.phases[index];
             let server = servers.iter().find(|s| s.name == phase.server).expect("a phase names a server that is there");
             bar.set_message(format!("{}: {}", ran.scenario.name, phase.name));
             if plans.len() == index {
