@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: run build test lint bench ort venv train clean help
+.PHONY: run build test lint bench loadtest targets runner testrunner ort venv train clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,21 @@ lint: ## formatting and lints, warnings are errors
 bench: ort ## criterion
 	$(CARGO) bench --locked
 
+loadtest: build runner ## a short version of every load scenario: a table, reports in target/loadtest (two minutes)
+	loadtest/runner/target/release/sluicegate-loadtest all --short
+
+targets: build runner ## the performance targets, measured: a table, target/loadtest/targets.json (ten minutes)
+	loadtest/runner/target/release/sluicegate-loadtest targets
+
+runner: ## the load runner and the floor it measures against
+	$(CARGO) build --release --locked --manifest-path loadtest/runner/Cargo.toml
+	$(CARGO) build --release --locked --manifest-path loadtest/floor/Cargo.toml
+
+testrunner: ## the load runner's own lints and tests
+	$(CARGO) fmt --manifest-path loadtest/runner/Cargo.toml --check
+	$(CARGO) clippy --locked --manifest-path loadtest/runner/Cargo.toml --all-targets -- -D warnings
+	$(CARGO) test --locked --manifest-path loadtest/runner/Cargo.toml
+
 venv: $(VENV)/.stamp ## the Python clients that the tests talk with
 $(VENV)/.stamp: tests/python/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,4 +56,5 @@ train: ## train models/ again, the same bytes (see models/README.md)
 
 clean:
 	$(CARGO) clean
+	rm -rf loadtest/runner/target loadtest/floor/target
 	rm -rf .ort $(VENV) .venv-train

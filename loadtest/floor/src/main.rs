@@ -29,10 +29,11 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const USAGE: &str = "\
-sluicegate-floor [--listen ADDR] [--threads N] [--model FILE.onnx] [--dylib FILE]
+sluicegate-floor [--listen ADDR] [--threads N] [--model FILE.onnx] [--idle N] [--dylib FILE]
   --listen   default 127.0.0.1:8090
   --threads  default: as many as there are cores
   --model    one FP32 input, one FP32 output; default models/mlp32/1/model.onnx
+  --idle     so many more sessions of the model, which are never asked: to measure what one takes; default 0
   --dylib    ONNX Runtime's library; default $ORT_DYLIB_PATH, else .ort/libonnxruntime.so";
 
 type AnyError = Box<dyn Error>;
@@ -88,6 +89,9 @@ fn run() -> Result<(), AnyError> {
     let options = Options::from_args(std::env::args().skip(1)).map_err(|wrong| format!("{wrong}\n{USAGE}"))?;
     let environment = ort::init_from(&options.dylib)?.build()?;
 
+    let _idle: Vec<_> = (0..options.idle)
+        .map(|_| Model::load(&environment, options.model.as_ref()))
+        .collect::<Result<_, AnyError>>()?;
     let threads: Vec<_> = (0..options.threads)
         .map(|_| {
             // Loaded and bound here, so that what is wrong ends the program rather than one thread of it.
@@ -110,6 +114,7 @@ struct Options {
     listen: SocketAddr,
     threads: usize,
     model: String,
+    idle: usize,
     dylib: String,
 }
 
@@ -119,6 +124,7 @@ impl Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
             threads: std::thread::available_parallelism()?.get(),
             model: "models/mlp32/1/model.onnx".to_owned(),
+            idle: 0,
             dylib: std::env::var("ORT_DYLIB_PATH").unwrap_or_else(|_| ".ort/libonnxruntime.so".to_owned()),
         };
         while let Some(option) = args.next() {
@@ -127,6 +133,7 @@ impl Options {
                 "--listen" => options.listen = value.parse()?,
                 "--threads" => options.threads = value.parse()?,
                 "--model" => options.model = value,
+                "--idle" => options.idle = value.parse()?,
                 "--dylib" => options.dylib = value,
                 _ => return Err(format!("unknown option {option}").into()),
             }

@@ -1,0 +1,211 @@
+//! The command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::judge::{self, Row, Verdict};
+use crate::report;
+use crate::run::{self, Effort, Ran};
+use crate::scenario::{Scenario, ServerKind};
+use crate::server::Programs;
+use crate::wrong::{Result, While, Wrong};
+
+/// The scenarios behind the table of targets, in its order.
+const TARGETS: [&str; 11] = [
+    "floor",
+    "open-loop",
+    "binary",
+    "batching",
+    "swap",
+    "load-beside",
+    "many-models",
+    "log",
+    "shadow",
+    "log-disk",
+    "overload",
+];
+/// Folders below `loadtest/` in which a scenario is looked for by its name.
+const FOLDERS: [&str; 2] = ["scenarios", "targets"];
+
+/// Load for Sluicegate, and what came of it.
+///
+/// Exit code 0: every target met; 1: one was missed or a request failed; 2: it could not be run.
+#[derive(Parser, Debug)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// The scenarios there are, and what each shows
+    List,
+    /// Run scenarios by name (or folder)
+    Run {
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+    },
+    /// Run every folder of loadtest/scenarios
+    All,
+    /// Run what the performance targets need, and print their table
+    Targets,
+}
+
+#[derive(Args, Debug)]
+struct Options {
+    /// Seconds of load for each scenario [default: what it says]
+    #[arg(long, global = true)]
+    seconds: Option<f64>,
+    /// The short version of each scenario
+    #[arg(long, global = true, conflicts_with = "seconds")]
+    short: bool,
+    /// Rounds of each scenario [default: what it says]
+    #[arg(long, global = true)]
+    rounds: Option<u32>,
+    /// Seed of inputs and arrivals
+    #[arg(long, global = true, default_value_t = 1)]
+    seed: u64,
+    /// The repository
+    #[arg(long, global = true, default_value = ".", value_name = "DIR")]
+    root: PathBuf,
+    /// The server [default: target/release/sluicegate in the repository]
+    #[arg(long, global = true, value_name = "FILE")]
+    sluicegate: Option<PathBuf>,
+    /// The floor [default: loadtest/floor/target/release/sluicegate-floor in the repository]
+    #[arg(long, global = true, value_name = "FILE")]
+    floor: Option<PathBuf>,
+    /// Where reports go [default: target/loadtest in the repository]
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Returns whether every target was met.
+pub fn main() -> Result<bool> {
+    let cli = Cli::parse();
+    let root = fs::canonicalize(&cli.options.root).while_doing(|| format!("--root {}", cli.options.root.display()))?;
+    match &cli.command {
+        Command::List => list(&root).map(|()| true),
+        Command::Run { scenarios } => run_them(&cli.options, &root, scenarios, false),
+        Command::All => run_them(&cli.options, &root, &names(&root.join("loadtest/scenarios"))?, false),
+        Command::Targets => run_them(&cli.options, &root, &TARGETS.map(str::to_owned), true),
+    }
+}
+
+fn list(root: &Path) -> Result<()> {
+    for folder in FOLDERS {
+        let folder = root.join("loadtest").join(folder);
+        for name in names(&folder)? {
+            println!("{name:14} {}", Scenario::read(&folder.join(&name))?.summary.replace('\n', "\n               "));
+        }
+    }
+    Ok(())
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let what = || format!("reading {}", folder.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).while_doing(what)? {
+        let path = entry.while_doing(what)?.path();
+        if path.join("scenario.toml").is_file() {
+            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn find(root: &Path, name: &str) -> Result<Scenario> {
+    let folders = FOLDERS.iter().map(|folder| root.join("loadtest").join(folder).join(name)).chain([name.into()]);
+    match folders.into_iter().find(|folder| folder.join("scenario.toml").is_file()) {
+        Some(folder) => Scenario::read(&folder),
+        None => Err(Wrong::new(format!("there is no scenario {name:?}; `list` has those there are"))),
+    }
+}
+
+fn run_them(options: &Options, root: &Path, names: &[String], targets: bool) -> Result<bool> {
+    let scenarios = names.iter().map(|name| find(root, name)).collect::<Result<Vec<_>>>()?;
+    let programs = programs(options, root, &scenarios)?;
+    let out = options.out.clone().unwrap_or_else(|| root.join("target/loadtest"));
+    let efforts: Vec<_> = scenarios.iter().map(|scenario| effort(options, scenario)).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .while_doing(|| "starting the runtime".into())?;
+
+    let bar = bar(efforts.iter().map(|effort| effort.seconds).sum());
+    let mut all: Vec<(Ran, Vec<Row>)> = Vec::new();
+    for (scenario, effort) in scenarios.into_iter().zip(&efforts) {
+        let name = scenario.name.clone();
+        let ran =
+            runtime.block_on(until_interrupted(run::run(scenario, effort, &programs, &bar))).while_doing(|| name)?;
+        let rows = judge::rows(&ran);
+        report::write(&out, &ran, &rows)?;
+        for complaint in ran.phases.iter().flat_map(|phase| &phase.complaints) {
+            bar.suspend(|| eprintln!("{}: {complaint}", ran.scenario.name));
+        }
+        all.push((ran, rows));
+    }
+    bar.finish_and_clear();
+
+    if !targets {
+        for (ran, _) in &all {
+            print!("{}", report::phases(ran));
+        }
+    }
+    let rows: Vec<_> = all.into_iter().flat_map(|(_, rows)| rows).collect();
+    // Of scenarios behind targets only the targets, and what must never happen.
+    let shown: Vec<_> = rows.iter().filter(|r| !targets || r.is_target || r.verdict == Verdict::Missed).collect();
+    print!("{}", report::table(&shown));
+    if targets {
+        report::write_rows(&out.join("targets.json"), &shown)?;
+    }
+    println!("reports: {}", out.display());
+    Ok(rows.iter().all(|row| row.verdict != Verdict::Missed))
+}
+
+/// Ctrl-C ends the run and not the program, so that servers are stopped and their directories removed.
+async fn until_interrupted(run: impl Future<Output = Result<Ran>>) -> Result<Ran> {
+    tokio::select! {
+        ran = run => ran,
+        _ = tokio::signal::ctrl_c() => Err(Wrong::new("interrupted")),
+    }
+}
+
+fn programs(options: &Options, root: &Path, scenarios: &[Scenario]) -> Result<Programs> {
+    let absolute = |given: &Option<PathBuf>, usual: &str, needed: bool| -> Result<PathBuf> {
+        let path = given.clone().unwrap_or_else(|| root.join(usual));
+        if !needed {
+            return Ok(path);
+        }
+        fs::canonicalize(&path).while_doing(|| format!("{} (`make loadtest` builds it)", path.display()))
+    };
+    let needs = |kind| scenarios.iter().any(|scenario| scenario.servers.iter().any(|s| s.kind == kind));
+    Ok(Programs {
+        root: root.to_owned(),
+        sluicegate: absolute(&options.sluicegate, "target/release/sluicegate", needs(ServerKind::Sluicegate))?,
+        floor: absolute(&options.floor, "loadtest/floor/target/release/sluicegate-floor", needs(ServerKind::Floor))?,
+    })
+}
+
+fn effort(options: &Options, scenario: &Scenario) -> Effort {
+    let usual = if options.short { scenario.short_seconds } else { scenario.seconds };
+    // A round of the short version should be long enough to be a round.
+    let rounds = if options.short { scenario.rounds.min(3) } else { scenario.rounds };
+    Effort {
+        seconds: options.seconds.unwrap_or(usual),
+        rounds: options.rounds.unwrap_or(rounds).max(1),
+        seed: options.seed,
+    }
+}
+
+fn bar(seconds: f64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {msg} (left: {eta})")
+        .expect("the template is a constant and sound");
+    ProgressBar::new((seconds * 1e3) as u64).with_style(style)
+}

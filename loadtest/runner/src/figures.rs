@@ -1,0 +1,200 @@
+//! What is known of a phase: counts, throughput, and latencies as the whole run's percentiles and as medians over windows.
+//!
+//! A shared machine stalls for 100 ms and more every ten seconds or so. One stall decides the p99 of a whole run and says nothing
+//! about the server; of the quarter-second windows it spoils one or two, and their median does not move.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::drive::{Outcome, Sample};
+
+/// The length of a window, in microseconds.
+const WINDOW_US: u32 = 250_000;
+/// A window with fewer good answers says nothing about a tail: the ends of a run, and rates too low for windows.
+const WINDOW_ANSWERS: u64 = 20;
+/// Latencies beyond 100 s are all one.
+const LONGEST_NS: u64 = 100_000_000_000;
+
+/// One phase in one round.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    pub requests: usize,
+    pub good: usize,
+    pub refused: usize,
+    pub failed: usize,
+    /// Good answers per second.
+    pub throughput: f64,
+    /// Server CPU per answer, refusals included, in microseconds.
+    pub cpu_us: f64,
+    pub resident_kb: f64,
+    /// Latencies of good answers in microseconds: medians over windows, and of the whole phase.
+    pub windowed: Percentiles,
+    pub whole: Percentiles,
+    /// How late the generator itself sent, in microseconds; part of every latency.
+    pub late_p50_us: f64,
+    pub late_p99_us: f64,
+    /// Good answers by version, as parts of 1.
+    pub shares: BTreeMap<u32, f64>,
+    /// Answers by status; 0: no answer.
+    pub statuses: BTreeMap<u16, usize>,
+    pub windows: Vec<Window>,
+    #[serde(skip)]
+    pub latencies: Histogram<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "a unit stands behind every name that is written to JSON")]
+pub struct Percentiles {
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+}
+
+/// A quarter of a second, by when requests were due.
+#[derive(Debug, Serialize)]
+pub struct Window {
+    /// Its start since the start of the phase.
+    pub at_s: f64,
+    pub good: u64,
+    pub latency: Percentiles,
+}
+
+impl Figures {
+    /// `seconds` the phase was to take, `cpu_us` the server used meanwhile, and its resident memory at the end.
+    pub fn new(samples: &[Sample], seconds: f64, cpu_us: f64, resident_kb: f64) -> Self {
+        let mut latencies = histogram();
+        let mut late = histogram();
+        let mut statuses = BTreeMap::<u16, usize>::new();
+        let mut counts = BTreeMap::<u32, usize>::new();
+        let (mut good, mut refused, mut failed) = (0, 0, 0);
+        let mut last_us = 0.0_f64;
+        for s in samples {
+            late.saturating_record(u64::from(s.late_us));
+            *statuses.entry(s.status).or_default() += 1;
+            match s.outcome {
+                Outcome::Good => {
+                    good += 1;
+                    latencies.saturating_record(s.latency_ns);
+                    *counts.entry(s.version).or_default() += 1;
+                    last_us = last_us.max(f64::from(s.due_us) + s.latency_ns as f64 / 1e3);
+                }
+                Outcome::Refused => refused += 1,
+                Outcome::Failed => failed += 1,
+            }
+        }
+        let windows = windows(samples);
+        let answered = good + refused;
+        Self {
+            requests: samples.len(),
+            good,
+            refused,
+            failed,
+            // A server that is behind still answers after the last request was due.
+            throughput: good as f64 / seconds.max(last_us / 1e6),
+            cpu_us: if answered == 0 { 0.0 } else { cpu_us / answered as f64 },
+            resident_kb,
+            windowed: over_windows(&windows),
+            whole: Percentiles::of(&latencies),
+            late_p50_us: late.value_at_quantile(0.5) as f64,
+            late_p99_us: late.value_at_quantile(0.99) as f64,
+            shares: counts.into_iter().map(|(version, n)| (version, n as f64 / good as f64)).collect(),
+            statuses,
+            windows,
+            latencies,
+        }
+    }
+}
+
+impl Percentiles {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        Self { p50_us: at(0.5), p90_us: at(0.9), p99_us: at(0.99), p999_us: at(0.999), max_us: at(1.0) }
+    }
+}
+
+/// A histogram of nanoseconds, to three digits.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("three digits up to 100 s are within what it can do")
+}
+
+fn windows(samples: &[Sample]) -> Vec<Window> {
+    let mut good: Vec<_> = samples.iter().filter(|s| s.outcome == Outcome::Good).collect();
+    good.sort_unstable_by_key(|s| s.due_us);
+    let mut latencies = histogram();
+    good.chunk_by(|a, b| a.due_us / WINDOW_US == b.due_us / WINDOW_US)
+        .map(|chunk| {
+            latencies.reset();
+            for s in chunk {
+                latencies.saturating_record(s.latency_ns);
+            }
+            let at_s = f64::from(chunk[0].due_us / WINDOW_US * WINDOW_US) / 1e6;
+            Window { at_s, good: latencies.len(), latency: Percentiles::of(&latencies) }
+        })
+        .collect()
+}
+
+fn over_windows(windows: &[Window]) -> Percentiles {
+    let full = || windows.iter().filter(|w| w.good >= WINDOW_ANSWERS);
+    let over = |part: fn(&Percentiles) -> f64| median(full().map(|w| part(&w.latency)).collect());
+    Percentiles {
+        p50_us: over(|p| p.p50_us),
+        p90_us: over(|p| p.p90_us),
+        p99_us: over(|p| p.p99_us),
+        p999_us: over(|p| p.p999_us),
+        max_us: over(|p| p.max_us),
+    }
+}
+
+/// The middle of `values`; of an even number the mean of the two in the middle, of none 0.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let n = values.len();
+    match n {
+        0 => 0.0,
+        _ if n % 2 == 1 => values[n / 2],
+        _ => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(due_us: u32, latency_us: u64, outcome: Outcome) -> Sample {
+        Sample { due_us, late_us: 0, latency_ns: latency_us * 1000, version: 1, status: 200, outcome }
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![]), 0.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn one_stall_moves_the_whole_runs_tail_and_not_that_of_the_windows() {
+        // 8 windows of 100 requests of 100 us; everything in one of them takes 50 ms.
+        let samples: Vec<_> =
+            (0..800).map(|i| sample(i * 2500, if i / 100 == 3 { 50_000 } else { 100 }, Outcome::Good)).collect();
+        let figures = Figures::new(&samples, 2.0, 8000.0, 0.0);
+        assert_eq!(figures.windows.len(), 8);
+        assert!(figures.whole.p99_us > 49_000.0, "the stall is in the whole run: {:?}", figures.whole);
+        assert!((figures.windowed.p99_us - 100.0).abs() < 1.0, "and not in the windows: {:?}", figures.windowed);
+        assert_eq!((figures.throughput, figures.cpu_us), (400.0, 10.0));
+    }
+
+    #[test]
+    fn failures_and_refusals_have_no_latency() {
+        let samples =
+            [sample(0, 100, Outcome::Good), sample(1, 9_000_000, Outcome::Failed), sample(2, 5, Outcome::Refused)];
+        let figures = Figures::new(&samples, 1.0, 0.0, 0.0);
+        assert_eq!((figures.good, figures.refused, figures.failed), (1, 1, 1));
+        assert!(figures.whole.max_us < 101.0);
+        assert_eq!(figures.shares, BTreeMap::from([(1, 1.0)]));
+        assert_eq!(figures.windowed, Percentiles::default(), "one answer is no window");
+    }
+}

@@ -1,0 +1,194 @@
+//! Holds figures against what a scenario expects: one row of the table each.
+
+use serde::Serialize;
+
+use crate::figures::median;
+use crate::run::{PhaseRun, Ran};
+use crate::scenario::{Expectation, Measure};
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub scenario: String,
+    pub name: String,
+    pub target: String,
+    /// The measured value; with `against`, a ratio or difference.
+    pub measured: f64,
+    /// In words, with its unit.
+    pub said: String,
+    pub verdict: Verdict,
+    /// Is it a row of the issue's table?
+    pub is_target: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Met,
+    Missed,
+    /// There is no target.
+    Seen,
+}
+
+impl Verdict {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Missed => "MISSED",
+            Self::Seen => "seen",
+        }
+    }
+}
+
+/// The rows of a scenario: what it expects, and that nothing failed.
+pub fn rows(ran: &Ran) -> Vec<Row> {
+    let failed: usize = ran.phases.iter().map(|p| p.figures.failed).sum();
+    let requests: usize = ran.phases.iter().map(|p| p.figures.requests).sum();
+    let mut rows: Vec<_> = ran.scenario.expectations.iter().map(|e| row(ran, e)).collect();
+    rows.push(Row {
+        scenario: ran.scenario.name.clone(),
+        name: "failed requests".into(),
+        target: "0".into(),
+        measured: failed as f64,
+        said: format!("{failed} of {requests}"),
+        verdict: if failed == 0 && requests > 0 { Verdict::Met } else { Verdict::Missed },
+        is_target: false,
+    });
+    rows
+}
+
+fn row(ran: &Ran, e: &Expectation) -> Row {
+    let of =
+        |phase: &str| -> Vec<f64> { ran.phases.iter().filter(|p| p.name == phase).map(|p| measure(p, e)).collect() };
+    let this = of(&e.phase);
+    let here = median(this.clone());
+    let (measured, said) = match (&e.against, e.difference_per) {
+        (None, _) => (here, with_unit(here, e.measure)),
+        (Some(other), None) => {
+            let that = of(other);
+            let there = median(that.clone());
+            let ratio = here / there;
+            let singles: Vec<_> = this.iter().zip(&that).map(|(a, b)| a / b).collect();
+            let low = singles.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = singles.iter().copied().fold(0.0, f64::max);
+            let spread = if singles.len() > 1 { format!("; rounds {low:.2} to {high:.2}") } else { String::new() };
+            let (here, there) = (with_unit(here, e.measure), with_unit(there, e.measure));
+            (ratio, format!("{ratio:.2} ({here} to {there}{spread})"))
+        }
+        (Some(other), Some(per)) => {
+            let there = median(of(other));
+            let off = e.beyond.as_ref().map_or(0.0, |[a, b]| median(of(a)) - median(of(b)));
+            let each = (here - there - off) / per;
+            (each, with_unit(each, e.measure))
+        }
+    };
+    let (target, holds) = match (e.at_least, e.at_most) {
+        (None, None) => ("-".to_owned(), None),
+        (Some(low), None) => (format!("at least {low}"), Some(measured >= low)),
+        (None, Some(high)) => (format!("at most {high}"), Some(measured <= high)),
+        (Some(low), Some(high)) => (format!("{low} to {high}"), Some((low..=high).contains(&measured))),
+    };
+    let verdict = match holds {
+        None => Verdict::Seen,
+        Some(true) => Verdict::Met,
+        // A ratio of nothing to nothing is no number and meets nothing.
+        Some(false) => Verdict::Missed,
+    };
+    let (scenario, name) = (ran.scenario.name.clone(), e.name.clone());
+    Row { scenario, name, target, measured, said, verdict, is_target: e.target }
+}
+
+fn measure(phase: &PhaseRun, e: &Expectation) -> f64 {
+    let figures = &phase.figures;
+    match e.measure {
+        Measure::Throughput => figures.throughput,
+        Measure::CpuUs => figures.cpu_us,
+        Measure::P50Us => figures.windowed.p50_us,
+        Measure::P99Us => figures.windowed.p99_us,
+        Measure::P999Us => figures.windowed.p999_us,
+        Measure::WholeP99Us => figures.whole.p99_us,
+        Measure::Failed => figures.failed as f64,
+        Measure::RefusedShare => figures.refused as f64 / (figures.requests as f64).max(1.0),
+        Measure::ResidentKb => figures.resident_kb,
+        Measure::Actions => phase.marks.len() as f64,
+        Measure::Share => e.version.and_then(|v| figures.shares.get(&v)).copied().unwrap_or(0.0),
+    }
+}
+
+fn with_unit(value: f64, measure: Measure) -> String {
+    match measure {
+        Measure::Throughput => format!("{value:.0}/s"),
+        Measure::CpuUs | Measure::P50Us | Measure::P99Us | Measure::P999Us | Measure::WholeP99Us => {
+            if value >= 10_000.0 { format!("{:.1} ms", value / 1e3) } else { format!("{value:.1} us") }
+        }
+        Measure::Failed | Measure::Actions => format!("{value:.0}"),
+        Measure::ResidentKb => format!("{value:.0} kB"),
+        Measure::Share | Measure::RefusedShare => format!("{:.2} %", value * 100.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::{Outcome, Sample};
+    use crate::figures::Figures;
+    use crate::scenario::Scenario;
+
+    const TEXT: &str = r#"
+        summary = "two phases"
+        seconds = 1
+        short_seconds = 1
+        rounds = 3
+        [[model]]
+        name = "m"
+        widths = [1, 1]
+        versions = [{ seed = 1 }]
+        [[server]]
+        name = "gateway"
+        [[phase]]
+        name = "a"
+        closed = { connections = 1 }
+        [[phase]]
+        name = "b"
+        closed = { connections = 1 }
+        [[expect]]
+        name = "ratio"
+        measure = "throughput"
+        phase = "b"
+        against = "a"
+        at_least = 0.75
+    "#;
+
+    fn ran(good: [(usize, usize); 3]) -> Ran {
+        let run = |name: &str, good: usize| {
+            let one =
+                Sample { due_us: 0, late_us: 0, latency_ns: 1000, version: 1, status: 200, outcome: Outcome::Good };
+            PhaseRun {
+                name: name.into(),
+                round: 0,
+                at_s: 0.0,
+                seconds: 1.0,
+                elsewhere: 0.0,
+                figures: Figures::new(&vec![one; good], 1.0, 1.0, 1.0),
+                marks: Vec::new(),
+                complaints: Vec::new(),
+            }
+        };
+        let phases = good.iter().flat_map(|&(a, b)| [run("a", a), run("b", b)]).collect();
+        Ran { scenario: Scenario::parse("two", TEXT).unwrap(), phases }
+    }
+
+    #[test]
+    fn a_ratio_is_of_the_medians_over_rounds() {
+        let rows = rows(&ran([(100, 80), (100, 10), (200, 90)]));
+        assert_eq!(rows[0].measured, 0.8, "80 to 100, whatever single rounds were");
+        assert_eq!(rows[0].verdict, Verdict::Met);
+        assert!(rows[0].said.contains("rounds 0.10 to 0.80"), "{}", rows[0].said);
+    }
+
+    #[test]
+    fn nothing_to_nothing_is_missed() {
+        let rows = rows(&ran([(0, 0); 3]));
+        assert!(rows.iter().all(|row| row.verdict == Verdict::Missed), "{rows:?}");
+    }
+}

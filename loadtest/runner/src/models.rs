@@ -1,0 +1,51 @@
+//! Lays out the models directory of a scenario.
+
+use std::fs;
+use std::path::Path;
+
+use crate::onnx;
+use crate::scenario::{Model, Version};
+use crate::wrong::{Result, While};
+
+/// The names under which `model` is served: its own, or numbered ones.
+pub fn names(model: &Model) -> Vec<String> {
+    if model.count == 1 {
+        vec![model.name.clone()]
+    } else {
+        (0..model.count).map(|i| format!("{}-{i:04}", model.name)).collect()
+    }
+}
+
+/// Writes `models` into `directory`; files of the repository are found below `root`.
+pub fn lay_out<'a>(directory: &Path, root: &Path, models: impl Iterator<Item = &'a Model>) -> Result<()> {
+    for model in models {
+        for (copy, name) in names(model).iter().enumerate() {
+            let folder = directory.join(name);
+            for (i, version) in model.versions.iter().enumerate() {
+                let bytes = match version {
+                    // Each copy has weights of its own, or a server could hold them once.
+                    Version::Seed { seed, widths } => {
+                        let widths = if widths.is_empty() { &model.widths } else { widths };
+                        onnx::perceptron(widths, seed + 1000 * copy as u64)
+                    }
+                    Version::File { file } => {
+                        let path = root.join(file);
+                        fs::read(&path).while_doing(|| format!("reading {}", path.display()))?
+                    }
+                };
+                write(&folder.join((i + 1).to_string()).join("model.onnx"), &bytes)?;
+            }
+            if !model.settings.is_empty() {
+                write(&folder.join("model.toml"), model.settings.as_bytes())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    path.parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| fs::write(path, bytes))
+        .while_doing(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,413 @@
+//! A scenario: `scenario.toml` in a folder of its own, read and held against itself before anything is started.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::wrong::{Result, While, Wrong};
+
+/// One `scenario.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// The folder's name.
+    #[serde(skip)]
+    pub name: String,
+    /// What it shows, in one or two lines.
+    pub summary: String,
+    /// Seconds of load, all phases of all rounds together.
+    pub seconds: f64,
+    /// The same for `--short`.
+    pub short_seconds: f64,
+    /// How often the phases are gone through. More than one where phases are compared: a machine's speed drifts more between
+    /// minutes than what is compared differs.
+    #[serde(default = "one")]
+    pub rounds: u32,
+    #[serde(rename = "model")]
+    pub models: Vec<Model>,
+    #[serde(rename = "server")]
+    pub servers: Vec<Server>,
+    #[serde(rename = "phase")]
+    pub phases: Vec<Phase>,
+    #[serde(default, rename = "expect")]
+    pub expectations: Vec<Expectation>,
+}
+
+/// A model with one FP32 input `x` of `[n, widths.first]` and one FP32 output of `[n, widths.last]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub name: String,
+    /// The layers of the perceptron, from input to output.
+    pub widths: Vec<usize>,
+    /// Version `i + 1` comes from the `i`-th of these.
+    pub versions: Vec<Version>,
+    /// What stands in its `model.toml`.
+    #[serde(default)]
+    pub settings: String,
+    /// More than one: so many models of the kind, named `<name>-<number>`.
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+/// Where a version's bytes come from: random weights, or a file of the repository.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Version {
+    Seed {
+        seed: u64,
+        /// Other layers than the model's, between the same input and output.
+        #[serde(default)]
+        widths: Vec<usize>,
+    },
+    File {
+        file: String,
+    },
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub name: String,
+    #[serde(default)]
+    pub kind: ServerKind,
+    /// Which models lie in its directory; left out: all. The floor serves the first version of the first.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Settings that differ from the default configuration.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// More options for the program.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Models taken out before the first phase, for phases that load them.
+    #[serde(default)]
+    pub unloaded: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerKind {
+    #[default]
+    Sluicegate,
+    Floor,
+}
+
+/// One server under one load for a while.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    pub name: String,
+    /// Left out: the first server.
+    #[serde(default)]
+    pub server: String,
+    /// Its part of the scenario's time, against the other phases.
+    #[serde(default = "share")]
+    pub share: f64,
+    pub open: Option<Open>,
+    pub closed: Option<Closed>,
+    /// What is asked; left out: one row of the first model as JSON.
+    #[serde(default)]
+    pub ask: Vec<Ask>,
+    /// Headers of every request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// So many users, drawn evenly, named in `x-user-id`; each must meet one version throughout the phase. 0: no such header.
+    #[serde(default)]
+    pub users: u32,
+    /// 429, 503 and 504 are what this phase is about, and no failures.
+    #[serde(default)]
+    pub may_refuse: bool,
+    /// Put as the traffic document of the first model asked, before the phase.
+    pub traffic: Option<toml::Table>,
+    /// Promote the first model asked, to its versions in turn, once per so many milliseconds.
+    pub promote_every_ms: Option<u64>,
+    /// Load this model and take it out again, over and over.
+    pub load_and_unload: Option<String>,
+}
+
+/// Requests are sent when they are due, whatever became of those before.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    /// Requests per second.
+    pub rate: Option<f64>,
+    /// In place of `rate`: this many times the throughput of the phase `of`.
+    pub times: Option<f64>,
+    pub of: Option<String>,
+    /// The rate at the end of the phase; left out: the same throughout.
+    pub to: Option<f64>,
+    #[serde(default)]
+    pub arrivals: Arrivals,
+    #[serde(default = "connections")]
+    pub connections: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arrivals {
+    /// Independent callers: exponential gaps.
+    #[default]
+    Poisson,
+    /// One gap as long as the other.
+    Even,
+}
+
+/// Each connection asks as soon as it has its answer.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Closed {
+    pub connections: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    pub model: String,
+    /// The binary tensor extension, both ways, in place of JSON.
+    #[serde(default)]
+    pub binary: bool,
+    #[serde(default = "rows")]
+    pub rows: usize,
+    /// How often, against the other kinds.
+    #[serde(default = "share")]
+    pub weight: f64,
+    /// Different inputs, made before the load begins.
+    #[serde(default = "inputs")]
+    pub inputs: usize,
+}
+
+/// A figure that has to be above or below something; without either it is only shown.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    pub name: String,
+    pub measure: Measure,
+    pub phase: String,
+    /// Its ratio to (or difference from) the same measure of this phase.
+    pub against: Option<String>,
+    /// With `against`: the difference divided by this, in place of the ratio.
+    pub difference_per: Option<f64>,
+    /// Taken off: the same difference between these two phases, as `[this, against this]`.
+    pub beyond: Option<[String; 2]>,
+    /// With `measure = "share"`: of this version.
+    pub version: Option<u32>,
+    pub at_least: Option<f64>,
+    pub at_most: Option<f64>,
+    /// The row of `targets` it belongs to.
+    #[serde(default)]
+    pub target: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Good answers per second.
+    Throughput,
+    /// Server CPU time per answer, in microseconds.
+    CpuUs,
+    /// Latency of good answers in microseconds: medians over quarter-second windows.
+    P50Us,
+    P99Us,
+    P999Us,
+    /// The same of the whole phase at once.
+    WholeP99Us,
+    /// Requests that failed.
+    Failed,
+    /// Requests refused with 429, 503 or 504, of all.
+    RefusedShare,
+    /// The server's resident memory at the end, in kB (1024 bytes).
+    ResidentKb,
+    /// Promotions, loads and unloads made.
+    Actions,
+    /// Good answers by `version`, of all good answers.
+    Share,
+}
+
+fn one() -> u32 {
+    1
+}
+fn share() -> f64 {
+    1.0
+}
+fn rows() -> usize {
+    1
+}
+fn inputs() -> usize {
+    64
+}
+fn connections() -> usize {
+    32
+}
+
+impl Scenario {
+    /// Reads `folder/scenario.toml`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("scenario.toml");
+        let text = std::fs::read_to_string(&path).while_doing(|| format!("reading {}", path.display()))?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        Self::parse(&name, &text).while_doing(|| path.display().to_string())
+    }
+
+    /// Parses it, fills in what may be left out, and complains about everything that refers to nothing.
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
+        let mut scenario: Self = toml::from_str(text).map_err(|e| Wrong::new(e.to_string()))?;
+        name.clone_into(&mut scenario.name);
+        scenario.fill_in()?;
+        let complaints = scenario.complaints();
+        if complaints.is_empty() { Ok(scenario) } else { Err(Wrong::new(complaints.join("; "))) }
+    }
+
+    pub fn model(&self, name: &str) -> Option<&Model> {
+        self.models.iter().find(|m| m.name == name)
+    }
+
+    fn fill_in(&mut self) -> Result<()> {
+        let (Some(model), Some(server)) = (self.models.first(), self.servers.first()) else {
+            return Err(Wrong::new("needs at least one [[model]] and one [[server]]"));
+        };
+        let all: Vec<_> = self.models.iter().map(|m| m.name.clone()).collect();
+        let (model, first) = (model.name.clone(), server.name.clone());
+        for server in &mut self.servers {
+            if server.models.is_empty() {
+                server.models.clone_from(&all);
+            }
+        }
+        for phase in &mut self.phases {
+            if phase.server.is_empty() {
+                phase.server.clone_from(&first);
+            }
+            if phase.ask.is_empty() {
+                let model = model.clone();
+                phase.ask.push(Ask { model, binary: false, rows: 1, weight: 1.0, inputs: inputs() });
+            }
+        }
+        Ok(())
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut must = |holds: bool, sentence: String| {
+            if !holds {
+                wrong.push(sentence);
+            }
+        };
+        let phase = |name: &str| self.phases.iter().any(|p| p.name == name);
+        must(!self.phases.is_empty(), "needs at least one [[phase]]".into());
+        must(self.seconds > 0.0 && self.short_seconds > 0.0, "seconds and short_seconds must be above 0".into());
+        must(self.rounds > 0, "rounds must be above 0".into());
+        for m in &self.models {
+            must(m.widths.len() >= 2, format!("model {:?}: widths needs input and output", m.name));
+            must(!m.versions.is_empty(), format!("model {:?}: needs a version", m.name));
+            for version in &m.versions {
+                if let Version::Seed { widths, .. } = version
+                    && !widths.is_empty()
+                {
+                    let same =
+                        widths.len() >= 2 && widths.first() == m.widths.first() && widths.last() == m.widths.last();
+                    must(same, format!("model {:?}: a version has another input or output", m.name));
+                }
+            }
+        }
+        for s in &self.servers {
+            for name in s.models.iter().chain(&s.unloaded) {
+                must(self.model(name).is_some(), format!("server {:?}: there is no model {name:?}", s.name));
+            }
+        }
+        for (i, p) in self.phases.iter().enumerate() {
+            let of = format!("phase {:?}", p.name);
+            must(p.open.is_some() != p.closed.is_some(), format!("{of}: needs either `open` or `closed`"));
+            must(p.share > 0.0, format!("{of}: share must be above 0"));
+            must(self.servers.iter().any(|s| s.name == p.server), format!("{of}: there is no server {:?}", p.server));
+            must(
+                self.phases.iter().skip(i + 1).all(|other| other.name != p.name),
+                format!("{of}: there are two of it"),
+            );
+            for model in p.ask.iter().map(|a| &a.model).chain(&p.load_and_unload) {
+                must(self.model(model).is_some(), format!("{of}: there is no model {model:?}"));
+            }
+            for ask in &p.ask {
+                let fits = ask.rows > 0 && ask.inputs > 0 && ask.weight > 0.0;
+                must(fits, format!("{of}: rows, inputs and weight of what is asked must be above 0"));
+            }
+            if let Some(closed) = &p.closed {
+                must(closed.connections > 0, format!("{of}: connections must be above 0"));
+            }
+            if let Some(open) = &p.open {
+                let rated = match (open.rate, open.times, &open.of) {
+                    (Some(rate), None, None) => rate > 0.0,
+                    (None, Some(times), Some(of)) => times > 0.0 && self.phases[..i].iter().any(|p| p.name == *of),
+                    _ => false,
+                };
+                must(rated, format!("{of}: open needs `rate`, or `times` and `of` an earlier phase"));
+                must(open.connections > 0, format!("{of}: connections must be above 0"));
+            }
+        }
+        for e in &self.expectations {
+            for name in [&e.phase].into_iter().chain(&e.against).chain(e.beyond.iter().flatten()) {
+                must(phase(name), format!("expectation {:?}: there is no phase {name:?}", e.name));
+            }
+            let needs = e.measure == Measure::Share;
+            must(needs == e.version.is_some(), format!("expectation {:?}: `version` goes with share", e.name));
+        }
+        wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+        summary = "small"
+        seconds = 2
+        short_seconds = 1
+        [[model]]
+        name = "m"
+        widths = [4, 1]
+        versions = [{ seed = 1 }, { file = "models/m/1/model.onnx" }]
+        [[server]]
+        name = "gateway"
+        [[phase]]
+        name = "only"
+        closed = { connections = 2 }
+    "#;
+
+    #[test]
+    fn what_is_left_out_is_filled_in() {
+        let scenario = Scenario::parse("small", SMALL).unwrap();
+        let phase = &scenario.phases[0];
+        assert_eq!((phase.server.as_str(), phase.ask[0].model.as_str()), ("gateway", "m"));
+        assert_eq!(scenario.servers[0].models, ["m"], "a server that names no models has all");
+        assert!(matches!(scenario.models[0].versions[1], Version::File { .. }));
+    }
+
+    #[test]
+    fn what_refers_to_nothing_is_said_all_at_once() {
+        let text = SMALL.replace("closed = { connections = 2 }", "server = \"other\"") + "ask = [{ model = \"n\" }]";
+        let wrong = Scenario::parse("small", &text).unwrap_err().to_string();
+        for part in ["either `open` or `closed`", "no server \"other\"", "no model \"n\""] {
+            assert!(wrong.contains(part), "{part} is missing in: {wrong}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let wrong = Scenario::parse("small", &format!("typo = 1\n{SMALL}")).unwrap_err().to_string();
+        assert!(wrong.contains("typo"), "the key is named: {wrong}");
+    }
+
+    #[test]
+    fn every_scenario_of_the_repository_is_sound() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut read = 0;
+        for folder in ["scenarios", "targets"] {
+            for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+                Scenario::read(&entry.unwrap().path()).unwrap();
+                read += 1;
+            }
+        }
+        assert!(read >= 8, "only {read} scenarios were found");
+    }
+}
