@@ -99,7 +99,7 @@ pub struct Execute {
     /// Runs expected to take no longer happen at once on the thread that read the request. Default 200 µs: some ten times what a
     /// hand-off costs, and short enough for the thread's other connections. 0 hands every run over.
     pub inline_below: Duration,
-    /// Requests that may wait for a worker; one more is answered 503. Default 1024: what waits longer has passed its deadline.
+    /// Requests of one version that may wait for a worker; one more is answered 503. Default 1024: what waits longer has passed its deadline.
     pub queue: usize,
     /// Threads for runs that are not done at once. Default 0: one per core of the CPU budget.
     pub workers: usize,

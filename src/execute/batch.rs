@@ -4,7 +4,7 @@ use super::runner::Runner;
 use crate::model::Checked;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Whether requests of a version may run together, and why (not).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,57 +61,59 @@ pub struct Formed<J> {
     pub left: Vec<J>,
 }
 
-/// Takes what runs together from the front of a lane: the first that is still wanted, and behind it those that stack with it, as long
-/// as a run of all of them is worth it ([`super::cost::CostCurve::room`]), and is expected to take no more than half of the time the
-/// most hurried of them has. The first that does not fit ends the batch, so that nobody is passed for ever. One that would not be done
-/// in time is put aside like one that is late already, as long as others wait: a run for nobody is a run taken from somebody.
-pub fn form<J: Waiting>(runner: &Runner, jobs: &mut VecDeque<J>, now: Instant) -> Formed<J> {
-    let mut formed = Formed { batch: Vec::new(), expired: Vec::new(), left: Vec::new() };
-    let cost = |job: &J| runner.cost().expect(job.request().elements()).unwrap_or_default();
-    let Some(first) = next(jobs, now, &mut formed, cost, |_| true) else { return formed };
-    let (mut rows, mut elements) = (first.request().rows().unwrap_or(1), first.request().elements());
-    let Batching::On { max_rows, .. } = runner.batching() else {
-        formed.batch.push(first);
-        return formed;
-    };
-    let room = runner.cost().room(elements / rows.max(1));
-    let mut deadline = first.deadline();
-    let leader = Arc::clone(first.request());
-    formed.batch.push(first);
-    loop {
-        let fits = |job: &J| {
-            let (more, larger) = (job.request().rows().unwrap_or(1), elements + job.request().elements());
-            let left = deadline.min(job.deadline()).saturating_duration_since(now);
-            rows + more <= *max_rows
-                && larger <= room
-                && runner.cost().expect(larger).is_none_or(|cost| cost <= left / 2)
-                && leader.stacks_with(job.request())
-        };
-        let Some(job) = next(jobs, now, &mut formed, cost, fits) else { return formed };
-        rows += job.request().rows().unwrap_or(1);
-        elements += job.request().elements();
-        deadline = deadline.min(job.deadline());
-        formed.batch.push(job);
+impl<J> Default for Formed<J> {
+    fn default() -> Formed<J> {
+        Formed { batch: Vec::new(), expired: Vec::new(), left: Vec::new() }
     }
 }
 
-/// The next that is still wanted, where it fits; those before it that are not are put aside.
-fn next<J: Waiting>(
-    jobs: &mut VecDeque<J>,
-    now: Instant,
-    formed: &mut Formed<J>,
-    cost: impl Fn(&J) -> Duration,
-    fits: impl Fn(&J) -> bool,
-) -> Option<J> {
-    while let Some(job) = jobs.front() {
-        let aside = if job.is_left() {
-            &mut formed.left
-        } else if now >= job.deadline() || jobs.len() > 1 && now + cost(job) > job.deadline() {
-            &mut formed.expired
+/// How far behind the first others are looked for that stack with it.
+const WINDOW: usize = 256;
+
+/// Takes what runs together out of a lane: the first that is still wanted, and of those behind it what stacks with it, in the order they
+/// came, as long as a run of all of them is worth it ([`super::CostCurve::room`]), and is expected to take no more than half of the
+/// time the most hurried of them has. The first of a lane always goes, so nobody is passed for ever. One that would not be done in time is
+/// put aside like one that is late already, as long as others wait: a run for nobody is a run taken from somebody.
+pub fn form<J: Waiting>(runner: &Runner, jobs: &mut VecDeque<J>, now: Instant) -> Formed<J> {
+    let mut formed = Formed::default();
+    let cost = |job: &J| runner.cost().expect(job.request().elements()).unwrap_or_default();
+    let first = loop {
+        let late = |job: &J| now >= job.deadline() || jobs.len() > 1 && now + cost(job) > job.deadline();
+        match jobs.front().map(|job| (late(job), job.is_left())) {
+            None => return formed,
+            Some((true, _)) => formed.expired.extend(jobs.pop_front()),
+            Some((_, true)) => formed.left.extend(jobs.pop_front()),
+            Some((false, false)) => break jobs.pop_front(),
+        }
+    };
+    // The loop ends with one that is there.
+    let Some(first) = first else { return formed };
+    let leader = Arc::clone(first.request());
+    let (mut rows, mut elements, mut deadline) = (leader.rows().unwrap_or(1), leader.elements(), first.deadline());
+    formed.batch.push(first);
+    let Batching::On { max_rows, .. } = *runner.batching() else { return formed };
+    let room = runner.cost().room(elements / rows.max(1));
+    let mut at = 0;
+    while at < jobs.len().min(WINDOW) && rows < max_rows {
+        let job = &jobs[at];
+        let (more, larger) = (job.request().rows().unwrap_or(1), elements.saturating_add(job.request().elements()));
+        let hurried = deadline.min(job.deadline());
+        let has = hurried.saturating_duration_since(now);
+        if larger > room && leader.stacks_with(job.request()) {
+            break;
+        }
+        // Neither rows nor their sum are more than fits: an empty tensor may be said to have any number of them.
+        let fits = more <= max_rows
+            && rows + more <= max_rows
+            && !job.is_left()
+            && runner.cost().expect(larger).is_none_or(|cost| cost <= has / 2)
+            && leader.stacks_with(job.request());
+        if fits {
+            (rows, elements, deadline) = (rows + more, larger, hurried);
+            formed.batch.extend(jobs.remove(at));
         } else {
-            return if fits(job) { jobs.pop_front() } else { None };
-        };
-        aside.extend(jobs.pop_front());
+            at += 1;
+        }
     }
-    None
+    formed
 }

@@ -10,6 +10,7 @@ const BUCKETS: u32 = 32;
 #[derive(Debug, Default)]
 pub struct CostCurve {
     points: [Point; BUCKETS as usize],
+    asked: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +37,9 @@ impl Measured {
 /// A run is large enough where it costs no more than this many times what an element costs at best: twice the rows for a tenth more
 /// of each is a longer wait for little.
 const NEAR_BEST: f64 = 1.1;
+
+/// One time in so many there is room for twice as many: a size that was slow once, for reasons of the machine, is tried again.
+const AGAIN: u64 = 64;
 
 impl CostCurve {
     /// Knows nothing yet.
@@ -104,8 +108,9 @@ impl CostCurve {
             return most(largest + 1).max(lone);
         }
         let best = least(&known);
+        let again = self.asked.fetch_add(1, Ordering::Relaxed) % AGAIN == AGAIN - 1;
         let enough = known.iter().find(|(_, each)| *each <= best * NEAR_BEST);
-        enough.map_or(lone, |(bucket, _)| most(*bucket).max(lone))
+        enough.map_or(lone, |(bucket, _)| most(bucket + usize::from(again)).max(lone))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Where a run happens.
 
 use super::batch::{Formed, Waiting, form};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Turn};
 use super::runner::{Ran, Runner};
 use crate::model::{Checked, Code, Failure};
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -23,9 +24,12 @@ pub struct Config {
 }
 
 struct Job {
+    runner: Arc<Runner>,
     request: Arc<Checked>,
     deadline: Instant,
     queued: Instant,
+    /// What it is expected to take of a worker.
+    cost: Duration,
     /// Closed when the caller went away.
     reply: oneshot::Sender<Result<Ran, Failure>>,
 }
@@ -44,21 +48,14 @@ impl Waiting for Job {
     }
 }
 
-/// A version by its place in memory: two loads of the same version are two lanes.
-#[derive(Clone)]
-struct Key(Arc<Runner>);
+/// A version by its place in memory, which a lane does not hold: a lane that is remembered keeps nothing loaded. One that comes to stand
+/// in the same place takes over what the one before it used.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key(usize);
 
-impl PartialEq for Key {
-    fn eq(&self, other: &Key) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Key {}
-
-impl std::hash::Hash for Key {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.0).hash(state);
+impl Key {
+    fn of(runner: &Arc<Runner>) -> Key {
+        Key(Arc::as_ptr(runner).addr())
     }
 }
 
@@ -128,7 +125,8 @@ impl Executor {
             return runner.run(&request);
         }
         let (reply, answer) = oneshot::channel();
-        self.hand_over(runner, Job { request, deadline, queued, reply })?;
+        let cost = runner.expected_share(&request);
+        self.hand_over(Job { runner: Arc::clone(runner), request, deadline, queued, cost, reply })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
             // Waited too long; or the worker dropped the job unanswered, which it does only when it is expired.
@@ -136,15 +134,15 @@ impl Executor {
         }
     }
 
-    fn hand_over(&self, runner: &Arc<Runner>, job: Job) -> Result<(), Failure> {
-        let (key, cost) = (Key(Arc::clone(runner)), runner.expected_share(&job.request));
+    fn hand_over(&self, job: Job) -> Result<(), Failure> {
+        let (key, cost) = (Key::of(&job.runner), job.cost);
         let has = job.deadline.saturating_duration_since(job.queued);
         let workers = u32::try_from(self.config.workers.get()).unwrap_or(u32::MAX);
         let mut state = self.shared.lock();
-        let wait = state.lanes.ahead(&key) / workers;
+        let wait = state.lanes.ahead(key) / workers;
         // 503 now, when another replica may have time, is worth more than 504 later. Who finds nobody waiting is always tried.
         if wait > has / 2 {
-            return Err(overloaded(format!(
+            return Err(overloaded(&format!(
                 "the wait is {} ms, of the {} ms there are",
                 wait.as_millis(),
                 has.as_millis()
@@ -153,7 +151,7 @@ impl Executor {
         let pushed = state.lanes.push(key, job, cost);
         drop(state);
         if pushed.is_err() {
-            return Err(overloaded(format!(
+            return Err(overloaded(&format!(
                 "{} requests of this version are waiting already",
                 self.config.queue.max(1)
             )));
@@ -170,7 +168,7 @@ impl Drop for Executor {
     }
 }
 
-fn overloaded(why: String) -> Failure {
+fn overloaded(why: &str) -> Failure {
     Failure::new(Code::Overloaded, format!("{why}; try again shortly"))
 }
 
@@ -184,10 +182,17 @@ impl Shared {
     }
 
     /// Waits for work and takes it; `None` when there will be none.
-    fn next(&self) -> Option<(Key, Formed<Job>)> {
+    fn next(&self) -> Option<(Turn<Key>, Formed<Job>)> {
         let mut state = self.lock();
         loop {
-            let taken = state.lanes.take(|key, jobs| form(&key.0, jobs, Instant::now()));
+            let taken = state.lanes.take(|jobs| {
+                // A lane whose turn it is has one that waits.
+                let runner = jobs.front().map(|job| Arc::clone(&job.runner));
+                let formed = runner.map(|runner| form(&runner, jobs, Instant::now())).unwrap_or_default();
+                let Formed { batch, expired, left } = &formed;
+                let cost = batch.iter().chain(expired).chain(left).map(|job| job.cost).sum();
+                (formed, cost)
+            });
             if taken.is_some() || state.over {
                 return taken;
             }
@@ -197,39 +202,58 @@ impl Shared {
 }
 
 fn work(shared: &Shared) {
-    while let Some((key, Formed { batch, expired, left })) = shared.next() {
+    while let Some((turn, formed)) = shared.next() {
         let began = Instant::now();
-        key.0.tally().aside(expired.len(), left.len());
-        // Dropped unanswered, which says that they are late.
-        drop((expired, left));
-        run(&key.0, batch, began);
-        shared.lock().lanes.done(&key, began.elapsed());
+        // Unwind safety: what a panic passed through is dropped with it, unanswered; the lanes are not touched meanwhile. An engine's
+        // panic does not come here ([`Runner::run`]); one that does must not take a worker along.
+        let ended = catch_unwind(AssertUnwindSafe(|| serve(formed, began)));
+        shared.lock().lanes.done(&turn, began.elapsed());
+        if ended.is_err() {
+            tracing::error!("a worker panicked; the requests it was at are answered as late");
+        }
     }
 }
 
-/// Runs what was taken together, and gives each its answer.
-fn run(runner: &Runner, batch: Vec<Job>, began: Instant) {
-    let requests: Vec<&Checked> = batch.iter().map(|job| &*job.request).collect();
-    let answers = if batch.len() > 1 { runner.run_together(&requests) } else { None };
-    let Some(answers) = answers else {
-        // Alone, or each alone: whatever fails fails for itself.
-        for job in batch {
-            let now = Instant::now();
-            if now < job.deadline && !job.reply.is_closed() {
-                reply(runner.run(&job.request), job, now);
+fn serve(Formed { batch, expired, left }: Formed<Job>, began: Instant) {
+    if let Some(job) = expired.first().or(left.first()) {
+        job.runner.tally().aside(expired.len(), left.len());
+    }
+    // Dropped unanswered, which says that they are late.
+    drop((expired, left));
+    run(batch, began);
+}
+
+/// Runs requests together, and gives each its answer. Where that fails, its halves: whatever fails fails for itself in the end.
+fn run(mut batch: Vec<Job>, began: Instant) {
+    if batch.len() > 1 {
+        let runner = Arc::clone(&batch[0].runner);
+        let requests: Vec<&Checked> = batch.iter().map(|job| &*job.request).collect();
+        if let Some(answers) = runner.run_together(&requests) {
+            for (job, ran) in batch.into_iter().zip(answers) {
+                reply(Ok(ran), job, began);
             }
+            return;
         }
+        let second = batch.split_off(batch.len() / 2);
+        run(batch, Instant::now());
+        run(second, Instant::now());
         return;
-    };
-    for (job, ran) in batch.into_iter().zip(answers) {
-        reply(Ok(ran), job, began);
+    }
+    for job in batch {
+        if began >= job.deadline {
+            job.runner.tally().aside(1, 0);
+        } else if job.reply.is_closed() {
+            job.runner.tally().aside(0, 1);
+        } else {
+            reply(job.runner.run(&job.request), job, began);
+        }
     }
 }
 
 fn reply(result: Result<Ran, Failure>, job: Job, began: Instant) {
-    let Job { request, queued, reply, .. } = job;
-    // Freed before the caller goes on: memory of a request is held no longer than it is needed.
-    drop(request);
+    let Job { runner, request, queued, reply, .. } = job;
+    // Freed before the caller goes on: memory is held no longer than it is needed.
+    drop((runner, request));
     let result = result.map(|ran| Ran { queue: began - queued, ..ran });
     // An error means the caller went away while this ran; there is nobody to tell.
     let _ = reply.send(result);

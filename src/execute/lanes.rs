@@ -21,15 +21,23 @@ pub struct Lanes<K, J> {
 #[derive(Debug)]
 struct Lane<J> {
     jobs: VecDeque<J>,
-    /// What each of them is expected to take, and all together.
-    costs: VecDeque<Duration>,
+    /// What all of them are expected to take.
     work: Duration,
-    /// Workers that are at it: while there are any, it is remembered though nothing waits.
+    /// Workers that are at it.
     running: usize,
+    /// Time of workers that it had, what is running counted as it is expected to take.
     used: Duration,
 }
 
-impl<K: Eq + Hash + Clone, J> Lanes<K, J> {
+/// A lane's turn: to be given back by [`Lanes::done`].
+#[derive(Debug)]
+#[must_use = "a lane whose turn does not end counts as running for ever"]
+pub struct Turn<K> {
+    key: K,
+    charged: Duration,
+}
+
+impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
     pub fn new(most: usize) -> Lanes<K, J> {
         Lanes { by_key: HashMap::new(), most, waiting: 0, now: Duration::ZERO }
     }
@@ -39,18 +47,16 @@ impl<K: Eq + Hash + Clone, J> Lanes<K, J> {
         self.waiting
     }
 
-    /// Worker time that goes by before a job that comes now has its turn, where turns are fair: what waits before it, once for each
-    /// lane that waits.
-    pub fn ahead(&self, key: &K) -> Duration {
-        let Some(lane) = self.by_key.get(key) else { return Duration::ZERO };
-        let busy = self.by_key.values().filter(|lane| !lane.jobs.is_empty()).count();
-        lane.work.saturating_mul(u32::try_from(busy).unwrap_or(u32::MAX))
+    /// Worker time that goes by before a job that comes now has its turn, where turns are fair: what waits before it, and of each
+    /// other lane as much at most.
+    pub fn ahead(&self, key: K) -> Duration {
+        let Some(mine) = self.by_key.get(&key).map(|lane| lane.work) else { return Duration::ZERO };
+        self.by_key.values().map(|lane| lane.work.min(mine)).sum()
     }
 
     /// Puts a job at the end of its lane, with what it is expected to take; gives it back where the lane is full.
     pub fn push(&mut self, key: K, job: J, cost: Duration) -> Result<(), J> {
-        let fresh =
-            || Lane { jobs: VecDeque::new(), costs: VecDeque::new(), work: Duration::ZERO, running: 0, used: self.now };
+        let fresh = || Lane { jobs: VecDeque::new(), work: Duration::ZERO, running: 0, used: self.now };
         let lane = self.by_key.entry(key).or_insert_with(fresh);
         if lane.jobs.len() >= self.most {
             return Err(job);
@@ -59,37 +65,35 @@ impl<K: Eq + Hash + Clone, J> Lanes<K, J> {
             lane.used = lane.used.max(self.now);
         }
         lane.jobs.push_back(job);
-        lane.costs.push_back(cost);
         lane.work += cost;
         self.waiting += 1;
         Ok(())
     }
 
-    /// Whose turn it is takes what it wants from the front of its lane, one job at least; [`Lanes::done`] has to follow. `None` where
+    /// Whose turn it is takes what it wants out of its lane, one job at least, and says what that was expected to take. `None` where
     /// nothing waits.
-    pub fn take<B>(&mut self, form: impl FnOnce(&K, &mut VecDeque<J>) -> B) -> Option<(K, B)> {
-        let waits = self.by_key.iter().filter(|(_, lane)| !lane.jobs.is_empty());
-        let key = waits.min_by_key(|(_, lane)| lane.used).map(|(key, _)| key.clone())?;
-        let lane = self.by_key.get_mut(&key)?;
+    pub fn take<B>(&mut self, form: impl FnOnce(&mut VecDeque<J>) -> (B, Duration)) -> Option<(Turn<K>, B)> {
+        let now = self.now;
+        // What an idle lane used before the others' present is of no more account.
+        self.by_key.retain(|_, lane| lane.running > 0 || !lane.jobs.is_empty() || lane.used > now);
+        let waits = self.by_key.iter_mut().filter(|(_, lane)| !lane.jobs.is_empty());
+        let (key, lane) = waits.min_by_key(|(_, lane)| lane.used)?;
         self.now = self.now.max(lane.used);
         lane.running += 1;
         let before = lane.jobs.len();
-        let formed = form(&key, &mut lane.jobs);
-        let taken = before - lane.jobs.len();
-        self.waiting -= taken;
-        let taken: Duration = lane.costs.drain(..taken).sum();
-        lane.work = lane.work.saturating_sub(taken);
-        Some((key, formed))
+        let (formed, charged) = form(&mut lane.jobs);
+        self.waiting -= before - lane.jobs.len();
+        lane.work = if lane.jobs.is_empty() { Duration::ZERO } else { lane.work.saturating_sub(charged) };
+        // At once, or every worker that becomes free before this is done would take from the same lane.
+        lane.used += charged;
+        Some((Turn { key: *key, charged }, formed))
     }
 
-    /// A worker is done with what it took, and this is how long it was at it.
-    pub fn done(&mut self, key: &K, took: Duration) {
-        let Some(lane) = self.by_key.get_mut(key) else { return };
-        lane.used += took;
+    /// A turn has ended, and this is how long it was.
+    pub fn done(&mut self, turn: &Turn<K>, took: Duration) {
+        let Some(lane) = self.by_key.get_mut(&turn.key) else { return };
+        lane.used = (lane.used + took).saturating_sub(turn.charged);
         lane.running -= 1;
-        if lane.running == 0 && lane.jobs.is_empty() {
-            self.by_key.remove(key);
-        }
     }
 }
 
@@ -99,9 +103,15 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as `take` gives it")]
-    fn one(_: &char, jobs: &mut VecDeque<u32>) -> u32 {
-        jobs.pop_front().unwrap()
+    fn one(jobs: &mut VecDeque<u32>) -> (u32, Duration) {
+        (jobs.pop_front().unwrap(), MS)
+    }
+
+    /// One turn that takes so long.
+    fn turn(lanes: &mut Lanes<char, u32>, takes: impl Fn(char) -> Duration) -> Option<char> {
+        let (turn, _) = lanes.take(one)?;
+        lanes.done(&turn, takes(turn.key));
+        Some(turn.key)
     }
 
     #[test]
@@ -113,12 +123,45 @@ mod tests {
         }
         let mut turns = HashMap::from([('s', 0), ('f', 0)]);
         for _ in 0..44 {
-            let (key, _) = lanes.take(one).unwrap();
+            let key = turn(&mut lanes, |key| if key == 's' { 10 * MS } else { MS }).unwrap();
             *turns.get_mut(&key).unwrap() += 1;
-            lanes.done(&key, if key == 's' { 10 * MS } else { MS });
         }
         // 40 ms each: the slow one four times, the fast one forty.
         assert_eq!(turns, HashMap::from([('s', 4), ('f', 40)]));
+    }
+
+    #[test]
+    fn one_that_comes_back_at_once_is_not_forgiven_what_it_used() {
+        let mut lanes = Lanes::new(1000);
+        let mut turns = Vec::new();
+        lanes.push('s', 0, MS).unwrap();
+        for i in 0..100 {
+            lanes.push('f', i, MS).unwrap();
+        }
+        for _ in 0..60 {
+            let key = turn(&mut lanes, |key| if key == 's' { 20 * MS } else { MS }).unwrap();
+            if key == 's' {
+                // Its only caller asks again.
+                lanes.push('s', 0, MS).unwrap();
+            }
+            turns.push(key);
+        }
+        let slow = turns.iter().filter(|key| **key == 's').count();
+        assert!((2..=4).contains(&slow), "as much time as the other: {slow} of {turns:?}");
+    }
+
+    #[test]
+    fn what_is_running_counts_before_it_is_done() {
+        let mut lanes = Lanes::new(10);
+        for i in 0..3 {
+            lanes.push('s', i, MS).unwrap();
+        }
+        let (first, _) = lanes.take(one).unwrap();
+        lanes.push('f', 0, MS).unwrap();
+        let (second, _) = lanes.take(one).unwrap();
+        assert_eq!((first.key, second.key), ('s', 'f'), "the second worker does not go to the same lane");
+        lanes.done(&first, MS);
+        lanes.done(&second, MS);
     }
 
     #[test]
@@ -127,19 +170,15 @@ mod tests {
         for i in 0..3 {
             lanes.push('a', i, MS).unwrap();
         }
-        lanes.take(one);
-        lanes.done(&'a', 1000 * MS);
-        lanes.take(one);
-        lanes.done(&'a', 1000 * MS);
+        turn(&mut lanes, |_| 1000 * MS);
+        turn(&mut lanes, |_| 1000 * MS);
         for i in 0..3 {
             lanes.push('b', i, MS).unwrap();
         }
         // It is next, once: it stands where the other stood.
-        assert_eq!(lanes.take(one), Some(('b', 0)));
-        lanes.done(&'b', 1500 * MS);
-        assert_eq!(lanes.take(one), Some(('a', 2)));
-        lanes.done(&'a', MS);
-        assert_eq!(lanes.take(one).map(|(key, _)| key), Some('b'));
+        assert_eq!(turn(&mut lanes, |_| 1500 * MS), Some('b'));
+        assert_eq!(turn(&mut lanes, |_| MS), Some('a'));
+        assert_eq!(turn(&mut lanes, |_| MS), Some('b'));
     }
 
     #[test]
@@ -147,16 +186,17 @@ mod tests {
         let mut lanes = Lanes::new(2);
         assert!(lanes.push('a', 1, MS).is_ok() && lanes.push('a', 2, 4 * MS).is_ok());
         assert_eq!(lanes.push('a', 3, MS), Err(3));
-        assert_eq!((lanes.ahead(&'a'), lanes.ahead(&'b')), (5 * MS, Duration::ZERO));
+        assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (5 * MS, Duration::ZERO));
         assert!(lanes.push('b', 1, MS).is_ok());
-        assert_eq!((lanes.ahead(&'a'), lanes.ahead(&'b')), (10 * MS, 2 * MS), "turns are shared");
+        assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (6 * MS, 2 * MS), "of each other lane as much as of its own");
         assert_eq!(lanes.waiting(), 3);
-        let all = |_: &char, jobs: &mut VecDeque<u32>| jobs.drain(..).collect::<Vec<_>>();
-        let (key, jobs) = lanes.take(all).unwrap();
-        lanes.done(&key, MS);
-        assert_eq!((jobs.len(), lanes.waiting()), (3 - lanes.waiting(), lanes.waiting()));
-        lanes.take(all);
-        assert_eq!((lanes.waiting(), lanes.take(all)), (0, None));
-        assert_eq!((lanes.ahead(&'a'), lanes.ahead(&'b')), (Duration::ZERO, Duration::ZERO));
+        let all = |jobs: &mut VecDeque<u32>| (jobs.drain(..).count(), MS);
+        let (first, jobs) = lanes.take(all).unwrap();
+        lanes.done(&first, MS);
+        assert_eq!(lanes.waiting(), 3 - jobs);
+        let (second, _) = lanes.take(all).unwrap();
+        lanes.done(&second, MS);
+        assert!(lanes.waiting() == 0 && lanes.take(all).is_none());
+        assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (Duration::ZERO, Duration::ZERO));
     }
 }

@@ -121,7 +121,7 @@ impl Checked {
         if !others.iter().all(|other| first.stacks_with(other)) {
             return None;
         }
-        let rows = requests.iter().map(|request| request.rows).sum::<Option<usize>>()?;
+        let rows = requests.iter().try_fold(0usize, |sum, request| sum.checked_add(request.rows?))?;
         let input = |i| Tensor::stack(&requests.iter().map(|request| &request.inputs[i]).collect::<Vec<_>>());
         let inputs = (0..first.inputs.len()).map(input).collect::<Option<Vec<_>>>()?;
         Some(Checked { inputs, wanted: first.wanted.clone(), rows: Some(rows) })

@@ -17,7 +17,8 @@ impl Tensor {
         if !first.stacks_with(first) || !others.iter().all(|other| first.stacks_with(other)) {
             return None;
         }
-        let rows = tensors.iter().map(|t| t.shape()[0]).sum();
+        // An empty tensor may be said to have any number of rows.
+        let rows = tensors.iter().try_fold(0usize, |sum, t| sum.checked_add(t.shape()[0]))?;
         let shape: Shape = std::iter::once(rows).chain(first.shape()[1..].iter().copied()).collect();
         macro_rules! joined {
             ($($kind:ident),*) => {
@@ -43,15 +44,18 @@ impl Tensor {
     #[must_use]
     pub fn cut(&self, rows: &[usize]) -> Option<Vec<Tensor>> {
         let (all, behind) = self.shape().split_first()?;
-        if rows.iter().sum::<usize>() != *all {
+        if rows.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(*all) {
             return None;
         }
         let width = Shape::new(behind).elements()?;
         let mut from = 0;
         let piece = |n: &usize| {
             let shape = std::iter::once(*n).chain(behind.iter().copied()).collect();
-            let range = from..from + n * width;
+            let range = from..n.checked_mul(width)?.checked_add(from)?;
             from = range.end;
+            if range.end > self.data().len() {
+                return None;
+            }
             Tensor::new(shape, self.data().copy(range)).ok()
         };
         rows.iter().map(piece).collect()
@@ -94,6 +98,9 @@ mod tests {
         assert!(Tensor::stack(&[&two, &floats]).is_none());
         assert!(Tensor::stack(&[]).is_none());
         assert!(numbers(&[3, 2], 0).cut(&[1, 1]).is_none());
+        let endless = numbers(&[usize::MAX, 0], 0);
+        assert!(Tensor::stack(&[&endless, &numbers(&[1, 0], 0)]).is_none());
+        assert!(numbers(&[0, 1], 0).cut(&[usize::MAX, 1]).is_none());
     }
 
     #[test]

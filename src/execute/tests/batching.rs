@@ -65,13 +65,13 @@ fn formed(runner: &Runner, model: &Steered, now: Instant, jobs: &[(usize, usize,
 }
 
 #[test]
-fn what_stacks_is_taken_in_order_and_the_first_that_does_not_ends_it() {
+fn what_stacks_is_taken_in_order_and_the_rest_stays() {
     let model = pairs();
     let runner = cheap_together(&model);
     let now = Instant::now();
     assert_eq!(formed(&runner, &model, now, &[(1, 2, 100); 5]), [5, 0, 0, 0]);
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 100), (3, 2, 100), (1, 3, 100), (1, 2, 100)]), [2, 0, 0, 2]);
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 0), (1, 2, 100), (1, 2, 0), (1, 2, 100)]), [2, 2, 0, 0]);
+    assert_eq!(formed(&runner, &model, now, &[(1, 2, 100), (3, 2, 100), (1, 3, 100), (1, 2, 100)]), [3, 0, 0, 1]);
+    assert_eq!(formed(&runner, &model, now, &[(1, 2, 0), (1, 2, 100), (1, 2, 0), (1, 2, 100)]), [2, 1, 0, 1]);
     assert_eq!(formed(&runner, &model, now, &[(1, 2, 0)]), [0, 1, 0, 0]);
     let few = on(&model, 4);
     few.cost().learn(2, Duration::from_millis(1));
@@ -112,14 +112,14 @@ fn a_run_takes_no_more_than_half_of_the_time_that_is_left() {
 }
 
 #[test]
-fn whose_caller_left_is_put_aside() {
+fn whose_caller_left_is_put_aside_when_it_is_its_turn() {
     let model = pairs();
     let runner = cheap_together(&model);
     let now = Instant::now();
     let job = |left| Job { request: of(&model, 1, 2, 0), deadline: now + Duration::from_secs(1), left };
     let mut jobs: VecDeque<Job> = [true, false, true, false].map(job).into();
     let Formed { batch, left, .. } = form(&runner, &mut jobs, now);
-    assert_eq!((batch.len(), left.len(), jobs.len()), (2, 2, 0));
+    assert_eq!((batch.len(), left.len(), jobs.len()), (2, 1, 1));
 }
 
 /// Holds the only worker at the gate, lets these wait, and opens.
@@ -167,14 +167,14 @@ fn what_waits_runs_at_once_and_a_failed_batch_fails_nobody() {
     }
     assert_eq!(runner.tally().counts().together, [(32, 1)]);
 
-    // The first run takes its own ending, and the next two fail: the batch, and the first of it alone.
+    // The first run goes well, then fail: the batch of ten, its first half, two of that, and the first of those.
     let failing = pairs();
     let runner = Arc::new(cheap_together(&failing));
-    failing.endings(vec![None, Some(Ending::Panic), Some(Ending::Fail)]);
+    failing.endings(vec![None, Some(Ending::Panic), Some(Ending::Fail), Some(Ending::Fail), Some(Ending::Fail)]);
     let answers = answered(&failing, &runner, &requests);
     let failed = answers.iter().filter(|answer| answer.is_err()).count();
     assert_eq!((failed, answers[0].is_err()), (1, true), "one of ten, which failed for itself");
-    assert_eq!(runner.tally().counts().taken_apart, 1);
+    assert_eq!(runner.tally().counts().taken_apart, 3);
 }
 
 proptest! {
@@ -230,4 +230,19 @@ fn who_would_wait_too_long_is_refused_and_who_would_be_late_makes_room() {
             assert!(task.await.unwrap().is_ok());
         }
     });
+}
+
+#[test]
+fn rows_that_are_only_said_to_be_there_harm_nobody() {
+    let model = pairs();
+    let runner = Arc::new(cheap_together(&model));
+    let endless = |rows| {
+        let tensor = Tensor::new(Shape::new(&[rows, 0]), Data::Fp32(vec![].into())).unwrap();
+        let inputs = vec![NamedTensor { name: "x".into(), tensor }];
+        Arc::new(model.signature.check(InferenceRequest { inputs, ..Default::default() }).unwrap())
+    };
+    let requests = [endless(usize::MAX), endless(1), endless(1), of(&model, 1, 2, 7)];
+    for (request, answer) in requests.iter().zip(answered(&model, &runner, &requests)) {
+        assert_eq!(answer.unwrap().answer.outputs[0].1, request.inputs()[0]);
+    }
 }
