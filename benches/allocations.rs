@@ -21,8 +21,11 @@ const COUNTED: usize = 2_000;
 
 fn main() {
     let heap = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
-    let _profiler = heap.map(|file| dhat::Profiler::builder().file_name(file).trim_backtraces(Some(40)).build());
-    let _counting = _profiler.is_none().then(|| dhat::Profiler::builder().testing().build());
+    let counting = dhat::Profiler::builder();
+    let _profiler = match heap {
+        Some(file) => counting.file_name(file).trim_backtraces(Some(40)).build(),
+        None => counting.testing().build(),
+    };
     println!("{:<36} {:>8} {:>8}", "a request, and its answer", "blocks", "bytes");
     for (logged, what) in [(true, "log on"), (false, "log off")] {
         let (app, _dir) = serve(logged);
@@ -94,10 +97,10 @@ impl Caller {
         let stream = TcpStream::connect(address).expect("it listens");
         stream.set_nodelay(true).expect("the socket takes it");
         let mut caller = Caller { stream, request, answer: vec![0; 64 << 10] };
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         while !caller.once().starts_with(b"HTTP/1.1 200 ") {
             assert!(Instant::now() < until, "mlp32 is not served: {}", String::from_utf8_lossy(caller.once()));
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         caller
     }

@@ -4,16 +4,29 @@
 //! Run with `cargo bench --bench codec`.
 
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use serde::Deserialize;
 use sluicegate::codec::oip::{self, AnswerForm, AnswerHead};
 use sluicegate::model::Answer;
 use sluicegate::tensor::{Data, Shape, Tensor};
 use std::fmt::Write as _;
 use std::hint::black_box;
+use support::{Measured, row};
+
+mod support;
 
 criterion_group!(benches, decode_json, decode_binary, encode);
-criterion_main!(benches);
+
+fn main() {
+    let measured = Measured::from_now();
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    let nanos = |bench: &str| measured.nanos(&format!("codec/{bench}"));
+    if let (Some(json), Some(binary)) = (nanos("decode_json_1000"), nanos("decode_binary_1000")) {
+        let times = json / binary;
+        row("1,000 floats, binary against JSON: decoding alone", "at least 10", &format!("{times:.1}"), times >= 10.0);
+    }
+}
 
 /// What a client that knows nothing of names and datatypes would read: the least a JSON request costs.
 #[derive(Deserialize)]

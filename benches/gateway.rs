@@ -116,14 +116,14 @@ fn whole_request(c: &mut Criterion) {
             let none = Parameters::new();
             let ask =
                 Ask { selector: Selector::Traffic, header: &|_| None, parameters: &none, request_id: id.as_str() };
-            let mut exchange = gateway.open("mlp32", &ask, started).expect("mlp32 is served");
+            let mut exchange = gateway.open("mlp32", &ask, &id, started).expect("mlp32 is served");
             let ran = runtime
                 .block_on(gateway.infer(&mut exchange, request, started + Duration::from_secs(10)))
                 .expect("mlp32 answers");
             let version = exchange.served().version_text.clone();
             let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
             let answer = oip::encode(&ran.answer, &head, &form).expect("floats have a JSON form");
-            let ended = runtime.block_on(gateway.end(exchange, &id, Ok(ran))).expect("nothing is recorded");
+            let ended = runtime.block_on(gateway.end(exchange, Ok(ran))).expect("nothing is recorded");
             assert!(ended.is_none(), "no shadow, nothing left to do");
             black_box(answer)
         });

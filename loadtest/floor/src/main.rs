@@ -29,11 +29,11 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const USAGE: &str = "\
-sluicegate-floor [--listen ADDR] [--threads N] [--model FILE.onnx] [--idle N] [--dylib FILE]
+sluicegate-floor [--listen ADDR] [--threads N] [--model FILE.onnx] [--sessions N] [--dylib FILE]
   --listen   default 127.0.0.1:8090
   --threads  default: as many as there are cores
   --model    one FP32 input, one FP32 output; default models/mlp32/1/model.onnx
-  --idle     so many more sessions of the model, which are never asked: to measure what one takes; default 0
+  --sessions sessions of the model in each thread, asked in turn: what many models cost the engine alone; default 1
   --dylib    ONNX Runtime's library; default $ORT_DYLIB_PATH, else .ort/libonnxruntime.so";
 
 type AnyError = Box<dyn Error>;
@@ -70,9 +70,16 @@ struct Model {
     output: String,
 }
 
+/// Sessions that are asked in turn.
+#[derive(Default)]
+struct Models {
+    models: Vec<Model>,
+    next: usize,
+}
+
 thread_local! {
-    /// One model per thread, so that nothing is shared and `Session::run`'s `&mut self` costs nothing.
-    static MODEL: RefCell<Option<Model>> = const { RefCell::new(None) };
+    /// Sessions of this thread's own, so that nothing is shared and `Session::run`'s `&mut self` costs nothing.
+    static MODELS: RefCell<Models> = RefCell::default();
 }
 
 fn main() -> ExitCode {
@@ -89,16 +96,14 @@ fn run() -> Result<(), AnyError> {
     let options = Options::from_args(std::env::args().skip(1)).map_err(|wrong| format!("{wrong}\n{USAGE}"))?;
     let environment = ort::init_from(&options.dylib)?.build()?;
 
-    let _idle: Vec<_> = (0..options.idle)
-        .map(|_| Model::load(&environment, options.model.as_ref()))
-        .collect::<Result<_, AnyError>>()?;
     let threads: Vec<_> = (0..options.threads)
         .map(|_| {
             // Loaded and bound here, so that what is wrong ends the program rather than one thread of it.
-            let model = Model::load(&environment, options.model.as_ref())?;
+            let load = |_| Model::load(&environment, options.model.as_ref());
+            let models = (0..options.sessions).map(load).collect::<Result<_, AnyError>>()?;
             let listener = listen(options.listen)?;
             Ok(std::thread::spawn(move || {
-                MODEL.set(Some(model));
+                MODELS.set(Models { models, next: 0 });
                 serve(listener)
             }))
         })
@@ -114,7 +119,7 @@ struct Options {
     listen: SocketAddr,
     threads: usize,
     model: String,
-    idle: usize,
+    sessions: usize,
     dylib: String,
 }
 
@@ -124,7 +129,7 @@ impl Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
             threads: std::thread::available_parallelism()?.get(),
             model: "models/mlp32/1/model.onnx".to_owned(),
-            idle: 0,
+            sessions: 1,
             dylib: std::env::var("ORT_DYLIB_PATH").unwrap_or_else(|_| ".ort/libonnxruntime.so".to_owned()),
         };
         while let Some(option) = args.next() {
@@ -133,12 +138,19 @@ impl Options {
                 "--listen" => options.listen = value.parse()?,
                 "--threads" => options.threads = value.parse()?,
                 "--model" => options.model = value,
-                "--idle" => options.idle = value.parse()?,
+                "--sessions" => options.sessions = value.parse::<std::num::NonZeroUsize>()?.get(),
                 "--dylib" => options.dylib = value,
                 _ => return Err(format!("unknown option {option}").into()),
             }
         }
         Ok(options)
+    }
+}
+
+impl Models {
+    fn answer(&mut self, body: &[u8]) -> Result<Vec<u8>, AnyError> {
+        self.next = (self.next + 1) % self.models.len();
+        self.models[self.next].answer(body)
     }
 }
 
@@ -202,7 +214,7 @@ async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         return Ok(json(StatusCode::BAD_REQUEST, Bytes::new()));
     };
     let body = body.to_bytes();
-    let answered = MODEL.with_borrow_mut(|model| model.as_mut().expect("set before serving").answer(&body));
+    let answered = MODELS.with_borrow_mut(|models| models.answer(&body));
     Ok(match answered {
         Ok(answer) => json(StatusCode::OK, answer.into()),
         Err(error) => json(StatusCode::BAD_REQUEST, error.to_string().into()),

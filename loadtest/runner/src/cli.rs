@@ -51,7 +51,7 @@ enum Command {
         #[arg(required = true)]
         scenarios: Vec<String>,
     },
-    /// Run every folder of loadtest/scenarios
+    /// Run every folder of loadtest/scenarios and loadtest/targets
     All,
     /// Run what the performance targets need, and print their table
     Targets,
@@ -92,7 +92,11 @@ pub fn main() -> Result<bool> {
     match &cli.command {
         Command::List => list(&root).map(|()| true),
         Command::Run { scenarios } => run_them(&cli.options, &root, scenarios, false),
-        Command::All => run_them(&cli.options, &root, &names(&root.join("loadtest/scenarios"))?, false),
+        Command::All => {
+            let of = |folder| names(&root.join("loadtest").join(folder));
+            let all = FOLDERS.into_iter().map(of).collect::<Result<Vec<_>>>()?.concat();
+            run_them(&cli.options, &root, &all, false)
+        }
         Command::Targets => run_them(&cli.options, &root, &TARGETS.map(str::to_owned), true),
     }
 }

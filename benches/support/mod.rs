@@ -1,0 +1,38 @@
+//! Rows of the table of targets (docs/PERFORMANCE.md) that benches measure, printed like the load runner's.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+/// What criterion says of the benches of this run.
+#[derive(Debug)]
+pub struct Measured {
+    home: PathBuf,
+    since: SystemTime,
+}
+
+impl Measured {
+    /// Of the benches that run from now on.
+    pub fn from_now() -> Measured {
+        let under = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+        let target =
+            || under("CARGO_TARGET_DIR").unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"));
+        Measured {
+            home: under("CRITERION_HOME").unwrap_or_else(|| target().join("criterion")),
+            since: SystemTime::now(),
+        }
+    }
+
+    /// The median in nanoseconds of `group/bench`; `None` where a filter left it out of this run.
+    pub fn nanos(&self, bench: &str) -> Option<f64> {
+        let file = self.home.join(bench).join("new/estimates.json");
+        let fresh = std::fs::metadata(&file).and_then(|m| m.modified()).is_ok_and(|at| at >= self.since);
+        let text = fresh.then(|| std::fs::read_to_string(file).ok()).flatten()?;
+        serde_json::from_str::<serde_json::Value>(&text).ok()?["median"]["point_estimate"].as_f64()
+    }
+}
+
+/// Prints a row: what is measured, the target in words, the figure in words, and whether it was met.
+pub fn row(measure: &str, target: &str, measured: &str, met: bool) {
+    println!("\n{:<72} {:<16} {:<16} verdict", "measure", "target", "measured");
+    println!("{measure:<72} {target:<16} {measured:<16} {}", if met { "met" } else { "MISSED" });
+}
