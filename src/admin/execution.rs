@@ -33,6 +33,8 @@ pub(super) struct VersionExecution {
     version: Version,
     engine: &'static str,
     batching: BatchingAnswer,
+    /// Whether all runs happen at once (true) or on a worker (false), where `model.toml` says so; null where they go by what they cost.
+    at_once: Option<bool>,
     /// What runs were measured to take, from the smallest.
     cost: Vec<CostPoint>,
     runs: Runs,
@@ -129,12 +131,13 @@ impl VersionExecution {
                 max_rows,
                 worth_elements: smallest.map(|point| runner.cost().room(point.elements)),
             },
+            at_once: runner.place(),
             cost: points
                 .iter()
                 .map(|point| CostPoint {
                     elements: point.elements,
                     us: micros(point.took),
-                    at_once: point.took <= below,
+                    at_once: runner.place().unwrap_or(point.took <= below),
                 })
                 .collect(),
             runs: Runs { alone, together, taken_apart, expired, left },

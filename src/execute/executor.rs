@@ -6,6 +6,7 @@ use super::runner::{Ran, Runner};
 use crate::model::{Checked, Code, Failure};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -73,6 +74,8 @@ impl std::fmt::Debug for Executor {
 
 struct Shared {
     state: Mutex<State>,
+    /// How many wait, as of the last change: read without the lock, by every request.
+    waiting: AtomicUsize,
     /// A worker has something to do.
     work: Condvar,
 }
@@ -90,7 +93,7 @@ impl Executor {
     /// When the system gives no thread.
     pub fn start(config: &Config) -> std::io::Result<Executor> {
         let state = State { lanes: Lanes::new(config.queue.max(1)), over: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        let shared = Arc::new(Shared { state: Mutex::new(state), waiting: AtomicUsize::new(0), work: Condvar::new() });
         let executor = Executor { config: config.clone(), shared };
         for i in 0..config.workers.get() {
             let shared = Arc::clone(&executor.shared);
@@ -102,7 +105,32 @@ impl Executor {
     /// Requests waiting for a worker now.
     #[must_use]
     pub fn queue_depth(&self) -> usize {
-        self.shared.lock().lanes.waiting()
+        self.shared.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request to this version that is due by `deadline` would be taken. Asked before it is looked at closer: what is refused
+    /// should cost next to nothing.
+    ///
+    /// # Errors
+    /// `OVERLOADED`: too many wait, or it would wait more than half of the time there is.
+    pub fn admit(&self, runner: &Arc<Runner>, deadline: Instant) -> Result<(), Failure> {
+        if self.queue_depth() == 0 {
+            return Ok(());
+        }
+        self.fits(&self.shared.lock().lanes, Key::of(runner), deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn fits(&self, lanes: &Lanes<Key, Job>, key: Key, has: Duration) -> Result<(), Failure> {
+        if lanes.is_full(key) {
+            return Err(overloaded(&format!("{} requests of this version are waiting already", lanes.most())));
+        }
+        let workers = u32::try_from(self.config.workers.get()).unwrap_or(u32::MAX);
+        let wait = lanes.ahead(key) / workers;
+        // 503 now, when another replica may have time, is worth more than 504 later. Who finds nobody waiting is always tried.
+        if wait <= has / 2 {
+            return Ok(());
+        }
+        Err(overloaded(&format!("the wait is {} ms, of the {} ms there are", wait.as_millis(), has.as_millis())))
     }
 
     /// Runs a request, here or on a worker, and gives its answer.
@@ -137,25 +165,11 @@ impl Executor {
     fn hand_over(&self, job: Job) -> Result<(), Failure> {
         let (key, cost) = (Key::of(&job.runner), job.cost);
         let has = job.deadline.saturating_duration_since(job.queued);
-        let workers = u32::try_from(self.config.workers.get()).unwrap_or(u32::MAX);
         let mut state = self.shared.lock();
-        let wait = state.lanes.ahead(key) / workers;
-        // 503 now, when another replica may have time, is worth more than 504 later. Who finds nobody waiting is always tried.
-        if wait > has / 2 {
-            return Err(overloaded(&format!(
-                "the wait is {} ms, of the {} ms there are",
-                wait.as_millis(),
-                has.as_millis()
-            )));
-        }
-        let pushed = state.lanes.push(key, job, cost);
+        self.fits(&state.lanes, key, has)?;
+        state.lanes.push(key, job, cost);
+        self.shared.waiting.store(state.lanes.waiting(), Ordering::Relaxed);
         drop(state);
-        if pushed.is_err() {
-            return Err(overloaded(&format!(
-                "{} requests of this version are waiting already",
-                self.config.queue.max(1)
-            )));
-        }
         self.shared.work.notify_one();
         Ok(())
     }
@@ -193,6 +207,7 @@ impl Shared {
                 let cost = batch.iter().chain(expired).chain(left).map(|job| job.cost).sum();
                 (formed, cost)
             });
+            self.waiting.store(state.lanes.waiting(), Ordering::Relaxed);
             if taken.is_some() || state.over {
                 return taken;
             }

@@ -54,20 +54,26 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
         self.by_key.values().map(|lane| lane.work.min(mine)).sum()
     }
 
-    /// Puts a job at the end of its lane, with what it is expected to take; gives it back where the lane is full.
-    pub fn push(&mut self, key: K, job: J, cost: Duration) -> Result<(), J> {
+    /// Jobs that may wait in one lane.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Whether no more jobs should be put into this lane.
+    pub fn is_full(&self, key: K) -> bool {
+        self.by_key.get(&key).is_some_and(|lane| lane.jobs.len() >= self.most)
+    }
+
+    /// Puts a job at the end of its lane, with what it is expected to take.
+    pub fn push(&mut self, key: K, job: J, cost: Duration) {
         let fresh = || Lane { jobs: VecDeque::new(), work: Duration::ZERO, running: 0, used: self.now };
         let lane = self.by_key.entry(key).or_insert_with(fresh);
-        if lane.jobs.len() >= self.most {
-            return Err(job);
-        }
         if lane.jobs.is_empty() {
             lane.used = lane.used.max(self.now);
         }
         lane.jobs.push_back(job);
         lane.work += cost;
         self.waiting += 1;
-        Ok(())
     }
 
     /// Whose turn it is takes what it wants out of its lane, one job at least, and says what that was expected to take. `None` where
@@ -118,8 +124,8 @@ mod tests {
     fn turns_go_by_time_used_and_not_by_how_many_wait() {
         let mut lanes = Lanes::new(1000);
         for i in 0..100 {
-            lanes.push('s', i, MS).unwrap();
-            lanes.push('f', i, MS).unwrap();
+            lanes.push('s', i, MS);
+            lanes.push('f', i, MS);
         }
         let mut turns = HashMap::from([('s', 0), ('f', 0)]);
         for _ in 0..44 {
@@ -134,15 +140,15 @@ mod tests {
     fn one_that_comes_back_at_once_is_not_forgiven_what_it_used() {
         let mut lanes = Lanes::new(1000);
         let mut turns = Vec::new();
-        lanes.push('s', 0, MS).unwrap();
+        lanes.push('s', 0, MS);
         for i in 0..100 {
-            lanes.push('f', i, MS).unwrap();
+            lanes.push('f', i, MS);
         }
         for _ in 0..60 {
             let key = turn(&mut lanes, |key| if key == 's' { 20 * MS } else { MS }).unwrap();
             if key == 's' {
                 // Its only caller asks again.
-                lanes.push('s', 0, MS).unwrap();
+                lanes.push('s', 0, MS);
             }
             turns.push(key);
         }
@@ -154,10 +160,10 @@ mod tests {
     fn what_is_running_counts_before_it_is_done() {
         let mut lanes = Lanes::new(10);
         for i in 0..3 {
-            lanes.push('s', i, MS).unwrap();
+            lanes.push('s', i, MS);
         }
         let (first, _) = lanes.take(one).unwrap();
-        lanes.push('f', 0, MS).unwrap();
+        lanes.push('f', 0, MS);
         let (second, _) = lanes.take(one).unwrap();
         assert_eq!((first.key, second.key), ('s', 'f'), "the second worker does not go to the same lane");
         lanes.done(&first, MS);
@@ -168,12 +174,12 @@ mod tests {
     fn one_that_was_idle_gets_no_time_for_it() {
         let mut lanes = Lanes::new(10);
         for i in 0..3 {
-            lanes.push('a', i, MS).unwrap();
+            lanes.push('a', i, MS);
         }
         turn(&mut lanes, |_| 1000 * MS);
         turn(&mut lanes, |_| 1000 * MS);
         for i in 0..3 {
-            lanes.push('b', i, MS).unwrap();
+            lanes.push('b', i, MS);
         }
         // It is next, once: it stands where the other stood.
         assert_eq!(turn(&mut lanes, |_| 1500 * MS), Some('b'));
@@ -182,12 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_lane_gives_back_and_leaves_the_others_room() {
+    fn a_full_lane_says_so_and_leaves_the_others_room() {
         let mut lanes = Lanes::new(2);
-        assert!(lanes.push('a', 1, MS).is_ok() && lanes.push('a', 2, 4 * MS).is_ok());
-        assert_eq!(lanes.push('a', 3, MS), Err(3));
+        lanes.push('a', 1, MS);
+        assert!(!lanes.is_full('a'));
+        lanes.push('a', 2, 4 * MS);
+        assert!(lanes.is_full('a') && !lanes.is_full('b'));
         assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (5 * MS, Duration::ZERO));
-        assert!(lanes.push('b', 1, MS).is_ok());
+        lanes.push('b', 1, MS);
         assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (6 * MS, 2 * MS), "of each other lane as much as of its own");
         assert_eq!(lanes.waiting(), 3);
         let all = |jobs: &mut VecDeque<u32>| (jobs.drain(..).count(), MS);

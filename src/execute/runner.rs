@@ -20,6 +20,8 @@ pub struct Ran {
     pub infer: Duration,
     /// Rows that ran together, this request's own among them; 1 where there are no rows.
     pub batch_rows: usize,
+    /// True of one of those that ran together: a run is counted once.
+    pub counts: bool,
 }
 
 /// A loaded version and the sessions that run it.
@@ -29,6 +31,7 @@ pub struct Runner {
     idle: ArrayQueue<Box<dyn Session>>,
     cost: CostCurve,
     batching: Batching,
+    at_once: Option<bool>,
     tally: Tally,
 }
 
@@ -47,13 +50,26 @@ impl Runner {
     pub fn new(model: Arc<dyn Model>) -> Runner {
         let batching = Batching::Off { why: "it was not verified that rows do not interact".to_owned() };
         let idle = ArrayQueue::new(Self::IDLE_SESSIONS);
-        Runner { model, idle, cost: CostCurve::new(), batching, tally: Tally::default() }
+        Runner { model, idle, cost: CostCurve::new(), batching, at_once: None, tally: Tally::default() }
     }
 
     /// The same, with a verdict on whether requests may run together.
     #[must_use]
     pub fn with_batching(self, batching: Batching) -> Runner {
         Runner { batching, ..self }
+    }
+
+    /// The same, with where its runs happen said by somebody: at once on the thread that read the request, or on a worker. `None`
+    /// goes by what they cost.
+    #[must_use]
+    pub fn with_place(self, at_once: Option<bool>) -> Runner {
+        Runner { at_once, ..self }
+    }
+
+    /// Where its runs happen, where somebody said so.
+    #[must_use]
+    pub fn place(&self) -> Option<bool> {
+        self.at_once
     }
 
     #[must_use]
@@ -83,10 +99,11 @@ impl Runner {
         self.model.engine()
     }
 
-    /// Whether a run of this is short enough to happen on the thread that read it; never before the first run.
+    /// Whether a run of this happens on the thread that read it: as was said, else where it is short enough, and never before the
+    /// first run.
     #[must_use]
     pub fn runs_at_once(&self, request: &Checked, below: Duration) -> bool {
-        self.cost.expect(request.elements()).is_some_and(|cost| cost <= below)
+        self.at_once.unwrap_or_else(|| self.cost.expect(request.elements()).is_some_and(|cost| cost <= below))
     }
 
     /// The time of a worker that this takes of others who wait: its share of a run of as many as are worth running together.
@@ -130,8 +147,8 @@ impl Runner {
         let answers = answer.cut(&rows)?;
         self.cost.learn(whole.elements(), infer);
         self.tally.together(batch_rows);
-        let each = |answer| Ran { answer, queue: Duration::ZERO, infer, batch_rows };
-        Some(answers.into_iter().map(each).collect())
+        let each = |(i, answer)| Ran { answer, queue: Duration::ZERO, infer, batch_rows, counts: i == 0 };
+        Some(answers.into_iter().enumerate().map(each).collect())
     }
 
     /// The same, on a thread whose times say nothing of what a run costs: a low-priority one, which others interrupt.
@@ -164,7 +181,8 @@ impl Runner {
             }
         };
         let answer = Answer::named(self.signature(), request.wanted(), tensors);
-        Ok(Ran { answer, queue: Duration::ZERO, infer, batch_rows: request.rows().unwrap_or(1) })
+        let batch_rows = request.rows().unwrap_or(1);
+        Ok(Ran { answer, queue: Duration::ZERO, infer, batch_rows, counts: true })
     }
 }
 

@@ -3,11 +3,12 @@
 use super::problem;
 use crate::model::{Failure, RequestId};
 use bytes::Bytes;
+use bytestring::ByteString;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, VARY};
 use http::{HeaderMap, Response};
 use http_body_util::Full;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use std::fmt::Write as _;
+use smallvec::SmallVec;
 use std::time::Duration;
 
 pub type HttpResponse = Response<Full<Bytes>>;
@@ -60,12 +61,12 @@ pub fn caller_id(headers: &HeaderMap) -> Option<RequestId> {
 pub fn request_id(headers: &mut HeaderMap, id: &RequestId) {
     /// What a header value cannot carry, or a proxy might trim; `%` too, so that an encoded id can be decoded.
     const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');
-    let id = id.as_str();
-    let plain = id.bytes().all(|b| (0x21..=0x7e).contains(&b)) && !id.is_empty();
+    let text = id.as_str();
+    let plain = text.bytes().all(|b| (0x21..=0x7e).contains(&b)) && !text.is_empty();
     let value = if plain {
-        HeaderValue::from_str(id)
+        HeaderValue::from_maybe_shared(id.to_bytes())
     } else {
-        HeaderValue::from_str(&utf8_percent_encode(id, UNSAFE).to_string())
+        HeaderValue::from_str(&utf8_percent_encode(text, UNSAFE).to_string())
     };
     headers.insert(
         X_REQUEST_ID,
@@ -74,10 +75,10 @@ pub fn request_id(headers: &mut HeaderMap, id: &RequestId) {
 }
 
 /// Who answered: version and arm, both of which are header text by their own rules.
-pub fn served_by(headers: &mut HeaderMap, version: &str, arm: &str) {
+pub fn served_by(headers: &mut HeaderMap, version: &ByteString, arm: &ByteString) {
     for (name, text) in [(X_VERSION, version), (X_ARM, arm)] {
         // Versions are digits, and arms match [A-Za-z0-9._-]: both checked where they are made.
-        if let Ok(value) = HeaderValue::from_str(text) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(text.as_bytes().clone()) {
             headers.insert(name, value);
         }
     }
@@ -85,10 +86,19 @@ pub fn served_by(headers: &mut HeaderMap, version: &str, arm: &str) {
 
 /// `server-timing` (W3C Server Timing), in milliseconds with microsecond digits.
 pub fn timing(headers: &mut HeaderMap, queue: Duration, infer: Duration) {
-    let (queue, infer) = (queue.as_micros(), infer.as_micros());
-    let mut text = String::with_capacity(48);
-    // Writing to a String cannot fail.
-    let _ =
-        write!(text, "queue;dur={}.{:03}, infer;dur={}.{:03}", queue / 1000, queue % 1000, infer / 1000, infer % 1000);
-    headers.insert(SERVER_TIMING, HeaderValue::try_from(text).expect("digits and punctuation are header text"));
+    let mut text = SmallVec::<[u8; 96]>::new();
+    text.extend_from_slice(b"queue;dur=");
+    millis(&mut text, queue);
+    text.extend_from_slice(b", infer;dur=");
+    millis(&mut text, infer);
+    headers.insert(SERVER_TIMING, HeaderValue::from_bytes(&text).expect("digits and punctuation are header text"));
+}
+
+fn millis(text: &mut SmallVec<[u8; 96]>, duration: Duration) {
+    let micros = duration.as_micros();
+    text.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+    // One more digit in front keeps the zeros.
+    let fraction = micros % 1000 + 1000;
+    text.push(b'.');
+    text.extend_from_slice(&itoa::Buffer::new().format(fraction).as_bytes()[1..]);
 }

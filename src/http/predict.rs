@@ -111,7 +111,7 @@ async fn attempt(
         }
     };
     let served = Arc::clone(exchange.served());
-    match door.gateway.end(exchange, id, outcome).await {
+    match door.gateway.end(exchange, outcome).await {
         Ok(None) => {}
         Ok(Some(aftermath)) => {
             // A task of its own on this thread: it runs once the connection's has written the answer.
@@ -195,7 +195,7 @@ fn open(
         Parsed::OipRaw(_) | Parsed::Tfs(_) => NONE,
     };
     let ask = Ask { selector: target.version.selector(), header: &header, parameters, request_id: id.as_str() };
-    door.gateway.open(&target.model, &ask, started)
+    door.gateway.open(&target.model, &ask, id, started)
 }
 
 /// The steps of a prediction on its version; a failure here is charged to that version.

@@ -1,7 +1,7 @@
 //! Bringing a version up: load, verify, warm. On a background thread, and without a look at anything but its files.
 
 use super::Loader;
-use super::rows::{self, BatchingSettings};
+use super::rows::{self, ExecutionSettings};
 use super::source::{Fingerprint, artifact_files, look_at_version};
 use super::table::Id;
 use super::verify::{self, About};
@@ -29,7 +29,7 @@ pub struct Job {
     pub fingerprint: Fingerprint,
     pub engine: EngineChoice,
     pub limits: Limits,
-    pub batching: BatchingSettings,
+    pub execution: ExecutionSettings,
     /// What `model.toml` says about all versions.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
@@ -110,8 +110,8 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
     let begun = Instant::now();
     let about = verify::about(&job.files.dir)?;
     let golden_cases = verify::verify(&job.files.dir, &about, &sha256, &runner)?;
-    let batching = rows::verdict(&job.files.dir, &runner, job.batching);
-    let runner = Arc::new(runner.with_batching(batching));
+    let batching = rows::verdict(&job.files.dir, &runner, job.execution.batching);
+    let runner = Arc::new(runner.with_batching(batching).with_place(job.execution.at_once));
     let verify = begun.elapsed();
 
     tell(State::Warming);

@@ -194,7 +194,8 @@ fn check_engine(
         Ok((cases, note)) => (found.golden_cases, found.note) = (cases, note),
         Err(trouble) => found.failure = Some(format!("{}: {}", trouble.stage.as_str(), trouble.reason)),
     }
-    found.batching = found.failure.is_none().then(|| rows::verdict(dir, &runner, settings.batching).to_string());
+    found.batching =
+        found.failure.is_none().then(|| rows::verdict(dir, &runner, settings.execution.batching).to_string());
     found.us_one_row = warm::time(&runner, 1);
     if runner.signature().has_rows() {
         found.us_per_row_of_8 = warm::time(&runner, 8).map(|us| us / 8.0);

@@ -50,9 +50,9 @@ impl Manager {
         life.tried = Some(fingerprint);
         life.busy = true;
         let files = VersionFiles { dir: self.dir(&id) };
-        let (engine, limits, batching) = (model.settings.engine, model.settings.limits, model.settings.batching);
+        let (engine, limits, execution) = (model.settings.engine, model.settings.limits, model.settings.execution);
         let about = model.settings.about.clone();
-        self.loaders.give(Work::BringUp(Box::new(Job { id, files, fingerprint, engine, limits, batching, about })));
+        self.loaders.give(Work::BringUp(Box::new(Job { id, files, fingerprint, engine, limits, execution, about })));
     }
 
     /// There is no room: it is made, where the policy says so and it can be; else the version fails until bytes are given back.

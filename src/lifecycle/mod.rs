@@ -7,7 +7,7 @@
 //! - Loads, verification and warming happen on background threads at low priority; memory is freed on a thread of its own.
 //! - A half-copied or broken version never disturbs what serves.
 //!
-//! Uses: registry (writer), execute, backend, codec, compare, route, ledger, record (what is recorded), settings, shadow (figures), model, tensor, telemetry.
+//! Uses: registry (writer), execute, backend, codec, compare, route, ledger, record (what is recorded), settings, machine (processor time), shadow (figures), model, tensor, telemetry.
 //!
 //! Invariant: nothing here knows a live request.
 //!

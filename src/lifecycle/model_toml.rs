@@ -3,7 +3,7 @@
 use super::gates::Gates;
 use super::policy::Keep;
 use super::recording::LogSettings;
-use super::rows::BatchingSettings;
+use super::rows::{BatchingSettings, ExecutionSettings};
 use crate::backend::EngineChoice;
 use crate::execute::Batching;
 use crate::model::Version;
@@ -33,8 +33,8 @@ pub struct ModelSettings {
     pub shadow_atol: Option<f64>,
     /// `[prediction_log]`: what is recorded of predictions, and what of them.
     pub log: LogSettings,
-    /// `[batching]`: `enabled` and `max_rows`, both absent by default; for versions loaded from then on.
-    pub batching: BatchingSettings,
+    /// `[batching]` (`enabled`, `max_rows`) and `[execution]` (`at_once`).
+    pub execution: ExecutionSettings,
     /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
@@ -77,6 +77,7 @@ impl ModelSettings {
             enabled: batching.bool("enabled"),
             max_rows: batching.integer("max_rows", 1..=Batching::MAX_ROWS),
         };
+        let execution = ExecutionSettings { batching, at_once: table.section("execution").bool("at_once") };
         if let Some(enabled) = batching.enabled {
             about.insert("batching_enabled".to_owned(), enabled.into());
         }
@@ -91,7 +92,7 @@ impl ModelSettings {
             shadow_rtol: relative,
             shadow_atol: absolute,
             log,
-            batching,
+            execution,
             about,
         })
     }

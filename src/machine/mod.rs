@@ -1,4 +1,4 @@
-//! machine: how many cores and how much memory this process may use.
+//! machine: how many cores and how much memory this process may use, and has used.
 //!
 //! - [`Machine::detect`] asks the kernel once, at start: the cores this process may run on, the memory of the machine, and what
 //!   the control groups above the process (cgroup v1 and v2) leave of both.
@@ -103,4 +103,12 @@ pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Processor time that the calling thread has had.
+#[must_use]
+pub fn thread_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    // Neither is ever negative, and nanoseconds are below a second.
+    std::time::Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }

@@ -1,5 +1,7 @@
 //! Names that get swapped by mistake, each its own type.
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::num::NonZeroU64;
@@ -155,7 +157,7 @@ impl fmt::Display for ArmName {
 
 /// What the log and feedback know a prediction by: any text the caller chose, or a `UUIDv7` made here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct RequestId(String);
+pub struct RequestId(ByteString);
 
 impl RequestId {
     /// Longer ids are refused: each is kept in a record and answered in a header.
@@ -166,19 +168,25 @@ impl RequestId {
     /// # Errors
     /// When it is longer than [`RequestId::MAX_BYTES`].
     pub fn from_caller(id: String) -> Result<RequestId, NameError> {
-        if id.len() > RequestId::MAX_BYTES { Err(NameError::RequestId(id.len())) } else { Ok(RequestId(id)) }
+        if id.len() > RequestId::MAX_BYTES { Err(NameError::RequestId(id.len())) } else { Ok(RequestId(id.into())) }
     }
 
     /// A new one: a `UUIDv7` (RFC 9562), which sorts by time.
     #[must_use]
     pub fn generate() -> RequestId {
         let mut text = [0u8; uuid::fmt::Hyphenated::LENGTH];
-        RequestId(uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text).to_owned())
+        RequestId(ByteString::from(&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)))
     }
 
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same bytes, shared.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        self.0.as_bytes().clone()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Signature;
 use crate::tensor::Tensor;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// A tensor under the name the caller gave it.
@@ -71,11 +72,14 @@ pub struct InferenceRequest {
     pub outputs: Option<Vec<String>>,
 }
 
+/// Indices of outputs: few, for most models.
+pub(super) type Wanted = SmallVec<[usize; 4]>;
+
 /// A request that fits the signature it was checked against; made by [`Signature::check`] alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
     pub(super) inputs: Vec<Tensor>,
-    pub(super) wanted: Vec<usize>,
+    pub(super) wanted: Wanted,
     pub(super) rows: Option<usize>,
 }
 

@@ -1,7 +1,9 @@
 //! What a version takes and gives, and the check of a request against it.
 
+use super::request::Wanted;
 use super::{Checked, Code, Failure, InferenceRequest, NamedTensor};
 use crate::tensor::{DataType, Shape, Tensor};
+use smallvec::{SmallVec, smallvec};
 use std::fmt;
 use std::sync::Arc;
 
@@ -117,8 +119,9 @@ impl Signature {
     /// or a dimension that does not fit (which, expected, got); outputs that do not exist.
     pub fn check(&self, request: InferenceRequest) -> Result<Checked, Failure> {
         let mut complaints = Vec::new();
-        let mut slots: Vec<Option<Tensor>> = vec![None; self.0.inputs.len()];
-        let mut symbols: Vec<(&str, usize, &str)> = Vec::new();
+        // Most models have few inputs: what is needed on the way costs no allocation.
+        let mut slots: SmallVec<[Option<Tensor>; 4]> = smallvec![None; self.0.inputs.len()];
+        let mut symbols = Symbols::new();
         for given in request.inputs {
             let Some(i) = self.0.inputs.iter().position(|spec| *spec.name == *given.name) else {
                 let known = names(&self.0.inputs);
@@ -148,7 +151,8 @@ impl Signature {
             return Err(Failure::several(Code::InvalidTensor, complaints));
         }
         let wanted = self.wanted(request.outputs)?;
-        let inputs: Vec<Tensor> = slots.into_iter().flatten().collect();
+        let mut inputs = Vec::with_capacity(slots.len());
+        inputs.extend(slots.into_iter().flatten());
         let rows = self.rows_of(&inputs);
         Ok(Checked { inputs, wanted, rows })
     }
@@ -172,7 +176,7 @@ impl Signature {
 
     fn fits_in_place(&self, other: &Signature, request: &Checked) -> bool {
         let names = |specs: &[TensorSpec]| specs.iter().map(|spec| Arc::clone(&spec.name)).collect::<Vec<_>>();
-        let (mut symbols, mut complaints) = (Vec::new(), Vec::new());
+        let (mut symbols, mut complaints) = (Symbols::new(), Vec::new());
         let mut inputs = self.0.inputs.iter().zip(&request.inputs);
         self.0.has_rows == other.0.has_rows
             && names(&self.0.inputs) == names(&other.0.inputs)
@@ -198,11 +202,11 @@ impl Signature {
         changes
     }
 
-    fn wanted(&self, asked: Option<Vec<String>>) -> Result<Vec<usize>, Failure> {
+    fn wanted(&self, asked: Option<Vec<String>>) -> Result<Wanted, Failure> {
         let Some(asked) = asked.filter(|a| !a.is_empty()) else {
             return Ok((0..self.0.outputs.len()).collect());
         };
-        let mut wanted = Vec::with_capacity(asked.len());
+        let mut wanted = Wanted::with_capacity(asked.len());
         let mut complaints = Vec::new();
         for name in asked {
             match self.0.outputs.iter().position(|spec| *spec.name == *name) {
@@ -245,12 +249,10 @@ fn has_rows(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> bool {
         })
 }
 
-fn check_dims<'s>(
-    spec: &'s TensorSpec,
-    shape: &Shape,
-    symbols: &mut Vec<(&'s str, usize, &'s str)>,
-    complaints: &mut Vec<String>,
-) {
+/// Symbols of free dimensions met so far: the symbol, its extent, and the input it was met in first.
+type Symbols<'s> = SmallVec<[(&'s str, usize, &'s str); 4]>;
+
+fn check_dims<'s>(spec: &'s TensorSpec, shape: &Shape, symbols: &mut Symbols<'s>, complaints: &mut Vec<String>) {
     let Some(dims) = &spec.dims else { return };
     if dims.len() != shape.len() {
         complaints.push(format!(

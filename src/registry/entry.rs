@@ -6,6 +6,7 @@ use crate::model::{Code, Failure, ModelName, Role, Signature, Version};
 use crate::record::Stream;
 use crate::route::{Ask, Document, Route, Router};
 use crate::telemetry::{ArmMetrics, VersionMetrics};
+use bytestring::ByteString;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -129,9 +130,9 @@ pub struct Served {
     pub loaded: Arc<Loaded>,
     pub role: Role,
     /// The arm's name; `rule`, `pinned` or `label` where no split decided.
-    pub arm: String,
+    pub arm: ByteString,
     /// The version, as headers and answers spell it.
-    pub version_text: String,
+    pub version_text: ByteString,
     pub metrics: ArmMetrics,
 }
 
@@ -148,7 +149,8 @@ impl Served {
     }
 
     fn counted(metrics: ArmMetrics, loaded: Arc<Loaded>, role: Role, arm: &str) -> Arc<Served> {
-        Arc::new(Served { role, arm: arm.to_owned(), version_text: loaded.version.to_string(), metrics, loaded })
+        let version_text = loaded.version.to_string().into();
+        Arc::new(Served { role, arm: arm.into(), version_text, metrics, loaded })
     }
 }
 

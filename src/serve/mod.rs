@@ -42,6 +42,7 @@ pub struct Gateway {
 /// One request on one version: holds the version in memory, and is counted once when it ends.
 #[derive(Debug)]
 pub struct Exchange {
+    id: RequestId,
     served: Arc<Served>,
     /// When the body had been read.
     started: Instant,
@@ -83,11 +84,11 @@ impl Gateway {
         &self.executor
     }
 
-    /// Finds who answers a request whose body was read at `started`.
+    /// Finds who answers the request of this id, whose body was read at `started`.
     ///
     /// # Errors
     /// `MODEL_NOT_FOUND`, and what [`Entry::route`] gives.
-    pub fn open(&self, model: &str, ask: &Ask, started: Instant) -> Result<Exchange, Failure> {
+    pub fn open(&self, model: &str, ask: &Ask, id: &RequestId, started: Instant) -> Result<Exchange, Failure> {
         let snapshot = self.reader.snapshot();
         let entry = find(&snapshot, model)?;
         let Routed { served, keyless } = entry.route(ask)?;
@@ -102,11 +103,12 @@ impl Gateway {
         }
         Ok(Exchange {
             _in_flight: in_flight,
+            id: id.clone(),
             served: Arc::clone(served),
             started,
             shadows: sampled(entry, served.role),
             tolerance: entry.tolerance(),
-            recording: self.log.as_ref().and_then(|log| Recording::begin(log, entry, served, ask)),
+            recording: self.log.as_ref().and_then(|log| Recording::begin(log, entry, served, ask, id)),
             request: None,
             fitted: false,
             ended: false,
@@ -116,7 +118,7 @@ impl Gateway {
     /// Runs a request on the version its exchange holds.
     ///
     /// # Errors
-    /// What does not fit the signature, and what [`Executor::execute`] gives.
+    /// What does not fit the signature, and what [`Executor::admit`] and [`Executor::execute`] give.
     pub async fn infer(
         &self,
         exchange: &mut Exchange,
@@ -124,6 +126,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Ran, Failure> {
         let loaded = &exchange.served.loaded;
+        self.executor.admit(&loaded.runner, deadline).inspect_err(|_| exchange.fitted = true)?;
         let checked = Arc::new(loaded.facts.signature.check(request)?);
         if exchange.recording.is_some() || !exchange.shadows.is_empty() {
             exchange.request = Some(Arc::clone(&checked));
@@ -136,9 +139,14 @@ impl Gateway {
         }
         exchange.fitted = true;
         let ran = self.executor.execute(&loaded.runner, checked, deadline).await?;
-        loaded.metrics.ran(ran.infer);
+        if ran.counts {
+            loaded.metrics.ran(ran.infer);
+        }
         if !ran.queue.is_zero() {
             loaded.metrics.queued(ran.queue);
+            if ran.counts {
+                loaded.metrics.batched(ran.batch_rows);
+            }
         }
         Ok(ran)
     }
@@ -151,7 +159,6 @@ impl Gateway {
     pub async fn end(
         &self,
         mut exchange: Exchange,
-        id: &RequestId,
         outcome: Result<Ran, Failure>,
     ) -> Result<Option<Aftermath>, Failure> {
         let latency = exchange.started.elapsed();
@@ -164,16 +171,10 @@ impl Gateway {
         let failed = written.as_ref().err().or(outcome.as_ref().err()).map(|failure| failure.code);
         exchange.served.metrics.ended(failed, exchange.started.elapsed(), exchange.fitted);
         written?;
-        Ok(self.aftermath(exchange, id, outcome, latency))
+        Ok(self.aftermath(exchange, outcome, latency))
     }
 
-    fn aftermath(
-        &self,
-        mut exchange: Exchange,
-        id: &RequestId,
-        outcome: Result<Ran, Failure>,
-        latency: Duration,
-    ) -> Option<Aftermath> {
+    fn aftermath(&self, mut exchange: Exchange, outcome: Result<Ran, Failure>, latency: Duration) -> Option<Aftermath> {
         if exchange.shadows.is_empty() {
             return None;
         }
@@ -200,7 +201,7 @@ impl Gateway {
             primary: loaded.version,
             facts: Arc::clone(&loaded.facts),
             arm: exchange.served.arm.clone(),
-            request_id: id.clone(),
+            request_id: exchange.id.clone(),
             request,
             outcome,
             infer,

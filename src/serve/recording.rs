@@ -1,7 +1,7 @@
 //! What of a request goes into the prediction log.
 
 use super::{Exchange, Ran};
-use crate::model::{Code, Failure, Role};
+use crate::model::{Code, Failure, RequestId, Role};
 use crate::record::{self, Log, Prediction, Stream, Ticket};
 use crate::registry::{Entry, Served};
 use crate::route::Ask;
@@ -14,7 +14,6 @@ use std::time::Duration;
 pub(super) struct Recording {
     log: Log,
     stream: Arc<Stream>,
-    request_id: String,
     route_key: Option<String>,
     traceparent: Option<String>,
     sampled: bool,
@@ -30,14 +29,13 @@ const TRACEPARENT: usize = 256;
 
 impl Recording {
     /// `None` where this version is not recorded.
-    pub fn begin(log: &Log, entry: &Entry, served: &Served, ask: &Ask) -> Option<Recording> {
+    pub fn begin(log: &Log, entry: &Entry, served: &Served, ask: &Ask, id: &RequestId) -> Option<Recording> {
         let stream = entry.stream(served.loaded.version)?;
         Some(Recording {
             log: log.clone(),
-            request_id: ask.request_id.to_owned(),
             route_key: entry.sticky_key(ask).map(std::borrow::Cow::into_owned),
             traceparent: (ask.header)("traceparent").filter(|text| text.len() <= TRACEPARENT).map(str::to_owned),
-            sampled: stream.samples(ask.request_id),
+            sampled: stream.samples(id.as_str()),
             kept: false,
             ts: 0,
             over: false,
@@ -68,7 +66,7 @@ impl Exchange {
         recording.over = true;
         recording.kept = true;
         let prediction = Prediction {
-            request_id: &recording.request_id,
+            request_id: self.id.as_str(),
             ts: recording.ts,
             role: self.served.role,
             arm: &self.served.arm,

@@ -51,7 +51,7 @@ impl House {
     fn open(&self, selector: Selector, cohort: Option<&'static str>) -> Exchange {
         let header = |name: &str| cohort.filter(|_| name == "x-cohort");
         let ask = Ask { selector, header: &header, parameters: &Parameters::new(), request_id: "r" };
-        self.gateway.open("m", &ask, Instant::now()).unwrap()
+        self.gateway.open("m", &ask, &RequestId::generate(), Instant::now()).unwrap()
     }
 
     fn infer(&self, exchange: &mut Exchange, deadline: Duration) -> Result<Ran, Failure> {
@@ -62,7 +62,7 @@ impl House {
     }
 
     fn end(&self, exchange: Exchange, outcome: Result<Ran, Failure>) -> Option<Aftermath> {
-        self.runtime.block_on(self.gateway.end(exchange, &RequestId::generate(), outcome)).unwrap()
+        self.runtime.block_on(self.gateway.end(exchange, outcome)).unwrap()
     }
 
     /// Whether a request asked for so leaves a copy to make.

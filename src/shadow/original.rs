@@ -5,6 +5,7 @@ use crate::model::{Answer, Checked, Failure, ModelName, RequestId, Role, Version
 use crate::record::Stream;
 use crate::registry::Facts;
 use crate::tensor::Tensor;
+use bytestring::ByteString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub struct Original {
     /// The primary's: its signature, which the request was checked against, and its bytes' sum.
     pub facts: Arc<Facts>,
     /// The primary's arm.
-    pub arm: String,
+    pub arm: ByteString,
     pub request_id: RequestId,
     pub request: Arc<Checked>,
     pub outcome: Result<Answer, Failure>,

@@ -74,7 +74,7 @@ impl House {
             model: model(),
             primary: version(1),
             facts,
-            arm: "1".to_owned(),
+            arm: "1".into(),
             request_id: RequestId::from_caller(id.to_owned()).unwrap(),
             request: Arc::new(request),
             outcome: outcome.map(|y| Answer { outputs: vec![("y".into(), numbers(&y))] }),

@@ -18,6 +18,8 @@ pub struct VersionMetrics {
     version: String,
     infer: Histogram,
     queue: Histogram,
+    /// Made with the first run on a worker: most versions run at once.
+    batch_rows: OnceLock<Histogram>,
     nonfinite: Counter,
     keyless: Counter,
     in_flight_gauge: Gauge,
@@ -43,6 +45,7 @@ impl VersionMetrics {
         let metrics = Arc::new(VersionMetrics {
             infer: scope.histogram(&names::INFER_SECONDS_M, &labels),
             queue: scope.histogram(&names::QUEUE_SECONDS_M, &labels),
+            batch_rows: OnceLock::new(),
             nonfinite: scope.counter(&names::NONFINITE, &labels),
             keyless: scope.counter(&names::STICKY_KEY_MISSING, &labels),
             in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
@@ -74,6 +77,13 @@ impl VersionMetrics {
 
     pub fn queued(&self, waited: Duration) {
         self.queue.record(waited.as_secs_f64());
+    }
+
+    /// Counts a run on a worker, by its rows.
+    pub fn batched(&self, rows: usize) {
+        let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
+        let rows_of_runs = self.batch_rows.get_or_init(|| self.scope.histogram(&names::BATCH_ROWS_M, &labels));
+        rows_of_runs.record(rows as f64);
     }
 
     pub fn nonfinite(&self, elements: usize) {

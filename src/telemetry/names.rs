@@ -51,6 +51,9 @@ const LOG_SECONDS: &[f64] =
 /// Seconds. Loads run from a millisecond (a scikit-learn model) to minutes (gigabytes over a network file system).
 const LOAD_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+/// Rows. Batches are capped at 4096.
+const BATCH_ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
+
 const ARM: &[&str] = &["model", "version", "arm", "status"];
 const VERSION: &[&str] = &["model", "version"];
 const QUALITY: &[&str] = &["model", "version", "arm"];
@@ -83,6 +86,12 @@ pub const QUEUE_SECONDS_M: Metric = metric(
     Kind::Histogram(INFER_SECONDS),
     VERSION,
     "Time a request waited for a worker; requests run at once on the thread that read them do not wait and are not counted",
+);
+pub const BATCH_ROWS_M: Metric = metric(
+    "sluicegate_batch_rows",
+    Kind::Histogram(BATCH_ROWS),
+    VERSION,
+    "Rows of a run on a worker, of all requests that ran together; runs at once on the thread that read a request are not among them",
 );
 pub const NONFINITE: Metric = metric(
     "sluicegate_nonfinite_outputs_total",
@@ -270,6 +279,7 @@ pub const ALL: &[Metric] = &[
     REQUESTS,
     REQUEST_SECONDS_M,
     INFER_SECONDS_M,
+    BATCH_ROWS_M,
     QUEUE_SECONDS_M,
     NONFINITE,
     STICKY_KEY_MISSING,

@@ -65,3 +65,27 @@ fn under_load_requests_run_together_and_each_gets_its_own() {
     let alone = version["runs"]["alone"].as_u64().unwrap();
     assert!(alone > 0 && together > 0 && version["cost"][0]["at_once"] == false, "{version}");
 }
+
+#[test]
+fn where_runs_happen_can_be_pinned() {
+    let gateway = Gateway::start(|models| {
+        for (model, settings) in
+            [("free", ""), ("here", "[execution]\nat_once = true\n"), ("there", "[execution]\nat_once = false\n")]
+        {
+            onnx::install(models, model, 1, &onnx::scaling(2.0));
+            std::fs::write(models.join(model).join("model.toml"), settings).unwrap();
+        }
+    });
+    for (model, pinned) in [("free", Value::Null), ("here", true.into()), ("there", false.into())] {
+        let answer = gateway.post(&format!("/v2/models/{model}/infer"), infer_body(&[1, 2], &[1.0, 2.0]));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let version = &shown(&gateway, model)["versions"][0];
+        assert_eq!(version["at_once"], pinned, "{version}");
+        assert_eq!(version["cost"][0]["at_once"], pinned != false, "such a run takes microseconds: {version}");
+    }
+    // Runs on workers are counted by their rows, the others are not.
+    let metrics = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
+    let counted =
+        |model: &str| metrics.contains(&format!("sluicegate_batch_rows_count{{model=\"{model}\",version=\"1\"}} 1"));
+    assert_eq!([counted("free"), counted("here"), counted("there")], [false, false, true], "{metrics}");
+}

@@ -103,14 +103,12 @@ impl OrtModel {
         let outputs: SmallVec<[Option<Value<'static>>; 8]> =
             outputs.into_iter().map(|o| unsafe { Value::take(o) }).collect();
         ran.map_err(words::trapped_run)?.map_err(|e| words::run_error(&e))?;
-        outputs
-            .iter()
-            .map(|value| match value {
-                Some(value) => copy_out(value),
-                None => Err(Error::new("an output has no value")),
-            })
-            .collect::<Result<_, Error>>()
-            .map_err(|e| words::run_error(&e))
+        let mut tensors = Vec::with_capacity(outputs.len());
+        for value in &outputs {
+            let value = value.as_ref().ok_or_else(|| Error::new("an output has no value"));
+            tensors.push(value.and_then(copy_out).map_err(|e| words::run_error(&e))?);
+        }
+        Ok(tensors)
     }
 }
 

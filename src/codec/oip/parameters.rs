@@ -74,6 +74,9 @@ fn value(reader: &mut Reader<'_>) -> Result<Result<Parameter, String>, Syntax> {
 }
 
 fn repeated(parameters: &Parameters) -> Option<&str> {
+    if parameters.len() < 2 {
+        return None;
+    }
     let mut names: Vec<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])

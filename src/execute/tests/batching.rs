@@ -1,9 +1,12 @@
 //! What runs together, and that nobody notices.
 
 use super::*;
+use crate::backend::{EngineChoice, Engines, VersionFiles};
+use crate::compare::{Tolerance, compare_answers};
 use crate::execute::batch::{Formed, Waiting, form};
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 /// `x` [N,2] → the same.
 fn pairs() -> Arc<Steered> {
@@ -244,5 +247,40 @@ fn rows_that_are_only_said_to_be_there_harm_nobody() {
     let requests = [endless(usize::MAX), endless(1), endless(1), of(&model, 1, 2, 7)];
     for (request, answer) in requests.iter().zip(answered(&model, &runner, &requests)) {
         assert_eq!(answer.unwrap().answer.outputs[0].1, request.inputs()[0]);
+    }
+}
+
+/// The repository's perceptron on every engine that is here.
+static REAL: LazyLock<Vec<Runner>> = LazyLock::new(|| {
+    let files = VersionFiles { dir: "models/mlp32/1".into() };
+    let engines = Engines::discover(None);
+    let available = engines.describe().iter().filter(|engine| engine.available).count();
+    let choices = [EngineChoice::Tract, EngineChoice::OnnxRuntime];
+    let loaded = choices.iter().take(available).map(|choice| engines.load(*choice, &files).unwrap());
+    loaded.map(Runner::new).collect()
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn together_a_request_gets_what_it_gets_alone(
+        requests in prop::collection::vec(prop::collection::vec(prop::array::uniform32(-8f32..8.0), 1..5), 2..24)
+    ) {
+        for runner in &*REAL {
+            let requests: Vec<Checked> = requests.iter().map(|rows| {
+                let values: Vec<f32> = rows.iter().flatten().copied().collect();
+                let tensor = Tensor::new(Shape::new(&[rows.len(), 32]), Data::Fp32(values.into())).unwrap();
+                let input = NamedTensor { name: "x".to_owned(), tensor };
+                runner.signature().check(InferenceRequest { inputs: vec![input], ..InferenceRequest::default() }).unwrap()
+            }).collect();
+            let together = runner.run_together(&requests.iter().collect::<Vec<_>>()).unwrap();
+            prop_assert_eq!(together.iter().filter(|ran| ran.counts).count(), 1);
+            for (request, ran) in requests.iter().zip(together) {
+                let alone = runner.run(request).unwrap();
+                let compared = compare_answers(&alone.answer, &ran.answer, Tolerance { rtol: 1e-5, atol: 1e-6 });
+                prop_assert!(compared.agrees(), "{}: {compared:?}", runner.engine());
+            }
+        }
     }
 }

@@ -177,9 +177,11 @@ fn model_toml_means_what_it_says_and_complains_of_everything_at_once() {
     let read = |text: &str| ModelSettings::parse("model.toml", text);
     let full = read(
         "engine = \"tract\"\nversions = { latest = 2 }\nauto_promote = true\ndescription = \"d\"\n\
-         feature_names = [\"a\", \"b\"]\n[batching]\nenabled = false\n",
+         feature_names = [\"a\", \"b\"]\n[batching]\nenabled = false\n\
+         [execution]\nat_once = true\n",
     )
     .unwrap();
+    assert_eq!((full.execution.batching.enabled, full.execution.at_once), (Some(false), Some(true)));
     assert_eq!((full.engine, full.versions, full.auto_promote), (EngineChoice::Tract, Keep::Latest(2), true));
     let about = serde_json::json!({"description": "d", "feature_names": ["a", "b"], "batching_enabled": false});
     assert_eq!(serde_json::Value::Object(full.about), about);

@@ -58,9 +58,9 @@ fn routing_finds_the_arm_the_pin_and_says_what_is_not_there() {
     let entry = entry("m", &[loaded(1, &freed), loaded(2, &freed)], Some(Document::single(version(2))), 1).unwrap();
     let none = Parameters::new();
     let served = entry.route(&ask(Selector::Traffic, &none)).unwrap().served;
-    assert_eq!((served.version_text.as_str(), served.arm.as_str(), served.role), ("2", "2", Role::Primary));
+    assert_eq!((&*served.version_text, &*served.arm, served.role), ("2", "2", Role::Primary));
     let pinned = entry.route(&ask(Selector::Version(version(1)), &none)).unwrap().served;
-    assert_eq!((pinned.version_text.as_str(), pinned.role), ("1", Role::Pinned));
+    assert_eq!((&*pinned.version_text, pinned.role), ("1", Role::Pinned));
     let unknown = entry.route(&ask(Selector::Version(version(9)), &none)).unwrap_err();
     assert_eq!(unknown.code, Code::VersionNotFound);
     assert_eq!(unknown.message, "model m has no version 9; loaded are 1, 2");
