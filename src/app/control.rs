@@ -12,8 +12,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often samples are folded into their buckets and gauges refreshed.
+/// How often gauges are refreshed.
 const UPKEEP: Duration = Duration::from_secs(1);
+/// Samples are folded into their buckets every so many times, and when somebody looks. Each costs 8 bytes until then (50,000 requests a
+/// second: some 5 MB), and each fold goes through all histograms, asked or not: with 2,000 models that took 6 % of a core every second.
+const FOLD: u32 = 5;
 
 /// The running control thread.
 #[derive(Debug)]
@@ -93,9 +96,11 @@ async fn upkeep(telemetry: Telemetry, door: Arc<Door>, quality: Quality) {
     );
     let mut every = tokio::time::interval(UPKEEP);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for tick in (0..FOLD).cycle() {
         every.tick().await;
-        telemetry.upkeep();
+        if tick == 0 {
+            telemetry.upkeep();
+        }
         ready.set(f64::from(u8::from(door.ready())));
         depth.set(door.gateway().executor().queue_depth() as f64);
         if let Some(bytes) = crate::machine::resident_bytes() {
