@@ -1,7 +1,7 @@
 //! Allocations of a whole request, from the socket and back, in the default configuration: how many blocks, how many bytes. Everything
 //! in the process counts, the log's writer too; what an engine allocates in C++ does not.
 //!
-//! Run with `cargo bench --bench allocations`. With a path as its argument (`… -- /tmp/heap.json`) it also leaves where they come from, for
+//! Run with `cargo bench --bench allocations`. With a file to write (`… -- heap.json`) it also leaves where they come from, for
 //! DHAT's viewer (<https://nnethercote.github.io/dh_view/dh_view.html>).
 
 use sluicegate::app::App;
@@ -20,7 +20,11 @@ const WARM: usize = 2_000;
 const COUNTED: usize = 2_000;
 
 fn main() {
-    let heap = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let heap = std::env::args().skip(1).find(|argument| argument.contains(".json"));
+    if !std::env::args().any(|argument| argument == "--bench") {
+        // Started as a test: that it builds is all there is to say.
+        return;
+    }
     let counting = dhat::Profiler::builder();
     let _profiler = match heap {
         Some(file) => counting.file_name(file).trim_backtraces(Some(40)).build(),
@@ -115,7 +119,9 @@ impl Caller {
         self.stream.write_all(&self.request).expect("it reads");
         let mut got = 0;
         loop {
-            got += self.stream.read(&mut self.answer[got..]).expect("it answers");
+            let n = self.stream.read(&mut self.answer[got..]).expect("it answers");
+            assert!(n > 0, "it closed the connection, or answers at too great length");
+            got += n;
             let answer = &self.answer[..got];
             let Some(head) = answer.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
             let length = answer[..head].split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"content-length: "));

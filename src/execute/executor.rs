@@ -108,21 +108,27 @@ impl Executor {
         self.shared.waiting.load(Ordering::Relaxed)
     }
 
-    /// Whether a request to this version that is due by `deadline` would be taken. Asked before it is looked at closer: what is refused
-    /// should cost next to nothing.
+    /// Whether a request of so many elements to this version, due by `deadline`, would be taken. Asked before it is checked: what is
+    /// refused should cost little. What runs at once is not refused, whoever waits.
     ///
     /// # Errors
-    /// `OVERLOADED`: too many wait, or it would wait more than half of the time there is.
-    pub fn admit(&self, runner: &Arc<Runner>, deadline: Instant) -> Result<(), Failure> {
-        if self.queue_depth() == 0 {
+    /// `OVERLOADED`: too many wait, or it would wait more than half of the time there is; `DEADLINE_EXCEEDED`: there is none.
+    pub fn admit(&self, runner: &Arc<Runner>, elements: usize, deadline: Instant) -> Result<(), Failure> {
+        if self.queue_depth() == 0 || runner.runs_at_once(elements, self.config.inline_below) {
             return Ok(());
         }
-        self.fits(&self.shared.lock().lanes, Key::of(runner), deadline.saturating_duration_since(Instant::now()))
+        let has = deadline.saturating_duration_since(Instant::now());
+        if has.is_zero() {
+            return Err(expired());
+        }
+        let fits = self.fits(&self.shared.lock().lanes, Key::of(runner), has);
+        fits.map_err(Refusal::failure)
     }
 
-    fn fits(&self, lanes: &Lanes<Key, Job>, key: Key, has: Duration) -> Result<(), Failure> {
+    /// Only numbers: the words are made when the lock is given back.
+    fn fits(&self, lanes: &Lanes<Key, Job>, key: Key, has: Duration) -> Result<(), Refusal> {
         if lanes.is_full(key) {
-            return Err(overloaded(&format!("{} requests of this version are waiting already", lanes.most())));
+            return Err(Refusal::Full { most: lanes.most() });
         }
         let workers = u32::try_from(self.config.workers.get()).unwrap_or(u32::MAX);
         let wait = lanes.ahead(key) / workers;
@@ -130,7 +136,7 @@ impl Executor {
         if wait <= has / 2 {
             return Ok(());
         }
-        Err(overloaded(&format!("the wait is {} ms, of the {} ms there are", wait.as_millis(), has.as_millis())))
+        Err(Refusal::Slow { wait, has })
     }
 
     /// Runs a request, here or on a worker, and gives its answer.
@@ -149,7 +155,7 @@ impl Executor {
         if queued >= deadline {
             return Err(expired());
         }
-        if runner.runs_at_once(&request, self.config.inline_below) {
+        if runner.runs_at_once(request.elements(), self.config.inline_below) {
             return runner.run(&request);
         }
         let (reply, answer) = oneshot::channel();
@@ -166,10 +172,13 @@ impl Executor {
         let (key, cost) = (Key::of(&job.runner), job.cost);
         let has = job.deadline.saturating_duration_since(job.queued);
         let mut state = self.shared.lock();
-        self.fits(&state.lanes, key, has)?;
-        state.lanes.push(key, job, cost);
-        self.shared.waiting.store(state.lanes.waiting(), Ordering::Relaxed);
+        let fits = self.fits(&state.lanes, key, has);
+        if fits.is_ok() {
+            state.lanes.push(key, job, cost);
+            self.shared.waiting.store(state.lanes.waiting(), Ordering::Relaxed);
+        }
         drop(state);
+        fits.map_err(Refusal::failure)?;
         self.shared.work.notify_one();
         Ok(())
     }
@@ -182,8 +191,22 @@ impl Drop for Executor {
     }
 }
 
-fn overloaded(why: &str) -> Failure {
-    Failure::new(Code::Overloaded, format!("{why}; try again shortly"))
+/// Why a request is not let into its lane.
+enum Refusal {
+    Full { most: usize },
+    Slow { wait: Duration, has: Duration },
+}
+
+impl Refusal {
+    fn failure(self) -> Failure {
+        let why = match self {
+            Refusal::Full { most } => format!("{most} requests of this version are waiting already"),
+            Refusal::Slow { wait, has } => {
+                format!("the wait is {} ms, of the {} ms there are", wait.as_millis(), has.as_millis())
+            }
+        };
+        Failure::new(Code::Overloaded, format!("{why}; try again shortly"))
+    }
 }
 
 fn expired() -> Failure {
@@ -244,8 +267,10 @@ fn run(mut batch: Vec<Job>, began: Instant) {
         let runner = Arc::clone(&batch[0].runner);
         let requests: Vec<&Checked> = batch.iter().map(|job| &*job.request).collect();
         if let Some(answers) = runner.run_together(&requests) {
+            // The run is counted by the first who is still there to do so.
+            let mut counts = true;
             for (job, ran) in batch.into_iter().zip(answers) {
-                reply(Ok(ran), job, began);
+                counts &= !reply(Ok(Ran { counts, ..ran }), job, began);
             }
             return;
         }
@@ -260,16 +285,17 @@ fn run(mut batch: Vec<Job>, began: Instant) {
         } else if job.reply.is_closed() {
             job.runner.tally().aside(0, 1);
         } else {
-            reply(job.runner.run(&job.request), job, began);
+            let _ = reply(job.runner.run(&job.request), job, began);
         }
     }
 }
 
-fn reply(result: Result<Ran, Failure>, job: Job, began: Instant) {
+/// Whether somebody was there to be told.
+fn reply(result: Result<Ran, Failure>, job: Job, began: Instant) -> bool {
     let Job { runner, request, queued, reply, .. } = job;
     // Freed before the caller goes on: memory is held no longer than it is needed.
     drop((runner, request));
     let result = result.map(|ran| Ran { queue: began - queued, ..ran });
-    // An error means the caller went away while this ran; there is nobody to tell.
-    let _ = reply.send(result);
+    // An error means the caller went away while this ran.
+    reply.send(result).is_ok()
 }

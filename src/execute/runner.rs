@@ -20,7 +20,7 @@ pub struct Ran {
     pub infer: Duration,
     /// Rows that ran together, this request's own among them; 1 where there are no rows.
     pub batch_rows: usize,
-    /// True of one of those that ran together: a run is counted once.
+    /// Whether this one counts the run: of those that ran together, one does.
     pub counts: bool,
 }
 
@@ -99,11 +99,11 @@ impl Runner {
         self.model.engine()
     }
 
-    /// Whether a run of this happens on the thread that read it: as was said, else where it is short enough, and never before the
+    /// Whether a run of so many elements of all inputs happens on the thread that read it: as was said, else where it is short enough, and never before the
     /// first run.
     #[must_use]
-    pub fn runs_at_once(&self, request: &Checked, below: Duration) -> bool {
-        self.at_once.unwrap_or_else(|| self.cost.expect(request.elements()).is_some_and(|cost| cost <= below))
+    pub fn runs_at_once(&self, elements: usize, below: Duration) -> bool {
+        self.at_once.unwrap_or_else(|| self.cost.expect(elements).is_some_and(|cost| cost <= below))
     }
 
     /// The time of a worker that this takes of others who wait: its share of a run of as many as are worth running together.
@@ -147,8 +147,8 @@ impl Runner {
         let answers = answer.cut(&rows)?;
         self.cost.learn(whole.elements(), infer);
         self.tally.together(batch_rows);
-        let each = |(i, answer)| Ran { answer, queue: Duration::ZERO, infer, batch_rows, counts: i == 0 };
-        Some(answers.into_iter().enumerate().map(each).collect())
+        let each = |answer| Ran { answer, queue: Duration::ZERO, infer, batch_rows, counts: true };
+        Some(answers.into_iter().map(each).collect())
     }
 
     /// The same, on a thread whose times say nothing of what a run costs: a low-priority one, which others interrupt.

@@ -14,7 +14,7 @@ use crate::tensor::{Data, DataType};
 use bytes::Bytes;
 use half::f16;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What `model.toml` says of where and how runs happen; all of it absent by default, and for versions loaded from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,9 +35,10 @@ pub struct BatchingSettings {
 
 /// Rows that are tried: of the maker's own requests, and made up.
 const ROWS: usize = 8;
-/// Of this thread's own time, for all runs; what takes longer is not shown. Time that goes by while others have the machine is not
-/// counted: this thread comes after all of them.
+/// Of this thread's own time, for all runs; what takes longer is not shown. Time that goes by while others have the machine counts
+/// an eighth: this thread comes after most of them.
 const MAX_TIME: Duration = Duration::from_secs(15);
+const MAX_WAIT: Duration = Duration::from_mins(2);
 /// How far the same row may be from itself in other company: engines sum in another order where there are more rows.
 const TOLERANCE: Tolerance = Tolerance { rtol: 1e-4, atol: 1e-5 };
 /// The same for half floats, which have three digits.
@@ -74,10 +75,11 @@ pub fn verdict(dir: &Path, runner: &Runner, settings: BatchingSettings) -> Batch
 }
 
 fn shown(dir: &Path, runner: &Runner) -> Shown {
-    let begun = machine::thread_time();
+    let (begun, used) = (Instant::now(), machine::thread_time());
+    let is_over = || machine::thread_time().saturating_sub(used) > MAX_TIME || begun.elapsed() > MAX_WAIT;
     let mut rows: Vec<(Checked, Answer)> = Vec::new();
     for row in given(dir, runner).into_iter().chain(made_up(runner)) {
-        if machine::thread_time().saturating_sub(begun) > MAX_TIME {
+        if is_over() {
             return Shown::Nothing("its runs take too long to try".to_owned());
         }
         let stacks = rows.first().is_none_or(|(first, _)| first.stacks_with(&row));
@@ -100,7 +102,7 @@ fn shown(dir: &Path, runner: &Runner) -> Shown {
     let backwards: Vec<&(Checked, Answer)> = rows.iter().rev().collect();
     let turned: Vec<&(Checked, Answer)> = rows[1..].iter().chain(&rows[..1]).collect();
     for order in [rows.iter().collect(), backwards, turned, vec![&rows[rows.len() - 1], &rows[0]]] {
-        if machine::thread_time().saturating_sub(begun) > MAX_TIME {
+        if is_over() {
             return Shown::Nothing("its runs take too long to try".to_owned());
         }
         if let Some(why) = interact(runner, &order, tolerance) {

@@ -72,6 +72,14 @@ pub struct InferenceRequest {
     pub outputs: Option<Vec<String>>,
 }
 
+impl InferenceRequest {
+    /// Elements of all inputs together.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.inputs.iter().map(|input| input.tensor.data().len()).sum()
+    }
+}
+
 /// Indices of outputs: few, for most models.
 pub(super) type Wanted = SmallVec<[usize; 4]>;
 

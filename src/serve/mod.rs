@@ -53,7 +53,7 @@ pub struct Exchange {
     recording: Option<Recording>,
     /// What the version was asked, kept where somebody wants it afterwards.
     request: Option<Arc<Checked>>,
-    /// It fitted the signature and the limits: what fails from here on is not the caller's doing.
+    /// What fails from here on is not the caller's doing: it fitted the signature and the limits, or was refused unseen.
     fitted: bool,
     ended: bool,
     _in_flight: InFlight,
@@ -126,7 +126,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Ran, Failure> {
         let loaded = &exchange.served.loaded;
-        self.executor.admit(&loaded.runner, deadline).inspect_err(|_| exchange.fitted = true)?;
+        self.executor.admit(&loaded.runner, request.elements(), deadline).inspect_err(|_| exchange.fitted = true)?;
         let checked = Arc::new(loaded.facts.signature.check(request)?);
         if exchange.recording.is_some() || !exchange.shadows.is_empty() {
             exchange.request = Some(Arc::clone(&checked));
@@ -138,7 +138,12 @@ impl Gateway {
             return Err(Failure::new(Code::InvalidTensor, words));
         }
         exchange.fitted = true;
-        let ran = self.executor.execute(&loaded.runner, checked, deadline).await?;
+        let ran = self.executor.execute(&loaded.runner, checked, deadline).await.inspect_err(|failure| {
+            if failure.code == Code::Overloaded {
+                // As if it had been refused before the check: no record, and no copy.
+                exchange.request = None;
+            }
+        })?;
         if ran.counts {
             loaded.metrics.ran(ran.infer);
         }

@@ -18,8 +18,12 @@ struct House {
     runtime: tokio::runtime::Runtime,
 }
 
-/// Version 1 answers, version 2 is its shadow.
+/// Version 1 answers, version 2 is its shadow; all runs happen at once.
 fn house(sample: f64) -> House {
+    house_with(sample, Duration::MAX)
+}
+
+fn house_with(sample: f64, inline_below: Duration) -> House {
     let spec =
         |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
     let fake = || Fake::echo(Signature::new(vec![spec("x")], vec![spec("y")]));
@@ -41,7 +45,7 @@ fn house(sample: f64) -> House {
     writer.publish(Snapshot::default().with(entry("m", &held, Some(document), 1).unwrap()));
     let config = shadow::Config { threads: NonZeroUsize::MIN, queue: 100_000, queue_bytes: 1 << 30 };
     let shadows = Shadows::start(config, Figures::default(), reader.clone(), None).unwrap();
-    let config = execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN };
+    let config = execute::Config { inline_below, queue: 1, workers: NonZeroUsize::MIN };
     let gateway = Gateway::new(reader, Executor::start(&config).unwrap(), shadows, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     House { gateway, _writer: writer, primary, shadow, runtime }
@@ -130,4 +134,44 @@ fn what_does_not_fit_the_signature_is_not_copied() {
     let outcome = house.runtime.block_on(house.gateway.infer(&mut exchange, nothing, Instant::now()));
     assert_eq!(outcome.as_ref().unwrap_err().code, Code::InvalidTensor);
     assert!(house.end(exchange, outcome).is_none());
+}
+
+#[test]
+fn an_overload_refuses_unseen_and_never_what_runs_at_once() {
+    let house = house_with(1.0, Duration::from_millis(1));
+    let (fake, loaded) = &house.primary;
+    loaded.runner.cost().learn(1, Duration::from_micros(1));
+    loaded.runner.cost().learn(1000, Duration::from_millis(20));
+    let ask = |request: InferenceRequest| {
+        let mut exchange = house.open(Selector::Traffic, None);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let soon = Instant::now() + Duration::from_mins(1);
+        (runtime.block_on(house.gateway.infer(&mut exchange, request, soon)), exchange)
+    };
+    let large = |name: &str| {
+        let tensor = Tensor::new(Shape::new(&[1000]), Data::Fp32(vec![1.0; 1000].into())).unwrap();
+        let inputs = vec![NamedTensor { name: name.to_owned(), tensor }];
+        InferenceRequest { inputs, ..InferenceRequest::default() }
+    };
+    fake.block();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| ask(large("x")).0);
+        fake.wait_for_waiting(1);
+        let waiting = scope.spawn(|| ask(large("x")).0);
+        while house.gateway.executor().queue_depth() == 0 {
+            std::thread::yield_now();
+        }
+        // The lane is full. What would be found wrong is refused like the rest, and leaves nothing.
+        for name in ["x", "unknown"] {
+            let (outcome, exchange) = ask(large(name));
+            assert_eq!(outcome.as_ref().unwrap_err().code, Code::Overloaded);
+            assert!(exchange.request.is_none() && exchange.fitted, "no record, and not the caller's doing");
+            assert!(house.end(exchange, outcome).is_none());
+        }
+        let admit = |elements| house.gateway.executor().admit(&loaded.runner, elements, Instant::now());
+        assert!(admit(1).is_ok(), "it would run at once");
+        assert_eq!(admit(1000).unwrap_err().code, Code::DeadlineExceeded);
+        fake.unblock();
+        assert!(running.join().unwrap().is_ok() && waiting.join().unwrap().is_ok());
+    });
 }
