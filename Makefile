@@ -28,7 +28,7 @@ lint: ## formatting and lints, warnings are errors
 bench: ort ## criterion
 	$(CARGO) bench --locked
 
-loadtest: build runner ## a short version of every load scenario and target: a table, reports in target/loadtest (four minutes)
+loadtest: build runner ## a short version of every load scenario and target: a table, reports in target/loadtest (five minutes)
 	loadtest/runner/target/release/sluicegate-loadtest all --short
 
 targets: build runner ## the performance targets, measured: a table, target/loadtest/targets.json (ten minutes)
