@@ -5,7 +5,8 @@
 //!   the request to a worker, which takes whatever waits when it becomes free: a lone request is never delayed, and batches form
 //!   under load, of versions of which verification has shown that rows do not interact ([`Batching`]).
 //! - Each version waits in a lane of its own; turns go by time used, so one version cannot starve another.
-//! - A lane is bounded; when it is full the request is refused with `OVERLOADED` and nothing else is lost.
+//! - A lane is bounded; when it is full, or the wait too long, the request is refused with `OVERLOADED` and nothing else is lost:
+//!   by [`Executor::admit`] before it is checked, and by [`Executor::execute`] where the lane filled up meanwhile.
 //! - Expired work is dropped before it runs (`DEADLINE_EXCEEDED`); work whose caller went away is skipped.
 //! - A panic or an error inside an engine fails that run alone; the session it happened in is thrown away.
 //!

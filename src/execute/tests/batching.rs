@@ -278,7 +278,7 @@ proptest! {
             let together = runner.run_together(&requests.iter().collect::<Vec<_>>()).unwrap();
             for (request, ran) in requests.iter().zip(together) {
                 let alone = runner.run(request).unwrap();
-                let compared = compare_answers(&alone.answer, &ran.answer, Tolerance { rtol: 1e-4, atol: 1e-5 });
+                let compared = compare_answers(&alone.answer, &ran.answer, Tolerance { rtol: 1e-5, atol: 1e-6 });
                 prop_assert!(compared.agrees(), "{}: {compared:?}", runner.engine());
             }
         }
