@@ -5,6 +5,7 @@
 
 mod library;
 mod model;
+mod scratch;
 mod trap;
 mod values;
 mod weights;

@@ -1,6 +1,7 @@
 //! One version, loaded into ONNX Runtime.
 
 use super::library::Library;
+use super::scratch::Scratch;
 use super::values::{Value, check, copy_out};
 use super::weights::Weights;
 use super::{OnnxRuntime, trap, words};
@@ -19,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A loaded version.
 #[derive(Debug)]
@@ -32,14 +34,30 @@ pub struct OrtModel {
 }
 
 impl OrtModel {
+    /// Reads a version. Most are opened once; one that turns out to want its scratch memory from elsewhere is opened again.
     pub fn load(library: &Library, file: &OnnxFile) -> Result<OrtModel, LoadError> {
+        let weights = Weights::read(file)?;
+        let guess = Scratch::guess(file.bytes().len() + weights.bytes());
+        let model = OrtModel::open(library, file, &weights, guess)?;
+        let wanted = Scratch::of(&model.signature, |request| {
+            let begun = Instant::now();
+            model.run(request).is_ok().then(|| begun.elapsed())
+        });
+        if wanted == guess {
+            return Ok(model);
+        }
+        // Gone before its successor comes: weights are not there twice.
+        drop(model);
+        OrtModel::open(library, file, &weights, wanted)
+    }
+
+    fn open(library: &Library, file: &OnnxFile, weights: &Weights, scratch: Scratch) -> Result<OrtModel, LoadError> {
         let inputs = file.inputs()?;
         let declared = file.outputs()?;
         let path = file.dir().join(crate::backend::VersionFiles::MODEL);
-        let weights = Weights::read(file)?;
         // `ort` panics on type descriptions it does not know; the version is then refused like any other it cannot
         // take.
-        let loaded = catch_unwind(AssertUnwindSafe(|| trap::guarded(|| open(library, &path, weights))));
+        let loaded = catch_unwind(AssertUnwindSafe(|| trap::guarded(|| open(library, &path, weights, scratch))));
         let engine = match loaded {
             Ok(Ok(Ok(engine))) => engine,
             Ok(Ok(Err(error))) => return Err(words::load_error(&error, file.dir())),
@@ -168,16 +186,9 @@ impl Names {
     }
 }
 
-/// Makes the engine's session. It is given one thread, which is the one that asks: nothing to wake, nothing to spin.
-///
-/// The memory arena stays on and memory patterns go off, by measurement (ONNX Runtime 1.31, glibc, two cores):
-///
-/// - one run of an MLP 32-64-64-1 takes 3.4 µs with the arena and 3.2 without, one of a CNN on 64 images of 64x64 31 ms with
-///   and 48 without, as glibc then maps and unmaps its large buffers each time;
-/// - after four threads ran that CNN and the version was dropped and trimmed, 47 MB were resident with the arena and 212 to
-///   245 MB without: glibc does not trim the heaps of threads, while the arena is the session's own and goes with it;
-/// - patterns changed no run time, and keep a plan for every input shape ever seen.
-fn open(library: &Library, path: &Path, weights: Weights) -> Result<EngineSession, Error> {
+/// Makes the engine's session. It is given one thread, which is the one that asks: nothing to wake, nothing to spin. Memory patterns
+/// are off: they changed no run time, and keep a plan for every input shape ever seen.
+fn open(library: &Library, path: &Path, weights: &Weights, scratch: Scratch) -> Result<EngineSession, Error> {
     let builder = EngineSession::builder(&library.environment)?
         .with_intra_threads(1)?
         .with_inter_threads(1)?
@@ -185,7 +196,7 @@ fn open(library: &Library, path: &Path, weights: Weights) -> Result<EngineSessio
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
         .with_memory_pattern(false)?
-        .with_execution_providers([CPU::default().with_arena_allocator(true).build()])?;
+        .with_execution_providers([CPU::default().with_arena_allocator(scratch == Scratch::Arena).build()])?;
     weights.give_to(builder)?.commit_from_file(path)
 }
 
