@@ -3,6 +3,7 @@
 use super::about::{About, Column, Side};
 use super::frame::{self, PredictionView, TensorView};
 use crate::tensor::DataType;
+use arrow_array::builder::StringBuilder;
 use arrow_array::types::{
     Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
@@ -13,6 +14,7 @@ use arrow_array::{
 };
 use arrow_buffer::{Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType as Arrow, Field, Fields, Schema, SchemaRef, TimeUnit};
+use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -159,17 +161,17 @@ pub struct Builder {
 /// Everything but the tensors, column by column.
 #[derive(Debug, Default)]
 struct Heads {
-    request_id: Vec<String>,
+    request_id: StringBuilder,
     row: Vec<i32>,
     ts: Vec<i64>,
-    arm: Vec<String>,
-    role: Vec<&'static str>,
-    route_key: Vec<Option<String>>,
-    status: Vec<String>,
+    arm: StringBuilder,
+    role: StringBuilder,
+    route_key: StringBuilder,
+    status: StringBuilder,
     latency_us: Vec<i64>,
     infer_us: Vec<i64>,
     batch_rows: Vec<i32>,
-    traceparent: Vec<Option<String>>,
+    traceparent: StringBuilder,
     sample_rate: Vec<f64>,
     truncated: Vec<bool>,
 }
@@ -210,7 +212,7 @@ impl Builder {
         full: &mut dyn FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         let records = view.records();
-        let inputs: Vec<Option<Rows>> = rows_of(&view.inputs, &self.layout.inputs, records);
+        let inputs = rows_of(&view.inputs, &self.layout.inputs, records);
         let outputs = view.outputs.as_deref().map(|outputs| rows_of(outputs, &self.layout.outputs, records));
         for row in 0..records {
             self.heads.push(view, row);
@@ -242,8 +244,7 @@ impl Builder {
     fn batch(&mut self) -> RecordBatch {
         let heads = std::mem::take(&mut self.heads);
         let n = heads.row.len();
-        let texts = |texts: Vec<String>| -> ArrayRef { Arc::new(StringArray::from(texts)) };
-        let nullable = |texts: Vec<Option<String>>| -> ArrayRef { Arc::new(StringArray::from(texts)) };
+        let texts = |mut texts: StringBuilder| -> ArrayRef { Arc::new(texts.finish()) };
         let inputs = side(self.layout.fields(Side::Inputs), &mut self.inputs, &mut self.inputs_there, n);
         let outputs = side(self.layout.fields(Side::Outputs), &mut self.outputs, &mut self.outputs_there, n);
         let mut columns: Vec<ArrayRef> = vec![
@@ -252,20 +253,20 @@ impl Builder {
             Arc::new(TimestampMicrosecondArray::from(heads.ts).with_timezone("UTC")),
             Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.version, n))),
             texts(heads.arm),
-            Arc::new(StringArray::from(heads.role)),
-            nullable(heads.route_key),
+            texts(heads.role),
+            texts(heads.route_key),
             texts(heads.status),
             Arc::new(Int64Array::from(heads.latency_us)),
             Arc::new(Int64Array::from(heads.infer_us)),
             Arc::new(Int32Array::from(heads.batch_rows)),
-            nullable(heads.traceparent),
+            texts(heads.traceparent),
             Arc::new(Float64Array::from(heads.sample_rate)),
             Arc::new(BooleanArray::from(heads.truncated)),
             inputs,
             outputs,
         ];
         if self.layout.shapes {
-            columns.push(nullable(std::mem::take(&mut self.shapes)));
+            columns.push(Arc::new(StringArray::from(std::mem::take(&mut self.shapes))));
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .expect("the columns were made for this schema, of one length")
@@ -275,17 +276,17 @@ impl Builder {
 impl Heads {
     fn push(&mut self, view: &PredictionView, row: usize) {
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-        self.request_id.push(view.request_id.to_owned());
+        self.request_id.append_value(view.request_id);
         self.row.push(i32::try_from(row).unwrap_or(i32::MAX));
         self.ts.push(view.ts);
-        self.arm.push(view.arm.to_owned());
-        self.role.push(view.role.as_str());
-        self.route_key.push(view.route_key.map(str::to_owned));
-        self.status.push(view.status.to_owned());
+        self.arm.append_value(view.arm);
+        self.role.append_value(view.role.as_str());
+        self.route_key.append_option(view.route_key);
+        self.status.append_value(view.status);
         self.latency_us.push(view.latency_us);
         self.infer_us.push(view.infer_us);
         self.batch_rows.push(number(view.batch_rows));
-        self.traceparent.push(view.traceparent.map(str::to_owned));
+        self.traceparent.append_option(view.traceparent);
         self.sample_rate.push(view.sample_rate);
         self.truncated.push(view.truncated);
     }
@@ -341,7 +342,11 @@ enum Rows<'f> {
     },
 }
 
-fn rows_of<'f>(tensors: &[Option<TensorView<'f>>], columns: &[Column], records: usize) -> Vec<Option<Rows<'f>>> {
+fn rows_of<'f>(
+    tensors: &[Option<TensorView<'f>>],
+    columns: &[Column],
+    records: usize,
+) -> SmallVec<[Option<Rows<'f>>; 4]> {
     let rows = |(tensor, column): (&Option<TensorView<'f>>, &Column)| {
         let tensor = tensor.as_ref()?;
         Some(if let Some(width) = frame::width_of(column) {

@@ -6,6 +6,7 @@ use super::about::{About, Column, Side};
 use super::stream::Stream;
 use crate::model::{Answer, Checked, Code, Role};
 use crate::tensor::{Data, Shape, Tensor};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// How a segment begins.
@@ -68,9 +69,9 @@ pub struct PredictionView<'f> {
     pub route_key: Option<&'f str>,
     pub traceparent: Option<&'f str>,
     /// One for each column of the stream; `None` where it was cut.
-    pub inputs: Vec<Option<TensorView<'f>>>,
+    pub inputs: Tensors<'f>,
     /// The same; `None` as a whole where there was no answer.
-    pub outputs: Option<Vec<Option<TensorView<'f>>>>,
+    pub outputs: Option<Tensors<'f>>,
 }
 
 impl PredictionView<'_> {
@@ -87,6 +88,9 @@ pub struct TensorView<'f> {
     pub shape: Shape,
     pub bytes: &'f [u8],
 }
+
+/// The tensors of one side.
+pub type Tensors<'f> = SmallVec<[Option<TensorView<'f>>; 4]>;
 
 /// What does not fit is refused as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -452,8 +456,8 @@ impl<'f> Take<'f> {
     }
 
     /// The tensors of one side; `None` where they are not whole.
-    fn tensors(&mut self, columns: &[Column]) -> Option<Vec<Option<TensorView<'f>>>> {
-        let mut tensors = Vec::with_capacity(columns.len());
+    fn tensors(&mut self, columns: &[Column]) -> Option<Tensors<'f>> {
+        let mut tensors = Tensors::with_capacity(columns.len());
         for _ in columns {
             let rank = self.u8()?;
             tensors.push(if rank == u8::MAX { None } else { Some(self.tensor(rank)?) });

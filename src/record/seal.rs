@@ -5,7 +5,7 @@ use super::disk::sync_dir;
 use super::feedback;
 use super::frame::MAGIC;
 use super::gaps::{self, Gap, Why};
-use super::segment::{self, Contents, Number, Segment, date};
+use super::segment::{self, Contents, Day, Number, Segment};
 use super::{Shared, now};
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
@@ -45,11 +45,13 @@ pub(super) struct Sealer {
     total: u64,
     /// Segments that could not be sealed, and were complained about.
     stuck: BTreeSet<Number>,
+    /// For a segment's bytes; kept while they come one after the other.
+    memory: Vec<u8>,
 }
 
 impl Sealer {
     pub fn new(shared: Arc<Shared>) -> Sealer {
-        Sealer { shared, files: BTreeMap::new(), total: 0, stuck: BTreeSet::new() }
+        Sealer { shared, files: BTreeMap::new(), total: 0, stuck: BTreeSet::new(), memory: Vec::new() }
     }
 
     /// Seals until told to stop, and then what is left.
@@ -60,7 +62,8 @@ impl Sealer {
             self.seal_all();
             self.retain();
             match woken.recv_timeout(LOOK) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => self.memory = Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.shared.sealer_stopping.load(Ordering::Acquire) {
@@ -113,7 +116,7 @@ impl Sealer {
     /// Makes a segment's files and deletes it. Doing so again gives the same files.
     fn seal(&mut self, number: Number) -> io::Result<()> {
         let path = segment::path(&self.shared.config.data, number);
-        let segment = Segment::read(&path)?;
+        let segment = Segment::read_into(&path, std::mem::take(&mut self.memory))?;
         let contents = segment.contents();
         let mut files = self.write_predictions(number, &contents)?;
         files.extend(self.write_feedback(number, &contents)?);
@@ -121,6 +124,8 @@ impl Sealer {
         let damaged = damage(&segment, &contents);
         gaps.extend(&damaged);
         files.extend(self.write_gaps(number, &gaps)?);
+        drop(contents);
+        self.memory = segment.into_memory();
         for file in files {
             let size = std::fs::metadata(&file)?.len();
             if self.files.insert((number, file), size).is_none() {
@@ -134,9 +139,9 @@ impl Sealer {
 
     fn write_predictions(&self, number: Number, contents: &Contents) -> io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();
-        for (k, ((at, date), bodies)) in contents.predictions.iter().enumerate() {
+        for (k, ((at, day), bodies)) in contents.predictions.iter().enumerate() {
             let about = &contents.abouts[*at];
-            let dir = partition(&self.shared.config.data, "predictions", Some(about.model.as_str()), date);
+            let dir = partition(&self.shared.config.data, "predictions", Some(about.model.as_str()), *day);
             let file = dir.join(format!("{number:020}-{k}.parquet"));
             let metadata = [
                 ("model", about.model.to_string()),
@@ -166,8 +171,8 @@ impl Sealer {
 
     fn write_feedback(&self, number: Number, contents: &Contents) -> io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();
-        for ((model, date), bodies) in &contents.feedback {
-            let dir = partition(&self.shared.config.data, "feedback", Some(model), date);
+        for ((model, day), bodies) in &contents.feedback {
+            let dir = partition(&self.shared.config.data, "feedback", Some(model), *day);
             let file = dir.join(format!("{number:020}-0.parquet"));
             let mut unfinished = Unfinished::begin(&file, &feedback::schema(), &[("model", model.clone())])?;
             for bodies in bodies.chunks(64) {
@@ -180,13 +185,13 @@ impl Sealer {
     }
 
     fn write_gaps(&self, number: Number, all: &[&Gap]) -> io::Result<Vec<PathBuf>> {
-        let mut by_day: BTreeMap<String, Vec<&Gap>> = BTreeMap::new();
+        let mut by_day: BTreeMap<Day, Vec<&Gap>> = BTreeMap::new();
         for gap in all {
-            by_day.entry(date(gap.to)).or_default().push(gap);
+            by_day.entry(Day::of(gap.to)).or_default().push(gap);
         }
         let mut files = Vec::new();
-        for (date, gaps) in by_day {
-            let file = partition(&self.shared.config.data, "gaps", None, &date).join(format!("{number:020}-0.parquet"));
+        for (day, gaps) in by_day {
+            let file = partition(&self.shared.config.data, "gaps", None, day).join(format!("{number:020}-0.parquet"));
             let mut unfinished = Unfinished::begin(&file, &gaps::schema(), &[])?;
             unfinished.write(&gaps::batch(&gaps))?;
             unfinished.finish()?;
@@ -261,7 +266,7 @@ fn damage(segment: &Segment, contents: &Contents) -> Option<Gap> {
     })
 }
 
-fn partition(data: &Path, kind: &str, model: Option<&str>, day: &str) -> PathBuf {
+fn partition(data: &Path, kind: &str, model: Option<&str>, day: Day) -> PathBuf {
     let mut dir = data.join(kind);
     dir.extend(model.map(|model| format!("model={model}")));
     dir.join(format!("date={day}"))

@@ -8,7 +8,9 @@ use super::gaps::{self, Gap};
 use arrow_array::RecordBatch;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,11 +54,11 @@ pub struct Segment {
 #[derive(Debug, Default)]
 pub struct Contents<'s> {
     /// By what they have in common and the day they were made; in the order they came in.
-    pub predictions: BTreeMap<(usize, String), Vec<&'s [u8]>>,
+    pub predictions: BTreeMap<(usize, Day), Vec<&'s [u8]>>,
     /// What the first part of the key above is an index of.
     pub abouts: Vec<Arc<About>>,
     /// By model and the day they were received.
-    pub feedback: BTreeMap<(String, String), Vec<&'s [u8]>>,
+    pub feedback: BTreeMap<(String, Day), Vec<&'s [u8]>>,
     pub gaps: Vec<Gap>,
     /// The latest prediction's time.
     pub last: Option<i64>,
@@ -70,7 +72,19 @@ pub struct Contents<'s> {
 
 impl Segment {
     pub fn read(path: &Path) -> io::Result<Segment> {
-        Ok(Segment { bytes: std::fs::read(path)? })
+        Segment::read_into(path, Vec::new())
+    }
+
+    /// The same, into memory that is there already: a segment's worth of fresh pages takes the kernel longer than reading it.
+    pub fn read_into(path: &Path, mut bytes: Vec<u8>) -> io::Result<Segment> {
+        bytes.clear();
+        File::open(path)?.read_to_end(&mut bytes)?;
+        Ok(Segment { bytes })
+    }
+
+    /// The memory, for the next.
+    pub fn into_memory(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// How long it is, with whatever stands behind what can be read.
@@ -101,11 +115,11 @@ impl Segment {
                 Kind::Prediction => frame::head(body).and_then(|(stream, ts)| {
                     let at = *streams.get(&stream)?;
                     contents.last = contents.last.max(Some(ts));
-                    contents.predictions.entry((at, date(ts))).or_default().push(body);
+                    contents.predictions.entry((at, Day::of(ts))).or_default().push(body);
                     Some(())
                 }),
                 Kind::Feedback => feedback::head(body).map(|(model, received)| {
-                    contents.feedback.entry((model.to_owned(), date(received))).or_default().push(body);
+                    contents.feedback.entry((model.to_owned(), Day::of(received))).or_default().push(body);
                 }),
                 Kind::Gap => gaps::read(body).map(|gap| contents.gaps.push(gap)),
                 Kind::End => {
@@ -120,9 +134,26 @@ impl Segment {
     }
 }
 
-/// Of microseconds since 1970, the day in UTC.
-pub fn date(ts: i64) -> String {
-    Timestamp::from_microsecond(ts).unwrap_or_default().strftime("%Y-%m-%d").to_string()
+/// A day in UTC. Written `2026-01-31`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Day {
+    since_1970: i64,
+}
+
+impl Day {
+    const MICROSECONDS: i64 = 24 * 60 * 60 * 1_000_000;
+
+    /// Of microseconds since 1970.
+    pub fn of(ts: i64) -> Day {
+        Day { since_1970: ts.div_euclid(Self::MICROSECONDS) }
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let begin = Timestamp::from_microsecond(self.since_1970.saturating_mul(Self::MICROSECONDS));
+        begin.unwrap_or_default().strftime("%Y-%m-%d").fmt(f)
+    }
 }
 
 /// Gives predictions of one stream, batch by batch.

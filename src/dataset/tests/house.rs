@@ -239,7 +239,7 @@ impl House {
     }
 }
 
-fn tensors(held: &[Option<(Shape, Vec<u8>)>]) -> Vec<Option<TensorView<'_>>> {
+fn tensors(held: &[Option<(Shape, Vec<u8>)>]) -> smallvec::SmallVec<[Option<TensorView<'_>>; 4]> {
     held.iter().map(|t| t.as_ref().map(|(shape, bytes)| TensorView { shape: shape.clone(), bytes })).collect()
 }
 
