@@ -1,0 +1,169 @@
+use super::*;
+use crate::model::{Answer, Checked, Dim, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec};
+use crate::quality;
+use crate::tensor::{Data, DataType, Shape, Tensor};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float16Type, Float32Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+use bytes::Bytes;
+use disk::Appender;
+use half::f16;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::AtomicU32;
+
+mod records;
+mod survival;
+
+fn spec(name: &str, datatype: DataType, dims: &[Dim]) -> TensorSpec {
+    TensorSpec { name: name.into(), datatype, dims: Some(dims.to_vec()) }
+}
+
+const FREE: Dim = Dim::Free(None);
+
+fn about(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> About {
+    About {
+        model: "m".parse().unwrap(),
+        version: "3".parse().unwrap(),
+        sha256: "ab".repeat(32),
+        signature: Signature::new(inputs, outputs),
+        hashed: [].into(),
+        dropped: [].into(),
+    }
+}
+
+/// Rows of a float and a text in, a float out.
+fn simple() -> About {
+    about(
+        vec![spec("x", DataType::Fp32, &[FREE, Dim::Fixed(2)]), spec("who", DataType::Bytes, &[FREE])],
+        vec![spec("y", DataType::Fp32, &[FREE])],
+    )
+}
+
+fn tensor(shape: &[usize], data: Data) -> Tensor {
+    Tensor::new(Shape::new(shape), data).unwrap()
+}
+
+fn checked(about: &About, tensors: Vec<Tensor>) -> Checked {
+    let names = about.signature.inputs().iter().map(|spec| spec.name.to_string());
+    let inputs = names.zip(tensors).map(|(name, tensor)| NamedTensor { name, tensor }).collect();
+    about.signature.check(InferenceRequest { inputs, ..InferenceRequest::default() }).unwrap()
+}
+
+fn answer(about: &About, tensors: Vec<Tensor>) -> Answer {
+    let wanted: Vec<usize> = (0..tensors.len()).collect();
+    Answer::named(&about.signature, &wanted, tensors)
+}
+
+fn rows(about: &About, n: usize) -> (Checked, Answer) {
+    let x = tensor(&[n, 2], Data::Fp32((0..2 * n).map(|i| i as f32).collect::<Vec<_>>().into()));
+    let who = tensor(&[n], Data::Bytes((0..n).map(|i| Bytes::from(format!("user-{i}"))).collect()));
+    let y = tensor(&[n], Data::Fp32((0..n).map(|i| i as f32 + 0.5).collect::<Vec<_>>().into()));
+    (checked(about, vec![x, who]), answer(about, vec![y]))
+}
+
+fn prediction<'a>(id: &'a str, request: &'a Checked, outcome: Result<&'a Answer, Code>) -> Prediction<'a> {
+    Prediction {
+        request_id: id,
+        ts: 1_795_000_000_000_000,
+        role: Role::Primary,
+        arm: "control",
+        route_key: Some("alice"),
+        traceparent: None,
+        request,
+        outcome,
+        latency_us: 120,
+        infer_us: 30,
+        batch_rows: request.rows().unwrap_or(1),
+        sample_rate: 1.0,
+    }
+}
+
+struct House {
+    dir: tempfile::TempDir,
+    log: Log,
+    stop: Option<Stop>,
+    quality: Quality,
+}
+
+impl House {
+    fn new(config: impl FnOnce(&mut Config), disk: Box<dyn Disk>) -> House {
+        House::on(tempfile::tempdir().unwrap(), config, disk)
+    }
+
+    fn on(dir: tempfile::TempDir, change: impl FnOnce(&mut Config), disk: Box<dyn Disk>) -> House {
+        let mut config = Config::of(dir.path().to_owned());
+        change(&mut config);
+        let quality = Quality::new(quality::Config::default());
+        let (log, stop) = Log::start_on(config, quality.clone(), &Telemetry::new(), disk).unwrap();
+        House { dir, log, stop: Some(stop), quality }
+    }
+
+    /// Ends in order: everything is sealed.
+    fn stop(mut self) -> tempfile::TempDir {
+        self.stop.take().unwrap().stop(Duration::from_secs(30));
+        self.dir
+    }
+
+    fn offer(&self, stream: &Stream, prediction: &Prediction) -> Result<(), Failure> {
+        match self.log.offer(stream, prediction, true)? {
+            Some(ticket) => block_on(self.log.durable(ticket)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// Every sealed file under a directory, by its path below it, in order.
+fn files(dir: &Path) -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                found.insert(path.strip_prefix(dir).unwrap().display().to_string(), path);
+            }
+        }
+    }
+    found
+}
+
+fn read(path: &Path) -> Vec<RecordBatch> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    reader.map(Result::unwrap).collect()
+}
+
+fn predictions(dir: &Path) -> Vec<RecordBatch> {
+    files(&dir.join("predictions")).values().flat_map(|path| read(path)).collect()
+}
+
+fn ids(batches: &[RecordBatch]) -> Vec<String> {
+    let column = |batch: &RecordBatch| {
+        let ids = batch.column_by_name("request_id").unwrap().as_string::<i32>().clone();
+        ids.iter().map(|id| id.unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    batches.iter().flat_map(column).collect()
+}
+
+fn text(batch: &RecordBatch, column: &str, row: usize) -> Option<String> {
+    let column = batch.column_by_name(column).unwrap().as_string::<i32>();
+    column.is_valid(row).then(|| column.value(row).to_owned())
+}
+
+fn told(id: &str) -> Feedback {
+    Feedback {
+        request_id: id.to_owned(),
+        row: 0,
+        ts: 5,
+        label: Some(Label::Number(1.0)),
+        values: vec![("v".to_owned(), 2.0)],
+    }
+}
