@@ -45,13 +45,11 @@ pub(super) struct Sealer {
     total: u64,
     /// Segments that could not be sealed, and were complained about.
     stuck: BTreeSet<Number>,
-    /// For a segment's bytes; kept while they come one after the other.
-    memory: Vec<u8>,
 }
 
 impl Sealer {
     pub fn new(shared: Arc<Shared>) -> Sealer {
-        Sealer { shared, files: BTreeMap::new(), total: 0, stuck: BTreeSet::new(), memory: Vec::new() }
+        Sealer { shared, files: BTreeMap::new(), total: 0, stuck: BTreeSet::new() }
     }
 
     /// Seals until told to stop, and then what is left.
@@ -62,8 +60,7 @@ impl Sealer {
             self.seal_all();
             self.retain();
             match woken.recv_timeout(LOOK) {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => self.memory = Vec::new(),
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.shared.sealer_stopping.load(Ordering::Acquire) {
@@ -116,7 +113,7 @@ impl Sealer {
     /// Makes a segment's files and deletes it. Doing so again gives the same files.
     fn seal(&mut self, number: Number) -> io::Result<()> {
         let path = segment::path(&self.shared.config.data, number);
-        let segment = Segment::read_into(&path, std::mem::take(&mut self.memory))?;
+        let segment = Segment::read(&path)?;
         let contents = segment.contents();
         let mut files = self.write_predictions(number, &contents)?;
         files.extend(self.write_feedback(number, &contents)?);
@@ -124,8 +121,6 @@ impl Sealer {
         let damaged = damage(&segment, &contents);
         gaps.extend(&damaged);
         files.extend(self.write_gaps(number, &gaps)?);
-        drop(contents);
-        self.memory = segment.into_memory();
         for file in files {
             let size = std::fs::metadata(&file)?.len();
             if self.files.insert((number, file), size).is_none() {

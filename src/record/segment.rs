@@ -9,8 +9,7 @@ use arrow_array::RecordBatch;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -72,19 +71,7 @@ pub struct Contents<'s> {
 
 impl Segment {
     pub fn read(path: &Path) -> io::Result<Segment> {
-        Segment::read_into(path, Vec::new())
-    }
-
-    /// The same, into memory that is there already: a segment's worth of fresh pages takes the kernel longer than reading it.
-    pub fn read_into(path: &Path, mut bytes: Vec<u8>) -> io::Result<Segment> {
-        bytes.clear();
-        File::open(path)?.read_to_end(&mut bytes)?;
-        Ok(Segment { bytes })
-    }
-
-    /// The memory, for the next.
-    pub fn into_memory(self) -> Vec<u8> {
-        self.bytes
+        Ok(Segment { bytes: std::fs::read(path)? })
     }
 
     /// How long it is, with whatever stands behind what can be read.
