@@ -1,6 +1,6 @@
 //! What the client commands ask of the admin API.
 
-use super::{ClientOptions, Failed, PromoteOptions, TrafficOptions, show, show_shadow};
+use super::{ClientOptions, Failed, PromoteOptions, TrafficOptions, show, show_execution, show_shadow};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -60,8 +60,22 @@ impl Client {
         self.show(&self.get(&path(model, ""))?, show::versions)
     }
 
+    pub(super) fn execution(&self, model: &str) -> Done {
+        self.show(&self.get(&format!("{}/execution", path(model, "")))?, show_execution::execution)
+    }
+
     pub(super) fn traffic(&self, options: &TrafficOptions) -> Done {
         let place = format!("{}/traffic", path(&options.model, ""));
+        // clap lets `requires = "split"` pass beside what conflicts with it.
+        if options.set.is_some()
+            && (options.reason.is_some() || options.sticky_by.is_some() || options.allow_signature_change)
+        {
+            return Err(Failed::Usage(
+                "--reason, --sticky-by and --allow-signature-change go with --split; a document from a file says these itself \
+                 (\"reason\", \"sticky_by\", \"allow_signature_change\")"
+                    .to_owned(),
+            ));
+        }
         let (document, if_match) = match (&options.set, &options.split) {
             (Some(file), _) => (read_text(file)?, None),
             (None, Some(split)) => {
@@ -107,7 +121,12 @@ impl Client {
         if *no_gates || !gates.is_empty() {
             body["gates"] = parse_gates(gates)?;
         }
-        self.show(&self.send("POST", &path(model, ":promote"), &body)?, |answer| show::promotion(answer, *dry_run))
+        let answer = self.send("POST", &path(model, ":promote"), &body)?;
+        self.show(&answer, |answer| show::promotion(answer, *dry_run))?;
+        if *dry_run && answer.json()?["would_pass"] == false {
+            return Err(Failed::Doing(format!("{model}: a gate would refuse version {version}")));
+        }
+        Ok(())
     }
 
     pub(super) fn rollback(&self, model: &str, reason: &str) -> Done {

@@ -15,6 +15,7 @@ mod client;
 mod offline;
 mod rollout;
 mod show;
+mod show_execution;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
@@ -103,6 +104,9 @@ top1_flipped (share of rows), accuracy, mean_absolute_error, p99_us; with >=, <=
     /// List a model's versions and their states.
     #[command(after_help = "Example:\n  sluicegate versions iris")]
     Versions { model: String },
+    /// Show where and how a model's versions run: what runs cost, and which ran together.
+    #[command(after_help = "Example:\n  sluicegate execution iris")]
+    Execution { model: String },
     /// Show a model's traffic document, or replace it.
     #[command(after_help = "Examples:
   sluicegate traffic iris
@@ -260,7 +264,7 @@ pub(crate) struct PromoteOptions {
     /// Kept in the history and the audit trail.
     #[arg(long)]
     reason: String,
-    /// Say what would change and which gates would fail, and change nothing.
+    /// Say what would change and which gates would fail, and change nothing; exit code 1 where it would be refused.
     #[arg(long)]
     dry_run: bool,
     /// Promote although the signature breaks callers.
@@ -299,6 +303,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Reproduce(options) => return (local.reproduce)(&options, client.json()),
         Command::Models => client.models(),
         Command::Versions { model } => client.versions(&model),
+        Command::Execution { model } => client.execution(&model),
         Command::Traffic(options) => client.traffic(&options),
         Command::Promote(options) => client.promote(&options),
         Command::Rollback { model, reason } => client.rollback(&model, &reason),

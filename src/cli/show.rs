@@ -3,18 +3,20 @@
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// Columns as wide as their widest cell, two spaces between; the last column is not padded.
+/// Columns as wide as their widest cell, two spaces between; the last column is not padded. Lines of one cell stand behind each other.
 #[must_use]
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let one_line = |cell: &String| cell.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
     let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
-    for row in std::iter::once(&head).chain(rows) {
+    for row in std::iter::once(&head).chain(&rows) {
         let mut line = String::new();
         for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let gap = if i == 0 { "" } else { "  " };
@@ -158,7 +160,10 @@ fn moved(answer: &Value) -> String {
 pub(super) fn history(answer: &Value) -> String {
     let rows: Vec<Vec<String>> = list(answer, "history")
         .map(|h| {
-            let arm = |a: &Value| format!("{}={}", cell(&a["version"]), cell(&a["weight"]));
+            let arm = |a: &Value| {
+                let name = if a["arm"] == a["version"] { String::new() } else { format!("{}:", cell(&a["arm"])) };
+                format!("{name}{}={}", cell(&a["version"]), cell(&a["weight"]))
+            };
             let split = list(&h["document"], "split").map(arm).collect::<Vec<_>>().join(",");
             vec![cell(&h["revision"]), cell(&h["ts"]), cell(&h["actor"]), cell(&h["action"]), split, cell(&h["reason"])]
         })

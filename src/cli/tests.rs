@@ -1,5 +1,5 @@
 use super::client::{parse_gates, parse_key, parse_split};
-use super::{Cli, Command, Failed, show};
+use super::{Cli, Command, Failed, show, show_execution};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
 
@@ -16,6 +16,7 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
         "check models/iris/1",
         "models",
         "versions iris --json",
+        "execution iris",
         "traffic iris",
         "traffic iris --set -",
         "traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason why",
@@ -126,4 +127,40 @@ fn the_audit_trail_shows_the_gates_of_a_promotion() {
 fn tables_line_up() {
     let text = show::table(&["A", "LONG"], &[vec!["wide cell".into(), "x".into()], vec!["y".into(), String::new()]]);
     assert_eq!(text, "A          LONG\nwide cell  x\ny\n");
+    let text = show::table(&["A", "B"], &[vec!["two\n  lines".into(), "x".into()]]);
+    assert_eq!(text, "A          B\ntwo lines  x\n");
+}
+
+#[test]
+fn where_runs_happen_is_shown_with_the_reasons() {
+    let version = json!({"version": "2", "engine": "onnxruntime", "at_once": null,
+        "batching": {"enabled": true, "why": "8 rows were the same", "max_rows": 64, "worth_elements": 4096},
+        "cost": [{"elements": 32, "us": 4.26, "at_once": true}, {"elements": 4096, "us": 1234.0, "at_once": false}],
+        "runs": {"alone": 7, "together": [{"rows_up_to": 8, "runs": 3}], "taken_apart": 0, "expired": 1, "left": 2}});
+    let answer = json!({"model": "m", "at_once_below_us": 200.0, "workers": 2, "versions": [version]});
+    let expected = "version 2 (onnxruntime)
+runs:      at once up to 200.0 us, else on one of 2 workers
+together:  up to 64 rows: 8 rows were the same
+ELEMENTS  A RUN TAKES  WHERE
+32        4.3 us       at once
+4096      1.23 ms      on a worker
+ROWS TOGETHER  RUNS
+alone          7
+up to 8        3
+taken apart after a failure: 0 runs; dropped before they ran: 1 past their deadline, 2 whose caller had left
+";
+    assert_eq!(show_execution::execution(&answer), expected);
+    let pinned = json!({"version": "1", "engine": "tract", "at_once": false, "batching": {"enabled": false, "why": "no rows"},
+        "cost": [], "runs": {"alone": 0, "together": [], "taken_apart": 0, "expired": 0, "left": 0}});
+    let text = show_execution::execution(&json!({"model": "m", "versions": [pinned]}));
+    assert!(text.contains("runs:      on a worker: model.toml says so\ntogether:  never: no rows\n"), "{text}");
+    assert_eq!(show_execution::execution(&json!({"model": "m", "versions": []})), "m has no version loaded\n");
+}
+
+#[test]
+fn the_history_names_arms_that_are_not_called_like_their_version() {
+    let arm = |name: &str, version: &str, weight: f64| json!({"arm": name, "version": version, "weight": weight});
+    let document = json!({"split": [arm("control", "1", 0.9), arm("2", "2", 0.1)]});
+    let text = show::history(&json!({"history": [{"revision": 1, "document": document}]}));
+    assert!(text.contains("control:1=0.9,2=0.1"), "{text}");
 }
