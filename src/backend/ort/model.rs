@@ -20,7 +20,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// A loaded version.
 #[derive(Debug)]
@@ -34,27 +33,12 @@ pub struct OrtModel {
 }
 
 impl OrtModel {
-    /// Reads a version. Most are opened once; one that turns out to want its scratch memory from elsewhere is opened again.
     pub fn load(library: &Library, file: &OnnxFile) -> Result<OrtModel, LoadError> {
-        let weights = Weights::read(file)?;
-        let guess = Scratch::guess(file.bytes().len() + weights.bytes());
-        let model = OrtModel::open(library, file, &weights, guess)?;
-        let wanted = Scratch::of(&model.signature, |request| {
-            let begun = Instant::now();
-            model.run(request).is_ok().then(|| begun.elapsed())
-        });
-        if wanted == guess {
-            return Ok(model);
-        }
-        // Gone before its successor comes: weights are not there twice.
-        drop(model);
-        OrtModel::open(library, file, &weights, wanted)
-    }
-
-    fn open(library: &Library, file: &OnnxFile, weights: &Weights, scratch: Scratch) -> Result<OrtModel, LoadError> {
         let inputs = file.inputs()?;
         let declared = file.outputs()?;
         let path = file.dir().join(crate::backend::VersionFiles::MODEL);
+        let weights = Weights::read(file)?;
+        let scratch = Scratch::of(file.bytes().len() + weights.bytes(), &inputs);
         // `ort` panics on type descriptions it does not know; the version is then refused like any other it cannot
         // take.
         let loaded = catch_unwind(AssertUnwindSafe(|| trap::guarded(|| open(library, &path, weights, scratch))));
@@ -144,7 +128,7 @@ impl Model for OrtModel {
     }
 }
 
-/// A handle to the shared session: a run's scratch memory is the engine's.
+/// A handle to the shared session, which nothing has to be kept for between runs.
 struct OrtSession(Arc<OrtModel>);
 
 impl Session for OrtSession {
@@ -188,7 +172,7 @@ impl Names {
 
 /// Makes the engine's session. It is given one thread, which is the one that asks: nothing to wake, nothing to spin. Memory patterns
 /// are off: they changed no run time, and keep a plan for every input shape ever seen.
-fn open(library: &Library, path: &Path, weights: &Weights, scratch: Scratch) -> Result<EngineSession, Error> {
+fn open(library: &Library, path: &Path, weights: Weights, scratch: Scratch) -> Result<EngineSession, Error> {
     let builder = EngineSession::builder(&library.environment)?
         .with_intra_threads(1)?
         .with_inter_threads(1)?

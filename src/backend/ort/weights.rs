@@ -30,10 +30,10 @@ impl Weights {
         Ok(Weights(files))
     }
 
-    /// Gives the files to the session about to be made, which copies what it needs of them.
-    pub fn give_to(&self, mut builder: SessionBuilder) -> Result<SessionBuilder, Error> {
-        for (name, bytes) in &self.0 {
-            builder = builder.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?;
+    /// Gives the files to the session about to be made. It copies what it needs of them, so they are gone when it is.
+    pub fn give_to(self, mut builder: SessionBuilder) -> Result<SessionBuilder, Error> {
+        for (name, bytes) in self.0 {
+            builder = builder.with_external_initializer_file_in_memory(name, bytes)?;
         }
         Ok(builder)
     }
