@@ -9,7 +9,7 @@
 //!
 //! Invariant: no client command reads the models or the data directory; what it says is what the server said.
 //!
-//! To add a command: a variant of [`Command`], its call in `client.rs`, its table in `show.rs` (`docs/how-to-add/admin-command.md`).
+//! To add a command: a variant of [`Command`], its call in `client.rs`, its table in `show*.rs` (`docs/how-to-add/admin-command.md`).
 
 mod client;
 mod offline;

@@ -3,10 +3,11 @@
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// Columns as wide as their widest cell, two spaces between; the last column is not padded. Lines of one cell stand behind each other.
+/// Columns as wide as their widest cell, two spaces between; the last column is not padded. A cell of several lines is put on one.
 #[must_use]
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let one_line = |cell: &String| cell.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let one_line =
+        |cell: &String| cell.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
     for row in &rows {

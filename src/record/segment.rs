@@ -7,6 +7,8 @@ use super::frame::{self, Frames, Kind, MAGIC, PredictionView};
 use super::gaps::{self, Gap};
 use arrow_array::RecordBatch;
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::Offset;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
@@ -123,23 +125,18 @@ impl Segment {
 
 /// A day in UTC. Written `2026-01-31`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Day {
-    since_1970: i64,
-}
+pub struct Day(Date);
 
 impl Day {
-    const MICROSECONDS: i64 = 24 * 60 * 60 * 1_000_000;
-
-    /// Of microseconds since 1970.
+    /// Of microseconds since 1970. Times that no calendar has, of a clock gone wrong, are of that year's first day.
     pub fn of(ts: i64) -> Day {
-        Day { since_1970: ts.div_euclid(Self::MICROSECONDS) }
+        Day(Offset::UTC.to_datetime(Timestamp::from_microsecond(ts).unwrap_or_default()).date())
     }
 }
 
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let begin = Timestamp::from_microsecond(self.since_1970.saturating_mul(Self::MICROSECONDS));
-        begin.unwrap_or_default().strftime("%Y-%m-%d").fmt(f)
+        self.0.fmt(f)
     }
 }
 
@@ -172,4 +169,17 @@ pub fn batches<E>(
 fn view<'f>(layout: &Layout, body: &'f [u8]) -> Option<PredictionView<'f>> {
     let (inputs, outputs) = layout.columns();
     frame::read_prediction(body, inputs, outputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_of_utc_and_a_broken_clock_has_one_too() {
+        let written = |ts| Day::of(ts).to_string();
+        assert_eq!(written(1_795_000_000_000_000), "2026-11-18");
+        assert_eq!((written(0), written(-1)), ("1970-01-01".to_owned(), "1969-12-31".to_owned()));
+        assert_eq!(Day::of(i64::MAX), Day::of(0));
+    }
 }

@@ -159,11 +159,13 @@ fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
     assert_eq!(gateway.admin_get("/api/v1/models/m/traffic").json()["split"], before);
     assert_eq!(actions(&gateway), ["rollout_start", "rollout_step", "rollout_take_back"]);
     let failed = callers.failed();
-    // docs/TRAFFIC.md: 30 requests of a candidate that fails them all, and those that come until the next look, a tenth of a second
-    // later. Two callers that wait for each answer cannot send more than a few hundred in that time.
     let after = callers.of_candidate.load(Ordering::Relaxed) - at_step_two;
     assert!(failed > 0 && failed <= after, "{failed} of {after}");
-    assert!(failed < 2000, "{failed} failed before it was taken back");
+    // docs/TRAFFIC.md: 30 requests of a candidate that fails them all, and those that come until the next look, a tenth of a second
+    // later. Two callers that wait for each answer cannot send more than a few hundred in that time. What fails after that waits for the
+    // ledger: a take-back is on the disk before it is in force, and a disk may take its time.
+    let seen = errors["candidate"]["bad"].as_u64().unwrap();
+    assert!((1..2000).contains(&seen), "decided after {seen} failures");
     // A rollback is no way back to the version that failed.
     let back = gateway.admin_send("POST", "/api/v1/models/m:rollback", &[], &json!({"reason": "a test"})).json();
     assert_eq!(back["to"], "2", "the first document, before the promote: {back}");
