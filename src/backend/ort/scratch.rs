@@ -7,8 +7,8 @@ use crate::model::{Dim, TensorSpec};
 /// By measurement (ONNX Runtime 1.31, glibc, two cores):
 ///
 /// - threads that run one session wait for each other at its arena's lock, which a run takes for each of its tensors: 32 callers of
-///   an MLP 32-64-64-1 made 9,000 futex calls a second with the arena and 700 without, which answered 1.04 and 1.09 times as many
-///   (9 and 12 interleaved rounds; quartiles 0.99 and 1.10, 1.00 and 1.12);
+///   an MLP 32-64-64-1 made 9,000 futex calls a second with the arena and 700 without, which answered 1.04, 1.09 and 0.99
+///   times as many (9, 12 and 12 interleaved rounds; the widest quartiles 0.92 and 1.15);
 /// - an arena takes memory of its own: each of 2,000 such models 48 to 85 kB beyond what the engine takes by itself, 7 to 8 without;
 /// - one run of a CNN on 64 images of 64x64 takes 31 ms with the arena and 48 without, as glibc then maps and unmaps its
 ///   large buffers each time; after four threads ran it and the version was dropped and trimmed, 47 MB were resident with the
