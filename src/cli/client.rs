@@ -66,16 +66,6 @@ impl Client {
 
     pub(super) fn traffic(&self, options: &TrafficOptions) -> Done {
         let place = format!("{}/traffic", path(&options.model, ""));
-        // clap lets `requires = "split"` pass beside what conflicts with it.
-        if options.set.is_some()
-            && (options.reason.is_some() || options.sticky_by.is_some() || options.allow_signature_change)
-        {
-            return Err(Failed::Usage(
-                "--reason, --sticky-by and --allow-signature-change go with --split; a document from a file says these itself \
-                 (\"reason\", \"sticky_by\", \"allow_signature_change\")"
-                    .to_owned(),
-            ));
-        }
         let (document, if_match) = match (&options.set, &options.split) {
             (Some(file), _) => (read_text(file)?, None),
             (None, Some(split)) => {

@@ -247,13 +247,13 @@ pub(crate) struct TrafficOptions {
     #[arg(long, value_name = "SPLIT")]
     split: Option<String>,
     /// With --split: what the arm is chosen by, `header:NAME` or `parameter:NAME`.
-    #[arg(long, value_name = "KEY", requires = "split")]
+    #[arg(long, value_name = "KEY", requires = "split", conflicts_with = "set")]
     sticky_by: Option<String>,
     /// With --split: kept in the history and the audit trail.
-    #[arg(long, requires = "split")]
+    #[arg(long, requires = "split", conflicts_with = "set")]
     reason: Option<String>,
     /// With --split: take the document although a signature breaks callers.
-    #[arg(long, requires = "split")]
+    #[arg(long, requires = "split", conflicts_with = "set")]
     allow_signature_change: bool,
 }
 

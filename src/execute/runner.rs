@@ -99,8 +99,8 @@ impl Runner {
         self.model.engine()
     }
 
-    /// Whether a run of so many elements of all inputs happens on the thread that read it: as was said, else where it is short enough, and never before the
-    /// first run.
+    /// Whether a run of so many elements of all inputs happens on the thread that read it: as was said, else where it is short
+    /// enough, and never before the first run.
     #[must_use]
     pub fn runs_at_once(&self, elements: usize, below: Duration) -> bool {
         self.at_once.unwrap_or_else(|| self.cost.expect(elements).is_some_and(|cost| cost <= below))

@@ -207,8 +207,8 @@ impl ArmMetrics {
         }
     }
 
-    /// Counts one request that took `took` from body read to answer ready; `None` is `ok`. `fitted`: it fitted the version's signature, or was refused unseen,
-    /// so that a failure is the version's and not the caller's.
+    /// Counts one request that took `took` from body read to answer ready; `None` is `ok`. `fitted`: it fitted the version's
+    /// signature, or was refused unseen, so that a failure is the version's and not the caller's.
     pub fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
         let slot = failed.map_or(0, |code| 1 + code as usize);
         let (count, seconds) = self.ended[slot].get_or_init(|| {

@@ -29,7 +29,7 @@ fn commands_print_what_the_server_says_and_end_with_a_code_a_script_can_use() {
     assert!(code == 0 && out.contains("nothing was changed"), "{out}");
 
     let (code, _, err) = run("traffic self --set missing.json --reason test");
-    assert!(code == 2 && err.contains("go with --split"), "{err}");
+    assert!(code == 2 && err.contains("cannot be used with"), "{err}");
 
     let (code, _, _) = run("traffic self --split control:1=90,2=10 --reason test");
     assert_eq!(code, 0);

@@ -28,7 +28,7 @@ const WIDEST: usize = 4096;
 
 impl Scratch {
     /// By what is known before the model is opened: the process for small models of rows of numbers, the arena for images, sequences and
-    /// whatever is large. `bytes`: of all files. Where it guesses wrong, a run costs half as much again at most.
+    /// whatever is large. `bytes`: of all files. Where it is wrong, it costs what is said above: a lock, or large buffers made anew.
     pub fn of(bytes: usize, inputs: &[TensorSpec]) -> Scratch {
         if bytes <= SMALL && inputs.iter().all(is_rows_of_numbers) { Scratch::Process } else { Scratch::Arena }
     }
