@@ -15,6 +15,14 @@ pub struct Agreement {
     pub agreed: u64,
 }
 
+impl Agreement {
+    /// Together with other pairs.
+    #[must_use]
+    pub fn and(self, more: Agreement) -> Agreement {
+        Agreement { pairs: self.pairs + more.pairs, agreed: self.agreed + more.agreed }
+    }
+}
+
 /// One request that both sides ran, or tried to.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair<'a> {
@@ -108,8 +116,14 @@ impl PairFigures {
     /// Of the pairs that say anything, the share that agreed; `None` while there is none.
     #[must_use]
     pub fn agreement(&self) -> Option<f64> {
-        let said = self.pairs - self.both_failed;
-        (said > 0).then(|| self.agreed as f64 / said as f64)
+        let Agreement { pairs, agreed } = self.said();
+        (pairs > 0).then(|| agreed as f64 / pairs as f64)
+    }
+
+    /// The pairs that say anything.
+    #[must_use]
+    pub fn said(&self) -> Agreement {
+        Agreement { pairs: self.pairs - self.both_failed, agreed: self.agreed }
     }
 
     /// Takes in one pair, and keeps it where it is among the `worst` worst.

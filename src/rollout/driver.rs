@@ -431,7 +431,8 @@ impl Ride {
         let held = self.since.elapsed();
         match &mut self.evidence {
             Evidence::Shadow(shadow) => {
-                shadow.look(figures.agreement(model, &self.state.control_versions(), plan.to));
+                let (revision, control) = (self.state.revision, self.state.control_versions());
+                shadow.look(figures.agreement_under(revision, model, &control, plan.to));
                 judge_shadow(plan, plan.guardrails.shadow_disagreement.unwrap_or(1.0), shadow, held)
             }
             Evidence::Step(step) => {

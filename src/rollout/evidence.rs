@@ -37,8 +37,8 @@ pub struct Compared {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ShadowEvidence {
     pub disagreements: RateSequence,
-    /// As of the last look; `None` before the first.
-    last: Option<Agreement>,
+    /// As of the last look.
+    last: Agreement,
 }
 
 /// Requests of the control before its 99th percentile is one.
@@ -153,10 +153,10 @@ impl Compared {
 }
 
 impl ShadowEvidence {
-    /// Takes in how the figures stand now. They go on from before the step, and begin anew when the version's bytes change.
+    /// Takes in how the figures of this step's document stand now. They begin anew when the version's bytes change.
     pub fn look(&mut self, now: Agreement) {
         let disagreed = |a: Agreement| a.pairs - a.agreed;
-        let last = self.last.replace(now).unwrap_or(now);
+        let last = std::mem::replace(&mut self.last, now);
         let last = if now.pairs < last.pairs { Agreement::default() } else { last };
         let pairs = now.pairs - last.pairs;
         // Figures that began anew and have outgrown the last look's between two looks disagree with it: never more than there are.
@@ -225,12 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn shadow_pairs_count_from_the_steps_beginning() {
+    fn shadow_pairs_are_taken_in_look_by_look() {
         let mut shadow = ShadowEvidence::default();
         let at = |pairs, agreed| Agreement { pairs, agreed };
-        shadow.look(at(500, 100));
-        assert_eq!(shadow.disagreements.seen(), Counts::default());
-        shadow.look(at(600, 199));
+        shadow.look(at(60, 60));
+        assert_eq!(shadow.disagreements.seen(), Counts { requests: 60, bad: 0 });
+        shadow.look(at(100, 99));
         assert_eq!(shadow.disagreements.seen(), Counts { requests: 100, bad: 1 });
         // Other bytes: the figures began anew.
         shadow.look(at(10, 10));

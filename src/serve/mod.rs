@@ -49,6 +49,8 @@ pub struct Exchange {
     /// Who gets a copy; none for most.
     shadows: Vec<Target>,
     tolerance: Tolerance,
+    /// Of the document that chose them.
+    revision: u64,
     /// `None` where nothing is recorded.
     recording: Option<Recording>,
     /// What the version was asked, kept where somebody wants it afterwards.
@@ -108,6 +110,7 @@ impl Gateway {
             started,
             shadows: sampled(entry, served.role),
             tolerance: entry.tolerance(),
+            revision: entry.revision(),
             recording: self.log.as_ref().and_then(|log| Recording::begin(log, entry, served, ask, id)),
             request: None,
             fitted: false,
@@ -211,6 +214,7 @@ impl Gateway {
             outcome,
             infer,
             tolerance: exchange.tolerance,
+            revision: exchange.revision,
             recording: exchange.recording.take().map(|recording| recording.for_shadows(role, latency, batch_rows)),
         };
         Some(Aftermath { original, shadows })

@@ -17,7 +17,17 @@ pub struct Figures(Arc<Kept>);
 struct Kept {
     /// How many of the worst pairs are kept, of each primary and shadow.
     worst: usize,
-    pairs: Mutex<BTreeMap<ModelName, Vec<PairFigures>>>,
+    pairs: Mutex<BTreeMap<ModelName, Vec<Known>>>,
+}
+
+/// One primary and one shadow.
+#[derive(Debug)]
+struct Known {
+    figures: PairFigures,
+    /// The newest document that copied a request to it, and what came of those it copied: copies that were drawn under an older one
+    /// are run when their turn comes, and say nothing of what this one began.
+    revision: u64,
+    under: Agreement,
 }
 
 /// Pairs of one model that are kept; with more, those that have been quiet longest go.
@@ -39,27 +49,50 @@ impl Figures {
     /// How a shadow agreed with any of these primaries, together.
     #[must_use]
     pub fn agreement(&self, model: &ModelName, primaries: &BTreeSet<Version>, shadow: Version) -> Agreement {
+        self.sum(model, primaries, shadow, |known| known.figures.said())
+    }
+
+    /// The same, of the requests alone that the document of this revision copied.
+    #[must_use]
+    pub fn agreement_under(
+        &self,
+        revision: u64,
+        model: &ModelName,
+        primaries: &BTreeSet<Version>,
+        shadow: Version,
+    ) -> Agreement {
+        let of_it = |known: &Known| if known.revision == revision { known.under } else { Agreement::default() };
+        self.sum(model, primaries, shadow, of_it)
+    }
+
+    fn sum(
+        &self,
+        model: &ModelName,
+        primaries: &BTreeSet<Version>,
+        shadow: Version,
+        of: impl Fn(&Known) -> Agreement,
+    ) -> Agreement {
         let pairs = self.lock();
         let these = pairs.get(model).into_iter().flatten();
-        let these = these.filter(|pair| pair.shadow == shadow && primaries.contains(&pair.primary));
-        these.fold(Agreement::default(), |sum, pair| Agreement {
-            pairs: sum.pairs + pair.pairs - pair.both_failed,
-            agreed: sum.agreed + pair.agreed,
-        })
+        let these = these.filter(|known| known.figures.shadow == shadow && primaries.contains(&known.figures.primary));
+        these.map(of).fold(Agreement::default(), Agreement::and)
     }
 
     /// A version came ready with these bytes: what is known of other bytes under its number says nothing of it.
     pub fn came_ready(&self, model: &ModelName, version: Version, sha256: &str) {
         let same = |of: Version, bytes: &str| of != version || bytes == sha256;
         if let Some(pairs) = self.lock().get_mut(model) {
-            pairs.retain(|pair| same(pair.primary, &pair.sha256.0) && same(pair.shadow, &pair.sha256.1));
+            pairs.retain(|Known { figures: pair, .. }| {
+                same(pair.primary, &pair.sha256.0) && same(pair.shadow, &pair.sha256.1)
+            });
         }
     }
 
     /// All pairs of a model, by shadow and primary.
     #[must_use]
     pub fn of(&self, model: &ModelName) -> Vec<PairFigures> {
-        let mut pairs = self.lock().get(model).cloned().unwrap_or_default();
+        let of_model = |known: &Vec<Known>| known.iter().map(|known| known.figures.clone()).collect();
+        let mut pairs: Vec<PairFigures> = self.lock().get(model).map(of_model).unwrap_or_default();
         pairs.sort_by_key(|pair| (pair.shadow, pair.primary));
         pairs
     }
@@ -75,18 +108,20 @@ impl Figures {
         let mut models = self.lock();
         let pairs = models.entry(original.model.clone()).or_default();
         let sha256 = (original.facts.sha256.clone(), shadow.facts.sha256.clone());
-        let of_these = |pair: &PairFigures| (pair.primary, pair.shadow) == (original.primary, shadow.version);
+        let of_these =
+            |known: &Known| (known.figures.primary, known.figures.shadow) == (original.primary, shadow.version);
         // Other bytes begin anew.
-        pairs.retain(|pair| !of_these(pair) || pair.sha256 == sha256);
+        pairs.retain(|known| !of_these(known) || known.figures.sha256 == sha256);
         if !pairs.iter().any(of_these) {
             if pairs.len() >= PAIRS
-                && let Some(quiet) = (0..pairs.len()).min_by_key(|i| pairs[*i].until)
+                && let Some(quiet) = (0..pairs.len()).min_by_key(|i| pairs[*i].figures.until)
             {
                 pairs.remove(quiet);
             }
-            pairs.push(PairFigures::new(original.primary, shadow.version, sha256, Timestamp::now()));
+            let figures = PairFigures::new(original.primary, shadow.version, sha256, Timestamp::now());
+            pairs.push(Known { figures, revision: original.revision, under: Agreement::default() });
         }
-        if let Some(figures) = pairs.iter_mut().find(|pair| of_these(pair)) {
+        if let Some(known) = pairs.iter_mut().find(|known| of_these(known)) {
             let pair = Pair {
                 request_id: &original.request_id,
                 arm: &original.arm,
@@ -95,7 +130,7 @@ impl Figures {
                 shadow: outcome,
                 comparison,
             };
-            figures.record(self.0.worst, &pair);
+            known.record(self.0.worst, original.revision, &pair);
         }
     }
 
@@ -110,11 +145,28 @@ impl Figures {
     ) {
         let mut models = self.lock();
         let known = models.entry(model.clone()).or_default();
-        known.retain(|pair| (pair.primary, pair.shadow) != (primary, shadow));
-        known.push(PairFigures { pairs, agreed, ..PairFigures::new(primary, shadow, sha256, Timestamp::now()) });
+        known.retain(|known| (known.figures.primary, known.figures.shadow) != (primary, shadow));
+        let figures = PairFigures { pairs, agreed, ..PairFigures::new(primary, shadow, sha256, Timestamp::now()) };
+        known.push(Known { figures, revision: 0, under: Agreement::default() });
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Vec<PairFigures>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Vec<Known>>> {
         self.0.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Takes in one pair, of a request that was copied under this revision.
+    fn record(&mut self, worst: usize, revision: u64, pair: &Pair) {
+        let before = self.figures.said();
+        self.figures.record(worst, pair);
+        let after = self.figures.said();
+        if revision > self.revision {
+            (self.revision, self.under) = (revision, Agreement::default());
+        }
+        if revision == self.revision {
+            let this = Agreement { pairs: after.pairs - before.pairs, agreed: after.agreed - before.agreed };
+            self.under = self.under.and(this);
+        }
     }
 }

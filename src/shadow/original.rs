@@ -24,6 +24,8 @@ pub struct Original {
     /// Inside the primary's engine; zero where it failed.
     pub infer: Duration,
     pub tolerance: Tolerance,
+    /// Of the traffic document that sent it to its primary and to its shadows.
+    pub revision: u64,
     /// What the records of its shadows need; `None` where the model is not recorded.
     pub recording: Option<Recording>,
 }

@@ -80,6 +80,7 @@ impl House {
             outcome: outcome.map(|y| Answer { outputs: vec![("y".into(), numbers(&y))] }),
             infer: Duration::from_micros(10),
             tolerance: Tolerance::default(),
+            revision: self.revision,
             recording: None,
         }
     }
@@ -222,6 +223,28 @@ fn copies_of_what_is_no_shadow_any_more_are_let_go() {
     // The house's own and the published pin's: nothing here holds on to the version.
     let held = || Arc::strong_count(&house.versions[1].runner);
     eventually("the version is free", || held() == 1);
+}
+
+#[test]
+fn what_an_older_document_copied_is_no_pair_of_the_newer_ones() {
+    let (echo, slow) = (adding(|_| 0.0), adding(|x| if x > 9.0 { 1.0 } else { 0.0 }));
+    slow.block();
+    let mut house = House::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
+    for i in 0..10 {
+        house.echoed(&format!("old{i}"), &[12.0]);
+    }
+    slow.wait_for_waiting(1);
+    // The same shadow under a newer document: what waits is run, and says nothing of what this one began.
+    house.shadow(&[2]);
+    house.echoed("new", &[1.0]);
+    slow.unblock();
+    eventually("all of them", || house.counts(2).compared_so_far() == 11);
+    let figures = house.shadows.figures();
+    let (model, primaries, shadow) = (model(), [version(1)].into(), version(2));
+    assert_eq!(figures.agreement(&model, &primaries, shadow), Agreement { pairs: 11, agreed: 1 });
+    let under = |revision| figures.agreement_under(revision, &model, &primaries, shadow);
+    assert_eq!(under(2), Agreement { pairs: 1, agreed: 1 });
+    assert_eq!((under(1), under(3)), (Agreement::default(), Agreement::default()), "neither older nor yet to come");
 }
 
 #[test]

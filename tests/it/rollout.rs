@@ -2,8 +2,8 @@
 
 use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 /// Version 1 takes everything; version 2 fails on rows that begin above 9.
 fn gateway() -> Gateway {
@@ -61,7 +61,8 @@ fn actions(gateway: &Gateway) -> Vec<String> {
 /// Callers that ask without a pause, with a row that begins with `x`, until this is dropped.
 struct Callers {
     done: Arc<AtomicBool>,
-    x: Arc<AtomicU32>,
+    /// Held by a request for as long as it lasts.
+    x: Arc<RwLock<f32>>,
     /// Requests that failed, of all; and those of version 2.
     failed: Arc<AtomicU64>,
     of_candidate: Arc<AtomicU64>,
@@ -70,7 +71,7 @@ struct Callers {
 
 impl Callers {
     fn start(gateway: &Gateway) -> Callers {
-        let (done, x, failed, of_candidate): (Arc<AtomicBool>, Arc<AtomicU32>, Arc<AtomicU64>, Arc<AtomicU64>) =
+        let (done, x, failed, of_candidate): (Arc<AtomicBool>, Arc<RwLock<f32>>, Arc<AtomicU64>, Arc<AtomicU64>) =
             Default::default();
         let url = format!("http://{}/v2/models/m/infer", gateway.data());
         let threads = (0..2)
@@ -80,8 +81,8 @@ impl Callers {
                 std::thread::spawn(move || {
                     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
                     while !done.load(Ordering::Relaxed) {
-                        let x = x.load(Ordering::Relaxed) as f32;
-                        let answer = agent.post(&url).send(infer_body(&[1, 2], &[x, 1.0])).unwrap();
+                        let x = x.read().unwrap();
+                        let answer = agent.post(&url).send(infer_body(&[1, 2], &[*x, 1.0])).unwrap();
                         let version = answer.headers().get("x-sluicegate-version").and_then(|v| v.to_str().ok());
                         failed.fetch_add(u64::from(answer.status() != 200), Ordering::Relaxed);
                         of_candidate.fetch_add(u64::from(version == Some("2")), Ordering::Relaxed);
@@ -91,6 +92,11 @@ impl Callers {
             })
             .collect();
         Callers { done, x, failed, of_candidate, threads }
+    }
+
+    /// From now on: no request that begins otherwise is under way when this answers.
+    fn ask(&self, x: f32) {
+        *self.x.write().unwrap() = x;
     }
 
     fn failed(&self) -> u64 {
@@ -150,7 +156,7 @@ fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
     until(&gateway, "step two", |rollout| rollout["step"] == 1);
     let at_step_two = callers.of_candidate.load(Ordering::Relaxed);
     // From now on callers send what the candidate cannot take.
-    callers.x.store(12, Ordering::Relaxed);
+    callers.ask(12.0);
     let done = until(&gateway, "it is taken back", |rollout| rollout["state"] == "taken_back");
     assert!(done["why"].as_str().unwrap().starts_with("error_rate_ratio is broken: "), "{done}");
     let errors = &done["guardrails"][0];
@@ -258,7 +264,7 @@ fn shadows_come_before_the_first_step_where_a_guardrail_asks_for_it() {
     let gateway = gateway();
     let callers = Callers::start(&gateway);
     // The candidate fails on every second caller's row; on the others it agrees.
-    callers.x.store(12, Ordering::Relaxed);
+    callers.ask(12.0);
     let plan = |limit: f64| {
         json!({"to": "2", "steps": [10, 100], "hold": "0s", "min_requests": 1, "min_shadow_pairs": 50, "reason": "a test",
                "guardrails": {"shadow_disagreement": limit}})
@@ -272,7 +278,7 @@ fn shadows_come_before_the_first_step_where_a_guardrail_asks_for_it() {
     assert_eq!(split(&gateway), [("1".to_owned(), 1.0)]);
     assert!(gateway.admin_get("/api/v1/models/m/traffic").json().get("shadows").is_none());
 
-    callers.x.store(1, Ordering::Relaxed);
+    callers.ask(1.0);
     assert_eq!(begin(&gateway, &plan(0.1)).status, 200);
     let done =
         until(&gateway, "it ends", |rollout| !matches!(rollout["state"].as_str(), Some("shadowing" | "running")));
