@@ -35,6 +35,9 @@ pub(super) struct VersionExecution {
     batching: BatchingAnswer,
     /// Whether all runs happen at once (true) or on a worker (false), where `model.toml` says so; null where they go by what they cost.
     at_once: Option<bool>,
+    /// Whether a request of many rows is cut and run by all workers that idle (true) or never (false), where `model.toml` says so; null
+    /// where it goes by what runs cost.
+    spread: Option<bool>,
     /// What runs were measured to take, from the smallest.
     cost: Vec<CostPoint>,
     runs: Runs,
@@ -69,6 +72,10 @@ pub(super) struct Runs {
     alone: u64,
     /// Runs of several requests together, by rows.
     together: Vec<Together>,
+    /// Runs of one request too, cut by its rows and run by several workers that had nothing else to do.
+    spread: u64,
+    /// Requests that failed so, and went well as one run; after three of them the version's requests are not cut any more.
+    cut_in_vain: u64,
     /// Runs of several that failed, and were run again each alone.
     taken_apart: u64,
     /// Requests that were dropped before they ran, as their deadline had passed, and as their caller had left.
@@ -114,13 +121,14 @@ fn micros(duration: Duration) -> f64 {
 impl VersionExecution {
     fn of(loaded: &Loaded, below: Duration) -> VersionExecution {
         let runner = &loaded.runner;
+        let place = runner.place();
         let points: Vec<_> = runner.cost().measured().collect();
         let max_rows = match runner.batching() {
             Batching::On { max_rows, .. } => Some(*max_rows),
             Batching::Off { .. } => None,
         };
         let smallest = points.first().filter(|_| max_rows.is_some());
-        let Counts { alone, together, taken_apart, expired, left } = runner.tally().counts();
+        let Counts { alone, together, spread, cut_in_vain, taken_apart, expired, left } = runner.tally().counts();
         let together = together.into_iter().map(|(rows_up_to, runs)| Together { rows_up_to, runs }).collect();
         VersionExecution {
             version: loaded.version,
@@ -131,16 +139,17 @@ impl VersionExecution {
                 max_rows,
                 worth_elements: smallest.map(|point| runner.cost().room(point.elements)),
             },
-            at_once: runner.place(),
+            at_once: place.at_once,
+            spread: place.spread,
             cost: points
                 .iter()
                 .map(|point| CostPoint {
                     elements: point.elements,
                     us: micros(point.took),
-                    at_once: runner.place().unwrap_or(point.took <= below),
+                    at_once: place.at_once.unwrap_or(point.took <= below),
                 })
                 .collect(),
-            runs: Runs { alone, together, taken_apart, expired, left },
+            runs: Runs { alone, together, spread, cut_in_vain, taken_apart, expired, left },
         }
     }
 }

@@ -288,7 +288,12 @@ fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
         Outcome::Apart(comparison) => {
             let others = reproduced.batch_rows.saturating_sub(reproduced.records);
             let company = format!("; it ran together with {others} rows of others, and rounding is another in company");
-            let company = if others > 0 { company.as_str() } else { "" };
+            let cut = "; it was run in parts, and rounding is another with other rows beside";
+            let company = match reproduced.batch_rows {
+                _ if others > 0 => company.as_str(),
+                part if part < reproduced.records => cut,
+                _ => "",
+            };
             ("apart", format!("not bit for bit as logged; {comparison}{company}"))
         }
         Outcome::Not(why) => ("not", why.clone()),

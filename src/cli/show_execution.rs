@@ -20,6 +20,11 @@ fn version(version: &Value, of: &Value) -> String {
         Some(false) => "on a worker: model.toml says so".to_owned(),
         None => format!("at once up to {}, else on one of {} workers", time(&of["at_once_below_us"]), of["workers"]),
     };
+    let cut = match version["spread"].as_bool() {
+        Some(true) => "always, where workers idle: model.toml says so",
+        Some(false) => "never: model.toml says so",
+        None => "where workers idle and it was measured to pay",
+    };
     let batching = &version["batching"];
     let why = cell(&batching["why"]);
     let together = if batching["enabled"] == true {
@@ -29,6 +34,9 @@ fn version(version: &Value, of: &Value) -> String {
     };
     // Writing to a String cannot fail.
     let _ = writeln!(text, "runs:      {place}\ntogether:  {together}");
+    if batching["enabled"] == true {
+        let _ = writeln!(text, "cut:       {cut}");
+    }
     let costs: Vec<Vec<String>> = list(version, "cost")
         .map(|point| {
             let place = if point["at_once"] == true { "at once" } else { "on a worker" };
@@ -44,8 +52,8 @@ fn version(version: &Value, of: &Value) -> String {
     text.push_str(&table(&["ROWS TOGETHER", "RUNS"], &counts));
     let _ = writeln!(
         text,
-        "taken apart after a failure: {} runs; dropped before they ran: {} past their deadline, {} whose caller had left",
-        runs["taken_apart"], runs["expired"], runs["left"]
+        "cut by rows over idle workers: {} requests, {} in vain\ntaken apart after a failure: {} runs; dropped before they ran: {} past their deadline, {} whose caller had left",
+        runs["spread"], runs["cut_in_vain"], runs["taken_apart"], runs["expired"], runs["left"]
     );
     text
 }

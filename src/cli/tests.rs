@@ -139,22 +139,24 @@ fn where_runs_happen_is_shown_with_the_reasons() {
     let version = json!({"version": "2", "engine": "onnxruntime", "at_once": null,
         "batching": {"enabled": true, "why": "8 rows were the same", "max_rows": 64, "worth_elements": 4096},
         "cost": [{"elements": 32, "us": 4.26, "at_once": true}, {"elements": 4096, "us": 1234.0, "at_once": false}],
-        "runs": {"alone": 7, "together": [{"rows_up_to": 8, "runs": 3}], "taken_apart": 0, "expired": 1, "left": 2}});
+        "runs": {"alone": 7, "spread": 5, "cut_in_vain": 1, "together": [{"rows_up_to": 8, "runs": 3}], "taken_apart": 0, "expired": 1, "left": 2}});
     let answer = json!({"model": "m", "at_once_below_us": 200.0, "workers": 2, "versions": [version]});
     let expected = "version 2 (onnxruntime)
 runs:      at once up to 200.0 us, else on one of 2 workers
 together:  up to 64 rows: 8 rows were the same
+cut:       where workers idle and it was measured to pay
 ELEMENTS  A RUN TAKES  WHERE
 32        4.3 us       at once
 4096      1.23 ms      on a worker
 ROWS TOGETHER  RUNS
 alone          7
 up to 8        3
+cut by rows over idle workers: 5 requests, 1 in vain
 taken apart after a failure: 0 runs; dropped before they ran: 1 past their deadline, 2 whose caller had left
 ";
     assert_eq!(show_execution::execution(&answer), expected);
     let pinned = json!({"version": "1", "engine": "tract", "at_once": false, "batching": {"enabled": false, "why": "no rows"},
-        "cost": [], "runs": {"alone": 0, "together": [], "taken_apart": 0, "expired": 0, "left": 0}});
+        "cost": [], "runs": {"alone": 0, "spread": 0, "cut_in_vain": 0, "together": [], "taken_apart": 0, "expired": 0, "left": 0}});
     let text = show_execution::execution(&json!({"model": "m", "versions": [pinned]}));
     assert!(text.contains("runs:      on a worker: model.toml says so\ntogether:  never: no rows\n"), "{text}");
     assert_eq!(show_execution::execution(&json!({"model": "m", "versions": []})), "m has no version loaded\n");

@@ -11,6 +11,7 @@ const BUCKETS: u32 = 32;
 pub struct CostCurve {
     points: [Point; BUCKETS as usize],
     asked: AtomicU64,
+    asked_parts: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ struct Point {
     nanos: AtomicU64,
     /// Of the runs that the time is of, smoothed alike.
     elements: AtomicU64,
+    /// Runs it is of, up to [`SURE`].
+    runs: AtomicU64,
 }
 
 /// One point of a measured curve.
@@ -41,6 +44,21 @@ const NEAR_BEST: f64 = 1.1;
 /// One time in so many there is room for twice as many: a size that was slow once, for reasons of the machine, is tried again.
 const AGAIN: u64 = 64;
 
+/// A run is worth cutting where its parts cost no more than this many times the whole, all together: cores that idle cost nothing, but
+/// whoever comes a moment later wants them. What reads all of a model's weights for a few rows costs as many times as there are parts.
+/// Shared machines are half as fast again one second than the next, and parts and wholes were not measured in the same one.
+const NEAR_WHOLE: f64 = 1.5;
+
+/// A size is not given up before so many runs of it: the first of them pay for memory that later ones find there.
+const SURE: u64 = 16;
+
+/// One time in so many a run is cut that would not be, or in another number of parts, so that one that was slow once is tried again. Few,
+/// as it may take longer than the whole; and odd, as callers that take turns with two sizes should not always meet the same.
+const CUT_AGAIN: u64 = 101;
+
+/// One time in so many a run that would be cut is not, so that the whole stays measured.
+const WHOLE_AGAIN: u64 = 251;
+
 impl CostCurve {
     /// Knows nothing yet.
     #[must_use]
@@ -57,7 +75,11 @@ impl CostCurve {
     pub fn learn(&self, elements: usize, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).clamp(1, u64::MAX / 16);
         let size = u64::try_from(elements).unwrap_or(u64::MAX).min(u64::MAX / 16);
-        let Point { nanos, elements: sizes } = &self.points[Self::bucket(elements)];
+        let Point { nanos, elements: sizes, runs } = &self.points[Self::bucket(elements)];
+        let before = runs.load(Ordering::Relaxed);
+        if before < SURE {
+            runs.store(before + 1, Ordering::Relaxed);
+        }
         let known = nanos.load(Ordering::Relaxed);
         let smoothed = |known: u64, new: u64| (known * 7 + new) / 8;
         let (next, size) = if known == 0 {
@@ -72,7 +94,7 @@ impl CostCurve {
     }
 
     fn point(&self, bucket: usize) -> Option<Measured> {
-        let Point { nanos, elements } = &self.points[bucket];
+        let Point { nanos, elements, .. } = &self.points[bucket];
         let nanos = Some(nanos.load(Ordering::Relaxed)).filter(|n| *n > 0)?;
         let elements = usize::try_from(elements.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         Some(Measured { elements, took: Duration::from_nanos(nanos) })
@@ -111,6 +133,29 @@ impl CostCurve {
         let again = self.asked.fetch_add(1, Ordering::Relaxed) % AGAIN == AGAIN - 1;
         let enough = known.iter().find(|(_, each)| *each <= best * NEAR_BEST);
         enough.map_or(lone, |(bucket, _)| most(bucket + usize::from(again)).max(lone))
+    }
+
+    /// In how many parts a run of so many elements is worth cutting, where at most `most` run at the same time: as many as take `least`
+    /// each, and together cost near what the whole does. What was not measured often enough is tried, and so is the whole.
+    pub fn parts(&self, elements: usize, most: usize, least: Duration) -> usize {
+        let each = |elements: usize| self.point(Self::bucket(elements)).map(|point| point.nanos_each());
+        let whole = each(elements);
+        let runs = |elements: usize| self.points[Self::bucket(elements)].runs.load(Ordering::Relaxed);
+        let of_whole = runs(elements);
+        let pays = |parts: &usize| match (each(elements / parts), whole, runs(elements / parts)) {
+            (Some(part), Some(whole), SURE..) if of_whole >= SURE => part <= whole * NEAR_WHOLE,
+            // In turn, until both are known.
+            (_, _, of_part) => of_part <= of_whole,
+        };
+        let long = |parts: &usize| self.expect(elements / parts).is_some_and(|part| part >= least);
+        let Some(can) = (2..=most).rev().find(long) else { return 1 };
+        let worth = (2..=can).rev().find(pays);
+        let asked = self.asked_parts.fetch_add(1, Ordering::Relaxed);
+        if asked % CUT_AGAIN == CUT_AGAIN - 1 {
+            // Each number in its turn.
+            return 2 + usize::try_from(asked / CUT_AGAIN).unwrap_or_default() % (can - 1);
+        }
+        worth.filter(|_| asked % WHOLE_AGAIN != WHOLE_AGAIN - 1).unwrap_or(1)
     }
 }
 

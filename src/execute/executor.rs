@@ -1,8 +1,10 @@
 //! Where a run happens.
 
 use super::batch::{Formed, Waiting, form};
+use super::idle::Idle;
 use super::lanes::{Lanes, Turn};
 use super::runner::{Ran, Runner};
+use super::spread::Spread;
 use crate::model::{Checked, Code, Failure};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,6 +75,8 @@ impl std::fmt::Debug for Executor {
 }
 
 struct Shared {
+    /// See [`Config::inline_below`].
+    inline_below: Duration,
     state: Mutex<State>,
     /// How many wait, as of the last change: read without the lock, by every request.
     waiting: AtomicUsize,
@@ -83,6 +87,7 @@ struct Shared {
 struct State {
     /// Each lane is bounded by [`Config::queue`]; a request that finds it full is refused.
     lanes: Lanes<Key, Job>,
+    idle: Idle<Help>,
     over: bool,
 }
 
@@ -92,8 +97,13 @@ impl Executor {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(config: &Config) -> std::io::Result<Executor> {
-        let state = State { lanes: Lanes::new(config.queue.max(1)), over: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), waiting: AtomicUsize::new(0), work: Condvar::new() });
+        let state = State { lanes: Lanes::new(config.queue.max(1)), idle: Idle::new(), over: false };
+        let shared = Arc::new(Shared {
+            inline_below: config.inline_below,
+            state: Mutex::new(state),
+            waiting: AtomicUsize::new(0),
+            work: Condvar::new(),
+        });
         let executor = Executor { config: config.clone(), shared };
         for i in 0..config.workers.get() {
             let shared = Arc::clone(&executor.shared);
@@ -106,6 +116,12 @@ impl Executor {
     #[must_use]
     pub fn queue_depth(&self) -> usize {
         self.shared.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Workers with nothing to do now.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.shared.lock().idle.waiting()
     }
 
     /// Whether a request of so many elements to this version, due by `deadline`, would be taken. Asked before it is checked: what is
@@ -218,9 +234,42 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for work and takes it; `None` when there will be none.
-    fn next(&self) -> Option<(Turn<Key>, Formed<Job>)> {
+    /// Asks as many workers that idle as are worth having parts of this request.
+    /// `None` where none is.
+    fn ask_for_help(&self, runner: &Arc<Runner>, request: &Arc<Checked>) -> Option<Arc<Spread>> {
+        if !runner.may_spread(request) {
+            return None;
+        }
         let mut state = self.lock();
+        let spare = if state.lanes.waiting() == 0 { state.idle.spare() } else { 0 };
+        let parts = runner.parts(request, 1 + spare, self.inline_below);
+        if parts < 2 {
+            return None;
+        }
+        let spread = Arc::new(Spread::new(runner, request, parts)?);
+        let lane = Key::of(runner);
+        (1..parts).for_each(|_| state.idle.ask(Help { lane, spread: Arc::clone(&spread) }));
+        drop(state);
+        (1..parts).for_each(|_| self.work.notify_one());
+        Some(spread)
+    }
+
+    /// Runs a request in parts, on this worker and on those that come. `None` where a part failed.
+    fn run_in_parts(&self, runner: &Runner, spread: &Arc<Spread>) -> Option<Ran> {
+        let began = Instant::now();
+        while spread.run_one() {}
+        // Who has not come by now finds nothing to do, and should not hold on to a version that is done with.
+        self.lock().idle.let_go(|help| Arc::ptr_eq(&help.spread, spread));
+        let answer = spread.answer()?;
+        runner.tally().spread();
+        let batch_rows = spread.rows_of_a_part();
+        Some(Ran { answer, queue: Duration::ZERO, infer: began.elapsed(), batch_rows, counts: true })
+    }
+
+    /// Waits for work and takes it; `None` when there will be none. Who waits goes before parts of what is being run.
+    fn next(&self) -> Option<Work> {
+        let mut state = self.lock();
+        let mut waited = false;
         loop {
             let taken = state.lanes.take(|jobs| {
                 // A lane whose turn it is has one that waits.
@@ -231,38 +280,69 @@ impl Shared {
                 (formed, cost)
             });
             self.waiting.store(state.lanes.waiting(), Ordering::Relaxed);
-            if taken.is_some() || state.over {
-                return taken;
+            if let Some((turn, formed)) = taken {
+                state.idle.turn(waited);
+                return Some(Work::Turn(turn, formed));
             }
+            if let Some(help) = state.idle.take() {
+                return Some(Work::Help(help));
+            }
+            if state.over {
+                return None;
+            }
+            state.idle.begin();
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle.end();
+            waited = true;
         }
     }
+}
+
+/// What a worker does next.
+enum Work {
+    Turn(Turn<Key>, Formed<Job>),
+    Help(Help),
+}
+
+/// A part of another worker's run.
+struct Help {
+    lane: Key,
+    spread: Arc<Spread>,
 }
 
 fn work(shared: &Shared) {
-    while let Some((turn, formed)) = shared.next() {
+    while let Some(work) = shared.next() {
         let began = Instant::now();
-        // Unwind safety: what a panic passed through is dropped with it, unanswered; the lanes are not touched meanwhile. An engine's
-        // panic does not come here ([`Runner::run`]); one that does must not take a worker along.
-        let ended = catch_unwind(AssertUnwindSafe(|| serve(formed, began)));
-        shared.lock().lanes.done(&turn, began.elapsed());
-        if ended.is_err() {
-            tracing::error!("a worker panicked; the requests it was at are answered as late");
+        match work {
+            Work::Turn(turn, formed) => {
+                // Unwind safety: what a panic passed through is dropped with it, unanswered; the lanes are not touched meanwhile. An
+                // engine's panic does not come here ([`Runner::run`]); one that does must not take a worker along.
+                let ended = catch_unwind(AssertUnwindSafe(|| serve(shared, formed, began)));
+                shared.lock().lanes.done(&turn, began.elapsed());
+                if ended.is_err() {
+                    tracing::error!("a worker panicked; the requests it was at are answered as late");
+                }
+            }
+            Work::Help(Help { lane, spread }) => {
+                // One part, and then whoever waits.
+                spread.run_one();
+                shared.lock().lanes.charge(lane, began.elapsed());
+            }
         }
     }
 }
 
-fn serve(Formed { batch, expired, left }: Formed<Job>, began: Instant) {
+fn serve(shared: &Shared, Formed { batch, expired, left }: Formed<Job>, began: Instant) {
     if let Some(job) = expired.first().or(left.first()) {
         job.runner.tally().aside(expired.len(), left.len());
     }
     // Dropped unanswered, which says that they are late.
     drop((expired, left));
-    run(batch, began);
+    run(shared, batch, began);
 }
 
 /// Runs requests together, and gives each its answer. Where that fails, its halves: whatever fails fails for itself in the end.
-fn run(mut batch: Vec<Job>, began: Instant) {
+fn run(shared: &Shared, mut batch: Vec<Job>, began: Instant) {
     if batch.len() > 1 {
         let runner = Arc::clone(&batch[0].runner);
         let requests: Vec<&Checked> = batch.iter().map(|job| &*job.request).collect();
@@ -275,19 +355,35 @@ fn run(mut batch: Vec<Job>, began: Instant) {
             return;
         }
         let second = batch.split_off(batch.len() / 2);
-        run(batch, Instant::now());
-        run(second, Instant::now());
+        run(shared, batch, Instant::now());
+        run(shared, second, Instant::now());
         return;
     }
     for job in batch {
-        if began >= job.deadline {
-            job.runner.tally().aside(1, 0);
-        } else if job.reply.is_closed() {
-            job.runner.tally().aside(0, 1);
-        } else {
-            let _ = reply(job.runner.run(&job.request), job, began);
+        if !is_wanted(&job, began) {
+            continue;
         }
+        let spread = shared.ask_for_help(&job.runner, &job.request);
+        let in_parts = spread.as_ref().and_then(|spread| shared.run_in_parts(&job.runner, spread));
+        let result = match in_parts {
+            Some(ran) => Ok(ran),
+            None if spread.is_none() => job.runner.run(&job.request),
+            // A part failed. The whole says why, if anybody still wants to know.
+            None if !is_wanted(&job, Instant::now()) => continue,
+            None => job.runner.run(&job.request).inspect(|_| job.runner.tally().cut_in_vain()),
+        };
+        drop(spread);
+        let _ = reply(result, job, began);
     }
+}
+
+/// Whether there is time for it, and somebody to be told; counted where not.
+fn is_wanted(job: &Job, now: Instant) -> bool {
+    let (late, left) = (now >= job.deadline, job.reply.is_closed());
+    if late || left {
+        job.runner.tally().aside(usize::from(late), usize::from(!late));
+    }
+    !late && !left
 }
 
 /// Whether somebody was there to be told.
@@ -298,4 +394,34 @@ fn reply(result: Result<Ran, Failure>, job: Job, began: Instant) -> bool {
     let result = result.map(|ran| Ran { queue: began - queued, ..ran });
     // An error means the caller went away while this ran.
     reply.send(result).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::tests::{request, steered};
+
+    #[test]
+    fn who_waits_goes_before_parts_of_what_is_run() {
+        let model = steered();
+        let (runner, request) = (Arc::new(Runner::new(model.clone())), request(&model));
+        let state = State { lanes: Lanes::new(9), idle: Idle::new(), over: true };
+        let shared = Shared {
+            inline_below: Duration::ZERO,
+            state: Mutex::new(state),
+            waiting: AtomicUsize::new(0),
+            work: Condvar::new(),
+        };
+        let lane = Key::of(&runner);
+        let spread = Arc::new(Spread::new(&runner, &request, 2).unwrap());
+        shared.lock().idle.ask(Help { lane, spread });
+        let (reply, _answer) = oneshot::channel();
+        let queued = Instant::now();
+        let job =
+            Job { runner, request, deadline: queued + Duration::from_mins(1), queued, cost: Duration::ZERO, reply };
+        shared.lock().lanes.push(lane, job, Duration::ZERO);
+        assert!(matches!(shared.next(), Some(Work::Turn(..))));
+        assert!(matches!(shared.next(), Some(Work::Help(..))));
+        assert!(shared.next().is_none());
+    }
 }

@@ -95,6 +95,13 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
         Some((Turn { key: *key, charged }, formed))
     }
 
+    /// Somebody else worked on this lane's turn for so long.
+    pub fn charge(&mut self, key: K, took: Duration) {
+        if let Some(lane) = self.by_key.get_mut(&key) {
+            lane.used += took;
+        }
+    }
+
     /// A turn has ended, and this is how long it was.
     pub fn done(&mut self, turn: &Turn<K>, took: Duration) {
         let Some(lane) = self.by_key.get_mut(&turn.key) else { return };
@@ -168,6 +175,21 @@ mod tests {
         assert_eq!((first.key, second.key), ('s', 'f'), "the second worker does not go to the same lane");
         lanes.done(&first, MS);
         lanes.done(&second, MS);
+    }
+
+    #[test]
+    fn what_helpers_worked_counts_too() {
+        let mut lanes = Lanes::new(10);
+        for i in 0..3 {
+            lanes.push('l', i, MS);
+            lanes.push('o', i, MS);
+        }
+        let (first, _) = lanes.take(one).unwrap();
+        lanes.charge(first.key, 5 * MS);
+        lanes.charge('x', MS);
+        lanes.done(&first, MS);
+        let turns: Vec<char> = (0..3).map(|_| turn(&mut lanes, |_| MS).unwrap()).collect();
+        assert!(!turns.contains(&first.key), "it had six milliseconds: {turns:?}");
     }
 
     #[test]

@@ -16,13 +16,16 @@ pub struct Ran {
     pub answer: Answer,
     /// Waiting for a worker; zero when run at once.
     pub queue: Duration,
-    /// Inside the engine: of the whole run, where requests ran together.
+    /// Inside the engine: of the whole run, where requests ran together; from cutting to joining, where several workers ran it.
     pub infer: Duration,
-    /// Rows that ran together, this request's own among them; 1 where there are no rows.
+    /// Rows that ran together, this request's own among them; 1 where there are no rows. Fewer than its own where it was cut.
     pub batch_rows: usize,
     /// Whether this one counts the run: of those that ran together, one does.
     pub counts: bool,
 }
+
+/// A version that failed so often in parts where the whole went well stays whole: something in it needs its rows together.
+const MOST_CUTS_IN_VAIN: u64 = 3;
 
 /// A loaded version and the sessions that run it.
 pub struct Runner {
@@ -31,8 +34,17 @@ pub struct Runner {
     idle: ArrayQueue<Box<dyn Session>>,
     cost: CostCurve,
     batching: Batching,
-    at_once: Option<bool>,
+    place: Place,
     tally: Tally,
+}
+
+/// Where runs of a version happen, where somebody said so; `None`s go by what they cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// At once, on the thread that read the request, or on a worker.
+    pub at_once: Option<bool>,
+    /// Never on several workers, or on as many as idle.
+    pub spread: Option<bool>,
 }
 
 impl std::fmt::Debug for Runner {
@@ -50,7 +62,7 @@ impl Runner {
     pub fn new(model: Arc<dyn Model>) -> Runner {
         let batching = Batching::Off { why: "it was not verified that rows do not interact".to_owned() };
         let idle = ArrayQueue::new(Self::IDLE_SESSIONS);
-        Runner { model, idle, cost: CostCurve::new(), batching, at_once: None, tally: Tally::default() }
+        Runner { model, idle, cost: CostCurve::new(), batching, place: Place::default(), tally: Tally::default() }
     }
 
     /// The same, with a verdict on whether requests may run together.
@@ -59,17 +71,16 @@ impl Runner {
         Runner { batching, ..self }
     }
 
-    /// The same, with where its runs happen said by somebody: at once on the thread that read the request, or on a worker. `None`
-    /// goes by what they cost.
+    /// The same, with where its runs happen said by somebody.
     #[must_use]
-    pub fn with_place(self, at_once: Option<bool>) -> Runner {
-        Runner { at_once, ..self }
+    pub fn with_place(self, place: Place) -> Runner {
+        Runner { place, ..self }
     }
 
     /// Where its runs happen, where somebody said so.
     #[must_use]
-    pub fn place(&self) -> Option<bool> {
-        self.at_once
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     #[must_use]
@@ -103,7 +114,7 @@ impl Runner {
     /// enough, and never before the first run.
     #[must_use]
     pub fn runs_at_once(&self, elements: usize, below: Duration) -> bool {
-        self.at_once.unwrap_or_else(|| self.cost.expect(elements).is_some_and(|cost| cost <= below))
+        self.place.at_once.unwrap_or_else(|| self.cost.expect(elements).is_some_and(|cost| cost <= below))
     }
 
     /// The time of a worker that this takes of others who wait: its share of a run of as many as are worth running together.
@@ -116,6 +127,22 @@ impl Runner {
         };
         let whole = self.cost.expect(room).unwrap_or_default();
         if room > elements { whole.mul_f64(elements as f64 / room as f64) } else { whole }
+    }
+
+    /// Whether a request may be cut at all: it has rows, they may run apart, nobody said never, and it did not fail time and again where
+    /// the whole went well.
+    #[must_use]
+    pub fn may_spread(&self, request: &Checked) -> bool {
+        let wanted = self.place.spread.unwrap_or_else(|| self.tally.cuts_in_vain() < MOST_CUTS_IN_VAIN);
+        wanted && request.rows() > Some(1) && self.batching.is_on()
+    }
+
+    /// In how many parts a request that may be cut is worth cutting, where at most `most` run at the same time and none should be
+    /// shorter than `least`: as was said, else by what they cost.
+    #[must_use]
+    pub fn parts(&self, request: &Checked, most: usize, least: Duration) -> usize {
+        let most = most.min(request.rows().unwrap_or(1));
+        if self.place.spread == Some(true) { most } else { self.cost.parts(request.elements(), most, least) }
     }
 
     /// Runs on this thread, now. The request must have been checked against [`Runner::signature`].
@@ -151,7 +178,15 @@ impl Runner {
         Some(answers.into_iter().map(each).collect())
     }
 
-    /// The same, on a thread whose times say nothing of what a run costs: a low-priority one, which others interrupt.
+    /// Runs some rows of a request on this thread. `None` where that failed, for whatever reason: the whole says why.
+    #[must_use]
+    pub fn run_part(&self, part: &Checked) -> Option<Answer> {
+        let ran = self.run_aside(part).ok()?;
+        self.cost.learn(part.elements(), ran.infer);
+        Some(ran.answer)
+    }
+
+    /// As [`Runner::run`], on a thread whose times say nothing of what a run costs: a low-priority one, which others interrupt.
     ///
     /// # Errors
     /// As [`Runner::run`].

@@ -9,6 +9,8 @@ const SIZES: usize = 13;
 #[derive(Debug, Default)]
 pub struct Tally {
     alone: AtomicU64,
+    spread: AtomicU64,
+    cut_in_vain: AtomicU64,
     together: [AtomicU64; SIZES],
     taken_apart: AtomicU64,
     expired: AtomicU64,
@@ -22,6 +24,10 @@ pub struct Counts {
     pub alone: u64,
     /// Runs of several requests together, by rows: the largest of each size class, and how many.
     pub together: Vec<(usize, u64)>,
+    /// Runs of one request too, cut by its rows and run by several workers.
+    pub spread: u64,
+    /// Requests that failed so, and went well as one run.
+    pub cut_in_vain: u64,
     /// Batches that failed and were run again, each request alone.
     pub taken_apart: u64,
     /// Requests that were dropped before they ran: their deadline had passed, or their caller went away.
@@ -32,6 +38,19 @@ pub struct Counts {
 impl Tally {
     pub(super) fn alone(&self) {
         self.alone.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn spread(&self) {
+        self.spread.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn cut_in_vain(&self) {
+        self.cut_in_vain.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Runs that failed in parts and went well as one.
+    pub(super) fn cuts_in_vain(&self) -> u64 {
+        self.cut_in_vain.load(Ordering::Relaxed)
     }
 
     pub(super) fn together(&self, rows: usize) {
@@ -57,6 +76,8 @@ impl Tally {
         let sizes = self.together.iter().enumerate().map(|(class, counter)| (1 << class, read(counter)));
         Counts {
             alone: read(&self.alone),
+            spread: read(&self.spread),
+            cut_in_vain: read(&self.cut_in_vain),
             together: sizes.filter(|(_, runs)| *runs > 0).collect(),
             taken_apart: read(&self.taken_apart),
             expired: read(&self.expired),

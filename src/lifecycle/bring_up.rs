@@ -111,7 +111,7 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
     let about = verify::about(&job.files.dir)?;
     let golden_cases = verify::verify(&job.files.dir, &about, &sha256, &runner)?;
     let batching = rows::verdict(&job.files.dir, &runner, job.execution.batching);
-    let runner = Arc::new(runner.with_batching(batching).with_place(job.execution.at_once));
+    let runner = Arc::new(runner.with_batching(batching).with_place(job.execution.place));
     let verify = begun.elapsed();
 
     tell(State::Warming);

@@ -5,7 +5,7 @@ use super::policy::Keep;
 use super::recording::LogSettings;
 use super::rows::{BatchingSettings, ExecutionSettings};
 use crate::backend::EngineChoice;
-use crate::execute::Batching;
+use crate::execute::{Batching, Place};
 use crate::model::Version;
 use crate::registry::Limits;
 use crate::settings::{Table, Value};
@@ -33,7 +33,7 @@ pub struct ModelSettings {
     pub shadow_atol: Option<f64>,
     /// `[prediction_log]`: what is recorded of predictions, and what of them.
     pub log: LogSettings,
-    /// `[batching]` (`enabled`, `max_rows`) and `[execution]` (`at_once`).
+    /// `[batching]` (`enabled`, `max_rows`) and `[execution]` (`at_once`, `spread`).
     pub execution: ExecutionSettings,
     /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
     pub about: serde_json::Map<String, serde_json::Value>,
@@ -77,7 +77,9 @@ impl ModelSettings {
             enabled: batching.bool("enabled"),
             max_rows: batching.integer("max_rows", 1..=Batching::MAX_ROWS),
         };
-        let execution = ExecutionSettings { batching, at_once: table.section("execution").bool("at_once") };
+        let place = table.section("execution");
+        let place = Place { at_once: place.bool("at_once"), spread: place.bool("spread") };
+        let execution = ExecutionSettings { batching, place };
         if let Some(enabled) = batching.enabled {
             about.insert("batching_enabled".to_owned(), enabled.into());
         }

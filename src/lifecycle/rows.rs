@@ -7,7 +7,7 @@ use super::verify;
 use super::warm;
 use crate::codec::golden::{Golden, parse_warmup};
 use crate::compare::{Tolerance, compare_answers};
-use crate::execute::{Batching, Runner};
+use crate::execute::{Batching, Place, Runner};
 use crate::machine;
 use crate::model::{Answer, Checked, InferenceRequest};
 use crate::tensor::{Data, DataType};
@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExecutionSettings {
     pub batching: BatchingSettings,
-    /// `[execution] at_once`: on the thread that read the request, or on a worker, whatever runs cost.
-    pub at_once: Option<bool>,
+    /// `[execution]`: on the thread that read the request or on a worker, and on one worker or on all that idle, whatever runs cost.
+    pub place: Place,
 }
 
 /// `[batching]` of `model.toml`.
@@ -143,7 +143,7 @@ fn given(dir: &Path, runner: &Runner) -> Vec<Checked> {
     let warmup = read("warmup.json").and_then(|bytes| parse_warmup(&bytes).ok()).into_iter().flatten();
     let rows = |request: InferenceRequest| {
         let request = InferenceRequest { outputs: None, ..request };
-        runner.signature().check(request).ok()?.singles()
+        runner.signature().check(request).ok()?.singles(ROWS)
     };
     // Half of the places are for others: what somebody chose may be chosen alike.
     golden.chain(warmup).filter_map(rows).flatten().take(ROWS / 2).collect()
@@ -153,7 +153,7 @@ fn given(dir: &Path, runner: &Runner) -> Vec<Checked> {
 fn made_up(runner: &Runner) -> Vec<Checked> {
     let signature = runner.signature();
     let request = warm::request(signature, ROWS, different).ok();
-    let rows = request.and_then(|request| signature.check(request).ok()?.singles());
+    let rows = request.and_then(|request| signature.check(request).ok()?.singles(ROWS));
     rows.unwrap_or_default()
 }
 

@@ -139,17 +139,18 @@ impl Checked {
         Some(Checked { inputs, wanted: first.wanted.clone(), rows: Some(rows) })
     }
 
-    /// A request for each of its rows; `None` where it is no list of examples.
+    /// A request for each of its first rows, `most` of them; `None` where it is no list of examples.
     #[must_use]
-    pub fn singles(&self) -> Option<Vec<Checked>> {
-        let rows = vec![1; self.rows?];
-        let columns = self.inputs.iter().map(|tensor| tensor.cut(&rows)).collect::<Option<Vec<_>>>()?;
-        let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
-        let single = |_| {
-            let inputs = columns.iter_mut().map_while(Iterator::next).collect();
-            Checked { inputs, wanted: self.wanted.clone(), rows: Some(1) }
-        };
-        Some(rows.iter().map(single).collect())
+    pub fn singles(&self, most: usize) -> Option<Vec<Checked>> {
+        (0..self.rows?.min(most)).map(|row| self.some(row, 1)).collect()
+    }
+
+    /// A request for so many of its rows, from one on; `None` where it has not as many.
+    #[must_use]
+    pub fn some(&self, from: usize, rows: usize) -> Option<Checked> {
+        self.rows?;
+        let inputs = self.inputs.iter().map(|tensor| tensor.some(from, rows)).collect::<Option<_>>()?;
+        Some(Checked { inputs, wanted: self.wanted.clone(), rows: Some(rows) })
     }
 }
 
@@ -180,6 +181,23 @@ impl Answer {
             }
         }
         Some(answers)
+    }
+
+    /// One answer with the rows of all, in order. `None` where some output of one has not as many rows as are given for it, or they do
+    /// not stack.
+    #[must_use]
+    pub fn stack(answers: &[Answer], rows: &[usize]) -> Option<Answer> {
+        let output = |at: usize, (name, _): &(Arc<str>, Tensor)| {
+            let pieces = answers.iter().zip(rows).map(|(answer, rows)| {
+                let (_, piece) = answer.outputs.get(at)?;
+                (piece.shape().first() == Some(rows)).then_some(piece)
+            });
+            let pieces: Vec<&Tensor> = pieces.collect::<Option<_>>()?;
+            Some((Arc::clone(name), Tensor::stack(&pieces)?))
+        };
+        let first = answers.first().filter(|_| answers.len() == rows.len())?;
+        let outputs = first.outputs.iter().enumerate().map(|(at, of_first)| output(at, of_first));
+        Some(Answer { outputs: outputs.collect::<Option<_>>()? })
     }
 
     /// How many floating-point elements in all outputs are NaN or infinite.

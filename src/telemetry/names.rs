@@ -91,7 +91,7 @@ pub const BATCH_ROWS_M: Metric = metric(
     "sluicegate_batch_rows",
     Kind::Histogram(BATCH_ROWS),
     VERSION,
-    "Rows of a run on a worker, of all requests that ran together; runs at once on the thread that read a request are not among them",
+    "Rows of a run on a worker, of all requests that ran together, or of the largest part of one that was cut; runs at once on the thread that read a request are not among them",
 );
 pub const NONFINITE: Metric = metric(
     "sluicegate_nonfinite_outputs_total",

@@ -43,22 +43,31 @@ impl Tensor {
     /// Tensors of so many rows each, in order. `None` where that is not how many there are.
     #[must_use]
     pub fn cut(&self, rows: &[usize]) -> Option<Vec<Tensor>> {
-        let (all, behind) = self.shape().split_first()?;
+        let (all, _) = self.shape().split_first()?;
         if rows.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(*all) {
             return None;
         }
-        let width = Shape::new(behind).elements()?;
         let mut from = 0;
         let piece = |n: &usize| {
-            let shape = std::iter::once(*n).chain(behind.iter().copied()).collect();
-            let range = from..n.checked_mul(width)?.checked_add(from)?;
-            from = range.end;
-            if range.end > self.data().len() {
-                return None;
-            }
-            Tensor::new(shape, self.data().copy(range)).ok()
+            let piece = self.some(from, *n);
+            from += n;
+            piece
         };
         rows.iter().map(piece).collect()
+    }
+
+    /// So many of its rows, from one on, in memory of their own. `None` where it has not as many.
+    #[must_use]
+    pub fn some(&self, from: usize, rows: usize) -> Option<Tensor> {
+        let (all, behind) = self.shape().split_first()?;
+        let end = from.checked_add(rows).filter(|end| end <= all)?;
+        let width = Shape::new(behind).elements()?;
+        let range = from.checked_mul(width)?..end.checked_mul(width)?;
+        if range.end > self.data().len() {
+            return None;
+        }
+        let shape = std::iter::once(rows).chain(behind.iter().copied()).collect();
+        Tensor::new(shape, self.data().copy(range)).ok()
     }
 }
 
@@ -101,6 +110,9 @@ mod tests {
         let endless = numbers(&[usize::MAX, 0], 0);
         assert!(Tensor::stack(&[&endless, &numbers(&[1, 0], 0)]).is_none());
         assert!(numbers(&[0, 1], 0).cut(&[usize::MAX, 1]).is_none());
+        assert!(numbers(&[3, 2], 0).some(2, 2).is_none() && numbers(&[3, 2], 0).some(usize::MAX, 2).is_none());
+        assert_eq!(numbers(&[3, 2], 0).some(1, 2), Some(numbers(&[2, 2], 2)));
+        assert_eq!(endless.some(usize::MAX - 1, 1), Some(numbers(&[1, 0], 0)));
     }
 
     #[test]

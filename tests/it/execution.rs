@@ -1,6 +1,6 @@
 //! Where and how runs happen, as callers and operators see it.
 
-use crate::support::{Gateway, infer_body, onnx};
+use crate::support::{Gateway, eventually, infer_body, onnx};
 use serde_json::Value;
 
 fn shown(gateway: &Gateway, model: &str) -> Value {
@@ -64,6 +64,31 @@ fn under_load_requests_run_together_and_each_gets_its_own() {
         version["runs"]["together"].as_array().unwrap().iter().map(|t| t["runs"].as_u64().unwrap()).sum();
     let alone = version["runs"]["alone"].as_u64().unwrap();
     assert!(alone > 0 && together > 0 && version["cost"][0]["at_once"] == false, "{version}");
+}
+
+#[test]
+fn a_large_request_on_a_quiet_machine_is_run_by_all_that_idle() {
+    let gateway = Gateway::start_with("[execute]\ninline_below = \"0s\"\nworkers = 3\n", |models| {
+        for (model, spread) in [("several", true), ("one", false)] {
+            onnx::install(models, model, 1, &onnx::scaling(3.0));
+            std::fs::write(models.join(model).join("model.toml"), format!("[execution]\nspread = {spread}\n")).unwrap();
+        }
+    });
+    let x: Vec<f32> = (0..200_u16).map(f32::from).collect();
+    let y: Vec<f64> = x.iter().map(|x| 3.0 * f64::from(*x)).collect();
+    for (model, spread) in [("several", true), ("one", false)] {
+        // Which workers idle is the machine's affair: in a moment two do.
+        eventually(model, || {
+            let answer = gateway.post(&format!("/v2/models/{model}/infer"), infer_body(&[100, 2], &x));
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert_eq!(answer.json()["outputs"][0]["data"], serde_json::json!(y));
+            let version = &shown(&gateway, model)["versions"][0];
+            assert_eq!(version["spread"], spread, "{version}");
+            let runs = &version["runs"];
+            assert!(spread || runs["spread"] == 0, "{version}");
+            (!spread || runs["spread"].as_u64() > Some(0)).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -14,11 +14,12 @@ use crate::server::Programs;
 use crate::wrong::{Result, While, Wrong};
 
 /// The scenarios behind the table of targets, in its order.
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 12] = [
     "floor",
     "open-loop",
     "binary",
     "batching",
+    "large",
     "swap",
     "load-beside",
     "many-models",

@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 /// `x` [N,2] → the same.
-fn pairs() -> Arc<Steered> {
+pub(super) fn pairs() -> Arc<Steered> {
     let dims = Some(vec![Dim::Free(None), Dim::Free(None)]);
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: dims.clone() };
     let signature = Signature::new(vec![spec("x")], vec![spec("y")]);
     Arc::new(Steered { signature, gate: Mutex::default(), changed: Condvar::new(), runs: AtomicU64::new(0) })
 }
 
-fn on(model: &Arc<Steered>, max_rows: usize) -> Runner {
+pub(super) fn on(model: &Arc<Steered>, max_rows: usize) -> Runner {
     let batching = Batching::On { why: String::new(), max_rows };
     Runner::new(Arc::clone(model) as Arc<dyn Model>).with_batching(batching)
 }
@@ -29,7 +29,7 @@ fn cheap_together(model: &Arc<Steered>) -> Runner {
     runner
 }
 
-fn of(model: &Steered, rows: usize, width: usize, from: u32) -> Arc<Checked> {
+pub(super) fn of(model: &Steered, rows: usize, width: usize, from: u32) -> Arc<Checked> {
     let n = u32::try_from(rows * width).unwrap();
     let data = Data::Fp32((from..from + n).map(|i| i as f32).collect::<Vec<_>>().into());
     let tensor = Tensor::new(Shape::new(&[rows, width]), data).unwrap();
@@ -252,13 +252,13 @@ fn rows_that_are_only_said_to_be_there_harm_nobody() {
 }
 
 /// The repository's perceptron on every engine that is here.
-static REAL: LazyLock<Vec<Runner>> = LazyLock::new(|| {
+pub(super) static REAL: LazyLock<Vec<Arc<Runner>>> = LazyLock::new(|| {
     let files = VersionFiles { dir: "models/mlp32/1".into() };
     let engines = Engines::discover(None);
     let available = engines.describe().iter().filter(|engine| engine.available).count();
     let choices = [EngineChoice::Tract, EngineChoice::OnnxRuntime];
     let loaded = choices.iter().take(available).map(|choice| engines.load(*choice, &files).unwrap());
-    loaded.map(Runner::new).collect()
+    loaded.map(|model| Arc::new(Runner::new(model))).collect()
 });
 
 proptest! {

@@ -1,4 +1,5 @@
 mod batching;
+mod spread;
 
 use super::*;
 use crate::backend::{Model, RunError, Session};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Answers its input; a test decides when runs may go on and how they end.
 #[derive(Debug)]
-struct Steered {
+pub(super) struct Steered {
     signature: Signature,
     gate: Mutex<Gate>,
     changed: Condvar,
@@ -30,6 +31,8 @@ struct Gate {
 enum Ending {
     Fail,
     Panic,
+    /// Answers the first row alone.
+    OneRow,
 }
 
 impl Steered {
@@ -95,12 +98,20 @@ impl Session for Run {
                 Err(RunError::Failed { message: "the engine failed".into(), internal: "in its own words".into() })
             }
             Some(Ending::Panic) => panic!("on purpose"),
+            Some(Ending::OneRow) => {
+                let rows = request.inputs()[0].shape()[0];
+                Ok(request.inputs()[0].cut(&[1, rows - 1]).unwrap().drain(..1).collect())
+            }
             None => Ok(request.inputs().to_vec()),
         }
     }
 }
 
-fn request(model: &Steered) -> Arc<Checked> {
+pub(super) fn steered() -> Arc<Steered> {
+    Steered::new()
+}
+
+pub(super) fn request(model: &Steered) -> Arc<Checked> {
     let tensor = Tensor::new(Shape::new(&[2]), Data::Fp32(vec![1.0, 2.0].into())).unwrap();
     let inputs = vec![NamedTensor { name: "x".into(), tensor }];
     Arc::new(model.signature.check(InferenceRequest { inputs, ..Default::default() }).unwrap())

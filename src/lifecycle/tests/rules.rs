@@ -9,6 +9,7 @@ use super::super::state::{IllegalMove, advance, next};
 use super::super::watch::Memory;
 use super::house::{Ground, answers, name, version};
 use crate::backend::EngineChoice;
+use crate::execute::Place;
 use crate::model::Version;
 use crate::registry::State;
 use proptest::prelude::*;
@@ -178,10 +179,11 @@ fn model_toml_means_what_it_says_and_complains_of_everything_at_once() {
     let full = read(
         "engine = \"tract\"\nversions = { latest = 2 }\nauto_promote = true\ndescription = \"d\"\n\
          feature_names = [\"a\", \"b\"]\n[batching]\nenabled = false\n\
-         [execution]\nat_once = true\n",
+         [execution]\nat_once = true\nspread = false\n",
     )
     .unwrap();
-    assert_eq!((full.execution.batching.enabled, full.execution.at_once), (Some(false), Some(true)));
+    let place = Place { at_once: Some(true), spread: Some(false) };
+    assert_eq!((full.execution.batching.enabled, full.execution.place), (Some(false), place));
     assert_eq!((full.engine, full.versions, full.auto_promote), (EngineChoice::Tract, Keep::Latest(2), true));
     let about = serde_json::json!({"description": "d", "feature_names": ["a", "b"], "batching_enabled": false});
     assert_eq!(serde_json::Value::Object(full.about), about);
