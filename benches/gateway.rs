@@ -98,7 +98,12 @@ fn whole_request(c: &mut Criterion) {
     let loaded = load(&telemetry);
     let (mut writer, reader) = registry::new();
     writer.publish(Snapshot::default().with(entry(&loaded)));
-    let config = Config { inline_below: Duration::from_micros(200), queue: 16, workers: NonZeroUsize::MIN };
+    let config = Config {
+        inline_below: Duration::from_micros(200),
+        queue: 16,
+        workers: NonZeroUsize::MIN,
+        cores: NonZeroUsize::MIN,
+    };
     let shadow_config = shadow::Config { threads: NonZeroUsize::MIN, queue: 16, queue_bytes: 1 << 20 };
     let shadows = Shadows::start(shadow_config, Figures::default(), reader.clone(), None).expect("a shadow thread");
     let gateway = Gateway::new(reader, Executor::start(&config).expect("a worker thread"), shadows, None);

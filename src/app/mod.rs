@@ -141,7 +141,7 @@ impl App {
                 .map_err(start("the manager"))?;
 
         let (inline_below, queue) = (config.execute.inline_below, config.execute.queue);
-        let execution = Arc::new(execute::Config { inline_below, queue, workers });
+        let execution = Arc::new(execute::Config { inline_below, queue, workers, cores });
         let executor = Executor::start(&execution).map_err(start("the inference workers"))?;
         let http_config = http_config(config, io);
         let shadow_config = shadow::Config {

@@ -1,10 +1,11 @@
 //! Where a run happens.
 
 use super::batch::{Formed, Waiting, form};
-use super::idle::Idle;
+use super::idle::{Beside, Idle};
 use super::lanes::{Lanes, Turn};
 use super::runner::{Ran, Runner};
 use super::spread::Spread;
+use crate::machine;
 use crate::model::{Checked, Code, Failure};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,8 @@ pub struct Config {
     pub queue: usize,
     /// Threads that run what is not run at once.
     pub workers: NonZeroUsize,
+    /// Of the machine, for everything.
+    pub cores: NonZeroUsize,
 }
 
 struct Job {
@@ -75,8 +78,9 @@ impl std::fmt::Debug for Executor {
 }
 
 struct Shared {
-    /// See [`Config::inline_below`].
+    /// See [`Config`].
     inline_below: Duration,
+    cores: NonZeroUsize,
     state: Mutex<State>,
     /// How many wait, as of the last change: read without the lock, by every request.
     waiting: AtomicUsize,
@@ -88,7 +92,28 @@ struct State {
     /// Each lane is bounded by [`Config::queue`]; a request that finds it full is refused.
     lanes: Lanes<Key, Job>,
     idle: Idle<Help>,
+    /// Processor time that workers have had, runs under way not counted.
+    worked: Duration,
+    beside: Beside,
     over: bool,
+}
+
+impl State {
+    /// Workers to ask for help now: those that idle, as long as nobody waits. Unless it is `pinned`, as many as there are cores that
+    /// nobody wants, and none where workers were busy of late.
+    fn spare(&mut self, now: Instant, process: Duration, cores: NonZeroUsize, pinned: bool) -> usize {
+        let beside = self.beside.cores(now, process.saturating_sub(self.worked));
+        let spare = if self.lanes.waiting() == 0 { self.idle.spare() } else { 0 };
+        if pinned {
+            return spare;
+        }
+        if !self.idle.is_quiet() {
+            return 0;
+        }
+        // One is taken by who asks; half a core that somebody else wants still leaves a helper more than it takes from them.
+        let most = cores.get() as f64 - 0.5 - beside;
+        (1..=spare).take_while(|helpers| *helpers as f64 <= most).count()
+    }
 }
 
 impl Executor {
@@ -97,9 +122,16 @@ impl Executor {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(config: &Config) -> std::io::Result<Executor> {
-        let state = State { lanes: Lanes::new(config.queue.max(1)), idle: Idle::new(), over: false };
+        let state = State {
+            lanes: Lanes::new(config.queue.max(1)),
+            idle: Idle::new(),
+            worked: Duration::ZERO,
+            beside: Beside::new(Instant::now(), machine::process_time()),
+            over: false,
+        };
         let shared = Arc::new(Shared {
             inline_below: config.inline_below,
+            cores: config.cores,
             state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
             work: Condvar::new(),
@@ -240,8 +272,9 @@ impl Shared {
         if !runner.may_spread(request) {
             return None;
         }
+        let (now, process) = (Instant::now(), machine::process_time());
         let mut state = self.lock();
-        let spare = if state.lanes.waiting() == 0 { state.idle.spare() } else { 0 };
+        let spare = state.spare(now, process, self.cores, runner.place().spread == Some(true));
         let parts = runner.parts(request, 1 + spare, self.inline_below);
         if parts < 2 {
             return None;
@@ -312,13 +345,16 @@ struct Help {
 
 fn work(shared: &Shared) {
     while let Some(work) = shared.next() {
-        let began = Instant::now();
+        let (began, worked) = (Instant::now(), machine::thread_time());
         match work {
             Work::Turn(turn, formed) => {
                 // Unwind safety: what a panic passed through is dropped with it, unanswered; the lanes are not touched meanwhile. An
                 // engine's panic does not come here ([`Runner::run`]); one that does must not take a worker along.
                 let ended = catch_unwind(AssertUnwindSafe(|| serve(shared, formed, began)));
-                shared.lock().lanes.done(&turn, began.elapsed());
+                let mut state = shared.lock();
+                state.lanes.done(&turn, began.elapsed());
+                state.worked += machine::thread_time().saturating_sub(worked);
+                drop(state);
                 if ended.is_err() {
                     tracing::error!("a worker panicked; the requests it was at are answered as late");
                 }
@@ -326,7 +362,9 @@ fn work(shared: &Shared) {
             Work::Help(Help { lane, spread }) => {
                 // One part, and then whoever waits.
                 spread.run_one();
-                shared.lock().lanes.charge(lane, began.elapsed());
+                let mut state = shared.lock();
+                state.lanes.charge(lane, began.elapsed());
+                state.worked += machine::thread_time().saturating_sub(worked);
             }
         }
     }
@@ -405,9 +443,16 @@ mod tests {
     fn who_waits_goes_before_parts_of_what_is_run() {
         let model = steered();
         let (runner, request) = (Arc::new(Runner::new(model.clone())), request(&model));
-        let state = State { lanes: Lanes::new(9), idle: Idle::new(), over: true };
+        let state = State {
+            lanes: Lanes::new(9),
+            idle: Idle::new(),
+            worked: Duration::ZERO,
+            beside: Beside::new(Instant::now(), machine::process_time()),
+            over: true,
+        };
         let shared = Shared {
             inline_below: Duration::ZERO,
+            cores: NonZeroUsize::MIN,
             state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
             work: Condvar::new(),

@@ -1,6 +1,7 @@
 //! The workers that have nothing to do, and what they are asked to help with.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// Who idles, and the shares of others' runs that wait for them.
 #[derive(Debug)]
@@ -42,9 +43,14 @@ impl<H> Idle<H> {
         self.waiting
     }
 
-    /// Workers that may be asked for help: those that wait and are not asked already. None where it was not quiet of late.
+    /// Workers that may be asked for help: those that wait and are not asked already.
     pub fn spare(&self) -> usize {
-        if self.quiet.count_ones() < QUIET { 0 } else { self.waiting.saturating_sub(self.asked.len()) }
+        self.waiting.saturating_sub(self.asked.len())
+    }
+
+    /// Whether workers had waited for most of the last turns.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.count_ones() >= QUIET
     }
 
     /// Asks one of [`Idle::spare`].
@@ -60,6 +66,35 @@ impl<H> Idle<H> {
     /// Who has not come need not come any more.
     pub fn let_go(&mut self, of: impl Fn(&H) -> bool) {
         self.asked.retain(|help| !of(help));
+    }
+}
+
+/// What the process does beside the workers: connections and short runs, the log, loads. Workers that idle say nothing of it.
+#[derive(Debug)]
+pub struct Beside {
+    at: Instant,
+    /// Processor time of all threads but the workers, then.
+    time: Duration,
+    /// Cores it took before then.
+    cores: f64,
+}
+
+/// Shorter spans say little of what comes next.
+const SPAN: Duration = Duration::from_millis(50);
+
+impl Beside {
+    pub fn new(now: Instant, time: Duration) -> Beside {
+        Beside { at: now, time, cores: 0.0 }
+    }
+
+    /// The cores it takes of late, `time` being what it had of them until now.
+    pub fn cores(&mut self, now: Instant, time: Duration) -> f64 {
+        let span = now.saturating_duration_since(self.at);
+        if span >= SPAN {
+            self.cores = time.saturating_sub(self.time).as_secs_f64() / span.as_secs_f64();
+            (self.at, self.time) = (now, time);
+        }
+        self.cores
     }
 }
 
@@ -88,13 +123,24 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_spare_where_workers_were_not_waiting_of_late() {
+    fn it_is_quiet_where_workers_were_waiting_of_late() {
         let mut idle = idle(3);
         (0..4).for_each(|_| idle.turn(false));
-        assert_eq!(idle.spare(), 3, "twelve of sixteen");
+        assert!(idle.is_quiet(), "twelve of sixteen");
         idle.turn(false);
-        assert_eq!(idle.spare(), 0);
+        assert!(!idle.is_quiet());
         (0..15).for_each(|_| idle.turn(true));
-        assert_eq!(idle.spare(), 3);
+        assert!(idle.is_quiet());
+    }
+
+    #[test]
+    fn what_is_done_beside_is_measured_by_spans() {
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let mut beside = Beside::new(now, ms(500));
+        let mut tenths = |at, time| (beside.cores(now + ms(at), ms(time)) * 10.0).round();
+        assert_eq!(tenths(49, 549), 0.0, "too short a time to say");
+        assert_eq!(tenths(100, 650), 15.0);
+        assert_eq!(tenths(120, 700), 15.0, "as before");
+        assert_eq!(tenths(200, 600), 0.0, "workers that are at a long run are counted late");
     }
 }

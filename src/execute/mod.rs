@@ -11,7 +11,7 @@
 //! - Expired work is dropped before it runs (`DEADLINE_EXCEEDED`); work whose caller went away is skipped.
 //! - A panic or an error inside an engine fails that run alone; the session it happened in is thrown away.
 //!
-//! Uses: backend, model.
+//! Uses: backend, machine (processor time), model.
 //!
 //! Invariant: nothing here knows routing or HTTP.
 //!

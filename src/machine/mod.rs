@@ -108,7 +108,17 @@ pub fn resident_bytes() -> Option<u64> {
 /// Processor time that the calling thread has had.
 #[must_use]
 pub fn thread_time() -> std::time::Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    processor_time(rustix::time::ClockId::ThreadCPUTime)
+}
+
+/// Processor time that all threads of this process have had.
+#[must_use]
+pub fn process_time() -> std::time::Duration {
+    processor_time(rustix::time::ClockId::ProcessCPUTime)
+}
+
+fn processor_time(of: rustix::time::ClockId) -> std::time::Duration {
+    let time = rustix::time::clock_gettime(of);
     // Neither is ever negative, and nanoseconds are below a second.
     std::time::Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }

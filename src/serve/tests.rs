@@ -45,7 +45,7 @@ fn house_with(sample: f64, inline_below: Duration) -> House {
     writer.publish(Snapshot::default().with(entry("m", &held, Some(document), 1).unwrap()));
     let config = shadow::Config { threads: NonZeroUsize::MIN, queue: 100_000, queue_bytes: 1 << 30 };
     let shadows = Shadows::start(config, Figures::default(), reader.clone(), None).unwrap();
-    let config = execute::Config { inline_below, queue: 1, workers: NonZeroUsize::MIN };
+    let config = execute::Config { inline_below, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
     let gateway = Gateway::new(reader, Executor::start(&config).unwrap(), shadows, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     House { gateway, _writer: writer, primary, shadow, runtime }

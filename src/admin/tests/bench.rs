@@ -127,6 +127,7 @@ impl Bench {
                 inline_below: Duration::from_micros(200),
                 queue: 1,
                 workers: std::num::NonZeroUsize::MIN,
+                cores: std::num::NonZeroUsize::MIN,
             }),
             ledger: ledger_reader,
             telemetry: telemetry.clone(),

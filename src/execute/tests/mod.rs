@@ -118,7 +118,7 @@ pub(super) fn request(model: &Steered) -> Arc<Checked> {
 }
 
 fn executor(inline_below: Duration, queue: usize) -> Executor {
-    Executor::start(&Config { inline_below, queue, workers: NonZeroUsize::MIN }).unwrap()
+    Executor::start(&Config { inline_below, queue, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN }).unwrap()
 }
 
 fn soon() -> Instant {

@@ -17,7 +17,7 @@ fn runner(model: &Arc<Steered>, spread: Option<bool>) -> Arc<Runner> {
 /// Three workers; all of them idle when this answers.
 fn three(inline_below: Duration) -> Arc<Executor> {
     let workers = NonZeroUsize::new(3).unwrap();
-    let executor = Executor::start(&Config { inline_below, queue: 100, workers }).unwrap();
+    let executor = Executor::start(&Config { inline_below, queue: 100, workers, cores: NonZeroUsize::MIN }).unwrap();
     while executor.idle() < 3 {
         std::thread::yield_now();
     }
