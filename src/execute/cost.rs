@@ -46,7 +46,7 @@ const AGAIN: u64 = 64;
 
 /// A run is worth cutting where its parts cost no more than this many times the whole, all together: cores that idle cost nothing, but
 /// whoever comes a moment later wants them. What reads all of a model's weights for a few rows costs as many times as there are parts.
-/// Shared machines are half as fast again one second than the next, and parts and wholes were not measured in the same one.
+/// Shared machines are half as fast again in one second as in the next, and parts and wholes were not measured in the same one.
 const NEAR_WHOLE: f64 = 1.5;
 
 /// A size is not given up before so many runs of it: the first of them pay for memory that later ones find there.

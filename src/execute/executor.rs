@@ -266,8 +266,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks as many workers that idle as are worth having parts of this request.
-    /// `None` where none is.
+    /// Asks as many workers that idle as are worth having parts of this request; `None` where none is.
     fn ask_for_help(&self, runner: &Arc<Runner>, request: &Arc<Checked>) -> Option<Arc<Spread>> {
         if !runner.may_spread(request) {
             return None;
