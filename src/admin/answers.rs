@@ -3,8 +3,9 @@
 use super::refused::Refused;
 use super::shapes::{FailedStage, TrafficDocument, VersionState};
 use crate::ledger::{Event, HistoryEntry, rfc3339};
-use crate::lifecycle::{Promotion, RolledBack, Verdict};
+use crate::lifecycle::{Promotion, RolledBack};
 use crate::model::{Code, Failure, ModelName, Parameters, Signature, TensorSpec, Version};
+use crate::model_settings::Verdict;
 use crate::registry::{Entry, Stage, State, VersionStatus};
 use crate::route::{Ask, Document, SampleRatio, Selector};
 use crate::telemetry::Telemetry;

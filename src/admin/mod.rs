@@ -10,8 +10,7 @@
 //! - A page in an operator's browser cannot change anything here: requests that change state are refused when they carry a
 //!   foreign `Origin`.
 //!
-//! Uses: http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (how the log is doing), registry
-//! (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry.
+//! Uses: http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (how the log is doing), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads, moves or publishes anything.
 //!

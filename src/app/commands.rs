@@ -4,7 +4,7 @@ use super::signals::{Signals, Wish};
 use super::{App, StartError};
 use crate::backend::Engines;
 use crate::config::{self, Config, Overrides};
-use crate::lifecycle::{self, VersionReport};
+use crate::prepare::{self, VersionReport};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,7 +62,7 @@ fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Compl
 #[must_use]
 pub fn check(path: &Path, json: bool) -> ExitCode {
     let engines = Engines::discover(None);
-    let report = match lifecycle::check(&engines, path) {
+    let report = match prepare::check(&engines, path) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("sluicegate: cannot check {}: {error}", path.display());

@@ -2,7 +2,7 @@
 
 use super::Phase;
 use crate::admin::{self, Admin};
-use crate::http::Door;
+use crate::http::DataPlane;
 use crate::quality::Quality;
 use crate::telemetry::{QualityShown, Telemetry, names};
 use std::io;
@@ -38,7 +38,7 @@ impl Control {
         listener: std::net::TcpListener,
         plane: Admin,
         telemetry: Telemetry,
-        door: Arc<Door>,
+        door: Arc<DataPlane>,
     ) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -88,7 +88,7 @@ impl Control {
     }
 }
 
-async fn upkeep(telemetry: Telemetry, door: Arc<Door>, quality: Quality) {
+async fn upkeep(telemetry: Telemetry, door: Arc<DataPlane>, quality: Quality) {
     let process = telemetry.process();
     let (ready, depth, resident) = (
         process.gauge(&names::READY, &[]),

@@ -24,7 +24,7 @@ use crate::backend::Engines;
 use crate::compare::Tolerance;
 use crate::config::{Acknowledge, Config, OnFailure, Policy};
 use crate::execute::{self, Executor};
-use crate::http::{self, Door, Server};
+use crate::http::{self, DataPlane, Server};
 use crate::lifecycle;
 use crate::machine::Machine;
 use crate::quality::{self, Quality};
@@ -72,7 +72,7 @@ pub enum StartError {
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
-    door: Arc<Door>,
+    door: Arc<DataPlane>,
     server: Server,
     shadows: Shadows,
     rollouts: Rollouts,
@@ -152,7 +152,7 @@ impl App {
         let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
             .map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()));
-        let door = Door::new(gateway, &http_config, &telemetry);
+        let door = DataPlane::new(gateway, &http_config, &telemetry);
         let server = Server::start(data_listener, &http_config, &door, &telemetry).map_err(start("the data plane"))?;
 
         let rollouts =
@@ -263,7 +263,7 @@ fn start_log(
     config: &Config,
     io_threads: NonZeroUsize,
     telemetry: &Telemetry,
-) -> Result<(Log, record::Stop, lifecycle::Recording, Quality), StartError> {
+) -> Result<(Log, record::Stop, crate::model_settings::Recording, Quality), StartError> {
     let settings = &config.prediction_log;
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let quality = Quality::new(quality::Config { rows: settings.quality_rows, window: settings.quality_window });
@@ -296,7 +296,7 @@ fn start_log(
         max_record_bytes: bytes(settings.max_record_bytes),
         ..Choice::default()
     };
-    Ok((log.clone(), stop, lifecycle::Recording { log, choice }, quality))
+    Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality))
 }
 
 fn listen(plane: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, StartError> {

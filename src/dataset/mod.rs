@@ -7,8 +7,7 @@
 //!   feedback only what belongs to the stretch (`walk.rs`).
 //! - A file that is asked for is there whole or not at all.
 //!
-//! Uses: record (what it wrote), quality (whether a label fits), compare, codec (golden files), lifecycle (loads and runs a
-//! version), model, tensor.
+//! Uses: record (what it wrote), quality (whether a label fits), compare, codec (golden files), model, tensor, prepare.
 //!
 //! Invariant: nothing here writes to the data directory, or needs a server.
 //!

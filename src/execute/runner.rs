@@ -4,7 +4,7 @@ use super::batch::Batching;
 use super::cost::CostCurve;
 use super::tally::Tally;
 use crate::backend::{Model, RunError, Session};
-use crate::model::{Answer, Checked, Code, Failure, Signature};
+use crate::model::{Answer, Checked, Code, Failure, Signature, panic_message};
 use crossbeam_queue::ArrayQueue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -206,11 +206,7 @@ impl Runner {
                 outcome.map_err(failure)?
             }
             Err(panic) => {
-                let words = panic
-                    .downcast_ref::<&str>()
-                    .map(|s| (*s).to_owned())
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
+                let words = panic_message(&*panic);
                 return Err(Failure::new(Code::EngineFailed, "the engine panicked on this request")
                     .with_internal(format!("panic in {}: {words}", self.engine())));
             }

@@ -1,6 +1,6 @@
 //! One connection: which HTTP it speaks, and its limits on time.
 
-use super::door::Door;
+use super::door::DataPlane;
 use super::handle::handle;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -41,7 +41,7 @@ struct Pulse {
 }
 
 /// Serves a connection until it ends, breaks its limits, or the server stops.
-pub(super) async fn serve(stream: TcpStream, door: Arc<Door>, patience: Patience, stop: watch::Receiver<bool>) {
+pub(super) async fn serve(stream: TcpStream, door: Arc<DataPlane>, patience: Patience, stop: watch::Receiver<bool>) {
     // Small answers leave at once. A socket that refuses the option still works.
     let _ = stream.set_nodelay(true);
     let pulse = Arc::new(Pulse::default());

@@ -65,7 +65,7 @@ impl Limits {
 
 /// What every connection of the data plane shares.
 #[derive(Debug)]
-pub struct Door {
+pub struct DataPlane {
     pub(super) gateway: Gateway,
     pub(super) limits: Limits,
     max_headers: usize,
@@ -76,11 +76,11 @@ pub struct Door {
     refused: [Counter; Code::ALL.len()],
 }
 
-impl Door {
+impl DataPlane {
     #[must_use]
-    pub fn new(gateway: Gateway, config: &Config, telemetry: &Telemetry) -> Arc<Door> {
+    pub fn new(gateway: Gateway, config: &Config, telemetry: &Telemetry) -> Arc<DataPlane> {
         let refused = Code::ALL.map(|code| telemetry.process().counter(&names::REFUSED, &[("code", code.as_str())]));
-        Arc::new(Door {
+        Arc::new(DataPlane {
             gateway,
             limits: Limits::new(config),
             max_headers: config.max_headers,
@@ -165,7 +165,7 @@ impl Door {
 
 /// A predict request's place; given back when it ends, however it ends.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Door>);
+pub(super) struct Permit(Arc<DataPlane>);
 
 impl Drop for Permit {
     fn drop(&mut self) {

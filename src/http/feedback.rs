@@ -1,7 +1,7 @@
 //! What really happened, told about predictions.
 
 use super::answer::{self, HttpResponse};
-use super::door::Door;
+use super::door::DataPlane;
 use super::predict::{self, Taken};
 use crate::codec::feedback;
 use crate::model::Failure;
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 /// Takes feedback about a model's predictions: all of a request's entries or none, and on the disk before it says so.
 pub(super) async fn feedback(
-    door: &Arc<Door>,
+    door: &Arc<DataPlane>,
     headers: &HeaderMap,
     body: Incoming,
     model: &str,
@@ -33,7 +33,7 @@ pub(super) async fn feedback(
 }
 
 async fn attempt(
-    door: &Arc<Door>,
+    door: &Arc<DataPlane>,
     headers: &HeaderMap,
     body: Incoming,
     model: &str,

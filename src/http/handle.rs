@@ -1,7 +1,7 @@
 //! One request, from its head to its answer.
 
 use super::answer::{self, HttpResponse};
-use super::door::Door;
+use super::door::DataPlane;
 use super::endpoint::{Endpoint, Refused};
 use super::{feedback, info, predict};
 use crate::model::RequestId;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Answers one request; while the server closes, with word that the connection ends with it.
-pub(super) async fn handle(door: Arc<Door>, request: Request<Incoming>) -> HttpResponse {
+pub(super) async fn handle(door: Arc<DataPlane>, request: Request<Incoming>) -> HttpResponse {
     let is_http1 = request.version() < Version::HTTP_2;
     let mut response = answer(&door, request).await;
     // HTTP/2 has no such header: its connections are told by a frame.
@@ -22,7 +22,7 @@ pub(super) async fn handle(door: Arc<Door>, request: Request<Incoming>) -> HttpR
     response
 }
 
-async fn answer(door: &Arc<Door>, request: Request<Incoming>) -> HttpResponse {
+async fn answer(door: &Arc<DataPlane>, request: Request<Incoming>) -> HttpResponse {
     let received = Instant::now();
     let (parts, body) = request.into_parts();
     let parsed = door

@@ -1,7 +1,7 @@
 //! Questions that are not predictions: health, metadata, status.
 
 use super::answer::{self, HttpResponse};
-use super::door::Door;
+use super::door::DataPlane;
 use super::endpoint::{Asked, Endpoint, Target};
 use crate::codec::{metadata, tfs};
 use crate::model::{Code, Failure, Parameters, Version};
@@ -11,7 +11,7 @@ use crate::serve::find;
 use std::sync::Arc;
 
 /// Answers one of the endpoints that are read with GET.
-pub(super) fn answer(door: &Door, endpoint: &Endpoint) -> Result<HttpResponse, Failure> {
+pub(super) fn answer(door: &DataPlane, endpoint: &Endpoint) -> Result<HttpResponse, Failure> {
     match endpoint {
         Endpoint::ServerMetadata => Ok(answer::json(metadata::server_json(env!("CARGO_PKG_VERSION")))),
         Endpoint::Live => Ok(answer::json("{\"live\":true}")),
@@ -58,7 +58,7 @@ pub(super) fn answer(door: &Door, endpoint: &Endpoint) -> Result<HttpResponse, F
 }
 
 fn with_entry(
-    door: &Door,
+    door: &DataPlane,
     target: &Target,
     answer: impl FnOnce(&Entry) -> Result<HttpResponse, Failure>,
 ) -> Result<HttpResponse, Failure> {

@@ -30,6 +30,6 @@ mod server;
 mod tests;
 
 pub use config::Config;
-pub use door::{Door, Limits};
+pub use door::{DataPlane, Limits};
 pub use endpoint::Endpoint;
 pub use server::Server;

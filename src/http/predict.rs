@@ -2,12 +2,12 @@
 
 use super::answer::{self, HttpResponse};
 use super::body;
-use super::door::{Door, Permit};
+use super::door::{DataPlane, Permit};
 use super::endpoint::Target;
 use crate::codec::{inflate, oip, tfs};
 use crate::model::{Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
 use crate::route::Ask;
-use crate::serve::{Exchange, Ran, find};
+use crate::serve::{ActiveRequest, Ran, find};
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
@@ -42,7 +42,7 @@ enum Form {
 
 /// Answers a predict request; whatever happens, the answer carries the request's id.
 pub(super) async fn predict(
-    door: &Arc<Door>,
+    door: &Arc<DataPlane>,
     headers: &HeaderMap,
     body: Incoming,
     wire: Wire,
@@ -64,7 +64,7 @@ pub(super) async fn predict(
 
 /// The steps of a prediction up to the version's exchange; a failure here is charged to no version.
 async fn attempt(
-    door: &Arc<Door>,
+    door: &Arc<DataPlane>,
     headers: &HeaderMap,
     body: Incoming,
     wire: Wire,
@@ -116,7 +116,7 @@ async fn attempt(
         Ok(Some(aftermath)) => {
             // A task of its own on this thread: it runs once the connection's has written the answer.
             let door = Arc::clone(door);
-            tokio::spawn(async move { door.gateway.conclude(aftermath) });
+            tokio::spawn(async move { door.gateway.mirror(aftermath) });
         }
         Err(failure) => response = answer::failed(&failure),
     }
@@ -134,7 +134,7 @@ pub(super) struct Taken {
 
 /// Lets a request in and reads its body, under the limits.
 pub(super) async fn take_in(
-    door: &Arc<Door>,
+    door: &Arc<DataPlane>,
     headers: &HeaderMap,
     body: Incoming,
     received: Instant,
@@ -171,7 +171,7 @@ fn parse(wire: Wire, headers: &HeaderMap, body: Bytes) -> Result<Parsed, Failure
 }
 
 /// The model, version or label that the path names and that does not exist.
-fn missing(door: &Door, headers: &HeaderMap, target: &Target<'_>) -> Option<Failure> {
+fn missing(door: &DataPlane, headers: &HeaderMap, target: &Target<'_>) -> Option<Failure> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let ask =
         Ask { selector: target.version.selector(), header: &header, parameters: &Parameters::new(), request_id: "" };
@@ -181,13 +181,13 @@ fn missing(door: &Door, headers: &HeaderMap, target: &Target<'_>) -> Option<Fail
 }
 
 fn open(
-    door: &Door,
+    door: &DataPlane,
     headers: &HeaderMap,
     target: &Target<'_>,
     parsed: &Parsed,
     id: &RequestId,
     started: Instant,
-) -> Result<Exchange, Failure> {
+) -> Result<ActiveRequest, Failure> {
     const NONE: &Parameters = &Parameters::new();
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let parameters = match parsed {
@@ -200,8 +200,8 @@ fn open(
 
 /// The steps of a prediction on its version; a failure here is charged to that version.
 async fn run(
-    door: &Door,
-    exchange: &mut Exchange,
+    door: &DataPlane,
+    exchange: &mut ActiveRequest,
     parsed: Parsed,
     target: &Target<'_>,
     id: &RequestId,
@@ -244,7 +244,7 @@ fn decode(parsed: Parsed, signature: &Signature) -> Result<(InferenceRequest, Fo
     }
 }
 
-async fn read(door: &Door, headers: &HeaderMap, body: Incoming, deadline: Instant) -> Result<Bytes, Failure> {
+async fn read(door: &DataPlane, headers: &HeaderMap, body: Incoming, deadline: Instant) -> Result<Bytes, Failure> {
     let cap = door.limits.max_body();
     let body = body::read(headers, body, cap, door.limits.body_timeout(), deadline).await?;
     match headers.get(CONTENT_ENCODING) {
@@ -254,7 +254,7 @@ async fn read(door: &Door, headers: &HeaderMap, body: Incoming, deadline: Instan
 }
 
 /// The caller's `x-request-timeout-ms`, else the configured one; never more than the configured most.
-fn timeout(door: &Door, headers: &HeaderMap) -> Result<Duration, Failure> {
+fn timeout(door: &DataPlane, headers: &HeaderMap) -> Result<Duration, Failure> {
     let Some(value) = headers.get(X_TIMEOUT) else {
         return Ok(door.limits.request_timeout());
     };

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::connection::{self, Patience};
-use super::door::Door;
+use super::door::DataPlane;
 use crate::telemetry::{Telemetry, names};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ pub struct Server {
     /// True: finish what is under way on each connection and end it.
     finish: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
-    door: Arc<Door>,
+    door: Arc<DataPlane>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -42,7 +42,7 @@ impl Server {
     pub fn start(
         listener: std::net::TcpListener,
         config: &Config,
-        door: &Arc<Door>,
+        door: &Arc<DataPlane>,
         telemetry: &Telemetry,
     ) -> io::Result<Server> {
         let address = listener.local_addr()?;
@@ -144,7 +144,7 @@ async fn accept(
 /// One I/O thread: runs its connections until the acceptor is gone and the last of them has ended.
 async fn lane(
     mut incoming: mpsc::UnboundedReceiver<TcpStream>,
-    door: Arc<Door>,
+    door: Arc<DataPlane>,
     open: Arc<AtomicUsize>,
     patience: Patience,
     finishing: watch::Receiver<bool>,

@@ -1,15 +1,15 @@
 //! Giving the loading threads work, within the memory budget.
 
 use super::Policy;
-use super::bring_up::{Job, Trouble};
 use super::loaders::Work;
 use super::manager::Manager;
 use super::memory::TooLarge;
-use super::source::Fingerprint;
-use super::table::{Id, Life, Model};
+use super::table::{Life, Model};
 use crate::backend::VersionFiles;
-use crate::model::Version;
+use crate::model::{Version, VersionId};
+use crate::prepare::{Job, Trouble};
 use crate::registry::{Stage, State};
+use crate::source::Fingerprint;
 use std::path::PathBuf;
 use std::time::Instant;
 use tracing::info;
@@ -56,7 +56,7 @@ impl Manager {
     }
 
     /// There is no room: it is made, where the policy says so and it can be; else the version fails until bytes are given back.
-    fn lacks_memory(&mut self, model: &Model, id: &Id, life: &mut Life, at: Fingerprint, too_large: TooLarge) {
+    fn lacks_memory(&mut self, model: &Model, id: &VersionId, life: &mut Life, at: Fingerprint, too_large: TooLarge) {
         life.starved = true;
         self.hungry.insert(id.clone());
         let make_room = self.config.policy == Policy::MakeRoom;
@@ -73,10 +73,10 @@ impl Manager {
 
     /// Unloads versions that no document names, lower ones of the same model first, then (for a version that is named or asked
     /// for) any other model's; answers whether that will do. Nothing is unloaded when it will not.
-    fn make_room(&mut self, model: &Model, id: &Id, wanted: u64) -> bool {
+    fn make_room(&mut self, model: &Model, id: &VersionId, wanted: u64) -> bool {
         let missing = self.budget.missing(wanted);
         let mut room = self.drains_bytes();
-        let mut evict: Vec<Id> = Vec::new();
+        let mut evict: Vec<VersionId> = Vec::new();
         let mut consider = |of: &Model, only_below: Option<Version>, room: &mut u64| {
             let named = of.named();
             for (version, life) in &of.lives {
@@ -109,13 +109,13 @@ impl Manager {
 
     /// Unloads what is to make room; and where bytes were given back, tries whoever waits for them.
     pub(super) fn feed(&mut self) {
-        for Id { model, version } in std::mem::take(&mut self.cooled) {
+        for VersionId { model, version } in std::mem::take(&mut self.cooled) {
             if let Some(model) = self.models.get_mut(&model) {
                 model.left.remove(&version);
                 self.touched.insert(model.name.clone());
             }
         }
-        for Id { model, version } in std::mem::take(&mut self.evictions) {
+        for VersionId { model, version } in std::mem::take(&mut self.evictions) {
             if let Some(model) = self.models.get_mut(&model) {
                 model.asked.remove(&version);
                 model.evicted.insert(version);
@@ -135,7 +135,7 @@ impl Manager {
     }
 
     /// Where a version's files lie.
-    pub(super) fn dir(&self, id: &Id) -> PathBuf {
+    pub(super) fn dir(&self, id: &VersionId) -> PathBuf {
         self.config.models_dir.join(id.model.as_str()).join(id.version.to_string())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::manager::Event;
 use super::memory;
-use super::table::Id;
+use crate::model::VersionId;
 use crate::registry::Loaded;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 struct Drain {
     /// Tells one draining of a version from a later one.
     serial: u64,
-    id: Id,
+    id: VersionId,
     loaded: Arc<Loaded>,
     since: Instant,
     deadline: Instant,
@@ -27,7 +27,7 @@ struct Drain {
 #[derive(Debug)]
 pub struct Late {
     pub serial: u64,
-    pub id: Id,
+    pub id: VersionId,
     pub in_flight: u64,
 }
 
@@ -35,7 +35,7 @@ pub struct Late {
 #[derive(Debug)]
 pub struct Freed {
     pub serial: u64,
-    pub id: Id,
+    pub id: VersionId,
     /// Of its files: what the budget gets back.
     pub bytes: u64,
     /// From the draining's begin to the last request's end.
@@ -57,7 +57,7 @@ pub struct Drains {
 #[derive(Debug)]
 struct Condemned {
     serial: u64,
-    id: Id,
+    id: VersionId,
     loaded: Arc<Loaded>,
     drained: Duration,
 }
@@ -79,7 +79,7 @@ impl Drains {
     }
 
     /// Takes a version that is no longer published, or will not be once the manager has published. Answers its serial.
-    pub fn begin(&mut self, id: Id, loaded: Arc<Loaded>, timeout: Duration) -> u64 {
+    pub fn begin(&mut self, id: VersionId, loaded: Arc<Loaded>, timeout: Duration) -> u64 {
         self.last_serial += 1;
         let since = Instant::now();
         let deadline = since.checked_add(timeout).unwrap_or(since + Duration::from_hours(24));

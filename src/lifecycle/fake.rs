@@ -1,6 +1,6 @@
 //! A manager that answers what a test tells it to: for the tests of those who hold a [`Handle`].
 
-use super::handle::{Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, Steer};
+use super::handle::{Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, RolloutCommit};
 use super::manager::Event;
 use crate::model::{Failure, ModelName, Version};
 use crate::route::Proposal;
@@ -13,7 +13,7 @@ pub(crate) enum Asked {
     Promote { model: ModelName, ask: Promote },
     Rollback { model: ModelName, reason: String, actor: Actor },
     PutTraffic { model: ModelName, proposal: Proposal, if_match: Option<Vec<u64>>, actor: Actor },
-    Steer { model: ModelName, steer: Steer, actor: Actor },
+    RolloutCommit { model: ModelName, steer: RolloutCommit, actor: Actor },
     Load { model: ModelName, version: Version, wait: bool, actor: Actor },
     Unload { model: ModelName, version: Version, wait: bool, actor: Actor },
     LoadModel { model: ModelName, actor: Actor },
@@ -69,8 +69,8 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
             let asked = Asked::PutTraffic { model, proposal: *proposal, if_match, actor };
             send!(reply, asked, Told::Published(p) => p);
         }
-        Command::Steer { model, steer, actor, reply } => {
-            send!(reply, Asked::Steer { model, steer: *steer, actor }, Told::Steered(revision) => revision);
+        Command::RolloutCommit { model, steer, actor, reply } => {
+            send!(reply, Asked::RolloutCommit { model, steer: *steer, actor }, Told::Steered(revision) => revision);
         }
         Command::Load { model, version, wait, actor, reply } => {
             send!(reply, Asked::Load { model, version, wait, actor }, Told::Loaded(l) => l);

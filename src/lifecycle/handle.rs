@@ -1,8 +1,8 @@
 //! The operators' way to the manager.
 
-use super::gates::{Gates, Verdict};
 use crate::ledger::Action;
 use crate::model::{Code, Failure, ModelName, Version};
+use crate::model_settings::{Gates, Verdict};
 use crate::route::{Document, Proposal};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -64,7 +64,7 @@ pub struct Published {
 
 /// A rollout's move: where it stands from now on, and the document that goes with it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Steer {
+pub struct RolloutCommit {
     /// The revision that must be in force; any, where only the rollout's own standing is kept.
     pub at: Option<u64>,
     pub document: Option<Document>,
@@ -107,9 +107,9 @@ pub(super) enum Command {
         actor: Actor,
         reply: Reply<Published>,
     },
-    Steer {
+    RolloutCommit {
         model: ModelName,
-        steer: Box<Steer>,
+        steer: Box<RolloutCommit>,
         actor: Actor,
         reply: Reply<u64>,
     },
@@ -196,8 +196,8 @@ impl Handle {
     ///
     /// # Errors
     /// `CONFLICT` when another revision is in force, a version named is not ready, or a signature breaks callers.
-    pub async fn steer(&self, model: ModelName, steer: Steer, actor: Actor) -> Result<u64, Failure> {
-        self.ask(|reply| Command::Steer { model, steer: Box::new(steer), actor, reply }).await
+    pub async fn commit_rollout(&self, model: ModelName, steer: RolloutCommit, actor: Actor) -> Result<u64, Failure> {
+        self.ask(|reply| Command::RolloutCommit { model, steer: Box::new(steer), actor, reply }).await
     }
 
     /// Loads a version that was unloaded or failed; answers when it is ready (or, without `wait`, when it is taken up).

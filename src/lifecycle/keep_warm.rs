@@ -3,8 +3,8 @@
 
 use super::manager::Manager;
 use super::policy::Leave;
-use super::table::{Id, Model};
-use crate::model::Version;
+use super::table::Model;
+use crate::model::{Version, VersionId};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -58,10 +58,10 @@ impl Manager {
 
     /// Lets go of versions that are only kept warm, those that left first, so that `id` fits; answers whether that will do. None
     /// goes when it will not.
-    pub(super) fn cool(&mut self, model: &Model, id: &Id, bytes: u64) -> bool {
+    pub(super) fn cool(&mut self, model: &Model, id: &VersionId, bytes: u64) -> bool {
         let missing = self.budget.missing(bytes);
         let mut room = self.drains_bytes();
-        let mut warm: Vec<(Instant, Id, u64)> = Vec::new();
+        let mut warm: Vec<(Instant, VersionId, u64)> = Vec::new();
         for of in self.models.values().chain([model]) {
             for (version, left) in of.left.iter().filter(|(version, _)| of.warm.contains_key(version)) {
                 let facts = of.lives.get(version).and_then(|life| life.facts.as_ref());

@@ -1,14 +1,12 @@
 //! The threads that read, load, verify and warm, at low priority.
 
-use super::Loader;
-use super::bring_up::{Digests, Job, Outcome, bring_up, digest};
 use super::manager::Event;
 use super::memory;
 use super::push::{Push, Staged};
-use super::source::Fingerprint;
-use super::table::Id;
-use crate::backend::{EngineChoice, Engines, LoadError, Model, VersionFiles};
-use crate::model::{Code, Failure};
+use crate::model::{Code, Failure, VersionId};
+use crate::prepare::Loader;
+use crate::prepare::{Digests, Job, Outcome, bring_up, digest};
+use crate::source::Fingerprint;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +20,7 @@ pub enum Work {
     BringUp(Box<Job>),
     /// Hash the files of a loaded version that changed.
     Compare {
-        id: Id,
+        id: VersionId,
         dir: PathBuf,
         fingerprint: Fingerprint,
     },
@@ -33,8 +31,8 @@ pub enum Work {
 /// What came of it; exactly one per [`Work`].
 #[derive(Debug)]
 pub enum Done {
-    BroughtUp { id: Id, bytes: u64, outcome: Outcome },
-    Compared { id: Id, fingerprint: Fingerprint, digests: Option<Digests> },
+    BroughtUp { id: VersionId, bytes: u64, outcome: Outcome },
+    Compared { id: VersionId, fingerprint: Fingerprint, digests: Option<Digests> },
     Staged { push: Box<Push>, staged: Result<Staged, Failure> },
 }
 
@@ -115,7 +113,7 @@ fn run(waiting: &Receiver<Work>, engines: &dyn Loader, telemetry: &Telemetry, ev
             }
             Work::Stage(push) => {
                 let staged = catch_unwind(AssertUnwindSafe(|| push.stage(engines))).unwrap_or_else(|panic| {
-                    let words = super::panic_words(&*panic);
+                    let words = crate::model::panic_message(&*panic);
                     Err(Failure::new(Code::InvalidRequest, "the engine panicked on this file").with_internal(words))
                 });
                 memory::trim();
@@ -133,11 +131,5 @@ fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
         tracing::debug!(%error, "the loading thread keeps its priority");
-    }
-}
-
-impl Loader for Engines {
-    fn load(&self, engine: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
-        Engines::load(self, engine, files)
     }
 }

@@ -9,13 +9,13 @@ use super::handle::{Command, Reply};
 use super::journal::Journal;
 use super::loaders::{Done, Loaders};
 use super::memory::Budget;
-use super::table::{Id, Life, Model};
-use super::watch::{Look, Poke};
+use super::table::{Life, Model};
 use super::{Config, state};
-use crate::model::{Code, Failure, ModelName};
+use crate::model::{Code, Failure, ModelName, VersionId};
 use crate::registry::{Snapshot, State, Writer};
 use crate::route::Document;
 use crate::shadow::Figures;
+use crate::source::{Look, WakeHandle};
 use crate::telemetry::{Telemetry, names};
 use metrics::Gauge;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,7 +31,7 @@ pub enum Event {
     /// The models directory changed.
     Looked(Look),
     /// A version being brought up came to a state.
-    Came { id: Id, state: State },
+    Came { id: VersionId, state: State },
     /// A loading thread is done with something.
     Done(Done),
     /// A version's memory was given back.
@@ -58,7 +58,7 @@ pub(super) struct Manager {
     pub telemetry: Telemetry,
     pub loaders: Loaders,
     pub drains: Drains,
-    pub poke: Poke,
+    pub source: WakeHandle,
     pub budget: Budget,
     pub models: BTreeMap<ModelName, Model>,
     /// Versions to be brought up.
@@ -68,13 +68,13 @@ pub(super) struct Manager {
     /// Models to look at again at a time.
     pub wake: BTreeSet<(Instant, ModelName)>,
     /// Versions that wait for bytes to be given back.
-    pub hungry: BTreeSet<Id>,
+    pub hungry: BTreeSet<VersionId>,
     /// Bytes were given back since they were last looked at.
     pub fed: bool,
     /// Versions that make room, still to be unloaded.
-    pub evictions: Vec<Id>,
+    pub evictions: Vec<VersionId>,
     /// Versions that are kept warm no longer, as their memory is needed; still to be unloaded.
-    pub cooled: Vec<Id>,
+    pub cooled: Vec<VersionId>,
     /// Models that something happened to, still to be looked at; then to be published.
     pub touched: BTreeSet<ModelName>,
     pub dirty: BTreeSet<ModelName>,
@@ -84,7 +84,7 @@ pub(super) struct Manager {
     /// The whole models directory was looked at.
     pub looked: bool,
     /// Versions found at start that are neither ready nor failed yet.
-    pub awaited: BTreeSet<Id>,
+    pub awaited: BTreeSet<VersionId>,
     /// Models with a document that cannot be served.
     pub unservable: BTreeSet<ModelName>,
     /// Once it is, it stays.
@@ -101,7 +101,7 @@ pub(super) struct Parts {
     pub telemetry: Telemetry,
     pub loaders: Loaders,
     pub drains: Drains,
-    pub poke: Poke,
+    pub source: WakeHandle,
 }
 
 /// Versions in each state, as the metric shows them.
@@ -142,7 +142,7 @@ impl Counts {
 impl Manager {
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Manager {
-        let Parts { writer, journal, figures, telemetry, loaders, drains, poke } = parts;
+        let Parts { writer, journal, figures, telemetry, loaders, drains, source } = parts;
         Manager {
             budget: Budget::new(config.memory_budget),
             counts: Counts::new(&telemetry),
@@ -153,7 +153,7 @@ impl Manager {
             telemetry,
             loaders,
             drains,
-            poke,
+            source,
             models: BTreeMap::new(),
             queue: BTreeSet::new(),
             errands: VecDeque::new(),
@@ -347,7 +347,7 @@ impl Manager {
         }
         info!("stopping: nothing is answered any more, and everything is unloaded");
         self.stopping = Some(Instant::now() + within);
-        self.poke.stop();
+        self.source.stop();
         self.queue.clear();
         self.errands.clear();
         self.wake.clear();
@@ -356,7 +356,7 @@ impl Manager {
             let Some(mut model) = self.models.remove(&name) else { continue };
             model.ops.clear();
             for (version, life) in &mut model.lives {
-                let id = Id { model: name.clone(), version: *version };
+                let id = VersionId { model: name.clone(), version: *version };
                 if life.is_callable() {
                     self.drain(&id, life, within);
                 }
@@ -374,7 +374,7 @@ impl Manager {
     // === helpers of the files beside this one ===
 
     /// Moves a version on, counts it and logs it. An illegal move changes nothing and is logged as the mistake it is.
-    pub fn go(&mut self, id: &Id, life: &mut Life, to: State) -> bool {
+    pub fn go(&mut self, id: &VersionId, life: &mut Life, to: State) -> bool {
         match life.go(to) {
             Ok(from) => {
                 self.counts.went(from);
@@ -394,7 +394,7 @@ impl Manager {
     }
 
     /// Takes a loaded version out: it is no longer callable from the next publish on, and is freed when no request holds it.
-    pub fn drain(&mut self, id: &Id, life: &mut Life, timeout: Duration) {
+    pub fn drain(&mut self, id: &VersionId, life: &mut Life, timeout: Duration) {
         if let Some(loaded) = life.loaded.take()
             && self.go(id, life, State::Draining)
         {

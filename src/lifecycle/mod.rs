@@ -7,60 +7,45 @@
 //! - Loads, verification and warming happen on background threads at low priority; memory is freed on a thread of its own.
 //! - A half-copied or broken version never disturbs what serves.
 //!
-//! Uses: registry (writer), execute, backend, codec, compare, route, ledger, record (what is recorded), settings, machine (processor time), shadow (figures), model, tensor, telemetry.
+//! Uses: registry (writer), backend, compare, route, ledger, model_settings, prepare, source, shadow (figures), model, telemetry.
 //!
 //! Invariant: nothing here knows a live request.
 //!
 //! To add an operator's command: a method of [`Handle`], a variant of its command, its arm in `operators.rs`.
 
-mod bring_up;
-mod check;
 mod dispatch;
 mod drain;
 #[cfg(test)]
 pub(crate) mod fake;
-mod gates;
 mod handle;
 mod journal;
 mod keep_warm;
 mod loaders;
 mod manager;
 mod memory;
-mod model_toml;
-mod offline;
 mod operators;
 mod policy;
 mod push;
 mod reconcile;
-mod recording;
 mod results;
-mod rows;
-mod source;
 mod state;
 mod table;
 #[cfg(test)]
 mod tests;
 mod traffic;
-mod verify;
-mod warm;
-mod watch;
 
-pub use check::{CheckReport, EngineReport, VersionReport, check};
-pub use gates::{Gates, Verdict};
-pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, Steer};
+pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, RolloutCommit};
 pub use journal::Journal;
-pub use offline::{Offline, offline, sha256_of_version, version_dir, versions_of};
-pub use recording::Recording;
 
-use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
 use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
+use crate::model_settings::Recording;
+use crate::prepare::Loader;
 use crate::registry::Writer;
 use crate::shadow::Figures;
+use crate::source;
 use crate::telemetry::Telemetry;
 use manager::{Event, Manager, Parts};
-use std::any::Any;
-use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,12 +87,6 @@ pub enum Policy {
     KeepServing,
     /// Versions that no traffic document names are unloaded first.
     MakeRoom,
-}
-
-/// What loads model files: the engines, or a fake.
-pub trait Loader: Send + Sync + Debug {
-    /// Reads a version and makes it runnable. Blocking, and slow for large files.
-    fn load(&self, engine: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError>;
 }
 
 /// Ends the manager.
@@ -170,10 +149,13 @@ pub fn start_with(
     let (events, waiting) = mpsc::channel(WAITING_EVENTS);
     let loaders = loaders::Loaders::start(config.load_threads, &engines, &telemetry, &events)?;
     let drains = drain::Drains::start(events.clone())?;
-    let poke = watch::start(config.models_dir.clone(), config.settle, config.rescan, events.clone())?;
-    let mut manager = Manager::new(config, Parts { writer, journal, figures, telemetry, loaders, drains, poke });
+    let changes = events.clone();
+    let report = move |look| changes.blocking_send(Event::Looked(look)).is_ok();
+    let wake = source::watch(config.models_dir.clone(), config.settle, config.rescan, report)?;
+    let mut manager =
+        Manager::new(config, Parts { writer, journal, figures, telemetry, loaders, drains, source: wake });
     if let Err(error) = manager.recall() {
-        manager.poke.stop();
+        manager.source.stop();
         return Err(error);
     }
     let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(move || manager.run(waiting))?;
@@ -190,10 +172,4 @@ impl Stop {
             tracing::error!("the manager panicked");
         }
     }
-}
-
-/// What a panic said.
-fn panic_words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "nothing".to_owned())
 }

@@ -6,12 +6,12 @@ use super::journal;
 use super::loaders::Work;
 use super::manager::{Manager, conflict};
 use super::push::{Push, Staged};
-use super::source::{Found, look_at_version};
-use super::table::{Id, Life, Model, Op};
+use super::table::{Life, Model, Op};
 use super::traffic::{no_model, no_version, not_ready, refuse_taken_out};
 use crate::ledger::{Action, Change, Effect};
-use crate::model::{Code, Failure, ModelName, Version};
+use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::registry::State;
+use crate::source::{Found, look_at_version};
 use crate::telemetry::names;
 use std::io;
 use std::path::PathBuf;
@@ -29,8 +29,8 @@ impl Manager {
                     this.put_traffic(model, *proposal, if_match.as_deref(), actor)
                 });
             }
-            Command::Steer { model, steer, actor, reply } => {
-                self.at_once(&model, reply, |this, model| this.steer(model, *steer, actor));
+            Command::RolloutCommit { model, steer, actor, reply } => {
+                self.at_once(&model, reply, |this, model| this.commit_rollout(model, *steer, actor));
             }
             Command::Rollback { model, reason, actor, reply } => {
                 self.in_time(&model, reply, |this, model, reply| this.rollback(model, reason, actor, reply));
@@ -59,7 +59,7 @@ impl Manager {
                 });
             }
             Command::Push { model, version, staged, actor, reply } => {
-                self.push(Id { model, version }, staged, actor, reply);
+                self.push(VersionId { model, version }, staged, actor, reply);
             }
         }
     }
@@ -264,7 +264,7 @@ impl Manager {
 
     // === push ===
 
-    fn push(&mut self, id: Id, file: PathBuf, actor: Actor, reply: Reply<()>) {
+    fn push(&mut self, id: VersionId, file: PathBuf, actor: Actor, reply: Reply<()>) {
         let model = self.models.get(&id.model);
         let known = model.and_then(|m| m.lives.get(&id.version)).is_some_and(|l| l.found.is_some() || l.is_callable());
         if known {
@@ -294,12 +294,12 @@ impl Manager {
             self.models.insert(id.model.clone(), model);
             self.touched.insert(id.model.clone());
         }
-        self.poke.model(id.model);
+        self.source.model(id.model);
         self.answer(reply, result.map(drop));
     }
 
     /// Answers where the version is now.
-    fn land(&mut self, id: &Id, actor: &Actor, staged: Staged) -> Result<PathBuf, Failure> {
+    fn land(&mut self, id: &VersionId, actor: &Actor, staged: Staged) -> Result<PathBuf, Failure> {
         if staged.place.exists() {
             return Err(exists(id));
         }
@@ -385,7 +385,7 @@ fn loaded(model: &Model, version: Version) -> Option<Result<(), Failure>> {
     }
 }
 
-fn exists(id: &Id) -> Failure {
+fn exists(id: &VersionId) -> Failure {
     conflict(format!(
         "model {} has a version {} already; versions are immutable: take the next number",
         id.model, id.version

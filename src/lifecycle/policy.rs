@@ -1,19 +1,8 @@
 //! Which versions ought to be loaded, and which one serves by itself. Pure: from what is known to what ought to be.
 
 use crate::model::Version;
+use crate::model_settings::Keep;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// `versions` in `model.toml`: which of the versions found are loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Keep {
-    /// All that are found.
-    #[default]
-    All,
-    /// As many of the highest numbers.
-    Latest(usize),
-    /// These, where they are found.
-    Listed(BTreeSet<Version>),
-}
 
 /// What is known of a model when it is decided which of its versions ought to be loaded.
 #[derive(Debug, Default)]

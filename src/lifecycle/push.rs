@@ -1,21 +1,20 @@
 //! A version that comes over the admin plane: it lands whole or not at all.
 
-use super::Loader;
 use super::handle::{Actor, Reply};
-use super::table::Id;
 use crate::backend::{EngineChoice, LoadError, VersionFiles};
-use crate::model::{Code, Failure, Version};
+use crate::model::{Code, Failure, VersionId};
+use crate::prepare::Loader;
+use crate::source;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
 
 /// A file somebody wants to be a version.
 #[derive(Debug)]
 pub struct Push {
-    pub id: Id,
+    pub id: VersionId,
     pub root: PathBuf,
     /// Moved away, whatever becomes of it.
     pub file: PathBuf,
@@ -33,9 +32,6 @@ pub struct Staged {
     pub place: PathBuf,
     landed: bool,
 }
-
-/// Between the version and what tells one push from another; with the dot before the version, what the source overlooks.
-const MARK: &str = ".tmp-";
 
 impl Push {
     /// Puts the file beside its place, on the disk, and looks whether it is a model.
@@ -66,15 +62,11 @@ impl Push {
     }
 
     fn put_aside(&self) -> io::Result<Staged> {
-        // Tells pushes of one process apart; leftovers of another are removed at start.
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         let model = self.root.join(self.id.model.as_str());
         std::fs::create_dir_all(&model)?;
-        let version = self.id.version.to_string();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = model.join(format!(".{version}{MARK}{}-{count}", std::process::id()));
+        let dir = model.join(source::staging_name(self.id.version));
         std::fs::create_dir(&dir)?;
-        let staged = Staged { dir, place: model.join(version), landed: false };
+        let staged = Staged { dir, place: model.join(self.id.version.to_string()), landed: false };
         let file = staged.dir.join(VersionFiles::MODEL);
         match std::fs::rename(&self.file, &file) {
             Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
@@ -113,22 +105,6 @@ impl Drop for Staged {
         if !self.landed {
             // What cannot be removed now is removed at the next start.
             let _ = std::fs::remove_dir_all(&self.dir);
-        }
-    }
-}
-
-/// Removes what pushes that never landed left behind.
-pub fn remove_leftovers(root: &Path) {
-    let is_leftover = |name: &str| {
-        let version = name.strip_prefix('.').and_then(|rest| rest.split_once(MARK));
-        version.is_some_and(|(version, _)| version.parse::<Version>().is_ok())
-    };
-    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
-    for model in entries(root) {
-        for entry in entries(&model.path()).filter(|e| e.file_name().to_str().is_some_and(is_leftover)) {
-            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::warn!(dir = %entry.path().display(), %error, "cannot remove what is left of a push");
-            }
         }
     }
 }

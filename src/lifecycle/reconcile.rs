@@ -1,16 +1,16 @@
 //! Moving versions to where they ought to be: what the source says is there, held against what is wanted.
 
-use super::bring_up::Trouble;
 use super::dispatch::rank;
 use super::loaders::Work;
 use super::manager::{Manager, Turn};
-use super::model_toml::ModelSettings;
 use super::policy::Leave;
-use super::source::FoundModel;
-use super::table::{Id, Life, Model, Note};
-use super::watch::Look;
-use crate::model::{ModelName, Version};
+use super::table::{Life, Model, Note};
+use crate::model::{ModelName, Version, VersionId};
+use crate::model_settings::ModelSettings;
+use crate::prepare::Trouble;
 use crate::registry::{Stage, State};
+use crate::source::FoundModel;
+use crate::source::Look;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -95,7 +95,7 @@ impl Manager {
         let serving = if model.kept.taken_out { BTreeSet::new() } else { model.serving() };
         let mut lives = std::mem::take(&mut model.lives);
         for (version, life) in &mut lives {
-            let id = Id { model: model.name.clone(), version: *version };
+            let id = VersionId { model: model.name.clone(), version: *version };
             match wanted.get(version).copied().unwrap_or(Err(Leave::Gone)) {
                 Ok(()) => self.keep(model, &id, life, wanted.range(version..).count()),
                 Err(leave) => self.leave(&id, life, leave),
@@ -112,7 +112,7 @@ impl Manager {
     }
 
     /// A version that ought to be loaded. `from_top`: its place among the model's versions, the newest being 1.
-    fn keep(&mut self, model: &Model, id: &Id, life: &mut Life, from_top: usize) {
+    fn keep(&mut self, model: &Model, id: &VersionId, life: &mut Life, from_top: usize) {
         let now = Instant::now();
         match life.state() {
             State::Unloaded => {
@@ -132,7 +132,7 @@ impl Manager {
     }
 
     /// A version that ought not to be loaded.
-    fn leave(&mut self, id: &Id, life: &mut Life, leave: Leave) {
+    fn leave(&mut self, id: &VersionId, life: &mut Life, leave: Leave) {
         match life.state() {
             State::Ready | State::Serving => {
                 let timeout = self.config.drain_timeout;
@@ -151,7 +151,7 @@ impl Manager {
     }
 
     /// Says what a pending version waits for, and queues it when that is only its turn.
-    fn pend(&mut self, model: &Model, id: &Id, life: &mut Life, from_top: usize) {
+    fn pend(&mut self, model: &Model, id: &VersionId, life: &mut Life, from_top: usize) {
         match waits_for(model, life, self.looked) {
             Wait::For(reason) => life.reason = Some(reason),
             Wait::InVain(reason) => self.fail(id, life, Trouble::final_(Stage::Load, reason)),
@@ -164,7 +164,7 @@ impl Manager {
     }
 
     /// Looks whether the files under a loaded version are still those that were loaded.
-    fn compare(&mut self, id: &Id, life: &mut Life) {
+    fn compare(&mut self, id: &VersionId, life: &mut Life) {
         let Some(found) = &life.found else {
             let words = "its files are gone from the models directory; it serves from memory".to_owned();
             life.note(Note::FilesGone, Some(words));

@@ -1,14 +1,14 @@
 //! What comes of the work: versions that come up, fail, changed on disk, or were freed.
 
-use super::bring_up::{Outcome, Trouble, Up, backoff};
 use super::drain::Freed;
 use super::loaders::Done;
 use super::manager::Manager;
-use super::source::Fingerprint;
-use super::table::{Id, Life, Model, Note};
+use super::table::{Life, Model, Note};
 use crate::ledger::{Action, Artifact, Change, Effect};
-use crate::model::ModelName;
+use crate::model::{ModelName, VersionId};
+use crate::prepare::{Outcome, Trouble, Up, backoff};
 use crate::registry::State;
+use crate::source::Fingerprint;
 use crate::telemetry::names;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 impl Manager {
-    pub(super) fn came(&mut self, id: &Id, state: State) {
+    pub(super) fn came(&mut self, id: &VersionId, state: State) {
         self.with_life(id, |this, life| {
             this.go(id, life, state);
         });
@@ -33,7 +33,7 @@ impl Manager {
         }
     }
 
-    fn brought_up(&mut self, id: &Id, bytes: u64, outcome: Outcome) {
+    fn brought_up(&mut self, id: &VersionId, bytes: u64, outcome: Outcome) {
         let Some(mut model) = self.models.remove(&id.model) else { return };
         let wanted = self.stopping.is_none() && model.wanted().get(&id.version) == Some(&Ok(()));
         let mut life = model.lives.remove(&id.version).unwrap_or_else(Life::new);
@@ -48,7 +48,7 @@ impl Manager {
             Outcome::Changed => {
                 self.give_back(bytes);
                 self.go(id, &mut life, State::Pending);
-                self.poke.model(id.model.clone());
+                self.source.model(id.model.clone());
             }
             Outcome::Failed(trouble) => {
                 self.give_back(bytes);
@@ -60,7 +60,7 @@ impl Manager {
         self.touched.insert(id.model.clone());
     }
 
-    fn up(&mut self, model: &mut Model, id: &Id, life: &mut Life, up: Up) {
+    fn up(&mut self, model: &mut Model, id: &VersionId, life: &mut Life, up: Up) {
         let Up { loaded, digests, note } = up;
         let facts = Arc::clone(&loaded.facts);
         let stages = [("load", facts.load), ("verify", facts.verify), ("warm", facts.warm)];
@@ -90,7 +90,7 @@ impl Manager {
     }
 
     /// Keeps what bytes came ready under a version, so that a later start can tell when they are others.
-    fn record(&mut self, model: &mut Model, id: &Id, life: &mut Life, sha256: &str, bytes: u64) {
+    fn record(&mut self, model: &mut Model, id: &VersionId, life: &mut Life, sha256: &str, bytes: u64) {
         life.note(Note::OtherBytes, None);
         let known = model.kept.artifacts.get(&id.version).map(|a| a.sha256.clone());
         if known.as_deref() == Some(sha256) {
@@ -115,7 +115,7 @@ impl Manager {
     }
 
     /// A version fails; what the disk or the network did, and what lacks memory, is tried again.
-    pub(super) fn fail(&mut self, id: &Id, life: &mut Life, trouble: Trouble) {
+    pub(super) fn fail(&mut self, id: &VersionId, life: &mut Life, trouble: Trouble) {
         let Trouble { stage, reason, again } = trouble;
         if !self.go(id, life, State::Failed) {
             return;
@@ -134,7 +134,7 @@ impl Manager {
         life.reason = Some(reason);
     }
 
-    fn compared(&mut self, id: &Id, life: &mut Life, at: Fingerprint, now: Option<Vec<(String, String)>>) {
+    fn compared(&mut self, id: &VersionId, life: &mut Life, at: Fingerprint, now: Option<Vec<(String, String)>>) {
         // It cannot be read now: when that changes, so do its files' times.
         let Some(now) = now else { return };
         if life.compared != Some(at) || !life.is_callable() {
@@ -171,7 +171,7 @@ impl Manager {
     }
 
     /// The end of one draining, unless its version has gone on since.
-    pub(super) fn unloaded(&mut self, id: &Id, serial: u64, lingering: Option<String>) {
+    pub(super) fn unloaded(&mut self, id: &VersionId, serial: u64, lingering: Option<String>) {
         self.with_life(id, |this, life| {
             if life.draining == Some(serial) {
                 life.draining = None;
@@ -191,7 +191,7 @@ impl Manager {
     // === helpers ===
 
     /// Does something to a version, and looks at its model afterwards.
-    pub(super) fn with_life(&mut self, id: &Id, what: impl FnOnce(&mut Manager, &mut Life)) {
+    pub(super) fn with_life(&mut self, id: &VersionId, what: impl FnOnce(&mut Manager, &mut Life)) {
         let Some(mut life) = self.models.get_mut(&id.model).and_then(|m| m.lives.remove(&id.version)) else { return };
         what(self, &mut life);
         if let Some(model) = self.models.get_mut(&id.model) {

@@ -1,29 +1,22 @@
 //! The manager's table: every model and version it knows, as it knows them.
 
-use super::bring_up::Digests;
 use super::handle::{Actor, LoadOutcome, Reply, RolledBack};
 use super::keep_warm::Left;
-use super::model_toml::ModelSettings;
 use super::policy::{self, Known, Leave, Standing};
-use super::recording::Recording;
-use super::source::{Fingerprint, Found};
 use super::state::{IllegalMove, advance};
 use crate::compare::Tolerance;
 use crate::ledger::ModelState;
-use crate::model::{ModelName, Version};
+use crate::model::{ModelName, Version, VersionId};
+use crate::model_settings::ModelSettings;
+use crate::model_settings::Recording;
+use crate::prepare::Digests;
 use crate::registry::{Entry, Facts, Loaded, Stage, State, VersionStatus};
 use crate::route::Document;
+use crate::source::{Fingerprint, Found};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// A version of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id {
-    pub model: ModelName,
-    pub version: Version,
-}
 
 /// One model.
 #[derive(Debug)]
@@ -122,14 +115,6 @@ pub enum Note {
     AutoPromote,
     Lingering,
     KeptWarm,
-}
-
-// === impl Id ===
-
-impl std::fmt::Display for Id {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.model, self.version)
-    }
 }
 
 // === impl Life ===
@@ -251,8 +236,8 @@ impl Model {
     }
 
     #[must_use]
-    pub fn id(&self, version: Version) -> Id {
-        Id { model: self.name.clone(), version }
+    pub fn id(&self, version: Version) -> VersionId {
+        VersionId { model: self.name.clone(), version }
     }
 
     #[must_use]

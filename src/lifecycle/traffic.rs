@@ -1,14 +1,14 @@
 //! Changing who gets the traffic: promote, put, roll back, and what happens of itself. Each change is prepared (may fail, touches
 //! nothing), kept in the ledger, and then published.
 
-use super::gates::{Evidence, Gates, Judged};
-use super::handle::{Actor, Promote, Promotion, Published, Reply, RolledBack, Steer};
+use super::handle::{Actor, Promote, Promotion, Published, Reply, RolledBack, RolloutCommit};
 use super::manager::{Manager, conflict};
 use super::policy;
 use super::table::{Model, Note, Op, Rollback};
 use super::{SYSTEM, journal};
 use crate::ledger::{Action, Change, Effect, NewDocument};
 use crate::model::{Code, Failure, ModelName, Version};
+use crate::model_settings::{Evidence, Gates, Judged};
 use crate::registry::State;
 use crate::route::{Document, Proposal};
 use crate::telemetry::{VersionMetrics, names};
@@ -130,8 +130,13 @@ impl Manager {
     }
 
     /// A rollout's move.
-    pub(super) fn steer(&mut self, model: &mut Model, steer: Steer, actor: Actor) -> Result<u64, Failure> {
-        let Steer { at, document, state, allow_signature_change, action, reason } = steer;
+    pub(super) fn commit_rollout(
+        &mut self,
+        model: &mut Model,
+        steer: RolloutCommit,
+        actor: Actor,
+    ) -> Result<u64, Failure> {
+        let RolloutCommit { at, document, state, allow_signature_change, action, reason } = steer;
         let revision = model.kept.revision;
         if at.is_some_and(|at| at != revision) {
             return Err(conflict(format!("the traffic document is at revision {revision} now")));
@@ -241,7 +246,7 @@ impl Manager {
         let auto = (action == Action::AutoPromote).then_some(version);
         let prepared = prepare(model, &next, false);
         if let Err(refused) = prepared {
-            let words = format!("not promoted of itself: {}", super::warm::words(&refused));
+            let words = format!("not promoted of itself: {}", refused.operator_text());
             warn!(model = %model.name, %version, "{words}");
             model.refused.insert(version);
             model.lives.entry(version).and_modify(|life| life.note(Note::AutoPromote, Some(words)));
@@ -256,7 +261,7 @@ impl Manager {
         match self.change(model, Turnover { auto, gates, ..Turnover::to(next, action, actor) }) {
             Ok(_) => true,
             Err(failure) => {
-                error!(model = %model.name, %version, "{}", super::warm::words(&failure));
+                error!(model = %model.name, %version, "{}", failure.operator_text());
                 self.wake_at(Instant::now() + TRY_AGAIN, &model.name);
                 false
             }

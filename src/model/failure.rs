@@ -151,3 +151,22 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl Failure {
+    /// The text for an operator: the details, or else the message, followed by the internal cause in brackets.
+    #[must_use]
+    pub fn operator_text(&self) -> String {
+        let text = if self.details.is_empty() { self.message.clone() } else { self.details.join("; ") };
+        match &self.internal {
+            Some(internal) => format!("{text} ({internal})"),
+            None => text,
+        }
+    }
+}
+
+/// The text a panic was raised with, or `"no message"` where it carries none.
+#[must_use]
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -19,8 +19,8 @@ mod signature;
 #[cfg(test)]
 mod tests;
 
-pub use failure::{Code, Failure};
+pub use failure::{Code, Failure, panic_message};
 pub use feedback::{Feedback, Label};
-pub use name::{ArmName, ModelName, NameError, RequestId, Version};
+pub use name::{ArmName, ModelName, NameError, RequestId, Version, VersionId};
 pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters, Role};
 pub use signature::{Dim, Signature, TensorSpec};

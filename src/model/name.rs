@@ -195,3 +195,16 @@ impl fmt::Display for RequestId {
         f.write_str(&self.0)
     }
 }
+
+/// One version of one model; shown as `model/version`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VersionId {
+    pub model: ModelName,
+    pub version: Version,
+}
+
+impl std::fmt::Display for VersionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.model, self.version)
+    }
+}

@@ -5,7 +5,7 @@ use super::evidence::{ShadowEvidence, StepEvidence};
 use super::plan::Plan;
 use super::state::{Ended, State, Step};
 use crate::ledger::{Action, LedgerReader};
-use crate::lifecycle::{Actor, Handle, Steer};
+use crate::lifecycle::{Actor, Handle, RolloutCommit};
 use crate::model::{Code, Failure, ModelName};
 use crate::registry::{Entry, Reader};
 use crate::route::Document;
@@ -374,7 +374,7 @@ impl Rollouts {
             state.step_started_at = Timestamp::now();
         }
         let moves_traffic = document.is_some();
-        let steer = Steer {
+        let steer = RolloutCommit {
             at: moves_traffic.then_some(at),
             document,
             state: state.to_json(),
@@ -384,7 +384,7 @@ impl Rollouts {
             action,
             reason: Some(reason.to_owned()),
         };
-        self.0.handle.steer(model.clone(), steer, actor).await?;
+        self.0.handle.commit_rollout(model.clone(), steer, actor).await?;
         let (to, percent) = (state.plan.to, state.percent());
         let ended = state.ended;
         info!(%model, %to, percent, action = action.as_str(), "rollout: {reason}");

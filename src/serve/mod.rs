@@ -1,10 +1,10 @@
 //! serve: the life of one request.
 //!
-//! - [`Gateway::open`] loads the one snapshot, routes, and gives an [`Exchange`]: the request's hold on the version that
+//! - [`Gateway::open`] loads the one snapshot, routes, and gives an [`ActiveRequest`]: the request's hold on the version that
 //!   answers it, on one arm.
 //! - [`Gateway::infer`] checks the request against that version's signature and runs it.
 //! - Every exchange is counted and recorded once: by [`Gateway::end`], or, when it is dropped unfinished, as a client that went away.
-//! - A request waits for its own inference and for nothing else: what comes after the answer is an [`Aftermath`], done once the
+//! - A request waits for its own inference and for nothing else: what comes after the answer is an [`ShadowCopies`], done once the
 //!   answer is on its way.
 //!
 //! Uses: registry (reader), execute, route, record (offers), shadow (offers), compare (the tolerance), model, telemetry.
@@ -41,7 +41,7 @@ pub struct Gateway {
 
 /// One request on one version: holds the version in memory, and is counted once when it ends.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct ActiveRequest {
     id: RequestId,
     served: Arc<Served>,
     /// When the body had been read.
@@ -64,7 +64,7 @@ pub struct Exchange {
 /// What is left to do once the answer is on its way.
 #[derive(Debug)]
 #[must_use = "shadows get their copies when it is done"]
-pub struct Aftermath {
+pub struct ShadowCopies {
     original: Original,
     shadows: Vec<Target>,
 }
@@ -90,7 +90,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `MODEL_NOT_FOUND`, and what [`Entry::route`] gives.
-    pub fn open(&self, model: &str, ask: &Ask, id: &RequestId, started: Instant) -> Result<Exchange, Failure> {
+    pub fn open(&self, model: &str, ask: &Ask, id: &RequestId, started: Instant) -> Result<ActiveRequest, Failure> {
         let snapshot = self.reader.snapshot();
         let entry = find(&snapshot, model)?;
         let Routed { served, keyless } = entry.route(ask)?;
@@ -103,7 +103,7 @@ impl Gateway {
             let words = format!("{most} requests are in flight on this model already, the limit of its model.toml");
             return Err(Failure::new(Code::TooManyRequests, words));
         }
-        Ok(Exchange {
+        Ok(ActiveRequest {
             _in_flight: in_flight,
             id: id.clone(),
             served: Arc::clone(served),
@@ -124,7 +124,7 @@ impl Gateway {
     /// What does not fit the signature, and what [`Executor::admit`] and [`Executor::execute`] give.
     pub async fn infer(
         &self,
-        exchange: &mut Exchange,
+        exchange: &mut ActiveRequest,
         request: InferenceRequest,
         deadline: Instant,
     ) -> Result<Ran, Failure> {
@@ -166,9 +166,9 @@ impl Gateway {
     /// `LOG_UNAVAILABLE`: the answer must not leave, as it cannot be recorded.
     pub async fn end(
         &self,
-        mut exchange: Exchange,
+        mut exchange: ActiveRequest,
         outcome: Result<Ran, Failure>,
-    ) -> Result<Option<Aftermath>, Failure> {
+    ) -> Result<Option<ShadowCopies>, Failure> {
         let latency = exchange.started.elapsed();
         let written = exchange.record(outcome.as_ref().map_err(|failure| failure.code), latency);
         let written = match (written, &self.log) {
@@ -182,7 +182,12 @@ impl Gateway {
         Ok(self.aftermath(exchange, outcome, latency))
     }
 
-    fn aftermath(&self, mut exchange: Exchange, outcome: Result<Ran, Failure>, latency: Duration) -> Option<Aftermath> {
+    fn aftermath(
+        &self,
+        mut exchange: ActiveRequest,
+        outcome: Result<Ran, Failure>,
+        latency: Duration,
+    ) -> Option<ShadowCopies> {
         if exchange.shadows.is_empty() {
             return None;
         }
@@ -217,12 +222,12 @@ impl Gateway {
             revision: exchange.revision,
             recording: exchange.recording.take().map(|recording| recording.for_shadows(role, latency, batch_rows)),
         };
-        Some(Aftermath { original, shadows })
+        Some(ShadowCopies { original, shadows })
     }
 
     /// Offers the copies. Never waits; meant for when the answer is on its way.
-    pub fn conclude(&self, aftermath: Aftermath) {
-        let Aftermath { original, shadows } = aftermath;
+    pub fn mirror(&self, aftermath: ShadowCopies) {
+        let ShadowCopies { original, shadows } = aftermath;
         self.shadows.offer(original, shadows);
     }
 }
@@ -269,7 +274,7 @@ pub fn find<'s>(snapshot: &'s Snapshot, model: &str) -> Result<&'s Arc<Entry>, F
     })
 }
 
-impl Exchange {
+impl ActiveRequest {
     /// The version that answers, and the part it plays.
     #[must_use]
     pub fn served(&self) -> &Arc<Served> {
@@ -287,7 +292,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if !self.ended {
             // What can be said of it is said; nobody is there to be refused.

@@ -1,6 +1,6 @@
 //! What of a request goes into the prediction log.
 
-use super::{Exchange, Ran};
+use super::{ActiveRequest, Ran};
 use crate::model::{Code, Failure, RequestId, Role};
 use crate::record::{self, Log, Prediction, Stream, Ticket};
 use crate::registry::{Entry, Served};
@@ -50,7 +50,7 @@ impl Recording {
     }
 }
 
-impl Exchange {
+impl ActiveRequest {
     /// Offers the record of how it ended, where it got as far as the signature check and is to be kept.
     ///
     /// # Errors

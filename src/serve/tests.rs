@@ -52,20 +52,20 @@ fn house_with(sample: f64, inline_below: Duration) -> House {
 }
 
 impl House {
-    fn open(&self, selector: Selector, cohort: Option<&'static str>) -> Exchange {
+    fn open(&self, selector: Selector, cohort: Option<&'static str>) -> ActiveRequest {
         let header = |name: &str| cohort.filter(|_| name == "x-cohort");
         let ask = Ask { selector, header: &header, parameters: &Parameters::new(), request_id: "r" };
         self.gateway.open("m", &ask, &RequestId::generate(), Instant::now()).unwrap()
     }
 
-    fn infer(&self, exchange: &mut Exchange, deadline: Duration) -> Result<Ran, Failure> {
+    fn infer(&self, exchange: &mut ActiveRequest, deadline: Duration) -> Result<Ran, Failure> {
         let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![1.0].into())).unwrap();
         let inputs = vec![NamedTensor { name: "x".to_owned(), tensor }];
         let request = InferenceRequest { inputs, ..InferenceRequest::default() };
         self.runtime.block_on(self.gateway.infer(exchange, request, Instant::now() + deadline))
     }
 
-    fn end(&self, exchange: Exchange, outcome: Result<Ran, Failure>) -> Option<Aftermath> {
+    fn end(&self, exchange: ActiveRequest, outcome: Result<Ran, Failure>) -> Option<ShadowCopies> {
         self.runtime.block_on(self.gateway.end(exchange, outcome)).unwrap()
     }
 
@@ -95,7 +95,7 @@ fn a_caller_never_waits_for_a_shadow() {
     for _ in 0..20 {
         let mut exchange = house.open(Selector::Traffic, None);
         let outcome = house.infer(&mut exchange, Duration::from_secs(10));
-        house.gateway.conclude(house.end(exchange, outcome).unwrap());
+        house.gateway.mirror(house.end(exchange, outcome).unwrap());
     }
     // All twenty are answered and offered, and the shadow has not run once.
     assert_eq!(house.primary.0.runs(), 20);

@@ -89,7 +89,9 @@ impl Bench {
             Asked::PutTraffic { proposal, .. } => {
                 Told::Published(Published { revision: 8, document: proposal.document.clone() })
             }
-            Asked::Steer { steer, .. } => Told::Steered(steer.at.unwrap_or(7) + u64::from(steer.document.is_some())),
+            Asked::RolloutCommit { steer, .. } => {
+                Told::Steered(steer.at.unwrap_or(7) + u64::from(steer.document.is_some()))
+            }
             Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
             Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
             Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } => Told::Done,

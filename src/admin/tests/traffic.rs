@@ -2,8 +2,9 @@
 
 use super::bench::{Bench, document, name, promotion, version};
 use crate::lifecycle::fake::{Asked, Told};
-use crate::lifecycle::{Actor, Gates, Promote, Published, Verdict};
+use crate::lifecycle::{Actor, Promote, Published};
 use crate::model::{Code, Failure};
+use crate::model_settings::{Gates, Verdict};
 use crate::registry::State;
 use crate::route::Document;
 use serde_json::{Value, json};

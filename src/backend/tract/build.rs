@@ -1,8 +1,9 @@
 //! From a file to a graph tract can run, with the free dimensions left free.
 
-use super::{convert, words_of};
+use super::convert;
 use crate::backend::LoadError;
 use crate::backend::onnx::{DeclaredOutput, OnnxFile};
+use crate::model::panic_message;
 use crate::model::{Dim, Signature, TensorSpec};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableModel>), Lo
     let (names, plan) = match built {
         Ok(Ok(built)) => built,
         Ok(Err(error)) => return Err(unsupported(file, &format!("{error:#}"))),
-        Err(panic) => return Err(unsupported(file, &format!("panic: {}", words_of(&*panic)))),
+        Err(panic) => return Err(unsupported(file, &format!("panic: {}", panic_message(&*panic)))),
     };
     let outputs = declared
         .into_iter()

@@ -8,9 +8,8 @@ mod convert;
 
 use super::onnx::OnnxFile;
 use super::{Backend, LoadError, Model, RunError, Session, VersionFiles};
-use crate::model::{Checked, Signature};
+use crate::model::{Checked, Signature, panic_message};
 use crate::tensor::Tensor;
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tract_onnx::prelude::{TVec, TypedRunnableModel, TypedSimpleState};
@@ -75,7 +74,7 @@ impl Session for TractSession {
         // Unwind safety: the state is dropped when a panic passes through it.
         let outputs = match catch_unwind(AssertUnwindSafe(|| state.run(inputs))) {
             Ok(outputs) => outputs.map_err(|e| failed("the model failed on this request", &e))?,
-            Err(panic) => return Err(panicked(&words_of(&*panic))),
+            Err(panic) => return Err(panicked(&panic_message(&*panic))),
         };
         self.state = Some(state);
         // The graph is run whole; outputs nobody asked for are dropped here.
@@ -107,11 +106,6 @@ fn panicked(words: &str) -> RunError {
         message: "the engine panicked on this request".to_owned(),
         internal: format!("panic in tract: {words}"),
     }
-}
-
-fn words_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use crate::backend::fake::Fake;
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
 use crate::dataset::{Budget, Error, Export, Exported, Format, Pick, export};
-use crate::lifecycle::Loader;
 use crate::model::{Dim, ModelName, Role, Signature, TensorSpec, Version};
+use crate::prepare::Loader;
 use crate::record::{About, Builder, Layout, PredictionView, TensorView, feedback_schema};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
@@ -213,7 +213,7 @@ impl House {
         let dir = self.models().join("m").join(n.to_string());
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("model.onnx"), bytes).unwrap();
-        crate::lifecycle::sha256_of_version(&dir).unwrap()
+        crate::prepare::sha256_of_version(&dir).unwrap()
     }
 
     pub fn export<'a>(&'a self, to: &'a Path) -> Export<'a> {

@@ -1,10 +1,11 @@
 //! What a version has to show before it is promoted.
 
-use super::super::gates::{Evidence, Gates, Judged};
 use super::house::*;
 use crate::ledger::{self, AuditQuery, Event, LedgerReader};
-use crate::lifecycle::{Promote, Verdict};
+use crate::lifecycle::Promote;
 use crate::model::{Code, Dim, Failure, Signature, TensorSpec};
+use crate::model_settings::Verdict;
+use crate::model_settings::{Evidence, Gates, Judged};
 use crate::registry::State;
 use crate::route::Selector;
 use crate::shadow::Agreement;

@@ -1,17 +1,18 @@
 //! The pure parts: the state table, the policies, `model.toml`, the budget, and what a look at the directory makes of it.
 
-use super::super::bring_up::backoff;
-use super::super::gates::Gates;
 use super::super::memory::Budget;
-use super::super::model_toml::ModelSettings;
-use super::super::policy::{Keep, Known, Leave, Standing, auto_promote, first, wanted};
+use super::super::policy::{Known, Leave, Standing, auto_promote, first, wanted};
 use super::super::state::{IllegalMove, advance, next};
-use super::super::watch::Memory;
 use super::house::{Ground, answers, name, version};
 use crate::backend::EngineChoice;
 use crate::execute::Place;
 use crate::model::Version;
+use crate::model_settings::Gates;
+use crate::model_settings::Keep;
+use crate::model_settings::ModelSettings;
+use crate::prepare::backoff;
 use crate::registry::State;
+use crate::source::ScanState;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -244,7 +245,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 #[test]
 fn files_come_to_rest_when_they_were_the_same_for_long_enough() {
     let ground = Ground::new();
-    let mut memory = Memory::new(ground.models(), SETTLE);
+    let mut memory = ScanState::new(ground.models(), SETTLE);
     let begun = Instant::now();
     let at = |ms: u64| begun + Duration::from_millis(ms);
     ground.write("m/1", "model.onnx", "first half");
@@ -269,7 +270,7 @@ fn files_that_changed_long_ago_are_at_rest_at_once() {
     let ground = Ground::new();
     ground.write("m/1", "model.onnx", "x");
     // The status time cannot be set back, so nothing of this test's is old enough; a settling time of zero stands for it.
-    let mut memory = Memory::new(ground.models(), Duration::ZERO);
+    let mut memory = ScanState::new(ground.models(), Duration::ZERO);
     memory.look_at_all(Instant::now());
     let look = memory.look_at(memory.due(Instant::now()), Instant::now());
     assert!(look.changed[0].1.as_ref().unwrap().versions[&version(1)].still);
@@ -280,7 +281,7 @@ fn an_unreadable_or_empty_root_takes_nothing_away() {
     let ground = Ground::new();
     ground.put("m", 1, &answers(1));
     ground.put("n", 1, &answers(1));
-    let mut memory = Memory::new(ground.models(), SETTLE);
+    let mut memory = ScanState::new(ground.models(), SETTLE);
     assert_eq!(memory.look_at_all(Instant::now()).changed.len(), 2);
     let aside = ground.dir.path().join("aside");
     std::fs::rename(ground.models(), &aside).unwrap();
@@ -307,7 +308,7 @@ fn what_is_no_model_and_no_version_is_overlooked() {
     std::fs::write(elsewhere.join("model.onnx"), "x").unwrap();
     std::os::unix::fs::symlink(&elsewhere, ground.models().join("m/7")).unwrap();
     std::os::unix::fs::symlink("/nowhere", ground.models().join("m/8")).unwrap();
-    let mut memory = Memory::new(ground.models(), SETTLE);
+    let mut memory = ScanState::new(ground.models(), SETTLE);
     let look = memory.look_at_all(Instant::now());
     let models: Vec<&str> = look.changed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(models, ["m"]);

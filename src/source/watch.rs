@@ -1,7 +1,6 @@
-//! Watching the models directory: what changed since the manager was last told, and which files have come to rest.
+//! Watching the models directory: what changed since the manager was last reported, and which files have come to rest.
 
-use super::manager::Event;
-use super::source::{Fingerprint, Found, FoundModel, look_at_model, look_at_root};
+use super::scan::{Fingerprint, Found, FoundModel, look_at_model, look_at_root};
 use crate::model::{ModelName, Version};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use notify::{EventKind, RecursiveMode, Watcher};
@@ -10,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 /// What changed since the last look.
@@ -24,10 +22,10 @@ pub struct Look {
 
 /// Remembers what was seen, and says what is new.
 #[derive(Debug)]
-pub struct Memory {
+pub struct ScanState {
     root: PathBuf,
     settle: Duration,
-    told: HashMap<ModelName, FoundModel>,
+    reported: HashMap<ModelName, FoundModel>,
     /// Versions whose files were changing when last seen: as they were, and since when they have been so.
     moving: BTreeMap<(ModelName, Version), (Fingerprint, Instant)>,
     /// What was complained of already: each thing once, until it is right again.
@@ -43,15 +41,15 @@ const GATHER: Duration = Duration::from_millis(30);
 /// How often the whole directory is looked at where the system does not tell of changes.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(1);
 
-// === impl Memory ===
+// === impl ScanState ===
 
-impl Memory {
+impl ScanState {
     #[must_use]
-    pub fn new(root: PathBuf, settle: Duration) -> Memory {
-        Memory {
+    pub fn new(root: PathBuf, settle: Duration) -> ScanState {
+        ScanState {
             root,
             settle,
-            told: HashMap::new(),
+            reported: HashMap::new(),
             moving: BTreeMap::new(),
             complained: HashSet::new(),
             looked: false,
@@ -71,7 +69,7 @@ impl Memory {
                 return Look::default();
             }
         };
-        if found.models.is_empty() && !self.told.is_empty() {
+        if found.models.is_empty() && !self.reported.is_empty() {
             if self.complain(&root) {
                 warn!(dir = %root.display(), "the models directory is empty; what is loaded stays");
             }
@@ -84,7 +82,7 @@ impl Memory {
             }
         }
         let mut names: BTreeSet<ModelName> = found.models.into_iter().collect();
-        names.extend(self.told.keys().cloned());
+        names.extend(self.reported.keys().cloned());
         let changed = self.look_at_each(names, now, true);
         let first = !std::mem::replace(&mut self.looked, true);
         Look { changed, first }
@@ -102,7 +100,7 @@ impl Memory {
         due.map(|((model, _), _)| model.clone()).collect()
     }
 
-    /// When [`Memory::due`] will next name a model.
+    /// When [`ScanState::due`] will next name a model.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.moving.values().map(|(_, since)| *since + self.settle).min()
@@ -127,8 +125,8 @@ impl Memory {
                     }
                 }
                 Ok(None) => {
-                    if self.told.contains_key(&model) && is_whole() {
-                        self.told.remove(&model);
+                    if self.reported.contains_key(&model) && is_whole() {
+                        self.reported.remove(&model);
                         self.moving.retain(|(m, _), _| *m != model);
                         changed.push((model, None));
                     }
@@ -144,8 +142,8 @@ impl Memory {
                         seen.still = self.is_still(&model, *version, seen, now);
                     }
                     self.moving.retain(|(m, v), _| *m != model || found.versions.contains_key(v));
-                    if self.told.get(&model) != Some(&found) {
-                        self.told.insert(model.clone(), found.clone());
+                    if self.reported.get(&model) != Some(&found) {
+                        self.reported.insert(model.clone(), found.clone());
                         changed.push((model, Some(found)));
                     }
                 }
@@ -155,7 +153,7 @@ impl Memory {
     }
 
     fn is_still(&mut self, model: &ModelName, version: Version, seen: &Found, now: Instant) -> bool {
-        let before = self.told.get(model).and_then(|m| m.versions.get(&version));
+        let before = self.reported.get(model).and_then(|m| m.versions.get(&version));
         if before.is_some_and(|b| b.still && b.fingerprint == seen.fingerprint && seen.trouble.is_none()) {
             return true;
         }
@@ -187,7 +185,7 @@ impl Memory {
 
 /// Wakes the watching thread.
 #[derive(Debug, Clone)]
-pub struct Poke {
+pub struct WakeHandle {
     wishes: Arc<Mutex<Wishes>>,
     /// Holds one: a second wake-up says nothing that the wishes do not.
     signal: Sender<()>,
@@ -201,7 +199,7 @@ struct Wishes {
     stop: bool,
 }
 
-impl Poke {
+impl WakeHandle {
     pub fn model(&self, model: ModelName) {
         self.wish(|wishes| wishes.models.extend([model]));
     }
@@ -221,43 +219,55 @@ impl Poke {
     }
 }
 
-/// Starts watching. Ends when told so, or when nobody takes what it sees.
+/// Starts the watching thread. `report` is called with each [`Look`] on that thread; the thread ends when `report` returns `false`
+/// or [`WakeHandle::stop`] is called.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn start(root: PathBuf, settle: Duration, rescan: Duration, events: mpsc::Sender<Event>) -> std::io::Result<Poke> {
+pub fn watch(
+    root: PathBuf,
+    settle: Duration,
+    rescan: Duration,
+    report: impl FnMut(Look) -> bool + Send + 'static,
+) -> std::io::Result<WakeHandle> {
     let (signal, signals) = bounded(1);
-    let poke = Poke { wishes: Arc::new(Mutex::new(Wishes::default())), signal };
-    let watching = poke.clone();
+    let wake = WakeHandle { wishes: Arc::new(Mutex::new(Wishes::default())), signal };
+    let watching = wake.clone();
     std::thread::Builder::new()
         .name("watch".to_owned())
-        .spawn(move || run(Memory::new(root, settle), rescan, &watching, &signals, &events))?;
-    Ok(poke)
+        .spawn(move || run(ScanState::new(root, settle), rescan, &watching, &signals, report))?;
+    Ok(wake)
 }
 
-fn run(mut memory: Memory, rescan: Duration, poke: &Poke, signals: &Receiver<()>, events: &mpsc::Sender<Event>) {
-    super::push::remove_leftovers(&memory.root);
-    let mut eyes = Eyes::default();
+fn run(
+    mut state: ScanState,
+    rescan: Duration,
+    wake: &WakeHandle,
+    signals: &Receiver<()>,
+    mut report: impl FnMut(Look) -> bool,
+) {
+    super::remove_leftovers(&state.root);
+    let mut watcher = DirWatcher::default();
     let mut next_whole = Instant::now();
     loop {
-        let mut wishes = poke.take();
+        let mut wishes = wake.take();
         if wishes.stop {
             return;
         }
         let now = Instant::now();
         let look = if wishes.all || now >= next_whole {
-            eyes.open(&memory.root, poke);
-            next_whole = now + if eyes.are_open() { rescan } else { rescan.min(UNWATCHED_RESCAN) };
-            memory.look_at_all(now)
+            watcher.ensure(&state.root, wake);
+            next_whole = now + if watcher.is_active() { rescan } else { rescan.min(UNWATCHED_RESCAN) };
+            state.look_at_all(now)
         } else {
-            wishes.models.append(&mut memory.due(now));
-            if wishes.models.is_empty() { Look::default() } else { memory.look_at(wishes.models, now) }
+            wishes.models.append(&mut state.due(now));
+            if wishes.models.is_empty() { Look::default() } else { state.look_at(wishes.models, now) }
         };
-        if (look.first || !look.changed.is_empty()) && events.blocking_send(Event::Looked(look)).is_err() {
+        if (look.first || !look.changed.is_empty()) && !report(look) {
             return;
         }
-        let wake = memory.next_due().map_or(next_whole, |due| due.min(next_whole));
-        if let Ok(()) | Err(RecvTimeoutError::Disconnected) = signals.recv_deadline(wake) {
+        let next_look = state.next_due().map_or(next_whole, |due| due.min(next_whole));
+        if let Ok(()) | Err(RecvTimeoutError::Disconnected) = signals.recv_deadline(next_look) {
             // A signal that comes meanwhile is kept in the wishes; waiting for one more second of them only gathers.
             let gathered = Instant::now() + GATHER;
             while signals.recv_deadline(gathered).is_ok() {}
@@ -267,19 +277,19 @@ fn run(mut memory: Memory, rescan: Duration, poke: &Poke, signals: &Receiver<()>
 
 /// The system's notices of changes, where it gives them.
 #[derive(Default)]
-struct Eyes {
+struct DirWatcher {
     watcher: Option<notify::RecommendedWatcher>,
     /// The directory watched: when another stands at its path, notices of the old one say nothing.
     identity: Option<(u64, u64)>,
     complained: bool,
 }
 
-impl Eyes {
-    fn are_open(&self) -> bool {
+impl DirWatcher {
+    fn is_active(&self) -> bool {
         self.watcher.is_some()
     }
 
-    fn open(&mut self, root: &Path, poke: &Poke) {
+    fn ensure(&mut self, root: &Path, wake: &WakeHandle) {
         let identity = std::fs::metadata(root).ok().map(|meta| (meta.dev(), meta.ino()));
         if identity == self.identity && (self.watcher.is_some() || self.complained) {
             return;
@@ -289,7 +299,7 @@ impl Eyes {
         if identity.is_none() {
             return;
         }
-        match watch(root, poke.clone()) {
+        match watch_directory(root, wake.clone()) {
             Ok(watcher) => {
                 self.watcher = Some(watcher);
                 self.complained = false;
@@ -303,11 +313,11 @@ impl Eyes {
     }
 }
 
-fn watch(root: &Path, poke: Poke) -> notify::Result<notify::RecommendedWatcher> {
+fn watch_directory(root: &Path, wake: WakeHandle) -> notify::Result<notify::RecommendedWatcher> {
     let base = root.to_owned();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else {
-            return poke.wish(|wishes| wishes.all = true);
+            return wake.wish(|wishes| wishes.all = true);
         };
         // Reading makes notices too: ours would never end.
         if matches!(event.kind, EventKind::Access(_)) {
@@ -319,9 +329,9 @@ fn watch(root: &Path, poke: Poke) -> notify::Result<notify::RecommendedWatcher> 
         };
         let models: BTreeSet<ModelName> = event.paths.iter().filter_map(model).collect();
         if event.need_rescan() {
-            poke.wish(|wishes| wishes.all = true);
+            wake.wish(|wishes| wishes.all = true);
         } else if !models.is_empty() {
-            poke.wish(|wishes| wishes.models.extend(models));
+            wake.wish(|wishes| wishes.models.extend(models));
         }
     })?;
     watcher.watch(root, RecursiveMode::Recursive)?;

@@ -1,9 +1,7 @@
 //! `model.toml`: what its owner wants for all versions of a model.
 
 use super::gates::Gates;
-use super::policy::Keep;
 use super::recording::LogSettings;
-use super::rows::{BatchingSettings, ExecutionSettings};
 use crate::backend::EngineChoice;
 use crate::execute::{Batching, Place};
 use crate::model::Version;
@@ -37,6 +35,35 @@ pub struct ModelSettings {
     pub execution: ExecutionSettings,
     /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
     pub about: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `versions` in `model.toml`: which of the versions found are loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// All that are found.
+    #[default]
+    All,
+    /// As many of the highest numbers.
+    Latest(usize),
+    /// These, where they are found.
+    Listed(BTreeSet<Version>),
+}
+
+/// What `model.toml` says of where and how runs happen; all of it absent by default, and for versions loaded from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExecutionSettings {
+    pub batching: BatchingSettings,
+    /// `[execution]`: on the thread that read the request or on a worker, and on one worker or on all that idle, whatever runs cost.
+    pub place: Place,
+}
+
+/// `[batching]` of `model.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BatchingSettings {
+    /// `false`: never. `true`: also where nothing could be shown, and not where rows were seen to interact. Absent: where it was shown.
+    pub enabled: Option<bool>,
+    /// Rows of a run at most.
+    pub max_rows: Option<usize>,
 }
 
 /// Whoever wants a version for longer names it: in `versions`, or by a label.

@@ -7,31 +7,15 @@ use super::verify;
 use super::warm;
 use crate::codec::golden::{Golden, parse_warmup};
 use crate::compare::{Tolerance, compare_answers};
-use crate::execute::{Batching, Place, Runner};
+use crate::execute::{Batching, Runner};
 use crate::machine;
 use crate::model::{Answer, Checked, InferenceRequest};
+use crate::model_settings::BatchingSettings;
 use crate::tensor::{Data, DataType};
 use bytes::Bytes;
 use half::f16;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// What `model.toml` says of where and how runs happen; all of it absent by default, and for versions loaded from then on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ExecutionSettings {
-    pub batching: BatchingSettings,
-    /// `[execution]`: on the thread that read the request or on a worker, and on one worker or on all that idle, whatever runs cost.
-    pub place: Place,
-}
-
-/// `[batching]` of `model.toml`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct BatchingSettings {
-    /// `false`: never. `true`: also where nothing could be shown, and not where rows were seen to interact. Absent: where it was shown.
-    pub enabled: Option<bool>,
-    /// Rows of a run at most.
-    pub max_rows: Option<usize>,
-}
 
 /// Rows that are tried: of the maker's own requests, and made up.
 const ROWS: usize = 8;
@@ -124,7 +108,7 @@ fn interact(runner: &Runner, rows: &[&(Checked, Answer)], tolerance: Tolerance) 
     // Learnt from: it is the first that is known of larger runs.
     let together = match runner.run(&whole) {
         Ok(ran) => ran.answer,
-        Err(failure) => return Some(format!("{n} rows together failed: {}", warm::words(&failure))),
+        Err(failure) => return Some(format!("{n} rows together failed: {}", failure.operator_text())),
     };
     let Some(answers) = together.cut(&vec![1; n]) else {
         return Some(format!("{n} rows together gave another number of rows"));

@@ -1,14 +1,15 @@
 //! Bringing a version up: load, verify, warm. On a background thread, and without a look at anything but its files.
 
 use super::Loader;
-use super::rows::{self, ExecutionSettings};
-use super::source::{Fingerprint, artifact_files, look_at_version};
-use super::table::Id;
+use super::batchability;
 use super::verify::{self, About};
 use super::warm;
 use crate::backend::{EngineChoice, VersionFiles};
 use crate::execute::Runner;
+use crate::model::VersionId;
+use crate::model_settings::ExecutionSettings;
 use crate::registry::{Facts, Limits, Loaded, Stage, State};
+use crate::source::{Fingerprint, artifact_files, look_at_version};
 use crate::telemetry::{Telemetry, VersionMetrics};
 use sha2::{Digest as _, Sha256};
 use std::cell::Cell;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 /// A version to bring up.
 #[derive(Debug)]
 pub struct Job {
-    pub id: Id,
+    pub id: VersionId,
     pub files: VersionFiles,
     /// The files as they were when it was decided to load them.
     pub fingerprint: Fingerprint,
@@ -81,7 +82,7 @@ pub fn bring_up(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, say: &dy
         Ok(Ok(up)) => Outcome::Up(Box::new(up)),
         Ok(Err(trouble)) => Outcome::Failed(trouble),
         Err(panic) => {
-            let reason = format!("panicked: {}", super::panic_words(&*panic));
+            let reason = format!("panicked: {}", crate::model::panic_message(&*panic));
             Outcome::Failed(Trouble { stage: stage.get(), reason, again: false })
         }
     }
@@ -110,7 +111,7 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
     let begun = Instant::now();
     let about = verify::about(&job.files.dir)?;
     let golden_cases = verify::verify(&job.files.dir, &about, &sha256, &runner)?;
-    let batching = rows::verdict(&job.files.dir, &runner, job.execution.batching);
+    let batching = batchability::verdict(&job.files.dir, &runner, job.execution.batching);
     let runner = Arc::new(runner.with_batching(batching).with_place(job.execution.place));
     let verify = begun.elapsed();
 
@@ -122,7 +123,7 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
     let warm = begun.elapsed();
 
     let bytes = job.fingerprint.bytes;
-    let Id { model, version } = job.id.clone();
+    let VersionId { model, version } = job.id.clone();
     let metrics = VersionMetrics::new(telemetry.scope(), model.clone(), version);
     metrics.bytes(bytes);
     let facts = Arc::new(Facts {

@@ -36,9 +36,9 @@ pub fn warm(dir: &Path, runner: &Runner) -> Result<Option<String>, Trouble> {
     let begun = Instant::now();
     if let Some(bytes) = verify::read(dir, "warmup.json")? {
         let failed = |reason: String| Trouble::final_(Stage::Warm, format!("warmup.json: {reason}"));
-        let requests = parse_warmup(&bytes).map_err(|f| failed(words(&f)))?;
+        let requests = parse_warmup(&bytes).map_err(|f| failed(f.operator_text()))?;
         for (number, request) in requests.iter().enumerate() {
-            let in_request = |f: Failure| failed(format!("request {number}: {}", words(&f)));
+            let in_request = |f: Failure| failed(format!("request {number}: {}", f.operator_text()));
             until_settled(runner, request, begun).map_err(in_request)?;
         }
         return Ok(None);
@@ -56,7 +56,7 @@ fn generated(runner: &Runner, begun: Instant) -> Result<(), String> {
     for rows in sizes {
         let attempt = |fill: fn(DataType, usize) -> Data| {
             let request = request(signature, *rows, fill)?;
-            until_settled(runner, &request, begun).map_err(|failure| words(&failure))
+            until_settled(runner, &request, begun).map_err(|failure| failure.operator_text())
         };
         attempt(Data::zeros).or_else(|zeros| attempt(ones).map_err(|_| zeros))?;
     }
@@ -139,17 +139,5 @@ fn ones(datatype: DataType, n: usize) -> Data {
         DataType::Fp32 => Data::Fp32(vec![1.0; n].into()),
         DataType::Fp64 => Data::Fp64(vec![1.0; n].into()),
         DataType::Bytes => Data::Bytes(vec![Bytes::from_static(b"1"); n]),
-    }
-}
-
-/// What an operator reads of a failed run: the caller's words, and the engine's own.
-pub fn words(failure: &Failure) -> String {
-    let mut words = failure.message.clone();
-    if !failure.details.is_empty() {
-        words = failure.details.join("; ");
-    }
-    match &failure.internal {
-        Some(internal) => format!("{words} ({internal})"),
-        None => words,
     }
 }

@@ -1,7 +1,6 @@
 //! Holding a version against what its maker said of it, before it may serve.
 
 use super::bring_up::Trouble;
-use super::warm::words;
 use crate::codec::golden::{Golden, GoldenCase};
 use crate::compare::{Tolerance, compare};
 use crate::execute::Runner;
@@ -64,9 +63,10 @@ pub fn verify(dir: &Path, about: &About, sha256: &str, runner: &Runner) -> Resul
 
 /// Asks what `golden.json` asks, and holds each answer against the one it gives; answers how many cases there were.
 fn golden(bytes: &[u8], runner: &Runner) -> Result<usize, String> {
-    let Golden { rtol, atol, cases } = Golden::parse(bytes).map_err(|f| format!("golden.json: {}", words(&f)))?;
+    let Golden { rtol, atol, cases } =
+        Golden::parse(bytes).map_err(|f| format!("golden.json: {}", f.operator_text()))?;
     for (number, GoldenCase { mut request, outputs }) in cases.iter().cloned().enumerate() {
-        let in_case = |f: Failure| format!("golden.json: case {number}: {}", words(&f));
+        let in_case = |f: Failure| format!("golden.json: case {number}: {}", f.operator_text());
         // Outputs the case does not name are not compared, so they need not be computed.
         request.outputs = Some(outputs.iter().map(|output| output.name.clone()).collect());
         let checked = runner.signature().check(request).map_err(in_case)?;

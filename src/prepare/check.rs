@@ -1,13 +1,14 @@
 //! What would become of a version, without a server: for `sluicegate check`.
 
-use super::model_toml::ModelSettings;
-use super::rows;
+use super::batchability;
+use super::bring_up;
 use super::verify;
 use super::warm;
-use super::{bring_up, source};
 use crate::backend::{EngineChoice, Engines, VersionFiles};
 use crate::execute::Runner;
 use crate::model::{ModelName, Version};
+use crate::model_settings::ModelSettings;
+use crate::source;
 use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -195,7 +196,7 @@ fn check_engine(
         Err(trouble) => found.failure = Some(format!("{}: {}", trouble.stage.as_str(), trouble.reason)),
     }
     found.batching =
-        found.failure.is_none().then(|| rows::verdict(dir, &runner, settings.execution.batching).to_string());
+        found.failure.is_none().then(|| batchability::verdict(dir, &runner, settings.execution.batching).to_string());
     found.us_one_row = warm::time(&runner, 1);
     if runner.signature().has_rows() {
         found.us_per_row_of_8 = warm::time(&runner, 8).map(|us| us / 8.0);

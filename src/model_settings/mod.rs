@@ -1,0 +1,19 @@
+//! model_settings: what the owner of a model asks for in its `model.toml`.
+//!
+//! - [`ModelSettings::parse`] reads the file and reports every complaint at once.
+//! - [`Gates`] are the conditions a version must meet before a promote. Judging them is pure.
+//! - [`Recording`] combines the `[prediction_log]` section with the server's configuration.
+//!
+//! Uses: backend (engine choice), execute (batching and placement), model, record (what is recorded), registry (limits), settings, shadow (agreement).
+//!
+//! Invariant: nothing here reads a file or changes what is loaded.
+//!
+//! To add a setting: a field of [`ModelSettings`], its line in `parse`, its row in `docs/MODELS.md`.
+
+mod gates;
+mod model_toml;
+mod recording;
+
+pub use gates::{AskedBy, Evidence, Gates, Judged, Verdict};
+pub use model_toml::{BatchingSettings, ExecutionSettings, Keep, ModelSettings};
+pub use recording::{LogSettings, Recording};
