@@ -1,4 +1,5 @@
-# Two stages: the first runs the commands CI runs, the second holds what is needed to serve and nothing else.
+# Two stages: the first builds as CI does, the second holds only what serving needs.
+# The image's own compiler builds; .dockerignore leaves rust-toolchain.toml out, or rustup would download another.
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev make python3 python3-pip python3-venv \
@@ -8,7 +9,7 @@ COPY . .
 RUN make build
 
 FROM debian:bookworm-slim
-# The locale is what ONNX's StringNormalizer uses unless a model names another.
+# ONNX's StringNormalizer uses the locale en_US unless a model names another one.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libstdc++6 locales \
  && localedef -i en_US -f UTF-8 en_US.UTF-8 \
@@ -22,10 +23,10 @@ COPY --chown=sluicegate models /srv/sluicegate/models
 USER sluicegate
 WORKDIR /srv/sluicegate
 ENV ORT_DYLIB_PATH=/usr/local/lib/libonnxruntime.so
-# What serves survives a restart only where this is a volume.
+# Traffic documents, history and the prediction log survive a restart only if this is a volume.
 VOLUME /srv/sluicegate/data
 EXPOSE 8080
-# The admin plane listens on the container's own loopback; the command line speaks to it.
+# The admin plane listens on the container's loopback; this command asks it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["sluicegate", "models"]
 ENTRYPOINT ["sluicegate"]
 CMD ["serve"]

