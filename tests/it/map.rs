@@ -107,8 +107,11 @@ fn every_room_has_its_card_in_the_architecture() {
         let card = text.lines().find(|l| l.starts_with(&format!("| `{room}` |")));
         let card = card.unwrap_or_else(|| panic!("docs/ARCHITECTURE.md has a card for {room}"));
         let uses = card.split('|').nth(3).unwrap();
-        let said: BTreeSet<String> =
-            uses.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| all.contains(*w)).map(str::to_owned).collect();
+        let said: BTreeSet<String> = uses
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|w| all.contains(*w))
+            .map(str::to_owned)
+            .collect();
         assert_eq!(said, imports(room, &all), "{room}: what its card says against what it imports");
     }
 }
