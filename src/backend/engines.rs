@@ -1,4 +1,4 @@
-//! Which engines this machine has, and which one loads a version.
+//! The engines on this machine, and the choice of one for each version.
 
 use super::ort::OnnxRuntime;
 use super::tract::{self, Tract};
@@ -7,17 +7,17 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What would bring ONNX Runtime where it is missing.
-const BRING_IT: &str = "`make ort` fetches ONNX Runtime's library, ORT_DYLIB_PATH names one that is there already";
+/// What to do when ONNX Runtime is missing.
+const INSTALL_ORT: &str = "`make ort` downloads ONNX Runtime's library; ORT_DYLIB_PATH names an installed one";
 
-/// One engine, for start-up lines and `sluicegate check`.
+/// One engine, for the log at start and for error messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {
     pub name: &'static str,
-    /// `None` when it is not there.
+    /// `None` when it is not available.
     pub version: Option<String>,
     pub available: bool,
-    /// Where it was found, or why it was not and what would help.
+    /// Where it was found, or why it was not found and what would help.
     pub note: String,
 }
 
@@ -30,10 +30,10 @@ impl fmt::Display for EngineInfo {
     }
 }
 
-/// The engines there are. Cheap to clone.
+/// All known engines. Cheap to clone.
 #[derive(Clone)]
 pub struct Engines {
-    /// In the order `auto` prefers them.
+    /// In the order in which `auto` tries them.
     engines: Vec<(EngineInfo, Option<Arc<dyn Backend>>)>,
 }
 
@@ -45,10 +45,10 @@ impl fmt::Debug for Engines {
 
 impl Engines {
     /// Looks for ONNX Runtime's library: `ORT_DYLIB_PATH`, `ort_dylib`, `.ort/libonnxruntime.so` in the working
-    /// directory, `lib/` beside the executable, the system's own. tract is always there.
+    /// directory, `lib/` beside the executable, the system's library path. tract is built in.
     ///
-    /// A place somebody named is the only one tried. The library is loaded once per process; later calls find the
-    /// same one.
+    /// If a path is given, only that path is tried. The library is loaded once per process; later calls return the same
+    /// one.
     #[must_use]
     pub fn discover(ort_dylib: Option<&Path>) -> Engines {
         let ort = match OnnxRuntime::find(ort_dylib) {
@@ -59,22 +59,22 @@ impl Engines {
                 (EngineInfo { name: OnnxRuntime::NAME, version, available: true, note }, Some(backend))
             }
             Err(reason) => {
-                let note = format!("{reason}. {BRING_IT}; until then tract serves what it can");
+                let note = format!("{reason}. {INSTALL_ORT}; until then tract runs the models that it supports");
                 (EngineInfo { name: OnnxRuntime::NAME, version: None, available: false, note }, None)
             }
         };
         Engines { engines: vec![ort, built_in_tract()] }
     }
 
-    /// tract alone, as where the library is not installed.
+    /// tract alone, as on a machine without ONNX Runtime.
     #[must_use]
     pub fn without_onnxruntime() -> Engines {
-        let note = format!("left out. {BRING_IT}");
+        let note = format!("left out. {INSTALL_ORT}");
         let absent = EngineInfo { name: OnnxRuntime::NAME, version: None, available: false, note };
         Engines { engines: vec![(absent, None), built_in_tract()] }
     }
 
-    /// One engine for every choice: for tests.
+    /// One engine for every choice.
     #[must_use]
     pub fn only(engine: Arc<dyn Backend>) -> Engines {
         let note = "the only engine".to_owned();
@@ -83,19 +83,19 @@ impl Engines {
         }
     }
 
-    /// Every engine known, there or not, in the order `auto` prefers them.
+    /// Every known engine, available or not, in the order in which `auto` tries them.
     #[must_use]
     pub fn describe(&self) -> Vec<EngineInfo> {
         self.engines.iter().map(|(info, _)| info.clone()).collect()
     }
 
-    /// Loads a version with the engine chosen.
+    /// Loads a version with the chosen engine.
     ///
-    /// `auto` takes the first engine that is there and, where that one will not run the model, the next.
+    /// `auto` tries the available engines in order, until one can run the model.
     ///
     /// # Errors
-    /// As the engine says; [`LoadError::NoEngine`] when the chosen one is not there; under `auto`, when every engine
-    /// refuses, [`LoadError::Unsupported`] with each one's reason and what would help.
+    /// The engine's error. [`LoadError::NoEngine`] when the chosen engine is not available. With `auto`, when no engine can
+    /// run the model, [`LoadError::Unsupported`] with the reason of each one and what would help.
     pub fn load(&self, choice: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
         let mut reasons = Vec::new();
         let mut advice = None;
@@ -105,16 +105,16 @@ impl Engines {
             }
             let Some(engine) = engine else {
                 if choice != EngineChoice::Auto {
-                    let words =
+                    let message =
                         format!("the model asks for the engine {}, which is not available: {}", info.name, info.note);
-                    return Err(LoadError::NoEngine(words));
+                    return Err(LoadError::NoEngine(message));
                 }
-                advice = Some(format!("ONNX Runtime, which runs more models, is not available: {BRING_IT}"));
+                advice = Some(format!("ONNX Runtime, which runs more models, is not available: {INSTALL_ORT}"));
                 continue;
             };
             match engine.load(files) {
                 Err(LoadError::Unsupported(reason)) => reasons.push(reason),
-                done => return done,
+                loaded_or_failed => return loaded_or_failed,
             }
         }
         reasons.extend(advice);

@@ -1,29 +1,4 @@
-//! An engine that tests steer: it answers what they say, when they say.
-//!
-//! Not used by the server. It is compiled always, as the integration tests need it and see only what everyone sees.
-//!
-//! ```
-//! # use sluicegate::backend::{fake::Fake, Model};
-//! # use sluicegate::model::{Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
-//! # use sluicegate::tensor::{Data, DataType, Shape, Tensor};
-//! let x = TensorSpec { name: "x".into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
-//! let signature = Signature::new(vec![x.clone()], vec![x]);
-//! let fake = Fake::echo(signature);
-//! fake.block();
-//! let running = std::thread::spawn({
-//!     let model = fake.model();
-//!     move || {
-//!         let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![1.5].into())).unwrap();
-//!         let inputs = vec![NamedTensor { name: "x".into(), tensor }];
-//!         let request = model.signature().check(InferenceRequest { inputs, ..Default::default() }).unwrap();
-//!         model.session().unwrap().run(&request).unwrap()
-//!     }
-//! });
-//! fake.wait_for_waiting(1);
-//! fake.allow(1);
-//! assert_eq!(running.join().unwrap().len(), 1);
-//! assert_eq!(fake.runs(), 1);
-//! ```
+//! A fake engine that tests control: what a run returns, when it returns, and whether it fails.
 
 use super::{Backend, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature};
@@ -32,38 +7,38 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a handle waits for a run to show up before it gives up on the test.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for a run before it fails.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
-type Answers = dyn Fn(&Checked) -> Vec<Tensor> + Send + Sync;
-type Loads = dyn Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync;
+type Compute = dyn Fn(&Checked) -> Vec<Tensor> + Send + Sync;
+type Load = dyn Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync;
 
-/// A loaded version that tests steer. Clones steer the same one.
+/// A loaded version that tests control. Clones control the same version.
 #[derive(Clone)]
 pub struct Fake(Arc<Inner>);
 
 struct Inner {
     signature: Signature,
-    answers: Box<Answers>,
+    compute: Box<Compute>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// `None`: runs pass. `Some(n)`: n more pass, then they wait.
+    /// `None`: runs are not blocked. `Some(n)`: n more runs may start, the others wait.
     allowed: Option<usize>,
-    /// How long each run takes, once it may.
+    /// How long each run takes after it was allowed.
     takes: Duration,
-    /// What becomes of the next runs, instead of an answer.
-    next: VecDeque<Mishap>,
+    /// How the next runs fail.
+    faults: VecDeque<Fault>,
     waiting: usize,
     runs: usize,
     sessions: usize,
 }
 
 #[derive(Debug)]
-enum Mishap {
+enum Fault {
     Fail(RunError),
     Panic,
 }
@@ -75,13 +50,13 @@ impl std::fmt::Debug for Fake {
 }
 
 impl Fake {
-    /// A version that answers what the closure says: one tensor per output wanted, in the order wanted.
-    pub fn new(signature: Signature, answers: impl Fn(&Checked) -> Vec<Tensor> + Send + Sync + 'static) -> Fake {
-        let answers = Box::new(answers);
-        Fake(Arc::new(Inner { signature, answers, state: Mutex::default(), changed: Condvar::new() }))
+    /// A version whose runs return what the closure returns: one tensor per requested output, in the requested order.
+    pub fn new(signature: Signature, compute: impl Fn(&Checked) -> Vec<Tensor> + Send + Sync + 'static) -> Fake {
+        let compute = Box::new(compute);
+        Fake(Arc::new(Inner { signature, compute, state: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// A version that answers the same tensors always, one per output of the signature.
+    /// A version that always returns the same tensors, one per output of the signature.
     #[must_use]
     pub fn constant(signature: Signature, outputs: Vec<Tensor>) -> Fake {
         Fake::new(signature, move |request| request.wanted().iter().map(|i| outputs[*i].clone()).collect())
@@ -93,52 +68,52 @@ impl Fake {
         Fake::new(signature, |request| request.wanted().iter().map(|i| request.inputs()[*i].clone()).collect())
     }
 
-    /// The version as the server sees it.
+    /// The version as a [`Model`].
     #[must_use]
     pub fn model(&self) -> Arc<dyn Model> {
         Arc::new(self.clone())
     }
 
-    /// From now on runs wait until they are allowed.
+    /// Blocks further runs until they are allowed.
     pub fn block(&self) {
         self.state().allowed = Some(0);
     }
 
-    /// Lets `n` more runs pass, those that wait first.
+    /// Allows `n` more runs, those that wait first.
     pub fn allow(&self, n: usize) {
         let mut state = self.state();
         state.allowed = Some(state.allowed.unwrap_or(0) + n);
         self.0.changed.notify_all();
     }
 
-    /// From now on runs pass.
+    /// Stops blocking runs.
     pub fn unblock(&self) {
         self.state().allowed = None;
         self.0.changed.notify_all();
     }
 
-    /// From now on each run takes this long.
+    /// Sets how long each further run takes.
     pub fn takes(&self, duration: Duration) {
         self.state().takes = duration;
     }
 
-    /// The next run that nothing else was said about fails so.
+    /// The next run without another fault fails with this error.
     pub fn fail_next(&self, error: RunError) {
-        self.state().next.push_back(Mishap::Fail(error));
+        self.state().faults.push_back(Fault::Fail(error));
     }
 
-    /// The next run that nothing else was said about panics.
+    /// The next run without another fault panics.
     pub fn panic_next(&self) {
-        self.state().next.push_back(Mishap::Panic);
+        self.state().faults.push_back(Fault::Panic);
     }
 
-    /// Runs that were allowed, whatever became of them.
+    /// Runs that were allowed to start, including failed ones.
     #[must_use]
     pub fn runs(&self) -> usize {
         self.state().runs
     }
 
-    /// Runs that wait to be allowed.
+    /// Runs that wait until they are allowed.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.state().waiting
@@ -150,26 +125,26 @@ impl Fake {
         self.state().sessions
     }
 
-    /// Waits until `n` runs wait to be allowed.
+    /// Waits until `n` runs are blocked.
     ///
     /// # Panics
-    /// When that does not happen within 30 seconds.
+    /// After 30 seconds.
     pub fn wait_for_waiting(&self, n: usize) {
-        self.wait(|state| state.waiting >= n, "runs never waited");
+        self.wait(|state| state.waiting >= n, "too few runs wait");
     }
 
-    /// Waits until `n` runs were allowed in all.
+    /// Waits until `n` runs have started in total.
     ///
     /// # Panics
-    /// When that does not happen within 30 seconds.
+    /// After 30 seconds.
     pub fn wait_for_runs(&self, n: usize) {
-        self.wait(|state| state.runs >= n, "runs never came");
+        self.wait(|state| state.runs >= n, "too few runs started");
     }
 
-    fn wait(&self, until: impl Fn(&State) -> bool, complaint: &str) {
-        let waited = self.0.changed.wait_timeout_while(self.state(), PATIENCE, |state| !until(state));
+    fn wait(&self, until: impl Fn(&State) -> bool, message: &str) {
+        let waited = self.0.changed.wait_timeout_while(self.state(), WAIT_LIMIT, |state| !until(state));
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        assert!(!timeout.timed_out(), "{complaint}: {state:?}");
+        assert!(!timeout.timed_out(), "{message}: {state:?}");
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -185,11 +160,11 @@ impl Fake {
         state.waiting -= 1;
         state.runs += 1;
         state.allowed = state.allowed.map(|n| n - 1);
-        let mishap = state.next.pop_front();
+        let fault = state.faults.pop_front();
         let takes = state.takes;
         self.0.changed.notify_all();
         if takes > Duration::ZERO {
-            // A condition of this run's own that never comes true: the state stays free for the handle meanwhile.
+            // Waits on a condition of its own that never becomes true, so that the state is not locked meanwhile.
             drop(state);
             let (never, alone) = (Mutex::new(()), Condvar::new());
             let guard = never.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,10 +172,10 @@ impl Fake {
         } else {
             drop(state);
         }
-        match mishap {
-            None => Ok((self.0.answers)(request)),
-            Some(Mishap::Fail(error)) => Err(error),
-            Some(Mishap::Panic) => panic!("the fake engine panics, as it was told"),
+        match fault {
+            None => Ok((self.0.compute)(request)),
+            Some(Fault::Fail(error)) => Err(error),
+            Some(Fault::Panic) => panic!("the fake engine panics, as the test requested"),
         }
     }
 }
@@ -228,9 +203,9 @@ impl Session for FakeSession {
     }
 }
 
-/// An engine whose loads give what a closure says; hand it to [`super::Engines::only`].
+/// An engine whose loads return what a closure returns; use it with [`super::Engines::only`].
 pub struct FakeEngine {
-    loads: Box<Loads>,
+    load: Box<Load>,
 }
 
 impl std::fmt::Debug for FakeEngine {
@@ -242,10 +217,9 @@ impl std::fmt::Debug for FakeEngine {
 impl FakeEngine {
     pub const NAME: &'static str = "fake";
 
-    /// The closure is given the version's directory and says what is loaded from it; it may block or panic like a
-    /// real load.
-    pub fn new(loads: impl Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync + 'static) -> FakeEngine {
-        FakeEngine { loads: Box::new(loads) }
+    /// The closure gets the version's directory and returns the loaded version. It may block or panic like a real load.
+    pub fn new(load: impl Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync + 'static) -> FakeEngine {
+        FakeEngine { load: Box::new(load) }
     }
 }
 
@@ -255,7 +229,7 @@ impl Backend for FakeEngine {
     }
 
     fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
-        (self.loads)(files).map(|fake| fake.model())
+        (self.load)(files).map(|fake| fake.model())
     }
 }
 
@@ -298,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn mishaps_come_in_the_order_they_were_asked_for() {
+    fn faults_happen_in_the_order_they_were_requested() {
         let fake = Fake::echo(signature());
         fake.fail_next(RunError::Refused("no".into()));
         fake.panic_next();
@@ -309,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_take_as_long_as_they_are_told() {
+    fn runs_take_the_time_that_was_set() {
         let fake = Fake::echo(signature());
         fake.takes(Duration::from_millis(20));
         let started = std::time::Instant::now();
@@ -318,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_loads_what_the_closure_says() {
+    fn the_engine_loads_what_the_closure_returns() {
         let fake = Fake::echo(signature());
         let engine = FakeEngine::new({
             let fake = fake.clone();

@@ -1,27 +1,29 @@
 //! backend: loads a model file and runs it; one file per engine.
 //!
-//! - [`Engines::discover`] finds the engines this machine has; [`Engines::load`] takes the one a version asks for, or
-//!   under `auto` the first that will run it. What none will run is refused in words that say what would help.
-//! - [`Backend::load`] reads a version's files once; the [`Model`] it gives holds the weights once, however many run
-//!   it, and what happens to the files later does not reach it.
-//! - [`Model::session`] gives a light [`Session`] per worker; `run` is synchronous, takes checked tensors in the
-//!   signature's order and answers the wanted outputs in the wanted order.
-//! - A run that fails, panics, or traps on an integer division ends that run alone (`ort/trap.rs`). Any other signal
-//!   inside an engine ends the process.
-//! - Every engine passes the same conformance suite (`conformance/`); a case an engine cannot do is listed with its
-//!   reason.
+//! - [`Engines::discover`] finds the engines on this machine. [`Engines::load`] uses the engine that a version asks for,
+//!   or with `auto` the first one that can run it. If no engine can, the error says why and what would help.
+//! - [`Backend::load`] reads a version's files once. The [`Model`] holds the weights once, for any number of sessions;
+//!   later changes to the files do not affect it.
+//! - [`Model::session`] makes a light [`Session`] for one worker. `run` is synchronous, takes checked tensors in the
+//!   signature's order and returns the requested outputs in the requested order.
+//! - Values that an operator cannot take are the caller's error ([`RunError::Refused`]), not a failure of the engine.
+//! - An error, a panic or an integer division that traps (`ort/trap.rs`) ends only that run. Any other signal inside an
+//!   engine ends the process.
+//! - Every engine passes the same conformance suite (`conformance/`). A case that an engine does not support is listed
+//!   there with its reason.
 //!
 //! Uses: model, tensor.
 //!
-//! Invariant: no async, no queues, no other versions: an engine knows one file at a time.
+//! Invariant: no async, no queues, no other versions: an engine works on one version at a time.
 //!
-//! To add an engine: a folder beside these that implements the three traits, a variant of [`EngineChoice`], a line in
-//! `Engines::discover`, and its row in the conformance suite (`docs/how-to-add/engine.md`).
+//! To add an engine: a folder that implements the three traits, a variant of [`EngineChoice`], a line in
+//! `Engines::discover`, and the engine in the conformance suite (`docs/how-to-add/engine.md`).
 
 #[cfg(test)]
 mod conformance;
 mod engines;
-pub mod fake;
+#[cfg(test)]
+pub(crate) mod fake;
 mod onnx;
 mod ort;
 mod tract;
@@ -33,7 +35,7 @@ use crate::tensor::Tensor;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where one version's bytes lie: `dir/model.onnx`, with external weight files beside it.
+/// The files of one version: `dir/model.onnx`, with external weight files beside it.
 #[derive(Debug, Clone)]
 pub struct VersionFiles {
     pub dir: PathBuf,
@@ -51,79 +53,78 @@ impl VersionFiles {
 /// Which engine runs a model: `engine` in `model.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineChoice {
-    /// ONNX Runtime where its library is there, tract where it is not.
+    /// ONNX Runtime; tract where its library is not installed or where it cannot load the model.
     #[default]
     Auto,
     OnnxRuntime,
     Tract,
 }
 
-/// Why a version cannot be loaded. The words are for operators: they name the operator, the input or the file beside
-/// the model, and what would help.
+/// Why a version cannot be loaded. The messages are for operators: they name the ONNX operator, the input or the file, and
+/// what would help.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file could not be read: worth another try.
+    /// The file could not be read. Another attempt may succeed.
     #[error("cannot read {what}: {source}")]
     Io { what: String, source: std::io::Error },
-    /// There was not enough memory: worth another try.
+    /// There was not enough memory. Another attempt may succeed.
     #[error("{0}")]
     Memory(String),
-    /// The files are no model any engine could run: missing, empty, cut short, something else. The same bytes give
-    /// the same answer.
+    /// The files are not a model: missing, empty, truncated, another format. The same bytes always give the same error.
     #[error("{0}")]
     Invalid(String),
-    /// The file was read and this engine will not run it: the same bytes give the same answer.
+    /// This engine cannot run the model. The same bytes always give the same error.
     #[error("{0}")]
     Unsupported(String),
-    /// The engine wanted is not there at all.
+    /// The engine asked for is not available.
     #[error("{0}")]
     NoEngine(String),
 }
 
 impl LoadError {
-    /// Whether the same files may load a little later.
+    /// Whether the same files may load a moment later.
     #[must_use]
     pub fn is_worth_retrying(&self) -> bool {
         matches!(self, LoadError::Io { .. } | LoadError::Memory(_))
     }
 }
 
-/// Why a run gave no answer.
+/// Why a run returned no outputs.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The inputs fit the signature and this engine cannot take them (a NUL in a string, a division that would trap):
-    /// the caller's to mend.
+    /// The inputs fit the signature, but an operator cannot compute with their values: an index out of range, a shape that
+    /// does not fit, a string that is not a number, a division by zero. The caller has to change them.
     #[error("{0}")]
     Refused(String),
-    /// The engine failed. `message` is for the caller: no paths, no sources; `internal` is the engine's own words,
-    /// for the log.
+    /// The engine failed: missing memory, a missing implementation, a bug. `message` is for the caller and contains no
+    /// paths; `internal` is the engine's own message, for the log.
     #[error("{message}")]
     Failed { message: String, internal: String },
 }
 
-/// A way to run ONNX files.
+/// An engine that runs ONNX files.
 pub trait Backend: Send + Sync {
     /// `onnxruntime` or `tract`, as metadata and `sluicegate check` spell it.
     fn name(&self) -> &'static str;
 
-    /// Reads a version and makes it runnable with one thread per run. Blocking, and slow for large files.
+    /// Loads a version, to be run with one thread per run. Blocks, for long with large files.
     fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError>;
 }
 
-/// A loaded version: its weights, once.
+/// A loaded version. It holds the weights once.
 pub trait Model: Send + Sync + std::fmt::Debug {
     fn engine(&self) -> &'static str;
 
     fn signature(&self) -> &Signature;
 
-    /// A light handle for one worker at a time.
+    /// Makes a light handle, to be used by one worker at a time.
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError>;
 }
 
-/// One worker's way into a [`Model`].
+/// A handle with which one worker runs a [`Model`].
 pub trait Session: Send {
-    /// Runs once.
+    /// Runs the model once.
     ///
-    /// `request` fits [`Model::signature`]. Answers one tensor per entry of [`Checked::wanted`], in its order.
+    /// `request` fits [`Model::signature`]. Returns one tensor per entry of [`Checked::wanted`], in that order.
     fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError>;
 }

@@ -1,4 +1,4 @@
-//! What engines answer.
+//! The answers of the engines.
 
 use super::*;
 use crate::model::Dim;
@@ -6,33 +6,33 @@ use crate::tensor::DataType;
 use bytes::Bytes;
 use half::f16;
 
-/// A model, what it is given, and what it must answer.
+/// A model, its inputs, and the outputs it must compute.
 struct Case {
     name: &'static str,
     model: &'static str,
     inputs: Vec<(&'static str, Tensor)>,
-    /// Outputs asked for, in this order; `None`: all, in the model's.
+    /// The outputs to request, in this order. `None`: all, in the model's order.
     outputs: Option<&'static [&'static str]>,
     expected: Vec<(&'static str, Tensor)>,
-    /// Engines that cannot do this one, and the words they must say so with.
-    cannot: &'static [(&'static str, &'static str)],
+    /// Engines that do not support the case, and part of the error they must report.
+    unsupported: &'static [(&'static str, &'static str)],
 }
 
 impl Case {
     fn new(name: &'static str, model: &'static str, inputs: Vec<(&'static str, Tensor)>) -> Case {
-        Case { name, model, inputs, outputs: None, expected: Vec::new(), cannot: &[] }
+        Case { name, model, inputs, outputs: None, expected: Vec::new(), unsupported: &[] }
     }
 
-    fn gives(self, expected: Vec<(&'static str, Tensor)>) -> Case {
+    fn expects(self, expected: Vec<(&'static str, Tensor)>) -> Case {
         Case { expected, ..self }
     }
 
-    fn wanting(self, outputs: &'static [&'static str]) -> Case {
+    fn requesting(self, outputs: &'static [&'static str]) -> Case {
         Case { outputs: Some(outputs), ..self }
     }
 
-    fn cannot(self, cannot: &'static [(&'static str, &'static str)]) -> Case {
-        Case { cannot, ..self }
+    fn unsupported(self, unsupported: &'static [(&'static str, &'static str)]) -> Case {
+        Case { unsupported, ..self }
     }
 }
 
@@ -50,19 +50,19 @@ fn every_engine_answers_every_case() {
 }
 
 fn answers(engine: &dyn Backend, case: &Case) -> Result<(), String> {
-    let cannot = case.cannot.iter().find(|(name, _)| *name == engine.name()).map(|(_, words)| *words);
+    let unsupported = case.unsupported.iter().find(|(name, _)| *name == engine.name()).map(|(_, error)| *error);
     let answer = engine
         .load(&fixture("models", case.model))
         .map_err(|e| e.to_string())
         .and_then(|model| run(&model, &case.inputs, case.outputs).map_err(|e| e.to_string()));
-    match (answer, cannot) {
-        (Err(words), Some(expected)) if words.contains(expected) => Ok(()),
-        (Err(words), _) => Err(words),
-        (Ok(_), Some(_)) => Err("can do it now: take it off the list".to_owned()),
+    match (answer, unsupported) {
+        (Err(error), Some(expected)) if error.contains(expected) => Ok(()),
+        (Err(error), _) => Err(error),
+        (Ok(_), Some(_)) => Err("supports this case now: remove it from the list".to_owned()),
         (Ok(answer), None) => {
             let got: Vec<(&str, &Tensor)> = answer.outputs.iter().map(|(name, t)| (&**name, t)).collect();
             let expected: Vec<(&str, &Tensor)> = case.expected.iter().map(|(name, t)| (*name, t)).collect();
-            // Through the debug form, where a NaN equals itself.
+            // Compared in the debug form, where NaN equals NaN.
             let (got, expected) = (format!("{got:?}"), format!("{expected:?}"));
             if got == expected { Ok(()) } else { Err(format!("expected {expected}, got {got}")) }
         }
@@ -76,7 +76,8 @@ fn cases() -> Vec<Case> {
             let x: Vec<f32> = (0..rows * 2).map(|i| f32::from(u8::try_from(i).unwrap()) - 3.0).collect();
             let y = mlp(&x);
             cases.push(
-                Case::new(name, model, vec![("x", floats(&[rows, 2], &x))]).gives(vec![("y", floats(&[rows, 2], &y))]),
+                Case::new(name, model, vec![("x", floats(&[rows, 2], &x))])
+                    .expects(vec![("y", floats(&[rows, 2], &y))]),
             );
         }
     }
@@ -86,42 +87,42 @@ fn cases() -> Vec<Case> {
     let largest = || floats(&[2], &[9., 4.]);
     let several = |name| Case::new(name, "several", vec![("b", b.clone()), ("a", a.clone())]);
     cases.extend([
-        several("several inputs and outputs, given in another order").gives(vec![
+        several("several inputs and outputs, sent in another order").expects(vec![
             ("joined", joined()),
             ("negated", negated()),
             ("largest", largest()),
         ]),
         several("some outputs, in the caller's order")
-            .wanting(&["largest", "joined"])
-            .gives(vec![("largest", largest()), ("joined", joined())]),
-        Case::new("a scalar", "scalar", vec![("x", floats(&[], &[2.5]))]).gives(vec![("y", floats(&[], &[5.0]))]),
+            .requesting(&["largest", "joined"])
+            .expects(vec![("largest", largest()), ("joined", joined())]),
+        Case::new("a scalar", "scalar", vec![("x", floats(&[], &[2.5]))]).expects(vec![("y", floats(&[], &[5.0]))]),
         Case::new("any rank: a vector", "any_rank", vec![("x", floats(&[2], &[1., 2.]))])
-            .gives(vec![("y", floats(&[2], &[-1., -2.]))])
-            .cannot(&[(Tract::NAME, "does not say how many dimensions")]),
+            .expects(vec![("y", floats(&[2], &[-1., -2.]))])
+            .unsupported(&[(Tract::NAME, "does not declare how many dimensions")]),
         Case::new("any rank: a cube", "any_rank", vec![("x", floats(&[1, 1, 1], &[1.]))])
-            .gives(vec![("y", floats(&[1, 1, 1], &[-1.]))])
-            .cannot(&[(Tract::NAME, "does not say how many dimensions")]),
-        Case::new("a shape", "shape_of", vec![("x", floats(&[2, 3], &[0.; 6]))]).gives(vec![("y", ints(&[2, 3]))]),
+            .expects(vec![("y", floats(&[1, 1, 1], &[-1.]))])
+            .unsupported(&[(Tract::NAME, "does not declare how many dimensions")]),
+        Case::new("a shape", "shape_of", vec![("x", floats(&[2, 3], &[0.; 6]))]).expects(vec![("y", ints(&[2, 3]))]),
         Case::new("cumsum", "cumsum", vec![("x", floats(&[3], &[1., 2., 3.]))])
-            .gives(vec![("y", floats(&[3], &[1., 3., 6.]))]),
-        Case::new("an output nobody declared", "undeclared_output", vec![("i", ints(&[3, 0]))])
-            .gives(vec![("y", floats(&[2, 2], &[6., 7., 0., 1.]))]),
+            .expects(vec![("y", floats(&[3], &[1., 3., 6.]))]),
+        Case::new("an output without a declared type", "undeclared_output", vec![("i", ints(&[3, 0]))])
+            .expects(vec![("y", floats(&[2, 2], &[6., 7., 0., 1.]))]),
         Case::new("strings made upper case", "upper", vec![("x", strings(&[b"red", b"Green"]))])
-            .gives(vec![("y", strings(&[b"RED", b"GREEN"]))])
-            .cannot(&[(Tract::NAME, "has no operator StringNormalizer")]),
+            .expects(vec![("y", strings(&[b"RED", b"GREEN"]))])
+            .unsupported(&[(Tract::NAME, "has no operator StringNormalizer")]),
         Case::new("strings to numbers", "label_encoder", vec![("x", strings(&[b"green", b"blue", b""]))])
-            .gives(vec![("y", ints(&[2, -1, -1]))])
-            .cannot(&[(Tract::NAME, "has no operator ai.onnx.ml:LabelEncoder")]),
+            .expects(vec![("y", ints(&[2, -1, -1]))])
+            .unsupported(&[(Tract::NAME, "has no operator ai.onnx.ml:LabelEncoder")]),
         Case::new("scikit-learn's scaler", "scaler", vec![("x", floats(&[1, 2], &[3., 4.]))])
-            .gives(vec![("y", floats(&[1, 2], &[4., 1.]))])
-            .cannot(&[(Tract::NAME, "has no operator ai.onnx.ml:Scaler")]),
+            .expects(vec![("y", floats(&[1, 2], &[4., 1.]))])
+            .unsupported(&[(Tract::NAME, "has no operator ai.onnx.ml:Scaler")]),
         Case::new("integer division", "div_int64", vec![("a", ints(&[7, -7, i64::MIN])), ("b", ints(&[2, -1, 2]))])
-            .gives(vec![("c", ints(&[3, 7, i64::MIN / 2]))]),
+            .expects(vec![("c", ints(&[3, 7, i64::MIN / 2]))]),
     ]);
     cases
 }
 
-/// Every datatype through a model that changes nothing, with its extremes.
+/// Every datatype, with its extremes, through a model that changes nothing.
 fn identities() -> Vec<Case> {
     let all = [
         ("identity_bool", Data::Bool(vec![true, false])),
@@ -143,19 +144,19 @@ fn identities() -> Vec<Case> {
     for (model, data) in all {
         let none = tensor(&[0], Data::zeros(data.datatype(), 0));
         let some = tensor(&[data.len()], data);
-        cases.push(Case::new(model, model, vec![("x", some.clone())]).gives(vec![("y", some)]));
-        cases.push(Case::new("no elements", model, vec![("x", none.clone())]).gives(vec![("y", none)]));
+        cases.push(Case::new(model, model, vec![("x", some.clone())]).expects(vec![("y", some)]));
+        cases.push(Case::new("no elements", model, vec![("x", none.clone())]).expects(vec![("y", none)]));
     }
     let odd = strings(&[b"a\0b", b"\xff\xfe", b""]);
     cases.push(
-        Case::new("any bytes at all", "identity_bytes", vec![("x", odd.clone())])
-            .gives(vec![("y", odd)])
-            .cannot(&[(Tract::NAME, "is not UTF-8")]),
+        Case::new("arbitrary bytes", "identity_bytes", vec![("x", odd.clone())])
+            .expects(vec![("y", odd)])
+            .unsupported(&[(Tract::NAME, "is not UTF-8")]),
     );
     cases
 }
 
-/// What `mlp` computes (`tests/fixtures/make.py`), in plain loops.
+/// The function that `mlp` computes (`tests/fixtures/make.py`).
 fn mlp(x: &[f32]) -> Vec<f32> {
     let relu = |v: f32| if v > 0.0 { v } else { 0.0 };
     let row = |x: &[f32]| {
@@ -166,7 +167,7 @@ fn mlp(x: &[f32]) -> Vec<f32> {
 }
 
 #[test]
-fn signatures_are_the_models_own() {
+fn signatures_match_the_models() {
     for engine in engines() {
         let shown = |model: &str| {
             let model = load(&*engine, &fixture("models", model).dir);
@@ -198,7 +199,7 @@ fn signatures_are_the_models_own() {
 }
 
 #[test]
-fn one_session_runs_again_and_again_with_other_shapes() {
+fn one_session_runs_with_many_shapes() {
     for engine in engines() {
         let model = load(&*engine, &fixture("models", "mlp").dir);
         let mut session = Arc::clone(&model).session().unwrap();
@@ -211,7 +212,7 @@ fn one_session_runs_again_and_again_with_other_shapes() {
 }
 
 #[test]
-fn many_threads_run_one_model_and_each_gets_its_own_answer() {
+fn threads_that_share_a_model_get_their_own_answers() {
     for engine in engines() {
         let model = load(&*engine, &fixture("models", "mlp").dir);
         std::thread::scope(|scope| {
@@ -232,7 +233,7 @@ fn many_threads_run_one_model_and_each_gets_its_own_answer() {
 }
 
 #[test]
-fn weights_in_files_are_read_once_and_for_all() {
+fn changes_to_weight_files_after_the_load_have_no_effect() {
     for engine in engines() {
         let from = fixture("models", "mlp_external").dir;
         let dir = tempfile::tempdir().unwrap();
@@ -242,7 +243,7 @@ fn weights_in_files_are_read_once_and_for_all() {
         let model = load(&*engine, dir.path());
         let ask = || run(&model, &[("x", floats(&[1, 2], &[1.0, 2.0]))], None).unwrap().outputs[0].1.clone();
         let before = ask();
-        // Cut short and overwritten in place: mapped, this would be another answer, and then SIGBUS.
+        // Overwritten in place, then truncated. A mapped file would change the answer, then raise SIGBUS.
         let length = std::fs::metadata(dir.path().join("weights.bin")).unwrap().len();
         std::fs::write(dir.path().join("weights.bin"), vec![0u8; usize::try_from(length).unwrap()]).unwrap();
         assert_eq!(ask(), before, "{}", engine.name());

@@ -1,13 +1,15 @@
-//! Models too large to commit, written when a test needs them.
+//! Models written by the tests: too large to commit, or too many.
 
+use crate::tensor::{DataType, Tensor};
 use prost::Message;
 use std::path::Path;
 use tract_onnx::pb::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    tensor_proto, tensor_shape_proto, type_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_proto, tensor_shape_proto,
+    type_proto,
 };
 
-/// Writes an MLP without activations: `widths[0]` inputs, then one `Gemm` to each next width. Every weight of a layer
+/// Writes an MLP without activations: `widths[0]` inputs, then one `MatMul` to each next width. Every weight of a layer
 /// into width n is 1/n, so that inputs of ones give ones times the ratio of widths.
 pub fn mlp(dir: &Path, widths: &[usize]) {
     let mut graph = GraphProto { name: "mlp".into(), ..Default::default() };
@@ -23,23 +25,131 @@ pub fn mlp(dir: &Path, widths: &[usize]) {
         });
         graph.node.push(NodeProto {
             op_type: "MatMul".into(),
-            input: vec![name(layer, widths), weight],
-            output: vec![name(layer + 1, widths)],
+            input: vec![layer_name(layer, widths), weight],
+            output: vec![layer_name(layer + 1, widths)],
             ..Default::default()
         });
     }
-    graph.input.push(rows("x", widths[0]));
-    graph.output.push(rows("y", *widths.last().unwrap()));
-    let model = ModelProto {
+    let batch = || Value::DimParam("N".into());
+    let width = |n: usize| Value::DimValue(i64::try_from(n).unwrap());
+    graph.input.push(value("x", DataType::Fp32, Some(vec![batch(), width(widths[0])])));
+    graph.output.push(value("y", DataType::Fp32, Some(vec![batch(), width(*widths.last().unwrap())])));
+    write(dir, graph);
+}
+
+/// Writes a model of one node. Its inputs take the types and ranks of the tensors given, with every dimension free;
+/// its outputs are `outputs`, of unknown rank.
+pub fn one_node(
+    dir: &Path,
+    op: &str,
+    attributes: &[(&str, i64)],
+    inputs: &[(&str, Tensor)],
+    outputs: &[(&str, DataType)],
+) {
+    let free = |rank: usize| (0..rank).map(|_| Value::DimParam(String::new())).collect();
+    let attribute = |(name, i): &(&str, i64)| AttributeProto {
+        name: (*name).into(),
+        r#type: attribute_proto::AttributeType::Int as i32,
+        i: *i,
+        ..Default::default()
+    };
+    let node = NodeProto {
+        op_type: op.into(),
+        name: "the_node".into(),
+        input: inputs.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        output: outputs.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        attribute: attributes.iter().map(attribute).collect(),
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        name: op.into(),
+        node: vec![node],
+        input: inputs.iter().map(|(name, t)| value(name, t.datatype(), Some(free(t.shape().len())))).collect(),
+        output: outputs.iter().map(|(name, datatype)| value(name, *datatype, None)).collect(),
+        ..Default::default()
+    };
+    write(dir, graph);
+}
+
+/// Models that keep a tensor in the file `location`, each in another part of the model.
+pub fn external_tensors(location: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let tensor = || TensorProto {
+        name: "w".into(),
+        dims: vec![1],
+        data_type: tensor_proto::DataType::Float as i32,
+        data_location: Some(tensor_proto::DataLocation::External as i32),
+        external_data: vec![StringStringEntryProto { key: "location".into(), value: location.into() }],
+        ..Default::default()
+    };
+    let constant = || NodeProto {
+        op_type: "Constant".into(),
+        output: vec!["w".into()],
+        attribute: vec![AttributeProto {
+            name: "value".into(),
+            r#type: attribute_proto::AttributeType::Tensor as i32,
+            t: Some(tensor()),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let graph = |node: Vec<NodeProto>, initializer: Vec<TensorProto>| GraphProto {
+        name: "external".into(),
+        node,
+        initializer,
+        output: vec![value("w", DataType::Fp32, None)],
+        ..Default::default()
+    };
+    let branch = |name: &str, node: NodeProto| AttributeProto {
+        name: name.into(),
+        r#type: attribute_proto::AttributeType::Graph as i32,
+        g: Some(graph(vec![node], Vec::new())),
+        ..Default::default()
+    };
+    let both = NodeProto {
+        op_type: "If".into(),
+        input: vec!["condition".into()],
+        output: vec!["w".into()],
+        attribute: vec![branch("then_branch", constant()), branch("else_branch", constant())],
+        ..Default::default()
+    };
+    let call = NodeProto { op_type: "F".into(), domain: "own".into(), output: vec!["w".into()], ..Default::default() };
+    let function = FunctionProto {
+        name: Some("F".into()),
+        domain: Some("own".into()),
+        output: vec!["w".into()],
+        node: vec![constant()],
+        ..Default::default()
+    };
+    let own = OperatorSetIdProto { domain: "own".into(), version: 1 };
+    let with_function = ModelProto {
+        opset_import: vec![own.clone(), OperatorSetIdProto { domain: String::new(), version: 17 }],
+        functions: vec![FunctionProto { opset_import: vec![own], ..function }],
+        ..model(graph(vec![call], Vec::new()))
+    };
+    vec![
+        ("an initializer", model(graph(Vec::new(), vec![tensor()])).encode_to_vec()),
+        ("a constant", model(graph(vec![constant()], Vec::new())).encode_to_vec()),
+        ("a branch", model(graph(vec![both], Vec::new())).encode_to_vec()),
+        ("a function", with_function.encode_to_vec()),
+    ]
+}
+
+type Value = tensor_shape_proto::dimension::Value;
+
+fn write(dir: &Path, graph: GraphProto) {
+    std::fs::write(dir.join("model.onnx"), model(graph).encode_to_vec()).unwrap();
+}
+
+fn model(graph: GraphProto) -> ModelProto {
+    ModelProto {
         ir_version: 8,
         opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
         graph: Some(graph),
         ..Default::default()
-    };
-    std::fs::write(dir.join("model.onnx"), model.encode_to_vec()).unwrap();
+    }
 }
 
-fn name(layer: usize, widths: &[usize]) -> String {
+fn layer_name(layer: usize, widths: &[usize]) -> String {
     match layer {
         0 => "x".to_owned(),
         last if last == widths.len() - 1 => "y".to_owned(),
@@ -47,12 +157,19 @@ fn name(layer: usize, widths: &[usize]) -> String {
     }
 }
 
-fn rows(name: &str, width: usize) -> ValueInfoProto {
-    use tensor_shape_proto::{Dimension, dimension::Value};
-    let dims = [Value::DimParam("N".into()), Value::DimValue(i64::try_from(width).unwrap())];
-    let dim = dims.into_iter().map(|value| Dimension { value: Some(value), ..Default::default() }).collect();
-    let tensor =
-        type_proto::Tensor { elem_type: tensor_proto::DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
+fn value(name: &str, datatype: DataType, dims: Option<Vec<Value>>) -> ValueInfoProto {
+    let dimension = |value| tensor_shape_proto::Dimension { value: Some(value), ..Default::default() };
+    let shape = dims.map(|dims| TensorShapeProto { dim: dims.into_iter().map(dimension).collect() });
+    let elem_type = match datatype {
+        DataType::Fp32 => tensor_proto::DataType::Float,
+        DataType::Fp64 => tensor_proto::DataType::Double,
+        DataType::Int32 => tensor_proto::DataType::Int32,
+        DataType::Int64 => tensor_proto::DataType::Int64,
+        DataType::Bool => tensor_proto::DataType::Bool,
+        DataType::Bytes => tensor_proto::DataType::String,
+        other => panic!("no test needs {other}"),
+    };
+    let tensor = type_proto::Tensor { elem_type: elem_type as i32, shape };
     let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
     ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
 }

@@ -1,23 +1,22 @@
-//! Weights are there once, however many run them, and gone when nobody does.
+//! Weights are in memory once for all sessions, and freed with the model.
 
 use super::*;
 use std::process::Command;
 
-/// Set in the child process that measures: its value is the engine to measure.
+/// Set in the child process that measures, to the name of the engine.
 const ENGINE: &str = "SLUICEGATE_MEMORY_TEST_ENGINE";
 
-/// 45 MB of weights, each layer of another shape: engines keep equal tensors once.
+/// 45 MB of weights. Each layer has another shape, because engines store equal tensors once.
 const WIDTHS: [usize; 4] = [1024, 2048, 2560, 1536];
 
-/// Resident memory is the whole process's, and other tests run in this one: each engine is measured in a process of
-/// its own.
+/// Resident memory is that of the whole process, in which other tests run: each engine is measured in a child process.
 #[test]
-fn sessions_share_the_weights_and_dropping_the_model_gives_them_back() {
+fn sessions_share_the_weights_and_dropping_the_model_frees_them() {
     if let Ok(engine) = std::env::var(ENGINE) {
         return measure(&engine);
     }
     for engine in engines() {
-        let name = "backend::conformance::memory::sessions_share_the_weights_and_dropping_the_model_gives_them_back";
+        let name = "backend::conformance::memory::sessions_share_the_weights_and_dropping_the_model_frees_them";
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
             .env(ENGINE, engine.name())
@@ -30,7 +29,7 @@ fn sessions_share_the_weights_and_dropping_the_model_gives_them_back() {
 
 fn measure(name: &str) {
     let engine = engines().into_iter().find(|e| e.name() == name).unwrap();
-    // What the engine takes for itself, once.
+    // Allocations that the engine makes once.
     warm(&*engine);
     let dir = tempfile::tempdir().unwrap();
     generated::mlp(dir.path(), &WIDTHS);
@@ -66,8 +65,8 @@ fn measure(name: &str) {
         mb(dropped)
     );
     println!("{figures}");
-    assert!(ran.saturating_sub(before) < weights * 13 / 10, "the weights are there more than once: {figures}");
-    assert!(dropped.saturating_sub(before) < weights * 3 / 10, "the weights were not given back: {figures}");
+    assert!(ran.saturating_sub(before) < weights * 13 / 10, "the weights are in memory more than once: {figures}");
+    assert!(dropped.saturating_sub(before) < weights * 3 / 10, "the weights were not freed: {figures}");
 }
 
 fn warm(engine: &dyn Backend) {
@@ -75,10 +74,10 @@ fn warm(engine: &dyn Backend) {
     run(&model, &[("x", floats(&[1, 2], &[1.0, 2.0]))], None).unwrap();
 }
 
-/// Resident bytes of this process, after what is free was given back.
+/// Resident bytes of this process, after free pages were returned to the system.
 fn resident() -> usize {
     #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "glibc keeps freed memory until it is told")]
+    #[expect(unsafe_code, reason = "glibc keeps freed pages until malloc_trim is called")]
     // SAFETY: malloc_trim(3) takes no pointers and is safe to call at any time.
     unsafe {
         libc::malloc_trim(0);

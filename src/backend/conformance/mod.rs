@@ -1,12 +1,12 @@
-//! One suite, every engine. Cases are data; what an engine cannot do is listed with its reason.
+//! One test suite for all engines. Cases are data; a case that an engine does not support is listed with its reason.
 //!
-//! The ONNX Runtime half needs the library: without it these tests fail and say so, unless
-//! `SLUICEGATE_TEST_WITHOUT_ORT=1` is set by somebody who means it.
+//! The tests with ONNX Runtime need its library. Without it they fail, unless `SLUICEGATE_TEST_WITHOUT_ORT=1` is set.
 
 mod answers;
 mod generated;
 mod memory;
 mod refusals;
+mod values;
 
 use super::ort::OnnxRuntime;
 use super::tract::Tract;
@@ -16,14 +16,14 @@ use crate::tensor::{Data, Shape, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Every engine the suite runs against.
+/// The engines under test.
 fn engines() -> Vec<Arc<dyn Backend>> {
     let mut engines: Vec<Arc<dyn Backend>> = vec![Arc::new(Tract)];
     engines.extend(onnxruntime());
     engines
 }
 
-/// ONNX Runtime; `None` only where somebody said that it may be missing.
+/// ONNX Runtime. `None` only with `SLUICEGATE_TEST_WITHOUT_ORT=1`.
 fn onnxruntime() -> Option<Arc<dyn Backend>> {
     match OnnxRuntime::find(None) {
         Ok(found) => Some(Arc::new(found)),
@@ -31,10 +31,10 @@ fn onnxruntime() -> Option<Arc<dyn Backend>> {
             let waived = std::env::var_os("SLUICEGATE_TEST_WITHOUT_ORT").is_some_and(|v| v == "1");
             assert!(
                 waived,
-                "ONNX Runtime's library is missing, and half of this suite with it ({reason}). Run `make ort`, or set \
-                 ORT_DYLIB_PATH; SLUICEGATE_TEST_WITHOUT_ORT=1 says that testing without it is meant"
+                "ONNX Runtime's library is missing ({reason}). Run `make ort` or set ORT_DYLIB_PATH; \
+                 SLUICEGATE_TEST_WITHOUT_ORT=1 skips its half of this suite"
             );
-            eprintln!("not tested with ONNX Runtime, as SLUICEGATE_TEST_WITHOUT_ORT=1 says: {reason}");
+            eprintln!("skipping the tests with ONNX Runtime (SLUICEGATE_TEST_WITHOUT_ORT=1): {reason}");
             None
         }
     }
@@ -52,7 +52,7 @@ fn load(engine: &dyn Backend, dir: &Path) -> Arc<dyn Model> {
         .unwrap_or_else(|e| panic!("{} on {}: {e}", engine.name(), dir.display()))
 }
 
-/// Checks inputs against a model, wanting all outputs or those named.
+/// Checks inputs against a model's signature. `outputs`: those to compute, all if `None`.
 fn request(model: &dyn Model, inputs: &[(&str, Tensor)], outputs: Option<&[&str]>) -> Checked {
     let inputs =
         inputs.iter().map(|(name, tensor)| NamedTensor { name: (*name).to_owned(), tensor: tensor.clone() }).collect();
@@ -61,7 +61,7 @@ fn request(model: &dyn Model, inputs: &[(&str, Tensor)], outputs: Option<&[&str]
     model.signature().check(request).unwrap_or_else(|e| panic!("{e}: {:?}", e.details))
 }
 
-/// One run in a session of its own.
+/// Runs once, in a new session.
 fn run(model: &Arc<dyn Model>, inputs: &[(&str, Tensor)], outputs: Option<&[&str]>) -> Result<Answer, RunError> {
     let request = request(&**model, inputs, outputs);
     let tensors = Arc::clone(model).session()?.run(&request)?;

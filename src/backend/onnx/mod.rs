@@ -1,9 +1,9 @@
-//! What an ONNX file says of itself, read before any engine sees it: the complaints that need no engine, and the
-//! facts engines blur.
+//! Reads what an ONNX file declares, before an engine loads it: errors that need no engine, and facts that engines do
+//! not report.
 //!
-//! ONNX Runtime's API cannot tell a scalar from a tensor of unknown rank, tract's types know no sequences, and
-//! neither says what a file that is no model is instead. The weights are stepped over, so this costs little beside a
-//! load.
+//! ONNX Runtime's API does not distinguish a scalar from a tensor of unknown rank, tract has no type for sequences, and
+//! neither says what a file that is not a model is instead. The weights are skipped, so that this costs little compared
+//! with a load.
 
 mod proto;
 mod weights;
@@ -17,7 +17,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A version's `model.onnx`, read and found to be a model with all its weights beside it.
+/// A version's `model.onnx`, read and checked: it is a model, and all its weight files are present.
 #[derive(Debug)]
 pub struct OnnxFile {
     dir: PathBuf,
@@ -26,15 +26,15 @@ pub struct OnnxFile {
     graph: proto::Graph,
 }
 
-/// An operator as a file names it: `Relu`, `ai.onnx.ml:TreeEnsembleClassifier`.
+/// The name of an operator: `Relu`, `ai.onnx.ml:TreeEnsembleClassifier`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Operator {
-    /// Empty for ONNX's own.
+    /// Empty for ONNX's own operators.
     pub domain: String,
     pub name: String,
 }
 
-/// An output as the file declares it; what it leaves out only an engine can tell.
+/// An output as the file declares it. Only an engine can infer what is left out.
 #[derive(Debug, Clone)]
 pub struct DeclaredOutput {
     pub name: Arc<str>,
@@ -46,19 +46,22 @@ impl OnnxFile {
     /// Reads `model.onnx` and looks for the weight files it names.
     ///
     /// # Errors
-    /// [`LoadError::Io`] when it cannot be read, [`LoadError::Invalid`] when it is empty, cut short, something else
-    /// than an ONNX model, or misses a weight file.
+    /// [`LoadError::Io`] when it cannot be read. [`LoadError::Invalid`] when it is empty, truncated or not an ONNX model,
+    /// or when a weight file is missing or outside of the version's directory.
     pub fn read(files: &VersionFiles) -> Result<OnnxFile, LoadError> {
-        let bytes = std::fs::read(files.model()).map_err(|source| match source.kind() {
-            ErrorKind::NotFound => LoadError::Invalid(format!("{} is missing", VersionFiles::MODEL)),
-            _ => LoadError::Io { what: VersionFiles::MODEL.to_owned(), source },
-        })?;
+        let name = VersionFiles::MODEL;
+        let read_error = |source: std::io::Error| match source.kind() {
+            ErrorKind::NotFound => LoadError::Invalid(format!("{name} is missing")),
+            _ => LoadError::Io { what: name.to_owned(), source },
+        };
+        // Opening a named pipe would wait for a writer that may never come.
+        if !std::fs::metadata(files.model()).map_err(read_error)?.is_file() {
+            return Err(LoadError::Invalid(format!("{name} is not a regular file")));
+        }
+        let bytes = std::fs::read(files.model()).map_err(read_error)?;
         let mut model = parse(&bytes)?;
         let graph = model.graph.take().filter(|graph| !graph.output.is_empty()).ok_or_else(|| {
-            LoadError::Invalid(format!(
-                "{} holds no graph with an output: it is not an ONNX model",
-                VersionFiles::MODEL
-            ))
+            LoadError::Invalid(format!("{name} holds no graph with an output: it is not an ONNX model"))
         })?;
         let file = OnnxFile { dir: files.dir.clone(), bytes, model, graph };
         weights::check(&file)?;
@@ -76,13 +79,13 @@ impl OnnxFile {
         &self.bytes
     }
 
-    /// The version of ONNX's own operator set the model was written for.
+    /// The version of ONNX's operator set that the model uses.
     #[must_use]
     pub fn opset(&self) -> Option<i64> {
         self.model.opset_import.iter().find(|set| is_onnx(&set.domain)).map(|set| set.version)
     }
 
-    /// Every operator the model uses, wherever in it, functions it defines itself aside.
+    /// Every operator in the model, including inner graphs, without the functions that the model defines itself.
     #[must_use]
     pub fn operators(&self) -> BTreeSet<Operator> {
         let mut operators = BTreeSet::new();
@@ -101,11 +104,11 @@ impl OnnxFile {
         self.model.functions.iter().map(|f| f.name.as_str())
     }
 
-    /// The inputs a caller must give, in the model's order: initializers that stand among the inputs, as older files
-    /// have them, are weights.
+    /// The inputs a caller must send, in the model's order. Older files list initializers among the inputs; those are
+    /// weights and are left out.
     ///
     /// # Errors
-    /// [`LoadError::Unsupported`] naming every input that is no tensor of a type the protocols carry.
+    /// [`LoadError::Unsupported`] with every input that is not a tensor of a supported type.
     pub fn inputs(&self) -> Result<Vec<TensorSpec>, LoadError> {
         let mut complaints = Vec::new();
         let mut inputs = Vec::new();
@@ -124,8 +127,8 @@ impl OnnxFile {
     /// The outputs, in the model's order.
     ///
     /// # Errors
-    /// [`LoadError::Unsupported`] naming every output that is declared as something else than a tensor of a type the
-    /// protocols carry, and how to export without it.
+    /// [`LoadError::Unsupported`] with every output that is not a tensor of a supported type, and how to export without
+    /// it.
     pub fn outputs(&self) -> Result<Vec<DeclaredOutput>, LoadError> {
         let mut complaints = Vec::new();
         let mut outputs = Vec::new();
@@ -141,7 +144,7 @@ impl OnnxFile {
         if complaints.is_empty() { Ok(outputs) } else { Err(LoadError::Unsupported(complaints.join("; "))) }
     }
 
-    /// The files, relative to the version's directory, in which tensors of the main graph keep their values.
+    /// The weight files of the main graph, relative to the version's directory.
     #[must_use]
     pub fn weight_files(&self) -> BTreeSet<&str> {
         weights::files(&self.graph)
@@ -169,7 +172,7 @@ impl std::fmt::Display for Operator {
     }
 }
 
-/// Depth is bounded: the parser refuses messages nested more than 100 deep.
+/// The recursion is bounded: the parser refuses messages nested more than 100 deep.
 fn each_node_of<'a>(nodes: &'a [proto::Node], visit: &mut dyn FnMut(&'a proto::Node)) {
     for node in nodes {
         visit(node);
@@ -195,13 +198,13 @@ fn parse(bytes: &[u8]) -> Result<proto::Model, LoadError> {
     }
     proto::Model::decode(bytes).map_err(|error| {
         LoadError::Invalid(format!(
-            "{what} is not an ONNX model, or was cut short after {} bytes: {error}",
+            "{what} is not an ONNX model, or was truncated after {} bytes: {error}",
             bytes.len()
         ))
     })
 }
 
-/// What people put in place of a model by mistake, by its first bytes.
+/// Recognises other file formats by their first bytes, to say what was copied by mistake.
 fn other_format(bytes: &[u8]) -> Option<&'static str> {
     let starts = |prefix: &[u8]| bytes.starts_with(prefix);
     let tag = bytes.get(4..8);
@@ -228,8 +231,7 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
 
 type Tensor = (Option<DataType>, Option<Vec<Dim>>);
 
-/// The type and dimensions of a tensor; `None` when the file says nothing, an error in words when it is something
-/// else.
+/// The type and dimensions of a tensor. `None` when the file declares nothing, an error when it is not a tensor.
 fn tensor_of(side: &str, port: &proto::Port) -> Result<Option<Tensor>, String> {
     let name = &port.name;
     let Some(r#type) = &port.r#type else { return Ok(None) };
@@ -251,8 +253,8 @@ fn tensor_of(side: &str, port: &proto::Port) -> Result<Option<Tensor>, String> {
             Element::Is(datatype) => Ok(Some((Some(datatype), dims))),
             Element::Undefined => Ok(Some((None, dims))),
             Element::Other(found) => Err(format!(
-                "{side} {name:?} has element type {found}, which no request can carry: cast it to one of the Open Inference \
-                 Protocol's types inside the model"
+                "{side} {name:?} has element type {found}, which requests cannot contain: cast it inside the model to a type of \
+                 the Open Inference Protocol"
             )),
         };
     };
@@ -267,7 +269,7 @@ fn tensor_of(side: &str, port: &proto::Port) -> Result<Option<Tensor>, String> {
 
 fn dim(dimension: &proto::Dimension) -> Dim {
     match (&dimension.dim_value, &dimension.dim_param) {
-        // Older exporters write -1 where they mean any extent.
+        // Older exporters write -1 for a dimension of any size.
         (Some(extent), _) => usize::try_from(*extent).map_or(Dim::Free(None), Dim::Fixed),
         (None, Some(symbol)) if !symbol.is_empty() && symbol != "?" => Dim::Free(Some(symbol.as_str().into())),
         (None, _) => Dim::Free(None),

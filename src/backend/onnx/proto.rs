@@ -1,8 +1,8 @@
-//! The few fields of an ONNX file that are read here, out of `onnx.proto3`
+//! The fields of an ONNX file that this room reads, from `onnx.proto3`
 //! (<https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3>).
 //!
-//! Fields that are not named are stepped over without a copy: the weights above all. tract's own types hold them, and
-//! know neither sequences nor maps.
+//! The decoder skips all other fields without copying them, above all the weights. tract's own types copy the weights and
+//! have neither sequences nor maps.
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Model {
@@ -64,8 +64,14 @@ pub struct Attribute {
     pub tensor: Option<Initializer>,
     #[prost(message, optional, tag = "6")]
     pub graph: Option<Graph>,
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<Initializer>,
     #[prost(message, repeated, tag = "11")]
     pub graphs: Vec<Graph>,
+    #[prost(message, optional, tag = "22")]
+    pub sparse_tensor: Option<SparseInitializer>,
+    #[prost(message, repeated, tag = "23")]
+    pub sparse_tensors: Vec<SparseInitializer>,
 }
 
 /// A `TensorProto` without its values.
@@ -88,6 +94,8 @@ impl Initializer {
 pub struct SparseInitializer {
     #[prost(message, optional, tag = "1")]
     pub values: Option<Initializer>,
+    #[prost(message, optional, tag = "2")]
+    pub indices: Option<Initializer>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -107,7 +115,7 @@ pub struct Port {
     pub r#type: Option<Type>,
 }
 
-/// A `TypeProto`; of its one-of, all but tensors are only told apart.
+/// A `TypeProto`. Of its variants only tensors are read; the others are only recognised.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Type {
     #[prost(message, optional, tag = "1")]

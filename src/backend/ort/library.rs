@@ -1,4 +1,4 @@
-//! Finds ONNX Runtime's library and loads it, once per process.
+//! Finds and loads ONNX Runtime's library, once per process.
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -7,28 +7,28 @@ use std::mem::transmute;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// The file name the system's loader knows it by.
+/// The library's file name.
 const FILE: &str = "libonnxruntime.so";
 
-/// ONNX Runtime, loaded. There is one per process, and it is never unloaded.
+/// ONNX Runtime's library. A process loads one and never unloads it.
 #[derive(Debug)]
 pub struct Library {
     pub environment: Environment,
     pub version: String,
-    /// Where it was found, in words.
+    /// Where it was found, for people.
     pub origin: String,
 }
 
 static LOADED: OnceLock<Library> = OnceLock::new();
 
 /// Loads the library from the first place that has one: `ORT_DYLIB_PATH`, `configured`, `.ort/` in the working
-/// directory, `lib/` beside the executable, the system's own.
+/// directory, `lib/` beside the executable, the system's library path.
 ///
-/// A place somebody named is the only one tried: another library than the one asked for would be a surprise. Once
-/// loaded, later calls give the same one.
+/// If a path is given, only that path is tried: nobody expects another library than the one they named. Later calls
+/// return the library that is loaded.
 ///
 /// # Errors
-/// In words for an operator: where was looked, and what was wrong there.
+/// A message for operators: which places were tried, and what was wrong with each.
 pub fn load(configured: Option<&Path>) -> Result<&'static Library, String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,27 +39,29 @@ pub fn load(configured: Option<&Path>) -> Result<&'static Library, String> {
     for place in places(configured) {
         match open(&place) {
             Ok(library) => return Ok(LOADED.get_or_init(|| library)),
-            // That the system has none is the ordinary case, and said below.
-            Err(reason) if !place.exists() && !place.named => drop(reason),
+            // Most systems have no ONNX Runtime; the message below covers that.
+            Err(_) if !place.exists() && !place.named => {}
             Err(reason) => reasons.push(format!("{}: {reason}", place.origin)),
         }
     }
     if reasons.is_empty() {
-        return Err(format!("there is no {FILE} in .ort/, in lib/ beside the executable, or where the system looks"));
+        return Err(format!(
+            "there is no {FILE} in .ort/, in lib/ beside the executable, or in the system's library path"
+        ));
     }
     Err(reasons.join("; "))
 }
 
-/// Where a library may lie.
+/// A place where the library may be.
 struct Place {
     path: PathBuf,
     origin: String,
-    /// Somebody asked for this one.
+    /// The environment or the configuration names this path.
     named: bool,
 }
 
 impl Place {
-    /// Whether there is a file; the system's own places are the loader's secret.
+    /// Whether the file exists. False for the system's library path, which only the loader knows.
     fn exists(&self) -> bool {
         self.path.exists()
     }
@@ -68,9 +70,9 @@ impl Place {
 fn places(configured: Option<&Path>) -> Vec<Place> {
     let by_environment = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
     let named = by_environment.map(|path| (PathBuf::from(path), "ORT_DYLIB_PATH"));
-    if let Some((path, who)) = named.or_else(|| configured.map(|path| (path.to_owned(), "configured"))) {
-        let origin = format!("{} ({who})", path.display());
-        // A relative path means the working directory; the loader would look elsewhere.
+    if let Some((path, named_by)) = named.or_else(|| configured.map(|path| (path.to_owned(), "configured"))) {
+        let origin = format!("{} ({named_by})", path.display());
+        // Relative to the working directory; the loader would search its own path.
         let path = std::path::absolute(&path).unwrap_or(path);
         return vec![Place { path, origin, named: true }];
     }
@@ -98,34 +100,32 @@ fn open(place: &Place) -> Result<Library, String> {
         .with_logger(Arc::new(log))
         .build()
         .map_err(|e| e.to_string())?;
-    // Made with everything on by `ort`; the engine asks its logger before it builds a line.
+    // `ort` enables every level, and the engine formats a line for each enabled level.
     environment.set_log_level(LogLevel::Warning);
     Ok(Library { environment, version, origin: place.origin.clone() })
 }
 
-/// The engine's own lines. What it says of a failure also comes back as the error, which is logged where it is known
-/// whose it is.
+/// Logs the engine's own lines at debug level. Failures also come back as errors, which are logged with the model's name.
 fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &str) {
     tracing::debug!(target: "onnxruntime", ?level, location, "{message}");
 }
 
-/// The version a library says it has.
+/// The version of a library.
 ///
-/// `ort` panics where a file is no ONNX Runtime; this asks first.
+/// `ort` panics when the file is not ONNX Runtime; this checks before.
 #[expect(unsafe_code, reason = "the loader's interface is C")]
 fn version_of(path: &Path) -> Result<String, String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     let c_path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| "the path holds a NUL".to_owned())?;
-    // SAFETY: the path is a C string. Loading runs the library's initialisers: it is trusted as the operator's own
-    // choice.
+    // SAFETY: the path is a C string. Loading runs the library's initialisers; the operator chose the library.
     let handle = unsafe { libc::dlopen(c_path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     if handle.is_null() {
-        // SAFETY: after a failed dlopen(3), dlerror(3) gives a C string, valid until the next call of this thread.
-        let words = unsafe { libc::dlerror() };
+        // SAFETY: after a failed dlopen(3), dlerror(3) returns a C string, valid until the next call on this thread.
+        let error = unsafe { libc::dlerror() };
         // SAFETY: not null, hence that string.
-        let words = (!words.is_null()).then(|| unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned());
-        let words = words.unwrap_or_else(|| "cannot be loaded".to_owned());
-        return Err(words.trim_start_matches(&format!("{}: ", path.display())).to_owned());
+        let error = (!error.is_null()).then(|| unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned());
+        let error = error.unwrap_or_else(|| "cannot be loaded".to_owned());
+        return Err(error.trim_start_matches(&format!("{}: ", path.display())).to_owned());
     }
     // SAFETY: a live handle and a C string. The handle is kept open: unloading a library that started threads is not
     // safe.
@@ -133,12 +133,12 @@ fn version_of(path: &Path) -> Result<String, String> {
     if symbol.is_null() {
         return Err("is not ONNX Runtime: it has no OrtGetApiBase".to_owned());
     }
-    // SAFETY: under this name ONNX Runtime exports this function (onnxruntime_c_api.h), in every version.
+    // SAFETY: every version of ONNX Runtime exports this function under this name (onnxruntime_c_api.h).
     let get_base = unsafe { transmute::<*mut c_void, GetApiBase>(symbol) };
-    // SAFETY: takes nothing and gives a pointer to a static.
+    // SAFETY: takes no arguments and returns a pointer to a static.
     let base = unsafe { get_base() };
     if base.is_null() {
-        return Err("is not ONNX Runtime: OrtGetApiBase gives nothing".to_owned());
+        return Err("is not ONNX Runtime: OrtGetApiBase returns nothing".to_owned());
     }
     // SAFETY: the struct begins with these two functions in every version.
     let version: *const c_char = unsafe { ((*base).GetVersionString)() };
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_library_that_is_not_there_or_not_onnx_runtime_is_an_error_in_words() {
+    fn a_missing_library_and_another_library_are_errors() {
         let missing = version_of(Path::new("/nowhere/libonnxruntime.so")).unwrap_err();
         assert!(missing.contains("cannot open shared object file"), "{missing}");
         #[cfg(target_os = "linux")]
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_somebody_named_is_the_only_one() {
+    fn a_named_path_is_the_only_place_tried() {
         if std::env::var_os("ORT_DYLIB_PATH").is_some() {
             let places = places(Some(Path::new("elsewhere.so")));
             assert!(places.len() == 1 && places[0].named && places[0].origin.ends_with("(ORT_DYLIB_PATH)"));
@@ -174,7 +174,7 @@ mod tests {
             assert!(named.len() == 1 && named[0].named && named[0].path.is_absolute());
             let found = places(None);
             assert!(found.len() >= 2 && found.iter().all(|p| !p.named));
-            assert!(found.last().unwrap().origin.ends_with("(system)"), "the system's own comes last");
+            assert!(found.last().unwrap().origin.ends_with("(system)"), "the system's library path comes last");
         }
     }
 }

@@ -1,15 +1,15 @@
 //! ONNX Runtime: the engine `onnxruntime`.
 //!
-//! One engine session per version, shared by every thread that runs it, so that the weights are there once. It runs
-//! on the thread that asks: one thread per run, none of its own.
+//! One engine session per version is shared by all threads that run it, so that the weights are in memory once. A run
+//! uses the calling thread only; the engine has no threads of its own.
 
+mod errors;
 mod library;
 mod model;
 mod scratch;
 mod trap;
 mod values;
 mod weights;
-mod words;
 
 use super::onnx::OnnxFile;
 use super::{Backend, LoadError, Model, VersionFiles};
@@ -18,7 +18,7 @@ use model::OrtModel;
 use std::path::Path;
 use std::sync::Arc;
 
-/// ONNX Runtime, found and loaded.
+/// ONNX Runtime, with its library loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct OnnxRuntime {
     library: &'static Library,
@@ -27,10 +27,10 @@ pub struct OnnxRuntime {
 impl OnnxRuntime {
     pub const NAME: &'static str = "onnxruntime";
 
-    /// Finds and loads the library; see `library.rs` for where.
+    /// Finds and loads the library; `library.rs` says where it looks.
     ///
     /// # Errors
-    /// In words for an operator.
+    /// A message for operators.
     pub fn find(configured: Option<&Path>) -> Result<OnnxRuntime, String> {
         library::load(configured).map(|library| OnnxRuntime { library })
     }

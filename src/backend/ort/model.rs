@@ -4,7 +4,7 @@ use super::library::Library;
 use super::scratch::Scratch;
 use super::values::{Value, check, copy_out};
 use super::weights::Weights;
-use super::{OnnxRuntime, trap, words};
+use super::{OnnxRuntime, errors, trap};
 use crate::backend::onnx::{DeclaredOutput, OnnxFile};
 use crate::backend::{LoadError, Model, RunError, Session};
 use crate::model::{Checked, Dim, Signature, TensorSpec};
@@ -24,8 +24,7 @@ use std::sync::Arc;
 /// A loaded version.
 #[derive(Debug)]
 pub struct OrtModel {
-    /// Only ever used by reference: `Run` is called on its pointer from many threads at once, which no `&mut` may
-    /// share.
+    /// Only used by shared reference: many threads call `Run` on its pointer at once.
     engine: EngineSession,
     signature: Signature,
     inputs: Names,
@@ -39,16 +38,15 @@ impl OrtModel {
         let path = file.dir().join(crate::backend::VersionFiles::MODEL);
         let weights = Weights::read(file)?;
         let scratch = Scratch::of(file.bytes().len() + weights.bytes(), &inputs);
-        // `ort` panics on type descriptions it does not know; the version is then refused like any other it cannot
-        // take.
+        // `ort` panics on type descriptions it does not know.
         let loaded = catch_unwind(AssertUnwindSafe(|| trap::guarded(|| open(library, &path, weights, scratch))));
         let engine = match loaded {
             Ok(Ok(Ok(engine))) => engine,
-            Ok(Ok(Err(error))) => return Err(words::load_error(&error, file.dir())),
-            Ok(Err(trapped)) => return Err(words::trapped_load(trapped)),
+            Ok(Ok(Err(error))) => return Err(errors::load_error(&error, file.dir())),
+            Ok(Err(trapped)) => return Err(errors::trapped_load(trapped)),
             Err(_) => {
                 return Err(LoadError::Unsupported(
-                    "the model has inputs or outputs of a type that cannot be served".to_owned(),
+                    "the model has inputs or outputs of an unsupported type".to_owned(),
                 ));
             }
         };
@@ -69,23 +67,27 @@ impl OrtModel {
 
     #[expect(
         unsafe_code,
-        reason = "ort's own `run` takes the session exclusively, which would mean one copy of the weights per thread"
+        reason = "`ort`'s own `run` needs exclusive access, which would mean one copy of the weights per thread"
     )]
     fn run(&self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
-        let lent: SmallVec<[Value<'_>; 8]> =
-            request.inputs().iter().map(Value::lend).collect::<Result<_, Error>>().map_err(|e| words::run_error(&e))?;
+        let lent: SmallVec<[Value<'_>; 8]> = request
+            .inputs()
+            .iter()
+            .map(Value::lend)
+            .collect::<Result<_, Error>>()
+            .map_err(|e| errors::run_error(&e))?;
         let inputs: SmallVec<[*const OrtValue; 8]> = lent.iter().map(|value| value.as_ptr().cast_const()).collect();
         let names: SmallVec<[*const c_char; 8]> = request.wanted().iter().map(|i| self.outputs.pointer(*i)).collect();
         let mut outputs: SmallVec<[*mut OrtValue; 8]> = smallvec![null_mut(); names.len()];
         let ran = trap::guarded(|| {
-            // SAFETY: the session is alive, and every array is as long as said, of live values and NUL-terminated
-            // names.
+            // SAFETY: the session is alive. Every array has the length passed with it and holds live values and
+            // NUL-terminated names.
             //
-            // Many threads make this call on one session. ONNX Runtime allows it ("Multiple threads are allowed to
+            // Many threads make this call on one session at once. ONNX Runtime allows it ("Multiple threads are allowed to
             // run this function; hence its thread-safe.", `InferenceSession::Run` in
-            // onnxruntime/core/session/inference_session.h), for the CPU provider, the only one registered here.
-            // `ort` takes `&mut self` because other providers break that promise. No `&mut` to the session exists: it
-            // is private, and `OrtModel` is only ever shared.
+            // onnxruntime/core/session/inference_session.h) with the CPU provider, the only one registered here.
+            // `ort` takes `&mut self` because other providers break that promise. No `&mut` to the session exists: the
+            // field is private, and `OrtModel` is only shared.
             let status = unsafe {
                 (api().Run)(
                     self.engine.ptr().cast_mut(),
@@ -100,15 +102,14 @@ impl OrtModel {
             };
             check(status)
         });
-        // SAFETY: null, or made by the run for us. Taken before anything else, so that they are released whatever
-        // happened.
+        // SAFETY: null, or made by the run and owned by the caller. Wrapped first, so that they are released on every path.
         let outputs: SmallVec<[Option<Value<'static>>; 8]> =
             outputs.into_iter().map(|o| unsafe { Value::take(o) }).collect();
-        ran.map_err(words::trapped_run)?.map_err(|e| words::run_error(&e))?;
+        ran.map_err(errors::trapped_run)?.map_err(|e| errors::run_error(&e))?;
         let mut tensors = Vec::with_capacity(outputs.len());
         for value in &outputs {
             let value = value.as_ref().ok_or_else(|| Error::new("an output has no value"));
-            tensors.push(value.and_then(copy_out).map_err(|e| words::run_error(&e))?);
+            tensors.push(value.and_then(copy_out).map_err(|e| errors::run_error(&e))?);
         }
         Ok(tensors)
     }
@@ -128,7 +129,7 @@ impl Model for OrtModel {
     }
 }
 
-/// A handle to the shared session, which nothing has to be kept for between runs.
+/// A handle to the shared session. Nothing is kept between runs.
 struct OrtSession(Arc<OrtModel>);
 
 impl Session for OrtSession {
@@ -137,18 +138,18 @@ impl Session for OrtSession {
     }
 }
 
-/// The names of one side, as C wants them, made once.
+/// The names of all inputs or of all outputs as C strings, made once.
 #[derive(Debug)]
 struct Names {
     pointers: Vec<*const c_char>,
-    /// What `pointers` point at; never touched again.
+    /// The strings that `pointers` point at. Never changed.
     _strings: Vec<CString>,
 }
 
-#[expect(unsafe_code, reason = "raw pointers say nothing about threads")]
-// SAFETY: the pointers are to strings this owns, which are never written.
+#[expect(unsafe_code, reason = "raw pointers are not Send or Sync by themselves")]
+// SAFETY: the pointers are to strings that this value owns and never writes.
 unsafe impl Send for Names {}
-#[expect(unsafe_code, reason = "raw pointers say nothing about threads")]
+#[expect(unsafe_code, reason = "raw pointers are not Send or Sync by themselves")]
 // SAFETY: as above.
 unsafe impl Sync for Names {}
 
@@ -157,7 +158,7 @@ impl Names {
         let strings: Vec<CString> = names
             .map(CString::new)
             .collect::<Result<_, _>>()
-            .map_err(|_| LoadError::Unsupported("an input's or output's name holds a NUL".to_owned()))?;
+            .map_err(|_| LoadError::Unsupported("the name of an input or an output contains a NUL".to_owned()))?;
         Ok(Names { pointers: strings.iter().map(|s| s.as_ptr()).collect(), _strings: strings })
     }
 
@@ -170,8 +171,8 @@ impl Names {
     }
 }
 
-/// Makes the engine's session. It is given one thread, which is the one that asks: nothing to wake, nothing to spin. Memory patterns
-/// are off: they changed no run time, and keep a plan for every input shape ever seen.
+/// Makes the engine's session. It uses one thread, the calling one, so that no other thread has to be woken. Memory patterns
+/// are off: they made no run faster, and keep a plan for every input shape they have seen.
 fn open(library: &Library, path: &Path, weights: Weights, scratch: Scratch) -> Result<EngineSession, Error> {
     let builder = EngineSession::builder(&library.environment)?
         .with_intra_threads(1)?
@@ -181,10 +182,10 @@ fn open(library: &Library, path: &Path, weights: Weights, scratch: Scratch) -> R
         .with_inter_op_spinning(false)?
         .with_memory_pattern(false)?
         .with_execution_providers([CPU::default().with_arena_allocator(scratch == Scratch::Arena).build()])?;
-    weights.give_to(builder)?.commit_from_file(path)
+    weights.add_to(builder)?.commit_from_file(path)
 }
 
-/// What the file declares, with the engine's inference where it declares nothing.
+/// The output as the file declares it, completed by what the engine infers.
 fn output_spec(declared: DeclaredOutput, found: Option<&Outlet>) -> Result<TensorSpec, LoadError> {
     let name = declared.name;
     let Some(ValueType::Tensor { ty, shape, dimension_symbols }) = found.map(Outlet::dtype) else {
@@ -194,12 +195,11 @@ fn output_spec(declared: DeclaredOutput, found: Option<&Outlet>) -> Result<Tenso
     };
     let Some(datatype) = declared.datatype.or_else(|| datatype(*ty)) else {
         return Err(LoadError::Unsupported(format!(
-            "output {name:?} has element type {ty}, which no answer can carry: cast it to one of the Open Inference Protocol's \
-             types inside the model"
+            "output {name:?} has element type {ty}, which answers cannot contain: cast it inside the model to a type of the Open \
+             Inference Protocol"
         )));
     };
-    // Without declared dimensions the engine's own inference helps; of rank 0 it cannot say whether that is a scalar
-    // or unknown.
+    // The engine reports rank 0 for a scalar and for an unknown rank; such an output is taken as of unknown rank.
     let inferred = || {
         let dims = shape.iter().zip(dimension_symbols.iter()).map(|(extent, symbol)| match usize::try_from(*extent) {
             Ok(extent) => Dim::Fixed(extent),

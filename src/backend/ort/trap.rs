@@ -1,47 +1,46 @@
-//! An integer division that traps inside the engine, turned from the end of the process into the end of one run.
+//! Makes an integer division that traps inside the engine fail one run instead of ending the process.
 //!
-//! ONNX Runtime 1.31 checks `Div` and `Mod` for a divisor of zero and leaves the smallest integer by -1 to the
-//! processor: on x86-64 that raises SIGFPE, and in older versions a zero does too. A value in one caller's request
-//! must not end everyone's process. So while the engine runs on a thread, such a signal there is answered by stepping
-//! over the instruction with a quotient of 0, and noted; the outputs are then dropped and the run is refused. Where a
-//! guard of the inputs would have to guess what reaches a divisor, this is exact: it costs nothing until it happens,
-//! holds wherever in the model the division stands (a branch of an `If`, a function, a constant folded while loading)
-//! and refuses nothing that does not trap. On `AArch64` an integer division never traps.
+//! ONNX Runtime 1.31 checks `Div` and `Mod` for a divisor of zero, but not for the smallest integer divided by -1. On
+//! x86-64 that division raises SIGFPE; in older versions a zero does too. A value in one request must not end the process.
+//! So while the engine runs on a thread, the signal handler skips the instruction with a quotient of 0 and records the
+//! trap; the run's outputs are then dropped and the run is refused. A check of the inputs could only guess which values
+//! reach a divisor. This handler is exact: it costs nothing until a trap happens, works anywhere in the model (a branch of
+//! an `If`, a function, a constant folded while loading), and refuses nothing that does not trap. On `AArch64` an integer
+//! division never traps.
 //!
-//! Signals that are not this one (a fault elsewhere, an unmasked floating-point trap, a `kill -FPE`) take the way
-//! they would have taken without this file.
+//! Other causes of SIGFPE (a fault elsewhere, an unmasked floating-point trap, `kill -FPE`) have the effect that they would
+//! have without this file.
 
 use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 
-/// The engine is not running on this thread: a trap here is a bug of ours.
+/// The engine is not running on this thread: a trap is a bug in this program.
 const IDLE: u8 = 0;
 const ARMED: u8 = 1;
 const TRAPPED: u8 = 2;
 
 thread_local! {
-    // Made at compile time and without a destructor, so that reading it is one load: safe in a signal handler.
+    // Initialised at compile time and without a destructor, so that a signal handler may read it.
     static STATE: AtomicU8 = const { AtomicU8::new(IDLE) };
 }
 
-/// A division that has no answer was stepped over: whatever came out is to be dropped.
+/// A division trapped and was skipped: the outputs are wrong and must be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trapped;
 
-/// Runs engine code; `Err` when an integer division trapped in it.
+/// Runs engine code. `Err` when an integer division trapped in it.
 pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Trapped> {
     handler::install();
     set(ARMED);
     let disarm = Disarm;
     let out = run();
-    // The handler, if it ran, ran on this thread and before this line; the fence keeps the compiler from loading
-    // earlier.
+    // The handler runs on this thread, before this line. The fence keeps the compiler from loading earlier.
     compiler_fence(Ordering::SeqCst);
     let trapped = STATE.with(|s| s.load(Ordering::Relaxed)) == TRAPPED;
     drop(disarm);
     if trapped { Err(Trapped) } else { Ok(out) }
 }
 
-/// Disarms, on a panic too.
+/// Disarms when dropped, also on a panic.
 struct Disarm;
 
 impl Drop for Disarm {
@@ -57,22 +56,22 @@ fn set(state: u8) {
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 mod handler {
-    /// Nothing to catch: see the file's head.
+    /// Does nothing: division does not trap here, or the handler is not written for this platform.
     pub fn install() {}
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#[expect(unsafe_code, reason = "a signal handler reads and writes the registers the kernel saved")]
+#[expect(unsafe_code, reason = "a signal handler reads and writes the registers that the kernel saved")]
 mod handler {
     use super::{ARMED, IDLE, STATE, TRAPPED};
     use std::mem::MaybeUninit;
     use std::sync::OnceLock;
     use std::sync::atomic::Ordering;
 
-    /// What was there before, for signals that are not ours.
+    /// The previous handler, for signals with another cause.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-    /// `si_code` of an integer division that traps (`asm-generic/siginfo.h`); x86-64 says so of overflow too.
+    /// `si_code` of an integer division that traps (`asm-generic/siginfo.h`); on x86-64 also for overflow.
     const FPE_INTDIV: libc::c_int = 1;
 
     // Register indices are small and positive.
@@ -101,16 +100,19 @@ mod handler {
 
     extern "C" fn on_trap(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         let armed = STATE.with(|s| s.load(Ordering::Relaxed)) != IDLE;
-        // SAFETY: to a handler installed with SA_SIGINFO the kernel gives valid pointers, the context being a
+        // SAFETY: the kernel passes valid pointers to a handler installed with SA_SIGINFO; the context is a
         // `ucontext_t`.
         unsafe {
             let code = (*info).si_code;
-            if armed && code == FPE_INTDIV && step_over(&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs) {
+            if armed
+                && code == FPE_INTDIV
+                && skip_division(&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs)
+            {
                 STATE.with(|s| s.store(TRAPPED, Ordering::Relaxed));
                 return;
             }
-            // Not ours: put back what was there before. A fault happens again at once and meets it; a signal somebody
-            // sent (codes of 0 and below) has to be sent again.
+            // Another cause: restore the previous handler. A fault repeats at once and reaches it; a signal sent by
+            // kill(2) (codes of 0 and below) has to be raised again.
             if let Some(before) = BEFORE.get() {
                 libc::sigaction(signal, before, std::ptr::null_mut());
             }
@@ -120,14 +122,14 @@ mod handler {
         }
     }
 
-    /// Goes on behind the division, with 0 for quotient and remainder; `false` when it is no division this can read.
+    /// Continues after the division, with quotient and remainder 0. `false` when the instruction is not a known division.
     ///
     /// # Safety
-    /// The registers are those of a fault, so that RIP points at the instruction that faulted.
-    unsafe fn step_over(registers: &mut [libc::greg_t]) -> bool {
+    /// The registers were saved at a fault, so that RIP points at the instruction that faulted.
+    unsafe fn skip_division(registers: &mut [libc::greg_t]) -> bool {
         let Ok(address) = usize::try_from(registers[RIP]) else { return false };
         let at = std::ptr::with_exposed_provenance::<u8>(address);
-        // SAFETY: the processor has just read the whole instruction there, and no byte past it is asked for.
+        // SAFETY: the processor has just read the whole instruction there, and `division` reads no byte past it.
         let Some(division) = super::decode::division(|i| unsafe { *at.add(i) }) else { return false };
         registers[RAX] = division.clear_rax(registers[RAX]);
         registers[RDX] = division.clear_rdx(registers[RDX]);
@@ -135,14 +137,13 @@ mod handler {
         true
     }
 
-    // `ARMED` is what every state but `IDLE` begins as.
     const _: () = assert!(ARMED != IDLE && TRAPPED != IDLE);
 }
 
-/// Reads one x86-64 integer division (Intel's manual, volume 2, `DIV` and `IDIV`: opcodes F6 and F7, /6 and /7).
+/// Decodes an x86-64 integer division (Intel's manual, volume 2, `DIV` and `IDIV`: opcodes F6 and F7, /6 and /7).
 #[cfg(any(test, all(target_os = "linux", target_arch = "x86_64")))]
 mod decode {
-    /// How long the instruction is, and how much of rax and rdx it writes.
+    /// The length of the instruction, and how much of rax and rdx it writes.
     #[derive(Debug, PartialEq, Eq)]
     pub struct Division {
         pub length: u8,
@@ -151,8 +152,7 @@ mod decode {
     }
 
     impl Division {
-        /// rax with the quotient written as 0. Writing 32 bits clears the upper half; writing 8 or 16 leaves the
-        /// rest.
+        /// rax with a quotient of 0. Writing 32 bits clears the upper half; writing 8 or 16 bits keeps the rest.
         pub fn clear_rax(&self, rax: i64) -> i64 {
             match self.width {
                 1 | 2 => rax & !0xffff,
@@ -160,7 +160,7 @@ mod decode {
             }
         }
 
-        /// rdx with the remainder written as 0; the 8-bit form keeps its remainder in AH.
+        /// rdx with a remainder of 0. The 8-bit form has its remainder in AH.
         pub fn clear_rdx(&self, rdx: i64) -> i64 {
             match self.width {
                 1 => rdx,
@@ -170,7 +170,7 @@ mod decode {
         }
     }
 
-    /// `byte` gives the n-th byte of the instruction and is asked for none past its end.
+    /// `byte` returns the n-th byte of the instruction. It is not called past the end of the instruction.
     pub fn division(byte: impl Fn(usize) -> u8) -> Option<Division> {
         let mut at = 0;
         let mut narrow = false;
@@ -219,8 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn divisions_are_read_to_their_last_byte() {
-        // As `objdump -d` spells them.
+    fn divisions_are_decoded_to_their_last_byte() {
+        // In the notation of `objdump -d`.
         let cases: &[(&[u8], u8, &str)] = &[
             (&[0xf7, 0xf9], 4, "idiv %ecx"),
             (&[0x48, 0xf7, 0xf9], 8, "idiv %rcx"),
@@ -246,8 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn other_instructions_are_left_alone() {
-        // test, not, neg, mul and imul share the opcodes; then add, vdivps, and nothing but prefixes.
+    fn other_instructions_are_not_divisions() {
+        // test, not, neg, mul and imul share the opcodes. Then add, vdivps, and prefixes only.
         let cases: [&[u8]; 8] = [
             &[0xf7, 0xc1],
             &[0xf7, 0xd1],
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_a_division_does_not_write_are_kept() {
+    fn register_parts_that_a_division_does_not_write_are_kept() {
         let all = |width| Division { length: 2, width };
         assert_eq!((all(8).clear_rax(-1), all(8).clear_rdx(-1)), (0, 0));
         assert_eq!((all(4).clear_rax(-1), all(4).clear_rdx(-1)), (0, 0));
@@ -274,12 +274,12 @@ mod tests {
 
     #[test]
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    #[expect(unsafe_code, reason = "the division is written in assembler, where nothing checks it")]
-    fn a_trap_is_an_error_of_the_run_it_happened_in() {
+    #[expect(unsafe_code, reason = "the division is written in assembler, so that Rust does not check it")]
+    fn a_trap_fails_the_run_it_happens_in() {
         use super::{Trapped, guarded};
         fn divide(dividend: i64, divisor: i64) -> (i64, i64) {
             let (quotient, remainder);
-            // SAFETY: pure arithmetic; that it may trap is what is tested.
+            // SAFETY: pure arithmetic; the test handles the trap.
             unsafe {
                 std::arch::asm!(
                     "cqo", "idiv {d}",
@@ -292,6 +292,6 @@ mod tests {
         assert_eq!(guarded(|| divide(7, 0)), Err(Trapped));
         assert_eq!(guarded(|| divide(i64::MIN, -1)), Err(Trapped));
         assert_eq!(guarded(|| [divide(1, 0), divide(2, 0)]), Err(Trapped));
-        assert_eq!(guarded(|| divide(7, -1)), Ok((-7, 0)), "the next run starts clean");
+        assert_eq!(guarded(|| divide(7, -1)), Ok((-7, 0)), "the next run is not affected");
     }
 }

@@ -1,4 +1,4 @@
-//! Tensors in and out of ONNX Runtime: inputs are lent, outputs are copied.
+//! Converts tensors: inputs are borrowed by ONNX Runtime, outputs are copied out of it.
 #![expect(unsafe_code, reason = "the engine's interface is C")]
 
 use crate::each_data;
@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 use std::sync::OnceLock;
 
-/// A value of the engine's; over memory that lives as long as `'m`.
+/// A value of the engine, over memory that lives for `'m`.
 #[derive(Debug)]
 pub struct Value<'m> {
     pointer: NonNull<OrtValue>,
@@ -24,10 +24,10 @@ pub struct Value<'m> {
 }
 
 impl Value<'static> {
-    /// Takes a value the engine made.
+    /// Takes ownership of a value that the engine made.
     ///
     /// # Safety
-    /// The pointer is null or to a live value that nobody else releases.
+    /// The pointer is null, or to a live value that nothing else releases.
     pub unsafe fn take(pointer: *mut OrtValue) -> Option<Value<'static>> {
         Some(Value { pointer: NonNull::new(pointer)?, memory: PhantomData })
     }
@@ -39,7 +39,7 @@ impl<'m> Value<'m> {
         self.pointer.as_ptr()
     }
 
-    /// Lends a tensor to the engine, without a copy; strings are copied.
+    /// Passes a tensor to the engine without copying it. Strings are copied.
     pub fn lend(tensor: &'m Tensor) -> Result<Value<'m>, Error> {
         let dims: SmallVec<[i64; 8]> = tensor.shape().iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
         match tensor.data() {
@@ -51,7 +51,7 @@ impl<'m> Value<'m> {
 
 impl Drop for Value<'_> {
     fn drop(&mut self) {
-        // SAFETY: `self` owns the value. Memory lent to it is not freed by this.
+        // SAFETY: `self` owns the value. This does not free memory that was lent to it.
         unsafe { (api().ReleaseValue)(self.pointer.as_ptr()) };
     }
 }
@@ -59,7 +59,7 @@ impl Drop for Value<'_> {
 /// Copies an output out of the engine.
 ///
 /// # Errors
-/// In the engine's words, or ours where it gave something that is no tensor of a known type.
+/// The engine's error, or an error when the output is not a tensor of a known type.
 pub fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
     let (element_type, shape) = type_and_shape(value)?;
     let n = shape.elements().ok_or_else(|| Error::new("an output is larger than this machine can address"))?;
@@ -69,7 +69,8 @@ pub fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
         check(unsafe { (api().GetTensorMutableData)(value.as_ptr(), &raw mut at) })?;
     }
     let at = at.cast_const();
-    // SAFETY: the tensor holds `n` elements of the type the engine says, at `at` or, for none, anywhere.
+    // SAFETY: the tensor holds `n` elements of the type that the engine reports, starting at `at`. With `n` of 0, `at` is
+    // not read.
     let data = unsafe {
         match element_type {
             ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Data::Fp32(copy::<f32>(at, n).into()),
@@ -83,26 +84,26 @@ pub fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
             ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32 => Data::Uint32(copy::<u32>(at, n).into()),
             ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 => Data::Uint16(copy::<u16>(at, n).into()),
             ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => Data::Uint8(copy::<u8>(at, n).into()),
-            // Read as bytes: a bool of Rust's must be 0 or 1, which the engine does not promise.
+            // Read as bytes: Rust's `bool` must be 0 or 1, which the engine does not guarantee.
             ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL => {
                 Data::Bool(copy::<u8>(at, n).into_iter().map(|b| b != 0).collect())
             }
             ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING => Data::Bytes(strings(value, n)?),
             other => {
-                return Err(Error::new(format!("an output has element type {other:?}, which no answer can carry")));
+                return Err(Error::new(format!("an output has element type {other:?}, which answers cannot contain")));
             }
         }
     };
     Tensor::new(shape, data).map_err(|e| Error::new(e.to_string()))
 }
 
-/// `status` as a result; takes the status.
+/// Converts a status into a result and releases it.
 pub fn check(status: OrtStatusPtr) -> Result<(), Error> {
-    // SAFETY: every status here comes straight from an engine call, and is used once.
+    // SAFETY: every status comes directly from an engine call and is used once.
     unsafe { Error::result_from_status(status) }
 }
 
-/// The engine's name for a type.
+/// The engine's constant for a type.
 #[must_use]
 pub fn element_type(datatype: DataType) -> ElementType {
     match datatype {
@@ -123,12 +124,12 @@ pub fn element_type(datatype: DataType) -> ElementType {
 }
 
 fn lend_numbers<'m>(data: &'m Data, element_type: ElementType, dims: &[i64]) -> Result<Value<'m>, Error> {
-    // Only the address matters for a tensor without elements, and a dangling one will do.
+    // A tensor without elements may have a dangling address: it is not read.
     let (at, bytes): (*const c_void, usize) =
         each_data!(data, |elements| (elements.as_ptr().cast(), size_of_val(&elements[..])));
     let mut value: *mut OrtValue = null_mut();
-    // SAFETY: `at` is `bytes` bytes of the type said, alive for `'m`. The engine asks for a mutable pointer and only
-    // reads: an initializer or input is never an output's buffer.
+    // SAFETY: `at` points at `bytes` bytes of the given type, alive for `'m`. The engine takes a mutable pointer and only
+    // reads: it never uses an input as the buffer of an output.
     check(unsafe {
         (api().CreateTensorWithDataAsOrtValue)(
             cpu_memory(),
@@ -140,20 +141,21 @@ fn lend_numbers<'m>(data: &'m Data, element_type: ElementType, dims: &[i64]) -> 
             &raw mut value,
         )
     })?;
-    made(value)
+    own(value)
 }
 
-/// Strings are the engine's own `std::string`s. Filled by length, not as C strings, so that a NUL and any other byte
-/// pass.
+/// Copies strings into the engine's `std::string`s, by length and not as C strings, so that any byte is allowed.
 fn copy_strings<'m>(strings: &[Bytes], dims: &[i64]) -> Result<Value<'m>, Error> {
     let value = allocate(ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, dims)?;
     for (i, string) in strings.iter().enumerate() {
-        let mut room = null_mut();
+        let mut buffer = null_mut();
         // SAFETY: a live tensor of strings with at least `i + 1` of them.
-        check(unsafe { (api().GetResizedStringTensorElementBuffer)(value.as_ptr(), i, string.len(), &raw mut room) })?;
+        check(unsafe {
+            (api().GetResizedStringTensorElementBuffer)(value.as_ptr(), i, string.len(), &raw mut buffer)
+        })?;
         if !string.is_empty() {
-            // SAFETY: the engine has just made room for this many bytes.
-            unsafe { std::ptr::copy_nonoverlapping(string.as_ptr(), room.cast::<u8>(), string.len()) };
+            // SAFETY: the engine has just allocated this many bytes.
+            unsafe { std::ptr::copy_nonoverlapping(string.as_ptr(), buffer.cast::<u8>(), string.len()) };
         }
     }
     Ok(value)
@@ -162,30 +164,30 @@ fn copy_strings<'m>(strings: &[Bytes], dims: &[i64]) -> Result<Value<'m>, Error>
 fn allocate<'m>(element_type: ElementType, dims: &[i64]) -> Result<Value<'m>, Error> {
     let mut allocator: *mut OrtAllocator = null_mut();
     let mut value: *mut OrtValue = null_mut();
-    // SAFETY: the default allocator is the engine's and never released; the value is made below or not at all.
+    // SAFETY: the default allocator belongs to the engine and is never released. `value` stays null when the call fails.
     unsafe {
         check((api().GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
         check((api().CreateTensorAsOrtValue)(allocator, dims.as_ptr(), dims.len(), element_type, &raw mut value))?;
     }
-    made(value)
+    own(value)
 }
 
-fn made<'m>(value: *mut OrtValue) -> Result<Value<'m>, Error> {
-    let pointer = NonNull::new(value).ok_or_else(|| Error::new("the engine made no value and gave no error"))?;
+fn own<'m>(value: *mut OrtValue) -> Result<Value<'m>, Error> {
+    let pointer = NonNull::new(value).ok_or_else(|| Error::new("the engine returned neither a value nor an error"))?;
     Ok(Value { pointer, memory: PhantomData })
 }
 
-/// Says "ordinary memory" to the engine.
+/// The engine's description of ordinary memory.
 fn cpu_memory() -> *const OrtMemoryInfo {
     struct Info(*mut OrtMemoryInfo);
-    // SAFETY: written once before it is shared, only read after, and never released.
+    // SAFETY: written once before it is shared, then only read, and never released.
     unsafe impl Send for Info {}
     // SAFETY: as above.
     unsafe impl Sync for Info {}
     static INFO: OnceLock<Info> = OnceLock::new();
     INFO.get_or_init(|| {
         let mut info = null_mut();
-        // SAFETY: makes a description, which cannot fail for these constants.
+        // SAFETY: makes a description; the pointer is to a live variable.
         let status = unsafe {
             (api().CreateCpuMemoryInfo)(
                 OrtAllocatorType::OrtDeviceAllocator,
@@ -203,14 +205,14 @@ fn type_and_shape(value: &Value<'_>) -> Result<(ElementType, Shape), Error> {
     struct Info(*mut OrtTensorTypeAndShapeInfo);
     impl Drop for Info {
         fn drop(&mut self) {
-            // SAFETY: the engine made it for us.
+            // SAFETY: the engine made it, and this value owns it.
             unsafe { (api().ReleaseTensorTypeAndShapeInfo)(self.0) };
         }
     }
     let mut info = null_mut();
     let mut element_type = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     let mut rank = 0;
-    // SAFETY: a live value; the engine complains where it is no tensor. The info lives until the end of this
+    // SAFETY: a live value; the engine returns an error when it is not a tensor. `info` lives until the end of this
     // function.
     unsafe {
         check((api().GetTensorTypeAndShape)(value.as_ptr(), &raw mut info))?;
@@ -231,7 +233,7 @@ unsafe fn copy<T: Element>(at: *const c_void, n: usize) -> Vec<T> {
         return Vec::new();
     }
     let mut out = Vec::<T>::with_capacity(n);
-    // SAFETY: the caller's promise, and room for `n`; every bit pattern is a `T`.
+    // SAFETY: the caller guarantees `n` elements, `out` has capacity for them, and every bit pattern is a valid `T`.
     unsafe {
         std::ptr::copy_nonoverlapping(at.cast::<T>(), out.as_mut_ptr(), n);
         out.set_len(n);
@@ -239,14 +241,14 @@ unsafe fn copy<T: Element>(at: *const c_void, n: usize) -> Vec<T> {
     out
 }
 
-/// All strings in one buffer, each a view into it.
+/// Copies all strings into one buffer; each string is a view into it.
 fn strings(value: &Value<'_>, n: usize) -> Result<Vec<Bytes>, Error> {
     let mut total = 0;
     // SAFETY: a live tensor of strings.
     check(unsafe { (api().GetStringTensorDataLength)(value.as_ptr(), &raw mut total) })?;
     let mut content = vec![0u8; total];
     let mut starts = vec![0usize; n];
-    // SAFETY: as above, with room for as many bytes and offsets as the engine said.
+    // SAFETY: a live tensor of strings. The buffers have the sizes that the engine reported.
     check(unsafe {
         (api().GetStringTensorContent)(value.as_ptr(), content.as_mut_ptr().cast(), total, starts.as_mut_ptr(), n)
     })?;

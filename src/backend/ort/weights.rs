@@ -1,9 +1,9 @@
-//! Weights that lie in files of their own, read into memory and handed over.
+//! Reads external weight files into memory and passes them to the engine.
 //!
-//! Left to itself ONNX Runtime maps such files and keeps them mapped: a file overwritten in place would change the
-//! answers of a version that serves, and one cut short would end the process with SIGBUS at the next read. Handed
-//! over as bytes they are the engine's own, and take what they take inside `model.onnx` (36 MB of weights: 58 MB
-//! resident either way, one session and the engine itself included; mapped, 54 MB).
+//! By default ONNX Runtime maps such files for as long as the session lives. A file overwritten in place would then change
+//! the answers of a serving version, and a truncated file would end the process with SIGBUS. Passed as bytes, the engine
+//! copies them, and they take as much memory as weights inside `model.onnx` (36 MB of weights: 58 MB resident either way,
+//! with one session and the engine; mapped: 54 MB).
 
 use crate::backend::LoadError;
 use crate::backend::onnx::OnnxFile;
@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The weight files of a model, by the names it knows them by.
+/// The contents of a model's weight files, by the location that the model gives.
 #[derive(Debug, Default)]
 pub struct Weights(BTreeMap<PathBuf, Arc<[u8]>>);
 
 impl Weights {
-    /// Reads every file the main graph keeps tensors in. Those of inner graphs alone, which no exporter writes, stay
-    /// mapped.
+    /// Reads every weight file of the main graph. Files that only inner graphs name stay mapped; no exporter writes such
+    /// models.
     pub fn read(file: &OnnxFile) -> Result<Weights, LoadError> {
         let mut files = BTreeMap::new();
         for location in file.weight_files() {
@@ -30,15 +30,15 @@ impl Weights {
         Ok(Weights(files))
     }
 
-    /// Gives the files to the session about to be made. It copies what it needs of them, so they are gone when it is.
-    pub fn give_to(self, mut builder: SessionBuilder) -> Result<SessionBuilder, Error> {
+    /// Passes the files to the session that is being built. It copies what it needs, so that the bytes are freed afterwards.
+    pub fn add_to(self, mut builder: SessionBuilder) -> Result<SessionBuilder, Error> {
         for (name, bytes) in self.0 {
             builder = builder.with_external_initializer_file_in_memory(name, bytes)?;
         }
         Ok(builder)
     }
 
-    /// Of all files.
+    /// The size of all files together.
     pub fn bytes(&self) -> usize {
         self.0.values().map(|bytes| bytes.len()).sum()
     }

@@ -1,4 +1,4 @@
-//! From a file to a graph tract can run, with the free dimensions left free.
+//! Builds a graph that tract can run from a file, and keeps the free dimensions free.
 
 use super::convert;
 use crate::backend::LoadError;
@@ -21,7 +21,7 @@ pub fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableModel>), Lo
     let declared = file.outputs()?;
     refuse_unknown_operators(file)?;
     refuse_unknown_opset(file)?;
-    // tract panics here and there on models it does not expect; each such version is refused like any other.
+    // tract panics on some models; such a version is refused like any other that cannot be loaded.
     let built = catch_unwind(AssertUnwindSafe(|| parse_and_optimise(file, &inputs)));
     let (names, plan) = match built {
         Ok(Ok(built)) => built,
@@ -36,10 +36,10 @@ pub fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableModel>), Lo
     Ok((Signature::new(inputs, outputs), plan))
 }
 
-/// Long error chains, with the debug form of a graph in them, cut to what a person reads.
-pub fn shortened(words: &str) -> String {
+/// Shortens an error chain, which may contain the debug form of a graph, to one line of at most 600 characters.
+pub fn shortened(message: &str) -> String {
     const MOST: usize = 600;
-    let one_line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    let one_line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     match one_line.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &one_line[..at]),
         None => one_line,
@@ -51,7 +51,7 @@ fn refuse_unknown_operators(file: &OnnxFile) -> Result<(), LoadError> {
     let operators = file.operators();
     let mut unknown: Vec<String> =
         operators.iter().filter(|o| !known.0.contains_key(&o.name)).map(ToString::to_string).collect();
-    unknown.extend(file.functions().map(|name| format!("{name} (a function of the model's own)")));
+    unknown.extend(file.functions().map(|name| format!("{name} (a function that the model defines)")));
     if unknown.is_empty() {
         return Ok(());
     }
@@ -59,10 +59,9 @@ fn refuse_unknown_operators(file: &OnnxFile) -> Result<(), LoadError> {
     Err(LoadError::Unsupported(format!("tract {} has no operator{s} {}", super::VERSION, unknown.join(", "))))
 }
 
-/// tract takes any operator set for one it knows, and would answer something else where an operator has changed
-/// since.
+/// tract accepts any operator set, and would compute wrong answers where an operator has changed since.
 fn refuse_unknown_opset(file: &OnnxFile) -> Result<(), LoadError> {
-    /// The newest when this version of tract was released.
+    /// The newest operator set when this version of tract was released.
     const NEWEST: i64 = 26;
     match file.opset() {
         Some(opset) if opset > NEWEST => Err(LoadError::Unsupported(format!(
@@ -73,44 +72,44 @@ fn refuse_unknown_opset(file: &OnnxFile) -> Result<(), LoadError> {
     }
 }
 
-fn unsupported(file: &OnnxFile, words: &str) -> LoadError {
-    let words = shortened(&words.replace(&format!("{}/", file.dir().display()), ""));
-    // tract is tested against these (tract-onnx, `model.rs`); others often work, and are worth naming where one did
-    // not.
+fn unsupported(file: &OnnxFile, reason: &str) -> LoadError {
+    let reason = shortened(&reason.replace(&format!("{}/", file.dir().display()), ""));
+    // tract is tested with these operator sets (tract-onnx, `model.rs`). Others often work; if one did not, it may be the
+    // reason.
     let opset = file.opset().filter(|opset| !(9..19).contains(opset));
-    let opset = opset.map(|n| format!(" (the model is of opset {n}, tract is made for 9 to 18)")).unwrap_or_default();
-    LoadError::Unsupported(format!("tract {} cannot run the model{opset}: {words}", super::VERSION))
+    let opset = opset.map(|n| format!(" (the model uses opset {n}, tract is tested with 9 to 18)")).unwrap_or_default();
+    LoadError::Unsupported(format!("tract {} cannot run the model{opset}: {reason}", super::VERSION))
 }
 
-/// The model's own names of dimensions, and the plan.
+/// The symbols of dimensions that the model names, and the plan.
 type Built = (Vec<Symbol>, Arc<TypedRunnableModel>);
 
 fn parse_and_optimise(file: &OnnxFile, inputs: &[TensorSpec]) -> TractResult<Built> {
-    // Files are read, not mapped: one cut short while it is read must be an error, not a signal.
+    // Files are read, not mapped: a file truncated meanwhile must be an error, not a signal.
     let onnx = tract_onnx::Onnx { provider: Arc::new(FopenDataResolver), ..tract_onnx::onnx() };
     let proto = onnx.proto_model_for_read(&mut file.bytes())?;
     let parsed = onnx.parse(&proto, file.dir().to_str())?;
     if !parsed.unresolved_inputs.is_empty() {
-        bail!("nothing in the model gives {:?}", parsed.unresolved_inputs);
+        bail!("nothing in the model computes {:?}", parsed.unresolved_inputs);
     }
     let model = parsed.model;
     if model.inputs.len() != inputs.len() {
-        bail!("it takes {} inputs where the file declares {}", model.inputs.len(), inputs.len());
+        bail!("it has {} inputs, and the file declares {}", model.inputs.len(), inputs.len());
     }
     let names = model.symbols.all_symbols();
-    // Unnamed first dimensions are one batch in most models, and joining such inputs only works when tract knows it.
-    // Where it does not work, they are told apart.
+    // In most models the unnamed first dimensions are all the batch, and tract can only join such inputs when it knows that.
+    // If the model cannot be built that way, each gets a symbol of its own.
     let batched = free_dims(model.clone(), inputs, true).and_then(optimise);
     let plan = batched.or_else(|first| free_dims(model, inputs, false).and_then(optimise).map_err(|_| first))?;
     Ok((names, plan))
 }
 
-/// Gives every free dimension without a name a symbol, as tract computes with nothing less.
+/// Gives every unnamed free dimension a symbol, which tract needs to compute shapes.
 fn free_dims(mut model: InferenceModel, inputs: &[TensorSpec], one_batch: bool) -> TractResult<InferenceModel> {
     let batch = model.symbols.new_with_prefix("batch");
     for (i, spec) in inputs.iter().enumerate() {
         let Some(dims) = &spec.dims else {
-            bail!("input {:?} does not say how many dimensions it has, which tract needs to know", &*spec.name);
+            bail!("input {:?} does not declare how many dimensions it has, which tract needs to know", &*spec.name);
         };
         let fact = model.input_fact(i)?.clone();
         let known: TVec<Option<TDim>> = fact.shape.dims().map(Factoid::concretize).collect();
@@ -131,7 +130,7 @@ fn optimise(model: InferenceModel) -> TractResult<Arc<TypedRunnableModel>> {
     let mut typed = model.into_typed()?;
     shapes_as_integers(&mut typed)?;
     let decluttered = typed.into_decluttered()?;
-    // A model that can be run need not be one that can be optimised.
+    // Some models run but cannot be optimised.
     let optimised = catch_unwind(AssertUnwindSafe(|| runnable(decluttered.clone().into_optimized()?)));
     match optimised {
         Ok(Ok(plan)) => Ok(plan),
@@ -139,8 +138,8 @@ fn optimise(model: InferenceModel) -> TractResult<Arc<TypedRunnableModel>> {
     }
 }
 
-/// An output computed from a shape is of tract's own type for dimensions, and symbolic until a run knows them: cast
-/// inside the graph, which is where they are known.
+/// Casts outputs that are computed from a shape to INT64. They have tract's own type for dimensions, which only a run can
+/// turn into numbers, so that the cast has to be inside the graph.
 fn shapes_as_integers(model: &mut TypedModel) -> TractResult<()> {
     let mut outputs = model.output_outlets()?.to_vec();
     for (i, outlet) in outputs.iter_mut().enumerate() {
@@ -168,10 +167,10 @@ fn output_spec(
         (Some(found), None) => found,
         (Some(found), Some(declared)) if found == declared => declared,
         (_, declared) => {
-            let expected = declared.map_or_else(|| "a type that can be served".to_owned(), |d| d.to_string());
+            let expected = declared.map_or_else(|| "a supported type".to_owned(), |d| d.to_string());
             return Err(unsupported(
                 file,
-                &format!("output {name:?} comes out as {:?} instead of {expected}", fact.datum_type),
+                &format!("output {name:?} has the type {:?} instead of {expected}", fact.datum_type),
             ));
         }
     };

@@ -1,4 +1,4 @@
-//! Tensors in and out of tract, by copy.
+//! Copies tensors into and out of tract.
 
 use crate::backend::RunError;
 use crate::model::TensorSpec;
@@ -9,7 +9,7 @@ use tract_onnx::prelude::tract_ndarray::ArrayD;
 use tract_onnx::prelude::{Datum, DatumType, IntoTValue, TValue, Tensor as TractTensor, TractResult};
 use tract_onnx::tract_hir::internal::bail;
 
-/// tract's name for a type.
+/// tract's constant for a type.
 pub fn datum_type(datatype: DataType) -> DatumType {
     match datatype {
         DataType::Bool => DatumType::Bool,
@@ -28,13 +28,13 @@ pub fn datum_type(datatype: DataType) -> DatumType {
     }
 }
 
-/// The type that answers carry for one of tract's; `None` where there is none.
+/// The type in answers for one of tract's types. `None` when there is none.
 pub fn datatype(datum_type: DatumType) -> Option<DataType> {
     DataType::ALL.into_iter().find(|d| self::datum_type(*d) == datum_type)
 }
 
 /// # Errors
-/// [`RunError::Refused`] for a string that is not UTF-8, which tract's strings are.
+/// [`RunError::Refused`] for a string that is not UTF-8: tract's strings have to be.
 pub fn into_tract(tensor: &Tensor) -> Result<TValue, RunError> {
     let shape = tensor.shape();
     let copied = match tensor.data() {
@@ -55,10 +55,12 @@ pub fn into_tract(tensor: &Tensor) -> Result<TValue, RunError> {
             ArrayD::from_shape_vec(&**shape, strings).map(TractTensor::from).map_err(Into::into)
         }
     };
-    copied.map(IntoTValue::into_tvalue).map_err(|e| super::failed("an input could not be given to the engine", &e))
+    copied
+        .map(IntoTValue::into_tvalue)
+        .map_err(|e| super::errors::failed("an input could not be passed to the engine", &e))
 }
 
-/// Copies an output, as the type the signature says.
+/// Copies an output, as the type in the signature.
 pub fn from_tract(value: &TractTensor, spec: &TensorSpec) -> TractResult<Tensor> {
     let data = match spec.datatype {
         DataType::Bool => Data::Bool(slice::<bool>(value)?.to_vec()),
@@ -85,7 +87,7 @@ pub fn from_tract(value: &TractTensor, spec: &TensorSpec) -> TractResult<Tensor>
 
 fn utf8(i: usize, string: &Bytes) -> Result<String, RunError> {
     String::from_utf8(string.to_vec()).map_err(|_| {
-        RunError::Refused(format!("string {i} of a BYTES input is not UTF-8, which the engine tract needs"))
+        RunError::Refused(format!("string {i} of a BYTES input is not UTF-8, which the engine tract requires"))
     })
 }
 

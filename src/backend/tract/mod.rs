@@ -1,10 +1,11 @@
-//! tract: the engine that needs nothing installed.
+//! tract: the built-in engine.
 //!
-//! It is built in and is plain Rust: what goes wrong in it is an error or a panic, never a signal. It runs fewer
-//! models than ONNX Runtime, and most of them slower.
+//! It is written in Rust: a failure is an error or a panic, never a signal. It runs fewer models than ONNX Runtime, and
+//! most of them slower.
 
 mod build;
 mod convert;
+mod errors;
 
 use super::onnx::OnnxFile;
 use super::{Backend, LoadError, Model, RunError, Session, VersionFiles};
@@ -14,10 +15,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tract_onnx::prelude::{TVec, TypedRunnableModel, TypedSimpleState};
 
-/// The version of the crate, which it does not say itself; a test holds it to `Cargo.lock`.
+/// The version of the crate, which has no constant for it. A test compares it with `Cargo.lock`.
 pub const VERSION: &str = "0.23.9";
 
-/// tract, as this binary has it.
+/// The engine tract.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tract;
 
@@ -37,7 +38,7 @@ impl Backend for Tract {
     }
 }
 
-/// A loaded version: the optimised graph, whose weights every session reads.
+/// A loaded version: the optimised graph, whose weights all sessions share.
 #[derive(Debug)]
 struct TractModel {
     signature: Signature,
@@ -60,7 +61,7 @@ impl Model for TractModel {
 
 struct TractSession {
     model: Arc<TractModel>,
-    /// What lives from run to run. Gone after a failure: half of a run would still be in it.
+    /// Reused from run to run. Dropped after a failure, because it may contain half of a run.
     state: Option<TypedSimpleState>,
 }
 
@@ -69,42 +70,24 @@ impl Session for TractSession {
         let inputs = request.inputs().iter().map(convert::into_tract).collect::<Result<TVec<_>, _>>()?;
         let mut state = match self.state.take() {
             Some(state) => state,
-            None => self.model.plan.spawn().map_err(|e| failed("the engine could not start a run", &e))?,
+            None => self.model.plan.spawn().map_err(|e| errors::failed("the engine could not start a run", &e))?,
         };
-        // Unwind safety: the state is dropped when a panic passes through it.
+        // Unwind safety: the state is dropped on a panic.
         let outputs = match catch_unwind(AssertUnwindSafe(|| state.run(inputs))) {
-            Ok(outputs) => outputs.map_err(|e| failed("the model failed on this request", &e))?,
-            Err(panic) => return Err(panicked(&panic_message(&*panic))),
+            Ok(outputs) => outputs.map_err(|e| errors::run_error(&e))?,
+            Err(panic) => return Err(errors::panicked(&panic_message(&*panic))),
         };
         self.state = Some(state);
-        // The graph is run whole; outputs nobody asked for are dropped here.
+        // tract computes all outputs; those that were not requested are dropped here.
         request
             .wanted()
             .iter()
             .map(|i| {
                 let spec = &self.model.signature.outputs()[*i];
                 convert::from_tract(&outputs[*i], spec)
-                    .map_err(|e| failed("the model gave an output of another type", &e))
+                    .map_err(|e| errors::failed("the model computed an output of another type", &e))
             })
             .collect()
-    }
-}
-
-fn failed(message: &str, error: &tract_onnx::prelude::TractError) -> RunError {
-    RunError::Failed { message: message.to_owned(), internal: build::shortened(&format!("{error:#}")) }
-}
-
-/// Rust panics where integers divide by zero or overflow on division, which is the request's doing.
-fn panicked(words: &str) -> RunError {
-    if words.contains("attempt to divide") || words.contains("attempt to calculate the remainder") {
-        return RunError::Refused(
-            "the model cannot take these values: an integer division in it divides by zero, or the smallest integer by -1"
-                .to_owned(),
-        );
-    }
-    RunError::Failed {
-        message: "the engine panicked on this request".to_owned(),
-        internal: format!("panic in tract: {words}"),
     }
 }
 
@@ -113,11 +96,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_the_one_built_in() {
+    fn the_version_is_that_of_the_lock_file() {
         let lock = include_str!("../../../Cargo.lock");
         assert!(
             lock.contains(&format!("name = \"tract-onnx\"\nversion = \"{VERSION}\"\n")),
-            "say the new version in tract/mod.rs"
+            "update VERSION in tract/mod.rs"
         );
     }
 }
