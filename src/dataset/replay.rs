@@ -10,7 +10,7 @@ use super::source::Sources;
 use super::walk::{Budget, Progress, Way, walk};
 use crate::compare::{Latency, Outcome, Pair, PairFigures, Tolerance, compare_answers};
 use crate::model::{Answer, Failure, InferenceRequest, ModelName, NamedTensor, RequestId, Version};
-use crate::prepare::{Loader, Offline, offline, version_dir};
+use crate::prepare::{Loader, OfflineVersion, load_offline, version_dir};
 use crate::quality::{Fit, Predicted};
 use crate::tensor::{Data, Tensor};
 use jiff::Timestamp;
@@ -155,7 +155,7 @@ pub fn replay(engines: &dyn Loader, what: &Replay, progress: Progress) -> Result
         return Err(nothing(what.data, what.model));
     }
     let candidate =
-        offline(engines, &dir).map_err(|words| Error::Failed(format!("cannot load the candidate {words}")))?;
+        load_offline(engines, &dir).map_err(|words| Error::Failed(format!("cannot load the candidate {words}")))?;
     let mut run = Run::new(what, &candidate);
     let mut requests = Requests::default();
     let way = Way { pick: &what.pick, labels: true, budget: what.budget, first: what.limit, progress };
@@ -173,7 +173,7 @@ pub fn replay(engines: &dyn Loader, what: &Replay, progress: Progress) -> Result
 /// A replay under way.
 struct Run<'a> {
     what: &'a Replay<'a>,
-    candidate: &'a Offline,
+    candidate: &'a OfflineVersion,
     tolerance: Tolerance,
     requests: u64,
     records: u64,
@@ -187,7 +187,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(what: &'a Replay<'a>, candidate: &'a Offline) -> Run<'a> {
+    fn new(what: &'a Replay<'a>, candidate: &'a OfflineVersion) -> Run<'a> {
         let tolerance = Tolerance {
             rtol: what.rtol.or(candidate.rtol).unwrap_or(what.otherwise.rtol),
             atol: what.atol.or(candidate.atol).unwrap_or(what.otherwise.atol),
@@ -322,7 +322,7 @@ impl<'a> Run<'a> {
 
 /// Asks a version what was asked, for the outputs that were answered.
 pub(super) fn run(
-    version: &Offline,
+    version: &OfflineVersion,
     inputs: &[(Arc<str>, Tensor)],
     expected: &Answer,
 ) -> Result<(Answer, Duration), Failure> {

@@ -9,7 +9,7 @@ use super::source::{self, Sources};
 use super::walk::{Budget, Way, walk};
 use crate::compare::{Comparison, Tolerance, compare_answers};
 use crate::model::{Answer, ModelName, Role, Version};
-use crate::prepare::{Loader, offline, sha256_of_version, version_dir, versions_of};
+use crate::prepare::{Loader, load_offline, model_sha256, version_dir, versions_of};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -124,7 +124,7 @@ fn try_again(
     let expected = Answer { outputs: logged.outputs().map_err(why)? };
     let inputs = logged.inputs().map_err(why)?;
     let (number, dir) = with_bytes(models, logged)?;
-    let version = offline(engines, &dir)?;
+    let version = load_offline(engines, &dir)?;
     *ran = Some((number, version.runner.engine()));
     let (got, _) = run(&version, &inputs, &expected).map_err(|failure| {
         let internal = failure.internal.map(|words| format!(" ({words})")).unwrap_or_default();
@@ -143,7 +143,7 @@ fn try_again(
 fn with_bytes(models: &Path, logged: &Logged) -> Result<(Version, PathBuf), String> {
     let (model, version, wanted) = (logged.model(), logged.version(), &logged.about.sha256);
     let own = version_dir(models, model, version);
-    let now = match sha256_of_version(&own) {
+    let now = match model_sha256(&own) {
         Ok(sum) if sum == *wanted => return Ok((version, own)),
         Ok(sum) => format!("{} holds other bytes now, {sum}", own.display()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => format!("{} is not there any more", own.display()),
@@ -151,6 +151,6 @@ fn with_bytes(models: &Path, logged: &Logged) -> Result<(Version, PathBuf), Stri
     };
     let others = versions_of(models, model).unwrap_or_default().into_iter();
     let mut others = others.filter(|(number, _)| *number != version);
-    let found = others.find(|(_, dir)| sha256_of_version(dir).is_ok_and(|sum| sum == *wanted));
+    let found = others.find(|(_, dir)| model_sha256(dir).is_ok_and(|sum| sum == *wanted));
     found.ok_or_else(|| format!("no version of {model} has the bytes that answered, sha256 {wanted}: {now}"))
 }

@@ -7,7 +7,7 @@ use super::memory::TooLarge;
 use super::table::{Life, Model};
 use crate::backend::VersionFiles;
 use crate::model::{Version, VersionId};
-use crate::prepare::{Job, Trouble};
+use crate::prepare::{Job, StageFailure};
 use crate::registry::{Stage, State};
 use crate::source::Fingerprint;
 use std::path::PathBuf;
@@ -67,7 +67,7 @@ impl Manager {
         life.tried = Some(at);
         self.go(id, life, State::Loading);
         let reason = too_large.to_string();
-        self.fail(id, life, Trouble { stage: Stage::Load, reason, again: true });
+        self.fail(id, life, StageFailure { stage: Stage::Load, reason, retryable: true });
         life.starved = true;
     }
 

@@ -5,7 +5,7 @@ use super::memory;
 use super::push::{Push, Staged};
 use crate::model::{Code, Failure, VersionId};
 use crate::prepare::Loader;
-use crate::prepare::{Digests, Job, Outcome, bring_up, digest};
+use crate::prepare::{Digests, Job, Outcome, artifact_digests, bring_up};
 use crate::source::Fingerprint;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -93,7 +93,7 @@ impl Loaders {
 }
 
 fn run(waiting: &Receiver<Work>, engines: &dyn Loader, telemetry: &Telemetry, events: &mpsc::Sender<Event>) {
-    lower_priority();
+    crate::machine::lower_priority("load", NICENESS);
     while let Ok(work) = waiting.recv() {
         let done = match work {
             Work::BringUp(job) => {
@@ -102,13 +102,13 @@ fn run(waiting: &Receiver<Work>, engines: &dyn Loader, telemetry: &Telemetry, ev
                     let _ = events.blocking_send(Event::Came { id: job.id.clone(), state });
                 };
                 let outcome = bring_up(&job, engines, telemetry, &say);
-                if !matches!(outcome, Outcome::Up(_)) {
+                if !matches!(outcome, Outcome::Ready(_)) {
                     memory::trim();
                 }
                 Done::BroughtUp { bytes: job.fingerprint.bytes, id: job.id, outcome }
             }
             Work::Compare { id, dir, fingerprint } => {
-                let digests = catch_unwind(AssertUnwindSafe(|| digest(&dir).ok())).ok().flatten();
+                let digests = catch_unwind(AssertUnwindSafe(|| artifact_digests(&dir).ok())).ok().flatten();
                 Done::Compared { id, fingerprint, digests }
             }
             Work::Stage(push) => {
@@ -123,13 +123,5 @@ fn run(waiting: &Receiver<Work>, engines: &dyn Loader, telemetry: &Telemetry, ev
         if events.blocking_send(Event::Done(done)).is_err() {
             return;
         }
-    }
-}
-
-fn lower_priority() {
-    // On Linux the call concerns the calling thread alone; elsewhere it would slow the whole process.
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the loading thread keeps its priority");
     }
 }

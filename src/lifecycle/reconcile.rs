@@ -7,7 +7,7 @@ use super::policy::Leave;
 use super::table::{Life, Model, Note};
 use crate::model::{ModelName, Version, VersionId};
 use crate::model_settings::ModelSettings;
-use crate::prepare::Trouble;
+use crate::prepare::StageFailure;
 use crate::registry::{Stage, State};
 use crate::source::FoundModel;
 use crate::source::Look;
@@ -154,7 +154,7 @@ impl Manager {
     fn pend(&mut self, model: &Model, id: &VersionId, life: &mut Life, from_top: usize) {
         match waits_for(model, life, self.looked) {
             Wait::For(reason) => life.reason = Some(reason),
-            Wait::InVain(reason) => self.fail(id, life, Trouble::final_(Stage::Load, reason)),
+            Wait::InVain(reason) => self.fail(id, life, StageFailure::permanent(Stage::Load, reason)),
             Wait::Turn => {
                 life.reason = Some("waiting for its turn to be loaded".to_owned());
                 let rank = rank(model, id.version, from_top);

@@ -6,7 +6,7 @@ use super::manager::Manager;
 use super::table::{Life, Model, Note};
 use crate::ledger::{Action, Artifact, Change, Effect};
 use crate::model::{ModelName, VersionId};
-use crate::prepare::{Outcome, Trouble, Up, backoff};
+use crate::prepare::{Outcome, ReadyVersion, StageFailure, backoff};
 use crate::registry::State;
 use crate::source::Fingerprint;
 use crate::telemetry::names;
@@ -39,13 +39,13 @@ impl Manager {
         let mut life = model.lives.remove(&id.version).unwrap_or_else(Life::new);
         life.busy = false;
         match outcome {
-            Outcome::Up(up) if wanted => self.up(&mut model, id, &mut life, *up),
-            Outcome::Up(up) => {
+            Outcome::Ready(up) if wanted => self.up(&mut model, id, &mut life, *up),
+            Outcome::Ready(up) => {
                 // It goes the way of all loaded versions, so that its memory is given back and measured.
                 let timeout = self.config.drain_timeout;
                 life.draining = Some(self.drains.begin(id.clone(), up.loaded, timeout));
             }
-            Outcome::Changed => {
+            Outcome::FilesChanged => {
                 self.give_back(bytes);
                 self.go(id, &mut life, State::Pending);
                 self.source.model(id.model.clone());
@@ -60,8 +60,8 @@ impl Manager {
         self.touched.insert(id.model.clone());
     }
 
-    fn up(&mut self, model: &mut Model, id: &VersionId, life: &mut Life, up: Up) {
-        let Up { loaded, digests, note } = up;
+    fn up(&mut self, model: &mut Model, id: &VersionId, life: &mut Life, up: ReadyVersion) {
+        let ReadyVersion { loaded, digests, note } = up;
         let facts = Arc::clone(&loaded.facts);
         let stages = [("load", facts.load), ("verify", facts.verify), ("warm", facts.warm)];
         for (stage, took) in stages {
@@ -115,8 +115,8 @@ impl Manager {
     }
 
     /// A version fails; what the disk or the network did, and what lacks memory, is tried again.
-    pub(super) fn fail(&mut self, id: &VersionId, life: &mut Life, trouble: Trouble) {
-        let Trouble { stage, reason, again } = trouble;
+    pub(super) fn fail(&mut self, id: &VersionId, life: &mut Life, trouble: StageFailure) {
+        let StageFailure { stage, reason, retryable: again } = trouble;
         if !self.go(id, life, State::Failed) {
             return;
         }

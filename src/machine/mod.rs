@@ -7,13 +7,17 @@
 //!
 //! Uses: nothing.
 //!
-//! Invariant: reads a few files of the kernel's and changes nothing.
+//! Invariant: reads a few files of the kernel's and changes nothing but the priority of the calling thread
+//! ([`lower_priority`]).
 //!
 //! To add a source: a pure function over a file's text in `cgroup.rs`, its place in [`Machine::read`].
 
 mod cgroup;
+mod priority;
 #[cfg(test)]
 mod tests;
+
+pub use priority::lower_priority;
 
 use std::fmt;
 use std::path::Path;

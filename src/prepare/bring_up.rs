@@ -1,124 +1,117 @@
-//! Bringing a version up: load, verify, warm. On a background thread, and without a look at anything but its files.
+//! Runs the stages load, verify and warm for one version, from its files alone. It is slow, so it runs on a background thread.
 
 use super::Loader;
 use super::batchability;
-use super::verify::{self, About};
+use super::digest::{Digests, artifact_digests};
+use super::failure::StageFailure;
+use super::verify;
+use super::version_toml::VersionToml;
 use super::warm;
 use crate::backend::{EngineChoice, VersionFiles};
 use crate::execute::Runner;
 use crate::model::VersionId;
 use crate::model_settings::ExecutionSettings;
 use crate::registry::{Facts, Limits, Loaded, Stage, State};
-use crate::source::{Fingerprint, artifact_files, look_at_version};
+use crate::source::{Fingerprint, look_at_version};
 use crate::telemetry::{Telemetry, VersionMetrics};
-use sha2::{Digest as _, Sha256};
 use std::cell::Cell;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A version to bring up.
 #[derive(Debug)]
 pub struct Job {
     pub id: VersionId,
     pub files: VersionFiles,
-    /// The files as they were when it was decided to load them.
+    /// The state of the files when the decision to load them was made.
     pub fingerprint: Fingerprint,
     pub engine: EngineChoice,
     pub limits: Limits,
     pub execution: ExecutionSettings,
-    /// What `model.toml` says about all versions.
+    /// Metadata in `model.toml` for all versions.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
 
-/// How it went.
+/// The result of [`bring_up`].
 #[derive(Debug)]
 pub enum Outcome {
-    Up(Box<Up>),
-    /// The files changed while they were read: whatever was found is of no use.
-    Changed,
-    Failed(Trouble),
+    Ready(Box<ReadyVersion>),
+    /// The files changed while they were read, so the result is worthless.
+    FilesChanged,
+    Failed(StageFailure),
 }
 
-/// A version that is ready.
+/// A version that is ready to serve.
 #[derive(Debug)]
-pub struct Up {
+pub struct ReadyVersion {
     pub loaded: Arc<Loaded>,
     pub digests: Digests,
-    /// Remarks that stop nothing.
+    /// Remarks for operators. The version is ready in spite of them.
     pub note: Option<String>,
 }
 
-/// Why a version is not ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    pub stage: Stage,
-    pub reason: String,
-    /// Whether the same files may come ready another time: true for what the disk or the network did.
-    pub again: bool,
-}
-
-/// The sha256 of each of the artifact's files, by name in order: lower-case hex.
-pub type Digests = Vec<(String, String)>;
-
-/// Brings a version up; `say` is told each state it comes to on the way. Never panics.
-pub fn bring_up(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, say: &dyn Fn(State)) -> Outcome {
+/// Makes a version ready. Calls `report_state` for each state on the way. Never panics.
+pub fn bring_up(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, report_state: &dyn Fn(State)) -> Outcome {
     let stage = Cell::new(Stage::Load);
-    let tell = |state| {
+    let enter = |state| {
         stage.set(if state == State::Verifying { Stage::Verify } else { Stage::Warm });
-        say(state);
+        report_state(state);
     };
-    // Unwind safety: what a panic passed through is dropped on the way, and nothing outlives the call but atomics that count.
-    let result = catch_unwind(AssertUnwindSafe(|| try_to(job, engines, telemetry, &tell)));
+    // Unwind safety: a panic drops everything that was made here. Only atomic counters outlive the call.
+    let result = catch_unwind(AssertUnwindSafe(|| run_stages(job, engines, telemetry, &enter)));
     let now = look_at_version(&job.files.dir);
     if now.fingerprint != job.fingerprint && now.trouble.is_none() {
-        return Outcome::Changed;
+        return Outcome::FilesChanged;
     }
     match result {
-        Ok(Ok(up)) => Outcome::Up(Box::new(up)),
-        Ok(Err(trouble)) => Outcome::Failed(trouble),
+        Ok(Ok(ready)) => Outcome::Ready(Box::new(ready)),
+        Ok(Err(failure)) => Outcome::Failed(failure),
         Err(panic) => {
             let reason = format!("panicked: {}", crate::model::panic_message(&*panic));
-            Outcome::Failed(Trouble { stage: stage.get(), reason, again: false })
+            Outcome::Failed(StageFailure::permanent(stage.get(), reason))
         }
     }
 }
 
-fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(State)) -> Result<Up, Trouble> {
+fn run_stages(
+    job: &Job,
+    engines: &dyn Loader,
+    telemetry: &Telemetry,
+    enter: &dyn Fn(State),
+) -> Result<ReadyVersion, StageFailure> {
+    let dir = &job.files.dir;
     let begun = Instant::now();
-    let digests = digest(&job.files.dir).map_err(|e| Trouble::io(Stage::Load, "read its files", &e))?;
+    let digests = artifact_digests(dir).map_err(|e| StageFailure::io(Stage::Load, "read its files", &e))?;
     let sha256 = digests.iter().find(|(name, _)| name == VersionFiles::MODEL).map(|(_, d)| d.clone());
     let sha256 = sha256.unwrap_or_default();
     let model = engines.load(job.engine, &job.files).map_err(|error| {
-        let again = error.is_worth_retrying();
+        let retryable = error.is_worth_retrying();
         let mut reason = error.to_string();
-        // A file that arrived damaged fails here first; that it is damaged helps more than what the engine made of it.
-        if let Ok(About { sha256: Some(expected), .. }) = verify::about(&job.files.dir)
+        // A damaged file fails here first. The wrong digest explains more than the message of the engine.
+        if let Ok(VersionToml { sha256: Some(expected), .. }) = VersionToml::read(dir)
             && expected != sha256
         {
-            let _ = write!(reason, "; its sha256 is {sha256}, where version.toml says {expected}");
+            let _ = write!(reason, "; its sha256 is {sha256}, but version.toml gives {expected}");
         }
-        Trouble { stage: Stage::Load, reason, again }
+        StageFailure { stage: Stage::Load, reason, retryable }
     })?;
     let runner = Runner::new(model);
     let load = begun.elapsed();
 
-    tell(State::Verifying);
+    enter(State::Verifying);
     let begun = Instant::now();
-    let about = verify::about(&job.files.dir)?;
-    let golden_cases = verify::verify(&job.files.dir, &about, &sha256, &runner)?;
-    let batching = batchability::verdict(&job.files.dir, &runner, job.execution.batching);
+    let version_toml = VersionToml::read(dir)?;
+    let golden_cases = verify::verify(dir, &version_toml, &sha256, &runner)?;
+    let batching = batchability::decide(dir, &runner, job.execution.batching);
     let runner = Arc::new(runner.with_batching(batching).with_place(job.execution.place));
     let verify = begun.elapsed();
 
-    tell(State::Warming);
+    enter(State::Warming);
     let begun = Instant::now();
-    let note = warm::warm(&job.files.dir, &runner)?;
-    let remarks: Vec<String> = [about.remark, note].into_iter().flatten().collect();
+    let note = warm::warm(dir, &runner)?;
+    let remarks: Vec<String> = [version_toml.remark, note].into_iter().flatten().collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();
 
@@ -135,12 +128,16 @@ fn try_to(job: &Job, engines: &dyn Loader, telemetry: &Telemetry, tell: &dyn Fn(
         verify,
         warm,
         golden_cases,
-        metadata: metadata(about.metadata, &job.about),
+        metadata: metadata(version_toml.metadata, &job.about),
     });
-    Ok(Up { loaded: Arc::new(Loaded { model, version, runner, metrics, facts, limits: job.limits }), digests, note })
+    Ok(ReadyVersion {
+        loaded: Arc::new(Loaded { model, version, runner, metrics, facts, limits: job.limits }),
+        digests,
+        note,
+    })
 }
 
-/// `version.toml` as it was written; what `model.toml` says about every version is beside it, under that file's name.
+/// The content of `version.toml`, with the metadata of `model.toml` under the key `model.toml`.
 fn metadata(version: serde_json::Value, model: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
     match version {
         version if model.is_empty() => version,
@@ -150,51 +147,4 @@ fn metadata(version: serde_json::Value, model: &serde_json::Map<String, serde_js
         }
         _ => serde_json::json!({ "model.toml": model }),
     }
-}
-
-/// Hashes the artifact's files.
-///
-/// # Errors
-/// When one cannot be read.
-pub fn digest(dir: &Path) -> io::Result<Digests> {
-    let one = |name: String| sha256_of(&dir.join(&name)).map(|d| (name, d));
-    artifact_files(dir)?.into_iter().map(one).collect()
-}
-
-pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => hasher.update(&buffer[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(hasher.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    }))
-}
-
-impl Trouble {
-    /// The same files give the same answer.
-    #[must_use]
-    pub fn final_(stage: Stage, reason: impl Into<String>) -> Trouble {
-        Trouble { stage, reason: reason.into(), again: false }
-    }
-
-    /// The disk or the network failed: worth another try.
-    #[must_use]
-    pub fn io(stage: Stage, doing: &str, error: &io::Error) -> Trouble {
-        Trouble { stage, reason: format!("cannot {doing}: {error}"), again: true }
-    }
-}
-
-/// How long to wait after so many failures in a row: 1 s, 2 s, 4 s, … 60 s.
-#[must_use]
-pub fn backoff(attempts: u32) -> Duration {
-    Duration::from_secs(60.min(1 << attempts.saturating_sub(1).min(6)))
 }

@@ -1,8 +1,9 @@
 //! prepare: makes a version ready to serve, from its files alone: load, verify, warm up.
 //!
-//! - [`bring_up`] runs the three stages and returns the ready version, or the stage and reason of the failure.
-//! - [`check()`] reports what would become of a version; [`offline()`] loads one without a server.
-//! - Every failure is an [`Outcome`]; panics of an engine are caught.
+//! - [`bring_up`] runs the three stages and returns the ready version, or the stage and the reason of the failure.
+//! - [`check()`] reports for every engine whether a version would become ready; [`load_offline`] loads one without a server.
+//! - Every failure is a value ([`Outcome`]). Panics of an engine are caught.
+//! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).
 //!
 //! Uses: backend, codec (golden answers, warm-up requests), compare, execute, machine (processor time), model, model_settings, registry (the loaded version), settings, source (fingerprints), telemetry, tensor.
 //!
@@ -13,21 +14,30 @@
 mod batchability;
 mod bring_up;
 mod check;
+mod digest;
+mod failure;
+mod files;
+mod inputs;
 mod offline;
+#[cfg(test)]
+mod tests;
 mod verify;
+mod version_toml;
 mod warm;
 
-pub use bring_up::{Digests, Job, Outcome, Trouble, Up, backoff, bring_up, digest};
+pub use bring_up::{Job, Outcome, ReadyVersion, bring_up};
 pub use check::{CheckReport, EngineReport, VersionReport, check};
-pub use offline::{Offline, offline, sha256_of_version, version_dir, versions_of};
+pub use digest::{Digests, artifact_digests, model_sha256};
+pub use failure::{StageFailure, backoff};
+pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};
 
 use crate::backend::{EngineChoice, Engines, LoadError, Model, VersionFiles};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// Loads model files: the engines, or a fake in tests.
+/// Loads model files. Tests use a fake.
 pub trait Loader: Send + Sync + Debug {
-    /// Reads a version and makes it runnable. Blocking, and slow for large files.
+    /// Loads a version. Blocks, and is slow for large files.
     fn load(&self, engine: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError>;
 }
 

@@ -2,7 +2,6 @@
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -58,12 +57,7 @@ impl HashKey {
     pub fn hash(&self, text: &[u8]) -> String {
         let mut mac = self.0.clone();
         mac.update(text);
-        let mut hex = String::with_capacity(64);
-        for byte in mac.finalize().into_bytes() {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex
+        format!("{:x}", mac.finalize().into_bytes())
     }
 }
 
@@ -71,7 +65,7 @@ impl HashKey {
 fn make(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = [0u8; 32];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    let hex = bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let hex = format!("{:x}", hmac::digest::generic_array::GenericArray::from(bytes));
     let unfinished = path.with_extension("tmp");
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     file.write_all(hex.as_bytes())?;

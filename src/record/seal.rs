@@ -30,8 +30,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const ROW_GROUP: usize = 122_880;
 /// And bytes, as one is held in memory while it is written.
 const ROW_GROUP_BYTES: usize = 64 << 20;
-/// How nice the thread is: whoever answers callers goes first, and it still gets something of a busy machine.
-#[cfg(target_os = "linux")]
+/// Nice value of the sealing thread: threads that answer requests run first.
 const NICENESS: i32 = 15;
 
 /// Why a file was deleted.
@@ -54,7 +53,7 @@ impl Sealer {
 
     /// Seals until told to stop, and then what is left.
     pub fn run(mut self, woken: &Receiver<()>) {
-        lower_priority();
+        crate::machine::lower_priority("log-seal", NICENESS);
         self.find_files();
         loop {
             self.seal_all();
@@ -348,12 +347,4 @@ pub fn properties(schema: &Schema, metadata: Vec<KeyValue>) -> WriterProperties 
         }
     }
     builder.build()
-}
-
-fn lower_priority() {
-    // On Linux the call concerns the calling thread alone; elsewhere it would slow the whole process.
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the sealing thread keeps its priority");
-    }
 }

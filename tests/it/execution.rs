@@ -23,12 +23,12 @@ fn only_rows_that_were_seen_not_to_interact_run_together() {
         std::fs::write(models.join("stubborn/model.toml"), "[batching]\nenabled = true\n").unwrap();
     });
     for (model, enabled, why) in [
-        ("apart", true, "gave the same together as alone"),
-        ("together", false, "a row gave something else among"),
-        ("alike", false, "every row that was tried gave the same"),
-        ("off", false, "model.toml says so"),
-        ("pinned", true, "model.toml says so; it was not shown"),
-        ("stubborn", false, "a row gave something else among"),
+        ("apart", true, "gave the same results together as alone"),
+        ("together", false, "a row gave another result in a batch of"),
+        ("alike", false, "every test row gave the same result"),
+        ("off", false, "disabled in model.toml"),
+        ("pinned", true, "enabled in model.toml, but not confirmed by a test"),
+        ("stubborn", false, "a row gave another result in a batch of"),
     ] {
         let version = &shown(&gateway, model)["versions"][0];
         assert_eq!(version["batching"]["enabled"], enabled, "{model}: {version}");

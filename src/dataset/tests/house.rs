@@ -213,7 +213,7 @@ impl House {
         let dir = self.models().join("m").join(n.to_string());
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("model.onnx"), bytes).unwrap();
-        crate::prepare::sha256_of_version(&dir).unwrap()
+        crate::prepare::model_sha256(&dir).unwrap()
     }
 
     pub fn export<'a>(&'a self, to: &'a Path) -> Export<'a> {
