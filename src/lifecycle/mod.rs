@@ -7,7 +7,7 @@
 //! - Loads, verification and warming happen on background threads at low priority; memory is freed on a thread of its own.
 //! - A half-copied or broken version never disturbs what serves.
 //!
-//! Uses: registry (writer), backend, compare, route, ledger, model_settings, prepare, source, shadow (figures), model, telemetry.
+//! Uses: registry (writer), backend, compare, route, ledger, model_settings, prepare, source, shadow (figures), model, telemetry, machine.
 //!
 //! Invariant: nothing here knows a live request.
 //!

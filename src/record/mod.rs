@@ -7,7 +7,7 @@
 //!   dropped, counted, and a row in `gaps/`.
 //! - [`unsealed`] reads what is not sealed yet, without a server.
 //!
-//! Uses: quality, model, tensor, telemetry.
+//! Uses: quality, model, tensor, telemetry, machine.
 //!
 //! Invariant: nobody who answers callers waits for a disk or another thread here, unless the configuration asks for it.
 //!
