@@ -178,7 +178,7 @@ fn the_sha256_of_version_toml_is_held_against_the_bytes() {
         (status.stage.unwrap(), status.reason.unwrap())
     };
     let (stage, reason) = failed(2);
-    assert!(stage == Stage::Verify && reason.contains("version.toml says 0000"), "{reason}");
+    assert!(stage == Stage::Verify && reason.contains("version.toml gives 0000"), "{reason}");
     let (stage, reason) = failed(3);
     assert!(stage == Stage::Load && reason.contains("in the middle") && reason.contains("sha256"), "{reason}");
     let (stage, reason) = failed(4);
