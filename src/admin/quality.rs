@@ -90,7 +90,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
         version,
         arm,
         predictions: figures.predictions,
-        told: figures.told,
+        told: figures.with_feedback,
         labelled: figures.labelled,
         unfit: figures.unfit,
         accuracy: figures.accuracy(),

@@ -117,7 +117,7 @@ async fn upkeep(telemetry: Telemetry, door: Arc<DataPlane>, quality: Quality) {
 /// Shows what feedback says of every version on every arm.
 fn show_quality(telemetry: &Telemetry, quality: &Quality) {
     for (model, of) in quality.all() {
-        for ((version, arm), figures) in of.arms.iter().filter(|(_, figures)| figures.told > 0) {
+        for ((version, arm), figures) in of.arms.iter().filter(|(_, figures)| figures.with_feedback > 0) {
             let values = figures.values.iter().map(|(name, m)| (name.as_str(), m.count, m.mean, m.variance()));
             telemetry.show_quality(&QualityShown {
                 model: model.as_str(),

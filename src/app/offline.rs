@@ -7,7 +7,7 @@ use crate::cli::{self, ExportOptions, PickOptions, ReplayOptions, ReproduceOptio
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::dataset::{
-    self, Budget, Error, Export, Exported, Format, Gate, LabelFigures, Outcome, Pick, Replay, Replayed, Reproduced,
+    self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, Outcome, Replay, Replayed, Reproduced,
     Verdict,
 };
 use crate::model::Role;
@@ -70,13 +70,13 @@ fn parsed<T: FromStr<Err: Display>>(word: &str, what: &str) -> Result<T, Error> 
     word.parse().map_err(|e| Error::Usage(format!("{word:?} is no {what}: {e}")))
 }
 
-fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<Pick, Error> {
+fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<Filter, Error> {
     let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
     let role = |word: &String| {
         let known = Role::ALL.into_iter().find(|role| role.as_str() == word);
         known.ok_or_else(|| Error::Usage(format!("{word:?} is no role: expected primary, pinned or shadow")))
     };
-    Ok(Pick {
+    Ok(Filter {
         from: time(&options.from)?,
         to: time(&options.to)?,
         versions: versions.iter().map(|word| parsed(word, "version")).collect::<Result<_, _>>()?,
@@ -124,7 +124,7 @@ fn export_as(options: &ExportOptions) -> Result<(Exported, std::path::PathBuf), 
     let what = Export {
         model: &model,
         data: &options.pick.data_dir,
-        pick: pick(&options.pick, &options.versions, &options.roles)?,
+        filter: pick(&options.pick, &options.versions, &options.roles)?,
         require_label: options.require_label,
         format,
         limit: options.limit,
@@ -136,7 +136,7 @@ fn export_as(options: &ExportOptions) -> Result<(Exported, std::path::PathBuf), 
 }
 
 fn exported_text((exported, to): &(Exported, std::path::PathBuf)) -> String {
-    let Exported { rows, labelled, left_out, bytes, gone } = exported;
+    let Exported { rows, labelled, left_out, bytes, deleted_files: gone } = exported;
     let labels =
         if *labelled > 0 { format!(", {} of them with a label", HumanCount(*labelled as u64)) } else { String::new() };
     let mut text = format!("{}: {} rows{labels}, {}\n", to.display(), HumanCount(*rows as u64), HumanBytes(*bytes));
@@ -155,7 +155,7 @@ fn gone_text(gone: usize) -> String {
 }
 
 fn exported_json((exported, to): &(Exported, std::path::PathBuf)) -> Value {
-    let Exported { rows, labelled, left_out, bytes, gone } = exported;
+    let Exported { rows, labelled, left_out, bytes, deleted_files: gone } = exported;
     json!({
         "file": to.display().to_string(), "rows": rows, "labelled": labelled, "left_out": left_out, "bytes": bytes,
         "files_gone": gone,
@@ -181,11 +181,11 @@ fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
         version: parsed(&options.version, "version")?,
         models: &options.models,
         data: &options.pick.data_dir,
-        pick,
+        filter: pick,
         limit: options.limit,
         rtol: options.rtol,
         atol: options.atol,
-        otherwise: Tolerance { rtol: shadows.rtol, atol: shadows.atol },
+        default_tolerance: Tolerance { rtol: shadows.rtol, atol: shadows.atol },
         worst: shadows.worst,
         gates,
         budget: Budget::default(),
@@ -207,7 +207,7 @@ fn replayed_json(replayed: &Replayed) -> Value {
         "labels": replayed.labels.iter().map(labels_json).collect::<Vec<_>>(),
         "gates": replayed.verdicts.iter().map(verdict_json).collect::<Vec<_>>(),
         "passed": replayed.verdicts.iter().all(|verdict| verdict.passed),
-        "files_gone": replayed.gone,
+        "files_gone": replayed.deleted_files,
     })
 }
 
@@ -236,9 +236,9 @@ fn replayed_text(replayed: &Replayed) -> String {
     );
     // Writing to a String cannot fail.
     for (why, n) in &replayed.left_out {
-        let _ = writeln!(text, "left out {}: {}", HumanCount(*n), why.words());
+        let _ = writeln!(text, "left out {}: {}", HumanCount(*n), why.message());
     }
-    text.push_str(&gone_text(replayed.gone));
+    text.push_str(&gone_text(replayed.deleted_files));
     text.push_str(&cli::shadow_pairs(&replayed_json(replayed)));
     if !replayed.labels.is_empty() {
         text.push('\n');
@@ -285,7 +285,7 @@ fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
     let outputs = |n: usize| if n == 1 { "1 output".to_owned() } else { format!("{n} outputs") };
     match &reproduced.outcome {
         Outcome::Equal { outputs: n } => ("equal", format!("{}, bit for bit as logged", outputs(*n))),
-        Outcome::Apart(comparison) => {
+        Outcome::Different(comparison) => {
             let others = reproduced.batch_rows.saturating_sub(reproduced.records);
             let company = format!("; it ran together with {others} rows of others, and rounding is another in company");
             let cut = "; it was run in parts, and rounding is another with other rows beside";
@@ -296,7 +296,7 @@ fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
             };
             ("apart", format!("not bit for bit as logged; {comparison}{company}"))
         }
-        Outcome::Not(why) => ("not", why.clone()),
+        Outcome::NotRun(why) => ("not", why.clone()),
     }
 }
 

@@ -1,23 +1,23 @@
-//! compare: how far two answers to the same inputs are apart; pure.
+//! compare: measures the differences between two answers to the same inputs; pure.
 //!
-//! - [`compare`] holds what came against what was expected, output by output, and says how far apart they are as
-//!   numbers ([`Elements`]) and in words (`Display`).
-//! - Floating-point elements agree as `numpy.isclose(got, expected, rtol, atol, equal_nan=True)` has it; all others
-//!   agree when they are equal.
-//! - [`PairFigures`] is what many such pairs come to: running figures and the worst pairs.
-//! - Golden answers, shadows and replay all ask here, so that "the same answer" means one thing.
+//! - [`compare`] compares an answer with the expected one, output by output. It returns the differences as numbers ([`Elements`])
+//!   and in words (`Display`).
+//! - Floating-point elements agree if `numpy.isclose(got, expected, rtol, atol, equal_nan=True)` is true. All other elements agree
+//!   if they are equal.
+//! - [`PairFigures`] sums up many pairs: running figures and the worst pairs.
+//! - Golden answers, shadows and replay all use this room, so that "the same answer" has one meaning.
 //!
 //! Uses: model, tensor.
 //!
-//! Invariant: nothing here knows where the answers came from.
+//! Invariant: nothing here depends on the origin of the answers.
 //!
-//! To add a measure: a field of [`Elements`], counted in `elements.rs`, and its words in its `Display`.
+//! To add a measure: a field of [`Elements`], counted in `elements.rs`, and its text in `display.rs`.
 
+mod display;
 mod elements;
 mod pairs;
 #[cfg(test)]
 mod tests;
-mod words;
 mod worst;
 
 pub use pairs::{Agreement, Latency, OutputFigures, Pair, PairFigures};
@@ -26,7 +26,7 @@ pub use worst::{Side, WorstPair};
 use crate::model::Answer;
 use crate::tensor::{DataType, Shape, Tensor};
 
-/// How far apart two floating-point numbers may be: `|got - expected| <= atol + rtol * |expected|`
+/// The allowed difference of two floating-point numbers: `|got - expected| <= atol + rtol * |expected|`
 /// (<https://numpy.org/doc/stable/reference/generated/numpy.isclose.html>).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
@@ -35,33 +35,33 @@ pub struct Tolerance {
 }
 
 impl Default for Tolerance {
-    /// numpy's.
+    /// The defaults of numpy.
     fn default() -> Self {
         Tolerance { rtol: 1e-5, atol: 1e-8 }
     }
 }
 
-/// Two answers held against each other.
+/// The result of comparing two answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// The expected outputs in their order, then those nobody expected.
+    /// The expected outputs in their order, then the unexpected ones.
     pub outputs: Vec<OutputComparison>,
     pub tolerance: Tolerance,
 }
 
-/// One output of both answers.
+/// The result for one output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputComparison {
     pub name: String,
     pub outcome: Outcome,
 }
 
-/// How an output compares.
+/// How an output differs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Expected, and not there.
+    /// Expected, but absent.
     Missing,
-    /// There, and not expected.
+    /// Present, but not expected.
     Extra,
     Datatype {
         expected: DataType,
@@ -71,53 +71,52 @@ pub enum Outcome {
         expected: Shape,
         got: Shape,
     },
-    /// Same type and shape, so element by element.
+    /// Both have the same type and shape, so they are compared element by element.
     Elements(Elements),
 }
 
-/// Two tensors of one type and shape, element by element.
+/// The differences between two tensors of one type and shape.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Elements {
     pub count: usize,
-    /// Pairs that are numbers and finite on both sides: those `largest` and `mean` are over.
+    /// Pairs of numbers that are finite on both sides. `largest` and `mean` are over these.
     pub measured: usize,
     /// Elements that do not agree.
     pub outside: usize,
-    /// The largest and the mean absolute difference of those measured; `None` where there is none, and for booleans and
-    /// strings.
+    /// The largest and the mean absolute difference of the measured pairs. `None` without any, and for booleans and strings.
     pub largest: Option<f64>,
     pub mean: Option<f64>,
-    /// Pairs of which one side only is NaN or infinite, or that are infinities of opposite signs.
+    /// Pairs in which only one side is NaN or infinite, or with infinities of opposite signs.
     pub nonfinite: usize,
     /// The element furthest outside the tolerance.
     pub worst: Option<Worst>,
-    /// For floating-point outputs of two and more dimensions: how often the largest along the last one is another.
+    /// For floating-point outputs of two or more dimensions: how often the largest element of a row is at another index.
     pub top1: Option<Top1>,
 }
 
 /// One element that does not agree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worst {
-    /// Its place, outermost dimension first.
+    /// Outermost dimension first.
     pub index: Vec<usize>,
     pub expected: String,
     pub got: String,
 }
 
-/// Rows whose largest element, the predicted class in a classifier, is at another place.
+/// Rows whose largest element (the predicted class of a classifier) is at another index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Top1 {
     pub flipped: usize,
     pub rows: usize,
 }
 
-/// Holds `got` against `expected`. Outputs are matched by name; a name stands once on each side.
+/// Compares `got` with `expected`. Outputs are matched by name. Names are unique on each side.
 pub fn compare<E: AsRef<str>, G: AsRef<str>>(
     expected: &[(E, Tensor)],
     got: &[(G, Tensor)],
     tolerance: Tolerance,
 ) -> Comparison {
-    let expected_ones = expected.iter().map(|(name, expected)| {
+    let matched = expected.iter().map(|(name, expected)| {
         let name = name.as_ref();
         let outcome = match got.iter().find(|(other, _)| other.as_ref() == name) {
             None => Outcome::Missing,
@@ -130,17 +129,17 @@ pub fn compare<E: AsRef<str>, G: AsRef<str>>(
         .map(|(name, _)| name.as_ref())
         .filter(|name| !expected.iter().any(|(other, _)| other.as_ref() == *name))
         .map(|name| OutputComparison { name: name.to_owned(), outcome: Outcome::Extra });
-    Comparison { outputs: expected_ones.chain(unexpected).collect(), tolerance }
+    Comparison { outputs: matched.chain(unexpected).collect(), tolerance }
 }
 
-/// Holds one engine's answer against another's.
+/// Compares the outputs of two answers.
 #[must_use]
 pub fn compare_answers(expected: &Answer, got: &Answer, tolerance: Tolerance) -> Comparison {
     compare(&expected.outputs, &got.outputs, tolerance)
 }
 
 impl Comparison {
-    /// Whether every output is there on both sides and every element within the tolerance.
+    /// Whether both sides have the same outputs, and every element is within the tolerance.
     #[must_use]
     pub fn agrees(&self) -> bool {
         self.outputs.iter().all(|output| output.outcome.agrees())
@@ -155,7 +154,7 @@ impl Outcome {
 }
 
 impl Elements {
-    /// The share of elements that agree; of none, all do.
+    /// The share of elements that agree. 1 for an empty tensor.
     #[must_use]
     pub fn share_within(&self) -> f64 {
         if self.count == 0 { 1.0 } else { (self.count - self.outside) as f64 / self.count as f64 }
@@ -163,7 +162,7 @@ impl Elements {
 }
 
 impl Top1 {
-    /// The share of rows whose largest element is at another place; of none, none is.
+    /// The share of rows whose largest element is at another index. 0 without rows.
     #[must_use]
     pub fn share_flipped(self) -> f64 {
         if self.rows == 0 { 0.0 } else { self.flipped as f64 / self.rows as f64 }

@@ -1,4 +1,4 @@
-//! Figures of many pairs of answers: what shadows and replay make of their comparisons.
+//! Figures over many pairs of answers, for shadows and replay.
 
 use super::worst::{self, Severity, WorstPair};
 use super::{Comparison, Outcome};
@@ -7,33 +7,33 @@ use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// How many pairs were held against each other, and how many of them agreed in every output.
+/// How many pairs were compared, and how many of them agreed in every output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Agreement {
-    /// Without those in which both sides failed, which say nothing.
+    /// Without the pairs in which both sides failed, because these show nothing.
     pub pairs: u64,
     pub agreed: u64,
 }
 
 impl Agreement {
-    /// Together with other pairs.
+    /// The sum with other pairs.
     #[must_use]
     pub fn and(self, more: Agreement) -> Agreement {
         Agreement { pairs: self.pairs + more.pairs, agreed: self.agreed + more.agreed }
     }
 }
 
-/// One request that both sides ran, or tried to.
+/// One request that was run on both sides.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair<'a> {
     pub request_id: &'a RequestId,
-    /// The primary's.
+    /// The arm of the primary.
     pub arm: &'a str,
     pub at: Timestamp,
-    /// The answer, and how long it took inside the engine.
+    /// The answer and the time inside the engine.
     pub primary: Result<(&'a Answer, Duration), &'a Failure>,
     pub shadow: Result<(&'a Answer, Duration), &'a Failure>,
-    /// Where both answered.
+    /// `None` unless both sides answered.
     pub comparison: Option<&'a Comparison>,
 }
 
@@ -43,47 +43,47 @@ pub struct PairFigures {
     pub primary: Version,
     pub shadow: Version,
     pub since: Timestamp,
-    /// Of the last pair.
+    /// The time of the last pair.
     pub until: Timestamp,
-    /// Pairs, however they came out.
+    /// All pairs, whatever their result.
     pub pairs: u64,
-    /// Of them, those in which every element of every output was within the tolerance.
+    /// Pairs in which every element of every output was within the tolerance.
     pub agreed: u64,
     pub primary_failed: u64,
     pub shadow_failed: u64,
     pub both_failed: u64,
-    /// In the order they were first seen.
+    /// In the order of first appearance.
     pub outputs: Vec<OutputFigures>,
-    /// Of the pairs in which both answered. A shadow's runs are interrupted by whatever is more important.
+    /// Over the pairs in which both sides answered. Threads of higher priority interrupt a shadow's runs.
     pub primary_latency: Latency,
     pub shadow_latency: Latency,
     /// Worst first.
     pub worst: Vec<WorstPair>,
-    /// Of the bytes of both versions.
+    /// The SHA-256 of the model files of the primary and the shadow.
     pub sha256: (String, String),
 }
 
-/// One output over all pairs in which both sides answered.
+/// The figures of one output, over all pairs in which both sides answered.
 #[derive(Debug, Clone, Default)]
 pub struct OutputFigures {
     pub name: String,
     pub pairs: u64,
-    /// Pairs in which all of its elements agreed.
+    /// Pairs in which all elements of this output agreed.
     pub agreed: u64,
-    /// Pairs in which it was missing on one side, or of another type or shape: nothing to hold against each other.
+    /// Pairs in which the output was absent on one side, or had another type or shape.
     pub incomparable: u64,
     pub elements: u64,
     /// Elements that do not agree.
     pub outside: u64,
-    /// The largest absolute difference; `None` where nothing was measured.
+    /// The largest absolute difference. `None` where nothing was measured.
     pub largest: Option<f64>,
-    /// Elements NaN or infinite on one side only.
+    /// Elements that are NaN or infinite on one side only.
     pub nonfinite: u64,
-    /// Rows whose largest element is at another place, and all rows; 0 of 0 where it is no list of scores.
+    /// Rows whose largest element is at another index, and all rows. Both are 0 if the output is not a list of scores.
     pub top1_flipped: u64,
     pub top1_rows: u64,
     measured: u64,
-    /// The mean of what was measured so far.
+    /// The mean absolute difference of the measured elements.
     mean: f64,
 }
 
@@ -92,7 +92,7 @@ pub struct OutputFigures {
 pub struct Latency(Histogram<u64>);
 
 impl PairFigures {
-    /// Of no pair yet.
+    /// Figures without any pair.
     #[must_use]
     pub fn new(primary: Version, shadow: Version, sha256: (String, String), since: Timestamp) -> PairFigures {
         PairFigures {
@@ -113,21 +113,21 @@ impl PairFigures {
         }
     }
 
-    /// Of the pairs that say anything, the share that agreed; `None` while there is none.
+    /// The share of comparable pairs that agreed. `None` without comparable pairs.
     #[must_use]
     pub fn agreement(&self) -> Option<f64> {
-        let Agreement { pairs, agreed } = self.said();
+        let Agreement { pairs, agreed } = self.comparable();
         (pairs > 0).then(|| agreed as f64 / pairs as f64)
     }
 
-    /// The pairs that say anything.
+    /// The pairs in which at least one side answered.
     #[must_use]
-    pub fn said(&self) -> Agreement {
+    pub fn comparable(&self) -> Agreement {
         Agreement { pairs: self.pairs - self.both_failed, agreed: self.agreed }
     }
 
-    /// Takes in one pair, and keeps it where it is among the `worst` worst.
-    pub fn record(&mut self, worst: usize, pair: &Pair) {
+    /// Adds a pair. It is kept if it is among the `max_worst` worst pairs.
+    pub fn record(&mut self, max_worst: usize, pair: &Pair) {
         self.pairs += 1;
         self.until = self.until.max(pair.at);
         match (pair.primary, pair.shadow) {
@@ -149,7 +149,7 @@ impl PairFigures {
         }
         if !agreed {
             let severity = Severity::of(pair.comparison);
-            worst::keep(&mut self.worst, worst, severity, || WorstPair::new(pair, severity));
+            worst::keep(&mut self.worst, max_worst, severity, || WorstPair::new(pair, severity));
         }
     }
 
@@ -174,7 +174,7 @@ impl OutputFigures {
         self.outside += elements.outside as u64;
         self.nonfinite += elements.nonfinite as u64;
         if let (Some(largest), Some(mean)) = (elements.largest, elements.mean) {
-            self.largest = Some(self.largest.map_or(largest, |most| most.max(largest)));
+            self.largest = Some(self.largest.map_or(largest, |known| known.max(largest)));
             self.measured += elements.measured as u64;
             self.mean += (mean - self.mean) * (elements.measured as f64 / self.measured as f64);
         }
@@ -184,13 +184,13 @@ impl OutputFigures {
         }
     }
 
-    /// The mean absolute difference of everything measured.
+    /// The mean absolute difference of the measured elements. `None` where nothing was measured.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
         (self.measured > 0).then_some(self.mean)
     }
 
-    /// The share of elements that agree; of none, all do.
+    /// The share of elements that agree. 1 without elements.
     #[must_use]
     pub fn share_within(&self) -> f64 {
         if self.elements == 0 { 1.0 } else { (self.elements - self.outside) as f64 / self.elements as f64 }
@@ -199,25 +199,25 @@ impl OutputFigures {
 
 impl Default for Latency {
     fn default() -> Latency {
-        // Two digits, from 1 µs on; it grows with what it is given.
-        Latency(Histogram::new(2).expect("two digits are within what the histogram can"))
+        // Two significant digits from 1 µs on. The range grows with the recorded values.
+        Latency(Histogram::new(2).expect("two significant digits are supported"))
     }
 }
 
 impl Latency {
-    /// Takes in one run.
+    /// Adds one run.
     pub fn record(&mut self, took: Duration) {
-        // Fails only past 2^64 µs.
+        // The value always fits, because the range grows up to 2^64 µs.
         let _ = self.0.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
     }
 
-    /// In microseconds; `None` while there is none.
+    /// In microseconds. `None` without runs.
     #[must_use]
     pub fn mean_us(&self) -> Option<f64> {
         (!self.0.is_empty()).then(|| self.0.mean())
     }
 
-    /// In microseconds, to two digits; `None` while there is none.
+    /// In microseconds, with two significant digits. `None` without runs.
     #[must_use]
     pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
         (!self.0.is_empty()).then(|| self.0.value_at_quantile(quantile))

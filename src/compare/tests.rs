@@ -8,7 +8,7 @@ fn floats(shape: &[usize], data: &[f32]) -> Tensor {
     Tensor::new(Shape::new(shape), Data::Fp32(data.to_vec().into())).unwrap()
 }
 
-fn one(expected: Tensor, got: Tensor) -> Comparison {
+fn compare_one(expected: Tensor, got: Tensor) -> Comparison {
     compare(&[("y", expected)], &[("y", got)], Tolerance::default())
 }
 
@@ -23,7 +23,7 @@ fn elements(comparison: &Comparison) -> &Elements {
 fn the_worst_element_is_named() {
     let expected = floats(&[2, 3], &[0.1, 0.2, 0.7, 0.5, 0.3, 0.2]);
     let got = floats(&[2, 3], &[0.1, 0.2, 0.7, 0.3, 0.45, 0.25]);
-    let comparison = one(expected, got);
+    let comparison = compare_one(expected, got);
     assert!(!comparison.agrees());
     let e = elements(&comparison);
     assert_eq!((e.count, e.outside, e.nonfinite), (6, 3, 0));
@@ -32,13 +32,16 @@ fn the_worst_element_is_named() {
     assert!((e.share_within() - 0.5).abs() < 1e-12);
     assert_eq!(e.top1, Some(Top1 { flipped: 1, rows: 2 }));
     let words = comparison.to_string();
-    assert!(words.starts_with("output \"y\": 3 of 6 elements differ (rtol 1e-5, atol 1e-8"), "{words}");
-    assert!(words.contains("the worst at [1, 0]: expected 0.5, got 0.3;"), "{words}");
-    assert!(words.ends_with("the largest of a row is another in 1 of 2 rows"), "{words}");
+    assert!(
+        words.starts_with("output \"y\": 3 of 6 elements differ (rtol 1e-5, atol 1e-8 for floating-point elements)"),
+        "{words}"
+    );
+    assert!(words.contains(", worst at [1, 0]: expected 0.5, got 0.3;"), "{words}");
+    assert!(words.ends_with("the index of the largest element differs in 1 of 2 rows"), "{words}");
 }
 
 #[test]
-fn the_tolerance_is_relative_to_what_was_expected() {
+fn the_tolerance_is_relative_to_the_expected_value() {
     let tolerance = Tolerance { rtol: 0.1, atol: 0.0 };
     let agree = |expected: f32, got: f32| {
         compare(&[("y", floats(&[], &[expected]))], &[("y", floats(&[], &[got]))], tolerance).agrees()
@@ -50,23 +53,23 @@ fn the_tolerance_is_relative_to_what_was_expected() {
 }
 
 #[test]
-fn nan_is_nan_and_infinity_is_infinity() {
+fn nan_equals_nan_and_infinities_of_one_sign_are_equal() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
-    assert!(one(floats(&[3], &[nan, inf, -inf]), floats(&[3], &[nan, inf, -inf])).agrees());
-    let comparison = one(floats(&[4], &[nan, 1.0, inf, 2.0]), floats(&[4], &[1.0, nan, -inf, 2.5]));
+    assert!(compare_one(floats(&[3], &[nan, inf, -inf]), floats(&[3], &[nan, inf, -inf])).agrees());
+    let comparison = compare_one(floats(&[4], &[nan, 1.0, inf, 2.0]), floats(&[4], &[1.0, nan, -inf, 2.5]));
     let e = elements(&comparison);
     assert_eq!((e.outside, e.nonfinite), (4, 3));
     assert_eq!(e.worst, Some(Worst { index: vec![0], expected: "NaN".into(), got: "1".into() }));
-    assert_eq!((e.largest, e.mean), (Some(0.5), Some(0.5)), "over the one pair that is finite");
+    assert_eq!((e.largest, e.mean), (Some(0.5), Some(0.5)), "over the one finite pair");
     assert!(comparison.to_string().contains("3 are NaN or infinite on one side only"));
-    let e = one(floats(&[1], &[nan]), floats(&[1], &[nan]));
+    let e = compare_one(floats(&[1], &[nan]), floats(&[1], &[nan]));
     assert_eq!(elements(&e).largest, None);
 }
 
 #[test]
-fn everything_but_floats_has_to_be_equal() {
+fn all_types_but_floats_must_be_equal() {
     let ints = |v: &[i64]| Tensor::new(Shape::new(&[v.len()]), Data::Int64(v.to_vec().into())).unwrap();
-    let comparison = one(ints(&[1, i64::MIN, 3]), ints(&[1, i64::MAX, 4]));
+    let comparison = compare_one(ints(&[1, i64::MIN, 3]), ints(&[1, i64::MAX, 4]));
     let e = elements(&comparison);
     assert_eq!((e.outside, e.largest), (2, Some(18_446_744_073_709_551_615.0)));
     assert_eq!(e.worst.as_ref().unwrap().index, [1]);
@@ -74,38 +77,38 @@ fn everything_but_floats_has_to_be_equal() {
         let data = v.iter().map(|s| Bytes::copy_from_slice(s.as_bytes())).collect();
         Tensor::new(Shape::new(&[v.len()]), Data::Bytes(data)).unwrap()
     };
-    let comparison = one(strings(&["a", "cat"]), strings(&["a", "dog"]));
+    let comparison = compare_one(strings(&["a", "cat"]), strings(&["a", "dog"]));
     assert_eq!(
         comparison.to_string(),
-        "output \"y\": 1 of 2 elements differ, the worst at [1]: expected \"cat\", got \"dog\""
+        "output \"y\": 1 of 2 elements differ, worst at [1]: expected \"cat\", got \"dog\""
     );
     let long = "x".repeat(500);
-    assert!(one(strings(&[&long]), strings(&["y"])).to_string().len() < 300, "long strings are cut");
+    assert!(compare_one(strings(&[&long]), strings(&["y"])).to_string().len() < 300, "long strings are cut");
     let bools = |v: &[bool]| Tensor::new(Shape::new(&[v.len()]), Data::Bool(v.to_vec())).unwrap();
-    assert!(!one(bools(&[true]), bools(&[false])).agrees());
-    let halves = |v: f32| Tensor::new(Shape::new(&[1]), Data::Fp16(vec![f16::from_f32(v)].into())).unwrap();
-    assert!(one(halves(1.5), halves(1.5)).agrees() && !one(halves(1.5), halves(1.6)).agrees());
+    assert!(!compare_one(bools(&[true]), bools(&[false])).agrees());
+    let fp16 = |v: f32| Tensor::new(Shape::new(&[1]), Data::Fp16(vec![f16::from_f32(v)].into())).unwrap();
+    assert!(compare_one(fp16(1.5), fp16(1.5)).agrees() && !compare_one(fp16(1.5), fp16(1.6)).agrees());
 }
 
 #[test]
 fn outputs_are_matched_by_name() {
     let t = || floats(&[1], &[1.0]);
     let in_order = [("a", t()), ("b", t())];
-    let turned: [(std::sync::Arc<str>, Tensor); 2] = [("b".into(), t()), ("a".into(), t())];
-    assert!(compare(&in_order, &turned, Tolerance::default()).agrees());
+    let reversed: [(std::sync::Arc<str>, Tensor); 2] = [("b".into(), t()), ("a".into(), t())];
+    assert!(compare(&in_order, &reversed, Tolerance::default()).agrees());
     let comparison = compare(&in_order, &[("b", t()), ("c", t())], Tolerance::default());
-    assert_eq!(comparison.to_string(), "output \"a\": is missing; output \"c\": is there and was not expected");
+    assert_eq!(comparison.to_string(), "output \"a\": is missing; output \"c\": was not expected");
     assert!(!comparison.agrees());
-    let comparison = one(t(), floats(&[1, 1], &[1.0]));
+    let comparison = compare_one(t(), floats(&[1, 1], &[1.0]));
     assert_eq!(comparison.to_string(), "output \"y\": expected shape [1], got [1,1]");
-    let comparison = one(t(), Tensor::new(Shape::new(&[1]), Data::zeros(DataType::Fp64, 1)).unwrap());
+    let comparison = compare_one(t(), Tensor::new(Shape::new(&[1]), Data::zeros(DataType::Fp64, 1)).unwrap());
     assert_eq!(comparison.to_string(), "output \"y\": expected datatype FP32, got FP64");
 }
 
 #[test]
-fn nothing_agrees_with_nothing() {
+fn empty_tensors_and_empty_answers_agree() {
     let none = || floats(&[0, 3], &[]);
-    let comparison = one(none(), none());
+    let comparison = compare_one(none(), none());
     assert!(comparison.agrees());
     let e = elements(&comparison);
     assert_eq!((e.count, e.largest, e.top1), (0, None, Some(Top1 { flipped: 0, rows: 0 })));
@@ -120,35 +123,35 @@ fn tensor_of<T: Element>(data: Vec<T>, wrap: impl Fn(Vec<T>) -> Data) -> Tensor 
 }
 
 #[test]
-fn the_mean_of_the_farthest_apart_is_no_infinity() {
+fn the_mean_of_very_large_differences_is_finite() {
     let wrap = |v: Vec<f64>| tensor_of(v, |v| Data::Fp64(v.into()));
-    let comparison = one(wrap(vec![f64::MAX, -f64::MAX, 0.0]), wrap(vec![-f64::MAX, f64::MAX, 0.0]));
+    let comparison = compare_one(wrap(vec![f64::MAX, -f64::MAX, 0.0]), wrap(vec![-f64::MAX, f64::MAX, 0.0]));
     let e = elements(&comparison);
     assert_eq!(e.largest, Some(f64::MAX));
     assert_eq!(e.mean, Some(f64::MAX / 3.0 * 2.0));
     // 0.1 + 0.1 + 0.1 is more than 0.3.
-    let comparison = one(wrap(vec![0.0; 3]), wrap(vec![0.1; 3]));
+    let comparison = compare_one(wrap(vec![0.0; 3]), wrap(vec![0.1; 3]));
     assert_eq!(elements(&comparison).mean, Some(0.1));
 }
 
 proptest! {
     #[test]
-    fn a_tensor_agrees_with_itself_bit_by_bit(bits in proptest::collection::vec(any::<u32>(), 0..50)) {
+    fn any_tensor_agrees_with_itself(bits in proptest::collection::vec(any::<u32>(), 0..50)) {
         let t = || tensor_of(bits.iter().map(|b| f32::from_bits(*b)).collect(), |v| Data::Fp32(v.into()));
-        let comparison = one(t(), t());
+        let comparison = compare_one(t(), t());
         prop_assert!(comparison.agrees());
         prop_assert!(elements(&comparison).worst.is_none());
     }
 
     #[test]
-    fn it_says_what_numpy_isclose_says(
+    fn agreement_is_that_of_numpy_isclose(
         pairs in proptest::collection::vec((any::<f64>(), any::<f64>(), -1e-4..1e-4f64), 1..20),
         rtol in 0.0..1e-3f64,
         atol in 0.0..1e-3f64,
         near in any::<bool>(),
     ) {
         let expected: Vec<f64> = pairs.iter().map(|p| p.0).collect();
-        // Unrelated numbers hardly ever agree, so half of the cases are close to each other.
+        // Random numbers hardly ever agree, so half of the cases use numbers close to each other.
         let got: Vec<f64> = pairs.iter().map(|p| if near { p.0 * (1.0 + p.2) } else { p.1 }).collect();
         let close = |e: f64, g: f64| {
             let finite = e.is_finite() && g.is_finite();
@@ -166,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn the_worst_element_is_the_one_that_was_changed(
+    fn the_only_changed_element_is_the_worst(
         dims in proptest::collection::vec(1..4usize, 1..4),
         pick in any::<proptest::sample::Index>(),
     ) {
@@ -175,7 +178,7 @@ proptest! {
         let mut changed = vec![1i32; n];
         changed[at] = 7;
         let wrap = |v: Vec<i32>| Tensor::new(Shape::new(&dims), Data::Int32(v.into())).unwrap();
-        let comparison = one(wrap(vec![1; n]), wrap(changed));
+        let comparison = compare_one(wrap(vec![1; n]), wrap(changed));
         let worst = elements(&comparison).worst.clone().unwrap();
         let flat = worst.index.iter().zip(&dims).fold(0, |flat, (i, extent)| flat * extent + i);
         prop_assert_eq!((flat, worst.expected.as_str(), worst.got.as_str()), (at, "1", "7"));

@@ -1,4 +1,4 @@
-//! The pairs that are furthest apart.
+//! The pairs with the largest differences.
 
 use super::{Comparison, Outcome, Pair};
 use crate::model::{Answer, Code, Failure, RequestId};
@@ -7,26 +7,26 @@ use jiff::Timestamp;
 use std::cmp::Ordering;
 use std::time::Duration;
 
-/// One pair that does not agree.
+/// A pair that does not agree.
 #[derive(Debug, Clone)]
 pub struct WorstPair {
-    /// The request, by which its inputs are found.
+    /// The request, whose inputs are in the prediction log under this id.
     pub request_id: RequestId,
     pub at: Timestamp,
     /// The primary's arm.
     pub arm: String,
-    /// What is apart, in words.
+    /// The difference in words.
     pub words: String,
     pub primary: Side,
     pub shadow: Side,
     severity: Severity,
 }
 
-/// What one side gave.
+/// The result of one side.
 #[derive(Debug, Clone)]
 pub enum Side {
     Answered(Answer),
-    /// Answered more bytes than are kept.
+    /// The size in bytes of an answer that is too large to keep.
     TooLarge(usize),
     Failed {
         code: Code,
@@ -34,16 +34,16 @@ pub enum Side {
     },
 }
 
-/// How bad: one side failed, then outputs that cannot be held against each other or are not finite on one side, then by the largest
-/// difference.
+/// How bad a difference is. The worst is that one side failed. Next are outputs that cannot be compared or are not finite on one
+/// side. All others are ordered by the largest difference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Severity {
     class: u8,
     largest: f64,
 }
 
-/// Bytes of one side's outputs that are kept: a thousand classes in double precision.
-const KEPT: usize = 16 << 10;
+/// Limit for the kept outputs of one side: twice the size of a thousand classes in double precision.
+const MAX_KEPT_BYTES: usize = 16 << 10;
 
 impl WorstPair {
     pub(super) fn new(pair: &Pair, severity: Severity) -> WorstPair {
@@ -70,7 +70,7 @@ impl Side {
         match outcome {
             Err(failure) => Side::Failed { code: failure.code, message: failure.message.clone() },
             Ok((answer, _)) => match answer.outputs.iter().map(|(_, tensor)| Tensor::size(tensor)).sum() {
-                bytes if bytes > KEPT => Side::TooLarge(bytes),
+                bytes if bytes > MAX_KEPT_BYTES => Side::TooLarge(bytes),
                 _ => Side::Answered(answer.clone()),
             },
         }
@@ -78,7 +78,7 @@ impl Side {
 }
 
 impl Severity {
-    /// `None`: one side failed.
+    /// `None` means that one side failed.
     pub fn of(comparison: Option<&Comparison>) -> Severity {
         let Some(comparison) = comparison else { return Severity { class: 2, largest: 0.0 } };
         let of = |outcome: &Outcome| match outcome {
@@ -97,11 +97,11 @@ impl Severity {
     }
 }
 
-/// Keeps a pair among the `most` worst, worst first; of equals, those that came first.
-pub(super) fn keep(worst: &mut Vec<WorstPair>, most: usize, severity: Severity, pair: impl FnOnce() -> WorstPair) {
+/// Inserts a pair if it is among the `limit` worst. The list is sorted, worst first; of equal pairs the earlier ones stay.
+pub(super) fn keep(worst: &mut Vec<WorstPair>, limit: usize, severity: Severity, pair: impl FnOnce() -> WorstPair) {
     let at = worst.partition_point(|known| Severity::compare(&known.severity, &severity) != Ordering::Less);
-    if at < most {
+    if at < limit {
         worst.insert(at, pair());
-        worst.truncate(most);
+        worst.truncate(limit);
     }
 }

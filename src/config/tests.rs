@@ -107,7 +107,7 @@ fn every_source_is_complained_of_at_once() {
     );
     assert_eq!(
         lines[1],
-        "environment SLUICEGATE__SERVER__IO_THREAD: names no key; did you mean `SLUICEGATE__SERVER__IO_THREADS`?"
+        "environment SLUICEGATE__SERVER__IO_THREAD: unknown key; did you mean `SLUICEGATE__SERVER__IO_THREADS`?"
     );
     assert!(lines[2].starts_with("option --admin-listen: admin.listen: expected a loopback address"), "{found}");
     assert_eq!(lines.len(), 3, "{found}");

@@ -1,10 +1,10 @@
-//! The bits of tensors.
+//! Access to the raw bytes of tensors, and bitwise equality.
 
 use crate::tensor::{Data, Tensor};
 use std::borrow::Cow;
 
-/// The elements as they stand in memory; `None` for strings, which have no width.
-pub fn of(data: &Data) -> Option<Cow<'_, [u8]>> {
+/// The elements as they are in memory. `None` for strings, which have no fixed width.
+pub(super) fn of(data: &Data) -> Option<Cow<'_, [u8]>> {
     Some(match data {
         Data::Bool(e) => Cow::Owned(e.iter().map(|b| u8::from(*b)).collect()),
         Data::Uint8(e) => Cow::Borrowed(e.as_bytes()),
@@ -22,14 +22,13 @@ pub fn of(data: &Data) -> Option<Cow<'_, [u8]>> {
     })
 }
 
-/// Whether two tensors are the same to the bit: also NaN and its kind, and the sign of 0.
+/// Whether two tensors are bitwise equal. NaN payloads and the sign of 0 count.
 #[must_use]
-pub fn equal(a: &Tensor, b: &Tensor) -> bool {
+pub(super) fn equal(a: &Tensor, b: &Tensor) -> bool {
     a.datatype() == b.datatype()
         && a.shape() == b.shape()
         && match (of(a.data()), of(b.data())) {
             (Some(a), Some(b)) => a == b,
-            // Strings are equal when their bytes are.
             _ => a.data() == b.data(),
         }
 }

@@ -1,4 +1,4 @@
-//! The columns of a batch under their names and types.
+//! Typed access to the columns of a record batch.
 
 use super::error::Error;
 use arrow_array::{
@@ -6,21 +6,21 @@ use arrow_array::{
     TimestampMicrosecondArray,
 };
 
-/// What is looked at to choose records, and to join them.
+/// The columns that are needed to select and to join records.
 #[derive(Debug)]
-pub struct Heads<'b> {
-    pub request_id: &'b StringArray,
-    pub row: &'b Int32Array,
-    pub arm: &'b StringArray,
-    pub role: &'b StringArray,
+pub(super) struct KeyColumns<'b> {
+    pub(super) request_id: &'b StringArray,
+    pub(super) row: &'b Int32Array,
+    pub(super) arm: &'b StringArray,
+    pub(super) role: &'b StringArray,
 }
 
-impl<'b> Heads<'b> {
-    /// The columns to read for them, with that of the time.
-    pub const COLUMNS: [&'static str; 5] = ["request_id", "row", "ts", "arm", "role"];
+impl<'b> KeyColumns<'b> {
+    /// The names of these columns, and of the time.
+    pub(super) const COLUMNS: [&'static str; 5] = ["request_id", "row", "ts", "arm", "role"];
 
-    pub fn of(batch: &'b RecordBatch) -> Result<Heads<'b>, Error> {
-        Ok(Heads {
+    pub(super) fn of(batch: &'b RecordBatch) -> Result<KeyColumns<'b>, Error> {
+        Ok(KeyColumns {
             request_id: texts(batch, "request_id")?,
             row: column(batch, "row", "int32")?,
             arm: texts(batch, "arm")?,
@@ -29,35 +29,39 @@ impl<'b> Heads<'b> {
     }
 }
 
-pub fn texts<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b StringArray, Error> {
+pub(super) fn texts<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b StringArray, Error> {
     column(batch, name, "string")
 }
 
-pub fn times<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b TimestampMicrosecondArray, Error> {
+pub(super) fn times<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b TimestampMicrosecondArray, Error> {
     column(batch, name, "timestamp(us, UTC)")
 }
 
-pub fn int64s<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b Int64Array, Error> {
+pub(super) fn int64s<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b Int64Array, Error> {
     column(batch, name, "int64")
 }
 
-pub fn bools<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b BooleanArray, Error> {
+pub(super) fn bools<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b BooleanArray, Error> {
     column(batch, name, "bool")
 }
 
-pub fn doubles<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b Float64Array, Error> {
+pub(super) fn doubles<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b Float64Array, Error> {
     column(batch, name, "double")
 }
 
-pub fn maps<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b MapArray, Error> {
+pub(super) fn maps<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b MapArray, Error> {
     column(batch, name, "map<string, double>")
 }
 
-pub fn any<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b ArrayRef, Error> {
+pub(super) fn any<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b ArrayRef, Error> {
     batch.column_by_name(name).ok_or_else(|| Error::Failed(format!("the column {name} is missing")))
 }
 
-pub fn column<'b, T: Array + 'static>(batch: &'b RecordBatch, name: &str, expected: &str) -> Result<&'b T, Error> {
+pub(super) fn column<'b, T: Array + 'static>(
+    batch: &'b RecordBatch,
+    name: &str,
+    expected: &str,
+) -> Result<&'b T, Error> {
     let found = any(batch, name)?;
     found.as_any().downcast_ref().ok_or_else(|| {
         Error::Failed(format!("the column {name} is expected to be {expected}, found {}", found.data_type()))

@@ -1,11 +1,11 @@
-//! Why something could not be done, in words for the person who asked.
+//! Errors, in words for the person who ran the command.
 
 use std::fmt::Display;
 use std::path::Path;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// What was asked for makes no sense.
+    /// The request is not valid.
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -13,8 +13,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// `doing` completes "cannot …".
-    pub(super) fn at(doing: &str, path: &Path, why: impl Display) -> Error {
-        Error::Failed(format!("cannot {doing} {}: {why}", path.display()))
+    /// A failure at a path. `action` completes "cannot …".
+    pub(super) fn at(action: &str, path: &Path, cause: impl Display) -> Error {
+        Error::Failed(format!("cannot {action} {}: {cause}", path.display()))
     }
 }

@@ -1,4 +1,4 @@
-//! What a candidate has to show in a replay.
+//! Gates: conditions that a candidate must meet in a replay.
 
 use super::error::Error;
 use std::fmt;
@@ -11,29 +11,30 @@ pub struct Gate {
     number: f64,
 }
 
-/// How a gate was decided.
+/// The result of a gate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     pub gate: Gate,
     pub passed: bool,
-    /// `None`: there was nothing to judge by, and the gate failed for that.
+    /// `None` if there was no data. The gate fails in that case.
     pub found: Option<f64>,
 }
 
-/// What can be asked for.
+/// The figures that a gate can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Figure {
-    /// The share of logged elements that the candidate gives too; those it failed to give, or gave in another shape, it does not.
+    /// The share of logged elements that the candidate reproduces within the tolerance. Elements of failed requests and of outputs with
+    /// another shape count as different.
     WithinTolerance,
-    /// The share of requests in which all of them are.
+    /// The share of requests in which all elements are within the tolerance.
     Agreement,
-    /// The share of requests the candidate failed.
+    /// The share of requests that failed on the candidate.
     Failed,
-    /// The share of rows of scores whose largest is another.
+    /// The share of score rows whose largest element is at another index.
     Top1Flipped,
     Accuracy,
     MeanAbsoluteError,
-    /// Of the candidate's runs, in microseconds.
+    /// The 99th percentile of the candidate's run times, in microseconds.
     P99Us,
 }
 
@@ -70,7 +71,7 @@ impl Figure {
 }
 
 impl Operator {
-    /// Longer ones first: `>=` begins as `>` does.
+    /// Longer signs first, because `>=` begins with `>`.
     const ALL: [(&'static str, Operator); 4] =
         [(">=", Operator::AtLeast), ("<=", Operator::AtMost), (">", Operator::Above), ("<", Operator::Below)];
 
@@ -85,28 +86,28 @@ impl Operator {
 }
 
 impl Gate {
-    /// Reads `NAME>=NUMBER`, or with `<=`, `>` or `<`.
+    /// Parses `NAME>=NUMBER`, or the same with `<=`, `>` or `<`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the text.
     pub fn parse(text: &str) -> Result<Gate, Error> {
         let usage = |why: &str| Error::Usage(format!("the gate {text:?} {why}"));
         let parts = Operator::ALL.iter().find_map(|(sign, operator)| {
             let (name, number) = text.split_once(sign)?;
             Some((name.trim(), *operator, number.trim()))
         });
-        let (name, operator, number) = parts
-            .ok_or_else(|| usage("has no operator: expected such as within_tolerance>=0.999, with >=, <=, > or <"))?;
+        let (name, operator, number) =
+            parts.ok_or_else(|| usage("has no operator: expected >=, <=, > or <, such as within_tolerance>=0.999"))?;
         let figure = Figure::ALL.into_iter().find(|figure| figure.as_str() == name).ok_or_else(|| {
             let known = Figure::ALL.map(Figure::as_str).join(", ");
-            usage(&format!("asks for {name:?}: expected one of {known}"))
+            usage(&format!("uses {name:?}: expected one of {known}"))
         })?;
         let number: Option<f64> = number.parse().ok().filter(|number: &f64| number.is_finite());
         let number = number.ok_or_else(|| usage("does not end in a number"))?;
         Ok(Gate { figure, operator, number })
     }
 
-    /// Decides it, by what was found of each figure.
+    /// Judges the gate. `found` returns the value of a figure.
     pub(super) fn judge(self, found: impl Fn(Figure) -> Option<f64>) -> Verdict {
         let found = found(self.figure);
         let passed = found.is_some_and(|found| self.operator.holds(found, self.number));

@@ -1,43 +1,46 @@
-//! dataset: reads what the prediction log wrote, without a server: export, replay, reproduce.
+//! dataset: reads the prediction log without a server: export, replay, reproduce.
 //!
 //! - [`export`] joins predictions with their latest feedback and writes one file: Parquet, CSV, `golden.json` or `warmup.json`.
-//!   [`replay`] runs logged inputs through a candidate and reports what a shadow would; [`reproduce`] runs one prediction again.
-//! - Sealed files and the segments of a running server are read alike; a record that is in both is read once.
-//! - Memory is bounded, whatever there is to read: a stretch of predictions at a time, in the order they were made, and of the
-//!   feedback only what belongs to the stretch (`walk.rs`).
-//! - A file that is asked for is there whole or not at all.
+//! - [`replay`] runs logged inputs through a candidate and reports what a shadow would report.
+//! - [`reproduce`] runs one logged prediction again with the same model file.
+//! - It reads sealed files and the segments of a running server. A record that is in both is read once.
+//! - Memory is bounded: predictions are read in chunks, in order, each with its own feedback only (`scan.rs`).
+//! - An output file appears complete or not at all.
 //!
-//! Uses: record (what it wrote), quality (whether a label fits), compare, codec (golden files), model, tensor, prepare.
+//! Uses: record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
 //!
-//! Invariant: nothing here writes to the data directory, or needs a server.
+//! Invariant: nothing here writes to the data directory or needs a server.
 //!
-//! To add a format: a variant of [`Format`], and a writer beside `table.rs` and `csv.rs`.
+//! To add a format: a variant of [`Format`], and a writer beside `parquet_writer.rs` and `csv_writer.rs`.
 
+mod assemble;
+mod atomic_file;
 mod bits;
-mod cases;
 mod columns;
-mod csv;
+mod csv_writer;
 mod error;
 mod export;
+mod feedback;
+mod filter;
 mod gate;
-mod labels;
-mod pick;
+mod logged;
+mod merged_schema;
+mod options;
+mod parquet_writer;
 mod replay;
 mod reproduce;
-mod requests;
-mod source;
+mod request_files;
+mod scan;
+mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
-mod unfinished;
-mod union;
-mod walk;
 
 pub use error::Error;
-pub use export::{Export, Exported, Format, export};
+pub use export::export;
+pub use filter::{Filter, parse_time};
 pub use gate::{Gate, Verdict};
-pub use pick::{Pick, parse_time};
+pub use options::{Export, Exported, Format};
 pub use replay::{LabelFigures, Replay, Replayed, replay};
 pub use reproduce::{Outcome, Reproduced, reproduce};
-pub use requests::Unfit;
-pub use walk::{Budget, Progress};
+pub use scan::Budget;

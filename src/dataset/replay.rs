@@ -1,17 +1,18 @@
-//! Logged inputs through a candidate: what a shadow would have shown, out of the log.
+//! Replay: runs logged inputs through a candidate, and reports what a shadow would report.
 
+use super::assemble::Assembler;
 use super::bits;
 use super::error::Error;
-use super::export::nothing;
+use super::filter::Filter;
 use super::gate::{Figure, Gate, Verdict};
-use super::pick::Pick;
-use super::requests::{Logged, Requests, Unfit};
-use super::source::Sources;
-use super::walk::{Budget, Progress, Way, walk};
+use super::logged::{LoggedRequest, SkipReason};
+use super::options::no_predictions;
+use super::scan::{Budget, Progress, ScanOptions, scan};
+use super::sources::Sources;
 use crate::compare::{Latency, Outcome, Pair, PairFigures, Tolerance, compare_answers};
 use crate::model::{Answer, Failure, InferenceRequest, ModelName, NamedTensor, RequestId, Version};
 use crate::prepare::{Loader, OfflineVersion, load_offline, version_dir};
-use crate::quality::{Fit, Predicted};
+use crate::quality::{LabelResult, Predicted};
 use crate::tensor::{Data, Tensor};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What to replay, and through what.
+/// The options of a replay.
 #[derive(Debug, Clone)]
 pub struct Replay<'a> {
     pub model: &'a ModelName,
@@ -28,20 +29,20 @@ pub struct Replay<'a> {
     pub version: Version,
     pub models: &'a Path,
     pub data: &'a Path,
-    pub pick: Pick,
-    /// Requests that are replayed at most.
+    pub filter: Filter,
+    /// Limit for the replayed requests.
     pub limit: Option<usize>,
-    /// How far a number may be off; what is not said here says `[shadow]` of the model's `model.toml`, and then `otherwise`.
+    /// The tolerance. If absent, `[shadow]` of the model's `model.toml` applies, then `default_tolerance`.
     pub rtol: Option<f64>,
     pub atol: Option<f64>,
-    pub otherwise: Tolerance,
-    /// How many of the worst pairs are kept.
+    pub default_tolerance: Tolerance,
+    /// How many of the worst pairs to keep.
     pub worst: usize,
     pub gates: Vec<Gate>,
     pub budget: Budget,
 }
 
-/// What came of it.
+/// The result of a replay.
 #[derive(Debug, Clone)]
 pub struct Replayed {
     pub model: ModelName,
@@ -49,36 +50,35 @@ pub struct Replayed {
     pub sha256: String,
     pub engine: &'static str,
     pub tolerance: Tolerance,
-    /// Requests that were replayed, and the records they were logged as.
+    /// The replayed requests, and the number of their records.
     pub requests: u64,
     pub records: u64,
-    /// Requests that cannot be, by reason.
-    pub left_out: BTreeMap<Unfit, u64>,
-    /// Against each version that answered, by its number and bytes.
+    /// The skipped requests, by reason.
+    pub left_out: BTreeMap<SkipReason, u64>,
+    /// The comparison with each version that answered. A version whose model file changed has several.
     pub pairs: Vec<PairFigures>,
     pub labels: Vec<LabelFigures>,
     pub verdicts: Vec<Verdict>,
-    /// Sealed files that retention deleted while they were looked for.
-    pub gone: usize,
+    /// Sealed files that retention deleted before they were opened.
+    pub deleted_files: usize,
 }
 
-/// The labels on the replayed answers of one version, held against its answers and the candidate's.
+/// The labels of the replayed requests of one version, compared with its answers and with those of the candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelFigures {
-    /// That answered.
+    /// The version that answered.
     pub version: Version,
     /// Rows with a label.
     pub labelled: u64,
-    /// Of them, those whose label fits none of the outputs.
+    /// Rows whose label could not be compared with any output.
     pub unfit: u64,
-    /// Of them, those on which the candidate gave nothing the label could be held against; where the label is a class, they count as
-    /// wrong.
+    /// Rows for which the candidate has no output to compare with. If the label is a class, they count as wrong.
     pub unanswered: u64,
     /// Rows whose label is a class.
     pub classes: u64,
-    pub logged_right: u64,
-    pub candidate_right: u64,
-    /// Rows whose label is a number, on which both answered.
+    pub logged_correct: u64,
+    pub candidate_correct: u64,
+    /// Rows whose label is a number, and for which both have an output.
     pub numbers: u64,
     logged_error: f64,
     candidate_error: f64,
@@ -92,19 +92,19 @@ impl LabelFigures {
             unfit: 0,
             unanswered: 0,
             classes: 0,
-            logged_right: 0,
-            candidate_right: 0,
+            logged_correct: 0,
+            candidate_correct: 0,
             numbers: 0,
             logged_error: 0.0,
             candidate_error: 0.0,
         }
     }
 
-    /// The share of rows that were right: of the logged version, and of the candidate.
+    /// The share of correct rows: of the logged version, and of the candidate.
     #[must_use]
     pub fn accuracy(&self) -> Option<(f64, f64)> {
-        let share = |right: u64| right as f64 / self.classes as f64;
-        (self.classes > 0).then(|| (share(self.logged_right), share(self.candidate_right)))
+        let share = |correct: u64| correct as f64 / self.classes as f64;
+        (self.classes > 0).then(|| (share(self.logged_correct), share(self.candidate_correct)))
     }
 
     /// The mean absolute error: of the logged version, and of the candidate.
@@ -114,86 +114,92 @@ impl LabelFigures {
         (self.numbers > 0).then(|| (self.logged_error / n, self.candidate_error / n))
     }
 
-    fn take_in(&mut self, logged: Option<Fit>, candidate: Option<Fit>) {
+    fn add(&mut self, logged: Option<LabelResult>, candidate: Option<LabelResult>) {
         self.labelled += 1;
         match (logged, candidate) {
             (None, _) => self.unfit += 1,
-            (Some(Fit::Class { right }), candidate) => {
+            (Some(LabelResult::Class { correct }), candidate) => {
                 self.classes += 1;
-                self.logged_right += u64::from(right);
+                self.logged_correct += u64::from(correct);
                 match candidate {
-                    Some(Fit::Class { right }) => self.candidate_right += u64::from(right),
+                    Some(LabelResult::Class { correct }) => self.candidate_correct += u64::from(correct),
                     _ => self.unanswered += 1,
                 }
             }
-            (Some(Fit::Number { error }), Some(Fit::Number { error: of_candidate })) => {
+            (Some(LabelResult::Number { error }), Some(LabelResult::Number { error: candidate_error })) => {
                 self.numbers += 1;
                 self.logged_error += error;
-                self.candidate_error += of_candidate;
+                self.candidate_error += candidate_error;
             }
-            (Some(Fit::Number { .. }), _) => self.unanswered += 1,
+            (Some(LabelResult::Number { .. }), _) => self.unanswered += 1,
         }
     }
 }
 
-/// Runs what was logged through the candidate.
+/// Runs logged requests through the candidate.
 ///
 /// # Errors
 /// When the candidate does not load, there is nothing to replay, or something cannot be read.
-pub fn replay(engines: &dyn Loader, what: &Replay, progress: Progress) -> Result<Replayed, Error> {
-    let dir = version_dir(what.models, what.model, what.version);
+pub fn replay(engines: &dyn Loader, options: &Replay, progress: Progress) -> Result<Replayed, Error> {
+    let dir = version_dir(options.models, options.model, options.version);
     if !dir.is_dir() {
         return Err(Error::Failed(format!(
-            "there is no version {} of {}: no {}",
-            what.version,
-            what.model,
+            "there is no version {} of {}: {} does not exist",
+            options.version,
+            options.model,
             dir.display()
         )));
     }
-    let sources = Sources::open(what.data, what.model, &what.pick)?;
+    let sources = Sources::open(options.data, options.model, &options.filter)?;
     if sources.predictions.is_empty() {
-        return Err(nothing(what.data, what.model));
+        return Err(no_predictions(options.data, options.model));
     }
     let candidate =
-        load_offline(engines, &dir).map_err(|words| Error::Failed(format!("cannot load the candidate {words}")))?;
-    let mut run = Run::new(what, &candidate);
-    let mut requests = Requests::default();
-    let way = Way { pick: &what.pick, labels: true, budget: what.budget, first: what.limit, progress };
-    walk(&sources, &way, &mut |step| {
-        let whole = requests.push(&step).map_err(|error| step.source.stored.named(error))?;
-        let goes_on = whole.into_iter().all(|logged| run.take(&logged));
-        Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        load_offline(engines, &dir).map_err(|message| Error::Failed(format!("cannot load the candidate {message}")))?;
+    let mut run = Run::new(options, &candidate);
+    let mut assembler = Assembler::default();
+    let scan_options = ScanOptions {
+        filter: &options.filter,
+        join_feedback: true,
+        budget: options.budget,
+        first_chunk: options.limit,
+        progress,
+    };
+    scan(&sources, &scan_options, &mut |scanned| {
+        let complete = assembler.push(&scanned).map_err(|error| scanned.source.stored.locate(error))?;
+        let go_on = complete.into_iter().all(|logged| run.add(&logged));
+        Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
-    if let Some(last) = requests.finish() {
-        run.take(&last);
+    if let Some(last) = assembler.finish() {
+        run.add(&last);
     }
-    Ok(run.into_report(sources.gone))
+    Ok(run.into_report(sources.deleted_files))
 }
 
-/// A replay under way.
+/// A running replay.
 struct Run<'a> {
-    what: &'a Replay<'a>,
+    options: &'a Replay<'a>,
     candidate: &'a OfflineVersion,
     tolerance: Tolerance,
     requests: u64,
     records: u64,
-    left_out: BTreeMap<Unfit, u64>,
+    left_out: BTreeMap<SkipReason, u64>,
     pairs: Vec<PairFigures>,
     labels: Vec<LabelFigures>,
-    /// All elements of all logged outputs that were replayed, and those the candidate gave too.
+    /// The elements of all replayed outputs, and those that the candidate reproduced.
     elements: u64,
     within: u64,
     latency: Latency,
 }
 
 impl<'a> Run<'a> {
-    fn new(what: &'a Replay<'a>, candidate: &'a OfflineVersion) -> Run<'a> {
+    fn new(options: &'a Replay<'a>, candidate: &'a OfflineVersion) -> Run<'a> {
         let tolerance = Tolerance {
-            rtol: what.rtol.or(candidate.rtol).unwrap_or(what.otherwise.rtol),
-            atol: what.atol.or(candidate.atol).unwrap_or(what.otherwise.atol),
+            rtol: options.rtol.or(candidate.rtol).unwrap_or(options.default_tolerance.rtol),
+            atol: options.atol.or(candidate.atol).unwrap_or(options.default_tolerance.atol),
         };
         Run {
-            what,
+            options,
             candidate,
             tolerance,
             requests: 0,
@@ -207,25 +213,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes in one request; whether there may be more.
-    fn take(&mut self, logged: &Logged) -> bool {
-        let most = self.what.limit.map_or(u64::MAX, |limit| limit as u64);
-        if self.requests >= most {
+    /// Replays a request. Returns false once the limit is reached.
+    fn add(&mut self, logged: &LoggedRequest) -> bool {
+        let limit = self.options.limit.map_or(u64::MAX, |limit| limit as u64);
+        if self.requests >= limit {
             return false;
         }
         if let Err(why) = self.replay(logged) {
             *self.left_out.entry(why).or_default() += 1;
         }
-        self.requests < most
+        self.requests < limit
     }
 
-    fn replay(&mut self, logged: &Logged) -> Result<(), Unfit> {
+    fn replay(&mut self, logged: &LoggedRequest) -> Result<(), SkipReason> {
         let expected = Answer { outputs: logged.outputs()? };
         let inputs = logged.inputs()?;
-        let request_id = RequestId::from_caller(logged.request_id.clone()).map_err(|_| Unfit::Unreadable)?;
-        let at = Timestamp::from_microsecond(logged.ts).map_err(|_| Unfit::Unreadable)?;
+        let request_id = RequestId::from_caller(logged.request_id.clone()).map_err(|_| SkipReason::Unreadable)?;
+        let at = Timestamp::from_microsecond(logged.ts).map_err(|_| SkipReason::Unreadable)?;
         if self.requests == 0 {
-            // The first run of a model makes its memory ready, and says nothing of what a run takes.
+            // The first run of a model allocates its memory, so its time is not representative.
             let _ = run(self.candidate, &inputs, &expected);
         }
         self.requests += 1;
@@ -249,43 +255,43 @@ impl<'a> Run<'a> {
             shadow: ran.as_ref().map(|(answer, took)| (answer, *took)),
             comparison: comparison.as_ref(),
         };
-        let worst = self.what.worst;
+        let worst = self.options.worst;
         self.figures(logged, at).record(worst, &pair);
-        self.hold_against_labels(logged, &expected, ran.as_ref().ok().map(|(answer, _)| answer));
+        self.compare_with_labels(logged, &expected, ran.as_ref().ok().map(|(answer, _)| answer));
         Ok(())
     }
 
-    fn figures(&mut self, logged: &Logged, at: Timestamp) -> &mut PairFigures {
-        let sums = (logged.about.sha256.clone(), self.candidate.sha256.clone());
-        let known = self.pairs.iter().position(|pair| pair.primary == logged.version() && pair.sha256 == sums);
-        let place = known.unwrap_or_else(|| {
-            self.pairs.push(PairFigures::new(logged.version(), self.what.version, sums, at));
+    fn figures(&mut self, logged: &LoggedRequest, at: Timestamp) -> &mut PairFigures {
+        let digests = (logged.about.sha256.clone(), self.candidate.sha256.clone());
+        let known = self.pairs.iter().position(|pair| pair.primary == logged.version() && pair.sha256 == digests);
+        let index = known.unwrap_or_else(|| {
+            self.pairs.push(PairFigures::new(logged.version(), self.options.version, digests, at));
             self.pairs.len() - 1
         });
-        &mut self.pairs[place]
+        &mut self.pairs[index]
     }
 
-    fn hold_against_labels(&mut self, logged: &Logged, expected: &Answer, got: Option<&Answer>) {
+    fn compare_with_labels(&mut self, logged: &LoggedRequest, expected: &Answer, got: Option<&Answer>) {
         for (row, label) in logged.labels.iter().enumerate() {
             let Some(label) = label else { continue };
-            let fit = |answer: &Answer| predicted(answer, row, logged.records).and_then(|p| p.against(label));
-            let fits = (fit(expected), got.and_then(fit));
+            let result = |answer: &Answer| predicted(answer, row, logged.records).and_then(|p| p.compare(label));
+            let results = (result(expected), got.and_then(result));
             let version = logged.version();
-            let place = self.labels.iter().position(|known| known.version == version).unwrap_or_else(|| {
+            let index = self.labels.iter().position(|known| known.version == version).unwrap_or_else(|| {
                 self.labels.push(LabelFigures::new(version));
                 self.labels.len() - 1
             });
-            self.labels[place].take_in(fits.0, fits.1);
+            self.labels[index].add(results.0, results.1);
         }
     }
 
-    fn into_report(mut self, gone: usize) -> Replayed {
+    fn into_report(mut self, deleted_files: usize) -> Replayed {
         self.pairs.sort_by_key(|pair| (pair.primary, pair.since));
         self.labels.sort_by_key(|labels| labels.version);
-        let verdicts = self.what.gates.iter().map(|gate| gate.judge(|figure| self.found(figure))).collect();
+        let verdicts = self.options.gates.iter().map(|gate| gate.judge(|figure| self.value_of(figure))).collect();
         Replayed {
-            model: self.what.model.clone(),
-            version: self.what.version,
+            model: self.options.model.clone(),
+            version: self.options.version,
             sha256: self.candidate.sha256.clone(),
             engine: self.candidate.runner.engine(),
             tolerance: self.tolerance,
@@ -295,12 +301,12 @@ impl<'a> Run<'a> {
             pairs: self.pairs,
             labels: self.labels,
             verdicts,
-            gone,
+            deleted_files,
         }
     }
 
-    /// What gates judge by, over all versions that answered.
-    fn found(&self, figure: Figure) -> Option<f64> {
+    /// The value of a figure for the gates, over all versions that answered.
+    fn value_of(&self, figure: Figure) -> Option<f64> {
         let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
         let sum = |of: fn(&PairFigures) -> u64| self.pairs.iter().map(of).sum::<u64>();
         let outputs = || self.pairs.iter().flat_map(|pair| &pair.outputs);
@@ -310,7 +316,7 @@ impl<'a> Run<'a> {
             Figure::Agreement => share(sum(|pair| pair.agreed), sum(|pair| pair.pairs)),
             Figure::Failed => share(sum(|pair| pair.shadow_failed), sum(|pair| pair.pairs)),
             Figure::Top1Flipped => share(outputs().map(|o| o.top1_flipped).sum(), outputs().map(|o| o.top1_rows).sum()),
-            Figure::Accuracy => share(labels(|l| l.candidate_right), labels(|l| l.classes)),
+            Figure::Accuracy => share(labels(|l| l.candidate_correct), labels(|l| l.classes)),
             Figure::MeanAbsoluteError => {
                 let rows = labels(|l| l.numbers);
                 (rows > 0).then(|| self.labels.iter().map(|l| l.candidate_error).sum::<f64>() / rows as f64)
@@ -320,7 +326,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Asks a version what was asked, for the outputs that were answered.
+/// Runs logged inputs on a version, for the outputs that were recorded.
 pub(super) fn run(
     version: &OfflineVersion,
     inputs: &[(Arc<str>, Tensor)],
@@ -337,24 +343,24 @@ pub(super) fn run(
     version.runner.run(&checked).map(|ran| (ran.answer, ran.infer))
 }
 
-/// What one row's outputs predicted; `None` where an output has no such rows.
+/// The prediction in the outputs of one row. `None` if an output has another number of rows.
 fn predicted(answer: &Answer, row: usize, rows: usize) -> Option<Predicted> {
     let mut predicted = Predicted::default();
     for (_, tensor) in &answer.outputs {
         if rows > 1 && tensor.shape().first() != Some(&rows) {
             return None;
         }
-        let each = tensor.data().len() / rows;
+        let per_row = tensor.data().len() / rows;
         match tensor.data() {
             Data::Bytes(texts) => {
-                if let [text] = &texts[row * each..(row + 1) * each] {
+                if let [text] = &texts[row * per_row..(row + 1) * per_row] {
                     predicted.add_text(text);
                 }
             }
             data => {
                 let bits = bits::of(data)?;
                 let width = bits.len() / data.len().max(1);
-                predicted.add(data.datatype(), &bits[row * each * width..(row + 1) * each * width]);
+                predicted.add(data.datatype(), &bits[row * per_row * width..(row + 1) * per_row * width]);
             }
         }
     }

@@ -1,12 +1,13 @@
-//! One logged prediction, run again by the same bytes.
+//! Reproduce: runs a logged prediction again with the same model file.
 
+use super::assemble::Assembler;
 use super::bits;
 use super::error::Error;
-use super::pick::Pick;
+use super::filter::Filter;
+use super::logged::{LoggedRequest, SkipReason};
 use super::replay::run;
-use super::requests::{Logged, Requests};
-use super::source::{self, Sources};
-use super::walk::{Budget, Way, walk};
+use super::scan::{Budget, ScanOptions, scan};
+use super::sources::{self, Sources};
 use crate::compare::{Comparison, Tolerance, compare_answers};
 use crate::model::{Answer, ModelName, Role, Version};
 use crate::prepare::{Loader, load_offline, model_sha256, version_dir, versions_of};
@@ -15,34 +16,34 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// A logged prediction, and what became of it now.
+/// A logged prediction, and the result of running it again.
 #[derive(Debug)]
 pub struct Reproduced {
     pub model: ModelName,
-    /// That answered.
+    /// The version that answered.
     pub version: Version,
     pub role: String,
     pub at: Timestamp,
-    /// Of the bytes that answered.
+    /// The SHA-256 of the model file that answered.
     pub sha256: String,
-    /// How many records it is.
+    /// The number of its records.
     pub records: usize,
-    /// How many rows ran together then, its own among them.
+    /// The rows of the batch in which it ran, including its own.
     pub batch_rows: usize,
-    /// The version that has those bytes now, and the engine that ran them.
+    /// The version that has this model file now, and the engine that ran it.
     pub ran: Option<(Version, &'static str)>,
     pub outcome: Outcome,
 }
 
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every output that was logged is the same to the bit.
+    /// Every recorded output is bitwise equal.
     Equal {
         outputs: usize,
     },
-    Apart(Comparison),
+    Different(Comparison),
     /// Why it could not be run again.
-    Not(String),
+    NotRun(String),
 }
 
 impl Reproduced {
@@ -52,7 +53,7 @@ impl Reproduced {
     }
 }
 
-/// Runs every logged prediction of an id again: of one model, or of all.
+/// Runs all logged predictions with a request id again, of one model or of all.
 ///
 /// # Errors
 /// When there is none, or something cannot be read.
@@ -65,36 +66,42 @@ pub fn reproduce(
 ) -> Result<Vec<Reproduced>, Error> {
     let candidates: BTreeSet<ModelName> = match model {
         Some(model) => [model.clone()].into(),
-        // One that was first asked a moment ago is in the segments alone, and has a directory.
-        None => source::models(data)?.into_iter().chain(source::models_in(models)).collect(),
+        // A new model may have records only in segments, but it has a directory in the models directory.
+        None => sources::models(data)?.into_iter().chain(sources::models_in(models)).collect(),
     };
-    let pick = Pick { roles: Role::ALL.to_vec(), request_id: Some(request_id.to_owned()), ..Pick::default() };
+    let filter = Filter { roles: Role::ALL.to_vec(), request_id: Some(request_id.to_owned()), ..Filter::default() };
     let mut found = Vec::new();
     for model in &candidates {
-        found.extend(logged(data, model, &pick)?);
+        found.extend(find_requests(data, model, &filter)?);
     }
     if found.is_empty() {
         let of = model.map(|model| format!(" of {model}")).unwrap_or_default();
-        let words = format!("{} has no prediction{of} with the id {request_id:?}", data.display());
-        return Err(Error::Failed(words));
+        let message = format!("{} has no prediction{of} with the id {request_id:?}", data.display());
+        return Err(Error::Failed(message));
     }
-    Ok(found.iter().map(|logged| again(engines, models, logged)).collect())
+    Ok(found.iter().map(|logged| run_again(engines, models, logged)).collect())
 }
 
-fn logged(data: &Path, model: &ModelName, pick: &Pick) -> Result<Vec<Logged>, Error> {
-    let sources = Sources::open(data, model, pick)?;
-    let mut requests = Requests::default();
+fn find_requests(data: &Path, model: &ModelName, filter: &Filter) -> Result<Vec<LoggedRequest>, Error> {
+    let sources = Sources::open(data, model, filter)?;
+    let mut assembler = Assembler::default();
     let mut found = Vec::new();
-    let way = Way { pick, labels: false, budget: Budget::default(), first: None, progress: &|_, _, _| {} };
-    walk(&sources, &way, &mut |step| {
-        found.extend(requests.push(&step).map_err(|error| step.source.stored.named(error))?);
+    let options = ScanOptions {
+        filter,
+        join_feedback: false,
+        budget: Budget::default(),
+        first_chunk: None,
+        progress: &|_, _, _| {},
+    };
+    scan(&sources, &options, &mut |scanned| {
+        found.extend(assembler.push(&scanned).map_err(|error| scanned.source.stored.locate(error))?);
         Ok(ControlFlow::Continue(()))
     })?;
-    found.extend(requests.finish());
+    found.extend(assembler.finish());
     Ok(found)
 }
 
-fn again(engines: &dyn Loader, models: &Path, logged: &Logged) -> Reproduced {
+fn run_again(engines: &dyn Loader, models: &Path, logged: &LoggedRequest) -> Reproduced {
     let mut reproduced = Reproduced {
         model: logged.model().clone(),
         version: logged.version(),
@@ -104,30 +111,30 @@ fn again(engines: &dyn Loader, models: &Path, logged: &Logged) -> Reproduced {
         records: logged.records,
         batch_rows: logged.batch_rows,
         ran: None,
-        outcome: Outcome::Not(String::new()),
+        outcome: Outcome::NotRun(String::new()),
     };
-    reproduced.outcome = try_again(engines, models, logged, &mut reproduced.ran).unwrap_or_else(Outcome::Not);
+    reproduced.outcome = try_to_run(engines, models, logged, &mut reproduced.ran).unwrap_or_else(Outcome::NotRun);
     reproduced
 }
 
-fn try_again(
+fn try_to_run(
     engines: &dyn Loader,
     models: &Path,
-    logged: &Logged,
+    logged: &LoggedRequest,
     ran: &mut Option<(Version, &'static str)>,
 ) -> Result<Outcome, String> {
-    let why = |unfit: super::requests::Unfit| match &logged.trouble {
-        Some(trouble) => format!("{}: {trouble}", unfit.words()),
-        None if logged.status != super::requests::OK => format!("it was answered with {}", logged.status),
-        None => unfit.words().to_owned(),
+    let why = |reason: SkipReason| match &logged.read_error {
+        Some(error) => format!("{}: {error}", reason.message()),
+        None if logged.status != LoggedRequest::OK => format!("it was answered with {}", logged.status),
+        None => reason.message().to_owned(),
     };
     let expected = Answer { outputs: logged.outputs().map_err(why)? };
     let inputs = logged.inputs().map_err(why)?;
-    let (number, dir) = with_bytes(models, logged)?;
+    let (number, dir) = find_version(models, logged)?;
     let version = load_offline(engines, &dir)?;
     *ran = Some((number, version.runner.engine()));
     let (got, _) = run(&version, &inputs, &expected).map_err(|failure| {
-        let internal = failure.internal.map(|words| format!(" ({words})")).unwrap_or_default();
+        let internal = failure.internal.map(|text| format!(" ({text})")).unwrap_or_default();
         format!("it failed: {}{internal}", failure.message)
     })?;
     let same = |(name, tensor): &(std::sync::Arc<str>, crate::tensor::Tensor)| {
@@ -136,21 +143,23 @@ fn try_again(
     if expected.outputs.iter().all(same) {
         return Ok(Outcome::Equal { outputs: expected.outputs.len() });
     }
-    Ok(Outcome::Apart(compare_answers(&expected, &got, Tolerance::default())))
+    Ok(Outcome::Different(compare_answers(&expected, &got, Tolerance::default())))
 }
 
-/// The version whose model has the logged bytes: the one that answered, else any other.
-fn with_bytes(models: &Path, logged: &Logged) -> Result<(Version, PathBuf), String> {
+/// The version whose model file has the logged digest: the one that answered, else any other.
+fn find_version(models: &Path, logged: &LoggedRequest) -> Result<(Version, PathBuf), String> {
     let (model, version, wanted) = (logged.model(), logged.version(), &logged.about.sha256);
     let own = version_dir(models, model, version);
-    let now = match model_sha256(&own) {
-        Ok(sum) if sum == *wanted => return Ok((version, own)),
-        Ok(sum) => format!("{} holds other bytes now, {sum}", own.display()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => format!("{} is not there any more", own.display()),
+    let own_state = match model_sha256(&own) {
+        Ok(digest) if digest == *wanted => return Ok((version, own)),
+        Ok(digest) => format!("{} has another model file now, with sha256 {digest}", own.display()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => format!("{} does not exist any more", own.display()),
         Err(e) => format!("{} cannot be read: {e}", own.display()),
     };
     let others = versions_of(models, model).unwrap_or_default().into_iter();
     let mut others = others.filter(|(number, _)| *number != version);
-    let found = others.find(|(_, dir)| model_sha256(dir).is_ok_and(|sum| sum == *wanted));
-    found.ok_or_else(|| format!("no version of {model} has the bytes that answered, sha256 {wanted}: {now}"))
+    let found = others.find(|(_, dir)| model_sha256(dir).is_ok_and(|digest| digest == *wanted));
+    found.ok_or_else(|| {
+        format!("no version of {model} has the model file that answered, with sha256 {wanted}: {own_state}")
+    })
 }

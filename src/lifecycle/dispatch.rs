@@ -51,8 +51,16 @@ impl Manager {
         life.busy = true;
         let files = VersionFiles { dir: self.dir(&id) };
         let (engine, limits, execution) = (model.settings.engine, model.settings.limits, model.settings.execution);
-        let about = model.settings.about.clone();
-        self.loaders.give(Work::BringUp(Box::new(Job { id, files, fingerprint, engine, limits, execution, about })));
+        let model_metadata = model.settings.metadata.clone();
+        self.loaders.give(Work::BringUp(Box::new(Job {
+            id,
+            files,
+            fingerprint,
+            engine,
+            limits,
+            execution,
+            model_metadata,
+        })));
     }
 
     /// There is no room: it is made, where the policy says so and it can be; else the version fails until bytes are given back.

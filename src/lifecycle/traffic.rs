@@ -281,7 +281,7 @@ impl Manager {
             life.note(Note::AutoPromote, Some(words));
         }
         let now = Instant::now();
-        if model.settings.gates.ask_shadows() && model.look_again.is_none_or(|at| at <= now) {
+        if model.settings.gates.use_shadows() && model.look_again.is_none_or(|at| at <= now) {
             let at = now + LOOK_AT_PAIRS;
             model.look_again = Some(at);
             self.wake_at(at, &model.name);

@@ -1,4 +1,4 @@
-//! Gates: what a version has to show before a promote makes it serve. Pure: from what is known to a verdict on each.
+//! Gates: conditions that a version must meet before a promote makes it serve. Pure: from evidence to a verdict on each gate.
 
 use crate::model::{Code, Failure, Signature, Version};
 use crate::settings::Table;
@@ -7,24 +7,24 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// What is asked of a version before it is promoted. The default asks nothing.
+/// The conditions for a promote. The default has none.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Gates {
-    /// Of its pairs with the versions that serve, at least this share agreed. From 0 to 1.
+    /// At least this share of its shadow pairs with the serving versions agreed. From 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow_agreement: Option<f64>,
-    /// At least so many pairs were compared; 1000 where only `shadow_agreement` is asked for.
+    /// At least this many pairs were compared. 1000 if only `shadow_agreement` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow_pairs: Option<u64>,
-    /// It has golden answers; that it gave them was checked when it was loaded.
+    /// It has golden answers. They were checked when it was loaded.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub golden: bool,
-    /// Its signature is that of every version that serves, exactly.
+    /// Its signature is exactly that of every serving version.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub signature: bool,
 }
 
-/// One gate: what it asked for, what was found, in words.
+/// The result of one gate: the condition and what was found, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     pub gate: &'static str,
@@ -33,59 +33,59 @@ pub struct Verdict {
     pub passed: bool,
 }
 
-/// What came of the gates of one promote. Serializes to what the audit trail keeps of it.
+/// The results of all gates of one promote. The audit trail stores its serialized form.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Judged {
     #[serde(rename = "from")]
-    pub by: AskedBy,
+    pub by: GatesFrom,
     pub verdicts: Vec<Verdict>,
-    /// The model's default gates, where the promote brought others, or none, in their place.
+    /// The default gates of the model, if the promote replaced them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<Gates>,
 }
 
-/// Where the gates of a promote stand.
+/// Where the gates of a promote come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum AskedBy {
+pub enum GatesFrom {
     #[serde(rename = "request")]
     Request,
     #[serde(rename = "model.toml")]
     ModelToml,
 }
 
-/// What is known of a version that is to be promoted.
+/// The known facts about a version that is to be promoted.
 #[derive(Debug)]
 pub struct Evidence<'a> {
-    /// The versions of the split before that answer anybody, the version itself aside: whom its answers were held against.
+    /// The other versions with traffic in the current split. Its answers were compared with theirs.
     pub primaries: Vec<Version>,
-    /// With all of them together.
+    /// The pairs with all primaries together.
     pub agreement: Agreement,
     pub golden_cases: usize,
     pub signature: Option<&'a Signature>,
-    /// Every other version that serves, with its signature where that is known.
+    /// All other serving versions, with the signature if it is known.
     pub serving: Vec<(Version, Option<&'a Signature>)>,
 }
 
-/// Hundreds would do to see that two versions are alike; a thousand also show what happens once in some hundred requests.
-const PAIRS: u64 = 1000;
-const MOST_PAIRS: u64 = 1_000_000_000;
+/// Default for `shadow_pairs`. A thousand pairs also show differences that occur once in a few hundred requests.
+const DEFAULT_PAIRS: u64 = 1000;
+const MAX_PAIRS: u64 = 1_000_000_000;
 const KNOWN: [&str; 4] = ["shadow_agreement", "shadow_pairs", "golden", "signature"];
 
 impl Gates {
     /// Reads `[gates]` of a `model.toml`.
-    pub fn read(table: &mut Table) -> Gates {
+    pub(super) fn read(table: &mut Table) -> Gates {
         Gates {
             shadow_agreement: table.float("shadow_agreement", 0.0..=1.0),
-            shadow_pairs: table.integer("shadow_pairs", 1..=MOST_PAIRS),
+            shadow_pairs: table.integer("shadow_pairs", 1..=MAX_PAIRS),
             golden: table.bool("golden").unwrap_or_default(),
             signature: table.bool("signature").unwrap_or_default(),
         }
     }
 
-    /// Reads the `gates` of a promote.
+    /// Reads the member `gates` of a promote request.
     ///
     /// # Errors
-    /// Every complaint, each naming its key.
+    /// All complaints, each with its key.
     pub fn parse(value: &Value) -> Result<Gates, Vec<String>> {
         let Value::Object(members) = value else {
             return Err(vec![format!(
@@ -97,9 +97,9 @@ impl Gates {
             let name: String = name.chars().take(80).collect();
             complaints.push(format!("gates.{name}: unknown gate; known here: {}", KNOWN.join(", ")));
         }
-        let mut wrong = |name: &str, right: &str, got: &Value| {
+        let mut wrong = |name: &str, expected: &str, got: &Value| {
             let got: String = got.to_string().chars().take(80).collect();
-            complaints.push(format!("gates.{name}: expected {right}, got {got}"));
+            complaints.push(format!("gates.{name}: expected {expected}, got {got}"));
         };
         let given = |name: &str| members.get(name).filter(|value| !value.is_null());
         let mut flag = |name: &str| match given(name) {
@@ -119,9 +119,9 @@ impl Gates {
             })
         });
         let shadow_pairs = given("shadow_pairs").and_then(|value| {
-            let pairs = value.as_u64().filter(|pairs| (1..=MOST_PAIRS).contains(pairs));
+            let pairs = value.as_u64().filter(|pairs| (1..=MAX_PAIRS).contains(pairs));
             pairs.or_else(|| {
-                wrong("shadow_pairs", &format!("a whole number from 1 to {MOST_PAIRS}"), value);
+                wrong("shadow_pairs", &format!("a whole number from 1 to {MAX_PAIRS}"), value);
                 None
             })
         });
@@ -133,41 +133,41 @@ impl Gates {
     }
 
     #[must_use]
-    pub fn ask_nothing(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         *self == Gates::default()
     }
 
-    /// Whether the verdict may change while nothing is changed by anybody: pairs are compared all the time.
+    /// Whether a gate uses shadow pairs. Its verdict can change at any time, because pairs are compared all the time.
     #[must_use]
-    pub fn ask_shadows(&self) -> bool {
+    pub fn use_shadows(&self) -> bool {
         self.shadow_agreement.is_some() || self.shadow_pairs.is_some()
     }
 
-    /// The verdict on each gate that is asked for.
+    /// The verdict on each gate.
     #[must_use]
     pub fn judge(&self, evidence: &Evidence) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
-        if self.ask_shadows() {
-            verdicts.push(pairs(self.shadow_pairs.unwrap_or(PAIRS), evidence));
+        if self.use_shadows() {
+            verdicts.push(judge_pairs(self.shadow_pairs.unwrap_or(DEFAULT_PAIRS), evidence));
         }
-        verdicts.extend(self.shadow_agreement.map(|share| agreement(share, evidence)));
+        verdicts.extend(self.shadow_agreement.map(|share| judge_agreement(share, evidence)));
         if self.golden {
-            verdicts.push(golden(evidence.golden_cases));
+            verdicts.push(judge_golden(evidence.golden_cases));
         }
         if self.signature {
-            verdicts.push(signature(evidence));
+            verdicts.push(judge_signature(evidence));
         }
         verdicts
     }
 }
 
 impl Judged {
-    /// The verdicts on what a promote asks for, else on the model's own gates; `None` where there are neither.
+    /// Judges the gates of a promote request, else those of the model. `None` if there are neither.
     #[must_use]
-    pub fn new(asked: Option<&Gates>, default: &Gates, evidence: &Evidence) -> Option<Judged> {
-        let (by, gates) = asked.map_or((AskedBy::ModelToml, default), |gates| (AskedBy::Request, gates));
-        let instead_of = Some(default).filter(|default| !default.ask_nothing() && *default != gates).cloned();
-        if gates.ask_nothing() && instead_of.is_none() {
+    pub fn new(requested: Option<&Gates>, default: &Gates, evidence: &Evidence) -> Option<Judged> {
+        let (by, gates) = requested.map_or((GatesFrom::ModelToml, default), |gates| (GatesFrom::Request, gates));
+        let instead_of = Some(default).filter(|default| !default.is_empty() && *default != gates).cloned();
+        if gates.is_empty() && instead_of.is_none() {
             return None;
         }
         Some(Judged { by, verdicts: gates.judge(evidence), instead_of })
@@ -182,62 +182,62 @@ impl Judged {
         self.failed().next().is_none()
     }
 
-    /// What a promote that does not pass is answered: every gate that failed, what it asked for and what was found.
+    /// The error for a promote that does not pass. It lists every failed gate.
     #[must_use]
-    pub fn refusal(&self, what: &str) -> Failure {
+    pub fn refusal(&self, subject: &str) -> Failure {
         let names: Vec<&str> = self.failed().map(|verdict| verdict.gate).collect();
-        let words = |v: &Verdict| format!("{}: asked for {}, found: {}", v.gate, v.asked, v.found);
-        let whose = match self.by {
-            AskedBy::Request => "that were asked for",
-            AskedBy::ModelToml => "of model.toml",
+        let detail = |v: &Verdict| format!("{}: requires {}, found: {}", v.gate, v.asked, v.found);
+        let origin = match self.by {
+            GatesFrom::Request => "of the request",
+            GatesFrom::ModelToml => "of model.toml",
         };
         let (failed, all) = (names.len(), self.verdicts.len());
-        let message = format!("{what} fails {failed} of {all} gates {whose}: {}", names.join(", "));
-        let details = self.failed().map(words).collect();
+        let message = format!("{subject} fails {failed} of {all} gates {origin}: {}", names.join(", "));
+        let details = self.failed().map(detail).collect();
         Failure { details, ..Failure::new(Code::Conflict, message) }
     }
 }
 
-fn pairs(asked: u64, evidence: &Evidence) -> Verdict {
+fn judge_pairs(required: u64, evidence: &Evidence) -> Verdict {
     let found = evidence.agreement.pairs;
     Verdict {
         gate: "shadow_pairs",
-        asked: format!("at least {asked} pairs of answers compared{}", against(&evidence.primaries)),
-        found: if evidence.primaries.is_empty() { nobody() } else { found.to_string() },
-        passed: found >= asked,
+        asked: format!("at least {required} pairs of answers compared{}", with_those_of(&evidence.primaries)),
+        found: if evidence.primaries.is_empty() { no_primary() } else { found.to_string() },
+        passed: found >= required,
     }
 }
 
-fn agreement(asked: f64, evidence: &Evidence) -> Verdict {
+fn judge_agreement(required: f64, evidence: &Evidence) -> Verdict {
     let Agreement { pairs, agreed } = evidence.agreement;
-    // Divided, not multiplied: 7 of 100 is 0.07 as it is written.
+    // Division gives 0.07 for 7 of 100. Multiplying the required share would round differently.
     let share = (pairs > 0).then(|| agreed as f64 / pairs as f64);
     let found = match share {
-        _ if evidence.primaries.is_empty() => nobody(),
+        _ if evidence.primaries.is_empty() => no_primary(),
         None => "no pair was compared".to_owned(),
         Some(share) => format!("{share} ({agreed} of {pairs})"),
     };
-    let asked_words = format!("at least {asked} of the pairs agree{}", against(&evidence.primaries));
-    let passed = share.is_some_and(|share| share >= asked);
-    Verdict { gate: "shadow_agreement", asked: asked_words, found, passed }
+    let asked = format!("at least {required} of the pairs in agreement{}", with_those_of(&evidence.primaries));
+    let passed = share.is_some_and(|share| share >= required);
+    Verdict { gate: "shadow_agreement", asked, found, passed }
 }
 
-fn golden(cases: usize) -> Verdict {
+fn judge_golden(cases: usize) -> Verdict {
     let found = match cases {
         0 => "it has no golden.json".to_owned(),
-        1 => "1 golden answer, given when it was loaded".to_owned(),
-        n => format!("{n} golden answers, all given when it was loaded"),
+        1 => "1 golden answer, verified when it was loaded".to_owned(),
+        n => format!("{n} golden answers, all verified when it was loaded"),
     };
-    Verdict { gate: "golden", asked: "golden answers that it gives".to_owned(), found, passed: cases > 0 }
+    Verdict { gate: "golden", asked: "golden answers that match".to_owned(), found, passed: cases > 0 }
 }
 
-fn signature(evidence: &Evidence) -> Verdict {
+fn judge_signature(evidence: &Evidence) -> Verdict {
     let mut differences: Vec<String> = Vec::new();
     for (version, serving) in &evidence.serving {
         match (evidence.signature, serving) {
-            (Some(is), Some(was)) if is == *was => {}
-            (Some(is), Some(was)) => differences.push(difference(*version, was, is)),
-            _ => differences.push(format!("the signature of version {version} is not known, as it is not loaded")),
+            (Some(new), Some(old)) if new == *old => {}
+            (Some(new), Some(old)) => differences.push(difference(*version, old, new)),
+            _ => differences.push(format!("the signature of version {version} is unknown, because it is not loaded")),
         }
     }
     let others: Vec<Version> = evidence.serving.iter().map(|(version, _)| *version).collect();
@@ -247,42 +247,42 @@ fn signature(evidence: &Evidence) -> Verdict {
         (false, false) => differences.join("; "),
     };
     let asked = if others.is_empty() {
-        "the signature of the versions that serve, exactly".to_owned()
+        "exactly the signature of the serving versions".to_owned()
     } else {
-        format!("the signature of {}, exactly", listed(&others))
+        format!("exactly the signature of {}", listed(&others))
     };
     Verdict { gate: "signature", asked, found, passed: differences.is_empty() }
 }
 
-fn difference(version: Version, was: &Signature, is: &Signature) -> String {
+fn difference(version: Version, old: &Signature, new: &Signature) -> String {
     let specs = |signature: &Signature| {
         let inputs = signature.inputs().iter().map(|spec| format!("input {spec}"));
         inputs.chain(signature.outputs().iter().map(|spec| format!("output {spec}"))).collect::<Vec<String>>()
     };
-    let (was, is) = (specs(was), specs(is));
+    let (old, new) = (specs(old), specs(new));
     let only = |these: &[String], those: &[String]| {
         these.iter().filter(|spec| !those.contains(spec)).cloned().collect::<Vec<String>>().join(", ")
     };
-    let mut words = format!("against version {version}:");
-    let (gone, new) = (only(&was, &is), only(&is, &was));
-    if gone.is_empty() && new.is_empty() {
-        words.push_str(" the same in another order");
+    let mut text = format!("compared with version {version}:");
+    let (removed, added) = (only(&old, &new), only(&new, &old));
+    if removed.is_empty() && added.is_empty() {
+        text.push_str(" the same tensors in another order");
     }
-    for (what, specs) in [("without", gone), ("with", new)] {
+    for (word, specs) in [("without", removed), ("with", added)] {
         if !specs.is_empty() {
             // Writing to a String cannot fail.
-            let _ = write!(words, " {what} {specs}");
+            let _ = write!(text, " {word} {specs}");
         }
     }
-    words
+    text
 }
 
-fn against(primaries: &[Version]) -> String {
+fn with_those_of(primaries: &[Version]) -> String {
     if primaries.is_empty() { String::new() } else { format!(" with those of {}", listed(primaries)) }
 }
 
-fn nobody() -> String {
-    "no other version answers by the split, so there is nothing it was held against".to_owned()
+fn no_primary() -> String {
+    "no other version has traffic in the split, so there was nothing to compare with".to_owned()
 }
 
 fn listed(versions: &[Version]) -> String {

@@ -1,7 +1,7 @@
-//! model_settings: what the owner of a model asks for in its `model.toml`.
+//! model_settings: the settings of a model in its `model.toml`.
 //!
-//! - [`ModelSettings::parse`] reads the file and reports every complaint at once.
-//! - [`Gates`] are the conditions a version must meet before a promote. Judging them is pure.
+//! - [`ModelSettings::parse`] reads the text of the file and reports every complaint at once.
+//! - [`Gates`] are the conditions that a version must meet before a promote. Judging them is pure.
 //! - [`Recording`] combines the `[prediction_log]` section with the server's configuration.
 //!
 //! Uses: backend (engine choice), execute (batching and placement), model, record (what is recorded), registry (limits), settings, shadow (agreement).
@@ -14,6 +14,6 @@ mod gates;
 mod model_toml;
 mod recording;
 
-pub use gates::{AskedBy, Evidence, Gates, Judged, Verdict};
+pub use gates::{Evidence, Gates, Judged, Verdict};
 pub use model_toml::{BatchingSettings, ExecutionSettings, Keep, ModelSettings};
-pub use recording::{LogSettings, Recording};
+pub use recording::Recording;

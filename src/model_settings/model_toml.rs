@@ -1,4 +1,4 @@
-//! `model.toml`: what its owner wants for all versions of a model.
+//! `model.toml`: the settings for all versions of a model.
 
 use super::gates::Gates;
 use super::recording::LogSettings;
@@ -10,31 +10,32 @@ use crate::settings::{Table, Value};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// The settings of a model; the defaults are those of a model without the file.
+/// The settings of a model. The defaults apply to a model without the file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelSettings {
     /// `engine`: `"auto"` (default), `"onnxruntime"` or `"tract"`.
     pub engine: EngineChoice,
     /// `versions`: `"all"` (default), `{ latest = N }`, or a list such as `["3", "7"]`.
     pub versions: Keep,
-    /// `auto_promote`: default false, so that a person or a rollout decides who serves.
+    /// `auto_promote`: default false, so that a person or a rollout decides which version serves.
     pub auto_promote: bool,
-    /// `keep_warm`: how long a version that `versions` would drop stays ready after a document named it last; absent: as the
-    /// configuration says.
+    /// `keep_warm`: how long a version outside of `versions` stays ready after a traffic document last named it. Absent: the value of
+    /// the server's configuration.
     pub keep_warm: Option<Duration>,
-    /// `[gates]`: what a version has to show before a promote that brings no gates of its own, and before `auto_promote`.
+    /// `[gates]`: the conditions for `auto_promote`, and for a promote that gives no gates of its own.
     pub gates: Gates,
-    /// `[limits]`: `max_in_flight` and `max_rows`, both absent by default; for versions loaded from then on.
+    /// `[limits]`: `max_in_flight` and `max_rows`, both absent by default. A change applies to versions loaded afterwards.
     pub limits: Limits,
-    /// `[shadow]`: `rtol` and `atol`, how far a shadow's number may be from the primary's; absent: as the configuration says.
+    /// `[shadow] rtol` and `atol`: the allowed difference between the numbers of a shadow and the primary. Absent: the values of the
+    /// server's configuration.
     pub shadow_rtol: Option<f64>,
     pub shadow_atol: Option<f64>,
-    /// `[prediction_log]`: what is recorded of predictions, and what of them.
+    /// `[prediction_log]`: which predictions are recorded, and which of their columns.
     pub log: LogSettings,
     /// `[batching]` (`enabled`, `max_rows`) and `[execution]` (`at_once`, `spread`).
     pub execution: ExecutionSettings,
-    /// `description`, `feature_names` and `[batching] enabled`, as they were written: shown with each version's metadata.
-    pub about: serde_json::Map<String, serde_json::Value>,
+    /// `description`, `feature_names` and `[batching] enabled`, as they were written. Shown with the metadata of each version.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 /// `versions` in `model.toml`: which of the versions found are loaded.
@@ -43,46 +44,48 @@ pub enum Keep {
     /// All that are found.
     #[default]
     All,
-    /// As many of the highest numbers.
+    /// The N highest numbers.
     Latest(usize),
-    /// These, where they are found.
+    /// These versions, if they are found.
     Listed(BTreeSet<Version>),
 }
 
-/// What `model.toml` says of where and how runs happen; all of it absent by default, and for versions loaded from then on.
+/// Where and how the model runs. Everything is absent by default. A change applies to versions loaded afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExecutionSettings {
     pub batching: BatchingSettings,
-    /// `[execution]`: on the thread that read the request or on a worker, and on one worker or on all that idle, whatever runs cost.
+    /// `[execution]`: runs on the I/O thread of the request or on a worker, and on one worker or on all idle workers. Absent: decided by
+    /// the measured cost.
     pub place: Place,
 }
 
 /// `[batching]` of `model.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BatchingSettings {
-    /// `false`: never. `true`: also where nothing could be shown, and not where rows were seen to interact. Absent: where it was shown.
+    /// `false`: never. Absent: if a test has shown that rows are independent. `true`: also if the test could not tell, but not if rows
+    /// are dependent.
     pub enabled: Option<bool>,
-    /// Rows of a run at most.
+    /// Limit for the rows of one run.
     pub max_rows: Option<usize>,
 }
 
-/// Whoever wants a version for longer names it: in `versions`, or by a label.
-const MOST_WARM: Duration = Duration::from_hours(30 * 24);
+/// To keep a version for longer, name it in `versions` or with a label.
+const MAX_KEEP_WARM: Duration = Duration::from_hours(30 * 24);
 
 impl ModelSettings {
-    /// Reads the text of a `model.toml`. `name` is what complaints call it.
+    /// Reads the text of a `model.toml`. Complaints use `name` for the file.
     ///
     /// # Errors
-    /// Every complaint, one to a line.
+    /// All complaints, one per line.
     pub fn parse(name: &str, text: &str) -> Result<ModelSettings, String> {
         let mut table = Table::parse(name, text);
         let engines =
             [("auto", EngineChoice::Auto), ("onnxruntime", EngineChoice::OnnxRuntime), ("tract", EngineChoice::Tract)];
         let engine = table.one_of("engine", &engines).unwrap_or_default();
-        let right = "\"all\", { latest = N } with N from 1, or a list of versions such as [\"3\", \"7\"]";
-        let versions = table.custom("versions", right, keep).unwrap_or_default();
+        let expected = "\"all\", { latest = N } with N from 1, or a list of versions such as [\"3\", \"7\"]";
+        let versions = table.custom("versions", expected, keep).unwrap_or_default();
         let auto_promote = table.bool("auto_promote").unwrap_or_default();
-        let keep_warm = table.duration("keep_warm", Duration::ZERO..=MOST_WARM);
+        let keep_warm = table.duration("keep_warm", Duration::ZERO..=MAX_KEEP_WARM);
         let gates = Gates::read(table.section("gates"));
         let limits = table.section("limits");
         let limits = Limits {
@@ -92,12 +95,12 @@ impl ModelSettings {
         let shadow = table.section("shadow");
         let (relative, absolute) = (shadow.float("rtol", 0.0..=1.0), shadow.float("atol", 0.0..=f64::MAX));
         let log = LogSettings::read(table.section("prediction_log"));
-        let mut about = serde_json::Map::new();
+        let mut metadata = serde_json::Map::new();
         if let Some(text) = table.string("description") {
-            about.insert("description".to_owned(), text.into());
+            metadata.insert("description".to_owned(), text.into());
         }
         if let Some(names) = table.string_list("feature_names") {
-            about.insert("feature_names".to_owned(), names.into());
+            metadata.insert("feature_names".to_owned(), names.into());
         }
         let batching = table.section("batching");
         let batching = BatchingSettings {
@@ -108,7 +111,7 @@ impl ModelSettings {
         let place = Place { at_once: place.bool("at_once"), spread: place.bool("spread") };
         let execution = ExecutionSettings { batching, place };
         if let Some(enabled) = batching.enabled {
-            about.insert("batching_enabled".to_owned(), enabled.into());
+            metadata.insert("batching_enabled".to_owned(), enabled.into());
         }
         table.finish().map_err(|complaints| complaints.to_string())?;
         Ok(ModelSettings {
@@ -122,7 +125,7 @@ impl ModelSettings {
             shadow_atol: absolute,
             log,
             execution,
-            about,
+            metadata,
         })
     }
 }

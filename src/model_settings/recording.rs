@@ -1,4 +1,4 @@
-//! What `model.toml` says about a model's records.
+//! `[prediction_log]` of `model.toml`.
 
 use crate::record::{About, Choice, Log, Stream};
 use crate::registry::Loaded;
@@ -6,25 +6,26 @@ use crate::settings::Table;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Where predictions are recorded, and how where `model.toml` does not say.
+/// Where predictions are recorded, and the defaults for models.
 #[derive(Debug, Clone)]
 pub struct Recording {
     pub log: Log,
+    /// From the server's configuration.
     pub choice: Choice,
 }
 
-/// `[prediction_log]` of a `model.toml`; what is absent is as the configuration says.
+/// `[prediction_log]` of a `model.toml`. For an absent key the server's configuration applies.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LogSettings {
     /// `enabled`.
     enabled: Option<bool>,
     /// `sample_rate`, from 0 to 1.
     sample_rate: Option<f64>,
-    /// `always`: of `"errors"` and `"disagreements"`, those that are kept whatever the sample says.
+    /// `always`: `"errors"` and `"disagreements"`, which are then recorded regardless of the sample rate.
     always: Option<BTreeSet<String>>,
-    /// `drop`: columns that are not written.
+    /// `drop`: columns that are not recorded.
     drop: BTreeSet<String>,
-    /// `hash`: tensors whose elements are replaced by their keyed hash.
+    /// `hash`: tensors whose elements are replaced by keyed hashes.
     hash: BTreeSet<String>,
     hash_route_key: Option<bool>,
     max_record_bytes: Option<usize>,
@@ -34,14 +35,14 @@ const ERRORS: &str = "errors";
 const DISAGREEMENTS: &str = "disagreements";
 
 impl LogSettings {
-    pub fn read(table: &mut Table) -> LogSettings {
+    pub(super) fn read(table: &mut Table) -> LogSettings {
         let columns = |table: &mut Table, key, tensors_only| {
-            let right = if tensors_only {
+            let expected = if tensors_only {
                 "a list of \"inputs.NAME\" and \"outputs.NAME\""
             } else {
                 "a list of \"inputs.NAME\", \"outputs.NAME\", \"route_key\" and \"traceparent\""
             };
-            table.custom(key, right, |value| {
+            table.custom(key, expected, |value| {
                 let column = |item: &crate::settings::Value| {
                     item.as_str().filter(|text| Choice::is_column(text, tensors_only)).map(str::to_owned)
                 };
@@ -61,15 +62,15 @@ impl LogSettings {
             drop: columns(table, "drop", false).unwrap_or_default(),
             hash: columns(table, "hash", true).unwrap_or_default(),
             hash_route_key: table.bool("hash_route_key"),
-            // As in the configuration.
+            // The same limit as in the server's configuration.
             max_record_bytes: table.bytes("max_record_bytes", 0..=256 << 20).and_then(|n| usize::try_from(n).ok()),
         }
     }
 
-    /// What is recorded of a model, given what the configuration says of all.
+    /// Combines these settings with those of the server's configuration.
     #[must_use]
-    pub fn choice(&self, base: &Choice) -> Choice {
-        let always = |what: &str, base: bool| self.always.as_ref().map_or(base, |always| always.contains(what));
+    pub(super) fn choice(&self, base: &Choice) -> Choice {
+        let always = |kind: &str, base: bool| self.always.as_ref().map_or(base, |always| always.contains(kind));
         Choice {
             enabled: self.enabled.unwrap_or(base.enabled),
             sample_rate: self.sample_rate.unwrap_or(base.sample_rate),
@@ -84,19 +85,19 @@ impl LogSettings {
 }
 
 impl Recording {
-    /// Where a loaded version's records go.
+    /// The stream that records a loaded version. `None` if nothing is recorded.
     #[must_use]
     pub fn stream(&self, settings: &LogSettings, loaded: &Loaded) -> Option<Arc<Stream>> {
         self.log.stream(&about(loaded), &settings.choice(&self.choice))
     }
 
-    /// What `model.toml` asks of columns that a version does not have, in words.
+    /// A complaint about columns in `model.toml` that a version does not have.
     #[must_use]
     pub fn complaint(&self, settings: &LogSettings, loaded: &Loaded) -> Option<String> {
         let unknown = settings.choice(&self.choice).unknown_columns(&about(loaded));
         let columns = unknown.join(", ");
         (!unknown.is_empty()).then(|| {
-            format!("model.toml's [prediction_log] drops or hashes {columns}, which this version does not have")
+            format!("[prediction_log] in model.toml drops or hashes {columns}, which this version does not have")
         })
     }
 }

@@ -31,7 +31,7 @@ pub struct Job {
     pub limits: Limits,
     pub execution: ExecutionSettings,
     /// Metadata in `model.toml` for all versions.
-    pub about: serde_json::Map<String, serde_json::Value>,
+    pub model_metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The result of [`bring_up`].
@@ -128,7 +128,7 @@ fn run_stages(
         verify,
         warm,
         golden_cases,
-        metadata: metadata(version_toml.metadata, &job.about),
+        metadata: metadata(version_toml.metadata, &job.model_metadata),
     });
     Ok(ReadyVersion {
         loaded: Arc::new(Loaded { model, version, runner, metrics, facts, limits: job.limits }),

@@ -19,9 +19,10 @@ impl StageFailure {
         StageFailure { stage, reason: reason.into(), retryable: false }
     }
 
-    /// A failure of the disk or the network. `action` completes "cannot …".
+    /// A failure to read a file. `action` completes "cannot …". It can be retried unless the file itself is wrong (`InvalidData`).
     pub fn io(stage: Stage, action: &str, error: &io::Error) -> StageFailure {
-        StageFailure { stage, reason: format!("cannot {action}: {error}"), retryable: true }
+        let retryable = error.kind() != io::ErrorKind::InvalidData;
+        StageFailure { stage, reason: format!("cannot {action}: {error}"), retryable }
     }
 }
 

@@ -16,10 +16,7 @@ pub(super) const MAX_SETTINGS_BYTES: u64 = 1 << 20;
 /// # Errors
 /// When it cannot be read or is larger than `limit` bytes.
 pub(super) fn read_beside(dir: &Path, name: &str, limit: u64, stage: Stage) -> Result<Option<Vec<u8>>, StageFailure> {
-    read_limited(&dir.join(name), limit).map_err(|error| StageFailure {
-        retryable: error.kind() != io::ErrorKind::InvalidData,
-        ..StageFailure::io(stage, &format!("read {name}"), &error)
-    })
+    read_limited(&dir.join(name), limit).map_err(|error| StageFailure::io(stage, &format!("read {name}"), &error))
 }
 
 /// Reads a whole file of at most `limit` bytes. `None` where there is no file.

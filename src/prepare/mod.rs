@@ -26,7 +26,7 @@ mod version_toml;
 mod warm;
 
 pub use bring_up::{Job, Outcome, ReadyVersion, bring_up};
-pub use check::{CheckReport, EngineReport, VersionReport, check};
+pub use check::{VersionReport, check};
 pub use digest::{Digests, artifact_digests, model_sha256};
 pub use failure::{StageFailure, backoff};
 pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};

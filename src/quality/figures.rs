@@ -1,12 +1,11 @@
-//! What is known of one version on one arm.
+//! The figures of one version on one arm.
 
-use super::fit::{Fit, Predicted};
+use super::label::{LabelResult, Predicted};
 use crate::model::{Feedback, Label};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
-/// Count, mean and variance, to which numbers can be added and from which they can be taken again (Welford's recurrence, and the
-/// same backwards).
+/// Count, mean and variance of numbers that can be added and removed (Welford's recurrence, and its inverse).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Moments {
     pub count: u64,
@@ -23,8 +22,8 @@ impl Moments {
         self.squares += before * (x - self.mean);
     }
 
-    /// Takes away a number that was added before.
-    pub fn take(&mut self, x: f64) {
+    /// Removes a number that was added before.
+    pub fn remove(&mut self, x: f64) {
         if self.count <= 1 {
             *self = Moments::default();
             return;
@@ -32,70 +31,70 @@ impl Moments {
         let after = x - self.mean;
         self.count -= 1;
         self.mean -= after / self.count as f64;
-        // Rounding may carry it below.
+        // Rounding may make it negative.
         self.squares = (self.squares - after * (x - self.mean)).max(0.0);
     }
 
-    /// The sample variance (divided by one less than the count), as SQL's `var_samp`; `None` of fewer than two.
+    /// The sample variance (divided by the count minus one), as SQL's `var_samp`. `None` for fewer than two numbers.
     #[must_use]
     pub fn variance(&self) -> Option<f64> {
         (self.count > 1).then(|| self.squares / (self.count - 1) as f64)
     }
 }
 
-/// The figures of one version on one arm, over what the window kept.
+/// The figures of one version on one arm, over the rows that the window kept.
 #[derive(Debug, Clone)]
 pub struct Figures {
-    /// Rows that were answered.
+    /// Answered rows.
     pub predictions: u64,
-    /// Of them, those that something was told about.
-    pub told: u64,
-    /// And those with a label.
+    /// Rows with feedback.
+    pub with_feedback: u64,
+    /// Rows with a label.
     pub labelled: u64,
-    /// Labels that fit none of the outputs.
+    /// Labels that could not be compared with any output.
     pub unfit: u64,
-    /// Labels that were held against a class, and how many of them it was.
+    /// Labels that were compared with a predicted class, and those that were equal to it.
     pub classified: u64,
-    pub right: u64,
-    /// Absolute differences of labels held against a number.
+    pub correct: u64,
+    /// Absolute errors of the labels that were compared with a predicted number.
     pub error: Moments,
     /// Business values by name.
     pub values: BTreeMap<String, Moments>,
-    /// Values under more names than are kept.
+    /// Values that were not kept, because there were too many names.
     pub values_left_out: u64,
-    /// From a prediction to the `ts` of the first feedback about it, in seconds,
+    /// Time from a prediction to the `ts` of its first feedback, in seconds.
     delay: Moments,
-    /// and in milliseconds, to two digits.
+    /// The same in milliseconds, with two significant digits.
     delays: Histogram<u64>,
 }
 
-/// Names of business values kept of one version on one arm: each becomes two series of metrics.
-const VALUES: usize = 32;
+/// Limit for the names of business values of one version on one arm. Each name becomes two metric series.
+const MAX_VALUE_NAMES: usize = 32;
 
 impl Default for Figures {
     fn default() -> Figures {
         Figures {
             predictions: 0,
-            told: 0,
+            with_feedback: 0,
             labelled: 0,
             unfit: 0,
             classified: 0,
-            right: 0,
+            correct: 0,
             error: Moments::default(),
             values: BTreeMap::new(),
             values_left_out: 0,
             delay: Moments::default(),
-            // It grows with what it is given.
-            delays: Histogram::new(2).expect("two digits are within what the histogram can"),
+            // Its range grows with the recorded values.
+            delays: Histogram::new(2).expect("two significant digits are supported"),
         }
     }
 }
 
 impl Figures {
-    /// The share of labels held against a class that it was.
+    /// The share of compared classes that were correct.
     #[must_use]
     pub fn accuracy(&self) -> Option<f64> {
-        (self.classified > 0).then(|| self.right as f64 / self.classified as f64)
+        (self.classified > 0).then(|| self.correct as f64 / self.classified as f64)
     }
 
     #[must_use]
@@ -103,35 +102,35 @@ impl Figures {
         (self.error.count > 0).then_some(self.error.mean)
     }
 
-    /// In seconds; `None` while there is none.
+    /// In seconds. `None` without feedback.
     #[must_use]
     pub fn mean_delay(&self) -> Option<f64> {
         (self.delay.count > 0).then_some(self.delay.mean)
     }
 
-    /// In seconds, to two digits.
+    /// In seconds, with two significant digits. `None` without feedback.
     #[must_use]
     pub fn delay_quantile(&self, quantile: f64) -> Option<f64> {
         (!self.delays.is_empty()).then(|| self.delays.value_at_quantile(quantile) as f64 / 1e3)
     }
 
-    /// Something was told for the first time about a prediction made at `ts`, with this `ts` of its own.
-    pub(super) fn told_first(&mut self, ts: i64, told: i64) {
-        self.told += 1;
-        // Told of before it was predicted, by a clock that differs: at once.
-        let micros = u64::try_from(told - ts).unwrap_or(0);
+    /// Counts the first feedback about a prediction. Both times are in microseconds.
+    pub(super) fn record_first_feedback(&mut self, predicted_at: i64, feedback_ts: i64) {
+        self.with_feedback += 1;
+        // Feedback with a time before the prediction comes from another clock: no delay.
+        let micros = u64::try_from(feedback_ts.saturating_sub(predicted_at)).unwrap_or(0);
         self.delay.add(micros as f64 / 1e6);
-        // Fails only past 2^64 ms.
+        // The value always fits, because the range grows up to 2^64 ms.
         let _ = self.delays.record(micros / 1000);
     }
 
-    pub(super) fn add(&mut self, predicted: &Predicted, told: &Feedback) {
-        if let Some(label) = &told.label {
+    pub(super) fn add(&mut self, predicted: &Predicted, feedback: &Feedback) {
+        if let Some(label) = &feedback.label {
             self.labelled += 1;
             self.count(predicted, label, 1, Moments::add);
         }
-        for (name, value) in &told.values {
-            if self.values.len() < VALUES || self.values.contains_key(name) {
+        for (name, value) in &feedback.values {
+            if self.values.len() < MAX_VALUE_NAMES || self.values.contains_key(name) {
                 self.values.entry(name.clone()).or_default().add(*value);
             } else {
                 self.values_left_out += 1;
@@ -139,29 +138,29 @@ impl Figures {
         }
     }
 
-    /// Takes away what was added, as something later was told about the same prediction.
-    pub(super) fn take(&mut self, predicted: &Predicted, told: &Feedback) {
-        if let Some(label) = &told.label {
+    /// Removes feedback that was added before, because later feedback replaces it.
+    pub(super) fn remove(&mut self, predicted: &Predicted, feedback: &Feedback) {
+        if let Some(label) = &feedback.label {
             self.labelled -= 1;
-            self.count(predicted, label, -1, Moments::take);
+            self.count(predicted, label, -1, Moments::remove);
         }
-        for (name, value) in &told.values {
+        for (name, value) in &feedback.values {
             match self.values.get_mut(name) {
-                Some(moments) => moments.take(*value),
+                Some(moments) => moments.remove(*value),
                 None => self.values_left_out -= 1,
             }
         }
     }
 
     fn count(&mut self, predicted: &Predicted, label: &Label, by: i64, error_by: impl Fn(&mut Moments, f64)) {
-        match predicted.against(label) {
-            Some(Fit::Class { right }) => {
+        match predicted.compare(label) {
+            Some(LabelResult::Class { correct }) => {
                 self.classified = self.classified.saturating_add_signed(by);
-                self.right = self.right.saturating_add_signed(if right { by } else { 0 });
+                self.correct = self.correct.saturating_add_signed(if correct { by } else { 0 });
             }
-            Some(Fit::Number { error }) if error.is_finite() => error_by(&mut self.error, error),
-            // A prediction that is no number is not off by any.
-            None | Some(Fit::Number { .. }) => self.unfit = self.unfit.saturating_add_signed(by),
+            Some(LabelResult::Number { error }) if error.is_finite() => error_by(&mut self.error, error),
+            // A NaN or infinite prediction has no error that can be averaged.
+            None | Some(LabelResult::Number { .. }) => self.unfit = self.unfit.saturating_add_signed(by),
         }
     }
 }

@@ -1,22 +1,23 @@
-//! quality: what feedback says of each version, joined live over a bounded recent window.
+//! quality: joins predictions with feedback live, over a bounded recent window, and keeps figures of each version.
 //!
-//! - [`Quality::predicted`] and [`Quality::told`] take rows and feedback in whatever order they come; the latest `ts` about a row
-//!   counts. Memory is bounded: rows older than the window go, and where too many come in that time, a share of the requests is kept.
-//! - [`Quality::of`] is what is known of a model, by version and arm. The figures are sums since the start, over what was kept.
-//! - [`Predicted`] holds a label against a row's outputs; live figures and offline ones ask here.
+//! - [`Quality::record_prediction`] and [`Quality::record_feedback`] may be called in any order. The latest `ts` about a row counts.
+//! - Memory is bounded. Rows older than the window are dropped, and if too many come in that time, only a share of the requests is
+//!   kept. Figures of an arm without predictions for a day are dropped too.
+//! - [`Quality::of`] returns the figures of a model, by version and arm. They are sums since the start over the kept rows.
+//! - [`Predicted`] compares a label with the outputs of a row, for the live figures and for offline ones.
 //!
 //! Uses: model, tensor.
 //!
-//! Invariant: nothing here knows files, HTTP or time.
+//! Invariant: no files, no HTTP and no clock: the current time is an argument.
 //!
 //! To add a figure: a field of [`Figures`], counted in `figures.rs`, shown by the admin plane and in `telemetry`.
 
 mod figures;
-mod fit;
+mod label;
 #[cfg(test)]
 mod tests;
 mod window;
 
 pub use figures::{Figures, Moments};
-pub use fit::{Fit, Predicted};
+pub use label::{LabelResult, Predicted};
 pub use window::{Config, ModelQuality, Quality, Seen};

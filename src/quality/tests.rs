@@ -1,23 +1,24 @@
 use super::*;
-use crate::model::{Feedback, Label, ModelName};
+use crate::model::{Feedback, Label, ModelName, Version};
 use crate::tensor::DataType;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn model() -> ModelName {
     "m".parse().unwrap()
 }
 
-fn see(quality: &Quality, id: &str, ts: i64, predicted: f64) {
+fn predict(quality: &Quality, id: &str, ts: i64, predicted: f64) {
     let seen = Seen { model: &model(), version: "1".parse().unwrap(), arm: "control", request_id: id, row: 0, ts };
-    quality.predicted(&seen, || {
+    quality.record_prediction(&seen, || {
         let mut all = Predicted::default();
         all.add(DataType::Fp64, &predicted.to_le_bytes());
         all
     });
 }
 
-fn told(id: &str, ts: i64, label: f64, revenue: f64) -> Feedback {
+fn feedback(id: &str, ts: i64, label: f64, revenue: f64) -> Feedback {
     Feedback {
         request_id: id.to_owned(),
         row: 0,
@@ -27,30 +28,41 @@ fn told(id: &str, ts: i64, label: f64, revenue: f64) -> Feedback {
     }
 }
 
-fn only(quality: &Quality) -> Figures {
-    let of = quality.of(&model());
-    assert_eq!(of.arms.len(), 1, "{of:?}");
-    of.arms.into_values().next().unwrap()
+fn only_arm(quality: &Quality) -> Figures {
+    only(quality.of(&model()).arms)
+}
+
+fn only(arms: BTreeMap<(Version, String), Figures>) -> Figures {
+    assert_eq!(arms.len(), 1, "{arms:?}");
+    arms.into_values().next().unwrap()
 }
 
 #[test]
-fn feedback_joins_before_after_and_again() {
+fn feedback_may_come_before_after_and_again() {
     let quality = Quality::new(Config::default());
-    let before = told("early", 2_000_000, 0.0, 1.0);
-    quality.told(&model(), vec![before, told("early", 5_000_000, 1.0, 10.0)], 5_000_000);
+    let first = feedback("early", 2_000_000, 0.0, 1.0);
+    quality.record_feedback(&model(), vec![first, feedback("early", 5_000_000, 1.0, 10.0)], 5_000_000);
     assert_eq!(quality.of(&model()).unmatched, 2);
-    see(&quality, "early", 1_000_000, 1.5);
-    see(&quality, "late", 2_000_000, 3.0);
-    quality.told(&model(), vec![told("late", 4_000_000, 1.0, 20.0), told("nobody", 1, 1.0, 1.0)], 9_000_000);
-    let figures = only(&quality);
-    assert_eq!((figures.predictions, figures.told, figures.labelled), (2, 2, 2));
+    predict(&quality, "early", 1_000_000, 1.5);
+    predict(&quality, "late", 2_000_000, 3.0);
+    quality.record_feedback(
+        &model(),
+        vec![feedback("late", 4_000_000, 1.0, 20.0), feedback("nobody", 1, 1.0, 1.0)],
+        9_000_000,
+    );
+    let figures = only_arm(&quality);
+    assert_eq!((figures.predictions, figures.with_feedback, figures.labelled), (2, 2, 2));
     assert_eq!(figures.mean_absolute_error(), Some(1.25));
     assert_eq!((figures.values["revenue"].mean, figures.values["revenue"].variance()), (15.0, Some(50.0)));
-    // The first `ts` of each.
+    // The delay is that of the first `ts` of each row.
     assert_eq!(figures.mean_delay(), Some(1.5));
-    // Later counts, earlier does not.
-    quality.told(&model(), vec![told("late", 6_000_000, 3.0, 30.0), told("late", 3_000_000, 0.0, 0.0)], 9_000_000);
-    let figures = only(&quality);
+    // A later `ts` replaces the feedback, an earlier one does not.
+    quality.record_feedback(
+        &model(),
+        vec![feedback("late", 6_000_000, 3.0, 30.0), feedback("late", 3_000_000, 0.0, 0.0)],
+        9_000_000,
+    );
+    let figures = only_arm(&quality);
     assert_eq!((figures.labelled, figures.mean_absolute_error()), (2, Some(0.25)));
     assert_eq!(figures.values["revenue"].mean, 20.0);
     let of = quality.of(&model());
@@ -58,39 +70,76 @@ fn feedback_joins_before_after_and_again() {
 }
 
 #[test]
-fn memory_is_bounded_and_the_share_that_is_kept_is_fair() {
+fn memory_is_bounded_and_the_kept_share_is_representative() {
     let quality = Quality::new(Config { rows: 1000, window: Duration::from_hours(1) });
     for i in 0..100_000 {
-        see(&quality, &format!("id-{i}"), i, 1.0);
+        predict(&quality, &format!("id-{i}"), i, 1.0);
     }
     let share = quality.of(&model()).share;
     assert!((1.0 / 256.0..=1.0 / 64.0).contains(&share), "{share}");
-    let entries = (0..100_000).map(|i| told(&format!("id-{i}"), i, f64::from(u32::try_from(i % 2).unwrap()), 1.0));
-    quality.told(&model(), entries.collect(), 100_000);
+    let entries = (0..100_000).map(|i| feedback(&format!("id-{i}"), i, f64::from(u32::try_from(i % 2).unwrap()), 1.0));
+    quality.record_feedback(&model(), entries.collect(), 100_000);
     let of = quality.of(&model());
     assert_eq!((of.feedback, of.unmatched), (100_000, 0), "{of:?}");
-    let figures = only(&quality);
+    let figures = only_arm(&quality);
     let expected = 100_000.0 * share;
     assert!((figures.labelled as f64 - expected).abs() < 7.0 * expected.sqrt(), "{} of {expected}", figures.labelled);
-    // Half of the labels are off by one.
+    // Half of the labels have an error of 1.
     assert!((figures.mean_absolute_error().unwrap() - 0.5).abs() < 3.5 / expected.sqrt());
-    // When the rows are past the window, all requests are kept again.
+    // Once the rows are older than the window, all requests are kept again.
     for i in 0..2000 {
-        see(&quality, &format!("new-{i}"), 1_000_000_000_000 + i * 10_000_000, 1.0);
+        predict(&quality, &format!("new-{i}"), 1_000_000_000_000 + i * 10_000_000, 1.0);
     }
     assert_eq!(quality.of(&model()).share, 1.0);
 }
 
+#[test]
+fn figures_of_idle_arms_and_models_are_dropped() {
+    let hour = 3_600_000_000;
+    let quality = Quality::new(Config::default());
+    let other: ModelName = "other".parse().unwrap();
+    quality.record_feedback(&other, vec![feedback("early", 0, 1.0, 1.0)], 0);
+    let predict = |model: &ModelName, version: u64, arm: &str, ts: i64| {
+        let version = version.to_string().parse().unwrap();
+        let seen = Seen { model, version, arm, request_id: &format!("{version}-{arm}-{ts}"), row: 0, ts };
+        quality.record_prediction(&seen, Predicted::default);
+    };
+    predict(&other, 1, "control", 0);
+    for i in 0..200_u32 {
+        // A new version every hour, beside one that always serves.
+        predict(&model(), u64::from(i) + 2, "challenger", i64::from(i) * hour);
+        predict(&model(), 1, "control", i64::from(i) * hour);
+    }
+    let arms = quality.of(&model()).arms;
+    assert!((25..30).contains(&arms.len()), "{}", arms.len());
+    let control = arms.iter().find(|((_, arm), _)| arm == "control").unwrap();
+    assert_eq!(control.1.predictions, 200, "an arm in use keeps its figures");
+    assert!(arms.keys().all(|(version, arm)| arm == "control" || version.number() > 170), "the oldest are dropped");
+    assert_eq!(quality.all().len(), 1, "a model without predictions and feedback is dropped");
+    // The dropped model's early feedback is still there, and its count is not.
+    let seen = Seen {
+        model: &other,
+        version: "1".parse().unwrap(),
+        arm: "control",
+        request_id: "early",
+        row: 0,
+        ts: 200 * hour,
+    };
+    quality.record_prediction(&seen, Predicted::default);
+    let of = quality.of(&other);
+    assert_eq!((of.feedback, of.unmatched, only(of.arms).with_feedback), (0, 0, 1));
+}
+
 proptest! {
     #[test]
-    fn numbers_taken_away_are_as_if_never_added(kept in prop::collection::vec(-1e3..1e3, 0..20),
-                                                gone in prop::collection::vec(-1e3..1e3, 0..20)) {
+    fn removed_numbers_leave_no_trace(kept in prop::collection::vec(-1e3..1e3, 0..20),
+                                                removed in prop::collection::vec(-1e3..1e3, 0..20)) {
         let mut moments = Moments::default();
-        for x in gone.iter().chain(&kept) {
+        for x in removed.iter().chain(&kept) {
             moments.add(*x);
         }
-        for x in &gone {
-            moments.take(*x);
+        for x in &removed {
+            moments.remove(*x);
         }
         let n = kept.len() as f64;
         prop_assert_eq!(moments.count, kept.len() as u64);

@@ -1,7 +1,7 @@
-//! Recent predictions, waiting for what will be told about them; and what was told before its prediction.
+//! Recent predictions that wait for feedback, and feedback that came before its prediction.
 
 use super::figures::Figures;
-use super::fit::Predicted;
+use super::label::Predicted;
 use crate::model::{Feedback, ModelName, Version};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +11,16 @@ use xxhash_rust::xxh3::Xxh3;
 /// How much of the recent past is joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// Rows that may wait for feedback, over all models. Some 200 bytes each.
+    /// Limit for the rows that wait for feedback, over all models. A row takes about 200 bytes.
     pub rows: usize,
-    /// How far back. Where more rows than may wait come in that time, a share of the requests is kept, chosen by a hash of their ids,
-    /// that halves and doubles.
+    /// How long a row waits. Where more rows come in that time than the limit allows, only a share of the requests is kept. A hash of
+    /// the request id chooses them. The share is halved and doubled as needed.
     pub window: Duration,
 }
+
+/// Figures of an arm without predictions for this long are dropped: its version is probably gone, and feedback about it can no
+/// longer be joined. A longer window replaces it.
+const IDLE_ARM: Duration = Duration::from_hours(24);
 
 impl Default for Config {
     fn default() -> Config {
@@ -24,7 +28,7 @@ impl Default for Config {
     }
 }
 
-/// One row that was answered.
+/// One row of an answered request.
 #[derive(Debug)]
 pub struct Seen<'a> {
     pub model: &'a ModelName,
@@ -36,66 +40,79 @@ pub struct Seen<'a> {
     pub ts: i64,
 }
 
-/// The live join. Cheap to clone, every clone is the same. In memory only: a restart begins anew.
+/// The live join of predictions and feedback. Clones share one state. It is kept in memory only, so a restart begins again.
 #[derive(Debug, Clone)]
 pub struct Quality(Arc<Mutex<Window>>);
 
-/// What is known of one model.
+/// The figures of one model.
 #[derive(Debug, Clone, Default)]
 pub struct ModelQuality {
     /// By version and arm.
     pub arms: BTreeMap<(Version, String), Figures>,
-    /// Entries of feedback that were taken for it.
+    /// Feedback entries received for the model.
     pub feedback: u64,
-    /// Entries whose prediction is not among those the window keeps: unknown, too long ago, or not there yet.
+    /// Entries whose prediction is not in the window: unknown, too old, or still to come.
     pub unmatched: u64,
-    /// Entries about requests that are not among the share that is kept.
+    /// Entries about requests outside the share that is kept.
     pub left_out: u64,
     /// The share of requests that is kept now.
     pub share: f64,
 }
 
-/// A hash of model, request id and row, wide enough that two never meet.
+/// A hash of model, request id and row. It is wide enough that collisions do not matter.
 type Key = u128;
 
 #[derive(Debug)]
 struct Window {
     config: Config,
     rows: HashMap<Key, Row>,
-    /// By when they came; some may be gone from the map.
+    /// Rows in the order of arrival. Some may be gone from `rows`.
     order: VecDeque<(i64, Key)>,
-    /// Told before its prediction, or about one that is not kept. Bounded as the rows are, the oldest go first.
-    early: HashMap<Key, Early>,
+    /// Feedback without a prediction in the window. It has the same limit as the rows; the oldest is dropped first.
+    early: HashMap<Key, EarlyFeedback>,
     early_order: VecDeque<(i64, Key)>,
     /// Requests whose hash is below this are kept.
     share: f64,
     models: BTreeMap<ModelName, Model>,
+    /// When idle arms were last looked for.
+    swept_at: i64,
 }
 
 #[derive(Debug, Default)]
 struct Model {
-    /// Few, so a list.
-    arms: Vec<(Version, String, Figures)>,
+    /// By a number that is never used again, which rows refer to.
+    arms: BTreeMap<u64, Arm>,
+    next_arm: u64,
     feedback: u64,
     matched: u64,
     left_out: u64,
+    /// The time of the last prediction or feedback.
+    last_used: i64,
+}
+
+#[derive(Debug)]
+struct Arm {
+    version: Version,
+    name: String,
+    figures: Figures,
+    /// The time of the last prediction.
+    last_used: i64,
 }
 
 #[derive(Debug)]
 struct Row {
     ts: i64,
-    /// The index among its model's arms.
-    arm: usize,
+    /// Key in [`Model::arms`].
+    arm: u64,
     predicted: Predicted,
-    told: Option<Box<Feedback>>,
+    feedback: Option<Box<Feedback>>,
 }
 
 #[derive(Debug)]
-struct Early {
-    told: Feedback,
-    /// When the first of them says it happened.
-    first: i64,
-    /// How many entries were told of it.
+struct EarlyFeedback {
+    latest: Feedback,
+    /// The `ts` of the first entry.
+    first_ts: i64,
     entries: u64,
 }
 
@@ -116,36 +133,37 @@ impl Quality {
             early_order: VecDeque::new(),
             share: 1.0,
             models: BTreeMap::new(),
+            swept_at: i64::MIN,
         })))
     }
 
-    /// A row was answered; `predicted` is asked only where it is kept.
-    pub fn predicted(&self, seen: &Seen, predicted: impl FnOnce() -> Predicted) {
-        self.lock().predicted(seen, predicted);
+    /// Records a row of an answer. `predicted` is called only if the row is kept.
+    pub fn record_prediction(&self, seen: &Seen, predicted: impl FnOnce() -> Predicted) {
+        self.lock().record_prediction(seen, predicted);
     }
 
-    /// Something was told about a model's predictions.
-    pub fn told(&self, model: &ModelName, entries: Vec<Feedback>, now: i64) {
+    /// Records feedback about a model's predictions. `now` is in microseconds since 1970, UTC.
+    pub fn record_feedback(&self, model: &ModelName, entries: Vec<Feedback>, now: i64) {
         let mut window = self.lock();
         for entry in entries {
-            window.told(model, entry, now);
+            window.record_feedback(model, entry, now);
         }
     }
 
-    /// What is known of a model.
+    /// The figures of a model. They are empty for an unknown one.
     #[must_use]
     pub fn of(&self, model: &ModelName) -> ModelQuality {
         let window = self.lock();
         let known = window.models.get(model);
-        ModelQuality { share: window.share, ..known.map_or_else(ModelQuality::default, Model::shown) }
+        ModelQuality { share: window.share, ..known.map_or_else(ModelQuality::default, Model::quality) }
     }
 
-    /// What is known of all models that anything is known of.
+    /// The figures of all models that have any.
     #[must_use]
     pub fn all(&self) -> Vec<(ModelName, ModelQuality)> {
         let window = self.lock();
-        let shown = |model: &Model| ModelQuality { share: window.share, ..model.shown() };
-        window.models.iter().map(|(name, model)| (name.clone(), shown(model))).collect()
+        let quality = |model: &Model| ModelQuality { share: window.share, ..model.quality() };
+        window.models.iter().map(|(name, model)| (name.clone(), quality(model))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
@@ -154,77 +172,95 @@ impl Quality {
 }
 
 impl Model {
-    fn shown(&self) -> ModelQuality {
+    fn quality(&self) -> ModelQuality {
+        let arms = self.arms.values().map(|arm| ((arm.version, arm.name.clone()), arm.figures.clone()));
         ModelQuality {
-            arms: self.arms.iter().map(|(version, arm, figures)| ((*version, arm.clone()), figures.clone())).collect(),
+            arms: arms.collect(),
             feedback: self.feedback,
-            unmatched: self.feedback - self.matched - self.left_out,
+            // Early feedback may be matched after the counts of an idle model were dropped.
+            unmatched: self.feedback.saturating_sub(self.matched).saturating_sub(self.left_out),
             left_out: self.left_out,
             share: 1.0,
         }
     }
+
+    /// The number of an arm, which is added if it is new.
+    fn arm(&mut self, version: Version, name: &str) -> u64 {
+        let known = self.arms.iter().find(|(_, arm)| arm.version == version && arm.name == name);
+        if let Some((number, _)) = known {
+            return *number;
+        }
+        let number = self.next_arm;
+        self.next_arm += 1;
+        let arm = Arm { version, name: name.to_owned(), figures: Figures::default(), last_used: i64::MIN };
+        self.arms.insert(number, arm);
+        number
+    }
 }
 
 impl Window {
-    fn predicted(&mut self, seen: &Seen, predicted: impl FnOnce() -> Predicted) {
-        let (key, place) = key(seen.model, seen.request_id, seen.row);
-        if place >= self.share {
+    fn record_prediction(&mut self, seen: &Seen, predicted: impl FnOnce() -> Predicted) {
+        let (key, position) = key(seen.model, seen.request_id, seen.row);
+        if position >= self.share {
             return;
         }
         if !self.models.contains_key(seen.model) {
             self.models.insert(seen.model.clone(), Model::default());
         }
         let Some(model) = self.models.get_mut(seen.model) else { return };
-        let same = |(version, arm, _): &(Version, String, Figures)| *version == seen.version && arm == seen.arm;
-        let arm = model.arms.iter().position(same).unwrap_or_else(|| {
-            model.arms.push((seen.version, seen.arm.to_owned(), Figures::default()));
-            model.arms.len() - 1
-        });
-        let figures = &mut model.arms[arm].2;
-        figures.predictions += 1;
-        let mut row = Row { ts: seen.ts, arm, predicted: predicted(), told: None };
-        if let Some(Early { told, first, entries }) = self.early.remove(&key) {
+        let number = model.arm(seen.version, seen.arm);
+        let Some(arm) = model.arms.get_mut(&number) else { return };
+        model.last_used = model.last_used.max(seen.ts);
+        arm.last_used = arm.last_used.max(seen.ts);
+        arm.figures.predictions += 1;
+        let mut row = Row { ts: seen.ts, arm: number, predicted: predicted(), feedback: None };
+        if let Some(EarlyFeedback { latest, first_ts, entries }) = self.early.remove(&key) {
             model.matched += entries;
-            figures.told_first(seen.ts, first);
-            figures.add(&row.predicted, &told);
-            row.told = Some(Box::new(told));
+            arm.figures.record_first_feedback(seen.ts, first_ts);
+            arm.figures.add(&row.predicted, &latest);
+            row.feedback = Some(Box::new(latest));
         }
-        // An id that is used again is about the newest prediction.
+        // If an id is used again, feedback is about its newest prediction.
         self.rows.insert(key, row);
         self.order.push_back((seen.ts, key));
-        self.make_room(seen.ts);
+        self.drop_old_rows(seen.ts);
+        self.drop_idle_arms(seen.ts);
     }
 
-    fn told(&mut self, model: &ModelName, entry: Feedback, now: i64) {
-        let (key, place) = key(model, &entry.request_id, entry.row);
-        let of_model = self.models.entry(model.clone()).or_default();
-        of_model.feedback += 1;
-        if place >= self.share {
-            of_model.left_out += 1;
-        } else if let Some(row) = self.rows.get_mut(&key) {
-            of_model.matched += 1;
-            let figures = &mut of_model.arms[row.arm].2;
-            match &row.told {
-                Some(before) if before.ts > entry.ts => return,
-                Some(before) => figures.take(&row.predicted, before),
-                None => figures.told_first(row.ts, entry.ts),
-            }
-            figures.add(&row.predicted, &entry);
-            row.told = Some(Box::new(entry));
-        } else {
-            self.keep_early(key, entry, now);
+    fn record_feedback(&mut self, name: &ModelName, entry: Feedback, now: i64) {
+        let (key, position) = key(name, &entry.request_id, entry.row);
+        let model = self.models.entry(name.clone()).or_default();
+        model.feedback += 1;
+        model.last_used = model.last_used.max(now);
+        if position >= self.share {
+            model.left_out += 1;
+            return;
         }
+        let Some(row) = self.rows.get_mut(&key) else {
+            self.keep_early(key, entry, now);
+            return;
+        };
+        // The arm of an old row may have been dropped already.
+        let Some(arm) = model.arms.get_mut(&row.arm) else { return };
+        model.matched += 1;
+        match &row.feedback {
+            Some(previous) if previous.ts > entry.ts => return,
+            Some(previous) => arm.figures.remove(&row.predicted, previous),
+            None => arm.figures.record_first_feedback(row.ts, entry.ts),
+        }
+        arm.figures.add(&row.predicted, &entry);
+        row.feedback = Some(Box::new(entry));
     }
 
     fn keep_early(&mut self, key: Key, entry: Feedback, now: i64) {
         if let Some(early) = self.early.get_mut(&key) {
             early.entries += 1;
-            if entry.ts >= early.told.ts {
-                early.told = entry;
+            if entry.ts >= early.latest.ts {
+                early.latest = entry;
             }
             return;
         }
-        self.early.insert(key, Early { first: entry.ts, told: entry, entries: 1 });
+        self.early.insert(key, EarlyFeedback { first_ts: entry.ts, latest: entry, entries: 1 });
         self.early_order.push_back((now, key));
         while self.early_order.len() > self.config.rows {
             if let Some((_, key)) = self.early_order.pop_front() {
@@ -233,11 +269,11 @@ impl Window {
         }
     }
 
-    /// Lets go of what is too old, and of half of the requests where that is not enough.
-    fn make_room(&mut self, now: i64) {
-        let window = i64::try_from(self.config.window.as_micros()).unwrap_or(i64::MAX);
+    /// Drops the rows that are older than the window. Halves the share of requests if too many are left.
+    fn drop_old_rows(&mut self, now: i64) {
+        let window = micros(self.config.window);
         while let Some((ts, key)) = self.order.front()
-            && now - ts > window
+            && now.saturating_sub(*ts) > window
         {
             if self.rows.get(key).is_some_and(|row| row.ts == *ts) {
                 self.rows.remove(key);
@@ -252,27 +288,46 @@ impl Window {
         }
         self.share /= 2.0;
         let share = self.share;
-        self.rows.retain(|key, _| place(*key) < share);
-        self.order.retain(|(_, key)| place(*key) < share);
-        // Those stay unmatched: their prediction will not be kept.
-        self.early.retain(|key, _| place(*key) < share);
-        self.early_order.retain(|(_, key)| place(*key) < share);
+        self.rows.retain(|key, _| position(*key) < share);
+        self.order.retain(|(_, key)| position(*key) < share);
+        // Early feedback outside the share stays unmatched, because its prediction will not be kept.
+        self.early.retain(|key, _| position(*key) < share);
+        self.early_order.retain(|(_, key)| position(*key) < share);
+    }
+
+    /// Drops the figures of arms and models that have been idle for a long time.
+    fn drop_idle_arms(&mut self, now: i64) {
+        let limit = micros(self.config.window.max(IDLE_ARM));
+        // An arm is dropped up to a sixteenth late, so that most calls do nothing.
+        if now.saturating_sub(self.swept_at) < limit / 16 {
+            return;
+        }
+        self.swept_at = now;
+        for model in self.models.values_mut() {
+            model.arms.retain(|_, arm| now.saturating_sub(arm.last_used) <= limit);
+        }
+        self.models.retain(|_, model| !model.arms.is_empty() || now.saturating_sub(model.last_used) <= limit);
     }
 }
 
-/// The key of a row, and the place of its request between 0 and 1: the rows of one request are kept together.
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The key of a row, and the position of its request between 0 and 1. All rows of a request have the same position, so that they
+/// are kept or dropped together.
 fn key(model: &ModelName, id: &str, row: u32) -> (Key, f64) {
     let mut hash = Xxh3::new();
     hash.update(model.as_str().as_bytes());
     hash.update(&[0]);
     hash.update(id.as_bytes());
     let request = hash.digest128();
-    // The upper half says which request; the row is mixed into the lower.
+    // The upper half identifies the request. The row changes only the lower half.
     let key = request ^ u128::from(u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    (key, place(key))
+    (key, position(key))
 }
 
-fn place(key: Key) -> f64 {
+fn position(key: Key) -> f64 {
     // The upper 53 bits.
     (key >> 75) as f64 / (1u64 << 53) as f64
 }

@@ -15,7 +15,7 @@ pub(super) fn learn(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kind
         Kind::Feedback => {
             let model = feedback::head(body).and_then(|(model, _)| model.parse().ok());
             if let (Some(model), Some(entries)) = (model, feedback::read(body)) {
-                quality.told(&model, entries, now());
+                quality.record_feedback(&model, entries, now());
             }
         }
         Kind::Prediction => {
@@ -40,7 +40,7 @@ fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
             row: u32::try_from(row).unwrap_or(u32::MAX),
             ts: view.ts,
         };
-        quality.predicted(&seen, || predicted(stream, outputs, row, records));
+        quality.record_prediction(&seen, || predicted(stream, outputs, row, records));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is wrong with a setting, in words for the person who wrote it.
+//! Messages about wrong settings, for the person who wrote them.
 
 use super::table::{ENVIRONMENT_PREFIX, Found};
 use super::value::cut;
@@ -6,33 +6,33 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a setting was written.
+/// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// A line, counted from 1, of a file.
+    /// A line of a file. The first line is 1.
     File { name: Arc<str>, line: usize },
-    /// An environment variable, by its name.
+    /// The name of an environment variable.
     Environment(String),
-    /// An option of the command line, such as `--listen`.
+    /// A command-line option, such as `--listen`.
     CommandLine(String),
 }
 
-/// One complaint: which key, where it stands, what was found and what would be right.
+/// One complaint: the key, its location, the value found and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
     origin: Option<Origin>,
-    what: What,
+    problem: Problem,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum What {
+enum Problem {
     Syntax { message: String, line: String },
-    Wrong { key: String, right: String, found: Option<String> },
-    Unknown { key: String, likely: Option<String>, known: Vec<String> },
+    Wrong { key: String, expected: String, found: Option<String> },
+    Unknown { key: String, similar: Option<String>, known: Vec<String> },
     Plain { message: String },
 }
 
-/// Every complaint about one set of settings; never empty.
+/// All complaints about one set of settings. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaints(Vec<Complaint>);
 
@@ -57,25 +57,25 @@ impl fmt::Display for Origin {
 // === impl Complaint ===
 
 impl Complaint {
-    /// About no key: a file that cannot be read at all.
+    /// A complaint without a key, such as about a file that cannot be read.
     #[must_use]
     pub fn plain(message: String) -> Complaint {
-        Complaint { origin: None, what: What::Plain { message } }
+        Complaint { origin: None, problem: Problem::Plain { message } }
     }
 
     pub(super) fn syntax(origin: Origin, message: &str, line: &str) -> Complaint {
-        Complaint { origin: Some(origin), what: What::Syntax { message: message.to_owned(), line: cut(line) } }
+        Complaint { origin: Some(origin), problem: Problem::Syntax { message: message.to_owned(), line: cut(line) } }
     }
 
-    pub(super) fn wrong(key: String, found: Option<&Found>, right: String) -> Complaint {
+    pub(super) fn wrong(key: String, found: Option<&Found>, expected: String) -> Complaint {
         let origin = found.map(|f| f.origin.clone());
-        Complaint { origin, what: What::Wrong { key, right, found: found.map(Found::show) } }
+        Complaint { origin, problem: Problem::Wrong { key, expected, found: found.map(Found::show) } }
     }
 
-    /// `known` are all the keys there are, `here` those of the same section.
+    /// `known` holds all known keys, `here` those of the same section.
     pub(super) fn unknown(key: String, origin: Origin, known: &BTreeSet<String>, here: &[String]) -> Complaint {
-        let likely = likely(&key, &known.iter().chain(here).collect::<Vec<_>>());
-        Complaint { origin: Some(origin), what: What::Unknown { key, likely, known: here.to_vec() } }
+        let similar = most_similar(&key, &known.iter().chain(here).collect::<Vec<_>>());
+        Complaint { origin: Some(origin), problem: Problem::Unknown { key, similar, known: here.to_vec() } }
     }
 }
 
@@ -84,23 +84,25 @@ impl fmt::Display for Complaint {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}: ")?;
         }
-        match &self.what {
-            // The commonest slip by far is an address, a duration or a path without its quotes.
-            What::Syntax { message, line } => write!(f, "not TOML: {message} (text stands in quotes), got `{line}`"),
-            What::Plain { message } => f.write_str(message),
-            What::Wrong { key, right, found: Some(found) } => write!(f, "{key}: expected {right}, got {found}"),
-            What::Wrong { key, right, found: None } => write!(f, "{key} (not set): expected {right}"),
-            What::Unknown { key, likely, known } => {
+        match &self.problem {
+            // By far the most common mistake is an address, a duration or a path without quotes.
+            Problem::Syntax { message, line } => write!(f, "not TOML: {message} (strings need quotes), got `{line}`"),
+            Problem::Plain { message } => f.write_str(message),
+            Problem::Wrong { key, expected, found: Some(found) } => {
+                write!(f, "{key}: expected {expected}, got {found}")
+            }
+            Problem::Wrong { key, expected, found: None } => write!(f, "{key} (not set): expected {expected}"),
+            Problem::Unknown { key, similar, known } => {
                 let spell = |key: &str| match &self.origin {
                     Some(Origin::Environment(_)) => environment_name(key),
                     _ => key.to_owned(),
                 };
                 match &self.origin {
-                    Some(Origin::Environment(_)) => write!(f, "names no key")?,
+                    Some(Origin::Environment(_)) => write!(f, "unknown key")?,
                     _ => write!(f, "unknown key `{key}`")?,
                 }
-                match likely {
-                    Some(likely) => write!(f, "; did you mean `{}`?", spell(likely)),
+                match similar {
+                    Some(similar) => write!(f, "; did you mean `{}`?", spell(similar)),
                     None if known.is_empty() => Ok(()),
                     None => {
                         let known: Vec<String> = known.iter().map(|key| spell(key)).collect();
@@ -119,20 +121,20 @@ fn environment_name(key: &str) -> String {
 // === impl Complaints ===
 
 impl Complaints {
-    /// In the order people will look for them; `Ok` when there are none.
+    /// Sorts complaints by location. `Ok` if there are none.
     ///
-    /// A line that does not parse is complained of once: what else it seems to say is a guess of the parser's.
+    /// A line with a syntax error gets one complaint only, because other errors on it are guesses of the parser.
     pub(super) fn from_all(mut complaints: Vec<Complaint>) -> Result<(), Complaints> {
         let broken: BTreeSet<Origin> = complaints
             .iter()
-            .filter(|c| matches!(c.what, What::Syntax { .. }))
+            .filter(|c| matches!(c.problem, Problem::Syntax { .. }))
             .filter_map(|c| c.origin.clone())
             .collect();
         complaints.sort_by(|a, b| a.origin.cmp(&b.origin));
-        let mut said = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         complaints.retain(|c| match &c.origin {
             Some(origin) if broken.contains(origin) => {
-                matches!(c.what, What::Syntax { .. }) && said.insert(origin.clone())
+                matches!(c.problem, Problem::Syntax { .. }) && reported.insert(origin.clone())
             }
             _ => true,
         });
@@ -159,7 +161,7 @@ impl<'a> IntoIterator for &'a Complaints {
     }
 }
 
-/// One complaint to a line.
+/// One complaint per line.
 impl fmt::Display for Complaints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, complaint) in self.0.iter().enumerate() {
@@ -172,26 +174,26 @@ impl fmt::Display for Complaints {
 
 impl std::error::Error for Complaints {}
 
-// === the likely key ===
+// === the most similar key ===
 
-/// The known key somebody most likely meant: a slip of the fingers away, or of the same name in another section.
-fn likely(key: &str, known: &[&String]) -> Option<String> {
+/// The known key that was probably meant: one that differs by a typing error, or has the same name in another section.
+fn most_similar(key: &str, known: &[&String]) -> Option<String> {
     let leaf = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let typed = leaf(key);
     let length = typed.chars().count();
-    // Longer names are not compared: the distance takes time in proportion to both lengths, and no key is that long.
+    // Longer names are not compared: the time grows with the product of both lengths, and no key is that long.
     if !(3..=64).contains(&length) || key.len() > 256 {
         return None;
     }
-    let near = known.iter().map(|k| (distance(key, k), *k)).filter(|(d, _)| *d <= length.div_ceil(3)).min();
-    let namesake = || known.iter().find(|k| leaf(k) == typed).copied();
-    near.map(|(_, k)| k).or_else(namesake).cloned()
+    let closest = known.iter().map(|k| (distance(key, k), *k)).filter(|(d, _)| *d <= length.div_ceil(3)).min();
+    let same_name = || known.iter().find(|k| leaf(k) == typed).copied();
+    closest.map(|(_, k)| k).or_else(same_name).cloned()
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
+/// The number of insertions, deletions, substitutions and swaps of neighbours (optimal string alignment distance).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before = vec![0; b.len() + 1];
+    let mut before_last = vec![0; b.len() + 1];
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for i in 1..=a.len() {
         let mut row = vec![i; b.len() + 1];
@@ -199,10 +201,10 @@ fn distance(a: &str, b: &str) -> usize {
             let substituted = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
             row[j] = substituted.min(last[j] + 1).min(row[j - 1] + 1);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(before[j - 2] + 1);
+                row[j] = row[j].min(before_last[j - 2] + 1);
             }
         }
-        before = std::mem::replace(&mut last, row);
+        before_last = std::mem::replace(&mut last, row);
     }
     last[b.len()]
 }

@@ -1,17 +1,17 @@
-//! settings: reads a table of settings key by key and gathers every complaint.
+//! settings: reads a table of settings key by key and reports all errors at once.
 //!
-//! - A room's `Config::read(&mut Table)` asks for each key by name, type and range; a key that is absent or wrong is `None`, so
-//!   the default stands beside the key: `table.duration("settle", range).unwrap_or(default.settle)`.
-//! - [`Table::finish`] gives every complaint at once: what does not parse, what is wrong, and each key that nobody asked for,
-//!   with the likely one beside it. Each names its key, where it stands, what would be right and what was found.
-//! - A file, then the environment, then the command line: whatever sets a key last is the only one that is read.
-//! - Serves every file people write: the server's configuration, `model.toml`, `version.toml`.
+//! - A room's `Config::read(&mut Table)` reads each key by name, type and range. An absent or wrong key is `None`, so the default
+//!   is written beside the key: `table.duration("settle", range).unwrap_or(default.settle)`.
+//! - [`Table::finish`] returns every complaint at once: syntax errors, wrong values, and keys that no code read, with the most
+//!   similar known key. A complaint gives the key, its location, the expected value and the value found.
+//! - The environment overrides the file, and the command line overrides both.
+//! - Used for every file that people write: the server's configuration, `model.toml`, `version.toml`.
 //!
 //! Uses: nothing.
 //!
-//! Invariant: no key's name and no default stands here, and no text makes it panic.
+//! Invariant: this room holds no key names and no defaults, and no input makes it panic.
 //!
-//! To add a kind of setting: a method in `read.rs`, written with [`Table::custom`] as the others are.
+//! To add a kind of setting: a method in `read.rs` that calls [`Table::custom`], as the others do.
 
 mod complaint;
 mod read;
@@ -21,7 +21,7 @@ mod tests;
 mod units;
 mod value;
 
-pub use complaint::{Complaint, Complaints, Origin};
+pub use complaint::{Complaint, Complaints};
 pub use table::{ENVIRONMENT_PREFIX, Table};
-pub use units::{parse_duration, show_bytes, show_duration};
+pub use units::{parse_duration, show_duration};
 pub use value::Value;

@@ -1,4 +1,4 @@
-//! The kinds of settings there are.
+//! The kinds of settings.
 
 use super::complaint::Complaint;
 use super::table::Table;
@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Each takes a key's name and gives what was meant, or `None` where the key is absent or (with a complaint) wrong.
+/// Each method returns the value of a key, or `None` if the key is absent or wrong. A wrong value adds a complaint.
 impl Table {
     pub fn string(&mut self, key: &str) -> Option<String> {
         self.custom(key, "a string", |value| value.as_str().map(str::to_owned))
@@ -27,16 +27,16 @@ impl Table {
     where
         N: TryFrom<i64> + PartialOrd + Display,
     {
-        let right = format!("a whole number from {} to {}", range.start(), range.end());
-        self.custom(key, &right, |value| {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        self.custom(key, &expected, |value| {
             value.as_integer().and_then(|n| N::try_from(n).ok()).filter(|n| range.contains(n))
         })
     }
 
-    /// Takes integers too. NaN is in no range.
+    /// Also accepts an integer. NaN is always out of range.
     pub fn float(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
-        let right = format!("a number from {} to {}", range.start(), range.end());
-        self.custom(key, &right, |value| {
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        self.custom(key, &expected, |value| {
             let x = match value {
                 Value::Float(x) => *x,
                 Value::Integer(n) => *n as f64,
@@ -46,18 +46,18 @@ impl Table {
         })
     }
 
-    /// A number with its unit, such as `200ms`; a number alone is refused, as nobody knows what it counts.
+    /// A number with a unit, such as `200ms`. A number alone is refused, because its unit is not clear.
     pub fn duration(&mut self, key: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let (least, most) = (show_duration(*range.start()), show_duration(*range.end()));
-        let right = format!("a duration with its unit, such as \"200ms\", \"30s\" or \"10m\", from {least} to {most}");
-        self.custom(key, &right, |value| value.as_str().and_then(parse_duration).filter(|d| range.contains(d)))
+        let (min, max) = (show_duration(*range.start()), show_duration(*range.end()));
+        let expected = format!("a duration with its unit, such as \"200ms\", \"30s\" or \"10m\", from {min} to {max}");
+        self.custom(key, &expected, |value| value.as_str().and_then(parse_duration).filter(|d| range.contains(d)))
     }
 
-    /// A number with its unit, such as `64MiB`; a number alone counts bytes.
+    /// A number with a unit, such as `64MiB`. A number alone is in bytes.
     pub fn bytes(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let (least, most) = (show_bytes(*range.start()), show_bytes(*range.end()));
-        let right = format!("a size, such as \"64MiB\", \"1GB\" or a number of bytes, from {least} to {most}");
-        self.custom(key, &right, |value| {
+        let (min, max) = (show_bytes(*range.start()), show_bytes(*range.end()));
+        let expected = format!("a size, such as \"64MiB\", \"1GB\" or a number of bytes, from {min} to {max}");
+        self.custom(key, &expected, |value| {
             let bytes = match value {
                 Value::String(text) => parse_bytes(text),
                 Value::Integer(n) => u64::try_from(*n).ok(),
@@ -68,18 +68,18 @@ impl Table {
     }
 
     pub fn socket_addr(&mut self, key: &str) -> Option<SocketAddr> {
-        let right = "an IP address with its port, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
-        self.custom(key, right, |value| value.as_str().and_then(|text| text.parse().ok()))
+        let expected = "an IP address with its port, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
+        self.custom(key, expected, |value| value.as_str().and_then(|text| text.parse().ok()))
     }
 
-    /// Relative paths are relative to the directory the process was started in. Never empty.
+    /// A path that is not empty. Relative paths start at the working directory of the process.
     pub fn path(&mut self, key: &str) -> Option<PathBuf> {
         self.custom(key, "a path that is not empty", |value| {
             value.as_str().filter(|text| !text.is_empty() && !text.contains('\0')).map(PathBuf::from)
         })
     }
 
-    /// One of a few words, each with what it means.
+    /// One of a few words, each with its meaning.
     pub fn one_of<T: Clone>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
         self.custom(key, &words.join(" or "), |value| {
@@ -93,15 +93,15 @@ impl Table {
         })
     }
 
-    /// Any other kind: `accept` says what a value means, or `None` where it is not `right`.
+    /// Any other kind. `accept` converts a value, or returns `None` if it is wrong. `expected` describes a right value.
     ///
-    /// What comes from the environment is offered as the TOML it may be, and where that is not accepted, as a string.
-    pub fn custom<T>(&mut self, key: &str, right: &str, accept: impl Fn(&Value) -> Option<T>) -> Option<T> {
-        let found = self.ask(key)?;
-        let meant = found.offer(accept);
-        if meant.is_none() {
-            self.push(Complaint::wrong(self.path_of(key), Some(&found), right.to_owned()));
+    /// A text from the environment is first tried as TOML, then as a string.
+    pub fn custom<T>(&mut self, key: &str, expected: &str, accept: impl Fn(&Value) -> Option<T>) -> Option<T> {
+        let found = self.take(key)?;
+        let value = found.convert(accept);
+        if value.is_none() {
+            self.push(Complaint::wrong(self.path_of(key), Some(&found), expected.to_owned()));
         }
-        meant
+        value
     }
 }

@@ -1,4 +1,4 @@
-//! A table of settings: where its keys come from, which were asked for, and what is wrong with the rest.
+//! A table of settings: where its keys come from, which of them were read, and the complaints about them.
 
 use super::complaint::{Complaint, Complaints, Origin};
 use super::value::{Lines, Value};
@@ -7,28 +7,28 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What an environment variable that sets a key begins with: `SLUICEGATE__SERVER__LISTEN` is `server.listen`.
+/// The prefix of environment variables that set a key: `SLUICEGATE__SERVER__LISTEN` sets `server.listen`.
 pub const ENVIRONMENT_PREFIX: &str = "SLUICEGATE__";
 
-/// Deeper than any key there is; a name with more parts names none, and cannot make the tree deep enough to overflow a stack.
+/// Limit for the parts of an overridden key. No key has as many, and a deeper tree could overflow the stack.
 const MAX_DEPTH: usize = 8;
 
-/// Settings to be read key by key; see the room's door.
+/// Settings that are read key by key. See the documentation of the room.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// The dotted path of this section; empty at the top.
+    /// The dotted path of this section. Empty at the top level.
     path: String,
     origin: Option<Origin>,
     values: BTreeMap<String, Found>,
     sections: BTreeMap<String, Table>,
-    /// Keys somebody asked for, whether they were there or not: the keys that exist.
-    asked: BTreeSet<String>,
-    /// Whether somebody read this as a section, so that its own keys are to be accounted for.
+    /// The keys that the code has read, present or not. These are the known keys.
+    read: BTreeSet<String>,
+    /// Whether the code read this as a section. Then its unknown keys are reported one by one.
     opened: bool,
     complaints: Vec<Complaint>,
 }
 
-/// A value and where it was written.
+/// A value and its location.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) written: Written,
@@ -38,14 +38,14 @@ pub(super) struct Found {
 #[derive(Debug, Clone)]
 pub(super) enum Written {
     Typed(Value),
-    /// From the environment, where everything is text: a TOML value where that fits what is asked for, else a plain string.
+    /// A text from the environment. It is TOML if that fits the expected type, else a plain string.
     Text(String),
 }
 
 impl Table {
-    /// Reads TOML. `name` is what complaints call the text: its file's path.
+    /// Reads TOML. Complaints use `name`, which is usually the path of the file.
     ///
-    /// What does not parse is a complaint of [`Table::finish`]; the rest is read all the same.
+    /// [`Table::finish`] reports syntax errors. The rest of the text is still read.
     #[must_use]
     pub fn parse(name: &str, text: &str) -> Table {
         let (parsed, errors) = DeTable::parse_recoverable(text);
@@ -76,7 +76,7 @@ impl Table {
         table
     }
 
-    /// Lays environment variables over what is there: those that begin with [`ENVIRONMENT_PREFIX`]; the others are ignored.
+    /// Overrides keys from environment variables that begin with [`ENVIRONMENT_PREFIX`]. Others are ignored.
     pub fn override_from_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
         for (name, text) in variables {
             let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
@@ -91,7 +91,7 @@ impl Table {
         }
     }
 
-    /// Lays one option of the command line over what is there. `option` is what complaints call it: `--listen`.
+    /// Overrides one key from the command line. Complaints use `option`, such as `--listen`.
     pub fn override_from_command_line(&mut self, path: &[&str], option: &str, text: &str) {
         let path: Vec<String> = path.iter().take(MAX_DEPTH).map(|s| (*s).to_owned()).collect();
         let written = Written::Typed(Value::String(text.to_owned()));
@@ -102,25 +102,25 @@ impl Table {
         match path {
             [] => {}
             [key] => {
-                // What is laid over the whole of a section hides it, as it hides a value.
+                // A value for a whole section replaces the section.
                 self.sections.remove(key);
                 self.values.insert(key.clone(), found);
             }
             [key, rest @ ..] => {
                 let path = self.path_of(key);
                 let origin = found.origin.clone();
-                let fresh = || Table { path, origin: Some(origin), ..Table::default() };
-                self.sections.entry(key.clone()).or_insert_with(fresh).set(rest, found);
+                let new = || Table { path, origin: Some(origin), ..Table::default() };
+                self.sections.entry(key.clone()).or_insert_with(new).set(rest, found);
             }
         }
     }
 
-    /// A section, to be read like the table itself; an empty one where there is none.
+    /// A section, which is read like the table itself. Empty if it is absent.
     pub fn section(&mut self, key: &str) -> &mut Table {
-        self.asked.insert(key.to_owned());
+        self.read.insert(key.to_owned());
         if let Some(found) = self.values.get(key) {
-            let right = format!("a section, written [{}]", self.path_of(key));
-            self.complaints.push(Complaint::wrong(self.path_of(key), Some(found), right));
+            let expected = format!("a section, written [{}]", self.path_of(key));
+            self.complaints.push(Complaint::wrong(self.path_of(key), Some(found), expected));
         }
         let path = self.path_of(key);
         let section = self.sections.entry(key.to_owned()).or_insert_with(|| Table { path, ..Table::default() });
@@ -128,37 +128,37 @@ impl Table {
         section
     }
 
-    /// Every key that nobody asked for, with what it holds: free metadata. Takes them as asked for, so call it last.
+    /// The values of all keys that were not read: free metadata. It marks them as read, so call it last.
     pub fn rest(&mut self) -> BTreeMap<String, Value> {
-        let left = |asked: &BTreeSet<String>, key: &String| !asked.contains(key);
-        let values = self.values.iter().filter(|(k, _)| left(&self.asked, k)).map(|(k, f)| (k.clone(), f.value()));
-        let sections = self.sections.iter().filter(|(k, _)| left(&self.asked, k)).map(|(k, s)| (k.clone(), s.value()));
+        let unread = |read: &BTreeSet<String>, key: &String| !read.contains(key);
+        let values = self.values.iter().filter(|(k, _)| unread(&self.read, k)).map(|(k, f)| (k.clone(), f.value()));
+        let sections = self.sections.iter().filter(|(k, _)| unread(&self.read, k)).map(|(k, s)| (k.clone(), s.value()));
         let rest: BTreeMap<String, Value> = values.chain(sections).collect();
-        self.asked.extend(rest.keys().cloned());
+        self.read.extend(rest.keys().cloned());
         rest
     }
 
-    /// Adds a complaint about a key that was read: what would be right where keys must agree with each other.
-    pub fn complain(&mut self, key: &str, right: impl Into<String>) {
-        let complaint = Complaint::wrong(self.path_of(key), self.found(key).as_ref(), right.into());
+    /// Adds a complaint about a key that was read, for keys that must agree with each other.
+    pub fn complain(&mut self, key: &str, expected: impl Into<String>) {
+        let complaint = Complaint::wrong(self.path_of(key), self.found(key).as_ref(), expected.into());
         self.complaints.push(complaint);
     }
 
-    /// Done reading: every complaint, in the order of the file, then of the environment and the command line.
+    /// Returns all complaints: those about the file in its order, then the environment, then the command line.
     pub fn finish(mut self) -> Result<(), Complaints> {
         self.opened = true;
         let mut known = BTreeSet::new();
-        self.gather_known(&mut known);
+        self.collect_known(&mut known);
         let mut complaints = Vec::new();
-        self.gather(&known, &mut complaints);
+        self.collect(&known, &mut complaints);
         Complaints::from_all(complaints)
     }
 
-    /// The dotted paths of all keys asked for so far, sections left out: the keys there are.
-    #[must_use]
-    pub fn known_keys(&self) -> BTreeSet<String> {
+    /// The dotted paths of all keys that were read so far, without sections.
+    #[cfg(test)]
+    pub(crate) fn known_keys(&self) -> BTreeSet<String> {
         let mut known = BTreeSet::new();
-        self.gather_known(&mut known);
+        self.collect_known(&mut known);
         known
     }
 
@@ -166,7 +166,7 @@ impl Table {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// What was written under a key, marking nothing. A section is a table.
+    /// The value of a key, without marking it as read. A section is a table.
     pub(super) fn found(&self, key: &str) -> Option<Found> {
         let section = || {
             let section = self.sections.get(key).filter(|s| s.origin.is_some())?;
@@ -175,8 +175,9 @@ impl Table {
         self.values.get(key).cloned().or_else(section)
     }
 
-    pub(super) fn ask(&mut self, key: &str) -> Option<Found> {
-        self.asked.insert(key.to_owned());
+    /// The value of a key, which is marked as read.
+    pub(super) fn take(&mut self, key: &str) -> Option<Found> {
+        self.read.insert(key.to_owned());
         self.found(key)
     }
 
@@ -190,39 +191,39 @@ impl Table {
         Value::Table(values.chain(sections).collect())
     }
 
-    fn gather_known(&self, known: &mut BTreeSet<String>) {
-        for key in &self.asked {
+    fn collect_known(&self, known: &mut BTreeSet<String>) {
+        for key in &self.read {
             match self.sections.get(key).filter(|s| s.opened) {
-                Some(section) => section.gather_known(known),
+                Some(section) => section.collect_known(known),
                 None => drop(known.insert(self.path_of(key))),
             }
         }
     }
 
-    fn gather(self, known: &BTreeSet<String>, complaints: &mut Vec<Complaint>) {
-        let here: Vec<String> = self.asked.iter().map(|key| self.path_of(key)).collect();
-        let mut unasked = Vec::new();
+    fn collect(self, known: &BTreeSet<String>, complaints: &mut Vec<Complaint>) {
+        let here: Vec<String> = self.read.iter().map(|key| self.path_of(key)).collect();
+        let mut unread = Vec::new();
         for (key, found) in &self.values {
-            if !self.asked.contains(key) {
-                unasked.push((self.path_of(key), found.origin.clone()));
+            if !self.read.contains(key) {
+                unread.push((self.path_of(key), found.origin.clone()));
             }
         }
         for (key, section) in self.sections {
             if section.opened {
-                section.gather(known, complaints);
-            } else if !self.asked.contains(&key) {
-                unasked.extend(section.origin.clone().filter(Origin::is_file).map(|at| (section.path.clone(), at)));
-                section.gather_overrides(&mut unasked);
+                section.collect(known, complaints);
+            } else if !self.read.contains(&key) {
+                unread.extend(section.origin.clone().filter(Origin::is_file).map(|at| (section.path.clone(), at)));
+                section.collect_overrides(&mut unread);
             }
         }
-        complaints.extend(unasked.into_iter().map(|(key, origin)| Complaint::unknown(key, origin, known, &here)));
+        complaints.extend(unread.into_iter().map(|(key, origin)| Complaint::unknown(key, origin, known, &here)));
         complaints.extend(self.complaints);
     }
 
-    /// Keys of a section nobody knows that were laid over it: each variable is named, where a file's section is named once.
-    fn gather_overrides(&self, unasked: &mut Vec<(String, Origin)>) {
-        let laid_over = self.values.iter().filter(|(_, found)| !found.origin.is_file());
-        unasked.extend(laid_over.map(|(key, found)| (self.path_of(key), found.origin.clone())));
-        self.sections.values().for_each(|section| section.gather_overrides(unasked));
+    /// Overridden keys of an unknown section. Each variable gets its own complaint, but a section of a file only one.
+    fn collect_overrides(&self, unread: &mut Vec<(String, Origin)>) {
+        let overridden = self.values.iter().filter(|(_, found)| !found.origin.is_file());
+        unread.extend(overridden.map(|(key, found)| (self.path_of(key), found.origin.clone())));
+        self.sections.values().for_each(|section| section.collect_overrides(unread));
     }
 }

@@ -1,4 +1,4 @@
-use super::units::{parse_bytes, parse_duration};
+use super::units::{parse_bytes, parse_duration, show_bytes};
 use super::*;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn each_kind_is_read_as_it_was_meant() {
+fn each_kind_is_read() {
     let mut t = table(
         r#"
         name = "a"
@@ -50,11 +50,11 @@ fn each_kind_is_read_as_it_was_meant() {
     assert_eq!(t.section("deep").integer("inner", 0..=9_u8), Some(3));
     assert_eq!(t.string("absent"), None);
     assert_eq!(t.section("nowhere").string("absent"), None);
-    assert_eq!(complaints(t), Vec::<String>::new(), "what is absent is no complaint");
+    assert_eq!(complaints(t), Vec::<String>::new(), "an absent key is no complaint");
 }
 
 #[test]
-fn every_complaint_is_made_at_once_with_its_line_and_what_would_be_right() {
+fn all_complaints_come_at_once_with_line_and_expected_value() {
     let mut t = table(
         "timeout = 10\nwait = \"2h\"\nroom = \"64 megs\"\ncount = 0\nshare = nan\nat = \"localhost:80\"\ndir = \"\"\n\
          policy = \"Second\"\nnames = [\"x\", 1]\non = \"yes\"\nname = 99999999999999999999\ndeep = 1\n",
@@ -94,7 +94,7 @@ fn every_complaint_is_made_at_once_with_its_line_and_what_would_be_right() {
 }
 
 #[test]
-fn a_key_nobody_asked_for_is_a_complaint_with_the_likely_one() {
+fn an_unknown_key_is_a_complaint_with_the_most_similar_key() {
     let mut t = table("lisen = 1\ntimeout = 1\nzzz = 1\n[serve]\nlisten = \"a\"\n[server]\nlisetn = \"a\"\n");
     t.section("server").string("listen");
     t.section("server").string("timeout");
@@ -112,7 +112,7 @@ fn a_key_nobody_asked_for_is_a_complaint_with_the_likely_one() {
 }
 
 #[test]
-fn what_does_not_parse_is_said_once_a_line_and_the_rest_is_still_read() {
+fn a_syntax_error_is_one_complaint_per_line_and_the_rest_is_still_read() {
     let mut t = table("listen = 0.0.0.0:8080\ncount = \"x\n[server\nname = \"n\"\n[other]\ncount = 0\n");
     t.string("listen");
     t.string("count");
@@ -120,7 +120,7 @@ fn what_does_not_parse_is_said_once_a_line_and_the_rest_is_still_read() {
     t.section("other").integer("count", 1..=9_u8);
     let found = complaints(t);
     assert!(found[0].starts_with("t.toml:1: not TOML: "), "{found:#?}");
-    assert!(found[0].ends_with(" (text stands in quotes), got `listen = 0.0.0.0:8080`"), "{found:#?}");
+    assert!(found[0].ends_with(" (strings need quotes), got `listen = 0.0.0.0:8080`"), "{found:#?}");
     assert!(found.iter().any(|c| c.starts_with("t.toml:3: not TOML: ")), "{found:#?}");
     assert!(
         found.contains(&"t.toml:6: other.count: expected a whole number from 1 to 9, got 0".to_owned()),
@@ -130,7 +130,7 @@ fn what_does_not_parse_is_said_once_a_line_and_the_rest_is_still_read() {
 }
 
 #[test]
-fn the_environment_is_laid_over_the_file_and_the_command_line_over_both() {
+fn the_environment_overrides_the_file_and_the_command_line_overrides_both() {
     let mut t = table("[a]\nfile = \"f\"\nboth = \"f\"\nall = \"f\"\n");
     t.override_from_environment(variables(&[
         ("SLUICEGATE__A__BOTH", "e"),
@@ -150,7 +150,7 @@ fn the_environment_is_laid_over_the_file_and_the_command_line_over_both() {
     assert_eq!(a.string("file").as_deref(), Some("f"));
     assert_eq!(a.string("both").as_deref(), Some("e"));
     assert_eq!(a.string("all").as_deref(), Some("c"));
-    assert_eq!(a.string("quoted").as_deref(), Some("q"), "TOML where that fits");
+    assert_eq!(a.string("quoted").as_deref(), Some("q"), "TOML if that fits");
     assert_eq!(a.string("digits").as_deref(), Some("123"), "else a plain string");
     assert_eq!(a.integer("count", 0..=200_u8), Some(123));
     assert_eq!(a.bool("on"), Some(true));
@@ -161,7 +161,7 @@ fn the_environment_is_laid_over_the_file_and_the_command_line_over_both() {
 }
 
 #[test]
-fn a_variable_that_names_no_key_or_does_not_fit_is_a_complaint() {
+fn a_variable_with_an_unknown_key_or_a_wrong_value_is_a_complaint() {
     let mut t = table("");
     let deep = format!("SLUICEGATE__{}", "A__".repeat(20_000));
     t.override_from_environment(variables(&[
@@ -179,10 +179,10 @@ fn a_variable_that_names_no_key_or_does_not_fit_is_a_complaint() {
     t.section("log").string("filter");
     let found = complaints(t);
     let has = |text: &str| assert!(found.iter().any(|c| c.contains(text)), "{text} is missing in {found:#?}");
-    has("environment SLUICEGATE__SERVER__LISEN: names no key; did you mean `SLUICEGATE__SERVER__LISTEN`?");
-    has("environment SLUICEGATE__SERVRE__LISTEN: names no key; did you mean `SLUICEGATE__SERVER__LISTEN`?");
-    has("environment SLUICEGATE__: names no key");
-    has("environment SLUICEGATE__SERVER____X: names no key");
+    has("environment SLUICEGATE__SERVER__LISEN: unknown key; did you mean `SLUICEGATE__SERVER__LISTEN`?");
+    has("environment SLUICEGATE__SERVRE__LISTEN: unknown key; did you mean `SLUICEGATE__SERVER__LISTEN`?");
+    has("environment SLUICEGATE__: unknown key");
+    has("environment SLUICEGATE__SERVER____X: unknown key");
     has("environment SLUICEGATE__SERVER__COUNT: server.count: expected a whole number from 1 to 9, got \"many\"");
     has("environment SLUICEGATE__LOG: log: expected a section, written [log], got \"info\"");
     has("option --listen: server.listen: expected an IP address");
@@ -190,11 +190,11 @@ fn a_variable_that_names_no_key_or_does_not_fit_is_a_complaint() {
 }
 
 #[test]
-fn a_key_of_several_kinds_is_read_by_its_own_words() {
+fn a_custom_kind_accepts_values_of_several_types() {
     let read = |text: &str| {
         let mut t = table(text);
-        let right = "\"all\", { latest = N } or a list of versions";
-        let read = t.custom("versions", right, |value| match value {
+        let expected = "\"all\", { latest = N } or a list of versions";
+        let read = t.custom("versions", expected, |value| match value {
             Value::String(text) if text == "all" => Some("all".to_owned()),
             Value::Table(members) if members.len() == 1 => {
                 members.get("latest")?.as_integer().map(|n| format!("latest {n}"))
@@ -208,12 +208,12 @@ fn a_key_of_several_kinds_is_read_by_its_own_words() {
     assert_eq!(read("versions = { latest = 2 }"), (Some("latest 2".to_owned()), vec![]));
     assert_eq!(read("[versions]\nlatest = 2").0.as_deref(), Some("latest 2"));
     assert_eq!(read("versions = [\"3\"]").0.as_deref(), Some("1 listed"));
-    let expected = "t.toml:1: versions: expected \"all\", { latest = N } or a list of versions, got { oldest = 2 }";
-    assert_eq!(read("versions = { oldest = 2 }").1, [expected]);
+    let complaint = "t.toml:1: versions: expected \"all\", { latest = N } or a list of versions, got { oldest = 2 }";
+    assert_eq!(read("versions = { oldest = 2 }").1, [complaint]);
 }
 
 #[test]
-fn the_rest_is_free_metadata_as_json() {
+fn unread_keys_are_free_metadata_as_json() {
     let mut t = table("sha256 = \"ab\"\ntrained_at = 2026-11-01T00:00:00Z\nauc = 0.93\n[metrics]\nrecall = [0.5, 1]\n");
     t.string("sha256");
     let rest = serde_json::to_value(t.rest()).unwrap();
@@ -225,7 +225,7 @@ fn the_rest_is_free_metadata_as_json() {
 }
 
 #[test]
-fn keys_that_must_agree_are_complained_of_by_their_room() {
+fn code_can_add_complaints_about_keys_that_must_agree() {
     let mut t = table("least = 5\n");
     t.integer("least", 0..=9_u8);
     t.complain("least", "at most `most`, which is 3");
@@ -240,7 +240,7 @@ fn keys_that_must_agree_are_complained_of_by_their_room() {
 }
 
 #[test]
-fn the_known_keys_are_those_asked_for() {
+fn known_keys_are_the_keys_that_were_read() {
     let mut t = table("x = 1");
     t.section("server").string("listen");
     t.string("x");
@@ -268,8 +268,8 @@ fn durations_and_sizes_are_read_with_their_units() {
     assert_eq!(show_bytes(0), "0B");
 }
 
-/// Asks for every kind under every name, so that whatever stands there is offered to all.
-fn ask_everything(t: &mut Table, depth: usize) {
+/// Reads every name as every kind, so that each value is tried as all kinds.
+fn read_everything(t: &mut Table, depth: usize) {
     for key in ["a", "b", "server", "listen", ""] {
         t.string(key);
         t.bool(key);
@@ -282,7 +282,7 @@ fn ask_everything(t: &mut Table, depth: usize) {
         t.one_of(key, &[("a", 1)]);
         t.string_list(key);
         if depth > 0 {
-            ask_everything(t.section(key), depth - 1);
+            read_everything(t.section(key), depth - 1);
         }
     }
     t.complain("a", "something else");
@@ -308,30 +308,30 @@ fn toml_value() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic(text in "\\PC{0,80}", name in "[A-Z_]{0,12}", value in "\\PC{0,20}") {
+    fn no_text_causes_a_panic(text in "\\PC{0,80}", name in "[A-Z_]{0,12}", value in "\\PC{0,20}") {
         let mut t = table(&text);
         t.override_from_environment([(format!("SLUICEGATE__{name}"), value)]);
-        ask_everything(&mut t, 1);
+        read_everything(&mut t, 1);
         let _ = t.finish().map_err(|all| all.to_string());
     }
 
     #[test]
-    fn no_toml_makes_it_panic(
+    fn no_toml_causes_a_panic(
         lines in proptest::collection::vec(("[ab]|server|listen|a\\.b|\\[server\\]\na|\\[\\[a\\]\\]\nb", toml_value()), 0..8),
-        over in "A|B|SERVER|SERVER__LISTEN|A__B",
+        variable in "A|B|SERVER|SERVER__LISTEN|A__B",
         value in toml_value(),
     ) {
         let text = lines.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join("\n");
         let mut t = table(&text);
-        t.override_from_environment([(format!("SLUICEGATE__{over}"), value)]);
-        ask_everything(&mut t, 2);
+        t.override_from_environment([(format!("SLUICEGATE__{variable}"), value)]);
+        read_everything(&mut t, 2);
         let rest = t.rest();
         prop_assert!(serde_json::to_string(&rest).is_ok());
         let _ = t.finish().map_err(|all| all.to_string());
     }
 
     #[test]
-    fn what_is_shown_reads_back(nanos in any::<u64>(), bytes in any::<u64>()) {
+    fn formatted_values_can_be_read_back(nanos in any::<u64>(), bytes in any::<u64>()) {
         let duration = Duration::from_nanos(nanos);
         prop_assert_eq!(parse_duration(&show_duration(duration)), Some(duration));
         prop_assert_eq!(parse_bytes(&show_bytes(bytes)), Some(bytes));
@@ -347,7 +347,7 @@ fn deep_nesting_is_a_complaint() {
         format!("[{}]", vec!["a"; 100_000].join(".")),
     ] {
         let mut t = table(&text);
-        ask_everything(&mut t, 1);
+        read_everything(&mut t, 1);
         assert!(!complaints(t).is_empty(), "{}", &text[..20]);
     }
 }

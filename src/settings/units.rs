@@ -1,8 +1,8 @@
-//! Durations and sizes as people write them: a number with its unit.
+//! Durations and sizes as people write them: a number with a unit.
 
 use std::time::Duration;
 
-/// Each with its nanoseconds, the largest first.
+/// Units with their nanoseconds, largest first.
 const DURATIONS: [(&str, u64); 8] = [
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
@@ -14,7 +14,7 @@ const DURATIONS: [(&str, u64); 8] = [
     ("ns", 1),
 ];
 
-/// Each with its bytes. Powers of 1,000 and of 1,024 have their own names (IEC 80000-13), so that nobody has to guess.
+/// Units with their bytes. Powers of 1,000 and of 1,024 have different names (IEC 80000-13).
 const SIZES: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -27,7 +27,7 @@ const SIZES: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// Reads whole numbers with units: `200ms`, `10m`, `1h30m`. `None` for anything else, a number alone too.
+/// Reads whole numbers with units: `200ms`, `10m`, `1h30m`. `None` for anything else, also for a number without a unit.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut nanos: u64 = 0;
@@ -44,7 +44,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos(nanos))
 }
 
-/// Reads a whole number with its unit: `64MiB`, `1GB`. Upper and lower case are alike, as `mb` can mean nothing else here.
+/// Reads a whole number with a unit: `64MiB`, `1GB`. Upper and lower case are equal, because bits are not accepted.
 pub(super) fn parse_bytes(text: &str) -> Option<u64> {
     let (number, unit) = leading_number(text.trim())?;
     let (_, bytes) = SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim()))?;
@@ -56,7 +56,7 @@ fn leading_number(text: &str) -> Option<(u64, &str)> {
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
-/// A duration in the largest unit that writes it as a whole number: `10m`, `1500ms`.
+/// Formats a duration in the largest unit that gives a whole number: `10m`, `1500ms`.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
@@ -65,7 +65,7 @@ pub fn show_duration(duration: Duration) -> String {
     whole.map_or_else(|| "0s".to_owned(), |(name, unit)| format!("{}{name}", nanos / u128::from(*unit)))
 }
 
-/// A size in the largest unit that writes it as a whole number: `64MiB`, `1GB`.
+/// Formats a size in the largest unit that gives a whole number: `64MiB`, `1GB`.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
     let whole =

@@ -1,4 +1,4 @@
-//! A value as it was written, and the line it stands on.
+//! Values of settings, and their line numbers.
 
 use super::complaint::Origin;
 use super::table::{Found, Written};
@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use toml::de::DeValue;
 
-/// A value of TOML. Serializes to the JSON one expects; dates and times become their text.
+/// A TOML value. It serializes to the matching JSON; dates and times become strings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
@@ -16,20 +16,20 @@ pub enum Value {
     Integer(i64),
     Float(f64),
     Bool(bool),
-    /// RFC 3339, whole or in part.
+    /// A date, a time or both, as in RFC 3339.
     Time(String),
-    /// An integer past 64 bits, which no setting takes: its digits.
-    Huge(String),
+    /// The digits of a number that does not fit 64 bits. No setting accepts it.
+    OutOfRange(String),
     List(Vec<Value>),
     Table(BTreeMap<String, Value>),
 }
 
-/// Turns places in a text into line numbers.
+/// Converts byte positions of a text into line numbers.
 #[derive(Debug)]
 pub(super) struct Lines {
     name: Arc<str>,
-    /// Where each line after the first begins.
-    begins: Vec<usize>,
+    /// The start of each line after the first.
+    starts: Vec<usize>,
 }
 
 // === impl Value ===
@@ -72,9 +72,9 @@ impl Value {
             DeValue::String(text) => Value::String(text.into_owned()),
             DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
                 Ok(n) => Value::Integer(n),
-                Err(_) => Value::Huge(n.to_string()),
+                Err(_) => Value::OutOfRange(n.to_string()),
             },
-            DeValue::Float(x) => x.as_str().parse().map_or_else(|_| Value::Huge(x.to_string()), Value::Float),
+            DeValue::Float(x) => x.as_str().parse().map_or_else(|_| Value::OutOfRange(x.to_string()), Value::Float),
             DeValue::Boolean(b) => Value::Bool(b),
             DeValue::Datetime(t) => Value::Time(t.to_string()),
             DeValue::Array(items) => Value::List(items.into_iter().map(|v| Value::from_toml(v.into_inner())).collect()),
@@ -87,22 +87,22 @@ impl Value {
         }
     }
 
-    /// What a text is when it is read as TOML; `None` when it is not TOML.
+    /// Reads a text as TOML. `None` if it is not TOML.
     fn from_text(text: &str) -> Option<Value> {
         DeValue::parse(text).ok().map(|value| Value::from_toml(value.into_inner()))
     }
 }
 
-/// As TOML spells it.
+/// In TOML syntax.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::String(text) => write!(f, "{text:?}"),
             Value::Integer(n) => n.fmt(f),
-            // `{:?}` keeps the point of 1.0, which tells it from an integer.
+            // `{:?}` prints 1.0 with its point, which an integer does not have.
             Value::Float(x) => write!(f, "{x:?}"),
             Value::Bool(b) => b.fmt(f),
-            Value::Time(text) | Value::Huge(text) => f.write_str(text),
+            Value::Time(text) | Value::OutOfRange(text) => f.write_str(text),
             Value::List(items) => {
                 f.write_str("[")?;
                 for (i, item) in items.iter().enumerate() {
@@ -124,7 +124,7 @@ impl fmt::Display for Value {
 // === impl Found ===
 
 impl Found {
-    /// The value, where nobody says which type is wanted.
+    /// The value, if no type is expected.
     pub(super) fn value(&self) -> Value {
         match &self.written {
             Written::Typed(value) => value.clone(),
@@ -132,8 +132,8 @@ impl Found {
         }
     }
 
-    /// Offers the value to `accept`: a text first as the TOML it may be, then as it stands.
-    pub(super) fn offer<T>(&self, accept: impl Fn(&Value) -> Option<T>) -> Option<T> {
+    /// Converts the value with `accept`. A text is first tried as TOML, then as a string.
+    pub(super) fn convert<T>(&self, accept: impl Fn(&Value) -> Option<T>) -> Option<T> {
         match &self.written {
             Written::Typed(value) => accept(value),
             Written::Text(text) => {
@@ -143,7 +143,7 @@ impl Found {
         }
     }
 
-    /// What was found, for a complaint: long values are cut.
+    /// The value for a complaint. Long values are cut.
     pub(super) fn show(&self) -> String {
         match &self.written {
             Written::Typed(value) => cut(&value.to_string()),
@@ -152,7 +152,7 @@ impl Found {
     }
 }
 
-/// What is shown of a text that may be long.
+/// Cuts a text to at most 80 characters.
 pub(super) fn cut(text: &str) -> String {
     if text.chars().count() <= 80 { text.to_owned() } else { text.chars().take(77).chain("...".chars()).collect() }
 }
@@ -161,17 +161,17 @@ pub(super) fn cut(text: &str) -> String {
 
 impl Lines {
     pub(super) fn new(name: Arc<str>, text: &str) -> Lines {
-        Lines { name, begins: text.match_indices('\n').map(|(at, _)| at + 1).collect() }
+        Lines { name, starts: text.match_indices('\n').map(|(at, _)| at + 1).collect() }
     }
 
     pub(super) fn origin(&self, at: usize) -> Origin {
-        let line = self.begins.partition_point(|begin| *begin <= at) + 1;
+        let line = self.starts.partition_point(|start| *start <= at) + 1;
         Origin::File { name: Arc::clone(&self.name), line }
     }
 
-    /// The line a place stands on.
+    /// The text of the line at a position.
     pub(super) fn line<'t>(&self, text: &'t str, at: usize) -> &'t str {
-        let begin = self.begins.iter().rev().find(|begin| **begin <= at).copied().unwrap_or(0);
-        text.get(begin..).and_then(|rest| rest.lines().next()).unwrap_or_default().trim()
+        let start = self.starts.iter().rev().find(|start| **start <= at).copied().unwrap_or(0);
+        text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default().trim()
     }
 }

@@ -49,7 +49,7 @@ impl Figures {
     /// How a shadow agreed with any of these primaries, together.
     #[must_use]
     pub fn agreement(&self, model: &ModelName, primaries: &BTreeSet<Version>, shadow: Version) -> Agreement {
-        self.sum(model, primaries, shadow, |known| known.figures.said())
+        self.sum(model, primaries, shadow, |known| known.figures.comparable())
     }
 
     /// The same, of the requests alone that the document of this revision copied.
@@ -158,9 +158,9 @@ impl Figures {
 impl Known {
     /// Takes in one pair, of a request that was copied under this revision.
     fn record(&mut self, worst: usize, revision: u64, pair: &Pair) {
-        let before = self.figures.said();
+        let before = self.figures.comparable();
         self.figures.record(worst, pair);
-        let after = self.figures.said();
+        let after = self.figures.comparable();
         if revision > self.revision {
             (self.revision, self.under) = (revision, Agreement::default());
         }

@@ -112,8 +112,8 @@ fn what_makes_no_sense_is_usage_and_what_is_not_there_is_said() {
     let dir = recorded().stop();
     let dir = dir.path();
     for (line, code, words) in [
-        ("export m -o x.txt", 2, "does not say its format"),
-        ("export m --from yesterday -o x.csv", 2, "\"yesterday\" is no time"),
+        ("export m -o x.txt", 2, "does not give a format"),
+        ("export m --from yesterday -o x.csv", 2, "\"yesterday\" is not a time"),
         ("export m --role boss -o x.csv", 2, "expected primary, pinned or shadow"),
         ("export m --version one -o x.csv", 2, "\"one\" is no version"),
         ("replay m --version 1 --gate speed>=1", 2, "the gate \"speed>=1\""),
@@ -132,7 +132,7 @@ fn what_makes_no_sense_is_usage_and_what_is_not_there_is_said() {
     // Other bytes under the same number are not the version that answered.
     std::fs::write(dir.join("models/m/1/model.onnx"), onnx::scaling(3.0)).unwrap();
     let (code, said) = cli(dir, "reproduce r3 --model m");
-    assert!(code == 1 && said.starts_with("NOT RUN: no version of m has the bytes that answered"), "{said}");
+    assert!(code == 1 && said.starts_with("NOT RUN: no version of m has the model file that answered"), "{said}");
     onnx::install(&dir.join("models"), "m", 5, &onnx::scaling(1.0));
     let (code, said) = cli(dir, "reproduce r3");
     assert!(code == 0 && said.contains("version 5, which has the same bytes"), "{said}");

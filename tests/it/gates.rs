@@ -107,7 +107,7 @@ fn a_version_is_promoted_once_its_answers_as_a_shadow_agree() {
     assert_eq!(gateway.admin_send("PUT", TRAFFIC, &[], &shadows).status, 200);
     let to = |v: &str, dry_run: bool| json!({"version": v, "reason": "a test", "dry_run": dry_run});
     let early = refused(&promote(&gateway, &to("2", false)), 409);
-    assert!(early.contains("shadow_pairs: asked for at least 20 pairs") && early.contains("version 1"), "{early}");
+    assert!(early.contains("shadow_pairs: requires at least 20 pairs") && early.contains("version 1"), "{early}");
 
     let dry = |v: &str| {
         let answer = promote(&gateway, &to(v, true));
@@ -124,7 +124,7 @@ fn a_version_is_promoted_once_its_answers_as_a_shadow_agree() {
     assert_eq!(other["would_be"]["split"][0]["version"], "3");
     assert!(other["gates"][1]["found"].as_str().unwrap().starts_with("0 (0 of "), "{other}");
     let said = refused(&promote(&gateway, &to("3", false)), 409);
-    assert!(said.contains("shadow_agreement: asked for at least 0.95 of the pairs agree"), "{said}");
+    assert!(said.contains("shadow_agreement: requires at least 0.95 of the pairs in agreement"), "{said}");
     assert!(!said.contains("signature:"), "a gate that passes is not complained of: {said}");
 
     let done = promote(&gateway, &to("2", false));

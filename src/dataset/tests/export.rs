@@ -1,6 +1,6 @@
-use super::house::{DAY, House, Request, Told, about, floats, pairs, read, request, spec, version};
+use super::fixture::{DAY, FeedbackRow, Fixture, Request, about, floats, pairs, read, request, spec, version};
 use crate::codec::golden::{Golden, parse_warmup};
-use crate::dataset::{Budget, Error, Format, Gate, Pick, parse_time};
+use crate::dataset::{Budget, Error, Filter, Format, Gate, parse_time};
 use crate::model::{Role, Signature};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use arrow_array::cast::AsArray;
@@ -8,11 +8,11 @@ use arrow_array::types::{Float32Type, Float64Type, Int32Type, TimestampMicroseco
 use arrow_array::{Array, RecordBatch};
 use half::f16;
 
-fn told(id: &'static str, row: i32, ts: i64, received_at: i64, number: f64) -> Told {
-    Told { id, row, ts, received_at, number: Some(number), ..Told::default() }
+fn feedback(id: &'static str, row: i32, ts: i64, received_at: i64, number: f64) -> FeedbackRow {
+    FeedbackRow { id, row, ts, received_at, number: Some(number), ..FeedbackRow::default() }
 }
 
-/// Ids, rows and labels of an export.
+/// The ids, rows and labels of an export.
 fn rows(batch: &RecordBatch) -> Vec<(String, i32, Option<f64>)> {
     let (ids, rows) = (batch["request_id"].as_string::<i32>(), batch["row"].as_primitive::<Int32Type>());
     let labels = batch["label_num"].as_primitive::<Float64Type>();
@@ -22,16 +22,16 @@ fn rows(batch: &RecordBatch) -> Vec<(String, i32, Option<f64>)> {
 
 fn failed<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     match result.unwrap_err() {
-        Error::Failed(words) => words,
-        usage @ Error::Usage(_) => panic!("it makes sense: {usage}"),
+        Error::Failed(message) => message,
+        usage @ Error::Usage(_) => panic!("the options are valid: {usage}"),
     }
 }
 
-fn filled() -> House {
-    let house = House::new();
+fn filled() -> Fixture {
+    let fixture = Fixture::new();
     let shadow = Request { role: Role::Shadow, ..request("a", 1, &[1.0, 2.0], &[9.0]) };
     let pinned = Request { role: Role::Pinned, arm: "2", ..request("c", 3, &[0.5, 0.5], &[1.0]) };
-    house.seal(
+    fixture.seal(
         1,
         &about(1, "aa", pairs()),
         &[
@@ -40,40 +40,40 @@ fn filled() -> House {
             pinned,
         ],
     );
-    house.seal(1, &about(2, "bb", pairs()), &[shadow]);
-    // An id used again.
-    house.seal(2, &about(1, "aa", pairs()), &[request("a", 86_400_000_000, &[0.0, 0.0], &[f32::NAN])]);
-    house.tell(
+    fixture.seal(1, &about(2, "bb", pairs()), &[shadow]);
+    // A request id that is used again.
+    fixture.seal(2, &about(1, "aa", pairs()), &[request("a", 86_400_000_000, &[0.0, 0.0], &[f32::NAN])]);
+    fixture.add_feedback(
         1,
         &[
-            told("b", 1, 50, 60, 1.0),
-            told("a", 0, 50, 60, 2.0),
-            told("a", 0, 40, 70, 3.0),
-            told("nobody", 0, 50, 60, 4.0),
-            told("a", 1, 50, 60, 5.0),
+            feedback("b", 1, 50, 60, 1.0),
+            feedback("a", 0, 50, 60, 2.0),
+            feedback("a", 0, 40, 70, 3.0),
+            feedback("nobody", 0, 50, 60, 4.0),
+            feedback("a", 1, 50, 60, 5.0),
         ],
     );
-    house.tell(
+    fixture.add_feedback(
         2,
         &[
-            told("b", 1, 50, 61, 6.0),
-            Told {
+            feedback("b", 1, 50, 61, 6.0),
+            FeedbackRow {
                 text: Some("cat"),
                 number: None,
                 values: vec![("revenue", 1.5), ("margin", -2.0)],
-                ..told("c", 0, 1, 1, 0.0)
+                ..feedback("c", 0, 1, 1, 0.0)
             },
-            told("b", 2, 5, 5, 7.0),
-            told("b", 2, 5, 5, 8.0),
+            feedback("b", 2, 5, 5, 7.0),
+            feedback("b", 2, 5, 5, 8.0),
         ],
     );
-    house
+    fixture
 }
 
 #[test]
 fn predictions_are_joined_with_the_latest_feedback() {
-    let house = filled();
-    let (exported, path) = house.run("out.parquet", |_| {}).unwrap();
+    let fixture = filled();
+    let (exported, path) = fixture.run("out.parquet", |_| {}).unwrap();
     let batch = read(&path);
     let (a, b, c) = ("a".to_owned(), "b".to_owned(), "c".to_owned());
     let expected = vec![
@@ -84,7 +84,7 @@ fn predictions_are_joined_with_the_latest_feedback() {
         (c, 0, None),
         (a, 0, Some(2.0)),
     ];
-    assert_eq!(rows(&batch), expected, "in the order they were made; the shadow's is not among them");
+    assert_eq!(rows(&batch), expected, "in the order of the predictions, without the shadow's");
     assert_eq!((exported.rows, exported.labelled), (6, 5));
     assert_eq!(exported.bytes, std::fs::metadata(&path).unwrap().len());
     let names: Vec<&str> = batch.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
@@ -93,69 +93,69 @@ fn predictions_are_joined_with_the_latest_feedback() {
     let texts = batch["label_str"].as_string::<i32>();
     assert!(texts.is_null(0) && texts.value(4) == "cat");
     let values = batch["values"].as_map();
-    assert!(values.is_null(1), "no feedback, no values");
-    assert_eq!(values.value_length(0), 0, "feedback without values has none");
+    assert!(values.is_null(1), "without feedback the values are null");
+    assert_eq!(values.value_length(0), 0, "feedback without values has an empty map");
     let of_c = values.value(4);
     assert_eq!(of_c.column(0).as_string::<i32>().value(1), "margin");
     assert_eq!(of_c.column(1).as_primitive::<Float64Type>().values(), &[1.5, -2.0]);
     assert_eq!(batch["label_ts"].as_primitive::<TimestampMicrosecondType>().value(0), DAY + 50);
     let y = batch["outputs"].as_struct().column(0).as_list::<i32>().value(5);
     assert!(y.as_primitive::<Float32Type>().value(0).is_nan());
-    let left: Vec<_> = std::fs::read_dir(house.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "the data directory and the file: {left:?}");
+    let remaining: Vec<_> = std::fs::read_dir(fixture.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(remaining.len(), 2, "the data directory and the file: {remaining:?}");
 }
 
 #[test]
-fn many_short_stretches_give_what_a_long_one_gives() {
-    let house = filled();
-    let (_, path) = house.run("one.parquet", |_| {}).unwrap();
+fn many_small_chunks_give_the_same_as_a_large_one() {
+    let fixture = filled();
+    let (_, path) = fixture.run("one.parquet", |_| {}).unwrap();
     for budget in [Budget { rows: 1, bytes: 0 }, Budget { rows: 3, bytes: 20 }, Budget { rows: 100, bytes: 1 }] {
-        let (exported, other) = house.run("many.parquet", |what| what.budget = budget).unwrap();
+        let (exported, other) = fixture.run("many.parquet", |options| options.budget = budget).unwrap();
         assert_eq!(format!("{:?}", read(&other)), format!("{:?}", read(&path)), "{budget:?}");
         assert_eq!(exported.rows, 6);
     }
 }
 
 #[test]
-fn records_are_chosen_by_time_version_arm_role_label_and_number() {
-    let house = filled();
-    let chosen = |change: &dyn Fn(&mut Pick)| {
-        let (_, path) = house.run("out.parquet", |what| change(&mut what.pick)).unwrap();
+fn records_are_selected_by_time_version_arm_role_label_and_limit() {
+    let fixture = filled();
+    let selected = |change: &dyn Fn(&mut Filter)| {
+        let (_, path) = fixture.run("out.parquet", |options| change(&mut options.filter)).unwrap();
         rows(&read(&path)).into_iter().map(|(id, row, _)| format!("{id}{row}")).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(chosen(&|pick| pick.to = Some(DAY + 2)), "a0");
-    assert_eq!(chosen(&|pick| pick.from = Some(DAY + 3)), "c0 a0");
-    assert_eq!(chosen(&|pick| pick.from = Some(parse_time("2026-11-04").unwrap())), "a0");
-    assert_eq!(chosen(&|pick| pick.roles = vec![Role::Shadow]), "a0");
-    assert_eq!(chosen(&|pick| pick.roles = Role::ALL.to_vec()), "a0 b0 b1 b2 c0 a0 a0");
-    assert_eq!(chosen(&|pick| pick.arms = vec!["2".to_owned(), "none".to_owned()]), "c0");
-    assert_eq!(chosen(&|pick| pick.versions = vec![version(1), version(7)]), "a0 b0 b1 b2 c0 a0");
-    assert_eq!(chosen(&|pick| pick.request_id = Some("b".to_owned())), "b0 b1 b2");
-    let (exported, path) = house.run("out.parquet", |what| what.require_label = true).unwrap();
+    assert_eq!(selected(&|filter| filter.to = Some(DAY + 2)), "a0");
+    assert_eq!(selected(&|filter| filter.from = Some(DAY + 3)), "c0 a0");
+    assert_eq!(selected(&|filter| filter.from = Some(parse_time("2026-11-04").unwrap())), "a0");
+    assert_eq!(selected(&|filter| filter.roles = vec![Role::Shadow]), "a0");
+    assert_eq!(selected(&|filter| filter.roles = Role::ALL.to_vec()), "a0 b0 b1 b2 c0 a0 a0");
+    assert_eq!(selected(&|filter| filter.arms = vec!["2".to_owned(), "none".to_owned()]), "c0");
+    assert_eq!(selected(&|filter| filter.versions = vec![version(1), version(7)]), "a0 b0 b1 b2 c0 a0");
+    assert_eq!(selected(&|filter| filter.request_id = Some("b".to_owned())), "b0 b1 b2");
+    let (exported, path) = fixture.run("out.parquet", |options| options.require_label = true).unwrap();
     assert_eq!(rows(&read(&path)).len(), 5);
     assert_eq!(exported.labelled, 5);
-    let (exported, _) = house.run("out.parquet", |what| what.limit = Some(3)).unwrap();
+    let (exported, _) = fixture.run("out.parquet", |options| options.limit = Some(3)).unwrap();
     assert_eq!((exported.rows, exported.labelled), (3, 2));
-    let words = failed(house.run("none.parquet", |what| what.pick.versions = vec![version(7)]));
-    assert!(words.contains("has no predictions of m that are asked for"), "{words}");
-    assert!(!house.dir.path().join("none.parquet").exists());
+    let message = failed(fixture.run("none.parquet", |options| options.filter.versions = vec![version(7)]));
+    assert!(message.contains("has no matching predictions of m"), "{message}");
+    assert!(!fixture.dir.path().join("none.parquet").exists());
 }
 
 #[test]
-fn versions_with_other_inputs_go_into_one_table_where_they_fit() {
-    let house = House::new();
+fn versions_with_different_tensors_go_into_one_table_if_types_agree() {
+    let fixture = Fixture::new();
     let z = spec("z", DataType::Int64, &[None]);
     let more = Signature::new(vec![pairs().inputs()[0].clone(), z.clone()], vec![spec("s", DataType::Bytes, &[None])]);
-    house.seal(1, &about(1, "aa", pairs()), &[request("a", 1, &[1.0, 2.0], &[3.0])]);
+    fixture.seal(1, &about(1, "aa", pairs()), &[request("a", 1, &[1.0, 2.0], &[3.0])]);
     let text = |bytes: &'static [u8]| Tensor::new(Shape::new(&[1]), Data::Bytes(vec![bytes.into()])).unwrap();
     let mut second = request("b", 2, &[1.0, 2.0], &[3.0]);
     second.inputs.push(Some(Tensor::new(Shape::new(&[1]), Data::Int64(vec![7].into())).unwrap()));
     second.outputs = Some(vec![Some(text(b"plain"))]);
     let mut third = Request { id: "c".to_owned(), ..second.clone() };
     third.outputs = Some(vec![Some(text(b"\xff"))]);
-    house.seal(2, &about(2, "bb", more.clone()), &[second]);
-    house.seal(3, &about(2, "bb", more), &[third]);
-    let (_, path) = house.run("out.parquet", |_| {}).unwrap();
+    fixture.seal(2, &about(2, "bb", more.clone()), &[second]);
+    fixture.seal(3, &about(2, "bb", more), &[third]);
+    let (_, path) = fixture.run("out.parquet", |_| {}).unwrap();
     let batch = read(&path);
     let (inputs, outputs) = (batch["inputs"].as_struct(), batch["outputs"].as_struct());
     assert_eq!(inputs.column_names(), ["x", "z"]);
@@ -163,40 +163,40 @@ fn versions_with_other_inputs_go_into_one_table_where_they_fit() {
     assert!(inputs.column(1).is_null(0) && inputs.column(1).is_valid(1));
     assert!(outputs.column(0).is_valid(0) && outputs.column(0).is_null(2));
     let s = outputs.column(1).as_list::<i32>();
-    assert_eq!(s.value(1).as_binary::<i32>().value(0), b"plain", "as bytes, since some are");
+    assert_eq!(s.value(1).as_binary::<i32>().value(0), b"plain", "as binary, because some are not UTF-8");
     assert_eq!(s.value(2).as_binary::<i32>().value(0), b"\xff");
 
     let other = Signature::new(vec![spec("x", DataType::Fp64, &[None])], vec![z]);
     let mut fourth = request("d", 4, &[1.0, 2.0], &[3.0]);
     fourth.inputs = vec![Some(Tensor::new(Shape::new(&[1]), Data::Fp64(vec![1.0].into())).unwrap())];
     fourth.outputs = None;
-    house.seal(4, &about(3, "cc", other), &[fourth]);
-    let words = failed(house.run("none.parquet", |_| {}));
+    fixture.seal(4, &about(3, "cc", other), &[fourth]);
+    let message = failed(fixture.run("none.parquet", |_| {}));
     assert_eq!(
-        words,
+        message,
         "inputs.x is a list of Float32 in version 1 and of Float64 in version 3: choose one with --version"
     );
-    assert!(house.run("one.parquet", |what| what.pick.versions = vec![version(3)]).is_ok());
+    assert!(fixture.run("one.parquet", |options| options.filter.versions = vec![version(3)]).is_ok());
 }
 
 #[test]
-fn a_table_of_a_model_without_inputs_has_none() {
-    let house = House::new();
+fn without_recorded_inputs_the_column_is_null() {
+    let fixture = Fixture::new();
     let mut bare = about(1, "aa", pairs());
     bare.dropped = ["inputs.x".to_owned()].into();
-    house.seal(1, &bare, &[Request { inputs: Vec::new(), ..request("a", 1, &[0.0, 0.0], &[3.0]) }]);
-    let (_, path) = house.run("out.parquet", |_| {}).unwrap();
+    fixture.seal(1, &bare, &[Request { inputs: Vec::new(), ..request("a", 1, &[0.0, 0.0], &[3.0]) }]);
+    let (_, path) = fixture.run("out.parquet", |_| {}).unwrap();
     assert_eq!(read(&path)["inputs"].data_type(), &arrow_schema::DataType::Null);
-    house.seal(2, &about(1, "aa", pairs()), &[request("b", 2, &[1.0, 2.0], &[3.0])]);
-    let (_, path) = house.run("out.parquet", |_| {}).unwrap();
+    fixture.seal(2, &about(1, "aa", pairs()), &[request("b", 2, &[1.0, 2.0], &[3.0])]);
+    let (_, path) = fixture.run("out.parquet", |_| {}).unwrap();
     let batch = read(&path);
     assert!(batch["inputs"].is_null(0) && batch["inputs"].is_valid(1));
-    house.run("out.csv", |_| {}).unwrap();
+    fixture.run("out.csv", |_| {}).unwrap();
 }
 
 #[test]
-fn a_csv_says_everything_in_text() {
-    let house = House::new();
+fn csv_has_all_values_as_text() {
+    let fixture = Fixture::new();
     let half = spec("h", DataType::Fp16, &[None, None]);
     let text = spec("t", DataType::Bytes, &[None, Some(2)]);
     let signature = Signature::new(vec![half, text], vec![spec("y", DataType::Fp64, &[None])]);
@@ -207,9 +207,12 @@ fn a_csv_says_everything_in_text() {
         vec![Some(Tensor::new(Shape::new(&[1, 2]), h).unwrap()), Some(Tensor::new(Shape::new(&[1, 2]), t).unwrap())];
     one.outputs = Some(vec![Some(Tensor::new(Shape::new(&[1]), Data::Fp64(vec![f64::NAN].into())).unwrap())]);
     let failed = Request { status: "ENGINE_FAILED", outputs: None, id: "b".to_owned(), ..one.clone() };
-    house.seal(1, &about(1, "aa", signature), &[one, failed]);
-    house.tell(1, &[Told { values: vec![("re\"v", 1.5), ("lost", f64::INFINITY)], ..told("b", 0, 1, 1, 0.5) }]);
-    let (exported, path) = house.run("out.csv", |_| {}).unwrap();
+    fixture.seal(1, &about(1, "aa", signature), &[one, failed]);
+    fixture.add_feedback(
+        1,
+        &[FeedbackRow { values: vec![("re\"v", 1.5), ("lost", f64::INFINITY)], ..feedback("b", 0, 1, 1, 0.5) }],
+    );
+    let (exported, path) = fixture.run("out.csv", |_| {}).unwrap();
     assert_eq!((exported.rows, exported.labelled), (2, 1));
     let mut reader = csv::Reader::from_path(&path).unwrap();
     let head: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
@@ -228,12 +231,12 @@ fn a_csv_says_everything_in_text() {
 }
 
 #[test]
-fn a_window_becomes_golden_answers_and_a_warm_up() {
-    let house = House::new();
+fn logged_requests_become_golden_answers_and_a_warm_up() {
+    let fixture = Fixture::new();
     let infinite = request("c", 3, &[f32::INFINITY, 0.0], &[0.0]);
     let cut = Request { truncated: true, inputs: vec![None], ..request("d", 4, &[0.0, 0.0], &[0.0]) };
     let failed_one = Request { status: "ENGINE_FAILED", outputs: None, ..request("e", 5, &[0.0, 0.0], &[0.0]) };
-    house.seal(
+    fixture.seal(
         1,
         &about(1, "aa", pairs()),
         &[
@@ -244,7 +247,7 @@ fn a_window_becomes_golden_answers_and_a_warm_up() {
             failed_one,
         ],
     );
-    let (exported, path) = house.run("golden.json", |_| {}).unwrap();
+    let (exported, path) = fixture.run("golden.json", |_| {}).unwrap();
     assert_eq!(exported.rows, 2);
     let left_out: Vec<_> = exported.left_out.into_iter().collect();
     assert_eq!(left_out, [("failed", 1), ("not_json", 1), ("truncated", 1)]);
@@ -256,40 +259,40 @@ fn a_window_becomes_golden_answers_and_a_warm_up() {
     };
     let tensor = |case: usize| &golden.cases[case].request.inputs[0].tensor;
     assert_eq!(bits(tensor(0)), [0.1f32.to_bits(), (-0.0f32).to_bits()]);
-    assert_eq!(tensor(1), &floats(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "its rows are one request again");
+    assert_eq!(tensor(1), &floats(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "its rows are one request");
     assert_eq!(golden.cases[1].outputs[0].name, "y");
     assert_eq!(golden.cases[1].outputs[0].tensor, floats(&[3], &[3.0, 7.0, 1e-30]));
     assert!(matches!(golden.cases[0].outputs[0].tensor.data(), Data::Fp32(e) if e[0].is_nan()));
 
-    let (exported, path) = house.run("warmup.json", |what| what.limit = Some(1)).unwrap();
+    let (exported, path) = fixture.run("warmup.json", |options| options.limit = Some(1)).unwrap();
     assert_eq!(exported.rows, 1);
     let requests = parse_warmup(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!((requests.len(), requests[0].inputs[0].name.as_str()), (1, "x"));
 
-    house.seal(2, &about(2, "bb", pairs()), &[request("f", 6, &[1.0, 2.0], &[3.0])]);
-    let words = failed(house.run("golden.json", |_| {}));
-    assert!(words.contains("versions 1, 2") && words.contains("--version"), "{words}");
+    fixture.seal(2, &about(2, "bb", pairs()), &[request("f", 6, &[1.0, 2.0], &[3.0])]);
+    let message = failed(fixture.run("golden.json", |_| {}));
+    assert!(message.contains("versions 1, 2") && message.contains("--version"), "{message}");
 }
 
 #[test]
-fn what_cannot_be_written_leaves_nothing() {
-    let house = filled();
-    let words = failed(house.run("missing/out.parquet", |_| {}));
-    assert!(words.starts_with("there is no directory"), "{words}");
-    std::fs::write(house.dir.path().join("out.parquet"), "before").unwrap();
-    let dir = house.data().join("predictions/model=m/date=2026-11-03");
-    std::fs::write(dir.join("00000000000000000009-0.parquet"), "no Parquet").unwrap();
-    let words = failed(house.run("out.parquet", |_| {}));
-    assert!(words.contains("00000000000000000009-0.parquet"), "{words}");
-    assert_eq!(std::fs::read_to_string(house.dir.path().join("out.parquet")).unwrap(), "before");
-    assert_eq!(std::fs::read_dir(house.dir.path()).unwrap().count(), 2);
-    std::fs::write(dir.join("00000000000000000009-0.tmp"), "no Parquet").unwrap();
+fn a_failed_export_leaves_no_file() {
+    let fixture = filled();
+    let message = failed(fixture.run("missing/out.parquet", |_| {}));
+    assert!(message.starts_with("there is no directory"), "{message}");
+    std::fs::write(fixture.dir.path().join("out.parquet"), "before").unwrap();
+    let dir = fixture.data().join("predictions/model=m/date=2026-11-03");
+    std::fs::write(dir.join("00000000000000000009-0.parquet"), "not Parquet").unwrap();
+    let message = failed(fixture.run("out.parquet", |_| {}));
+    assert!(message.contains("00000000000000000009-0.parquet"), "{message}");
+    assert_eq!(std::fs::read_to_string(fixture.dir.path().join("out.parquet")).unwrap(), "before");
+    assert_eq!(std::fs::read_dir(fixture.dir.path()).unwrap().count(), 2);
+    std::fs::write(dir.join("00000000000000000009-0.tmp"), "not Parquet").unwrap();
     std::fs::remove_file(dir.join("00000000000000000009-0.parquet")).unwrap();
-    house.run("out.parquet", |_| {}).unwrap();
+    fixture.run("out.parquet", |_| {}).unwrap();
 }
 
 #[test]
-fn formats_times_and_gates_are_read_as_people_write_them() {
+fn formats_times_and_gates_are_parsed() {
     assert_eq!(Format::of("a/b.PARQUET".as_ref()).unwrap(), Format::Parquet);
     assert_eq!(Format::of("golden.json".as_ref()).unwrap(), Format::Golden);
     assert!(matches!(Format::of("b.json".as_ref()), Err(Error::Usage(_))));
@@ -310,7 +313,7 @@ fn formats_times_and_gates_are_read_as_people_write_them() {
         ("agreement>=NaN", "number"),
         ("agreement>==1", "number"),
     ] {
-        let Err(Error::Usage(words)) = Gate::parse(bad) else { panic!("{bad}") };
-        assert!(words.contains(why), "{words}");
+        let Err(Error::Usage(message)) = Gate::parse(bad) else { panic!("{bad}") };
+        assert!(message.contains(why), "{message}");
     }
 }

@@ -1,3 +1,3 @@
 mod export;
-mod house;
-mod rerun;
+mod fixture;
+mod replay;

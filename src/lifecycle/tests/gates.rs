@@ -82,11 +82,11 @@ fn each_gate_says_what_it_asked_for_and_found() {
     assert_eq!(pairs.asked, "at least 100 pairs of answers compared with those of versions 1, 5");
     assert_eq!(
         (&*agreement.found, &*golden.found),
-        ("0.07 (7 of 100)", "2 golden answers, all given when it was loaded")
+        ("0.07 (7 of 100)", "2 golden answers, all verified when it was loaded")
     );
     assert_eq!(
         signature.found,
-        "against version 5: without input z FP32 [N,4]; the signature of version 6 is not known, as it is not loaded"
+        "compared with version 5: without input z FP32 [N,4]; the signature of version 6 is unknown, because it is not loaded"
     );
     let few = all.judge(&evidence(99, 6, 0));
     assert!(few.iter().all(|v| !v.passed), "{few:?}");
@@ -95,7 +95,7 @@ fn each_gate_says_what_it_asked_for_and_found() {
     assert!(none[0].asked.starts_with("at least 1000 pairs") && none[1].found == "no pair was compared", "{none:?}");
     let alone = Evidence { primaries: Vec::new(), serving: Vec::new(), ..evidence(0, 0, 0) };
     let alone = all.judge(&alone);
-    assert!(!alone[0].passed && alone[0].found.contains("no other version answers by the split"), "{alone:?}");
+    assert!(!alone[0].passed && alone[0].found.contains("no other version has traffic in the split"), "{alone:?}");
     assert!(alone[3].passed && alone[3].found == "no other version serves", "{alone:?}");
     assert_eq!(Gates::default().judge(&evidence(0, 0, 0)), [], "nothing is asked for by default");
 }
@@ -131,7 +131,7 @@ fn a_promote_passes_its_gates_or_changes_nothing() {
     let asked = json!({"shadow_agreement": 0.99, "shadow_pairs": 200, "golden": true, "signature": true});
     let refused = house.promote_as("m", asking(&asked)).unwrap_err();
     assert_eq!((refused.code, names(&refused)), (Code::Conflict, vec!["shadow_pairs", "shadow_agreement", "golden"]));
-    assert!(refused.message.contains("fails 3 of 4 gates that were asked for"), "{refused:?}");
+    assert!(refused.message.contains("fails 3 of 4 gates of the request"), "{refused:?}");
     house.compared("m", 1, 2, 200, 190);
     // Pairs with a version that is not in the split, and with itself, say nothing of what serves.
     house.compared("m", 3, 2, 5000, 5000);
@@ -194,8 +194,8 @@ fn a_signature_gate_holds_also_where_breaking_callers_is_allowed() {
         house.promote_as("m", wish)
     };
     let refused = wide(json!({"signature": true})).unwrap_err();
-    assert!(refused.details[0].contains("signature: asked for the signature of version 1, exactly"), "{refused:?}");
-    assert!(refused.details[0].contains("against version 1: with input extra"), "{refused:?}");
+    assert!(refused.details[0].contains("signature: requires exactly the signature of version 1"), "{refused:?}");
+    assert!(refused.details[0].contains("compared with version 1: with input extra"), "{refused:?}");
     assert!(wide(json!({})).unwrap().changed);
 }
 
@@ -228,7 +228,7 @@ fn auto_promote_waits_for_the_pairs_its_gates_ask_for() {
     let notes = |v| house.status("m", v).unwrap().notes.join(" ");
     eventually("it is said", || notes(2).contains("not promoted of itself"));
     assert!(
-        notes(2).contains("shadow_pairs: asked for at least 50 pairs") && notes(2).contains("found: 0"),
+        notes(2).contains("shadow_pairs: requires at least 50 pairs") && notes(2).contains("found: 0"),
         "{}",
         notes(2)
     );

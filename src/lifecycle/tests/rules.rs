@@ -187,7 +187,7 @@ fn model_toml_means_what_it_says_and_complains_of_everything_at_once() {
     assert_eq!((full.execution.batching.enabled, full.execution.place), (Some(false), place));
     assert_eq!((full.engine, full.versions, full.auto_promote), (EngineChoice::Tract, Keep::Latest(2), true));
     let about = serde_json::json!({"description": "d", "feature_names": ["a", "b"], "batching_enabled": false});
-    assert_eq!(serde_json::Value::Object(full.about), about);
+    assert_eq!(serde_json::Value::Object(full.metadata), about);
     let strict = read(
         "keep_warm = \"1h\"\n[gates]\nshadow_agreement = 0.99\nshadow_pairs = 50\ngolden = true\nsignature = true\n",
     );

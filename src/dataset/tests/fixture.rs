@@ -1,8 +1,8 @@
-//! A data directory as the log leaves it, for tests.
+//! A data directory as the prediction log writes it, for tests.
 
 use crate::backend::fake::Fake;
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
-use crate::dataset::{Budget, Error, Export, Exported, Format, Pick, export};
+use crate::dataset::{Budget, Error, Export, Exported, Filter, Format, export};
 use crate::model::{Dim, ModelName, Role, Signature, TensorSpec, Version};
 use crate::prepare::Loader;
 use crate::record::{About, Builder, Layout, PredictionView, TensorView, feedback_schema};
@@ -20,12 +20,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub struct House {
+pub struct Fixture {
     pub dir: tempfile::TempDir,
     pub model: ModelName,
 }
 
-/// A request as it is logged.
+/// A request in the log.
 #[derive(Clone)]
 pub struct Request {
     pub id: String,
@@ -40,7 +40,7 @@ pub struct Request {
 }
 
 #[derive(Clone, Default)]
-pub struct Told {
+pub struct FeedbackRow {
     pub id: &'static str,
     pub row: i32,
     pub ts: i64,
@@ -62,7 +62,7 @@ pub fn spec(name: &str, datatype: DataType, dims: &[Option<usize>]) -> TensorSpe
     TensorSpec { name: name.into(), datatype, dims: Some(dims.iter().map(dim).collect()) }
 }
 
-/// x: a pair of numbers for each row; y: one.
+/// Input x: two numbers per row. Output y: one number per row.
 pub fn pairs() -> Signature {
     let x = spec("x", DataType::Fp32, &[None, Some(2)]);
     Signature::new(vec![x], vec![spec("y", DataType::Fp32, &[None])])
@@ -77,7 +77,7 @@ pub fn floats(shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::new(Shape::new(shape), Data::Fp32(values.to_vec().into())).unwrap()
 }
 
-/// Of the signature `pairs`, with as many rows as there are answers.
+/// A request for the signature `pairs`. `y` gives the number of rows.
 pub fn request(id: &str, at: i64, x: &[f32], y: &[f32]) -> Request {
     Request {
         id: id.to_owned(),
@@ -92,7 +92,7 @@ pub fn request(id: &str, at: i64, x: &[f32], y: &[f32]) -> Request {
     }
 }
 
-fn encoded(tensor: &Tensor) -> Vec<u8> {
+fn encode(tensor: &Tensor) -> Vec<u8> {
     match tensor.data() {
         Data::Bytes(texts) => {
             let one = |text: &bytes::Bytes| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text].concat();
@@ -102,9 +102,9 @@ fn encoded(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-impl House {
-    pub fn new() -> House {
-        House { dir: tempfile::tempdir().unwrap(), model: "m".parse().unwrap() }
+impl Fixture {
+    pub fn new() -> Fixture {
+        Fixture { dir: tempfile::tempdir().unwrap(), model: "m".parse().unwrap() }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -122,17 +122,17 @@ impl House {
         (0..).map(|k| dir.join(format!("{segment:020}-{k}.parquet"))).find_map(|p| File::create_new(p).ok()).unwrap()
     }
 
-    /// A sealed file of these requests, two rows to a row group.
+    /// Writes a sealed file of these requests, with two rows per row group.
     pub fn seal(&self, segment: u64, about: &About, requests: &[Request]) {
         let about = Arc::new(about.clone());
         let mut layout = Layout::new(&about);
         let bytes = |tensors: &[Option<Tensor>]| -> Vec<Option<(Shape, Vec<u8>)>> {
-            tensors.iter().map(|t| t.as_ref().map(|t| (t.shape().clone(), encoded(t)))).collect()
+            tensors.iter().map(|t| t.as_ref().map(|t| (t.shape().clone(), encode(t)))).collect()
         };
-        let held: Vec<_> = requests.iter().map(|r| (bytes(&r.inputs), r.outputs.as_deref().map(bytes))).collect();
+        let encoded: Vec<_> = requests.iter().map(|r| (bytes(&r.inputs), r.outputs.as_deref().map(bytes))).collect();
         let views: Vec<PredictionView> = requests
             .iter()
-            .zip(&held)
+            .zip(&encoded)
             .map(|(r, (inputs, outputs))| {
                 let rows = inputs.iter().flatten().next().map_or(1, |(shape, _)| shape[0]);
                 PredictionView {
@@ -168,7 +168,7 @@ impl House {
                 .unwrap();
         }
         batches.extend(builder.finish());
-        let said = [
+        let metadata = [
             ("model", about.model.to_string()),
             ("version", about.version.to_string()),
             ("sha256", about.sha256.clone()),
@@ -176,39 +176,39 @@ impl House {
             ("hashed", serde_json::json!(about.hashed).to_string()),
             ("dropped", serde_json::json!(about.dropped).to_string()),
         ];
-        let said = said.map(|(key, value)| KeyValue::new(format!("sluicegate.{key}"), value)).to_vec();
-        write(self.sealed("predictions", segment, requests[0].ts), &batches, said);
+        let metadata = metadata.map(|(key, value)| KeyValue::new(format!("sluicegate.{key}"), value)).to_vec();
+        write(self.sealed("predictions", segment, requests[0].ts), &batches, metadata);
     }
 
-    /// A sealed file of this feedback.
-    pub fn tell(&self, segment: u64, told: &[Told]) {
+    /// Writes a sealed file of this feedback.
+    pub fn add_feedback(&self, segment: u64, feedback: &[FeedbackRow]) {
         let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
         let mut values = MapBuilder::new(Some(names), StringBuilder::new(), Float64Builder::new())
             .with_values_field(Field::new("value", arrow_schema::DataType::Float64, false));
-        for t in told {
+        for t in feedback {
             for (name, value) in &t.values {
                 values.keys().append_value(name);
                 values.values().append_value(*value);
             }
             values.append(true).unwrap();
         }
-        let time = |of: fn(&Told) -> i64| {
-            Arc::new(TimestampMicrosecondArray::from_iter_values(told.iter().map(of)).with_timezone("UTC"))
+        let time = |of: fn(&FeedbackRow) -> i64| {
+            Arc::new(TimestampMicrosecondArray::from_iter_values(feedback.iter().map(of)).with_timezone("UTC"))
         };
         let columns: Vec<arrow_array::ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(told.iter().map(|t| t.id))),
-            Arc::new(Int32Array::from_iter_values(told.iter().map(|t| t.row))),
+            Arc::new(StringArray::from_iter_values(feedback.iter().map(|t| t.id))),
+            Arc::new(Int32Array::from_iter_values(feedback.iter().map(|t| t.row))),
             time(|t| DAY + t.ts),
             time(|t| DAY + t.received_at),
-            Arc::new(told.iter().map(|t| t.number).collect::<Float64Array>()),
-            Arc::new(told.iter().map(|t| t.text).collect::<StringArray>()),
+            Arc::new(feedback.iter().map(|t| t.number).collect::<Float64Array>()),
+            Arc::new(feedback.iter().map(|t| t.text).collect::<StringArray>()),
             Arc::new(values.finish()),
         ];
         let batch = RecordBatch::try_new(feedback_schema(), columns).unwrap();
         write(self.sealed("feedback", segment, DAY), &[batch], Vec::new());
     }
 
-    /// A version of the models directory: `model.onnx` holds `bytes`.
+    /// Writes a version into the models directory. Returns the SHA-256 of its `model.onnx`.
     pub fn version(&self, n: u64, bytes: &str) -> String {
         let dir = self.models().join("m").join(n.to_string());
         std::fs::create_dir_all(&dir).unwrap();
@@ -217,12 +217,12 @@ impl House {
     }
 
     pub fn export<'a>(&'a self, to: &'a Path) -> Export<'a> {
-        // The caller keeps the path of the data directory in the house.
+        // `Export` borrows the path, and the fixture only has the path of its parent.
         let data = Box::leak(self.data().into_boxed_path());
         Export {
             model: &self.model,
             data,
-            pick: Pick::default(),
+            filter: Filter::default(),
             require_label: false,
             format: Format::of(to).unwrap(),
             limit: None,
@@ -233,19 +233,19 @@ impl House {
 
     pub fn run(&self, name: &str, change: impl FnOnce(&mut Export)) -> Result<(Exported, PathBuf), Error> {
         let to = self.dir.path().join(name);
-        let mut what = self.export(&to);
-        change(&mut what);
-        export(&what, &|_, _, _| {}).map(|exported| (exported, to.clone()))
+        let mut options = self.export(&to);
+        change(&mut options);
+        export(&options, &|_, _, _| {}).map(|exported| (exported, to.clone()))
     }
 }
 
-fn tensors(held: &[Option<(Shape, Vec<u8>)>]) -> smallvec::SmallVec<[Option<TensorView<'_>>; 4]> {
-    held.iter().map(|t| t.as_ref().map(|(shape, bytes)| TensorView { shape: shape.clone(), bytes })).collect()
+fn tensors(encoded: &[Option<(Shape, Vec<u8>)>]) -> smallvec::SmallVec<[Option<TensorView<'_>>; 4]> {
+    encoded.iter().map(|t| t.as_ref().map(|(shape, bytes)| TensorView { shape: shape.clone(), bytes })).collect()
 }
 
-fn write(file: File, batches: &[RecordBatch], said: Vec<KeyValue>) {
+fn write(file: File, batches: &[RecordBatch], metadata: Vec<KeyValue>) {
     let properties =
-        WriterProperties::builder().set_max_row_group_row_count(Some(2)).set_key_value_metadata(Some(said)).build();
+        WriterProperties::builder().set_max_row_group_row_count(Some(2)).set_key_value_metadata(Some(metadata)).build();
     let mut writer = ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).unwrap();
     for batch in batches {
         writer.write(batch).unwrap();
@@ -253,7 +253,7 @@ fn write(file: File, batches: &[RecordBatch], said: Vec<KeyValue>) {
     writer.close().unwrap();
 }
 
-/// A Parquet file as one batch.
+/// Reads a Parquet file as one batch.
 pub fn read(path: &Path) -> RecordBatch {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let schema = Arc::clone(reader.schema());
@@ -261,13 +261,13 @@ pub fn read(path: &Path) -> RecordBatch {
     arrow_select::concat::concat_batches(&schema, &batches).unwrap()
 }
 
-/// Loads, for each directory, the version that was put there.
+/// Loads the fake that has the number of the version directory.
 #[derive(Debug, Default)]
 pub struct Fakes(pub BTreeMap<u64, Fake>);
 
 impl Loader for Fakes {
     fn load(&self, _: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
         let number = files.dir.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap();
-        self.0.get(&number).map(Fake::model).ok_or_else(|| LoadError::Unsupported("not this one".to_owned()))
+        self.0.get(&number).map(Fake::model).ok_or_else(|| LoadError::Unsupported("unknown version".to_owned()))
     }
 }

@@ -1,49 +1,49 @@
-//! A file that is there whole or not at all.
+//! Writes a file atomically: it appears complete or not at all.
 
 use super::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// A file under a temporary name beside the one it shall have; removed when dropped unfinished.
+/// A file with a temporary name in the target directory. It is removed if it is dropped before [`AtomicFile::finish`].
 #[derive(Debug)]
-pub struct Unfinished {
+pub(super) struct AtomicFile {
     path: PathBuf,
     temporary: PathBuf,
     out: BufWriter<File>,
     finished: bool,
 }
 
-impl Unfinished {
+impl AtomicFile {
     /// # Errors
-    /// When the directory is missing, or the file cannot be made.
-    pub fn create(path: &Path) -> Result<Unfinished, Error> {
+    /// When the directory does not exist, or the file cannot be created.
+    pub(super) fn create(path: &Path) -> Result<AtomicFile, Error> {
         let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
             return Err(Error::Usage(format!("{} is a directory: expected the name of a file", path.display())));
         };
         let dir = directory(path);
         if !dir.is_dir() {
-            let words = format!("there is no directory {} to write {} to", dir.display(), name.display());
-            return Err(Error::Failed(words));
+            let message = format!("there is no directory {} to write {} to", dir.display(), name.display());
+            return Err(Error::Failed(message));
         }
-        // Never an ending that readers look for.
+        // Readers do not look for this extension.
         let temporary = dir.join(format!(".{}.{}.tmp", name.display(), std::process::id()));
         let file = File::create(&temporary).map_err(|e| Error::at("write", &temporary, e))?;
         let out = BufWriter::with_capacity(1 << 18, file);
-        Ok(Unfinished { path: path.to_owned(), temporary, out, finished: false })
+        Ok(AtomicFile { path: path.to_owned(), temporary, out, finished: false })
     }
 
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives it its name, once it is on the disk; how many bytes it has.
+    /// Syncs the file and gives it its name. Returns its size in bytes.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn finish(mut self) -> Result<u64, Error> {
-        let mut place = || -> io::Result<u64> {
+    pub(super) fn finish(mut self) -> Result<u64, Error> {
+        let mut publish = || -> io::Result<u64> {
             self.out.flush()?;
             self.out.get_ref().sync_all()?;
             let bytes = self.out.get_ref().metadata()?.len();
@@ -52,7 +52,7 @@ impl Unfinished {
             File::open(directory(&self.path))?.sync_all()?;
             Ok(bytes)
         };
-        place().map_err(|e| Error::at("write", &self.path, e))
+        publish().map_err(|e| Error::at("write", &self.path, e))
     }
 }
 
@@ -60,7 +60,7 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-impl Write for Unfinished {
+impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.out.write(bytes)
     }
@@ -70,10 +70,10 @@ impl Write for Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.finished {
-            // What cannot be removed says by its name that it is nothing.
+            // If it cannot be removed, its name shows that it is temporary.
             let _ = std::fs::remove_file(&self.temporary);
         }
     }

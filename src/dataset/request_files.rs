@@ -1,11 +1,12 @@
-//! A log window as `golden.json` or `warmup.json`.
+//! Exports logged requests as `golden.json` or `warmup.json`.
 
+use super::assemble::Assembler;
+use super::atomic_file::AtomicFile;
 use super::error::Error;
-use super::export::{Export, Exported, nothing};
-use super::requests::{Logged, OK, Requests};
-use super::source::Sources;
-use super::unfinished::Unfinished;
-use super::walk::{Progress, Way, walk};
+use super::logged::{LoggedRequest, SkipReason};
+use super::options::{Export, Exported, no_predictions};
+use super::scan::{Progress, ScanOptions, scan};
+use super::sources::Sources;
 use crate::codec::golden::{Golden, GoldenCase, write_golden, write_warmup};
 use crate::model::{InferenceRequest, NamedTensor, Version};
 use crate::tensor::Tensor;
@@ -15,14 +16,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Golden,
     Warmup,
 }
 
 impl Kind {
-    /// Where nobody says how many.
-    const fn limit(self) -> usize {
+    /// The number of requests, if none is given.
+    const fn default_limit(self) -> usize {
         match self {
             Kind::Golden => 100,
             Kind::Warmup => 20,
@@ -30,55 +31,61 @@ impl Kind {
     }
 }
 
-/// How far a golden answer may be off: what engines and processors differ by, and not more.
+/// The tolerance of golden answers: the usual difference between engines and processors.
 const RTOL: f64 = 1e-3;
 const ATOL: f64 = 1e-5;
 
-pub fn write(
-    what: &Export,
+pub(super) fn write(
+    options: &Export,
     sources: &Sources,
     kind: Kind,
-    mut file: Unfinished,
+    mut file: AtomicFile,
     progress: Progress,
 ) -> Result<Exported, Error> {
-    if what.require_label {
-        let words = "--require-label chooses rows of a table: a golden or warm-up file has no labels";
-        return Err(Error::Usage(words.to_owned()));
+    if options.require_label {
+        let message = "--require-label works only with tables: a golden or warm-up file has no labels";
+        return Err(Error::Usage(message.to_owned()));
     }
     let versions: BTreeSet<Version> = sources.predictions.iter().map(|source| source.about.version).collect();
-    if what.pick.versions.is_empty() && versions.len() > 1 {
+    if options.filter.versions.is_empty() && versions.len() > 1 {
         let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
         return Err(Error::Failed(format!(
             "there are predictions of versions {}, which may answer differently: choose one with --version",
             versions.join(", ")
         )));
     }
-    let most = what.limit.unwrap_or(kind.limit());
-    let mut exported = Exported { gone: sources.gone, ..Exported::default() };
+    let limit = options.limit.unwrap_or(kind.default_limit());
+    let mut exported = Exported { deleted_files: sources.deleted_files, ..Exported::default() };
     let mut cases: Vec<GoldenCase> = Vec::new();
-    let mut requests = Requests::default();
-    let mut take = |logged: Logged| {
-        if cases.len() < most {
+    let mut assembler = Assembler::default();
+    let mut add = |logged: LoggedRequest| {
+        if cases.len() < limit {
             match case(&logged, kind) {
                 Ok(case) => cases.push(case),
                 Err(why) => *exported.left_out.entry(why).or_default() += 1,
             }
         }
-        cases.len() < most
+        cases.len() < limit
     };
-    let way = Way { pick: &what.pick, labels: false, budget: what.budget, first: None, progress };
-    walk(sources, &way, &mut |step| {
-        let whole = requests.push(&step).map_err(|error| step.source.stored.named(error))?;
-        let goes_on = whole.into_iter().all(&mut take);
-        Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    let scan_options = ScanOptions {
+        filter: &options.filter,
+        join_feedback: false,
+        budget: options.budget,
+        first_chunk: None,
+        progress,
+    };
+    scan(sources, &scan_options, &mut |scanned| {
+        let complete = assembler.push(&scanned).map_err(|error| scanned.source.stored.locate(error))?;
+        let go_on = complete.into_iter().all(&mut add);
+        Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
-    requests.finish().map(&mut take);
+    assembler.finish().map(&mut add);
     if cases.is_empty() {
-        let words = nothing(what.data, what.model).to_string();
+        if exported.left_out.is_empty() {
+            return Err(no_predictions(options.data, options.model));
+        }
         let left_out: Vec<String> = exported.left_out.iter().map(|(why, n)| format!("{n} {why}")).collect();
-        let words =
-            if left_out.is_empty() { words } else { format!("no request can be taken: {}", left_out.join(", ")) };
-        return Err(Error::Failed(words));
+        return Err(Error::Failed(format!("no request can be used: {}", left_out.join(", "))));
     }
     exported.rows = cases.len();
     let text = match kind {
@@ -90,18 +97,20 @@ pub fn write(
     Ok(exported)
 }
 
+/// Converts a request to a case.
+///
 /// # Errors
-/// Why it is none.
-fn case(logged: &Logged, kind: Kind) -> Result<GoldenCase, &'static str> {
-    if logged.status != OK {
+/// Why it is skipped.
+fn case(logged: &LoggedRequest, kind: Kind) -> Result<GoldenCase, &'static str> {
+    if logged.status != LoggedRequest::OK {
         return Err("failed");
     }
     let named = |(name, tensor): (Arc<str>, Tensor)| NamedTensor { name: name.to_string(), tensor };
-    let inputs = logged.inputs().map_err(super::requests::Unfit::as_str)?.into_iter().map(named).collect();
+    let inputs = logged.inputs().map_err(SkipReason::as_str)?.into_iter().map(named).collect();
     let outputs: Vec<NamedTensor> = match kind {
         Kind::Warmup => Vec::new(),
         Kind::Golden if logged.truncated => return Err("truncated"),
-        Kind::Golden => logged.outputs().map_err(super::requests::Unfit::as_str)?.into_iter().map(named).collect(),
+        Kind::Golden => logged.outputs().map_err(SkipReason::as_str)?.into_iter().map(named).collect(),
     };
     let request = InferenceRequest { inputs, ..InferenceRequest::default() };
     let case = GoldenCase { request, outputs };

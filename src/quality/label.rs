@@ -1,21 +1,21 @@
-//! Whether a label says that a prediction was right, or how far off it was; pure.
+//! Compares a label with a prediction: was the class correct, or how large was the error? Pure.
 
 use crate::model::Label;
 use crate::tensor::{Data, DataType, Tensor};
 use half::f16;
 
-/// What a row's outputs predicted, as far as a label can be held against it.
+/// The prediction in the outputs of one row, in the form in which a label can be compared with it.
 ///
 /// - An output of one integer, boolean or string is a **class**.
 /// - An output of one floating-point number is a **number**.
 /// - An output of several floating-point numbers is a list of scores: its class is the index of the largest, as `numpy.argmax`.
 ///
-/// Of several outputs of one kind the first counts.
+/// If several outputs are of one kind, the first counts.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Predicted {
     class: Option<Class>,
     number: Option<f64>,
-    top: Option<usize>,
+    top_score: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -24,22 +24,22 @@ enum Class {
     Text(Box<str>),
 }
 
-/// A label held against a prediction.
+/// The result of comparing a label with a prediction.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Fit {
+pub enum LabelResult {
     Class {
-        right: bool,
+        correct: bool,
     },
-    /// The absolute difference.
     Number {
+        /// The absolute error.
         error: f64,
     },
 }
 
 impl Predicted {
-    /// Of one row's outputs.
+    /// From the outputs of one row.
     #[must_use]
-    pub fn of<'t>(outputs: impl IntoIterator<Item = &'t Tensor>) -> Predicted {
+    pub fn from_outputs<'t>(outputs: impl IntoIterator<Item = &'t Tensor>) -> Predicted {
         let mut predicted = Predicted::default();
         for output in outputs {
             match output.data() {
@@ -65,7 +65,7 @@ impl Predicted {
         predicted
     }
 
-    /// Takes in an output of numbers, little-endian one after the other.
+    /// Adds an output of numbers, as little-endian bytes.
     pub fn add(&mut self, datatype: DataType, bytes: &[u8]) {
         let Some(width) = datatype.width() else { return };
         let mut numbers = bytes.chunks_exact(width).map(|bytes| number(datatype, bytes));
@@ -73,29 +73,29 @@ impl Predicted {
             (_, 0) => {}
             (false, 1) => self.class = self.class.take().or(numbers.next().map(Class::Number)),
             (true, 1) => self.number = self.number.or(numbers.next()),
-            (true, _) if self.top.is_none() => self.top = argmax(numbers),
+            (true, _) if self.top_score.is_none() => self.top_score = argmax(numbers),
             _ => {}
         }
     }
 
-    /// Takes in an output of one string.
+    /// Adds an output of one string.
     pub fn add_text(&mut self, text: &[u8]) {
         let text = || Class::Text(String::from_utf8_lossy(text).into());
         self.class = Some(self.class.take().unwrap_or_else(text));
     }
 
-    /// Holds a label against it: against the class where there is one, else against the number, else against the scores. `None` where
-    /// the label fits none of them.
+    /// Compares a label with the class if there is one, else with the number, else with the scores. `None` where the label cannot be
+    /// compared with any of them.
     #[must_use]
-    pub fn against(&self, label: &Label) -> Option<Fit> {
-        let class = |right| Some(Fit::Class { right });
+    pub fn compare(&self, label: &Label) -> Option<LabelResult> {
+        let class = |correct| Some(LabelResult::Class { correct });
         match (label, &self.class) {
             (Label::Text(label), Some(Class::Text(text))) => class(**text == **label),
             (Label::Text(label), Some(Class::Number(n))) => class(label.trim().parse() == Ok(*n)),
             (Label::Number(label), Some(Class::Number(n))) => class(label == n),
             (Label::Number(label), Some(Class::Text(text))) => class(text.trim().parse() == Ok(*label)),
-            (Label::Number(label), None) => match (self.number, self.top) {
-                (Some(number), _) => Some(Fit::Number { error: (number - label).abs() }),
+            (Label::Number(label), None) => match (self.number, self.top_score) {
+                (Some(number), _) => Some(LabelResult::Number { error: (number - label).abs() }),
                 (None, Some(top)) => class(top as f64 == *label),
                 (None, None) => None,
             },
@@ -105,7 +105,7 @@ impl Predicted {
 }
 
 fn number(datatype: DataType, bytes: &[u8]) -> f64 {
-    /// The bytes of one element, of which there are as many as its type is wide.
+    // `bytes` always has the width of the type.
     macro_rules! read {
         ($t:ty) => {
             bytes.try_into().map_or(f64::NAN, |bytes| <$t>::from_le_bytes(bytes).into())
@@ -130,14 +130,14 @@ fn number(datatype: DataType, bytes: &[u8]) -> f64 {
     }
 }
 
-/// The first place of the largest; a NaN is larger than anything, as in `numpy.argmax`.
+/// The index of the first largest number. NaN counts as the largest, as in `numpy.argmax`.
 fn argmax(numbers: impl Iterator<Item = f64>) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (i, n) in numbers.enumerate() {
         if n.is_nan() {
             return Some(i);
         }
-        if best.is_none_or(|(_, most)| n > most) {
+        if best.is_none_or(|(_, largest)| n > largest) {
             best = Some((i, n));
         }
     }
@@ -151,38 +151,41 @@ mod tests {
 
     fn one(data: Data) -> Predicted {
         let shape = Shape::new(&[1, data.len()]);
-        Predicted::of([&Tensor::new(shape, data).unwrap()])
+        Predicted::from_outputs([&Tensor::new(shape, data).unwrap()])
     }
 
     #[test]
-    fn labels_fit_classes_numbers_and_scores() {
-        let right = Some(Fit::Class { right: true });
-        let wrong = Some(Fit::Class { right: false });
+    fn labels_are_compared_with_classes_numbers_and_scores() {
+        let correct = Some(LabelResult::Class { correct: true });
+        let wrong = Some(LabelResult::Class { correct: false });
         let class = one(Data::Int64(vec![2].into()));
-        assert_eq!(class.against(&Label::Number(2.0)), right);
-        assert_eq!(class.against(&Label::Number(1.0)), wrong);
-        assert_eq!(class.against(&Label::Text("2".into())), right);
+        assert_eq!(class.compare(&Label::Number(2.0)), correct);
+        assert_eq!(class.compare(&Label::Number(1.0)), wrong);
+        assert_eq!(class.compare(&Label::Text("2".into())), correct);
         let text = one(Data::Bytes(vec!["cat".into()]));
-        assert_eq!(text.against(&Label::Text("cat".into())), right);
-        assert_eq!(text.against(&Label::Text("dog".into())), wrong);
-        assert_eq!(text.against(&Label::Number(1.0)), wrong);
+        assert_eq!(text.compare(&Label::Text("cat".into())), correct);
+        assert_eq!(text.compare(&Label::Text("dog".into())), wrong);
+        assert_eq!(text.compare(&Label::Number(1.0)), wrong);
         let scores = one(Data::Fp32(vec![0.1, 0.7, 0.2].into()));
-        assert_eq!(scores.against(&Label::Number(1.0)), right);
-        assert_eq!(scores.against(&Label::Number(0.5)), wrong);
-        assert_eq!(scores.against(&Label::Text("b".into())), None);
+        assert_eq!(scores.compare(&Label::Number(1.0)), correct);
+        assert_eq!(scores.compare(&Label::Number(0.5)), wrong);
+        assert_eq!(scores.compare(&Label::Text("b".into())), None);
         let number = one(Data::Fp64(vec![1.5].into()));
-        assert_eq!(number.against(&Label::Number(2.0)), Some(Fit::Number { error: 0.5 }));
-        assert_eq!(number.against(&Label::Text("2".into())), None);
+        assert_eq!(number.compare(&Label::Number(2.0)), Some(LabelResult::Number { error: 0.5 }));
+        assert_eq!(number.compare(&Label::Text("2".into())), None);
         assert_eq!(
-            one(Data::Fp16(vec![f16::ONE].into())).against(&Label::Number(1.0)),
-            Some(Fit::Number { error: 0.0 })
+            one(Data::Fp16(vec![f16::ONE].into())).compare(&Label::Number(1.0)),
+            Some(LabelResult::Number { error: 0.0 })
         );
     }
 
     #[test]
-    fn a_class_goes_before_the_scores_beside_it() {
+    fn a_class_takes_precedence_over_scores() {
         let label = Tensor::new(Shape::new(&[1]), Data::Int64(vec![7].into())).unwrap();
         let scores = Tensor::new(Shape::new(&[1, 2]), Data::Fp32(vec![0.9, 0.1].into())).unwrap();
-        assert_eq!(Predicted::of([&scores, &label]).against(&Label::Number(7.0)), Some(Fit::Class { right: true }));
+        assert_eq!(
+            Predicted::from_outputs([&scores, &label]).compare(&Label::Number(7.0)),
+            Some(LabelResult::Class { correct: true })
+        );
     }
 }

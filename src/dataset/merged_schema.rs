@@ -1,7 +1,7 @@
-//! One table out of versions that may differ in their inputs and outputs.
+//! Merges versions with different inputs and outputs into one table.
 
 use super::error::Error;
-use super::source::Source;
+use super::sources::Source;
 use crate::model::Version;
 use crate::record::{Layout, SHAPES, Side};
 use arrow_array::cast::AsArray;
@@ -9,27 +9,27 @@ use arrow_array::{Array, ArrayRef, BinaryArray, ListArray, NullArray, RecordBatc
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use std::sync::Arc;
 
-/// The columns of all sources together: those of the log, and in `inputs` and `outputs` every field that some version has.
+/// The columns of all sources together: those of the log, with every field of any version in `inputs` and `outputs`.
 #[derive(Debug)]
-pub struct Union {
+pub(super) struct MergedSchema {
     schema: SchemaRef,
 }
 
-/// A tensor's column, and the version it was first seen in.
-struct Known {
+/// The column of a tensor, and the version in which it was first found.
+struct TensorColumn {
     name: String,
     element: DataType,
     version: Version,
 }
 
-impl Union {
+impl MergedSchema {
     /// # Errors
-    /// When two versions have a tensor of the same name and of different types, or a file has columns of its own.
-    pub fn of(sources: &[Source]) -> Result<Option<Union>, Error> {
+    /// When two versions have a tensor of the same name with different types, or a file has unexpected columns.
+    pub(super) fn merge(sources: &[Source]) -> Result<Option<MergedSchema>, Error> {
         let Some(first) = sources.first() else { return Ok(None) };
-        let (inputs, outputs) = (side(sources, Side::Inputs)?, side(sources, Side::Outputs)?);
-        let promised = Layout::new(&first.about).schema();
-        let mut fields: Vec<FieldRef> = promised
+        let (inputs, outputs) = (merge_side(sources, Side::Inputs)?, merge_side(sources, Side::Outputs)?);
+        let layout = Layout::new(&first.about).schema();
+        let mut fields: Vec<FieldRef> = layout
             .fields()
             .iter()
             .map(|field| match field.name().as_str() {
@@ -41,28 +41,28 @@ impl Union {
         if sources.iter().any(|source| source.stored.schema.column_with_name(SHAPES).is_some()) {
             fields.push(Arc::new(Field::new(SHAPES, DataType::Utf8, true)));
         }
-        Ok(Some(Union { schema: Arc::new(Schema::new(fields)) }))
+        Ok(Some(MergedSchema { schema: Arc::new(Schema::new(fields)) }))
     }
 
     #[must_use]
-    pub fn schema(&self) -> &SchemaRef {
+    pub(super) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// A batch of one source with the columns of all.
+    /// Converts a batch of one source to the merged columns.
     ///
     /// # Errors
     /// When a column is missing or of another type.
-    pub fn adapt(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
+    pub(super) fn adapt(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         let column = |field: &FieldRef| -> Result<ArrayRef, Error> {
             let found = batch.column_by_name(field.name());
             match (field.data_type(), found) {
-                (DataType::Struct(fields), Some(found)) => structs(fields, found),
+                (DataType::Struct(fields), Some(found)) => adapt_struct(fields, found),
                 (DataType::Null, _) => Ok(Arc::new(NullArray::new(batch.num_rows()))),
                 (wanted, None) if field.is_nullable() => Ok(new_null_array(wanted, batch.num_rows())),
                 (_, None) => Err(Error::Failed(format!("the column {} is missing", field.name()))),
                 (wanted, Some(found)) if wanted == found.data_type() => Ok(Arc::clone(found)),
-                (wanted, Some(found)) => Err(unfit(field.name(), wanted, found.data_type())),
+                (wanted, Some(found)) => Err(wrong_type(field.name(), wanted, found.data_type())),
             }
         };
         let columns = self.schema.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
@@ -70,31 +70,31 @@ impl Union {
     }
 }
 
-fn unfit(name: &str, wanted: &DataType, found: &DataType) -> Error {
+fn wrong_type(name: &str, wanted: &DataType, found: &DataType) -> Error {
     Error::Failed(format!("the column {name} is expected to be {wanted}, found {found}"))
 }
 
-fn side(sources: &[Source], side: Side) -> Result<DataType, Error> {
-    let mut all: Vec<Known> = Vec::new();
+fn merge_side(sources: &[Source], side: Side) -> Result<DataType, Error> {
+    let mut all: Vec<TensorColumn> = Vec::new();
     for source in sources {
         let version = source.about.version;
         let fields = match source.stored.schema.field_with_name(side.as_str()).map(Field::data_type) {
             Ok(DataType::Struct(fields)) => fields.clone(),
             Ok(DataType::Null) => Fields::empty(),
             Ok(other) => {
-                return Err(source.stored.named(Error::Failed(format!(
+                return Err(source.stored.locate(Error::Failed(format!(
                     "the column {} is expected to be a struct, found {other}",
                     side.as_str()
                 ))));
             }
             Err(_) => {
                 let words = format!("the column {} is missing", side.as_str());
-                return Err(source.stored.named(Error::Failed(words)));
+                return Err(source.stored.locate(Error::Failed(words)));
             }
         };
         for field in &fields {
             let DataType::List(element) = field.data_type() else {
-                return Err(source.stored.named(Error::Failed(format!(
+                return Err(source.stored.locate(Error::Failed(format!(
                     "the column {}.{} is expected to be a list, found {}",
                     side.as_str(),
                     field.name(),
@@ -103,7 +103,7 @@ fn side(sources: &[Source], side: Side) -> Result<DataType, Error> {
             };
             let element = element.data_type();
             match all.iter_mut().find(|known| known.name == *field.name()) {
-                None => all.push(Known { name: field.name().clone(), element: element.clone(), version }),
+                None => all.push(TensorColumn { name: field.name().clone(), element: element.clone(), version }),
                 Some(known) => known
                     .widen(element, version)
                     .map_err(|words| Error::Failed(format!("{}.{} {words}", side.as_str(), field.name())))?,
@@ -113,15 +113,15 @@ fn side(sources: &[Source], side: Side) -> Result<DataType, Error> {
     if all.is_empty() {
         return Ok(DataType::Null);
     }
-    let field = |known: Known| {
+    let field = |known: TensorColumn| {
         let element = Field::new_list_field(known.element, false);
         Field::new(known.name, DataType::List(Arc::new(element)), true)
     };
     Ok(DataType::Struct(all.into_iter().map(field).collect()))
 }
 
-impl Known {
-    /// Texts and bytes are bytes: the same tensor, in a file in which all of it is UTF-8 and in one in which not.
+impl TensorColumn {
+    /// Strings and binary merge to binary. The log writes a tensor as strings if all of a file is UTF-8, else as binary.
     fn widen(&mut self, element: &DataType, version: Version) -> Result<(), String> {
         match (&self.element, element) {
             (a, b) if a == b => Ok(()),
@@ -130,7 +130,7 @@ impl Known {
                 Ok(())
             }
             (a, b) if self.version == version => Err(format!(
-                "is a list of {a} in some records of version {version} and of {b} in others (hashed since?): choose with --from and --to"
+                "is a list of {a} in some records of version {version} and of {b} in others (was it hashed at some time?): choose a time with --from and --to"
             )),
             (a, b) => Err(format!(
                 "is a list of {a} in version {} and of {b} in version {version}: choose one with --version",
@@ -140,7 +140,7 @@ impl Known {
     }
 }
 
-fn structs(wanted: &Fields, found: &ArrayRef) -> Result<ArrayRef, Error> {
+fn adapt_struct(wanted: &Fields, found: &ArrayRef) -> Result<ArrayRef, Error> {
     let length = found.len();
     let Some(found) = found.as_struct_opt() else {
         return Ok(new_null_array(&DataType::Struct(wanted.clone()), length));
@@ -148,7 +148,7 @@ fn structs(wanted: &Fields, found: &ArrayRef) -> Result<ArrayRef, Error> {
     let column = |field: &FieldRef| -> Result<ArrayRef, Error> {
         match found.column_by_name(field.name()) {
             None => Ok(new_null_array(field.data_type(), length)),
-            Some(column) => list(field, column),
+            Some(column) => adapt_list(field, column),
         }
     };
     let columns = wanted.iter().map(column).collect::<Result<Vec<_>, _>>()?;
@@ -156,18 +156,18 @@ fn structs(wanted: &Fields, found: &ArrayRef) -> Result<ArrayRef, Error> {
     Ok(Arc::new(array.map_err(|e| Error::Failed(e.to_string()))?))
 }
 
-fn list(wanted: &FieldRef, found: &ArrayRef) -> Result<ArrayRef, Error> {
-    let wrong = || unfit(wanted.name(), wanted.data_type(), found.data_type());
+fn adapt_list(wanted: &FieldRef, found: &ArrayRef) -> Result<ArrayRef, Error> {
+    let mismatch = || wrong_type(wanted.name(), wanted.data_type(), found.data_type());
     let (DataType::List(element), Some(found)) = (wanted.data_type(), found.as_list_opt::<i32>()) else {
-        return Err(wrong());
+        return Err(mismatch());
     };
     let values = match (element.data_type(), found.values()) {
         (wanted, values) if wanted == values.data_type() => Arc::clone(values),
         (DataType::Binary, values) => {
-            let texts = values.as_string_opt::<i32>().ok_or_else(wrong)?;
+            let texts = values.as_string_opt::<i32>().ok_or_else(mismatch)?;
             Arc::new(BinaryArray::from(texts.clone()))
         }
-        _ => return Err(wrong()),
+        _ => return Err(mismatch()),
     };
     let array = ListArray::try_new(Arc::clone(element), found.offsets().clone(), values, found.nulls().cloned());
     Ok(Arc::new(array.map_err(|e| Error::Failed(format!("the column {}: {e}", wanted.name())))?))

@@ -1,12 +1,12 @@
-//! Comparisons in words, for operators: what is worst first.
+//! Comparisons in words, for operators.
 
 use super::{Comparison, Elements, Outcome, OutputComparison, Tolerance};
 use std::fmt;
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let apart: Vec<&OutputComparison> = self.outputs.iter().filter(|o| !o.outcome.agrees()).collect();
-        if apart.is_empty() {
+        let different: Vec<&OutputComparison> = self.outputs.iter().filter(|o| !o.outcome.agrees()).collect();
+        if different.is_empty() {
             let agree = if self.outputs.len() == 1 { "output agrees" } else { "outputs agree" };
             let Tolerance { rtol, atol } = self.tolerance;
             write!(f, "{} {agree} within rtol {rtol:e} and atol {atol:e}", self.outputs.len())?;
@@ -19,31 +19,31 @@ impl fmt::Display for Comparison {
             }
             return Ok(());
         }
-        for (i, output) in apart.into_iter().enumerate() {
+        for (i, output) in different.into_iter().enumerate() {
             if i > 0 {
                 f.write_str("; ")?;
             }
             write!(f, "output {:?}: ", output.name)?;
             match &output.outcome {
                 Outcome::Missing => f.write_str("is missing")?,
-                Outcome::Extra => f.write_str("is there and was not expected")?,
+                Outcome::Extra => f.write_str("was not expected")?,
                 Outcome::Datatype { expected, got } => write!(f, "expected datatype {expected}, got {got}")?,
                 Outcome::Shape { expected, got } => write!(f, "expected shape {expected}, got {got}")?,
-                Outcome::Elements(elements) => elements_apart(f, elements, self)?,
+                Outcome::Elements(elements) => write_elements(f, elements, self)?,
             }
         }
         Ok(())
     }
 }
 
-fn elements_apart(f: &mut fmt::Formatter<'_>, elements: &Elements, comparison: &Comparison) -> fmt::Result {
+fn write_elements(f: &mut fmt::Formatter<'_>, elements: &Elements, comparison: &Comparison) -> fmt::Result {
     write!(f, "{} of {} elements differ", elements.outside, elements.count)?;
     if elements.top1.is_some() || elements.mean.is_some() {
         let Tolerance { rtol, atol } = comparison.tolerance;
-        write!(f, " (rtol {rtol:e}, atol {atol:e} where they are floating-point)")?;
+        write!(f, " (rtol {rtol:e}, atol {atol:e} for floating-point elements)")?;
     }
     if let Some(worst) = &elements.worst {
-        write!(f, ", the worst at {:?}: expected {}, got {}", worst.index, worst.expected, worst.got)?;
+        write!(f, ", worst at {:?}: expected {}, got {}", worst.index, worst.expected, worst.got)?;
     }
     if let (Some(largest), Some(mean)) = (elements.largest, elements.mean) {
         write!(f, "; the largest difference is {largest:e}, the mean {mean:e}")?;
@@ -53,7 +53,7 @@ fn elements_apart(f: &mut fmt::Formatter<'_>, elements: &Elements, comparison: &
     }
     match elements.top1 {
         Some(top1) if top1.flipped > 0 => {
-            write!(f, "; the largest of a row is another in {} of {} rows", top1.flipped, top1.rows)
+            write!(f, "; the index of the largest element differs in {} of {} rows", top1.flipped, top1.rows)
         }
         _ => Ok(()),
     }

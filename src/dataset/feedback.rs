@@ -1,8 +1,8 @@
-//! The latest feedback on a stretch of predictions.
+//! The latest feedback for a chunk of predictions.
 
 use super::columns::{column, doubles, maps, texts, times};
 use super::error::Error;
-use super::source::Stored;
+use super::sources::Stored;
 use crate::model::Label;
 use crate::record::{feedback_schema, timestamp};
 use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
@@ -15,44 +15,44 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Feedback by request id and row, for the predictions that were named before it was read.
+/// Feedback by request id and row, for predictions that were registered before the feedback is read.
 #[derive(Debug, Default)]
-pub struct Labels {
-    /// Where a prediction's feedback stands; [`NONE`] while none was found.
-    index: HashMap<Key, u32, BuildHasherDefault<Ready>>,
+pub(super) struct FeedbackIndex {
+    /// The index in `found` of a prediction's feedback. [`NONE`] if there is none yet.
+    index: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
     found: Vec<Feedback>,
-    /// The names of business values, of which there are few.
+    /// The names of business values. There are few, so entries refer to them by number.
     names: Vec<Box<str>>,
-    numbers: HashMap<Box<str>, u32>,
-    /// What texts and values take, roughly.
+    name_numbers: HashMap<Box<str>, u32>,
+    /// The approximate size of labels and values.
     bytes: usize,
 }
 
-/// The feedback that counts for one row.
+/// The latest feedback for one row.
 #[derive(Debug)]
-pub struct Feedback {
-    pub ts: i64,
+pub(super) struct Feedback {
+    pub(super) ts: i64,
     received_at: i64,
-    pub label: Option<Label>,
+    pub(super) label: Option<Label>,
     values: Box<[(u32, f64)]>,
 }
 
 const NONE: u32 = u32::MAX;
 
-/// The hash of a request id and a row: 128 bits, so that no two are ever taken for one. In halves, which stand closer together.
+/// The hash of a request id and a row. With 128 bits, collisions do not matter. Two halves need less alignment than one `u128`.
 type Key = (u64, u64);
 
 fn key(request_id: &str, row: i32) -> Key {
     let hash = xxh3_128_with_seed(request_id.as_bytes(), u64::from(row.cast_unsigned()));
-    #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the two halves")]
     (hash as u64, (hash >> 64) as u64)
 }
 
-/// The keys are hashes already.
+/// Uses the keys as they are, because they are hashes already.
 #[derive(Debug, Default)]
-struct Ready(u64);
+struct KeyHasher(u64);
 
-impl Hasher for Ready {
+impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -66,43 +66,46 @@ impl Hasher for Ready {
     }
 }
 
-impl Labels {
-    /// With room for so many predictions.
+impl FeedbackIndex {
+    /// Reserves memory for this many predictions.
     #[must_use]
-    pub fn for_rows(rows: usize) -> Labels {
-        Labels { index: HashMap::with_capacity_and_hasher(rows, BuildHasherDefault::default()), ..Labels::default() }
+    pub(super) fn for_rows(rows: usize) -> FeedbackIndex {
+        FeedbackIndex {
+            index: HashMap::with_capacity_and_hasher(rows, BuildHasherDefault::default()),
+            ..FeedbackIndex::default()
+        }
     }
 
-    /// Feedback on this prediction is wanted.
-    pub fn want(&mut self, request_id: &str, row: i32) {
+    /// Registers a prediction.
+    pub(super) fn register(&mut self, request_id: &str, row: i32) {
         self.index.insert(key(request_id, row), NONE);
     }
 
     #[must_use]
-    pub fn wants_any(&self) -> bool {
-        !self.index.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.index.is_empty()
     }
 
-    /// What it takes beyond a fixed part for each prediction.
+    /// The memory for labels and values, without the fixed part per prediction.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes in feedback. Of several on one row the latest counts: by `ts`, then by `received_at`, then the one read last.
+    /// Adds feedback of registered predictions. The latest for a row counts: by `ts`, then by `received_at`, then the last one read.
     ///
     /// # Errors
     /// When a column is missing or of another type.
-    pub fn take_in(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+    pub(super) fn add(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         let (request_id, row) = (texts(batch, "request_id")?, column::<Int32Array>(batch, "row", "int32")?);
         let (ts, received_at) = (times(batch, "ts")?, times(batch, "received_at")?);
         let (number, text) = (doubles(batch, "label_num")?, texts(batch, "label_str")?);
         let values = maps(batch, "values")?;
         for i in 0..batch.num_rows() {
             let Some(at) = self.index.get_mut(&key(request_id.value(i), row.value(i))) else { continue };
-            let when = (ts.value(i), received_at.value(i));
+            let time = (ts.value(i), received_at.value(i));
             let known = self.found.get(*at as usize);
-            if known.is_some_and(|known| (known.ts, known.received_at) > when) {
+            if known.is_some_and(|known| (known.ts, known.received_at) > time) {
                 continue;
             }
             let label = if number.is_valid(i) {
@@ -110,8 +113,8 @@ impl Labels {
             } else {
                 text.is_valid(i).then(|| Label::Text(text.value(i).to_owned()))
             };
-            let values = read_values(&values.value(i), &mut self.names, &mut self.numbers)?;
-            let feedback = Feedback { ts: when.0, received_at: when.1, label, values };
+            let values = read_values(&values.value(i), &mut self.names, &mut self.name_numbers)?;
+            let feedback = Feedback { ts: time.0, received_at: time.1, label, values };
             self.bytes += feedback.size();
             if let Some(known) = self.found.get_mut(*at as usize) {
                 self.bytes -= known.size();
@@ -124,27 +127,28 @@ impl Labels {
         Ok(())
     }
 
+    /// The latest feedback for a prediction.
     #[must_use]
-    pub fn of(&self, request_id: &str, row: i32) -> Option<&Feedback> {
-        // Nothing is found at NONE.
+    pub(super) fn get(&self, request_id: &str, row: i32) -> Option<&Feedback> {
+        // There is no entry at index NONE.
         self.index.get(&key(request_id, row)).and_then(|at| self.found.get(*at as usize))
     }
 
     /// The feedback columns of an export.
     #[must_use]
-    pub fn fields() -> Vec<FieldRef> {
+    pub(super) fn fields() -> Vec<FieldRef> {
         let values = feedback_schema().field_with_name("values").map(|field| field.data_type().clone());
         vec![
             Arc::new(Field::new("label_num", DataType::Float64, true)),
             Arc::new(Field::new("label_str", DataType::Utf8, true)),
-            Arc::new(Field::new("values", values.expect("feedback has values"), true)),
+            Arc::new(Field::new("values", values.expect("the feedback schema has the column"), true)),
             Arc::new(Field::new("label_ts", timestamp(), true)),
         ]
     }
 
-    /// Those columns, for rows with this feedback.
+    /// The feedback columns for these rows.
     #[must_use]
-    pub fn columns(&self, rows: &[Option<&Feedback>]) -> Vec<ArrayRef> {
+    pub(super) fn columns(&self, rows: &[Option<&Feedback>]) -> Vec<ArrayRef> {
         let number = |row: Option<&Feedback>| match row?.label {
             Some(Label::Number(n)) => Some(n),
             _ => None,
@@ -161,7 +165,7 @@ impl Labels {
                 values.keys().append_value(&self.names[*name as usize]);
                 values.values().append_value(*value);
             }
-            values.append(row.is_some()).expect("each name was appended with a value");
+            values.append(row.is_some()).expect("each name has a value");
         }
         let ts: TimestampMicrosecondArray = rows.iter().map(|row| row.map(|row| row.ts)).collect();
         vec![
@@ -183,32 +187,36 @@ impl Feedback {
 fn read_values(
     entries: &arrow_array::StructArray,
     names: &mut Vec<Box<str>>,
-    numbers: &mut HashMap<Box<str>, u32>,
+    name_numbers: &mut HashMap<Box<str>, u32>,
 ) -> Result<Box<[(u32, f64)]>, Error> {
-    let unfit = || Error::Failed("the column values is expected to be map<string, double>".to_owned());
-    let [keys, values] = entries.columns() else { return Err(unfit()) };
-    let keys = keys.as_string_opt::<i32>().ok_or_else(unfit)?;
-    let values = values.as_primitive_opt::<Float64Type>().ok_or_else(unfit)?;
+    let wrong_type = || Error::Failed("the column values is expected to be map<string, double>".to_owned());
+    let [keys, values] = entries.columns() else { return Err(wrong_type()) };
+    let keys = keys.as_string_opt::<i32>().ok_or_else(wrong_type)?;
+    let values = values.as_primitive_opt::<Float64Type>().ok_or_else(wrong_type)?;
     let mut number = |name: &str| {
-        numbers.get(name).copied().unwrap_or_else(|| {
+        name_numbers.get(name).copied().unwrap_or_else(|| {
             let number = u32::try_from(names.len()).unwrap_or(NONE);
             names.push(name.into());
-            numbers.insert(name.into(), number);
+            name_numbers.insert(name.into(), number);
             number
         })
     };
     Ok((0..entries.len()).map(|i| (number(keys.value(i)), values.value(i))).collect())
 }
 
-/// The columns of feedback that are read.
-pub const COLUMNS: [&str; 7] = ["request_id", "row", "ts", "received_at", "label_num", "label_str", "values"];
+/// The feedback columns that are read.
+pub(super) const COLUMNS: [&str; 7] = ["request_id", "row", "ts", "received_at", "label_num", "label_str", "values"];
 
-/// Reads all of a place's feedback into `labels`, as long as `go_on`.
-pub fn read(stored: &Stored, labels: &mut Labels, go_on: impl Fn(&Labels) -> bool) -> Result<bool, Error> {
+/// Reads the feedback in `stored` into `index`. Stops and returns false as soon as `go_on` returns false.
+pub(super) fn read(
+    stored: &Stored,
+    index: &mut FeedbackIndex,
+    go_on: impl Fn(&FeedbackIndex) -> bool,
+) -> Result<bool, Error> {
     let parts: Vec<usize> = (0..stored.parts.len()).collect();
     for batch in stored.read(&parts, Some(&COLUMNS))? {
-        labels.take_in(&batch?).map_err(|error| stored.named(error))?;
-        if !go_on(labels) {
+        index.add(&batch?).map_err(|error| stored.locate(error))?;
+        if !go_on(index) {
             return Ok(false);
         }
     }
@@ -221,9 +229,9 @@ mod tests {
     use std::hash::BuildHasher;
 
     #[test]
-    fn keys_are_spread() {
-        let places = |i: i32| BuildHasherDefault::<Ready>::default().hash_one(key(&format!("r{}", i / 2), i % 2));
-        let distinct: std::collections::HashSet<u64> = (0..1000).map(places).collect();
+    fn keys_of_ids_and_rows_have_distinct_hashes() {
+        let hash = |i: i32| BuildHasherDefault::<KeyHasher>::default().hash_one(key(&format!("r{}", i / 2), i % 2));
+        let distinct: std::collections::HashSet<u64> = (0..1000).map(hash).collect();
         assert_eq!(distinct.len(), 1000);
     }
 }

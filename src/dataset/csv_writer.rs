@@ -1,7 +1,7 @@
-//! An export as CSV: a tensor is a JSON list in one cell, with `NaN`, `Infinity` and `-Infinity` as they are.
+//! Writes an export as CSV. A tensor is a JSON list in one cell, in which `NaN`, `Infinity` and `-Infinity` are allowed.
 
+use super::atomic_file::AtomicFile;
 use super::error::Error;
-use super::unfinished::Unfinished;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
@@ -14,20 +14,20 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use std::fmt::Write as _;
 
-pub struct Csv {
-    writer: csv::Writer<Unfinished>,
+pub(super) struct CsvWriter {
+    writer: csv::Writer<AtomicFile>,
     cell: String,
 }
 
-impl std::fmt::Debug for Csv {
+impl std::fmt::Debug for CsvWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Csv(…)")
+        f.write_str("CsvWriter(…)")
     }
 }
 
-impl Csv {
-    pub fn begin(file: Unfinished, schema: &Schema) -> Result<Csv, Error> {
-        let mut csv = Csv { writer: csv::Writer::from_writer(file), cell: String::new() };
+impl CsvWriter {
+    pub(super) fn begin(file: AtomicFile, schema: &Schema) -> Result<CsvWriter, Error> {
+        let mut csv = CsvWriter { writer: csv::Writer::from_writer(file), cell: String::new() };
         for field in schema.fields() {
             match field.data_type() {
                 DataType::Struct(inner) => {
@@ -35,7 +35,7 @@ impl Csv {
                         csv.field(&format!("{}.{}", field.name(), tensor.name()))?;
                     }
                 }
-                // A side without tensors has no cells.
+                // Inputs or outputs without tensors have no columns.
                 DataType::Null => {}
                 _ => csv.field(field.name())?,
             }
@@ -44,7 +44,7 @@ impl Csv {
         Ok(csv)
     }
 
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         for row in 0..batch.num_rows() {
             for column in batch.columns() {
                 if let Some(tensors) = column.as_struct_opt() {
@@ -60,15 +60,15 @@ impl Csv {
         Ok(())
     }
 
-    pub fn finish(self) -> Result<u64, Error> {
+    pub(super) fn finish(self) -> Result<u64, Error> {
         self.writer.into_inner().map_err(|e| Error::Failed(format!("cannot write the file: {}", e.error())))?.finish()
     }
 
-    /// An empty cell is null.
-    fn cell(&mut self, column: &dyn Array, row: usize, there: bool) -> Result<(), Error> {
+    /// Null is an empty cell.
+    fn cell(&mut self, column: &dyn Array, row: usize, valid: bool) -> Result<(), Error> {
         let mut cell = std::mem::take(&mut self.cell);
         cell.clear();
-        if there && column.is_valid(row) {
+        if valid && column.is_valid(row) {
             value(&mut cell, column, row)?;
         }
         self.field(&cell)?;
@@ -77,26 +77,26 @@ impl Csv {
     }
 
     fn field(&mut self, text: &str) -> Result<(), Error> {
-        self.writer.write_field(text).map_err(cannot)
+        self.writer.write_field(text).map_err(write_error)
     }
 
     fn end_of_row(&mut self) -> Result<(), Error> {
-        self.writer.write_record(None::<&[u8]>).map_err(cannot)
+        self.writer.write_record(None::<&[u8]>).map_err(write_error)
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "given to map_err")]
-fn cannot(error: csv::Error) -> Error {
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn write_error(error: csv::Error) -> Error {
     Error::Failed(format!("cannot write the file: {error}"))
 }
 
-/// A value as a cell; texts bare.
+/// Writes a value as a cell. Strings have no quotes.
 fn value(out: &mut String, column: &dyn Array, row: usize) -> Result<(), Error> {
     match column.data_type() {
         DataType::Utf8 => out.push_str(column.as_string::<i32>().value(row)),
         DataType::Timestamp(..) => {
             let at = Timestamp::from_microsecond(column.as_primitive::<TimestampMicrosecondType>().value(row));
-            // Outside of what a calendar can say, the number itself is better than nothing.
+            // A time outside of the calendar is written as a number.
             let number = || column.as_primitive::<TimestampMicrosecondType>().value(row).to_string();
             out.push_str(&at.map_or_else(|_| number(), |at| at.to_string()));
         }
@@ -129,7 +129,7 @@ fn value(out: &mut String, column: &dyn Array, row: usize) -> Result<(), Error> 
     Ok(())
 }
 
-/// An element as JSON has it, where JSON has it.
+/// Writes an element as JSON, as far as JSON can express it.
 fn element(out: &mut String, array: &dyn Array, i: usize) -> Result<(), Error> {
     fn integer<T: ArrowPrimitiveType<Native: std::fmt::Display>>(out: &mut String, array: &dyn Array, i: usize) {
         // Writing to a String cannot fail.
@@ -164,7 +164,7 @@ fn string(out: &mut String, text: &str) {
     out.push_str(&serde_json::Value::from(text).to_string());
 }
 
-/// The shortest text that reads back the same.
+/// Writes the shortest text that reads back as the same number.
 fn float<T: zmij::Float + Into<f64> + Copy>(out: &mut String, number: T) {
     let wide: f64 = number.into();
     if wide.is_finite() {

@@ -1,0 +1,109 @@
+//! Selects records.
+
+use super::columns::{KeyColumns, times};
+use super::error::Error;
+use crate::model::{Role, Version};
+use arrow_array::{BooleanArray, RecordBatch};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
+
+/// Which records to read. The default is all records of requests that were answered to a caller.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Microseconds since 1970: records from this time on …
+    pub from: Option<i64>,
+    /// … and before this time.
+    pub to: Option<i64>,
+    /// Empty means all.
+    pub versions: Vec<Version>,
+    /// Empty means all.
+    pub arms: Vec<String>,
+    /// Empty means primary and pinned, the roles that answer callers.
+    pub roles: Vec<Role>,
+    pub request_id: Option<String>,
+}
+
+/// Parses an RFC 3339 time, or a date, which means its start in UTC. Returns microseconds since 1970.
+///
+/// # Errors
+/// When it is neither.
+pub fn parse_time(text: &str) -> Result<i64, Error> {
+    let date = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    // `Date` would also accept a longer text.
+    let date = if text.len() == "2026-11-01".len() { date() } else { None };
+    let time = date.or_else(|| text.parse::<Timestamp>().ok());
+    time.map(Timestamp::as_microsecond).ok_or_else(|| {
+        let example = "a time such as 2026-11-01T08:30:00Z, or a date such as 2026-11-01";
+        Error::Usage(format!("{text:?} is not a time: expected {example}"))
+    })
+}
+
+impl Filter {
+    const ANSWERING: [Role; 2] = [Role::Primary, Role::Pinned];
+
+    fn roles(&self) -> &[Role] {
+        if self.roles.is_empty() { &Filter::ANSWERING } else { &self.roles }
+    }
+
+    #[must_use]
+    pub(super) fn matches_version(&self, version: Version) -> bool {
+        self.versions.is_empty() || self.versions.contains(&version)
+    }
+
+    /// Whether the filter can match records of this day (UTC).
+    #[must_use]
+    pub(super) fn matches_date(&self, date: Date) -> bool {
+        let midnight = |date: Date| date.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp().as_microsecond());
+        let starts_too_late = midnight(date).zip(self.to).is_some_and(|(start, to)| start >= to);
+        let end = date.tomorrow().ok().and_then(midnight);
+        let ends_too_early = end.zip(self.from).is_some_and(|(end, from)| end <= from);
+        !starts_too_late && !ends_too_early
+    }
+
+    /// Whether a row group can hold a matching record, according to its statistics.
+    #[must_use]
+    pub(super) fn may_match(&self, group: &RowGroupMetaData) -> bool {
+        let statistics = |name: &str| {
+            let column = group.columns().iter().find(|column| column.column_path().string() == name)?;
+            column.statistics()
+        };
+        // The bounds of strings may be truncated. Then they are below and above the real bounds.
+        let may_contain = |name: &str, texts: &[&str]| {
+            let bounds = statistics(name).and_then(|s| Some((s.min_bytes_opt()?, s.max_bytes_opt()?)));
+            let within =
+                |(min, max): (&[u8], &[u8])| texts.iter().any(|text| min <= text.as_bytes() && text.as_bytes() <= max);
+            bounds.is_none_or(within)
+        };
+        let in_time = match statistics("ts") {
+            Some(Statistics::Int64(ts)) => {
+                ts.max_opt().zip(self.from).is_none_or(|(last, from)| *last >= from)
+                    && ts.min_opt().zip(self.to).is_none_or(|(first, to)| *first < to)
+            }
+            _ => true,
+        };
+        in_time
+            && may_contain("role", &self.roles().iter().map(|role| role.as_str()).collect::<Vec<_>>())
+            && (self.arms.is_empty() || may_contain("arm", &self.arms.iter().map(String::as_str).collect::<Vec<_>>()))
+            && self.request_id.as_ref().is_none_or(|id| may_contain("request_id", &[id]))
+    }
+
+    /// Which records of a batch match. The version is not checked, because all records of a file have the same.
+    ///
+    /// # Errors
+    /// When a column is missing or of another type.
+    pub(super) fn mask(&self, batch: &RecordBatch) -> Result<BooleanArray, Error> {
+        let keys = KeyColumns::of(batch)?;
+        let ts = times(batch, "ts")?;
+        let matches = |i: usize| {
+            self.from.is_none_or(|from| ts.value(i) >= from)
+                && self.to.is_none_or(|to| ts.value(i) < to)
+                && self.roles().iter().any(|role| role.as_str() == keys.role.value(i))
+                && (self.arms.is_empty() || self.arms.iter().any(|arm| arm == keys.arm.value(i)))
+                && self.request_id.as_ref().is_none_or(|id| id == keys.request_id.value(i))
+        };
+        Ok((0..batch.num_rows()).map(|i| Some(matches(i))).collect())
+    }
+}

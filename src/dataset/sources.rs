@@ -1,0 +1,315 @@
+//! The records of a data directory: sealed files, and segments that are not sealed yet.
+
+use super::error::Error;
+use super::filter::Filter;
+use crate::model::ModelName;
+use crate::record::{About, unsealed};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use arrow_select::filter::filter_record_batch;
+use jiff::civil::Date;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::KeyValue;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// All files and segments of one model that can hold matching records, oldest first. Only metadata has been read.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) predictions: Vec<Source>,
+    pub(super) feedback: Vec<Stored>,
+    /// Files that the log's retention deleted between listing and opening.
+    pub(super) deleted_files: usize,
+}
+
+/// Predictions of one version, in one file or segment.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) about: Arc<About>,
+    pub(super) stored: Stored,
+}
+
+/// Records in one file or in memory, in parts that can be read independently.
+#[derive(Debug)]
+pub(super) struct Stored {
+    location: Location,
+    pub(super) schema: SchemaRef,
+    pub(super) parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+enum Location {
+    File(PathBuf),
+    Memory(Vec<RecordBatch>),
+}
+
+/// A row group of a file, or a batch in memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    index: usize,
+    pub(super) rows: usize,
+    /// The uncompressed size.
+    bytes: usize,
+}
+
+/// Limits for one decoded batch of a file.
+const BATCH_BYTES: usize = 16 << 20;
+const BATCH_ROWS: usize = 8192;
+
+impl Sources {
+    /// Finds the records of a model in a data directory.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or is not a file of the log.
+    pub(super) fn open(data: &Path, model: &ModelName, filter: &Filter) -> Result<Sources, Error> {
+        if !data.is_dir() {
+            return Err(Error::Failed(format!("there is no data directory {}", data.display())));
+        }
+        // Segments are read before files are listed. A segment that is sealed in between is then found twice, and read once.
+        let unsealed = unsealed(data, model).map_err(|e| Error::at("read the segments in", &data.join("log"), e))?;
+        let mut sources = Sources { predictions: Vec::new(), feedback: Vec::new(), deleted_files: 0 };
+        for file in sealed_files(&data.join("predictions"), model, &unsealed.segments)? {
+            if file.date.is_none_or(|date| filter.matches_date(date)) {
+                match prediction_file(&file.path, filter) {
+                    Ok(found) => sources.predictions.extend(found),
+                    Err(OpenError::Deleted) => sources.deleted_files += 1,
+                    Err(OpenError::Failed(error)) => return Err(error),
+                }
+            }
+        }
+        for file in sealed_files(&data.join("feedback"), model, &unsealed.segments)? {
+            match Stored::file(&file.path, |_| true) {
+                Ok((stored, _)) => sources.feedback.push(stored),
+                Err(OpenError::Deleted) => sources.deleted_files += 1,
+                Err(OpenError::Failed(error)) => return Err(error),
+            }
+        }
+        for (about, batches) in unsealed.predictions {
+            if filter.matches_version(about.version) {
+                let selected: Result<Vec<RecordBatch>, Error> =
+                    batches.iter().map(|batch| select(batch, filter)).collect();
+                let selected: Vec<RecordBatch> = selected?.into_iter().filter(|batch| batch.num_rows() > 0).collect();
+                sources.predictions.extend(Stored::memory(selected).map(|stored| Source { about, stored }));
+            }
+        }
+        sources.feedback.extend(unsealed.feedback.into_iter().filter_map(|batch| Stored::memory(vec![batch])));
+        Ok(sources)
+    }
+
+    #[must_use]
+    pub(super) fn rows(&self) -> usize {
+        self.predictions.iter().map(|source| source.stored.rows()).sum()
+    }
+}
+
+/// The models with a directory of predictions in the data directory.
+///
+/// # Errors
+/// When an existing directory cannot be read.
+pub(super) fn models(data: &Path) -> Result<BTreeSet<ModelName>, Error> {
+    let root = data.join("predictions");
+    Ok(names(&root)?.into_iter().filter_map(|name| name.strip_prefix("model=")?.parse().ok()).collect())
+}
+
+/// The matching records of a batch.
+///
+/// # Errors
+/// When a column is missing or of another type.
+pub(super) fn select(batch: &RecordBatch, filter: &Filter) -> Result<RecordBatch, Error> {
+    let mask = filter.mask(batch)?;
+    if mask.true_count() == batch.num_rows() {
+        return Ok(batch.clone());
+    }
+    filter_record_batch(batch, &mask).map_err(|e| Error::Failed(format!("cannot select records: {e}")))
+}
+
+impl Stored {
+    fn memory(batches: Vec<RecordBatch>) -> Option<Stored> {
+        let schema = batches.first()?.schema();
+        let part = |(index, batch): (usize, &RecordBatch)| Part {
+            index,
+            rows: batch.num_rows(),
+            bytes: batch.get_array_memory_size(),
+        };
+        let parts = batches.iter().enumerate().map(part).collect();
+        Some(Stored { location: Location::Memory(batches), schema, parts })
+    }
+
+    /// Opens a file and selects its row groups. Also returns its key-value metadata.
+    fn file(
+        path: &Path,
+        matches: impl Fn(&parquet::file::metadata::RowGroupMetaData) -> bool,
+    ) -> Result<(Stored, Vec<KeyValue>), OpenError> {
+        let builder = open(path)?;
+        let metadata = builder.metadata();
+        let groups = metadata.row_groups().iter().enumerate();
+        let parts = groups
+            .filter(|(_, group)| matches(group))
+            .map(|(index, group)| Part {
+                index,
+                rows: usize::try_from(group.num_rows()).unwrap_or_default(),
+                bytes: usize::try_from(group.total_byte_size()).unwrap_or_default(),
+            })
+            .collect();
+        let key_values = metadata.file_metadata().key_value_metadata().cloned().unwrap_or_default();
+        // The schema is kept without the metadata, because there may be thousands of files.
+        let schema = Arc::new(builder.schema().as_ref().clone().with_metadata(std::collections::HashMap::new()));
+        Ok((Stored { location: Location::File(path.to_owned()), schema, parts }, key_values))
+    }
+
+    #[must_use]
+    pub(super) fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    /// The name for messages.
+    #[must_use]
+    pub(super) fn name(&self) -> String {
+        match &self.location {
+            Location::File(path) => path.display().to_string(),
+            Location::Memory(_) => "the segments".to_owned(),
+        }
+    }
+
+    /// Adds the name to an error.
+    #[must_use]
+    pub(super) fn locate(&self, error: Error) -> Error {
+        match error {
+            Error::Failed(message) => Error::Failed(format!("{}: {message}", self.name())),
+            usage @ Error::Usage(_) => usage,
+        }
+    }
+
+    /// Reads parts, given by their indices in `self.parts`, in order. `columns` selects columns of a file; `None` reads all.
+    ///
+    /// # Errors
+    /// When the file cannot be opened. An item is an error if its batch cannot be read.
+    pub(super) fn read<'s>(
+        &'s self,
+        parts: &[usize],
+        columns: Option<&[&str]>,
+    ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, Error>> + 's>, Error> {
+        let path = match &self.location {
+            Location::Memory(batches) => {
+                let parts: Vec<usize> = parts.iter().map(|part| self.parts[*part].index).collect();
+                return Ok(Box::new(parts.into_iter().map(|index| Ok(batches[index].clone()))));
+            }
+            Location::File(path) => path,
+        };
+        let builder = open(path).map_err(|opened| match opened {
+            OpenError::Deleted => Error::at("read", path, "it was deleted in the meantime"),
+            OpenError::Failed(error) => error,
+        })?;
+        let mask = match columns {
+            None => ProjectionMask::all(),
+            Some(names) => {
+                let fields = builder.schema().fields().iter().enumerate();
+                let roots: Vec<usize> =
+                    fields.filter(|(_, field)| names.contains(&field.name().as_str())).map(|(i, _)| i).collect();
+                ProjectionMask::roots(builder.parquet_schema(), roots)
+            }
+        };
+        let selected = || parts.iter().map(|part| self.parts[*part]);
+        // Large records are decoded in smaller batches.
+        let record_bytes = selected().map(|part| part.bytes / part.rows.max(1)).max().unwrap_or_default();
+        let rows =
+            if columns.is_some() { BATCH_ROWS } else { (BATCH_BYTES / record_bytes.max(1)).clamp(1, BATCH_ROWS) };
+        let groups = selected().map(|part| part.index).collect();
+        let reader = builder.with_projection(mask).with_row_groups(groups).with_batch_size(rows).build();
+        let reader = reader.map_err(|e| Error::at("read", path, e))?;
+        Ok(Box::new(reader.map(move |batch| batch.map_err(|e| Error::at("read", path, e)))))
+    }
+}
+
+/// Why a file was not opened.
+enum OpenError {
+    Deleted,
+    Failed(Error),
+}
+
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, OpenError> {
+    let file = File::open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => OpenError::Deleted,
+        _ => OpenError::Failed(Error::at("read", path, e)),
+    })?;
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| OpenError::Failed(Error::at("read", path, e)))
+}
+
+fn prediction_file(path: &Path, filter: &Filter) -> Result<Option<Source>, OpenError> {
+    let (stored, key_values) = Stored::file(path, |group| filter.may_match(group))?;
+    let about = about(&key_values).map_err(|why| {
+        let message = format!("{} is not a file of the prediction log: {why}", path.display());
+        OpenError::Failed(Error::Failed(message))
+    })?;
+    let matches = filter.matches_version(about.version) && !stored.parts.is_empty();
+    Ok(matches.then(|| Source { about: Arc::new(about), stored }))
+}
+
+/// Reads the metadata that applies to all records of a file.
+fn about(key_values: &[KeyValue]) -> Result<About, String> {
+    let value = |key: &str| {
+        let found = key_values.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.as_deref());
+        found.ok_or_else(|| format!("its metadata has no {key}"))
+    };
+    let names = |key: &str| {
+        let names: Result<BTreeSet<String>, _> = serde_json::from_str(value(key)?);
+        names.map_err(|e| format!("{key} is not a list of columns: {e}"))
+    };
+    let signature = serde_json::from_str(value("sluicegate.signature")?).map_err(|e| e.to_string());
+    Ok(About {
+        model: value("sluicegate.model")?.parse().map_err(|e| format!("{e}"))?,
+        version: value("sluicegate.version")?.parse().map_err(|e| format!("{e}"))?,
+        sha256: value("sluicegate.sha256")?.to_owned(),
+        signature: signature.and_then(About::signature_of).map_err(|e| format!("sluicegate.signature: {e}"))?,
+        hashed: names("sluicegate.hashed")?,
+        dropped: names("sluicegate.dropped")?,
+    })
+}
+
+/// A sealed file, and the date in its path.
+struct SealedFile {
+    date: Option<Date>,
+    path: PathBuf,
+}
+
+/// The sealed files of a model below `root`, oldest first, without those of the segments in `already_read`.
+fn sealed_files(root: &Path, model: &ModelName, already_read: &BTreeSet<u64>) -> Result<Vec<SealedFile>, Error> {
+    let dir = root.join(format!("model={model}"));
+    let mut files = Vec::new();
+    for day in names(&dir)? {
+        let date = day.strip_prefix("date=").and_then(|date| date.parse().ok());
+        for name in names(&dir.join(&day))? {
+            let segment = name.split('-').next().and_then(|number| number.parse().ok());
+            if name.ends_with(".parquet") && !segment.is_some_and(|number| already_read.contains(&number)) {
+                files.push(SealedFile { date, path: dir.join(&day).join(&name) });
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The names in a directory, sorted. Empty if it does not exist or is not a directory.
+fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        entries => entries.map_err(|e| Error::at("list", dir, e))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::at("list", dir, e))?;
+        names.extend(entry.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The models with a directory in a models directory.
+#[must_use]
+pub(super) fn models_in(models: &Path) -> BTreeSet<ModelName> {
+    let names = names(models).unwrap_or_default().into_iter();
+    names.filter(|name| models.join(name).is_dir()).filter_map(|name| name.parse().ok()).collect()
+}
