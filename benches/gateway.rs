@@ -128,7 +128,9 @@ fn whole_request(c: &mut Criterion) {
             let version = exchange.served().version_text.clone();
             let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
             let answer = oip::encode(&ran.answer, &head, &form).expect("floats have a JSON form");
-            let ended = runtime.block_on(gateway.end(exchange, Ok(ran))).expect("nothing is recorded");
+            let ended = runtime
+                .block_on(gateway.end(exchange, Ok(ran), started + Duration::from_secs(10)))
+                .expect("nothing is recorded");
             assert!(ended.is_none(), "no shadow, nothing left to do");
             black_box(answer)
         });

@@ -7,6 +7,7 @@ use super::body::{check_encoding, next};
 use super::models::state_of;
 use super::refused::Refused;
 use super::shapes::Problem;
+use crate::http::discard;
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry;
 use axum::Json;
@@ -83,22 +84,6 @@ fn too_large(cap: u64) -> Failure {
         "the file is larger than the {cap} bytes that may be pushed; copy it into the models directory instead"
     );
     Failure::new(Code::BodyTooLarge, words)
-}
-
-/// Reads on for a little: a client that is cut off while it sends does not read why.
-async fn discard(body: &mut Body) {
-    const BYTES: usize = 64 << 20;
-    const TIME: Duration = Duration::from_secs(2);
-    let _ = tokio::time::timeout(TIME, async {
-        let mut left = BYTES;
-        while let Ok(Some(piece)) = next(body).await {
-            left = left.saturating_sub(piece.len());
-            if left == 0 {
-                break;
-            }
-        }
-    })
-    .await;
 }
 
 /// A file that is whole and durable and not yet a version. Removed when this is dropped, unless the manager moved it.

@@ -1,7 +1,6 @@
 //! Feedback: `{"feedback":[{"request_id":"…","row":0,"label":…,"values":{…},"ts":"RFC 3339"}]}`.
 
-use super::complaints::{Complaints, shown};
-use crate::model::{Failure, Feedback, Label, RequestId};
+use crate::model::{Complaints, Failure, Feedback, Label, RequestId, quoted};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -22,7 +21,7 @@ const MEMBERS: [&str; 5] = ["request_id", "row", "label", "values", "ts"];
 pub fn decode(body: &[u8], now: i64) -> Result<Vec<Feedback>, Failure> {
     let mut complaints = Complaints::default();
     let feedback = entries(body, now, &mut complaints);
-    complaints.settle(feedback)
+    complaints.into_result(feedback)
 }
 
 fn entries(body: &[u8], now: i64, complaints: &mut Complaints) -> Vec<Feedback> {
@@ -44,7 +43,7 @@ fn entries(body: &[u8], now: i64, complaints: &mut Complaints) -> Vec<Feedback> 
     }
     let mut read = Vec::with_capacity(list.len());
     for (i, entry) in list.iter().enumerate() {
-        if complaints.full() {
+        if complaints.is_full() {
             break;
         }
         let mut of_entry = Complaints::default();
@@ -59,7 +58,7 @@ fn entries(body: &[u8], now: i64, complaints: &mut Complaints) -> Vec<Feedback> 
 
 fn one(members: &Map<String, Value>, now: i64, complaints: &mut Complaints) -> Option<Feedback> {
     for unknown in members.keys().filter(|key| !MEMBERS.contains(&key.as_str())) {
-        complaints.request(format!("unknown member {}: an entry has {}", shown(unknown), MEMBERS.join(", ")));
+        complaints.request(format!("unknown member {}: an entry has {}", quoted(unknown), MEMBERS.join(", ")));
     }
     let request_id = match members.get("request_id") {
         Some(Value::String(id)) if (1..=RequestId::MAX_BYTES).contains(&id.len()) => Some(id.clone()),
@@ -134,7 +133,7 @@ fn values(values: Option<&Value>, complaints: &mut Complaints) -> Vec<(String, f
         } else if let Some(number) = value.as_f64() {
             read.push((name.clone(), number));
         } else {
-            complaints.request(format!("values.{}: expected a number, got {}", shown(name), kind(value)));
+            complaints.request(format!("values.{}: expected a number, got {}", quoted(name), kind(value)));
         }
     }
     read
@@ -170,7 +169,7 @@ fn kind(value: &Value) -> &'static str {
 /// A value as it was written, where that is short.
 fn written(value: &Value) -> String {
     match value {
-        Value::String(text) => shown(text),
+        Value::String(text) => quoted(text),
         Value::Number(number) => number.to_string(),
         other => kind(other).to_owned(),
     }

@@ -2,12 +2,11 @@
 //!
 //! Read and written by the rules of the wire, but FP16 may be written as numbers: a file has no binary form.
 
-use super::complaints::Complaints;
 use super::elements::Rules;
 use super::json::{Reader, Seen};
 use super::oip::{Blobs, Side, request_body, tensors};
 use super::text;
-use crate::model::{Code, Failure, InferenceRequest, NamedTensor};
+use crate::model::{Code, Complaints, Failure, InferenceRequest, NamedTensor};
 use crate::tensor::Data;
 use bytes::Bytes;
 use sonic_number::{ParserNumber, parse_number};
@@ -155,7 +154,7 @@ fn case(reader: &mut Reader<'_>) -> Result<GoldenCase, Failure> {
         let mut complaints = Complaints::default();
         let side = Side { list: "outputs", one: "output" };
         case.outputs = tensors(reader, &mut Blobs::new(None), RULES, side, &mut complaints)?;
-        complaints.settle(())
+        complaints.into_result(())
     })?;
     Ok(case)
 }
@@ -234,17 +233,9 @@ fn list<T>(
     let mut first = true;
     while reader.next_item(&mut first)? {
         let place = format!("{one} {}: ", items.len());
-        items.push(read(reader).map_err(|failure| prefixed(failure, &place))?);
+        items.push(read(reader).map_err(|failure| failure.within(&place))?);
     }
     Ok(items)
-}
-
-fn prefixed(mut failure: Failure, place: &str) -> Failure {
-    failure.message.insert_str(0, place);
-    for detail in &mut failure.details {
-        detail.insert_str(0, place);
-    }
-    failure
 }
 
 fn wrong(what: String) -> Failure {

@@ -17,7 +17,6 @@
 //! an [`Answer`](crate::model::Answer); typed values come from [`nested`] and go through [`text`]
 //! (`docs/how-to-add/wire-format.md`).
 
-mod complaints;
 mod decimal;
 mod elements;
 pub mod feedback;

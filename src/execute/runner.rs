@@ -171,7 +171,7 @@ impl Runner {
         let whole = Checked::stack(requests)?;
         let rows: Vec<usize> = requests.iter().map(|request| request.rows()).collect::<Option<_>>()?;
         let Ran { answer, infer, batch_rows, .. } = self.run_aside(&whole).ok()?;
-        let answers = answer.cut(&rows)?;
+        let answers = answer.split_rows(&rows)?;
         self.cost.learn(whole.elements(), infer);
         self.tally.together(batch_rows);
         let each = |answer| Ran { answer, queue: Duration::ZERO, infer, batch_rows, counts: true };

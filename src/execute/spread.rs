@@ -52,7 +52,7 @@ impl Spread {
         // Unwind safety: what a panic passed through is dropped with it; the part has no answer. An engine's panic does not come here.
         let answer = catch_unwind(AssertUnwindSafe(|| {
             let from = self.rows[..part].iter().sum();
-            runner.run_part(&self.request.some(from, self.rows[part])?)
+            runner.run_part(&self.request.slice_rows(from, self.rows[part])?)
         }));
         drop(runner);
         let answer = answer.ok().flatten();

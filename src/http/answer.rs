@@ -1,4 +1,4 @@
-//! Answers: their headers and bodies.
+//! The headers and bodies of answers.
 
 use super::problem;
 use crate::model::{Failure, RequestId};
@@ -11,25 +11,25 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 use std::time::Duration;
 
-pub type HttpResponse = Response<Full<Bytes>>;
+pub(super) type HttpResponse = Response<Full<Bytes>>;
 
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub const X_VERSION: HeaderName = HeaderName::from_static("x-sluicegate-version");
-pub const X_ARM: HeaderName = HeaderName::from_static("x-sluicegate-arm");
-pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-pub const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_VERSION: HeaderName = HeaderName::from_static("x-sluicegate-version");
+pub(super) const X_ARM: HeaderName = HeaderName::from_static("x-sluicegate-arm");
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// A JSON answer with status 200.
-pub fn json(body: impl Into<Bytes>) -> HttpResponse {
+pub(super) fn json(body: impl Into<Bytes>) -> HttpResponse {
     let mut response = Response::new(Full::new(body.into()));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }
 
-/// A prediction's body: JSON alone, or JSON of the given length followed by binary tensors.
-pub fn prediction(body: Bytes, json_length: Option<usize>) -> HttpResponse {
+/// The answer to a prediction: JSON, or JSON of the given length followed by binary tensors.
+pub(super) fn prediction(body: Bytes, json_length: Option<usize>) -> HttpResponse {
     let mut response = json(body);
     if let Some(length) = json_length {
         response.headers_mut().insert(CONTENT_TYPE, BINARY);
@@ -39,27 +39,27 @@ pub fn prediction(body: Bytes, json_length: Option<usize>) -> HttpResponse {
 }
 
 /// An error answer.
-pub fn failed(failure: &Failure) -> HttpResponse {
+pub(super) fn error(failure: &Failure) -> HttpResponse {
     problem::response(failure).map(Full::new)
 }
 
-/// Marks an answer as compressed.
-pub fn encoded(headers: &mut HeaderMap, encoding: &'static str) {
+/// Sets the headers of a compressed answer.
+pub(super) fn set_encoding(headers: &mut HeaderMap, encoding: &'static str) {
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
 }
 
-/// The caller's `x-request-id`, where there is one that can be an id.
-pub fn caller_id(headers: &HeaderMap) -> Option<RequestId> {
+/// The caller's `x-request-id`. `None` if it is missing, empty or too long.
+pub(super) fn caller_id(headers: &HeaderMap) -> Option<RequestId> {
     let value = headers.get(X_REQUEST_ID)?;
     RequestId::from_caller(String::from_utf8_lossy(value.as_bytes()).into_owned())
         .ok()
         .filter(|id| !id.as_str().is_empty())
 }
 
-/// Puts the request id on an answer, as it is where a header can carry it and percent-encoded where it cannot.
-pub fn request_id(headers: &mut HeaderMap, id: &RequestId) {
-    /// What a header value cannot carry, or a proxy might trim; `%` too, so that an encoded id can be decoded.
+/// Sets the header `x-request-id`. An id that a header cannot carry is percent-encoded.
+pub(super) fn set_request_id(headers: &mut HeaderMap, id: &RequestId) {
+    /// Characters that a header value cannot carry or that a proxy might trim. Also `%`, so that an encoded id can be decoded.
     const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');
     let text = id.as_str();
     let plain = text.bytes().all(|b| (0x21..=0x7e).contains(&b)) && !text.is_empty();
@@ -68,36 +68,36 @@ pub fn request_id(headers: &mut HeaderMap, id: &RequestId) {
     } else {
         HeaderValue::from_str(&utf8_percent_encode(text, UNSAFE).to_string())
     };
-    headers.insert(
-        X_REQUEST_ID,
-        value.expect("visible ASCII is a header value, and percent-encoding leaves nothing else"),
-    );
+    headers.insert(X_REQUEST_ID, value.expect("both the plain and the percent-encoded form are visible ASCII"));
 }
 
-/// Who answered: version and arm, both of which are header text by their own rules.
-pub fn served_by(headers: &mut HeaderMap, version: &ByteString, arm: &ByteString) {
+/// Sets the headers that name the version and the arm that answered.
+pub(super) fn set_served_by(headers: &mut HeaderMap, version: &ByteString, arm: &ByteString) {
     for (name, text) in [(X_VERSION, version), (X_ARM, arm)] {
-        // Versions are digits, and arms match [A-Za-z0-9._-]: both checked where they are made.
+        // Always valid: versions are digits, and arms match [A-Za-z0-9._-].
         if let Ok(value) = HeaderValue::from_maybe_shared(text.as_bytes().clone()) {
             headers.insert(name, value);
         }
     }
 }
 
-/// `server-timing` (W3C Server Timing), in milliseconds with microsecond digits.
-pub fn timing(headers: &mut HeaderMap, queue: Duration, infer: Duration) {
+/// Sets `server-timing` (W3C Server Timing), in milliseconds with three decimals.
+pub(super) fn set_timing(headers: &mut HeaderMap, queue: Duration, infer: Duration) {
     let mut text = SmallVec::<[u8; 96]>::new();
     text.extend_from_slice(b"queue;dur=");
     millis(&mut text, queue);
     text.extend_from_slice(b", infer;dur=");
     millis(&mut text, infer);
-    headers.insert(SERVER_TIMING, HeaderValue::from_bytes(&text).expect("digits and punctuation are header text"));
+    headers.insert(
+        SERVER_TIMING,
+        HeaderValue::from_bytes(&text).expect("digits and ASCII punctuation are valid in a header"),
+    );
 }
 
 fn millis(text: &mut SmallVec<[u8; 96]>, duration: Duration) {
     let micros = duration.as_micros();
     text.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
-    // One more digit in front keeps the zeros.
+    // Adding 1000 keeps leading zeros. The first digit is cut off below.
     let fraction = micros % 1000 + 1000;
     text.push(b'.');
     text.extend_from_slice(&itoa::Buffer::new().format(fraction).as_bytes()[1..]);

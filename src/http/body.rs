@@ -12,18 +12,15 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// Bytes of a refused body that are still read, and the time for it: a client that is cut off while it sends never reads why.
-const DISCARDED: usize = 64 << 20;
+/// How much of a refused body is still read, and for how long.
+const MAX_DISCARDED: usize = 64 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// Reads and drops what is left of a body that is refused, so that its sender comes to read the answer. One that asked first
-/// (`Expect: 100-continue`) has not begun to send.
-pub async fn discard(headers: &HeaderMap, mut body: Incoming) {
-    if headers.contains_key(EXPECT) {
-        return;
-    }
+/// Reads and drops the rest of a refused body, up to a limit. A client whose connection closes while it still sends does not read
+/// the answer.
+pub(crate) async fn discard<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
     let reading = async {
-        let mut left = DISCARDED;
+        let mut left = MAX_DISCARDED;
         while let Some(Ok(frame)) = body.frame().await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if left == 0 {
@@ -31,84 +28,93 @@ pub async fn discard(headers: &HeaderMap, mut body: Incoming) {
             }
         }
     };
-    // Whoever takes longer is cut off after all.
+    // After the time limit the connection closes while the client sends.
     let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
 }
 
-/// Reads a whole body of at most `cap` bytes.
+/// Discards the body of a request. A client that sent `Expect: 100-continue` has not sent it yet.
+pub(super) async fn discard_request(headers: &HeaderMap, mut body: Incoming) {
+    if !headers.contains_key(EXPECT) {
+        discard(&mut body).await;
+    }
+}
+
+/// Reads a whole body of at most `max` bytes.
 ///
 /// # Errors
-/// `BODY_TOO_LARGE` as soon as it is known, `BODY_TIMEOUT` when it is not all there `within` the time, `DEADLINE_EXCEEDED` when
-/// the request's own deadline is sooner, `INVALID_REQUEST` when the connection breaks in the middle.
-pub async fn read(
+/// `BODY_TOO_LARGE` as soon as the size is known to exceed `max`, `BODY_TIMEOUT` if the body is not complete after `timeout`,
+/// `DEADLINE_EXCEEDED` if the request's own deadline comes first, `INVALID_REQUEST` if the
+/// connection ends too early or the transfer encoding is broken.
+pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Incoming,
-    cap: usize,
-    within: Duration,
+    max: usize,
+    timeout: Duration,
     deadline: Instant,
 ) -> Result<Bytes, Failure> {
     let too_large = |size: Option<u64>| {
         let got = size.map_or_else(|| "more".to_owned(), |n| n.to_string());
-        Failure::new(Code::BodyTooLarge, format!("the body may have at most {cap} bytes, got {got}"))
+        Failure::new(Code::BodyTooLarge, format!("the body may have at most {max} bytes, got {got}"))
     };
-    if body.size_hint().lower() > cap as u64 {
-        let size = body.size_hint().lower();
-        discard(headers, body).await;
-        return Err(too_large(Some(size)));
+    let announced = body.size_hint().lower();
+    if announced > max as u64 {
+        discard_request(headers, body).await;
+        return Err(too_large(Some(announced)));
     }
-    // Most bodies came in the same packet as their headers: then no timer is made at all.
+    // Most bodies arrive in the same packet as their headers. Those need no timer.
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
-    let mut limit: Option<Pin<Box<tokio::time::Sleep>>> = None;
-    let body_limit = Instant::now() + within;
-    let mut whole: Option<Bytes> = None;
-    let mut grown = BytesMut::new();
     let mut next = match first {
         Poll::Ready(frame) => Some(frame),
         Poll::Pending => None,
     };
+    let time_limit = Instant::now() + timeout;
+    let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    // A body of one frame is used as it is. One of several frames is copied together.
+    let mut whole: Option<Bytes> = None;
+    let mut joined = BytesMut::new();
     loop {
         let frame = if let Some(frame) = next.take() {
             frame
         } else {
-            let limit =
-                limit.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(body_limit.min(deadline).into())));
+            let timer =
+                timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(time_limit.min(deadline).into())));
             tokio::select! {
                 biased;
                 frame = body.frame() => frame,
-                () = limit.as_mut() => return Err(late(within, deadline)),
+                () = timer.as_mut() => return Err(too_slow(timeout, deadline)),
             }
         };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| {
-            Failure::new(Code::InvalidRequest, "the body ended before its announced length")
+            Failure::new(Code::InvalidRequest, "the body is incomplete, or its transfer encoding is broken")
                 .with_internal(e.to_string())
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        let so_far = whole.as_ref().map_or(grown.len(), Bytes::len);
-        if so_far + data.len() > cap {
-            discard(headers, body).await;
+        let so_far = whole.as_ref().map_or(joined.len(), Bytes::len);
+        if so_far + data.len() > max {
+            discard_request(headers, body).await;
             return Err(too_large(None));
         }
         match whole.take() {
-            None if grown.is_empty() => whole = Some(data),
-            None => grown.extend_from_slice(&data),
+            None if joined.is_empty() => whole = Some(data),
+            None => joined.extend_from_slice(&data),
             Some(start) => {
-                // Reserving what was announced could be made to cost memory nothing is sent for; growing costs a copy.
-                grown.reserve(start.len() + data.len());
-                grown.extend_from_slice(&start);
-                grown.extend_from_slice(&data);
+                // Memory is not reserved for the announced length, because the client may never send that much.
+                joined.reserve(start.len() + data.len());
+                joined.extend_from_slice(&start);
+                joined.extend_from_slice(&data);
             }
         }
         if body.is_end_stream() {
             break;
         }
     }
-    Ok(whole.unwrap_or_else(|| grown.freeze()))
+    Ok(whole.unwrap_or_else(|| joined.freeze()))
 }
 
-fn late(within: Duration, deadline: Instant) -> Failure {
+fn too_slow(timeout: Duration, deadline: Instant) -> Failure {
     if Instant::now() >= deadline {
-        return Failure::new(Code::DeadlineExceeded, "the deadline passed before the body had been read");
+        return Failure::new(Code::DeadlineExceeded, "the deadline passed before the body was complete");
     }
-    Failure::new(Code::BodyTimeout, format!("the body was not all there after {} ms", within.as_millis()))
+    Failure::new(Code::BodyTimeout, format!("the body was not complete after {} ms", timeout.as_millis()))
 }

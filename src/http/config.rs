@@ -1,25 +1,25 @@
-//! The data plane's settings.
+//! The settings of the data plane.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// The data plane's settings; `config/sluicegate.toml` says why each default is what it is.
+/// The settings of the data plane. `config/sluicegate.toml` explains the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Predict requests in flight; one more is refused with `TOO_MANY_REQUESTS`.
+    /// The most predict requests in flight. One more is refused with `TOO_MANY_REQUESTS`.
     pub max_in_flight: usize,
-    /// Open connections; one more waits in the kernel's backlog.
+    /// The most open connections. One more waits in the kernel's backlog.
     pub max_connections: usize,
-    /// Bytes of a body, compressed and decompressed alike.
+    /// The most bytes of a body, compressed and decompressed.
     pub max_body: usize,
-    /// Bytes of a request's headers.
+    /// The most bytes of a request's headers.
     pub max_headers: usize,
     pub header_timeout: Duration,
     pub body_timeout: Duration,
     pub idle_timeout: Duration,
-    /// The deadline of a request that brings none.
+    /// The timeout of a request that sets none.
     pub request_timeout: Duration,
-    /// The most a request may ask for.
+    /// The longest timeout that a request may set.
     pub max_request_timeout: Duration,
     pub io_threads: NonZeroUsize,
 }

@@ -1,6 +1,6 @@
-//! One connection: which HTTP it speaks, and its limits on time.
+//! One connection: its protocol and its time limits.
 
-use super::door::DataPlane;
+use super::data_plane::DataPlane;
 use super::handle::handle;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,53 +16,53 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-/// From the start of a stop to the end of a connection on which nothing is asked: for the last bytes of an answer to leave, not
-/// for a peer that is silent or half-way through a request.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// When the server stops, the time until a connection without a running request is closed. It lets the last bytes of an answer be
+/// sent. It is not meant for a client that is idle or in the middle of a request.
+const CLOSE_DELAY: Duration = Duration::from_millis(500);
 
-/// Limits on how long a connection may take over things.
+/// The time limits of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// For the first byte, and for a whole head once its first byte came.
+pub(super) struct Timeouts {
+    /// For the first byte, and from the first byte of a request's headers to their end.
     pub head: Duration,
-    /// Without any request.
+    /// Between requests.
     pub idle: Duration,
 }
 
-/// What the watchdog reads of a connection, and the connection writes without looking at a clock.
+/// What a connection is doing. The connection writes it without reading a clock, the watchdog reads it.
 #[derive(Debug, Default)]
-struct Pulse {
-    /// Bytes came since the last request's head was complete.
-    unfinished: AtomicBool,
-    /// Requests whose answer is not ready.
-    open: AtomicU32,
-    /// Requests so far.
+struct ConnActivity {
+    /// Bytes have arrived that belong to no complete headers yet.
+    partial_head: AtomicBool,
+    /// Requests that are not answered yet.
+    active: AtomicU32,
+    /// All requests so far.
     requests: AtomicU64,
 }
 
 /// Serves a connection until it ends, breaks its limits, or the server stops.
-pub(super) async fn serve(stream: TcpStream, door: Arc<DataPlane>, patience: Patience, stop: watch::Receiver<bool>) {
-    // Small answers leave at once. A socket that refuses the option still works.
+pub(super) async fn serve(stream: TcpStream, plane: Arc<DataPlane>, timeouts: Timeouts, stop: watch::Receiver<bool>) {
+    // Small answers are sent at once. If setting the option fails, the connection still works.
     let _ = stream.set_nodelay(true);
-    let pulse = Arc::new(Pulse::default());
+    let activity = Arc::new(ConnActivity::default());
     let mut stopping = stop.clone();
     let is_h2 = tokio::select! {
-        spoken = tokio::time::timeout(patience.head, speaks_h2(&stream)) => match spoken {
+        detected = tokio::time::timeout(timeouts.head, is_http2(&stream)) => match detected {
             Ok(Ok(is_h2)) => is_h2,
             _ => return,
         },
-        // Nothing was asked yet, so nothing is owed.
+        // There is no request yet, so there is nothing to finish.
         _ = stopping.wait_for(|stop| *stop) => return,
     };
-    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
-    let counted = Arc::clone(&pulse);
+    let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
+    let counted = Arc::clone(&activity);
     let service = service_fn(move |request| {
         counted.requests.fetch_add(1, Ordering::Relaxed);
-        let open = Open::new(Arc::clone(&counted));
-        let door = Arc::clone(&door);
+        let active = ActiveGuard::new(Arc::clone(&counted));
+        let plane = Arc::clone(&plane);
         async move {
-            let response = handle(door, request).await;
-            drop(open);
+            let response = handle(plane, request).await;
+            drop(active);
             Ok::<_, Infallible>(response)
         }
     });
@@ -72,29 +72,30 @@ pub(super) async fn serve(stream: TcpStream, door: Arc<DataPlane>, patience: Pat
             .max_concurrent_streams(256)
             .max_header_list_size(128 * 1024)
             .serve_connection(io, service);
-        watch(connection, hyper::server::conn::http2::Connection::graceful_shutdown, &pulse, patience, true, stop)
+        watch(connection, hyper::server::conn::http2::Connection::graceful_shutdown, &activity, timeouts, true, stop)
             .await;
     } else {
         let connection = hyper::server::conn::http1::Builder::new()
-            // The watchdog does this, without a timer per request, and does not close idle connections with it.
+            // The watchdog enforces this limit. It needs no timer per request, and treats idle connections differently.
             .header_read_timeout(None)
             .serve_connection(io, service);
-        watch(connection, hyper::server::conn::http1::Connection::graceful_shutdown, &pulse, patience, false, stop)
+        watch(connection, hyper::server::conn::http1::Connection::graceful_shutdown, &activity, timeouts, false, stop)
             .await;
     }
 }
 
-/// Runs a connection under its watchdog. An error of the connection is its peer's business: it went away or spoke no HTTP.
+/// Runs a connection, and closes it when it exceeds a time limit. An error of the connection is ignored: the client has closed it
+/// or does not speak HTTP.
 async fn watch<C: Future>(
     connection: C,
     finish: impl Fn(Pin<&mut C>),
-    pulse: &Pulse,
-    patience: Patience,
+    activity: &ConnActivity,
+    timeouts: Timeouts,
     is_h2: bool,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connection = pin!(connection);
-    let every = (patience.head.min(patience.idle) / 2).max(Duration::from_millis(10));
+    let every = (timeouts.head.min(timeouts.idle) / 2).max(Duration::from_millis(10));
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stopping = false;
@@ -107,24 +108,23 @@ async fn watch<C: Future>(
             _ = stop.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
                 finish(connection.as_mut());
-                tick.reset_after(LAST_WORDS);
+                tick.reset_after(CLOSE_DELAY);
             }
             _ = tick.tick() => {
-                let (now, requests) = (Instant::now(), pulse.requests.load(Ordering::Relaxed));
-                if stopping && pulse.open.load(Ordering::Relaxed) == 0 {
+                let (now, requests) = (Instant::now(), activity.requests.load(Ordering::Relaxed));
+                if stopping && activity.active.load(Ordering::Relaxed) == 0 {
                     return;
                 }
-                if pulse.open.load(Ordering::Relaxed) > 0 || requests != idle_since.0 {
+                if activity.active.load(Ordering::Relaxed) > 0 || requests != idle_since.0 {
                     (head_since, idle_since) = (None, (requests, now));
                     continue;
                 }
-                // HTTP/2 sends frames of its own between requests, so bytes need not be a request's head; its first request is due
-                // like any other.
-                let due = if is_h2 { requests == 0 } else { pulse.unfinished.load(Ordering::Relaxed) };
-                if due && now.duration_since(*head_since.get_or_insert(now)) >= patience.head {
+                // With HTTP/2, bytes between requests can be frames of other kinds. There the limit applies to the first request.
+                let waiting_for_head = if is_h2 { requests == 0 } else { activity.partial_head.load(Ordering::Relaxed) };
+                if waiting_for_head && now.duration_since(*head_since.get_or_insert(now)) >= timeouts.head {
                     return;
                 }
-                if now.duration_since(idle_since.1) >= patience.idle {
+                if now.duration_since(idle_since.1) >= timeouts.idle {
                     return;
                 }
             }
@@ -132,8 +132,8 @@ async fn watch<C: Future>(
     }
 }
 
-/// Whether the first bytes are HTTP/2's preface ("PRI * HTTP/2.0…"); no HTTP/1 method begins with "PRI".
-async fn speaks_h2(stream: &TcpStream) -> io::Result<bool> {
+/// Whether the connection starts with the HTTP/2 preface ("PRI * HTTP/2.0…"). No HTTP/1 method starts with "PRI".
+async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
     const PREFACE: &[u8] = b"PRI";
     let mut start = [0u8; 3];
     loop {
@@ -147,33 +147,33 @@ async fn speaks_h2(stream: &TcpStream) -> io::Result<bool> {
         if n == PREFACE.len() {
             return Ok(true);
         }
-        // A peer that sent one or two bytes of the preface: readiness does not tell when the rest is there.
+        // One or two bytes of the preface have arrived. Those keep the socket readable, so only polling finds the third.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// A request without its answer yet; also when its client goes away.
-struct Open(Arc<Pulse>);
+/// Counts a request as active until it is dropped, also if the client disconnects.
+struct ActiveGuard(Arc<ConnActivity>);
 
-impl Open {
-    fn new(pulse: Arc<Pulse>) -> Open {
-        pulse.open.fetch_add(1, Ordering::Relaxed);
-        Open(pulse)
+impl ActiveGuard {
+    fn new(activity: Arc<ConnActivity>) -> ActiveGuard {
+        activity.active.fetch_add(1, Ordering::Relaxed);
+        ActiveGuard(activity)
     }
 }
 
-impl Drop for Open {
+impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        // What came so far was this request's; what comes now is the next one's head.
-        self.0.unfinished.store(false, Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        // The bytes so far belonged to this request. The next ones belong to the next request's headers.
+        self.0.partial_head.store(false, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A stream that tells the pulse when bytes come.
+/// A stream that notes arriving bytes in the connection's activity.
 struct Watched {
     stream: TcpStream,
-    pulse: Arc<Pulse>,
+    activity: Arc<ConnActivity>,
 }
 
 impl AsyncRead for Watched {
@@ -181,7 +181,7 @@ impl AsyncRead for Watched {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.pulse.unfinished.store(true, Ordering::Relaxed);
+            self.activity.partial_head.store(true, Ordering::Relaxed);
         }
         polled
     }

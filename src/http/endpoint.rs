@@ -1,51 +1,52 @@
-//! What a path asks for: a closed set.
+//! The endpoints of the data plane, and their paths.
 
-use crate::model::{Code, Failure, Version};
+use crate::model::{Code, Failure, Version, quoted};
 use crate::route::Selector;
 use http::Method;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
-/// One of the data plane's endpoints, borrowed from the path.
+/// An endpoint with the parts of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint<'p> {
+pub(super) enum Endpoint<'p> {
     ServerMetadata,
     Live,
     Ready,
-    /// Open Inference Protocol metadata of a model.
+    /// Open Inference Protocol: metadata of a model.
     Metadata(Target<'p>),
     ModelReady(Target<'p>),
     Infer(Target<'p>),
-    /// TensorFlow Serving: status of a model's versions, or of one.
+    /// TensorFlow Serving: status of all versions of a model, or of one.
     TfsStatus(Target<'p>),
     TfsMetadata(Target<'p>),
     TfsPredict(Target<'p>),
-    /// What really happened, about this model's predictions.
+    /// Feedback about predictions of this model.
     Feedback(Cow<'p, str>),
 }
 
-/// Which model, and which of its versions.
+/// The model and the version that a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target<'p> {
+pub(super) struct Target<'p> {
     pub model: Cow<'p, str>,
-    pub version: Asked<'p>,
+    pub version: VersionPart<'p>,
 }
 
 /// The version part of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked<'p> {
+pub(super) enum VersionPart<'p> {
+    /// The path names no version.
     Any,
     Version(Version),
     Label(Cow<'p, str>),
 }
 
-impl Asked<'_> {
+impl VersionPart<'_> {
     #[must_use]
-    pub fn selector(&self) -> Selector<'_> {
+    pub(super) fn selector(&self) -> Selector<'_> {
         match self {
-            Asked::Any => Selector::Traffic,
-            Asked::Version(v) => Selector::Version(*v),
-            Asked::Label(l) => Selector::Label(l),
+            VersionPart::Any => Selector::Traffic,
+            VersionPart::Version(v) => Selector::Version(*v),
+            VersionPart::Label(l) => Selector::Label(l),
         }
     }
 }
@@ -54,26 +55,26 @@ const READ: &str = "GET, HEAD";
 const WRITE: &str = "POST";
 
 impl<'p> Endpoint<'p> {
-    /// Reads a method and path.
+    /// Parses a method and a path.
     ///
     /// # Errors
-    /// `NOT_FOUND` for a path that is none of the promised ones, `VERSION_NOT_FOUND` for a version that is no number, and
-    /// `METHOD_NOT_ALLOWED` with the methods that are allowed.
-    pub fn parse(method: &Method, path: &'p str) -> Result<Endpoint<'p>, Refused> {
+    /// `NOT_FOUND` for an unknown path, `VERSION_NOT_FOUND` for a version that is not a number, `METHOD_NOT_ALLOWED` with the
+    /// allowed methods.
+    pub(super) fn parse(method: &Method, path: &'p str) -> Result<Endpoint<'p>, Refused> {
         let (endpoint, allow) = Endpoint::of_path(path)?;
-        let fits = match allow {
+        let allowed = match allow {
             READ => method == Method::GET || method == Method::HEAD,
             _ => method == Method::POST,
         };
-        if fits {
+        if allowed {
             return Ok(endpoint);
         }
-        let words = format!("{method} is not a method of {path}; allowed: {allow}");
-        Err(Refused { failure: Failure::new(Code::MethodNotAllowed, words), allow: Some(allow) })
+        let message = format!("method {} is not allowed for {}: use {allow}", quoted(method.as_str()), quoted(path));
+        Err(Refused { failure: Failure::new(Code::MethodNotAllowed, message), allow: Some(allow) })
     }
 
     fn of_path(path: &'p str) -> Result<(Endpoint<'p>, &'static str), Refused> {
-        let unknown = || Refused::from(Failure::new(Code::NotFound, format!("no such path: {}", shown(path))));
+        let unknown = || Refused::from(Failure::new(Code::NotFound, format!("unknown path {}", quoted(path))));
         if let Some(rest) = path.strip_prefix("/v2") {
             return Endpoint::of_v2(rest).ok_or_else(unknown)?.map_err(Refused::from);
         }
@@ -83,7 +84,7 @@ impl<'p> Endpoint<'p> {
         Err(unknown())
     }
 
-    /// `rest` is what follows `/v2`.
+    /// `rest` is the path after `/v2`.
     fn of_v2(rest: &'p str) -> Option<Result<(Endpoint<'p>, &'static str), Failure>> {
         let endpoint = match rest {
             "" | "/" => Endpoint::ServerMetadata,
@@ -99,8 +100,8 @@ impl<'p> Endpoint<'p> {
                 if parts.next().is_some() {
                     return None;
                 }
-                let version = match version.map(asked_version) {
-                    None => Asked::Any,
+                let version = match version.map(version_part) {
+                    None => VersionPart::Any,
                     Some(Ok(version)) => version,
                     Some(Err(failure)) => return Some(Err(failure)),
                 };
@@ -116,7 +117,7 @@ impl<'p> Endpoint<'p> {
         Some(Ok((endpoint, READ)))
     }
 
-    /// `rest` is what follows `/v1/models/`: `M`, `M:predict`, `M/versions/V`, `M/labels/L:predict`, `M/metadata`, …
+    /// `rest` is the path after `/v1/models/`: `M`, `M:predict`, `M/versions/V`, `M/labels/L:predict`, `M/metadata`, …
     fn of_v1(rest: &'p str) -> Option<Result<(Endpoint<'p>, &'static str), Failure>> {
         let (rest, verb) = match rest.rsplit_once(':') {
             Some((rest, verb)) => (rest, Some(verb)),
@@ -132,20 +133,20 @@ impl<'p> Endpoint<'p> {
             return None;
         }
         let version = match (kind, value) {
-            ("versions", Some(value)) => match asked_version(value) {
+            ("versions", Some(value)) => match version_part(value) {
                 Ok(version) => version,
                 Err(failure) => return Some(Err(failure)),
             },
-            ("labels", Some(label)) if !label.is_empty() => Asked::Label(name(label)),
+            ("labels", Some(label)) if !label.is_empty() => VersionPart::Label(name(label)),
             ("labels", _) => return None,
-            _ => Asked::Any,
+            _ => VersionPart::Any,
         };
         let target = Target { model, version };
         match (last, verb) {
             (None, None) => Some(Ok((Endpoint::TfsStatus(target), READ))),
             (Some("metadata"), None) => Some(Ok((Endpoint::TfsMetadata(target), READ))),
             (None, Some("predict")) => Some(Ok((Endpoint::TfsPredict(target), WRITE))),
-            (None, Some("feedback")) if target.version == Asked::Any => {
+            (None, Some("feedback")) if target.version == VersionPart::Any => {
                 Some(Ok((Endpoint::Feedback(target.model), WRITE)))
             }
             _ => None,
@@ -153,9 +154,9 @@ impl<'p> Endpoint<'p> {
     }
 }
 
-/// A path or method that is not answered, with what the `allow` header says.
+/// The error for an unknown path or a wrong method, with the value of the `allow` header.
 #[derive(Debug)]
-pub struct Refused {
+pub(super) struct Refused {
     pub failure: Failure,
     pub allow: Option<&'static str>,
 }
@@ -166,19 +167,15 @@ impl From<Failure> for Refused {
     }
 }
 
-/// A path segment, its percent-encoding undone; what is not UTF-8 afterwards names nothing that exists.
+/// Decodes the percent-encoding of a path segment. Bytes that are not UTF-8 are replaced, so the name matches nothing.
 fn name(segment: &str) -> Cow<'_, str> {
     percent_decode_str(segment).decode_utf8_lossy()
 }
 
-fn asked_version(segment: &str) -> Result<Asked<'_>, Failure> {
+fn version_part(segment: &str) -> Result<VersionPart<'_>, Failure> {
     let text = name(segment);
-    text.parse().map(Asked::Version).map_err(|_| {
-        let words = format!("no version is named {:?}: versions are positive integers", shown(&text));
-        Failure::new(Code::VersionNotFound, words)
+    text.parse().map(VersionPart::Version).map_err(|_| {
+        let message = format!("there is no version {}: versions are positive integers", quoted(&text));
+        Failure::new(Code::VersionNotFound, message)
     })
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(200).collect()
 }

@@ -1,8 +1,8 @@
-//! What really happened, told about predictions.
+//! The feedback endpoint: the true outcomes of earlier predictions.
 
+use super::admission::{AdmittedBody, admit_and_read};
 use super::answer::{self, HttpResponse};
-use super::door::DataPlane;
-use super::predict::{self, Taken};
+use super::data_plane::{DataPlane, RequestKind};
 use crate::codec::feedback;
 use crate::model::Failure;
 use http::{HeaderMap, StatusCode};
@@ -11,36 +11,38 @@ use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Takes feedback about a model's predictions: all of a request's entries or none, and on the disk before it says so.
+/// Stores feedback about a model's predictions: all entries of a request or none. The answer is sent after they are on the disk,
+/// or an error at the request's deadline.
 pub(super) async fn feedback(
-    door: &Arc<DataPlane>,
+    plane: &Arc<DataPlane>,
     headers: &HeaderMap,
     body: Incoming,
     model: &str,
     received: Instant,
 ) -> HttpResponse {
-    match attempt(door, headers, body, model, received).await {
-        Ok(taken) => {
-            let mut response = answer::json(format!("{{\"taken\":{taken}}}"));
+    match attempt(plane, headers, body, model, received).await {
+        Ok(stored) => {
+            let mut response = answer::json(format!("{{\"taken\":{stored}}}"));
             *response.status_mut() = StatusCode::ACCEPTED;
             response
         }
         Err(failure) => {
-            door.count_refusal(failure.code);
-            answer::failed(&failure)
+            plane.count_refusal(failure.code);
+            answer::error(&failure)
         }
     }
 }
 
 async fn attempt(
-    door: &Arc<DataPlane>,
+    plane: &Arc<DataPlane>,
     headers: &HeaderMap,
     body: Incoming,
     model: &str,
     received: Instant,
 ) -> Result<usize, Failure> {
-    let Taken { _permit, body, .. } = predict::take_in(door, headers, body, received).await?;
+    let admitted = admit_and_read(plane, RequestKind::Feedback, headers, body, received).await?;
+    let AdmittedBody { _permit, deadline, body } = admitted;
     let entries = feedback::decode(&body, Timestamp::now().as_microsecond())?;
-    door.gateway.told(model, &entries).await?;
+    plane.gateway.told(model, &entries, deadline).await?;
     Ok(entries.len())
 }

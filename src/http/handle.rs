@@ -1,59 +1,86 @@
-//! One request, from its head to its answer.
+//! One request, from its headers to its answer.
 
 use super::answer::{self, HttpResponse};
-use super::door::DataPlane;
+use super::data_plane::{DataPlane, Task};
 use super::endpoint::{Endpoint, Refused};
+use super::predict::Protocol;
 use super::{feedback, info, predict};
-use crate::model::RequestId;
+use crate::model::{Code, Failure, RequestId};
 use http::header::{ALLOW, CONNECTION, HeaderValue};
+use http::request::Parts;
 use http::{HeaderMap, Request, Version};
 use hyper::body::Incoming;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
-/// Answers one request; while the server closes, with word that the connection ends with it.
-pub(super) async fn handle(door: Arc<DataPlane>, request: Request<Incoming>) -> HttpResponse {
-    let is_http1 = request.version() < Version::HTTP_2;
-    let mut response = answer(&door, request).await;
-    // HTTP/2 has no such header: its connections are told by a frame.
-    if is_http1 && door.is_closing() {
+/// Answers one request. A panic in it is answered with 500, and the connection stays open.
+pub(super) async fn handle(plane: Arc<DataPlane>, request: Request<Incoming>) -> HttpResponse {
+    let (parts, body) = request.into_parts();
+    let mut response = or_500(&plane, &parts.headers, answer(&plane, &parts, body)).await;
+    // HTTP/2 has no such header. There hyper announces the end of the connection with a frame.
+    if parts.version < Version::HTTP_2 && plane.is_closing() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-async fn answer(door: &Arc<DataPlane>, request: Request<Incoming>) -> HttpResponse {
+/// Awaits the answer to a request. If it panics, the panic is counted and logged, and the answer is 500.
+///
+/// The future lives in the state of this function, so this allocates nothing. What it shares with other requests is safe to use
+/// after a panic: atomics, channels, and guards that are released while the stack unwinds.
+pub(super) async fn or_500(
+    plane: &DataPlane,
+    headers: &HeaderMap,
+    answering: impl Future<Output = HttpResponse>,
+) -> HttpResponse {
+    let mut answering = pin!(answering);
+    poll_fn(|cx| {
+        catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(cx))).unwrap_or_else(|panic| {
+            plane.report_panic(Task::Request, &*panic);
+            let failure = Failure::new(Code::Internal, "an internal error; the server's log has the cause");
+            let mut response = answer::error(&failure);
+            answer::set_request_id(response.headers_mut(), &id_or_new(headers));
+            Poll::Ready(response)
+        })
+    })
+    .await
+}
+
+async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: Incoming) -> HttpResponse {
     let received = Instant::now();
-    let (parts, body) = request.into_parts();
-    let parsed = door
+    let parsed = plane
         .check_head(parts.version, &parts.headers)
         .map_err(Refused::from)
         .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()));
     match parsed {
         Ok(Endpoint::Infer(target)) => {
-            predict::predict(door, &parts.headers, body, predict::Wire::Oip, &target, received).await
+            predict::predict(plane, &parts.headers, body, Protocol::Oip, &target, received).await
         }
         Ok(Endpoint::TfsPredict(target)) => {
-            predict::predict(door, &parts.headers, body, predict::Wire::Tfs, &target, received).await
+            predict::predict(plane, &parts.headers, body, Protocol::Tfs, &target, received).await
         }
         Ok(Endpoint::Feedback(model)) => {
-            let mut response = feedback::feedback(door, &parts.headers, body, &model, received).await;
-            answer::request_id(response.headers_mut(), &id_or_new(&parts.headers));
+            let mut response = feedback::feedback(plane, &parts.headers, body, &model, received).await;
+            answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
         }
         Ok(endpoint) => {
-            let mut response = info::answer(door, &endpoint).unwrap_or_else(|failure| answer::failed(&failure));
-            answer::request_id(response.headers_mut(), &id_or_new(&parts.headers));
+            let mut response = info::answer(plane, &endpoint).unwrap_or_else(|failure| answer::error(&failure));
+            answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
         }
         Err(Refused { failure, allow }) => {
-            door.count_refusal(failure.code);
-            super::body::discard(&parts.headers, body).await;
-            let mut response = answer::failed(&failure);
+            plane.count_refusal(failure.code);
+            super::body::discard_request(&parts.headers, body).await;
+            let mut response = answer::error(&failure);
             if let Some(allow) = allow {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             }
-            answer::request_id(response.headers_mut(), &id_or_new(&parts.headers));
+            answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
         }
     }

@@ -1,29 +1,29 @@
-//! Questions that are not predictions: health, metadata, status.
+//! The GET endpoints: health, metadata, status.
 
 use super::answer::{self, HttpResponse};
-use super::door::DataPlane;
-use super::endpoint::{Asked, Endpoint, Target};
+use super::data_plane::DataPlane;
+use super::endpoint::{Endpoint, Target, VersionPart};
 use crate::codec::{metadata, tfs};
-use crate::model::{Code, Failure, Parameters, Version};
+use crate::model::{Code, Failure, Parameters, Version, quoted};
 use crate::registry::{Entry, Served, State, VersionStatus};
 use crate::route::Ask;
 use crate::serve::find;
 use std::sync::Arc;
 
-/// Answers one of the endpoints that are read with GET.
-pub(super) fn answer(door: &DataPlane, endpoint: &Endpoint) -> Result<HttpResponse, Failure> {
+/// Answers a GET endpoint.
+pub(super) fn answer(plane: &DataPlane, endpoint: &Endpoint) -> Result<HttpResponse, Failure> {
     match endpoint {
         Endpoint::ServerMetadata => Ok(answer::json(metadata::server_json(env!("CARGO_PKG_VERSION")))),
         Endpoint::Live => Ok(answer::json("{\"live\":true}")),
-        Endpoint::Ready if door.ready() => Ok(answer::json("{\"ready\":true}")),
+        Endpoint::Ready if plane.ready() => Ok(answer::json("{\"ready\":true}")),
         Endpoint::Ready => Err(Failure::new(
             Code::NotReady,
-            "the server is not ready: it is starting or stopping, or a model's traffic document cannot be served; the admin plane says which",
+            "the server is not ready: it is starting or stopping, or a model's traffic document cannot be served; the admin plane has the reason",
         )),
-        Endpoint::Metadata(target) => with_entry(door, target, |entry| {
-            let served = named(entry, &target.version)?;
+        Endpoint::Metadata(target) => with_entry(plane, target, |entry| {
+            let served = version_of(entry, &target.version)?;
             let versions: Vec<Version> = match target.version {
-                Asked::Any => entry.callable().map(|s| s.loaded.version).collect(),
+                VersionPart::Any => entry.callable().map(|s| s.loaded.version).collect(),
                 _ => vec![served.loaded.version],
             };
             let facts = &served.loaded.facts;
@@ -34,41 +34,42 @@ pub(super) fn answer(door: &DataPlane, endpoint: &Endpoint) -> Result<HttpRespon
                 &facts.signature,
             )))
         }),
-        Endpoint::ModelReady(target) => with_entry(door, target, |entry| {
+        Endpoint::ModelReady(target) => with_entry(plane, target, |entry| {
             match &target.version {
-                Asked::Any if !entry.can_serve() => {
-                    let words = format!("model {} has no version that answers un-pinned requests yet", entry.name());
-                    return Err(Failure::new(Code::NotReady, words));
+                VersionPart::Any if !entry.can_serve() => {
+                    let message =
+                        format!("model {} has no version that answers requests without a version yet", entry.name());
+                    return Err(Failure::new(Code::NotReady, message));
                 }
-                Asked::Any => {}
-                other => drop(named(entry, other)?),
+                VersionPart::Any => {}
+                other => drop(version_of(entry, other)?),
             }
             Ok(answer::json(format!("{{\"name\":\"{}\",\"ready\":true}}", entry.name())))
         }),
-        Endpoint::TfsStatus(target) => with_entry(door, target, |entry| tfs_status(entry, &target.version)),
-        Endpoint::TfsMetadata(target) => with_entry(door, target, |entry| {
-            let served = named(entry, &target.version)?;
+        Endpoint::TfsStatus(target) => with_entry(plane, target, |entry| tfs_status(entry, &target.version)),
+        Endpoint::TfsMetadata(target) => with_entry(plane, target, |entry| {
+            let served = version_of(entry, &target.version)?;
             let name = entry.name().as_str();
             Ok(answer::json(tfs::metadata_json(name, served.loaded.version, &served.loaded.facts.signature)))
         }),
         Endpoint::Infer(_) | Endpoint::TfsPredict(_) | Endpoint::Feedback(_) => {
-            Err(Failure::new(Code::MethodNotAllowed, "predictions are asked for, and feedback is sent, with POST"))
+            Err(Failure::new(Code::MethodNotAllowed, "predictions and feedback use POST"))
         }
     }
 }
 
 fn with_entry(
-    door: &DataPlane,
+    plane: &DataPlane,
     target: &Target,
     answer: impl FnOnce(&Entry) -> Result<HttpResponse, Failure>,
 ) -> Result<HttpResponse, Failure> {
-    let snapshot = door.gateway.snapshot();
+    let snapshot = plane.gateway.snapshot();
     answer(find(&snapshot, &target.model)?)
 }
 
-/// The version a question is about: the one named, else the one that speaks for the model.
-fn named(entry: &Entry, version: &Asked) -> Result<Arc<Served>, Failure> {
-    if entry.taken_out() || !matches!(version, Asked::Any) {
+/// The version that the path names, or else the one that represents the model.
+fn version_of(entry: &Entry, version: &VersionPart) -> Result<Arc<Served>, Failure> {
+    if entry.taken_out() || !matches!(version, VersionPart::Any) {
         let ask =
             Ask { selector: version.selector(), header: &|_| None, parameters: &Parameters::new(), request_id: "" };
         return entry.route(&ask).map(|routed| Arc::clone(routed.served));
@@ -79,19 +80,19 @@ fn named(entry: &Entry, version: &Asked) -> Result<Arc<Served>, Failure> {
         .ok_or_else(|| Failure::new(Code::NotReady, format!("model {} has no version loaded yet", entry.name())))
 }
 
-/// Triton's name for the pair of engine and format; clients take it as it is.
+/// Triton's name for the combination of engine and format.
 fn platform(engine: &str) -> &'static str {
     if engine == "onnxruntime" { "onnxruntime_onnx" } else { "tract_onnx" }
 }
 
-fn tfs_status(entry: &Entry, version: &Asked) -> Result<HttpResponse, Failure> {
+fn tfs_status(entry: &Entry, version: &VersionPart) -> Result<HttpResponse, Failure> {
     let only: Option<Version> = match version {
-        Asked::Any => None,
-        Asked::Version(v) => Some(*v),
-        Asked::Label(label) => {
+        VersionPart::Any => None,
+        VersionPart::Version(v) => Some(*v),
+        VersionPart::Label(label) => {
             let known = entry.document().and_then(|d| d.labels.get(label.as_ref()));
-            let words = || format!("model {} has no label {label:?}", entry.name());
-            Some(*known.ok_or_else(|| Failure::new(Code::LabelNotFound, words()))?)
+            let message = || format!("model {} has no label {}", entry.name(), quoted(label));
+            Some(*known.ok_or_else(|| Failure::new(Code::LabelNotFound, message()))?)
         }
     };
     let rows: Vec<tfs::VersionStatus> =
@@ -103,7 +104,7 @@ fn tfs_status(entry: &Entry, version: &Asked) -> Result<HttpResponse, Failure> {
     Ok(answer::json(tfs::status_json(&rows)))
 }
 
-/// A version's state in TensorFlow Serving's words.
+/// A version's state under TensorFlow Serving's names.
 fn status_row(status: &VersionStatus) -> tfs::VersionStatus<'_> {
     let state = match status.state {
         State::Pending => "START",
@@ -113,8 +114,8 @@ fn status_row(status: &VersionStatus) -> tfs::VersionStatus<'_> {
         State::Unloaded | State::Failed => "END",
     };
     let (error_code, error_message) = match status.state {
-        // The reason itself may name files; it is for operators, on the admin plane.
-        State::Failed => ("UNKNOWN", "the version failed to become ready; the admin plane says why"),
+        // The reason can contain file names. It is for operators, so only the admin plane shows it.
+        State::Failed => ("UNKNOWN", "the version failed to become ready; the admin plane has the reason"),
         _ => ("OK", ""),
     };
     tfs::VersionStatus { version: status.version, state, error_code, error_message }

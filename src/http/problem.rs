@@ -1,4 +1,4 @@
-//! The error answer of both planes: one file maps codes to HTTP.
+//! The error answer of both planes. Only this file maps codes to HTTP.
 
 use crate::model::{Code, Failure};
 use bytes::Bytes;
@@ -7,8 +7,7 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 /// The HTTP status of a code.
-#[must_use]
-pub fn status(code: Code) -> StatusCode {
+fn status(code: Code) -> StatusCode {
     match code {
         Code::InvalidRequest | Code::InvalidTensor => StatusCode::BAD_REQUEST,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
@@ -23,14 +22,14 @@ pub fn status(code: Code) -> StatusCode {
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
         Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        // Nobody reads this one: the client is gone.
+        // A client that closed its connection never reads its answer.
         Code::ClientClosed | Code::Internal | Code::EngineFailed => StatusCode::INTERNAL_SERVER_ERROR,
         Code::NotReady | Code::Draining | Code::Overloaded | Code::LogUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
     }
 }
 
-/// `{"error": "<sentence>", "code": "<STABLE_CODE>"}`, with `"details": []` where there were several complaints.
+/// `{"error": "<sentence>", "code": "<STABLE_CODE>"}`, with `"details": [...]` if there are several complaints.
 #[derive(Debug, Serialize)]
 struct Problem<'a> {
     error: &'a str,
@@ -39,14 +38,16 @@ struct Problem<'a> {
     details: &'a [String],
 }
 
-/// The body of an error answer. What only the log may say is not in it.
-#[must_use]
-pub fn body(failure: &Failure) -> Bytes {
-    let problem = Problem { error: &failure.message, code: failure.code.as_str(), details: &failure.details };
+/// The body of an error answer: at most 64 KiB, and without the text for the log.
+fn body(failure: &Failure) -> Bytes {
+    // The fields are public, so the text can have grown since the failure was created.
+    let mut bounded = Failure { internal: None, ..failure.clone() };
+    bounded.limit();
+    let problem = Problem { error: &bounded.message, code: bounded.code.as_str(), details: &bounded.details };
     serde_json::to_vec(&problem).expect("strings always serialize").into()
 }
 
-/// The whole error answer: status, `retry-after` where trying again helps, JSON body.
+/// The complete error answer: status, `retry-after` if a retry can help, JSON body.
 #[must_use]
 pub fn response(failure: &Failure) -> Response<Bytes> {
     let mut response = Response::new(body(failure));

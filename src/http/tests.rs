@@ -1,7 +1,21 @@
-use super::answer;
-use super::endpoint::{Asked, Endpoint};
+use super::answer::{self, HttpResponse};
+use super::config::Config;
+use super::data_plane::{DataPlane, InFlight, RequestKind};
+use super::endpoint::{Endpoint, VersionPart};
+use super::handle::or_500;
+use crate::execute::{self, Executor};
 use crate::model::{Code, Failure, RequestId};
-use http::{HeaderMap, Method};
+use crate::registry;
+use crate::serve::Gateway;
+use crate::shadow::{self, Figures, Shadows};
+use crate::telemetry::Telemetry;
+use http::{HeaderMap, Method, Request};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 fn parsed(method: &Method, path: &str) -> String {
     match Endpoint::parse(method, path) {
@@ -11,7 +25,7 @@ fn parsed(method: &Method, path: &str) -> String {
 }
 
 #[test]
-fn each_promised_path_is_its_endpoint() {
+fn each_documented_path_has_its_endpoint() {
     let target =
         |kind: &str, model: &str, version: &str| format!("{kind}(Target {{ model: {model:?}, version: {version} }})");
     let pinned = "Version(Version(3))";
@@ -73,26 +87,26 @@ fn every_other_path_is_refused() {
         assert_eq!(parsed(&Method::POST, path), "VERSION_NOT_FOUND", "{path}");
     }
     assert!(
-        matches!(Endpoint::parse(&Method::GET, "/v2/models/..%2f/ready"), Ok(Endpoint::ModelReady(t)) if t.model == "../" && t.version == Asked::Any),
-        "a strange name is a name that no model has"
+        matches!(Endpoint::parse(&Method::GET, "/v2/models/..%2f/ready"), Ok(Endpoint::ModelReady(t)) if t.model == "../" && t.version == VersionPart::Any),
+        "a strange name is a valid path, for a model that does not exist"
     );
 }
 
 #[test]
-fn a_header_carries_any_id() {
-    let shown = |id: &str| {
+fn any_id_fits_into_a_header() {
+    let header = |id: &str| {
         let mut headers = HeaderMap::new();
-        answer::request_id(&mut headers, &RequestId::from_caller(id.to_owned()).unwrap());
+        answer::set_request_id(&mut headers, &RequestId::from_caller(id.to_owned()).unwrap());
         headers[answer::X_REQUEST_ID].to_str().unwrap().to_owned()
     };
-    assert_eq!(shown("order-17/a%20b"), "order-17/a%20b", "what a header can carry stays as it is");
-    assert_eq!(shown("a b%"), "a%20b%25");
-    assert_eq!(shown("é\n"), "%C3%A9%0A");
-    assert_eq!(shown(""), "");
+    assert_eq!(header("order-17/a%20b"), "order-17/a%20b", "an id that a header can carry is unchanged");
+    assert_eq!(header("a b%"), "a%20b%25");
+    assert_eq!(header("é\n"), "%C3%A9%0A");
+    assert_eq!(header(""), "");
 }
 
 #[test]
-fn errors_have_their_shape_and_say_nothing_internal() {
+fn an_error_answer_has_the_documented_members_and_no_internal_text() {
     let failure = Failure::several(Code::InvalidTensor, vec!["a".into(), "b".into()]).with_internal("/secret/path");
     let response = super::problem::response(&failure);
     assert_eq!(response.status().as_u16(), 400);
@@ -103,4 +117,140 @@ fn errors_have_their_shape_and_say_nothing_internal() {
     );
     let busy = super::problem::response(&Failure::new(Code::Overloaded, "busy"));
     assert_eq!((busy.status().as_u16(), busy.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+}
+
+#[test]
+fn an_error_answer_is_at_most_64_kib() {
+    let huge = "\"\u{1}\\é".repeat(1 << 18);
+    let mut grown = Failure::new(Code::InvalidRequest, "short");
+    grown.message = huge.clone();
+    grown.details = vec![huge.clone(); 1000];
+    for failure in [
+        grown,
+        Failure::new(Code::NotFound, huge.clone()),
+        Failure::several(Code::InvalidTensor, vec![huge; 100]),
+        Failure::several(Code::InvalidTensor, vec!["\"".into(); 100_000]),
+    ] {
+        let response = super::problem::response(&failure);
+        assert!(response.body().len() <= 64 * 1024, "{} bytes", response.body().len());
+        let json: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let text = json["error"].as_str().unwrap();
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+}
+
+#[test]
+fn unknown_paths_and_methods_are_quoted_and_cut() {
+    let long = format!("/v2/{}", "x".repeat(100_000));
+    for (method, path) in [(Method::GET, long.as_str()), (Method::GET, "/\u{1b}[31m"), (Method::DELETE, "/v2")] {
+        let refused = Endpoint::parse(&method, path).unwrap_err();
+        let message = refused.failure.message;
+        assert!(message.len() < 300 && !message.contains('\u{1b}'), "{message:?}");
+    }
+}
+
+/// A data plane without models.
+fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Writer) {
+    let (writer, reader) = registry::new();
+    let shadows = shadow::Config { threads: NonZeroUsize::MIN, queue: 1, queue_bytes: 1 };
+    let shadows = Shadows::start(shadows, Figures::default(), reader.clone(), None).unwrap();
+    let execution =
+        execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
+    let gateway = Gateway::new(reader, Executor::start(&execution).unwrap(), shadows, None);
+    let second = Duration::from_secs(1);
+    let config = Config {
+        max_in_flight,
+        max_connections: 1,
+        max_body: 1 << 20,
+        max_headers: 1 << 16,
+        header_timeout: second,
+        body_timeout: second,
+        idle_timeout: second,
+        request_timeout: second,
+        max_request_timeout: second,
+        io_threads: NonZeroUsize::MIN,
+    };
+    let telemetry = Telemetry::new();
+    (DataPlane::new(gateway, &config, &telemetry), telemetry, writer)
+}
+
+#[test]
+fn a_panic_is_answered_with_500_and_the_connection_stays_open() {
+    use http_body_util::{BodyExt, Empty};
+    let (plane, telemetry, _writer) = data_plane(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (client, server) = tokio::io::duplex(1 << 16);
+    let served = Arc::clone(&plane);
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let plane = Arc::clone(&served);
+        async move {
+            let answering = async {
+                let permit = plane.admit(RequestKind::Predict).unwrap();
+                tokio::task::yield_now().await;
+                assert!(request.uri().path() != "/panics", "a fault in a handler");
+                drop(permit);
+                answer::json("{}")
+            };
+            let response: HttpResponse = or_500(&plane, request.headers(), answering).await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    runtime.block_on(async {
+        let server = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
+        let requests = async {
+            for (path, status) in [("/panics", 500), ("/works", 200), ("/panics", 500), ("/works", 200)] {
+                let request = Request::get(path).header("x-request-id", "r-1").body(Empty::<bytes::Bytes>::new());
+                let response = sender.send_request(request.unwrap()).await.unwrap();
+                assert_eq!(response.status(), status, "{path}");
+                if status == 500 {
+                    assert_eq!(response.headers()["x-request-id"], "r-1");
+                    let body = response.into_body().collect().await.unwrap().to_bytes();
+                    assert!(body.starts_with(b"{\"error\":\"an internal error"), "{body:?}");
+                }
+            }
+            drop(sender);
+        };
+        let (_, served, _) = tokio::join!(requests, server, connection);
+        served.unwrap();
+    });
+    assert_eq!(plane.in_flight(), 0, "a panic gives its permit back");
+    let metrics = telemetry.render();
+    assert!(metrics.contains("sluicegate_panics_total{task=\"request\"} 2"), "{metrics}");
+}
+
+#[test]
+fn threads_at_the_limit_get_exactly_the_places_there_are() {
+    const LIMIT: usize = 7;
+    for _ in 0..200 {
+        let in_flight = InFlight::default();
+        let admitted = AtomicUsize::new(0);
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    start.wait();
+                    admitted.fetch_add(usize::from(in_flight.enter(LIMIT)), Ordering::Relaxed);
+                });
+            }
+        });
+        assert_eq!(admitted.into_inner(), LIMIT, "eight threads, seven places");
+        assert!(!in_flight.enter(LIMIT));
+        in_flight.leave();
+        assert!(in_flight.enter(LIMIT));
+    }
+}
+
+#[test]
+fn feedback_and_predictions_have_limits_of_their_own() {
+    let (plane, _telemetry, _writer) = data_plane(1);
+    let feedback: Vec<_> = std::iter::from_fn(|| plane.admit(RequestKind::Feedback).ok()).take(10_000).collect();
+    assert_eq!(feedback.len(), 256, "feedback is bounded");
+    let refused = plane.admit(RequestKind::Feedback).unwrap_err();
+    assert_eq!(refused.code, Code::TooManyRequests);
+    assert!(refused.message.contains("256 feedback requests"), "{refused}");
+    let permit = plane.admit(RequestKind::Predict).unwrap();
+    assert!(plane.admit(RequestKind::Predict).is_err());
+    drop((permit, feedback));
+    assert!(plane.admit(RequestKind::Predict).is_ok() && plane.admit(RequestKind::Feedback).is_ok());
 }

@@ -1,13 +1,13 @@
-//! Why a request was not answered: one closed set of codes, and words for the caller.
+//! Errors: one closed set of codes, and a message for the caller.
 
 use std::fmt;
 
-/// The stable codes of refusals and failures, on both planes, in metrics and in records.
+/// The stable error codes, used on both planes, in metrics and in records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
-    /// The body is not JSON, or not the JSON of the protocol.
+    /// The body is not valid JSON, or not the JSON that the protocol defines.
     InvalidRequest,
-    /// A tensor does not fit its own shape or the model's signature.
+    /// A tensor does not match its own shape or the model's signature.
     InvalidTensor,
     Unauthenticated,
     Forbidden,
@@ -22,19 +22,19 @@ pub enum Code {
     PreconditionFailed,
     BodyTooLarge,
     UnsupportedMediaType,
-    /// Over a configured limit; trying again a little later is right.
+    /// A configured limit is reached. The caller may retry a little later.
     TooManyRequests,
     HeadersTooLarge,
-    /// The client went away before its answer was ready.
+    /// The client disconnected before the answer was ready.
     ClientClosed,
     Internal,
-    /// The engine refused or failed the run.
+    /// The engine rejected the run, or failed in it.
     EngineFailed,
     NotReady,
     Draining,
     Overloaded,
     DeadlineExceeded,
-    /// What must be on the disk before the answer leaves cannot be written.
+    /// A record that must be on the disk before the answer is sent cannot be written.
     LogUnavailable,
 }
 
@@ -105,54 +105,88 @@ impl fmt::Display for Code {
     }
 }
 
-/// A refusal or failure: what the caller reads, and apart from it what only the operator's log may say.
+/// An error: the text that the caller reads and, separately, the text that only the operator's log may contain.
+///
+/// The text for the caller is bounded, whatever it quotes: see [`bounded_text`] and [`Failure::several`]. Control characters
+/// in it are escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub code: Code,
     /// One sentence for the caller: what was wrong, what was expected, what was found. No paths, no backtraces.
     pub message: String,
-    /// Each complaint on its own, when there were several at once.
+    /// Each complaint on its own, when there are several.
     pub details: Vec<String>,
-    /// For the log alone: paths, engine messages, sources.
+    /// For the log only: paths, engine messages, causes.
     pub internal: Option<String>,
 }
 
 impl Failure {
+    /// The most entries in `details`. One more entry says how many are not listed.
+    pub const MAX_DETAILS: usize = 64;
+    /// The most bytes of all `details` together.
+    pub const MAX_DETAIL_BYTES: usize = 16 * 1024;
+
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
-        Failure { code, message: message.into(), details: Vec::new(), internal: None }
+        Failure { code, message: bounded_text(message.into()), details: Vec::new(), internal: None }
     }
 
-    /// Several complaints at once: the first is the message, and all of them are details when there is more than one.
+    /// Several complaints at once. The first is the message. All of them are details if there is more than one.
     ///
-    /// An empty list is a mistake of the caller's and gives a message that says only the code.
+    /// The list is cut after [`Failure::MAX_DETAILS`] entries or [`Failure::MAX_DETAIL_BYTES`], and then ends with
+    /// "and N more". An empty list is a programming error. Its message is the code.
     #[must_use]
     pub fn several(code: Code, mut complaints: Vec<String>) -> Failure {
         if complaints.len() == 1 {
             return Failure::new(code, complaints.remove(0));
         }
-        let first = complaints.first().map_or(code.as_str(), String::as_str);
-        let message = format!("{first} (and {} more, see details)", complaints.len().saturating_sub(1));
-        Failure { code, message, details: complaints, internal: None }
+        let mut failure = Failure { code, message: String::new(), details: complaints, internal: None };
+        let count = failure.details.len();
+        failure.limit();
+        let first = failure.details.first().map_or(code.as_str(), String::as_str);
+        failure.message = format!("{first} (and {} more, see details)", count.saturating_sub(1));
+        failure
     }
 
-    /// Adds what only the log may say.
+    /// Adds text that only the log may contain.
     #[must_use]
     pub fn with_internal(mut self, internal: impl Into<String>) -> Failure {
         self.internal = Some(internal.into());
         self
     }
-}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+    /// Puts `place` in front of the message and of each detail: `case 3: ...`.
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Failure {
+        self.message.insert_str(0, place);
+        for detail in &mut self.details {
+            detail.insert_str(0, place);
+        }
+        self
     }
-}
 
-impl std::error::Error for Failure {}
+    /// Bounds all text for the caller. The constructors do this already; the encoder of error answers does it again, because
+    /// the fields are public.
+    pub fn limit(&mut self) {
+        self.message = bounded_text(std::mem::take(&mut self.message));
+        let mut bytes = 0;
+        let mut kept = 0;
+        for detail in &mut self.details {
+            *detail = bounded_text(std::mem::take(detail));
+            bytes += detail.len();
+            if kept == Failure::MAX_DETAILS || bytes > Failure::MAX_DETAIL_BYTES {
+                break;
+            }
+            kept += 1;
+        }
+        // A single entry over the limit stays: it may be the "and N more" of an earlier call.
+        let cut = self.details.len() - kept;
+        if cut > 1 {
+            self.details.truncate(kept);
+            self.details.push(format!("and {cut} more"));
+        }
+    }
 
-impl Failure {
     /// The text for an operator: the details, or else the message, followed by the internal cause in brackets.
     #[must_use]
     pub fn operator_text(&self) -> String {
@@ -164,7 +198,55 @@ impl Failure {
     }
 }
 
-/// The text a panic was raised with, or `"no message"` where it carries none.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The most bytes of one message or detail.
+pub const MAX_TEXT_BYTES: usize = 4096;
+
+/// A text that is at most [`MAX_TEXT_BYTES`] long and contains no raw control characters: a longer one is cut and ends with
+/// "…", a control character is escaped as Rust writes it (`\u{1b}`). Most texts come back unchanged, without a copy.
+#[must_use]
+pub fn bounded_text(text: String) -> String {
+    if text.len() <= MAX_TEXT_BYTES && !text.chars().any(is_control) {
+        return text;
+    }
+    let mut bounded = String::with_capacity(text.len().min(MAX_TEXT_BYTES));
+    for c in text.chars() {
+        let escaped = is_control(c);
+        // "…" takes 3 bytes, and an escape at most 8 (\u{2028}).
+        if bounded.len() + if escaped { 8 } else { c.len_utf8() } > MAX_TEXT_BYTES - 3 {
+            bounded.push('…');
+            break;
+        }
+        if escaped { bounded.extend(c.escape_default()) } else { bounded.push(c) }
+    }
+    bounded
+}
+
+/// Characters that end a line, or change how a terminal shows the text around them.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A name or value that the caller chose, in quotes, for a message: escaped, and cut after 100 characters.
+#[cold]
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    const SHOWN: usize = 100;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// The text a panic was raised with, or `"no message"` if it carries none.
 #[must_use]
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());

@@ -1,16 +1,18 @@
-//! model: the nouns every room speaks: names, versions, signatures, the inference request and answer, the failure.
+//! model: the types that every room shares: names, versions, signatures, the inference request and answer, the failure.
 //!
-//! - A [`ModelName`], [`Version`] or [`RequestId`] that exists is valid: they are checked where they are made.
-//! - A [`Checked`] request fits the [`Signature`] it was checked against: the right inputs, in the model's order, with
-//!   shapes and types the model declared. Engines take nothing else.
-//! - A [`Failure`] is what a caller may read; what only an operator should read travels in its `detail`.
+//! - A [`ModelName`], [`Version`] or [`RequestId`] is always valid: its constructor checks it.
+//! - A [`Checked`] request fits the [`Signature`] it was checked against: the right inputs, in the model's order, with the
+//!   shapes and datatypes that the model declares. Engines accept nothing else.
+//! - A [`Failure`] holds the text that the caller reads. Text for the operator only is in its `internal` field. The text for
+//!   the caller has a maximum size and no raw control characters, whatever it quotes.
 //!
 //! Uses: tensor.
 //!
 //! Invariant: nothing here knows HTTP, JSON, engines or batching.
 //!
-//! To add an error code: a variant of [`Code`], its stable name beside it, its HTTP status in `http/problem.rs`.
+//! To add an error code: a variant of [`Code`], its stable name in `as_str`, its HTTP status in `http/problem.rs`.
 
+mod complaints;
 mod failure;
 mod feedback;
 mod name;
@@ -19,8 +21,10 @@ mod signature;
 #[cfg(test)]
 mod tests;
 
-pub use failure::{Code, Failure, panic_message};
+pub use complaints::Complaints;
+pub use failure::{Code, Failure, MAX_TEXT_BYTES, bounded_text, panic_message, quoted};
 pub use feedback::{Feedback, Label};
 pub use name::{ArmName, ModelName, NameError, RequestId, Version, VersionId};
 pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters, Role};
+pub(crate) use signature::names;
 pub use signature::{Dim, Signature, TensorSpec};

@@ -1,4 +1,4 @@
-//! Names that get swapped by mistake, each its own type.
+//! Names and ids. Each has a type of its own, so that the compiler finds swapped arguments.
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What was wrong with a name, in words for the person who typed it.
+/// Why a name is not valid, as a message for the person who typed it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("model name {0:?} is not valid: a letter or digit, then up to 127 letters, digits, '.', '_' or '-'")]
@@ -57,7 +57,7 @@ impl TryFrom<String> for ModelName {
     }
 }
 
-/// Lets a map keyed by `ModelName` be asked with a `&str` from a URL, without an allocation.
+/// A map keyed by `ModelName` can be searched with a `&str` from a URL, without an allocation.
 impl std::borrow::Borrow<str> for ModelName {
     fn borrow(&self) -> &str {
         &self.0
@@ -70,7 +70,7 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// A version of a model: a positive integer, spelled as a string in every document and answer.
+/// A version of a model: a positive integer. Documents and answers write it as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Version(NonZeroU64);
@@ -115,7 +115,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// One side of a split. Defaults to the version's number.
+/// One arm of a traffic split. The default is the version's number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ArmName(Arc<str>);
@@ -155,15 +155,15 @@ impl fmt::Display for ArmName {
     }
 }
 
-/// What the log and feedback know a prediction by: any text the caller chose, or a `UUIDv7` made here.
+/// The id of a prediction in the log and in feedback: any text from the caller, or a `UUIDv7` generated here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct RequestId(ByteString);
 
 impl RequestId {
-    /// Longer ids are refused: each is kept in a record and answered in a header.
+    /// Longer ids are rejected, because each id is stored in a record and sent back in a header.
     pub const MAX_BYTES: usize = 1024;
 
-    /// Takes the caller's id.
+    /// Accepts an id from the caller.
     ///
     /// # Errors
     /// When it is longer than [`RequestId::MAX_BYTES`].
@@ -171,7 +171,7 @@ impl RequestId {
         if id.len() > RequestId::MAX_BYTES { Err(NameError::RequestId(id.len())) } else { Ok(RequestId(id.into())) }
     }
 
-    /// A new one: a `UUIDv7` (RFC 9562), which sorts by time.
+    /// Generates a `UUIDv7` (RFC 9562), which sorts by time.
     #[must_use]
     pub fn generate() -> RequestId {
         let mut text = [0u8; uuid::fmt::Hyphenated::LENGTH];
@@ -183,7 +183,7 @@ impl RequestId {
         &self.0
     }
 
-    /// The same bytes, shared.
+    /// The bytes of the id, without a copy.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         self.0.as_bytes().clone()
@@ -196,7 +196,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// One version of one model; shown as `model/version`.
+/// One version of one model, displayed as `model/version`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VersionId {
     pub model: ModelName,

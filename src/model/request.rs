@@ -1,11 +1,11 @@
-//! The inference request and its answer, free of any wire format.
+//! The inference request and its answer, independent of any wire format.
 
 use super::Signature;
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// A tensor under the name the caller gave it.
+/// A tensor with its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedTensor {
     pub name: String,
@@ -22,7 +22,7 @@ pub enum Parameter {
 }
 
 impl std::fmt::Display for Parameter {
-    /// The text a sticky key is made of: the bare string, or the number or boolean as JSON writes it.
+    /// The text used as a sticky key: a string without quotes, a number or boolean as in JSON.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Parameter::String(s) => f.write_str(s),
@@ -33,24 +33,24 @@ impl std::fmt::Display for Parameter {
     }
 }
 
-/// Parameters in the order they came; few, so a list.
+/// Parameters in the order they were sent. A list, because there are few.
 pub type Parameters = Vec<(String, Parameter)>;
 
-/// In what part a version answers.
+/// Why a version runs a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// By the split or a rule.
+    /// The split or a rule chose it.
     Primary,
-    /// Because the URL named the version or a label.
+    /// The URL named the version or a label.
     Pinned,
-    /// To nobody.
+    /// It runs a copy of the request. No caller gets its answer.
     Shadow,
 }
 
 impl Role {
     pub const ALL: [Role; 3] = [Role::Primary, Role::Pinned, Role::Shadow];
 
-    /// As records spell it.
+    /// The name used in records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -61,29 +61,29 @@ impl Role {
     }
 }
 
-/// What a caller asked, decoded but not yet held against any model.
+/// A decoded request that has not been checked against a signature yet.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct InferenceRequest {
-    /// The body's own id; the header's and the generated one are the door's business.
+    /// The id in the body. The `http` room handles an id in the header and generates missing ones.
     pub id: Option<String>,
     pub parameters: Parameters,
     pub inputs: Vec<NamedTensor>,
-    /// Which outputs, in which order; `None` means all, in the model's order.
+    /// The names of the requested outputs, in order. `None` means all, in the model's order.
     pub outputs: Option<Vec<String>>,
 }
 
 impl InferenceRequest {
-    /// Elements of all inputs together.
+    /// The number of elements in all inputs together.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.inputs.iter().map(|input| input.tensor.data().len()).sum()
     }
 }
 
-/// Indices of outputs: few, for most models.
+/// Indices of outputs. Most models have few.
 pub(super) type Wanted = SmallVec<[usize; 4]>;
 
-/// A request that fits the signature it was checked against; made by [`Signature::check`] alone.
+/// A request that fits the signature it was checked against. Only [`Signature::check`] creates one from a caller's request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
     pub(super) inputs: Vec<Tensor>,
@@ -92,31 +92,32 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// The tensors, one per input of the signature, in its order.
+    /// One tensor for each input of the signature, in its order.
     #[must_use]
     pub fn inputs(&self) -> &[Tensor] {
         &self.inputs
     }
 
-    /// Indices into the signature's outputs, in the order the caller wants them. Never empty unless the model has no outputs.
+    /// Indices into the signature's outputs, in the requested order. Empty only if the model has no outputs.
     #[must_use]
     pub fn wanted(&self) -> &[usize] {
         &self.wanted
     }
 
-    /// How many examples the request carries, where the signature has rows ([`Signature::has_rows`]) and all inputs agree.
+    /// The number of examples in the request. `None` if the signature has no rows ([`Signature::has_rows`]) or the inputs
+    /// have different numbers of rows.
     #[must_use]
     pub fn rows(&self) -> Option<usize> {
         self.rows
     }
 
-    /// Elements of all inputs together.
+    /// The number of elements in all inputs together.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.inputs.iter().map(|tensor| tensor.data().len()).sum()
     }
 
-    /// Whether two requests of one signature can be one: lists of examples of the same shape, with the same outputs wanted.
+    /// Whether two requests of one signature can run as one: both have rows of the same shape and request the same outputs.
     #[must_use]
     pub fn stacks_with(&self, other: &Checked) -> bool {
         let pairs = || self.inputs.iter().zip(&other.inputs);
@@ -126,7 +127,7 @@ impl Checked {
             && pairs().all(|(mine, theirs)| mine.stacks_with(theirs))
     }
 
-    /// One request with the rows of all, in order. `None` where they do not stack, or there is none.
+    /// One request with the rows of all requests, in order. `None` if they do not stack, or if the list is empty.
     #[must_use]
     pub fn stack(requests: &[&Checked]) -> Option<Checked> {
         let (first, others) = requests.split_first()?;
@@ -139,52 +140,53 @@ impl Checked {
         Some(Checked { inputs, wanted: first.wanted.clone(), rows: Some(rows) })
     }
 
-    /// A request for each of its first rows, `most` of them; `None` where it is no list of examples.
+    /// One request for each row, for at most `max` rows. `None` if the request has no rows.
     #[must_use]
-    pub fn singles(&self, most: usize) -> Option<Vec<Checked>> {
-        (0..self.rows?.min(most)).map(|row| self.some(row, 1)).collect()
+    pub fn single_rows(&self, max: usize) -> Option<Vec<Checked>> {
+        (0..self.rows?.min(max)).map(|row| self.slice_rows(row, 1)).collect()
     }
 
-    /// A request for so many of its rows, from one on; `None` where it has not as many.
+    /// A request with `rows` rows of this one, starting at row `from`. `None` if there are not that many.
     #[must_use]
-    pub fn some(&self, from: usize, rows: usize) -> Option<Checked> {
+    pub fn slice_rows(&self, from: usize, rows: usize) -> Option<Checked> {
         self.rows?;
-        let inputs = self.inputs.iter().map(|tensor| tensor.some(from, rows)).collect::<Option<_>>()?;
+        let inputs = self.inputs.iter().map(|tensor| tensor.slice_rows(from, rows)).collect::<Option<_>>()?;
         Some(Checked { inputs, wanted: self.wanted.clone(), rows: Some(rows) })
     }
 }
 
-/// What a model answered: the wanted outputs, in the wanted order.
+/// The outputs of a run: the requested ones, in the requested order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     pub outputs: Vec<(Arc<str>, Tensor)>,
 }
 
 impl Answer {
-    /// Puts the signature's names on what an engine answered for `wanted`.
+    /// Adds the names of the signature to the tensors of an engine.
     ///
-    /// `tensors` is one per entry of `wanted`, in its order, as [`crate::model::Checked::wanted`] asked.
+    /// `wanted` is [`Checked::wanted`] of the request. `tensors` has one entry for each of its entries, in the same order.
     #[must_use]
     pub fn named(signature: &Signature, wanted: &[usize], tensors: Vec<Tensor>) -> Answer {
-        debug_assert_eq!(wanted.len(), tensors.len(), "an engine answers each wanted output once");
+        debug_assert_eq!(wanted.len(), tensors.len(), "an engine returns each requested output once");
         let outputs = wanted.iter().zip(tensors).map(|(i, t)| (Arc::clone(&signature.outputs()[*i].name), t)).collect();
         Answer { outputs }
     }
 
-    /// An answer for so many rows each, in order; `None` where some output has another number of rows.
+    /// Splits an answer into answers with the given numbers of rows, in order. `None` if an output does not have exactly
+    /// that many rows in all.
     #[must_use]
-    pub fn cut(&self, rows: &[usize]) -> Option<Vec<Answer>> {
+    pub fn split_rows(&self, rows: &[usize]) -> Option<Vec<Answer>> {
         let mut answers: Vec<Answer> = rows.iter().map(|_| Answer { outputs: Vec::new() }).collect();
         for (name, tensor) in &self.outputs {
-            for (answer, piece) in answers.iter_mut().zip(tensor.cut(rows)?) {
+            for (answer, piece) in answers.iter_mut().zip(tensor.split_rows(rows)?) {
                 answer.outputs.push((Arc::clone(name), piece));
             }
         }
         Some(answers)
     }
 
-    /// One answer with the rows of all, in order. `None` where some output of one has not as many rows as are given for it, or they do
-    /// not stack.
+    /// One answer with the rows of all answers, in order. `None` if an output does not have the given number of rows, or if
+    /// the outputs do not stack.
     #[must_use]
     pub fn stack(answers: &[Answer], rows: &[usize]) -> Option<Answer> {
         let output = |at: usize, (name, _): &(Arc<str>, Tensor)| {
@@ -198,11 +200,5 @@ impl Answer {
         let first = answers.first().filter(|_| answers.len() == rows.len())?;
         let outputs = first.outputs.iter().enumerate().map(|(at, of_first)| output(at, of_first));
         Some(Answer { outputs: outputs.collect::<Option<_>>()? })
-    }
-
-    /// How many floating-point elements in all outputs are NaN or infinite.
-    #[must_use]
-    pub fn count_nonfinite(&self) -> usize {
-        self.outputs.iter().map(|(_, t)| t.data().count_nonfinite()).sum()
     }
 }

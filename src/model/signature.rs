@@ -1,17 +1,17 @@
-//! What a version takes and gives, and the check of a request against it.
+//! The inputs and outputs of a version, and the check of a request against them.
 
 use super::request::Wanted;
-use super::{Checked, Code, Failure, InferenceRequest, NamedTensor};
+use super::{Checked, Complaints, Failure, InferenceRequest, NamedTensor, quoted};
 use crate::tensor::{DataType, Shape, Tensor};
 use smallvec::{SmallVec, smallvec};
 use std::fmt;
 use std::sync::Arc;
 
-/// One dimension as the model declares it.
+/// One dimension, as the model declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dim {
     Fixed(usize),
-    /// Any extent; with a symbol, the same extent wherever the symbol stands in one request.
+    /// Any extent. Dimensions with the same symbol have the same extent within one request.
     Free(Option<Arc<str>>),
 }
 
@@ -31,12 +31,12 @@ impl Dim {
 pub struct TensorSpec {
     pub name: Arc<str>,
     pub datatype: DataType,
-    /// `None`: the model does not say how many dimensions there are, so any shape fits.
+    /// `None` if the model does not declare the number of dimensions. Any shape fits then.
     pub dims: Option<Vec<Dim>>,
 }
 
 impl TensorSpec {
-    /// The shape as the protocols write it: `[-1,30]`; empty for a scalar and where the rank is unknown.
+    /// The shape as the protocols write it: `[-1,30]`. Empty for a scalar, and if the rank is unknown.
     #[must_use]
     pub fn wire_shape(&self) -> Vec<i64> {
         self.dims.iter().flatten().map(Dim::as_i64).collect()
@@ -105,38 +105,41 @@ impl Signature {
         &self.0.outputs
     }
 
-    /// Whether a request is a list of examples: every input and output has rank 1 or more and a free first dimension,
-    /// the same symbol throughout or unnamed.
+    /// Whether requests are lists of examples: each input and output has at least one dimension, and the first is free and
+    /// has the same symbol everywhere or none.
     #[must_use]
     pub fn has_rows(&self) -> bool {
         self.0.has_rows
     }
 
-    /// Holds a request against this signature.
+    /// Checks a request against this signature.
     ///
     /// # Errors
-    /// `INVALID_TENSOR` or `INVALID_REQUEST` with every complaint at once: inputs missing, unknown or given twice; a datatype
-    /// or a dimension that does not fit (which, expected, got); outputs that do not exist.
+    /// `INVALID_TENSOR` or `INVALID_REQUEST` with all complaints: inputs that are missing, unknown or given twice, datatypes
+    /// and dimensions that do not fit (which, expected, got), outputs that do not exist.
     pub fn check(&self, request: InferenceRequest) -> Result<Checked, Failure> {
-        let mut complaints = Vec::new();
-        // Most models have few inputs: what is needed on the way costs no allocation.
+        let mut complaints = Complaints::default();
+        // Most models have few inputs. Then this allocates nothing.
         let mut slots: SmallVec<[Option<Tensor>; 4]> = smallvec![None; self.0.inputs.len()];
         let mut symbols = Symbols::new();
         for given in request.inputs {
+            if complaints.is_full() {
+                break;
+            }
             let Some(i) = self.0.inputs.iter().position(|spec| *spec.name == *given.name) else {
                 let known = names(&self.0.inputs);
-                complaints.push(format!("unknown input {:?}: this model takes {known}", given.name));
+                complaints.tensor(format!("unknown input {}: this model takes {known}", quoted(&given.name)));
                 continue;
             };
             let spec = &self.0.inputs[i];
             if slots[i].is_some() {
-                complaints.push(format!("input {:?} is given more than once", given.name));
+                complaints.tensor(format!("input {} is given more than once", quoted(&given.name)));
                 continue;
             }
             if given.tensor.datatype() != spec.datatype {
-                complaints.push(format!(
-                    "input {:?}: expected datatype {}, got {}",
-                    given.name,
+                complaints.tensor(format!(
+                    "input {}: expected datatype {}, got {}",
+                    quoted(&given.name),
                     spec.datatype,
                     given.tensor.datatype()
                 ));
@@ -145,11 +148,9 @@ impl Signature {
             slots[i] = Some(given.tensor);
         }
         for (spec, _) in self.0.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_none()) {
-            complaints.push(format!("input {:?} is missing: expected {spec}", &*spec.name));
+            complaints.tensor(format!("input {} is missing: expected {spec}", quoted(&spec.name)));
         }
-        if !complaints.is_empty() {
-            return Err(Failure::several(Code::InvalidTensor, complaints));
-        }
+        complaints.into_result(())?;
         let wanted = self.wanted(request.outputs)?;
         let mut inputs = Vec::with_capacity(slots.len());
         inputs.extend(slots.into_iter().flatten());
@@ -157,8 +158,8 @@ impl Signature {
         Ok(Checked { inputs, wanted, rows })
     }
 
-    /// Holds a request that was checked against `other` against this signature. Where it fits as it stands (the same names
-    /// in the same places), it is shared and not copied.
+    /// Checks a request that was checked against `other` against this signature. If it fits unchanged (the same names in the
+    /// same places), the result is the same request, not a copy.
     ///
     /// # Errors
     /// As [`Signature::check`].
@@ -176,7 +177,7 @@ impl Signature {
 
     fn fits_in_place(&self, other: &Signature, request: &Checked) -> bool {
         let names = |specs: &[TensorSpec]| specs.iter().map(|spec| Arc::clone(&spec.name)).collect::<Vec<_>>();
-        let (mut symbols, mut complaints) = (Symbols::new(), Vec::new());
+        let (mut symbols, mut complaints) = (Symbols::new(), Complaints::default());
         let mut inputs = self.0.inputs.iter().zip(&request.inputs);
         self.0.has_rows == other.0.has_rows
             && names(&self.0.inputs) == names(&other.0.inputs)
@@ -187,8 +188,8 @@ impl Signature {
             })
     }
 
-    /// What would break callers of `self` if `other` answered them instead: inputs added or removed, outputs removed,
-    /// datatypes or fixed dimensions changed. Empty when every request that fits `self` fits `other` too.
+    /// The changes that would break callers of `self` if `other` answered them: inputs added or removed, outputs removed,
+    /// datatypes or fixed dimensions changed. Empty if each request that fits `self` also fits `other`.
     #[must_use]
     pub fn breaking_changes(&self, other: &Signature) -> Vec<String> {
         let mut changes = Vec::new();
@@ -202,24 +203,29 @@ impl Signature {
         changes
     }
 
-    fn wanted(&self, asked: Option<Vec<String>>) -> Result<Wanted, Failure> {
-        let Some(asked) = asked.filter(|a| !a.is_empty()) else {
+    /// The indices of the requested outputs.
+    fn wanted(&self, requested: Option<Vec<String>>) -> Result<Wanted, Failure> {
+        let Some(requested) = requested.filter(|names| !names.is_empty()) else {
             return Ok((0..self.0.outputs.len()).collect());
         };
-        let mut wanted = Wanted::with_capacity(asked.len());
-        let mut complaints = Vec::new();
-        for name in asked {
+        let mut wanted = Wanted::with_capacity(requested.len().min(self.0.outputs.len()));
+        let mut complaints = Complaints::default();
+        for name in requested {
+            if complaints.is_full() {
+                break;
+            }
             match self.0.outputs.iter().position(|spec| *spec.name == *name) {
                 Some(i) if wanted.contains(&i) => {
-                    complaints.push(format!("output {name:?} is asked for more than once"));
+                    complaints.request(format!("output {} is requested more than once", quoted(&name)));
                 }
                 Some(i) => wanted.push(i),
                 None => {
-                    complaints.push(format!("unknown output {name:?}: this model gives {}", names(&self.0.outputs)));
+                    let known = names(&self.0.outputs);
+                    complaints.request(format!("unknown output {}: this model gives {known}", quoted(&name)));
                 }
             }
         }
-        if complaints.is_empty() { Ok(wanted) } else { Err(Failure::several(Code::InvalidRequest, complaints)) }
+        complaints.into_result(wanted)
     }
 
     fn rows_of(&self, inputs: &[Tensor]) -> Option<usize> {
@@ -249,13 +255,13 @@ fn has_rows(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> bool {
         })
 }
 
-/// Symbols of free dimensions met so far: the symbol, its extent, and the input it was met in first.
+/// The symbols of free dimensions found so far: the symbol, its extent, and the input where it was found first.
 type Symbols<'s> = SmallVec<[(&'s str, usize, &'s str); 4]>;
 
-fn check_dims<'s>(spec: &'s TensorSpec, shape: &Shape, symbols: &mut Symbols<'s>, complaints: &mut Vec<String>) {
+fn check_dims<'s>(spec: &'s TensorSpec, shape: &Shape, symbols: &mut Symbols<'s>, complaints: &mut Complaints) {
     let Some(dims) = &spec.dims else { return };
     if dims.len() != shape.len() {
-        complaints.push(format!(
+        complaints.tensor(format!(
             "input {:?}: expected {} dimensions ({spec}), got {} in shape {shape}",
             &*spec.name,
             dims.len(),
@@ -265,12 +271,12 @@ fn check_dims<'s>(spec: &'s TensorSpec, shape: &Shape, symbols: &mut Symbols<'s>
     }
     for (axis, (dim, got)) in dims.iter().zip(shape.iter()).enumerate() {
         match dim {
-            Dim::Fixed(expected) if expected != got => complaints.push(format!(
+            Dim::Fixed(expected) if expected != got => complaints.tensor(format!(
                 "input {:?}: dimension {axis} is fixed at {expected}, got {got} in shape {shape}",
                 &*spec.name
             )),
             Dim::Free(Some(symbol)) => match symbols.iter().find(|(known, _, _)| known == &&**symbol) {
-                Some((_, extent, first)) if extent != got => complaints.push(format!(
+                Some((_, extent, first)) if extent != got => complaints.tensor(format!(
                     "input {:?}: dimension {axis} ({symbol}) is {got} in shape {shape}, but {symbol} is {extent} in input {first:?}",
                     &*spec.name
                 )),
@@ -285,7 +291,7 @@ fn check_dims<'s>(spec: &'s TensorSpec, shape: &Shape, symbols: &mut Symbols<'s>
 fn side_changes(side: &str, old: &[TensorSpec], new: &[TensorSpec], changes: &mut Vec<String>) {
     for was in old {
         let Some(is) = new.iter().find(|spec| spec.name == was.name) else {
-            changes.push(format!("{side} {:?} is gone", &*was.name));
+            changes.push(format!("{side} {:?} is removed", &*was.name));
             continue;
         };
         let dims_fit = match (&was.dims, &is.dims) {
@@ -295,8 +301,8 @@ fn side_changes(side: &str, old: &[TensorSpec], new: &[TensorSpec], changes: &mu
                 was.len() == is.len()
                     && was.iter().zip(is).all(|(was, is)| match (was, is) {
                         (Dim::Fixed(a), Dim::Fixed(b)) => a == b,
-                        // An input that accepted any extent and now accepts one breaks callers; an output that was
-                        // free and is fixed now still is what they allowed for.
+                        // An input that accepted any extent and now accepts only one breaks callers. An output that was
+                        // free and is now fixed does not.
                         (Dim::Free(_), Dim::Fixed(_)) => side == "output",
                         (Dim::Fixed(_), Dim::Free(_)) => side == "input",
                         (Dim::Free(_), Dim::Free(_)) => true,
@@ -309,9 +315,10 @@ fn side_changes(side: &str, old: &[TensorSpec], new: &[TensorSpec], changes: &mu
     }
 }
 
-fn names(specs: &[TensorSpec]) -> String {
+/// The names of inputs or outputs, for a message.
+pub(crate) fn names(specs: &[TensorSpec]) -> String {
     const SHOWN: usize = 20;
-    let mut list: Vec<String> = specs.iter().take(SHOWN).map(|s| format!("{:?}", &*s.name)).collect();
+    let mut list: Vec<String> = specs.iter().take(SHOWN).map(|spec| quoted(&spec.name)).collect();
     if specs.len() > SHOWN {
         list.push(format!("and {} more", specs.len() - SHOWN));
     }

@@ -20,7 +20,7 @@ fn two_by_two() -> Signature {
 }
 
 #[test]
-fn a_fitting_request_comes_out_in_the_models_order() {
+fn a_checked_request_is_in_the_models_order() {
     let request = InferenceRequest {
         inputs: vec![named("b", &[3]), named("a", &[3, 2])],
         outputs: Some(vec!["z".into()]),
@@ -33,7 +33,7 @@ fn a_fitting_request_comes_out_in_the_models_order() {
 }
 
 #[test]
-fn every_complaint_is_made_at_once() {
+fn all_complaints_are_reported_at_once() {
     let request = InferenceRequest {
         inputs: vec![named("a", &[3, 5]), named("a", &[3, 2]), named("c", &[1])],
         ..Default::default()
@@ -52,7 +52,7 @@ fn every_complaint_is_made_at_once() {
 }
 
 #[test]
-fn a_symbol_has_one_extent_in_a_request() {
+fn a_symbol_has_one_extent_within_a_request() {
     let n = |name: &str| TensorSpec {
         name: name.into(),
         datatype: DataType::Fp32,
@@ -65,7 +65,7 @@ fn a_symbol_has_one_extent_in_a_request() {
 }
 
 #[test]
-fn unknown_and_repeated_outputs_are_named() {
+fn unknown_and_repeated_outputs_are_reported() {
     let inputs = || vec![named("a", &[1, 2]), named("b", &[1])];
     let ask = |names: &[&str]| InferenceRequest {
         inputs: inputs(),
@@ -78,7 +78,7 @@ fn unknown_and_repeated_outputs_are_named() {
 }
 
 #[test]
-fn breaking_changes_are_what_callers_would_notice() {
+fn breaking_changes_lists_what_breaks_callers() {
     let old = two_by_two();
     assert!(old.breaking_changes(&old).is_empty());
     let new = Signature::new(
@@ -90,13 +90,13 @@ fn breaking_changes_are_what_callers_would_notice() {
         [
             "input \"a\" changes from a FP32 [-1,2] to a FP64 [-1,2]",
             "input \"c\" is new: c BOOL []",
-            "output \"z\" is gone",
+            "output \"z\" is removed",
         ]
     );
 }
 
 #[test]
-fn names_are_checked_where_they_are_made() {
+fn invalid_names_are_rejected() {
     for good in ["a", "A.b_c-d", "0", &"x".repeat(128)] {
         assert!(good.parse::<ModelName>().is_ok(), "{good}");
     }
@@ -115,4 +115,54 @@ fn codes_have_distinct_names() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), Code::ALL.len());
+}
+
+#[test]
+fn a_check_of_thousands_of_wrong_names_gives_a_short_error() {
+    let long = "n".repeat(1000);
+    let outputs: Vec<TensorSpec> = (0..200).map(|i| spec(&format!("{long}{i}"), DataType::Fp32, &[-1])).collect();
+    let signature = Signature::new(vec![spec("a", DataType::Fp32, &[-1])], outputs);
+    let many = || (0..10_000).map(|i| format!("{long}-{i}"));
+    let request =
+        InferenceRequest { inputs: vec![named("a", &[1])], outputs: Some(many().collect()), ..Default::default() };
+    let failure = signature.check(request).unwrap_err();
+    assert_eq!(failure.code, Code::InvalidRequest);
+    assert!(size(&failure) < 32 * 1024, "{} bytes", size(&failure));
+    assert!(failure.details.last().unwrap().contains("more"), "{:?}", failure.details.last());
+    let inputs = many().map(|name| named(&name, &[1])).collect();
+    let failure = signature.check(InferenceRequest { inputs, ..Default::default() }).unwrap_err();
+    assert_eq!(failure.code, Code::InvalidTensor);
+    assert!(size(&failure) < 32 * 1024, "{} bytes", size(&failure));
+}
+
+fn size(failure: &Failure) -> usize {
+    failure.message.len() + failure.details.iter().map(String::len).sum::<usize>()
+}
+
+#[test]
+fn a_failure_is_bounded_whatever_it_contains() {
+    let huge = "é".repeat(1 << 20);
+    let one = Failure::new(Code::Internal, huge.clone());
+    assert!(one.message.len() <= MAX_TEXT_BYTES && one.message.ends_with('…'), "{}", one.message.len());
+    let several = Failure::several(Code::Conflict, vec![huge; 1000]);
+    assert!(size(&several) < 32 * 1024, "{} bytes", size(&several));
+    let short = Failure::several(Code::Conflict, (0..1000).map(|i| i.to_string()).collect());
+    assert_eq!(short.details.len(), Failure::MAX_DETAILS + 1);
+    assert_eq!(short.details.last().unwrap(), "and 936 more");
+    assert_eq!(short.message, "0 (and 999 more, see details)");
+    let mut again = short.clone();
+    again.limit();
+    assert_eq!(again, short, "a second limit changes nothing");
+    let exact = Failure::several(Code::Conflict, vec!["a".into(); Failure::MAX_DETAILS]);
+    assert_eq!(exact.details.len(), Failure::MAX_DETAILS);
+    assert_eq!(Failure::several(Code::Conflict, vec![]).details, [""; 0]);
+}
+
+#[test]
+fn control_characters_in_messages_are_escaped() {
+    let failure = Failure::several(Code::Conflict, vec!["a\u{1b}[31m\nb".into(), "c\u{202e}d\u{9b}".into()]);
+    assert_eq!(failure.details, ["a\\u{1b}[31m\\nb", "c\\u{202e}d\\u{9b}"]);
+    assert!(!failure.message.contains('\n') && !failure.message.contains('\u{1b}'), "{failure}");
+    assert_eq!(quoted("a\n\u{1b}\"é"), r#""a\n\u{1b}\"é""#);
+    assert!(quoted(&"\n".repeat(100_000)).len() < 300);
 }

@@ -112,7 +112,7 @@ fn find_dependence(runner: &Runner, rows: &[&(Checked, Answer)], tolerance: Tole
         Ok(ran) => ran.answer,
         Err(failure) => return Some(format!("a run of {n} rows failed: {}", failure.operator_text())),
     };
-    let Some(answers) = together.cut(&vec![1; n]) else {
+    let Some(answers) = together.split_rows(&vec![1; n]) else {
         return Some(format!("a run of {n} rows returned a different number of rows"));
     };
     rows.iter().zip(&answers).find_map(|((_, alone), together)| {
@@ -129,7 +129,7 @@ fn authored_rows(dir: &Path, runner: &Runner) -> Vec<Checked> {
     let warmup = read("warmup.json").and_then(|bytes| parse_warmup(&bytes).ok()).into_iter().flatten();
     let rows = |request: InferenceRequest| {
         let request = InferenceRequest { outputs: None, ..request };
-        runner.signature().check(request).ok()?.singles(ROWS)
+        runner.signature().check(request).ok()?.single_rows(ROWS)
     };
     // Only half of the test rows: an author may have chosen rows that are all alike.
     golden.chain(warmup).filter_map(rows).flatten().take(ROWS / 2).collect()
@@ -138,6 +138,6 @@ fn authored_rows(dir: &Path, runner: &Runner) -> Vec<Checked> {
 fn generated_rows(runner: &Runner) -> Vec<Checked> {
     let signature = runner.signature();
     let request = inputs::generate(signature, ROWS, inputs::varied).ok();
-    let rows = request.and_then(|request| signature.check(request).ok()?.singles(ROWS));
+    let rows = request.and_then(|request| signature.check(request).ok()?.single_rows(ROWS));
     rows.unwrap_or_default()
 }

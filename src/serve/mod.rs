@@ -168,11 +168,12 @@ impl Gateway {
         &self,
         mut exchange: ActiveRequest,
         outcome: Result<Ran, Failure>,
+        deadline: Instant,
     ) -> Result<Option<ShadowCopies>, Failure> {
         let latency = exchange.started.elapsed();
         let written = exchange.record(outcome.as_ref().map_err(|failure| failure.code), latency);
         let written = match (written, &self.log) {
-            (Ok(Some(ticket)), Some(log)) => log.durable(ticket).await,
+            (Ok(Some(ticket)), Some(log)) => before(deadline, log.durable(ticket)).await,
             (written, _) => written.map(drop),
         };
         exchange.ended = true;
@@ -237,7 +238,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `MODEL_NOT_FOUND`, and `LOG_UNAVAILABLE`: nothing of it was taken.
-    pub async fn told(&self, model: &str, entries: &[Feedback]) -> Result<(), Failure> {
+    pub async fn told(&self, model: &str, entries: &[Feedback], deadline: Instant) -> Result<(), Failure> {
         let model = find(&self.snapshot(), model)?.name().clone();
         let Some(log) = &self.log else {
             return Err(Failure::new(Code::LogUnavailable, "this server keeps no feedback"));
@@ -245,8 +246,16 @@ impl Gateway {
         if entries.is_empty() {
             return Ok(());
         }
-        log.tell(&model, entries)?.durable().await
+        before(deadline, log.tell(&model, entries)?.durable()).await
     }
+}
+
+/// Waits for records to be on the disk, at most until the deadline.
+async fn before(deadline: Instant, written: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::time::timeout_at(deadline.into(), written).await.unwrap_or_else(|_| {
+        let message = "the disk did not confirm the record before the deadline; it may still be written later";
+        Err(Failure::new(Code::LogUnavailable, message))
+    })
 }
 
 /// The shadows that get a copy of a request. One draw for all, so that the samples are nested. Whoever asked for a version or a

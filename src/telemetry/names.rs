@@ -223,6 +223,12 @@ pub const REFUSED: Metric = metric(
     &["code"],
     "Predict requests refused before they reached a version (bad JSON, unknown model, too large, over a limit)",
 );
+pub const PANICS: Metric = metric(
+    "sluicegate_panics_total",
+    Kind::Counter,
+    &["task"],
+    "Panics that were caught in the data plane, by task: request (answered with 500), connection, shadow_copies",
+);
 pub const STATES: Metric =
     metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state of their life");
 pub const STAGE_SECONDS: Metric = metric(
@@ -306,6 +312,7 @@ pub const ALL: &[Metric] = &[
     QUALITY_VALUE_MEAN,
     QUALITY_VALUE_VARIANCE,
     REFUSED,
+    PANICS,
     STATES,
     STAGE_SECONDS,
     STAGE_FAILURES,

@@ -1,34 +1,34 @@
-//! Elements of one numeric type: owned, or a view into received bytes.
+//! The elements of a numeric tensor: owned memory, or a view into received bytes.
 
 use bytemuck::Pod;
 use bytes::Bytes;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-/// A numeric type a tensor can hold as plain memory.
+/// A numeric type that can be viewed as plain bytes.
 pub trait Element: Pod + PartialEq + std::fmt::Debug + Send + Sync {}
 impl<T: Pod + PartialEq + std::fmt::Debug + Send + Sync> Element for T {}
 
-/// `[T]`, either owned or viewed in bytes that came off the socket (the binary tensor extension, without a copy).
+/// A slice of `T`, either owned or a view into received bytes. A view avoids a copy for binary tensors.
 #[derive(Clone)]
 pub struct Elements<T: Element>(Store<T>);
 
 #[derive(Clone)]
 enum Store<T: Element> {
     Owned(Vec<T>),
-    /// Length a multiple of `size_of::<T>()`, start aligned for `T`: checked by [`Elements::view`], the only maker.
+    /// The length is a multiple of `size_of::<T>()` and the start is aligned for `T`. [`Elements::view`] checks both.
     View(Bytes, PhantomData<T>),
 }
 
 impl<T: Element> Elements<T> {
-    /// Views little-endian bytes as elements, without a copy where they are aligned for `T` and with one copy where not.
+    /// Interprets little-endian bytes as elements. Copies them only if they are not aligned for `T`.
     ///
-    /// Returns `None` when the length is not a whole number of elements.
+    /// Returns `None` if the length is not a whole number of elements.
     ///
-    /// The wire is little-endian; so are all targets this is built for (a compile-time check below holds that).
+    /// The wire format is little-endian. A compile-time check rejects big-endian targets.
     #[must_use]
     pub fn view(bytes: Bytes) -> Option<Elements<T>> {
-        const { assert!(cfg!(target_endian = "little"), "the wire is little-endian, and views are not swapped") };
+        const { assert!(cfg!(target_endian = "little"), "the wire format is little-endian, and views do not swap bytes") };
         if !bytes.len().is_multiple_of(size_of::<T>()) {
             return None;
         }
@@ -46,7 +46,7 @@ impl<T: Element> Elements<T> {
         bytemuck::cast_slice(self)
     }
 
-    /// Whether this is a view into received bytes rather than memory of its own.
+    /// Whether this is a view into received bytes and not owned memory.
     #[must_use]
     pub fn is_view(&self) -> bool {
         matches!(self.0, Store::View(..))

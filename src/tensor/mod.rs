@@ -1,14 +1,14 @@
-//! tensor: numbers in memory with a type and a shape.
+//! tensor: typed arrays in memory, with a shape.
 //!
-//! - A [`Tensor`] always holds exactly as many elements as its [`Shape`] says; there is no way to make one that does not.
+//! - A [`Tensor`] always has exactly as many elements as its [`Shape`] says. Its constructor checks this.
 //! - Elements are row-major (the last dimension varies fastest), little-endian in memory and on the wire.
-//! - Numeric elements are either owned or a view into bytes that came off the socket; readers cannot tell.
+//! - Numeric elements are either owned or a view into received bytes. Both are read in the same way.
 //!
 //! Uses: nothing.
 //!
-//! Invariant: no names, no JSON, no models: a tensor does not know what it is for.
+//! Invariant: no names, no JSON, no models. A tensor does not know what it is used for.
 //!
-//! To add a datatype: a variant in [`DataType`] and [`Data`], then follow the compiler.
+//! To add a datatype: a variant in [`DataType`] and in [`Data`], then fix what the compiler reports.
 
 mod elements;
 mod rows;
@@ -22,7 +22,7 @@ pub use shape::Shape;
 use bytes::Bytes;
 use half::f16;
 
-/// The element types of the Open Inference Protocol v2, under their protocol names.
+/// The element types of the Open Inference Protocol v2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DataType {
     Bool,
@@ -77,13 +77,14 @@ impl DataType {
         }
     }
 
-    /// Reads a wire name; `None` when it is none of the protocol's (case matters, as in the protocol).
+    /// Parses a wire name. `None` if it is unknown. Case matters, as in the protocol.
     #[must_use]
     pub fn parse(name: &str) -> Option<DataType> {
         DataType::ALL.into_iter().find(|d| d.as_str() == name)
     }
 
-    /// Bytes per element in memory and in the binary tensor extension; `None` for [`DataType::Bytes`], whose elements vary.
+    /// Bytes per element, in memory and in the binary tensor extension. `None` for [`DataType::Bytes`], whose elements have
+    /// different lengths.
     #[must_use]
     pub const fn width(self) -> Option<usize> {
         match self {
@@ -127,7 +128,7 @@ pub enum Data {
     Bytes(Vec<Bytes>),
 }
 
-/// Runs the same expression on whichever elements a [`Data`] holds: `each!(data, |e| e.len())`.
+/// Evaluates one expression for the elements of a [`Data`], whatever their type: `each_data!(data, |e| e.len())`.
 #[macro_export]
 macro_rules! each_data {
     ($data:expr, |$e:ident| $body:expr) => {
@@ -151,7 +152,7 @@ macro_rules! each_data {
 pub use each_data;
 
 impl Data {
-    /// How many elements there are.
+    /// The number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         each_data!(self, |e| e.len())
@@ -181,7 +182,7 @@ impl Data {
         }
     }
 
-    /// `n` zeros (`false`, empty strings) of a type: what a generated warm-up sends.
+    /// `n` zeros of a type (`false` for booleans, empty strings for BYTES). Generated warm-up requests use them.
     #[must_use]
     pub fn zeros(datatype: DataType, n: usize) -> Data {
         match datatype {
@@ -201,7 +202,28 @@ impl Data {
         }
     }
 
-    /// How many floating-point elements are NaN or infinite; 0 for the other types.
+    /// The elements as little-endian bytes, as the binary tensor extension sends them (a boolean is the byte 0 or 1). `None`
+    /// for [`Data::Bytes`], whose elements have no fixed width.
+    #[must_use]
+    pub fn le_bytes(&self) -> Option<&[u8]> {
+        Some(match self {
+            Data::Bool(e) => bytemuck::cast_slice(e),
+            Data::Uint8(e) => e.as_bytes(),
+            Data::Uint16(e) => e.as_bytes(),
+            Data::Uint32(e) => e.as_bytes(),
+            Data::Uint64(e) => e.as_bytes(),
+            Data::Int8(e) => e.as_bytes(),
+            Data::Int16(e) => e.as_bytes(),
+            Data::Int32(e) => e.as_bytes(),
+            Data::Int64(e) => e.as_bytes(),
+            Data::Fp16(e) => e.as_bytes(),
+            Data::Fp32(e) => e.as_bytes(),
+            Data::Fp64(e) => e.as_bytes(),
+            Data::Bytes(_) => return None,
+        })
+    }
+
+    /// The number of floating-point elements that are NaN or infinite. 0 for the other types.
     #[must_use]
     pub fn count_nonfinite(&self) -> usize {
         match self {
@@ -213,7 +235,7 @@ impl Data {
     }
 }
 
-/// The number of elements a shape asks for and the number there were.
+/// A shape does not match the number of elements.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     #[error("shape {shape} holds {expected} elements, got {got}")]
@@ -222,7 +244,7 @@ pub enum ShapeError {
     Overflow { shape: Shape },
 }
 
-/// Typed, shaped, row-major numbers (or strings).
+/// A shape, and its elements in row-major order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     shape: Shape,
@@ -230,10 +252,10 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// Puts a shape on elements.
+    /// Combines a shape with its elements.
     ///
     /// # Errors
-    /// When the shape's product is not the number of elements, or overflows `usize`.
+    /// When the product of the extents is not the number of elements, or overflows `usize`.
     pub fn new(shape: Shape, data: Data) -> Result<Tensor, ShapeError> {
         match shape.elements() {
             None => Err(ShapeError::Overflow { shape }),
@@ -257,7 +279,7 @@ impl Tensor {
         self.data.datatype()
     }
 
-    /// Bytes of its elements in memory.
+    /// The size of the elements in memory, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         match &self.data {

@@ -1,23 +1,23 @@
-//! Tensors whose first dimension counts rows: put together, and taken apart again.
+//! Stacking and splitting tensors along the first dimension, which counts rows.
 
 use super::{Data, Shape, Tensor};
 
 impl Tensor {
-    /// Whether the rows of two tensors can stand in one: the same type, and the same extents behind the first.
+    /// Whether the rows of two tensors fit into one tensor: the same datatype, and the same extents after the first.
     #[must_use]
     pub fn stacks_with(&self, other: &Tensor) -> bool {
         self.datatype() == other.datatype()
-            && matches!((&self.shape()[..], &other.shape()[..]), ([_, mine @ ..], [_, theirs @ ..]) if mine == theirs)
+            && matches!((&self.shape()[..], &other.shape()[..]), ([_, left @ ..], [_, right @ ..]) if left == right)
     }
 
-    /// The rows of all, in order, as one tensor of its own memory. `None` where they do not stack, or there is none.
+    /// Copies the rows of all tensors, in order, into one tensor. `None` if they do not stack, or if the list is empty.
     #[must_use]
     pub fn stack(tensors: &[&Tensor]) -> Option<Tensor> {
         let (first, others) = tensors.split_first()?;
         if !first.stacks_with(first) || !others.iter().all(|other| first.stacks_with(other)) {
             return None;
         }
-        // An empty tensor may be said to have any number of rows.
+        // The sum can overflow, because an empty tensor can have any number of rows.
         let rows = tensors.iter().try_fold(0usize, |sum, t| sum.checked_add(t.shape()[0]))?;
         let shape: Shape = std::iter::once(rows).chain(first.shape()[1..].iter().copied()).collect();
         macro_rules! joined {
@@ -26,7 +26,7 @@ impl Tensor {
                     $(Data::$kind(_) => {
                         let mut all = Vec::with_capacity(tensors.iter().map(|t| t.data().len()).sum());
                         for tensor in tensors {
-                            // All are of one type.
+                            // `stacks_with` has checked that all have the same type.
                             if let Data::$kind(elements) = tensor.data() {
                                 all.extend_from_slice(elements);
                             }
@@ -40,40 +40,40 @@ impl Tensor {
         Tensor::new(shape, data).ok()
     }
 
-    /// Tensors of so many rows each, in order. `None` where that is not how many there are.
+    /// Splits the rows into tensors with the given numbers of rows, in order. `None` if the numbers do not add up to all rows.
     #[must_use]
-    pub fn cut(&self, rows: &[usize]) -> Option<Vec<Tensor>> {
+    pub fn split_rows(&self, rows: &[usize]) -> Option<Vec<Tensor>> {
         let (all, _) = self.shape().split_first()?;
         if rows.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(*all) {
             return None;
         }
         let mut from = 0;
         let piece = |n: &usize| {
-            let piece = self.some(from, *n);
+            let piece = self.slice_rows(from, *n);
             from += n;
             piece
         };
         rows.iter().map(piece).collect()
     }
 
-    /// So many of its rows, from one on, in memory of their own. `None` where it has not as many.
+    /// Copies `rows` rows, starting at row `from`. `None` if there are not that many.
     #[must_use]
-    pub fn some(&self, from: usize, rows: usize) -> Option<Tensor> {
-        let (all, behind) = self.shape().split_first()?;
+    pub fn slice_rows(&self, from: usize, rows: usize) -> Option<Tensor> {
+        let (all, inner) = self.shape().split_first()?;
         let end = from.checked_add(rows).filter(|end| end <= all)?;
-        let width = Shape::new(behind).elements()?;
+        let width = Shape::new(inner).elements()?;
         let range = from.checked_mul(width)?..end.checked_mul(width)?;
         if range.end > self.data().len() {
             return None;
         }
-        let shape = std::iter::once(rows).chain(behind.iter().copied()).collect();
-        Tensor::new(shape, self.data().copy(range)).ok()
+        let shape = std::iter::once(rows).chain(inner.iter().copied()).collect();
+        Tensor::new(shape, self.data().copy_range(range)).ok()
     }
 }
 
 impl Data {
-    /// A copy of some of the elements.
-    fn copy(&self, range: std::ops::Range<usize>) -> Data {
+    /// A copy of a range of the elements.
+    fn copy_range(&self, range: std::ops::Range<usize>) -> Data {
         macro_rules! copied {
             ($($kind:ident),*) => {
                 match self {
@@ -98,33 +98,35 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_rows_or_other_rows_does_not_stack() {
+    fn tensors_without_rows_or_with_different_rows_do_not_stack() {
         let scalar = Tensor::new(Shape::new(&[]), Data::zeros(DataType::Fp32, 1)).unwrap();
-        assert!(Tensor::stack(&[&scalar]).is_none() && scalar.cut(&[1]).is_none());
+        assert!(Tensor::stack(&[&scalar]).is_none() && scalar.split_rows(&[1]).is_none());
         let (two, three) = (numbers(&[1, 2], 0), numbers(&[1, 3], 0));
         assert!(Tensor::stack(&[&two, &three]).is_none());
         let floats = Tensor::new(Shape::new(&[1, 2]), Data::zeros(DataType::Fp32, 2)).unwrap();
         assert!(Tensor::stack(&[&two, &floats]).is_none());
         assert!(Tensor::stack(&[]).is_none());
-        assert!(numbers(&[3, 2], 0).cut(&[1, 1]).is_none());
+        assert!(numbers(&[3, 2], 0).split_rows(&[1, 1]).is_none());
         let endless = numbers(&[usize::MAX, 0], 0);
         assert!(Tensor::stack(&[&endless, &numbers(&[1, 0], 0)]).is_none());
-        assert!(numbers(&[0, 1], 0).cut(&[usize::MAX, 1]).is_none());
-        assert!(numbers(&[3, 2], 0).some(2, 2).is_none() && numbers(&[3, 2], 0).some(usize::MAX, 2).is_none());
-        assert_eq!(numbers(&[3, 2], 0).some(1, 2), Some(numbers(&[2, 2], 2)));
-        assert_eq!(endless.some(usize::MAX - 1, 1), Some(numbers(&[1, 0], 0)));
+        assert!(numbers(&[0, 1], 0).split_rows(&[usize::MAX, 1]).is_none());
+        assert!(
+            numbers(&[3, 2], 0).slice_rows(2, 2).is_none() && numbers(&[3, 2], 0).slice_rows(usize::MAX, 2).is_none()
+        );
+        assert_eq!(numbers(&[3, 2], 0).slice_rows(1, 2), Some(numbers(&[2, 2], 2)));
+        assert_eq!(endless.slice_rows(usize::MAX - 1, 1), Some(numbers(&[1, 0], 0)));
     }
 
     #[test]
-    fn texts_stack_too() {
+    fn string_tensors_stack() {
         let text = |t: &'static [u8]| Tensor::new(Shape::new(&[1]), Data::Bytes(vec![Bytes::from_static(t)])).unwrap();
         let both = Tensor::stack(&[&text(b"a"), &text(b"\xff")]).unwrap();
-        assert_eq!(both.cut(&[1, 1]).unwrap(), [text(b"a"), text(b"\xff")]);
+        assert_eq!(both.split_rows(&[1, 1]).unwrap(), [text(b"a"), text(b"\xff")]);
     }
 
     proptest! {
         #[test]
-        fn what_is_cut_was_stacked(rows in prop::collection::vec(0usize..5, 1..6), width in 0usize..4, deep in 1usize..3) {
+        fn splitting_undoes_stacking(rows in prop::collection::vec(0usize..5, 1..6), width in 0usize..4, deep in 1usize..3) {
             let mut from = 0;
             let parts: Vec<Tensor> = rows.iter().map(|n| {
                 from += 1000;
@@ -132,7 +134,7 @@ mod tests {
             }).collect();
             let whole = Tensor::stack(&parts.iter().collect::<Vec<_>>()).unwrap();
             prop_assert_eq!(whole.shape()[0], rows.iter().sum::<usize>());
-            prop_assert_eq!(whole.cut(&rows).unwrap(), parts);
+            prop_assert_eq!(whole.split_rows(&rows).unwrap(), parts);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The extent of a tensor along each dimension.
+//! The extents of a tensor.
 
 use smallvec::SmallVec;
 use std::ops::Deref;
 
-/// Extents, outermost first. `[]` is a scalar; an extent of 0 is legal and means no elements.
+/// Extents, outermost dimension first. `[]` is a scalar. An extent of 0 is allowed: the tensor then has no elements.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Shape(SmallVec<[usize; 4]>);
 
@@ -13,9 +13,9 @@ impl Shape {
         Shape(SmallVec::from_slice(dims))
     }
 
-    /// The number of elements, or `None` when the product overflows `usize`.
+    /// The number of elements, or `None` if the product overflows `usize`.
     ///
-    /// An extent of 0 anywhere makes it 0, however large the others are.
+    /// One extent of 0 makes the result 0, even if the product of the others overflows.
     #[must_use]
     pub fn elements(&self) -> Option<usize> {
         if self.0.contains(&0) {

@@ -1,23 +1,23 @@
 use super::*;
 
 #[test]
-fn a_tensor_holds_exactly_what_its_shape_says() {
-    let two = || Data::Fp32(vec![1.0, 2.0].into());
-    assert!(Tensor::new(Shape::new(&[2]), two()).is_ok());
-    assert!(Tensor::new(Shape::new(&[1, 2, 1]), two()).is_ok());
-    let e = Tensor::new(Shape::new(&[3]), two()).unwrap_err();
+fn a_tensor_has_exactly_the_elements_of_its_shape() {
+    let data = || Data::Fp32(vec![1.0, 2.0].into());
+    assert!(Tensor::new(Shape::new(&[2]), data()).is_ok());
+    assert!(Tensor::new(Shape::new(&[1, 2, 1]), data()).is_ok());
+    let e = Tensor::new(Shape::new(&[3]), data()).unwrap_err();
     assert_eq!(e.to_string(), "shape [3] holds 3 elements, got 2");
-    assert!(matches!(Tensor::new(Shape::new(&[usize::MAX, 2]), two()), Err(ShapeError::Overflow { .. })));
+    assert!(matches!(Tensor::new(Shape::new(&[usize::MAX, 2]), data()), Err(ShapeError::Overflow { .. })));
 }
 
 #[test]
-fn a_scalar_holds_one_and_a_zero_extent_none() {
+fn a_scalar_has_one_element_and_a_zero_extent_none() {
     assert_eq!(Shape::new(&[]).elements(), Some(1));
     assert_eq!(Shape::new(&[usize::MAX, 0, usize::MAX]).elements(), Some(0));
 }
 
 #[test]
-fn aligned_bytes_are_viewed_and_unaligned_ones_copied_once() {
+fn aligned_bytes_become_a_view_and_unaligned_ones_are_copied() {
     let mut raw = vec![0u8; 4];
     raw.extend_from_slice(&1.5f32.to_le_bytes());
     raw.extend_from_slice(&(-2.0f32).to_le_bytes());
@@ -34,11 +34,14 @@ fn aligned_bytes_are_viewed_and_unaligned_ones_copied_once() {
 }
 
 #[test]
-fn every_datatype_keeps_its_name_and_zeros() {
+fn each_datatype_has_a_name_and_zeros() {
     for d in DataType::ALL {
         assert_eq!(DataType::parse(d.as_str()), Some(d));
         let zeros = Data::zeros(d, 3);
         assert_eq!((zeros.datatype(), zeros.len()), (d, 3));
+        assert_eq!(zeros.le_bytes().map(<[u8]>::len), d.width().map(|width| 3 * width));
     }
     assert_eq!(DataType::parse("fp32"), None);
+    assert_eq!(Data::Bool(vec![true, false]).le_bytes(), Some(&[1, 0][..]));
+    assert_eq!(Data::Int16(vec![-2, 1].into()).le_bytes(), Some(&[0xfe, 0xff, 1, 0][..]));
 }

@@ -45,24 +45,25 @@ impl Reader<'_> {
     pub(in crate::codec) fn excerpt(&self, at: usize) -> String {
         const SHOWN: usize = 40;
         let rest = &self.text[at..];
-        let cut = |bytes: &[u8]| {
-            let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]).into_owned();
-            if bytes.len() > SHOWN {
-                text.push('…');
-            }
-            text
+        let cut = |text: &str| match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => (text[..end].to_owned(), "…"),
+            None => (text.to_owned(), ""),
         };
         match rest.first() {
             None => "the end of the body".to_owned(),
             Some(b'[') => "a list".to_owned(),
             Some(b'{') => "an object".to_owned(),
             Some(b'"') => match self.at(at).string() {
-                Ok(text) => format!("the string \"{}\"", cut(text.as_bytes())),
+                Ok(text) => {
+                    let (shown, more) = cut(&text);
+                    format!("the string {shown:?}{more}")
+                }
                 Err(_) => "a string".to_owned(),
             },
             Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z') => {
                 let end = rest.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+-._".contains(b));
-                cut(&rest[..end.unwrap_or(rest.len())])
+                let (shown, more) = cut(&String::from_utf8_lossy(&rest[..end.unwrap_or(rest.len())]));
+                shown + more
             }
             Some(0x20..=0x7e) => format!("'{}'", char::from(rest[0])),
             Some(other) => match String::from_utf8_lossy(&rest[..rest.len().min(4)]).chars().next() {

@@ -1,8 +1,7 @@
 //! The binary tensor extension: tensors as little-endian bytes after the JSON, or as the whole body.
 
 use super::{AnswerForm, OipRequest};
-use crate::codec::complaints::Complaints;
-use crate::model::{Code, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec};
+use crate::model::{Code, Complaints, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec};
 use crate::tensor::{Data, DataType, Element, Elements, Shape, Tensor};
 use bytes::{Buf as _, Bytes};
 
@@ -124,18 +123,6 @@ pub(super) fn binary_size(data: &Data) -> usize {
 /// Writes a tensor in binary form.
 pub(super) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
     match data {
-        Data::Bool(e) => out.extend(e.iter().map(|b| u8::from(*b))),
-        Data::Uint8(e) => out.extend_from_slice(e),
-        Data::Uint16(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Uint32(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Uint64(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Int8(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Int16(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Int32(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Int64(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Fp16(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Fp32(e) => out.extend_from_slice(e.as_bytes()),
-        Data::Fp64(e) => out.extend_from_slice(e.as_bytes()),
         Data::Bytes(e) => {
             for (i, s) in e.iter().enumerate() {
                 let length = u32::try_from(s.len())
@@ -144,6 +131,7 @@ pub(super) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
                 out.extend_from_slice(s);
             }
         }
+        numbers => out.extend_from_slice(numbers.le_bytes().unwrap_or_default()),
     }
     Ok(())
 }

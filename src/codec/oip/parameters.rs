@@ -1,8 +1,7 @@
 //! `parameters`: objects whose values are strings, numbers or booleans.
 
-use crate::codec::complaints::{Complaints, shown};
 use crate::codec::json::{Reader, Syntax};
-use crate::model::{Parameter, Parameters};
+use crate::model::{Complaints, Parameter, Parameters, quoted};
 use sonic_number::{ParserNumber, parse_number};
 
 /// Reads the object at the cursor; `null` counts as none.
@@ -24,21 +23,21 @@ pub(super) fn parameters(reader: &mut Reader<'_>, complaints: &mut Complaints) -
             Ok(parameter) => parameters.push((name.into_owned(), parameter)),
             Err(got) => complaints.request(format!(
                 "parameter {} is expected to be a string, a number or a boolean, got {got}",
-                shown(&name)
+                quoted(&name)
             )),
         }
     }
     if let Some(name) = repeated(&parameters) {
-        complaints.request(format!("parameter {} is given more than once", shown(name)));
+        complaints.request(format!("parameter {} is given more than once", quoted(name)));
     }
     Ok(parameters)
 }
 
 /// A value for a message.
 #[cold]
-pub(super) fn shown_value(value: &Parameter) -> String {
+pub(super) fn quoted_value(value: &Parameter) -> String {
     match value {
-        Parameter::String(text) => shown(text),
+        Parameter::String(text) => quoted(text),
         other => other.to_string(),
     }
 }

@@ -2,12 +2,11 @@
 
 use super::AnswerForm;
 use super::binary::Blobs;
-use super::parameters::{parameters, shown_value};
+use super::parameters::{parameters, quoted_value};
 use super::tensor::{Side, tensors};
-use crate::codec::complaints::{Complaints, shown};
 use crate::codec::elements::Rules;
 use crate::codec::json::{Reader, Seen, Syntax};
-use crate::model::{Code, Failure, InferenceRequest, Parameter, Parameters};
+use crate::model::{Code, Complaints, Failure, InferenceRequest, Parameter, Parameters, quoted};
 use bytes::Bytes;
 
 /// What a caller asked, and how it wants the answer written.
@@ -78,7 +77,7 @@ pub(in crate::codec) fn request_body(
     if !reader.eat(b'{') {
         reader.skip_value()?;
         complaints.request(format!("expected a JSON object with \"inputs\", got {}", reader.excerpt(start)));
-        return complaints.settle(OipRequest { request, form });
+        return complaints.into_result(OipRequest { request, form });
     }
     let mut seen = Seen::new(&MEMBERS);
     let mut first = true;
@@ -100,8 +99,8 @@ pub(in crate::codec) fn request_body(
                 reader.skip_value()?;
             }
         }
-        if complaints.full() {
-            return complaints.settle(OipRequest { request, form });
+        if complaints.is_full() {
+            return complaints.into_result(OipRequest { request, form });
         }
     }
     if !seen.once("inputs") {
@@ -109,7 +108,7 @@ pub(in crate::codec) fn request_body(
     }
     form.binary = flag(&request.parameters, "binary_data_output", &mut complaints).unwrap_or_default();
     blobs.finish(&mut complaints);
-    complaints.settle(OipRequest { request, form })
+    complaints.into_result(OipRequest { request, form })
 }
 
 fn id(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<String>, Syntax> {
@@ -140,20 +139,20 @@ fn outputs(
     }
     let mut names = Vec::new();
     let mut first = true;
-    while reader.next_item(&mut first)? && !complaints.full() {
+    while reader.next_item(&mut first)? && !complaints.is_full() {
         let mut wrong = Complaints::default();
         let (name, parameters) = output(reader, &mut wrong)?;
         let binary = flag(&parameters, "binary_data", &mut wrong);
         for (parameter, value) in &parameters {
             let classes = parameter == "classification" && *value != Parameter::Integer(0);
             if classes || parameter.starts_with("shared_memory_") {
-                wrong.request(format!("parameter {} is not supported", shown(parameter)));
+                wrong.request(format!("parameter {} is not supported", quoted(parameter)));
             }
         }
         if !wrong.is_empty() {
             let place = name
                 .as_ref()
-                .map_or_else(|| format!("outputs[{}]", names.len()), |name| format!("output {}", shown(name)));
+                .map_or_else(|| format!("outputs[{}]", names.len()), |name| format!("output {}", quoted(name)));
             complaints.absorb(wrong, &place);
         }
         let name = name.unwrap_or_default();
@@ -208,7 +207,7 @@ fn flag(parameters: &Parameters, name: &str, complaints: &mut Complaints) -> Opt
         (_, Parameter::Bool(flag)) => Some(*flag),
         (_, other) => {
             complaints
-                .request(format!("parameter {name:?} is expected to be true or false, got {}", shown_value(other)));
+                .request(format!("parameter {name:?} is expected to be true or false, got {}", quoted_value(other)));
             None
         }
     }

@@ -1,12 +1,11 @@
 //! One entry of `inputs`: a name, a datatype, a shape, and values as JSON or in the bytes after it.
 
 use super::binary::{self, Blobs};
-use super::parameters::{parameters, shown_value};
-use crate::codec::complaints::{Complaints, shown};
+use super::parameters::{parameters, quoted_value};
 use crate::codec::elements::Rules;
 use crate::codec::json::{MAX_DEPTH, Reader, Seen, Syntax};
 use crate::codec::nested::{Buffer, Nesting, Unread};
-use crate::model::{NamedTensor, Parameter, Parameters};
+use crate::model::{Complaints, NamedTensor, Parameter, Parameters, quoted};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use smallvec::SmallVec;
 use sonic_number::{ParserNumber, parse_number};
@@ -36,7 +35,7 @@ pub(in crate::codec) fn tensors(
     }
     let mut first = true;
     let mut index = 0;
-    while reader.next_item(&mut first)? && !complaints.full() {
+    while reader.next_item(&mut first)? && !complaints.is_full() {
         let mut draft = Draft::new(rules);
         let read = draft.read(reader);
         let read = read.and_then(|()| draft.finish(reader, blobs));
@@ -58,7 +57,7 @@ pub(in crate::codec) fn tensors(
 #[cold]
 fn place(side: Side, index: usize, name: Option<&str>) -> String {
     match name {
-        Some(name) => format!("{} {}", side.one, shown(name)),
+        Some(name) => format!("{} {}", side.one, quoted(name)),
         None => format!("{}[{index}]", side.list),
     }
 }
@@ -271,7 +270,7 @@ impl Draft {
             if name.starts_with("shared_memory_") {
                 self.wrong.request(format!(
                     "parameter {}: shared memory is not supported, send the values in \"data\" or in binary form",
-                    shown(name)
+                    quoted(name)
                 ));
                 self.values = Values::Wrong;
             } else if name == "binary_data_size" {
@@ -280,7 +279,7 @@ impl Draft {
                     other => {
                         self.wrong.request(format!(
                             "parameter \"binary_data_size\" is expected to be a non-negative integer, got {}",
-                            shown_value(other)
+                            quoted_value(other)
                         ));
                         self.values = Values::Wrong;
                         blobs.lose_track();

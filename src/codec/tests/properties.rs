@@ -47,6 +47,10 @@ fn answer() -> impl Strategy<Value = Answer> {
     })
 }
 
+fn count_nonfinite(answer: &Answer) -> usize {
+    answer.outputs.iter().map(|(_, tensor)| tensor.data().count_nonfinite()).sum()
+}
+
 /// FP16 goes in binary form only.
 fn has_json_form(answer: &Answer) -> bool {
     answer.outputs.iter().all(|(_, t)| t.datatype() != DataType::Fp16)
@@ -104,7 +108,7 @@ proptest! {
     #[test]
     fn tensors_survive_the_binary_form_bit_by_bit(sent in answer()) {
         let encoded = oip::encode(&sent, &HEAD, &AnswerForm::binary()).unwrap();
-        prop_assert_eq!(encoded.nonfinite, sent.count_nonfinite());
+        prop_assert_eq!(encoded.nonfinite, count_nonfinite(&sent));
         let (body, json_length) = as_request(&encoded.body, encoded.json_length);
         let read = oip::decode(&body, json_length).unwrap();
         assert_same(&sent, &read.request.inputs, false)?;
@@ -113,7 +117,7 @@ proptest! {
     #[test]
     fn tensors_survive_json_but_for_what_json_lacks(sent in json_answer()) {
         let encoded = oip::encode(&sent, &HEAD, &AnswerForm::json()).unwrap();
-        prop_assert_eq!(encoded.nonfinite, sent.count_nonfinite());
+        prop_assert_eq!(encoded.nonfinite, count_nonfinite(&sent));
         prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&encoded.body).is_ok());
         // As a golden file reads it, and as a request.
         let body = String::from_utf8(encoded.body.to_vec()).unwrap();
@@ -129,7 +133,7 @@ proptest! {
         let body = String::from_utf8(encoded.body.to_vec()).unwrap().replacen("\"outputs\":", "\"inputs\":", 1);
         let read = tfs::parse(&Bytes::from(body)).unwrap().decode(&signature(&sent)).unwrap();
         assert_same(&sent, &read.inputs, true)?;
-        prop_assert_eq!(encoded.nonfinite, sent.count_nonfinite());
+        prop_assert_eq!(encoded.nonfinite, count_nonfinite(&sent));
     }
 
     #[test]

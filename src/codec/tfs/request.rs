@@ -1,11 +1,10 @@
 //! `{"instances": …}` and `{"inputs": …}` → tensors.
 
 use super::Style;
-use crate::codec::complaints::shown;
 use crate::codec::elements::Rules;
 use crate::codec::json::{Reader, Seen, Syntax};
 use crate::codec::nested::{Buffer, Nesting, Unread};
-use crate::model::{Code, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec};
+use crate::model::{Code, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec, names, quoted};
 use crate::tensor::{Shape, Tensor};
 use bytes::Bytes;
 
@@ -198,8 +197,7 @@ fn named_rows(reader: &mut Reader<'_>, specs: &[TensorSpec], rows: usize) -> Res
     reader.bump();
     let (mut row, mut first_row) = (0, true);
     while reader.next_item(&mut first_row)? {
-        let in_row =
-            |failure: Failure| Failure { message: format!("instances[{row}]: {}", failure.message), ..failure };
+        let in_row = |failure: Failure| failure.within(&format!("instances[{row}]: "));
         reader.peek();
         let start = reader.offset();
         if !reader.eat(b'{') {
@@ -279,13 +277,8 @@ fn is_base64(reader: &mut Reader<'_>) -> Result<bool, Syntax> {
 
 fn known(specs: &[TensorSpec], name: &str) -> Result<usize, Failure> {
     specs.iter().position(|spec| *spec.name == *name).ok_or_else(|| {
-        Failure::new(Code::InvalidTensor, format!("unknown input {}: this model takes {}", shown(name), names(specs)))
+        Failure::new(Code::InvalidTensor, format!("unknown input {}: this model takes {}", quoted(name), names(specs)))
     })
-}
-
-fn names(specs: &[TensorSpec]) -> String {
-    let names: Vec<String> = specs.iter().take(20).map(|spec| format!("{:?}", &*spec.name)).collect();
-    names.join(", ")
 }
 
 fn refused(why: impl Into<String>) -> Failure {

@@ -100,7 +100,7 @@ impl Session for Run {
             Some(Ending::Panic) => panic!("on purpose"),
             Some(Ending::OneRow) => {
                 let rows = request.inputs()[0].shape()[0];
-                Ok(request.inputs()[0].cut(&[1, rows - 1]).unwrap().drain(..1).collect())
+                Ok(request.inputs()[0].split_rows(&[1, rows - 1]).unwrap().drain(..1).collect())
             }
             None => Ok(request.inputs().to_vec()),
         }

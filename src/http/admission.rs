@@ -1,0 +1,68 @@
+//! Admitting a request and reading its body, under the limits.
+
+use super::body;
+use super::data_plane::{DataPlane, Permit, RequestKind};
+use super::negotiation::check_media_types;
+use crate::codec::inflate;
+use crate::model::{Code, Failure, quoted};
+use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, HeaderName};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const X_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+/// The body of an admitted request.
+#[derive(Debug)]
+pub(super) struct AdmittedBody {
+    /// Held until the request is answered.
+    pub _permit: Permit,
+    pub deadline: Instant,
+    pub body: Bytes,
+}
+
+/// Admits a request and reads its body.
+pub(super) async fn admit_and_read(
+    plane: &Arc<DataPlane>,
+    kind: RequestKind,
+    headers: &HeaderMap,
+    body: Incoming,
+    received: Instant,
+) -> Result<AdmittedBody, Failure> {
+    let admitted = plane.admit(kind).and_then(|permit| {
+        check_media_types(headers)?;
+        Ok((permit, received + timeout(plane, headers)?))
+    });
+    let (permit, deadline) = match admitted {
+        Ok(admitted) => admitted,
+        Err(failure) => {
+            body::discard_request(headers, body).await;
+            return Err(failure);
+        }
+    };
+    let max = plane.limits.max_body();
+    let body = body::read(headers, body, max, plane.limits.body_timeout(), deadline).await?;
+    let body = match headers.get(CONTENT_ENCODING) {
+        None => body,
+        Some(encoding) => inflate::inflate(&String::from_utf8_lossy(encoding.as_bytes()), body, max)?,
+    };
+    Ok(AdmittedBody { _permit: permit, deadline, body })
+}
+
+/// The timeout that the header `x-request-timeout-ms` asks for, up to the configured maximum. Without the header, the configured
+/// default.
+fn timeout(plane: &DataPlane, headers: &HeaderMap) -> Result<Duration, Failure> {
+    let Some(value) = headers.get(X_TIMEOUT) else {
+        return Ok(plane.limits.request_timeout());
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    match text.parse::<u64>() {
+        Ok(millis) if millis > 0 => Ok(Duration::from_millis(millis).min(plane.limits.max_request_timeout())),
+        _ => Err(Failure::new(
+            Code::InvalidRequest,
+            format!("{X_TIMEOUT}: expected a positive number of milliseconds, got {}", quoted(text)),
+        )),
+    }
+}

@@ -1,0 +1,245 @@
+//! The state that all connections of the data plane share: the gateway, the limits, the counters.
+
+use super::config::Config;
+use crate::model::{Code, Failure, panic_message};
+use crate::serve::Gateway;
+use crate::telemetry::{Telemetry, names};
+use http::header::HOST;
+use http::{HeaderMap, Version};
+use metrics::Counter;
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Limits that can change while the server runs.
+#[derive(Debug)]
+pub struct Limits {
+    max_in_flight: AtomicUsize,
+    max_body: AtomicUsize,
+    body_timeout_ms: AtomicU64,
+    request_timeout_ms: AtomicU64,
+    max_request_timeout_ms: AtomicU64,
+}
+
+impl Limits {
+    fn new(config: &Config) -> Limits {
+        let limits = Limits {
+            max_in_flight: AtomicUsize::new(0),
+            max_body: AtomicUsize::new(0),
+            body_timeout_ms: AtomicU64::new(0),
+            request_timeout_ms: AtomicU64::new(0),
+            max_request_timeout_ms: AtomicU64::new(0),
+        };
+        limits.apply(config);
+        limits
+    }
+
+    /// Sets new limits. Requests that are already running keep the ones they have read.
+    pub fn apply(&self, config: &Config) {
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        self.max_in_flight.store(config.max_in_flight, Ordering::Relaxed);
+        self.max_body.store(config.max_body, Ordering::Relaxed);
+        self.body_timeout_ms.store(millis(config.body_timeout), Ordering::Relaxed);
+        self.request_timeout_ms.store(millis(config.request_timeout), Ordering::Relaxed);
+        self.max_request_timeout_ms.store(millis(config.max_request_timeout), Ordering::Relaxed);
+    }
+
+    /// In bytes, for the compressed and for the decompressed body.
+    pub(super) fn max_body(&self) -> usize {
+        self.max_body.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn max_request_timeout(&self) -> Duration {
+        Duration::from_millis(self.max_request_timeout_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// The requests that have a body and are limited in number. Each kind has a limit of its own, so that feedback, which waits for
+/// the disk, takes no permit from a prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RequestKind {
+    Predict,
+    Feedback,
+}
+
+/// The most feedback requests in flight. One sync of the log serves all that wait for it, so this limits memory, not
+/// throughput.
+const MAX_FEEDBACK_IN_FLIGHT: usize = 256;
+
+/// Where a panic was caught, as the label `task` of the metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    Request,
+    Connection,
+    ShadowCopies,
+}
+
+impl Task {
+    const ALL: [Task; 3] = [Task::Request, Task::Connection, Task::ShadowCopies];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Task::Request => "request",
+            Task::Connection => "connection",
+            Task::ShadowCopies => "shadow_copies",
+        }
+    }
+}
+
+/// The state that all connections of the data plane share.
+#[derive(Debug)]
+pub struct DataPlane {
+    pub(super) gateway: Gateway,
+    pub(super) limits: Limits,
+    max_headers: usize,
+    predict_in_flight: InFlight,
+    feedback_in_flight: InFlight,
+    /// The server is about to stop: readiness is 503.
+    stopping: AtomicBool,
+    /// Each connection closes after its current answer.
+    closing: AtomicBool,
+    refused: [Counter; Code::ALL.len()],
+    panics: [Counter; Task::ALL.len()],
+}
+
+impl DataPlane {
+    #[must_use]
+    pub fn new(gateway: Gateway, config: &Config, telemetry: &Telemetry) -> Arc<DataPlane> {
+        let process = telemetry.process();
+        Arc::new(DataPlane {
+            gateway,
+            limits: Limits::new(config),
+            max_headers: config.max_headers,
+            predict_in_flight: InFlight::default(),
+            feedback_in_flight: InFlight::default(),
+            stopping: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            refused: Code::ALL.map(|code| process.counter(&names::REFUSED, &[("code", code.as_str())])),
+            panics: Task::ALL.map(|task| process.counter(&names::PANICS, &[("task", task.as_str())])),
+        })
+    }
+
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Sets readiness to 503, as the first step of a stop. Requests are answered as before.
+    pub fn announce_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// From now on each answer tells the client that its connection closes. This comes before new connections are refused, so
+    /// that a client that reads an answer does not send its next request to a closed port.
+    pub(super) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Whether new requests should be sent to this server (`/v2/health/ready`).
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        !self.stopping.load(Ordering::Acquire) && self.gateway.snapshot().ready
+    }
+
+    /// Predict requests that are admitted and not answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.predict_in_flight.0.load(Ordering::Relaxed)
+    }
+
+    /// Admits one request, or refuses it at once.
+    pub(super) fn admit(self: &Arc<Self>, kind: RequestKind) -> Result<Permit, Failure> {
+        let (limit, what) = match kind {
+            RequestKind::Predict => (self.limits.max_in_flight.load(Ordering::Relaxed), "predict requests"),
+            RequestKind::Feedback => (MAX_FEEDBACK_IN_FLIGHT, "feedback requests"),
+        };
+        if self.in_flight_of(kind).enter(limit) {
+            return Ok(Permit { plane: Arc::clone(self), kind });
+        }
+        let message = format!("{limit} {what} are in flight, which is the limit: try again shortly");
+        Err(Failure::new(Code::TooManyRequests, message))
+    }
+
+    fn in_flight_of(&self, kind: RequestKind) -> &InFlight {
+        match kind {
+            RequestKind::Predict => &self.predict_in_flight,
+            RequestKind::Feedback => &self.feedback_in_flight,
+        }
+    }
+
+    /// Counts a request that was refused before it reached a version.
+    pub(super) fn count_refusal(&self, code: Code) {
+        self.refused[code as usize].increment(1);
+    }
+
+    /// Counts and logs a panic that was caught.
+    pub(super) fn report_panic(&self, task: Task, panic: &(dyn Any + Send)) {
+        self.panics[task as usize].increment(1);
+        tracing::error!(task = task.as_str(), panic = panic_message(panic), "a task of the data plane panicked");
+    }
+
+    /// Checks what every request must have: a host, and headers within the limit.
+    pub(super) fn check_head(&self, version: Version, headers: &HeaderMap) -> Result<(), Failure> {
+        if version == Version::HTTP_11 && !headers.contains_key(HOST) {
+            return Err(Failure::new(
+                Code::InvalidRequest,
+                "the header \"host\" is missing: HTTP/1.1 requires it (RFC 9112, section 3.2)",
+            ));
+        }
+        // The size on the wire: 4 more bytes per header, for ": " and the line break.
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if size <= self.max_headers {
+            return Ok(());
+        }
+        let message = format!("the headers may have at most {} bytes, got {size}", self.max_headers);
+        Err(Failure::new(Code::HeadersTooLarge, message))
+    }
+}
+
+/// A count of running requests that never exceeds the limit it is given.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(AtomicUsize);
+
+impl InFlight {
+    /// Counts one request in if there are fewer than `limit`. A single atomic step: of several callers at the limit, exactly as
+    /// many succeed as there are places.
+    pub(super) fn enter(&self, limit: usize) -> bool {
+        let enter = |count: usize| (count < limit).then_some(count + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
+    }
+
+    pub(super) fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One place among the requests in flight. Dropping it frees the place.
+#[derive(Debug)]
+pub(super) struct Permit {
+    plane: Arc<DataPlane>,
+    kind: RequestKind,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.plane.in_flight_of(self.kind).leave();
+    }
+}

@@ -1,0 +1,62 @@
+//! Content negotiation: the media types of request and answer, and the compression of the answer.
+
+use super::answer::{self, HttpResponse};
+use crate::codec::inflate;
+use crate::model::{Code, Failure, quoted};
+use http::HeaderMap;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+
+/// Checks that the body has a media type this server reads, and that the client accepts a type this server writes.
+///
+/// A missing `content-type` is accepted (tritonclient sends none), and so is the form type that `curl -d` sends by default. The
+/// body is read as JSON in both cases, as Triton and TensorFlow Serving do.
+pub(super) fn check_media_types(headers: &HeaderMap) -> Result<(), Failure> {
+    const READ: [&str; 3] = ["application/json", "application/octet-stream", "application/x-www-form-urlencoded"];
+    if let Some(value) = headers.get(CONTENT_TYPE) {
+        let text = value.to_str().unwrap_or_default();
+        let media = text.split(';').next().unwrap_or_default().trim();
+        let known =
+            READ.iter().any(|known| media.eq_ignore_ascii_case(known)) || media.ends_with("+json") || media.is_empty();
+        if !known {
+            return Err(Failure::new(
+                Code::UnsupportedMediaType,
+                format!("content-type: expected application/json or application/octet-stream, got {}", quoted(text)),
+            ));
+        }
+    }
+    let mut accepts = headers.get_all(ACCEPT).iter().filter(|v| !v.is_empty()).peekable();
+    if accepts.peek().is_none() {
+        return Ok(());
+    }
+    let acceptable = accepts.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let refused =
+            parts.any(|p| matches!(p.strip_prefix("q="), Some(q) if q.parse::<f32>().is_ok_and(|q| q <= 0.0)));
+        let ours = ["*/*", "application/*", "application/json", "application/octet-stream"];
+        !refused && ours.iter().any(|known| media.eq_ignore_ascii_case(known))
+    });
+    if acceptable {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::NotAcceptable,
+        "accept: answers are application/json, or application/octet-stream for binary outputs",
+    ))
+}
+
+/// Compresses an answer if the client accepts that and it makes the answer smaller.
+pub(super) fn compress(headers: &HeaderMap, response: HttpResponse) -> HttpResponse {
+    let Some(accepted) = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()) else { return response };
+    let Some(encoding) = inflate::negotiate(accepted) else { return response };
+    let (mut parts, body) = response.into_parts();
+    let plain = body.into_inner().unwrap_or_default();
+    let compressed = inflate::compress(encoding, &plain);
+    let body = if compressed.len() < plain.len() {
+        answer::set_encoding(&mut parts.headers, encoding.as_str());
+        compressed.into()
+    } else {
+        plain
+    };
+    HttpResponse::from_parts(parts, body.into())
+}
