@@ -1,5 +1,5 @@
-//! Decode and encode at 32 and 1,000 floats, JSON and binary, beside the floor: bare sonic-rs into a struct with a
-//! `Vec<f32>`, which checks nothing.
+//! Decoding and encoding of 32 and 1,000 floats, JSON and binary. The baseline is sonic-rs with a struct that has a `Vec<f32>`
+//! and checks nothing.
 //!
 //! Run with `cargo bench --bench codec`.
 
@@ -28,7 +28,7 @@ fn main() {
     }
 }
 
-/// What a client that knows nothing of names and datatypes would read: the least a JSON request costs.
+/// A request without names and datatypes: the least work for a JSON request.
 #[derive(Deserialize)]
 struct Bare {
     #[allow(dead_code)]
@@ -47,10 +47,10 @@ fn decode_json(c: &mut Criterion) {
         let body = json_body(n);
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("decode_json_{n}"), |b| {
-            b.iter(|| oip::decode(black_box(&body), None).expect("the body is good"));
+            b.iter(|| oip::decode(black_box(&body), None).expect("the body is valid"));
         });
         group.bench_function(format!("sonic_vec_f32_{n}"), |b| {
-            b.iter(|| sonic_rs::from_slice::<Bare>(black_box(&body)).expect("the body is good"));
+            b.iter(|| sonic_rs::from_slice::<Bare>(black_box(&body)).expect("the body is valid"));
         });
     }
 }
@@ -65,7 +65,7 @@ fn decode_binary(c: &mut Criterion) {
     let body = Bytes::from(body);
     group.throughput(Throughput::Bytes(body.len() as u64));
     group.bench_function("decode_binary_1000", |b| {
-        b.iter(|| oip::decode(black_box(&body), Some(json.len())).expect("the body is good"));
+        b.iter(|| oip::decode(black_box(&body), Some(json.len())).expect("the body is valid"));
     });
 }
 
@@ -85,8 +85,7 @@ fn encode(c: &mut Criterion) {
     }
 }
 
-/// Floats as a client sends them: all signs and magnitudes around one, shortest text, from a small generator so that every
-/// run measures the same.
+/// Floats of both signs and of magnitudes around 1. The generator has a fixed seed, so each run measures the same.
 fn floats(n: usize) -> Vec<f32> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = || {

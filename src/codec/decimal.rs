@@ -1,15 +1,14 @@
-//! Decimal text → single precision, quickly, for the numbers most bodies are made of.
+//! A fast conversion from decimal text to single precision, for the numbers that most bodies contain.
 //!
-//! sonic-number reads all of JSON's numbers exactly; for singles it takes its general way even where a short one leads there.
+//! sonic-number converts all JSON numbers exactly, but for `f32` it always uses its general, slower algorithm.
 
-/// Reads the number that starts at `at`, with where it ends. `None` leaves it to another: more than 18 digits, an exponent, a
-/// value too close to the middle between two singles, or no number at all.
+/// Parses the number that starts at `at`. Returns the value and the end of the number, or `None` if the general algorithm has to
+/// do it: more than 18 digits, an exponent, a value too close to the middle between two `f32`, or not a number at all.
 ///
-/// Up to 18 digits fit a signed integer (which becomes a double in one instruction; an unsigned one takes many). Dividing
-/// that, as a double, by an exact power of ten is off by two units in the last place of the double at most: one rounding to the
-/// double, one of the quotient. A single has 29 bits fewer, so rounding once more gives the nearest single unless the double
-/// lies within those two units of the middle between two singles. The range of singles is no matter: what is not 0 lies between
-/// 10^-18 and 10^18 here.
+/// Up to 18 digits fit into an `i64`, which converts to `f64` in one instruction (a `u64` needs several). Dividing that `f64` by
+/// an exact power of ten has an error of at most two units in the last place: one from the conversion, one from the division. An
+/// `f32` has 29 bits less, so rounding again gives the nearest `f32`, unless the `f64` is within two units of the middle between
+/// two `f32`. The range of `f32` is never exceeded: a value that is not 0 is between 10^-18 and 10^18 here.
 #[inline]
 pub(super) fn quick_single(text: &[u8], at: usize) -> Option<(f32, usize)> {
     const DROPPED: u64 = (1 << 29) - 1;
@@ -35,7 +34,7 @@ pub(super) fn quick_single(text: &[u8], at: usize) -> Option<(f32, usize)> {
     if (size.to_bits() & DROPPED).abs_diff(MIDDLE) <= 2 {
         return None;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to the nearest is what is wanted")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to the nearest value is intended")]
     let size = size as f32;
     Some((if negative { -size } else { size }, end))
 }
@@ -44,7 +43,8 @@ pub(super) fn quick_single(text: &[u8], at: usize) -> Option<(f32, usize)> {
 const TENS: [f64; 19] =
     [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18];
 
-/// Appends the digits that `text` begins with to a mantissa; and how many there are. Past 18 the mantissa means nothing.
+/// Appends the leading digits of `text` to a mantissa. Returns it and the number of digits. After 18 digits the mantissa is not
+/// meaningful.
 #[inline]
 fn digits(text: &[u8], mut mantissa: u64) -> (u64, usize) {
     let mut count = 0;
@@ -68,13 +68,13 @@ mod tests {
         let mut body = text.to_owned();
         body.push(',');
         quick_single(body.as_bytes(), 0).map(|(single, end)| {
-            assert_eq!(end, text.len(), "{text}: all of it is the number");
+            assert_eq!(end, text.len(), "{text}: the whole text is the number");
             single
         })
     }
 
     #[test]
-    fn what_is_long_rare_or_no_number_is_left_to_another() {
+    fn long_numbers_exponents_and_invalid_text_are_left_to_the_general_algorithm() {
         for text in [
             "",
             "-",
@@ -99,15 +99,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plain_numbers_read_as_the_standard_library_reads_them(text in "-?(0|[1-9][0-9]{0,11})(\\.[0-9]{1,14})?") {
+        fn plain_numbers_equal_the_standard_library(text in "-?(0|[1-9][0-9]{0,11})(\\.[0-9]{1,14})?") {
             if let Some(read) = quick(&text) {
                 prop_assert_eq!(read.to_bits(), text.parse::<f32>().unwrap().to_bits(), "{}", text);
             }
         }
 
-        /// Where rounding twice goes wrong: next to the middle between two singles.
+        /// Close to the middle between two `f32`, where rounding twice can be wrong.
         #[test]
-        fn numbers_near_the_middle_do_too(bits in 0x3000_0000u32..0x5d00_0000, digits in 0usize..18, off in -3i64..=3) {
+        fn numbers_near_the_middle_equal_the_standard_library(bits in 0x3000_0000u32..0x5d00_0000, digits in 0usize..18, off in -3i64..=3) {
             let (low, high) = (f64::from(f32::from_bits(bits)), f64::from(f32::from_bits(bits + 1)));
             let near = f64::from_bits(low.midpoint(high).to_bits().wrapping_add_signed(off));
             for text in [format!("{near:.digits$}"), format!("{near}")] {

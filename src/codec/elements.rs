@@ -1,4 +1,4 @@
-//! One JSON value → one element, for every datatype: what is accepted, and what is said when it is not.
+//! Parsing one JSON value as one element, for each datatype.
 
 use super::json::{Reader, Syntax};
 use base64::Engine as _;
@@ -7,51 +7,51 @@ use bytes::Bytes;
 use half::f16;
 use sonic_number::{ParserNumber, parse_float32, parse_number};
 
-/// Why an element could not be read.
+/// Why an element could not be parsed.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum ElementError {
     Syntax(Syntax),
-    /// JSON, but not what the datatype takes; the value starts here.
-    Misfit(usize),
+    /// Valid JSON, but wrong for the datatype. The offset of the value.
+    WrongValue(usize),
 }
 
-impl From<Syntax> for Stop {
-    fn from(syntax: Syntax) -> Stop {
-        Stop::Syntax(syntax)
+impl From<Syntax> for ElementError {
+    fn from(syntax: Syntax) -> ElementError {
+        ElementError::Syntax(syntax)
     }
 }
 
-/// How far a wire format's rules differ from one another.
+/// The rules in which the wire formats differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Rules {
-    /// FP16 may be written as numbers (the Open Inference Protocol wants it in binary form only).
+    /// FP16 can be written as numbers. The Open Inference Protocol allows only the binary form.
     pub(super) fp16_as_numbers: bool,
-    /// BYTES may also be `{"b64": "…"}`, as in TensorFlow Serving.
+    /// BYTES can also be `{"b64": "…"}`, as in TensorFlow Serving.
     pub(super) base64_objects: bool,
 }
 
 /// An element type with a JSON form.
 pub(super) trait FromJson: Sized {
-    /// Completes "is expected to be …".
+    /// The end of the message "is expected to be …".
     const EXPECTED: &'static str;
 
-    /// Reads one element whose first byte is `first`, at the cursor.
-    fn read(reader: &mut Reader<'_>, first: u8, rules: Rules) -> Result<Self, Stop>;
+    /// Parses the element at the cursor. Its first byte is `first`.
+    fn read(reader: &mut Reader<'_>, first: u8, rules: Rules) -> Result<Self, ElementError>;
 }
 
 impl FromJson for f32 {
     const EXPECTED: &'static str = "a number within ±3.4028235e38 (FP32)";
 
     #[inline]
-    fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<f32, Stop> {
+    fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<f32, ElementError> {
         if !starts_number(first) {
             return null_as_nan(reader, first).map(|()| f32::NAN);
         }
-        if let Some(quick) = reader.quick_single() {
-            return Ok(quick);
+        if let Some(value) = reader.quick_single() {
+            return Ok(value);
         }
         let start = reader.offset();
-        reader.number(parse_float32)?.ok_or(Stop::Misfit(start))
+        reader.number(parse_float32)?.ok_or(ElementError::WrongValue(start))
     }
 }
 
@@ -59,7 +59,7 @@ impl FromJson for f64 {
     const EXPECTED: &'static str = "a number within ±1.7976931348623157e308 (FP64)";
 
     #[inline]
-    fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<f64, Stop> {
+    fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<f64, ElementError> {
         if !starts_number(first) {
             return null_as_nan(reader, first).map(|()| f64::NAN);
         }
@@ -69,7 +69,7 @@ impl FromJson for f64 {
             Some(ParserNumber::Float(x)) => Ok(x),
             Some(ParserNumber::Unsigned(x)) => Ok(x as f64),
             Some(ParserNumber::Signed(x)) => Ok(x as f64),
-            None => Err(Stop::Misfit(start)),
+            None => Err(ElementError::WrongValue(start)),
         }
     }
 }
@@ -77,27 +77,27 @@ impl FromJson for f64 {
 impl FromJson for f16 {
     const EXPECTED: &'static str = "a number within ±65504 (FP16)";
 
-    fn read(reader: &mut Reader<'_>, first: u8, rules: Rules) -> Result<f16, Stop> {
+    fn read(reader: &mut Reader<'_>, first: u8, rules: Rules) -> Result<f16, ElementError> {
         let start = reader.offset();
         let wide = f64::read(reader, first, rules)?;
         let narrow = f16::from_f64(wide);
-        if narrow.is_infinite() { Err(Stop::Misfit(start)) } else { Ok(narrow) }
+        if narrow.is_infinite() { Err(ElementError::WrongValue(start)) } else { Ok(narrow) }
     }
 }
 
 impl FromJson for bool {
     const EXPECTED: &'static str = "true, false, 0 or 1 (BOOL)";
 
-    fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<bool, Stop> {
+    fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<bool, ElementError> {
         let start = reader.offset();
         match first {
-            b't' => reader.word("true").map(|()| true).map_err(Stop::Syntax),
-            b'f' => reader.word("false").map(|()| false).map_err(Stop::Syntax),
+            b't' => reader.word("true").map(|()| true).map_err(ElementError::Syntax),
+            b'f' => reader.word("false").map(|()| false).map_err(ElementError::Syntax),
             b'-' | b'0'..=b'9' => match reader.number(parse_number)? {
                 Some(ParserNumber::Unsigned(bit @ (0 | 1))) => Ok(bit == 1),
-                _ => Err(Stop::Misfit(start)),
+                _ => Err(ElementError::WrongValue(start)),
             },
-            _ => Err(misfit(reader)),
+            _ => Err(wrong_value(reader)),
         }
     }
 }
@@ -105,11 +105,11 @@ impl FromJson for bool {
 impl FromJson for Bytes {
     const EXPECTED: &'static str = "a string (BYTES)";
 
-    fn read(reader: &mut Reader<'_>, first: u8, rules: Rules) -> Result<Bytes, Stop> {
+    fn read(reader: &mut Reader<'_>, first: u8, rules: Rules) -> Result<Bytes, ElementError> {
         match first {
             b'"' => Ok(reader.string_bytes()?),
             b'{' if rules.base64_objects => base64_object(reader),
-            _ => Err(misfit(reader)),
+            _ => Err(wrong_value(reader)),
         }
     }
 }
@@ -120,10 +120,10 @@ macro_rules! integers {
             const EXPECTED: &'static str = $expected;
 
             #[inline]
-            fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<$t, Stop> {
+            fn read(reader: &mut Reader<'_>, first: u8, _: Rules) -> Result<$t, ElementError> {
                 let start = reader.offset();
                 if !starts_number(first) {
-                    return Err(misfit(reader));
+                    return Err(wrong_value(reader));
                 }
                 let fits = match reader.number(parse_number)? {
                     Some(ParserNumber::Unsigned(n)) => $t::try_from(n).ok(),
@@ -132,7 +132,7 @@ macro_rules! integers {
                         exact_integer(&reader.text()[start..reader.offset()]).and_then(|n| $t::try_from(n).ok())
                     }
                 };
-                fits.ok_or(Stop::Misfit(start))
+                fits.ok_or(ElementError::WrongValue(start))
             }
         }
     )*};
@@ -154,32 +154,31 @@ fn starts_number(first: u8) -> bool {
     first == b'-' || first.is_ascii_digit()
 }
 
-/// JSON has no NaN; in floating-point tensors `null` stands for it.
+/// JSON has no NaN. In floating-point tensors, `null` means NaN.
 #[cold]
-fn null_as_nan(reader: &mut Reader<'_>, first: u8) -> Result<(), Stop> {
+fn null_as_nan(reader: &mut Reader<'_>, first: u8) -> Result<(), ElementError> {
     if first != b'n' {
-        return Err(misfit(reader));
+        return Err(wrong_value(reader));
     }
-    // `nan` starts as `null` does, and is told apart here.
+    // `nan` also starts with an n. It fails here.
     Ok(reader.word("null")?)
 }
 
-/// A value of another kind, or no value at all.
+/// The error for a value of the wrong kind, or for text that is not a value.
 #[cold]
-fn misfit(reader: &Reader<'_>) -> Stop {
+fn wrong_value(reader: &Reader<'_>) -> ElementError {
     let mut ahead = *reader;
     match ahead.peek() {
         Some(b'"' | b'[' | b'{' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9') if !ahead.at_nonfinite_token() => {
-            Stop::Misfit(ahead.offset())
+            ElementError::WrongValue(ahead.offset())
         }
-        _ => Stop::Syntax(ahead.syntax("a value")),
+        _ => ElementError::Syntax(ahead.syntax("a value")),
     }
 }
 
-/// The exact value of a number written with a fraction or an exponent (`2.0`, `1e3`), when that value is an integer within
-/// ±2^53, and of `-0`.
+/// The exact value of a number with a fraction or an exponent (`2.0`, `1e3`), or of `-0`, if it is an integer within ±2^53.
 ///
-/// Decided on the digits: as a double, 4503599627370497.4 would pass for an integer.
+/// This looks at the digits. Converted to `f64`, 4503599627370497.4 would be an integer.
 #[cold]
 fn exact_integer(literal: &[u8]) -> Option<i64> {
     const LARGEST: i64 = 1 << 53;
@@ -196,7 +195,7 @@ fn exact_integer(literal: &[u8]) -> Option<i64> {
     if digits.is_empty() {
         return Some(0);
     }
-    // An exponent too long for its type is out of any range, or as small a fraction.
+    // An exponent that does not fit `i64` gives a value out of range, or a fraction.
     zeros = zeros.checked_add(exponent.parse().ok()?)?;
     let mut value = 0i64;
     for digit in digits.into_iter().skip_while(|d| *d == b'0') {
@@ -206,22 +205,22 @@ fn exact_integer(literal: &[u8]) -> Option<i64> {
     (value <= LARGEST).then_some(if negative { -value } else { value })
 }
 
-/// Reads `{"b64": "…"}`: no other member beside it.
-fn base64_object(reader: &mut Reader<'_>) -> Result<Bytes, Stop> {
+/// Parses `{"b64": "…"}`, without other members.
+fn base64_object(reader: &mut Reader<'_>) -> Result<Bytes, ElementError> {
     let start = reader.offset();
     reader.bump();
     let mut first = true;
     if reader.next_member(&mut first)?.as_deref() != Some("b64") || reader.peek() != Some(b'"') {
-        return Err(Stop::Misfit(start));
+        return Err(ElementError::WrongValue(start));
     }
     let text = reader.string()?;
     if !reader.eat(b'}') {
-        return Err(Stop::Misfit(start));
+        return Err(ElementError::WrongValue(start));
     }
-    BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| Stop::Misfit(start))
+    BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| ElementError::WrongValue(start))
 }
 
-/// The standard alphabet, padded or not, as TensorFlow Serving takes it.
+/// The standard alphabet, with or without padding, as in TensorFlow Serving.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),

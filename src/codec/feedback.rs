@@ -4,20 +4,20 @@ use crate::model::{Complaints, Failure, Feedback, Label, RequestId, quoted};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-/// Entries of one request; more are refused, as all of them are taken or none.
-pub const MOST_ENTRIES: usize = 10_000;
-/// Values of one entry.
-const MOST_VALUES: usize = 100;
-/// Bytes of a label, and of a value's name.
-const LONGEST_TEXT: usize = 4096;
-/// How far a `ts` may be ahead, for clocks that differ; microseconds.
-const AHEAD: i64 = 24 * 3600 * 1_000_000;
+/// The most entries in one request. Larger requests are rejected, because a request is stored completely or not at all.
+const MAX_ENTRIES: usize = 10_000;
+/// The most values in one entry.
+const MAX_VALUES: usize = 100;
+/// The most bytes of a label, and of a value's name.
+const MAX_TEXT: usize = 4096;
+/// How far a `ts` can be in the future, because clocks differ. In microseconds.
+const MAX_AHEAD: i64 = 24 * 3600 * 1_000_000;
 const MEMBERS: [&str; 5] = ["request_id", "row", "label", "values", "ts"];
 
-/// Reads a body. `now`: microseconds since 1970, for entries without a `ts`.
+/// Decodes a body. `now` is the time for entries without a `ts`, in microseconds since 1970.
 ///
 /// # Errors
-/// `INVALID_REQUEST` with every complaint, each naming its entry.
+/// `INVALID_REQUEST`, with all complaints. Each has the number of its entry.
 pub fn decode(body: &[u8], now: i64) -> Result<Vec<Feedback>, Failure> {
     let mut complaints = Complaints::default();
     let feedback = entries(body, now, &mut complaints);
@@ -37,8 +37,8 @@ fn entries(body: &[u8], now: i64, complaints: &mut Complaints) -> Vec<Feedback> 
         complaints.request(format!("feedback: expected a list of entries, got {got}"));
         return Vec::new();
     };
-    if list.len() > MOST_ENTRIES {
-        complaints.request(format!("feedback: at most {MOST_ENTRIES} entries at once, got {}", list.len()));
+    if list.len() > MAX_ENTRIES {
+        complaints.request(format!("feedback: at most {MAX_ENTRIES} entries at once, got {}", list.len()));
         return Vec::new();
     }
     let mut read = Vec::with_capacity(list.len());
@@ -63,8 +63,8 @@ fn one(members: &Map<String, Value>, now: i64, complaints: &mut Complaints) -> O
     let request_id = match members.get("request_id") {
         Some(Value::String(id)) if (1..=RequestId::MAX_BYTES).contains(&id.len()) => Some(id.clone()),
         Some(Value::String(id)) => {
-            let right = format!("1 to {} bytes", RequestId::MAX_BYTES);
-            complaints.request(format!("request_id: expected {right}, got {}", id.len()));
+            let expected = format!("1 to {} bytes", RequestId::MAX_BYTES);
+            complaints.request(format!("request_id: expected {expected}, got {}", id.len()));
             None
         }
         Some(other) => {
@@ -72,7 +72,7 @@ fn one(members: &Map<String, Value>, now: i64, complaints: &mut Complaints) -> O
             None
         }
         None => {
-            complaints.request("request_id is missing: it says which prediction this is about");
+            complaints.request("request_id is missing: it identifies the prediction");
             None
         }
     };
@@ -90,7 +90,7 @@ fn one(members: &Map<String, Value>, now: i64, complaints: &mut Complaints) -> O
     let values = values(members.get("values"), complaints);
     let ts = members.get("ts").map_or(Some(now), |ts| time(ts, now, complaints));
     if complaints.is_empty() && label.is_none() && values.is_empty() {
-        complaints.request("says nothing: expected a label, values, or both");
+        complaints.request("the entry is empty: expected a label, values, or both");
     }
     Some(Feedback { request_id: request_id?, row: row?, ts: ts?, label, values })
 }
@@ -100,9 +100,9 @@ fn label(label: Option<&Value>, complaints: &mut Complaints) -> Option<Label> {
         Value::Null => None,
         Value::Bool(b) => Some(Label::Number(f64::from(u8::from(*b)))),
         Value::Number(n) => n.as_f64().map(Label::Number),
-        Value::String(text) if text.len() <= LONGEST_TEXT => Some(Label::Text(text.clone())),
+        Value::String(text) if text.len() <= MAX_TEXT => Some(Label::Text(text.clone())),
         Value::String(text) => {
-            complaints.request(format!("label: at most {LONGEST_TEXT} bytes, got {}", text.len()));
+            complaints.request(format!("label: at most {MAX_TEXT} bytes, got {}", text.len()));
             None
         }
         other => {
@@ -121,15 +121,15 @@ fn values(values: Option<&Value>, complaints: &mut Complaints) -> Vec<(String, f
             return Vec::new();
         }
     };
-    if members.len() > MOST_VALUES {
-        complaints.request(format!("values: at most {MOST_VALUES}, got {}", members.len()));
+    if members.len() > MAX_VALUES {
+        complaints.request(format!("values: at most {MAX_VALUES}, got {}", members.len()));
         return Vec::new();
     }
     let mut read = Vec::with_capacity(members.len());
     for (name, value) in members {
-        if name.is_empty() || name.len() > LONGEST_TEXT {
-            let right = format!("1 to {LONGEST_TEXT} bytes");
-            complaints.request(format!("values: expected a name of {right}, got {} bytes", name.len()));
+        if name.is_empty() || name.len() > MAX_TEXT {
+            let expected = format!("1 to {MAX_TEXT} bytes");
+            complaints.request(format!("values: expected a name of {expected}, got {} bytes", name.len()));
         } else if let Some(number) = value.as_f64() {
             read.push((name.clone(), number));
         } else {
@@ -143,11 +143,11 @@ fn time(ts: &Value, now: i64, complaints: &mut Complaints) -> Option<i64> {
     let read = ts.as_str().and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_microsecond);
     match read {
         None => {
-            let right = "a time of RFC 3339 such as \"2026-11-21T10:00:00Z\"";
-            complaints.request(format!("ts: expected {right}, got {}", written(ts)));
+            let expected = "a time of RFC 3339 such as \"2026-11-21T10:00:00Z\"";
+            complaints.request(format!("ts: expected {expected}, got {}", written(ts)));
             None
         }
-        Some(read) if read > now.saturating_add(AHEAD) => {
+        Some(read) if read > now.saturating_add(MAX_AHEAD) => {
             complaints.request(format!("ts: {} is more than a day ahead of this server's clock", written(ts)));
             None
         }
@@ -166,7 +166,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// A value as it was written, where that is short.
+/// A value for a message: a string or number as it is, anything else by its kind.
 fn written(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_read_with_their_defaults() {
+    fn entries_have_defaults() {
         let body = json!({"feedback": [
             {"request_id": "a", "row": 3, "label": true, "ts": "2026-11-21T10:00:00+01:00"},
             {"request_id": "b", "label": "cat", "values": {"revenue": 1.5, "clicked": 0}},
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_entry() {
+    fn errors_name_their_entry() {
         for (entry, words) in [
             (json!({"label": 1}), "feedback[1]: request_id is missing"),
             (json!({"request_id": 7, "label": 1}), "feedback[1]: request_id: expected a string, got a number"),
@@ -229,13 +229,13 @@ mod tests {
                 "feedback[1]: ts: \"2028-01-21T10:00:00Z\" is more than a day ahead",
             ),
             (json!({"request_id": "a", "lable": 1}), "feedback[1]: unknown member \"lable\""),
-            (json!({"request_id": "a"}), "feedback[1]: says nothing"),
+            (json!({"request_id": "a"}), "feedback[1]: the entry is empty"),
             (json!("a"), "feedback[1]: expected an object, got a string"),
         ] {
             let message = refused(&entry);
             assert!(message.starts_with(words), "{message}\n{words}");
         }
-        let many = json!({"feedback": vec![json!({"request_id": "a", "label": 1}); MOST_ENTRIES + 1]}).to_string();
+        let many = json!({"feedback": vec![json!({"request_id": "a", "label": 1}); MAX_ENTRIES + 1]}).to_string();
         let message = decode(many.as_bytes(), NOW).unwrap_err().message;
         assert_eq!(message, "feedback: at most 10000 entries at once, got 10001");
         assert!(

@@ -1,6 +1,6 @@
-//! `golden.json` and `warmup.json`, which lie beside a model: infer bodies as callers send them, and what they are answered.
+//! The files `golden.json` (infer requests with their expected outputs) and `warmup.json` (infer requests) of a model.
 //!
-//! Read and written by the rules of the wire, but FP16 may be written as numbers: a file has no binary form.
+//! The format is that of requests, except that FP16 can be written as numbers, because a file has no binary form.
 
 use super::elements::Rules;
 use super::json::{Reader, Seen};
@@ -13,18 +13,17 @@ use sonic_number::{ParserNumber, parse_number};
 
 const RULES: Rules = Rules { fp16_as_numbers: true, base64_objects: false };
 
-/// Answers a version must give before it may serve.
+/// The outputs that a version must produce before it can serve.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Golden {
-    /// How far an element may be off relative to the expected one; 1e-5 when the file does not say, as in
-    /// `numpy.allclose`.
+    /// The allowed relative difference of an element from the expected one. The default is 1e-5, as in `numpy.allclose`.
     pub rtol: f64,
-    /// How far an element may be off in absolute terms, on top; 1e-8 when the file does not say.
+    /// The allowed absolute difference, added to the relative one. The default is 1e-8.
     pub atol: f64,
     pub cases: Vec<GoldenCase>,
 }
 
-/// One request and the outputs expected, by name and in any order; outputs that are not named are not compared.
+/// One request and its expected outputs, in any order. Other outputs are not compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GoldenCase {
     pub request: InferenceRequest,
@@ -32,10 +31,10 @@ pub struct GoldenCase {
 }
 
 impl Golden {
-    /// Reads `{"rtol","atol","cases":[{"request":<infer body>,"outputs":[<output tensors>]}]}`.
+    /// Parses `{"rtol","atol","cases":[{"request":<infer body>,"outputs":[<output tensors>]}]}`.
     ///
     /// # Errors
-    /// What is wrong, with the number of the case (from 0) it is wrong in.
+    /// The message has the number of the wrong case, from 0.
     pub fn parse(text: &[u8]) -> Result<Golden, Failure> {
         let source = Bytes::copy_from_slice(text);
         let mut reader = Reader::new(&source);
@@ -54,10 +53,10 @@ impl Golden {
     }
 }
 
-/// Reads `{"requests":[<infer body>]}`.
+/// Parses `{"requests":[<infer body>]}`.
 ///
 /// # Errors
-/// What is wrong, with the number of the request (from 0) it is wrong in.
+/// The message has the number of the wrong request, from 0.
 pub fn parse_warmup(text: &[u8]) -> Result<Vec<InferenceRequest>, Failure> {
     let source = Bytes::copy_from_slice(text);
     let mut reader = Reader::new(&source);
@@ -71,7 +70,7 @@ pub fn parse_warmup(text: &[u8]) -> Result<Vec<InferenceRequest>, Failure> {
 }
 
 impl GoldenCase {
-    /// Whether a file can hold it as it is: JSON has no infinities, and no bytes that are not UTF-8. NaN is `null`.
+    /// Whether JSON can represent the case: it has no infinity and no bytes that are not UTF-8. NaN is `null`.
     #[must_use]
     pub fn is_json(&self) -> bool {
         self.request.inputs.iter().chain(&self.outputs).all(|named| match named.tensor.data() {
@@ -84,7 +83,7 @@ impl GoldenCase {
     }
 }
 
-/// Writes what [`Golden::parse`] reads, a case to a line. Each case has to be one that a file can hold ([`GoldenCase::is_json`]).
+/// Writes a golden file, one case per line. Each case must pass [`GoldenCase::is_json`].
 #[must_use]
 pub fn write_golden(golden: &Golden) -> Vec<u8> {
     let mut out = format!("{{\"rtol\":{:e},\"atol\":{:e},\"cases\":[", golden.rtol, golden.atol).into_bytes();
@@ -99,7 +98,7 @@ pub fn write_golden(golden: &Golden) -> Vec<u8> {
     out
 }
 
-/// Writes what [`parse_warmup`] reads, a request to a line; each as [`write_golden`] has them.
+/// Writes a warm-up file, one request per line.
 #[must_use]
 pub fn write_warmup<'r>(requests: impl IntoIterator<Item = &'r InferenceRequest>) -> Vec<u8> {
     let mut out = b"{\"requests\":[".to_vec();
@@ -136,7 +135,7 @@ fn write_tensors(out: &mut Vec<u8>, tensors: &[NamedTensor]) {
         text::plain(out, "],\"datatype\":\"");
         text::plain(out, tensor.datatype().as_str());
         text::plain(out, "\",\"data\":[");
-        // Fails only on bytes that no such case has.
+        // Fails only for bytes that are not UTF-8, which `is_json` excludes.
         let _ = text::elements(out, tensor.data(), 0..tensor.data().len());
         text::plain(out, "]}");
     }
@@ -176,7 +175,7 @@ fn tolerance(reader: &mut Reader<'_>, name: &str) -> Result<f64, Failure> {
         Some(ParserNumber::Unsigned(n)) => n as f64,
         Some(ParserNumber::Float(x)) if x >= 0.0 => x,
         _ => {
-            return Err(wrong(format!(
+            return Err(invalid(format!(
                 "{name:?} is expected to be a non-negative number, got {}",
                 reader.excerpt(start)
             )));
@@ -185,7 +184,7 @@ fn tolerance(reader: &mut Reader<'_>, name: &str) -> Result<f64, Failure> {
     Ok(number)
 }
 
-/// Reads an object, giving each of `members` to `read` with the cursor before its value, and skipping others.
+/// Parses an object. Calls `read` for each of `members`, with the cursor before the value. Skips other members.
 fn object(
     reader: &mut Reader<'_>,
     members: &[&'static str],
@@ -196,13 +195,13 @@ fn object(
     let start = reader.offset();
     if !reader.eat(b'{') {
         reader.skip_value()?;
-        return Err(wrong(format!("expected an object, got {}", reader.excerpt(start))));
+        return Err(invalid(format!("expected an object, got {}", reader.excerpt(start))));
     }
     let mut seen = Seen::new(members);
     let mut first = true;
     while let Some(member) = reader.next_member(&mut first)? {
-        if seen.again(&member) {
-            return Err(wrong(format!("member {member:?} is given more than once")));
+        if seen.is_repeated(&member) {
+            return Err(invalid(format!("member {member:?} is given more than once")));
         }
         if members.contains(&&*member) {
             read(reader, &member)?;
@@ -210,13 +209,13 @@ fn object(
             reader.skip_value()?;
         }
     }
-    match required.iter().find(|member| !seen.once(member)) {
-        Some(missing) => Err(wrong(format!("member {missing:?} is missing"))),
+    match required.iter().find(|member| !seen.contains(member)) {
+        Some(missing) => Err(invalid(format!("member {missing:?} is missing"))),
         None => Ok(()),
     }
 }
 
-/// Reads a list whose items are numbered in messages: `case 3: …`.
+/// Parses a list. Messages have the number of the item: `case 3: …`.
 fn list<T>(
     reader: &mut Reader<'_>,
     name: &str,
@@ -227,7 +226,7 @@ fn list<T>(
     let start = reader.offset();
     if !reader.eat(b'[') {
         reader.skip_value()?;
-        return Err(wrong(format!("{name:?} is expected to be a list, got {}", reader.excerpt(start))));
+        return Err(invalid(format!("{name:?} is expected to be a list, got {}", reader.excerpt(start))));
     }
     let mut items = Vec::new();
     let mut first = true;
@@ -238,6 +237,6 @@ fn list<T>(
     Ok(items)
 }
 
-fn wrong(what: String) -> Failure {
-    Failure::new(Code::InvalidRequest, what)
+fn invalid(message: String) -> Failure {
+    Failure::new(Code::InvalidRequest, message)
 }

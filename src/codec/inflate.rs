@@ -1,27 +1,24 @@
-//! Compressed bodies: gzip and deflate, both ways.
+//! Compression and decompression of bodies: gzip and deflate.
 //!
-//! What comes in is counted while it is inflated, so a small body that would grow past the cap costs the cap and no more.
+//! Decompression stops at a limit, so a small body that expands without end costs no more memory than the limit.
 
-use crate::model::{Code, Failure};
+use crate::model::{Code, Failure, quoted};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use std::io::{self, Read, Write as _};
 
-/// Shorter answers are not worth compressing: they fit in one packet either way.
-pub const WORTH_COMPRESSING: usize = 1024;
-
-/// A content coding this server has.
+/// A supported content coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
     Gzip,
-    /// The zlib format (RFC 1950), which is what HTTP means by it.
+    /// The zlib format (RFC 1950), as HTTP defines it.
     Deflate,
 }
 
 impl Encoding {
-    /// As `Content-Encoding` spells it.
+    /// The name in `Content-Encoding`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,41 +36,41 @@ impl Encoding {
     }
 }
 
-/// Undoes a `Content-Encoding`: `gzip` (of one or more members), `deflate` (with its zlib wrapping or, as some clients send
-/// it, without) or `identity`. The body that comes out has at most `cap` bytes.
+/// Decodes a body with the given `Content-Encoding`: `gzip` (one or more members), `deflate` (with the zlib header or, as some
+/// clients send it, without) or `identity`. The result has at most `max` bytes.
 ///
 /// # Errors
-/// `UNSUPPORTED_MEDIA_TYPE` for another coding or a list of them, `BODY_TOO_LARGE` over the cap, `INVALID_REQUEST` when the
-/// stream is broken, ends early or has bytes after its end.
-pub fn inflate(encoding: &str, body: Bytes, cap: usize) -> Result<Bytes, Failure> {
+/// `UNSUPPORTED_MEDIA_TYPE` for another coding or a list of codings, `BODY_TOO_LARGE` over the limit, `INVALID_REQUEST` if the
+/// stream is corrupt, incomplete or followed by other bytes.
+pub fn inflate(encoding: &str, body: Bytes, max: usize) -> Result<Bytes, Failure> {
     let name = encoding.trim();
     if name.is_empty() || name.eq_ignore_ascii_case("identity") {
         return Ok(body);
     }
     let Some(encoding) = Encoding::parse(name) else {
-        let shown: String = name.chars().take(60).collect();
         return Err(Failure::new(
             Code::UnsupportedMediaType,
-            format!("content encoding {shown:?} is not supported: expected gzip, deflate or identity"),
+            format!("content encoding {} is not supported: expected gzip, deflate or identity", quoted(name)),
         ));
     };
     let inflated = match encoding {
-        Encoding::Gzip => drain(&mut MultiGzDecoder::new(&body[..]), MultiGzDecoder::get_ref, cap),
-        // Both forms are sent under this name, and a stream may look like the one and be the other.
-        Encoding::Deflate => drain(&mut ZlibDecoder::new(&body[..]), ZlibDecoder::get_ref, cap)
-            .or_else(|why| drain(&mut DeflateDecoder::new(&body[..]), DeflateDecoder::get_ref, cap).map_err(|_| why)),
+        Encoding::Gzip => decompress(&mut MultiGzDecoder::new(&body[..]), MultiGzDecoder::get_ref, max),
+        // Clients send both forms under this name, and the first bytes do not always tell which one it is.
+        Encoding::Deflate => decompress(&mut ZlibDecoder::new(&body[..]), ZlibDecoder::get_ref, max).or_else(|error| {
+            decompress(&mut DeflateDecoder::new(&body[..]), DeflateDecoder::get_ref, max).map_err(|_| error)
+        }),
     };
     match inflated {
-        Ok(plain) if plain.len() > cap => Err(Failure::new(
+        Ok(plain) if plain.len() > max => Err(Failure::new(
             Code::BodyTooLarge,
-            format!("the body is larger than {cap} bytes once its {} encoding is undone", encoding.as_str()),
+            format!("the body is larger than {max} bytes after {} decompression", encoding.as_str()),
         )),
         Ok(plain) => Ok(plain.into()),
-        Err(why) => Err(Failure::new(Code::InvalidRequest, format!("the {} body is {why}", encoding.as_str()))),
+        Err(problem) => Err(Failure::new(Code::InvalidRequest, format!("the {} body is {problem}", encoding.as_str()))),
     }
 }
 
-/// Compresses an answer, quickly rather than tightly.
+/// Compresses an answer, at the fastest level.
 #[must_use]
 pub fn compress(encoding: Encoding, plain: &[u8]) -> Vec<u8> {
     let out = Vec::with_capacity(plain.len() / 2);
@@ -87,13 +84,13 @@ pub fn compress(encoding: Encoding, plain: &[u8]) -> Vec<u8> {
             encoder.write_all(plain).and_then(|()| encoder.finish())
         }
     };
-    written.expect("memory takes all that is written to it")
+    written.expect("writing to a Vec does not fail")
 }
 
-/// The coding to answer in, out of an `Accept-Encoding`; `None` is the plain body.
+/// Chooses the coding of the answer from an `Accept-Encoding` header. `None` means no compression.
 ///
-/// Of the codings the client takes, the one it likes best; gzip where it does not care, and the plain body only where it
-/// says it likes that better. Whether an answer is worth it is for the caller to say ([`WORTH_COMPRESSING`]).
+/// The choice is the supported coding with the highest quality value, gzip if they are equal, and no compression only if the
+/// client prefers `identity`.
 #[must_use]
 pub fn negotiate(accept_encoding: &str) -> Option<Encoding> {
     let (mut gzip, mut deflate, mut other, mut identity) = (None, None, None, None);
@@ -108,13 +105,16 @@ pub fn negotiate(accept_encoding: &str) -> Option<Encoding> {
         };
         *slot = Some(quality(parameters));
     }
-    let liked = |named: Option<f32>| named.or(other).unwrap_or(0.0);
-    let (encoding, best) =
-        if liked(deflate) > liked(gzip) { (Encoding::Deflate, liked(deflate)) } else { (Encoding::Gzip, liked(gzip)) };
+    let quality_of = |named: Option<f32>| named.or(other).unwrap_or(0.0);
+    let (encoding, best) = if quality_of(deflate) > quality_of(gzip) {
+        (Encoding::Deflate, quality_of(deflate))
+    } else {
+        (Encoding::Gzip, quality_of(gzip))
+    };
     (best > 0.0 && best >= identity.unwrap_or(0.0)).then_some(encoding)
 }
 
-/// `q` out of a coding's parameters: 1 when absent, 0 (refused) when it makes no sense.
+/// The quality value in a coding's parameters: 1 if it is missing, 0 (not accepted) if it is invalid.
 fn quality(parameters: &str) -> f32 {
     let q = parameters.split(';').find_map(|p| {
         let (name, value) = p.split_once('=')?;
@@ -124,12 +124,16 @@ fn quality(parameters: &str) -> f32 {
     q.parse().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0)
 }
 
-/// Reads all there is, at most one byte more than `cap`; `rest` gives what the decoder has not consumed.
-fn drain<'b, D: Read>(decoder: &mut D, rest: impl Fn(&D) -> &&'b [u8], cap: usize) -> Result<Vec<u8>, &'static str> {
-    let limit = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
+/// Decompresses everything, up to one byte more than `max`. `rest` returns the input that the decoder has not consumed.
+fn decompress<'b, D: Read>(
+    decoder: &mut D,
+    rest: impl Fn(&D) -> &&'b [u8],
+    max: usize,
+) -> Result<Vec<u8>, &'static str> {
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     let mut plain = Vec::new();
     match decoder.take(limit).read_to_end(&mut plain) {
-        Ok(_) if plain.len() <= cap && !rest(decoder).is_empty() => Err("followed by bytes that are not part of it"),
+        Ok(_) if plain.len() <= max && !rest(decoder).is_empty() => Err("followed by bytes that are not part of it"),
         Ok(_) => Ok(plain),
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err("cut short"),
         Err(_) => Err("corrupt"),

@@ -1,11 +1,11 @@
-//! What a server is and what a model takes and gives, in the Open Inference Protocol's words.
+//! Metadata of the server and of a model, for the Open Inference Protocol.
 
 use super::text::{integer, plain, string};
 use crate::model::{Signature, TensorSpec, Version};
 use bytes::Bytes;
 
-/// The extensions of the protocol this server has on its public port.
-pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+/// The protocol extensions that this server supports.
+const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
 /// The answer to `GET /v2`.
 #[must_use]
@@ -26,8 +26,7 @@ pub fn server_json(version: &str) -> Bytes {
 
 /// The answer to `GET /v2/models/M`.
 ///
-/// `versions` are those that can be called; `platform` is `onnxruntime_onnx`, `tract_onnx` or what else the engine is called;
-/// free dimensions are -1.
+/// `versions` are the versions that can be called. `platform` is for example `onnxruntime_onnx`. Free dimensions are -1.
 #[must_use]
 pub fn model_json(model: &str, versions: &[Version], platform: &str, signature: &Signature) -> Bytes {
     let mut out = Vec::new();

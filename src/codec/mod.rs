@@ -1,20 +1,19 @@
 //! codec: bytes ↔ tensors, one file per wire format.
 //!
-//! - [`oip`]: the Open Inference Protocol v2, JSON and the binary tensor extension. [`tfs`]: TensorFlow Serving's REST.
-//!   [`metadata`]: what a model takes and gives, in OIP's words. [`golden`]: `golden.json` and `warmup.json`, which hold
-//!   OIP bodies. [`feedback`]: what really happened. [`inflate`]: compressed bodies, both
-//!   ways.
-//! - JSON is read in one pass straight into typed buffers ([`json`] is the cursor, [`elements`] one value, [`nested`] lists
-//!   of them): no tree, no recursion, and nothing is reserved on the word of the sender alone.
-//! - Every refusal is a [`Failure`](crate::model::Failure) that names the input and the element, what was expected and what
-//!   was found. Bytes from outside never make this room panic.
+//! - [`oip`]: the Open Inference Protocol v2, JSON and the binary tensor extension. [`tfs`]: TensorFlow Serving's REST API.
+//!   [`metadata`]: the metadata of a server and of a model for OIP. [`golden`]: `golden.json` and `warmup.json`, which contain
+//!   OIP bodies. [`feedback`]: feedback bodies. [`inflate`]: compression and decompression of bodies.
+//! - JSON is parsed in one pass, directly into typed buffers: [`json`] is the parser, [`elements`] parses one value, [`nested`]
+//!   lists of values. There is no tree and no recursion. Memory is not reserved only because the sender announced a size.
+//! - Each error is a [`Failure`](crate::model::Failure) that names the input and the element, what was expected and what was
+//!   found. No input makes this room panic.
 //!
 //! Uses: model, tensor.
 //!
-//! Invariant: nothing here knows which model will run, or HTTP: headers come in as values, bodies as bytes.
+//! Invariant: this room does not know which model will run, nor HTTP. Headers are passed in as values, bodies as bytes.
 //!
-//! To add a wire format: a file beside these that makes an [`InferenceRequest`](crate::model::InferenceRequest) and writes
-//! an [`Answer`](crate::model::Answer); typed values come from [`nested`] and go through [`text`]
+//! To add a wire format: a new file that produces an [`InferenceRequest`](crate::model::InferenceRequest) and writes an
+//! [`Answer`](crate::model::Answer). Use [`nested`] to parse typed values and [`text`] to write them
 //! (`docs/how-to-add/wire-format.md`).
 
 mod decimal;

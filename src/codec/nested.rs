@@ -1,28 +1,28 @@
-//! Lists within lists → one flat typed buffer, and the shape the brackets had.
+//! Parsing nested lists into one flat typed buffer, and the shape of the nesting.
 
-use super::elements::{FromJson, Rules, Stop};
+use super::elements::{ElementError, FromJson, Rules};
 use super::json::{MAX_DEPTH, Reader, Syntax};
 use crate::tensor::{Data, DataType, Shape};
 use bytes::Bytes;
 use half::f16;
 use smallvec::SmallVec;
 
-/// Why a tensor's values could not be read.
+/// Why the values of a tensor could not be parsed.
 #[derive(Debug)]
-pub(super) enum Unread {
-    /// The body is not JSON; nothing after this point can be made out.
+pub(super) enum ParseError {
+    /// The body is not valid JSON, so nothing after this point can be parsed.
     Syntax(Syntax),
-    /// JSON, but not this tensor's: which element or list, what was expected, what was found.
-    Misfit(String),
+    /// Valid JSON, but wrong for this tensor: which element or list, what was expected, what was found.
+    WrongValue(String),
 }
 
-impl From<Syntax> for Unread {
-    fn from(syntax: Syntax) -> Unread {
-        Unread::Syntax(syntax)
+impl From<Syntax> for ParseError {
+    fn from(syntax: Syntax) -> ParseError {
+        ParseError::Syntax(syntax)
     }
 }
 
-/// Elements of one datatype while they are being read.
+/// The elements of one datatype while they are parsed.
 #[derive(Debug)]
 pub(super) enum Buffer {
     Bool(Vec<bool>),
@@ -61,11 +61,11 @@ macro_rules! each_buffer {
 }
 
 impl Buffer {
-    /// An empty buffer with room for the elements a shape announces, as far as there are bytes left to spell them: a shape
-    /// alone must not make a server allocate.
+    /// An empty buffer with capacity for the announced number of elements, limited by the number of bytes left in the body: a
+    /// shape alone must not cause a large allocation.
     pub(super) fn new(datatype: DataType, announced: usize, reader: &Reader<'_>) -> Buffer {
-        const MOST_RESERVED: usize = 1 << 16;
-        let capacity = announced.min(reader.remaining() / 2).min(MOST_RESERVED);
+        const MAX_RESERVED: usize = 1 << 16;
+        let capacity = announced.min(reader.remaining() / 2).min(MAX_RESERVED);
         match datatype {
             DataType::Bool => Buffer::Bool(Vec::with_capacity(capacity)),
             DataType::Uint8 => Buffer::Uint8(Vec::with_capacity(capacity)),
@@ -83,8 +83,8 @@ impl Buffer {
         }
     }
 
-    /// Reads one value, alone or in lists of any depth, to the end of the buffer.
-    pub(super) fn read(&mut self, reader: &mut Reader<'_>, rules: Rules) -> Result<Nesting, Unread> {
+    /// Parses a value, or values in nested lists, and appends them to the buffer.
+    pub(super) fn read(&mut self, reader: &mut Reader<'_>, rules: Rules) -> Result<Nesting, ParseError> {
         each_buffer!(self, |elements| read_nested(elements, reader, rules))
     }
 
@@ -107,7 +107,7 @@ impl Buffer {
     }
 }
 
-/// The extents that brackets spell, outermost first; none for a bare value.
+/// The extents of nested lists, outermost first. Empty for a value without a list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Nesting(SmallVec<[usize; 4]>);
 
@@ -120,9 +120,9 @@ impl Nesting {
         self.0.len()
     }
 
-    /// Whether values nested like this may stand for `shape`: a flat list always may, a deeper nesting where it splits
-    /// the row-major elements only where the shape does. So `[2,12]` and `[6,4]` may stand for `[2,3,4]`, `[3,8]` may not.
-    pub(super) fn may_stand_for(&self, shape: &Shape) -> bool {
+    /// Whether values with this nesting are accepted for `shape`. A flat list always is. Deeper lists may split the row-major
+    /// elements only where the shape does: `[2,12]` and `[6,4]` are accepted for `[2,3,4]`, `[3,8]` is not.
+    pub(super) fn is_accepted_for(&self, shape: &Shape) -> bool {
         let boundaries = |extents: &[usize]| -> SmallVec<[usize; 4]> {
             let split = extents.iter().scan(1usize, |n, d| {
                 *n = n.saturating_mul(*d);
@@ -141,17 +141,17 @@ impl Nesting {
     }
 }
 
-/// What is known of the extents while lists are open.
+/// The extents found so far.
 struct Extents {
-    /// How many items each open list has so far, outermost first.
+    /// The number of items in each open list so far, outermost first.
     open: SmallVec<[usize; 8]>,
-    /// The extent of the lists closed so far, by depth.
+    /// The extent of the closed lists, by depth.
     closed: SmallVec<[Option<usize>; 8]>,
-    /// How many lists are open around the first element.
+    /// The depth of the first element. All others must have the same.
     leaf: Option<usize>,
 }
 
-fn read_nested<T: FromJson>(out: &mut Vec<T>, reader: &mut Reader<'_>, rules: Rules) -> Result<Nesting, Unread> {
+fn read_nested<T: FromJson>(out: &mut Vec<T>, reader: &mut Reader<'_>, rules: Rules) -> Result<Nesting, ParseError> {
     let before = out.len();
     let mut extents = Extents { open: SmallVec::new(), closed: SmallVec::new(), leaf: None };
     loop {
@@ -183,8 +183,7 @@ fn read_nested<T: FromJson>(out: &mut Vec<T>, reader: &mut Reader<'_>, rules: Ru
     }
 }
 
-/// Reads an element and, within a list, all that follow it up to the closing bracket: the loop that tensors spend their
-/// time in.
+/// Parses an element and, in a list, all that follow it up to the closing bracket. This loop takes most of the time of a request.
 #[inline]
 fn read_run<T: FromJson>(
     out: &mut Vec<T>,
@@ -192,13 +191,13 @@ fn read_run<T: FromJson>(
     rules: Rules,
     listed: bool,
     before: usize,
-) -> Result<usize, Unread> {
+) -> Result<usize, ParseError> {
     let start = out.len();
     loop {
         let first = reader.peek().unwrap_or_default();
         match T::read(reader, first, rules) {
             Ok(element) => out.push(element),
-            Err(stop) => return Err(unread::<T>(stop, out.len() - before, reader, rules)),
+            Err(error) => return Err(element_error::<T>(error, out.len() - before, reader, rules)),
         }
         if !listed || !reader.eat(b',') {
             return Ok(out.len() - start);
@@ -207,20 +206,23 @@ fn read_run<T: FromJson>(
 }
 
 #[cold]
-fn unread<T: FromJson>(stop: Stop, index: usize, reader: &Reader<'_>, rules: Rules) -> Unread {
-    match stop {
-        Stop::Syntax(syntax) => Unread::Syntax(syntax.within(&format!("element {index}"))),
-        Stop::Misfit(at) => {
+fn element_error<T: FromJson>(error: ElementError, index: usize, reader: &Reader<'_>, rules: Rules) -> ParseError {
+    match error {
+        ElementError::Syntax(syntax) => ParseError::Syntax(syntax.within(&format!("element {index}"))),
+        ElementError::WrongValue(at) => {
             let expected = T::EXPECTED;
             let or =
                 if rules.base64_objects && expected == Bytes::EXPECTED { " or {\"b64\": \"<base64>\"}" } else { "" };
-            Unread::Misfit(format!("element {index} is expected to be {expected}{or}, got {}", reader.excerpt(at)))
+            ParseError::WrongValue(format!(
+                "element {index} is expected to be {expected}{or}, got {}",
+                reader.excerpt(at)
+            ))
         }
     }
 }
 
 impl Extents {
-    fn open(&mut self, reader: &mut Reader<'_>) -> Result<(), Unread> {
+    fn open(&mut self, reader: &mut Reader<'_>) -> Result<(), ParseError> {
         if self.open.len() == MAX_DEPTH {
             return Err(reader.too_deep().into());
         }
@@ -228,8 +230,8 @@ impl Extents {
         self.open.push(0);
         let depth = self.open.len();
         if self.leaf.is_some_and(|leaf| leaf < depth) {
-            return Err(Unread::Misfit(format!(
-                "data is ragged: a list stands at depth {depth} where elements stood before it"
+            return Err(ParseError::WrongValue(format!(
+                "data is ragged: a list at depth {depth}, but earlier elements are at that depth"
             )));
         }
         if self.closed.len() < depth {
@@ -238,16 +240,16 @@ impl Extents {
         Ok(())
     }
 
-    fn close(&mut self, read: usize) -> Result<(), Unread> {
+    fn close(&mut self, read: usize) -> Result<(), ParseError> {
         let items = self.open.pop().unwrap_or_default();
         if let Some(outer) = self.open.last_mut() {
             *outer += 1;
         }
         let depth = self.open.len();
         match self.closed[depth] {
-            Some(expected) if expected != items => Err(Unread::Misfit(format!(
-                "data is ragged: a list at depth {} (up to element {read}) holds {items} where the ones before it hold \
-                 {expected}",
+            Some(expected) if expected != items => Err(ParseError::WrongValue(format!(
+                "data is ragged: a list at depth {} (up to element {read}) holds {items} items, but the lists before it \
+                 hold {expected}",
                 depth + 1
             ))),
             _ => {
@@ -257,14 +259,14 @@ impl Extents {
         }
     }
 
-    /// Every element stands at the depth of the first, and no list stands beside or below elements.
-    fn check_leaf(&mut self, index: usize) -> Result<(), Unread> {
+    /// Checks that an element has the same depth as the first one, and is not in a list together with lists.
+    fn check_leaf(&mut self, index: usize) -> Result<(), ParseError> {
         let depth = self.open.len();
         let leaf = *self.leaf.get_or_insert(depth);
         if leaf != depth || self.closed.len() > depth {
             let expected = leaf.max(self.closed.len());
-            return Err(Unread::Misfit(format!(
-                "data is ragged: element {index} stands at depth {depth} where others stand at depth {expected}"
+            return Err(ParseError::WrongValue(format!(
+                "data is ragged: element {index} is at depth {depth}, others are at depth {expected}"
             )));
         }
         Ok(())

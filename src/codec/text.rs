@@ -1,18 +1,18 @@
-//! Elements → JSON text, straight into the answer's bytes.
+//! Writing elements as JSON text, directly into the bytes of the answer.
 
 use crate::tensor::Data;
 use base64::Engine as _;
 use half::f16;
 use std::ops::Range;
 
-/// A string element that is not UTF-8, which JSON cannot carry: its index.
+/// The index of a string element that is not UTF-8, which JSON cannot represent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NotText(pub(super) usize);
+pub(super) struct NotUtf8(pub(super) usize);
 
-/// Writes some of a tensor's elements with commas between them; how many were not finite, and are `null`.
+/// Writes a range of a tensor's elements, separated by commas. Returns how many are not finite. Those are written as `null`.
 ///
-/// Floats are the shortest text that reads back the same in their own width (FP16 as FP32).
-pub(super) fn elements(out: &mut Vec<u8>, data: &Data, range: Range<usize>) -> Result<usize, NotText> {
+/// Floats are written as the shortest text that parses to the same value in their own width (FP16 as FP32).
+pub(super) fn elements(out: &mut Vec<u8>, data: &Data, range: Range<usize>) -> Result<usize, NotUtf8> {
     match data {
         Data::Bool(e) => list(out, &e[range], |out, b| plain(out, if *b { "true" } else { "false" })),
         Data::Uint8(e) => list(out, &e[range], |out, n| integer(out, *n)),
@@ -31,14 +31,14 @@ pub(super) fn elements(out: &mut Vec<u8>, data: &Data, range: Range<usize>) -> R
                 if i > range.start {
                     out.push(b',');
                 }
-                string(out, std::str::from_utf8(s).map_err(|_| NotText(i))?);
+                string(out, std::str::from_utf8(s).map_err(|_| NotUtf8(i))?);
             }
         }
     }
     Ok(0)
 }
 
-/// Writes strings as `{"b64": "…"}`, which carries any bytes.
+/// Writes strings as `{"b64": "…"}`, which can represent any bytes.
 pub(super) fn base64_objects(out: &mut Vec<u8>, strings: &[bytes::Bytes]) {
     list(out, strings, |out, s| {
         plain(out, "{\"b64\":\"");
@@ -47,8 +47,8 @@ pub(super) fn base64_objects(out: &mut Vec<u8>, strings: &[bytes::Bytes]) {
     });
 }
 
-/// A guess at how many bytes an element takes, comma included.
-pub(super) fn width_guess(data: &Data) -> usize {
+/// An estimate of the bytes per element in JSON, including the comma.
+pub(super) fn estimated_width(data: &Data) -> usize {
     match data {
         Data::Bool(_) | Data::Uint16(_) | Data::Int16(_) => 6,
         Data::Uint8(_) | Data::Int8(_) => 5,
@@ -138,7 +138,7 @@ fn floats<T: Float>(out: &mut Vec<u8>, elements: impl Iterator<Item = T>) -> usi
     nonfinite
 }
 
-/// Takes back the comma after the last element of a list that begins at `start`, if there was an element.
+/// Removes the comma after the last element of a list that starts at `start`, if it has elements.
 fn trim_comma(out: &mut Vec<u8>, start: usize) {
     if out.len() > start {
         out.pop();

@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Version};
 use hyper::body::Incoming;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
@@ -20,7 +20,7 @@ use std::time::Instant;
 /// Answers one request. A panic in it is answered with 500, and the connection stays open.
 pub(super) async fn handle(plane: Arc<DataPlane>, request: Request<Incoming>) -> HttpResponse {
     let (parts, body) = request.into_parts();
-    let mut response = or_500(&plane, &parts.headers, answer(&plane, &parts, body)).await;
+    let mut response = or_500(&plane, &parts.headers, pin!(answer(&plane, &parts, body))).await;
     // HTTP/2 has no such header. There hyper announces the end of the connection with a frame.
     if parts.version < Version::HTTP_2 && plane.is_closing() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -30,14 +30,13 @@ pub(super) async fn handle(plane: Arc<DataPlane>, request: Request<Incoming>) ->
 
 /// Awaits the answer to a request. If it panics, the panic is counted and logged, and the answer is 500.
 ///
-/// The future lives in the state of this function, so this allocates nothing. What it shares with other requests is safe to use
+/// The future is pinned by the caller, so this neither moves nor allocates it. What it shares with other requests is safe to use
 /// after a panic: atomics, channels, and guards that are released while the stack unwinds.
 pub(super) async fn or_500(
     plane: &DataPlane,
     headers: &HeaderMap,
-    answering: impl Future<Output = HttpResponse>,
+    mut answering: Pin<&mut impl Future<Output = HttpResponse>>,
 ) -> HttpResponse {
-    let mut answering = pin!(answering);
     poll_fn(|cx| {
         catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(cx))).unwrap_or_else(|panic| {
             plane.report_panic(Task::Request, &*panic);

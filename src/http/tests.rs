@@ -179,10 +179,10 @@ fn a_panic_is_answered_with_500_and_the_connection_stays_open() {
     use http_body_util::{BodyExt, Empty};
     let (plane, telemetry, _writer) = data_plane(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (client, server) = tokio::io::duplex(1 << 16);
-    let served = Arc::clone(&plane);
+    let (client_io, server_io) = tokio::io::duplex(1 << 16);
+    let shared = Arc::clone(&plane);
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let plane = Arc::clone(&served);
+        let plane = Arc::clone(&shared);
         async move {
             let answering = async {
                 let permit = plane.admit(RequestKind::Predict).unwrap();
@@ -191,13 +191,13 @@ fn a_panic_is_answered_with_500_and_the_connection_stays_open() {
                 drop(permit);
                 answer::json("{}")
             };
-            let response: HttpResponse = or_500(&plane, request.headers(), answering).await;
+            let response: HttpResponse = or_500(&plane, request.headers(), std::pin::pin!(answering)).await;
             Ok::<_, Infallible>(response)
         }
     });
     runtime.block_on(async {
-        let server = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
+        let server = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server_io), service);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client_io)).await.unwrap();
         let requests = async {
             for (path, status) in [("/panics", 500), ("/works", 200), ("/panics", 500), ("/works", 200)] {
                 let request = Request::get(path).header("x-request-id", "r-1").body(Empty::<bytes::Bytes>::new());
@@ -211,8 +211,8 @@ fn a_panic_is_answered_with_500_and_the_connection_stays_open() {
             }
             drop(sender);
         };
-        let (_, served, _) = tokio::join!(requests, server, connection);
-        served.unwrap();
+        let ((), ended, _) = tokio::join!(requests, server, connection);
+        ended.unwrap();
     });
     assert_eq!(plane.in_flight(), 0, "a panic gives its permit back");
     let metrics = telemetry.render();

@@ -1,4 +1,4 @@
-//! Stopping without harm.
+//! Stopping the server while requests run.
 
 use crate::support::{Gateway, eventually, infer_body, onnx};
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 #[test]
-fn a_request_under_way_is_answered_before_the_stop_ends() {
+fn a_running_request_is_answered_before_the_server_stops() {
     let mut gateway = Gateway::start(|models| onnx::install(models, "self", 1, &onnx::answering(1.0, 4, 0)));
     let body = infer_body(&[1, 4], &[0.0; 4]);
     let mut slow = TcpStream::connect(gateway.data()).unwrap();
@@ -15,7 +15,7 @@ fn a_request_under_way_is_answered_before_the_stop_ends() {
     slow.write_all(head.as_bytes()).unwrap();
     slow.write_all(&body.as_bytes()[..5]).unwrap();
     let app = gateway.app.take().unwrap();
-    eventually("the request has its place", || (app.in_flight() == 1).then_some(()));
+    eventually("the request has been admitted", || (app.in_flight() == 1).then_some(()));
     let address = app.data_address();
     let stopping = std::thread::spawn(move || app.stop());
     eventually("new connections are refused", || TcpStream::connect(address).is_err().then_some(()));
@@ -23,6 +23,9 @@ fn a_request_under_way_is_answered_before_the_stop_ends() {
     let mut answer = String::new();
     slow.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.to_ascii_lowercase().contains("connection: close"), "and the connection ends: {answer}");
-    assert!(stopping.join().unwrap(), "everything ended in time");
+    assert!(
+        answer.to_ascii_lowercase().contains("connection: close"),
+        "the answer announces the end of the connection: {answer}"
+    );
+    assert!(stopping.join().unwrap(), "all connections ended in time");
 }

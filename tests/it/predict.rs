@@ -1,4 +1,4 @@
-//! Predictions over both protocols, as their users send them.
+//! Predictions over both protocols.
 
 use crate::support::{Gateway, infer_body, onnx};
 use serde_json::json;
@@ -11,7 +11,7 @@ fn gateway() -> Gateway {
 }
 
 #[test]
-fn an_open_inference_prediction_says_who_answered() {
+fn an_open_inference_answer_names_the_model_version_and_arm() {
     let gateway = gateway();
     let answer = gateway.post_with(
         "/v2/models/scale/infer",
@@ -21,7 +21,7 @@ fn an_open_inference_prediction_says_who_answered() {
     assert_eq!(answer.status, 200, "{answer:?}");
     let body = answer.json();
     assert_eq!(body["model_name"], "scale");
-    assert_eq!(body["model_version"], "2", "the highest version ready is served first");
+    assert_eq!(body["model_version"], "2", "without a traffic document, the highest ready version serves");
     assert_eq!(body["id"], "from-header");
     assert_eq!(
         body["outputs"],
@@ -36,21 +36,21 @@ fn an_open_inference_prediction_says_who_answered() {
 }
 
 #[test]
-fn ids_come_from_the_body_then_the_header_then_here() {
+fn the_id_comes_from_the_body_or_the_header_or_is_generated() {
     let gateway = gateway();
     let with_id =
         json!({"id": "böse id", "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2]]}]});
     let answer = gateway.post_with("/v2/models/scale/infer", &[("x-request-id", "header")], with_id.to_string());
     assert_eq!(answer.json()["id"], "böse id", "the body's id wins");
-    assert_eq!(answer.header("x-request-id"), Some("b%C3%B6se%20id"), "percent-encoded where a header needs it");
+    assert_eq!(answer.header("x-request-id"), Some("b%C3%B6se%20id"), "the header is percent-encoded");
     let made = gateway.post("/v2/models/scale/infer", infer_body(&[1, 2], &[1.0, 2.0]));
     let id = made.json()["id"].as_str().unwrap().to_owned();
-    assert_eq!((id.len(), id.as_bytes()[14]), (36, b'7'), "a UUIDv7: {id}");
+    assert_eq!((id.len(), id.as_bytes()[14]), (36, b'7'), "the generated id is a UUIDv7: {id}");
     assert_eq!(made.header("x-request-id"), Some(id.as_str()));
 }
 
 #[test]
-fn a_pinned_version_answers_and_an_unknown_one_is_named() {
+fn a_version_in_the_path_answers_and_an_unknown_one_is_404() {
     let gateway = gateway();
     let body = infer_body(&[1, 2], &[1.0, 1.0]);
     let one = gateway.post("/v2/models/scale/versions/1/infer", &body);
@@ -62,7 +62,7 @@ fn a_pinned_version_answers_and_an_unknown_one_is_named() {
 }
 
 #[test]
-fn binary_tensors_both_ways() {
+fn binary_tensors_in_request_and_answer() {
     let gateway = gateway();
     let head = json!({
         "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}],
@@ -82,7 +82,7 @@ fn binary_tensors_both_ways() {
     assert_eq!(json["outputs"][0]["parameters"]["binary_data_size"], 8);
     let values: Vec<f32> = tensors.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     assert_eq!(values[0], 4.5);
-    assert!(values[1].is_nan(), "the binary form carries NaN exactly");
+    assert!(values[1].is_nan(), "the binary form keeps NaN unchanged");
     assert_eq!(answer.header("content-type"), Some("application/octet-stream"));
 }
 
@@ -144,7 +144,7 @@ fn metadata_health_and_readiness() {
 }
 
 #[test]
-fn compressed_both_ways() {
+fn compression_of_request_and_answer() {
     use std::io::{Read, Write};
     let gateway = gateway();
     let plain = infer_body(&[200, 2], &[0.5; 400]);
@@ -181,7 +181,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn http2_by_prior_knowledge_on_the_same_port() {
+fn http2_with_prior_knowledge_on_the_same_port() {
     let gateway = gateway();
     let address = gateway.data();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

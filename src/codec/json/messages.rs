@@ -1,14 +1,14 @@
-//! What to say of text that is not JSON, or not the JSON that was expected.
+//! Messages about text that is not valid JSON, or not the expected JSON.
 
 use super::{MAX_DEPTH, Reader};
 use crate::model::{Code, Failure};
 
-/// Text that is not JSON: a sentence that says where, what was expected and what was found.
+/// A syntax error: where it is, what was expected and what was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::codec) struct Syntax(Box<str>);
 
 impl Syntax {
-    /// The same, saying in which part of the body.
+    /// Adds the part of the body where the error is.
     #[cold]
     pub(in crate::codec) fn within(self, part: &str) -> Syntax {
         Syntax(format!("{part}: {}", self.0).into())
@@ -22,13 +22,13 @@ impl From<Syntax> for Failure {
 }
 
 impl Reader<'_> {
-    /// That something else was expected here.
+    /// A syntax error at the cursor.
     #[cold]
     pub(in crate::codec) fn syntax(&self, expected: &str) -> Syntax {
         self.syntax_at(self.at, expected)
     }
 
-    /// Whether one of the tokens is next that JSON lacks and people send: `NaN`, `-Infinity` and the like.
+    /// Whether a token such as `NaN` or `-Infinity` comes next. Clients send them, but JSON does not have them.
     pub(in crate::codec) fn at_nonfinite_token(&self) -> bool {
         let rest = &self.text[self.at.min(self.text.len())..];
         let rest = rest.strip_prefix(b"-").or(rest.strip_prefix(b"+")).unwrap_or(rest);
@@ -40,7 +40,7 @@ impl Reader<'_> {
         Syntax(format!("{}: lists and objects are nested more than {MAX_DEPTH} deep", self.place(self.at)).into())
     }
 
-    /// What stands at an offset, for a message: a short literal as it is, anything longer by its kind.
+    /// The token at an offset, for a message: a scalar as it is (escaped and cut), a list or object by its kind.
     #[cold]
     pub(in crate::codec) fn excerpt(&self, at: usize) -> String {
         const SHOWN: usize = 40;
@@ -81,7 +81,7 @@ impl Reader<'_> {
         Syntax(format!("{}: expected {expected}, found {}", self.place(at), self.excerpt(at)).into())
     }
 
-    /// That the token from `start` breaks off being a number at `at`.
+    /// The error for a token that starts like a number at `start` but is invalid at `at`.
     #[cold]
     pub(super) fn not_a_number(&self, start: usize, at: usize) -> Syntax {
         if self.at(start).at_nonfinite_token() { self.nonfinite(start) } else { self.syntax_at(at, "a digit") }

@@ -1,7 +1,6 @@
-//! A cursor over JSON text: one pass, no tree, no recursion.
+//! A JSON parser that reads the text in one pass, without a tree and without recursion.
 //!
-//! Strict RFC 8259: what it accepts is JSON, and what it skips is checked as closely as what it reads. Nesting is bounded
-//! by [`MAX_DEPTH`], and the stack it takes does not grow with it.
+//! It accepts exactly RFC 8259. Skipped values are checked like all others. Nesting is limited to [`MAX_DEPTH`] and uses no stack.
 
 mod messages;
 mod strings;
@@ -15,13 +14,13 @@ use bytes::Bytes;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Lists and objects within each other, at most.
+/// The deepest nesting of lists and objects.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// Where reading has got to. Cheap to copy: a copy looks ahead.
+/// A position in JSON text. Cheap to copy. A copy is used to look ahead.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reader<'a> {
-    /// The same bytes as `text`, for strings that are kept as views.
+    /// The same bytes as `text`, to create views of strings.
     source: &'a Bytes,
     text: &'a [u8],
     at: usize,
@@ -32,7 +31,7 @@ impl<'a> Reader<'a> {
         Reader { source, text: source, at: 0 }
     }
 
-    /// A reader of the same text at an offset that [`Reader::offset`] gave.
+    /// A reader of the same text at another offset.
     pub(super) fn at(&self, at: usize) -> Reader<'a> {
         Reader { at, ..*self }
     }
@@ -47,12 +46,12 @@ impl<'a> Reader<'a> {
         self.text
     }
 
-    /// How many bytes are still to be read.
+    /// The number of bytes after the cursor.
     pub(super) fn remaining(&self) -> usize {
         self.text.len() - self.at
     }
 
-    /// Skips white space; the byte the next token starts with, not yet consumed.
+    /// Skips white space. Returns the first byte of the next token without consuming it.
     #[inline]
     pub(super) fn peek(&mut self) -> Option<u8> {
         loop {
@@ -63,13 +62,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Consumes the byte that [`Reader::peek`] gave.
+    /// Consumes the byte that [`Reader::peek`] returned.
     #[inline]
     pub(super) fn bump(&mut self) {
         self.at += 1;
     }
 
-    /// Consumes `token` if it is next.
+    /// Consumes `token` if it comes next.
     #[inline]
     pub(super) fn eat(&mut self, token: u8) -> bool {
         let found = self.peek() == Some(token);
@@ -77,8 +76,8 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// Moves to the next member of an object whose `{` was consumed: its name, with the cursor before its value. `None`
-    /// once the `}` is consumed. `first` starts as `true`.
+    /// Moves to the value of the next member of an object and returns the member's name. The `{` has been consumed. `None` after the
+    /// `}`. `first` must be `true` at the first call.
     pub(super) fn next_member(&mut self, first: &mut bool) -> Result<Option<Cow<'a, str>>, Syntax> {
         match self.peek() {
             Some(b'}') => {
@@ -94,7 +93,7 @@ impl<'a> Reader<'a> {
         self.member_name().map(Some)
     }
 
-    /// Moves to the next item of a list whose `[` was consumed; `false` once the `]` is consumed. `first` starts as `true`.
+    /// Moves to the next item of a list. The `[` has been consumed. `false` after the `]`. `first` must be `true` at the first call.
     #[inline]
     pub(super) fn next_item(&mut self, first: &mut bool) -> Result<bool, Syntax> {
         match self.peek() {
@@ -121,7 +120,7 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
-    /// Consumes one of the words `true`, `false`, `null`.
+    /// Consumes `true`, `false` or `null`.
     pub(super) fn word(&mut self, word: &'static str) -> Result<(), Syntax> {
         if self.text[self.at..].starts_with(word.as_bytes()) {
             self.at += word.len();
@@ -130,7 +129,7 @@ impl<'a> Reader<'a> {
         Err(self.syntax("a value"))
     }
 
-    /// Consumes the number at the cursor, if it is one that can be read the short way.
+    /// Consumes the number at the cursor if the fast conversion can parse it.
     #[inline]
     pub(super) fn quick_single(&mut self) -> Option<f32> {
         let (single, end) = quick_single(self.text, self.at)?;
@@ -138,7 +137,7 @@ impl<'a> Reader<'a> {
         Some(single)
     }
 
-    /// Consumes a number with one of sonic-number's parsers, which check its grammar; the cursor is at its first byte.
+    /// Consumes the number at the cursor with a parser of sonic-number, which checks its syntax. `None` if it is too large.
     #[inline]
     pub(super) fn number<T>(
         &mut self,
@@ -159,9 +158,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips one value of any kind, checking it; where it stood.
+    /// Checks and skips one value of any kind. Returns its position.
     pub(super) fn skip_value(&mut self) -> Result<Range<usize>, Syntax> {
-        // One bit per open list or object: which of the two the innermost is.
+        // One bit per open list (0) or object (1). The innermost is the lowest bit.
         let (mut objects, mut depth) = (0u64, 0);
         self.peek();
         let start = self.at;
@@ -205,7 +204,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Checks that nothing but white space is left.
+    /// Checks that only white space is left.
     pub(super) fn end(&mut self) -> Result<(), Syntax> {
         match self.peek() {
             None => Ok(()),
@@ -213,7 +212,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips a value that holds no others, or opens one that does: `Some(true)` for an object.
+    /// Skips a scalar value, or consumes the opening bracket of a list (`Some(false)`) or object (`Some(true)`).
     fn skip_scalar_or_open(&mut self) -> Result<Option<bool>, Syntax> {
         match self.peek() {
             Some(b'"') => {
@@ -265,7 +264,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Which members of an object there were, of those that are looked for; at most eight.
+/// The known members of an object that have been found. At most eight are known.
 #[derive(Debug)]
 pub(super) struct Seen<'m> {
     members: &'m [&'static str],
@@ -274,19 +273,19 @@ pub(super) struct Seen<'m> {
 
 impl<'m> Seen<'m> {
     pub(super) fn new(members: &'m [&'static str]) -> Seen<'m> {
-        debug_assert!(members.len() <= 8, "one bit each");
+        debug_assert!(members.len() <= 8, "one bit per member");
         Seen { members, bits: 0 }
     }
 
-    /// Notes a member; whether it was there before.
-    pub(super) fn again(&mut self, member: &str) -> bool {
+    /// Adds a member. Returns true if it is a known member that was already found.
+    pub(super) fn is_repeated(&mut self, member: &str) -> bool {
         let bit = self.bit(member);
-        let again = self.bits & bit != 0;
+        let repeated = self.bits & bit != 0;
         self.bits |= bit;
-        again
+        repeated
     }
 
-    pub(super) fn once(&self, member: &str) -> bool {
+    pub(super) fn contains(&self, member: &str) -> bool {
         self.bits & self.bit(member) != 0
     }
 

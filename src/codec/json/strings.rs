@@ -1,4 +1,4 @@
-//! Strings: their end, their escapes, their UTF-8.
+//! Parsing strings: their end, escapes and UTF-8.
 
 use super::{Reader, Syntax};
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 impl<'a> Reader<'a> {
-    /// Reads the string whose opening quote is next.
+    /// Parses the string that starts at the cursor.
     pub(in crate::codec) fn string(&mut self) -> Result<Cow<'a, str>, Syntax> {
         let opening = self.at;
         let (content, escaped) = self.scan_string()?;
@@ -20,7 +20,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the string whose opening quote is next, as a view into the body where it holds no escapes.
+    /// Parses the string that starts at the cursor. The result is a view of the body if the string has no escapes.
     pub(in crate::codec) fn string_bytes(&mut self) -> Result<Bytes, Syntax> {
         match self.string()? {
             Cow::Borrowed(text) => Ok(self.source.slice_ref(text.as_bytes())),
@@ -28,7 +28,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Finds the end of the string whose opening quote is next and moves past it: the content, and whether it holds escapes.
+    /// Moves past the string that starts at the cursor. Returns its content and whether it has escapes.
     fn scan_string(&mut self) -> Result<(Range<usize>, bool), Syntax> {
         let start = self.at + 1;
         let mut at = start;
@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
                 plain.push(byte);
                 continue;
             }
-            // The scan stepped over what follows a backslash, so there is a byte here.
+            // Never out of range: `scan_string` has skipped the byte after each backslash.
             let escape = self.text[at];
             at += 1;
             plain.push(match escape {
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads what follows `\u`: one character, of one or (beyond U+FFFF) two escapes.
+    /// Parses the rest of a `\u` escape: one character, from one escape or (beyond U+FFFF) two.
     fn unicode_escape(&self, at: &mut usize, end: usize) -> Result<char, Syntax> {
         let start = *at;
         let unpaired = || self.syntax_at(start, "a character, or a pair of surrogates for one beyond U+FFFF");

@@ -1,4 +1,4 @@
-//! The cursor against another JSON library: what is JSON is skipped whole, what is not is refused.
+//! Compares the parser with `serde_json`: both accept and reject the same text.
 
 use super::*;
 use proptest::prelude::*;
@@ -9,12 +9,12 @@ fn is_json(text: &[u8]) -> bool {
     reader.skip_value().and_then(|_| reader.end()).is_ok()
 }
 
-/// What `serde_json` says; it reads into nothing, so numbers of any size are fine for it too.
-fn serde_says(text: &[u8]) -> bool {
+/// Whether `serde_json` accepts the text. `IgnoredAny` allows numbers of any size, as this parser does.
+fn serde_accepts(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok() && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
 }
 
-/// Text made of the tokens JSON is made of, in any order: close enough to JSON to be mistaken for it.
+/// JSON tokens in random order: text that is valid JSON or close to it.
 fn nearly_json() -> impl Strategy<Value = String> {
     let token = prop::sample::select(vec![
         "{",
@@ -55,7 +55,7 @@ fn nearly_json() -> impl Strategy<Value = String> {
     prop::collection::vec(token, 0..12).prop_map(|tokens| tokens.concat())
 }
 
-/// JSON of all kinds.
+/// Valid JSON of all kinds.
 fn json() -> impl Strategy<Value = String> {
     let scalar = prop_oneof![
         Just("null".to_owned()),
@@ -78,32 +78,32 @@ fn json() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn json_is_skipped_whole(text in json()) {
-        prop_assert!(serde_says(text.as_bytes()));
+    fn valid_json_is_accepted(text in json()) {
+        prop_assert!(serde_accepts(text.as_bytes()));
         prop_assert!(is_json(text.as_bytes()), "{}", text);
     }
 
     #[test]
-    fn what_is_nearly_json_is_judged_alike(text in nearly_json()) {
-        prop_assert_eq!(is_json(text.as_bytes()), serde_says(text.as_bytes()), "{}", text);
+    fn tokens_in_random_order_are_accepted_as_by_serde(text in nearly_json()) {
+        prop_assert_eq!(is_json(text.as_bytes()), serde_accepts(text.as_bytes()), "{}", text);
     }
 
     #[test]
-    fn json_with_a_byte_changed_is_judged_alike(text in json(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn json_with_a_changed_byte_is_accepted_as_by_serde(text in json(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut text = text.into_bytes();
         let at = at.index(text.len());
         text[at] = byte;
-        prop_assert_eq!(is_json(&text), serde_says(&text), "{:?}", String::from_utf8_lossy(&text));
+        prop_assert_eq!(is_json(&text), serde_accepts(&text), "{:?}", String::from_utf8_lossy(&text));
     }
 
     #[test]
-    fn strings_read_as_another_library_reads_them(text in any::<String>()) {
+    fn strings_equal_serde(text in any::<String>()) {
         let json = Bytes::from(serde_json::to_string(&text).unwrap());
         prop_assert_eq!(Reader::new(&json).string().unwrap(), text);
     }
 
     #[test]
-    fn escapes_read_as_another_library_reads_them(units in prop::collection::vec(any::<u16>(), 1..6)) {
+    fn escapes_equal_serde(units in prop::collection::vec(any::<u16>(), 1..6)) {
         let escapes: Vec<String> = units.iter().map(|u| format!("\\u{u:04X}")).collect();
         let json = Bytes::from(format!("\"{}\"", escapes.concat()));
         let expected = serde_json::from_slice::<String>(&json).ok();
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn written_strings_read_back(text in any::<String>()) {
+    fn written_strings_are_parsed_by_serde(text in any::<String>()) {
         let mut out = Vec::new();
         crate::codec::text::string(&mut out, &text);
         prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);

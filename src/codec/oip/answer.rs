@@ -1,37 +1,37 @@
-//! An answer → bytes: JSON, with the outputs that were wanted in binary form after it.
+//! Encoding an answer: JSON, followed by the outputs that were requested in binary form.
 
 use super::{AnswerForm, binary};
-use crate::codec::text::{self, NotText};
+use crate::codec::text::{self, NotUtf8};
 use crate::model::{Answer, Code, Failure};
 use crate::tensor::{Data, DataType, Tensor};
 use bytes::Bytes;
 
-/// What an answer says besides its outputs.
+/// The members of an answer besides its outputs.
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerHead<'a> {
     pub model_name: &'a str,
-    /// The version that really answered.
+    /// The version that answered.
     pub model_version: &'a str,
     pub id: &'a str,
 }
 
-/// An answer ready to be sent.
+/// An encoded answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedAnswer {
     pub body: Bytes,
-    /// How long the JSON is when tensors follow it: the header `Inference-Header-Content-Length` of the answer.
+    /// The length of the JSON if binary tensors follow it, for the header `Inference-Header-Content-Length`.
     pub json_length: Option<usize>,
-    /// Elements that are NaN or infinite: `null` in JSON, exact in binary form.
+    /// The number of elements that are NaN or infinite: `null` in JSON, exact in binary form.
     pub nonfinite: usize,
 }
 
-/// Encodes an answer in the form its caller wants.
+/// Encodes an answer in the requested form.
 ///
 /// # Errors
-/// `INVALID_REQUEST` when an output wanted as JSON is FP16, which the protocol has in binary form only, or holds strings that
-/// are not UTF-8: the caller has to ask for it in binary form.
+/// `INVALID_REQUEST` if an output requested as JSON is FP16, for which the protocol has only a binary form, or contains strings
+/// that are not UTF-8. The caller has to request it in binary form.
 pub fn encode(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> Result<EncodedAnswer, Failure> {
-    let mut out = Vec::with_capacity(size_guess(answer, head, form));
+    let mut out = Vec::with_capacity(estimated_size(answer, head, form));
     let mut nonfinite = 0;
     text::plain(&mut out, "{\"model_name\":");
     text::string(&mut out, head.model_name);
@@ -55,7 +55,7 @@ pub fn encode(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> Resu
         } else {
             text::plain(&mut out, ",\"data\":[");
             let data = tensor.data();
-            nonfinite += text::elements(&mut out, data, 0..data.len()).map_err(|e| not_text(name, e))?;
+            nonfinite += text::elements(&mut out, data, 0..data.len()).map_err(|e| not_utf8(name, e))?;
             text::plain(&mut out, "]}");
         }
     }
@@ -65,7 +65,7 @@ pub fn encode(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> Resu
     for (name, tensor) in answer.outputs.iter().filter(|(name, _)| form.is_binary(name)) {
         binary = true;
         binary::write(tensor.data(), &mut out)
-            .map_err(|why| Failure::new(Code::Internal, format!("output {name:?}: {why}")))?;
+            .map_err(|problem| Failure::new(Code::Internal, format!("output {name:?}: {problem}")))?;
     }
     Ok(EncodedAnswer { body: out.into(), json_length: binary.then_some(json_length), nonfinite })
 }
@@ -86,7 +86,7 @@ fn describe(out: &mut Vec<u8>, name: &str, tensor: &Tensor) {
     out.push(b'"');
 }
 
-fn size_guess(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> usize {
+fn estimated_size(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> usize {
     let outputs: usize = answer
         .outputs
         .iter()
@@ -94,7 +94,7 @@ fn size_guess(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> usiz
             let values = match tensor.data() {
                 data if form.is_binary(name) => binary::binary_size(data) + 40,
                 Data::Bytes(strings) => strings.iter().map(|s| s.len() + 4).sum(),
-                data => data.len() * text::width_guess(data),
+                data => data.len() * text::estimated_width(data),
             };
             name.len() + 80 + values
         })
@@ -107,18 +107,18 @@ fn binary_only(name: &str) -> Failure {
     Failure::new(
         Code::InvalidRequest,
         format!(
-            "output {name:?} is FP16, which goes in binary form only: ask for this output so \
+            "output {name:?} is FP16, which has only a binary form: request this output in binary form \
              (\"parameters\":{{\"binary_data\":true}})"
         ),
     )
 }
 
 #[cold]
-fn not_text(name: &str, NotText(index): NotText) -> Failure {
+fn not_utf8(name: &str, NotUtf8(index): NotUtf8) -> Failure {
     Failure::new(
         Code::InvalidRequest,
         format!(
-            "output {name:?}: element {index} is not UTF-8 text, which JSON cannot carry: ask for this output in binary form \
+            "output {name:?}: element {index} is not UTF-8 text, which JSON cannot represent: request this output in binary form \
              (\"parameters\":{{\"binary_data\":true}})"
         ),
     )

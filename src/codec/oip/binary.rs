@@ -5,22 +5,22 @@ use crate::model::{Code, Complaints, Dim, Failure, InferenceRequest, NamedTensor
 use crate::tensor::{Data, DataType, Element, Elements, Shape, Tensor};
 use bytes::{Buf as _, Bytes};
 
-/// The bytes after the JSON, handed out front to back.
+/// The bytes after the JSON. The tensors take them in order.
 #[derive(Debug)]
 pub(in crate::codec) struct Blobs {
-    /// `None` when the request did not say where its JSON ends.
+    /// `None` if the request does not say where its JSON ends.
     rest: Option<Bytes>,
     taken: usize,
-    /// A tensor announced more than there was, or nothing sensible: which bytes are the next one's is anybody's guess.
-    lost: bool,
+    /// A tensor had an invalid size, so the start of the next one is unknown.
+    out_of_sync: bool,
 }
 
 impl Blobs {
     pub(in crate::codec) fn new(rest: Option<Bytes>) -> Blobs {
-        Blobs { rest, taken: 0, lost: false }
+        Blobs { rest, taken: 0, out_of_sync: false }
     }
 
-    /// The next `size` bytes, or what is wrong.
+    /// Takes the next `size` bytes. The error is a complaint.
     pub(super) fn take(&mut self, size: usize) -> Result<Bytes, String> {
         let Some(rest) = &mut self.rest else {
             return Err(
@@ -30,7 +30,7 @@ impl Blobs {
             );
         };
         if size > rest.len() {
-            self.lost = true;
+            self.out_of_sync = true;
             return Err(format!(
                 "binary_data_size announces {size} bytes, but only {} are left after the JSON and the {} bytes of tensors \
                  before this one",
@@ -42,14 +42,14 @@ impl Blobs {
         Ok(rest.split_to(size))
     }
 
-    pub(super) fn lose_track(&mut self) {
-        self.lost = true;
+    pub(super) fn set_out_of_sync(&mut self) {
+        self.out_of_sync = true;
     }
 
-    /// Complains of bytes that no tensor announced.
+    /// Adds a complaint if bytes are left that no tensor announced.
     pub(super) fn finish(&self, complaints: &mut Complaints) {
         match &self.rest {
-            Some(rest) if !rest.is_empty() && !self.lost => complaints.request(format!(
+            Some(rest) if !rest.is_empty() && !self.out_of_sync => complaints.request(format!(
                 "{} bytes are left over after the JSON and the {} bytes of tensors announced by binary_data_size",
                 rest.len(),
                 self.taken
@@ -59,15 +59,15 @@ impl Blobs {
     }
 }
 
-/// Decodes a raw binary request (`Inference-Header-Content-Length: 0`): the body is the one input's bytes and nothing
-/// else. All outputs are answered in binary form.
+/// Decodes a raw binary request (`Inference-Header-Content-Length: 0`): the body consists of the bytes of the only input. All
+/// outputs are answered in binary form.
 ///
-/// The shape comes from the signature. A free dimension is what the number of bytes makes it; of two, the first is 1. BYTES
-/// is one element, the body as it is.
+/// The shape comes from the signature. The number of bytes determines a free dimension. If two are free, the first is 1. For
+/// BYTES, the body is one element.
 ///
 /// # Errors
-/// When the model has not exactly one input, when its shape cannot be told from the number of bytes, or the bytes do not
-/// fit it.
+/// If the model does not have exactly one input, the shape cannot be determined from the number of bytes, or the bytes do not fit
+/// the shape.
 pub fn decode_raw(body: &Bytes, signature: &Signature) -> Result<OipRequest, Failure> {
     let [spec] = signature.inputs() else {
         return Err(Failure::new(
@@ -80,13 +80,13 @@ pub fn decode_raw(body: &Bytes, signature: &Signature) -> Result<OipRequest, Fai
         ));
     };
     let tensor = raw_tensor(spec, body)
-        .map_err(|why| Failure::new(Code::InvalidTensor, format!("input {:?}: {why}", &*spec.name)))?;
+        .map_err(|problem| Failure::new(Code::InvalidTensor, format!("input {:?}: {problem}", &*spec.name)))?;
     let input = NamedTensor { name: spec.name.to_string(), tensor };
     let request = InferenceRequest { inputs: vec![input], ..InferenceRequest::default() };
     Ok(OipRequest { request, form: AnswerForm::binary() })
 }
 
-/// A tensor's elements out of its bytes; viewed, not copied, where they are aligned.
+/// Interprets bytes as the elements of a tensor. Copies them only if they are not aligned.
 pub(super) fn tensor_data(datatype: DataType, shape: &Shape, bytes: Bytes) -> Result<Data, String> {
     let count =
         shape.elements().ok_or_else(|| format!("shape {shape} has more elements than this machine can address"))?;
@@ -112,7 +112,7 @@ pub(super) fn tensor_data(datatype: DataType, shape: &Shape, bytes: Bytes) -> Re
     })
 }
 
-/// How many bytes a tensor takes in binary form.
+/// The size of a tensor in binary form, in bytes.
 pub(super) fn binary_size(data: &Data) -> usize {
     match data {
         Data::Bytes(strings) => strings.iter().map(|s| 4 + s.len()).sum(),
@@ -120,13 +120,13 @@ pub(super) fn binary_size(data: &Data) -> usize {
     }
 }
 
-/// Writes a tensor in binary form.
+/// Appends a tensor in binary form.
 pub(super) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
     match data {
         Data::Bytes(e) => {
             for (i, s) in e.iter().enumerate() {
                 let length = u32::try_from(s.len())
-                    .map_err(|_| format!("element {i} of {} bytes is longer than BYTES can say (4 GiB)", s.len()))?;
+                    .map_err(|_| format!("element {i} has {} bytes, more than BYTES allows (4 GiB)", s.len()))?;
                 out.extend_from_slice(&length.to_le_bytes());
                 out.extend_from_slice(s);
             }
@@ -148,7 +148,8 @@ fn bools(bytes: &[u8]) -> Result<Vec<bool>, String> {
     }
 }
 
-/// BYTES: each element a little-endian u32 length and that many bytes. What is reserved follows the bytes that are there.
+/// Parses BYTES: each element is a little-endian u32 length and that many bytes. Memory is reserved for at most as many elements as
+/// the bytes can contain.
 fn strings(count: usize, shape: &Shape, mut bytes: Bytes) -> Result<Vec<Bytes>, String> {
     let mut strings = Vec::with_capacity(count.min(bytes.len() / 4));
     while bytes.has_remaining() {
@@ -170,7 +171,7 @@ fn strings(count: usize, shape: &Shape, mut bytes: Bytes) -> Result<Vec<Bytes>, 
 
 fn raw_tensor(spec: &TensorSpec, body: &Bytes) -> Result<Tensor, String> {
     let cannot =
-        |why: &str| format!("a raw binary request cannot tell the shape of {spec}: {why}; send it with its JSON");
+        |why: &str| format!("the shape of {spec} is not known in a raw binary request: {why}; send it with JSON");
     let dims = spec.dims.as_deref().ok_or_else(|| cannot("the number of dimensions is free"))?;
     let mut extents: Vec<usize> = Vec::with_capacity(dims.len());
     let mut free: Vec<usize> = Vec::new();
@@ -190,7 +191,7 @@ fn raw_tensor(spec: &TensorSpec, body: &Bytes) -> Result<Tensor, String> {
         _ => return Err(cannot("more than one dimension after the first is free")),
     };
     if let Some(axis) = inferred {
-        // With the free dimension at 1, this many bytes make one step of it.
+        // The number of bytes for an extent of 1.
         let step = Shape::new(&extents).elements().and_then(|n| n.checked_mul(width)).unwrap_or(usize::MAX);
         if step == 0 || !body.len().is_multiple_of(step) {
             return Err(format!("expected a multiple of {step} bytes for {spec}, got {}", body.len()));

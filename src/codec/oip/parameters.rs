@@ -1,10 +1,10 @@
-//! `parameters`: objects whose values are strings, numbers or booleans.
+//! Parsing `parameters`: an object whose values are strings, numbers or booleans.
 
 use crate::codec::json::{Reader, Syntax};
 use crate::model::{Complaints, Parameter, Parameters, quoted};
 use sonic_number::{ParserNumber, parse_number};
 
-/// Reads the object at the cursor; `null` counts as none.
+/// Parses the object at the cursor. `null` counts as an empty one.
 pub(super) fn parameters(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Parameters, Syntax> {
     let mut parameters = Parameters::new();
     reader.peek();
@@ -33,7 +33,7 @@ pub(super) fn parameters(reader: &mut Reader<'_>, complaints: &mut Complaints) -
     Ok(parameters)
 }
 
-/// A value for a message.
+/// A parameter's value, for a message.
 #[cold]
 pub(super) fn quoted_value(value: &Parameter) -> String {
     match value {
@@ -42,7 +42,7 @@ pub(super) fn quoted_value(value: &Parameter) -> String {
     }
 }
 
-/// Reads one value; what it was instead, when it is none of the three kinds.
+/// Parses one value. The inner error is what was found instead.
 fn value(reader: &mut Reader<'_>) -> Result<Result<Parameter, String>, Syntax> {
     let first = reader.peek();
     let start = reader.offset();

@@ -1,4 +1,4 @@
-//! An infer request: the members around the tensors.
+//! Decoding an infer request: the members around the tensors.
 
 use super::AnswerForm;
 use super::binary::Blobs;
@@ -9,27 +9,27 @@ use crate::codec::json::{Reader, Seen, Syntax};
 use crate::model::{Code, Complaints, Failure, InferenceRequest, Parameter, Parameters, quoted};
 use bytes::Bytes;
 
-/// What a caller asked, and how it wants the answer written.
+/// A request, and the requested form of the answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OipRequest {
     pub request: InferenceRequest,
     pub form: AnswerForm,
 }
 
-/// Decodes an infer request. `header_length` is what `Inference-Header-Content-Length` says, through [`header_length`].
+/// Decodes an infer request. `header_length` is the header `Inference-Header-Content-Length`, parsed by [`header_length`].
 ///
-/// A length of 0 announces a raw binary request, which only [`super::decode_raw`] can decode, and is refused here.
+/// A length of 0 means a raw binary request. It is rejected here, because only [`super::decode_raw`] can decode it.
 ///
 /// # Errors
-/// `INVALID_REQUEST` or `INVALID_TENSOR`, naming the member, input, dimension or element that is wrong; several complaints at
-/// once where each can be judged on its own.
+/// `INVALID_REQUEST` or `INVALID_TENSOR`, with the member, input, dimension or element that is wrong, and with several complaints
+/// at once where possible.
 pub fn decode(body: &Bytes, header_length: Option<usize>) -> Result<OipRequest, Failure> {
     let json = match header_length {
         None => body.clone(),
         Some(0) => {
             return Err(Failure::new(
                 Code::InvalidRequest,
-                "Inference-Header-Content-Length is 0, which announces a raw binary request, but a JSON one is expected here",
+                "Inference-Header-Content-Length is 0, which means a raw binary request, but a JSON request is expected here",
             ));
         }
         Some(length) if length <= body.len() => body.slice(..length),
@@ -45,24 +45,24 @@ pub fn decode(body: &Bytes, header_length: Option<usize>) -> Result<OipRequest, 
     Ok(request)
 }
 
-/// Reads the header `Inference-Header-Content-Length` of a body of `body_length` bytes (after decompression).
+/// Parses the header `Inference-Header-Content-Length`. `body_length` is the length of the decompressed body.
 ///
 /// # Errors
-/// When it is not a number of bytes, or more than the body has.
+/// If it is not a number, or greater than the length of the body.
 pub fn header_length(value: &[u8], body_length: usize) -> Result<usize, Failure> {
     let text = value.trim_ascii();
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        let shown: String = String::from_utf8_lossy(text).chars().take(40).collect();
+        let got = quoted(&String::from_utf8_lossy(text));
         return Err(Failure::new(
             Code::InvalidRequest,
-            format!("Inference-Header-Content-Length is expected to be the JSON's length in bytes, got {shown:?}"),
+            format!("Inference-Header-Content-Length is expected to be the JSON's length in bytes, got {got}"),
         ));
     }
     let length = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok()).unwrap_or(usize::MAX);
     if length > body_length { Err(header_too_long(length, body_length)) } else { Ok(length) }
 }
 
-/// Reads the request object at the cursor, with `blobs` after it.
+/// Parses the request object at the cursor. `blobs` are the bytes after the JSON.
 pub(in crate::codec) fn request_body(
     reader: &mut Reader<'_>,
     mut blobs: Blobs,
@@ -82,7 +82,7 @@ pub(in crate::codec) fn request_body(
     let mut seen = Seen::new(&MEMBERS);
     let mut first = true;
     while let Some(member) = reader.next_member(&mut first)? {
-        if seen.again(&member) {
+        if seen.is_repeated(&member) {
             complaints.request(format!("member {member:?} is given more than once"));
             reader.skip_value()?;
             continue;
@@ -103,7 +103,7 @@ pub(in crate::codec) fn request_body(
             return complaints.into_result(OipRequest { request, form });
         }
     }
-    if !seen.once("inputs") {
+    if !seen.contains("inputs") {
         complaints.request("member \"inputs\" is missing: expected a list of tensors");
     }
     form.binary = flag(&request.parameters, "binary_data_output", &mut complaints).unwrap_or_default();
@@ -121,7 +121,7 @@ fn id(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<Str
     Ok(None)
 }
 
-/// Reads `outputs`: the names, in order, with their wishes put into `form`. `null` counts as absent, which means all.
+/// Parses `outputs`: returns the names in order, and adds the requested forms to `form`. `null` counts as absent, which means all.
 fn outputs(
     reader: &mut Reader<'_>,
     form: &mut AnswerForm,
@@ -140,20 +140,20 @@ fn outputs(
     let mut names = Vec::new();
     let mut first = true;
     while reader.next_item(&mut first)? && !complaints.is_full() {
-        let mut wrong = Complaints::default();
-        let (name, parameters) = output(reader, &mut wrong)?;
-        let binary = flag(&parameters, "binary_data", &mut wrong);
+        let mut of_output = Complaints::default();
+        let (name, parameters) = output(reader, &mut of_output)?;
+        let binary = flag(&parameters, "binary_data", &mut of_output);
         for (parameter, value) in &parameters {
             let classes = parameter == "classification" && *value != Parameter::Integer(0);
             if classes || parameter.starts_with("shared_memory_") {
-                wrong.request(format!("parameter {} is not supported", quoted(parameter)));
+                of_output.request(format!("parameter {} is not supported", quoted(parameter)));
             }
         }
-        if !wrong.is_empty() {
+        if !of_output.is_empty() {
             let place = name
                 .as_ref()
                 .map_or_else(|| format!("outputs[{}]", names.len()), |name| format!("output {}", quoted(name)));
-            complaints.absorb(wrong, &place);
+            complaints.absorb(of_output, &place);
         }
         let name = name.unwrap_or_default();
         if let Some(binary) = binary {
@@ -164,21 +164,21 @@ fn outputs(
     Ok(if names.is_empty() { None } else { Some(names) })
 }
 
-/// Reads one entry of `outputs`.
-fn output(reader: &mut Reader<'_>, wrong: &mut Complaints) -> Result<(Option<String>, Parameters), Syntax> {
+/// Parses one entry of `outputs`.
+fn output(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<(Option<String>, Parameters), Syntax> {
     let (mut name, mut given) = (None, Parameters::new());
     reader.peek();
     let start = reader.offset();
     if !reader.eat(b'{') {
         reader.skip_value()?;
-        wrong.request(format!("expected an object with \"name\", got {}", reader.excerpt(start)));
+        complaints.request(format!("expected an object with \"name\", got {}", reader.excerpt(start)));
         return Ok((name, given));
     }
     let mut seen = Seen::new(&["name", "parameters"]);
     let mut first = true;
     while let Some(member) = reader.next_member(&mut first)? {
-        if seen.again(&member) {
-            wrong.request(format!("member {member:?} is given more than once"));
+        if seen.is_repeated(&member) {
+            complaints.request(format!("member {member:?} is given more than once"));
             reader.skip_value()?;
             continue;
         }
@@ -187,21 +187,21 @@ fn output(reader: &mut Reader<'_>, wrong: &mut Complaints) -> Result<(Option<Str
             "name" => {
                 let start = reader.offset();
                 reader.skip_value()?;
-                wrong.request(format!("\"name\" is expected to be a string, got {}", reader.excerpt(start)));
+                complaints.request(format!("\"name\" is expected to be a string, got {}", reader.excerpt(start)));
             }
-            "parameters" => given = parameters(reader, wrong)?,
+            "parameters" => given = parameters(reader, complaints)?,
             _ => {
                 reader.skip_value()?;
             }
         }
     }
-    if !seen.once("name") {
-        wrong.request("member \"name\" is missing");
+    if !seen.contains("name") {
+        complaints.request("member \"name\" is missing");
     }
     Ok((name, given))
 }
 
-/// A parameter that is true or false; complains when it is there and neither.
+/// The value of a boolean parameter. Adds a complaint if it is not a boolean.
 fn flag(parameters: &Parameters, name: &str, complaints: &mut Complaints) -> Option<bool> {
     match parameters.iter().find(|(given, _)| given == name)? {
         (_, Parameter::Bool(flag)) => Some(*flag),

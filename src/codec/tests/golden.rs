@@ -1,11 +1,11 @@
-//! The files that lie beside a model.
+//! Golden and warm-up files.
 
 use crate::codec::golden::{Golden, parse_warmup};
 use crate::tensor::Data;
 use half::f16;
 
 #[test]
-fn golden_answers_are_read_with_their_tolerances() {
+fn a_golden_file_is_parsed_with_its_tolerances() {
     let text = br#"{"comment":"ignored","rtol":1e-4,"atol":0,
         "cases":[{"request":{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP16","data":[[0.5,null]]}]},
                   "outputs":[{"name":"y","shape":[2],"datatype":"FP32","data":[1,null]},
@@ -23,7 +23,7 @@ fn golden_answers_are_read_with_their_tolerances() {
 }
 
 #[test]
-fn what_is_wrong_in_a_golden_file_names_the_case() {
+fn errors_in_a_golden_file_name_the_case() {
     let good = r#"{"request":{"inputs":[]},"outputs":[]}"#;
     let cases = [
         (r"[]".to_owned(), "expected an object, got a list"),
@@ -60,7 +60,7 @@ fn what_is_wrong_in_a_golden_file_names_the_case() {
 }
 
 #[test]
-fn warm_up_requests_are_read() {
+fn a_warm_up_file_is_parsed() {
     let one = r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}"#;
     let requests = parse_warmup(format!(r#"{{"requests":[{one},{one}]}}"#).as_bytes()).unwrap();
     assert_eq!(requests.len(), 2);

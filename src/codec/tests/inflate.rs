@@ -1,4 +1,4 @@
-//! Compressed bodies, good and bad.
+//! Decompression and the choice of a coding.
 
 use crate::codec::inflate::{Encoding, compress, inflate, negotiate};
 use crate::model::Code;
@@ -16,7 +16,7 @@ fn raw_deflate(plain: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_compressed_comes_out_again() {
+fn compressed_bodies_are_restored() {
     let gzip = compress(Encoding::Gzip, PLAIN);
     let members =
         [compress(Encoding::Gzip, &PLAIN[..9]), compress(Encoding::Gzip, b""), compress(Encoding::Gzip, &PLAIN[9..])];
@@ -37,13 +37,13 @@ fn what_was_compressed_comes_out_again() {
 }
 
 #[test]
-fn a_body_that_grows_past_the_cap_is_refused_at_the_cap() {
+fn a_body_that_expands_past_the_limit_is_rejected() {
     let bomb = vec![0u8; 50 << 20];
     let raw = raw_deflate(&bomb);
     for (encoding, body) in
         [("gzip", compress(Encoding::Gzip, &bomb)), ("deflate", compress(Encoding::Deflate, &bomb)), ("deflate", raw)]
     {
-        assert!(body.len() < 1 << 20, "it is small on the wire");
+        assert!(body.len() < 1 << 20, "the compressed body is small");
         let failure = inflate(encoding, body.into(), 1 << 20).unwrap_err();
         assert_eq!(failure.code, Code::BodyTooLarge);
         assert!(failure.message.contains("1048576 bytes"), "{failure}");
@@ -55,7 +55,7 @@ fn a_body_that_grows_past_the_cap_is_refused_at_the_cap() {
 }
 
 #[test]
-fn broken_streams_are_refused() {
+fn corrupt_streams_are_rejected() {
     for encoding in [Encoding::Gzip, Encoding::Deflate] {
         let good = compress(encoding, PLAIN);
         let mut flipped = good.clone();
@@ -80,7 +80,7 @@ fn broken_streams_are_refused() {
 }
 
 #[test]
-fn other_codings_are_refused_by_name() {
+fn other_codings_are_rejected_with_their_name() {
     for encoding in ["br", "zstd", "gzip, deflate", "compress"] {
         let failure = inflate(encoding, Bytes::from_static(PLAIN), 1 << 20).unwrap_err();
         assert_eq!(failure.code, Code::UnsupportedMediaType);
@@ -92,7 +92,7 @@ fn other_codings_are_refused_by_name() {
 }
 
 #[test]
-fn the_answers_coding_is_the_one_the_client_likes_best() {
+fn the_answer_has_the_coding_with_the_highest_quality() {
     use Encoding::{Deflate, Gzip};
     for (accept, coding) in [
         ("gzip", Some(Gzip)),

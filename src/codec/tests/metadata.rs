@@ -1,11 +1,11 @@
-//! What a server and a model say of themselves.
+//! Metadata of the server and of a model.
 
 use crate::codec::metadata::{model_json, server_json};
 use crate::model::{Dim, Signature, TensorSpec};
 use crate::tensor::DataType;
 
 #[test]
-fn a_model_says_what_it_takes_and_gives() {
+fn model_metadata_has_inputs_and_outputs() {
     let spec = |name: &str, datatype, dims| TensorSpec { name: name.into(), datatype, dims: Some(dims) };
     let signature = Signature::new(
         vec![spec("x", DataType::Fp32, vec![Dim::Free(Some("N".into())), Dim::Fixed(2)])],
@@ -23,6 +23,6 @@ fn a_model_says_what_it_takes_and_gives() {
 }
 
 #[test]
-fn the_server_says_its_extensions() {
+fn server_metadata_has_the_extensions() {
     assert_eq!(server_json("0.1.0"), r#"{"name":"sluicegate","version":"0.1.0","extensions":["binary_tensor_data"]}"#);
 }

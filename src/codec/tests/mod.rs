@@ -1,4 +1,4 @@
-//! What holds for the room as a whole.
+//! Tests of the room as a whole.
 
 mod golden;
 mod inflate;

@@ -1,4 +1,4 @@
-//! What holds for all tensors and for all bytes.
+//! Properties of all tensors and of arbitrary bytes.
 
 use crate::codec::golden::{Golden, parse_warmup};
 use crate::codec::inflate::{Encoding, compress, inflate};
@@ -24,7 +24,7 @@ fn elements(datatype: DataType, n: usize) -> BoxedStrategy<Data> {
         DataType::Int16 => vec(any::<i16>(), n).prop_map(|v| Data::Int16(v.into())).boxed(),
         DataType::Int32 => vec(any::<i32>(), n).prop_map(|v| Data::Int32(v.into())).boxed(),
         DataType::Int64 => vec(any::<i64>(), n).prop_map(|v| Data::Int64(v.into())).boxed(),
-        // All bit patterns: subnormals, infinities and every NaN among them.
+        // All bit patterns, including subnormals, infinities and all NaNs.
         DataType::Fp16 => vec(any::<u16>().prop_map(f16::from_bits), n).prop_map(|v| Data::Fp16(v.into())).boxed(),
         DataType::Fp32 => vec(any::<u32>().prop_map(f32::from_bits), n).prop_map(|v| Data::Fp32(v.into())).boxed(),
         DataType::Fp64 => vec(any::<u64>().prop_map(f64::from_bits), n).prop_map(|v| Data::Fp64(v.into())).boxed(),
@@ -51,7 +51,7 @@ fn count_nonfinite(answer: &Answer) -> usize {
     answer.outputs.iter().map(|(_, tensor)| tensor.data().count_nonfinite()).sum()
 }
 
-/// FP16 goes in binary form only.
+/// FP16 has only a binary form.
 fn has_json_form(answer: &Answer) -> bool {
     answer.outputs.iter().all(|(_, t)| t.datatype() != DataType::Fp16)
 }
@@ -63,7 +63,7 @@ fn json_answer() -> impl Strategy<Value = Answer> {
     })
 }
 
-/// Elements as bits, so that NaN is equal to itself; `json`: all that is not finite is the one NaN that `null` becomes.
+/// The elements as bits, so that NaN equals itself. With `json`, all non-finite values are equal, because JSON has only `null`.
 fn bits(data: &Data, json: bool) -> String {
     let float = |finite: bool, bits: u64| if json && !finite { "null".to_owned() } else { format!("{bits:x}") };
     let all: Vec<String> = match data {
@@ -85,7 +85,7 @@ fn assert_same(sent: &Answer, read: &[NamedTensor], json: bool) -> Result<(), Te
     Ok(())
 }
 
-/// An answer's tensors as a request's: the two differ in the name of the list.
+/// Turns an encoded answer into a request: only the name of the list differs.
 fn as_request(body: &Bytes, json_length: Option<usize>) -> (Bytes, Option<usize>) {
     let json_length = json_length.unwrap_or(body.len());
     let json = std::str::from_utf8(&body[..json_length]).unwrap().replacen("\"outputs\":", "\"inputs\":", 1);
@@ -106,7 +106,7 @@ fn signature(sent: &Answer) -> Signature {
 
 proptest! {
     #[test]
-    fn tensors_survive_the_binary_form_bit_by_bit(sent in answer()) {
+    fn binary_encoding_is_exact(sent in answer()) {
         let encoded = oip::encode(&sent, &HEAD, &AnswerForm::binary()).unwrap();
         prop_assert_eq!(encoded.nonfinite, count_nonfinite(&sent));
         let (body, json_length) = as_request(&encoded.body, encoded.json_length);
@@ -115,11 +115,11 @@ proptest! {
     }
 
     #[test]
-    fn tensors_survive_json_but_for_what_json_lacks(sent in json_answer()) {
+    fn json_encoding_is_exact_except_for_non_finite_values(sent in json_answer()) {
         let encoded = oip::encode(&sent, &HEAD, &AnswerForm::json()).unwrap();
         prop_assert_eq!(encoded.nonfinite, count_nonfinite(&sent));
         prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&encoded.body).is_ok());
-        // As a golden file reads it, and as a request.
+        // Parsed as a golden file, and as a request.
         let body = String::from_utf8(encoded.body.to_vec()).unwrap();
         let golden = Golden::parse(format!("{{\"cases\":[{{\"request\":{{\"inputs\":[]}},{}]}}", &body[1..]).as_bytes()).unwrap();
         assert_same(&sent, &golden.cases[0].outputs, true)?;
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn tensors_survive_tensorflow_columns(sent in answer()) {
+    fn tensorflow_columns_are_exact(sent in answer()) {
         let encoded = tfs::encode_predict(&sent, Style::Columns).unwrap();
         let body = String::from_utf8(encoded.body.to_vec()).unwrap().replacen("\"outputs\":", "\"inputs\":", 1);
         let read = tfs::parse(&Bytes::from(body)).unwrap().decode(&signature(&sent)).unwrap();
@@ -137,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn tensors_survive_tensorflow_rows(rows in 1usize..4, shapes in vec(vec(0usize..4, 0..3), 1..3)) {
+    fn tensorflow_rows_are_exact(rows in 1usize..4, shapes in vec(vec(0usize..4, 0..3), 1..3)) {
         let outputs = shapes.iter().enumerate().map(|(i, shape)| {
             let shape: Shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
             let data: Vec<f32> = (0u8..).take(shape.elements().unwrap()).map(f32::from).collect();
@@ -152,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn numbers_read_as_the_standard_library_reads_them(text in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?") {
+    fn numbers_equal_the_standard_library(text in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?") {
         let read = |datatype: &str| {
             let body = format!(r#"{{"inputs":[{{"name":"x","shape":[],"datatype":"{datatype}","data":{text}}}]}}"#);
             oip::decode(&Bytes::from(body), None).ok().map(|r| bits(r.request.inputs[0].tensor.data(), false))
@@ -168,19 +168,19 @@ proptest! {
     }
 
     #[test]
-    fn what_was_compressed_comes_out_again(plain in vec(any::<u8>(), 0..2000), gzip in any::<bool>()) {
+    fn compressed_bytes_are_restored(plain in vec(any::<u8>(), 0..2000), gzip in any::<bool>()) {
         let encoding = if gzip { Encoding::Gzip } else { Encoding::Deflate };
         let body = Bytes::from(compress(encoding, &plain));
         prop_assert_eq!(inflate(encoding.as_str(), body, plain.len()).unwrap(), plain);
     }
 
     #[test]
-    fn no_bytes_make_it_panic(body in vec(any::<u8>(), 0..300), length in prop::option::of(0usize..320)) {
-        feed_everything(&body.into(), length);
+    fn arbitrary_bytes_do_not_panic(body in vec(any::<u8>(), 0..300), length in prop::option::of(0usize..320)) {
+        decode_everything(&body.into(), length);
     }
 
     #[test]
-    fn no_change_to_a_good_body_makes_it_panic(
+    fn changes_of_a_valid_body_do_not_panic(
         sent in answer(),
         binary in any::<bool>(),
         changes in vec((any::<prop::sample::Index>(), prop::option::of(prop_oneof![any::<u8>(), prop::sample::select(b"[]{},:\"0-.eE\\u".to_vec())])), 1..5),
@@ -198,12 +198,12 @@ proptest! {
                 _ => {}
             }
         }
-        feed_everything(&body.into(), json_length.and_then(|n| n.checked_add_signed(longer)));
+        decode_everything(&body.into(), json_length.and_then(|n| n.checked_add_signed(longer)));
     }
 }
 
-/// Puts bytes through every door of the room; only that they come back matters.
-fn feed_everything(body: &Bytes, length: Option<usize>) {
+/// Passes bytes to all public decoders. They must return without a panic.
+fn decode_everything(body: &Bytes, length: Option<usize>) {
     let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: Some(vec![Dim::Free(None); 2]) };
     let signatures = [
         Signature::new(vec![spec("t0", DataType::Fp32)], vec![]),

@@ -1,28 +1,28 @@
-//! An answer → `{"predictions": …}` or `{"outputs": …}`, in the style of its request.
+//! Encoding an answer as `{"predictions": …}` or `{"outputs": …}`, in the style of its request.
 
 use super::Style;
-use crate::codec::text::{self, NotText};
+use crate::codec::text::{self, NotUtf8};
 use crate::model::{Answer, Code, Failure};
 use crate::tensor::{Data, Tensor};
 use bytes::Bytes;
 
-/// A predict answer ready to be sent.
+/// An encoded predict answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedPredict {
     pub body: Bytes,
-    /// Elements that are NaN or infinite, answered as `null`.
+    /// The number of elements that are NaN or infinite. They are written as `null`.
     pub nonfinite: usize,
 }
 
-/// Encodes an answer in the style of its request. Names are left out where there is one output. BYTES outputs whose name ends
-/// in `_bytes` are `{"b64": "…"}`, others text.
+/// Encodes an answer in the style of its request. The name of a single output is omitted. BYTES outputs are `{"b64": "…"}` if
+/// their name ends in `_bytes`, and text otherwise.
 ///
 /// # Errors
-/// `INVALID_REQUEST` when rows were sent and an output has no first dimension with one entry per row (the column form has no
-/// such rule), or when strings are not UTF-8.
+/// `INVALID_REQUEST` if the request has rows and an output does not have one entry per row (the column form has no such rule),
+/// or if strings are not UTF-8.
 pub fn encode_predict(answer: &Answer, style: Style) -> Result<EncodedPredict, Failure> {
     let outputs: Vec<Output<'_>> = answer.outputs.iter().map(|(name, tensor)| Output::new(name, tensor)).collect();
-    let mut writer = Writer { out: Vec::with_capacity(size_guess(answer)), nonfinite: 0 };
+    let mut writer = Writer { out: Vec::with_capacity(estimated_size(answer)), nonfinite: 0 };
     match style {
         Style::Columns => {
             text::plain(&mut writer.out, "{\"outputs\":");
@@ -75,7 +75,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// One row, or all of it: the value where there is one output, an object where there are several.
+    /// Writes one row, or the whole answer in column form: a value for one output, an object for several.
     fn entry(
         &mut self,
         outputs: &[Output<'_>],
@@ -97,7 +97,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the elements from `at` on in lists of these extents. Recursive over dimensions, of which an output has few.
+    /// Writes the elements from `at` on, in nested lists with these extents. Recursive: an output has few dimensions.
     fn nested(&mut self, output: &Output<'_>, extents: &[usize], at: &mut usize) -> Result<(), Failure> {
         let (listed, run) = match extents {
             [] => (false, 1),
@@ -122,7 +122,7 @@ impl Writer {
         match output.tensor.data() {
             Data::Bytes(strings) if output.base64 => text::base64_objects(&mut self.out, &strings[range]),
             data => {
-                self.nonfinite += text::elements(&mut self.out, data, range).map_err(|e| not_text(output.name, e))?;
+                self.nonfinite += text::elements(&mut self.out, data, range).map_err(|e| not_utf8(output.name, e))?;
             }
         }
         if listed {
@@ -132,21 +132,21 @@ impl Writer {
     }
 }
 
-fn size_guess(answer: &Answer) -> usize {
+fn estimated_size(answer: &Answer) -> usize {
     let outputs = answer.outputs.iter().map(|(name, tensor)| match tensor.data() {
         Data::Bytes(strings) => strings.iter().map(|s| s.len() + 6).sum(),
-        data => name.len() + data.len() * text::width_guess(data),
+        data => name.len() + data.len() * text::estimated_width(data),
     });
     outputs.sum::<usize>() + 64
 }
 
 #[cold]
-fn not_text(name: &str, NotText(index): NotText) -> Failure {
+fn not_utf8(name: &str, NotUtf8(index): NotUtf8) -> Failure {
     Failure::new(
         Code::InvalidRequest,
         format!(
-            "output {name:?}: element {index} is not UTF-8 text, which JSON cannot carry: ask for it in the binary form of the \
-             Open Inference Protocol (/v2), or let its name end in _bytes"
+            "output {name:?}: element {index} is not UTF-8 text, which JSON cannot represent: request it in the binary form of the \
+             Open Inference Protocol (/v2), or give the output a name that ends in _bytes"
         ),
     )
 }

@@ -1,4 +1,4 @@
-//! What versions there are and what one takes and gives, in `TensorFlow` Serving's words.
+//! Version status and model metadata, in the format of `TensorFlow` Serving.
 
 use crate::codec::text::{integer, plain, string};
 use crate::model::{Signature, TensorSpec, Version};

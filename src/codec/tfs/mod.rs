@@ -1,10 +1,11 @@
-//! tfs: `TensorFlow` Serving's REST, as its clients speak it: predict in rows and columns, status, metadata.
+//! tfs: the REST API of `TensorFlow` Serving: predict in rows and columns, status, metadata.
 //!
-//! A request says no datatypes, so it is read in two steps: [`parse`] finds out which form it has before any model is chosen,
-//! [`TfsRequest::decode`] reads the values as the chosen model's signature has them. Shapes are what the brackets spell.
+//! A request has no datatypes, so it is parsed in two steps. [`parse`] finds its form before a model is chosen.
+//! [`TfsRequest::decode`] parses the values with the datatypes of the chosen model's signature. The nesting of the lists gives the
+//! shapes.
 //!
-//! Where `TensorFlow` Serving leaves JSON, this does not: bare `NaN` and `Infinity` are refused, `null` is NaN in floating-point
-//! inputs, and non-finite outputs are answered as `null`.
+//! Unlike `TensorFlow` Serving, this accepts and writes only valid JSON: bare `NaN` and `Infinity` are rejected, `null` is NaN in
+//! floating-point inputs, and non-finite outputs are written as `null`.
 
 mod answer;
 mod describe;
@@ -16,10 +17,10 @@ pub use answer::{EncodedPredict, encode_predict};
 pub use describe::{VersionStatus, metadata_json, status_json};
 pub use request::{TfsRequest, parse};
 
-/// How a request lays its values out, and its answer with it.
+/// The layout of the values in a request and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// `instances` → `predictions`: one entry per example; how many there were.
+    /// `instances` → `predictions`: one entry per example. The number of examples.
     Rows(usize),
     /// `inputs` → `outputs`: one entry per tensor.
     Columns,

@@ -1,41 +1,41 @@
-//! `{"instances": …}` and `{"inputs": …}` → tensors.
+//! Decoding `{"instances": …}` and `{"inputs": …}`.
 
 use super::Style;
 use crate::codec::elements::Rules;
 use crate::codec::json::{Reader, Seen, Syntax};
-use crate::codec::nested::{Buffer, Nesting, Unread};
+use crate::codec::nested::{Buffer, Nesting, ParseError};
 use crate::model::{Code, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec, names, quoted};
 use crate::tensor::{Shape, Tensor};
 use bytes::Bytes;
 
 const RULES: Rules = Rules { fp16_as_numbers: true, base64_objects: true };
 
-/// A predict request of which the form is known and the values are not read yet.
+/// A predict request whose form is known and whose values are not parsed yet.
 #[derive(Debug, Clone)]
 pub struct TfsRequest {
     body: Bytes,
     style: Style,
-    /// Where the value of `instances` or `inputs` starts.
+    /// The offset of the value of `instances` or `inputs`.
     start: usize,
-    /// Whether the values are objects that name the inputs.
+    /// Whether the values are objects with the names of the inputs.
     named: bool,
 }
 
-/// Finds out which form a predict request has. All of the body is checked to be JSON.
+/// Finds the form of a predict request. Checks that the whole body is valid JSON.
 ///
 /// # Errors
-/// `INVALID_REQUEST` when the body is not JSON, has both or neither of `instances` and `inputs`, or asks for a signature other
-/// than `serving_default`.
+/// `INVALID_REQUEST` if the body is not JSON, has both or neither of `instances` and `inputs`, or names a signature other than
+/// `serving_default`.
 pub fn parse(body: &Bytes) -> Result<TfsRequest, Failure> {
     const MEMBERS: [&str; 3] = ["signature_name", "instances", "inputs"];
     let mut reader = Reader::new(body);
     if reader.peek().is_none() {
-        return Err(refused("the body is empty: expected a JSON object with \"instances\" or \"inputs\""));
+        return Err(invalid("the body is empty: expected a JSON object with \"instances\" or \"inputs\""));
     }
     let start = reader.offset();
     if !reader.eat(b'{') {
         reader.skip_value()?;
-        return Err(refused(format!(
+        return Err(invalid(format!(
             "expected a JSON object with \"instances\" or \"inputs\", got {}",
             reader.excerpt(start)
         )));
@@ -44,8 +44,8 @@ pub fn parse(body: &Bytes) -> Result<TfsRequest, Failure> {
     let mut seen = Seen::new(&MEMBERS);
     let mut first = true;
     while let Some(member) = reader.next_member(&mut first)? {
-        if seen.again(&member) {
-            return Err(refused(format!("member {member:?} is given more than once")));
+        if seen.is_repeated(&member) {
+            return Err(invalid(format!("member {member:?} is given more than once")));
         }
         reader.peek();
         match &*member {
@@ -66,25 +66,24 @@ pub fn parse(body: &Bytes) -> Result<TfsRequest, Failure> {
     match (rows, columns) {
         (Some(rows), None) => Ok(rows),
         (None, Some(columns)) => Ok(columns),
-        (Some(_), Some(_)) => Err(refused(
+        (Some(_), Some(_)) => Err(invalid(
             "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist, got both",
         )),
-        (None, None) => Err(refused("Missing 'inputs' or 'instances' key")),
+        (None, None) => Err(invalid("Missing 'inputs' or 'instances' key")),
     }
 }
 
 impl TfsRequest {
-    /// How the values are laid out; the answer is to be laid out alike.
+    /// The layout of the values. The answer has the same.
     #[must_use]
     pub fn style(&self) -> Style {
         self.style
     }
 
-    /// Reads the values with the signature's datatypes. What the signature alone can judge (inputs missing, dimensions that
-    /// do not fit) is left to [`Signature::check`].
+    /// Parses the values with the signature's datatypes. [`Signature::check`] finds missing inputs and wrong dimensions later.
     ///
     /// # Errors
-    /// `INVALID_TENSOR` or `INVALID_REQUEST` naming the input, and the row or element that is wrong.
+    /// `INVALID_TENSOR` or `INVALID_REQUEST`, with the name of the input and the row or element that is wrong.
     pub fn decode(&self, signature: &Signature) -> Result<InferenceRequest, Failure> {
         let mut reader = Reader::new(&self.body).at(self.start);
         let specs = signature.inputs();
@@ -97,11 +96,11 @@ impl TfsRequest {
     }
 }
 
-/// Reads the elements of one input as they come, row by row or at once.
+/// Collects the elements of one input, row by row or all at once.
 struct Column<'s> {
     spec: &'s TensorSpec,
     buffer: Buffer,
-    /// What the values read so far are nested like.
+    /// The nesting of the values so far. All must be the same.
     nesting: Option<Nesting>,
 }
 
@@ -112,14 +111,14 @@ impl<'s> Column<'s> {
         Column { spec, buffer: Buffer::new(spec.datatype, expected, reader), nesting: None }
     }
 
-    /// Reads one value of this input; every one has to be nested alike.
+    /// Parses one value of this input. Each one must have the same nesting.
     fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Failure> {
-        let nesting = self.buffer.read(reader, RULES).map_err(|unread| self.unread(unread))?;
+        let nesting = self.buffer.read(reader, RULES).map_err(|error| self.failure(error))?;
         match &self.nesting {
             Some(before) if *before != nesting => Err(Failure::new(
                 Code::InvalidTensor,
                 format!(
-                    "input {:?} has shape {} where the rows before it have {}",
+                    "input {:?} has shape {}, but the rows before it have {}",
                     &*self.spec.name,
                     nesting.as_shape(),
                     before.as_shape()
@@ -133,8 +132,8 @@ impl<'s> Column<'s> {
         }
     }
 
-    /// The tensor, with `rows` before its own extents. Brackets say nothing of what lies within an extent of 0: there the
-    /// signature does.
+    /// Builds the tensor, with `rows` as the first extent if given. An empty list does not show the extents inside it, so those come
+    /// from the signature.
     fn finish(self, rows: Option<usize>) -> Result<NamedTensor, Failure> {
         let nesting = self.nesting.unwrap_or_default().as_shape();
         let mut extents: Vec<usize> = rows.into_iter().chain(nesting.iter().copied()).collect();
@@ -148,23 +147,23 @@ impl<'s> Column<'s> {
         Ok(NamedTensor { name: self.spec.name.to_string(), tensor })
     }
 
-    fn unread(&self, unread: Unread) -> Failure {
+    fn failure(&self, error: ParseError) -> Failure {
         let place = format!("input {:?}", &*self.spec.name);
-        match unread {
-            Unread::Syntax(syntax) => syntax.within(&place).into(),
-            Unread::Misfit(why) => Failure::new(Code::InvalidTensor, format!("{place}: {why}")),
+        match error {
+            ParseError::Syntax(syntax) => syntax.within(&place).into(),
+            ParseError::WrongValue(problem) => Failure::new(Code::InvalidTensor, format!("{place}: {problem}")),
         }
     }
 }
 
-/// A value, or a list of one value per row, for the only input there is.
+/// Parses a value, or a list of one value per row, for a model with one input.
 fn only_input(reader: &mut Reader<'_>, specs: &[TensorSpec], style: Style) -> Result<NamedTensor, Failure> {
     let [spec] = specs else {
         let (given, wanted) = match style {
             Style::Rows(_) => ("'instances' is a plain list", "a list of objects"),
             Style::Columns => ("'inputs' is a plain value or list", "an object"),
         };
-        return Err(refused(format!("{given}, but expected {wanted} that names the inputs: {}", names(specs))));
+        return Err(invalid(format!("{given}, but expected {wanted} that names the inputs: {}", names(specs))));
     };
     let rows = if let Style::Rows(rows) = style { rows } else { 1 };
     let mut column = Column::new(spec, rows, reader);
@@ -172,7 +171,7 @@ fn only_input(reader: &mut Reader<'_>, specs: &[TensorSpec], style: Style) -> Re
     column.finish(None)
 }
 
-/// `"inputs": {"a": …, "b": …}`.
+/// Parses `"inputs": {"a": …, "b": …}`.
 fn named_columns(reader: &mut Reader<'_>, specs: &[TensorSpec]) -> Result<Vec<NamedTensor>, Failure> {
     let mut inputs: Vec<NamedTensor> = Vec::with_capacity(specs.len());
     reader.bump();
@@ -180,7 +179,7 @@ fn named_columns(reader: &mut Reader<'_>, specs: &[TensorSpec]) -> Result<Vec<Na
     while let Some(name) = reader.next_member(&mut first)? {
         let spec = &specs[known(specs, &name)?];
         if inputs.iter().any(|input| input.name == name) {
-            return Err(refused(format!("input {name:?} is given more than once")));
+            return Err(invalid(format!("input {name:?} is given more than once")));
         }
         let mut column = Column::new(spec, 1, reader);
         column.read(reader)?;
@@ -189,10 +188,10 @@ fn named_columns(reader: &mut Reader<'_>, specs: &[TensorSpec]) -> Result<Vec<Na
     Ok(inputs)
 }
 
-/// `"instances": [{"a": …, "b": …}, …]`.
+/// Parses `"instances": [{"a": …, "b": …}, …]`.
 fn named_rows(reader: &mut Reader<'_>, specs: &[TensorSpec], rows: usize) -> Result<Vec<NamedTensor>, Failure> {
     let mut columns: Vec<Column<'_>> = specs.iter().map(|spec| Column::new(spec, rows, reader)).collect();
-    // How many rows each column has.
+    // The number of rows in each column so far.
     let mut filled = vec![0usize; columns.len()];
     reader.bump();
     let (mut row, mut first_row) = (0, true);
@@ -201,8 +200,8 @@ fn named_rows(reader: &mut Reader<'_>, specs: &[TensorSpec], rows: usize) -> Res
         reader.peek();
         let start = reader.offset();
         if !reader.eat(b'{') {
-            return Err(refused(format!(
-                "instances[{row}] is expected to be an object as the first one is, got {}",
+            return Err(invalid(format!(
+                "instances[{row}] is expected to be an object like the first one, got {}",
                 reader.excerpt(start)
             )));
         }
@@ -210,14 +209,14 @@ fn named_rows(reader: &mut Reader<'_>, specs: &[TensorSpec], rows: usize) -> Res
         while let Some(name) = reader.next_member(&mut first)? {
             let i = known(specs, &name).map_err(in_row)?;
             if filled[i] > row {
-                return Err(in_row(refused(format!("input {name:?} is given more than once"))));
+                return Err(in_row(invalid(format!("input {name:?} is given more than once"))));
             }
             columns[i].read(reader).map_err(in_row)?;
             filled[i] += 1;
         }
         row += 1;
         if let Some(i) = filled.iter().position(|n| *n < row) {
-            return Err(refused(format!("instances[{}]: input {:?} is missing", row - 1, &*specs[i].name)));
+            return Err(invalid(format!("instances[{}]: input {:?} is missing", row - 1, &*specs[i].name)));
         }
     }
     columns.into_iter().map(|column| column.finish(Some(row))).collect()
@@ -227,7 +226,7 @@ fn instances(reader: &mut Reader<'_>, body: &Bytes) -> Result<TfsRequest, Failur
     let start = reader.offset();
     if !reader.eat(b'[') {
         reader.skip_value()?;
-        return Err(refused(format!("Expecting 'instances' to be a list/array, got {}", reader.excerpt(start))));
+        return Err(invalid(format!("Expecting 'instances' to be a list/array, got {}", reader.excerpt(start))));
     }
     let mut named = false;
     let (mut rows, mut first) = (0, true);
@@ -240,7 +239,7 @@ fn instances(reader: &mut Reader<'_>, body: &Bytes) -> Result<TfsRequest, Failur
         rows += 1;
     }
     if rows == 0 {
-        return Err(refused("No values in 'instances' array"));
+        return Err(invalid("No values in 'instances' array"));
     }
     Ok(TfsRequest { body: body.clone(), style: Style::Rows(rows), start, named })
 }
@@ -252,20 +251,20 @@ fn signature_name(reader: &mut Reader<'_>) -> Result<(), Failure> {
     let name = if ahead.peek() == Some(b'"') { ahead.string()? } else { "".into() };
     match &*name {
         "serving_default" => Ok(()),
-        _ => Err(refused(format!(
+        _ => Err(invalid(format!(
             "'signature_name' is expected to be \"serving_default\" or absent, got {}",
             reader.excerpt(start)
         ))),
     }
 }
 
-/// Whether the value at the cursor is an object that names inputs, and not the bytes of one: `{"b64": "…"}`.
+/// Whether the next value is an object with the names of inputs, and not a base64 string (`{"b64": "…"}`).
 fn is_named(reader: &Reader<'_>) -> bool {
     let mut ahead = *reader;
     ahead.eat(b'{') && !is_base64(&mut ahead).unwrap_or_default()
 }
 
-/// Whether what follows a `{` is `"b64": "…"}`.
+/// Whether `"b64": "…"}` follows, after a `{`.
 fn is_base64(reader: &mut Reader<'_>) -> Result<bool, Syntax> {
     let mut first = true;
     if reader.next_member(&mut first)?.as_deref() != Some("b64") || reader.peek() != Some(b'"') {
@@ -281,6 +280,6 @@ fn known(specs: &[TensorSpec], name: &str) -> Result<usize, Failure> {
     })
 }
 
-fn refused(why: impl Into<String>) -> Failure {
-    Failure::new(Code::InvalidRequest, why)
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(Code::InvalidRequest, message)
 }

@@ -1,4 +1,4 @@
-//! Predict in both styles, and the descriptions.
+//! Predict in both styles, status and metadata.
 
 use super::*;
 use crate::model::{Answer, Code, Dim, Failure, InferenceRequest, Signature, TensorSpec, Version};
@@ -83,7 +83,7 @@ fn columns_are_a_value_or_an_object() {
 }
 
 #[test]
-fn strings_may_be_base64() {
+fn strings_can_be_base64() {
     let x = one(DataType::Bytes, &[-1]);
     let expected = ("[2]".to_owned(), Data::Bytes(vec![Bytes::from_static(&[0xff, 0]), Bytes::from_static(b"b64")]));
     for text in [
@@ -102,14 +102,14 @@ fn strings_may_be_base64() {
 }
 
 #[test]
-fn null_is_nan_and_half_precision_may_be_numbers() {
+fn null_is_nan_and_fp16_can_be_numbers() {
     let (_, Data::Fp16(x)) = single(r#"{"instances":[null,0.5]}"#, &one(DataType::Fp16, &[-1])) else { panic!("FP16") };
     assert!(x[0].is_nan());
     assert_eq!(x[1], half::f16::from_f32(0.5));
 }
 
 #[test]
-fn extents_within_an_extent_of_zero_come_from_the_signature() {
+fn extents_inside_an_empty_list_come_from_the_signature() {
     assert_eq!(single(r#"{"inputs":[]}"#, &one(DataType::Fp32, &[-1, 30])).0, "[0,30]");
     assert_eq!(single(r#"{"inputs":[]}"#, &one(DataType::Fp32, &[-1])).0, "[0]");
     assert_eq!(single(r#"{"instances":[[],[]]}"#, &one(DataType::Fp32, &[-1, -1, 4])).0, "[2,0,4]");
@@ -117,7 +117,7 @@ fn extents_within_an_extent_of_zero_come_from_the_signature() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_are_reported() {
     let x = one(DataType::Fp32, &[-1, 2]);
     let cases: &[(&str, &Signature, &[&str])] = &[
         ("", &x, &["INVALID_REQUEST", "body is empty"]),
@@ -152,8 +152,8 @@ fn what_is_wrong_is_named() {
     ];
     for (text, signature, parts) in cases {
         let failure = decode(text, signature).expect_err(text);
-        let said = format!("{} {}", failure.code, failure.message);
-        assert!(parts.iter().all(|part| said.contains(part)), "{text}: {said}");
+        let message = format!("{} {}", failure.code, failure.message);
+        assert!(parts.iter().all(|part| message.contains(part)), "{text}: {message}");
     }
     let deep = format!("{{\"instances\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(decode(&deep, &x).unwrap_err().message.contains("nested more than 64 deep"));
@@ -172,7 +172,7 @@ fn encoded(answer: &Answer, style: Style) -> String {
 }
 
 #[test]
-fn answers_are_laid_out_as_the_request_was() {
+fn an_answer_has_the_layout_of_its_request() {
     let one = answer(vec![("y", &[2, 2], fp32(&[1.0, 2.0, 3.0, 0.5]))]);
     assert_eq!(encoded(&one, Style::Rows(2)), r#"{"predictions":[[1.0,2.0],[3.0,0.5]]}"#);
     assert_eq!(encoded(&one, Style::Columns), r#"{"outputs":[[1.0,2.0],[3.0,0.5]]}"#);
@@ -202,7 +202,7 @@ fn answers_are_laid_out_as_the_request_was() {
 }
 
 #[test]
-fn an_output_without_rows_asks_for_the_column_form() {
+fn an_output_without_rows_requires_the_column_form() {
     for shape in [&[3usize][..], &[]] {
         let odd = answer(vec![("y", shape, fp32(&vec![0.0; shape.iter().product()]))]);
         let failure = encode_predict(&odd, Style::Rows(2)).unwrap_err();
@@ -215,7 +215,7 @@ fn an_output_without_rows_asks_for_the_column_form() {
 }
 
 #[test]
-fn status_and_metadata_have_the_shape_clients_know() {
+fn status_and_metadata_have_the_tensorflow_format() {
     let version: Version = "3".parse().unwrap();
     let one = VersionStatus { version, state: "AVAILABLE", error_code: "OK", error_message: "" };
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What answers look like, byte for byte.
+//! Encoded answers, compared byte by byte.
 
 use super::*;
 use crate::model::{Answer, Code};
@@ -25,7 +25,7 @@ fn json(data: Data) -> String {
 }
 
 #[test]
-fn a_json_answer_says_who_answered_and_what() {
+fn a_json_answer_has_all_documented_members() {
     let two = vec![("y", &[1, 2][..], Data::Fp32(vec![0.5, -1.0].into())), ("é\n", &[], Data::Bool(vec![true]))];
     let encoded = encode(&answer(two), &HEAD, &AnswerForm::json()).unwrap();
     assert_eq!(
@@ -41,7 +41,7 @@ fn a_json_answer_says_who_answered_and_what() {
 }
 
 #[test]
-fn floats_are_the_shortest_text_of_their_own_width() {
+fn floats_are_written_as_the_shortest_text_of_their_width() {
     assert_eq!(
         json(Data::Fp32(vec![0.1, 16_777_216.0, 1e-45, f32::MAX, -0.0].into())),
         "[0.1,16777216.0,1e-45,3.4028235e+38,-0.0]"
@@ -54,7 +54,7 @@ fn floats_are_the_shortest_text_of_their_own_width() {
 }
 
 #[test]
-fn every_datatype_is_written_flat() {
+fn each_datatype_is_written_as_a_flat_list() {
     assert_eq!(json(Data::Uint64(vec![u64::MAX, 0].into())), "[18446744073709551615,0]");
     assert_eq!(json(Data::Int64(vec![i64::MIN].into())), "[-9223372036854775808]");
     assert_eq!(json(Data::Uint8(vec![].into())), "[]");
@@ -99,7 +99,7 @@ fn binary_outputs_follow_the_json_in_order() {
 }
 
 #[test]
-fn strings_that_are_not_text_ask_for_the_binary_form() {
+fn strings_that_are_not_utf8_require_the_binary_form() {
     let outputs = answer(vec![("s", &[2], Data::Bytes(vec![body("ok"), Bytes::from_static(b"\xff")]))]);
     let failure = encode(&outputs, &HEAD, &AnswerForm::json()).unwrap_err();
     assert_eq!(failure.code, Code::InvalidRequest);

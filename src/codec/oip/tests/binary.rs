@@ -1,4 +1,4 @@
-//! The binary tensor extension on the way in, B1 to B10 of the checklist.
+//! Decoding the binary tensor extension.
 
 use super::*;
 use crate::model::{Dim, Signature, TensorSpec};
@@ -33,7 +33,7 @@ fn binary_and_json_inputs_mix_in_the_order_of_the_inputs() {
 }
 
 #[test]
-fn every_datatype_is_little_endian() {
+fn each_datatype_is_little_endian() {
     assert_eq!(tensor("INT8", "[2]", &[255, 1]).unwrap(), Data::Int8(vec![-1, 1].into()));
     assert_eq!(tensor("INT32", "[1]", &[1, 0, 0, 128]).unwrap(), Data::Int32(vec![i32::MIN + 1].into()));
     assert_eq!(tensor("UINT64", "[1]", &[0, 0, 0, 0, 0, 0, 0, 1]).unwrap(), Data::Uint64(vec![1 << 56].into()));
@@ -41,11 +41,11 @@ fn every_datatype_is_little_endian() {
     assert_eq!(tensor("FP64", "[1,1]", &1e300f64.to_le_bytes()).unwrap(), Data::Fp64(vec![1e300].into()));
     assert_eq!(tensor("FP32", "[0,5]", &[]).unwrap(), Data::Fp32(Vec::new().into()));
     let Data::Fp32(x) = tensor("FP32", "[1]", &f32::NAN.to_le_bytes()).unwrap() else { panic!("FP32 was sent") };
-    assert!(x[0].is_nan(), "the binary form carries NaN as it is");
+    assert!(x[0].is_nan(), "the binary form keeps NaN unchanged");
 }
 
 #[test]
-fn aligned_tensors_are_viewed_without_a_copy() {
+fn aligned_tensors_are_not_copied() {
     let mut json =
         r#"{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","parameters":{"binary_data_size":8}}]}"#.to_owned();
     while !json.len().is_multiple_of(8) {
@@ -59,7 +59,7 @@ fn aligned_tensors_are_viewed_without_a_copy() {
 }
 
 #[test]
-fn strings_carry_their_lengths() {
+fn strings_have_a_length_prefix() {
     let blob = [2, 0, 0, 0, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'a'];
     let expected = vec![Bytes::from_static(&[0xff, 0]), Bytes::new(), Bytes::from_static(b"a")];
     assert_eq!(tensor("BYTES", "[3]", &blob).unwrap(), Data::Bytes(expected));
@@ -72,23 +72,23 @@ fn strings_carry_their_lengths() {
         ("[2]", &[0, 0, 0, 0], ["holds 2 elements", "got 1"]),
         ("[1000000000000]", &[0, 0, 0, 0], ["holds 1000000000000 elements", "got 1"]),
     ] {
-        let said = said(&tensor("BYTES", shape, blob).unwrap_err());
-        assert!(parts.iter().all(|part| said.contains(part)), "{shape} {blob:?}: {said}");
+        let text = all_text(&tensor("BYTES", shape, blob).unwrap_err());
+        assert!(parts.iter().all(|part| text.contains(part)), "{shape} {blob:?}: {text}");
     }
 }
 
 #[test]
 fn bools_are_the_bytes_0_and_1() {
-    let said = said(&tensor("BOOL", "[3]", &[0, 1, 2]).unwrap_err());
-    assert!(said.contains("INVALID_TENSOR") && said.contains("element 2") && said.contains("got 2"), "{said}");
+    let text = all_text(&tensor("BOOL", "[3]", &[0, 1, 2]).unwrap_err());
+    assert!(text.contains("INVALID_TENSOR") && text.contains("element 2") && text.contains("got 2"), "{text}");
 }
 
 #[test]
-fn sizes_have_to_match_exactly() {
+fn sizes_must_match_exactly() {
     let sized = |size: &str, blob: &[u8]| {
         let input =
             format!(r#"{{"name":"x","shape":[2],"datatype":"FP32","parameters":{{"binary_data_size":{size}}}}}"#);
-        said(&with_blob(&input, blob).unwrap_err())
+        all_text(&with_blob(&input, blob).unwrap_err())
     };
     for (size, blob, parts) in [
         ("8", &[0; 7][..], &["input \"x\"", "announces 8 bytes", "only 7 are left"][..]),
@@ -101,31 +101,31 @@ fn sizes_have_to_match_exactly() {
         ("99999999999999999999", &[0; 8], &["non-negative integer"]),
         ("9223372036854775807", &[0; 8], &["announces 9223372036854775807 bytes"]),
     ] {
-        let said = sized(size, blob);
-        assert!(parts.iter().all(|part| said.contains(part)), "{size}: {said}");
-        assert_eq!(said.contains("left over"), parts[0].contains("left over"), "only one complaint: {said}");
+        let text = sized(size, blob);
+        assert!(parts.iter().all(|part| text.contains(part)), "{size}: {text}");
+        assert_eq!(text.contains("left over"), parts[0].contains("left over"), "only one complaint: {text}");
     }
     let huge = r#"{"name":"x","shape":[4611686018427387904,2],"datatype":"FP32","parameters":{"binary_data_size":0}}"#;
-    assert!(with_blob(huge, &[]).is_err(), "a product of extents that overflows in bytes is no match for 0");
+    assert!(with_blob(huge, &[]).is_err(), "a size in bytes that overflows is not taken for 0");
 }
 
 #[test]
 fn data_and_binary_size_exclude_each_other() {
     let both = r#"{"name":"x","shape":[1],"datatype":"UINT8","data":[1],"parameters":{"binary_data_size":1}}"#;
-    let said = said(&with_blob(both, &[1]).unwrap_err());
-    assert!(said.contains("both \"data\" and"), "{said}");
+    let text = all_text(&with_blob(both, &[1]).unwrap_err());
+    assert!(text.contains("both \"data\" and"), "{text}");
 }
 
 #[test]
-fn a_binary_size_without_the_header_says_which_header_is_missing() {
-    assert_refused(&[(
+fn a_binary_size_without_the_length_header_is_rejected() {
+    assert_rejected(&[(
         r#"{"inputs":[{"name":"x","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}}]}1"#,
         &["input \"x\"", "Inference-Header-Content-Length"],
     )]);
 }
 
 #[test]
-fn the_header_is_a_length_within_the_body() {
+fn the_length_header_is_at_most_the_body_length() {
     assert_eq!(header_length(b"12", 12).unwrap(), 12);
     assert_eq!(header_length(b" 0 ", 12).unwrap(), 0);
     for (value, part) in [
@@ -151,7 +151,7 @@ fn signature(dims: Option<&[i64]>, datatype: DataType) -> Signature {
 }
 
 #[test]
-fn a_raw_request_takes_its_shape_from_the_signature() {
+fn a_raw_request_gets_its_shape_from_the_signature() {
     for (dims, bytes, shape) in [
         (&[-1, 2][..], 8, "[1,2]"),
         (&[-1, 2], 24, "[3,2]"),
@@ -171,7 +171,7 @@ fn a_raw_request_takes_its_shape_from_the_signature() {
 }
 
 #[test]
-fn a_raw_request_that_fits_no_shape_is_refused() {
+fn a_raw_request_that_does_not_fit_the_signature_is_rejected() {
     for (dims, datatype, bytes, part) in [
         (Some(&[-1, 2][..]), DataType::Fp32, 9, "multiple of 8 bytes"),
         (Some(&[2, 2]), DataType::Fp32, 15, "takes 16 bytes, got 15"),

@@ -1,4 +1,4 @@
-//! The checklist of the protocol, as tables: what is accepted and what it becomes, what is refused and in which words.
+//! The rules of the protocol as tables: accepted requests with their result, rejected requests with parts of their message.
 
 mod answers;
 mod binary;
@@ -18,32 +18,32 @@ pub(super) fn decode_text(text: &str) -> Result<OipRequest, Failure> {
     decode(&body(text), None)
 }
 
-/// The one input `x` of a request, out of its members after the name.
+/// Decodes a request with one input `x`, given the members of the input after its name.
 pub(super) fn input(members: &str) -> Result<Tensor, Failure> {
     let request = decode_text(&format!("{{\"inputs\":[{{\"name\":\"x\",{members}}}]}}"))?.request;
     Ok(request.inputs.into_iter().next().expect("one input was sent").tensor)
 }
 
-/// The data of a flat input of `n` elements.
+/// Decodes a flat input with `n` elements.
 pub(super) fn data(datatype: &str, n: usize, json: &str) -> Result<Data, Failure> {
     input(&format!("\"shape\":[{n}],\"datatype\":\"{datatype}\",\"data\":{json}")).map(Tensor::into_data)
 }
 
-/// Everything a failure says, for looking in it.
-pub(super) fn said(failure: &Failure) -> String {
+/// All text of a failure.
+pub(super) fn all_text(failure: &Failure) -> String {
     format!("{} {} {}", failure.code, failure.message, failure.details.join(" | "))
 }
 
-/// That each body is refused in words that hold every one of the parts.
-pub(super) fn assert_refused(cases: &[(&str, &[&str])]) {
+/// Asserts that each body is rejected with a message that contains all the parts.
+pub(super) fn assert_rejected(cases: &[(&str, &[&str])]) {
     for (text, parts) in cases {
         match decode_text(text) {
             Ok(request) => panic!("{text} was accepted as {request:?}"),
             Err(failure) => {
                 for part in *parts {
                     assert!(
-                        said(&failure).contains(part),
-                        "{text}\nwas refused with {failure:?}\nwithout saying {part:?}"
+                        all_text(&failure).contains(part),
+                        "{text}\nwas rejected with {failure:?}\nwithout {part:?}"
                     );
                 }
             }

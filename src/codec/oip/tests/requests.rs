@@ -1,4 +1,4 @@
-//! The members around the tensors, broken JSON, nesting.
+//! The members around the tensors, invalid JSON, deep nesting.
 
 use super::*;
 use crate::model::{Code, Parameter};
@@ -6,7 +6,7 @@ use crate::model::{Code, Parameter};
 const X: &str = r#""inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]"#;
 
 #[test]
-fn members_come_in_any_order_and_unknown_ones_are_ignored() {
+fn members_can_be_in_any_order_and_unknown_ones_are_ignored() {
     let text = format!(
         r#" {{ "model_name":"m", "outputs":[{{"parameters":{{"binary_data":true}},"name":"y"}},{{"name":"z"}}], {X},
         "extra":{{"a":[1,{{"b":null}}],"c":"\u00e9"}}, "parameters":{{"user_id":"u\n1","priority":3,"rate":0.5,"on":true}}, "id":"r-1" }} "#
@@ -28,7 +28,7 @@ fn members_come_in_any_order_and_unknown_ones_are_ignored() {
 }
 
 #[test]
-fn tensor_members_come_in_any_order_and_unknown_ones_are_ignored() {
+fn tensor_members_can_be_in_any_order_and_unknown_ones_are_ignored() {
     let expected = input(r#""shape":[2],"datatype":"INT32","data":[1,2]"#).unwrap();
     for members in [
         r#""data":[1,2],"datatype":"INT32","shape":[2]"#,
@@ -48,7 +48,7 @@ fn absent_and_empty_outputs_mean_all() {
 }
 
 #[test]
-fn the_requests_binary_output_is_the_default_and_an_outputs_own_wins() {
+fn binary_data_of_an_output_overrides_binary_data_output() {
     let text = format!(
         r#"{{{X},"parameters":{{"binary_data_output":true}},"outputs":[{{"name":"y"}},{{"name":"z","parameters":{{"binary_data":false}}}}]}}"#
     );
@@ -58,8 +58,8 @@ fn the_requests_binary_output_is_the_default_and_an_outputs_own_wins() {
 }
 
 #[test]
-fn what_is_wrong_around_the_tensors_is_named() {
-    assert_refused(&[
+fn errors_around_the_tensors_are_reported() {
+    assert_rejected(&[
         ("", &["INVALID_REQUEST", "body is empty", "inputs"]),
         (" \n ", &["body is empty"]),
         ("{}", &["\"inputs\" is missing"]),
@@ -100,7 +100,7 @@ fn what_is_wrong_around_the_tensors_is_named() {
 }
 
 #[test]
-fn what_is_wrong_around_a_tensors_values_is_named() {
+fn errors_in_a_tensors_members_are_reported() {
     let cases: &[(&str, &[&str])] = &[
         (r#"{"shape":[1],"datatype":"FP32","data":[1]}"#, &["INVALID_REQUEST", "inputs[0]", "\"name\" is missing"]),
         (
@@ -155,17 +155,17 @@ fn what_is_wrong_around_a_tensors_values_is_named() {
         ),
     ];
     for (tensor, parts) in cases {
-        assert_refused(&[(&format!("{{\"inputs\":[{tensor}]}}"), parts)]);
+        assert_rejected(&[(&format!("{{\"inputs\":[{tensor}]}}"), parts)]);
     }
     let dims = vec!["1"; 65].join(",");
-    assert_refused(&[(
+    assert_rejected(&[(
         &format!(r#"{{"inputs":[{{"name":"x","shape":[{dims}],"datatype":"FP32","data":[1]}}]}}"#),
         &["more than 64 dimensions"],
     )]);
 }
 
 #[test]
-fn several_complaints_are_made_at_once_but_not_without_end() {
+fn several_complaints_are_reported_at_once_up_to_a_limit() {
     let failure =
         decode_text(r#"{"id":1,"inputs":[{"name":"a","shape":[2],"datatype":"INT8","data":[1,300]},{"name":"b"}]}"#)
             .unwrap_err();
@@ -186,7 +186,7 @@ fn several_complaints_are_made_at_once_but_not_without_end() {
 }
 
 #[test]
-fn a_refusal_does_not_grow_with_the_names_in_it() {
+fn long_names_do_not_make_long_messages() {
     let long = "n".repeat(100_000);
     for text in [
         format!(r#"{{"inputs":[{{"name":"{long}"}}]}}"#),
@@ -196,13 +196,13 @@ fn a_refusal_does_not_grow_with_the_names_in_it() {
         format!(r#"{{"inputs":[],"outputs":[{{"name":"{long}","parameters":{{"classification":1}}}}]}}"#),
         format!(r#"{{"inputs":[],"id":["{long}"],"outputs":"{long}"}}"#),
     ] {
-        assert!(said(&decode_text(&text).unwrap_err()).len() < 2000, "{}", &text[..60]);
+        assert!(all_text(&decode_text(&text).unwrap_err()).len() < 2000, "{}", &text[..60]);
     }
 }
 
 #[test]
-fn broken_json_says_where_and_what_was_expected() {
-    assert_refused(&[
+fn syntax_errors_have_a_place_and_the_expected_token() {
+    assert_rejected(&[
         (
             "{",
             &["not valid JSON", "line 1, column 2 (byte 1)", "expected a member's name or '}'", "the end of the body"],
@@ -238,7 +238,7 @@ fn broken_json_says_where_and_what_was_expected() {
 }
 
 #[test]
-fn bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
+fn bytes_that_are_not_utf8_are_rejected_everywhere() {
     for raw in [
         &b"{\"inputs\":[],\"a\":\"\xff\"}"[..],
         b"{\"inputs\":[],\"\xff\":1}",
@@ -251,9 +251,9 @@ fn bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
     }
 }
 
-/// 100,000 brackets in a thread with half a megabyte of stack: nesting must cost none.
+/// 100,000 brackets, in a thread with half a megabyte of stack: nesting must not use the stack.
 #[test]
-fn deep_nesting_is_refused_wherever_it_stands() {
+fn deep_nesting_is_rejected_everywhere() {
     let deep = 100_000;
     let lists = format!("{}{}", "[".repeat(deep), "]".repeat(deep));
     let objects = format!("{}1{}", "{\"a\":".repeat(deep), "}".repeat(deep));
@@ -278,7 +278,7 @@ fn deep_nesting_is_refused_wherever_it_stands() {
         for text in bodies {
             let failure = decode_text(&text).unwrap_err();
             let start = &text[..text.len().min(60)];
-            assert!(said(&failure).contains("nested more than 64 deep"), "{start}: {failure}");
+            assert!(all_text(&failure).contains("nested more than 64 deep"), "{start}: {failure}");
         }
     });
     small.unwrap().join().expect("a small stack is enough");

@@ -1,9 +1,9 @@
-//! What each datatype takes as JSON, and how lists nest.
+//! The JSON values of each datatype, and nested lists.
 
 use super::*;
 
 #[test]
-fn every_datatype_takes_its_own_values() {
+fn each_datatype_accepts_its_values() {
     assert_eq!(data("BOOL", 4, "[true,false,1,0]").unwrap(), Data::Bool(vec![true, false, true, false]));
     assert_eq!(data("UINT8", 3, "[0,255,7]").unwrap(), Data::Uint8(vec![0, 255, 7].into()));
     assert_eq!(data("UINT16", 2, "[0,65535]").unwrap(), Data::Uint16(vec![0, 65535].into()));
@@ -34,7 +34,7 @@ fn every_datatype_takes_its_own_values() {
 }
 
 #[test]
-fn null_is_nan_and_zero_keeps_its_sign_in_floating_point_tensors() {
+fn null_is_nan_and_negative_zero_keeps_its_sign() {
     let Data::Fp32(single) = data("FP32", 5, "[null,-0,-0.0,0,-0e5]").unwrap() else { panic!("FP32 was asked for") };
     let Data::Fp64(double) = data("FP64", 5, "[ null , -0,-0.0,0,-0e5]").unwrap() else { panic!("FP64 was asked for") };
     assert!(single[0].is_nan() && double[0].is_nan());
@@ -43,7 +43,7 @@ fn null_is_nan_and_zero_keeps_its_sign_in_floating_point_tensors() {
 }
 
 #[test]
-fn an_exactly_integral_literal_is_an_integer() {
+fn a_literal_with_an_exact_integer_value_is_an_integer() {
     let accepted = "[2.0,1e3,-4.50e1,9007199254740992.0,0.0,0e999999999999,1200e-2,-0.0,1E+2]";
     assert_eq!(data("INT64", 9, accepted).unwrap(), Data::Int64(vec![2, 1000, -45, 1 << 53, 0, 0, 12, 0, 100].into()));
     for refused in [
@@ -63,12 +63,12 @@ fn an_exactly_integral_literal_is_an_integer() {
         "36893488147419103232",
     ] {
         let failure = data("INT64", 2, &format!("[0,{refused}]")).unwrap_err();
-        assert!(said(&failure).contains("element 1 is expected to be an integer"), "{refused}: {failure}");
+        assert!(all_text(&failure).contains("element 1 is expected to be an integer"), "{refused}: {failure}");
     }
 }
 
 #[test]
-fn a_value_that_does_not_fit_its_datatype_is_named() {
+fn values_that_do_not_fit_the_datatype_are_reported() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("UINT8", "256", &["INVALID_TENSOR", "input \"x\": element 2", "0 to 255 (UINT8)", "got 256"]),
         ("UINT8", "-1", &["got -1"]),
@@ -109,28 +109,28 @@ fn a_value_that_does_not_fit_its_datatype_is_named() {
                 "datatype" => format!("\"datatype\":\"{datatype}\""),
                 _ => format!("\"data\":[{good},{good},{value},{good}]"),
             });
-            assert_refused(&[(&format!("{{\"inputs\":[{{{},\"name\":\"x\"}}]}}", members.join(",")), parts)]);
+            assert_rejected(&[(&format!("{{\"inputs\":[{{{},\"name\":\"x\"}}]}}", members.join(",")), parts)]);
         }
     }
 }
 
 #[test]
-fn tokens_that_json_lacks_are_explained() {
+fn nan_and_infinity_are_rejected_with_an_explanation() {
     for token in ["NaN", "Infinity", "-Infinity", "nan", "-NaN", "inf", "-inf"] {
         for datatype in ["FP32", "FP64", "INT8", "BYTES"] {
             let failure = data(datatype, 2, &format!("[{},{token}]", if datatype == "BYTES" { "\"a\"" } else { "1" }));
-            let said = said(&failure.unwrap_err());
+            let text = all_text(&failure.unwrap_err());
             for part in ["INVALID_REQUEST", "input \"x\"", "element 1", "JSON has no NaN", "null", "binary form", token]
             {
-                assert!(said.contains(part), "{datatype} {token}: {said}");
+                assert!(text.contains(part), "{datatype} {token}: {text}");
             }
         }
     }
 }
 
 #[test]
-fn numbers_are_rounded_once_and_correctly() {
-    // These lie so close to the middle between two f32 that rounding to f64 first would go the wrong way.
+fn numbers_are_rounded_only_once() {
+    // These are so close to the middle between two f32 that rounding to f64 first would give the wrong result.
     for text in [
         "17005001.000000000000130",
         "1.00000017881393432617187499",
@@ -143,7 +143,7 @@ fn numbers_are_rounded_once_and_correctly() {
 }
 
 #[test]
-fn lists_may_be_flat_or_nested_where_the_shape_splits() {
+fn lists_can_be_flat_or_nested_like_the_shape() {
     let flat = input(r#""shape":[2,3],"datatype":"INT8","data":[1,2,3,4,5,6]"#).unwrap();
     for nested in
         ["[[1,2,3],[4,5,6]]", "[[[1,2,3],[4,5,6]]]", "[[[1],[2],[3]],[[4],[5],[6]]]", "[ [ 1 , 2,3 ] ,[4,5,6] ]"]
@@ -168,11 +168,11 @@ fn lists_may_be_flat_or_nested_where_the_shape_splits() {
 }
 
 #[test]
-fn nesting_that_contradicts_the_shape_is_named() {
+fn nesting_that_does_not_fit_the_shape_is_reported() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("[2,3]", "[[1,2],[3,4],[5,6]]", &["INVALID_TENSOR", "input \"x\"", "nested as [3,2]", "shape [2,3]"]),
         ("[4]", "[[1,2],[3,4]]", &["nested as [2,2]", "shape [4]"]),
-        ("[2,2]", "[[1,2],[3]]", &["ragged", "depth 2", "holds 1", "hold 2"]),
+        ("[2,2]", "[[1,2],[3]]", &["ragged", "depth 2", "holds 1 items", "hold 2"]),
         ("[3]", "[[1,2],[3]]", &["ragged"]),
         ("[3]", "[1,[2,3]]", &["element 1", "got a list"]),
         ("[3]", "[[1,2],3]", &["ragged", "element 2", "depth 1", "depth 2"]),
@@ -187,12 +187,12 @@ fn nesting_that_contradicts_the_shape_is_named() {
     ];
     for (shape, data, parts) in cases {
         let text = format!(r#"{{"inputs":[{{"name":"x","shape":{shape},"datatype":"INT8","data":{data}}}]}}"#);
-        assert_refused(&[(&text, parts)]);
+        assert_rejected(&[(&text, parts)]);
     }
 }
 
 #[test]
-fn strings_without_escapes_are_views_into_the_body() {
+fn strings_without_escapes_are_not_copied() {
     let text = body(r#"{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","data":["a longer string"]}]}"#);
     let request = decode(&text, None).unwrap().request;
     let Data::Bytes(strings) = request.inputs[0].tensor.data() else { panic!("BYTES was asked for") };
