@@ -130,6 +130,27 @@ fn figures_of_idle_arms_and_models_are_dropped() {
     assert_eq!((of.feedback, of.unmatched, only(of.arms).with_feedback), (0, 0, 1));
 }
 
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_the_window() {
+    let hour = 3_600_000_000;
+    let quality = Quality::new(Config { rows: 100, window: Duration::from_hours(1) });
+    predict(&quality, "future", 10_000 * hour, 1.0);
+    for i in 0..1000 {
+        predict(&quality, &format!("id-{i}"), i * hour / 50, 1.0);
+    }
+    let of = quality.of(&model());
+    assert_eq!(of.share, 1.0, "at most 51 rows are in the window");
+    quality.record_feedback(&model(), vec![feedback("id-999", 1000 * hour, 1.0, 1.0)], 1000 * hour);
+    quality.record_feedback(&model(), vec![feedback("future", 1000 * hour, 1.0, 1.0)], 1000 * hour);
+    assert_eq!(only_arm(&quality).labelled, 1, "the row in the future was dropped");
+    let other: ModelName = "other".parse().unwrap();
+    quality.record_feedback(&other, Vec::new(), 0);
+    let seen = Seen { model: &other, version: "1".parse().unwrap(), arm: "a", request_id: "x", row: 0, ts: 20 * hour };
+    quality.record_prediction(&seen, Predicted::default);
+    predict(&quality, "later", 60 * hour, 1.0);
+    assert!(quality.of(&other).arms.is_empty(), "idle arms are still dropped");
+}
+
 proptest! {
     #[test]
     fn removed_numbers_leave_no_trace(kept in prop::collection::vec(-1e3..1e3, 0..20),

@@ -210,8 +210,8 @@ impl Window {
         let Some(model) = self.models.get_mut(seen.model) else { return };
         let number = model.arm(seen.version, seen.arm);
         let Some(arm) = model.arms.get_mut(&number) else { return };
-        model.last_used = model.last_used.max(seen.ts);
-        arm.last_used = arm.last_used.max(seen.ts);
+        model.last_used = seen.ts;
+        arm.last_used = seen.ts;
         arm.figures.predictions += 1;
         let mut row = Row { ts: seen.ts, arm: number, predicted: predicted(), feedback: None };
         if let Some(EarlyFeedback { latest, first_ts, entries }) = self.early.remove(&key) {
@@ -231,7 +231,7 @@ impl Window {
         let (key, position) = key(name, &entry.request_id, entry.row);
         let model = self.models.entry(name.clone()).or_default();
         model.feedback += 1;
-        model.last_used = model.last_used.max(now);
+        model.last_used = now;
         if position >= self.share {
             model.left_out += 1;
             return;
@@ -271,9 +271,10 @@ impl Window {
 
     /// Drops the rows that are older than the window. Halves the share of requests if too many are left.
     fn drop_old_rows(&mut self, now: i64) {
-        let window = micros(self.config.window);
+        let window = micros(self.config.window).unsigned_abs();
+        // A row far in the future is dropped too. It was recorded before the clock was set back, and would block all others.
         while let Some((ts, key)) = self.order.front()
-            && now.saturating_sub(*ts) > window
+            && now.abs_diff(*ts) > window
         {
             if self.rows.get(key).is_some_and(|row| row.ts == *ts) {
                 self.rows.remove(key);
@@ -297,16 +298,16 @@ impl Window {
 
     /// Drops the figures of arms and models that have been idle for a long time.
     fn drop_idle_arms(&mut self, now: i64) {
-        let limit = micros(self.config.window.max(IDLE_ARM));
+        let limit = micros(self.config.window.max(IDLE_ARM)).unsigned_abs();
         // An arm is dropped up to a sixteenth late, so that most calls do nothing.
-        if now.saturating_sub(self.swept_at) < limit / 16 {
+        if now.abs_diff(self.swept_at) < limit / 16 {
             return;
         }
         self.swept_at = now;
         for model in self.models.values_mut() {
-            model.arms.retain(|_, arm| now.saturating_sub(arm.last_used) <= limit);
+            model.arms.retain(|_, arm| now.abs_diff(arm.last_used) <= limit);
         }
-        self.models.retain(|_, model| !model.arms.is_empty() || now.saturating_sub(model.last_used) <= limit);
+        self.models.retain(|_, model| !model.arms.is_empty() || now.abs_diff(model.last_used) <= limit);
     }
 }
 
