@@ -1,6 +1,6 @@
 //! Sluicegate: a low-latency model-serving gateway. Each module is a room; `docs/ARCHITECTURE.md` is the map.
 
-pub mod admin;
+mod admin;
 pub mod app;
 pub mod backend;
 pub mod cli;
@@ -19,7 +19,7 @@ mod prepare;
 pub mod quality;
 pub mod record;
 pub mod registry;
-pub mod rollout;
+mod rollout;
 pub mod route;
 pub mod serve;
 mod settings;

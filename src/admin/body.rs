@@ -1,7 +1,7 @@
-//! Bodies: small JSON ones, read whole and strictly.
+//! JSON request bodies: received with limits, read member by member.
 
-use super::refused::Refused;
-use super::strict::{self, Strict};
+use super::error::ErrorResponse;
+use super::json::{self, StrictJson};
 use crate::model::{Code, Failure, Version};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -12,65 +12,67 @@ use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// Traffic documents with hundreds of rules are tens of kilobytes.
+/// The largest JSON body. A traffic document with hundreds of rules has tens of kilobytes.
 pub(super) const MAX_JSON: usize = 1 << 20;
 
-/// Between two pieces of a body; a sender slower than that has gone away.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait for a whole JSON body, and for the next piece of a pushed file.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A JSON body, or none where it is empty. Its content type is not asked for: there is nothing else it could be, and `curl -d`
-/// sends a wrong one.
+/// A JSON body; an empty body and `null` are `None`. The content type is ignored: it can only be JSON, and `curl -d` sends a wrong one.
 #[derive(Debug)]
-pub(super) struct Json {
-    pub value: Option<Value>,
-    /// What is wrong with it although it is JSON: members that stand twice.
-    pub complaints: Vec<String>,
+pub(super) struct JsonBody {
+    pub(super) value: Option<Value>,
+    /// One for each duplicate member.
+    pub(super) complaints: Vec<String>,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Json {
-    type Rejection = Refused;
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = ErrorResponse;
 
-    async fn from_request(request: Request, _: &S) -> Result<Json, Refused> {
-        check_encoding(request.headers())?;
-        let mut body = request.into_body();
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = next(&mut body).await? {
-            if bytes.len() + piece.len() > MAX_JSON {
-                let words = format!("the body is larger than the {MAX_JSON} bytes it may have");
-                return Err(Failure::new(Code::BodyTooLarge, words).into());
-            }
-            bytes.extend_from_slice(&piece);
-        }
+    async fn from_request(request: Request, _: &S) -> Result<JsonBody, ErrorResponse> {
+        refuse_encoding(request.headers())?;
+        let bytes =
+            tokio::time::timeout(BODY_TIMEOUT, receive(request.into_body())).await.map_err(|_| timed_out())??;
         if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Json { value: None, complaints: Vec::new() });
+            return Ok(JsonBody { value: None, complaints: Vec::new() });
         }
-        let Strict { value, complaints } = strict::parse(&bytes)?;
-        Ok(Json { value: Some(value), complaints })
+        let StrictJson { value, complaints } = json::parse(&bytes)?;
+        Ok(JsonBody { value: Some(value).filter(|value| !value.is_null()), complaints })
     }
 }
 
-/// Compressed bodies are not taken on this plane.
-pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+async fn receive(mut body: Body) -> Result<BytesMut, Failure> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = next_piece(&mut body).await? {
+        if bytes.len() + piece.len() > MAX_JSON {
+            let message = format!("the body is larger than the limit of {MAX_JSON} bytes");
+            return Err(Failure::new(Code::BodyTooLarge, message));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// Refuses compressed bodies.
+pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     match headers.get(CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            let words = format!("content-encoding {encoding:?} is not taken here; send the body as it is");
-            Err(Failure::new(Code::UnsupportedMediaType, words))
+            let message =
+                format!("content-encoding {encoding:?} is not supported on the admin port; send the body as it is");
+            Err(Failure::new(Code::UnsupportedMediaType, message))
         }
         _ => Ok(()),
     }
 }
 
 /// The next piece of a body; `None` at its end.
-pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Failure> {
+pub(super) async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
     loop {
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|_| {
-            Failure::new(Code::BodyTimeout, format!("nothing of the body came for {} seconds", PATIENCE.as_secs()))
-        })?;
-        match frame {
+        match tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(|_| timed_out())? {
             None => return Ok(None),
             Some(Err(e)) => {
-                let words = "the body ended before it was whole";
-                return Err(Failure::new(Code::InvalidRequest, words).with_internal(e.to_string()));
+                let message = "the connection ended before the body was complete";
+                return Err(Failure::new(Code::InvalidRequest, message).with_internal(e.to_string()));
             }
             Some(Ok(frame)) => {
                 if let Ok(piece) = frame.into_data() {
@@ -81,7 +83,13 @@ pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Failure> {
     }
 }
 
-/// The members of a body; each is taken by its reader, and what is left is unknown.
+fn timed_out() -> Failure {
+    let seconds = BODY_TIMEOUT.as_secs();
+    Failure::new(Code::BodyTimeout, format!("the body did not arrive within {seconds} seconds"))
+}
+
+/// The members of a JSON object. A reader takes one member after the other; `null` counts as absent. Members that nobody took are
+/// refused by [`Members::finish`].
 #[derive(Debug)]
 pub(super) struct Members {
     given: Map<String, Value>,
@@ -90,16 +98,17 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// `wanted`: an example for who sent something else. No body is an object without members.
-    pub(super) fn of(body: Json, wanted: &str) -> Result<Members, Refused> {
-        let Json { value, complaints } = body;
+    /// An empty body counts as an empty object. `example` is shown when the body is not an object.
+    pub(super) fn of(body: JsonBody, example: &str) -> Result<Members, Failure> {
+        let JsonBody { value, complaints } = body;
         match value {
-            None => Ok(Map::new()),
-            Some(Value::Object(given)) => Ok(given),
-            Some(other) => Err(format!("expected a JSON object such as {wanted}, got {}", shown(&other))),
+            None => Ok(Members { given: Map::new(), complaints, known: Vec::new() }),
+            Some(Value::Object(given)) => Ok(Members { given, complaints, known: Vec::new() }),
+            Some(other) => {
+                let message = format!("expected a JSON object such as {example}, got {}", shorten(&other));
+                Err(Failure::new(Code::InvalidRequest, message))
+            }
         }
-        .map(|given| Members { given, complaints, known: Vec::new() })
-        .map_err(|words| Failure::new(Code::InvalidRequest, words).into())
     }
 
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
@@ -107,22 +116,22 @@ impl Members {
         self.given.shift_remove(name).filter(|value| !value.is_null())
     }
 
-    pub(super) fn complain(&mut self, name: &str, expected: &str, got: Option<&Value>) {
-        let got = got.map_or_else(|| "nothing".to_owned(), shown);
-        self.complaints.push(format!("{name}: expected {expected}, got {got}"));
+    pub(super) fn complain(&mut self, name: &str, expected: &str, found: Option<&Value>) {
+        let found = found.map_or_else(|| "nothing".to_owned(), shorten);
+        self.complaints.push(format!("{name}: expected {expected}, got {found}"));
     }
 
-    /// A member with a reader of its own, which gives its complaints; absent and null are none.
-    pub(super) fn read<T>(
+    /// A member with a parser of its own, which returns its complaints.
+    pub(super) fn parse<T>(
         &mut self,
         name: &'static str,
-        read: impl FnOnce(&Value) -> Result<T, Vec<String>>,
+        parse: impl FnOnce(&Value) -> Result<T, Vec<String>>,
     ) -> Option<T> {
         let value = self.take(name)?;
-        read(&value).map_err(|complaints| self.complaints.extend(complaints)).ok()
+        parse(&value).map_err(|complaints| self.complaints.extend(complaints)).ok()
     }
 
-    /// True or false; absent is false.
+    /// `true` or `false`; absent is `false`.
     pub(super) fn flag(&mut self, name: &'static str) -> bool {
         match self.take(name) {
             None => false,
@@ -134,7 +143,19 @@ impl Members {
         }
     }
 
-    /// A version; absent is complained of.
+    /// An object; absent is an empty one.
+    pub(super) fn object(&mut self, name: &'static str) -> Map<String, Value> {
+        match self.take(name) {
+            None => Map::new(),
+            Some(Value::Object(members)) => members,
+            Some(other) => {
+                self.complain(name, "a JSON object", Some(&other));
+                Map::new()
+            }
+        }
+    }
+
+    /// The required member `version`.
     pub(super) fn version(&mut self) -> Option<Version> {
         let value = self.take("version");
         let parsed = value.as_ref().and_then(Value::as_str).and_then(|text| text.parse().ok());
@@ -144,32 +165,38 @@ impl Members {
         parsed
     }
 
-    /// Why; whoever reads the audit trail later needs it, so absent and empty are complained of.
+    /// The required member `reason`.
     pub(super) fn reason(&mut self) -> Option<String> {
         match self.take("reason") {
             Some(Value::String(reason)) if !reason.trim().is_empty() => Some(reason),
             other => {
-                self.complain("reason", "a reason, which is required and is kept in the audit trail", other.as_ref());
+                self.complain("reason", "a reason for the audit trail (required)", other.as_ref());
                 None
             }
         }
     }
 
-    /// Every complaint at once.
-    pub(super) fn finish(mut self) -> Result<(), Refused> {
+    /// Reports all complaints at once, unknown members among them.
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
         for name in self.given.keys() {
             let name: String = name.chars().take(80).collect();
             let known = if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") };
-            self.complaints.push(format!("{name}: unknown member; known here: {known}"));
+            self.complaints.push(format!("{name}: unknown member; known members: {known}"));
         }
+        self.finish_without_unknown()
+    }
+
+    /// The same, but unknown members are ignored.
+    pub(super) fn finish_without_unknown(self) -> Result<(), Failure> {
         if self.complaints.is_empty() {
             return Ok(());
         }
-        Err(Failure::several(Code::InvalidRequest, self.complaints).into())
+        Err(Failure::several(Code::InvalidRequest, self.complaints))
     }
 }
 
-fn shown(value: &Value) -> String {
+/// A value as it is quoted in a complaint.
+fn shorten(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() > 80 { text.chars().take(77).chain("...".chars()).collect() } else { text }
 }

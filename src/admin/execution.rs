@@ -1,9 +1,9 @@
-//! Where and how a model's versions run, and why.
+//! Handler of execution: where and how a model's versions run, and why.
 
 use super::Admin;
-use super::ask::Target;
-use super::refused::Refused;
-use super::shapes::Problem;
+use super::error::ErrorResponse;
+use super::extract::Target;
+use super::schemas::Problem;
 use crate::execute::{Batching, Counts};
 use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Loaded};
@@ -19,11 +19,11 @@ use utoipa::ToSchema;
 pub(super) struct Execution {
     #[schema(value_type = String)]
     model: ModelName,
-    /// A run that is expected to take no longer happens at once on the thread that read the request.
+    /// A run that is expected to be shorter is executed on the thread that read the request.
     at_once_below_us: f64,
-    /// Threads for all others, of all models together: turns go by time used.
+    /// Threads for all longer runs. All models share them fairly by time.
     workers: usize,
-    /// Those that are loaded, in order.
+    /// The loaded versions, ordered.
     versions: Vec<VersionExecution>,
 }
 
@@ -32,76 +32,78 @@ pub(super) struct VersionExecution {
     #[schema(value_type = String)]
     version: Version,
     engine: &'static str,
-    batching: BatchingAnswer,
-    /// Whether all runs happen at once (true) or on a worker (false), where `model.toml` says so; null where they go by what they cost.
+    batching: BatchingStatus,
+    /// `at_once` in `model.toml`: true: every run on the thread that read the request; false: every run on a worker; null (not set): by
+    /// the expected cost.
     at_once: Option<bool>,
-    /// Whether a request of many rows is cut and run by all workers that idle (true) or never (false), where `model.toml` says so; null
-    /// where it goes by what runs cost.
+    /// `spread` in `model.toml`: true: requests with many rows are split across idle workers; false: never; null (not set): by the
+    /// expected cost.
     spread: Option<bool>,
-    /// What runs were measured to take, from the smallest.
+    /// Measured run times, ordered by size.
     cost: Vec<CostPoint>,
     runs: Runs,
 }
 
-/// Whether requests run together under load.
+/// Whether concurrent requests are batched.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct BatchingAnswer {
+#[schema(as = BatchingAnswer)]
+pub(super) struct BatchingStatus {
     enabled: bool,
     why: String,
-    /// Rows of a run at most; null where requests run alone.
+    /// The largest number of rows in a batch; null without batching.
     max_rows: Option<usize>,
-    /// Elements of all inputs that a run is worth having, as far as was measured: what an element costs falls no further beyond; null
-    /// where requests run alone, and before the first run.
+    /// The size, in elements of all inputs, beyond which larger batches do not become cheaper per element, as far as measured; null
+    /// without batching and before the first run.
     worth_elements: Option<usize>,
 }
 
-/// Runs of about one size.
+/// The run time for one size.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CostPoint {
-    /// Of all inputs together, smoothed over runs of between half and twice as many.
+    /// Elements of all inputs together. The time is smoothed over runs of half to twice this size.
     elements: usize,
     us: f64,
-    /// Whether requests of this size run at once, and not on a worker.
+    /// Whether requests of this size run on the thread that read them.
     at_once: bool,
 }
 
-/// Since the version was loaded.
+/// Counts since the version was loaded.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Runs {
-    /// Runs of one request, the warm-up's among them.
+    /// Runs of one request, including those of the warm-up.
     alone: u64,
-    /// Runs of several requests together, by rows.
+    /// Runs of several requests in a batch, by rows.
     together: Vec<Together>,
-    /// Runs of one request too, cut by its rows and run by several workers that had nothing else to do.
+    /// Requests that were split by rows across idle workers.
     spread: u64,
-    /// Requests that failed so, and went well as one run; after three of them the version's requests are not cut any more.
+    /// Split requests that failed and then succeeded as one run. After three of them the version's requests are not split any more.
     cut_in_vain: u64,
-    /// Runs of several that failed, and were run again each alone.
+    /// Batches that failed and were run again one request at a time.
     taken_apart: u64,
-    /// Requests that were dropped before they ran, as their deadline had passed, and as their caller had left.
+    /// Requests dropped before they ran: their deadline had passed (`expired`), or their caller had disconnected (`left`).
     expired: u64,
     left: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Together {
-    /// And more than half as many.
+    /// The batch had at most this many rows, and more than half of it.
     rows_up_to: usize,
     runs: u64,
 }
 
 /// How a model runs
 ///
-/// What each loaded version's runs were measured to take, whether they happen at once or on a worker, and which requests ran together.
+/// For each loaded version: measured run times, whether runs happen on the reading thread or on a worker, and batching.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/execution", operation_id = "show_execution", tag = "models",
     params(("model" = String, Path)),
     responses(
-        (status = 200, description = "Loaded versions, in order", body = Execution),
+        (status = 200, description = "The loaded versions, ordered", body = Execution),
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Execution>, Refused> {
+pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Execution>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry: &Entry = target.entry(&snapshot)?;
     let below = admin.execution.inline_below;
@@ -133,7 +135,7 @@ impl VersionExecution {
         VersionExecution {
             version: loaded.version,
             engine: runner.engine(),
-            batching: BatchingAnswer {
+            batching: BatchingStatus {
                 enabled: max_rows.is_some(),
                 why: runner.batching().why().to_owned(),
                 max_rows,

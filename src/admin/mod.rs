@@ -1,45 +1,45 @@
-//! admin: the operators' door: status, promote, traffic, history, audit, metrics.
+//! admin: the HTTP API for operators: status, traffic, rollouts, history, audit, metrics.
 //!
-//! - [`router`] is the whole plane; who serves it decides on which port and thread. It must be one of its own, as handlers may
-//!   block for as long as a file system takes.
-//! - Everything it shows is one published snapshot; everything it changes goes through [`crate::lifecycle::Handle`] and is
-//!   answered once it is durable and published.
-//! - Endpoints stand in one table (`routes.rs`); `docs/openapi.json` is generated from their handlers, and tests hold table,
-//!   document and file together.
-//! - Bodies are read strictly and under a cap: what is not known is refused with a sentence that names it, never ignored.
-//! - A page in an operator's browser cannot change anything here: requests that change state are refused when they carry a
-//!   foreign `Origin`.
+//! - [`router`] is the whole API. Its caller decides on which port and thread it is served. The thread must be one of its own, because
+//!   handlers may block on the file system.
+//! - Reads answer from one published snapshot. Changes go through [`crate::lifecycle::Handle`] or [`Rollouts`] and are answered once
+//!   they are durable and published. They are completed even if the client disconnects.
+//! - One table (`routes.rs`) lists the endpoints. `docs/openapi.json` is generated from the handlers, and tests compare the three.
+//! - Request bodies are limited in size and read strictly: unknown and duplicate members are refused by name.
+//! - A web page in an operator's browser cannot use this API: a host name must be an allowed one (DNS rebinding), and a request that
+//!   changes something must not carry the `Origin` of another page (`guard.rs`).
 //!
-//! Uses: http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (how the log is doing), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
-//! Invariant: nothing here loads, moves or publishes anything.
+//! Invariant: nothing here loads a model or publishes a snapshot.
 //!
 //! To add an endpoint: a handler with its `#[utoipa::path]`, its line in `routes.rs` and in `openapi.rs`, and
 //! `UPDATE_OPENAPI=1 cargo test --lib openapi` (`docs/how-to-add/admin-command.md`).
 
-mod answers;
-mod ask;
 mod body;
+mod error;
 mod execution;
+mod extract;
+mod guard;
+mod history;
+mod json;
 mod models;
 mod openapi;
-mod origin;
-mod past;
 mod probes;
 mod push;
 mod quality;
-mod refused;
+mod requests;
+mod responses;
 mod rollout;
 mod routes;
+mod schemas;
 mod shadows;
-mod shapes;
-mod strict;
 #[cfg(test)]
 mod tests;
 mod traffic;
 mod triton;
 
-pub use shadows::pair_json;
+pub(crate) use shadows::pair_json;
 
 use crate::execute;
 use crate::ledger::LedgerReader;
@@ -53,27 +53,30 @@ use crate::telemetry::Telemetry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What the plane shows and steers.
+/// Everything the handlers read and change.
 #[derive(Clone)]
-pub struct Admin {
-    pub reader: Reader,
-    pub rollouts: Rollouts,
-    /// What is known of shadows.
-    pub figures: Figures,
-    /// What is known of feedback, and how the log is doing that keeps it.
-    pub quality: Quality,
-    pub log: Log,
-    pub handle: Handle,
+pub(crate) struct Admin {
+    pub(crate) reader: Reader,
+    pub(crate) rollouts: Rollouts,
+    /// Figures of shadows.
+    pub(crate) figures: Figures,
+    /// Figures from feedback.
+    pub(crate) quality: Quality,
+    /// The prediction log, for its status.
+    pub(crate) log: Log,
+    pub(crate) handle: Handle,
     /// How runs are placed.
-    pub execution: Arc<execute::Config>,
-    pub ledger: LedgerReader,
-    pub telemetry: Telemetry,
-    /// Where pushed files are staged, so that taking them up is a rename; under names that begin with a dot.
-    pub models_dir: PathBuf,
-    /// Bytes of a pushed file; more is answered 413.
-    pub max_push: u64,
-    /// True once a stop has begun: then `/readyz` is 503 whatever is loaded.
-    pub stopping: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) execution: Arc<execute::Config>,
+    pub(crate) ledger: LedgerReader,
+    pub(crate) telemetry: Telemetry,
+    /// Pushed files are received here, under names that begin with a dot, so that a rename moves them to their place.
+    pub(crate) models_dir: PathBuf,
+    /// The largest file that may be pushed, in bytes; larger ones are answered 413.
+    pub(crate) max_push: u64,
+    /// Names under which operators may reach the API, besides `localhost` and IP addresses.
+    pub(crate) allowed_hosts: Vec<String>,
+    /// Whether the server is stopping; then `/readyz` is 503 whatever is loaded.
+    pub(crate) stopping: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -82,7 +85,7 @@ impl std::fmt::Debug for Admin {
     }
 }
 
-/// The plane, ready to be served.
-pub fn router(admin: Admin) -> axum::Router {
+/// The whole API.
+pub(crate) fn router(admin: Admin) -> axum::Router {
     routes::build(&Arc::new(admin))
 }

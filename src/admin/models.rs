@@ -1,11 +1,12 @@
-//! Models and their versions: what is so, load and unload.
+//! Handlers of models and versions: status, load, unload.
 
 use super::Admin;
-use super::answers::{Changed, InFlight, Model, Models, VersionDetail, no_version};
-use super::ask::{Operator, Parameters, Target};
-use super::body::{Json as Body, Members};
-use super::refused::Refused;
-use super::shapes::Problem;
+use super::body::JsonBody;
+use super::error::ErrorResponse;
+use super::extract::{Operator, Parameters, Target};
+use super::requests::read_empty;
+use super::responses::models::{Changed, InFlight, Model, Models, VersionDetail, unknown_version};
+use super::schemas::Problem;
 use crate::lifecycle::LoadOutcome;
 use crate::model::{ModelName, Version};
 use crate::registry;
@@ -14,10 +15,10 @@ use axum::extract::State;
 use http::StatusCode;
 use std::sync::Arc;
 
-/// Every model
+/// All models
 #[utoipa::path(
     get, path = "/api/v1/models", operation_id = "list_models", tag = "models",
-    responses((status = 200, description = "In order of name", body = Models))
+    responses((status = 200, description = "Ordered by name", body = Models))
 )]
 pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Models> {
     let snapshot = admin.reader.snapshot();
@@ -29,7 +30,7 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Models> {
 
 /// One model
 ///
-/// Its versions with their states, its traffic document with its revision, and what answers now.
+/// Its versions with their states, its traffic document with the revision, and the arms that answer now.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}", operation_id = "show_model", tag = "models",
     params(("model" = String, Path)),
@@ -38,14 +39,14 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Models> {
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Model>, Refused> {
+pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Model>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     Ok(Json(Model::of(target.entry(&snapshot)?, &InFlight::now(&admin.telemetry))))
 }
 
 /// One version
 ///
-/// Its state and, once it was loaded, its signature, files, engine, times and metadata.
+/// Its state and, after it was loaded, its signature, files, engine, times and metadata.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/versions/{version}", operation_id = "show_version", tag = "models",
     params(("model" = String, Path), ("version" = String, Path)),
@@ -54,28 +55,31 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
         (status = 404, description = "The model has no such version", body = Problem),
     )
 )]
-pub(super) async fn version(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<VersionDetail>, Refused> {
+pub(super) async fn version(
+    State(admin): State<Arc<Admin>>,
+    target: Target,
+) -> Result<Json<VersionDetail>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let version = target.version()?;
-    let Some(status) = entry.versions().get(&version) else { return Err(no_version(entry, version)) };
+    let Some(status) = entry.versions().get(&version) else { return Err(unknown_version(entry, version)) };
     Ok(Json(VersionDetail::of(entry.name(), status, &InFlight::now(&admin.telemetry))))
 }
 
 /// Load a version
 ///
-/// That was unloaded or has failed. Answers when it is ready. Loading what is loaded is 200.
+/// Loads a version that was unloaded or has failed. Returns when it is ready. Loading a loaded version is 200.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}/versions/{version}:load", operation_id = "load_version", tag = "models",
     params(
         ("model" = String, Path), ("version" = String, Path),
-        ("wait" = Option<bool>, Query, description = "false: answer at once, with 202"),
+        ("wait" = Option<bool>, Query, description = "false: return at once, with 202"),
     ),
     responses(
-        (status = 200, description = "It is loaded", body = Changed),
-        (status = 202, description = "It is being loaded", body = Changed),
+        (status = 200, description = "The version is loaded", body = Changed),
+        (status = 202, description = "The version is being loaded", body = Changed),
         (status = 404, description = "The models directory has no such version", body = Problem),
-        (status = 409, description = "It failed: the sentence says in which stage and why", body = Problem),
+        (status = 409, description = "The version failed; the error says in which stage and why", body = Problem),
     )
 )]
 pub(super) async fn load(
@@ -83,26 +87,26 @@ pub(super) async fn load(
     target: Target,
     parameters: Parameters,
     Operator(actor): Operator,
-    body: Body,
-) -> Result<(StatusCode, Json<Changed>), Refused> {
-    let (model, version, wait) = which(&target, parameters, body)?;
+    body: JsonBody,
+) -> Result<(StatusCode, Json<Changed>), ErrorResponse> {
+    let (model, version, wait) = read(&target, parameters, body)?;
     let outcome = admin.handle.load(model.clone(), version, wait, actor).await?;
     Ok(changed(&admin, model, version, outcome))
 }
 
 /// Unload a version
 ///
-/// It stays unloaded until it is loaded again. Answers when its memory is given back. Unloading what is unloaded is 200.
+/// It stays unloaded until it is loaded again. Returns when its memory is freed. Unloading an unloaded version is 200.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}/versions/{version}:unload", operation_id = "unload_version", tag = "models",
     params(
         ("model" = String, Path), ("version" = String, Path),
-        ("wait" = Option<bool>, Query, description = "false: answer at once, with 202"),
+        ("wait" = Option<bool>, Query, description = "false: return at once, with 202"),
     ),
     responses(
-        (status = 200, description = "It is unloaded", body = Changed),
-        (status = 202, description = "It is being unloaded", body = Changed),
-        (status = 404, description = "There is no such version", body = Problem),
+        (status = 200, description = "The version is unloaded", body = Changed),
+        (status = 202, description = "The version is being unloaded", body = Changed),
+        (status = 404, description = "No such model or version", body = Problem),
         (status = 409, description = "The traffic document names it", body = Problem),
     )
 )]
@@ -111,14 +115,19 @@ pub(super) async fn unload(
     target: Target,
     parameters: Parameters,
     Operator(actor): Operator,
-    body: Body,
-) -> Result<(StatusCode, Json<Changed>), Refused> {
-    let (model, version, wait) = which(&target, parameters, body)?;
+    body: JsonBody,
+) -> Result<(StatusCode, Json<Changed>), ErrorResponse> {
+    let (model, version, wait) = read(&target, parameters, body)?;
     let outcome = admin.handle.unload(model.clone(), version, wait, actor).await?;
     Ok(changed(&admin, model, version, outcome))
 }
 
-fn which(target: &Target, mut parameters: Parameters, body: Body) -> Result<(ModelName, Version, bool), Refused> {
+/// The model, the version and whether to wait.
+fn read(
+    target: &Target,
+    mut parameters: Parameters,
+    body: JsonBody,
+) -> Result<(ModelName, Version, bool), ErrorResponse> {
     let (model, version) = (target.model()?, target.version()?);
     let wait = parameters.take("wait", |text| match text {
         "true" => Ok(true),
@@ -126,7 +135,7 @@ fn which(target: &Target, mut parameters: Parameters, body: Body) -> Result<(Mod
         _ => Err("true or false".to_owned()),
     });
     parameters.finish()?;
-    Members::of(body, "{}")?.finish()?;
+    read_empty(body)?;
     Ok((model, version, wait.unwrap_or(true)))
 }
 
@@ -139,7 +148,7 @@ fn changed(admin: &Admin, model: ModelName, version: Version, outcome: LoadOutco
     (status, Json(Changed { model, version, state, next: None }))
 }
 
-/// As it is published; a version that is not there yet is pending.
+/// The published state. A version that is not published yet is pending.
 pub(super) fn state_of(admin: &Admin, model: &ModelName, version: Version) -> registry::State {
     let snapshot = admin.reader.snapshot();
     let status = snapshot.model(model.as_str()).and_then(|entry| entry.versions().get(&version));

@@ -1,6 +1,6 @@
 //! The `OpenAPI` document, generated from the handlers.
 
-use super::{execution, models, past, probes, push, quality, rollout, shadows, traffic, triton};
+use super::{execution, history, models, probes, push, quality, rollout, shadows, traffic, triton};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use std::sync::LazyLock;
@@ -10,9 +10,10 @@ use utoipa::OpenApi;
 #[openapi(
     info(
         title = "Sluicegate admin API",
-        description = "The operators' plane: what is loaded, which version answers whom, and who changed it. Every error is answered \
-                       as Problem. Requests that carry a foreign `origin` header may only read. `x-sluicegate-actor` says who asks, \
-                       for the audit trail; without it, that is `local`."
+        description = "For operators: which versions are loaded, which of them answers, and who changed that. Every error has the body \
+                       Problem. The host must be an IP address, localhost or a name in `allowed_hosts` (section [admin] of the \
+                       configuration). A request with the `origin` header of another site may only read. The header \
+                       `x-sluicegate-actor` names the operator for the audit trail; without it, the name is `local`."
     ),
     paths(
         probes::healthz,
@@ -39,8 +40,8 @@ use utoipa::OpenApi;
         execution::show,
         quality::show,
         quality::log,
-        past::history,
-        past::audit,
+        history::history,
+        history::audit,
         triton::index,
         triton::load,
         triton::unload,
@@ -48,18 +49,18 @@ use utoipa::OpenApi;
     tags(
         (name = "probes", description = "For orchestrators and scrapers"),
         (name = "models", description = "Models and their versions"),
-        (name = "traffic", description = "Which version answers whom"),
-        (name = "quality", description = "What feedback says, and the log it is kept in"),
-        (name = "history", description = "What was changed, by whom and why"),
-        (name = "triton", description = "Triton's model repository extension, for clients that speak it"),
+        (name = "traffic", description = "Which version answers"),
+        (name = "quality", description = "Quality from feedback, and the prediction log"),
+        (name = "history", description = "Past changes"),
+        (name = "triton", description = "Triton's model repository extension"),
     )
 )]
 struct Document;
 
-/// The document's text, as `docs/openapi.json` has it.
+/// The text of `docs/openapi.json`.
 pub(super) static TEXT: LazyLock<String> = LazyLock::new(|| {
     let text = Document::openapi().to_pretty_json();
-    text.expect("the document is made of strings and lists, which JSON can write") + "\n"
+    text.expect("the document consists of strings and lists, which always serialize") + "\n"
 });
 
 /// This document

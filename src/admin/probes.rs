@@ -1,34 +1,46 @@
-//! For orchestrators and scrapers: live, ready, metrics.
+//! Handlers for orchestrators and scrapers: liveness, readiness, metrics.
 
 use super::Admin;
-use super::answers::{Live, Ready};
-use super::refused::Refused;
-use super::shapes::Problem;
+use super::error::ErrorResponse;
+use super::schemas::Problem;
 use crate::model::{Code, Failure};
 use crate::registry::{Snapshot, State};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::IntoResponse;
 use http::header::CONTENT_TYPE;
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-/// Whether the process is up
-#[utoipa::path(get, path = "/healthz", tag = "probes", responses((status = 200, description = "It is", body = Live)))]
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Live {
+    live: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Ready {
+    ready: bool,
+}
+
+/// Liveness: whether the process is up
+#[utoipa::path(get, path = "/healthz", tag = "probes", responses((status = 200, description = "The process is up", body = Live)))]
 pub(super) async fn healthz() -> Json<Live> {
     Json(Live { live: true })
 }
 
-/// Whether callers should be sent here
+/// Readiness: whether callers should be sent here
 ///
-/// As the data plane's readiness: every version found at start is ready or failed, and every model's document can be served.
+/// The same as the data plane's readiness: every version found at start is ready or failed, and every model's traffic document can be
+/// served.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
     responses(
-        (status = 200, description = "They should", body = Ready),
-        (status = 503, description = "Not yet, or not any more; the details say what is waited for", body = Problem),
+        (status = 200, description = "Ready", body = Ready),
+        (status = 503, description = "Starting or stopping; the details say what is missing", body = Problem),
     )
 )]
-pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Ready>, Refused> {
+pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Ready>, ErrorResponse> {
     if (admin.stopping)() {
         return Err(Failure::new(Code::NotReady, "the server is stopping").into());
     }
@@ -37,28 +49,29 @@ pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Rea
         return Ok(Json(Ready { ready: true }));
     }
     let mut failure = Failure::new(Code::NotReady, "not every model is ready yet");
-    failure.details = waited_for(&snapshot);
+    failure.details = not_ready(&snapshot);
     Err(failure.into())
 }
 
-fn waited_for(snapshot: &Snapshot) -> Vec<String> {
-    let mut waited = Vec::new();
+/// What readiness waits for.
+fn not_ready(snapshot: &Snapshot) -> Vec<String> {
+    let mut missing = Vec::new();
     for entry in snapshot.models() {
         let name = entry.name();
         if !entry.can_serve() && !entry.taken_out() {
-            waited.push(format!("model {name} cannot be served yet"));
+            missing.push(format!("model {name} cannot serve yet"));
         }
         for status in entry.versions().values() {
             if matches!(status.state, State::Pending | State::Loading | State::Verifying | State::Warming) {
-                waited.push(format!("model {name}, version {}: {}", status.version, status.state));
+                missing.push(format!("model {name}, version {}: {}", status.version, status.state));
             }
         }
     }
-    waited.sort();
-    waited
+    missing.sort();
+    missing
 }
 
-/// Everything that is counted
+/// Metrics
 #[utoipa::path(
     get, path = "/metrics", tag = "probes",
     responses((status = 200, description = "Prometheus text format", content_type = "text/plain", body = String))

@@ -1,12 +1,12 @@
-//! A new version over the wire.
+//! Push: receives a new version over HTTP.
 
 use super::Admin;
-use super::answers::Changed;
-use super::ask::{Operator, Target};
-use super::body::{check_encoding, next};
+use super::body::{next_piece, refuse_encoding};
+use super::error::ErrorResponse;
+use super::extract::{Operator, Target};
 use super::models::state_of;
-use super::refused::Refused;
-use super::shapes::Problem;
+use super::responses::models::Changed;
+use super::schemas::Problem;
 use crate::http::discard;
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry;
@@ -27,17 +27,17 @@ use tokio::sync::mpsc;
 
 /// Push a new version
 ///
-/// The body is the .onnx file. It lands whole or not at all, and takes no traffic until it is promoted.
+/// The body is the .onnx file. It is stored completely or not at all, and gets no traffic until it is promoted.
 #[utoipa::path(
     put, path = "/api/v1/models/{model}/versions/{version}", operation_id = "push_version", tag = "models",
     params(("model" = String, Path), ("version" = String, Path)),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
-        (status = 201, description = "It is in the models directory", body = Changed,
+        (status = 201, description = "The version is in the models directory", body = Changed,
          headers(("location" = String, description = "The version"))),
-        (status = 400, description = "Not an ONNX model, or not a name or version", body = Problem),
-        (status = 409, description = "The version exists already: versions are immutable", body = Problem),
-        (status = 413, description = "Larger than may be pushed", body = Problem),
+        (status = 400, description = "Not an ONNX model, or an invalid name or version", body = Problem),
+        (status = 409, description = "The version exists; versions are immutable", body = Problem),
+        (status = 413, description = "The file is too large", body = Problem),
     )
 )]
 pub(super) async fn push(
@@ -45,33 +45,40 @@ pub(super) async fn push(
     target: Target,
     Operator(actor): Operator,
     request: Request,
-) -> Result<impl IntoResponse, Refused> {
+) -> Result<impl IntoResponse, ErrorResponse> {
     let (model, version) = target.new_version()?;
-    check_encoding(request.headers())?;
+    refuse_encoding(request.headers())?;
     let mut body = request.into_body();
-    if let Err(refused) = refuse_early(&admin, &model, version, &body) {
+    if let Err(failure) = refuse_early(&admin, &model, version, &body) {
         discard(&mut body).await;
-        return Err(refused.into());
+        return Err(failure.into());
     }
-    let staged = Staged::receive(&admin.models_dir, &mut body, admin.max_push).await?;
-    admin.handle.push(model.clone(), version, staged.path.clone(), actor).await?;
-    let next = "it is loaded, verified and warmed beside what serves; it takes no traffic until it is promoted";
+    let file = ReceivedFile::receive(&admin.models_dir, &mut body, admin.max_push).await?;
+    let (handle, name) = (admin.handle.clone(), model.clone());
+    // In a task of its own, because the file must stay until the manager has moved it, even if the client disconnects meanwhile.
+    let pushing = tokio::spawn(async move {
+        let result = handle.push(name, version, file.path.clone(), actor).await;
+        drop(file);
+        result
+    });
+    pushing.await.map_err(|e| Failure::new(Code::Internal, "the push failed").with_internal(e.to_string()))??;
+    let next = "the version is loaded, verified and warmed next; it gets no traffic until it is promoted";
     let location = format!("/api/v1/models/{model}/versions/{version}");
     let state = state_of(&admin, &model, version);
     let changed = Changed { model, version, state, next: Some(next) };
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(changed)))
 }
 
-/// What can be told before gigabytes are sent. The manager has the last word: it sees the directory, this only what is published.
+/// Refuses what can be refused before gigabytes are sent. This sees the snapshot only; the manager checks the directory later.
 fn refuse_early(admin: &Admin, model: &ModelName, version: Version, body: &Body) -> Result<(), Failure> {
     use registry::State::{Failed, Unloaded};
     let snapshot = admin.reader.snapshot();
     let known = snapshot.model(model.as_str()).and_then(|entry| entry.versions().get(&version));
     if known.is_some_and(|status| !matches!(status.state, Failed | Unloaded)) {
-        let words = format!(
-            "version {version} of model {model} exists already, and versions are immutable; push it as another"
+        let message = format!(
+            "version {version} of model {model} already exists, and versions are immutable; push the file as another version"
         );
-        return Err(Failure::new(Code::Conflict, words));
+        return Err(Failure::new(Code::Conflict, message));
     }
     if body.size_hint().lower() > admin.max_push {
         return Err(too_large(admin.max_push));
@@ -79,50 +86,51 @@ fn refuse_early(admin: &Admin, model: &ModelName, version: Version, body: &Body)
     Ok(())
 }
 
-fn too_large(cap: u64) -> Failure {
-    let words = format!(
-        "the file is larger than the {cap} bytes that may be pushed; copy it into the models directory instead"
+fn too_large(limit: u64) -> Failure {
+    let message = format!(
+        "the file is larger than the limit of {limit} bytes for a push; copy it into the models directory instead"
     );
-    Failure::new(Code::BodyTooLarge, words)
+    Failure::new(Code::BodyTooLarge, message)
 }
 
-/// A file that is whole and durable and not yet a version. Removed when this is dropped, unless the manager moved it.
+/// A temporary file. It is removed when this is dropped, unless the manager moved it.
 #[derive(Debug)]
-struct Staged {
+struct ReceivedFile {
     path: PathBuf,
 }
 
-impl Drop for Staged {
+impl Drop for ReceivedFile {
     fn drop(&mut self) {
-        // Gone already where it became a version.
+        // Fails when the manager has moved the file.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-impl Staged {
+impl ReceivedFile {
     const PREFIX: &'static str = ".push-";
 
-    async fn receive(dir: &Path, body: &mut Body, cap: u64) -> Result<Staged, Failure> {
+    /// Receives a body. The file is complete and durable when this returns.
+    async fn receive(dir: &Path, body: &mut Body, limit: u64) -> Result<ReceivedFile, Failure> {
         let dir = dir.to_owned();
-        let (staged, file) = blocking(move || {
-            sweep(&dir);
+        let (received, file) = blocking(move || {
+            remove_abandoned(&dir);
             let path = dir.join(format!("{}{}.onnx", Self::PREFIX, uuid::Uuid::now_v7()));
             let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-            Ok((Staged { path }, file))
+            Ok((ReceivedFile { path }, file))
         })
         .await?;
-        // A few pieces ahead of the disk; then the sender waits, and nothing is lost.
+        // At most four pieces wait for the disk; then the sender has to wait.
         let (pieces, written) = mpsc::channel(4);
         let writing = tokio::task::spawn_blocking(move || write(file, written));
         let mut bytes = 0;
-        while let Some(piece) = next(body).await? {
+        while let Some(piece) = next_piece(body).await? {
             bytes += piece.len() as u64;
-            if bytes > cap {
+            if bytes > limit {
                 discard(body).await;
-                return Err(too_large(cap));
+                return Err(too_large(limit));
             }
             if pieces.send(piece).await.is_err() {
-                // The writer has ended, and says why below.
+                // The writer has failed. Its error is returned below.
                 break;
             }
         }
@@ -131,7 +139,7 @@ impl Staged {
         if bytes == 0 {
             return Err(Failure::new(Code::InvalidRequest, "the body is empty: expected the bytes of an .onnx file"));
         }
-        Ok(staged)
+        Ok(received)
     }
 }
 
@@ -147,25 +155,23 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> io::Result<T> + Send + 
 }
 
 fn not_written(error: &io::Error) -> Failure {
-    let why = match error.kind() {
+    let reason = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space is left in the models directory",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "the models directory cannot be written to"
-        }
-        io::ErrorKind::NotFound => "the models directory is not there",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "the models directory is not writable",
+        io::ErrorKind::NotFound => "the models directory does not exist",
         _ => "writing into the models directory failed",
     };
-    Failure::new(Code::Internal, format!("the file was not taken: {why}")).with_internal(error.to_string())
+    Failure::new(Code::Internal, format!("the file was not stored: {reason}")).with_internal(error.to_string())
 }
 
-/// Removes what a killed server left half received. A file still written to is younger than this.
-fn sweep(dir: &Path) {
+/// Removes files that a killed server left behind. Files that are being written are younger than an hour.
+fn remove_abandoned(dir: &Path) {
     const ABANDONED: Duration = Duration::from_hours(1);
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
-        let ours = entry.file_name().to_string_lossy().starts_with(Staged::PREFIX);
+        let is_ours = entry.file_name().to_string_lossy().starts_with(ReceivedFile::PREFIX);
         let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-        if ours && age().is_some_and(|age| age > ABANDONED) {
+        if is_ours && age().is_some_and(|age| age > ABANDONED) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

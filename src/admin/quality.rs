@@ -1,9 +1,9 @@
-//! What feedback says of a model's versions, and how the log that keeps both is doing.
+//! Handlers of model quality (from feedback) and of the prediction log's status.
 
 use super::Admin;
-use super::ask::Target;
-use super::refused::Refused;
-use super::shapes::Problem;
+use super::error::ErrorResponse;
+use super::extract::Target;
+use super::schemas::Problem;
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
 use crate::quality::{Figures, Moments};
@@ -14,20 +14,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// What feedback says of a model, joined live over a bounded recent window; everything there is, offline, by `sluicegate export`.
+/// The quality of a model: feedback joined with recent predictions, within a bounded window. `sluicegate export` joins all of them
+/// offline.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Quality {
     #[schema(value_type = String)]
     model: ModelName,
-    /// Entries of feedback taken since the server started.
+    /// Feedback entries received since the server started.
     feedback: u64,
-    /// Of them, those whose prediction is not in the window: unknown, too long ago, or still to come.
+    /// Entries whose prediction is not in the window: it is unknown, too old, or comes later.
     unmatched: u64,
-    /// And those about requests outside the share that is kept.
+    /// Entries about requests outside the share that is kept.
     left_out: u64,
-    /// Of 1: the share of requests kept for the join. Below 1 where more rows come in the window than may wait.
+    /// From 0 to 1: the share of requests kept for the join. Below 1 when more rows arrive within the window than may wait.
     share: f64,
-    /// By version and arm, `primary` and `pinned` alike; since the server started, over the share that is kept.
+    /// By version and arm, for primary and pinned requests; since the server started, over the share that is kept.
     arms: Vec<ArmQuality>,
 }
 
@@ -36,27 +37,27 @@ pub(super) struct ArmQuality {
     #[schema(value_type = String)]
     version: Version,
     arm: String,
-    /// Rows answered and kept for the join.
+    /// Rows that were answered and kept for the join.
     predictions: u64,
-    /// Of them, those that something was told about, and those with a label.
+    /// Rows with any feedback, and rows with a label.
     told: u64,
     labelled: u64,
-    /// Labels that fit none of the outputs.
+    /// Labels that cannot be compared with any output.
     unfit: u64,
-    /// Of 1: labels the predicted class was equal to; null where no label was held against a class.
+    /// From 0 to 1: the share of labels that equal the predicted class; null before the first comparison.
     accuracy: Option<f64>,
     classified: u64,
-    /// Null where no label was held against a number.
+    /// Null before the first label was compared with a number.
     mean_absolute_error: Option<f64>,
     measured: u64,
     label_delay: LabelDelay,
-    /// Business values by name.
+    /// Business values, by name.
     values: BTreeMap<String, ValueQuality>,
 }
 
-/// Seconds from a prediction to the `ts` of the first feedback about it; null while there is none.
+/// Seconds from a prediction to the `ts` of its first feedback; null before the first.
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(clippy::struct_field_names, reason = "names on the wire carry their unit")]
+#[expect(clippy::struct_field_names, reason = "JSON members carry their unit")]
 pub(super) struct LabelDelay {
     mean_s: Option<f64>,
     p50_s: Option<f64>,
@@ -67,22 +68,22 @@ pub(super) struct LabelDelay {
 pub(super) struct ValueQuality {
     count: u64,
     mean: f64,
-    /// The sample variance; null of fewer than two.
+    /// The sample variance; null for fewer than two values.
     variance: Option<f64>,
 }
 
-/// What feedback says of a model
+/// The quality of a model
 ///
-/// Labels held against what each version answered on each arm, label delay, and business values.
+/// For each version and arm: labels compared with the answers, label delay, and business values.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/quality", operation_id = "show_quality", tag = "quality",
     params(("model" = String, Path)),
     responses(
-        (status = 200, description = "Without arms where nothing was recorded yet", body = Quality),
+        (status = 200, description = "Without arms before the first recorded prediction", body = Quality),
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Quality>, Refused> {
+pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Quality>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let model = target.entry(&snapshot)?.name().clone();
     let of = admin.quality.of(&model);
@@ -120,35 +121,36 @@ impl ValueQuality {
     }
 }
 
-/// How the prediction log is doing.
+/// The status of the prediction log.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct LogAnswer {
+#[schema(as = LogAnswer)]
+pub(super) struct LogStatus {
     /// Records written and synced since the server started.
     records: u64,
     /// Records lost since then, by reason: `queue_full`, `disk`, `too_large`, `budget`, `stopping`.
     dropped: BTreeMap<&'static str, u64>,
-    /// Bytes of records that wait to be written.
+    /// Bytes of records waiting to be written.
     queue_bytes: usize,
     #[schema(format = DateTime)]
     last_written: Option<String>,
-    /// Since when it cannot be written, and why; null while all is well.
+    /// Since when writing fails; null while it works.
     #[schema(format = DateTime)]
     failing_since: Option<String>,
     last_error: Option<String>,
-    /// Why some segment cannot be sealed into Parquet; it is kept and tried again.
+    /// Why a segment cannot be converted to Parquet; it is kept and retried.
     seal_error: Option<String>,
 }
 
-/// The prediction log
+/// The status of the prediction log
 ///
-/// What was written, what was lost, and what is wrong.
+/// Records written, records lost, and current errors.
 #[utoipa::path(
     get, path = "/api/v1/log", operation_id = "show_log", tag = "quality",
-    responses((status = 200, description = "Since the server started", body = LogAnswer))
+    responses((status = 200, description = "Since the server started", body = LogStatus))
 )]
-pub(super) async fn log(State(admin): State<Arc<Admin>>) -> Json<LogAnswer> {
+pub(super) async fn log(State(admin): State<Arc<Admin>>) -> Json<LogStatus> {
     let status = admin.log.status();
-    Json(LogAnswer {
+    Json(LogStatus {
         records: status.records,
         dropped: admin.log.dropped().map(|(why, records)| (why.as_str(), records)).collect(),
         queue_bytes: admin.log.queue_bytes(),

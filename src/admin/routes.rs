@@ -1,15 +1,16 @@
-//! Every endpoint there is, and the way to it.
+//! The table of endpoints, and the router built from it.
 
-use super::ask::Bare;
-use super::refused::Refused;
+use super::error::{ErrorResponse, invalid_path};
+use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, execution, models, openapi, origin, past, probes, push, quality, rollout, shadows, traffic, triton,
+    Admin, execution, guard, history, models, openapi, probes, push, quality, rollout, shadows, traffic, triton,
 };
 use crate::model::{Code, Failure};
 use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::handler::Handler;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use http::Method;
@@ -20,8 +21,8 @@ use tower::ServiceExt;
 /// One method of one path. A path may end in a verb: `/api/v1/models/{model}:promote`.
 pub(super) struct Endpoint {
     #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it with the OpenAPI document"))]
-    pub method: Method,
-    pub path: &'static str,
+    pub(super) method: Method,
+    pub(super) path: &'static str,
     methods: MethodRouter<Arc<Admin>>,
 }
 
@@ -52,8 +53,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/models/{model}/execution", execution::show),
         get("/api/v1/models/{model}/quality", quality::show),
         get("/api/v1/log", quality::log),
-        get("/api/v1/models/{model}/history", past::history),
-        get("/api/v1/audit", past::audit),
+        get("/api/v1/models/{model}/history", history::history),
+        get("/api/v1/audit", history::audit),
         post("/v2/repository/index", triton::index),
         post("/v2/repository/models/{model}/load", triton::load),
         post("/v2/repository/models/{model}/unload", triton::unload),
@@ -72,13 +73,13 @@ fn put<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> 
     Endpoint { method: Method::PUT, path, methods: routing::put(handler) }
 }
 
-/// The methods of one path, by its verb.
+/// The methods of one path for each of its verbs; `None` is the path without a verb.
 type Verbs = Vec<(Option<&'static str>, MethodRouter)>;
 
 pub(super) fn build(admin: &Arc<Admin>) -> Router {
     let mut paths: BTreeMap<&'static str, Verbs> = BTreeMap::new();
     for endpoint in endpoints() {
-        // A verb after a parameter is part of its text; after a fixed segment it is part of that.
+        // After a parameter, axum would read the verb as part of the value. After a fixed segment it is an ordinary part of the path.
         let verb = endpoint.path.split_once(':').filter(|(path, _)| path.ends_with('}'));
         let (path, verb) = verb.map_or((endpoint.path, None), |(path, verb)| (path, Some(verb)));
         let methods = endpoint.methods.with_state(Arc::clone(admin));
@@ -92,10 +93,10 @@ pub(super) fn build(admin: &Arc<Admin>) -> Router {
     for (path, verbs) in paths {
         router = router.route(path, dispatch(verbs));
     }
-    router.fallback(not_found).layer(axum::middleware::from_fn(origin::check))
+    router.fallback(not_found).layer(from_fn_with_state(Arc::clone(admin), guard::check))
 }
 
-/// Routes by the verb after the last `:` of the path, which axum's own patterns cannot express.
+/// Routes by the verb after the last `:` of the path. Patterns of axum cannot express that.
 fn dispatch(verbs: Verbs) -> MethodRouter {
     let verbs: Verbs = verbs.into_iter().map(|(verb, methods)| (verb, methods.fallback(method_not_allowed))).collect();
     if let [(None, methods)] = &verbs[..] {
@@ -105,36 +106,32 @@ fn dispatch(verbs: Verbs) -> MethodRouter {
     routing::any(move |params: Result<RawPathParams, RawPathParamsRejection>, mut request: Request| {
         let verbs = Arc::clone(&verbs);
         async move {
-            let Ok(params) = params else { return unreadable().into_response() };
+            let Ok(params) = params else { return invalid_path().into_response() };
             let last = params.iter().last().map_or("", |(_, segment)| segment);
-            let (bare, verb) = last.rsplit_once(':').map_or((last, None), |(bare, verb)| (bare, Some(verb)));
+            let (segment, verb) = last.rsplit_once(':').map_or((last, None), |(segment, verb)| (segment, Some(verb)));
             let Some((_, methods)) = verbs.iter().find(|(known, _)| *known == verb) else {
-                return no_such_verb(verb.unwrap_or_default(), &verbs).into_response();
+                return unknown_verb(verb.unwrap_or_default(), &verbs).into_response();
             };
-            request.extensions_mut().insert(Bare(bare.to_owned()));
+            request.extensions_mut().insert(SegmentWithoutVerb(segment.to_owned()));
             methods.clone().oneshot(request).await.into_response()
         }
     })
 }
 
-pub(super) fn unreadable() -> Refused {
-    Failure::new(Code::NotFound, "there is nothing here: the path is not valid UTF-8").into()
-}
-
-fn no_such_verb(verb: &str, verbs: &Verbs) -> Refused {
+fn unknown_verb(verb: &str, verbs: &Verbs) -> ErrorResponse {
     let known: Vec<&str> = verbs.iter().filter_map(|(verb, _)| *verb).collect();
     let verb: String = verb.chars().take(40).collect();
-    Failure::new(Code::NotFound, format!("there is no {verb:?} here; there are {}", known.join(", "))).into()
+    Failure::new(Code::NotFound, format!("unknown verb {verb:?}; known verbs: {}", known.join(", "))).into()
 }
 
 async fn not_found(request: Request) -> Response {
     let path: String = request.uri().path().chars().take(200).collect();
-    let words = format!("there is nothing at {path:?}; /openapi.json lists what there is");
-    Refused::from(Failure::new(Code::NotFound, words)).into_response()
+    let message = format!("there is no endpoint at {path:?}; /openapi.json lists all endpoints");
+    ErrorResponse::from(Failure::new(Code::NotFound, message)).into_response()
 }
 
-/// axum adds `allow` to the answer.
-async fn method_not_allowed(method: Method) -> Refused {
-    Failure::new(Code::MethodNotAllowed, format!("{method} is not for this path; the allow header lists what is"))
-        .into()
+/// axum adds the `allow` header.
+async fn method_not_allowed(method: Method) -> ErrorResponse {
+    let message = format!("{method} is not allowed on this path; the allow header lists the methods that are");
+    Failure::new(Code::MethodNotAllowed, message).into()
 }

@@ -1,10 +1,10 @@
-//! What came of shadowing: figures of each primary and shadow, and the worst pairs.
+//! Handlers of shadows: how their answers compare with the primary's, and the pairs that differ most.
 
 use super::Admin;
-use super::answers::no_version;
-use super::ask::Target;
-use super::refused::Refused;
-use super::shapes::Problem;
+use super::error::ErrorResponse;
+use super::extract::Target;
+use super::responses::models::unknown_version;
+use super::schemas::Problem;
 use crate::codec::oip::{AnswerForm, AnswerHead, encode};
 use crate::ledger::rfc3339;
 use crate::model::{Answer, ModelName, Version};
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// Every version of a model that is a shadow, or was one and is remembered.
+/// The versions of a model that are shadows, or were and still have figures.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Shadows {
     #[schema(value_type = String)]
@@ -27,16 +27,16 @@ pub(super) struct Shadows {
     shadows: Vec<Shadow>,
 }
 
-/// One shadow. What it counts begins when the version is loaded, and ends with it.
+/// One shadow. Its counts begin when the version is loaded and end when it is unloaded.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Shadow {
     #[schema(value_type = String)]
     model: ModelName,
     #[schema(value_type = String)]
     version: Version,
-    /// The share of requests copied; null where the traffic document does not have it as a shadow now.
+    /// The share of requests that are copied; null if it is not a shadow in the current traffic document.
     sample: Option<f64>,
-    /// Copies sampled, whatever became of them: compared, dropped, or still waiting.
+    /// All sampled copies: compared, dropped or waiting.
     offered: u64,
     compared: u64,
     disagreed: u64,
@@ -44,7 +44,7 @@ pub(super) struct Shadow {
     dropped: BTreeMap<&'static str, u64>,
     waiting: u64,
     tolerance: ToleranceAnswer,
-    /// The figures against each version that answered, since their bytes are what they are, and at most since the server started.
+    /// Figures for each version that answered, since the last change of either version's bytes, at most since the server started.
     primaries: Vec<Pair>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct ToleranceAnswer {
     atol: f64,
 }
 
-/// A shadow held against one primary.
+/// A shadow compared with one primary version.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Pair {
     #[schema(value_type = String)]
@@ -66,35 +66,35 @@ pub(super) struct Pair {
     until: String,
     /// Pairs of answers, failures included.
     pairs: u64,
-    /// Of them, those with every element of every output within the tolerance.
+    /// Pairs with every element of every output within the tolerance.
     agreed: u64,
-    /// Of 1: agreed among the pairs in which not both sides failed; null before the first.
+    /// From 0 to 1: the share that agreed of the pairs in which at most one side failed; null before the first.
     agreement: Option<f64>,
-    /// Of 1: agreed among the pairs in which both sides answered; null before the first.
+    /// From 0 to 1: the share that agreed of the pairs in which both sides answered; null before the first.
     agreement_of_answers: Option<f64>,
     primary_failed: u64,
     shadow_failed: u64,
     both_failed: u64,
     latency: LatencyAnswer,
     outputs: Vec<Output>,
-    /// Worst first. The inputs are found by the request's id.
+    /// Worst first. The inputs are in the prediction log under the request id.
     worst: Vec<Worst>,
 }
 
-/// Microseconds inside the engine, to two digits, over the pairs in which both answered. A shadow runs at the lowest priority, so
-/// its times are longer on a busy machine than they would be for callers.
+/// Microseconds inside the engine, to two digits, over the pairs in which both answered. Shadows run at the lowest priority, so on a
+/// busy machine their times are longer than a caller's would be.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LatencyAnswer {
     primary: Times,
     shadow: Times,
-    /// The shadow's over the primary's.
+    /// The shadow's time divided by the primary's.
     ratio_of_means: Option<f64>,
     ratio_of_p50: Option<f64>,
     ratio_of_p99: Option<f64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(clippy::struct_field_names, reason = "names on the wire carry their unit")]
+#[expect(clippy::struct_field_names, reason = "JSON members carry their unit")]
 pub(super) struct Times {
     mean_us: Option<f64>,
     p50_us: Option<u64>,
@@ -106,22 +106,22 @@ pub(super) struct Times {
 pub(super) struct Output {
     name: String,
     pairs: u64,
-    /// Pairs in which all of its elements agreed: for labels and strings, exact matches.
+    /// Pairs in which all its elements agreed (labels and strings: exactly).
     agreed: u64,
-    /// Pairs in which it was missing on one side, or of another type or shape.
+    /// Pairs in which it was missing on one side or had another type or shape.
     incomparable: u64,
     elements: u64,
-    /// Of 1: elements within the tolerance; equal ones, where they are no floating-point numbers.
+    /// From 0 to 1: the share of elements within the tolerance (floating point) or equal (other types).
     share_within: f64,
-    /// Absolute differences; null where there was nothing to subtract.
+    /// Absolute differences; null for types without a difference.
     largest_difference: Option<f64>,
     mean_difference: Option<f64>,
-    /// Elements NaN or infinite on one side only.
+    /// Elements that were NaN or infinite on one side only.
     nonfinite: u64,
-    /// Rows whose largest score is at another place, and all rows of scores.
+    /// Rows whose largest score is at another position, and all rows of scores.
     top1_flipped: u64,
     top1_rows: u64,
-    /// Of 1; null where the output is no list of scores.
+    /// From 0 to 1; null if the output is not a list of scores.
     top1_flip_share: Option<f64>,
 }
 
@@ -130,46 +130,47 @@ pub(super) struct Worst {
     request_id: String,
     #[schema(format = DateTime)]
     ts: String,
-    /// The primary's.
+    /// The arm of the primary.
     arm: String,
-    /// What is apart.
+    /// The difference, in words.
     words: String,
     primary: SideAnswer,
     shadow: SideAnswer,
 }
 
-/// What one side gave: outputs, or an error.
+/// The answer of one side: outputs or an error.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SideAnswer {
-    /// As the Open Inference Protocol has them; null where there are none, or they are not kept.
+    /// In the form of the Open Inference Protocol; null if there are none or they were not kept.
     #[schema(value_type = Option<Vec<Object>>)]
     outputs: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
-    /// Why outputs are not shown.
+    /// Why the outputs are not shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
 
 /// A model's shadows
 ///
-/// Those of its traffic document, and those that were and are remembered.
+/// Those of its traffic document, and earlier ones that still have figures.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/shadows", operation_id = "list_shadows", tag = "traffic",
     params(("model" = String, Path)),
     responses(
-        (status = 200, description = "In order of version", body = Shadows),
+        (status = 200, description = "Ordered by version", body = Shadows),
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadows>, Refused> {
+pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadows>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let pairs = admin.figures.of(entry.name());
-    let named = entry.document().map(|d| d.shadows.iter().map(|s| s.version).collect::<Vec<_>>()).unwrap_or_default();
-    let mut versions: Vec<Version> = named.into_iter().chain(pairs.iter().map(|pair| pair.shadow)).collect();
+    let configured =
+        entry.document().map(|d| d.shadows.iter().map(|s| s.version).collect::<Vec<_>>()).unwrap_or_default();
+    let mut versions: Vec<Version> = configured.into_iter().chain(pairs.iter().map(|pair| pair.shadow)).collect();
     versions.sort_unstable();
     versions.dedup();
     let shadows = versions.into_iter().map(|version| Shadow::of(entry, version, &pairs)).collect();
@@ -178,22 +179,22 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Res
 
 /// One version as a shadow
 ///
-/// How its answers compare with those callers got: per output the differences, flips and agreement, per pair the failures and
-/// times, and the worst pairs with both answers.
+/// How its answers compare with the primary's: per output the differences, top-1 flips and agreement; failures and times; and the worst
+/// pairs with both answers.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/shadows/{version}", operation_id = "show_shadow", tag = "traffic",
     params(("model" = String, Path), ("version" = String, Path)),
     responses(
-        (status = 200, description = "All zero where it was never a shadow", body = Shadow),
+        (status = 200, description = "All zero if it was never a shadow", body = Shadow),
         (status = 404, description = "The model has no such version", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadow>, Refused> {
+pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadow>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let version = target.version()?;
     if !entry.versions().contains_key(&version) {
-        return Err(no_version(entry, version));
+        return Err(unknown_version(entry, version));
     }
     Ok(Json(Shadow::of(entry, version, &admin.figures.of(entry.name()))))
 }
@@ -206,7 +207,7 @@ impl Shadow {
         let loaded = loaded.or_else(|| entry.versions().get(&version)?.loaded.as_ref());
         let counts = loaded.and_then(|loaded| loaded.metrics.shadow_so_far());
         let count = |of: fn(&ShadowMetrics) -> u64| counts.map_or(0, of);
-        let dropped = Dropped::ALL.map(|why| (why.as_str(), counts.map_or(0, |c| c.dropped_so_far(why))));
+        let dropped = Dropped::ALL.map(|reason| (reason.as_str(), counts.map_or(0, |c| c.dropped_so_far(reason))));
         Shadow {
             model: entry.name().clone(),
             version,
@@ -222,9 +223,8 @@ impl Shadow {
     }
 }
 
-/// One pair of versions as the API tells it: replay reports what a shadow would, in the same words.
-#[must_use]
-pub fn pair_json(pair: &PairFigures) -> Value {
+/// One pair of versions in the form of the API. The replay command reports the same members.
+pub(crate) fn pair_json(pair: &PairFigures) -> Value {
     serde_json::to_value(Pair::of(pair)).expect("names and numbers are JSON")
 }
 
@@ -308,7 +308,9 @@ impl SideAnswer {
                 SideAnswer { error: Some(message.clone()), code: Some(code.as_str()), ..nothing }
             }
             Side::TooLarge(bytes) => SideAnswer {
-                note: Some(format!("{bytes} bytes of outputs are too many to keep; the words say where the worst is")),
+                note: Some(format!(
+                    "the outputs were too large to keep ({bytes} bytes); the member words has the largest difference"
+                )),
                 ..nothing
             },
             Side::Answered(answer) => match outputs(answer) {
@@ -319,7 +321,7 @@ impl SideAnswer {
     }
 }
 
-/// The outputs as callers would read them. FP16 and strings that are no text have no JSON form there.
+/// The outputs as a caller would get them. FP16 and strings that are not UTF-8 have no JSON form.
 fn outputs(answer: &Answer) -> Result<Value, String> {
     let head = AnswerHead { model_name: "", model_version: "", id: "" };
     let encoded = encode(answer, &head, &AnswerForm::json()).map_err(|failure| failure.message)?;

@@ -1,15 +1,14 @@
-//! Which version answers whom: the document, promote, rollback.
+//! Handlers of the traffic document, promote and rollback.
 
 use super::Admin;
-use super::answers::{PromotionAnswer, RollbackAnswer, Traffic};
-use super::ask::{IfMatch, Operator, Target};
-use super::body::{Json as Body, Members};
-use super::refused::Refused;
-use super::shapes::{Problem, PromoteRequest, RollbackRequest, TrafficProposal};
+use super::body::JsonBody;
+use super::error::ErrorResponse;
+use super::extract::{IfMatch, Operator, Target};
+use super::requests::{PromoteRequest, ReasonRequest, read_proposal};
+use super::responses::traffic::{PromotionResponse, RollbackResponse, Traffic};
+use super::schemas::{Problem, TrafficProposal};
 use crate::lifecycle::Promote;
 use crate::model::{Code, Failure};
-use crate::model_settings::Gates;
-use crate::route::Proposal;
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -19,44 +18,46 @@ use std::sync::Arc;
 
 /// The traffic document
 ///
-/// With configured and observed shares side by side. The whole answer may be put back.
+/// With the configured and the observed share of each arm. The whole response may be sent back with PUT.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/traffic", operation_id = "show_traffic", tag = "traffic",
     params(("model" = String, Path)),
     responses(
-        (status = 200, description = "In force now", body = Traffic,
+        (status = 200, description = "The document in force", body = Traffic,
          headers(("etag" = String, description = "The revision, in quotes"))),
-        (status = 404, description = "No such model, or it has no document yet", body = Problem),
+        (status = 404, description = "No model has this name, or it has no document yet", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<impl IntoResponse, Refused> {
+pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<impl IntoResponse, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let Some(document) = entry.document() else {
-        let words = format!("model {} has no traffic document yet: no version of it has come ready", entry.name());
-        return Err(Failure::new(Code::NotFound, words).into());
+        let message =
+            format!("model {} has no traffic document yet: none of its versions has become ready", entry.name());
+        return Err(Failure::new(Code::NotFound, message).into());
     };
-    Ok(tagged(Traffic::of(entry.name().clone(), entry.revision(), document.clone(), Some(entry)), entry.revision()))
+    let traffic = Traffic::of(entry.name().clone(), entry.revision(), document.clone(), Some(entry));
+    Ok(with_etag(traffic, entry.revision()))
 }
 
 /// Replace the traffic document
 ///
-/// In one atomic step: no request sees half of it. Every version it names must be ready or serving. The members that the GET
-/// adds (`model`, `revision`, `shares`, `sample_ratio`) are ignored; any other unknown member is refused.
+/// In one atomic step: no request sees half of it. Every version it names must be ready or serving. The members that GET adds
+/// (`model`, `revision`, `shares`, `sample_ratio`) are ignored; other unknown members are refused.
 #[utoipa::path(
     put, path = "/api/v1/models/{model}/traffic", operation_id = "replace_traffic", tag = "traffic",
     params(
         ("model" = String, Path),
-        ("if-match" = Option<String>, Header, description = "The etag of the document that is to be replaced, several, or *"),
+        ("if-match" = Option<String>, Header, description = "The etag of the document to be replaced, several of them, or *"),
     ),
     request_body = TrafficProposal,
     responses(
-        (status = 200, description = "In force now", body = Traffic,
+        (status = 200, description = "The new document is in force", body = Traffic,
          headers(("etag" = String, description = "The new revision, in quotes"))),
-        (status = 400, description = "Not a traffic document: every complaint at once", body = Problem),
+        (status = 400, description = "Not a traffic document; all complaints at once", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
-        (status = 409, description = "A version named is not ready, or its signature would break callers", body = Problem),
-        (status = 412, description = "Another document is in force than if-match says", body = Problem),
+        (status = 409, description = "A version it names is not ready, or its signature would break callers", body = Problem),
+        (status = 412, description = "The document in force is not one of those in if-match", body = Problem),
     )
 )]
 pub(super) async fn replace(
@@ -64,31 +65,25 @@ pub(super) async fn replace(
     target: Target,
     if_match: IfMatch,
     Operator(actor): Operator,
-    Body { value: body, complaints: twice }: Body,
-) -> Result<impl IntoResponse, Refused> {
+    JsonBody { value, complaints: duplicates }: JsonBody,
+) -> Result<impl IntoResponse, ErrorResponse> {
     let model = target.model()?;
-    let Some(mut body) = body else {
+    let Some(mut value) = value else {
         return Err(Failure::new(Code::InvalidRequest, "the body is empty: expected a traffic document").into());
     };
-    if let Value::Object(members) = &mut body {
+    if let Value::Object(members) = &mut value {
         members.retain(|name, _| !Traffic::READ_ONLY.contains(&name.as_str()));
     }
-    let proposal = match Proposal::parse(&body) {
-        Ok(proposal) if twice.is_empty() => proposal,
-        parsed => {
-            let complaints = [twice, parsed.err().unwrap_or_default()].concat();
-            return Err(Failure::several(Code::InvalidRequest, complaints).into());
-        }
-    };
+    let proposal = read_proposal(&value, duplicates)?;
     let if_match = match if_match {
         IfMatch::Absent => None,
         IfMatch::Revisions(revisions) => Some(revisions),
-        // A document never goes away again, so there is nothing to compare once there is one.
+        // A model that has a document keeps one, so the manager need not check this again.
         IfMatch::Any => {
             if target.entry(&admin.reader.snapshot())?.document().is_none() {
-                let words =
-                    format!("if-match: * asks for a traffic document that is there, and model {model} has none yet");
-                return Err(Failure::new(Code::PreconditionFailed, words).into());
+                let message =
+                    format!("if-match: * requires an existing traffic document, and model {model} has none yet");
+                return Err(Failure::new(Code::PreconditionFailed, message).into());
             }
             None
         }
@@ -96,77 +91,65 @@ pub(super) async fn replace(
     let published = admin.handle.put_traffic(model.clone(), proposal, if_match, actor).await?;
     let snapshot = admin.reader.snapshot();
     let entry = snapshot.model(model.as_str()).map(Arc::as_ref);
-    Ok(tagged(Traffic::of(model, published.revision, published.document, entry), published.revision))
+    Ok(with_etag(Traffic::of(model, published.revision, published.document, entry), published.revision))
 }
 
-fn tagged(traffic: Traffic, revision: u64) -> impl IntoResponse {
+fn with_etag(traffic: Traffic, revision: u64) -> impl IntoResponse {
     ([(ETAG, format!("\"{revision}\""))], Json(traffic))
 }
 
-/// Send all un-pinned requests to one version
+/// Send all requests that name no version to one version
 ///
-/// Replaces the split by that version alone and takes it out of the shadows; keeps rules, labels and all else. Promoting what
-/// already serves alone changes nothing. A version that does not pass the gates that are asked for, else those of `model.toml`, is
-/// not promoted.
+/// Replaces the split by this version alone and removes it from the shadows; keeps everything else. Promoting a version that already
+/// serves alone changes nothing. A version that fails a gate is not promoted; the gates are those of the request, otherwise those of
+/// `model.toml`.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}:promote", tag = "traffic",
     params(("model" = String, Path)),
     request_body = PromoteRequest,
     responses(
-        (status = 200, description = "Done, or what would be done", body = PromotionAnswer),
-        (status = 400, description = "The body is not right: every complaint at once", body = Problem),
+        (status = 200, description = "Promoted; for a dry run, what would change", body = PromotionResponse),
+        (status = 400, description = "The body is wrong; all complaints at once", body = Problem),
         (status = 404, description = "No such model or version", body = Problem),
-        (status = 409, description = "The version is not ready, its signature would break callers, or it does not pass a gate; for a \
-                                      dry run, gates that fail are 200", body = Problem),
+        (status = 409, description = "The version is not ready, its signature would break callers, or it fails a gate (a dry run with a \
+                                      failed gate is 200)", body = Problem),
     )
 )]
 pub(super) async fn promote(
     State(admin): State<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
-    body: Body,
-) -> Result<Json<PromotionAnswer>, Refused> {
+    body: JsonBody,
+) -> Result<Json<PromotionResponse>, ErrorResponse> {
     let model = target.model()?;
-    let mut members = Members::of(body, "{\"version\":\"2\",\"reason\":\"…\"}")?;
-    let (version, reason) = (members.version(), members.reason());
-    let (dry_run, allowed) = (members.flag("dry_run"), members.flag("allow_signature_change"));
-    let gates = members.read("gates", Gates::parse);
-    members.finish()?;
-    // What is missing was complained of.
-    let (Some(version), Some(reason)) = (version, reason) else {
-        return Err(Failure::new(Code::InvalidRequest, "version and reason are required").into());
-    };
-    let ask = Promote { version, reason, dry_run, allow_signature_change: allowed, gates, actor };
-    let promotion = admin.handle.promote(model, ask).await?;
-    Ok(Json(PromotionAnswer::of(promotion, dry_run)))
+    let PromoteRequest { version, reason, dry_run, allow_signature_change, gates } = PromoteRequest::read(body)?;
+    let promote = Promote { version, reason, dry_run, allow_signature_change, gates, actor };
+    let promotion = admin.handle.promote(model, promote).await?;
+    Ok(Json(PromotionResponse::of(promotion, dry_run)))
 }
 
-/// Put back the document before the last change
+/// Restore the traffic document from before the last change
 ///
-/// Itself a change: twice returns to where you were. Versions that are not loaded are loaded first, and the answer says which.
+/// A rollback is a change itself, so a second one undoes the first. Versions that are not loaded are loaded first; the response lists
+/// them.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}:rollback", tag = "traffic",
     params(("model" = String, Path)),
-    request_body = RollbackRequest,
+    request_body = ReasonRequest,
     responses(
-        (status = 200, description = "Done", body = RollbackAnswer),
-        (status = 400, description = "The body is not right", body = Problem),
+        (status = 200, description = "Rolled back", body = RollbackResponse),
+        (status = 400, description = "The body is wrong", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
-        (status = 409, description = "There is no document before, or a version it names cannot be made ready", body = Problem),
+        (status = 409, description = "There is no earlier document, or a version it names cannot be made ready", body = Problem),
     )
 )]
 pub(super) async fn rollback(
     State(admin): State<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
-    body: Body,
-) -> Result<Json<RollbackAnswer>, Refused> {
+    body: JsonBody,
+) -> Result<Json<RollbackResponse>, ErrorResponse> {
     let model = target.model()?;
-    let mut members = Members::of(body, "{\"reason\":\"…\"}")?;
-    let reason = members.reason();
-    members.finish()?;
-    let Some(reason) = reason else {
-        return Err(Failure::new(Code::InvalidRequest, "reason is required").into());
-    };
+    let ReasonRequest { reason } = ReasonRequest::read(body)?;
     Ok(Json(admin.handle.rollback(model, reason, actor).await?.into()))
 }

@@ -1,53 +1,58 @@
-//! Triton's model repository extension, for clients that speak it.
+//! Triton's model repository extension.
 
 use super::Admin;
-use super::answers::IndexEntry;
-use super::ask::{Operator, Target};
-use super::body::Json as Body;
-use super::refused::Refused;
-use super::shapes::{IndexRequest, Problem, RepositoryRequest};
-use crate::model::{Code, Failure};
+use super::body::JsonBody;
+use super::error::ErrorResponse;
+use super::extract::{Operator, Target};
+use super::requests::{IndexRequest, RepositoryRequest};
+use super::schemas::Problem;
+use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::{Entry, State, VersionStatus};
 use axum::Json;
 use axum::extract::State as Shared;
-use serde_json::{Map, Value};
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-/// Every version there is
+/// One entry of the repository index.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct IndexEntry {
+    #[schema(value_type = String)]
+    name: ModelName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    version: Option<Version>,
+    /// READY, LOADING, UNLOADING or UNAVAILABLE.
+    state: &'static str,
+    reason: String,
+}
+
+/// All versions of all models
 #[utoipa::path(
     post, path = "/v2/repository/index", operation_id = "repository_index", tag = "triton",
     request_body(content = Option<IndexRequest>, description = "May be empty"),
     responses(
-        (status = 200, description = "In order of name and version", body = Vec<IndexEntry>),
-        (status = 400, description = "The body is not right", body = Problem),
+        (status = 200, description = "Ordered by name and version", body = Vec<IndexEntry>),
+        (status = 400, description = "The body is wrong", body = Problem),
     )
 )]
 pub(super) async fn index(
     Shared(admin): Shared<Arc<Admin>>,
-    Body { value: body, .. }: Body,
-) -> Result<Json<Vec<IndexEntry>>, Refused> {
-    // Members that Triton may add are no business of ours.
-    let ready_only = match object(body)?.get("ready") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(ready)) => *ready,
-        Some(other) => {
-            return Err(
-                Failure::new(Code::InvalidRequest, format!("ready: expected true or false, got {other}")).into()
-            );
-        }
-    };
+    body: JsonBody,
+) -> Result<Json<Vec<IndexEntry>>, ErrorResponse> {
+    let IndexRequest { ready } = IndexRequest::read(body)?;
     let snapshot = admin.reader.snapshot();
     let mut entries: Vec<_> = snapshot.models().collect();
     entries.sort_by_key(|entry| entry.name());
     let mut index: Vec<IndexEntry> = entries.into_iter().flat_map(|entry| versions(entry)).collect();
-    index.retain(|version| !ready_only || version.state == "READY");
+    index.retain(|version| !ready || version.state == "READY");
     Ok(Json(index))
 }
 
 fn versions(entry: &Entry) -> Vec<IndexEntry> {
     let name = entry.name();
     if entry.versions().is_empty() {
-        let reason = "no version of it was found".to_owned();
+        let reason = "no version was found".to_owned();
         return vec![IndexEntry { name: name.clone(), version: None, state: "UNAVAILABLE", reason }];
     }
     let version = |status: &VersionStatus| {
@@ -64,51 +69,51 @@ fn versions(entry: &Entry) -> Vec<IndexEntry> {
     entry.versions().values().map(version).collect()
 }
 
-/// Bring a whole model back
+/// Load a whole model
 ///
-/// Loads what its document names, and the rest; loading what is loaded is 200.
+/// Loads the versions that its traffic document names, and the others. Loading a loaded model is 200.
 #[utoipa::path(
     post, path = "/v2/repository/models/{model}/load", operation_id = "repository_load", tag = "triton",
     params(("model" = String, Path)),
     request_body(content = Option<RepositoryRequest>, description = "May be empty"),
     responses(
-        (status = 200, description = "It answers again"),
-        (status = 400, description = "A parameter is not taken here", body = Problem),
+        (status = 200, description = "The model serves again"),
+        (status = 400, description = "A parameter is not supported", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
-        (status = 409, description = "A version its document names cannot be made ready", body = Problem),
+        (status = 409, description = "A version that its traffic document names cannot be made ready", body = Problem),
     )
 )]
 pub(super) async fn load(
     Shared(admin): Shared<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
-    Body { value: body, .. }: Body,
-) -> Result<(), Refused> {
+    body: JsonBody,
+) -> Result<(), ErrorResponse> {
     let model = target.model()?;
-    if let Some(name) = parameters(body)?.keys().next() {
-        let words = if name == "config" || name.starts_with("file:") {
+    if let Some(name) = RepositoryRequest::read(body)?.parameters.keys().next() {
+        let message = if name == "config" || name.starts_with("file:") {
             format!(
-                "parameter {name:?}: a version here is its files and cannot be overridden while it is loaded; settings stand in \
-                 the model's model.toml, and other bytes are a new version"
+                "parameter {name:?} is not supported: the files of a version cannot be overridden while it is loaded; change settings \
+                 in the model's model.toml, and push other bytes as a new version"
             )
         } else {
-            format!("parameter {name:?} is not known here")
+            format!("parameter {name:?} is unknown")
         };
-        return Err(Failure::new(Code::InvalidRequest, words).into());
+        return Err(Failure::new(Code::InvalidRequest, message).into());
     }
     Ok(admin.handle.load_model(model, actor).await?)
 }
 
-/// Take a whole model out
+/// Unload a whole model
 ///
-/// Its requests are answered 503 until it is loaded again; its document is kept.
+/// Its requests are answered 503 until it is loaded again. Its traffic document is kept.
 #[utoipa::path(
     post, path = "/v2/repository/models/{model}/unload", operation_id = "repository_unload", tag = "triton",
     params(("model" = String, Path)),
     request_body(content = Option<RepositoryRequest>, description = "May be empty"),
     responses(
-        (status = 200, description = "It is out"),
-        (status = 400, description = "A parameter is not taken here", body = Problem),
+        (status = 200, description = "The model is unloaded"),
+        (status = 400, description = "A parameter is not supported", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
@@ -116,28 +121,12 @@ pub(super) async fn unload(
     Shared(admin): Shared<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
-    Body { value: body, .. }: Body,
-) -> Result<(), Refused> {
+    body: JsonBody,
+) -> Result<(), ErrorResponse> {
     let model = target.model()?;
-    // Triton's clients always send this one. Models here have no dependents, so both of its values mean the same.
-    if let Some(name) = parameters(body)?.keys().find(|name| *name != "unload_dependents") {
-        return Err(Failure::new(Code::InvalidRequest, format!("parameter {name:?} is not known here")).into());
+    // Triton's clients always send unload_dependents. Models have no dependents here, so both values mean the same.
+    if let Some(name) = RepositoryRequest::read(body)?.parameters.keys().find(|name| *name != "unload_dependents") {
+        return Err(Failure::new(Code::InvalidRequest, format!("parameter {name:?} is unknown")).into());
     }
     Ok(admin.handle.unload_model(model, actor).await?)
-}
-
-fn object(body: Option<Value>) -> Result<Map<String, Value>, Failure> {
-    match body {
-        None => Ok(Map::new()),
-        Some(Value::Object(members)) => Ok(members),
-        Some(_) => Err(Failure::new(Code::InvalidRequest, "expected a JSON object or an empty body")),
-    }
-}
-
-fn parameters(body: Option<Value>) -> Result<Map<String, Value>, Failure> {
-    match object(body)?.remove("parameters") {
-        None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(parameters)) => Ok(parameters),
-        Some(_) => Err(Failure::new(Code::InvalidRequest, "parameters: expected a JSON object")),
-    }
 }

@@ -172,6 +172,7 @@ impl App {
             telemetry: telemetry.clone(),
             models_dir: config.models.dir.clone(),
             max_push: MAX_PUSH,
+            allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
         };
         let control = control::Control::start(admin_listener, plane, telemetry, Arc::clone(&door))

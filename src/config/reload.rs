@@ -97,9 +97,12 @@ impl Server {
 }
 
 impl Admin {
-    fn changes(&self, new: &Admin) -> [Option<Change>; 1] {
-        let Admin { listen } = self;
-        [at_start("admin.listen", listen, &new.listen)]
+    fn changes(&self, new: &Admin) -> [Option<Change>; 2] {
+        let Admin { listen, allowed_hosts } = self;
+        [
+            at_start("admin.listen", listen, &new.listen),
+            at_start("admin.allowed_hosts", allowed_hosts, &new.allowed_hosts),
+        ]
     }
 }
 

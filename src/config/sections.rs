@@ -50,6 +50,9 @@ pub struct Server {
 pub struct Admin {
     /// Default `127.0.0.1:8081`. Loopback only, as there are no tokens yet: whoever reaches this port decides what serves.
     pub listen: SocketAddr,
+    /// Host names under which operators reach the admin plane, without a port. Default none: `localhost` and IP addresses are always
+    /// allowed. Other names are refused, because a web page could use one of its own to reach the plane (DNS rebinding).
+    pub allowed_hosts: Vec<String>,
 }
 
 /// `[models]`: where versions come from and how they come and go.
@@ -249,13 +252,23 @@ impl Server {
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081) }
+        Admin { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081), allowed_hosts: Vec::new() }
     }
 }
 
 impl Admin {
     pub fn read(t: &mut Table) -> Admin {
-        let admin = Admin { listen: t.socket_addr("listen").unwrap_or(Admin::default().listen) };
+        let admin = Admin {
+            listen: t.socket_addr("listen").unwrap_or(Admin::default().listen),
+            allowed_hosts: t.string_list("allowed_hosts").unwrap_or_default(),
+        };
+        let is_host_name = |host: &String| {
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !host.is_empty() && host.chars().all(is_allowed)
+        };
+        if !admin.allowed_hosts.iter().all(is_host_name) {
+            t.complain("allowed_hosts", "host names without scheme and port, such as [\"sluicegate.internal\"]");
+        }
         if !admin.listen.ip().is_loopback() {
             let right = "a loopback address, such as \"127.0.0.1:8081\": there are no tokens yet, so whoever reaches the \
                          admin plane may change what serves";

@@ -151,6 +151,7 @@ const ALL_DIFFERENT: &str = r#"
     io_threads = 1
     [admin]
     listen = "127.0.0.1:1"
+    allowed_hosts = ["ops.example"]
     [models]
     dir = "x"
     settle = "1s"

@@ -1,35 +1,32 @@
-//! What to do next. Pure: from what was asked for and what was seen to a decision and its words.
+//! Decisions: pure functions from a plan and its evidence to what happens next, with the reason in words.
 
-use super::evidence::{Compared, ShadowEvidence, StepEvidence};
+use super::evidence::{Comparison, ShadowEvidence, StepEvidence};
 use super::plan::Plan;
 use super::sequence::Counts;
 use crate::settings::show_duration;
 use std::time::Duration;
 
-/// What a look at a step comes to, each with why.
+/// What to do next, each with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(super) enum Decision {
     Stay(String),
     Advance(String),
     TakeBack(String),
 }
 
-/// A step in which the candidate answers its share.
-#[must_use]
-pub fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Decision {
+/// Decides at a step in which the candidate answers a share of the requests.
+pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Decision {
     let level = plan.guardrails.level(&plan.steps);
-    let times = plan.guardrails.p99_latency_ratio.unwrap_or(1.0);
-    let slow = format!("were slow (above {times} times the control's p99; of the control, above its p99)");
-    let watched = [
+    let guardrails = [
         (&evidence.errors, "error_rate_ratio", "failed"),
-        (&evidence.nonfinite, "nonfinite_ratio", "had outputs that are NaN or infinite"),
-        (&evidence.latency, "p99_latency_ratio", slow.as_str()),
+        (&evidence.nonfinite, "nonfinite_ratio", "had NaN or infinite outputs"),
+        (&evidence.latency, "p99_latency_ratio", "were slow"),
     ];
-    for (compared, guardrail, what) in watched {
-        if let Some(compared) = compared
-            && compared.ratio.is_surely_above(level)
+    for (comparison, guardrail, what) in guardrails {
+        if let Some(comparison) = comparison
+            && comparison.ratio.exceeds_limit(level)
         {
-            return Decision::TakeBack(broken(guardrail, what, compared, level));
+            return Decision::TakeBack(violation(guardrail, what, comparison, level, plan));
         }
     }
     if held < plan.hold {
@@ -37,44 +34,60 @@ pub fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Decision {
     }
     let requests = evidence.candidate.requests;
     if requests < plan.min_requests {
-        return Decision::Stay(format!("the candidate has had {requests} of {} requests", plan.min_requests));
+        return Decision::Stay(format!(
+            "waiting for requests: the candidate has had {requests} of {}",
+            plan.min_requests
+        ));
     }
-    Decision::Advance(format!("held for {} and {requests} requests without a broken guardrail", seconds(held)))
+    Decision::Advance(format!("held for {}, {requests} requests, no guardrail violated", seconds(held)))
 }
 
-/// The step before the first, in which the candidate is a shadow. `limit`: the share of pairs that may disagree.
-#[must_use]
-pub fn judge_shadow(plan: &Plan, limit: f64, evidence: &ShadowEvidence, held: Duration) -> Decision {
-    let Counts { requests: pairs, bad: disagreed } = evidence.disagreements.seen();
+/// Decides before the first step, while the candidate is a shadow. `limit`: the share of pairs that may disagree.
+pub(super) fn judge_shadow(plan: &Plan, limit: f64, evidence: &ShadowEvidence, held: Duration) -> Decision {
+    let Counts { requests: pairs, bad: disagreed } = evidence.disagreements.counts();
     let level = plan.guardrails.level(&plan.steps);
-    let words =
-        || format!("{disagreed} of {pairs} pairs disagree ({}), {} allowed", percent(disagreed, pairs), share(limit));
-    if evidence.disagreements.is_surely_above(limit, level) {
-        return Decision::TakeBack(format!("shadow_disagreement is broken: {}", words()));
+    let summary = || {
+        format!("{disagreed} of {pairs} pairs disagree ({}); the limit is {}", percent(disagreed, pairs), share(limit))
+    };
+    if evidence.disagreements.exceeds(limit, level) {
+        return Decision::TakeBack(format!("shadow_disagreement violated: {}", summary()));
     }
     if held < plan.hold {
         return Decision::Stay(format!("a shadow for {} of {}", seconds(held), show_duration(plan.hold)));
     }
     if pairs < plan.min_shadow_pairs {
-        return Decision::Stay(format!("{pairs} of {} pairs were compared", plan.min_shadow_pairs));
+        return Decision::Stay(format!("waiting for shadow pairs: {pairs} of {} compared", plan.min_shadow_pairs));
     }
     if disagreed as f64 > limit * pairs as f64 {
-        return Decision::Stay(format!("{}: not beyond doubt, and no reason to begin", words()));
+        return Decision::Stay(format!(
+            "{}: too many to begin, and not enough evidence to stop the rollout",
+            summary()
+        ));
     }
-    Decision::Advance(words())
+    Decision::Advance(summary())
 }
 
-fn broken(guardrail: &str, what: &str, compared: &Compared, level: f64) -> String {
-    let Compared { limit, candidate, control, ratio } = compared;
-    let side = |counts: &Counts| {
-        format!("{} of {} requests ({})", counts.bad, counts.requests, percent(counts.bad, counts.requests))
-    };
+fn violation(guardrail: &str, what: &str, comparison: &Comparison, level: f64, plan: &Plan) -> String {
+    let Comparison { candidate, control, ratio, .. } = comparison;
     let (low, high) = ratio.interval(level);
-    let times = if high.is_finite() { format!("{low:.2} to {high:.2}") } else { format!("at least {low:.2}") };
+    let interval =
+        if high.is_finite() { format!("between {low:.2} and {high:.2}") } else { format!("at least {low:.2}") };
+    let limit = comparison.limit;
+    let slow = if guardrail == "p99_latency_ratio" {
+        let times = plan.guardrails.p99_latency_ratio.unwrap_or(1.0);
+        format!("; slow means above the control's p99, for the candidate above {times} times that")
+    } else {
+        String::new()
+    };
     format!(
-        "{guardrail} is broken: {} of the candidate {what}, {} of the control: {times} times as often, {limit} allowed",
-        side(candidate),
-        side(control),
+        "{guardrail} violated: {} of {} candidate requests {what} ({}), {} of {} control requests ({}); \
+         the ratio is {interval}, the limit is {limit}{slow}",
+        candidate.bad,
+        candidate.requests,
+        percent(candidate.bad, candidate.requests),
+        control.bad,
+        control.requests,
+        percent(control.bad, control.requests),
     )
 }
 
@@ -86,7 +99,7 @@ fn share(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 
-/// To the second: what is shown while time passes.
+/// The duration in whole seconds.
 fn seconds(duration: Duration) -> String {
     show_duration(Duration::from_secs(duration.as_secs()))
 }

@@ -1,4 +1,4 @@
-//! What a step has shown so far, look by look.
+//! The evidence of a step: what the candidate and the control have done since the step began.
 
 use super::plan::Guardrails;
 use super::sequence::{Counts, RateSequence, RatioSequence};
@@ -6,79 +6,85 @@ use crate::shadow::Agreement;
 use crate::telemetry::{ArmEvidence, LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
 use std::time::Duration;
 
-/// Candidate against control, since a step began.
+/// The evidence of the current step.
 #[derive(Debug, Clone)]
-pub struct StepEvidence {
-    /// As of the last look.
-    pub candidate: ArmEvidence,
-    pub control: ArmEvidence,
-    pub errors: Option<Compared>,
-    pub nonfinite: Option<Compared>,
-    /// Slow requests: the control's above its own 99th percentile, the candidate's above so many times it.
-    pub latency: Option<Compared>,
-    /// How many times the control's 99th percentile the candidate's requests may take.
-    latency_limit: f64,
-    /// Both arms up to where they were compared last.
-    compared: (ArmEvidence, ArmEvidence),
-    /// Requests of both arms together that are compared at once, at least.
-    enough: f64,
+pub(crate) enum Evidence {
+    Shadow(ShadowEvidence),
+    Step(Box<StepEvidence>),
 }
 
-/// One ratio that is watched.
+/// The candidate compared with the control, since a step began.
 #[derive(Debug, Clone)]
-pub struct Compared {
-    pub limit: f64,
-    pub candidate: Counts,
-    pub control: Counts,
-    pub ratio: RatioSequence,
+pub(crate) struct StepEvidence {
+    /// As of the last update.
+    pub(crate) candidate: ArmEvidence,
+    pub(crate) control: ArmEvidence,
+    pub(crate) errors: Option<Comparison>,
+    pub(crate) nonfinite: Option<Comparison>,
+    /// Slow requests: the control's above its own 99th percentile, the candidate's above `latency_limit` times that.
+    pub(crate) latency: Option<Comparison>,
+    latency_limit: f64,
+    /// The candidate and the control at the last comparison.
+    compared: (ArmEvidence, ArmEvidence),
+    /// New requests of both arms together that are needed for the next comparison.
+    min_new_requests: f64,
+}
+
+/// A ratio with its limit.
+#[derive(Debug, Clone)]
+pub(crate) struct Comparison {
+    pub(crate) limit: f64,
+    pub(crate) candidate: Counts,
+    pub(crate) control: Counts,
+    pub(crate) ratio: RatioSequence,
 }
 
 /// The candidate as a shadow, before the first step.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ShadowEvidence {
-    pub disagreements: RateSequence,
-    /// As of the last look.
+pub(crate) struct ShadowEvidence {
+    pub(crate) disagreements: RateSequence,
+    /// As of the last update.
     last: Agreement,
 }
 
-/// Requests of the control before its 99th percentile is one.
-const ENOUGH_FOR_P99: u64 = 100;
-/// Requests of the smaller side that are expected among those compared at once. Where fewer come between two looks, looks are taken
-/// together: of a few requests all on one side nothing can be learnt, and at five requests a second hardly any tenth of a second has
-/// both. How many are taken together depends on both sides' sum alone, never on which side they were on: else a burst of failures
-/// that hits both would look like the candidate's, whose request may have ended the wait.
-const EXPECTED: f64 = 4.0;
+/// Requests of the control that are needed before its 99th percentile is used.
+const MIN_REQUESTS_FOR_P99: u64 = 100;
+/// Requests of the smaller arm to expect in one comparison. With less traffic several updates are compared together: nothing can be
+/// learned from a few requests that are all on one side, and at five requests a second hardly any tenth of a second has both. When to
+/// compare depends only on the sum of both arms, never on which arm had the requests. Otherwise a burst of failures that hits both
+/// arms would look like the candidate's fault, because its request may have ended the wait.
+const EXPECTED_REQUESTS: f64 = 4.0;
+
+// === impl StepEvidence ===
 
 impl StepEvidence {
-    /// Of a step in which the candidate has so many percent. At 0 and at 100 there is nothing to compare.
-    #[must_use]
-    pub fn new(guardrails: &Guardrails, percent: f64) -> StepEvidence {
-        let compared = |limit: Option<f64>| limit.map(Compared::new);
+    /// For a step in which the candidate has `percent` % of the requests. At 0 and at 100 there is nothing to compare.
+    pub(crate) fn new(guardrails: &Guardrails, percent: f64) -> StepEvidence {
         let smaller = percent.min(100.0 - percent) / 100.0;
         StepEvidence {
             candidate: ArmEvidence::default(),
             control: ArmEvidence::default(),
-            errors: compared(guardrails.error_rate_ratio),
-            nonfinite: compared(guardrails.nonfinite_ratio),
-            latency: guardrails.p99_latency_ratio.map(|_| Compared::new(1.0)),
+            errors: guardrails.error_rate_ratio.map(Comparison::new),
+            nonfinite: guardrails.nonfinite_ratio.map(Comparison::new),
+            latency: guardrails.p99_latency_ratio.map(|_| Comparison::new(1.0)),
             latency_limit: guardrails.p99_latency_ratio.unwrap_or(1.0),
             compared: (ArmEvidence::default(), ArmEvidence::default()),
-            enough: EXPECTED / smaller,
+            min_new_requests: EXPECTED_REQUESTS / smaller,
         }
     }
 
-    /// Takes in how the arms stand now.
-    pub fn look(&mut self, candidate: ArmEvidence, control: ArmEvidence) {
+    /// Takes the current totals of both arms.
+    pub(super) fn update(&mut self, candidate: ArmEvidence, control: ArmEvidence) {
         self.compare(&candidate, &control);
         (self.candidate, self.control) = (candidate, control);
     }
 
-    /// Holds what came since the last comparison against each other, once that is enough.
+    /// Compares the requests since the last comparison, once there are enough of them.
     fn compare(&mut self, candidate: &ArmEvidence, control: &ArmEvidence) {
         let requests = |now: &ArmEvidence, before: &ArmEvidence| now.requests.saturating_sub(before.requests);
         let (candidate_before, control_before) = &self.compared;
         let (n_c, n_0) = (requests(candidate, candidate_before), requests(control, control_before));
-        if ((n_c + n_0) as f64) < self.enough {
+        if ((n_c + n_0) as f64) < self.min_new_requests {
             return;
         }
         let since =
@@ -95,9 +101,10 @@ impl StepEvidence {
                 since(control.nonfinite, control_before.nonfinite, n_0),
             );
         }
-        // What counts as slow was settled before these requests, by the control's before: else the martingale were none.
+        // The threshold for "slow" comes from the control's earlier requests. A threshold from the compared requests themselves would
+        // break the martingale.
         if let (Some(latency), Some(p99)) = (&mut self.latency, p99_bucket(control_before)) {
-            let limit = slow_from(p99, self.latency_limit);
+            let limit = first_slow_bucket(p99, self.latency_limit);
             let slow = |now: &ArmEvidence, before: &ArmEvidence, from: usize, requests: u64| {
                 let above = |evidence: &ArmEvidence| evidence.latency[from..].iter().sum();
                 since(above(now), above(before), requests)
@@ -108,39 +115,39 @@ impl StepEvidence {
     }
 }
 
-/// The bucket of the 99th percentile; `None` while there are too few requests for one.
+/// The bucket of the 99th percentile; `None` while there are too few requests.
 fn p99_bucket(evidence: &ArmEvidence) -> Option<usize> {
     let all: u64 = evidence.latency.iter().sum();
-    if all < ENOUGH_FOR_P99 {
+    if all < MIN_REQUESTS_FOR_P99 {
         return None;
     }
     let mut above = all;
     for (bucket, count) in evidence.latency.iter().enumerate() {
         above -= count;
         if above <= all / 100 {
-            // The last bucket has nothing above it that could be slow.
+            // No request can be slower than the last bucket.
             return (bucket + 1 < LATENCY_BUCKETS).then_some(bucket);
         }
     }
     None
 }
 
-/// The first bucket all of whose latencies are more than so many times those of another's.
-fn slow_from(bucket: usize, times: f64) -> usize {
+/// The first bucket whose latencies are all more than `times` those of `bucket`.
+fn first_slow_bucket(bucket: usize, times: f64) -> usize {
     let most = latency_of_bucket(bucket + 1) as f64 * times;
     (latency_bucket(Duration::from_secs_f64(most / 1e6)) + 1).min(LATENCY_BUCKETS - 1)
 }
 
-/// The latency, in microseconds, that 99 of 100 requests did not exceed, to an eighth; `None` while there are too few.
-#[must_use]
-pub fn p99_us(evidence: &ArmEvidence) -> Option<u64> {
+/// The 99th percentile of the latency in microseconds, rounded up by at most an eighth; `None` while there are too few requests.
+pub(crate) fn p99_us(evidence: &ArmEvidence) -> Option<u64> {
     p99_bucket(evidence).map(|bucket| latency_of_bucket(bucket + 1))
 }
 
-impl Compared {
-    fn new(limit: f64) -> Compared {
-        let nothing = Counts::default();
-        Compared { limit, candidate: nothing, control: nothing, ratio: RatioSequence::new(limit) }
+// === impl Comparison ===
+
+impl Comparison {
+    fn new(limit: f64) -> Comparison {
+        Comparison { limit, candidate: Counts::default(), control: Counts::default(), ratio: RatioSequence::new(limit) }
     }
 
     fn observe(&mut self, candidate: Counts, control: Counts) {
@@ -152,14 +159,17 @@ impl Compared {
     }
 }
 
+// === impl ShadowEvidence ===
+
 impl ShadowEvidence {
-    /// Takes in how the figures of this step's document stand now. They begin anew when the version's bytes change.
-    pub fn look(&mut self, now: Agreement) {
+    /// Takes the current figures under this step's document. They restart from zero when the version's bytes change.
+    pub(super) fn update(&mut self, now: Agreement) {
         let disagreed = |a: Agreement| a.pairs - a.agreed;
         let last = std::mem::replace(&mut self.last, now);
         let last = if now.pairs < last.pairs { Agreement::default() } else { last };
         let pairs = now.pairs - last.pairs;
-        // Figures that began anew and have outgrown the last look's between two looks disagree with it: never more than there are.
+        // Figures that restarted and already exceed the last ones are not noticed here, and the difference may be wrong. It is never
+        // more than the new pairs.
         let bad = disagreed(now).saturating_sub(disagreed(last)).min(pairs);
         self.disagreements.observe(Counts { requests: pairs, bad });
     }
@@ -169,7 +179,7 @@ impl ShadowEvidence {
 mod tests {
     use super::*;
 
-    fn took(us: &[(u64, u64)]) -> ArmEvidence {
+    fn latencies(us: &[(u64, u64)]) -> ArmEvidence {
         let mut evidence = ArmEvidence::default();
         for (us, count) in us {
             evidence.latency[latency_bucket(Duration::from_micros(*us))] += count;
@@ -179,45 +189,49 @@ mod tests {
     }
 
     #[test]
-    fn the_p99_is_the_bucket_that_one_in_a_hundred_is_above() {
-        assert_eq!(p99_us(&took(&[(100, 99)])), None, "too few");
+    fn the_p99_bucket_has_one_request_in_a_hundred_above_it() {
+        assert_eq!(p99_us(&latencies(&[(100, 99)])), None, "too few requests");
         let (bucket, next) = (latency_bucket(Duration::from_micros(100)), latency_bucket(Duration::from_millis(1)));
-        assert_eq!(p99_bucket(&took(&[(100, 990), (1000, 10)])), Some(bucket));
-        assert_eq!(p99_bucket(&took(&[(100, 989), (1000, 11)])), Some(next));
+        assert_eq!(p99_bucket(&latencies(&[(100, 990), (1000, 10)])), Some(bucket));
+        assert_eq!(p99_bucket(&latencies(&[(100, 989), (1000, 11)])), Some(next));
     }
 
     #[test]
-    fn slow_is_settled_by_the_looks_before() {
+    fn the_threshold_for_slow_comes_from_earlier_requests() {
         let mut evidence = StepEvidence::new(&Guardrails::default(), 50.0);
-        evidence.look(took(&[(100, 10)]), took(&[(100, 1000)]));
-        assert_eq!(evidence.latency.as_ref().unwrap().control.requests, 0, "nothing was known before the first look");
+        evidence.update(latencies(&[(100, 10)]), latencies(&[(100, 1000)]));
+        assert_eq!(
+            evidence.latency.as_ref().unwrap().control.requests,
+            0,
+            "before the first update there is no threshold"
+        );
         // The candidate is twice as slow, and one and a half times is allowed; a tenth of the control is slow too.
-        evidence.look(took(&[(100, 10), (200, 50)]), took(&[(100, 1900), (400, 100)]));
+        evidence.update(latencies(&[(100, 10), (200, 50)]), latencies(&[(100, 1900), (400, 100)]));
         let latency = evidence.latency.as_ref().unwrap();
         assert_eq!(latency.candidate, Counts { requests: 50, bad: 50 });
         assert_eq!(latency.control, Counts { requests: 1000, bad: 100 });
     }
 
     #[test]
-    fn within_the_limit_is_not_slow() {
+    fn a_latency_within_the_limit_is_not_slow() {
         let mut evidence = StepEvidence::new(&Guardrails::default(), 50.0);
-        evidence.look(ArmEvidence::default(), took(&[(100, 1000)]));
-        evidence.look(took(&[(140, 100)]), took(&[(100, 2000)]));
+        evidence.update(ArmEvidence::default(), latencies(&[(100, 1000)]));
+        evidence.update(latencies(&[(140, 100)]), latencies(&[(100, 2000)]));
         assert_eq!(evidence.latency.unwrap().candidate, Counts { requests: 100, bad: 0 });
     }
 
     #[test]
-    fn little_traffic_is_compared_too() {
+    fn little_traffic_is_compared_as_well() {
         let failing = |requests, failed| ArmEvidence { requests, failed, ..ArmEvidence::default() };
         let mut evidence = StepEvidence::new(&Guardrails::default(), 10.0);
-        // One request to a look: nine of ten are the control's. All of the candidate's fail.
+        // One request per update: nine of ten are the control's. Every request of the candidate fails.
         for n in 1..=400_u64 {
-            evidence.look(failing(n / 10, n / 10), failing(n - n / 10, 0));
+            evidence.update(failing(n / 10, n / 10), failing(n - n / 10, 0));
         }
         assert_eq!((evidence.candidate.requests, evidence.control.requests), (40, 360));
         let errors = evidence.errors.unwrap();
-        assert_eq!((errors.candidate, errors.control), (counts(40, 40), counts(360, 0)), "no request is left out");
-        assert!(errors.ratio.is_surely_above(0.001));
+        assert_eq!((errors.candidate, errors.control), (counts(40, 40), counts(360, 0)), "every request is compared");
+        assert!(errors.ratio.exceeds_limit(0.001));
     }
 
     fn counts(requests: u64, bad: u64) -> Counts {
@@ -225,18 +239,18 @@ mod tests {
     }
 
     #[test]
-    fn shadow_pairs_are_taken_in_look_by_look() {
+    fn shadow_pairs_are_counted_update_by_update() {
         let mut shadow = ShadowEvidence::default();
         let at = |pairs, agreed| Agreement { pairs, agreed };
-        shadow.look(at(60, 60));
-        assert_eq!(shadow.disagreements.seen(), Counts { requests: 60, bad: 0 });
-        shadow.look(at(100, 99));
-        assert_eq!(shadow.disagreements.seen(), Counts { requests: 100, bad: 1 });
-        // Other bytes: the figures began anew.
-        shadow.look(at(10, 10));
-        assert_eq!(shadow.disagreements.seen(), Counts { requests: 110, bad: 1 });
-        shadow.look(at(12, 0));
-        assert_eq!(shadow.disagreements.seen(), Counts { requests: 112, bad: 3 }, "never more than there were");
-        assert!(shadow.disagreements.is_surely_above(0.001, 0.05));
+        shadow.update(at(60, 60));
+        assert_eq!(shadow.disagreements.counts(), Counts { requests: 60, bad: 0 });
+        shadow.update(at(100, 99));
+        assert_eq!(shadow.disagreements.counts(), Counts { requests: 100, bad: 1 });
+        // Other bytes: the figures restarted.
+        shadow.update(at(10, 10));
+        assert_eq!(shadow.disagreements.counts(), Counts { requests: 110, bad: 1 });
+        shadow.update(at(12, 0));
+        assert_eq!(shadow.disagreements.counts(), Counts { requests: 112, bad: 3 }, "never more than the new pairs");
+        assert!(shadow.disagreements.exceeds(0.001, 0.05));
     }
 }

@@ -1,28 +1,31 @@
-//! rollout: moves a model's traffic to a version step by step, and takes it back when the evidence says so.
+//! rollout: moves a model's traffic to a new version step by step, and moves it back when the new version is worse.
 //!
-//! - [`Rollouts`] is how operators begin, hold, end and see them; its thread looks at each ten times a second.
-//! - What to do next is decided by pure functions of counts (`decide.rs`), judged by confidence sequences that may be looked at at
-//!   any time (`sequence.rs`); how traffic is divided among arms is the document's business.
-//! - Where a rollout stands is kept in one transaction with the document that goes with it, so that a restart finds both or neither.
-//! - A change of the traffic by anybody else ends a rollout where it is.
+//! - One actor ([`Rollouts`] is its handle) owns every rollout. It has a thread of its own, takes one command at a time and checks
+//!   each active rollout ten times a second. A command that was sent is carried out even if its caller disconnects.
+//! - Decisions are pure functions of request counts (`decide.rs`). The statistics may be checked at any time without raising more
+//!   false alarms (`sequence.rs`).
+//! - A rollout's state is stored in one transaction with the traffic document of its step: a restart finds both or neither.
+//! - If anybody else changes the traffic document, the rollout stops and leaves that change in place.
 //!
 //! Uses: lifecycle (handle), registry (reader), ledger, route, shadow (figures), settings (durations), model, telemetry.
 //!
-//! Invariant: nothing here publishes anything, or knows how a request is routed.
+//! Invariant: nothing here publishes a snapshot or routes a request.
 //!
-//! To add a guardrail: a key in `plan.rs`, its counts in `evidence.rs`, its line in `decide.rs`, its row in `docs/TRAFFIC.md`.
+//! To add a guardrail: a key in `plan.rs`, its counts in `evidence.rs`, its check in `decide.rs`, its row in `docs/TRAFFIC.md`.
 
+mod active;
+mod actor;
 mod decide;
-mod driver;
 mod evidence;
+mod handle;
 mod plan;
 mod sequence;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{Evidence, Rollouts, View};
-pub use evidence::{Compared, ShadowEvidence, StepEvidence, p99_us};
-pub use plan::{Guardrails, Plan};
-pub use sequence::Counts;
-pub use state::{Ended, Move, State, Step};
+pub(crate) use evidence::{Comparison, Evidence, StepEvidence, p99_us};
+pub(crate) use handle::{Rollouts, View};
+pub(crate) use plan::Plan;
+pub(crate) use sequence::Counts;
+pub(crate) use state::Step;

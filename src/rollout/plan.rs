@@ -1,41 +1,41 @@
-//! What an operator asked for, checked whole.
+//! The plan of a rollout, read from a request body.
 
 use crate::model::Version;
 use crate::settings::{parse_duration, show_duration};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-/// A rollout as it was asked for.
+/// A rollout as an operator asked for it, with defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    pub to: Version,
-    /// Percentages, ascending, above 0 and at most 100.
-    pub steps: Vec<f64>,
-    /// For each step, at least.
-    pub hold: Duration,
-    /// Of the candidate, in each step, at least.
-    pub min_requests: u64,
-    /// Before the first step, where `shadow_disagreement` is a guardrail.
-    pub min_shadow_pairs: u64,
-    pub shadow_sample: f64,
-    pub guardrails: Guardrails,
-    pub allow_signature_change: bool,
-    pub reason: String,
+pub(crate) struct Plan {
+    pub(crate) to: Version,
+    /// The candidate's share in percent, ascending, above 0 and at most 100.
+    pub(crate) steps: Vec<f64>,
+    /// The shortest time that each step is held.
+    pub(crate) hold: Duration,
+    /// Requests that the candidate needs in each step.
+    pub(crate) min_requests: u64,
+    /// Pairs that are needed before the first step when `shadow_disagreement` is a guardrail.
+    pub(crate) min_shadow_pairs: u64,
+    pub(crate) shadow_sample: f64,
+    pub(crate) guardrails: Guardrails,
+    pub(crate) allow_signature_change: bool,
+    pub(crate) reason: String,
 }
 
-/// What takes the traffic back. `None`: not watched.
+/// Limits that move the traffic back when they are violated. `None`: not checked.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Guardrails {
-    /// The candidate's share of failed requests may be this many times the control's.
-    pub error_rate_ratio: Option<f64>,
-    /// The same for requests with outputs that are NaN or infinite.
-    pub nonfinite_ratio: Option<f64>,
-    /// The candidate's 99th percentile may be this many times the control's.
-    pub p99_latency_ratio: Option<f64>,
+pub(crate) struct Guardrails {
+    /// The candidate's rate of failed requests divided by the control's.
+    pub(crate) error_rate_ratio: Option<f64>,
+    /// The same for requests with NaN or infinite outputs.
+    pub(crate) nonfinite_ratio: Option<f64>,
+    /// The candidate's 99th percentile of the latency divided by the control's.
+    pub(crate) p99_latency_ratio: Option<f64>,
     /// Before the first step: the share of shadow pairs that may disagree.
-    pub shadow_disagreement: Option<f64>,
-    /// The share of rollouts without any difference that are taken back at most.
-    pub false_alarm_rate: f64,
+    pub(crate) shadow_disagreement: Option<f64>,
+    /// The largest share of rollouts that are moved back although the candidate is no worse.
+    pub(crate) false_alarm_rate: f64,
 }
 
 impl Default for Guardrails {
@@ -51,18 +51,17 @@ impl Default for Guardrails {
 }
 
 impl Guardrails {
-    /// The level each single comparison is made at: the false-alarm rate shared among all there are (a union bound): each ratio in
-    /// each step that has a control, and the shadow's.
-    #[must_use]
-    pub fn level(&self, steps: &[f64]) -> f64 {
+    /// The level α of each single comparison: the false-alarm rate divided by the number of comparisons (a union bound). There is one
+    /// comparison per ratio and step that has a control, and one for the shadow.
+    pub(crate) fn level(&self, steps: &[f64]) -> f64 {
         let ratios = [self.error_rate_ratio, self.nonfinite_ratio, self.p99_latency_ratio].iter().flatten().count();
-        let compared = steps.iter().filter(|percent| **percent < 100.0).count();
-        let comparisons = ratios * compared + usize::from(self.shadow_disagreement.is_some());
+        let compared_steps = steps.iter().filter(|percent| **percent < 100.0).count();
+        let comparisons = ratios * compared_steps + usize::from(self.shadow_disagreement.is_some());
         self.false_alarm_rate / comparisons.max(1) as f64
     }
 }
 
-const KNOWN: [&str; 9] = [
+const MEMBERS: [&str; 9] = [
     "to",
     "steps",
     "hold",
@@ -75,47 +74,36 @@ const KNOWN: [&str; 9] = [
 ];
 const GUARDRAILS: [&str; 5] =
     ["error_rate_ratio", "nonfinite_ratio", "p99_latency_ratio", "shadow_disagreement", "false_alarm_rate"];
-/// A step is looked at ten times a second; what is held a year is forgotten.
+/// A longer hold is most likely a mistake in the unit.
 const LONGEST_HOLD: Duration = Duration::from_hours(24 * 365);
 
 impl Plan {
-    /// Reads a request's body.
+    /// Reads a request body. `null` counts as absent, except in `guardrails`, where it switches a guardrail off.
     ///
     /// # Errors
-    /// Every complaint at once, each with its key, what was expected and what was found.
-    pub fn parse(value: &Value) -> Result<Plan, Vec<String>> {
+    /// All complaints at once, each with its key, what was expected and what was found.
+    pub(crate) fn parse(value: &Value) -> Result<Plan, Vec<String>> {
         let Value::Object(members) = value else {
-            return Err(vec![format!("expected an object such as {{\"to\":\"4\",\"reason\":\"…\"}}, got {value}")]);
+            return Err(vec![format!(
+                "expected an object such as {{\"to\":\"4\",\"reason\":\"…\"}}, got {}",
+                shorten(value)
+            )]);
         };
-        let mut reader = Reader { complaints: Vec::new() };
-        reader.known("", members, &KNOWN);
-        let to = reader.version(members.get("to"));
-        let steps = reader.steps(members.get("steps"));
-        let hold = reader.hold(members.get("hold"));
-        let min_requests = reader.count("min_requests", members.get("min_requests"), 100);
-        let min_shadow_pairs = reader.count("min_shadow_pairs", members.get("min_shadow_pairs"), 1000);
+        let mut reader = PlanReader { complaints: Vec::new() };
+        reader.refuse_unknown("", members, &MEMBERS);
+        let given = |name: &str| members.get(name).filter(|value| !value.is_null());
+        let to = reader.version(given("to"));
+        let steps = reader.steps(given("steps"));
+        let hold = reader.hold(given("hold"));
+        let min_requests = reader.count("min_requests", given("min_requests"), 100);
+        let min_shadow_pairs = reader.count("min_shadow_pairs", given("min_shadow_pairs"), 1000);
         let sample = "a number above 0 and at most 1";
-        let shadow_sample =
-            reader.number("shadow_sample", members.get("shadow_sample"), sample, |n| n > 0.0 && n <= 1.0);
-        let guardrails = reader.guardrails(members.get("guardrails"));
-        let allow_signature_change = match members.get("allow_signature_change") {
-            None | Some(Value::Bool(false)) => false,
-            Some(Value::Bool(true)) => true,
-            Some(other) => {
-                reader.complain("allow_signature_change", "true or false", Some(other));
-                false
-            }
-        };
-        let reason = match members.get("reason") {
-            Some(Value::String(reason)) if !reason.trim().is_empty() => reason.clone(),
-            other => {
-                let right = "a reason, which is required and is kept in the audit trail";
-                reader.complain("reason", right, other.filter(|v| !v.is_null()));
-                String::new()
-            }
-        };
-        match to {
-            Some(to) if reader.complaints.is_empty() => Ok(Plan {
+        let shadow_sample = reader.number("shadow_sample", given("shadow_sample"), sample, |n| n > 0.0 && n <= 1.0);
+        let guardrails = reader.guardrails(given("guardrails"));
+        let allow_signature_change = reader.flag("allow_signature_change", given("allow_signature_change"));
+        let reason = reader.reason(given("reason"));
+        match (to, reason) {
+            (Some(to), Some(reason)) if reader.complaints.is_empty() => Ok(Plan {
                 to,
                 steps,
                 hold,
@@ -130,9 +118,8 @@ impl Plan {
         }
     }
 
-    /// As it could have been asked for, every member said.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
+    /// The request body with every default written out.
+    pub(crate) fn to_json(&self) -> Value {
         let g = &self.guardrails;
         json!({
             "to": self.to,
@@ -154,21 +141,21 @@ impl Plan {
     }
 }
 
-struct Reader {
+/// Reads members and collects complaints. Every method takes `None` for an absent member.
+struct PlanReader {
     complaints: Vec<String>,
 }
 
-impl Reader {
+impl PlanReader {
     fn complain(&mut self, key: &str, expected: &str, found: Option<&Value>) {
-        let found = found.map_or_else(|| "nothing".to_owned(), Value::to_string);
-        let found: String =
-            if found.chars().count() > 80 { found.chars().take(77).chain("...".chars()).collect() } else { found };
+        let found = found.map_or_else(|| "nothing".to_owned(), shorten);
         self.complaints.push(format!("{key}: expected {expected}, got {found}"));
     }
 
-    fn known(&mut self, at: &str, members: &Map<String, Value>, known: &[&str]) {
+    fn refuse_unknown(&mut self, prefix: &str, members: &Map<String, Value>, known: &[&str]) {
         for name in members.keys().filter(|name| !known.contains(&name.as_str())) {
-            self.complaints.push(format!("{at}{name}: unknown member; known here: {}", known.join(", ")));
+            let name: String = name.chars().take(80).collect();
+            self.complaints.push(format!("{prefix}{name}: unknown member; known members: {}", known.join(", ")));
         }
     }
 
@@ -181,88 +168,105 @@ impl Reader {
     }
 
     fn steps(&mut self, value: Option<&Value>) -> Vec<f64> {
-        let Some(value) = value.filter(|v| !v.is_null()) else { return vec![1.0, 5.0, 25.0, 50.0, 100.0] };
+        let Some(value) = value else { return vec![1.0, 5.0, 25.0, 50.0, 100.0] };
         let steps: Option<Vec<f64>> =
             value.as_array().and_then(|steps| steps.iter().map(Value::as_f64).collect::<Option<_>>());
-        let right = |steps: &Vec<f64>| {
+        let fits = |steps: &Vec<f64>| {
             !steps.is_empty()
                 && steps.iter().all(|percent| *percent > 0.0 && *percent <= 100.0)
                 && steps.windows(2).all(|pair| pair[0] < pair[1])
         };
-        steps.filter(right).unwrap_or_else(|| {
-            self.complain(
-                "steps",
-                "percentages that rise, above 0 and at most 100, such as [1,5,25,50,100]",
-                Some(value),
-            );
+        steps.filter(fits).unwrap_or_else(|| {
+            let expected = "ascending percentages above 0 and at most 100, such as [1,5,25,50,100]";
+            self.complain("steps", expected, Some(value));
             Vec::new()
         })
     }
 
     fn hold(&mut self, value: Option<&Value>) -> Duration {
         const DEFAULT: Duration = Duration::from_mins(10);
-        let Some(value) = value.filter(|v| !v.is_null()) else { return DEFAULT };
+        let Some(value) = value else { return DEFAULT };
         let hold = value.as_str().and_then(parse_duration).filter(|hold| *hold <= LONGEST_HOLD);
         hold.unwrap_or_else(|| {
-            self.complain("hold", "a duration with its unit, such as \"10m\" or \"30s\"", Some(value));
+            self.complain("hold", "a duration with a unit, such as \"10m\" or \"30s\", at most a year", Some(value));
             DEFAULT
         })
     }
 
     fn count(&mut self, key: &str, value: Option<&Value>, default: u64) -> u64 {
-        let Some(value) = value.filter(|v| !v.is_null()) else { return default };
+        let Some(value) = value else { return default };
         value.as_u64().unwrap_or_else(|| {
             self.complain(key, "a whole number of 0 or more", Some(value));
             default
         })
     }
 
-    fn number(&mut self, key: &str, value: Option<&Value>, right: &str, fits: fn(f64) -> bool) -> Option<f64> {
-        let value = value.filter(|v| !v.is_null())?;
+    fn number(&mut self, key: &str, value: Option<&Value>, expected: &str, fits: fn(f64) -> bool) -> Option<f64> {
+        let value = value?;
         let number = value.as_f64().filter(|n| fits(*n));
         if number.is_none() {
-            self.complain(key, right, Some(value));
+            self.complain(key, expected, Some(value));
         }
         number
+    }
+
+    fn flag(&mut self, key: &str, value: Option<&Value>) -> bool {
+        match value {
+            None => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => {
+                self.complain(key, "true or false", Some(other));
+                false
+            }
+        }
+    }
+
+    fn reason(&mut self, value: Option<&Value>) -> Option<String> {
+        match value {
+            Some(Value::String(reason)) if !reason.trim().is_empty() => Some(reason.clone()),
+            other => {
+                self.complain("reason", "a reason for the audit trail (required)", other);
+                None
+            }
+        }
     }
 
     fn guardrails(&mut self, value: Option<&Value>) -> Guardrails {
         let default = Guardrails::default();
         let members = match value {
-            None | Some(Value::Null) => return default,
+            None => return default,
             Some(Value::Object(members)) => members,
             Some(other) => {
                 self.complain("guardrails", "an object such as {\"error_rate_ratio\":1.2}", Some(other));
                 return default;
             }
         };
-        self.known("guardrails.", members, &GUARDRAILS);
-        let mut ratio = |key: &str, default: Option<f64>| match members.get(key) {
+        self.refuse_unknown("guardrails.", members, &GUARDRAILS);
+        let mut limit = |key: &str, default: Option<f64>, expected: &str, fits: fn(f64) -> bool| match members.get(key)
+        {
             None => default,
-            value => {
-                let right = "a ratio of 0.1 to 50, or null for none";
-                self.number(&format!("guardrails.{key}"), value, right, |n| (0.1..=50.0).contains(&n))
-            }
+            Some(Value::Null) => None,
+            value => self.number(&format!("guardrails.{key}"), value, expected, fits),
         };
-        let error_rate_ratio = ratio("error_rate_ratio", default.error_rate_ratio);
-        let nonfinite_ratio = ratio("nonfinite_ratio", default.nonfinite_ratio);
-        let p99_latency_ratio = ratio("p99_latency_ratio", default.p99_latency_ratio);
-        let share = "a share from 0 to below 1, or null for none";
-        let shadow_disagreement =
-            self.number("guardrails.shadow_disagreement", members.get("shadow_disagreement"), share, |n| {
-                (0.0..1.0).contains(&n)
-            });
+        let ratio = "a ratio from 0.1 to 50, or null for off";
+        let is_ratio = |n| (0.1..=50.0).contains(&n);
+        let share = "a share from 0 to below 1, or null for off";
         let rate = "a share above 0 and at most 0.5";
-        let false_alarm_rate =
-            self.number("guardrails.false_alarm_rate", members.get("false_alarm_rate"), rate, |n| n > 0.0 && n <= 0.5);
         Guardrails {
-            error_rate_ratio,
-            nonfinite_ratio,
-            p99_latency_ratio,
-            shadow_disagreement,
-            false_alarm_rate: false_alarm_rate.unwrap_or(default.false_alarm_rate),
+            error_rate_ratio: limit("error_rate_ratio", default.error_rate_ratio, ratio, is_ratio),
+            nonfinite_ratio: limit("nonfinite_ratio", default.nonfinite_ratio, ratio, is_ratio),
+            p99_latency_ratio: limit("p99_latency_ratio", default.p99_latency_ratio, ratio, is_ratio),
+            shadow_disagreement: limit("shadow_disagreement", None, share, |n| (0.0..1.0).contains(&n)),
+            false_alarm_rate: limit("false_alarm_rate", None, rate, |n| n > 0.0 && n <= 0.5)
+                .unwrap_or(default.false_alarm_rate),
         }
     }
+}
+
+/// A value as it is quoted in a complaint.
+fn shorten(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() > 80 { text.chars().take(77).chain("...".chars()).collect() } else { text }
 }
 
 #[cfg(test)]
@@ -270,17 +274,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_said_has_its_default() {
+    fn absent_members_have_defaults() {
         let plan = Plan::parse(&json!({"to": "4", "reason": "better"})).unwrap();
         assert_eq!(plan.steps, [1.0, 5.0, 25.0, 50.0, 100.0]);
         assert_eq!((plan.hold, plan.min_requests), (Duration::from_mins(10), 100));
         assert_eq!(plan.guardrails, Guardrails::default());
-        // Three ratios in four steps with a control.
+        // Three ratios in four steps that have a control.
         assert!((plan.guardrails.level(&plan.steps) - 0.05 / 12.0).abs() < 1e-15);
     }
 
     #[test]
-    fn a_plan_survives_its_json() {
+    fn null_counts_as_absent_and_switches_a_guardrail_off() {
+        let plan = Plan::parse(&json!({
+            "to": "4", "reason": "better", "steps": null, "hold": null, "min_requests": null, "min_shadow_pairs": null,
+            "shadow_sample": null, "guardrails": null, "allow_signature_change": null
+        }));
+        assert_eq!(plan.unwrap(), Plan::parse(&json!({"to": "4", "reason": "better"})).unwrap());
+        let off = json!({"error_rate_ratio": null, "nonfinite_ratio": null, "p99_latency_ratio": null,
+                         "shadow_disagreement": null, "false_alarm_rate": null});
+        let plan = Plan::parse(&json!({"to": "4", "reason": "better", "guardrails": off})).unwrap();
+        let none = Guardrails {
+            error_rate_ratio: None,
+            nonfinite_ratio: None,
+            p99_latency_ratio: None,
+            ..Guardrails::default()
+        };
+        assert_eq!(plan.guardrails, none);
+        let missing = Plan::parse(&json!({"to": null, "reason": null})).unwrap_err();
+        assert!(missing.iter().all(|complaint| complaint.ends_with("got nothing")), "{missing:?}");
+        assert_eq!(missing.len(), 2);
+    }
+
+    #[test]
+    fn a_plan_can_be_read_back_from_its_json() {
         let plan = Plan::parse(&json!({
             "to": "4", "steps": [10, 50.5], "hold": "90s", "min_requests": 7, "min_shadow_pairs": 20, "shadow_sample": 0.5,
             "guardrails": {"error_rate_ratio": null, "p99_latency_ratio": 2, "shadow_disagreement": 0.02, "false_alarm_rate": 0.01},
@@ -293,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn every_complaint_is_made_at_once() {
+    fn all_complaints_come_at_once() {
         let complaints = Plan::parse(&json!({
             "to": 4, "steps": [5, 5], "hold": 10, "min_requests": -1, "shadow_sample": 2,
             "guardrails": {"error_rate": 1, "p99_latency_ratio": 0, "shadow_disagreement": 1, "false_alarm_rate": 0},

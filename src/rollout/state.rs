@@ -1,4 +1,4 @@
-//! Where a rollout stands: what is kept in the ledger, and the documents its steps are.
+//! The state of a rollout as the ledger stores it, and the traffic document of each step.
 
 use super::plan::Plan;
 use crate::model::{ArmName, Version};
@@ -8,56 +8,82 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// One rollout, from its start to after its end.
+/// One rollout, active or ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
-    pub plan: Plan,
-    /// The document before it began: what a take-back goes back to.
-    pub before: Document,
-    /// The revision of the document it put in force last.
-    pub revision: u64,
-    pub step: Step,
-    pub paused: bool,
-    /// Why it stands where it does, in words.
-    pub why: String,
-    pub ended: Option<Ended>,
-    /// Who began it.
-    pub by: String,
-    pub started_at: Timestamp,
-    pub step_started_at: Timestamp,
-    /// All moves, oldest first.
-    pub moves: Vec<Move>,
+pub(crate) struct State {
+    pub(crate) plan: Plan,
+    /// The traffic document from before the rollout, restored when it is moved back or aborted.
+    pub(crate) before: Document,
+    /// The revision of the document that the rollout put in force last.
+    pub(crate) revision: u64,
+    pub(crate) step: Step,
+    pub(crate) paused: bool,
+    /// The reason for the current state, in words.
+    pub(crate) why: String,
+    pub(crate) ended: Option<Ended>,
+    /// The operator who began it.
+    pub(crate) started_by: String,
+    pub(crate) started_at: Timestamp,
+    pub(crate) step_started_at: Timestamp,
+    /// Oldest first.
+    pub(crate) moves: Vec<Move>,
 }
 
-/// What the candidate does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// Sees copies, and answers nobody.
+pub(crate) enum Step {
+    /// The candidate gets copies of requests and answers none.
     Shadow,
-    /// Answers as much as the step at this place of the plan says.
+    /// The candidate answers the share at this index of the plan's steps.
     At(usize),
 }
 
 /// How a rollout ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ended {
-    /// Its last step was held.
+pub(crate) enum Ended {
+    /// The last step was held.
     Finished,
-    /// A guardrail was broken.
+    /// A guardrail was violated, and the traffic was moved back.
     TakenBack,
-    /// By an operator, who had the traffic taken back.
+    /// An operator aborted it, and the traffic was moved back.
     Aborted,
-    /// Somebody else changed the traffic, which stays as it is.
+    /// Somebody else changed the traffic document, which stays as it is.
     Stopped,
 }
 
-impl Ended {
-    pub const ALL: [Ended; 4] = [Ended::Finished, Ended::TakenBack, Ended::Aborted, Ended::Stopped];
+/// One change of a rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Move {
+    pub(crate) ts: Timestamp,
+    /// As in the audit trail.
+    pub(crate) action: String,
+    /// The candidate's share after it, in percent.
+    pub(crate) percent: f64,
+    pub(crate) reason: String,
+}
 
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+/// The JSON form in the ledger.
+#[derive(Serialize, Deserialize)]
+struct StoredState {
+    plan: Value,
+    before: Value,
+    revision: u64,
+    step: Step,
+    paused: bool,
+    why: String,
+    ended: Option<Ended>,
+    #[serde(rename = "by")]
+    started_by: String,
+    started_at: Timestamp,
+    step_started_at: Timestamp,
+    moves: Vec<Move>,
+}
+
+// === impl Ended ===
+
+impl Ended {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Ended::Finished => "finished",
             Ended::TakenBack => "taken_back",
@@ -67,45 +93,19 @@ impl Ended {
     }
 }
 
-/// One move, as it is shown.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Move {
-    pub ts: Timestamp,
-    /// As the audit trail spells it.
-    pub action: String,
-    /// The candidate's share afterwards, in percent.
-    pub percent: f64,
-    pub reason: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    plan: Value,
-    before: Value,
-    revision: u64,
-    step: Step,
-    paused: bool,
-    why: String,
-    ended: Option<Ended>,
-    by: String,
-    started_at: Timestamp,
-    step_started_at: Timestamp,
-    moves: Vec<Move>,
-}
+// === impl State ===
 
 impl State {
-    /// The candidate's share now, in percent.
-    #[must_use]
-    pub fn percent(&self) -> f64 {
+    /// The candidate's current share, in percent.
+    pub(crate) fn percent(&self) -> f64 {
         match (self.ended, self.step) {
             (Some(Ended::TakenBack | Ended::Aborted), _) | (_, Step::Shadow) => 0.0,
-            (_, Step::At(place)) => self.plan.steps.get(place).copied().unwrap_or(0.0),
+            (_, Step::At(index)) => self.plan.steps.get(index).copied().unwrap_or(0.0),
         }
     }
 
-    /// As the admin API spells it.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    /// The name of the state in the admin API.
+    pub(crate) fn name(&self) -> &'static str {
         match (self.ended, self.paused, self.step) {
             (Some(ended), ..) => ended.as_str(),
             (None, true, _) => "paused",
@@ -114,59 +114,52 @@ impl State {
         }
     }
 
-    #[must_use]
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.ended.is_none()
     }
 
-    /// The step after this one; `None` after the last.
-    #[must_use]
-    pub fn next_step(&self) -> Option<Step> {
+    /// The next step; `None` after the last.
+    pub(crate) fn next_step(&self) -> Option<Step> {
         let next = match self.step {
             Step::Shadow => 0,
-            Step::At(place) => place + 1,
+            Step::At(index) => index + 1,
         };
         (next < self.plan.steps.len()).then_some(Step::At(next))
     }
 
-    /// The document of a step.
-    #[must_use]
-    pub fn document(&self, step: Step) -> Document {
+    /// The traffic document of a step.
+    pub(crate) fn document(&self, step: Step) -> Document {
         let percent = match step {
-            Step::Shadow => return shadowing(&self.before, self.plan.to, self.plan.shadow_sample),
-            Step::At(place) => self.plan.steps.get(place).copied().unwrap_or(0.0),
+            Step::Shadow => return with_shadow(&self.before, self.plan.to, self.plan.shadow_sample),
+            Step::At(index) => self.plan.steps.get(index).copied().unwrap_or(0.0),
         };
         let mut next = if percent >= 100.0 {
             self.before.promoted(self.plan.to)
         } else {
-            shared(&self.before, self.plan.to, percent)
+            with_candidate(&self.before, self.plan.to, percent)
         };
         next.reason = Some(self.plan.reason.clone());
         next
     }
 
     /// The name of the candidate's arm.
-    #[must_use]
-    pub fn candidate(&self) -> ArmName {
-        candidate(&self.before, self.plan.to)
+    pub(crate) fn candidate_arm(&self) -> ArmName {
+        candidate_arm(&self.before, self.plan.to)
     }
 
-    /// The versions the candidate is held against.
-    #[must_use]
-    pub fn control_versions(&self) -> BTreeSet<Version> {
-        control(&self.before, self.plan.to).filter(|arm| arm.weight > 0.0).map(|arm| arm.version).collect()
+    /// The versions that the candidate is compared with.
+    pub(crate) fn control_versions(&self) -> BTreeSet<Version> {
+        control_arms(&self.before, self.plan.to).filter(|arm| arm.weight > 0.0).map(|arm| arm.version).collect()
     }
 
-    /// Notes a move.
-    pub fn moved(&mut self, action: &str, reason: &str) {
+    pub(super) fn record_move(&mut self, action: &str, reason: &str) {
         let (action, reason) = (action.to_owned(), reason.to_owned());
         self.moves.push(Move { ts: Timestamp::now(), action, percent: self.percent(), reason });
     }
 
-    /// The JSON text the ledger keeps.
-    #[must_use]
-    pub fn to_json(&self) -> String {
-        let kept = Kept {
+    /// The text that the ledger stores.
+    pub(super) fn to_json(&self) -> String {
+        let stored = StoredState {
             plan: self.plan.to_json(),
             before: serde_json::to_value(&self.before).unwrap_or(Value::Null),
             revision: self.revision,
@@ -174,67 +167,74 @@ impl State {
             paused: self.paused,
             why: self.why.clone(),
             ended: self.ended,
-            by: self.by.clone(),
+            started_by: self.started_by.clone(),
             started_at: self.started_at,
             step_started_at: self.step_started_at,
             moves: self.moves.clone(),
         };
-        json!(kept).to_string()
+        json!(stored).to_string()
     }
 
-    /// Reads what the ledger kept.
+    /// Reads a stored state.
     ///
     /// # Errors
-    /// In words, where it is none of ours.
-    pub fn from_json(text: &str) -> Result<State, String> {
-        let kept: Kept = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let before = Document::from_json(&kept.before.to_string()).map_err(|complaints| complaints.join("; "))?;
+    /// What is wrong with it, in words.
+    pub(super) fn from_json(text: &str) -> Result<State, String> {
+        let stored: StoredState = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let before = Document::from_json(&stored.before.to_string()).map_err(|complaints| complaints.join("; "))?;
+        let plan = Plan::parse(&stored.plan).map_err(|complaints| complaints.join("; "))?;
+        if let Step::At(index) = stored.step
+            && index >= plan.steps.len()
+        {
+            return Err(format!("step {index} of a plan that has {} steps", plan.steps.len()));
+        }
         Ok(State {
-            plan: Plan::parse(&kept.plan).map_err(|complaints| complaints.join("; "))?,
+            plan,
             before,
-            revision: kept.revision,
-            step: kept.step,
-            paused: kept.paused,
-            why: kept.why,
-            ended: kept.ended,
-            by: kept.by,
-            started_at: kept.started_at,
-            step_started_at: kept.step_started_at,
-            moves: kept.moves,
+            revision: stored.revision,
+            step: stored.step,
+            paused: stored.paused,
+            why: stored.why,
+            ended: stored.ended,
+            started_by: stored.started_by,
+            started_at: stored.started_at,
+            step_started_at: stored.step_started_at,
+            moves: stored.moves,
         })
     }
 }
 
-/// The arms the candidate is held against: those of other versions; where there is none (one version against itself, an A/A
-/// rollout), all.
-fn control(before: &Document, to: Version) -> impl Iterator<Item = &Arm> {
+/// The arms that the candidate is compared with: those of other versions. If there are none (an A/A rollout of the serving version), all
+/// arms.
+fn control_arms(before: &Document, to: Version) -> impl Iterator<Item = &Arm> {
     let others = before.split.iter().any(|arm| arm.version != to && arm.weight > 0.0);
     before.split.iter().filter(move |arm| !others || arm.version != to)
 }
 
-fn candidate(before: &Document, to: Version) -> ArmName {
+/// The version's number, unless a control arm has that name.
+fn candidate_arm(before: &Document, to: Version) -> ArmName {
     let name = ArmName::from(to);
-    let is_taken = |name: &ArmName| control(before, to).any(|arm| arm.arm == *name);
-    if !is_taken(&name) {
+    let is_used = |name: &ArmName| control_arms(before, to).any(|arm| arm.arm == *name);
+    if !is_used(&name) {
         return name;
     }
-    let spare = ["candidate".to_owned()].into_iter().chain((2..).map(|n| format!("candidate-{n}")));
-    let free = spare.filter_map(|name| name.parse().ok()).find(|name| !is_taken(name));
+    let others = ["candidate".to_owned()].into_iter().chain((2..).map(|n| format!("candidate-{n}")));
+    let free = others.filter_map(|name| name.parse().ok()).find(|name| !is_used(name));
     free.expect("a split has fewer arms than there are numbers")
 }
 
-/// The candidate's arm with so many percent, and the control's sharing the rest as they did. Arms of other versions without a weight
-/// keep their place: a version that no document names may be unloaded, and a take-back that needs it would be refused.
-fn shared(before: &Document, to: Version, percent: f64) -> Document {
-    let sum: f64 = control(before, to).map(|arm| arm.weight).sum();
-    let rest = control(before, to).map(|arm| Arm { weight: arm.weight / sum * (100.0 - percent), ..arm.clone() });
+/// The candidate's arm with `percent` %; the control's arms share the rest in their old proportions. Arms of other versions with weight 0
+/// stay: a version that no document names may be unloaded, and then moving back to it would be refused.
+fn with_candidate(before: &Document, to: Version, percent: f64) -> Document {
+    let sum: f64 = control_arms(before, to).map(|arm| arm.weight).sum();
+    let rest = control_arms(before, to).map(|arm| Arm { weight: arm.weight / sum * (100.0 - percent), ..arm.clone() });
     let mut next = before.clone();
-    next.split = rest.chain([Arm { version: to, weight: percent, arm: candidate(before, to) }]).collect();
+    next.split = rest.chain([Arm { version: to, weight: percent, arm: candidate_arm(before, to) }]).collect();
     next
 }
 
 /// The document with the candidate among its shadows.
-fn shadowing(before: &Document, to: Version, sample: f64) -> Document {
+fn with_shadow(before: &Document, to: Version, sample: f64) -> Document {
     let mut next = before.clone();
     if !next.shadows.iter().any(|shadow| shadow.version == to) {
         next.shadows.push(Shadow { version: to, sample });
@@ -258,7 +258,7 @@ mod tests {
             paused: false,
             why: "begun".to_owned(),
             ended: None,
-            by: "ann".to_owned(),
+            started_by: "ann".to_owned(),
             started_at: now,
             step_started_at: now,
             moves: vec![Move {
@@ -279,14 +279,31 @@ mod tests {
     }
 
     #[test]
-    fn a_state_survives_its_json() {
+    fn a_state_can_be_read_back_from_its_json() {
         let state = state(&json!({"split": [{"version": "1", "weight": 1}], "labels": {"a": "1"}}), "2");
         assert_eq!(State::from_json(&state.to_json()).unwrap(), state);
-        assert!(State::from_json("{}").is_err());
+        let broken = |member: &str, value: Value| {
+            let mut json: Value = serde_json::from_str(&state.to_json()).unwrap();
+            json[member] = value;
+            State::from_json(&json.to_string()).unwrap_err()
+        };
+        assert!(broken("step", json!({"at": 3})).contains("step 3 of a plan that has 3 steps"));
+        for (member, value) in [
+            ("before", Value::Null),
+            ("plan", Value::Null),
+            ("revision", json!(-1)),
+            ("ended", json!("unknown")),
+            ("moves", Value::Null),
+        ] {
+            broken(member, value);
+        }
+        for text in ["", "null", "{}", "[]"] {
+            assert!(State::from_json(text).is_err(), "{text}");
+        }
     }
 
     #[test]
-    fn the_control_shares_the_rest_as_it_did_and_all_else_stays() {
+    fn the_control_arms_keep_their_proportions_and_everything_else_stays() {
         let before = json!({
             "split": [{"version": "1", "weight": 3, "arm": "a"}, {"version": "2", "weight": 1, "arm": "b"}, {"version": "3", "weight": 0}],
             "sticky_by": {"header": "x-user"}, "labels": {"l": "1"}, "shadows": [{"version": "4", "sample": 0.5}], "salt": "s"
@@ -300,11 +317,11 @@ mod tests {
         );
         let last = state.document(Step::At(2));
         assert_eq!(arms(&last), [arm("4", "4", 1.0)]);
-        assert!(last.shadows.is_empty(), "as a promote makes it");
+        assert!(last.shadows.is_empty(), "the same as after a promote");
     }
 
     #[test]
-    fn a_candidate_that_answers_already_has_one_arm_and_the_others_are_the_control() {
+    fn a_candidate_that_already_serves_gets_one_arm_and_the_others_are_the_control() {
         let before = json!({"split": [{"version": "1", "weight": 9}, {"version": "2", "weight": 1, "arm": "try"}]});
         let state = state(&before, "2");
         assert_eq!(arms(&state.document(Step::At(1))), [arm("1", "1", 50.0), arm("2", "2", 50.0)]);
@@ -312,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_against_itself_gets_an_arm_of_another_name() {
+    fn a_version_compared_with_itself_gets_an_arm_of_another_name() {
         let state = state(&json!({"split": [{"version": "1", "weight": 1}]}), "1");
         assert_eq!(arms(&state.document(Step::At(0))), [arm("1", "1", 90.0), arm("candidate", "1", 10.0)]);
         assert_eq!(arms(&state.document(Step::At(2))), [arm("1", "1", 1.0)]);
@@ -326,11 +343,11 @@ mod tests {
         assert_eq!(shadow.shadows, [Shadow { version: "2".parse().unwrap(), sample: 1.0 }]);
         assert_eq!(shadow.split, state.before.split);
         assert_eq!((state.next_step(), state.percent(), state.name()), (Some(Step::At(0)), 0.0, "shadowing"));
-        assert!(state.document(Step::At(0)).shadows.is_empty(), "the shadow it added goes");
+        assert!(state.document(Step::At(0)).shadows.is_empty(), "the shadow that the rollout added is removed");
     }
 
     #[test]
-    fn steps_follow_each_other_to_the_last() {
+    fn steps_follow_each_other_until_the_last() {
         let mut state = state(&json!({"split": [{"version": "1", "weight": 1}]}), "2");
         assert_eq!(state.next_step(), Some(Step::At(1)));
         state.step = Step::At(2);

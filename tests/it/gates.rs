@@ -46,7 +46,7 @@ fn a_bad_document_is_told_everything_that_is_wrong_with_it() {
         ),
         (r#"{"split": [{"version": "1", "weight": NaN}]}"#, "split[0].weight: the body is not JSON"),
         (r#"{"split": [{"version": "1", "weight": NaN}]}"#, "JSON has no NaN"),
-        (r#"{"split": [{"version": "1", "weight": 1}], "labels": {"a": "1", "a": "2"}}"#, "labels.a: stands twice"),
+        (r#"{"split": [{"version": "1", "weight": 1}], "labels": {"a": "1", "a": "2"}}"#, "labels.a: duplicate member"),
         (
             r#"{"split": [{"version": "1", "weight": 1e308}, {"version": "2", "weight": 1e308}]}"#,
             "the sum of the weights",
@@ -82,7 +82,7 @@ fn a_bad_document_is_told_everything_that_is_wrong_with_it() {
         "shadows[0].sample: expected a number above 0 and at most 1, got 1.5",
         "shadows[1].sample: expected a number above 0 and at most 1, got 0",
         "2 is a shadow already",
-        "labels.stable: stands twice",
+        "labels.stable: duplicate member",
         "labels.canary: ",
         "labels.sp ace: a label is",
         "salt: expected a string, got 7",

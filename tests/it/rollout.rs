@@ -158,7 +158,7 @@ fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
     // From now on callers send what the candidate cannot take.
     callers.ask(12.0);
     let done = until(&gateway, "it is taken back", |rollout| rollout["state"] == "taken_back");
-    assert!(done["why"].as_str().unwrap().starts_with("error_rate_ratio is broken: "), "{done}");
+    assert!(done["why"].as_str().unwrap().starts_with("error_rate_ratio violated: "), "{done}");
     let errors = &done["guardrails"][0];
     assert_eq!((&errors["name"], &errors["broken"]), (&json!("error_rate_ratio"), &json!(true)), "the evidence stays");
     assert!(errors["interval"][0].as_f64().unwrap() >= 1.0, "{errors}");
@@ -273,7 +273,7 @@ fn shadows_come_before_the_first_step_where_a_guardrail_asks_for_it() {
     assert_eq!((&begun["state"], &begun["percent"]), (&json!("shadowing"), &json!(0.0)));
     let done = until(&gateway, "it is taken back", |rollout| rollout["state"] != "shadowing");
     assert_eq!(done["state"], "taken_back");
-    assert!(done["why"].as_str().unwrap().starts_with("shadow_disagreement is broken: "), "{done}");
+    assert!(done["why"].as_str().unwrap().starts_with("shadow_disagreement violated: "), "{done}");
     assert_eq!(callers.failed(), 0, "a shadow answers nobody");
     assert_eq!(split(&gateway), [("1".to_owned(), 1.0)]);
     assert!(gateway.admin_get("/api/v1/models/m/traffic").json().get("shadows").is_none());

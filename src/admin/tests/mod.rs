@@ -1,8 +1,11 @@
-mod bench;
+mod fixture;
+mod guard;
+mod history;
 mod models;
 mod openapi;
-mod past;
 mod plane;
 mod push;
+mod rollout;
+mod status;
 mod traffic;
 mod triton;

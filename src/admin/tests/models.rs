@@ -1,6 +1,6 @@
 //! Models, versions, load and unload.
 
-use super::bench::{Bench, bare, document, failed, name, version};
+use super::fixture::{Fixture, bare, document, failed, name, version};
 use crate::lifecycle::Actor;
 use crate::lifecycle::fake::{Asked, Told};
 use crate::model::{Code, Failure};
@@ -9,52 +9,52 @@ use crate::route::Document;
 use serde_json::json;
 
 #[test]
-fn models_are_listed_in_order_with_what_answers() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.get("/api/v1/models").json(), json!({"models": []}));
-    let (one, two) = (bench.loaded(1, State::Serving), bench.loaded(2, State::Serving));
+fn models_are_listed_by_name_with_the_arms_that_answer() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.get("/api/v1/models").json(), json!({"models": []}));
+    let (one, two) = (fixture.loaded(1, State::Serving), fixture.loaded(2, State::Serving));
     let held = two.loaded.as_ref().unwrap().metrics.enter();
     let split = json!({"split": [{"version": "1", "weight": 3, "arm": "a"}, {"version": "2", "weight": 1, "arm": "b"},
                                  {"version": "2", "weight": 0, "arm": "c"}]});
-    bench.publish(vec![one, two, failed(3, Stage::Verify, "golden case 2 is off")], Some(document(&split)));
-    bench.publish_as("churn", vec![bare(1, State::Pending)], None, false);
-    let json = bench.get("/api/v1/models").json();
+    fixture.publish(vec![one, two, failed(3, Stage::Verify, "golden case 2 is off")], Some(document(&split)));
+    fixture.publish_as("churn", vec![bare(1, State::Pending)], None, false);
+    let json = fixture.get("/api/v1/models").json();
     let names: Vec<&str> = json["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["churn", "fraud"]);
     let churn = &json["models"][0];
     assert_eq!((&churn["ready"], &churn["revision"], &churn["answers"]), (&json!(false), &json!(0), &json!([])));
     assert_eq!(churn["reason"], "model churn has no version ready yet");
-    let fraud = bench.get("/api/v1/models/fraud").json();
-    assert_eq!(fraud, json["models"][1], "one model is shown as it is in the list");
+    let fraud = fixture.get("/api/v1/models/fraud").json();
+    assert_eq!(fraud, json["models"][1], "a model looks the same in the list");
     assert_eq!(fraud["document"]["split"][0], json!({"version": "1", "weight": 3.0, "arm": "a"}));
     assert_eq!((&fraud["ready"], &fraud["revision"], &fraud["reason"]), (&json!(true), &json!(7), &json!(null)));
     let answers = json!([{"arm": "a", "version": "1", "share": 0.75}, {"arm": "b", "version": "2", "share": 0.25}]);
-    assert_eq!(fraud["answers"], answers, "an arm without weight answers nobody");
+    assert_eq!(fraud["answers"], answers, "an arm without weight answers no requests");
     assert_eq!(fraud["versions"][1]["in_flight"], 1);
     let three = json!({"version": "3", "state": "failed", "stage": "verify", "reason": "golden case 2 is off", "notes": [],
                        "engine": null, "bytes": null, "in_flight": 0});
     assert_eq!(fraud["versions"][2], three);
     drop(held);
-    bench.get("/api/v1/models/nobody").refused(404, "MODEL_NOT_FOUND", "no model is named \"nobody\"");
+    fixture.get("/api/v1/models/nobody").refused(404, "MODEL_NOT_FOUND", "no model is named \"nobody\"");
 }
 
 #[test]
-fn a_model_taken_out_says_so() {
-    let mut bench = Bench::new();
-    let one = bench.loaded(1, State::Ready);
-    bench.publish_as("fraud", vec![one], Some(Document::single(version(1))), true);
-    let fraud = bench.get("/api/v1/models/fraud").json();
+fn an_unloaded_model_is_shown_as_unloaded() {
+    let mut fixture = Fixture::new();
+    let one = fixture.loaded(1, State::Ready);
+    fixture.publish_as("fraud", vec![one], Some(Document::single(version(1))), true);
+    let fraud = fixture.get("/api/v1/models/fraud").json();
     assert_eq!((&fraud["taken_out"], &fraud["ready"], &fraud["answers"]), (&json!(true), &json!(false), &json!([])));
     assert!(fraud["reason"].as_str().unwrap().contains("unloaded"), "{fraud}");
     assert_eq!(fraud["document"]["split"][0]["version"], "1", "its document is kept");
 }
 
 #[test]
-fn a_version_tells_all_that_is_known_of_it() {
-    let mut bench = Bench::new();
-    let one = VersionStatus { notes: vec!["a remark".to_owned()], ..bench.loaded(1, State::Serving) };
-    bench.publish(vec![one, failed(2, Stage::Load, "no such operator")], Some(Document::single(version(1))));
-    let one = bench.get("/api/v1/models/fraud/versions/1").json();
+fn a_version_is_shown_with_all_details() {
+    let mut fixture = Fixture::new();
+    let one = VersionStatus { notes: vec!["a remark".to_owned()], ..fixture.loaded(1, State::Serving) };
+    fixture.publish(vec![one, failed(2, Stage::Load, "no such operator")], Some(Document::single(version(1))));
+    let one = fixture.get("/api/v1/models/fraud/versions/1").json();
     let expected = json!({
         "model": "fraud", "version": "1", "state": "serving", "stage": null, "reason": null, "notes": ["a remark"],
         "signature": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 30]}],
@@ -64,74 +64,78 @@ fn a_version_tells_all_that_is_known_of_it() {
         "golden_cases": 4, "metadata": {"git": "abc", "metrics": {"auc": 0.99}}, "in_flight": 0,
     });
     assert_eq!(one, expected);
-    let two = bench.get("/api/v1/models/fraud/versions/2").json();
+    let two = fixture.get("/api/v1/models/fraud/versions/2").json();
     assert_eq!((&two["state"], &two["stage"]), (&json!("failed"), &json!("load")));
     assert_eq!((&two["reason"], &two["signature"]), (&json!("no such operator"), &json!(null)));
-    bench.get("/api/v1/models/fraud/versions/3").refused(404, "VERSION_NOT_FOUND", "no version 3; it has 1, 2");
-    bench.get("/api/v1/models/nobody/versions/1").refused(404, "MODEL_NOT_FOUND", "nobody");
+    fixture.get("/api/v1/models/fraud/versions/3").refused(
+        404,
+        "VERSION_NOT_FOUND",
+        "no version 3; its versions: 1, 2",
+    );
+    fixture.get("/api/v1/models/nobody/versions/1").refused(404, "MODEL_NOT_FOUND", "nobody");
 }
 
 #[test]
-fn what_drains_still_shows_its_requests() {
-    let mut bench = Bench::new();
-    let one = bench.loaded(1, State::Ready);
+fn a_draining_version_shows_its_requests_in_flight() {
+    let mut fixture = Fixture::new();
+    let one = fixture.loaded(1, State::Ready);
     let (metrics, facts) = (one.loaded.unwrap().metrics.clone(), one.facts);
     let held = metrics.enter();
-    bench.publish(vec![VersionStatus { facts, ..bare(1, State::Draining) }], None);
-    assert_eq!(bench.get("/api/v1/models/fraud/versions/1").json()["in_flight"], 1);
+    fixture.publish(vec![VersionStatus { facts, ..bare(1, State::Draining) }], None);
+    assert_eq!(fixture.get("/api/v1/models/fraud/versions/1").json()["in_flight"], 1);
     drop(held);
 }
 
 #[test]
-fn load_and_unload_answer_when_done_or_at_once() {
-    let mut bench = Bench::new();
-    let ready = bench.loaded(1, State::Ready);
-    bench.publish(vec![ready, bare(2, State::Unloaded)], Some(Document::single(version(1))));
+fn load_and_unload_return_when_done_or_at_once() {
+    let mut fixture = Fixture::new();
+    let ready = fixture.loaded(1, State::Ready);
+    fixture.publish(vec![ready, bare(2, State::Unloaded)], Some(Document::single(version(1))));
     let load = |wait| Asked::Load { model: name("fraud"), version: version(1), wait, actor: Actor("local".to_owned()) };
     let unload =
         |wait| Asked::Unload { model: name("fraud"), version: version(2), wait, actor: Actor("local".to_owned()) };
     let done = json!({"model": "fraud", "version": "1", "state": "ready"});
     for (path, body) in [("1:load", ""), ("1:load?wait=true", "{}"), ("1:load?wait=", "")] {
-        let answer = bench.post(&format!("/api/v1/models/fraud/versions/{path}"), body);
+        let answer = fixture.post(&format!("/api/v1/models/fraud/versions/{path}"), body);
         assert_eq!((answer.status.as_u16(), answer.json()), (200, done.clone()), "{path}");
-        assert_eq!(bench.asked(), [load(true)]);
+        assert_eq!(fixture.asked(), [load(true)]);
     }
-    let answer = bench.post("/api/v1/models/fraud/versions/1:load?wait=false", "");
-    assert_eq!((answer.status.as_u16(), bench.asked()), (202, vec![load(false)]));
-    let answer = bench.post("/api/v1/models/fraud/versions/2:unload", "");
+    let answer = fixture.post("/api/v1/models/fraud/versions/1:load?wait=false", "");
+    assert_eq!((answer.status.as_u16(), fixture.asked()), (202, vec![load(false)]));
+    let answer = fixture.post("/api/v1/models/fraud/versions/2:unload", "");
     assert_eq!((answer.status.as_u16(), &answer.json()["state"]), (200, &json!("unloaded")));
-    assert_eq!(bench.asked(), [unload(true)]);
-    let answer = bench.post("/api/v1/models/fraud/versions/2:unload?wait=false", "");
-    assert_eq!((answer.status.as_u16(), bench.asked()), (202, vec![unload(false)]));
+    assert_eq!(fixture.asked(), [unload(true)]);
+    let answer = fixture.post("/api/v1/models/fraud/versions/2:unload?wait=false", "");
+    assert_eq!((answer.status.as_u16(), fixture.asked()), (202, vec![unload(false)]));
 
     let path = "/api/v1/models/fraud/versions/1:load";
-    bench.post(&format!("{path}?wait=no"), "").refused(
+    fixture.post(&format!("{path}?wait=no"), "").refused(
         400,
         "INVALID_REQUEST",
         "wait: expected true or false, got \"no\"",
     );
-    bench.post(&format!("{path}?wat=1"), "").refused(
+    fixture.post(&format!("{path}?wat=1"), "").refused(
         400,
         "INVALID_REQUEST",
-        "wat: unknown parameter; known here: wait",
+        "wat: unknown parameter; known parameters: wait",
     );
-    bench.post(&format!("{path}?wait=true&wait=false"), "").refused(400, "INVALID_REQUEST", "more than once");
-    bench.post(path, r#"{"force":true}"#).refused(400, "INVALID_REQUEST", "force: unknown member");
-    bench.post("/api/v1/models/fraud/versions/x:load", "").refused(404, "VERSION_NOT_FOUND", "\"x\"");
-    bench.post("/api/v1/models/.x/versions/1:load", "").refused(404, "MODEL_NOT_FOUND", "\".x\"");
-    assert!(bench.asked().is_empty(), "nothing of it reached the manager");
+    fixture.post(&format!("{path}?wait=true&wait=false"), "").refused(400, "INVALID_REQUEST", "more than once");
+    fixture.post(path, r#"{"force":true}"#).refused(400, "INVALID_REQUEST", "force: unknown member");
+    fixture.post("/api/v1/models/fraud/versions/x:load", "").refused(404, "VERSION_NOT_FOUND", "\"x\"");
+    fixture.post("/api/v1/models/.x/versions/1:load", "").refused(404, "MODEL_NOT_FOUND", "\".x\"");
+    assert!(fixture.asked().is_empty(), "no command reached the manager");
 }
 
 #[test]
-fn what_the_manager_refuses_is_answered_as_it_says() {
-    let bench = Bench::answering(|asked| {
+fn errors_of_the_manager_are_returned_unchanged() {
+    let fixture = Fixture::answering(|asked| {
         Told::Refused(match asked {
             Asked::Unload { .. } => Failure::new(Code::Conflict, "the traffic document names it"),
             Asked::Load { .. } => Failure::new(Code::VersionNotFound, "no such version"),
             _ => Failure::new(Code::Draining, "the server is stopping"),
         })
     });
-    bench.post("/api/v1/models/fraud/versions/1:unload", "").refused(409, "CONFLICT", "names it");
-    bench.post("/api/v1/models/fraud/versions/1:load", "").refused(404, "VERSION_NOT_FOUND", "no such version");
-    bench.post("/v2/repository/models/fraud/load", "").refused(503, "DRAINING", "stopping");
+    fixture.post("/api/v1/models/fraud/versions/1:unload", "").refused(409, "CONFLICT", "names it");
+    fixture.post("/api/v1/models/fraud/versions/1:load", "").refused(404, "VERSION_NOT_FOUND", "no such version");
+    fixture.post("/v2/repository/models/fraud/load", "").refused(503, "DRAINING", "stopping");
 }

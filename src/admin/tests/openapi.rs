@@ -1,6 +1,6 @@
-//! Table, document and file say the same.
+//! The table of endpoints, the `OpenAPI` document and its file agree.
 
-use super::bench::Bench;
+use super::fixture::Fixture;
 use crate::admin::openapi::TEXT;
 use crate::admin::routes::endpoints;
 use crate::registry::State;
@@ -29,13 +29,13 @@ fn the_document_lists_every_route_and_no_other() {
 }
 
 #[test]
-fn every_operation_has_a_name_of_its_own_and_its_parameters() {
+fn every_operation_has_a_unique_name_and_its_parameters() {
     let json = document();
     let mut names = BTreeSet::new();
     for (path, methods) in json["paths"].as_object().unwrap() {
         for operation in methods.as_object().unwrap().values() {
             let name = operation["operationId"].as_str().unwrap();
-            assert!(names.insert(name.to_owned()), "{name} stands once");
+            assert!(names.insert(name.to_owned()), "{name} is unique");
             let given: BTreeSet<&str> = operation["parameters"]
                 .as_array()
                 .into_iter()
@@ -50,7 +50,7 @@ fn every_operation_has_a_name_of_its_own_and_its_parameters() {
 }
 
 #[test]
-fn shapes_borrowed_from_other_rooms_are_theirs() {
+fn schemas_of_other_rooms_match_their_types() {
     let json = document();
     let schema = |name: &str| &json["components"]["schemas"][name];
     let states: Vec<&str> =
@@ -66,8 +66,8 @@ fn shapes_borrowed_from_other_rooms_are_theirs() {
         "reason": "r",
     });
     let members = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<String>>();
-    let read = super::bench::document(&whole);
-    assert_eq!(members(&serde_json::to_value(&read).unwrap()), members(&whole), "this is every member there is");
+    let read = super::fixture::document(&whole);
+    assert_eq!(members(&serde_json::to_value(&read).unwrap()), members(&whole), "these are all members");
     for (name, value) in [
         ("TrafficDocument", &whole),
         ("TrafficArm", &whole["split"][0]),
@@ -78,18 +78,15 @@ fn shapes_borrowed_from_other_rooms_are_theirs() {
     }
 }
 
-/// `UPDATE_OPENAPI=1 cargo test --lib openapi` writes the file anew.
+/// `UPDATE_OPENAPI=1 cargo test --lib openapi` writes the file.
 #[test]
-fn the_committed_file_is_the_document() {
+fn the_committed_file_matches_the_document() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     if std::env::var_os("UPDATE_OPENAPI").is_some() {
         std::fs::write(&file, TEXT.as_str()).unwrap();
     }
     let committed = std::fs::read_to_string(&file).unwrap();
-    assert!(
-        committed == *TEXT,
-        "docs/openapi.json is not what the handlers say: UPDATE_OPENAPI=1 cargo test --lib openapi"
-    );
-    let served = Bench::new().get("/openapi.json");
+    assert!(committed == *TEXT, "docs/openapi.json is out of date: run UPDATE_OPENAPI=1 cargo test --lib openapi");
+    let served = Fixture::new().get("/openapi.json");
     assert_eq!((served.header("content-type"), &served.bytes[..]), ("application/json", committed.as_bytes()));
 }

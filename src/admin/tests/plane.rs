@@ -1,6 +1,6 @@
-//! What holds for every endpoint, and the probes.
+//! Behaviour that all endpoints share, and the probes.
 
-use super::bench::{Bench, bare, name, version};
+use super::fixture::{Fixture, bare, name, version};
 use crate::lifecycle::Actor;
 use crate::lifecycle::fake::{Asked, Told};
 use crate::model::{Code, Failure};
@@ -10,15 +10,15 @@ use serde_json::json;
 use std::sync::atomic::Ordering;
 
 #[test]
-fn unknown_paths_verbs_and_methods_are_refused_in_words() {
-    let bench = Bench::new();
+fn unknown_paths_verbs_and_methods_are_refused() {
+    let fixture = Fixture::new();
     for path in ["/", "/api/v1/nothing", "/api/v1/models/", "/v2/models/fraud/infer", "/api/v1/models/fraud/traffic/x"]
     {
-        bench.get(path).refused(404, "NOT_FOUND", path);
+        fixture.get(path).refused(404, "NOT_FOUND", path);
     }
-    bench.post("/api/v1/models/fraud:frob", "").refused(404, "NOT_FOUND", "there are promote, rollback");
-    bench.get("/api/v1/models/fraud:").refused(404, "NOT_FOUND", "promote");
-    bench.post("/api/v1/models/fraud/versions/1:promote", "").refused(404, "NOT_FOUND", "there are load, unload");
+    fixture.post("/api/v1/models/fraud:frob", "").refused(404, "NOT_FOUND", "known verbs: promote, rollback");
+    fixture.get("/api/v1/models/fraud:").refused(404, "NOT_FOUND", "promote");
+    fixture.post("/api/v1/models/fraud/versions/1:promote", "").refused(404, "NOT_FOUND", "known verbs: load, unload");
     let table = [
         ("POST", "/healthz", "GET,HEAD"),
         ("DELETE", "/api/v1/models", "GET,HEAD"),
@@ -31,60 +31,60 @@ fn unknown_paths_verbs_and_methods_are_refused_in_words() {
         ("GET", "/v2/repository/index", "POST"),
     ];
     for (method, path, allowed) in table {
-        let answer = bench.send(method, path, &[], "");
+        let answer = fixture.send(method, path, &[], "");
         answer.refused(405, "METHOD_NOT_ALLOWED", method);
         assert_eq!(answer.header("allow"), allowed, "{method} {path}");
     }
-    assert!(bench.asked().is_empty(), "nothing of it reached the manager");
+    assert!(fixture.asked().is_empty(), "no command reached the manager");
 }
 
 #[test]
 fn head_is_get_without_a_body() {
-    let answer = Bench::new().send("HEAD", "/healthz", &[], "");
+    let answer = Fixture::new().send("HEAD", "/healthz", &[], "");
     assert_eq!((answer.status.as_u16(), answer.bytes.len()), (200, 0));
 }
 
 #[test]
-fn names_that_cannot_be_are_unknown_and_escapes_are_read() {
-    let mut bench = Bench::new();
-    bench.publish(vec![bare(1, State::Pending)], None);
+fn invalid_names_are_unknown_and_escapes_are_decoded() {
+    let mut fixture = Fixture::new();
+    fixture.publish(vec![bare(1, State::Pending)], None);
     for path in
         ["/api/v1/models/..", "/api/v1/models/%2e%2e%2fetc", "/api/v1/models/a%20b", "/api/v1/models/fra%C3%BCd"]
     {
-        bench.get(path).refused(404, "MODEL_NOT_FOUND", "no model is named");
+        fixture.get(path).refused(404, "MODEL_NOT_FOUND", "no model is named");
     }
-    bench.get("/api/v1/models/%ff").refused(404, "NOT_FOUND", "UTF-8");
-    bench.get("/api/v1/models/fraud/versions/01").refused(404, "VERSION_NOT_FOUND", "a positive integer");
-    bench.get("/api/v1/models/fraud/versions/%2e%2e").refused(404, "VERSION_NOT_FOUND", "a positive integer");
+    fixture.get("/api/v1/models/%ff").refused(404, "NOT_FOUND", "UTF-8");
+    fixture.get("/api/v1/models/fraud/versions/01").refused(404, "VERSION_NOT_FOUND", "a positive integer");
+    fixture.get("/api/v1/models/fraud/versions/%2e%2e").refused(404, "VERSION_NOT_FOUND", "a positive integer");
     let long = "m".repeat(5000);
-    bench.get(&format!("/api/v1/models/{long}")).refused(404, "MODEL_NOT_FOUND", "mmm");
-    assert_eq!(bench.get("/api/v1/models/fr%61ud").json()["name"], "fraud");
-    let escaped = bench.post("/api/v1/models/fraud%3Arollback", r#"{"reason":"because"}"#);
-    assert_eq!(escaped.status, 200, "an escaped colon is a colon: {escaped:?}");
+    fixture.get(&format!("/api/v1/models/{long}")).refused(404, "MODEL_NOT_FOUND", "mmm");
+    assert_eq!(fixture.get("/api/v1/models/fr%61ud").json()["name"], "fraud");
+    let escaped = fixture.post("/api/v1/models/fraud%3Arollback", r#"{"reason":"because"}"#);
+    assert_eq!(escaped.status, 200, "an escaped colon counts as a colon: {escaped:?}");
 }
 
 #[test]
-fn bodies_are_json_under_a_cap_and_as_they_are() {
-    let bench = Bench::new();
+fn bodies_must_be_uncompressed_json_below_the_size_limit() {
+    let fixture = Fixture::new();
     let path = "/api/v1/models/fraud:rollback";
-    bench.post(path, "{").refused(400, "INVALID_REQUEST", "not JSON");
-    bench.post(path, vec![0xff, 0xfe]).refused(400, "INVALID_REQUEST", "not JSON");
-    bench.post(path, "[".repeat(100_000)).refused(400, "INVALID_REQUEST", "not JSON");
-    bench.post(path, "[1]").refused(400, "INVALID_REQUEST", "expected a JSON object");
-    bench.post(path, vec![b' '; (1 << 20) + 1]).refused(413, "BODY_TOO_LARGE", "1048576");
-    let packed = bench.send("POST", path, &[("content-encoding", "gzip")], "{}");
+    fixture.post(path, "{").refused(400, "INVALID_REQUEST", "not JSON");
+    fixture.post(path, vec![0xff, 0xfe]).refused(400, "INVALID_REQUEST", "not JSON");
+    fixture.post(path, "[".repeat(100_000)).refused(400, "INVALID_REQUEST", "not JSON");
+    fixture.post(path, "[1]").refused(400, "INVALID_REQUEST", "expected a JSON object");
+    fixture.post(path, vec![b' '; (1 << 20) + 1]).refused(413, "BODY_TOO_LARGE", "1048576");
+    let packed = fixture.send("POST", path, &[("content-encoding", "gzip")], "{}");
     packed.refused(415, "UNSUPPORTED_MEDIA_TYPE", "gzip");
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let curled = bench.send("POST", path, &form, r#"{"reason":"curl -d says form"}"#);
+    let curled = fixture.send("POST", path, &form, r#"{"reason":"curl -d says form"}"#);
     assert_eq!(curled.status, 200, "{curled:?}");
 }
 
 #[test]
-fn the_actor_is_what_the_header_says_else_local() {
-    let bench = Bench::new();
+fn the_actor_comes_from_the_header_and_is_local_without_it() {
+    let fixture = Fixture::new();
     let actor = |headers: &[(&str, &str)]| {
-        let answer = bench.send("POST", "/api/v1/models/fraud:rollback", headers, r#"{"reason":"r"}"#);
-        (answer.status.as_u16(), bench.asked().pop())
+        let answer = fixture.send("POST", "/api/v1/models/fraud:rollback", headers, r#"{"reason":"r"}"#);
+        (answer.status.as_u16(), fixture.asked().pop())
     };
     let asked = |actor: &str| {
         let rollback = Asked::Rollback { model: name("fraud"), reason: "r".to_owned(), actor: Actor(actor.to_owned()) };
@@ -97,49 +97,31 @@ fn the_actor_is_what_the_header_says_else_local() {
 }
 
 #[test]
-fn a_page_of_another_origin_may_not_change_anything() {
-    let bench = Bench::new();
-    let body = r#"{"reason":"r"}"#;
-    for origin in
-        ["https://evil.example", "null", "http://localhost.evil.example:8081", "http://127.0.0.1.evil.example"]
-    {
-        let answer = bench.send("POST", "/api/v1/models/fraud:rollback", &[("origin", origin)], body);
-        answer.refused(403, "FORBIDDEN", "web page");
-    }
-    assert!(bench.asked().is_empty(), "nothing of it reached the manager");
-    assert_eq!(bench.send("GET", "/healthz", &[("origin", "https://evil.example")], "").status, 200);
-    for origin in ["http://localhost:8081", "http://127.0.0.1:3000", "http://[::1]:8081"] {
-        let answer = bench.send("POST", "/api/v1/models/fraud:rollback", &[("origin", origin)], body);
-        assert_eq!(answer.status, 200, "{origin}: {answer:?}");
-    }
-}
-
-#[test]
-fn readiness_is_the_snapshots_until_a_stop_begins() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.get("/healthz").json(), json!({"live": true}));
-    bench.publish(vec![bare(1, State::Loading)], None);
-    let mut next = Snapshot::clone(&bench.writer.snapshot());
+fn readiness_comes_from_the_snapshot_until_the_server_stops() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.get("/healthz").json(), json!({"live": true}));
+    fixture.publish(vec![bare(1, State::Loading)], None);
+    let mut next = Snapshot::clone(&fixture.writer.lock().unwrap().snapshot());
     next.ready = false;
-    bench.writer.publish(next);
-    let answer = bench.get("/readyz");
+    fixture.writer.lock().unwrap().publish(next);
+    let answer = fixture.get("/readyz");
     answer.refused(503, "NOT_READY", "model fraud, version 1: loading");
     assert_eq!(answer.header("retry-after"), "1");
-    let ready = vec![bench.loaded(1, State::Ready)];
-    bench.publish(ready, Some(Document::single(version(1))));
-    assert_eq!((bench.get("/readyz").status.as_u16(), bench.get("/readyz").json()), (200, json!({"ready": true})));
-    bench.stopping.store(true, Ordering::Relaxed);
-    bench.get("/readyz").refused(503, "NOT_READY", "stopping");
-    assert_eq!(bench.get("/healthz").status, 200, "alive all the same");
+    let ready = vec![fixture.loaded(1, State::Ready)];
+    fixture.publish(ready, Some(Document::single(version(1))));
+    assert_eq!((fixture.get("/readyz").status.as_u16(), fixture.get("/readyz").json()), (200, json!({"ready": true})));
+    fixture.stopping.store(true, Ordering::Relaxed);
+    fixture.get("/readyz").refused(503, "NOT_READY", "stopping");
+    assert_eq!(fixture.get("/healthz").status, 200, "still alive");
 }
 
 #[test]
-fn metrics_show_what_is_in_flight_now() {
-    let mut bench = Bench::new();
-    let one = bench.loaded(1, State::Ready);
+fn metrics_show_requests_in_flight() {
+    let mut fixture = Fixture::new();
+    let one = fixture.loaded(1, State::Ready);
     let held = one.loaded.as_ref().unwrap().metrics.enter();
-    bench.publish(vec![one], Some(Document::single(version(1))));
-    let answer = bench.get("/metrics");
+    fixture.publish(vec![one], Some(Document::single(version(1))));
+    let answer = fixture.get("/metrics");
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4");
     let text = String::from_utf8(answer.bytes).unwrap();
     assert!(text.contains(r#"sluicegate_in_flight_requests{model="fraud",version="1"} 1"#), "{text}");
@@ -147,11 +129,11 @@ fn metrics_show_what_is_in_flight_now() {
 }
 
 #[test]
-fn what_only_the_log_may_say_is_not_answered() {
-    let bench = Bench::answering(|_| {
+fn internal_details_are_logged_and_not_returned() {
+    let fixture = Fixture::answering(|_| {
         Told::Refused(Failure::new(Code::Internal, "the change was not kept").with_internal("/secret/path is full"))
     });
-    let answer = bench.post("/api/v1/models/fraud:rollback", r#"{"reason":"r"}"#);
+    let answer = fixture.post("/api/v1/models/fraud:rollback", r#"{"reason":"r"}"#);
     answer.refused(500, "INTERNAL", "the change was not kept");
     assert!(!String::from_utf8_lossy(&answer.bytes).contains("secret"), "{answer:?}");
 }

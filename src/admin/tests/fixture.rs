@@ -1,4 +1,4 @@
-//! The plane in process: a published snapshot, a real ledger, and a manager that answers what a test says.
+//! The admin API in process: a published snapshot, a real ledger, and a fake manager whose replies a test chooses.
 
 use crate::admin::{Admin, router};
 use crate::backend::{Model, RunError, Session};
@@ -7,7 +7,7 @@ use crate::ledger::{self, LedgerWriter};
 use crate::lifecycle::fake::{Asked, Told, manager};
 use crate::lifecycle::{LoadOutcome, Promotion, Published, RolledBack};
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
-use crate::quality::Quality;
+use crate::quality::{self, Quality};
 use crate::record::{self, Log};
 use crate::registry::{self, Entry, Facts, Loaded, Reader, Snapshot, Stage, State, VersionStatus, Writer};
 use crate::rollout::Rollouts;
@@ -17,7 +17,8 @@ use crate::telemetry::{Telemetry, VersionMetrics};
 use crate::tensor::DataType;
 use axum::Router;
 use axum::body::Body;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,11 +29,13 @@ use tower::ServiceExt;
 
 pub(super) const MAX_PUSH: u64 = 1000;
 
-pub(super) struct Bench {
+pub(super) struct Fixture {
     router: Router,
     runtime: tokio::runtime::Runtime,
     pub dir: TempDir,
-    pub writer: Writer,
+    pub writer: Arc<Mutex<Writer>>,
+    pub figures: Figures,
+    pub quality: Quality,
     pub reader: Reader,
     pub ledger: LedgerWriter,
     pub telemetry: Telemetry,
@@ -56,12 +59,12 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The status, the code and the sentence of an error, held to the shape every error has.
+    /// The status, the code and the message of an error response. Checks its form.
     #[track_caller]
     pub fn problem(&self) -> (u16, String, String) {
         assert_eq!(self.header("content-type"), "application/json", "{self:?}");
         let json = self.json();
-        let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("{name} is text: {json}")).to_owned();
+        let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("{name} is a string: {json}")).to_owned();
         (self.status.as_u16(), text("code"), text("error"))
     }
 
@@ -70,60 +73,47 @@ impl Answer {
         let (found, found_code, error) = self.problem();
         assert_eq!((found, found_code.as_str()), (status, code), "{error}");
         let details = self.json()["details"].to_string();
-        assert!(error.contains(words) || details.contains(words), "{error:?} or {details} should say {words:?}");
+        assert!(error.contains(words) || details.contains(words), "{words:?} is in neither {error:?} nor {details}");
     }
 }
 
-impl Bench {
-    /// A manager that does everything it is asked, on paper.
-    pub fn new() -> Bench {
-        Bench::answering(|asked| match asked {
-            Asked::Promote { model, ask } => Told::Promoted(promotion(model, ask.version)),
-            Asked::Rollback { model, .. } => Told::RolledBack(RolledBack {
-                model: model.clone(),
-                from: Some(version(9)),
-                to: version(1),
-                revision: 8,
-                loaded: vec![version(1)],
-            }),
-            Asked::PutTraffic { proposal, .. } => {
-                Told::Published(Published { revision: 8, document: proposal.document.clone() })
-            }
-            Asked::RolloutCommit { steer, .. } => {
-                Told::Steered(steer.at.unwrap_or(7) + u64::from(steer.document.is_some()))
-            }
-            Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
-            Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
-            Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } => Told::Done,
-        })
+impl Fixture {
+    /// A manager that accepts every command and changes nothing.
+    pub fn new() -> Fixture {
+        Fixture::answering(accept)
     }
 
-    pub fn answering(mut answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Bench {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("models")).unwrap();
+    /// A manager with these replies.
+    pub fn answering(answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Fixture {
+        Fixture::start(tempfile::tempdir().unwrap(), answer)
+    }
+    /// With a data directory that may have a ledger already.
+    pub fn start(dir: TempDir, mut answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Fixture {
+        std::fs::create_dir_all(dir.path().join("models")).unwrap();
         let (ledger, ledger_reader) = ledger::open(&dir.path().join("data")).unwrap();
         let (writer, reader) = registry::new();
         let (asked, stopping): (Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>) = Default::default();
-        let (heard, stops) = (Arc::clone(&asked), Arc::clone(&stopping));
+        let (commands, stops) = (Arc::clone(&asked), Arc::clone(&stopping));
         let telemetry = Telemetry::new();
         let handle = manager(move |command| {
             let told = answer(&command);
-            heard.lock().unwrap().push(command);
+            commands.lock().unwrap().push(command);
             told
         });
         let figures = Figures::default();
         let (reading, counting) = (ledger_reader.clone(), telemetry.clone());
         let rollouts = Rollouts::start(handle.clone(), reader.clone(), reading, figures.clone(), counting).unwrap();
         let config = record::Config::of(dir.path().join("data"));
-        let (log, stop) = Log::start(config, Quality::default(), &telemetry).unwrap();
-        // Nothing is recorded here, so nothing is left to write.
+        let quality = Quality::new(quality::Config { rows: 100, window: Duration::from_mins(1) });
+        let (log, stop) = Log::start(config, quality.clone(), &telemetry).unwrap();
+        // Nothing is recorded, so there is nothing to flush.
         drop(stop);
         let router = router(Admin {
-            quality: Quality::default(),
+            quality: quality.clone(),
             log,
             reader: reader.clone(),
             rollouts,
-            figures,
+            figures: figures.clone(),
             handle,
             execution: Arc::new(execute::Config {
                 inline_below: Duration::from_micros(200),
@@ -135,26 +125,51 @@ impl Bench {
             telemetry: telemetry.clone(),
             models_dir: dir.path().join("models"),
             max_push: MAX_PUSH,
+            allowed_hosts: vec!["ops.example".to_owned()],
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Bench { router, runtime, dir, writer, reader, ledger, telemetry, stopping, asked }
+        let writer = Arc::new(Mutex::new(writer));
+        Fixture { router, runtime, dir, writer, figures, quality, reader, ledger, telemetry, stopping, asked }
     }
 
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
-        let mut request = Request::new(body.into());
-        *request.method_mut() = method.parse::<Method>().unwrap();
-        *request.uri_mut() = path.parse().unwrap();
+        let mut request = request(method, path, body);
         for (name, value) in headers {
             let name: http::HeaderName = name.parse().unwrap();
             request.headers_mut().append(name, value.parse().unwrap());
         }
+        if !request.headers().contains_key(HOST) {
+            request.headers_mut().insert(HOST, HeaderValue::from_static("localhost:8081"));
+        }
+        self.send_request(request)
+    }
+
+    /// Sends a request exactly as it is.
+    pub fn send_request(&self, request: Request<Body>) -> Answer {
         self.runtime.block_on(async {
             let response = self.router.clone().oneshot(request).await.unwrap();
             let (parts, body) = response.into_parts();
             let bytes = body.collect().await.unwrap().to_bytes().to_vec();
             Answer { status: parts.status, headers: parts.headers, bytes }
         })
+    }
+
+    /// Sends a request and disconnects, which drops the handler's future, as soon as `reached` holds.
+    pub fn send_and_disconnect(&self, method: &str, path: &str, body: impl Into<Body>, reached: impl Fn() -> bool) {
+        let mut request = request(method, path, body);
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost:8081"));
+        let reached = async {
+            while !reached() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                response = self.router.clone().oneshot(request) => panic!("answered too early: {response:?}"),
+                () = reached => {}
+            }
+        });
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -165,7 +180,7 @@ impl Bench {
         self.send("POST", path, &[], body)
     }
 
-    /// What the manager was asked since the last call.
+    /// The commands that the manager got since the last call.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
@@ -179,12 +194,13 @@ impl Bench {
         let versions = versions.into_iter().map(|status| (status.version, status)).collect();
         let revision = if document.is_some() { 7 } else { 0 };
         let entry = Entry::new(name(model), versions, document, revision, out, false).unwrap();
-        let mut next = Snapshot::clone(&self.writer.snapshot()).with(entry);
+        let mut writer = self.writer.lock().unwrap();
+        let mut next = Snapshot::clone(&writer.snapshot()).with(entry);
         next.ready = true;
-        self.writer.publish(next);
+        writer.publish(next);
     }
 
-    /// A version of `fraud` that is loaded.
+    /// A loaded version of `fraud`.
     pub fn loaded(&self, n: u64, state: State) -> VersionStatus {
         self.loaded_as("fraud", n, state)
     }
@@ -203,6 +219,30 @@ impl Bench {
     }
 }
 
+/// Replies of a manager that accepts every command.
+pub(super) fn accept(asked: &Asked) -> Told {
+    match asked {
+        Asked::Promote { model, ask } => Told::Promoted(promotion(model, ask.version)),
+        Asked::Rollback { model, .. } => Told::RolledBack(RolledBack {
+            model: model.clone(),
+            from: Some(version(9)),
+            to: version(1),
+            revision: 8,
+            loaded: vec![version(1)],
+        }),
+        Asked::PutTraffic { proposal, .. } => {
+            Told::Published(Published { revision: 8, document: proposal.document.clone() })
+        }
+        Asked::RolloutCommit { steer, .. } => {
+            Told::Steered(steer.at.unwrap_or(7) + u64::from(steer.document.is_some()))
+        }
+        Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
+        Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
+        Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } => Told::Done,
+    }
+}
+
+/// A version that is not loaded.
 pub(super) fn bare(n: u64, state: State) -> VersionStatus {
     VersionStatus {
         version: version(n),
@@ -270,4 +310,11 @@ pub(super) fn version(n: u64) -> Version {
 
 pub(super) fn document(json: &Value) -> Document {
     Document::from_json(&json.to_string()).unwrap()
+}
+
+fn request(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
+    let mut request = Request::new(body.into());
+    *request.method_mut() = method.parse::<Method>().unwrap();
+    *request.uri_mut() = path.parse().unwrap();
+    request
 }

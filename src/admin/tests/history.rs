@@ -1,11 +1,11 @@
-//! History and audit, out of a real ledger.
+//! History and audit trail from a real ledger.
 
-use super::bench::{Bench, bare, name};
+use super::fixture::{Fixture, bare, name};
 use crate::ledger::{Action, Change, Effect};
 use crate::registry::State;
 use serde_json::json;
 
-fn commit(bench: &mut Bench, model: &str, n: u64, action: Action) {
+fn commit(fixture: &mut Fixture, model: &str, n: u64, action: Action) {
     let document = json!({"split": [{"version": n.to_string(), "weight": 1.0, "arm": n.to_string()}]}).to_string();
     let change = Change {
         model: name(model),
@@ -16,38 +16,38 @@ fn commit(bench: &mut Bench, model: &str, n: u64, action: Action) {
         after: Some(document.clone()),
         effect: Effect::SetDocument { document, highest_served: None, auto_promoted: None },
     };
-    bench.ledger.commit(change).unwrap();
+    fixture.ledger.commit(change).unwrap();
 }
 
-fn kept() -> Bench {
-    let mut bench = Bench::new();
-    commit(&mut bench, "fraud", 1, Action::FirstDocument);
-    commit(&mut bench, "fraud", 2, Action::Promote);
-    commit(&mut bench, "churn", 3, Action::PutTraffic);
-    bench
+fn with_history() -> Fixture {
+    let mut fixture = Fixture::new();
+    commit(&mut fixture, "fraud", 1, Action::FirstDocument);
+    commit(&mut fixture, "fraud", 2, Action::Promote);
+    commit(&mut fixture, "churn", 3, Action::PutTraffic);
+    fixture
 }
 
 #[test]
-fn history_is_every_document_newest_first() {
-    let mut bench = kept();
-    let json = bench.get("/api/v1/models/fraud/history").json();
+fn history_lists_all_documents_newest_first() {
+    let mut fixture = with_history();
+    let json = fixture.get("/api/v1/models/fraud/history").json();
     assert_eq!(json["model"], "fraud");
     let history = json["history"].as_array().unwrap();
-    let told: Vec<_> =
+    let changes: Vec<_> =
         history.iter().map(|h| (h["revision"].as_u64().unwrap(), h["action"].as_str().unwrap())).collect();
-    assert_eq!(told, [(2, "promote"), (1, "first_document")], "and a model without a directory still has its own");
+    assert_eq!(changes, [(2, "promote"), (1, "first_document")], "a model without a directory keeps its history");
     assert_eq!((&history[0]["actor"], &history[0]["reason"]), (&json!("ann"), &json!("reason 2")));
-    assert_eq!(history[0]["document"]["split"][0]["version"], "2", "a document is JSON, not text");
+    assert_eq!(history[0]["document"]["split"][0]["version"], "2", "a document is a JSON object, not a string");
     history[0]["ts"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-    bench.get("/api/v1/models/nobody/history").refused(404, "MODEL_NOT_FOUND", "nobody");
-    bench.publish_as("new", vec![bare(1, State::Pending)], None, false);
-    assert_eq!(bench.get("/api/v1/models/new/history").json(), json!({"model": "new", "history": []}));
+    fixture.get("/api/v1/models/nobody/history").refused(404, "MODEL_NOT_FOUND", "nobody");
+    fixture.publish_as("new", vec![bare(1, State::Pending)], None, false);
+    assert_eq!(fixture.get("/api/v1/models/new/history").json(), json!({"model": "new", "history": []}));
 }
 
 #[test]
-fn audit_is_what_was_changed_newest_first() {
-    let bench = kept();
-    let json = bench.get("/api/v1/audit").json();
+fn audit_lists_changes_newest_first() {
+    let fixture = with_history();
+    let json = fixture.get("/api/v1/audit").json();
     let events = json["events"].as_array().unwrap();
     let ids: Vec<u64> = events.iter().map(|e| e["id"].as_u64().unwrap()).collect();
     assert_eq!(ids, [3, 2, 1]);
@@ -58,13 +58,13 @@ fn audit_is_what_was_changed_newest_first() {
 }
 
 #[test]
-fn audit_is_narrowed_by_model_time_and_count() {
-    let bench = kept();
+fn audit_is_filtered_by_model_time_and_count() {
+    let fixture = with_history();
     let ids = |query: &str| -> Vec<u64> {
-        let json = bench.get(&format!("/api/v1/audit?{query}")).json();
+        let json = fixture.get(&format!("/api/v1/audit?{query}")).json();
         json["events"].as_array().unwrap().iter().map(|e| e["id"].as_u64().unwrap()).collect()
     };
-    let second = bench.get("/api/v1/audit").json()["events"][1]["ts"].as_str().unwrap().to_owned();
+    let second = fixture.get("/api/v1/audit").json()["events"][1]["ts"].as_str().unwrap().to_owned();
     assert_eq!(ids("model=fraud"), [2, 1]);
     assert_eq!(ids("model=nobody"), [0; 0]);
     assert_eq!(ids("limit=1"), [3]);
@@ -73,13 +73,13 @@ fn audit_is_narrowed_by_model_time_and_count() {
     assert_eq!(ids(&format!("since={second}")), [3, 2]);
     assert_eq!(ids("since=2000-01-01"), [3, 2, 1]);
     assert_eq!(ids("since=2999-01-01T00:00:00%2B01:00"), [0; 0]);
-    assert_eq!(ids("since=2999-01-01T00:00:00+01:00"), [0; 0], "also where the plus was not escaped");
-    assert_eq!(ids("model=&since=&limit="), [3, 2, 1], "an empty value is none");
+    assert_eq!(ids("since=2999-01-01T00:00:00+01:00"), [0; 0], "a plus sign that was not escaped");
+    assert_eq!(ids("model=&since=&limit="), [3, 2, 1], "an empty value counts as absent");
 }
 
 #[test]
-fn audit_names_the_parameter_that_is_wrong() {
-    let bench = kept();
+fn audit_names_the_wrong_parameter() {
+    let fixture = with_history();
     let table = [
         ("limit=0", "limit: expected a number from 1 to 10000, got \"0\""),
         ("limit=-1", "limit: expected"),
@@ -89,14 +89,14 @@ fn audit_names_the_parameter_that_is_wrong() {
         ("since=yesterday", "since: expected a time such as"),
         ("since=2026-11-21T08:00:00", "since: expected"),
         ("since=2026-02-30", "since: expected"),
-        ("model=..", "model: expected a model's name, got \"..\""),
-        ("modell=fraud", "modell: unknown parameter; known here: model, since, limit"),
+        ("model=..", "model: expected the name of a model, got \"..\""),
+        ("modell=fraud", "modell: unknown parameter; known parameters: model, since, limit"),
     ];
     for (query, words) in table {
-        let (status, code, error) = bench.get(&format!("/api/v1/audit?{query}")).problem();
+        let (status, code, error) = fixture.get(&format!("/api/v1/audit?{query}")).problem();
         assert_eq!((status, code.as_str()), (400, "INVALID_REQUEST"), "{query}");
-        assert!(error.contains(words), "{query}: {error:?} should say {words:?}");
+        assert!(error.contains(words), "{query}: {error:?} should contain {words:?}");
     }
-    let several = bench.get("/api/v1/audit?limit=0&since=x").json();
-    assert_eq!(several["details"].as_array().unwrap().len(), 2, "every complaint at once: {several}");
+    let several = fixture.get("/api/v1/audit?limit=0&since=x").json();
+    assert_eq!(several["details"].as_array().unwrap().len(), 2, "all complaints at once: {several}");
 }

@@ -1,20 +1,19 @@
-//! What a request says besides its body: names in the path, parameters, who asks, which revision is meant.
+//! Extractors for everything but the body: names in the path, query parameters, the operator, `if-match`.
 
-use super::refused::Refused;
-use super::routes::unreadable;
+use super::error::{ErrorResponse, invalid_path};
 use crate::lifecycle::Actor;
-use crate::model::{Code, Failure, ModelName, Version};
+use crate::model::{Code, Failure, ModelName, NameError, Version};
 use crate::registry::{Entry, Snapshot};
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use http::header::IF_MATCH;
 use http::request::Parts;
 use std::sync::Arc;
 
-/// The last segment of the path without its verb; put there by the routes.
+/// The last segment of the path without its verb. `routes.rs` adds it to the request.
 #[derive(Debug, Clone)]
-pub(super) struct Bare(pub String);
+pub(super) struct SegmentWithoutVerb(pub(super) String);
 
-/// The model and version in the path, as they were written.
+/// The model and the version in the path, not yet checked.
 #[derive(Debug)]
 pub(super) struct Target {
     model: String,
@@ -22,35 +21,35 @@ pub(super) struct Target {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, Refused> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| unreadable())?;
-        let bare = parts.extensions.get::<Bare>();
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, ErrorResponse> {
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| invalid_path())?;
+        let without_verb = parts.extensions.get::<SegmentWithoutVerb>();
         let last = params.iter().last().map(|(name, _)| name);
         let named = |name: &str| {
-            let written = params.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
-            bare.filter(|_| last == Some(name)).map_or(written, |bare| bare.0.as_str()).to_owned()
+            let value = params.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
+            without_verb.filter(|_| last == Some(name)).map_or(value, |segment| segment.0.as_str()).to_owned()
         };
         Ok(Target { model: named("model"), version: named("version") })
     }
 }
 
 impl Target {
-    /// The model of a request about one that should be there: a name that cannot be one is as unknown as any other.
-    pub(super) fn model(&self) -> Result<ModelName, Refused> {
-        self.model.parse().map_err(|_| no_model(&self.model).into())
+    /// The name of an existing model. A name that is not valid is reported as unknown, like any other.
+    pub(super) fn model(&self) -> Result<ModelName, ErrorResponse> {
+        self.model.parse().map_err(|_| unknown_model(&self.model).into())
     }
 
-    /// The version of a request about one that should be there.
-    pub(super) fn version(&self) -> Result<Version, Refused> {
-        self.version.parse().map_err(|e: crate::model::NameError| {
-            Failure::new(Code::VersionNotFound, format!("there is no such version: {e}")).into()
-        })
+    /// The number of an existing version.
+    pub(super) fn version(&self) -> Result<Version, ErrorResponse> {
+        self.version
+            .parse()
+            .map_err(|e: NameError| Failure::new(Code::VersionNotFound, format!("no such version: {e}")).into())
     }
 
-    /// The names of something new; both complaints at once.
-    pub(super) fn new_version(&self) -> Result<(ModelName, Version), Refused> {
+    /// The model and the number of a version to be created, with the complaints about both.
+    pub(super) fn new_version(&self) -> Result<(ModelName, Version), ErrorResponse> {
         match (self.model.parse(), self.version.parse()) {
             (Ok(model), Ok(version)) => Ok((model, version)),
             (model, version) => {
@@ -60,18 +59,18 @@ impl Target {
         }
     }
 
-    /// The model as it is now.
-    pub(super) fn entry<'s>(&self, snapshot: &'s Snapshot) -> Result<&'s Arc<Entry>, Refused> {
-        snapshot.model(&self.model).ok_or_else(|| no_model(&self.model).into())
+    /// The published model.
+    pub(super) fn entry<'s>(&self, snapshot: &'s Snapshot) -> Result<&'s Arc<Entry>, ErrorResponse> {
+        snapshot.model(&self.model).ok_or_else(|| unknown_model(&self.model).into())
     }
 }
 
-fn no_model(name: &str) -> Failure {
+fn unknown_model(name: &str) -> Failure {
     let name: String = name.chars().take(128).collect();
     Failure::new(Code::ModelNotFound, format!("no model is named {name:?}"))
 }
 
-/// The query's parameters; each is taken by its reader, and what is left is unknown.
+/// The parameters of the query. Those that no handler takes are refused by [`Parameters::finish`].
 #[derive(Debug)]
 pub(super) struct Parameters {
     given: Vec<(String, String)>,
@@ -80,9 +79,9 @@ pub(super) struct Parameters {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Parameters {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Parameters, Refused> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Parameters, ErrorResponse> {
         let Query(given) = Query::try_from_uri(&parts.uri)
             .map_err(|e| Failure::new(Code::InvalidRequest, format!("the query cannot be read: {e}")))?;
         Ok(Parameters { given, complaints: Vec::new(), known: Vec::new() })
@@ -90,32 +89,32 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    /// Takes a parameter, read by `read`, which says what would be right. An empty value is none.
-    pub(super) fn take<T>(&mut self, name: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    /// Takes a parameter. `parse` returns the value, or what was expected. An empty value counts as absent.
+    pub(super) fn take<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         self.known.push(name);
         let mut values = self.given.extract_if(.., |(known, _)| known == name).map(|(_, value)| value);
         let value = values.next();
-        let twice = values.next().is_some();
+        let repeated = values.next().is_some();
         drop(values);
-        if twice {
+        if repeated {
             self.complaints.push(format!("{name}: given more than once"));
         }
         let value = value.filter(|value| !value.is_empty())?;
-        match read(&value) {
+        match parse(&value) {
             Ok(value) => Some(value),
-            Err(right) => {
+            Err(expected) => {
                 let value: String = value.chars().take(80).collect();
-                self.complaints.push(format!("{name}: expected {right}, got {value:?}"));
+                self.complaints.push(format!("{name}: expected {expected}, got {value:?}"));
                 None
             }
         }
     }
 
-    /// Every complaint at once.
-    pub(super) fn finish(mut self) -> Result<(), Refused> {
+    /// Reports all complaints at once.
+    pub(super) fn finish(mut self) -> Result<(), ErrorResponse> {
         for (name, _) in &self.given {
             let name: String = name.chars().take(80).collect();
-            self.complaints.push(format!("{name}: unknown parameter; known here: {}", self.known.join(", ")));
+            self.complaints.push(format!("{name}: unknown parameter; known parameters: {}", self.known.join(", ")));
         }
         if self.complaints.is_empty() {
             return Ok(());
@@ -124,9 +123,9 @@ impl Parameters {
     }
 }
 
-/// Who asks, for the audit trail: what the caller says of itself, as there are no tokens yet.
+/// The operator's name for the audit trail. Until there are tokens, it is whatever the client sends.
 #[derive(Debug)]
-pub(super) struct Operator(pub Actor);
+pub(super) struct Operator(pub(super) Actor);
 
 impl Operator {
     const HEADER: &'static str = "x-sluicegate-actor";
@@ -134,35 +133,35 @@ impl Operator {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Operator {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Operator, Refused> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Operator, ErrorResponse> {
         let Some(value) = parts.headers.get(Self::HEADER) else { return Ok(Operator(Actor("local".to_owned()))) };
         let name = std::str::from_utf8(value.as_bytes()).map(str::trim).ok();
         let fits = |name: &&str| !name.is_empty() && name.chars().count() <= Self::MAX_CHARS;
         let Some(name) = name.filter(fits) else {
-            let words = format!("{}: expected 1 to {} characters of UTF-8", Self::HEADER, Self::MAX_CHARS);
-            return Err(Failure::new(Code::InvalidRequest, words).into());
+            let message = format!("{}: expected 1 to {} characters of UTF-8", Self::HEADER, Self::MAX_CHARS);
+            return Err(Failure::new(Code::InvalidRequest, message).into());
         };
         Ok(Operator(Actor(name.to_owned())))
     }
 }
 
-/// Which revision of the traffic document a change is meant for (RFC 9110, 13.1.1).
+/// The `if-match` header (RFC 9110, 13.1.1): which revision of the traffic document may be replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum IfMatch {
-    /// Any, also none.
+    /// Any revision, or none.
     Absent,
-    /// `*`: any, but there has to be one.
+    /// `*`: any revision, but there must be one.
     Any,
-    /// One of these. A tag that is no revision of ours matches nothing, and neither does a weak one.
+    /// One of these. Weak tags and tags that are not revisions match nothing.
     Revisions(Vec<u64>),
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<IfMatch, Refused> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<IfMatch, ErrorResponse> {
         let mut tags = Vec::new();
         for value in parts.headers.get_all(IF_MATCH) {
             let text =
@@ -173,14 +172,14 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             return Ok(IfMatch::Absent);
         }
         if tags.is_empty() {
-            let words =
+            let message =
                 "if-match: expected the etag of a traffic document such as \"7\", several of them, or *; got nothing";
-            return Err(Failure::new(Code::InvalidRequest, words).into());
+            return Err(Failure::new(Code::InvalidRequest, message).into());
         }
         if tags.contains(&"*") {
             return Ok(IfMatch::Any);
         }
-        // Without quotes it is no etag, but there is only one thing that a bare number can mean.
+        // An etag has quotes, but a number without them is accepted: its meaning is clear.
         let revision = |tag: &str| {
             let bare = tag.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(tag);
             bare.parse().ok()

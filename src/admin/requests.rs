@@ -1,0 +1,125 @@
+//! Request bodies: each type is read from a body and is the schema in the `OpenAPI` document.
+
+use super::body::{JsonBody, Members};
+use super::error::ErrorResponse;
+use super::schemas::GatesSchema;
+use crate::model::{Code, Failure, Version};
+use crate::model_settings::Gates;
+use crate::rollout::Plan;
+use crate::route::Proposal;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// The body of a promote.
+#[derive(ToSchema)]
+pub(super) struct PromoteRequest {
+    #[schema(value_type = String)]
+    pub(super) version: Version,
+    /// Kept in history and audit trail.
+    pub(super) reason: String,
+    /// Return what would change, and change nothing.
+    #[schema(required = false)]
+    pub(super) dry_run: bool,
+    /// Accept a version whose signature breaks callers.
+    #[schema(required = false)]
+    pub(super) allow_signature_change: bool,
+    /// What the version must pass. Absent: the gates of model.toml. `{}`: none.
+    #[schema(required = false, value_type = GatesSchema)]
+    pub(super) gates: Option<Gates>,
+}
+
+/// The body of a request that needs nothing but a reason.
+#[derive(ToSchema)]
+#[schema(as = RollbackRequest)]
+pub(super) struct ReasonRequest {
+    /// Kept in history and audit trail.
+    pub(super) reason: String,
+}
+
+/// The body of a repository index.
+#[derive(ToSchema)]
+pub(super) struct IndexRequest {
+    /// List ready versions only.
+    #[schema(required = false)]
+    pub(super) ready: bool,
+}
+
+/// The body of a repository load or unload.
+#[derive(ToSchema)]
+pub(super) struct RepositoryRequest {
+    /// Triton's overrides (`config`, `file:…`) are refused: a version is immutable.
+    #[schema(required = false, value_type = Value)]
+    pub(super) parameters: Map<String, Value>,
+}
+
+impl PromoteRequest {
+    pub(super) fn read(body: JsonBody) -> Result<PromoteRequest, Failure> {
+        let mut members = Members::of(body, "{\"version\":\"2\",\"reason\":\"…\"}")?;
+        let (version, reason) = (members.version(), members.reason());
+        let (dry_run, allow_signature_change) = (members.flag("dry_run"), members.flag("allow_signature_change"));
+        let gates = members.parse("gates", Gates::parse);
+        members.finish()?;
+        let (version, reason) = (required(version, "version")?, required(reason, "reason")?);
+        Ok(PromoteRequest { version, reason, dry_run, allow_signature_change, gates })
+    }
+}
+
+impl ReasonRequest {
+    pub(super) fn read(body: JsonBody) -> Result<ReasonRequest, Failure> {
+        let mut members = Members::of(body, "{\"reason\":\"…\"}")?;
+        let reason = members.reason();
+        members.finish()?;
+        Ok(ReasonRequest { reason: required(reason, "reason")? })
+    }
+}
+
+impl IndexRequest {
+    /// Unknown members are ignored, because newer clients of Triton may send more.
+    pub(super) fn read(body: JsonBody) -> Result<IndexRequest, Failure> {
+        let mut members = Members::of(body, "{\"ready\":true}")?;
+        let ready = members.flag("ready");
+        members.finish_without_unknown()?;
+        Ok(IndexRequest { ready })
+    }
+}
+
+impl RepositoryRequest {
+    /// Unknown members are ignored, because newer clients of Triton may send more. Parameters of `null` count as absent.
+    pub(super) fn read(body: JsonBody) -> Result<RepositoryRequest, Failure> {
+        let mut members = Members::of(body, "{\"parameters\":{}}")?;
+        let mut parameters = members.object("parameters");
+        members.finish_without_unknown()?;
+        parameters.retain(|_, value| !value.is_null());
+        Ok(RepositoryRequest { parameters })
+    }
+}
+
+/// Reads a body without members.
+pub(super) fn read_empty(body: JsonBody) -> Result<(), Failure> {
+    Members::of(body, "{}")?.finish()
+}
+
+/// Reads a plan, with duplicate members among the complaints.
+pub(super) fn read_plan(JsonBody { value, complaints }: JsonBody) -> Result<Plan, ErrorResponse> {
+    with_duplicates(complaints, Plan::parse(&value.unwrap_or(Value::Null)))
+}
+
+/// Reads a traffic document, with duplicate members among the complaints.
+pub(super) fn read_proposal(value: &Value, duplicates: Vec<String>) -> Result<Proposal, ErrorResponse> {
+    with_duplicates(duplicates, Proposal::parse(value))
+}
+
+fn with_duplicates<T>(mut duplicates: Vec<String>, parsed: Result<T, Vec<String>>) -> Result<T, ErrorResponse> {
+    match parsed {
+        Ok(value) if duplicates.is_empty() => Ok(value),
+        parsed => {
+            duplicates.extend(parsed.err().unwrap_or_default());
+            Err(Failure::several(Code::InvalidRequest, duplicates).into())
+        }
+    }
+}
+
+/// An absent required member is among the complaints already, so this fails only by mistake.
+fn required<T>(value: Option<T>, name: &str) -> Result<T, Failure> {
+    value.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{name} is required")))
+}

@@ -1,0 +1,167 @@
+//! Responses about traffic: the document with its shares, promotions, rollbacks.
+
+use super::models::{AnsweringArm, configured_arms};
+use crate::admin::schemas::TrafficDocument;
+use crate::lifecycle::{Promotion, RolledBack};
+use crate::model::{ModelName, Version};
+use crate::model_settings::Verdict;
+use crate::registry::Entry;
+use crate::route::{Document, SampleRatio};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The traffic document, and members that describe its effect. The whole response may be sent back with PUT, which ignores the members
+/// that are not the document's.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct Traffic {
+    #[serde(flatten)]
+    #[schema(value_type = TrafficDocument)]
+    document: Document,
+    #[schema(value_type = String, read_only)]
+    model: ModelName,
+    /// In quotes, it is also the etag.
+    #[schema(read_only)]
+    revision: u64,
+    /// One for each arm of the split.
+    #[schema(read_only)]
+    shares: Vec<Share>,
+    /// Whether the arms got the shares that their weights say: Pearson's chi-squared test over the requests since this revision.
+    #[schema(read_only)]
+    sample_ratio: SampleRatioResponse,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SampleRatioAnswer)]
+pub(in crate::admin) struct SampleRatioResponse {
+    requests: u64,
+    chi_squared: f64,
+    degrees_of_freedom: usize,
+    /// The probability of a deviation at least as large if the split works.
+    p_value: f64,
+    /// `ok`; `mismatch`: p below 0.001, or requests on an arm without weight; `too_few`: fewer than five requests expected on an arm.
+    verdict: &'static str,
+    /// A caveat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
+}
+
+/// The configured and the observed share of an arm.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct Share {
+    arm: String,
+    #[schema(value_type = String)]
+    version: Version,
+    /// From 0 to 1: its part of the sum of weights.
+    configured: f64,
+    /// From 0 to 1: its part of the requests that the split assigned since this revision; null before the first.
+    observed: Option<f64>,
+    /// Since this revision.
+    requests: u64,
+}
+
+/// The result of a promote or of its dry run.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PromotionAnswer)]
+pub(in crate::admin) struct PromotionResponse {
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// The version with the largest weight before; null if there was no document.
+    #[schema(value_type = Option<String>)]
+    from: Option<Version>,
+    /// The version with the largest weight after.
+    #[schema(value_type = String)]
+    to: Version,
+    /// The revision in force.
+    revision: u64,
+    /// For a dry run: the document that a promote would put in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TrafficDocument>)]
+    would_be: Option<Document>,
+    /// For a dry run: whether every gate passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_pass: Option<bool>,
+    /// The gates of the request or of model.toml; empty if nothing had to change.
+    gates: Vec<GateVerdict>,
+}
+
+/// The result of one gate.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct GateVerdict {
+    #[schema(example = "shadow_agreement")]
+    gate: &'static str,
+    /// The condition, in words.
+    asked: String,
+    /// What was found, in words.
+    found: String,
+    passed: bool,
+}
+
+/// The result of a rollback.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RollbackAnswer)]
+pub(in crate::admin) struct RollbackResponse {
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// The version with the largest weight before; null if there was no document.
+    #[schema(value_type = Option<String>)]
+    from: Option<Version>,
+    /// The version with the largest weight after.
+    #[schema(value_type = String)]
+    to: Version,
+    /// The revision in force.
+    revision: u64,
+    /// The versions that had to be loaded for it.
+    #[schema(value_type = Vec<String>)]
+    loaded: Vec<Version>,
+}
+
+impl Traffic {
+    /// Members of the response that are not the document's.
+    pub(in crate::admin) const READ_ONLY: [&str; 4] = ["model", "revision", "shares", "sample_ratio"];
+
+    /// `entry` is the published model. Its counts are used if they belong to this revision.
+    pub(in crate::admin) fn of(model: ModelName, revision: u64, document: Document, entry: Option<&Entry>) -> Traffic {
+        let arms = entry.filter(|entry| entry.revision() == revision).map_or(&[][..], Entry::arms);
+        let counts: Vec<u64> =
+            (0..document.split.len()).map(|i| arms.get(i).map_or(0, |a| a.metrics.requests())).collect();
+        let weights: Vec<f64> = document.split.iter().map(|arm| arm.weight).collect();
+        let ratio = SampleRatio::of(&weights, &counts);
+        let all: u64 = ratio.requests;
+        let share = |(arm, requests): (AnsweringArm, u64)| Share {
+            arm: arm.arm,
+            version: arm.version,
+            configured: arm.share,
+            observed: (all > 0).then(|| requests as f64 / all as f64),
+            requests,
+        };
+        let shares = configured_arms(&document).into_iter().zip(counts).map(share).collect();
+        let sample_ratio = SampleRatioResponse {
+            requests: ratio.requests,
+            chi_squared: ratio.chi_squared,
+            degrees_of_freedom: ratio.degrees_of_freedom,
+            p_value: ratio.p_value,
+            verdict: ratio.verdict.as_str(),
+            note: document.sticky_by.as_ref().map(
+                |_| "all requests of a sticky key go to one arm, so a few busy keys can cause a mismatch by themselves",
+            ),
+        };
+        Traffic { document, model, revision, shares, sample_ratio }
+    }
+}
+
+impl PromotionResponse {
+    pub(in crate::admin) fn of(promotion: Promotion, dry_run: bool) -> PromotionResponse {
+        let Promotion { model, from, to, revision, would_be, gates, changed: _ } = promotion;
+        let would_pass = dry_run.then(|| gates.iter().all(|verdict| verdict.passed));
+        let verdict = |Verdict { gate, asked, found, passed }| GateVerdict { gate, asked, found, passed };
+        let gates = gates.into_iter().map(verdict).collect();
+        PromotionResponse { model, from, to, revision, would_be, would_pass, gates }
+    }
+}
+
+impl From<RolledBack> for RollbackResponse {
+    fn from(rolled_back: RolledBack) -> RollbackResponse {
+        let RolledBack { model, from, to, revision, loaded } = rolled_back;
+        RollbackResponse { model, from, to, revision, loaded }
+    }
+}

@@ -1,0 +1,87 @@
+//! One rollout with what is kept in memory only: the evidence and the clock of its current step.
+
+use super::decide::{Decision, judge, judge_shadow};
+use super::evidence::{Evidence, ShadowEvidence, StepEvidence};
+use super::handle::View;
+use super::state::{State, Step};
+use crate::ledger::Action;
+use crate::model::ModelName;
+use crate::registry::Entry;
+use crate::shadow::Figures;
+use crate::telemetry::ArmEvidence;
+use std::time::{Duration, Instant};
+
+/// A model's last rollout, active or ended.
+#[derive(Debug)]
+pub(super) struct ActiveRollout {
+    pub(super) state: State,
+    /// When the current step began, or was continued after a restart.
+    pub(super) step_began: Instant,
+    pub(super) evidence: Evidence,
+    /// How long the last step was held, once the rollout has ended.
+    pub(super) held: Option<Duration>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// A change that failed and is retried. It does not delay other actions: a rollback is tried at once after an advance failed.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) action: Action,
+    pub(super) message: String,
+    pub(super) retry_at: Instant,
+}
+
+impl ActiveRollout {
+    pub(super) fn new(state: State) -> ActiveRollout {
+        let evidence = match state.step {
+            Step::Shadow => Evidence::Shadow(ShadowEvidence::default()),
+            Step::At(_) => Evidence::Step(Box::new(StepEvidence::new(&state.plan.guardrails, state.percent()))),
+        };
+        // How long a rollout was held that ended before a restart is not stored.
+        let held = state.ended.map(|_| Duration::ZERO);
+        ActiveRollout { state, step_began: Instant::now(), evidence, held, trouble: None }
+    }
+
+    /// Whether this action failed a moment ago and is not to be retried yet.
+    pub(super) fn must_wait(&self, action: Action) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.action == action && Instant::now() < trouble.retry_at)
+    }
+
+    /// Updates the evidence and decides what to do next.
+    pub(super) fn decide(&mut self, model: &ModelName, entry: &Entry, figures: &Figures) -> Decision {
+        let plan = &self.state.plan;
+        let held = self.step_began.elapsed();
+        match &mut self.evidence {
+            Evidence::Shadow(shadow) => {
+                let (revision, control) = (self.state.revision, self.state.control_versions());
+                shadow.update(figures.agreement_under(revision, model, &control, plan.to));
+                judge_shadow(plan, plan.guardrails.shadow_disagreement.unwrap_or(1.0), shadow, held)
+            }
+            Evidence::Step(step) => {
+                let name = self.state.candidate_arm();
+                let mut control = ArmEvidence::default();
+                let mut candidate = ArmEvidence::default();
+                for arm in entry.arms() {
+                    let evidence = arm.metrics.evidence();
+                    if arm.arm == name.as_str() {
+                        candidate = evidence;
+                    } else {
+                        control.add(&evidence);
+                    }
+                }
+                step.update(candidate, control);
+                judge(plan, step, held)
+            }
+        }
+    }
+
+    pub(super) fn view(&self, model: &ModelName) -> View {
+        View {
+            model: model.clone(),
+            state: self.state.clone(),
+            held: self.held.unwrap_or_else(|| self.step_began.elapsed()),
+            evidence: self.evidence.clone(),
+            trouble: self.trouble.as_ref().map(|trouble| trouble.message.clone()),
+        }
+    }
+}
