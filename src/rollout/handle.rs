@@ -127,8 +127,8 @@ impl Rollouts {
 
     async fn send(&self, model: ModelName, request: Request) -> Result<View, Failure> {
         let (reply, answer) = oneshot::channel();
-        let stopping = || Failure::new(Code::Draining, "the server is stopping");
-        self.commands.send(Command { model, request, reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        let ended = || Failure::new(Code::Draining, "the server is stopping, or its rollout thread has failed");
+        self.commands.send(Command { model, request, reply }).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 }

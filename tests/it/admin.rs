@@ -1,4 +1,4 @@
-//! The operators' door, whole.
+//! The admin API of a running gateway.
 
 use crate::support::{Gateway, infer_body, onnx};
 use serde_json::json;
@@ -12,16 +12,16 @@ fn gateway() -> Gateway {
 }
 
 #[test]
-fn a_dry_run_changes_nothing_and_a_promote_says_what_it_did() {
+fn a_dry_run_changes_nothing_and_a_promote_returns_what_it_changed() {
     let gateway = gateway();
-    let to = |v: &str, dry| json!({"version": v, "reason": "why not", "dry_run": dry});
+    let to = |v: &str, dry| json!({"version": v, "reason": "a test", "dry_run": dry});
     let before = gateway.admin_get("/api/v1/models/self/traffic");
     let serving = before.json()["split"][0]["version"].as_str().unwrap().to_owned();
-    assert_eq!(serving, "3", "the highest ready version is served first");
-    // 1 takes other inputs than 3: callers would break.
+    assert_eq!(serving, "3", "the highest ready version serves first");
+    // Version 1 has other inputs than version 3, so callers would break.
     let breaks = gateway.admin_send("POST", "/api/v1/models/self:promote", &[], &to("1", false));
     assert_eq!((breaks.status, breaks.code().as_str()), (409, "CONFLICT"));
-    assert!(breaks.json().to_string().contains('x'), "the difference is named: {}", breaks.json());
+    assert!(breaks.json().to_string().contains('x'), "the error names the difference: {}", breaks.json());
     let allowed = json!({"version": "2", "reason": "callers are ready", "allow_signature_change": true});
     let promoted = gateway.admin_send("POST", "/api/v1/models/self:promote", &[], &allowed);
     assert_eq!(promoted.status, 200, "{promoted:?}");
@@ -38,10 +38,10 @@ fn a_dry_run_changes_nothing_and_a_promote_says_what_it_did() {
 }
 
 #[test]
-fn a_stale_if_match_is_412_and_a_fresh_one_is_taken() {
+fn a_stale_if_match_is_412_and_a_current_one_is_accepted() {
     let gateway = gateway();
     let etag = gateway.admin_get("/api/v1/models/self/traffic").header("etag").unwrap().to_owned();
-    let document = json!({"split": [{"version": "3", "weight": 1}], "reason": "with a reason now"});
+    let document = json!({"split": [{"version": "3", "weight": 1}], "reason": "a test"});
     let fresh = gateway.admin_send("PUT", "/api/v1/models/self/traffic", &[("if-match", &etag)], &document);
     assert_eq!(fresh.status, 200, "{fresh:?}");
     let stale = gateway.admin_send("PUT", "/api/v1/models/self/traffic", &[("if-match", &etag)], &document);
@@ -52,26 +52,26 @@ fn a_stale_if_match_is_412_and_a_fresh_one_is_taken() {
 }
 
 #[test]
-fn a_pushed_version_lands_and_an_existing_one_is_409() {
+fn a_pushed_version_is_stored_and_an_existing_one_is_409() {
     let gateway = gateway();
     let bytes = onnx::scaling(4.0);
     let pushed = gateway.admin_put_bytes("/api/v1/models/self/versions/4", &bytes);
     assert!(matches!(pushed.status, 200 | 201), "{pushed:?}");
-    assert!(gateway.state("self", 4).is_some(), "a pushed version is known at once");
+    assert!(gateway.state("self", 4).is_some(), "a pushed version is listed at once");
     let load = gateway.admin_send("POST", "/api/v1/models/self/versions/4:load", &[], &json!({}));
-    assert_eq!(load.status, 200, "and can be waited for: {load:?}");
+    assert_eq!(load.status, 200, "a load waits for it: {load:?}");
     gateway.wait_state("self", 4, "ready");
     let answer = gateway.post("/v2/models/self/versions/4/infer", infer_body(&[1, 2], &[1.0, 2.0]));
     assert_eq!(answer.json()["outputs"][0]["data"], json!([4.0, 8.0]));
     let again = gateway.admin_put_bytes("/api/v1/models/self/versions/4", &bytes);
     assert_eq!((again.status, again.code().as_str()), (409, "CONFLICT"));
-    let junk = gateway.admin_put_bytes("/api/v1/models/self/versions/5", b"no model");
+    let junk = gateway.admin_put_bytes("/api/v1/models/self/versions/5", b"not a model");
     assert_eq!(junk.status, 400, "{junk:?}");
-    assert_eq!(gateway.state("self", 5), None, "nothing landed");
+    assert_eq!(gateway.state("self", 5), None, "nothing was stored");
 }
 
 #[test]
-fn limits_of_a_model_hold_for_its_callers() {
+fn limits_of_a_model_apply_to_its_callers() {
     let gateway = Gateway::start(|models| {
         onnx::install(models, "scale", 1, &onnx::scaling(2.0));
         std::fs::write(models.join("scale/model.toml"), "[limits]\nmax_rows = 2\nmax_in_flight = 8\n").unwrap();
@@ -84,7 +84,7 @@ fn limits_of_a_model_hold_for_its_callers() {
 }
 
 #[test]
-fn tritons_repository_takes_a_model_out_and_back() {
+fn tritons_repository_extension_unloads_and_loads_a_model() {
     let gateway = gateway();
     let index = gateway.admin_send("POST", "/v2/repository/index", &[], &json!({}));
     assert!(index.json().as_array().unwrap().iter().any(|m| m["name"] == "self" && m["state"] == "READY"), "{index:?}");
@@ -95,6 +95,6 @@ fn tritons_repository_takes_a_model_out_and_back() {
     let back = gateway.admin_send("POST", "/v2/repository/models/self/load", &[], &json!({}));
     assert_eq!(back.status, 200, "{back:?}");
     let answer = gateway.post("/v2/models/self/infer", infer_body(&[1, 2], &[1.0, 2.0]));
-    assert_eq!((answer.status, &answer.json()["model_version"]), (200, &json!("3")), "its document was kept");
-    assert_eq!(gateway.post("/v2/repository/index", "").status, 404, "what changes state is on the admin port alone");
+    assert_eq!((answer.status, &answer.json()["model_version"]), (200, &json!("3")), "its traffic document was kept");
+    assert_eq!(gateway.post("/v2/repository/index", "").status, 404, "the extension is on the admin port only");
 }

@@ -1,4 +1,4 @@
-//! Where and how runs happen, as callers and operators see it.
+//! Where and how runs happen, as callers and operators see them.
 
 use crate::support::{Gateway, eventually, infer_body, onnx};
 use serde_json::Value;
@@ -10,7 +10,7 @@ fn shown(gateway: &Gateway, model: &str) -> Value {
 }
 
 #[test]
-fn only_rows_that_were_seen_not_to_interact_run_together() {
+fn only_versions_whose_rows_do_not_interact_are_batched() {
     let gateway = Gateway::start(|models| {
         onnx::install(models, "apart", 1, &onnx::scaling(2.0));
         onnx::install(models, "together", 1, &onnx::softmax_over_rows());
@@ -33,15 +33,15 @@ fn only_rows_that_were_seen_not_to_interact_run_together() {
         let version = &shown(&gateway, model)["versions"][0];
         assert_eq!(version["batching"]["enabled"], enabled, "{model}: {version}");
         assert!(version["batching"]["why"].as_str().unwrap().contains(why), "{model}: {version}");
-        assert!(version["cost"][0]["us"].as_f64().unwrap() > 0.0, "warming up measures: {version}");
+        assert!(version["cost"][0]["us"].as_f64().unwrap() > 0.0, "the warm-up measures run times: {version}");
     }
     assert_eq!(shown(&gateway, "pinned")["versions"][0]["batching"]["max_rows"], 7);
     assert_eq!(gateway.admin_get("/api/v1/models/none/execution").status, 404);
 }
 
 #[test]
-fn under_load_requests_run_together_and_each_gets_its_own() {
-    // One worker, and nothing at once: what comes while a run is under way runs together.
+fn requests_that_are_batched_under_load_get_their_own_answers() {
+    // One worker and no inline runs: requests that arrive during a run are batched.
     let gateway = Gateway::start_with("[execute]\ninline_below = \"0s\"\nworkers = 1\n", |models| {
         onnx::install(models, "s", 1, &onnx::scaling(3.0));
     });
@@ -67,7 +67,7 @@ fn under_load_requests_run_together_and_each_gets_its_own() {
 }
 
 #[test]
-fn a_large_request_on_a_quiet_machine_is_run_by_all_that_idle() {
+fn a_large_request_is_split_across_idle_workers() {
     let gateway = Gateway::start_with("[execute]\ninline_below = \"0s\"\nworkers = 3\n", |models| {
         for (model, spread) in [("several", true), ("one", false)] {
             onnx::install(models, model, 1, &onnx::scaling(3.0));
@@ -77,7 +77,7 @@ fn a_large_request_on_a_quiet_machine_is_run_by_all_that_idle() {
     let x: Vec<f32> = (0..200_u16).map(f32::from).collect();
     let y: Vec<f64> = x.iter().map(|x| 3.0 * f64::from(*x)).collect();
     for (model, spread) in [("several", true), ("one", false)] {
-        // Which workers idle is the machine's affair: in a moment two do.
+        // Other processes may keep the workers busy, so repeat until at least two are idle.
         eventually(model, || {
             let answer = gateway.post(&format!("/v2/models/{model}/infer"), infer_body(&[100, 2], &x));
             assert_eq!(answer.status, 200, "{answer:?}");
@@ -92,7 +92,7 @@ fn a_large_request_on_a_quiet_machine_is_run_by_all_that_idle() {
 }
 
 #[test]
-fn where_runs_happen_can_be_pinned() {
+fn model_toml_can_fix_where_runs_happen() {
     let gateway = Gateway::start(|models| {
         for (model, settings) in
             [("free", ""), ("here", "[execution]\nat_once = true\n"), ("there", "[execution]\nat_once = false\n")]
@@ -106,9 +106,13 @@ fn where_runs_happen_can_be_pinned() {
         assert_eq!(answer.status, 200, "{answer:?}");
         let version = &shown(&gateway, model)["versions"][0];
         assert_eq!(version["at_once"], pinned, "{version}");
-        assert_eq!(version["cost"][0]["at_once"], pinned != false, "such a run takes microseconds: {version}");
+        assert_eq!(
+            version["cost"][0]["at_once"],
+            pinned != false,
+            "without the setting, a run of microseconds is inline: {version}"
+        );
     }
-    // Runs on workers are counted by their rows, the others are not.
+    // Only runs on workers are counted by their rows.
     let metrics = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
     let counted =
         |model: &str| metrics.contains(&format!("sluicegate_batch_rows_count{{model=\"{model}\",version=\"1\"}}"));

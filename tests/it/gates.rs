@@ -1,4 +1,4 @@
-//! Documents and promotions that are refused, and rollbacks, over the operators' door.
+//! Refused traffic documents, gates of promotes, and rollbacks, through the admin API.
 
 use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn promote(gateway: &Gateway, body: &Value) -> Answer {
     gateway.admin_send("POST", "/api/v1/models/m:promote", &[], body)
 }
 
-/// The refusal's sentence and details as one text.
+/// The error message and its details as one text.
 #[track_caller]
 fn refused(answer: &Answer, status: u16) -> String {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -34,7 +34,7 @@ fn refused(answer: &Answer, status: u16) -> String {
 }
 
 #[test]
-fn a_bad_document_is_told_everything_that_is_wrong_with_it() {
+fn a_bad_document_is_refused_with_all_complaints() {
     let gateway = gateway("");
     let before = gateway.admin_get(TRAFFIC);
     let alone = [
@@ -101,7 +101,7 @@ fn a_bad_document_is_told_everything_that_is_wrong_with_it() {
 }
 
 #[test]
-fn a_version_is_promoted_once_its_answers_as_a_shadow_agree() {
+fn a_version_is_promoted_when_its_answers_as_a_shadow_agree() {
     let gateway = gateway("[gates]\nshadow_agreement = 0.95\nshadow_pairs = 20\nsignature = true\n");
     let shadows = json!({"split": [{"version": "1", "weight": 1}], "shadows": [{"version": "2"}, {"version": "3"}]});
     assert_eq!(gateway.admin_send("PUT", TRAFFIC, &[], &shadows).status, 200);
@@ -114,32 +114,32 @@ fn a_version_is_promoted_once_its_answers_as_a_shadow_agree() {
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
     };
-    eventually("both shadows have their pairs", || {
+    eventually("both shadows have enough pairs", || {
         let answer = gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[1.0, 2.0]));
         assert_eq!(answer.status, 200, "{answer:?}");
         ["2", "3"].iter().all(|v| dry(v)["gates"][0]["passed"] == true).then_some(())
     });
     let other = dry("3");
-    assert_eq!(other["would_pass"], false, "its answers are twice as large: {other}");
+    assert_eq!(other["would_pass"], false, "its answers are twice the primary's: {other}");
     assert_eq!(other["would_be"]["split"][0]["version"], "3");
     assert!(other["gates"][1]["found"].as_str().unwrap().starts_with("0 (0 of "), "{other}");
     let said = refused(&promote(&gateway, &to("3", false)), 409);
     assert!(said.contains("shadow_agreement: requires at least 0.95 of the pairs in agreement"), "{said}");
-    assert!(!said.contains("signature:"), "a gate that passes is not complained of: {said}");
+    assert!(!said.contains("signature:"), "a gate that passes is not in the error: {said}");
 
     let done = promote(&gateway, &to("2", false));
     assert_eq!(done.status, 200, "{done:?}");
     let gates: Vec<Value> = done.json()["gates"].as_array().unwrap().clone();
     assert!(gates.len() == 3 && gates.iter().all(|gate| gate["passed"] == true), "{gates:?}");
     let off = json!({"version": "3", "reason": "a test", "gates": {}});
-    assert_eq!(promote(&gateway, &off).status, 200, "gates can be put aside");
+    assert_eq!(promote(&gateway, &off).status, 200, "a promote may ask for no gates");
     let audit = gateway.admin_get("/api/v1/audit?model=m&limit=2").json();
     let kept = |i: usize| audit["events"][i]["after"]["gates"].clone();
     assert_eq!(kept(0)["instead_of"], json!({"shadow_agreement": 0.95, "shadow_pairs": 20, "signature": true}));
     assert_eq!(
         (&kept(1)["from"], &kept(1)["verdicts"]),
         (&json!("model.toml"), &json!(gates)),
-        "and that is on record"
+        "the audit trail has the verdicts"
     );
     let wrong = json!({"version": "2", "reason": "", "gates": {"golden": 1, "agreement": 0.5}});
     let said = refused(&promote(&gateway, &wrong), 400);
@@ -149,7 +149,7 @@ fn a_version_is_promoted_once_its_answers_as_a_shadow_agree() {
 }
 
 #[test]
-fn a_rollback_is_at_once_while_the_version_is_warm_and_says_when_it_was_not() {
+fn a_rollback_needs_no_load_while_the_version_is_warm_and_lists_loaded_versions_otherwise() {
     let gateway = gateway("versions = { latest = 1 }\nkeep_warm = \"1h\"\n");
     let rollback = || {
         let body = json!({"reason": "a test"});

@@ -1,11 +1,11 @@
-//! Rollouts: traffic moved step by step, and taken back by itself.
+//! Rollouts: traffic that moves step by step, and back when a guardrail is violated.
 
 use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-/// Version 1 takes everything; version 2 fails on rows that begin above 9.
+/// Version 1 accepts all rows; version 2 fails on rows that begin with more than 9.
 fn gateway() -> Gateway {
     let gateway = Gateway::start(fill);
     assert_eq!(gateway.promote("m", 1).status, 200);
@@ -58,12 +58,12 @@ fn actions(gateway: &Gateway) -> Vec<String> {
     actions
 }
 
-/// Callers that ask without a pause, with a row that begins with `x`, until this is dropped.
+/// Callers that send requests without a pause, each with a row that begins with `x`, until this is dropped.
 struct Callers {
     done: Arc<AtomicBool>,
-    /// Held by a request for as long as it lasts.
+    /// Each request holds the read lock until it is answered.
     x: Arc<RwLock<f32>>,
-    /// Requests that failed, of all; and those of version 2.
+    /// Requests that failed, and requests that version 2 answered.
     failed: Arc<AtomicU64>,
     of_candidate: Arc<AtomicU64>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -94,8 +94,8 @@ impl Callers {
         Callers { done, x, failed, of_candidate, threads }
     }
 
-    /// From now on: no request that begins otherwise is under way when this answers.
-    fn ask(&self, x: f32) {
+    /// Changes the rows. No request with the old row is in progress when this returns.
+    fn send_rows_with(&self, x: f32) {
         *self.x.write().unwrap() = x;
     }
 
@@ -114,7 +114,7 @@ impl Drop for Callers {
 }
 
 #[test]
-fn a_sound_version_goes_step_by_step_to_everybody() {
+fn a_working_version_gets_all_traffic_step_by_step() {
     let gateway = gateway();
     let callers = Callers::start(&gateway);
     let plan = json!({"to": "2", "steps": [20, 50, 100], "hold": "300ms", "min_requests": 20, "reason": "a test"});
@@ -125,9 +125,9 @@ fn a_sound_version_goes_step_by_step_to_everybody() {
     assert_eq!(begun["from"], json!(["1"]));
     assert_eq!(split(&gateway), [("1".to_owned(), 80.0), ("2".to_owned(), 20.0)]);
     let again = begin(&gateway, &plan);
-    assert_eq!((again.status, again.code().as_str()), (409, "CONFLICT"), "one at a time");
+    assert_eq!((again.status, again.code().as_str()), (409, "CONFLICT"), "a model has one rollout at a time");
 
-    let done = until(&gateway, "it finishes", |rollout| rollout["state"] == "finished");
+    let done = until(&gateway, "the rollout finishes", |rollout| rollout["state"] == "finished");
     assert_eq!(split(&gateway), [("2".to_owned(), 1.0)]);
     let moves: Vec<(&Value, &Value)> =
         done["moves"].as_array().unwrap().iter().map(|m| (&m["action"], &m["percent"])).collect();
@@ -141,13 +141,13 @@ fn a_sound_version_goes_step_by_step_to_everybody() {
     );
     assert_eq!(actions(&gateway), ["rollout_start", "rollout_step", "rollout_finish"]);
     assert_eq!(callers.failed(), 0);
-    assert_eq!(verb(&gateway, "pause").status, 409, "it has ended");
+    assert_eq!(verb(&gateway, "pause").status, 409, "the rollout has ended");
     let metrics = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
     assert!(metrics.contains("sluicegate_rollouts_ended_total{how=\"finished\"} 1"), "{metrics}");
 }
 
 #[test]
-fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
+fn a_candidate_that_fails_from_step_two_on_is_moved_back() {
     let gateway = gateway();
     let before = gateway.admin_get("/api/v1/models/m/traffic").json()["split"].clone();
     let callers = Callers::start(&gateway);
@@ -155,28 +155,32 @@ fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
     assert_eq!(begin(&gateway, &plan).status, 200);
     until(&gateway, "step two", |rollout| rollout["step"] == 1);
     let at_step_two = callers.of_candidate.load(Ordering::Relaxed);
-    // From now on callers send what the candidate cannot take.
-    callers.ask(12.0);
-    let done = until(&gateway, "it is taken back", |rollout| rollout["state"] == "taken_back");
+    // From now on callers send rows on which the candidate fails.
+    callers.send_rows_with(12.0);
+    let done = until(&gateway, "the traffic is moved back", |rollout| rollout["state"] == "taken_back");
     assert!(done["why"].as_str().unwrap().starts_with("error_rate_ratio violated: "), "{done}");
     let errors = &done["guardrails"][0];
-    assert_eq!((&errors["name"], &errors["broken"]), (&json!("error_rate_ratio"), &json!(true)), "the evidence stays");
+    assert_eq!(
+        (&errors["name"], &errors["broken"]),
+        (&json!("error_rate_ratio"), &json!(true)),
+        "the evidence is kept"
+    );
     assert!(errors["interval"][0].as_f64().unwrap() >= 1.0, "{errors}");
     assert_eq!(gateway.admin_get("/api/v1/models/m/traffic").json()["split"], before);
     assert_eq!(actions(&gateway), ["rollout_start", "rollout_step", "rollout_take_back"]);
     let failed = callers.failed();
     let after = callers.of_candidate.load(Ordering::Relaxed) - at_step_two;
     assert!(failed > 0 && failed <= after, "{failed} of {after}");
-    // docs/TRAFFIC.md: 30 requests of a candidate that fails them all, and those that come until the next look, a tenth of a second
-    // later. Two callers that wait for each answer cannot send more than a few hundred in that time. What fails after that waits for the
-    // ledger: a take-back is on the disk before it is in force, and a disk may take its time.
+    // docs/TRAFFIC.md: a candidate that fails every request is detected within 30, plus those until the next check a tenth of a second
+    // later. Two callers that wait for each response cannot send more than a few hundred in that time. Requests after the decision may
+    // fail while the ledger writes to the disk, so they are not counted.
     let seen = errors["candidate"]["bad"].as_u64().unwrap();
     assert!((1..2000).contains(&seen), "decided after {seen} failures");
-    // A rollback is no way back to the version that failed.
+    // A rollback does not lead to the version that failed.
     let back = gateway.admin_send("POST", "/api/v1/models/m:rollback", &[], &json!({"reason": "a test"})).json();
     assert_eq!(back["to"], "2", "the first document, before the promote: {back}");
     assert_eq!(gateway.promote("m", 1).status, 200);
-    // From then on nobody fails.
+    // From now on no request fails.
     let until_now = callers.failed();
     let answered = gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[12.0, 1.0]));
     assert_eq!((answered.status, answered.header("x-sluicegate-version")), (200, Some("1")));
@@ -185,37 +189,37 @@ fn a_candidate_that_starts_failing_at_step_two_is_taken_back_by_itself() {
 }
 
 #[test]
-fn a_version_against_itself_tells_no_difference() {
+fn a_version_compared_with_itself_shows_no_difference() {
     let gateway = gateway();
     let callers = Callers::start(&gateway);
     let plan = json!({"to": "1", "steps": [30, 50], "hold": "1s", "min_requests": 200, "reason": "A/A"});
     let begun = begin(&gateway, &plan).json();
     assert_eq!((&begun["arm"], &begun["from"]), (&json!("candidate"), &json!(["1"])));
-    let done = until(&gateway, "it finishes", |rollout| !matches!(rollout["state"].as_str(), Some("running")));
+    let done = until(&gateway, "the rollout finishes", |rollout| !matches!(rollout["state"].as_str(), Some("running")));
     assert_eq!(done["state"], "finished", "{}", done["why"]);
     for guardrail in done["guardrails"].as_array().unwrap() {
         assert_eq!(guardrail["broken"], false, "{guardrail}");
     }
-    // Held at 50 %, its last step: the arms get what they should, by their own counts.
+    // The last step is 50 %: the sample-ratio check must find the arms as configured.
     let traffic = eventually("enough requests for the check", || {
         let traffic = gateway.admin_get("/api/v1/models/m/traffic").json();
         (traffic["sample_ratio"]["requests"].as_u64() > Some(300)).then_some(traffic)
     });
     let ratio = &traffic["sample_ratio"];
-    assert!(ratio["p_value"].as_f64().unwrap() > 1e-6, "one in a million sound splits: {ratio}");
+    assert!(ratio["p_value"].as_f64().unwrap() > 1e-6, "a working split deviates this much once in a million: {ratio}");
     assert_eq!(callers.failed(), 0);
 }
 
 #[test]
-fn it_is_held_resumed_and_aborted() {
+fn a_rollout_is_paused_resumed_and_aborted() {
     let gateway = gateway();
     let before = split(&gateway);
     let plan = json!({"to": "2", "steps": [10, 20], "hold": "0s", "min_requests": 5, "reason": "a test"});
     assert_eq!(begin(&gateway, &plan).status, 200);
     let paused = verb(&gateway, "pause").json();
     assert_eq!(paused["state"], "paused");
-    assert_eq!(verb(&gateway, "pause").status, 200, "pausing what is paused changes nothing");
-    // It would go on with five requests of the candidate; while it is paused, it does not.
+    assert_eq!(verb(&gateway, "pause").status, 200, "pausing a paused rollout changes nothing");
+    // Five requests of the candidate would be enough for the next step, but it is paused.
     eventually("ten requests of the candidate", || {
         gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[1.0, 1.0]));
         (rollout(&gateway)["candidate"]["requests"].as_u64() >= Some(10)).then_some(())
@@ -230,11 +234,11 @@ fn it_is_held_resumed_and_aborted() {
         actions(&gateway),
         ["rollout_start", "rollout_pause", "rollout_resume", "rollout_step", "rollout_abort"]
     );
-    assert_eq!(begin(&gateway, &plan).status, 200, "another may begin");
+    assert_eq!(begin(&gateway, &plan).status, 200, "another rollout may begin");
 }
 
 #[test]
-fn a_plan_that_is_all_at_once_is_done_at_once() {
+fn a_plan_with_a_single_step_of_100_percent_finishes_at_once() {
     let gateway = gateway();
     let done = begin(&gateway, &json!({"to": "2", "steps": [100], "hold": "1h", "reason": "a test"})).json();
     assert_eq!((&done["state"], &done["percent"]), (&json!("finished"), &json!(100.0)));
@@ -243,52 +247,53 @@ fn a_plan_that_is_all_at_once_is_done_at_once() {
 }
 
 #[test]
-fn a_manual_change_stops_it_and_it_says_so() {
+fn a_manual_change_stops_the_rollout_and_is_named() {
     let gateway = gateway();
     let plan = json!({"to": "2", "steps": [10, 100], "hold": "1h", "reason": "a test"});
     assert_eq!(begin(&gateway, &plan).status, 200);
     let body = json!({"split": [{"version": "1", "weight": 1}, {"version": "2", "weight": 1}]});
     let put = gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[("x-sluicegate-actor", "ann")], &body);
     assert_eq!(put.status, 200, "{put:?}");
-    // At once, not at the next look.
+    // At once, not at the next check.
     let stopped = rollout(&gateway);
     assert_eq!(stopped["state"], "stopped");
     let why = stopped["why"].as_str().unwrap();
     assert!(why.contains("ann") && why.contains("put_traffic"), "{why}");
-    assert_eq!(split(&gateway), [("1".to_owned(), 1.0), ("2".to_owned(), 1.0)], "the change stays");
+    assert_eq!(split(&gateway), [("1".to_owned(), 1.0), ("2".to_owned(), 1.0)], "the manual change stays");
     assert_eq!(actions(&gateway), ["rollout_start", "rollout_stop"]);
 }
 
 #[test]
-fn shadows_come_before_the_first_step_where_a_guardrail_asks_for_it() {
+fn the_candidate_is_a_shadow_before_the_first_step_if_a_guardrail_needs_it() {
     let gateway = gateway();
     let callers = Callers::start(&gateway);
-    // The candidate fails on every second caller's row; on the others it agrees.
-    callers.ask(12.0);
+    // Rows on which the candidate fails, so that every pair disagrees.
+    callers.send_rows_with(12.0);
     let plan = |limit: f64| {
         json!({"to": "2", "steps": [10, 100], "hold": "0s", "min_requests": 1, "min_shadow_pairs": 50, "reason": "a test",
                "guardrails": {"shadow_disagreement": limit}})
     };
     let begun = begin(&gateway, &plan(0.1)).json();
     assert_eq!((&begun["state"], &begun["percent"]), (&json!("shadowing"), &json!(0.0)));
-    let done = until(&gateway, "it is taken back", |rollout| rollout["state"] != "shadowing");
+    let done = until(&gateway, "the traffic is moved back", |rollout| rollout["state"] != "shadowing");
     assert_eq!(done["state"], "taken_back");
     assert!(done["why"].as_str().unwrap().starts_with("shadow_disagreement violated: "), "{done}");
-    assert_eq!(callers.failed(), 0, "a shadow answers nobody");
+    assert_eq!(callers.failed(), 0, "a shadow answers no requests");
     assert_eq!(split(&gateway), [("1".to_owned(), 1.0)]);
     assert!(gateway.admin_get("/api/v1/models/m/traffic").json().get("shadows").is_none());
 
-    callers.ask(1.0);
+    callers.send_rows_with(1.0);
     assert_eq!(begin(&gateway, &plan(0.1)).status, 200);
-    let done =
-        until(&gateway, "it ends", |rollout| !matches!(rollout["state"].as_str(), Some("shadowing" | "running")));
+    let done = until(&gateway, "the rollout ends", |rollout| {
+        !matches!(rollout["state"].as_str(), Some("shadowing" | "running"))
+    });
     assert_eq!(done["state"], "finished", "{}", done["why"]);
     assert_eq!(split(&gateway), [("2".to_owned(), 1.0)]);
     assert_eq!(callers.failed(), 0);
 }
 
 #[test]
-fn it_survives_a_restart_where_it_was() {
+fn a_rollout_continues_after_a_restart() {
     let gateway = gateway();
     let callers = Callers::start(&gateway);
     let plan = json!({"to": "2", "steps": [10, 40, 100], "hold": "200ms", "min_requests": 10, "reason": "a test"});
@@ -304,15 +309,15 @@ fn it_survives_a_restart_where_it_was() {
     for key in ["state", "percent", "step", "revision", "why", "moves", "started_at", "by"] {
         assert_eq!(after[key], before[key], "{key}");
     }
-    assert_eq!(after["candidate"]["requests"], 0, "the step's evidence begins anew");
+    assert_eq!(after["candidate"]["requests"], 0, "the evidence of the step begins again");
     let callers = Callers::start(&gateway);
     assert_eq!(verb(&gateway, "resume").status, 200);
-    until(&gateway, "it finishes", |rollout| rollout["state"] == "finished");
+    until(&gateway, "the rollout finishes", |rollout| rollout["state"] == "finished");
     assert_eq!(callers.failed(), 0);
 }
 
 #[test]
-fn what_cannot_be_begun_is_refused_in_words() {
+fn a_rollout_that_cannot_begin_is_refused_with_the_reason() {
     let gateway = gateway();
     let bad = begin(&gateway, &json!({"to": 2, "steps": [5, 1], "guardrail": {}}));
     assert_eq!((bad.status, bad.code().as_str()), (400, "INVALID_REQUEST"));
@@ -332,5 +337,5 @@ fn what_cannot_be_begun_is_refused_in_words() {
     assert_eq!(unload.status, 200, "{unload:?}");
     let unready = begin(&gateway, &json!({"to": "2", "reason": "r"}));
     assert_eq!((unready.status, unready.code().as_str()), (409, "CONFLICT"), "{unready:?}");
-    assert_eq!(gateway.admin_get("/api/v1/models/m/rollout").status, 404, "nothing was begun");
+    assert_eq!(gateway.admin_get("/api/v1/models/m/rollout").status, 404, "no rollout was begun");
 }

@@ -1,9 +1,9 @@
-//! Shadows: copies of live requests, compared with what callers got.
+//! Shadows: copies of live requests, whose answers are compared with the primary's.
 
 use crate::support::{Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
 
-/// Version 1 answers its input; version 2 is off by 0.5 on a tenth of what is asked below.
+/// Version 1 returns its input; version 2 differs by 0.5 on a tenth of the requests below.
 fn gateway() -> Gateway {
     let gateway = Gateway::start(|models| {
         onnx::install(models, "m", 1, &onnx::scaling(1.0));
@@ -36,7 +36,7 @@ fn compared(gateway: &Gateway, pairs: u64) -> Value {
 }
 
 #[test]
-fn a_version_off_by_a_half_on_a_tenth_of_inputs_gives_exactly_those_figures() {
+fn a_version_that_differs_on_a_tenth_of_the_inputs_has_exact_figures() {
     let gateway = gateway();
     shadowed(&gateway, 1.0);
     for i in 0..100u8 {
@@ -52,9 +52,9 @@ fn a_version_off_by_a_half_on_a_tenth_of_inputs_gives_exactly_those_figures() {
     let y = &pair["outputs"][0];
     assert_eq!((&y["name"], &y["elements"], &y["share_within"]), (&json!("y"), &json!(200), &json!(0.95)));
     assert_eq!((&y["largest_difference"], &y["nonfinite"]), (&json!(0.5), &json!(0)));
-    // Ten of two hundred elements are off by 0.5.
+    // Ten of two hundred elements differ by 0.5.
     assert!((y["mean_difference"].as_f64().unwrap() - 0.025).abs() < 1e-12, "{y}");
-    // x < x + 0.25 < x + 0.5: where it is off, the largest of the row is another.
+    // x < x + 0.25 < x + 0.5: where it differs, another element of the row is the largest.
     assert_eq!((&y["top1_flipped"], &y["top1_rows"], &y["top1_flip_share"]), (&json!(10), &json!(100), &json!(0.1)));
     assert!(pair["latency"]["ratio_of_p50"].as_f64().unwrap() > 0.0);
     let worst = pair["worst"].as_array().unwrap();
@@ -74,12 +74,12 @@ fn a_version_off_by_a_half_on_a_tenth_of_inputs_gives_exactly_those_figures() {
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
-    // A shadow answers nobody, and is no request of its version.
+    // A copy does not count as a request of the shadow's version.
     assert!(!metrics.contains("sluicegate_requests_total{model=\"m\",version=\"2\""), "{metrics}");
 }
 
 #[test]
-fn the_tolerance_is_the_models_own() {
+fn the_tolerance_comes_from_model_toml() {
     let gateway = Gateway::start(|models| {
         onnx::install(models, "m", 1, &onnx::scaling(1.0));
         onnx::install(models, "m", 2, &onnx::off_above(89.5, 0.5));
@@ -96,7 +96,7 @@ fn the_tolerance_is_the_models_own() {
 }
 
 #[test]
-fn a_sampled_shadow_gets_its_share_and_by_name_nobody_is_copied() {
+fn a_sampled_shadow_gets_its_share_and_requests_by_version_or_label_are_not_copied() {
     let gateway = gateway();
     shadowed(&gateway, 0.25);
     for _ in 0..400 {
@@ -107,11 +107,11 @@ fn a_sampled_shadow_gets_its_share_and_by_name_nobody_is_copied() {
         let body = json!({"instances": [[1.0, 1.25]]}).to_string();
         assert_eq!(gateway.post("/v1/models/m/labels/stable:predict", body).status, 200);
     }
-    let shadow = eventually("nothing waits", || {
+    let shadow = eventually("no copy is waiting", || {
         let shadow = gateway.admin_get("/api/v1/models/m/shadows/2").json();
         (shadow["waiting"] == 0 && shadow["offered"].as_u64() > Some(0)).then_some(shadow)
     });
-    // 100 ± 7 standard deviations; the hundred that asked by name would be far outside with it.
+    // 100 expected, ± 7 standard deviations; with the hundred requests by version or label it would be far outside.
     let offered = shadow["offered"].as_u64().unwrap();
     assert!((40..=160).contains(&offered), "{offered}");
     let dropped: u64 = shadow["dropped"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
@@ -119,10 +119,10 @@ fn a_sampled_shadow_gets_its_share_and_by_name_nobody_is_copied() {
 }
 
 #[test]
-fn a_shadow_comes_and_goes_with_the_document_and_survives_a_restart() {
+fn a_shadow_follows_the_document_and_continues_after_a_restart() {
     let gateway = gateway();
     shadowed(&gateway, 1.0);
-    assert_eq!(gateway.state("m", 2).as_deref(), Some("ready"), "a shadow serves nobody");
+    assert_eq!(gateway.state("m", 2).as_deref(), Some("ready"), "a shadow is not serving");
     let unload = gateway.admin_send("POST", "/api/v1/models/m/versions/2:unload", &[], &json!({}));
     assert_eq!((unload.status, unload.code().as_str()), (409, "CONFLICT"), "the document names it");
     ask(&gateway, "/v2/models/m/infer", "before", 1.0);
@@ -139,9 +139,13 @@ fn a_shadow_comes_and_goes_with_the_document_and_survives_a_restart() {
     assert_eq!(listed["shadows"][0]["version"], "2");
     assert_eq!(gateway.promote("m", 2).status, 200);
     let traffic = gateway.admin_get("/api/v1/models/m/traffic").json();
-    assert!(traffic.get("shadows").is_none(), "a promote takes it out of the shadows: {traffic}");
+    assert!(traffic.get("shadows").is_none(), "a promote removes it from the shadows: {traffic}");
     let shadow = gateway.admin_get("/api/v1/models/m/shadows/2").json();
-    assert_eq!((&shadow["sample"], &shadow["primaries"][0]["pairs"]), (&Value::Null, &json!(1)), "remembered");
+    assert_eq!(
+        (&shadow["sample"], &shadow["primaries"][0]["pairs"]),
+        (&Value::Null, &json!(1)),
+        "its figures are kept"
+    );
     let back = gateway.admin_send("POST", "/api/v1/models/m:rollback", &[], &json!({"reason": "a test"}));
     assert_eq!(back.status, 200, "{back:?}");
     assert_eq!(gateway.admin_get("/api/v1/models/m/traffic").json()["shadows"][0]["version"], "2");

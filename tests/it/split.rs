@@ -1,4 +1,4 @@
-//! Splits: who is answered by what, while documents change and between processes.
+//! Splits: which arm answers a request, while documents change and in several processes.
 
 use crate::support::process::Served;
 use crate::support::{Gateway, infer_body, onnx};
@@ -17,7 +17,7 @@ fn put(gateway: &Gateway, document: &Value) -> u16 {
     gateway.admin_send("PUT", "/api/v1/models/self/traffic", &[], document).status
 }
 
-/// What a caller saw: the arm, the version named in the header and in the body, and the weights that answered.
+/// The arm, the version in the header, the version in the body, and the first output, which identifies the version that really ran.
 fn ask(agent: &ureq::Agent, url: &str, headers: &[(&str, &str)]) -> (String, String, String, f64) {
     let request = headers.iter().fold(agent.post(url), |request, (name, value)| request.header(*name, *value));
     let mut answer = request.send(infer_body(&[1, 4], &[0.0; 4])).unwrap();
@@ -30,9 +30,9 @@ fn ask(agent: &ureq::Agent, url: &str, headers: &[(&str, &str)]) -> (String, Str
 }
 
 #[test]
-fn a_document_that_changes_a_hundred_times_under_load_is_never_seen_in_halves() {
+fn no_request_sees_a_mixture_of_two_documents_while_they_change_a_hundred_times() {
     let gateway = Gateway::start(fill);
-    // Every document's arms carry its number, and their versions follow from it: an answer that mixes two documents shows.
+    // The arms of each document carry its number, and the number determines their versions. So a mixed answer is detected.
     let versions = |n: u64| [1 + n % 3, 1 + (n + 1) % 3];
     let document = |n: u64| {
         let [a, b] = versions(n);
@@ -43,7 +43,7 @@ fn a_document_that_changes_a_hundred_times_under_load_is_never_seen_in_halves() 
     };
     assert_eq!(put(&gateway, &document(0)), 200);
     let (done, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    // The documents that may be in force: published before a request began, or put while it was under way.
+    // The documents that may answer: from the last one published before a request began to the last one put since.
     let latest = Arc::new(Mutex::new((0u64, 0u64)));
     let url = format!("http://{}/v2/models/self/infer", gateway.data());
     let callers: Vec<_> = (0..3)
@@ -72,7 +72,9 @@ fn a_document_that_changes_a_hundred_times_under_load_is_never_seen_in_halves() 
         latest.lock().unwrap().1 = n;
         assert_eq!(put(&gateway, &document(n)), 200);
         latest.lock().unwrap().0 = n;
-        crate::support::eventually("callers go on", || (asked.load(Ordering::Relaxed) > before + 5).then_some(()));
+        crate::support::eventually("more requests are answered", || {
+            (asked.load(Ordering::Relaxed) > before + 5).then_some(())
+        });
     }
     done.store(true, Ordering::Relaxed);
     for caller in callers {
@@ -82,7 +84,7 @@ fn a_document_that_changes_a_hundred_times_under_load_is_never_seen_in_halves() 
 }
 
 #[test]
-fn of_two_writers_with_if_match_exactly_one_wins() {
+fn of_two_concurrent_writers_with_if_match_exactly_one_succeeds() {
     let gateway = Gateway::start(fill);
     for round in 0..20 {
         let etag = gateway.admin_get("/api/v1/models/self/traffic").header("etag").unwrap().to_owned();
@@ -104,7 +106,7 @@ fn of_two_writers_with_if_match_exactly_one_wins() {
     }
 }
 
-/// The arms of so many users, as a process answers them.
+/// The arm of each user in one process.
 fn arms(served: &Served, users: usize) -> Vec<String> {
     let arm = |user: usize| {
         let answer = served.ask(&[("x-user", &format!("user-{user}"))]);
@@ -114,7 +116,7 @@ fn arms(served: &Served, users: usize) -> Vec<String> {
 }
 
 #[test]
-fn a_user_has_one_arm_in_every_process_and_after_a_restart() {
+fn a_user_has_the_same_arm_in_every_process_and_after_a_restart() {
     let dirs = [tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap()];
     for dir in &dirs {
         std::fs::create_dir(dir.path().join("models")).unwrap();
@@ -129,7 +131,7 @@ fn a_user_has_one_arm_in_every_process_and_after_a_restart() {
     }
     let first = arms(&replicas[0], 200);
     assert_eq!(first, arms(&replicas[1], 200));
-    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3, "every arm has somebody");
+    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3, "every arm has users");
     drop(replicas);
     let again = Served::start(dirs[0].path());
     again.ready();
@@ -137,7 +139,7 @@ fn a_user_has_one_arm_in_every_process_and_after_a_restart() {
 }
 
 #[test]
-fn rules_labels_pins_and_parameters_decide_before_the_split() {
+fn rules_labels_and_versions_are_checked_before_the_split() {
     let gateway = Gateway::start(fill);
     let document = json!({
         "split": [{"version": "1", "weight": 1, "arm": "control"}, {"version": "2", "weight": 1, "arm": "challenger"}],
@@ -168,10 +170,10 @@ fn rules_labels_pins_and_parameters_decide_before_the_split() {
     assert_eq!(
         arms,
         (0..40).map(|user| with_user(json!(user.to_string()))).collect::<Vec<_>>(),
-        "a number is its text"
+        "a number and its text are the same key"
     );
     assert_eq!(arms.iter().collect::<BTreeSet<_>>().len(), 2);
-    // Five requests without the key, and one with an empty one: each by its own id, and counted.
+    // Five requests without the key and one with an empty key: assigned by request id, and counted.
     for _ in 0..5 {
         gateway.post("/v2/models/self/infer", infer_body(&[1, 4], &[0.0; 4]));
     }
@@ -182,5 +184,5 @@ fn rules_labels_pins_and_parameters_decide_before_the_split() {
         metrics.lines().filter(counted).map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum();
     assert_eq!(missing, 6.0, "{metrics}");
     let traffic = gateway.admin_get("/api/v1/models/self/traffic").json();
-    assert_eq!(traffic["sample_ratio"]["requests"], 86, "the split's own, and no other: {traffic}");
+    assert_eq!(traffic["sample_ratio"]["requests"], 86, "only requests that the split assigned: {traffic}");
 }
