@@ -1,22 +1,25 @@
-//! ledger: what must survive a restart: traffic documents, their history, the audit trail.
+//! ledger: everything that must survive a restart: traffic documents, their history, the audit trail, rollout states.
 //!
-//! - [`open`] takes the data directory for this process alone and gives one [`LedgerWriter`] (the manager's, not `Clone`) and a
-//!   [`LedgerReader`] (everybody's, `Clone`).
-//! - [`LedgerWriter::commit`] is one transaction: when it answers `Ok`, the change and its audit event are on the disk together
-//!   (SQLite, `synchronous=FULL`); when it answers an error, nothing of it is.
-//! - A model's revisions are 1, 2, 3, … with no gap and never twice. The document to roll back to is the one before the
-//!   last change, a rollout with all its steps being one; a rollback is a change like any other, so that two of them are back where
-//!   they began.
-//! - Every call blocks: a commit for a few milliseconds, a query for microseconds. Not for a thread that answers predictions.
+//! - [`open`] locks the data directory for this process and returns one [`LedgerWriter`] (owned by the manager, not `Clone`) and a
+//!   [`LedgerReader`] (`Clone`, for any thread).
+//! - [`LedgerWriter::commit`] is one transaction. After `Ok`, the change and its audit event are both on disk (SQLite,
+//!   `synchronous=FULL`). After an error, neither is.
+//! - A commit fails when the database file was removed or replaced while the server runs: nobody would find the change later.
+//! - A model's revisions are 1, 2, 3, … without gaps. A rollback goes to the document before the last change. All steps of one
+//!   rollout count as one change. A rollback is itself a change, so two rollbacks in a row cancel each other.
+//! - One unreadable row disables one model, never the start ([`ModelState::unreadable`]).
+//! - Every call blocks: a commit for a few milliseconds, a query for microseconds. Never call it on a thread that answers predictions.
 //!
 //! Uses: model.
 //!
-//! Invariant: documents are opaque JSON here, and nothing here knows what serves.
+//! Invariant: documents are opaque JSON here. Nothing here knows which version serves.
 //!
-//! To add something kept: a migration at the end of `MIGRATIONS` (never a change to one that was released), a field of
-//! [`ModelState`], a variant of [`Effect`].
+//! To store something new: add a migration at the end of `MIGRATIONS` (never change a released one), a field of [`ModelState`] and a
+//! variant of [`Effect`].
 
 mod error;
+mod identity;
+mod lock;
 mod open;
 mod reader;
 #[cfg(test)]
@@ -32,58 +35,58 @@ use crate::model::{ModelName, Version};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A change to one model, with who wanted it and why.
+/// A change to one model, with the actor and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub model: ModelName,
     pub actor: String,
     pub action: Action,
     pub reason: Option<String>,
-    /// What the audit trail shows as it was and as it is after: JSON texts. Refused when they are not.
+    /// The state before and after, as the audit trail shows them: JSON texts. Other text is refused.
     pub before: Option<String>,
     pub after: Option<String>,
     pub effect: Effect,
 }
 
-/// What a change does to what is kept.
+/// What a change writes, besides its audit event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// A new traffic document, and with it a new revision.
+    /// A new traffic document, which makes a new revision.
     SetDocument {
-        /// JSON. Refused when it is not.
+        /// JSON. Other text is refused.
         document: String,
-        /// The highest version it makes serve; what is kept never goes down.
+        /// The highest version that the document makes serve. The stored value never decreases.
         highest_served: Option<Version>,
-        /// The version that was promoted of itself, if that is what this is: it will not be a second time.
+        /// The version that `auto_promote` promoted. It is not promoted automatically a second time.
         auto_promoted: Option<Version>,
     },
-    /// Where a rollout stands, and the traffic document that goes with it where it moves traffic: both or neither.
+    /// A rollout's state and, where it moves traffic, the traffic document: both or neither.
     SetRollout {
-        /// JSON. Refused when it is not.
+        /// JSON. Other text is refused.
         state: String,
         document: Option<NewDocument>,
     },
-    /// The whole model taken out, or back, with its document kept.
-    SetTakenOut(bool),
-    /// A version an operator unloaded stays so until it is loaded again.
+    /// Marks the whole model as unloaded or not. Its document stays.
+    SetModelUnloaded(bool),
+    /// Marks a version that an operator unloaded. It stays unloaded until an operator loads it again.
     SetOperatorUnloaded { version: Version, unloaded: bool },
-    /// A version came ready with these bytes. The first time leaves no audit event, the same bytes again change nothing, and other
-    /// bytes replace what was kept.
+    /// A version became ready with these bytes. The first time writes no audit event. The same bytes change nothing. Other bytes
+    /// replace the stored ones and write an audit event.
     RecordArtifact { version: Version, sha256: String, bytes: u64 },
-    /// Nothing but the audit event.
+    /// Only the audit event.
     None,
 }
 
-/// A traffic document a rollout puts in force.
+/// A traffic document that a rollout puts in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDocument {
-    /// JSON. Refused when it is not.
+    /// JSON. Other text is refused.
     pub document: String,
-    /// The highest version it makes serve.
+    /// The highest version that it makes serve.
     pub highest_served: Option<Version>,
 }
 
-/// Who did what, as the audit trail spells it.
+/// The kind of a change, as the audit trail spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     Promote,
@@ -94,27 +97,26 @@ pub enum Action {
     LoadModel,
     UnloadModel,
     Push,
-    /// The document a model gets when it is seen for the first time.
+    /// The document that a new model gets automatically.
     FirstDocument,
     AutoPromote,
-    /// Other bytes came ready under a known version.
+    /// A known version became ready with other bytes.
     ReplaceArtifact,
     RolloutStart,
-    /// To its next step.
     RolloutStep,
     RolloutPause,
     RolloutResume,
-    /// An operator took the traffic back.
+    /// An operator ended it and restored the traffic from before.
     RolloutAbort,
-    /// A broken guardrail took the traffic back.
+    /// A guardrail failed and the traffic from before was restored.
     RolloutTakeBack,
     RolloutFinish,
-    /// It goes no further, and traffic stays as it is: somebody else changed it.
+    /// It ended and traffic stays as it is, because another change came between.
     RolloutStop,
 }
 
 impl Action {
-    /// Stable: tools read it.
+    /// Stable: tools depend on it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -147,17 +149,17 @@ impl std::fmt::Display for Action {
     }
 }
 
-/// A change that is on the disk.
+/// A committed change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
-    /// The model's revision now; it grows with documents alone.
+    /// The model's current revision. Only new documents increase it.
     pub revision: u64,
-    /// `None` where there was nothing to tell: a first or unchanged artifact.
+    /// `None` for a first or unchanged artifact, which writes no event.
     pub event_id: Option<u64>,
     pub ts: Timestamp,
 }
 
-/// A traffic document, and the revision that put it there.
+/// A traffic document with its revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
     pub revision: u64,
@@ -165,34 +167,55 @@ pub struct Revision {
     pub document: String,
 }
 
-/// All that is kept about one model.
+/// Everything stored about one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelState {
     pub model: ModelName,
-    /// 0 as long as there has been no document.
+    /// 0 until the model gets its first document.
     pub revision: u64,
     /// The current traffic document, as JSON.
     pub document: Option<String>,
-    pub taken_out: bool,
+    /// An operator unloaded the whole model.
+    pub unloaded: bool,
     /// The highest version that ever served.
     pub highest_served: Option<Version>,
     pub operator_unloaded: BTreeSet<Version>,
     pub auto_promoted: BTreeSet<Version>,
     pub artifacts: BTreeMap<Version, Artifact>,
+    /// Why some of the stored values cannot be read. The fields that they belong to are then empty.
+    pub unreadable: Option<String>,
 }
 
-/// The bytes a version came ready with.
+impl ModelState {
+    /// The state of a model that nothing is stored about.
+    #[must_use]
+    pub(crate) fn new(model: ModelName) -> ModelState {
+        ModelState {
+            model,
+            revision: 0,
+            document: None,
+            unloaded: false,
+            highest_served: None,
+            operator_unloaded: BTreeSet::new(),
+            auto_promoted: BTreeSet::new(),
+            artifacts: BTreeMap::new(),
+            unreadable: None,
+        }
+    }
+}
+
+/// The bytes that a version became ready with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
-    /// As it was given: hexadecimal.
+    /// Hexadecimal.
     pub sha256: String,
     pub bytes: u64,
     pub first_ready_at: Timestamp,
 }
 
-/// RFC 3339 in UTC with microseconds, as the ledger keeps times and the admin API spells them: `2026-11-21T02:20:00.123456Z`.
+/// RFC 3339 in UTC with microseconds: `2026-11-21T02:20:00.123456Z`. The ledger and the admin API use this form.
 ///
-/// Of one length for the years 0 to 9999, so that texts sort as times do.
+/// The length is the same for the years 0 to 9999, so that sorting the texts sorts the times.
 #[must_use]
 pub fn rfc3339(ts: Timestamp) -> String {
     format!("{ts:.6}")

@@ -1,6 +1,6 @@
-//! Those who read: history and audit.
+//! Reads the history and the audit trail.
 
-use super::error::LedgerError;
+use super::error::{LedgerError, is_unreadable_value};
 use super::{Revision, rfc3339};
 use crate::model::ModelName;
 use jiff::Timestamp;
@@ -10,34 +10,34 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Reads the ledger while it is written; cheap to clone, and for any thread. What it sees is whole changes.
+/// Reads the ledger while the manager writes it. Cheap to clone, for any thread. It sees only whole changes.
 #[derive(Debug, Clone)]
 pub struct LedgerReader(Arc<Reading>);
 
 #[derive(Debug)]
 struct Reading {
-    /// One query at a time: they take microseconds, and come from people.
+    /// One query at a time is enough: a query takes microseconds, and people send them.
     connection: Mutex<Connection>,
     file: PathBuf,
 }
 
-/// A traffic document there has been, and how it came.
+/// One traffic document of the past, with the change that put it in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryEntry {
     pub revision: u64,
     pub ts: Timestamp,
     pub actor: String,
-    /// As [`super::Action::as_str`] spells it; a text, as an older program may read a newer one's.
+    /// As [`super::Action::as_str`] spells it. A text, because a newer program may have written an action that this one lacks.
     pub action: String,
     pub reason: Option<String>,
     /// JSON.
     pub document: String,
 }
 
-/// One change that was made.
+/// One event of the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Grows with every event of any model, never used twice.
+    /// Increases with every event of any model and is never used twice.
     pub id: u64,
     pub ts: Timestamp,
     pub actor: String,
@@ -50,14 +50,14 @@ pub struct Event {
     pub after: Option<String>,
 }
 
-/// Which events.
+/// Selects events of the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditQuery {
-    /// Of this model alone.
+    /// Only events of this model.
     pub model: Option<ModelName>,
-    /// Of this time and after.
+    /// Only events at or after this time.
     pub since: Option<Timestamp>,
-    /// At most so many.
+    /// The highest number of events to return.
     pub limit: usize,
 }
 
@@ -66,18 +66,26 @@ impl LedgerReader {
         LedgerReader(Arc::new(Reading { connection: Mutex::new(connection), file }))
     }
 
-    /// Where each model's last rollout stands, as JSON.
+    /// The state of each model's last rollout, as JSON.
     pub fn rollouts(&self) -> Result<Vec<(ModelName, String)>, LedgerError> {
-        self.ask("read the rollouts", |connection| {
+        self.query("read the rollouts", |connection| {
             let mut statement = connection.prepare_cached("SELECT model, state FROM rollouts ORDER BY model")?;
-            let all = statement.query_map([], |row| Ok((row.get::<_, Text<ModelName>>(0)?.0, row.get(1)?)))?;
-            all.collect()
+            let rows = statement.query_map([], |row| Ok((row.get::<_, Text<ModelName>>(0)?.0, row.get(1)?)))?;
+            // One unreadable row must not hide the rollouts of other models.
+            let readable = |row: rusqlite::Result<_>| match row {
+                Err(error) if is_unreadable_value(&error) => {
+                    tracing::error!(%error, "a stored rollout cannot be read and is ignored");
+                    None
+                }
+                row => Some(row),
+            };
+            rows.filter_map(readable).collect()
         })
     }
 
-    /// Every traffic document a model has had, the newest first.
+    /// Every traffic document that a model has had, newest first.
     pub fn history(&self, model: &ModelName) -> Result<Vec<HistoryEntry>, LedgerError> {
-        self.ask("read the history", |connection| {
+        self.query("read the history", |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT d.revision, e.ts, e.actor, e.action, e.reason, d.document
                  FROM documents d JOIN events e ON e.id = d.event WHERE d.model = ?1 ORDER BY d.revision DESC",
@@ -96,12 +104,12 @@ impl LedgerReader {
         })
     }
 
-    /// What was changed, the newest first.
+    /// The selected events, newest first.
     pub fn audit(&self, query: &AuditQuery) -> Result<Vec<Event>, LedgerError> {
         let since = query.since.map(rfc3339);
         let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
         let select = "SELECT id, ts, actor, action, model, reason, before, after FROM events";
-        self.ask("read the audit trail", |connection| match &query.model {
+        self.query("read the audit trail", |connection| match &query.model {
             Some(model) => connection
                 .prepare_cached(&format!(
                     "{select} WHERE model = ?1 AND (?2 IS NULL OR ts >= ?2) ORDER BY id DESC LIMIT ?3"
@@ -115,12 +123,12 @@ impl LedgerReader {
         })
     }
 
-    /// The document before the current one: what a rollback goes back to. `None` where there is none.
+    /// The document that a rollback goes back to. `None` where there is none.
     pub fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError> {
-        self.ask("read the document before", |connection| previous_document(connection, model))
+        self.query("read the previous document", |connection| previous_document(connection, model))
     }
 
-    fn ask<T>(
+    fn query<T>(
         &self,
         doing: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -130,7 +138,7 @@ impl LedgerReader {
     }
 }
 
-/// The revision in force; 0 where there is none.
+/// The revision in force, or 0 where there is none.
 pub(super) fn revision_of(connection: &Connection, model: &ModelName) -> rusqlite::Result<u64> {
     let revision = connection
         .prepare_cached("SELECT revision FROM models WHERE model = ?1")?
@@ -139,8 +147,8 @@ pub(super) fn revision_of(connection: &Connection, model: &ModelName) -> rusqlit
     Ok(revision.unwrap_or(0).cast_unsigned())
 }
 
-/// A rollout is one change made in steps: its steps are passed over, and after a take-back, which is back where the rollout began, that
-/// document too.
+/// A rollout is one change made in steps, so its steps are skipped. After an aborted rollout, which restored the document from before
+/// it, that document is skipped too.
 pub(super) fn previous_document(connection: &Connection, model: &ModelName) -> rusqlite::Result<Option<Revision>> {
     connection
         .prepare_cached(
@@ -174,7 +182,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-/// A value kept as its text; one that does not read back makes the file damaged.
+/// A value stored as text. Text that does not parse is an unreadable value.
 pub(super) struct Text<T>(pub(super) T);
 
 impl<T> FromSql for Text<T>

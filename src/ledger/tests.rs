@@ -1,3 +1,5 @@
+//! The ledger against a real database: changes, history, restarts, kills, full disks, replaced files.
+
 use super::*;
 use proptest::prelude::*;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -27,19 +29,19 @@ fn put(model: &str, document: String) -> Change {
     change(model, Action::PutTraffic, Effect::SetDocument { document, highest_served: None, auto_promoted: None })
 }
 
-fn everything() -> AuditQuery {
+fn all_events() -> AuditQuery {
     AuditQuery { model: None, since: None, limit: usize::MAX }
 }
 
-fn new() -> (TempDir, LedgerWriter, LedgerReader) {
+fn open_new() -> (TempDir, LedgerWriter, LedgerReader) {
     let dir = tempfile::tempdir().unwrap();
     let (writer, reader) = open(dir.path()).unwrap();
     (dir, writer, reader)
 }
 
 #[test]
-fn what_was_kept_is_there_after_a_reopen() {
-    let (dir, mut writer, reader) = new();
+fn stored_values_are_there_after_a_reopen() {
+    let (dir, mut writer, reader) = open_new();
     let (v9, v10) = (version(9), version(u64::MAX));
     let serve = |version, auto_promoted| Effect::SetDocument {
         document: document(1),
@@ -53,8 +55,8 @@ fn what_was_kept_is_there_after_a_reopen() {
     assert_eq!(writer.commit(change("fraud", Action::Unload, unload(true))).unwrap().revision, 2, "no new document");
     let artifact = |sha256: &str| Effect::RecordArtifact { version: v9, sha256: sha256.to_owned(), bytes: 7 };
     let recorded = writer.commit(change("fraud", Action::Load, artifact("ab"))).unwrap();
-    assert_eq!(recorded.event_id, None, "the first artifact is no news");
-    writer.commit(change("other", Action::UnloadModel, Effect::SetTakenOut(true))).unwrap();
+    assert_eq!(recorded.event_id, None, "the first artifact writes no event");
+    writer.commit(change("other", Action::UnloadModel, Effect::SetModelUnloaded(true))).unwrap();
     let pushed = writer.commit(change("third", Action::Push, Effect::None)).unwrap();
     assert_eq!((pushed.revision, pushed.event_id), (0, Some(5)));
     drop((writer, reader));
@@ -64,33 +66,23 @@ fn what_was_kept_is_there_after_a_reopen() {
     let (writer, reader) = open(dir.path()).unwrap();
     let states = writer.load().unwrap();
     let fraud = ModelState {
-        model: name("fraud"),
         revision: 2,
         document: Some(document(1)),
-        taken_out: false,
         highest_served: Some(v10),
         operator_unloaded: BTreeSet::from([v9]),
         auto_promoted: BTreeSet::from([v9]),
         artifacts: BTreeMap::from([(v9, Artifact { sha256: "ab".into(), bytes: 7, first_ready_at: recorded.ts })]),
+        ..ModelState::new(name("fraud"))
     };
-    let other = ModelState {
-        model: name("other"),
-        revision: 0,
-        document: None,
-        taken_out: true,
-        highest_served: None,
-        operator_unloaded: BTreeSet::new(),
-        auto_promoted: BTreeSet::new(),
-        artifacts: BTreeMap::new(),
-    };
-    assert_eq!(states, [fraud, other], "what an event alone names is no model");
-    let actions: Vec<String> = reader.audit(&everything()).unwrap().into_iter().map(|e| e.action).collect();
+    let other = ModelState { unloaded: true, ..ModelState::new(name("other")) };
+    assert_eq!(states, [fraud, other], "a model that only has an event is not stored");
+    let actions: Vec<String> = reader.audit(&all_events()).unwrap().into_iter().map(|e| e.action).collect();
     assert_eq!(actions, ["push", "unload_model", "unload", "auto_promote", "first_document"], "newest first");
 }
 
 #[test]
-fn a_rollback_twice_is_back_where_it_began() {
-    let (_dir, mut writer, reader) = new();
+fn two_rollbacks_restore_the_document() {
+    let (_dir, mut writer, reader) = open_new();
     let model = name("m");
     assert_eq!(writer.previous_document(&model).unwrap(), None);
     writer.commit(put("m", document(1))).unwrap();
@@ -105,11 +97,11 @@ fn a_rollback_twice_is_back_where_it_began() {
     assert_eq!(reader.previous_document(&model).unwrap(), Some(Revision { revision: 2, document: document(2) }));
     assert_eq!(rollback(&mut writer), document(2));
     let history = reader.history(&model).unwrap();
-    let told: Vec<(u64, &str, &str)> =
+    let entries: Vec<(u64, &str, &str)> =
         history.iter().map(|e| (e.revision, e.action.as_str(), e.document.as_str())).collect();
     let (one, two) = (document(1), document(2));
     assert_eq!(
-        told,
+        entries,
         [(4, "rollback", &*two), (3, "rollback", &*one), (2, "put_traffic", &*two), (1, "put_traffic", &*one)]
     );
     assert_eq!((history[0].actor.as_str(), history[0].reason.as_deref()), ("ann", Some("because")));
@@ -117,25 +109,25 @@ fn a_rollback_twice_is_back_where_it_began() {
 }
 
 #[test]
-fn the_audit_trail_is_asked_by_model_time_and_count() {
-    let (_dir, mut writer, reader) = new();
+fn the_audit_trail_is_selected_by_model_time_and_count() {
+    let (_dir, mut writer, reader) = open_new();
     let times: Vec<Timestamp> = (0..6)
         .map(|n| writer.commit(put(if n % 2 == 0 { "even" } else { "odd" }, document(n + 1))).unwrap().ts)
         .collect();
     let ids = |query: &AuditQuery| reader.audit(query).unwrap().iter().map(|e| e.id).collect::<Vec<_>>();
-    assert_eq!(ids(&everything()), [6, 5, 4, 3, 2, 1]);
-    assert_eq!(ids(&AuditQuery { limit: 2, ..everything() }), [6, 5]);
-    assert_eq!(ids(&AuditQuery { model: Some(name("odd")), ..everything() }), [6, 4, 2]);
-    assert_eq!(ids(&AuditQuery { since: Some(times[4]), ..everything() }), [6, 5]);
+    assert_eq!(ids(&all_events()), [6, 5, 4, 3, 2, 1]);
+    assert_eq!(ids(&AuditQuery { limit: 2, ..all_events() }), [6, 5]);
+    assert_eq!(ids(&AuditQuery { model: Some(name("odd")), ..all_events() }), [6, 4, 2]);
+    assert_eq!(ids(&AuditQuery { since: Some(times[4]), ..all_events() }), [6, 5]);
     assert_eq!(ids(&AuditQuery { model: Some(name("even")), since: Some(times[2]), limit: 1 }), [5]);
-    let event = reader.audit(&AuditQuery { limit: 1, ..everything() }).unwrap().remove(0);
+    let event = reader.audit(&AuditQuery { limit: 1, ..all_events() }).unwrap().remove(0);
     assert_eq!((event.ts, event.model, event.reason.as_deref()), (times[5], name("odd"), Some("because")));
     assert_eq!((event.before.as_deref(), event.after.as_deref()), (Some(r#"{"was":1}"#), Some(r#"{"is":2}"#)));
 }
 
 #[test]
-fn other_bytes_of_a_version_leave_an_event_and_the_same_bytes_leave_nothing() {
-    let (_dir, mut writer, reader) = new();
+fn other_bytes_of_a_version_write_an_event_and_the_same_bytes_write_none() {
+    let (_dir, mut writer, reader) = open_new();
     let record = |writer: &mut LedgerWriter, sha256: &str, bytes| {
         let effect = Effect::RecordArtifact { version: version(1), sha256: sha256.to_owned(), bytes };
         let bare = Change { before: None, after: None, ..change("m", Action::ReplaceArtifact, effect) };
@@ -143,49 +135,49 @@ fn other_bytes_of_a_version_leave_an_event_and_the_same_bytes_leave_nothing() {
     };
     let first = record(&mut writer, "aa", 1);
     assert_eq!(record(&mut writer, "aa", 1).event_id, None);
-    assert_eq!(writer.load().unwrap()[0].artifacts[&version(1)].first_ready_at, first.ts, "the first time stays");
+    assert_eq!(writer.load().unwrap()[0].artifacts[&version(1)].first_ready_at, first.ts, "the first time is kept");
     assert_eq!(record(&mut writer, "bb", 2).event_id, Some(1));
-    let event = reader.audit(&everything()).unwrap().remove(0);
+    let event = reader.audit(&all_events()).unwrap().remove(0);
     assert_eq!(event.before.as_deref(), Some(r#"{"version":"1","sha256":"aa","bytes":1}"#));
     assert_eq!(event.after.as_deref(), Some(r#"{"version":"1","sha256":"bb","bytes":2}"#));
     assert_eq!(writer.load().unwrap()[0].artifacts[&version(1)].sha256, "bb");
 }
 
 #[test]
-fn what_is_not_json_is_refused_and_changes_nothing() {
-    let (_dir, mut writer, reader) = new();
+fn text_that_is_not_json_is_refused_and_changes_nothing() {
+    let (_dir, mut writer, reader) = open_new();
     let refused = writer.commit(put("m", "{\"split\":".into())).unwrap_err().to_string();
     assert!(refused.starts_with("the traffic document is not JSON: "), "{refused}");
     let after = Change { after: Some("nothing".into()), ..put("m", document(1)) };
     assert!(writer.commit(after).unwrap_err().to_string().starts_with("`after` of the change is not JSON"));
-    assert_eq!((writer.load().unwrap(), reader.audit(&everything()).unwrap()), (vec![], vec![]));
+    assert_eq!((writer.load().unwrap(), reader.audit(&all_events()).unwrap()), (vec![], vec![]));
 }
 
 #[test]
-fn a_rollout_is_kept_with_its_document_or_not_at_all() {
-    let (dir, mut writer, reader) = new();
-    let steer = |state: &str, document: Option<String>| {
+fn a_rollout_is_stored_with_its_document_or_not_at_all() {
+    let (dir, mut writer, reader) = open_new();
+    let step = |state: &str, document: Option<String>| {
         let document = document.map(|document| NewDocument { document, highest_served: Some(version(2)) });
         change("m", Action::RolloutStep, Effect::SetRollout { state: state.to_owned(), document })
     };
-    assert_eq!(writer.commit(steer(r#"{"step":0}"#, Some(document(2)))).unwrap().revision, 1);
-    assert_eq!(writer.commit(steer(r#"{"step":0,"paused":true}"#, None)).unwrap().revision, 1, "no new document");
-    assert!(writer.commit(steer(r#"{"step":1}"#, Some("no json".to_owned()))).is_err());
-    assert!(writer.commit(steer("no json", Some(document(3)))).is_err());
+    assert_eq!(writer.commit(step(r#"{"step":0}"#, Some(document(2)))).unwrap().revision, 1);
+    assert_eq!(writer.commit(step(r#"{"step":0,"paused":true}"#, None)).unwrap().revision, 1, "no new document");
+    assert!(writer.commit(step(r#"{"step":1}"#, Some("no json".to_owned()))).is_err());
+    assert!(writer.commit(step("no json", Some(document(3)))).is_err());
     drop((writer, reader));
     let (writer, reader) = open(dir.path()).unwrap();
     assert_eq!(reader.rollouts().unwrap(), [(name("m"), r#"{"step":0,"paused":true}"#.to_owned())]);
-    let kept = &writer.load().unwrap()[0];
-    assert_eq!((kept.revision, kept.document.as_deref()), (1, Some(document(2).as_str())));
-    assert_eq!(kept.highest_served, Some(version(2)));
-    let actions: Vec<String> = reader.audit(&everything()).unwrap().into_iter().map(|e| e.action).collect();
+    let stored = &writer.load().unwrap()[0];
+    assert_eq!((stored.revision, stored.document.as_deref()), (1, Some(document(2).as_str())));
+    assert_eq!(stored.highest_served, Some(version(2)));
+    let actions: Vec<String> = reader.audit(&all_events()).unwrap().into_iter().map(|e| e.action).collect();
     assert_eq!(actions, ["rollout_step", "rollout_step"]);
 }
 
 #[test]
-fn a_rollback_passes_over_the_steps_of_a_rollout() {
-    let (_dir, mut writer, reader) = new();
-    let steer = |action, n| {
+fn a_rollback_skips_the_steps_of_a_rollout() {
+    let (_dir, mut writer, reader) = open_new();
+    let step = |action, n| {
         let document = Some(NewDocument { document: document(n), highest_served: None });
         change("m", action, Effect::SetRollout { state: "{}".to_owned(), document })
     };
@@ -193,20 +185,20 @@ fn a_rollback_passes_over_the_steps_of_a_rollout() {
     writer.commit(put("m", document(1))).unwrap();
     writer.commit(put("m", document(2))).unwrap();
     for (action, n) in [(Action::RolloutStart, 10), (Action::RolloutStep, 11)] {
-        writer.commit(steer(action, n)).unwrap();
-        assert_eq!(previous(), Some(document(2)), "from any step to the document before the rollout");
+        writer.commit(step(action, n)).unwrap();
+        assert_eq!(previous(), Some(document(2)), "every step goes back to the document before the rollout");
     }
-    writer.commit(steer(Action::RolloutTakeBack, 2)).unwrap();
-    assert_eq!(previous(), Some(document(1)), "a rollout taken back is no change to go back over");
+    writer.commit(step(Action::RolloutTakeBack, 2)).unwrap();
+    assert_eq!(previous(), Some(document(1)), "an aborted rollout is not a change to go back over");
     writer.commit(change("m", Action::Rollback, put("m", document(1)).effect)).unwrap();
-    assert_eq!(previous(), Some(document(2)), "and two rollbacks are none");
-    writer.commit(steer(Action::RolloutStart, 20)).unwrap();
-    writer.commit(steer(Action::RolloutFinish, 21)).unwrap();
-    assert_eq!(previous(), Some(document(1)), "a finished rollout goes back to where it began");
+    assert_eq!(previous(), Some(document(2)), "two rollbacks cancel each other");
+    writer.commit(step(Action::RolloutStart, 20)).unwrap();
+    writer.commit(step(Action::RolloutFinish, 21)).unwrap();
+    assert_eq!(previous(), Some(document(1)), "a finished rollout goes back to the document before it");
 }
 
 #[test]
-fn an_older_data_directory_is_brought_up_to_date() {
+fn an_older_database_is_migrated() {
     let dir = tempfile::tempdir().unwrap();
     let old = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
     old.execute_batch(super::open::MIGRATIONS[0]).unwrap();
@@ -222,31 +214,34 @@ fn an_older_data_directory_is_brought_up_to_date() {
 }
 
 #[test]
-fn a_second_server_is_refused_until_the_first_is_gone() {
-    let (dir, writer, reader) = new();
+fn a_second_server_is_refused_until_the_first_one_ends() {
+    let (dir, writer, reader) = open_new();
     let refused = open(dir.path()).unwrap_err().to_string();
     let expected = format!("is in use by another server (process {})", std::process::id());
     assert!(refused.contains(&expected), "{refused}");
     drop(writer);
-    assert!(open(dir.path()).is_ok(), "readers keep nobody out");
-    assert_eq!(reader.audit(&everything()).unwrap(), []);
+    assert!(open(dir.path()).is_ok(), "readers do not hold the lock");
+    assert_eq!(reader.audit(&all_events()).unwrap(), []);
 }
 
 #[test]
-fn a_newer_schema_is_refused_and_left_as_it_is() {
-    let (dir, writer, reader) = new();
+fn a_newer_schema_is_refused_and_not_changed() {
+    let (dir, writer, reader) = open_new();
     writer.connection().pragma_update(None, "user_version", 99).unwrap();
     drop((writer, reader));
     let refused = open(dir.path()).unwrap_err().to_string();
-    assert!(refused.contains("written by a newer sluicegate: its schema is 99, this one knows up to 2"), "{refused}");
+    assert!(
+        refused.contains("written by a newer sluicegate: its schema version is 99, this program supports up to 2"),
+        "{refused}"
+    );
     let connection = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(version, 99);
 }
 
 #[test]
-fn a_full_disk_refuses_the_change_in_words_and_the_next_one_that_fits_is_kept() {
-    let (_dir, mut writer, reader) = new();
+fn a_full_disk_refuses_the_change_and_a_later_one_that_fits_is_stored() {
+    let (_dir, mut writer, reader) = open_new();
     writer.commit(put("m", document(1))).unwrap();
     let pages: i64 = writer.connection().pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     let limit = |writer: &LedgerWriter, pages: i64| {
@@ -258,14 +253,14 @@ fn a_full_disk_refuses_the_change_in_words_and_the_next_one_that_fits_is_kept() 
     assert!(matches!(refused, LedgerError::Full { .. }), "{refused:?}");
     assert!(refused.to_string().contains("nothing was changed: free some space"), "{refused}");
     assert_eq!(writer.load().unwrap()[0].revision, 1);
-    assert_eq!(reader.audit(&everything()).unwrap().len(), 1, "the event went with the change");
+    assert_eq!(reader.audit(&all_events()).unwrap().len(), 1, "the event was rolled back with the change");
     limit(&writer, 1_000_000);
-    assert_eq!(writer.commit(put("m", large)).unwrap().revision, 2, "no revision was used up");
+    assert_eq!(writer.commit(put("m", large)).unwrap().revision, 2, "no revision was skipped");
 }
 
 #[test]
-fn what_cannot_be_used_is_said_in_words() {
-    let (_dir, mut writer, _reader) = new();
+fn unusable_files_are_reported_in_words() {
+    let (_dir, mut writer, _reader) = open_new();
     writer.connection().pragma_update(None, "query_only", true).unwrap();
     let refused = writer.commit(put("m", document(1))).unwrap_err();
     assert!(matches!(refused, LedgerError::ReadOnly { .. }), "{refused:?}");
@@ -283,16 +278,97 @@ fn what_cannot_be_used_is_said_in_words() {
     let refused = open(dir.path()).unwrap_err();
     assert!(matches!(refused, LedgerError::Damaged { .. }), "{refused:?}");
 
-    let (dir, mut writer, reader) = new();
+    let (dir, mut writer, reader) = open_new();
     writer.commit(put("m", document(1))).unwrap();
     writer.connection().execute("UPDATE events SET ts = 'yesterday'", []).unwrap();
-    let damaged = reader.audit(&everything()).unwrap_err();
+    let damaged = reader.audit(&all_events()).unwrap_err();
     assert!(matches!(damaged, LedgerError::Damaged { .. }), "{damaged:?} in {}", dir.path().display());
 }
 
 #[test]
-fn readers_see_whole_changes_while_they_are_made() {
-    let (_dir, mut writer, reader) = new();
+fn a_change_is_refused_when_the_data_directory_was_removed_or_replaced() {
+    type Break = fn(&Path);
+    let cases: [(&str, Break); 6] = [
+        ("removed", |dir| std::fs::remove_dir_all(dir).unwrap()),
+        ("removed and made again", |dir| {
+            std::fs::remove_dir_all(dir).unwrap();
+            std::fs::create_dir(dir).unwrap();
+        }),
+        ("moved away", |dir| std::fs::rename(dir, dir.with_extension("old")).unwrap()),
+        ("replaced by a copy", |dir| {
+            let old = dir.with_extension("old");
+            std::fs::rename(dir, &old).unwrap();
+            std::fs::create_dir(dir).unwrap();
+            for entry in std::fs::read_dir(&old).unwrap() {
+                let path = entry.unwrap().path();
+                std::fs::copy(&path, dir.join(path.file_name().unwrap())).unwrap();
+            }
+        }),
+        ("without its write-ahead log", |dir| std::fs::remove_file(dir.join("ledger.sqlite3-wal")).unwrap()),
+        ("without its lock file", |dir| std::fs::remove_file(dir.join("lock")).unwrap()),
+    ];
+    for (what, break_it) in cases {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let (mut writer, _reader) = open(&dir).unwrap();
+        writer.commit(put("m", document(1))).unwrap();
+        break_it(&dir);
+        let refused = writer.commit(put("m", document(2))).unwrap_err();
+        assert!(matches!(refused, LedgerError::Replaced { .. }), "{what}: {refused:?}");
+        assert!(refused.to_string().contains("nothing was changed"), "{what}: {refused}");
+    }
+}
+
+#[test]
+fn a_data_directory_that_is_put_back_takes_changes_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, aside) = (parent.path().join("data"), parent.path().join("aside"));
+    let (mut writer, _reader) = open(&dir).unwrap();
+    std::fs::rename(&dir, &aside).unwrap();
+    writer.commit(put("m", document(1))).unwrap_err();
+    std::fs::rename(&aside, &dir).unwrap();
+    assert_eq!(writer.commit(put("m", document(2))).unwrap().revision, 1, "the refused change left no revision");
+}
+
+#[test]
+fn one_unreadable_value_does_not_hide_the_rest() {
+    let (_dir, mut writer, reader) = open_new();
+    for model in ["bad", "good", "nameless"] {
+        writer.commit(put(model, document(1))).unwrap();
+        let effect = Effect::SetRollout { state: "{}".to_owned(), document: None };
+        writer.commit(change(model, Action::RolloutStart, effect)).unwrap();
+        let unload = Effect::SetOperatorUnloaded { version: version(7), unloaded: true };
+        writer.commit(change(model, Action::Unload, unload)).unwrap();
+    }
+    let sql = "PRAGMA foreign_keys = OFF;
+        UPDATE models SET highest_served = 'newest' WHERE model = 'bad';
+        INSERT INTO operator_unloaded VALUES ('bad', 'oldest');
+        INSERT INTO artifacts VALUES ('bad', '7', 'ab', 1, 'yesterday');
+        UPDATE documents SET document = CAST(x'ff' AS TEXT) WHERE model = 'bad';
+        UPDATE models SET model = '///' WHERE model = 'nameless';
+        UPDATE rollouts SET model = '///' WHERE model = 'nameless';";
+    writer.connection().execute_batch(sql).unwrap();
+    let states = writer.load().unwrap();
+    let names: Vec<&str> = states.iter().map(|state| state.model.as_str()).collect();
+    assert_eq!(names, ["bad", "good"]);
+    let (bad, good) = (&states[0], &states[1]);
+    let complaint = bad.unreadable.as_deref().unwrap();
+    for part in ["highest_served", "operator_unloaded", "artifacts", "document"] {
+        assert!(complaint.contains(part), "{part} in {complaint}");
+    }
+    assert_eq!((bad.revision, &bad.document, &bad.operator_unloaded), (1, &None, &BTreeSet::from([version(7)])));
+    assert_eq!((good.unreadable.as_ref(), good.document.as_ref()), (None, Some(&document(1))));
+    assert_eq!(reader.rollouts().unwrap().len(), 2, "the rollouts of other models are still there");
+
+    let effect = Effect::SetDocument { document: document(2), highest_served: Some(version(2)), auto_promoted: None };
+    writer.commit(change("bad", Action::PutTraffic, effect)).unwrap();
+    let repaired = writer.load().unwrap().remove(0);
+    assert_eq!((repaired.document, repaired.highest_served), (Some(document(2)), Some(version(2))));
+}
+
+#[test]
+fn readers_see_only_whole_changes() {
+    let (_dir, mut writer, reader) = open_new();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -304,8 +380,11 @@ fn readers_see_whole_changes_while_they_are_made() {
                     let revisions: Vec<u64> = history.iter().map(|e| e.revision).collect();
                     let newest = history.len() as u64;
                     assert_eq!(revisions, (1..=newest).rev().collect::<Vec<_>>(), "no gap");
-                    assert!(history.iter().all(|e| e.document == document(e.revision)), "each with its own document");
-                    assert!(newest >= seen, "and nothing that was there goes");
+                    assert!(
+                        history.iter().all(|e| e.document == document(e.revision)),
+                        "each revision has its own document"
+                    );
+                    assert!(newest >= seen, "no entry disappears");
                     seen = newest;
                 }
                 assert_eq!(reader.history(&name("m")).unwrap().len(), 200);
@@ -318,11 +397,11 @@ fn readers_see_whole_changes_while_they_are_made() {
     });
 }
 
-/// Where the child process of the test below writes. Without it that child is no test.
+/// The directory in which the child process of the test below writes. Without it, the child does nothing.
 const CRASH_DIR: &str = "SLUICEGATE_TEST_CRASH_DIR";
 
 #[test]
-#[ignore = "the child process of killed_at_any_moment_it_loses_nothing_acknowledged"]
+#[ignore = "the child process of a_kill_at_any_moment_loses_nothing_acknowledged"]
 fn crash_child() {
     let Some(dir) = std::env::var_os(CRASH_DIR) else { return };
     let (mut writer, _reader) = open(Path::new(&dir)).unwrap();
@@ -336,7 +415,7 @@ fn crash_child() {
 }
 
 #[test]
-fn killed_at_any_moment_it_loses_nothing_acknowledged() {
+fn a_kill_at_any_moment_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut least = 0;
     for round in 0..6 {
@@ -351,7 +430,7 @@ fn killed_at_any_moment_it_loses_nothing_acknowledged() {
         let mut acknowledged = 0;
         let mut seen = 0;
         for line in lines {
-            // The rest of the pipe was written before the kill, and was promised too.
+            // Lines that were written before the kill count too.
             let line = line.unwrap();
             if let Some(rest) = line.strip_prefix("ack ") {
                 acknowledged = rest.split(' ').next().unwrap().parse().unwrap();
@@ -362,16 +441,16 @@ fn killed_at_any_moment_it_loses_nothing_acknowledged() {
             }
         }
         child.wait().unwrap();
-        assert!(acknowledged > least, "the child went on where the one before it was killed");
+        assert!(acknowledged > least, "the child continued where the one before it was killed");
         let (writer, reader) = open(dir.path()).unwrap();
-        let kept = writer.load().unwrap()[0].revision;
-        let at_most_one_more = kept == acknowledged || kept == acknowledged + 1;
-        assert!(at_most_one_more, "{acknowledged} were acknowledged and {kept} are kept");
+        let stored = writer.load().unwrap()[0].revision;
+        let at_most_one_more = stored == acknowledged || stored == acknowledged + 1;
+        assert!(at_most_one_more, "{acknowledged} were acknowledged and {stored} are stored");
         let history = reader.history(&name("m")).unwrap();
-        assert_eq!(history.len() as u64, kept);
+        assert_eq!(history.len() as u64, stored);
         assert!(history.iter().all(|e| e.document == document(e.revision)));
-        assert_eq!(reader.audit(&everything()).unwrap().len() as u64, kept, "each change with its event");
-        least = kept;
+        assert_eq!(reader.audit(&all_events()).unwrap().len() as u64, stored, "each change has its event");
+        least = stored;
     }
 }
 
@@ -379,7 +458,7 @@ fn killed_at_any_moment_it_loses_nothing_acknowledged() {
 enum Op {
     Put { n: u64, promote: bool },
     Rollback,
-    TakeOut(bool),
+    UnloadModel(bool),
     Unload(u64, bool),
     Artifact(u64, bool),
     Audit,
@@ -391,7 +470,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (n.clone(), any::<bool>()).prop_map(|(n, promote)| Op::Put { n, promote }),
         3 => Just(Op::Rollback),
-        1 => any::<bool>().prop_map(Op::TakeOut),
+        1 => any::<bool>().prop_map(Op::UnloadModel),
         1 => (n.clone(), any::<bool>()).prop_map(|(n, b)| Op::Unload(n, b)),
         1 => (n, any::<bool>()).prop_map(|(n, b)| Op::Artifact(n, b)),
         1 => Just(Op::Audit),
@@ -399,11 +478,11 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What the ledger should hold of one model.
+/// What the ledger should store about one model.
 #[derive(Debug, Default)]
 struct Expected {
     documents: Vec<String>,
-    taken_out: bool,
+    unloaded: bool,
     highest_served: Option<Version>,
     operator_unloaded: BTreeSet<Version>,
     auto_promoted: BTreeSet<Version>,
@@ -412,8 +491,8 @@ struct Expected {
 }
 
 impl Expected {
-    /// What to commit for an operation, with its trace here. `None`: nothing to commit.
-    fn take(&mut self, op: &Op) -> Option<Change> {
+    /// Applies an operation here, and returns the change to commit. `None`: nothing to commit.
+    fn apply(&mut self, op: &Op) -> Option<Change> {
         let mut audited = true;
         let change = match op {
             Op::Reopen => return None,
@@ -432,9 +511,9 @@ impl Expected {
                 self.documents.push(previous.clone());
                 Change { action: Action::Rollback, ..put("m", previous) }
             }
-            Op::TakeOut(taken_out) => {
-                self.taken_out = *taken_out;
-                change("m", Action::UnloadModel, Effect::SetTakenOut(*taken_out))
+            Op::UnloadModel(unloaded) => {
+                self.unloaded = *unloaded;
+                change("m", Action::UnloadModel, Effect::SetModelUnloaded(*unloaded))
             }
             Op::Unload(n, unloaded) => {
                 let version = version(*n);
@@ -461,7 +540,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_sequence_ends_as_the_model_in_memory_does(ops in proptest::collection::vec(op(), 1..30)) {
+    fn any_sequence_of_changes_matches_a_model_in_memory(ops in proptest::collection::vec(op(), 1..30)) {
         let dir = tempfile::tempdir().unwrap();
         let mut ledger = open(dir.path()).unwrap();
         let mut expected = Expected::default();
@@ -471,7 +550,7 @@ proptest! {
                 let previous = ledger.0.previous_document(&name("m")).unwrap().map(|r| r.document);
                 prop_assert_eq!(previous.as_ref(), expected.documents.iter().rev().nth(1));
             }
-            if let Some(change) = expected.take(op) {
+            if let Some(change) = expected.apply(op) {
                 models = models.max(usize::from(change.effect != Effect::None));
                 let done = ledger.0.commit(change).unwrap();
                 prop_assert_eq!(done.revision, expected.documents.len() as u64);
@@ -485,7 +564,7 @@ proptest! {
         if let Some(state) = states.into_iter().next() {
             prop_assert_eq!(state.revision, expected.documents.len() as u64);
             prop_assert_eq!(state.document.as_ref(), expected.documents.last());
-            prop_assert_eq!(state.taken_out, expected.taken_out);
+            prop_assert_eq!(state.unloaded, expected.unloaded);
             prop_assert_eq!(state.highest_served, expected.highest_served);
             prop_assert_eq!(state.operator_unloaded, expected.operator_unloaded);
             prop_assert_eq!(state.auto_promoted, expected.auto_promoted);
@@ -495,6 +574,6 @@ proptest! {
         let history = ledger.1.history(&name("m")).unwrap();
         let documents: Vec<String> = history.into_iter().rev().map(|e| e.document).collect();
         prop_assert_eq!(documents, expected.documents);
-        prop_assert_eq!(ledger.1.audit(&everything()).unwrap().len(), expected.events);
+        prop_assert_eq!(ledger.1.audit(&all_events()).unwrap().len(), expected.events);
     }
 }

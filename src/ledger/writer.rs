@@ -1,45 +1,55 @@
-//! The one who writes.
+//! Writes the ledger.
 
-use super::error::LedgerError;
-use super::open::Lock;
+use super::error::{LedgerError, is_unreadable_value};
+use super::identity::OpenFiles;
+use super::lock::Lock;
 use super::reader::{Text, previous_document, revision_of};
 use super::{Artifact, Change, Committed, Effect, ModelState, NewDocument, Revision, rfc3339};
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// Writes the ledger; owned by the manager. Keeps other servers out of the data directory until it is dropped.
+/// Writes the ledger. The manager owns it. Other servers cannot use the data directory until it is dropped.
 #[derive(Debug)]
 pub struct LedgerWriter {
     connection: Connection,
     file: PathBuf,
-    /// Held, never read: closing it gives the directory back. After `connection`, so that it is closed after it.
+    /// The database, its write-ahead log and the lock file.
+    files: OpenFiles,
+    /// Never read. Dropping it releases the directory. Declared after `connection`, so that it is dropped after it.
     _lock: Lock,
 }
 
 impl LedgerWriter {
-    pub(super) fn new(connection: Connection, file: PathBuf, lock: Lock) -> LedgerWriter {
-        LedgerWriter { connection, file, _lock: lock }
+    pub(super) fn new(connection: Connection, file: PathBuf, files: OpenFiles, lock: Lock) -> LedgerWriter {
+        LedgerWriter { connection, file, files, _lock: lock }
     }
 
-    /// All that is kept, in the order of the models' names: what a start begins with.
+    /// Everything stored, in the order of the model names. The server reads it once at start.
     pub fn load(&self) -> Result<Vec<ModelState>, LedgerError> {
-        self.load_all().map_err(|e| LedgerError::sqlite(&self.file, "read what was kept", e))
+        self.load_all().map_err(|e| LedgerError::sqlite(&self.file, "read the stored state", e))
     }
 
-    /// The document before the current one: what a rollback goes back to. `None` where there is none.
+    /// The document that a rollback goes back to. `None` where there is none.
     pub fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError> {
         previous_document(&self.connection, model)
-            .map_err(|e| LedgerError::sqlite(&self.file, "read the document before", e))
+            .map_err(|e| LedgerError::sqlite(&self.file, "read the previous document", e))
     }
 
-    /// Keeps a change, whole or not at all: when this answers `Ok`, it is on the disk.
+    /// Stores a change in one transaction. After `Ok` it is on disk, after an error nothing of it is.
     pub fn commit(&mut self, change: Change) -> Result<Committed, LedgerError> {
-        refuse_other_than_json(&change)?;
-        let LedgerWriter { connection, file, .. } = self;
-        write(connection, change).map_err(|e| LedgerError::sqlite(file, "keep the change", e))
+        check_json(&change)?;
+        let LedgerWriter { connection, file, files, .. } = self;
+        let failed = |error| LedgerError::sqlite(file, "store the change", error);
+        files.check()?;
+        // Dropped without `commit`, the transaction is rolled back: every `?` below leaves nothing behind.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let committed = write(&transaction, change).map_err(failed)?;
+        // Again, as late as possible: SQLite would also commit into a file that is no longer in the directory.
+        files.check()?;
+        transaction.commit().map_err(failed)?;
+        Ok(committed)
     }
 
     fn load_all(&self) -> rusqlite::Result<Vec<ModelState>> {
@@ -47,34 +57,50 @@ impl LedgerWriter {
             "SELECT m.model, m.revision, d.document, m.taken_out, m.highest_served
              FROM models m LEFT JOIN documents d ON d.model = m.model AND d.revision = m.revision ORDER BY m.model",
         )?;
-        let states = models.query_map([], |row| {
-            Ok(ModelState {
-                model: row.get::<_, Text<ModelName>>(0)?.0,
-                revision: row.get::<_, i64>(1)?.cast_unsigned(),
-                document: row.get(2)?,
-                taken_out: row.get(3)?,
-                highest_served: row.get::<_, Option<Text<Version>>>(4)?.map(|v| v.0),
-                operator_unloaded: BTreeSet::new(),
-                auto_promoted: BTreeSet::new(),
-                artifacts: BTreeMap::new(),
-            })
-        })?;
-        let mut states = states.collect::<rusqlite::Result<Vec<ModelState>>>()?;
-        for state in &mut states {
-            let version = |row: &Row<'_>| row.get::<_, Text<Version>>(0).map(|v| v.0);
-            let versions = |table: &str| -> rusqlite::Result<BTreeSet<Version>> {
-                let sql = format!("SELECT version FROM {table} WHERE model = ?1");
-                self.connection.prepare_cached(&sql)?.query_map([state.model.as_str()], version)?.collect()
+        let mut rows = models.query([])?;
+        let mut states = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name: Text<ModelName> = match row.get(0) {
+                Ok(name) => name,
+                Err(error) if is_unreadable_value(&error) => {
+                    tracing::error!(%error, file = %self.file.display(), "a stored model name cannot be read; the model is ignored");
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
-            state.operator_unloaded = versions("operator_unloaded")?;
-            state.auto_promoted = versions("auto_promoted")?;
-            state.artifacts = self
-                .connection
-                .prepare_cached("SELECT version, sha256, bytes, first_ready_at FROM artifacts WHERE model = ?1")?
-                .query_map([state.model.as_str()], |row| Ok((version(row)?, artifact(row, 1)?)))?
-                .collect::<rusqlite::Result<_>>()?;
+            states.push(self.load_model(name.0, row)?);
         }
         Ok(states)
+    }
+
+    /// Reads what is stored about one model. A value that cannot be read is reported in the state and does not end the start.
+    fn load_model(&self, name: ModelName, row: &Row<'_>) -> rusqlite::Result<ModelState> {
+        let mut unreadable = Unreadable::default();
+        let version = |row: &Row<'_>| row.get::<_, Text<Version>>(0).map(|v| v.0);
+        let mut state = ModelState {
+            revision: unreadable.or_empty("revision", row.get::<_, i64>(1))?.cast_unsigned(),
+            document: unreadable.or_empty("document", row.get(2))?,
+            unloaded: unreadable.or_empty("taken_out", row.get(3))?,
+            highest_served: unreadable.or_empty("highest_served", row.get::<_, Option<Text<Version>>>(4))?.map(|v| v.0),
+            ..ModelState::new(name)
+        };
+        for (table, versions) in
+            [("operator_unloaded", &mut state.operator_unloaded), ("auto_promoted", &mut state.auto_promoted)]
+        {
+            let sql = format!("SELECT version FROM {table} WHERE model = ?1");
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            for row in statement.query_map([state.model.as_str()], version)? {
+                versions.extend(unreadable.or_empty(table, row.map(Some))?);
+            }
+        }
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT version, sha256, bytes, first_ready_at FROM artifacts WHERE model = ?1")?;
+        for row in statement.query_map([state.model.as_str()], |row| Ok((version(row)?, artifact(row, 1)?)))? {
+            state.artifacts.extend(unreadable.or_empty("artifacts", row.map(Some))?);
+        }
+        state.unreadable = unreadable.words();
+        Ok(state)
     }
 
     #[cfg(test)]
@@ -85,13 +111,37 @@ impl LedgerWriter {
 
 impl Drop for LedgerWriter {
     fn drop(&mut self) {
-        // So that after a clean stop the one file holds everything, for whoever copies it. Nothing is lost where it fails: the
-        // next start reads the write-ahead log.
+        // After a clean stop one file holds everything, which makes copying it safe. A failure loses nothing: the next start reads
+        // the write-ahead log.
         let _ = self.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()));
     }
 }
 
-fn refuse_other_than_json(change: &Change) -> Result<(), LedgerError> {
+/// Collects the stored values of one model that cannot be read.
+#[derive(Debug, Default)]
+struct Unreadable(Vec<String>);
+
+impl Unreadable {
+    /// The value, or an empty one with a complaint when the stored value cannot be read.
+    ///
+    /// # Errors
+    /// When the database itself fails.
+    fn or_empty<T: Default>(&mut self, what: &str, value: rusqlite::Result<T>) -> rusqlite::Result<T> {
+        match value {
+            Err(error) if is_unreadable_value(&error) => {
+                self.0.push(format!("stored value {what:?} cannot be read: {error}"));
+                Ok(T::default())
+            }
+            value => value,
+        }
+    }
+
+    fn words(self) -> Option<String> {
+        (!self.0.is_empty()).then(|| self.0.join("; "))
+    }
+}
+
+fn check_json(change: &Change) -> Result<(), LedgerError> {
     let (document, rollout) = match &change.effect {
         Effect::SetDocument { document, .. } => (Some(document), None),
         Effect::SetRollout { state, document } => (document.as_ref().map(|new| &new.document), Some(state)),
@@ -112,51 +162,40 @@ fn refuse_other_than_json(change: &Change) -> Result<(), LedgerError> {
     Ok(())
 }
 
-fn write(connection: &mut Connection, mut change: Change) -> rusqlite::Result<Committed> {
+fn write(transaction: &Transaction<'_>, mut change: Change) -> rusqlite::Result<Committed> {
     let ts = Timestamp::now();
-    // The time as it is kept, so that what is answered now and what is read later are one.
+    // Rounded as it is stored, so that the answer now and a later reading agree.
     let ts = Timestamp::from_microsecond(ts.as_microsecond()).unwrap_or(ts);
-    // Dropped without `commit`, it is rolled back: every `?` below leaves nothing behind.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let model = change.model.as_str().to_owned();
     if change.effect != Effect::None {
         transaction.prepare_cached("INSERT OR IGNORE INTO models (model) VALUES (?1)")?.execute([&model])?;
     }
-    let event_id = match artifact_news(&transaction, &mut change)? {
-        News::Audited => Some(record_event(&transaction, &change, ts)?),
-        News::Silent => None,
-    };
-    apply(&transaction, &change, ts, event_id)?;
-    let revision = revision_of(&transaction, &change.model)?;
-    transaction.commit()?;
+    let event_id =
+        if needs_event(transaction, &mut change)? { Some(record_event(transaction, &change, ts)?) } else { None };
+    apply(transaction, &change, ts, event_id)?;
+    let revision = revision_of(transaction, &change.model)?;
     Ok(Committed { revision, event_id: event_id.map(i64::cast_unsigned), ts })
 }
 
-/// Whether a change leaves an audit event.
-enum News {
-    Audited,
-    Silent,
-}
-
-/// A version that comes ready with the bytes it always had, or for the first time, is no news. Other bytes are, and the event tells
-/// both where the caller did not.
-fn artifact_news(transaction: &Transaction<'_>, change: &mut Change) -> rusqlite::Result<News> {
-    let Effect::RecordArtifact { version, sha256, bytes } = &change.effect else { return Ok(News::Audited) };
-    let kept = transaction
+/// Whether a change writes an audit event. A version that becomes ready for the first time, or with the bytes it had before, writes
+/// none. Other bytes do, and the event shows both where the caller gave neither.
+fn needs_event(transaction: &Transaction<'_>, change: &mut Change) -> rusqlite::Result<bool> {
+    let Effect::RecordArtifact { version, sha256, bytes } = &change.effect else { return Ok(true) };
+    let stored = transaction
         .prepare_cached("SELECT sha256, bytes, first_ready_at FROM artifacts WHERE model = ?1 AND version = ?2")?
         .query_row(params![change.model.as_str(), version.to_string()], |row| artifact(row, 0))
         .optional()?;
-    match kept {
-        Some(kept) if kept.sha256 != *sha256 => {
+    match stored {
+        Some(stored) if stored.sha256 != *sha256 => {
             let show = |sha256: &str, bytes: u64| {
                 serde_json::json!({"version": version, "sha256": sha256, "bytes": bytes}).to_string()
             };
-            let (before, after) = (show(&kept.sha256, kept.bytes), show(sha256, *bytes));
+            let (before, after) = (show(&stored.sha256, stored.bytes), show(sha256, *bytes));
             change.before.get_or_insert(before);
             change.after.get_or_insert(after);
-            Ok(News::Audited)
+            Ok(true)
         }
-        _ => Ok(News::Silent),
+        _ => Ok(false),
     }
 }
 
@@ -190,8 +229,8 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
                 run("INSERT OR IGNORE INTO auto_promoted VALUES (?1, ?2)", &[&model, &version.to_string()])?;
             }
         }
-        Effect::SetTakenOut(taken_out) => {
-            run("UPDATE models SET taken_out = ?2 WHERE model = ?1", &[&model, taken_out])?;
+        Effect::SetModelUnloaded(unloaded) => {
+            run("UPDATE models SET taken_out = ?2 WHERE model = ?1", &[&model, unloaded])?;
         }
         Effect::SetOperatorUnloaded { version, unloaded } => {
             let sql = if *unloaded {
@@ -202,7 +241,7 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
             run(sql, &[&model, &version.to_string()])?;
         }
         Effect::RecordArtifact { version, sha256, bytes } => {
-            // No file is past 8 EiB, the most SQLite's integers hold.
+            // No file is larger than 8 EiB, the largest number that SQLite stores.
             let bytes = i64::try_from(*bytes).unwrap_or(i64::MAX);
             run(
                 "INSERT INTO artifacts VALUES (?1, ?2, ?3, ?4, ?5)
@@ -233,12 +272,17 @@ fn set_document(
     highest_served.map_or(Ok(()), |version| raise_highest_served(transaction, model, version))
 }
 
-/// Compared here and not in SQL, where versions are text and "9" comes after "10".
+/// Compares here and not in SQL, where versions are text and "9" sorts after "10".
 fn raise_highest_served(transaction: &Transaction<'_>, model: &str, version: Version) -> rusqlite::Result<()> {
-    let kept: Option<Text<Version>> = transaction
+    let stored = transaction
         .prepare_cached("SELECT highest_served FROM models WHERE model = ?1")?
-        .query_row([model], |row| row.get(0))?;
-    if kept.is_none_or(|kept| version > kept.0) {
+        .query_row([model], |row| row.get::<_, Option<Text<Version>>>(0));
+    let stored = match stored {
+        // A new document repairs a value that cannot be read.
+        Err(error) if is_unreadable_value(&error) => None,
+        stored => stored?,
+    };
+    if stored.is_none_or(|stored| version > stored.0) {
         transaction
             .prepare_cached("UPDATE models SET highest_served = ?2 WHERE model = ?1")?
             .execute(params![model, version.to_string()])?;
@@ -246,7 +290,7 @@ fn raise_highest_served(transaction: &Transaction<'_>, model: &str, version: Ver
     Ok(())
 }
 
-/// The artifact whose columns begin at `first`.
+/// Reads an artifact from the columns that begin at `first`.
 fn artifact(row: &Row<'_>, first: usize) -> rusqlite::Result<Artifact> {
     Ok(Artifact {
         sha256: row.get(first)?,

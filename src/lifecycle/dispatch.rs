@@ -1,161 +1,148 @@
-//! Giving the loading threads work, within the memory budget.
+//! Gives tasks to the loading threads, within the memory budget.
 
 use super::Policy;
-use super::loaders::Work;
+use super::loaders::Task;
 use super::manager::Manager;
 use super::memory::TooLarge;
-use super::table::{Life, Model};
+use super::model_record::Model;
+use super::reconcile::WAITING_FOR_MEMORY;
+use super::version_record::VersionRecord;
 use crate::backend::VersionFiles;
 use crate::model::{Version, VersionId};
 use crate::prepare::{Job, StageFailure};
 use crate::registry::{Stage, State};
 use crate::source::Fingerprint;
-use std::path::PathBuf;
 use std::time::Instant;
 use tracing::info;
 
 impl Manager {
-    /// Gives the next work to a loading thread; answers whether anything was done.
+    /// Gives the next task to a loading thread. Returns whether there may be more to do.
     pub(super) fn dispatch(&mut self) -> bool {
-        if self.stopping.is_some() || !self.loaders.has_idle() {
+        let loading = &mut self.services.loading;
+        if self.stopping.is_some() || !loading.loaders.has_idle() {
             return false;
         }
-        if let Some(errand) = self.errands.pop_front() {
-            self.loaders.give(errand);
+        if let Some(task) = loading.next_task() {
+            loading.loaders.give(task);
             return true;
         }
-        let Some(turn) = self.queue.pop_first() else { return false };
-        let Some(mut model) = self.models.remove(&turn.model) else { return true };
-        let version = turn.version.0;
-        // It may have been queued twice, or be wanted no more.
-        if model.wanted().get(&version) == Some(&Ok(())) {
-            let mut life = model.lives.remove(&version);
-            if let Some(life) = life.as_mut().filter(|l| l.state() == State::Pending && !l.busy && l.has_files()) {
-                self.begin(&model, version, life);
-            }
-            model.lives.extend(life.map(|life| (version, life)));
+        let Some(id) = loading.next_version() else { return false };
+        let Some(model) = self.models.get(&id.model) else { return true };
+        // It may have been queued twice, or no longer be wanted.
+        let is_wanted = model.wanted().get(&id.version) == Some(&Ok(()));
+        let can_load = |r: &&VersionRecord| is_wanted && r.state() == State::Pending && !r.busy && r.has_files();
+        let found = model.versions.get(&id.version).filter(can_load).and_then(|record| record.found.as_ref());
+        if let Some(fingerprint) = found.filter(|f| f.still).map(|f| f.fingerprint) {
+            self.begin_load(&id, fingerprint);
         }
-        self.models.insert(turn.model.clone(), model);
         true
     }
 
-    fn begin(&mut self, model: &Model, version: Version, life: &mut Life) {
-        let id = model.id(version);
-        let Some(fingerprint) = life.found.as_ref().filter(|f| f.still).map(|f| f.fingerprint) else { return };
-        self.touched.insert(id.model.clone());
-        if let Err(too_large) = self.budget.take(fingerprint.bytes) {
-            return self.lacks_memory(model, &id, life, fingerprint, too_large);
+    fn begin_load(&mut self, id: &VersionId, fingerprint: Fingerprint) {
+        if let Err(too_large) = self.services.loading.reserve(fingerprint.bytes) {
+            return self.wait_for_memory(id, fingerprint, too_large);
         }
-        self.go(&id, life, State::Loading);
-        life.tried = Some(fingerprint);
-        life.busy = true;
-        let files = VersionFiles { dir: self.dir(&id) };
-        let (engine, limits, execution) = (model.settings.engine, model.settings.limits, model.settings.execution);
-        let model_metadata = model.settings.metadata.clone();
-        self.loaders.give(Work::BringUp(Box::new(Job {
-            id,
+        let Manager { models, services, .. } = self;
+        services.schedule.look_now(id.model.clone());
+        let Some(Model { versions, settings, .. }) = models.get_mut(&id.model) else { return };
+        let Some(record) = versions.get_mut(&id.version) else { return };
+        services.set_state(id, record, State::Loading);
+        record.tried = Some(fingerprint);
+        record.busy = true;
+        let files = VersionFiles { dir: services.dir(id) };
+        services.loading.loaders.give(Task::BringUp(Box::new(Job {
+            id: id.clone(),
             files,
             fingerprint,
-            engine,
-            limits,
-            execution,
-            model_metadata,
+            engine: settings.engine,
+            limits: settings.limits,
+            execution: settings.execution,
+            model_metadata: settings.metadata.clone(),
         })));
     }
 
-    /// There is no room: it is made, where the policy says so and it can be; else the version fails until bytes are given back.
-    fn lacks_memory(&mut self, model: &Model, id: &VersionId, life: &mut Life, at: Fingerprint, too_large: TooLarge) {
-        life.starved = true;
-        self.hungry.insert(id.clone());
-        let make_room = self.config.policy == Policy::MakeRoom;
-        if self.cool(model, id, at.bytes) || make_room && self.make_room(model, id, at.bytes) {
-            life.reason = Some("waiting for memory that other versions give back".to_owned());
-            return;
-        }
-        life.tried = Some(at);
-        self.go(id, life, State::Loading);
-        let reason = too_large.to_string();
-        self.fail(id, life, StageFailure { stage: Stage::Load, reason, retryable: true });
-        life.starved = true;
+    /// The budget has no room for a version. It waits where memory is being freed, or can be. Otherwise it fails until memory is
+    /// freed.
+    fn wait_for_memory(&mut self, id: &VersionId, at: Fingerprint, too_large: TooLarge) {
+        let will_fit = self.free_memory_for(id, at.bytes);
+        self.services.loading.wait_for_memory(id.clone());
+        self.with_version(id, |services, record| {
+            if will_fit {
+                record.reason = Some(WAITING_FOR_MEMORY.to_owned());
+            } else {
+                record.tried = Some(at);
+                services.set_state(id, record, State::Loading);
+                services.fail(
+                    id,
+                    record,
+                    StageFailure { stage: Stage::Load, reason: too_large.to_string(), retryable: true },
+                );
+            }
+            record.waiting_for_memory = true;
+        });
     }
 
-    /// Unloads versions that no document names, lower ones of the same model first, then (for a version that is named or asked
-    /// for) any other model's; answers whether that will do. Nothing is unloaded when it will not.
-    fn make_room(&mut self, model: &Model, id: &VersionId, wanted: u64) -> bool {
-        let missing = self.budget.missing(wanted);
-        let mut room = self.drains_bytes();
-        let mut evict: Vec<VersionId> = Vec::new();
-        let mut consider = |of: &Model, only_below: Option<Version>, room: &mut u64| {
-            let named = of.named();
-            for (version, life) in &of.lives {
+    /// Frees memory where the policy allows it. Returns whether the version will fit. Where it will not, nothing is unloaded.
+    fn free_memory_for(&mut self, id: &VersionId, bytes: u64) -> bool {
+        let missing = self.services.loading.missing(bytes).saturating_sub(self.services.drains.bytes());
+        missing == 0
+            || self.release_kept_warm(id, missing)
+            || self.services.config.policy == Policy::MakeRoom && self.make_room(id, missing)
+    }
+
+    /// Unloads versions that no document names: lower ones of the same model first, then, for a version that is required or
+    /// requested, those of any other model. Returns whether that frees `missing` bytes. Where it does not, nothing is unloaded.
+    fn make_room(&mut self, id: &VersionId, missing: u64) -> bool {
+        let Some(model) = self.models.get(&id.model) else { return false };
+        let mut room = 0;
+        let mut evicted: Vec<VersionId> = Vec::new();
+        let mut consider = |of: &Model, only_below: Option<Version>| {
+            let required = of.required();
+            for (version, record) in &of.versions {
                 let below = only_below.is_none_or(|v| *version < v);
-                if *room < missing && life.is_callable() && below && !named.contains(version) {
-                    *room += life.facts.as_ref().map_or(0, |f| f.bytes);
-                    evict.push(of.id(*version));
+                if room < missing && record.is_callable() && below && !required.contains(version) {
+                    room += record.facts.as_ref().map_or(0, |f| f.bytes);
+                    evicted.push(of.id(*version));
                 }
             }
         };
-        let must = model.named().contains(&id.version) || model.asked.contains(&id.version);
-        consider(model, (!must).then_some(id.version), &mut room);
-        if must {
-            self.models.values().for_each(|other| consider(other, None, &mut room));
+        let important = model.required().contains(&id.version) || model.requested.contains(&id.version);
+        consider(model, (!important).then_some(id.version));
+        if important {
+            self.models.values().filter(|other| other.name != id.model).for_each(|other| consider(other, None));
         }
         if room < missing {
             return false;
         }
-        for evicted in &evict {
-            info!(model = %evicted.model, version = %evicted.version, "unloaded to make room for {id}");
+        for version in &evicted {
+            info!(model = %version.model, version = %version.version, "unloaded to make room for {id}");
         }
-        self.evictions.extend(evict);
+        self.services.evictions.evicted.extend(evicted);
         true
     }
 
-    pub(super) fn drains_bytes(&self) -> u64 {
-        let leaving = self.models.values().flat_map(|m| m.lives.values()).filter(|l| l.state() == State::Draining);
-        leaving.filter_map(|l| l.facts.as_ref()).map(|f| f.bytes).sum()
-    }
-
-    /// Unloads what is to make room; and where bytes were given back, tries whoever waits for them.
-    pub(super) fn feed(&mut self) {
-        for VersionId { model, version } in std::mem::take(&mut self.cooled) {
-            if let Some(model) = self.models.get_mut(&model) {
-                model.left.remove(&version);
-                self.touched.insert(model.name.clone());
+    /// Applies the evictions that were decided. Where memory was freed, tries the versions again that wait for it.
+    pub(super) fn make_evictions(&mut self) {
+        let Manager { models, services, .. } = self;
+        for VersionId { model, version } in std::mem::take(&mut services.evictions.no_longer_warm) {
+            if let Some(model) = models.get_mut(&model) {
+                model.last_named.remove(&version);
+                services.schedule.look_now(model.name.clone());
             }
         }
-        for VersionId { model, version } in std::mem::take(&mut self.evictions) {
-            if let Some(model) = self.models.get_mut(&model) {
-                model.asked.remove(&version);
+        for VersionId { model, version } in std::mem::take(&mut services.evictions.evicted) {
+            if let Some(model) = models.get_mut(&model) {
+                model.requested.remove(&version);
                 model.evicted.insert(version);
-                self.touched.insert(model.name.clone());
+                services.schedule.look_now(model.name.clone());
             }
         }
-        if !std::mem::take(&mut self.fed) {
-            return;
-        }
-        for id in std::mem::take(&mut self.hungry) {
-            self.with_life(&id, |_, life| {
-                if std::mem::take(&mut life.starved) && life.state() == State::Failed {
-                    life.retry_at = Some(Instant::now());
+        for id in services.loading.take_retries() {
+            self.with_version(&id, |_, record| {
+                if std::mem::take(&mut record.waiting_for_memory) && record.state() == State::Failed {
+                    record.retry_at = Some(Instant::now());
                 }
             });
         }
-    }
-
-    /// Where a version's files lie.
-    pub(super) fn dir(&self, id: &VersionId) -> PathBuf {
-        self.config.models_dir.join(id.model.as_str()).join(id.version.to_string())
-    }
-}
-
-/// What documents name comes first, then what operators ask for, then the newest version of each model, the second newest, and
-/// so on: where memory does not suffice for all, old versions are those that go without.
-pub(super) fn rank(model: &Model, version: Version, from_top: usize) -> usize {
-    if model.named().contains(&version) {
-        0
-    } else if model.asked.contains(&version) {
-        1
-    } else {
-        1 + from_top
     }
 }

@@ -1,4 +1,4 @@
-//! A manager that answers what a test tells it to: for the tests of those who hold a [`Handle`].
+//! A manager whose answers a test decides: for tests of code that has a [`Handle`].
 
 use super::handle::{Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, RolloutCommit};
 use super::manager::Event;
@@ -7,7 +7,7 @@ use crate::route::Proposal;
 use std::path::PathBuf;
 use tokio::sync::mpsc;
 
-/// What was asked, as the manager saw it.
+/// A request that the manager received.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Asked {
     Promote { model: ModelName, ask: Promote },
@@ -21,7 +21,7 @@ pub(crate) enum Asked {
     Push { model: ModelName, version: Version, staged: PathBuf, actor: Actor },
 }
 
-/// What a test has the manager answer; the kind must fit what was asked.
+/// The answer that a test chooses. Its kind must fit the request.
 #[derive(Debug, Clone)]
 pub(crate) enum Told {
     Promoted(Promotion),
@@ -33,12 +33,12 @@ pub(crate) enum Told {
     Refused(Failure),
 }
 
-/// A handle whose commands `answer` answers, on a thread that ends with the last handle.
+/// A handle whose requests are answered by `answer`, on a thread that ends with the last handle.
 pub(crate) fn manager(mut answer: impl FnMut(Asked) -> Told + Send + 'static) -> Handle {
     let (commands, mut asked) = mpsc::channel(8);
     std::thread::spawn(move || {
         while let Some(event) = asked.blocking_recv() {
-            // A handle sends nothing but commands.
+            // A handle sends only commands.
             if let Event::Command(command) = event {
                 reply(command, &mut answer);
             }
@@ -48,18 +48,18 @@ pub(crate) fn manager(mut answer: impl FnMut(Asked) -> Told + Send + 'static) ->
 }
 
 fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
-    // A send that fails means that nobody waits for the answer any more.
+    // A send fails only when the caller no longer waits.
     macro_rules! send {
         ($reply:expr, $asked:expr, $told:pat => $value:expr) => {
             let _ = $reply.send(match answer($asked) {
                 $told => Ok($value),
                 Told::Refused(failure) => Err(failure),
-                other => panic!("a test answered {other:?}, which does not fit what was asked"),
+                other => panic!("a test answered {other:?}, which does not fit the request"),
             });
         };
     }
     match command {
-        Command::Promote { model, ask, reply } => {
+        Command::Promote { model, request: ask, reply } => {
             send!(reply, Asked::Promote { model, ask }, Told::Promoted(p) => p);
         }
         Command::Rollback { model, reason, actor, reply } => {
@@ -69,8 +69,8 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
             let asked = Asked::PutTraffic { model, proposal: *proposal, if_match, actor };
             send!(reply, asked, Told::Published(p) => p);
         }
-        Command::RolloutCommit { model, steer, actor, reply } => {
-            send!(reply, Asked::RolloutCommit { model, steer: *steer, actor }, Told::Steered(revision) => revision);
+        Command::RolloutCommit { model, commit, actor, reply } => {
+            send!(reply, Asked::RolloutCommit { model, steer: *commit, actor }, Told::Steered(revision) => revision);
         }
         Command::Load { model, version, wait, actor, reply } => {
             send!(reply, Asked::Load { model, version, wait, actor }, Told::Loaded(l) => l);

@@ -1,5 +1,6 @@
-//! The operators' way to the manager.
+//! How operators send requests to the manager.
 
+use super::manager::Event;
 use crate::ledger::Action;
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::model_settings::{Gates, Verdict};
@@ -8,41 +9,41 @@ use serde::Serialize;
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
 
-/// Who asked, for the audit trail.
+/// Who made a change, for the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Actor(pub String);
 
-/// A promotion, as an operator asks for it.
+/// A request to promote a version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Promote {
     pub version: Version,
     pub reason: String,
     pub dry_run: bool,
     pub allow_signature_change: bool,
-    /// `None`: those of `model.toml`.
+    /// `None`: the gates of `model.toml`.
     pub gates: Option<Gates>,
     pub actor: Actor,
 }
 
-/// What a promote did, or would do.
+/// The result of a promotion, or of its dry run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Promotion {
     pub model: ModelName,
-    /// The heaviest version before; `None` where there was no document.
+    /// The heaviest version before. `None` where there was no document.
     pub from: Option<Version>,
     /// The heaviest version after.
     pub to: Version,
-    /// The revision after; unchanged when nothing had to change, and for a dry run.
+    /// The revision after. The same as before when nothing had to change, and for a dry run.
     pub revision: u64,
     /// False when the version already served alone, and for a dry run.
     pub changed: bool,
-    /// For a dry run: the document there would be.
+    /// For a dry run: the document that the promotion would put in force.
     pub would_be: Option<Document>,
-    /// On each gate; none where none are asked for, and where nothing has to change.
+    /// The verdict of each gate. Empty without gates, and where nothing has to change.
     pub gates: Vec<Verdict>,
 }
 
-/// What a rollback did.
+/// The result of a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RolledBack {
     pub model: ModelName,
@@ -51,7 +52,7 @@ pub struct RolledBack {
     /// The heaviest version after.
     pub to: Version,
     pub revision: u64,
-    /// The versions that had to be loaded for it.
+    /// The versions that had to be loaded first.
     pub loaded: Vec<Version>,
 }
 
@@ -62,36 +63,36 @@ pub struct Published {
     pub document: Document,
 }
 
-/// A rollout's move: where it stands from now on, and the document that goes with it.
+/// One step of a rollout: its new state, and the document that goes with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolloutCommit {
-    /// The revision that must be in force; any, where only the rollout's own standing is kept.
+    /// The revision that must be in force. `None` where only the rollout's state is stored.
     pub at: Option<u64>,
     pub document: Option<Document>,
-    /// JSON, kept in the same transaction.
+    /// JSON, stored in the same transaction.
     pub state: String,
     pub allow_signature_change: bool,
     pub action: Action,
     pub reason: Option<String>,
 }
 
-/// How a load or unload stands when it is answered.
+/// How far a load or unload is when it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadOutcome {
-    /// Done: the version is in the state asked for.
+    /// The version is in the requested state.
     Done,
-    /// Taken up, and going on; only when asked not to wait.
+    /// The request is accepted and in progress. Only when the caller does not wait.
     Accepted,
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 
-/// What operators ask of the manager.
+/// An operator's request.
 #[derive(Debug)]
 pub(super) enum Command {
     Promote {
         model: ModelName,
-        ask: Promote,
+        request: Promote,
         reply: Reply<Promotion>,
     },
     Rollback {
@@ -109,7 +110,7 @@ pub(super) enum Command {
     },
     RolloutCommit {
         model: ModelName,
-        steer: Box<RolloutCommit>,
+        commit: Box<RolloutCommit>,
         actor: Actor,
         reply: Reply<u64>,
     },
@@ -146,42 +147,73 @@ pub(super) enum Command {
     },
 }
 
-/// Speaks to the manager; cheap to clone. Every method answers once the change is durable and published, or refused.
+impl Command {
+    /// Answers it with a failure, without carrying it out.
+    pub(super) fn refuse(self, failure: Failure) {
+        // A send fails only when the caller no longer waits.
+        match self {
+            Command::Promote { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Rollback { reply, .. } => drop(reply.send(Err(failure))),
+            Command::PutTraffic { reply, .. } => drop(reply.send(Err(failure))),
+            Command::RolloutCommit { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Load { reply, .. } | Command::Unload { reply, .. } => drop(reply.send(Err(failure))),
+            Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Push { reply, .. } => {
+                drop(reply.send(Err(failure)));
+            }
+        }
+    }
+}
+
+/// The answer to requests while the server stops.
+pub(super) fn stopping() -> Failure {
+    Failure::new(Code::Draining, "the server is stopping")
+}
+
+/// The answer when the manager ended without answering, which only a panic causes.
+fn ended() -> Failure {
+    let words =
+        "the manager ended before it answered; the change may have been made or not: restart the server and look";
+    Failure::new(Code::Internal, words)
+}
+
+/// Sends requests to the manager. Cheap to clone. Every method returns once the change is durable and published, or refused.
+///
+/// A request that was sent is carried out even if its future is dropped: the manager does not need the caller.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    /// Bounded; an operator's call waits for room.
-    pub(super) commands: mpsc::Sender<super::manager::Event>,
+    /// Bounded. A call waits while it is full.
+    pub(super) commands: mpsc::Sender<Event>,
 }
 
 impl Handle {
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Failure> {
+    async fn send<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
-        let stopping = || Failure::new(Code::Draining, "the server is stopping");
-        self.commands.send(super::manager::Event::Command(command(reply))).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        self.commands.send(Event::Command(command(reply))).await.map_err(|_| stopping())?;
+        // A manager that stops refuses its callers. One that panicked drops the reply.
+        answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Sends all un-pinned requests to a version. Promoting what already serves alone changes nothing.
+    /// Sends all requests without a version to one version. Promoting a version that already serves alone changes nothing.
     ///
     /// # Errors
     /// `MODEL_NOT_FOUND`, `VERSION_NOT_FOUND`; `CONFLICT` when the version is not ready or serving, its signature breaks callers, or
-    /// (but for a dry run) it does not pass the gates.
-    pub async fn promote(&self, model: ModelName, ask: Promote) -> Result<Promotion, Failure> {
-        self.ask(|reply| Command::Promote { model, ask, reply }).await
+    /// it fails a gate (except in a dry run).
+    pub async fn promote(&self, model: ModelName, request: Promote) -> Result<Promotion, Failure> {
+        self.send(|reply| Command::Promote { model, request, reply }).await
     }
 
-    /// Puts back the document before the last change; itself a change. A version it names that is not loaded is loaded first.
+    /// Restores the document before the last change, which is itself a change. Versions that it names are loaded first.
     ///
     /// # Errors
-    /// `CONFLICT` when there is no document before, or a version it names cannot be made ready.
+    /// `CONFLICT` when there is no earlier document, or a version that it names cannot be loaded.
     pub async fn rollback(&self, model: ModelName, reason: String, actor: Actor) -> Result<RolledBack, Failure> {
-        self.ask(|reply| Command::Rollback { model, reason, actor, reply }).await
+        self.send(|reply| Command::Rollback { model, reason, actor, reply }).await
     }
 
-    /// Replaces the traffic document. `if_match`: the revisions one of which must be in force.
+    /// Replaces the traffic document. `if_match`: one of these revisions must be in force.
     ///
     /// # Errors
-    /// `PRECONDITION_FAILED` when `if_match` is stale; `CONFLICT` when a version named is not ready, or a signature breaks callers.
+    /// `PRECONDITION_FAILED` when `if_match` is stale; `CONFLICT` when a named version is not ready, or a signature breaks callers.
     pub async fn put_traffic(
         &self,
         model: ModelName,
@@ -189,21 +221,21 @@ impl Handle {
         if_match: Option<Vec<u64>>,
         actor: Actor,
     ) -> Result<Published, Failure> {
-        self.ask(|reply| Command::PutTraffic { model, proposal: Box::new(proposal), if_match, actor, reply }).await
+        self.send(|reply| Command::PutTraffic { model, proposal: Box::new(proposal), if_match, actor, reply }).await
     }
 
-    /// Moves a rollout on; answers the revision in force afterwards.
+    /// Stores a step of a rollout. Returns the revision in force afterwards.
     ///
     /// # Errors
-    /// `CONFLICT` when another revision is in force, a version named is not ready, or a signature breaks callers.
-    pub async fn commit_rollout(&self, model: ModelName, steer: RolloutCommit, actor: Actor) -> Result<u64, Failure> {
-        self.ask(|reply| Command::RolloutCommit { model, steer: Box::new(steer), actor, reply }).await
+    /// `CONFLICT` when another revision is in force, a named version is not ready, or a signature breaks callers.
+    pub async fn commit_rollout(&self, model: ModelName, commit: RolloutCommit, actor: Actor) -> Result<u64, Failure> {
+        self.send(|reply| Command::RolloutCommit { model, commit: Box::new(commit), actor, reply }).await
     }
 
-    /// Loads a version that was unloaded or failed; answers when it is ready (or, without `wait`, when it is taken up).
+    /// Loads a version that was unloaded or failed. Returns when it is ready, or, without `wait`, when the request is accepted.
     ///
     /// # Errors
-    /// `VERSION_NOT_FOUND` when the source has no such version; `CONFLICT` with stage and reason when it fails.
+    /// `VERSION_NOT_FOUND` when the models directory has no such version; `CONFLICT` with stage and reason when it fails.
     pub async fn load(
         &self,
         model: ModelName,
@@ -211,10 +243,10 @@ impl Handle {
         wait: bool,
         actor: Actor,
     ) -> Result<LoadOutcome, Failure> {
-        self.ask(|reply| Command::Load { model, version, wait, actor, reply }).await
+        self.send(|reply| Command::Load { model, version, wait, actor, reply }).await
     }
 
-    /// Unloads a version and keeps it unloaded until it is loaded again; answers when its memory is given back.
+    /// Unloads a version and keeps it unloaded until it is loaded again. Returns when its memory is freed.
     ///
     /// # Errors
     /// `CONFLICT` when the traffic document names it.
@@ -225,24 +257,24 @@ impl Handle {
         wait: bool,
         actor: Actor,
     ) -> Result<LoadOutcome, Failure> {
-        self.ask(|reply| Command::Unload { model, version, wait, actor, reply }).await
+        self.send(|reply| Command::Unload { model, version, wait, actor, reply }).await
     }
 
-    /// Brings a whole model back (Triton's repository `load`): reloads what the document names, and the rest.
+    /// Loads a whole model again (Triton's repository `load`): the versions that the document names, and the others.
     pub async fn load_model(&self, model: ModelName, actor: Actor) -> Result<(), Failure> {
-        self.ask(|reply| Command::LoadModel { model, actor, reply }).await
+        self.send(|reply| Command::LoadModel { model, actor, reply }).await
     }
 
-    /// Takes a whole model out (Triton's repository `unload`); its document is kept, requests get `NOT_READY`.
+    /// Unloads a whole model (Triton's repository `unload`). Its document stays, and requests get `NOT_READY`.
     pub async fn unload_model(&self, model: ModelName, actor: Actor) -> Result<(), Failure> {
-        self.ask(|reply| Command::UnloadModel { model, actor, reply }).await
+        self.send(|reply| Command::UnloadModel { model, actor, reply }).await
     }
 
-    /// Adds a version from a file already on the models directory's file system; lands whole or not at all. `staged` is moved.
+    /// Adds a version from a file on the file system of the models directory, whole or not at all. `staged` is moved.
     ///
     /// # Errors
-    /// `CONFLICT` when the version exists; `INVALID_REQUEST` when the file is no ONNX model.
+    /// `CONFLICT` when the version exists; `INVALID_REQUEST` when the file is not an ONNX model.
     pub async fn push(&self, model: ModelName, version: Version, staged: PathBuf, actor: Actor) -> Result<(), Failure> {
-        self.ask(|reply| Command::Push { model, version, staged, actor, reply }).await
+        self.send(|reply| Command::Push { model, version, staged, actor, reply }).await
     }
 }

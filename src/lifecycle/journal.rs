@@ -1,10 +1,10 @@
-//! What the manager asks of the ledger.
+//! The part of the ledger that the manager uses.
 
 use crate::ledger::{Change, Committed, LedgerError, LedgerWriter, ModelState, Revision};
 use crate::model::{Code, Failure, ModelName};
 
-/// The ledger's writer; a trait so that tests can fill the disk.
-pub trait Journal: Send {
+/// The ledger's writer. A trait, so that tests can simulate a full disk.
+pub(crate) trait Journal: Send {
     fn load(&self) -> Result<Vec<ModelState>, LedgerError>;
     fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError>;
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError>;
@@ -24,16 +24,22 @@ impl Journal for LedgerWriter {
     }
 }
 
-/// What an operator reads when the ledger cannot keep a change. Paths are for the log.
+/// A ledger error in words for the operator. Paths go to the log only.
 #[must_use]
-pub fn failure(error: &LedgerError) -> Failure {
+pub(super) fn failure(error: &LedgerError) -> Failure {
     let words = match error {
         LedgerError::Full { .. } => {
             "no space is left in the data directory; nothing was changed: free some space and try again"
         }
-        LedgerError::ReadOnly { .. } => "the data directory is read-only; nothing was changed: let the server write it",
+        LedgerError::ReadOnly { .. } => {
+            "the data directory is read-only; nothing was changed: make it writable for the server"
+        }
+        LedgerError::Replaced { .. } => {
+            "the data directory was removed or replaced while the server was running; nothing was changed: put it back, or restart \
+             the server"
+        }
         LedgerError::Damaged { .. } => "the ledger in the data directory is damaged; nothing was changed",
-        _ => "the ledger could not keep the change; nothing was changed",
+        _ => "the ledger could not store the change; nothing was changed",
     };
     Failure::new(Code::Internal, words).with_internal(error.to_string())
 }

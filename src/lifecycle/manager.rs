@@ -1,99 +1,53 @@
-//! The manager: takes events, one at a time, and publishes what they change.
+//! The manager's thread: it takes one event at a time and publishes the result.
 //!
-//! What happens is split by what it is about: `reconcile.rs` moves versions to where they ought to be, `dispatch.rs` gives the
-//! loading threads work, `results.rs` takes in what comes of it, `traffic.rs` changes documents, `operators.rs` does what
-//! operators ask. Here is the loop around them, and the one place that publishes.
+//! The other files hold its parts: `reconcile.rs` moves versions to where they should be, `dispatch.rs` gives tasks to the loading
+//! threads, `results.rs` handles their results, `traffic.rs` changes documents, `operators.rs` handles operator requests.
 
-use super::drain::{Drains, Freed};
-use super::handle::{Command, Reply};
+use super::Config;
+use super::drain::{Drains, Freed, Late};
+use super::handle::{Command, stopping};
 use super::journal::Journal;
-use super::loaders::{Done, Loaders};
-use super::memory::Budget;
-use super::table::{Life, Model};
-use super::{Config, state};
-use crate::model::{Code, Failure, ModelName, VersionId};
-use crate::registry::{Snapshot, State, Writer};
-use crate::route::Document;
+use super::load_queue::LoadQueue;
+use super::loaders::{LoaderMessage, Loaders, Task};
+use super::model_record::Model;
+use super::publisher::Publisher;
+use super::services::{Evictions, Schedule, Services, StateCounts};
+use super::version_record::{Note, VersionRecord};
+use crate::model::{ModelName, VersionId, panic_message};
+use crate::registry::{State, Writer};
 use crate::shadow::Figures;
 use crate::source::{Look, WakeHandle};
-use crate::telemetry::{Telemetry, names};
-use metrics::Gauge;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::telemetry::Telemetry;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-/// What the manager takes.
+/// What the manager reacts to.
 #[derive(Debug)]
-pub enum Event {
-    /// An operator's wish.
+pub(super) enum Event {
+    /// An operator's request.
     Command(Command),
     /// The models directory changed.
     Looked(Look),
-    /// A version being brought up came to a state.
-    Came { id: VersionId, state: State },
-    /// A loading thread is done with something.
-    Done(Done),
-    /// A version's memory was given back.
+    Loader(LoaderMessage),
+    /// A version's memory was freed.
     Freed(Freed),
-    /// Drain everything, for as long as this, and end.
+    /// Drain everything, for at most this long, and end.
     Stop(Duration),
-}
-
-/// Whose turn it is to be loaded: lower ranks first, then higher versions.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn {
-    pub rank: usize,
-    pub model: ModelName,
-    pub version: std::cmp::Reverse<crate::model::Version>,
 }
 
 /// The only writer of the registry and the ledger.
 pub(super) struct Manager {
-    pub config: Config,
-    pub writer: Writer,
-    pub journal: Box<dyn Journal>,
-    /// What shadows have shown, for gates.
-    pub figures: Figures,
-    pub telemetry: Telemetry,
-    pub loaders: Loaders,
-    pub drains: Drains,
-    pub source: WakeHandle,
-    pub budget: Budget,
     pub models: BTreeMap<ModelName, Model>,
-    /// Versions to be brought up.
-    pub queue: BTreeSet<Turn>,
-    /// Comparisons and pushes; they go before versions. Bounded by versions that changed, and by operators' calls.
-    pub errands: VecDeque<super::loaders::Work>,
-    /// Models to look at again at a time.
-    pub wake: BTreeSet<(Instant, ModelName)>,
-    /// Versions that wait for bytes to be given back.
-    pub hungry: BTreeSet<VersionId>,
-    /// Bytes were given back since they were last looked at.
-    pub fed: bool,
-    /// Versions that make room, still to be unloaded.
-    pub evictions: Vec<VersionId>,
-    /// Versions that are kept warm no longer, as their memory is needed; still to be unloaded.
-    pub cooled: Vec<VersionId>,
-    /// Models that something happened to, still to be looked at; then to be published.
-    pub touched: BTreeSet<ModelName>,
-    pub dirty: BTreeSet<ModelName>,
-    /// What is to be said once what it tells of is published: answers, log lines.
-    pub after: Vec<Box<dyn FnOnce() + Send>>,
-    pub counts: Counts,
-    /// The whole models directory was looked at.
-    pub looked: bool,
-    /// Versions found at start that are neither ready nor failed yet.
-    pub awaited: BTreeSet<VersionId>,
-    /// Models with a document that cannot be served.
-    pub unservable: BTreeSet<ModelName>,
-    /// Once it is, it stays.
-    pub ready: bool,
-    /// When to end at the latest, once told to.
+    pub services: Services,
+    /// The latest time to end, once a stop was requested.
     pub stopping: Option<Instant>,
 }
 
-/// What a manager is put together from.
+/// The parts that a manager is built from.
 pub(super) struct Parts {
     pub writer: Writer,
     pub journal: Box<dyn Journal>,
@@ -104,90 +58,83 @@ pub(super) struct Parts {
     pub source: WakeHandle,
 }
 
-/// Versions in each state, as the metric shows them.
-#[derive(Debug)]
-pub struct Counts {
-    gauges: Vec<Gauge>,
-}
-
-/// How long the manager sleeps when nothing is due. Any time would do: what happens wakes it.
+/// How long the manager sleeps when nothing is due. Any time would do, because every event wakes it.
 const IDLE: Duration = Duration::from_mins(1);
-/// Between looks whether replaced snapshots can be dropped.
+/// How often to look whether replaced snapshots can be dropped.
 const COLLECT: Duration = Duration::from_millis(50);
 
-// === impl Counts ===
-
-impl Counts {
-    #[must_use]
-    pub fn new(telemetry: &Telemetry) -> Counts {
-        let gauge = |s: &State| telemetry.process().gauge(&names::STATES, &[("state", s.as_str())]);
-        let gauges: Vec<Gauge> = State::ALL.iter().map(gauge).collect();
-        for gauge in &gauges {
-            gauge.set(0.0);
+/// Runs the manager until it is told to stop.
+///
+/// After a panic the table cannot be trusted, so nothing is changed any more. The server stops being ready, the published versions
+/// go on answering, and operators are refused until the process is restarted.
+pub(super) fn run(mut manager: Manager, mut events: mpsc::Receiver<Event>, clock: &Runtime) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| manager.run(&mut events, clock))) {
+        let message = panic_message(&*panic);
+        error!(
+            message,
+            "the manager panicked: the server is no longer ready, and nothing can be changed until it is restarted"
+        );
+        manager.services.publisher.publish_not_ready();
+        // Dropping a reply tells its caller that the manager ended.
+        manager.services.publisher.clear();
+        manager.services.loading.clear();
+        manager.models.values_mut().for_each(|model| model.waiting.clear());
+        while let Some(event) = events.blocking_recv() {
+            if matches!(event, Event::Stop(_)) {
+                break;
+            }
         }
-        Counts { gauges }
+        manager.services.source.stop();
     }
-
-    pub fn appeared(&self, state: State) {
-        self.gauges[state as usize].increment(1.0);
+    events.close();
+    while let Ok(event) = events.try_recv() {
+        if let Event::Command(command) = event {
+            command.refuse(stopping());
+        }
     }
-
-    pub fn went(&self, state: State) {
-        self.gauges[state as usize].decrement(1.0);
-    }
+    manager.services.drains.finish();
 }
-
-// === impl Manager ===
 
 impl Manager {
     #[must_use]
-    pub fn new(config: Config, parts: Parts) -> Manager {
+    pub(super) fn new(config: Config, parts: Parts) -> Manager {
         let Parts { writer, journal, figures, telemetry, loaders, drains, source } = parts;
-        Manager {
-            budget: Budget::new(config.memory_budget),
-            counts: Counts::new(&telemetry),
+        let services = Services {
+            state_counts: StateCounts::new(&telemetry),
+            loading: LoadQueue::new(loaders, config.memory_budget),
+            publisher: Publisher::new(writer, &telemetry),
             config,
-            writer,
             journal,
             figures,
             telemetry,
-            loaders,
-            drains,
             source,
-            models: BTreeMap::new(),
-            queue: BTreeSet::new(),
-            errands: VecDeque::new(),
-            wake: BTreeSet::new(),
-            hungry: BTreeSet::new(),
-            fed: false,
-            evictions: Vec::new(),
-            cooled: Vec::new(),
-            touched: BTreeSet::new(),
-            dirty: BTreeSet::new(),
-            after: Vec::new(),
-            looked: false,
-            awaited: BTreeSet::new(),
-            unservable: BTreeSet::new(),
-            ready: false,
-            stopping: None,
-        }
+            drains,
+            evictions: Evictions::default(),
+            schedule: Schedule::default(),
+        };
+        Manager { models: BTreeMap::new(), services, stopping: None }
     }
 
-    /// Takes over what the ledger kept: every document is published at once, to be served as soon as its versions are loaded.
-    pub fn recall(&mut self) -> std::io::Result<()> {
-        let kept = self.journal.load().map_err(std::io::Error::other)?;
-        for state in kept {
-            let mut model = Model::new(state.model.clone());
-            match state.document.as_deref().map(Document::from_json).transpose() {
-                Ok(document) => model.document = document,
-                Err(complaints) => {
-                    let words = complaints.join("; ");
-                    return Err(std::io::Error::other(format!("the kept document of model {}: {words}", state.model)));
-                }
+    /// Restores what the ledger stores. Every document is published at once and served as soon as its versions are loaded. A document
+    /// that cannot be read disables its model and no other.
+    ///
+    /// # Errors
+    /// When the ledger as a whole cannot be read.
+    pub(super) fn restore(&mut self) -> std::io::Result<()> {
+        for stored in self.services.journal.load().map_err(std::io::Error::other)? {
+            let model = Model::from_stored(stored);
+            if let Some(reason) = &model.stored.unreadable {
+                error!(model = %model.name, "the ledger holds values of this model that cannot be read: {reason}");
             }
-            model.kept = state;
-            if model.document.is_some() || model.kept.taken_out {
-                self.touched.insert(model.name.clone());
+            if let Some(reason) = &model.document_error {
+                error!(
+                    model = %model.name, revision = model.stored.revision,
+                    "the stored traffic document cannot be read, so the model answers only requests that name a version; put a new \
+                     document or roll back: {reason}"
+                );
+            }
+            if model.is_visible() || model.stored.unloaded {
+                self.services.schedule.look_now(model.name.clone());
             }
             self.models.insert(model.name.clone(), model);
         }
@@ -195,148 +142,80 @@ impl Manager {
         Ok(())
     }
 
-    /// Takes events until it is told to stop.
-    pub fn run(mut self, mut events: mpsc::Receiver<Event>) {
-        let clock = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-            Ok(clock) => clock,
-            Err(error) => return error!(%error, "the manager cannot start; versions stay as they are"),
-        };
+    fn run(&mut self, events: &mut mpsc::Receiver<Event>, clock: &Runtime) {
         loop {
             let now = Instant::now();
             if self.is_done(now) {
-                break;
+                return;
             }
             let wake = self.next_wake(now).into();
             match clock.block_on(async { tokio::time::timeout_at(wake, events.recv()).await }) {
-                Ok(Some(event)) => self.take(event),
-                // Nobody can ask anything any more.
-                Ok(None) => self.take(Event::Stop(Duration::ZERO)),
+                Ok(Some(event)) => self.handle(event),
+                // All senders are gone, so no command can come.
+                Ok(None) => self.handle(Event::Stop(Duration::ZERO)),
                 Err(_) => {}
             }
-            self.tick();
+            self.services.schedule.advance(Instant::now());
+            self.services.publisher.collect();
+            self.look_at_drains();
             self.work();
         }
-        events.close();
-        self.drains.finish();
     }
 
-    fn take(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         match event {
             Event::Command(command) if self.stopping.is_none() => self.command(command),
-            // Dropping the reply says that the server is stopping.
-            Event::Command(_) => {}
+            Event::Command(command) => command.refuse(stopping()),
             Event::Looked(look) => self.looked(look),
-            Event::Came { id, state } => self.came(&id, state),
-            Event::Done(done) => self.done(done),
+            Event::Loader(LoaderMessage::Reached { id, state }) => {
+                self.with_version(&id, |services, record| {
+                    services.set_state(&id, record, state);
+                });
+            }
+            Event::Loader(LoaderMessage::Done(result)) => self.task_done(result),
             Event::Freed(freed) => self.freed(freed),
             Event::Stop(within) => self.stop(within),
         }
     }
 
-    /// What time alone brings.
-    fn tick(&mut self) {
-        let now = Instant::now();
-        while let Some((at, model)) = self.wake.pop_first() {
-            if at > now {
-                self.wake.insert((at, model));
-                break;
-            }
-            self.touched.insert(model);
-        }
-        self.collect();
-        for late in self.drains.look(now) {
-            self.late(late);
-        }
-    }
-
-    /// Brings everything that was touched to where it ought to be, gives the loading threads work, and publishes.
-    pub fn work(&mut self) {
+    /// Moves every scheduled model to where it should be, gives tasks to the loading threads, and publishes.
+    pub(super) fn work(&mut self) {
         loop {
-            self.feed();
-            while let Some(name) = self.touched.pop_first() {
+            self.make_evictions();
+            while let Some(name) = self.services.schedule.next() {
                 self.settle(&name);
             }
-            if !self.dispatch() && self.touched.is_empty() {
+            if !self.dispatch() && self.services.schedule.is_idle() {
                 break;
             }
         }
-        self.publish();
+        self.services.publisher.publish(&self.models, &self.services.config, self.stopping.is_some());
+        self.look_at_drains();
     }
 
-    /// Publishes every model that changed, in one step, and then says so.
-    fn publish(&mut self) {
-        let ready = self.readiness();
-        let before = self.writer.snapshot();
-        if !self.dirty.is_empty() || before.ready != ready {
-            let mut next = if self.stopping.is_some() { Snapshot::default() } else { self.entries(&before) };
-            next.ready = ready;
-            drop(before);
-            self.writer.publish(next);
-            if ready && !std::mem::replace(&mut self.ready, ready) {
-                info!("ready: every version found at start is ready or failed, and every model can be served");
-            }
-        }
-        for say in std::mem::take(&mut self.after) {
-            say();
-        }
-        self.collect();
-        for late in self.drains.look(Instant::now()) {
+    fn look_at_drains(&mut self) {
+        for late in self.services.drains.look(Instant::now()) {
             self.late(late);
         }
     }
 
-    fn entries(&mut self, before: &Snapshot) -> Snapshot {
-        let mut entries = Vec::new();
-        let mut gone = Vec::new();
-        for name in std::mem::take(&mut self.dirty) {
-            let Some(model) = self.models.get(&name) else { continue };
-            if model.lives.is_empty() && model.document.is_none() {
-                gone.push(name);
-                continue;
-            }
-            match model.entry(!self.ready, self.config.tolerance, self.config.recording.as_ref()) {
-                Ok(entry) => entries.push(entry),
-                // Every change is checked before it is made, so this is a mistake of ours: what was published stays.
-                Err(missing) => error!(model = %name, ?missing, "the document names versions that are not loaded"),
-            }
-        }
-        gone.iter().fold(before.with_all(entries), |next, name| next.without(name))
-    }
-
-    fn readiness(&mut self) -> bool {
-        for name in &self.dirty {
-            let stuck =
-                self.models.get(name).is_some_and(|m| m.document.is_some() && !m.kept.taken_out && !m.can_serve());
-            if stuck {
-                self.unservable.insert(name.clone());
-            } else {
-                self.unservable.remove(name);
-            }
-        }
-        if !self.awaited.is_empty() {
-            for model in self.dirty.iter().filter_map(|name| self.models.get(name)) {
-                let settled = |life: &Life| state::is_settled(life.state()) || !life.has_files();
-                for (version, _) in model.lives.iter().filter(|(_, life)| settled(life)) {
-                    self.awaited.remove(&model.id(*version));
-                }
-            }
-        }
-        self.stopping.is_none() && (self.ready || self.looked && self.awaited.is_empty() && self.unservable.is_empty())
-    }
-
-    fn collect(&mut self) {
-        let held = self.writer.collect();
-        self.telemetry.process().gauge(&names::SNAPSHOTS_RETIRED, &[]).set(held as f64);
+    /// Reports that requests still hold a version after its deadline.
+    fn late(&mut self, late: Late) {
+        let Late { serial, id, in_flight } = late;
+        warn!(model = %id.model, version = %id.version, in_flight, "requests still hold the version after drain_timeout");
+        let words =
+            format!("{in_flight} requests still hold it after drain_timeout; its memory is freed when they end");
+        self.services.count_failure("drain");
+        self.services.loading.retry_waiting();
+        self.unloaded(&id, serial, Some(words));
     }
 
     fn next_wake(&mut self, now: Instant) -> Instant {
-        if !self.touched.is_empty() {
-            return now;
-        }
-        let retired = (self.writer.collect() > 0).then(|| now + COLLECT);
-        let model = self.wake.first().map(|(at, _)| *at);
-        let drains = self.drains.next_look(now);
-        [retired, model, drains, self.stopping].into_iter().flatten().fold(now + IDLE, Instant::min)
+        let services = &mut self.services;
+        let retired = (services.publisher.collect() > 0).then(|| now + COLLECT);
+        let scheduled = services.schedule.next_due(now);
+        let drains = services.drains.next_look(now);
+        [retired, scheduled, drains, self.stopping].into_iter().flatten().fold(now + IDLE, Instant::min)
     }
 
     // === stopping ===
@@ -345,81 +224,56 @@ impl Manager {
         if self.stopping.is_some() {
             return;
         }
-        info!("stopping: nothing is answered any more, and everything is unloaded");
+        info!("stopping: requests are refused, and every version is unloaded");
         self.stopping = Some(Instant::now() + within);
-        self.source.stop();
-        self.queue.clear();
-        self.errands.clear();
-        self.wake.clear();
-        let names: Vec<ModelName> = self.models.keys().cloned().collect();
-        for name in names {
-            let Some(mut model) = self.models.remove(&name) else { continue };
-            model.ops.clear();
-            for (version, life) in &mut model.lives {
+        let Manager { models, services, .. } = self;
+        services.source.stop();
+        services.schedule.clear_later();
+        for task in services.loading.clear() {
+            if let Task::Stage(push) = task {
+                services.answer(push.reply, Err(stopping()));
+            }
+        }
+        for (name, model) in models {
+            model.waiting.drain(..).for_each(|request| request.refuse(stopping()));
+            for (version, record) in &mut model.versions {
                 let id = VersionId { model: name.clone(), version: *version };
-                if life.is_callable() {
-                    self.drain(&id, life, within);
+                if record.is_callable() {
+                    services.drain(&id, record, within);
                 }
             }
-            self.dirty.insert(name.clone());
-            self.models.insert(name, model);
+            services.publisher.changed.insert(name.clone());
         }
     }
 
     fn is_done(&self, now: Instant) -> bool {
-        let draining = || self.models.values().flat_map(|m| m.lives.values()).any(|l| l.state() == State::Draining);
-        self.stopping.is_some_and(|deadline| now >= deadline || self.drains.is_empty() && !draining())
+        let is_draining = |record: &VersionRecord| record.state() == State::Draining;
+        let draining = || self.models.values().flat_map(|m| m.versions.values()).any(is_draining);
+        self.stopping.is_some_and(|deadline| now >= deadline || self.services.drains.is_empty() && !draining())
     }
 
-    // === helpers of the files beside this one ===
+    // === helpers of the other files ===
 
-    /// Moves a version on, counts it and logs it. An illegal move changes nothing and is logged as the mistake it is.
-    pub fn go(&mut self, id: &VersionId, life: &mut Life, to: State) -> bool {
-        match life.go(to) {
-            Ok(from) => {
-                self.counts.went(from);
-                self.counts.appeared(to);
-                self.dirty.insert(id.model.clone());
-                // What came ready or failed is logged where there is more to say of it.
-                if to != State::Failed && from != State::Warming {
-                    info!(model = %id.model, version = %id.version, %from, state = %to, "version");
-                }
-                true
+    /// Changes a version, and has its model looked at afterwards.
+    pub(super) fn with_version(&mut self, id: &VersionId, change: impl FnOnce(&mut Services, &mut VersionRecord)) {
+        let Manager { models, services, .. } = self;
+        let Some(record) = models.get_mut(&id.model).and_then(|m| m.versions.get_mut(&id.version)) else { return };
+        change(services, record);
+        services.schedule.look_now(id.model.clone());
+    }
+
+    /// The end of one drain, unless its version has moved on since.
+    pub(super) fn unloaded(&mut self, id: &VersionId, serial: u64, lingering: Option<String>) {
+        self.with_version(id, |services, record| {
+            if record.drain == Some(serial) {
+                record.drain = None;
+                services.set_state(id, record, State::Unloaded);
+                record.note(Note::Lingering, lingering);
+            } else if lingering.is_none() {
+                record.note(Note::Lingering, None);
             }
-            Err(illegal) => {
-                error!(model = %id.model, version = %id.version, %illegal, "a mistake in the manager");
-                false
-            }
-        }
+        });
     }
-
-    /// Takes a loaded version out: it is no longer callable from the next publish on, and is freed when no request holds it.
-    pub fn drain(&mut self, id: &VersionId, life: &mut Life, timeout: Duration) {
-        if let Some(loaded) = life.loaded.take()
-            && self.go(id, life, State::Draining)
-        {
-            life.draining = Some(self.drains.begin(id.clone(), loaded, timeout));
-        }
-        life.digests = None;
-        life.compared = None;
-    }
-
-    /// Answers an operator once what was done is published.
-    pub fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, result: Result<T, Failure>) {
-        self.after.push(Box::new(move || {
-            // The operator went away; what was done stays done.
-            let _ = reply.send(result);
-        }));
-    }
-
-    pub fn wake_at(&mut self, at: Instant, model: &ModelName) {
-        self.wake.insert((at, model.clone()));
-    }
-}
-
-/// A refusal because of how things stand.
-pub(super) fn conflict(words: impl Into<String>) -> Failure {
-    Failure::new(Code::Conflict, words)
 }
 
 impl std::fmt::Debug for Manager {

@@ -1,20 +1,20 @@
-//! The memory budget, and giving memory back.
+//! The memory budget, and returning freed memory to the system.
 
 use std::fmt;
 
-/// How many bytes of model files may be loaded together.
+/// Limits how many bytes of model files are loaded together.
 ///
-/// Files stand for memory: engines hold the weights once, about as large as on disk, and what they need beside them is not
-/// known before they are loaded.
+/// File sizes stand for memory: engines hold the weights once, at about their size on disk, and the rest of what they need is not
+/// known before a model is loaded.
 #[derive(Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     limit: u64,
     used: u64,
 }
 
-/// There is not enough left.
+/// The budget has too few bytes left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooLarge {
+pub(super) struct TooLarge {
     pub wanted: u64,
     pub used: u64,
     pub limit: u64,
@@ -22,15 +22,15 @@ pub struct TooLarge {
 
 impl Budget {
     #[must_use]
-    pub fn new(limit: u64) -> Budget {
+    pub(super) fn new(limit: u64) -> Budget {
         Budget { limit, used: 0 }
     }
 
-    /// Takes bytes, to be given back by [`Budget::give_back`].
+    /// Reserves bytes, until [`Budget::release`].
     ///
     /// # Errors
-    /// The numbers, when there is not enough left; nothing is taken then.
-    pub fn take(&mut self, wanted: u64) -> Result<(), TooLarge> {
+    /// The numbers, when too little is left. Nothing is reserved then.
+    pub(super) fn reserve(&mut self, wanted: u64) -> Result<(), TooLarge> {
         match self.used.checked_add(wanted).filter(|sum| *sum <= self.limit) {
             Some(sum) => {
                 self.used = sum;
@@ -40,13 +40,13 @@ impl Budget {
         }
     }
 
-    pub fn give_back(&mut self, bytes: u64) {
+    pub(super) fn release(&mut self, bytes: u64) {
         self.used = self.used.saturating_sub(bytes);
     }
 
-    /// What is missing for `wanted` bytes to fit; 0 when they do.
+    /// How many bytes must be released before `wanted` bytes fit; 0 when they fit.
     #[must_use]
-    pub fn missing(&self, wanted: u64) -> u64 {
+    pub(super) fn missing(&self, wanted: u64) -> u64 {
         self.used.saturating_add(wanted).saturating_sub(self.limit)
     }
 }
@@ -56,31 +56,22 @@ impl fmt::Display for TooLarge {
         let TooLarge { wanted, used, limit } = self;
         write!(
             f,
-            "its files hold {wanted} bytes, but {used} of the memory budget of {limit} bytes are taken by versions that \
-             are loaded; unload one, or raise models.memory_budget"
+            "its files need {wanted} bytes, but loaded versions use {used} of the memory budget of {limit} bytes; unload a \
+             version, or raise models.memory_budget"
         )
     }
 }
 
-/// Gives the heap's free pages back to the system, which glibc keeps otherwise.
+/// Returns the heap's free pages to the system. glibc keeps them otherwise.
 ///
-/// Measured: three dropped sessions of ONNX Runtime left 169 MB resident, and this brought it down to 34 MB.
-pub fn trim() {
+/// Measured: three dropped sessions of ONNX Runtime left 169 MB resident, and this reduced it to 34 MB.
+pub(super) fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         #[expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
-        // SAFETY: takes no pointer, is thread-safe (glibc's manual: MT-Safe), and frees only pages no allocation lies in.
+        // SAFETY: takes no pointer, is thread-safe (glibc's manual: MT-Safe), and frees only pages that hold no allocation.
         unsafe {
             libc::malloc_trim(0);
         }
     }
-}
-
-/// Resident memory of this process in bytes, as the kernel has it; `None` where it does not say.
-#[must_use]
-pub fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -1,17 +1,19 @@
-//! lifecycle: the life of one version: source → load → verify → warm → ready → serving → draining → unloaded.
+//! lifecycle: loads, serves, replaces and unloads versions: source → load → verify → warm → ready → serving → draining → unloaded.
 //!
-//! - One manager, on a thread of its own, takes a closed enum of events and is the only writer of the registry and the ledger.
-//! - A change is *prepare* (may fail, touches nothing) then *apply* (cannot fail): ledger first (durable), then publish, then
-//!   announce.
-//! - One enum of states and one function that moves it; policies are pure functions.
-//! - Loads, verification and warming happen on background threads at low priority; memory is freed on a thread of its own.
-//! - A half-copied or broken version never disturbs what serves.
+//! - One manager, on a thread of its own, handles a closed enum of events. Only it writes the registry and the ledger.
+//! - A change is checked (which may fail and changes nothing), stored in the ledger, published, and then reported, in this order.
+//! - A request that an operator sent is carried out even when nobody waits for the answer.
+//! - The states are one enum, and one function moves a version between them. Policies are pure functions.
+//! - Background threads at low priority load, verify and warm. Memory is freed on a thread of its own.
+//! - A half-copied or broken version never disturbs the versions that serve.
+//! - A stored document that cannot be read disables its own model only. When the manager panics, the server stops being ready.
 //!
-//! Uses: registry (writer), backend, compare, route, ledger, model_settings, prepare, source, shadow (figures), model, telemetry, machine.
+//! Uses: registry (writer), backend, compare, machine, route, ledger, model_settings, prepare, source, shadow (figures), model,
+//! telemetry.
 //!
-//! Invariant: nothing here knows a live request.
+//! Invariant: nothing here knows a request in progress.
 //!
-//! To add an operator's command: a method of [`Handle`], a variant of its command, its arm in `operators.rs`.
+//! To add an operator request: a method of [`Handle`], a variant of its command, and its arm in `operators.rs`.
 
 mod dispatch;
 mod drain;
@@ -20,22 +22,27 @@ pub(crate) mod fake;
 mod handle;
 mod journal;
 mod keep_warm;
+mod load_queue;
 mod loaders;
 mod manager;
 mod memory;
+mod model_record;
 mod operators;
 mod policy;
+mod publisher;
 mod push;
 mod reconcile;
 mod results;
+mod rollback;
+mod services;
 mod state;
-mod table;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod version_record;
 
 pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, RolloutCommit};
-pub use journal::Journal;
+pub(crate) use journal::Journal;
 
 use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
@@ -53,52 +60,52 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How versions come and go.
+/// Settings of the manager.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where versions come from: `models/<model>/<version>/model.onnx`.
+    /// The directory of the versions: `models/<model>/<version>/model.onnx`.
     pub models_dir: PathBuf,
-    /// How long a version's files must be still before they are read. 700 ms: slow copies pause for less, and a version is taken
-    /// up within 2 s of its last write.
+    /// How long a version's files must be unchanged before they are read. 700 ms: slow copies pause for less, and a version is found
+    /// within 2 s of its last write.
     pub settle: Duration,
-    /// Between looks at the whole directory. 5 s: network file systems do not tell when files change.
+    /// How often to read the whole directory. 5 s: network file systems send no change notices.
     pub rescan: Duration,
-    /// Bytes of model files that may be loaded together.
+    /// How many bytes of model files may be loaded together.
     pub memory_budget: u64,
-    /// Versions prepared at once.
+    /// How many versions are loaded at the same time.
     pub load_threads: usize,
-    /// For the requests on a version that was taken out to end.
+    /// How long to wait for the requests on a version that is being unloaded.
     pub drain_timeout: Duration,
-    /// How long a version that `versions` in `model.toml` would drop stays ready after a document named it last, where the model does
-    /// not say. 10 min: what is wrong with a version mostly shows within minutes.
+    /// How long a version that `versions` in `model.toml` leaves out stays ready after a document named it last. The default for
+    /// models that do not set it. 10 min: most problems with a new version show within minutes.
     pub keep_warm: Duration,
     pub policy: Policy,
-    /// How far a shadow's number may be from the primary's, where `model.toml` does not say.
+    /// How far a shadow's number may be from the primary's. The default for models that do not set it.
     pub tolerance: Tolerance,
-    /// Where predictions are recorded; `None`: nowhere.
+    /// Where predictions are recorded. `None` records none.
     pub recording: Option<Recording>,
 }
 
-/// What happens when a version does not fit into the memory budget.
+/// What to do when a version does not fit into the memory budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// It fails, with the numbers, and is tried again when bytes are given back.
+    /// It fails, with the numbers, and is tried again when memory is freed.
     #[default]
     KeepServing,
     /// Versions that no traffic document names are unloaded first.
     MakeRoom,
 }
 
-/// Ends the manager.
+/// Stops the manager.
 #[derive(Debug)]
 pub struct Stop {
     events: mpsc::Sender<Event>,
     manager: JoinHandle<()>,
 }
 
-/// Events waiting for the manager. Nothing is lost when it is full: operators and threads wait for room.
+/// Capacity of the manager's queue. Nothing is lost when it is full: senders wait.
 const WAITING_EVENTS: usize = 256;
-/// Who does what happens of itself, in the audit trail.
+/// The actor of automatic changes in the audit trail.
 const SYSTEM: &str = "system";
 
 impl Default for Config {
@@ -118,10 +125,10 @@ impl Default for Config {
     }
 }
 
-/// Starts the manager on a thread of its own: what the ledger kept is published when this answers, though nothing is loaded yet.
+/// Starts the manager on a thread of its own. When this returns, the stored documents are published, and nothing is loaded yet.
 ///
 /// # Errors
-/// When the ledger cannot be read, or the system gives no thread.
+/// When the ledger cannot be read, or the system refuses a new thread.
 pub fn start(
     config: Config,
     engines: Arc<dyn Loader>,
@@ -138,7 +145,7 @@ pub fn start(
 /// # Errors
 /// As [`start`].
 #[expect(clippy::needless_pass_by_value, reason = "each loading thread holds the engines from here on")]
-pub fn start_with(
+fn start_with(
     config: Config,
     engines: Arc<dyn Loader>,
     writer: Writer,
@@ -147,29 +154,35 @@ pub fn start_with(
     telemetry: Telemetry,
 ) -> io::Result<(Handle, Stop)> {
     let (events, waiting) = mpsc::channel(WAITING_EVENTS);
-    let loaders = loaders::Loaders::start(config.load_threads, &engines, &telemetry, &events)?;
-    let drains = drain::Drains::start(events.clone())?;
-    let changes = events.clone();
-    let report = move |look| changes.blocking_send(Event::Looked(look)).is_ok();
-    let wake = source::watch(config.models_dir.clone(), config.settle, config.rescan, report)?;
+    let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let loaders = loaders::Loaders::start(config.load_threads, &engines, &telemetry, &report(&events, Event::Loader))?;
+    let drains = drain::Drains::start(report(&events, Event::Freed))?;
+    let looked = report(&events, Event::Looked);
+    let wake = source::watch(config.models_dir.clone(), config.settle, config.rescan, move |look| looked(look))?;
     let mut manager =
-        Manager::new(config, Parts { writer, journal, figures, telemetry, loaders, drains, source: wake });
-    if let Err(error) = manager.recall() {
-        manager.source.stop();
-        return Err(error);
-    }
-    let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(move || manager.run(waiting))?;
-    Ok((Handle { commands: events.clone() }, Stop { events, manager: thread }))
+        Manager::new(config, Parts { writer, journal, figures, telemetry, loaders, drains, source: wake.clone() });
+    let thread = manager.restore().and_then(|()| {
+        let run = move || manager::run(manager, waiting, &clock);
+        std::thread::Builder::new().name("manager".to_owned()).spawn(run)
+    });
+    let manager = thread.inspect_err(|_| wake.stop())?;
+    Ok((Handle { commands: events.clone() }, Stop { events, manager }))
+}
+
+/// A sender of one kind of message to the manager, for threads that need not know the others.
+fn report<T: 'static>(events: &mpsc::Sender<Event>, wrap: fn(T) -> Event) -> loaders::Report<T> {
+    let events = events.clone();
+    Arc::new(move |message| events.blocking_send(wrap(message)).is_ok())
 }
 
 impl Stop {
-    /// Takes everything out, waits for the requests that hold a version for at most `within`, frees what is free, and ends.
-    /// Blocking. Operators who still ask are told that the server is stopping.
+    /// Unloads every version, waits at most `within` for requests that hold one, and ends the manager. Blocking. Operators that
+    /// still wait are told that the server is stopping.
     pub fn stop(self, within: Duration) {
         // Fails only when the manager has ended already.
         let _ = self.events.blocking_send(Event::Stop(within));
         if self.manager.join().is_err() {
-            tracing::error!("the manager panicked");
+            tracing::error!("the manager panicked while it ended");
         }
     }
 }

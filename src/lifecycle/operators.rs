@@ -1,61 +1,64 @@
-//! What operators ask of single versions and whole models, and how it is answered when it is done.
+//! Operator requests for single versions and whole models, and when they are answered.
 
-use super::drain::Late;
 use super::handle::{Actor, Command, LoadOutcome, Reply};
-use super::journal;
-use super::loaders::Work;
-use super::manager::{Manager, conflict};
-use super::push::{Push, Staged};
-use super::table::{Life, Model, Op};
-use super::traffic::{no_model, no_version, not_ready, refuse_taken_out};
+use super::loaders::Task;
+use super::manager::Manager;
+use super::model_record::{Model, WaitingRequest, check_model_loaded, conflict, no_model, no_version, not_ready};
+use super::push::{Push, Staged, sync_directory};
+use super::services::Services;
+use super::version_record::VersionRecord;
 use crate::ledger::{Action, Change, Effect};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::registry::State;
 use crate::source::{Found, look_at_version};
-use crate::telemetry::names;
 use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
-use tracing::info;
+use tracing::{error, info};
 
 impl Manager {
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Promote { model, ask, reply } => {
-                self.at_once(&model, reply, |this, model| this.promote(model, ask));
+            Command::Promote { model, request, reply } => {
+                self.answer_now(&model, reply, |services, model| services.promote(model, request));
             }
             Command::PutTraffic { model, proposal, if_match, actor, reply } => {
-                self.at_once(&model, reply, |this, model| {
-                    this.put_traffic(model, *proposal, if_match.as_deref(), actor)
+                self.answer_now(&model, reply, |services, model| {
+                    services.put_traffic(model, *proposal, if_match.as_deref(), actor)
                 });
             }
-            Command::RolloutCommit { model, steer, actor, reply } => {
-                self.at_once(&model, reply, |this, model| this.commit_rollout(model, *steer, actor));
+            Command::RolloutCommit { model, commit, actor, reply } => {
+                self.answer_now(&model, reply, |services, model| services.commit_rollout(model, *commit, actor));
             }
             Command::Rollback { model, reason, actor, reply } => {
-                self.in_time(&model, reply, |this, model, reply| this.rollback(model, reason, actor, reply));
+                self.with_model(&model, reply, |services, model, reply| {
+                    match services.begin_rollback(model, reason, actor) {
+                        Ok(rollback) => model.waiting.push(WaitingRequest::Rollback { rollback, reply }),
+                        Err(failure) => services.answer(reply, Err(failure)),
+                    }
+                });
             }
             Command::Load { model, version, wait, actor, reply } => {
-                self.in_time(&model, reply, |this, model, reply| {
-                    let taken_up = this.load(model, version, &actor);
-                    let op = |reply| Op::Load { version, reply };
-                    this.promise(model, taken_up, wait, reply, op);
+                self.with_model(&model, reply, |services, model, reply| match services.load(model, version, &actor) {
+                    Ok(()) if wait => model.waiting.push(WaitingRequest::Load { version, reply }),
+                    result => services.answer(reply, result.map(|()| LoadOutcome::Accepted)),
                 });
             }
             Command::Unload { model, version, wait, actor, reply } => {
-                self.in_time(&model, reply, |this, model, reply| {
-                    let taken_up = this.unload(model, version, &actor);
-                    let op = |reply| Op::Unload { version, reply };
-                    this.promise(model, taken_up, wait, reply, op);
+                self.with_model(&model, reply, |services, model, reply| {
+                    match services.unload_version(model, version, &actor) {
+                        Ok(()) if wait => model.waiting.push(WaitingRequest::Unload { version, reply }),
+                        result => services.answer(reply, result.map(|()| LoadOutcome::Accepted)),
+                    }
                 });
             }
             Command::LoadModel { model, actor, reply } => {
-                self.in_time(&model, reply, |_, model, reply| load_model(model, actor, reply));
+                self.with_model(&model, reply, |_, model, reply| load_model(model, actor, reply));
             }
             Command::UnloadModel { model, actor, reply } => {
-                self.in_time(&model, reply, |this, model, reply| match this.unload_model(model, &actor) {
-                    Ok(()) => model.ops.push(Op::UnloadModel { reply }),
-                    Err(failure) => this.answer(reply, Err(failure)),
+                self.with_model(&model, reply, |services, model, reply| match services.unload_model(model, &actor) {
+                    Ok(()) => model.waiting.push(WaitingRequest::UnloadModel { reply }),
+                    Err(failure) => services.answer(reply, Err(failure)),
                 });
             }
             Command::Push { model, version, staged, actor, reply } => {
@@ -64,273 +67,136 @@ impl Manager {
         }
     }
 
-    /// Does something to a model, and answers what it says.
-    fn at_once<T: Send + 'static>(
+    /// Changes a model and answers with the result.
+    fn answer_now<T: Send + 'static>(
         &mut self,
         name: &ModelName,
         reply: Reply<T>,
-        what: impl FnOnce(&mut Manager, &mut Model) -> Result<T, Failure>,
+        change: impl FnOnce(&mut Services, &mut Model) -> Result<T, Failure>,
     ) {
-        self.in_time(name, reply, |this, model, reply| {
-            let result = what(this, model);
-            this.answer(reply, result);
+        self.with_model(name, reply, |services, model, reply| {
+            let result = change(services, model);
+            services.answer(reply, result);
         });
     }
 
-    /// Does something to a model, which answers when it is done.
-    fn in_time<T: Send + 'static>(
+    /// Changes a model. The change keeps the reply, and answers when it is done.
+    fn with_model<T: Send + 'static>(
         &mut self,
         name: &ModelName,
         reply: Reply<T>,
-        what: impl FnOnce(&mut Manager, &mut Model, Reply<T>),
+        change: impl FnOnce(&mut Services, &mut Model, Reply<T>),
     ) {
-        // A name that nothing is known of but what the ledger kept is no model.
-        let known = |m: &Model| !m.lives.is_empty() || m.document.is_some();
-        let Some(mut model) = self.models.get(name).is_some_and(known).then(|| self.models.remove(name)).flatten()
-        else {
-            return self.answer(reply, Err(no_model(name)));
+        let Manager { models, services, .. } = self;
+        let Some(model) = models.get_mut(name).filter(|model| model.is_visible()) else {
+            return services.answer(reply, Err(no_model(name)));
         };
-        what(self, &mut model, reply);
-        self.models.insert(name.clone(), model);
-        self.touched.insert(name.clone());
-    }
-
-    fn promise(
-        &mut self,
-        model: &mut Model,
-        taken_up: Result<(), Failure>,
-        wait: bool,
-        reply: Reply<LoadOutcome>,
-        op: impl FnOnce(Reply<LoadOutcome>) -> Op,
-    ) {
-        match taken_up {
-            Ok(()) if wait => model.ops.push(op(reply)),
-            Ok(()) => self.answer(reply, Ok(LoadOutcome::Accepted)),
-            Err(failure) => self.answer(reply, Err(failure)),
-        }
-    }
-
-    // === one version ===
-
-    fn load(&mut self, model: &mut Model, version: Version, actor: &Actor) -> Result<(), Failure> {
-        refuse_taken_out(model)?;
-        let Some(life) = model.lives.get(&version).filter(|l| l.found.is_some() || l.is_callable()) else {
-            return Err(no_version(model, version));
-        };
-        let state = life.state();
-        if matches!(state, State::Unloaded | State::Failed | State::Draining)
-            || model.kept.operator_unloaded.contains(&version)
-        {
-            if !self.keep_loaded(model, version, actor, None)? {
-                self.keep_event(model, Action::Load, actor, version)?;
-            }
-            model.asked.insert(version);
-            model.evicted.remove(&version);
-            let now = Instant::now();
-            model.lives.entry(version).and_modify(|life| life.retry_at = Some(now));
-        }
-        Ok(())
-    }
-
-    /// Forgets that an operator unloaded a version; answers whether there was anything to forget.
-    pub(super) fn keep_loaded(
-        &mut self,
-        model: &mut Model,
-        version: Version,
-        actor: &Actor,
-        reason: Option<&str>,
-    ) -> Result<bool, Failure> {
-        if !model.kept.operator_unloaded.contains(&version) {
-            return Ok(false);
-        }
-        let effect = Effect::SetOperatorUnloaded { version, unloaded: false };
-        self.keep_change(model, Action::Load, actor, reason, version, effect)?;
-        model.kept.operator_unloaded.remove(&version);
-        Ok(true)
-    }
-
-    fn unload(&mut self, model: &mut Model, version: Version, actor: &Actor) -> Result<(), Failure> {
-        if !model.lives.contains_key(&version) {
-            return Err(no_version(model, version));
-        }
-        if model.named().contains(&version) {
-            let words =
-                format!("the traffic document of model {} names version {version}; take it out first", model.name);
-            return Err(conflict(words));
-        }
-        if !model.kept.operator_unloaded.contains(&version) {
-            let effect = Effect::SetOperatorUnloaded { version, unloaded: true };
-            self.keep_change(model, Action::Unload, actor, None, version, effect)?;
-            model.kept.operator_unloaded.insert(version);
-        }
-        model.asked.remove(&version);
-        Ok(())
-    }
-
-    // === a whole model ===
-
-    fn unload_model(&mut self, model: &mut Model, actor: &Actor) -> Result<(), Failure> {
-        if !model.kept.taken_out {
-            self.set_taken_out(model, true, actor)?;
-        }
-        Ok(())
-    }
-
-    fn set_taken_out(&mut self, model: &mut Model, taken_out: bool, actor: &Actor) -> Result<(), Failure> {
-        let action = if taken_out { Action::UnloadModel } else { Action::LoadModel };
-        let json = |taken_out: bool| Some(format!("{{\"taken_out\":{taken_out}}}"));
-        let change = Change {
-            model: model.name.clone(),
-            actor: actor.0.clone(),
-            action,
-            reason: None,
-            before: json(!taken_out),
-            after: json(taken_out),
-            effect: Effect::SetTakenOut(taken_out),
-        };
-        self.journal.commit(change).map_err(|e| journal::failure(&e))?;
-        info!(model = %model.name, actor = actor.0, action = %action, "model");
-        model.kept.taken_out = taken_out;
-        Ok(())
-    }
-
-    // === the end of waiting ===
-
-    /// Ends what operators wait for, where it can be ended; answers whether anything was.
-    pub(super) fn advance(&mut self, model: &mut Model) -> bool {
-        let mut ended = false;
-        for op in std::mem::take(&mut model.ops) {
-            match self.advance_one(model, op) {
-                Some(op) => model.ops.push(op),
-                None => ended = true,
-            }
-        }
-        ended
-    }
-
-    fn advance_one(&mut self, model: &mut Model, op: Op) -> Option<Op> {
-        match op {
-            Op::Load { version, reply } => match loaded(model, version) {
-                None => return Some(Op::Load { version, reply }),
-                Some(result) => self.answer(reply, result.map(|()| LoadOutcome::Done)),
-            },
-            Op::Unload { version, reply } => match model.lives.get(&version).map(Life::state) {
-                None | Some(State::Unloaded) => self.answer(reply, Ok(LoadOutcome::Done)),
-                Some(_) if !model.kept.operator_unloaded.contains(&version) => {
-                    let words = format!("version {version} was loaded again before it was unloaded");
-                    self.answer(reply, Err(conflict(words)));
-                }
-                Some(_) => return Some(Op::Unload { version, reply }),
-            },
-            Op::Rollback { wish, reply } => match self.finish_rollback(model, &wish) {
-                None => return Some(Op::Rollback { wish, reply }),
-                Some(result) => self.answer(reply, result),
-            },
-            Op::LoadModel { actor, reply } => match self.model_is_back(model, &actor) {
-                None => return Some(Op::LoadModel { actor, reply }),
-                Some(result) => self.answer(reply, result),
-            },
-            Op::UnloadModel { reply } => {
-                let out = model.lives.values().all(|life| matches!(life.state(), State::Unloaded));
-                if model.kept.taken_out && !out {
-                    return Some(Op::UnloadModel { reply });
-                }
-                self.answer(reply, Ok(()));
-            }
-        }
-        None
-    }
-
-    /// Whether a model that is coming back can answer again: everything its document names is loaded. `None` while it is not.
-    fn model_is_back(&mut self, model: &mut Model, actor: &Actor) -> Option<Result<(), Failure>> {
-        let named = model.named();
-        // Without a document there is nothing to wait for before it serves, but there is before this is answered.
-        let needed: Vec<Version> =
-            if named.is_empty() { model.lives.keys().copied().collect() } else { named.into_iter().collect() };
-        let mut refused = None;
-        for version in needed {
-            match loaded(model, version)? {
-                Ok(()) => {}
-                Err(_) if model.document.is_none() => {}
-                Err(failure) => refused = Some(failure),
-            }
-        }
-        match refused {
-            Some(failure) => Some(Err(failure)),
-            None if model.kept.taken_out => Some(self.set_taken_out(model, false, actor)),
-            None => Some(Ok(())),
-        }
+        change(services, model, reply);
+        services.schedule.look_now(name.clone());
     }
 
     // === push ===
 
     fn push(&mut self, id: VersionId, file: PathBuf, actor: Actor, reply: Reply<()>) {
         let model = self.models.get(&id.model);
-        let known = model.and_then(|m| m.lives.get(&id.version)).is_some_and(|l| l.found.is_some() || l.is_callable());
-        if known {
+        let record = model.and_then(|model| model.versions.get(&id.version));
+        if record.is_some_and(|r| r.found.is_some() || r.is_callable()) {
             let _ = std::fs::remove_file(&file);
-            return self.answer(reply, Err(exists(&id)));
+            return self.services.answer(reply, Err(exists(&id)));
         }
         let engine = model.map(|m| m.settings.engine).unwrap_or_default();
         let bytes = std::fs::metadata(&file).map_or(0, |meta| meta.len());
-        let try_it = self.budget.missing(bytes) == 0;
-        let root = self.config.models_dir.clone();
-        self.errands.push_back(Work::Stage(Box::new(Push { id, root, file, engine, try_it, actor, reply })));
+        let try_it = self.services.loading.missing(bytes) == 0;
+        let root = self.services.config.models_dir.clone();
+        self.services.loading.push_task(Task::Stage(Box::new(Push { id, root, file, engine, try_it, actor, reply })));
     }
 
     pub(super) fn staged(&mut self, push: Push, staged: Result<Staged, Failure>) {
         let Push { id, actor, reply, .. } = push;
-        let result = staged.and_then(|staged| self.land(&id, &actor, staged));
-        if let Ok(place) = &result {
-            // Known at once, so that whoever pushed it can ask for it; it landed whole, so there is nothing to wait for.
-            let found = Found { still: true, ..look_at_version(place) };
-            let mut model = self.models.remove(&id.model).unwrap_or_else(|| Model::new(id.model.clone()));
-            if !model.lives.contains_key(&id.version) {
-                self.add(&mut model, id.version);
+        let Manager { models, services, .. } = self;
+        let result = staged.and_then(|staged| services.land(&id, &actor, staged));
+        let result = result.and_then(|Pushed { place, not_synced }| {
+            // Known at once, so that the caller can ask for it. It landed whole, so there is no settle time to wait for.
+            let found = Found { still: true, ..look_at_version(&place) };
+            let model = models.entry(id.model.clone()).or_insert_with(|| Model::new(id.model.clone()));
+            if !model.versions.contains_key(&id.version) {
+                services.add_version(model, id.version);
             }
-            if let Some(life) = model.lives.get_mut(&id.version) {
-                life.found = Some(found);
+            if let Some(record) = model.versions.get_mut(&id.version) {
+                record.found = Some(found);
             }
-            self.models.insert(id.model.clone(), model);
-            self.touched.insert(id.model.clone());
-        }
-        self.source.model(id.model);
-        self.answer(reply, result.map(drop));
+            services.schedule.look_now(id.model.clone());
+            not_synced.map_or(Ok(()), Err)
+        });
+        self.services.source.model(id.model);
+        self.services.answer(reply, result);
     }
+}
 
-    /// Answers where the version is now.
-    fn land(&mut self, id: &VersionId, actor: &Actor, staged: Staged) -> Result<PathBuf, Failure> {
-        if staged.place.exists() {
-            return Err(exists(id));
-        }
-        let after = format!("{{\"version\":\"{}\"}}", id.version);
-        let change = Change {
-            model: id.model.clone(),
-            actor: actor.0.clone(),
-            action: Action::Push,
-            reason: None,
-            before: None,
-            after: Some(after),
-            effect: Effect::None,
+/// A version that landed and is in the audit trail.
+struct Pushed {
+    place: PathBuf,
+    /// What the operator reads when the directory could not be synced.
+    not_synced: Option<Failure>,
+}
+
+impl Services {
+    // === one version ===
+
+    fn load(&mut self, model: &mut Model, version: Version, actor: &Actor) -> Result<(), Failure> {
+        check_model_loaded(model)?;
+        let Some(record) = model.versions.get(&version).filter(|r| r.found.is_some() || r.is_callable()) else {
+            return Err(no_version(model, version));
         };
-        self.journal.commit(change).map_err(|e| journal::failure(&e))?;
-        let place = staged.place.clone();
-        staged.land().map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => exists(id),
-            _ => Failure::new(Code::Internal, "the version could not be put into the models directory")
-                .with_internal(format!("push of {id}: {e}")),
-        })?;
-        info!(model = %id.model, version = %id.version, actor = actor.0, action = %Action::Push, "version");
-        Ok(place)
+        let is_out = matches!(record.state(), State::Unloaded | State::Failed | State::Draining);
+        if is_out || model.stored.operator_unloaded.contains(&version) {
+            if !self.clear_operator_unloaded(model, version, actor, None)? {
+                self.commit_version_change(model, Action::Load, actor, None, version, Effect::None)?;
+            }
+            model.requested.insert(version);
+            model.evicted.remove(&version);
+            let now = Instant::now();
+            model.versions.entry(version).and_modify(|record| record.retry_at = Some(now));
+        }
+        Ok(())
     }
 
-    // === helpers ===
-
-    fn keep_event(&mut self, model: &Model, action: Action, actor: &Actor, version: Version) -> Result<(), Failure> {
-        self.keep_change(model, action, actor, None, version, Effect::None)
+    /// Clears the mark that an operator unloaded a version. Returns whether there was one.
+    pub(super) fn clear_operator_unloaded(
+        &mut self,
+        model: &mut Model,
+        version: Version,
+        actor: &Actor,
+        reason: Option<&str>,
+    ) -> Result<bool, Failure> {
+        if !model.stored.operator_unloaded.contains(&version) {
+            return Ok(false);
+        }
+        let effect = Effect::SetOperatorUnloaded { version, unloaded: false };
+        self.commit_version_change(model, Action::Load, actor, reason, version, effect)?;
+        model.stored.operator_unloaded.remove(&version);
+        Ok(true)
     }
 
-    fn keep_change(
+    fn unload_version(&mut self, model: &mut Model, version: Version, actor: &Actor) -> Result<(), Failure> {
+        if !model.versions.contains_key(&version) {
+            return Err(no_version(model, version));
+        }
+        if model.required().contains(&version) {
+            let words =
+                format!("the traffic document of model {} names version {version}; remove it there first", model.name);
+            return Err(conflict(words));
+        }
+        if !model.stored.operator_unloaded.contains(&version) {
+            let effect = Effect::SetOperatorUnloaded { version, unloaded: true };
+            self.commit_version_change(model, Action::Unload, actor, None, version, effect)?;
+            model.stored.operator_unloaded.insert(version);
+        }
+        model.requested.remove(&version);
+        Ok(())
+    }
+
+    fn commit_version_change(
         &mut self,
         model: &Model,
         action: Action,
@@ -339,8 +205,8 @@ impl Manager {
         version: Version,
         effect: Effect,
     ) -> Result<(), Failure> {
-        let state = model.lives.get(&version).map_or("unknown", |life| life.state().as_str());
-        let change = Change {
+        let state = model.versions.get(&version).map_or("unknown", |record| record.state().as_str());
+        self.commit(Change {
             model: model.name.clone(),
             actor: actor.0.clone(),
             action,
@@ -348,46 +214,230 @@ impl Manager {
             before: Some(format!("{{\"version\":\"{version}\",\"state\":\"{state}\"}}")),
             after: None,
             effect,
-        };
-        self.journal.commit(change).map_err(|e| journal::failure(&e))?;
+        })?;
         info!(model = %model.name, %version, actor = actor.0, action = %action, "version");
         Ok(())
     }
 
-    /// Says that requests still hold a version past its deadline.
-    pub(super) fn late(&mut self, late: Late) {
-        let Late { serial, id, in_flight } = late;
-        tracing::warn!(model = %id.model, version = %id.version, in_flight, "requests still hold the version after drain_timeout");
-        let words = format!("{in_flight} requests held it past drain_timeout; its memory goes when they end");
-        self.telemetry.process().counter(&names::STAGE_FAILURES, &[("stage", "drain")]).increment(1);
-        self.unloaded(&id, serial, Some(words));
+    // === a whole model ===
+
+    fn unload_model(&mut self, model: &mut Model, actor: &Actor) -> Result<(), Failure> {
+        if model.stored.unloaded { Ok(()) } else { self.set_model_unloaded(model, true, actor) }
+    }
+
+    fn set_model_unloaded(&mut self, model: &mut Model, unloaded: bool, actor: &Actor) -> Result<(), Failure> {
+        let action = if unloaded { Action::UnloadModel } else { Action::LoadModel };
+        // The audit trail keeps this name, because tools read it.
+        let json = |unloaded: bool| Some(format!("{{\"taken_out\":{unloaded}}}"));
+        self.commit(Change {
+            model: model.name.clone(),
+            actor: actor.0.clone(),
+            action,
+            reason: None,
+            before: json(!unloaded),
+            after: json(unloaded),
+            effect: Effect::SetModelUnloaded(unloaded),
+        })?;
+        info!(model = %model.name, actor = actor.0, action = %action, "model");
+        model.stored.unloaded = unloaded;
+        Ok(())
+    }
+
+    // === answering what waits ===
+
+    /// Answers the requests whose versions have reached their state. Returns whether there were any.
+    pub(super) fn finish_waiting(&mut self, model: &mut Model) -> bool {
+        let mut finished = false;
+        let mut next = 0;
+        while let Some(request) = model.waiting.get(next) {
+            if request.is_over(model) {
+                let request = model.waiting.remove(next);
+                self.finish(model, request);
+                finished = true;
+            } else {
+                next += 1;
+            }
+        }
+        finished
+    }
+
+    fn finish(&mut self, model: &mut Model, request: WaitingRequest) {
+        match request {
+            WaitingRequest::Load { version, reply } => {
+                let result = load_result(model, version).unwrap_or(Ok(()));
+                self.answer(reply, result.map(|()| LoadOutcome::Done));
+            }
+            WaitingRequest::Unload { version, reply } => {
+                let is_loaded = model.versions.get(&version).is_some_and(|r| r.state() != State::Unloaded);
+                let result = if is_loaded {
+                    Err(conflict(format!("version {version} was loaded again before it was unloaded")))
+                } else {
+                    Ok(LoadOutcome::Done)
+                };
+                self.answer(reply, result);
+            }
+            WaitingRequest::Rollback { rollback, reply } => {
+                let result = self.finish_rollback(model, &rollback);
+                self.answer(reply, result);
+            }
+            WaitingRequest::LoadModel { actor, reply } => {
+                let result = match model_load_result(model).unwrap_or(Ok(())) {
+                    Ok(()) if model.stored.unloaded => self.set_model_unloaded(model, false, &actor),
+                    result => result,
+                };
+                self.answer(reply, result);
+            }
+            WaitingRequest::UnloadModel { reply } => self.answer(reply, Ok(())),
+        }
+    }
+
+    // === push ===
+
+    /// Gives a staged version its name, and then writes the audit event.
+    ///
+    /// # Errors
+    /// When the version exists, or the disk or the ledger fails. The version is not there then.
+    fn land(&mut self, id: &VersionId, actor: &Actor, staged: Staged) -> Result<Pushed, Failure> {
+        if staged.place.exists() {
+            return Err(exists(id));
+        }
+        let landed = staged.land(sync_directory).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => exists(id),
+            _ => Failure::new(Code::Internal, "the version could not be put into the models directory")
+                .with_internal(format!("push of {id}: {e}")),
+        })?;
+        let change = Change {
+            model: id.model.clone(),
+            actor: actor.0.clone(),
+            action: Action::Push,
+            reason: None,
+            before: None,
+            after: Some(format!("{{\"version\":\"{}\"}}", id.version)),
+            effect: Effect::None,
+        };
+        if let Err(refused) = self.commit(change) {
+            // A version without an audit event must not stay.
+            return Err(match landed.take_back() {
+                Ok(()) => refused,
+                Err(error) => {
+                    error!(model = %id.model, version = %id.version, %error, "a pushed version without an audit event cannot be removed");
+                    let words = format!(
+                        "version {} of model {} landed, but the ledger could not store the event, and the version could not be removed \
+                         again",
+                        id.version, id.model
+                    );
+                    Failure::new(Code::Internal, words).with_internal(format!("{}; {error}", refused.operator_text()))
+                }
+            });
+        }
+        info!(model = %id.model, version = %id.version, actor = actor.0, action = %Action::Push, "version");
+        let not_synced = landed.not_synced.as_ref().map(|error| not_synced(id, error));
+        Ok(Pushed { place: landed.place, not_synced })
     }
 }
 
-/// Begins to bring a whole model back; it ends in [`Manager::model_is_back`].
-fn load_model(model: &mut Model, actor: Actor, reply: Reply<()>) {
-    let now = Instant::now();
-    // An operator's wish: what failed is tried once more, at once.
-    model.lives.values_mut().for_each(|life| life.retry_at = Some(now));
-    model.evicted.clear();
-    model.ops.push(Op::LoadModel { actor, reply });
+// === impl WaitingRequest ===
+
+impl WaitingRequest {
+    /// Whether it can be answered now.
+    fn is_over(&self, model: &Model) -> bool {
+        match self {
+            WaitingRequest::Load { version, .. } => load_result(model, *version).is_some(),
+            WaitingRequest::Unload { version, .. } => {
+                let is_unloaded = model.versions.get(version).is_none_or(|r| r.state() == State::Unloaded);
+                is_unloaded || !model.stored.operator_unloaded.contains(version)
+            }
+            WaitingRequest::Rollback { rollback, .. } => rollback.is_over(model),
+            WaitingRequest::LoadModel { .. } => model_load_result(model).is_some(),
+            WaitingRequest::UnloadModel { .. } => {
+                let is_unloaded = |r: &VersionRecord| r.state() == State::Unloaded;
+                !model.stored.unloaded || model.versions.values().all(is_unloaded)
+            }
+        }
+    }
 }
 
-/// How a version that somebody wants loaded stands; `None` while it is on its way.
-fn loaded(model: &Model, version: Version) -> Option<Result<(), Failure>> {
+/// Begins to load a whole model again.
+fn load_model(model: &mut Model, actor: Actor, reply: Reply<()>) {
+    let now = Instant::now();
+    // An operator asked, so failed versions are tried again at once.
+    model.versions.values_mut().for_each(|record| record.retry_at = Some(now));
+    model.evicted.clear();
+    model.waiting.push(WaitingRequest::LoadModel { actor, reply });
+}
+
+/// The result of a load that an operator waits for. `None` while it is in progress.
+pub(super) fn load_result(model: &Model, version: Version) -> Option<Result<(), Failure>> {
     let refused = || Some(Err(conflict(not_ready(model, version))));
-    let Some(life) = model.lives.get(&version) else { return Some(Err(no_version(model, version))) };
-    match life.state() {
+    let Some(record) = model.versions.get(&version) else { return Some(Err(no_version(model, version))) };
+    match record.state() {
         State::Ready | State::Serving => Some(Ok(())),
         State::Failed | State::Unloaded => refused(),
-        State::Pending if !life.has_files() => refused(),
+        State::Pending if !record.has_files() => refused(),
         _ => None,
     }
 }
 
+/// The result of loading a whole model: everything that its document names must be loaded. `None` while that is in progress.
+fn model_load_result(model: &Model) -> Option<Result<(), Failure>> {
+    let required = model.required();
+    // Without a document the model can serve any version, so failures do not matter. But all versions are waited for.
+    let versions: Vec<Version> =
+        if required.is_empty() { model.versions.keys().copied().collect() } else { required.into_iter().collect() };
+    let mut refused = None;
+    for version in versions {
+        match load_result(model, version)? {
+            Ok(()) => {}
+            Err(_) if model.document.is_none() => {}
+            Err(failure) => refused = Some(failure),
+        }
+    }
+    Some(refused.map_or(Ok(()), Err))
+}
+
 fn exists(id: &VersionId) -> Failure {
     conflict(format!(
-        "model {} has a version {} already; versions are immutable: take the next number",
+        "model {} already has a version {}; versions are immutable: use the next number",
         id.model, id.version
     ))
+}
+
+fn not_synced(id: &VersionId, error: &io::Error) -> Failure {
+    let words = format!(
+        "version {} of model {} is in place and is being loaded, but the disk did not confirm it: a power loss may remove it. Push \
+         it again only if it is gone",
+        id.version, id.model
+    );
+    Failure::new(Code::Internal, words)
+        .with_internal(format!("push of {id}: cannot sync the model's directory: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_reports_a_version_that_is_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let failing = |_: &std::path::Path| Err(io::Error::other("the disk does not answer"));
+        let landed = Staged::fixture(dir.path(), "m", "3").land(failing).unwrap();
+        assert!(dir.path().join("m/3/model.onnx").exists(), "the rename was made");
+        let id = VersionId { model: "m".parse().unwrap(), version: "3".parse().unwrap() };
+        let failure = not_synced(&id, landed.not_synced.as_ref().unwrap());
+        assert!(failure.message.contains("version 3 of model m is in place"), "{failure:?}");
+        assert_eq!(failure.code, Code::Internal);
+        landed.take_back().unwrap();
+        assert!(!dir.path().join("m").exists(), "the directory that was made for it goes too");
+    }
+
+    #[test]
+    fn a_version_that_cannot_land_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = Staged::fixture(dir.path(), "m", "3");
+        std::fs::create_dir_all(dir.path().join("m/3")).unwrap();
+        std::fs::write(dir.path().join("m/3/model.onnx"), "another").unwrap();
+        staged.land(sync_directory).unwrap_err();
+        assert_eq!(std::fs::read_to_string(dir.path().join("m/3/model.onnx")).unwrap(), "another");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the staging directory is gone");
+    }
 }

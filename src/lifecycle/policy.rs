@@ -1,113 +1,127 @@
-//! Which versions ought to be loaded, and which one serves by itself. Pure: from what is known to what ought to be.
+//! Policies: which versions should be loaded, and which one serves without an operator. All functions are pure.
 
 use crate::model::Version;
 use crate::model_settings::Keep;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is known of a model when it is decided which of its versions ought to be loaded.
+/// The facts about a model that decide which of its versions should be loaded.
 #[derive(Debug, Default)]
-pub struct Known<'a> {
-    /// Versions whose directories are there.
+pub(super) struct PolicyInput<'a> {
+    /// Versions whose directories exist.
     pub found: BTreeSet<Version>,
-    /// Versions the traffic document names: always kept.
-    pub named: BTreeSet<Version>,
+    /// Versions that the traffic document names. They are always kept.
+    pub required: BTreeSet<Version>,
     pub keep: Option<&'a Keep>,
-    /// Unloaded by an operator, and not loaded again.
+    /// Versions that an operator unloaded and did not load again.
     pub operator_unloaded: Option<&'a BTreeSet<Version>>,
-    /// Loaded by an operator although `keep` leaves them out.
-    pub asked: Option<&'a BTreeSet<Version>>,
-    /// Unloaded to make room.
+    /// Versions that an operator loaded although `keep` leaves them out.
+    pub requested: Option<&'a BTreeSet<Version>>,
+    /// Versions that were unloaded to make room.
     pub evicted: Option<&'a BTreeSet<Version>>,
-    /// Ready, and kept so for a rollback though `keep` leaves them out.
-    pub warm: BTreeSet<Version>,
+    /// Versions that stay ready for a rollback although `keep` leaves them out.
+    pub kept_warm: BTreeSet<Version>,
     /// The whole model is unloaded.
-    pub taken_out: bool,
+    pub model_unloaded: bool,
 }
 
-/// Why a version that is known ought not to be loaded.
+/// Why a known version should not be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
-    TakenOut,
-    Operator,
-    Gone,
+pub(super) enum UnloadReason {
+    ModelUnloaded,
+    ByOperator,
+    DirectoryGone,
     Evicted,
-    NotKept,
+    ExcludedBySettings,
 }
 
-impl Leave {
+impl UnloadReason {
     /// The reason shown beside `unloaded`.
     #[must_use]
-    pub const fn words(self) -> &'static str {
+    pub(super) const fn words(self) -> &'static str {
         match self {
-            Leave::TakenOut => "the whole model was unloaded by an operator",
-            Leave::Operator => "unloaded by an operator; it stays so until it is loaded again",
-            Leave::Gone => "its directory is gone",
-            Leave::Evicted => "unloaded to make room for another version; load it to have it back",
-            Leave::NotKept => "`versions` in model.toml leaves it out",
+            UnloadReason::ModelUnloaded => "an operator unloaded the whole model",
+            UnloadReason::ByOperator => "an operator unloaded it; it stays unloaded until it is loaded again",
+            UnloadReason::DirectoryGone => "its directory is gone",
+            UnloadReason::Evicted => "unloaded to make room for another version; load it to get it back",
+            UnloadReason::ExcludedBySettings => "`versions` in model.toml leaves it out",
         }
     }
 }
 
-/// Which versions ought to be loaded; for each of the others, why not.
+/// Which versions should be loaded, and for each other version the reason why not.
 #[must_use]
-pub fn wanted(known: &Known) -> BTreeMap<Version, Result<(), Leave>> {
+pub(super) fn wanted(input: &PolicyInput) -> BTreeMap<Version, Result<(), UnloadReason>> {
     let has = |set: Option<&BTreeSet<Version>>, v: Version| set.is_some_and(|s| s.contains(&v));
-    let latest: BTreeSet<Version> = match known.keep {
-        Some(Keep::Latest(n)) => known.found.iter().rev().take(*n).copied().collect(),
+    let latest: BTreeSet<Version> = match input.keep {
+        Some(Keep::Latest(n)) => input.found.iter().rev().take(*n).copied().collect(),
         _ => BTreeSet::new(),
     };
-    let kept = |v: Version| match known.keep {
+    let kept = |v: Version| match input.keep {
         None | Some(Keep::All) => true,
         Some(Keep::Latest(_)) => latest.contains(&v),
         Some(Keep::Listed(list)) => list.contains(&v),
     };
-    let verdict = |v: Version| {
-        if known.taken_out {
-            Err(Leave::TakenOut)
-        } else if known.named.contains(&v) {
+    let decide = |v: Version| {
+        if input.model_unloaded {
+            Err(UnloadReason::ModelUnloaded)
+        } else if input.required.contains(&v) {
             Ok(())
-        } else if !known.found.contains(&v) {
-            Err(Leave::Gone)
-        } else if has(known.operator_unloaded, v) {
-            Err(Leave::Operator)
-        } else if has(known.asked, v) {
+        } else if !input.found.contains(&v) {
+            Err(UnloadReason::DirectoryGone)
+        } else if has(input.operator_unloaded, v) {
+            Err(UnloadReason::ByOperator)
+        } else if has(input.requested, v) {
             Ok(())
-        } else if has(known.evicted, v) {
-            Err(Leave::Evicted)
-        } else if kept(v) || known.warm.contains(&v) {
+        } else if has(input.evicted, v) {
+            Err(UnloadReason::Evicted)
+        } else if kept(v) || input.kept_warm.contains(&v) {
             Ok(())
         } else {
-            Err(Leave::NotKept)
+            Err(UnloadReason::ExcludedBySettings)
         }
     };
-    known.found.union(&known.named).map(|v| (*v, verdict(*v))).collect()
+    input.found.union(&input.required).map(|v| (*v, decide(*v))).collect()
 }
 
-/// How the versions of a model without a traffic document stand.
+/// How far the load of a version is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Still on its way.
-    Coming,
+pub(super) enum Progress {
+    /// Waiting for its turn, or being loaded.
+    Loading,
     Ready,
-    /// Failed, unloaded, or nothing to load yet.
-    Out,
+    /// Failed, unloaded, or without files.
+    Stopped,
 }
 
-/// Which version a model that was never served begins with. `waited`: all its versions have been ready or failed before.
+/// The version that a new model serves first: the highest ready one. `waited`: all versions were ready or stopped at some time.
 #[must_use]
-pub fn first(standing: &BTreeMap<Version, Standing>, waited: bool) -> Option<Version> {
-    if !waited && standing.values().any(|s| *s == Standing::Coming) {
+pub(super) fn first(progress: &BTreeMap<Version, Progress>, waited: bool) -> Option<Version> {
+    if !waited && progress.values().any(|p| *p == Progress::Loading) {
         return None;
     }
-    standing.iter().rev().find(|(_, s)| **s == Standing::Ready).map(|(v, _)| *v)
+    progress.iter().rev().find(|(_, p)| **p == Progress::Ready).map(|(v, _)| *v)
 }
 
-/// Which version `auto_promote` promotes now: the highest that is ready, once per version, and only above any that ever served.
+/// The version that `auto_promote` promotes now: the highest ready one, once per version, and only above every version that served.
 #[must_use]
-pub fn auto_promote(
+pub(super) fn auto_promote(
     ready: impl IntoIterator<Item = Version>,
     highest_served: Option<Version>,
     promoted_before: &BTreeSet<Version>,
 ) -> Option<Version> {
     ready.into_iter().max().filter(|v| Some(*v) > highest_served && !promoted_before.contains(v))
+}
+
+/// The order in which versions are loaded, lowest rank first: what documents name, what operators requested, then the newest
+/// version of each model, the second newest, and so on. Where memory is short, old versions are left out. `from_top`: the version's
+/// place among the wanted versions of its model, 1 for the newest.
+#[must_use]
+pub(super) fn load_rank(required: bool, requested: bool, from_top: usize) -> usize {
+    if required {
+        0
+    } else if requested {
+        1
+    } else {
+        1 + from_top
+    }
 }

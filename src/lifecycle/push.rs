@@ -1,6 +1,10 @@
-//! A version that comes over the admin plane: it lands whole or not at all.
+//! A version that an operator pushes: it lands whole or not at all.
+//!
+//! The order: write and sync a staging directory, rename it to the version's name, sync the parent directory, write the audit event.
+//! A push that is refused, or fails before the rename, leaves nothing behind.
 
 use super::handle::{Actor, Reply};
+use super::model_record::conflict;
 use crate::backend::{EngineChoice, LoadError, VersionFiles};
 use crate::model::{Code, Failure, VersionId};
 use crate::prepare::Loader;
@@ -9,40 +13,50 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// A file somebody wants to be a version.
+/// A file that an operator wants to add as a version.
 #[derive(Debug)]
-pub struct Push {
+pub(super) struct Push {
     pub id: VersionId,
     pub root: PathBuf,
-    /// Moved away, whatever becomes of it.
+    /// Moved or removed, whatever the result is.
     pub file: PathBuf,
     pub engine: EngineChoice,
-    /// Whether an engine is to load it first: not where it does not fit into the memory budget.
+    /// Whether an engine loads it first. Not where it does not fit into the memory budget.
     pub try_it: bool,
     pub actor: Actor,
     pub reply: Reply<()>,
 }
 
-/// A version's directory under a name that nobody looks at; removed unless it lands.
+/// A version's directory under a hidden name. Removed unless it lands.
 #[derive(Debug)]
-pub struct Staged {
+pub(super) struct Staged {
     dir: PathBuf,
     pub place: PathBuf,
     landed: bool,
 }
 
+/// A version that has its name.
+#[derive(Debug)]
+pub(super) struct Landed {
+    pub place: PathBuf,
+    /// The model's directory was made for it.
+    new_model: bool,
+    /// Why the directory could not be synced. The version is there, but a power loss may remove it.
+    pub not_synced: Option<io::Error>,
+}
+
 impl Push {
-    /// Puts the file beside its place, on the disk, and looks whether it is a model.
+    /// Moves the file into a staging directory, syncs it, and checks that it is a model.
     ///
     /// # Errors
-    /// `INVALID_REQUEST` when no engine can load it, `CONFLICT` when the version is there, `INTERNAL` when the disk fails.
-    pub fn stage(&self, engines: &dyn Loader) -> Result<Staged, Failure> {
-        let staged = self.put_aside().map_err(|e| {
+    /// `INVALID_REQUEST` when no engine can load it, `CONFLICT` when its directory is not in the models directory, `INTERNAL` when
+    /// the disk fails.
+    pub(super) fn stage(&self, engines: &dyn Loader) -> Result<Staged, Failure> {
+        let staged = self.move_to_staging().inspect_err(|_| {
+            // It may have been moved already.
             let _ = std::fs::remove_file(&self.file);
-            Failure::new(Code::Internal, "the file could not be written into the models directory")
-                .with_internal(format!("push of {}: {e}", self.id))
         })?;
         if self.try_it {
             let files = VersionFiles { dir: staged.dir.clone() };
@@ -53,7 +67,7 @@ impl Push {
                         .with_internal(format!("push of {}: cannot read {what}: {source}", self.id)));
                 }
                 Err(error) => {
-                    let words = format!("the file is no model that can be served: {error}");
+                    let words = format!("the file is not a model that can be served: {error}");
                     return Err(Failure::new(Code::InvalidRequest, words));
                 }
             }
@@ -61,10 +75,21 @@ impl Push {
         Ok(staged)
     }
 
-    fn put_aside(&self) -> io::Result<Staged> {
+    fn move_to_staging(&self) -> Result<Staged, Failure> {
         let model = self.root.join(self.id.model.as_str());
-        std::fs::create_dir_all(&model)?;
-        let dir = model.join(source::staging_name(self.id.version));
+        source::check_link(&self.root, &model)
+            .map_err(|why| conflict(format!("the directory of model {} {why}", self.id.model)))?;
+        self.write_staging(&model).map_err(|e| {
+            Failure::new(Code::Internal, "the file could not be written into the models directory")
+                .with_internal(format!("push of {}: {e}", self.id))
+        })
+    }
+
+    fn write_staging(&self, model: &Path) -> io::Result<Staged> {
+        // A model's directory may be a mount of its own, and a rename works only within one file system. The directory of a new
+        // model is not made before the version lands, so that a refused push leaves none behind.
+        let parent = if model.is_dir() { model } else { self.root.as_path() };
+        let dir = parent.join(source::staging_name(self.id.version));
         std::fs::create_dir(&dir)?;
         let staged = Staged { dir, place: model.join(self.id.version.to_string()), landed: false };
         let file = staged.dir.join(VersionFiles::MODEL);
@@ -76,27 +101,56 @@ impl Push {
             other => other?,
         }
         File::open(&file)?.sync_all()?;
-        File::open(&staged.dir)?.sync_all()?;
+        sync_directory(&staged.dir)?;
         Ok(staged)
     }
 }
 
 impl Staged {
-    /// Gives the version its name.
+    /// Gives the version its name. `sync` makes a directory durable.
     ///
     /// # Errors
-    /// When there is one of that name, or the disk fails; nothing is there then.
-    pub fn land(mut self) -> io::Result<()> {
-        match renameat_with(CWD, &self.dir, CWD, &self.place, RenameFlags::NOREPLACE) {
-            // Not every file system knows how; there, a directory that holds something is not replaced either.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => std::fs::rename(&self.dir, &self.place)?,
-            other => other?,
+    /// When the name exists, or the rename fails. Nothing is left behind then. A failed sync after the rename is no error here: the
+    /// version is there, and [`Landed::not_synced`] says so.
+    pub(super) fn land(mut self, sync: impl Fn(&Path) -> io::Result<()>) -> io::Result<Landed> {
+        let place = self.place.clone();
+        let model = place.parent().unwrap_or(&place);
+        let new_model = match std::fs::create_dir(model) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(e),
+        };
+        let renamed = match renameat_with(CWD, &self.dir, CWD, &place, RenameFlags::NOREPLACE) {
+            // Not every file system supports this. A plain rename does not replace a directory that has files.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => std::fs::rename(&self.dir, &place),
+            other => other.map_err(io::Error::from),
+        };
+        if let Err(error) = renamed {
+            if new_model {
+                // Fails when it is no longer empty, and then it has to stay.
+                let _ = std::fs::remove_dir(model);
+            }
+            return Err(error);
         }
         self.landed = true;
-        let model = self.place.parent().unwrap_or(&self.place);
-        File::open(model)?.sync_all()?;
-        // The model's own directory may be new.
-        model.parent().map_or(Ok(()), |root| File::open(root)?.sync_all())
+        // The parent of the model's directory too, as that directory may be new.
+        let synced = sync(model).and_then(|()| model.parent().map_or(Ok(()), sync));
+        Ok(Landed { not_synced: synced.err(), new_model, place })
+    }
+}
+
+impl Landed {
+    /// Removes the version again.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(super) fn take_back(&self) -> io::Result<()> {
+        std::fs::remove_dir_all(&self.place)?;
+        if let Some(model) = self.place.parent().filter(|_| self.new_model) {
+            // Fails when it is no longer empty, and then it has to stay.
+            let _ = std::fs::remove_dir(model);
+        }
+        Ok(())
     }
 }
 
@@ -106,5 +160,21 @@ impl Drop for Staged {
             // What cannot be removed now is removed at the next start.
             let _ = std::fs::remove_dir_all(&self.dir);
         }
+    }
+}
+
+/// Makes new and renamed entries of a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+impl Staged {
+    /// A staged version of a new model.
+    pub(super) fn fixture(root: &Path, model: &str, version: &str) -> Staged {
+        let dir = root.join(".1.tmp-0-0");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join(VersionFiles::MODEL), "x").unwrap();
+        Staged { dir, place: root.join(model).join(version), landed: false }
     }
 }

@@ -1,199 +1,216 @@
-//! Moving versions to where they ought to be: what the source says is there, held against what is wanted.
+//! Compares what is in the models directory with what is wanted, and moves versions to where they should be.
 
-use super::dispatch::rank;
-use super::loaders::Work;
-use super::manager::{Manager, Turn};
-use super::policy::Leave;
-use super::table::{Life, Model, Note};
+use super::loaders::Task;
+use super::manager::Manager;
+use super::model_record::Model;
+use super::policy::{UnloadReason, load_rank};
+use super::services::Services;
+use super::version_record::{Note, VersionRecord};
 use crate::model::{ModelName, Version, VersionId};
 use crate::model_settings::ModelSettings;
 use crate::prepare::StageFailure;
 use crate::registry::{Stage, State};
-use crate::source::FoundModel;
-use crate::source::Look;
-use std::cmp::Reverse;
+use crate::source::{FoundModel, Look};
 use std::collections::BTreeSet;
 use std::time::Instant;
 use tracing::{info, warn};
 
 impl Manager {
-    // === what the source says ===
-
+    /// The models directory changed.
     pub(super) fn looked(&mut self, look: Look) {
+        let Manager { models, services, .. } = self;
         for (name, found) in look.changed {
-            let mut model = self.models.remove(&name).unwrap_or_else(|| Model::new(name.clone()));
+            let model = models.entry(name.clone()).or_insert_with(|| Model::new(name.clone()));
             if let Some(found) = &found {
-                read_settings(&mut model, found);
+                read_settings(model, found);
             }
-            self.take_in(&mut model, found.unwrap_or_default());
-            self.models.insert(name.clone(), model);
-            self.touched.insert(name);
+            services.update_found(model, found.unwrap_or_default());
+            services.schedule.look_now(name);
         }
-        if look.first && !self.looked {
-            self.looked = true;
-            for model in self.models.values() {
+        let readiness = &mut services.publisher.readiness;
+        if look.first && !readiness.scanned {
+            readiness.scanned = true;
+            for model in models.values() {
                 let wanted = model.wanted();
-                let awaited = |(v, life): &(&Version, &Life)| life.has_files() && wanted.get(*v) == Some(&Ok(()));
-                self.awaited.extend(model.lives.iter().filter(awaited).map(|(v, _)| model.id(*v)));
-                self.touched.insert(model.name.clone());
+                let awaited =
+                    |(v, record): &(&Version, &VersionRecord)| record.has_files() && wanted.get(*v) == Some(&Ok(()));
+                readiness.awaited.extend(model.versions.iter().filter(awaited).map(|(v, _)| model.id(*v)));
+                services.schedule.look_now(model.name.clone());
             }
         }
     }
 
-    fn take_in(&mut self, model: &mut Model, mut found: FoundModel) {
-        for version in found.versions.keys() {
-            if !model.lives.contains_key(version) {
-                self.add(model, *version);
-            }
-        }
-        for (version, life) in &mut model.lives {
-            life.found = found.versions.remove(version);
-        }
-    }
-
-    pub(super) fn add(&mut self, model: &mut Model, version: Version) {
-        model.lives.insert(version, Life::new());
-        self.counts.appeared(State::Pending);
-        info!(model = %model.name, %version, state = %State::Pending, "version");
-    }
-
-    // === where versions ought to be ===
-
-    /// Brings one model to where it ought to be, as far as that needs no waiting.
+    /// Moves one model to where it should be, as far as that needs no waiting.
     pub(super) fn settle(&mut self, name: &ModelName) {
-        let Some(mut model) = self.models.remove(name) else { return };
-        if self.stopping.is_none() {
+        let Manager { models, services, stopping } = self;
+        let Some(model) = models.get_mut(name) else { return };
+        if stopping.is_none() {
             loop {
-                self.reconcile(&mut model);
-                let served = self.serve_of_itself(&mut model);
-                if !(self.advance(&mut model) || served) {
+                services.reconcile(model);
+                let served = services.serve_automatically(model);
+                if !(services.finish_waiting(model) || served) {
                     break;
                 }
             }
         }
-        self.forget(&mut model);
-        self.dirty.insert(name.clone());
-        self.models.insert(name.clone(), model);
+        services.forget(model);
+        services.publisher.changed.insert(name.clone());
+    }
+}
+
+/// What every version of a model has in common while the model is reconciled.
+struct Pass<'a> {
+    settings_complaint: Option<&'a String>,
+    settings_missing: bool,
+    stored_complaint: Option<String>,
+    scanned: bool,
+    now: Instant,
+}
+
+impl Services {
+    fn update_found(&mut self, model: &mut Model, mut found: FoundModel) {
+        for version in found.versions.keys() {
+            if !model.versions.contains_key(version) {
+                self.add_version(model, *version);
+            }
+        }
+        for (version, record) in &mut model.versions {
+            record.found = found.versions.remove(version);
+        }
     }
 
-    /// A model whose directory is gone, and that has no document, is no model any more.
+    pub(super) fn add_version(&mut self, model: &mut Model, version: Version) {
+        model.versions.insert(version, VersionRecord::new());
+        self.state_counts.add(State::Pending);
+        info!(model = %model.name, %version, state = %State::Pending, "version");
+    }
+
+    /// Forgets the versions of a model that has neither a directory nor a document.
     fn forget(&self, model: &mut Model) {
-        let is_gone = |life: &Life| life.state() == State::Unloaded && life.found.is_none();
-        if model.document.is_none() && model.ops.is_empty() && model.lives.values().all(is_gone) {
-            model.lives.values().for_each(|life| self.counts.went(life.state()));
-            model.lives.clear();
+        let is_gone = |record: &VersionRecord| record.state() == State::Unloaded && record.found.is_none();
+        let has_document = model.document.is_some() || model.document_error.is_some();
+        if !has_document && model.waiting.is_empty() && model.versions.values().all(is_gone) {
+            model.versions.values().for_each(|record| self.state_counts.remove(record.state()));
+            model.versions.clear();
         }
     }
 
     fn reconcile(&mut self, model: &mut Model) {
         let wanted = self.wanted_now(model);
         for version in wanted.keys() {
-            if !model.lives.contains_key(version) {
-                self.add(model, *version);
+            if !model.versions.contains_key(version) {
+                self.add_version(model, *version);
             }
         }
-        let serving = if model.kept.taken_out { BTreeSet::new() } else { model.serving() };
-        let mut lives = std::mem::take(&mut model.lives);
-        for (version, life) in &mut lives {
+        let required = model.required();
+        let serving = if model.stored.unloaded { BTreeSet::new() } else { model.serving() };
+        let pass = Pass {
+            settings_complaint: model.settings_complaint.as_ref(),
+            settings_missing: model.settings_missing,
+            stored_complaint: stored_complaint(model),
+            scanned: self.publisher.readiness.scanned,
+            now: Instant::now(),
+        };
+        for (version, record) in &mut model.versions {
             let id = VersionId { model: model.name.clone(), version: *version };
-            match wanted.get(version).copied().unwrap_or(Err(Leave::Gone)) {
-                Ok(()) => self.keep(model, &id, life, wanted.range(version..).count()),
-                Err(leave) => self.leave(&id, life, leave),
+            match wanted.get(version).copied().unwrap_or(Err(UnloadReason::DirectoryGone)) {
+                Ok(()) => {
+                    let from_top = wanted.range(version..).count();
+                    let rank = load_rank(required.contains(version), model.requested.contains(version), from_top);
+                    self.load_or_keep(&pass, &id, record, rank);
+                }
+                Err(reason) => self.unload(&id, record, reason),
             }
-            let ought = if serving.contains(version) { State::Serving } else { State::Ready };
-            if life.is_callable() && life.state() != ought {
-                self.go(&id, life, ought);
+            let expected = if serving.contains(version) { State::Serving } else { State::Ready };
+            if record.is_callable() && record.state() != expected {
+                self.set_state(&id, record, expected);
             }
-            life.note(Note::Settings, model.settings_complaint.clone());
-            let warm = model.warm.get(version).map(|until| format!("kept warm for a rollback until {until:.0}"));
-            life.note(Note::KeptWarm, warm);
+            record.note(Note::Settings, pass.settings_complaint.cloned());
+            record.note(Note::StoredState, pass.stored_complaint.clone());
+            let warm = model.kept_warm.get(version).map(|until| format!("kept warm for a rollback until {until:.0}"));
+            record.note(Note::KeptWarm, warm);
         }
-        model.lives = lives;
     }
 
-    /// A version that ought to be loaded. `from_top`: its place among the model's versions, the newest being 1.
-    fn keep(&mut self, model: &Model, id: &VersionId, life: &mut Life, from_top: usize) {
-        let now = Instant::now();
-        match life.state() {
+    /// A version that should be loaded.
+    fn load_or_keep(&mut self, pass: &Pass, id: &VersionId, record: &mut VersionRecord, rank: usize) {
+        match record.state() {
             State::Unloaded => {
-                life.tried = None;
-                self.go(id, life, State::Pending);
+                record.tried = None;
+                self.set_state(id, record, State::Pending);
             }
-            State::Failed if is_due(life, now) => {
-                life.tried = None;
-                self.go(id, life, State::Pending);
+            State::Failed if record.is_retry_due(pass.now) => {
+                record.tried = None;
+                self.set_state(id, record, State::Pending);
             }
-            State::Ready | State::Serving => self.compare(id, life),
+            State::Ready | State::Serving => self.compare_files(id, record),
             _ => {}
         }
-        if life.state() == State::Pending {
-            self.pend(model, id, life, from_top);
+        if record.state() != State::Pending {
+            return;
+        }
+        match next_step(pass, record) {
+            Next::Wait(reason) => record.reason = Some(reason),
+            Next::Fail(reason) => self.fail(id, record, StageFailure::permanent(Stage::Load, reason)),
+            Next::Load => {
+                record.reason = Some("waiting for its turn to be loaded".to_owned());
+                self.loading.push_version(rank, id);
+            }
         }
     }
 
-    /// A version that ought not to be loaded.
-    fn leave(&mut self, id: &VersionId, life: &mut Life, leave: Leave) {
-        match life.state() {
+    /// A version that should not be loaded.
+    fn unload(&mut self, id: &VersionId, record: &mut VersionRecord, reason: UnloadReason) {
+        match record.state() {
             State::Ready | State::Serving => {
                 let timeout = self.config.drain_timeout;
-                self.drain(id, life, timeout);
+                self.drain(id, record, timeout);
             }
             State::Pending | State::Failed => {
-                self.go(id, life, State::Unloaded);
+                self.set_state(id, record, State::Unloaded);
             }
-            // A load under way is let go when it is done.
+            // A load in progress is dropped when it is done.
             State::Loading | State::Verifying | State::Warming | State::Draining | State::Unloaded => {}
         }
-        if life.state() == State::Unloaded {
-            life.attempts = 0;
-            life.reason = Some(leave.words().to_owned());
+        if record.state() == State::Unloaded {
+            record.attempts = 0;
+            record.reason = Some(reason.words().to_owned());
         }
     }
 
-    /// Says what a pending version waits for, and queues it when that is only its turn.
-    fn pend(&mut self, model: &Model, id: &VersionId, life: &mut Life, from_top: usize) {
-        match waits_for(model, life, self.looked) {
-            Wait::For(reason) => life.reason = Some(reason),
-            Wait::InVain(reason) => self.fail(id, life, StageFailure::permanent(Stage::Load, reason)),
-            Wait::Turn => {
-                life.reason = Some("waiting for its turn to be loaded".to_owned());
-                let rank = rank(model, id.version, from_top);
-                self.queue.insert(Turn { rank, model: id.model.clone(), version: Reverse(id.version) });
-            }
-        }
-    }
-
-    /// Looks whether the files under a loaded version are still those that were loaded.
-    fn compare(&mut self, id: &VersionId, life: &mut Life) {
-        let Some(found) = &life.found else {
+    /// Checks whether the files of a loaded version are still those that were loaded.
+    fn compare_files(&mut self, id: &VersionId, record: &mut VersionRecord) {
+        let Some(found) = &record.found else {
             let words = "its files are gone from the models directory; it serves from memory".to_owned();
-            life.note(Note::FilesGone, Some(words));
+            record.note(Note::Files, Some(words));
             return;
         };
-        let (fingerprint, settled) = (found.fingerprint, found.still && found.has_model && found.trouble.is_none());
-        life.note(Note::FilesGone, None);
-        if settled && life.tried != Some(fingerprint) && life.compared != Some(fingerprint) {
-            life.compared = Some(fingerprint);
+        let (fingerprint, readable) = (found.fingerprint, found.still && found.has_model && found.trouble.is_none());
+        let trouble = found.trouble.as_ref().map(|trouble| format!("{trouble}; it serves from memory"));
+        record.note(Note::Files, trouble);
+        if readable && record.tried != Some(fingerprint) && record.compared != Some(fingerprint) {
+            record.compared = Some(fingerprint);
             let dir = self.dir(id);
-            self.errands.push_back(Work::Compare { id: id.clone(), dir, fingerprint });
+            self.loading.push_task(Task::Compare { id: id.clone(), dir, fingerprint });
         }
     }
 }
 
-/// What a pending version waits for.
-enum Wait {
-    For(String),
-    /// It never comes.
-    InVain(String),
-    /// A thread to load it.
-    Turn,
+/// What a pending version does next.
+enum Next {
+    /// Wait, for this reason.
+    Wait(String),
+    /// Fail: what it needs will not come.
+    Fail(String),
+    /// Wait for a loading thread.
+    Load,
 }
 
-fn waits_for(model: &Model, life: &Life, looked: bool) -> Wait {
-    let wait = |words: &str| Wait::For(words.to_owned());
-    let Some(found) = &life.found else {
-        return if looked {
-            Wait::InVain("its files are not in the models directory".to_owned())
+fn next_step(pass: &Pass, record: &VersionRecord) -> Next {
+    let wait = |words: &str| Next::Wait(words.to_owned());
+    let Some(found) = &record.found else {
+        return if pass.scanned {
+            Next::Fail("its files are not in the models directory".to_owned())
         } else {
             wait("the models directory has not been read yet")
         };
@@ -204,28 +221,35 @@ fn waits_for(model: &Model, life: &Life, looked: bool) -> Wait {
         wait("there is no model.onnx in its directory yet")
     } else if !found.still {
         wait("its files are still being written")
-    } else if life.tried == Some(found.fingerprint) {
+    } else if record.tried == Some(found.fingerprint) {
         wait("its files changed while they were read")
-    } else if life.starved {
-        wait("waiting for memory that other versions give back")
-    } else if let Some(complaint) = model.settings_complaint.as_ref().filter(|_| model.settings_missing) {
-        Wait::InVain(complaint.clone())
+    } else if record.waiting_for_memory {
+        wait(WAITING_FOR_MEMORY)
+    } else if let Some(complaint) = pass.settings_complaint.filter(|_| pass.settings_missing) {
+        Next::Fail(complaint.clone())
     } else {
-        Wait::Turn
+        Next::Load
     }
 }
 
-/// Whether a failed version is to be tried now: its bytes are others than those that failed, or its time has come.
-fn is_due(life: &Life, now: Instant) -> bool {
-    let changed = life.found.as_ref().is_some_and(|f| f.still && f.has_model && life.tried != Some(f.fingerprint));
-    changed || life.retry_at.is_some_and(|at| at <= now)
+pub(super) const WAITING_FOR_MEMORY: &str = "waiting for memory that other versions release";
+
+/// What operators should know about the stored state of a model.
+fn stored_complaint(model: &Model) -> Option<String> {
+    let document = model
+        .document_error
+        .as_ref()
+        .map(|reason| format!("the stored traffic document cannot be read; put a new document or roll back: {reason}"));
+    let values = model.stored.unreadable.as_ref().map(|reason| format!("the ledger is partly unreadable: {reason}"));
+    let complaints: Vec<String> = document.into_iter().chain(values).collect();
+    (!complaints.is_empty()).then(|| complaints.join("; "))
 }
 
 fn read_settings(model: &mut Model, found: &FoundModel) {
-    if model.settings_from == found.settings {
+    if model.settings_source == found.settings {
         return;
     }
-    model.settings_from.clone_from(&found.settings);
+    model.settings_source.clone_from(&found.settings);
     let read = match &found.settings {
         None => Ok(ModelSettings::default()),
         Some(Ok(text)) => ModelSettings::parse("model.toml", text),
@@ -237,18 +261,18 @@ fn read_settings(model: &mut Model, found: &FoundModel) {
             model.settings = settings;
             model.settings_complaint = None;
             model.settings_missing = false;
-            // What was not promoted of itself may be under the new settings.
-            model.refused.clear();
-            model.lives.values_mut().for_each(|life| life.note(Note::AutoPromote, None));
+            // A version that was not promoted automatically may be under the new settings.
+            model.auto_promote_refused.clear();
+            model.versions.values_mut().for_each(|record| record.note(Note::AutoPromote, None));
             if retry {
-                // What failed may have failed for the settings.
-                model.lives.values_mut().for_each(|life| life.tried = life.loaded.as_ref().and(life.tried));
+                // A failed version may have failed because of the old settings.
+                model.versions.values_mut().for_each(|record| record.tried = record.loaded.as_ref().and(record.tried));
             }
         }
         Err(complaint) => {
-            warn!(model = %model.name, "model.toml is not taken: {complaint}");
-            // A model that has been here goes on with what was right last.
-            model.settings_missing = model.lives.is_empty() || model.settings_missing;
+            warn!(model = %model.name, "model.toml is ignored: {complaint}");
+            // A model that has versions keeps its last valid settings.
+            model.settings_missing = model.versions.is_empty() || model.settings_missing;
             model.settings_complaint = Some(complaint);
         }
     }

@@ -1,11 +1,11 @@
-//! The one function that moves a version from state to state.
+//! The state table: the only function that moves a version from one state to another.
 
 use crate::registry::State;
 
-/// A move the table does not have. Nothing was changed.
+/// A move that the table does not allow. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a version cannot go from {from} to {to}")]
-pub struct IllegalMove {
+pub(super) struct IllegalMove {
     pub from: State,
     pub to: State,
 }
@@ -13,8 +13,8 @@ pub struct IllegalMove {
 /// Moves `state` to `to`.
 ///
 /// # Errors
-/// When the table has no such move; `state` is then what it was.
-pub fn advance(state: &mut State, to: State) -> Result<(), IllegalMove> {
+/// When the table does not allow the move. `state` is unchanged then.
+pub(super) fn advance(state: &mut State, to: State) -> Result<(), IllegalMove> {
     if next(*state).contains(&to) {
         *state = to;
         Ok(())
@@ -23,14 +23,14 @@ pub fn advance(state: &mut State, to: State) -> Result<(), IllegalMove> {
     }
 }
 
-/// Where a version may go from a state.
+/// The states that can follow a state.
 #[must_use]
-pub const fn next(from: State) -> &'static [State] {
+pub(super) const fn next(from: State) -> &'static [State] {
     use State::{Draining, Failed, Loading, Pending, Ready, Serving, Unloaded, Verifying, Warming};
     match from {
-        // Unloaded: nobody wants it any more. Failed: there is nothing to load.
+        // Unloaded: it is no longer wanted. Failed: it has no files.
         Pending => &[Loading, Unloaded, Failed],
-        // Pending: its bytes changed while they were read. Unloaded: nobody wants it any more.
+        // Pending: its files changed while they were read. Unloaded: it is no longer wanted.
         Loading => &[Verifying, Failed, Pending, Unloaded],
         Verifying => &[Warming, Failed, Pending, Unloaded],
         Warming => &[Ready, Failed, Pending, Unloaded],
@@ -38,13 +38,13 @@ pub const fn next(from: State) -> &'static [State] {
         Serving => &[Ready, Draining],
         Draining => &[Unloaded],
         Unloaded => &[Pending],
-        // Pending: its bytes changed, or it is tried again. Unloaded: nobody wants it any more.
+        // Pending: its files changed, or it is tried again. Unloaded: it is no longer wanted.
         Failed => &[Pending, Unloaded],
     }
 }
 
-/// Whether a version in this state holds back a model that is seen for the first time, and a server that starts.
+/// Whether a version in this state no longer delays the first document of its model and the readiness of the server.
 #[must_use]
-pub const fn is_settled(state: State) -> bool {
+pub(super) const fn is_settled(state: State) -> bool {
     matches!(state, State::Ready | State::Serving | State::Failed | State::Unloaded)
 }

@@ -1,13 +1,14 @@
-//! Changing who gets the traffic: promote, put, roll back, and what happens of itself. Each change is prepared (may fail, touches
-//! nothing), kept in the ledger, and then published.
+//! Changes of traffic documents: promote, put, rollout steps, automatic changes. Each change is checked (which may fail and changes
+//! nothing), stored in the ledger, and then published.
 
-use super::handle::{Actor, Promote, Promotion, Published, Reply, RolledBack, RolloutCommit};
-use super::manager::{Manager, conflict};
-use super::policy;
-use super::table::{Model, Note, Op, Rollback};
-use super::{SYSTEM, journal};
+use super::SYSTEM;
+use super::handle::{Actor, Promote, Promotion, Published, RolloutCommit};
+use super::model_record::{Model, check_model_loaded, conflict, no_version, not_ready};
+use super::policy::{self, Progress};
+use super::services::Services;
+use super::version_record::{Note, VersionRecord};
 use crate::ledger::{Action, Change, Effect, NewDocument};
-use crate::model::{Code, Failure, ModelName, Version};
+use crate::model::{Code, Failure, Version};
 use crate::model_settings::{Evidence, Gates, Judged};
 use crate::registry::State;
 use crate::route::{Document, Proposal};
@@ -18,78 +19,92 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
-/// A change of a document, ready to be made.
-struct Turnover {
+/// A checked change of a document.
+pub(super) struct TrafficChange {
     next: Document,
     action: Action,
     actor: Actor,
     reason: Option<String>,
-    /// The version that promotes itself.
-    auto: Option<Version>,
-    /// Where a rollout stands with this, as JSON.
+    /// The version that `auto_promote` promotes.
+    auto_promoted: Option<Version>,
+    /// The state of the rollout that makes the change, as JSON.
     rollout: Option<String>,
-    /// What came of its gates, for the audit trail.
+    /// The verdicts of its gates, for the audit trail.
     gates: Option<Judged>,
 }
 
-/// What the audit trail shows as it is after a change.
+/// The state after a change, as the audit trail shows it.
 #[derive(Serialize)]
-struct After<'a> {
+struct AuditAfter<'a> {
     #[serde(flatten)]
     document: &'a Document,
     #[serde(skip_serializing_if = "Option::is_none")]
     gates: Option<&'a Judged>,
 }
 
-/// When the ledger could not keep what happens of itself: how long to wait before it is tried again.
+/// How long to wait before an automatic change that the ledger could not store is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
-/// Between looks whether a version that would promote itself has the pairs of answers its gates ask for.
-const LOOK_AT_PAIRS: Duration = Duration::from_secs(1);
+/// How often to check whether the gates of an automatic promotion have enough compared answers.
+const GATE_CHECK: Duration = Duration::from_secs(1);
 
-impl Turnover {
-    /// Without a word said about it.
-    fn to(next: Document, action: Action, actor: Actor) -> Turnover {
-        Turnover { next, action, actor, reason: None, auto: None, rollout: None, gates: None }
+impl TrafficChange {
+    pub(super) fn new(next: Document, action: Action, actor: Actor) -> TrafficChange {
+        TrafficChange { next, action, actor, reason: None, auto_promoted: None, rollout: None, gates: None }
+    }
+
+    pub(super) fn with_reason(self, reason: Option<String>) -> TrafficChange {
+        TrafficChange { reason, ..self }
     }
 }
 
-impl Manager {
-    pub(super) fn promote(&mut self, model: &mut Model, ask: Promote) -> Result<Promotion, Failure> {
-        let Promote { version, reason, dry_run, allow_signature_change, gates, actor } = ask;
-        refuse_taken_out(model)?;
-        let Some(life) = model.lives.get(&version) else { return Err(no_version(model, version)) };
-        if !life.is_callable() {
+impl Services {
+    // === operators ===
+
+    pub(super) fn promote(&mut self, model: &mut Model, request: Promote) -> Result<Promotion, Failure> {
+        let Promote { version, reason, dry_run, allow_signature_change, gates, actor } = request;
+        check_model_loaded(model)?;
+        // The rest of the document is kept, and of a document that cannot be read nothing is known.
+        if model.document_error.is_some() {
+            let words = format!(
+                "the stored traffic document of model {} cannot be read; put a new document or roll back",
+                model.name
+            );
+            return Err(conflict(words));
+        }
+        let Some(record) = model.versions.get(&version) else { return Err(no_version(model, version)) };
+        if !record.is_callable() {
             return Err(conflict(not_ready(model, version)));
         }
         let from = model.document.as_ref().and_then(Document::heaviest);
-        let (name, revision) = (model.name.clone(), model.kept.revision);
+        let (name, revision) = (model.name.clone(), model.stored.revision);
         let would_be = |document: &Document| dry_run.then(|| document.clone());
-        let done = |would_be, gates| {
+        let unchanged = |would_be, gates| {
             Ok(Promotion { model: name, from, to: version, revision, changed: false, would_be, gates })
         };
         if let Some(document) = model.document.as_ref().filter(|d| d.serves_alone(version)) {
-            return done(would_be(document), Vec::new());
+            return unchanged(would_be(document), Vec::new());
         }
         let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
         next.reason = Some(reason).filter(|r| !r.is_empty());
-        prepare(model, &next, allow_signature_change)?;
+        check(model, &next, allow_signature_change)?;
         let judged = self.judge(model, version, gates.as_ref());
         let verdicts = judged.as_ref().map(|judged| judged.verdicts.clone()).unwrap_or_default();
         if dry_run {
-            return done(would_be(&next), verdicts);
+            return unchanged(would_be(&next), verdicts);
         }
         if let Some(failed) = judged.as_ref().filter(|judged| !judged.passed()) {
             return Err(failed.refusal(&format!("version {version} of model {}", model.name)));
         }
-        let (reason, action) = (next.reason.clone(), Action::Promote);
-        let revision = self.change(model, Turnover { reason, gates: judged, ..Turnover::to(next, action, actor) })?;
+        let reason = next.reason.clone();
+        let change = TrafficChange { reason, gates: judged, ..TrafficChange::new(next, Action::Promote, actor) };
+        let revision = self.change_traffic(model, change)?;
         let model = model.name.clone();
         Ok(Promotion { model, from, to: version, revision, changed: true, would_be: None, gates: verdicts })
     }
 
-    /// What comes of the gates of a promote: those it asks for, else the model's own.
-    fn judge(&self, model: &Model, version: Version, asked: Option<&Gates>) -> Option<Judged> {
-        let facts = |v: Version| model.lives.get(&v).and_then(|life| life.facts.as_deref());
+    /// The verdicts of the gates of a promotion: those of the request, else those of the model.
+    fn judge(&self, model: &Model, version: Version, requested: Option<&Gates>) -> Option<Judged> {
+        let facts = |v: Version| model.versions.get(&v).and_then(|record| record.facts.as_deref());
         let split = model.document.iter().flat_map(|document| &document.split);
         let primaries: BTreeSet<Version> =
             split.filter(|arm| arm.weight > 0.0 && arm.version != version).map(|arm| arm.version).collect();
@@ -101,7 +116,7 @@ impl Manager {
             signature: facts(version).map(|facts| &facts.signature),
             serving: serving.map(|v| (v, facts(v).map(|facts| &facts.signature))).collect(),
         };
-        Judged::new(asked, &model.settings.gates, &evidence)
+        Judged::new(requested, &model.settings.gates, &evidence)
     }
 
     pub(super) fn put_traffic(
@@ -111,131 +126,70 @@ impl Manager {
         if_match: Option<&[u64]>,
         actor: Actor,
     ) -> Result<Published, Failure> {
-        let Proposal { document: next, allow_signature_change } = proposal;
-        let revision = model.kept.revision;
+        let Proposal { document, allow_signature_change } = proposal;
+        let revision = model.stored.revision;
         if if_match.is_some_and(|etags| !etags.contains(&revision)) {
             let words = format!("the traffic document is at revision {revision} now; read it again and decide again");
             return Err(Failure::new(Code::PreconditionFailed, words));
         }
-        refuse_taken_out(model)?;
-        prepare(model, &next, allow_signature_change)?;
-        // Saying the same again is no change, so that a rollback still goes back to what was different.
+        check_model_loaded(model)?;
+        let (next, _) = stored_form(&document)?;
+        check(model, &next, allow_signature_change)?;
+        // An equal document is no change, so that a rollback still goes back to a different one.
         if model.document.as_ref() == Some(&next) {
             return Ok(Published { revision, document: next });
         }
         let reason = next.reason.clone();
         let document = next.clone();
-        let revision = self.change(model, Turnover { reason, ..Turnover::to(next, Action::PutTraffic, actor) })?;
+        let change = TrafficChange { reason, ..TrafficChange::new(next, Action::PutTraffic, actor) };
+        let revision = self.change_traffic(model, change)?;
         Ok(Published { revision, document })
     }
 
-    /// A rollout's move.
+    /// A step of a rollout.
     pub(super) fn commit_rollout(
         &mut self,
         model: &mut Model,
-        steer: RolloutCommit,
+        commit: RolloutCommit,
         actor: Actor,
     ) -> Result<u64, Failure> {
-        let RolloutCommit { at, document, state, allow_signature_change, action, reason } = steer;
-        let revision = model.kept.revision;
+        let RolloutCommit { at, document, state, allow_signature_change, action, reason } = commit;
+        let revision = model.stored.revision;
         if at.is_some_and(|at| at != revision) {
             return Err(conflict(format!("the traffic document is at revision {revision} now")));
         }
         let Some(next) = document else {
             let (name, after) = (model.name.clone(), Some(state.clone()));
             let effect = Effect::SetRollout { state, document: None };
-            let change = Change { model: name, actor: actor.0, action, reason, before: None, after, effect };
-            self.journal.commit(change).map_err(|e| journal::failure(&e))?;
+            self.commit(Change { model: name, actor: actor.0, action, reason, before: None, after, effect })?;
             return Ok(revision);
         };
-        refuse_taken_out(model)?;
-        prepare(model, &next, allow_signature_change)?;
-        self.change(model, Turnover { reason, rollout: Some(state), ..Turnover::to(next, action, actor) })
+        check_model_loaded(model)?;
+        check(model, &next, allow_signature_change)?;
+        let change = TrafficChange { reason, rollout: Some(state), ..TrafficChange::new(next, action, actor) };
+        self.change_traffic(model, change)
     }
 
-    /// Begins a rollback; it ends in [`Manager::finish_rollback`], once the versions it needs are loaded.
-    pub(super) fn rollback(&mut self, model: &mut Model, reason: String, actor: Actor, reply: Reply<RolledBack>) {
-        match self.document_before(model) {
-            Ok(document) => {
-                // An operator's wish: what failed is tried once more, at once.
-                for version in document.named() {
-                    model.lives.entry(version).and_modify(|life| life.retry_at = Some(Instant::now()));
-                }
-                let to_load = document.named().into_iter().filter(|v| !model.is_callable(*v)).collect();
-                let at = model.kept.revision;
-                model
-                    .ops
-                    .push(Op::Rollback { wish: Box::new(Rollback { document, at, to_load, reason, actor }), reply });
-            }
-            Err(failure) => self.answer(reply, Err(failure)),
-        }
-    }
+    // === automatic changes ===
 
-    fn document_before(&self, model: &Model) -> Result<Document, Failure> {
-        refuse_taken_out(model)?;
-        let nothing = || conflict(format!("model {} has no traffic document before the current one", model.name));
-        let before = self.journal.previous_document(&model.name).map_err(|e| journal::failure(&e))?;
-        Document::from_json(&before.ok_or_else(nothing)?.document).map_err(|complaints| {
-            Failure::new(Code::Internal, "the document before cannot be read").with_internal(complaints.join("; "))
-        })
-    }
-
-    /// Makes the change a rollback waits for; `None` while it has to wait.
-    pub(super) fn finish_rollback(
-        &mut self,
-        model: &mut Model,
-        wish: &Rollback,
-    ) -> Option<Result<RolledBack, Failure>> {
-        if model.kept.revision != wish.at || model.kept.taken_out {
-            return Some(Err(conflict(
-                "the traffic was changed by somebody else while the rollback loaded its versions",
-            )));
-        }
-        for version in wish.document.named() {
-            let life = model.lives.get(&version)?;
-            match life.state() {
-                State::Ready | State::Serving => {}
-                State::Failed | State::Unloaded => return Some(Err(conflict(not_ready(model, version)))),
-                State::Pending if !life.has_files() => return Some(Err(conflict(not_ready(model, version)))),
-                _ => return None,
-            }
-        }
-        Some(self.roll_back(model, wish))
-    }
-
-    fn roll_back(&mut self, model: &mut Model, wish: &Rollback) -> Result<RolledBack, Failure> {
-        let Rollback { document, to_load, reason, actor, .. } = wish;
-        let from = model.document.as_ref().and_then(Document::heaviest);
-        let to = document.heaviest().ok_or_else(|| conflict("the document before sends traffic to no version"))?;
-        for version in document.named() {
-            self.keep_loaded(model, version, actor, Some("a rollback needs it"))?;
-        }
-        let reason = Some(reason.clone()).filter(|r| !r.is_empty());
-        let (next, action, actor) = (document.clone(), Action::Rollback, actor.clone());
-        let revision = self.change(model, Turnover { reason, ..Turnover::to(next, action, actor) })?;
-        Ok(RolledBack { model: model.name.clone(), from, to, revision, loaded: to_load.clone() })
-    }
-
-    // === what happens of itself ===
-
-    /// Gives a model its first document, or promotes what promotes itself; answers whether anything changed.
-    pub(super) fn serve_of_itself(&mut self, model: &mut Model) -> bool {
-        if model.kept.taken_out {
+    /// Gives a model its first document, or promotes a version automatically. Returns whether anything changed.
+    pub(super) fn serve_automatically(&mut self, model: &mut Model) -> bool {
+        if model.stored.unloaded || model.document_error.is_some() {
             return false;
         }
         let (version, action) = if model.document.is_none() {
-            let standings = model.standings();
-            let coming = standings.values().any(|s| *s == policy::Standing::Coming);
-            let known = model.lives.values().any(|l| matches!(l.state(), State::Ready | State::Failed));
-            model.waited |= !coming && known;
-            match policy::first(&standings, model.waited) {
+            let progress = model.progress();
+            let loading = progress.values().any(|p| *p == Progress::Loading);
+            let settled = model.versions.values().any(|r| matches!(r.state(), State::Ready | State::Failed));
+            model.all_settled_once |= !loading && settled;
+            match policy::first(&progress, model.all_settled_once) {
                 Some(version) => (version, Action::FirstDocument),
                 None => return false,
             }
         } else if model.settings.auto_promote && model.can_serve() {
-            let ready = model.lives.iter().filter(|(_, l)| l.is_callable()).map(|(v, _)| *v);
-            match policy::auto_promote(ready, model.kept.highest_served, &model.kept.auto_promoted) {
-                Some(version) if !model.refused.contains(&version) => (version, Action::AutoPromote),
+            let ready = model.versions.iter().filter(|(_, record)| record.is_callable()).map(|(v, _)| *v);
+            match policy::auto_promote(ready, model.stored.highest_served, &model.stored.auto_promoted) {
+                Some(version) if !model.auto_promote_refused.contains(&version) => (version, Action::AutoPromote),
                 _ => return false,
             }
         } else {
@@ -243,116 +197,147 @@ impl Manager {
         };
         let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
         next.reason = None;
-        let auto = (action == Action::AutoPromote).then_some(version);
-        let prepared = prepare(model, &next, false);
-        if let Err(refused) = prepared {
-            let words = format!("not promoted of itself: {}", refused.operator_text());
+        let auto_promoted = (action == Action::AutoPromote).then_some(version);
+        if let Err(refused) = check(model, &next, false) {
+            let words = format!("not promoted automatically: {}", refused.operator_text());
             warn!(model = %model.name, %version, "{words}");
-            model.refused.insert(version);
-            model.lives.entry(version).and_modify(|life| life.note(Note::AutoPromote, Some(words)));
+            model.auto_promote_refused.insert(version);
+            model.versions.entry(version).and_modify(|record| record.note(Note::AutoPromote, Some(words)));
             return false;
         }
-        let gates = auto.and_then(|_| self.judge(model, version, None));
+        let gates = auto_promoted.and_then(|_| self.judge(model, version, None));
         if let Some(failed) = gates.as_ref().filter(|judged| !judged.passed()) {
-            self.stay_out(model, version, failed);
+            self.wait_for_gates(model, version, failed);
             return false;
         }
         let actor = Actor(SYSTEM.to_owned());
-        match self.change(model, Turnover { auto, gates, ..Turnover::to(next, action, actor) }) {
+        let change = TrafficChange { auto_promoted, gates, ..TrafficChange::new(next, action, actor) };
+        match self.change_traffic(model, change) {
             Ok(_) => true,
             Err(failure) => {
                 error!(model = %model.name, %version, "{}", failure.operator_text());
-                self.wake_at(Instant::now() + TRY_AGAIN, &model.name);
+                self.schedule.look_at(Instant::now() + TRY_AGAIN, &model.name);
                 false
             }
         }
     }
 
-    /// A version that would promote itself does not pass its gates: it is said, and looked at again when anything happens to the
-    /// model, and where pairs of answers are asked for, also as they are compared.
-    fn stay_out(&mut self, model: &mut Model, version: Version, failed: &Judged) {
+    /// A version that would be promoted automatically fails a gate. It is checked again when anything happens to the model, and at an
+    /// interval where a gate depends on compared answers.
+    fn wait_for_gates(&mut self, model: &mut Model, version: Version, failed: &Judged) {
         let refused = failed.refusal("it");
-        let words = format!("not promoted of itself: {}; {}", refused.message, refused.details.join("; "));
-        if let Some(life) = model.lives.get_mut(&version) {
-            // The words change with every pair; the log is told once.
-            if !life.notes.contains_key(&Note::AutoPromote) {
+        let words = format!("not promoted automatically: {}; {}", refused.message, refused.details.join("; "));
+        if let Some(record) = model.versions.get_mut(&version) {
+            // The words change with every compared answer, so only the first ones are logged.
+            if !record.notes.contains_key(&Note::AutoPromote) {
                 warn!(model = %model.name, %version, "{words}");
             }
-            life.note(Note::AutoPromote, Some(words));
+            record.note(Note::AutoPromote, Some(words));
         }
         let now = Instant::now();
-        if model.settings.gates.use_shadows() && model.look_again.is_none_or(|at| at <= now) {
-            let at = now + LOOK_AT_PAIRS;
-            model.look_again = Some(at);
-            self.wake_at(at, &model.name);
+        if model.settings.gates.use_shadows() && model.next_gate_check.is_none_or(|at| at <= now) {
+            let at = now + GATE_CHECK;
+            model.next_gate_check = Some(at);
+            self.schedule.look_at(at, &model.name);
         }
     }
 
-    // === prepare and apply ===
+    // === every change ===
 
-    /// Keeps a prepared change in the ledger, and has it published.
+    /// Stores a checked change in the ledger, and has it published. Returns the new revision.
     ///
     /// # Errors
-    /// When the ledger cannot keep it; nothing is changed then.
-    fn change(&mut self, model: &mut Model, change: Turnover) -> Result<u64, Failure> {
-        let Turnover { next, action, actor, reason, auto, rollout, gates } = change;
-        let text = next.to_json();
-        let after = After { document: &next, gates: gates.as_ref() };
-        let after = serde_json::to_string(&after).expect("a document and words are what JSON can write");
+    /// When the document cannot be stored. Nothing was changed then.
+    pub(super) fn change_traffic(&mut self, model: &mut Model, change: TrafficChange) -> Result<u64, Failure> {
+        let TrafficChange { next, action, actor, reason, auto_promoted, rollout, gates } = change;
+        let (next, text) = stored_form(&next)?;
+        let after = AuditAfter { document: &next, gates: gates.as_ref() };
+        let after = serde_json::to_string(&after)
+            .map_err(|e| Failure::new(Code::Internal, "the change cannot be written").with_internal(e.to_string()))?;
         let highest_served = next.serving().last().copied();
-        let committed = self.journal.commit(Change {
+        let committed = self.commit(Change {
             model: model.name.clone(),
             actor: actor.0.clone(),
             action,
             reason,
-            before: model.document.as_ref().map(Document::to_json),
+            before: audit_before(model),
             after: Some(after),
             effect: match rollout {
-                None => Effect::SetDocument { document: text.clone(), highest_served, auto_promoted: auto },
+                None => Effect::SetDocument { document: text.clone(), highest_served, auto_promoted },
                 Some(state) => {
                     let document = NewDocument { document: text.clone(), highest_served };
                     Effect::SetRollout { state, document: Some(document) }
                 }
             },
-        });
-        let committed = committed.map_err(|e| journal::failure(&e))?;
+        })?;
 
         let (before, from) = (model.serving(), model.document.as_ref().and_then(Document::heaviest));
         let to = next.heaviest();
         for version in next.serving() {
-            model.lives.entry(version).and_modify(|life| life.note(Note::AutoPromote, None));
+            model.versions.entry(version).and_modify(|record| record.note(Note::AutoPromote, None));
         }
         let named = model.document.as_ref().map(Document::named).unwrap_or_default();
-        model.names(&named, &next.named());
+        model.update_last_named(&named, &next.named());
         model.document = Some(next);
-        model.kept.document = Some(text);
-        model.kept.revision = committed.revision;
-        model.kept.highest_served = model.kept.highest_served.max(highest_served);
-        model.kept.auto_promoted.extend(auto);
-        self.touched.insert(model.name.clone());
+        model.document_error = None;
+        model.stored.document = Some(text);
+        model.stored.revision = committed.revision;
+        model.stored.highest_served = model.stored.highest_served.max(highest_served);
+        model.stored.auto_promoted.extend(auto_promoted);
+        self.schedule.look_now(model.name.clone());
         self.telemetry.process().counter(&names::SWAPS, &[("action", action.as_str())]).increment(1);
-        let out: Vec<Arc<VersionMetrics>> = before
+        let replaced: Vec<Arc<VersionMetrics>> = before
             .difference(&model.serving())
-            .filter_map(|v| model.lives.get(v)?.loaded.as_ref())
+            .filter_map(|v| model.versions.get(v)?.loaded.as_ref())
             .map(|loaded| Arc::clone(&loaded.metrics))
             .collect();
         let gauge = self.telemetry.process().gauge(&names::SWAP_IN_FLIGHT, &[]);
         let name = model.name.clone();
-        self.after.push(Box::new(move || {
-            let in_flight: u64 = out.iter().map(|metrics| metrics.in_flight()).sum();
+        self.publisher.after_publish(move || {
+            let in_flight: u64 = replaced.iter().map(|metrics| metrics.in_flight()).sum();
             gauge.set(in_flight as f64);
             let show = |v: Option<Version>| v.map_or_else(|| "none".to_owned(), |v| v.to_string());
             info!(
                 model = %name, action = %action, actor = actor.0, from = show(from), to = show(to),
                 revision = committed.revision, in_flight, "traffic changed"
             );
-        }));
+        });
         Ok(committed.revision)
     }
 }
 
-/// Whether a document may be put in force: every version it names is callable, and none that it newly names breaks callers.
-fn prepare(model: &Model, next: &Document, allow_signature_change: bool) -> Result<(), Failure> {
+/// A document as a restart will read it, and its text. What is in force now is then what is in force after a restart.
+///
+/// # Errors
+/// When the text cannot be read back. Stored, it would disable the model at the next start.
+fn stored_form(document: &Document) -> Result<(Document, String), Failure> {
+    let text = document.to_json();
+    match Document::from_json(&text) {
+        Ok(document) => Ok((document, text)),
+        Err(complaints) => {
+            let mut refused = Failure::several(Code::InvalidRequest, complaints);
+            refused.message = format!(
+                "the traffic document could not be read back after a restart: {}; nothing was changed",
+                refused.message
+            );
+            Err(refused)
+        }
+    }
+}
+
+/// The stored document before a change, as the audit trail shows it: JSON, whatever is stored.
+fn audit_before(model: &Model) -> Option<String> {
+    if let Some(document) = &model.document {
+        return Some(document.to_json());
+    }
+    let text = model.stored.document.as_ref()?;
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    Some(if is_json { text.clone() } else { serde_json::Value::from(text.as_str()).to_string() })
+}
+
+/// Checks that a document can be put in force: every version that it names is callable, and no version that it newly names breaks
+/// callers.
+pub(super) fn check(model: &Model, next: &Document, allow_signature_change: bool) -> Result<(), Failure> {
     let missing: Vec<Version> = next.named().into_iter().filter(|v| !model.is_callable(*v)).collect();
     if !missing.is_empty() {
         let complaints = missing.into_iter().map(|v| not_ready(model, v)).collect();
@@ -362,12 +347,14 @@ fn prepare(model: &Model, next: &Document, allow_signature_change: bool) -> Resu
         return Ok(());
     }
     let serving = model.serving();
-    let signature = |v: &Version| model.lives.get(v).and_then(|l| l.facts.as_ref()).map(|f| &f.signature);
+    let facts = |record: &VersionRecord| record.facts.clone();
     let mut breaks: Vec<String> = Vec::new();
     for new in next.serving().difference(&serving) {
         for old in &serving {
-            let (Some(was), Some(is)) = (signature(old), signature(new)) else { continue };
-            let changes = was.breaking_changes(is);
+            let before = model.versions.get(old).and_then(facts);
+            let after = model.versions.get(new).and_then(facts);
+            let (Some(before), Some(after)) = (before, after) else { continue };
+            let changes = before.signature.breaking_changes(&after.signature);
             breaks.extend(changes.iter().map(|change| format!("version {new} against version {old}: {change}")));
         }
     }
@@ -378,30 +365,4 @@ fn prepare(model: &Model, next: &Document, allow_signature_change: bool) -> Resu
     let hint = "\"allow_signature_change\": true accepts it";
     refused.message = format!("the signature no longer fits what callers use: {}; {hint}", refused.message);
     Err(refused)
-}
-
-pub(super) fn no_model(model: &ModelName) -> Failure {
-    Failure::new(Code::ModelNotFound, format!("no model is named {:?}", model.as_str()))
-}
-
-pub(super) fn no_version(model: &Model, version: Version) -> Failure {
-    let known: Vec<String> = model.lives.keys().map(ToString::to_string).collect();
-    let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
-    Failure::new(Code::VersionNotFound, format!("model {} has no version {version}; {known}", model.name))
-}
-
-pub(super) fn refuse_taken_out(model: &Model) -> Result<(), Failure> {
-    if model.kept.taken_out {
-        Err(conflict(format!("model {} is unloaded as a whole; load the model first", model.name)))
-    } else {
-        Ok(())
-    }
-}
-
-/// Why a version cannot be named by a document now, in words.
-pub(super) fn not_ready(model: &Model, version: Version) -> String {
-    let Some(life) = model.lives.get(&version) else { return no_version(model, version).message };
-    let stage = life.stage.map(|stage| format!(" in {}", stage.as_str())).unwrap_or_default();
-    let reason = life.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("version {version} of model {} is {}{stage}{reason}", model.name, life.state())
 }

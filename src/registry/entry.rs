@@ -196,6 +196,8 @@ pub struct Entry {
     /// The whole model was unloaded by an operator: its document is kept and nothing answers.
     taken_out: bool,
     traffic: Option<Traffic>,
+    /// Why the stored traffic document cannot be read, where it cannot.
+    document_error: Option<String>,
     pinned: BTreeMap<Version, Arc<Served>>,
     /// How far apart a shadow's answer may be from the primary's.
     tolerance: Tolerance,
@@ -286,7 +288,14 @@ impl Entry {
             .map(|l| (l.version, Served::new(Arc::clone(l), Role::Pinned, "pinned")))
             .collect();
         let tolerance = Tolerance::default();
-        Ok(Entry { name, versions, revision, taken_out, traffic, pinned, tolerance, streams: BTreeMap::new() })
+        let streams = BTreeMap::new();
+        Ok(Entry { name, versions, revision, taken_out, traffic, document_error: None, pinned, tolerance, streams })
+    }
+
+    /// With the reason why the stored traffic document cannot be read: requests that name no version are then refused.
+    #[must_use]
+    pub fn with_document_error(self, document_error: Option<String>) -> Entry {
+        Entry { document_error, ..self }
     }
 
     /// With another tolerance for shadows' answers than the default.
@@ -399,6 +408,15 @@ impl Entry {
             return self.pinned.get(&version).map(by_name).ok_or_else(|| self.no_version(version));
         }
         let Some(traffic) = &self.traffic else {
+            if self.document_error.is_some() {
+                let words = format!(
+                    "the stored traffic document of model {} cannot be read; an operator has to put a new one or roll back",
+                    self.name
+                );
+                return Err(
+                    Failure::new(Code::NotReady, words).with_internal(self.document_error.clone().unwrap_or_default())
+                );
+            }
             return Err(Failure::new(Code::NotReady, format!("model {} has no version ready yet", self.name)));
         };
         let unready = || {

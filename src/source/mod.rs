@@ -1,9 +1,10 @@
 //! source: finds the models and versions in a directory, and reports what changed.
 //!
-//! - [`look_at_root`], [`look_at_model`] and [`look_at_version`] read the directory once; they change nothing.
+//! - [`look_at_root`], [`look_at_model`] and [`look_at_version`] read the directory once. They change nothing.
 //! - [`watch`] starts a thread that reads it again when the system reports a change, and at an interval. It sends a [`Look`] when
 //!   something differs from the last one.
 //! - A version counts as still when its files have not changed for the settle time. A half-copied version is never still.
+//! - A link is followed only where it resolves to a path inside the models directory.
 //!
 //! Uses: backend (file names), model.
 //!
@@ -11,10 +12,16 @@
 //!
 //! To add a source: a file beside `watch.rs` that sends the same [`Look`].
 
+mod links;
+mod notices;
 mod scan;
 mod staging;
+#[cfg(test)]
+mod tests;
 mod watch;
 
-pub use scan::{Fingerprint, Found, FoundModel, artifact_files, look_at_model, look_at_root, look_at_version};
-pub use staging::{remove_leftovers, staging_name};
-pub use watch::{Look, ScanState, WakeHandle, watch};
+pub(crate) use links::check_link;
+pub use scan::Fingerprint;
+pub(crate) use scan::{Found, FoundModel, artifact_files, look_at_root, look_at_version};
+pub(crate) use staging::staging_name;
+pub(crate) use watch::{Look, WakeHandle, watch};

@@ -1,7 +1,8 @@
-//! The models directory, looked at: which versions are there, and a fingerprint of each one's files.
+//! Reads the models directory: which versions it holds, and a fingerprint of each version's files.
 //!
-//! Nothing here remembers or decides; `watch.rs` holds what was seen before against what is seen now.
+//! Nothing here has state. `watch.rs` compares one reading with the next.
 
+use super::links::check_link;
 use crate::backend::VersionFiles;
 use crate::model::{ModelName, Version};
 use std::collections::BTreeMap;
@@ -13,103 +14,131 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// What tells one state of a version's files from another without reading them: names, sizes and times of change.
+/// Identifies one state of a version's files without reading their content: a hash of names, sizes and times of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
     digest: u128,
-    /// Together, in bytes.
+    /// The size of all files together.
     pub bytes: u64,
-    /// The newest time of change of any file; the status time, which a copy cannot set back as it can the other.
+    /// The newest change of any file. This is the status time (ctime), which a copy cannot set back.
     pub changed: SystemTime,
 }
 
 /// A version's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     pub fingerprint: Fingerprint,
-    /// Whether `model.onnx` is there.
+    /// Whether `model.onnx` exists.
     pub has_model: bool,
-    /// Whether its files have been still for long enough to be read; set by whoever watches.
+    /// Whether the files have been unchanged for the settle time. Set by `watch.rs`.
     pub still: bool,
-    /// Why its files cannot be listed, where they cannot.
+    /// Why the files cannot be listed or must not be read.
     pub trouble: Option<String>,
 }
 
 /// A model's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FoundModel {
-    /// The text of `model.toml`, where there is one; or why it cannot be read.
+pub(crate) struct FoundModel {
+    /// The text of `model.toml`, or why it cannot be read. `None` where there is none.
     pub settings: Option<Result<Arc<str>, String>>,
     pub versions: BTreeMap<Version, Found>,
     /// Directories whose names are not versions.
-    pub strangers: Vec<PathBuf>,
+    pub ignored: Vec<PathBuf>,
 }
 
 /// The models directory.
 #[derive(Debug, Default)]
-pub struct FoundRoot {
+pub(crate) struct FoundRoot {
     pub models: Vec<ModelName>,
     /// Directories whose names are not model names.
-    pub strangers: Vec<PathBuf>,
+    pub ignored: Vec<PathBuf>,
 }
 
-/// Directories whose names begin so are nobody's: versions being pushed, `.git`, what volumes keep their data in.
+/// Directories whose names begin with this are skipped: versions being pushed, `.git`, the data directories of volumes.
 const HIDDEN: char = '.';
-/// More files, or deeper ones, are no version of a model.
+/// A version with more files or deeper directories is refused.
 const MAX_FILES: usize = 10_000;
 const MAX_DEPTH: usize = 8;
-/// A longer `model.toml` is not read.
+/// A longer `model.toml` is refused.
 const MAX_SETTINGS: u64 = 1 << 20;
 
 /// Lists the models.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn look_at_root(root: &Path) -> io::Result<FoundRoot> {
+pub(crate) fn look_at_root(root: &Path) -> io::Result<FoundRoot> {
     let mut found = FoundRoot::default();
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
         let Some(name) = visible_directory(&entry) else { continue };
         match name.parse::<ModelName>() {
             Ok(name) => found.models.push(name),
-            Err(_) => found.strangers.push(entry.path()),
+            Err(_) => found.ignored.push(entry.path()),
         }
     }
     Ok(found)
 }
 
-/// Looks at one model. `None` when its directory is not there.
+/// Reads one model's directory. `None` where it does not exist.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn look_at_model(root: &Path, model: &ModelName) -> io::Result<Option<FoundModel>> {
+pub(super) fn look_at_model(root: &Path, model: &ModelName) -> io::Result<Option<FoundModel>> {
     let dir = root.join(model.as_str());
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(e),
     };
-    let mut found = FoundModel { settings: read_settings(&dir.join("model.toml")), ..FoundModel::default() };
+    // Versions of a refused directory are listed with the reason, so that operators see why they are not loaded.
+    let refused = if is_link(&dir) { check_link(root, &dir).err() } else { None };
+    let refused = refused.map(|why| format!("the model's directory {why}"));
+    let settings = match &refused {
+        Some(why) => Some(Err(format!("cannot read model.toml: {why}"))),
+        None => read_settings(root, &dir.join("model.toml")),
+    };
+    let mut found = FoundModel { settings, ..FoundModel::default() };
     for entry in entries {
         let entry = entry?;
         let Some(name) = visible_directory(&entry) else { continue };
         match name.parse::<Version>() {
-            Ok(version) => drop(found.versions.insert(version, look_at_version(&entry.path()))),
-            Err(_) => found.strangers.push(entry.path()),
+            Ok(version) => {
+                let seen = match &refused {
+                    Some(why) => Found::refused(why.clone()),
+                    None => look_inside(root, &entry.path()),
+                };
+                found.versions.insert(version, seen);
+            }
+            Err(_) => found.ignored.push(entry.path()),
         }
     }
-    found.strangers.sort();
+    found.ignored.sort();
     Ok(Some(found))
 }
 
-/// Looks at one version's directory.
+/// Reads a version's directory in the models directory. Links that leave the models directory are trouble.
+fn look_inside(root: &Path, dir: &Path) -> Found {
+    if is_link(dir)
+        && let Err(why) = check_link(root, dir)
+    {
+        return Found::refused(format!("the version's directory {why}"));
+    }
+    look(Some(root), dir)
+}
+
+/// Reads one version's directory, which may be anywhere. Links are followed without a check.
 #[must_use]
-pub fn look_at_version(dir: &Path) -> Found {
-    let mut files = Vec::new();
-    let listed = list(dir, "", 0, &mut files);
+pub(crate) fn look_at_version(dir: &Path) -> Found {
+    look(None, dir)
+}
+
+fn look(root: Option<&Path>, dir: &Path) -> Found {
+    let mut listing = Listing { root, files: Vec::new() };
+    let listed = listing.add(dir, "", 0);
+    let mut files = listing.files;
     files.sort_by(|a, b| a.0.cmp(&b.0));
     let mut hasher = Xxh3Default::new();
-    let mut fingerprint = Fingerprint { digest: 0, bytes: 0, changed: SystemTime::UNIX_EPOCH };
+    let mut fingerprint = Fingerprint::EMPTY;
     for (name, meta) in &files {
         hasher.update(name.as_bytes());
         for number in [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()] {
@@ -121,58 +150,93 @@ pub fn look_at_version(dir: &Path) -> Found {
     }
     fingerprint.digest = hasher.digest128();
     let has_model = files.iter().any(|(name, _)| name == VersionFiles::MODEL);
-    Found { fingerprint, has_model, still: false, trouble: listed.err().map(|e| format!("cannot list its files: {e}")) }
+    let trouble = listed.err().map(|e| format!("cannot list its files: {e}"));
+    Found { fingerprint, has_model, still: false, trouble }
 }
 
-/// The version's files that make up the artifact, relative to `dir`, in order: all but what stands beside it to check and
-/// describe it.
+/// The files that make up the artifact, relative to `dir`, sorted: all except those that check or describe the version.
 ///
 /// # Errors
 /// When they cannot be listed.
-pub fn artifact_files(dir: &Path) -> io::Result<Vec<String>> {
-    const BESIDE: [&str; 3] = ["golden.json", "warmup.json", "version.toml"];
-    let mut files = Vec::new();
-    list(dir, "", 0, &mut files)?;
-    let mut names: Vec<String> = files.into_iter().map(|(name, _)| name).collect();
-    names.retain(|name| !BESIDE.contains(&name.as_str()));
+pub(crate) fn artifact_files(dir: &Path) -> io::Result<Vec<String>> {
+    const NOT_PART: [&str; 3] = ["golden.json", "warmup.json", "version.toml"];
+    let mut listing = Listing { root: None, files: Vec::new() };
+    listing.add(dir, "", 0)?;
+    let mut names: Vec<String> = listing.files.into_iter().map(|(name, _)| name).collect();
+    names.retain(|name| !NOT_PART.contains(&name.as_str()));
     names.sort();
     Ok(names)
 }
 
+// === impl Fingerprint, Found ===
+
+impl Fingerprint {
+    const EMPTY: Fingerprint = Fingerprint { digest: 0, bytes: 0, changed: SystemTime::UNIX_EPOCH };
+}
+
+impl Found {
+    fn refused(why: String) -> Found {
+        Found { fingerprint: Fingerprint::EMPTY, has_model: false, still: false, trouble: Some(why) }
+    }
+}
+
+// === impl Listing ===
+
+/// The files under a directory.
+struct Listing<'a> {
+    /// Links that resolve outside this directory are refused.
+    root: Option<&'a Path>,
+    /// Paths relative to the directory, with what the system says about each file.
+    files: Vec<(String, Metadata)>,
+}
+
+impl Listing<'_> {
+    fn add(&mut self, dir: &Path, prefix: &str, depth: usize) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(io::Error::other(format!("directories are nested more than {MAX_DEPTH} deep")));
+        }
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(HIDDEN) {
+                continue;
+            }
+            let path = format!("{prefix}{name}");
+            if let Some(root) = self.root
+                && entry.file_type()?.is_symlink()
+            {
+                check_link(root, &entry.path()).map_err(|why| io::Error::other(format!("{path} {why}")))?;
+            }
+            // Follows links. A file that was just removed is skipped.
+            let meta = match std::fs::metadata(entry.path()) {
+                Ok(meta) => meta,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            if meta.is_dir() {
+                self.add(&entry.path(), &format!("{path}/"), depth + 1)?;
+            } else {
+                self.files.push((path, meta));
+            }
+            if self.files.len() > MAX_FILES {
+                return Err(io::Error::other(format!("more than {MAX_FILES} files")));
+            }
+        }
+        Ok(())
+    }
+}
+
+// === helpers ===
+
 fn visible_directory(entry: &DirEntry) -> Option<String> {
     let name = entry.file_name().to_string_lossy().into_owned();
-    // Links to directories count: volumes are mounted so. Names are checked, so that none leads out of its parent.
+    // A link to a directory counts: Kubernetes mounts volumes as links.
     let is_directory = || std::fs::metadata(entry.path()).is_ok_and(|meta| meta.is_dir());
     (!name.starts_with(HIDDEN) && is_directory()).then_some(name)
 }
 
-fn list(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, Metadata)>) -> io::Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(io::Error::other(format!("directories lie more than {MAX_DEPTH} deep")));
-    }
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(HIDDEN) {
-            continue;
-        }
-        // Follows links, and a file may go while it is looked at: then it is not there.
-        let meta = match std::fs::metadata(entry.path()) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
-        let path = format!("{prefix}{name}");
-        if meta.is_dir() {
-            list(&entry.path(), &format!("{path}/"), depth + 1, files)?;
-        } else {
-            files.push((path, meta));
-        }
-        if files.len() > MAX_FILES {
-            return Err(io::Error::other(format!("more than {MAX_FILES} files")));
-        }
-    }
-    Ok(())
+fn is_link(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
 }
 
 fn changed(meta: &Metadata) -> SystemTime {
@@ -181,9 +245,11 @@ fn changed(meta: &Metadata) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-fn read_settings(path: &Path) -> Option<Result<Arc<str>, String>> {
+fn read_settings(root: &Path, path: &Path) -> Option<Result<Arc<str>, String>> {
     let read = || -> io::Result<Arc<str>> {
-        if std::fs::metadata(path)?.len() > MAX_SETTINGS {
+        let meta = std::fs::metadata(path)?;
+        check_link(root, path).map_err(io::Error::other)?;
+        if meta.len() > MAX_SETTINGS {
             return Err(io::Error::other(format!("longer than {MAX_SETTINGS} bytes")));
         }
         Ok(std::fs::read_to_string(path)?.into())

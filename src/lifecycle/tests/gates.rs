@@ -1,6 +1,6 @@
-//! What a version has to show before it is promoted.
+//! The gates of promotions.
 
-use super::house::*;
+use super::fixture::*;
 use crate::ledger::{self, AuditQuery, Event, LedgerReader};
 use crate::lifecycle::Promote;
 use crate::model::{Code, Dim, Failure, Signature, TensorSpec};
@@ -16,28 +16,28 @@ fn gates(json: &Value) -> Gates {
     Gates::parse(json).unwrap()
 }
 
-fn asking(json: &Value) -> Promote {
+fn with_gates(json: &Value) -> Promote {
     Promote { gates: Some(gates(json)), ..promote(2) }
 }
 
 /// Version 1 serves and 2 is ready.
-fn house(model_toml: &str) -> (House, LedgerReader) {
-    let ground = Ground::new();
-    ground.write("m", "model.toml", model_toml);
-    ground.put("m", 1, &answers(1));
-    let (writer, ledger) = ledger::open(&ground.dir.path().join("data")).unwrap();
-    let config = ground.config();
-    let house = ground.start_on(config, Box::new(writer));
-    house.wait_state("m", 1, State::Serving);
-    house.ground.put("m", 2, &answers(2));
-    house.wait_state("m", 2, State::Ready);
-    (house, ledger)
+fn two_versions(model_toml: &str) -> (Fixture, LedgerReader) {
+    let workspace = Workspace::new();
+    workspace.write("m", "model.toml", model_toml);
+    workspace.put("m", 1, &answers(1));
+    let (writer, ledger) = ledger::open(&workspace.dir.path().join("data")).unwrap();
+    let config = workspace.config();
+    let fixture = workspace.start_on(config, Box::new(writer));
+    fixture.wait_state("m", 1, State::Serving);
+    fixture.workspace.put("m", 2, &answers(2));
+    fixture.wait_state("m", 2, State::Ready);
+    (fixture, ledger)
 }
 
-fn golden_version(house: &House, v: u64) {
+fn golden_version(fixture: &Fixture, v: u64) {
     let tensor = |name: &str, n: u64| json!({"name": name, "shape": [1], "datatype": "FP32", "data": [n]});
     let golden = json!({"cases": [{"request": {"inputs": [tensor("x", 7)]}, "outputs": [tensor("y", v)]}]}).to_string();
-    house.ground.put_with("m", v, &[("model.onnx", &answers(v)), ("golden.json", &golden)]);
+    fixture.workspace.put_with("m", v, &[("model.onnx", &answers(v)), ("golden.json", &golden)]);
 }
 
 fn names(failure: &Failure) -> Vec<&str> {
@@ -61,7 +61,7 @@ fn signature(names: &[&str]) -> Signature {
 }
 
 #[test]
-fn each_gate_says_what_it_asked_for_and_found() {
+fn each_gate_reports_what_it_required_and_found() {
     let (same, wide) = (signature(&["x"]), signature(&["x", "z"]));
     let evidence = |pairs, agreed, golden_cases| Evidence {
         primaries: vec![version(1), version(5)],
@@ -91,13 +91,17 @@ fn each_gate_says_what_it_asked_for_and_found() {
     let few = all.judge(&evidence(99, 6, 0));
     assert!(few.iter().all(|v| !v.passed), "{few:?}");
     let none = gates(&json!({"shadow_agreement": 0})).judge(&evidence(0, 0, 0));
-    assert_eq!(none.iter().map(|v| v.passed).collect::<Vec<_>>(), [false, false], "no pair says nothing: {none:?}");
+    assert_eq!(
+        none.iter().map(|v| v.passed).collect::<Vec<_>>(),
+        [false, false],
+        "without pairs no gate passes: {none:?}"
+    );
     assert!(none[0].asked.starts_with("at least 1000 pairs") && none[1].found == "no pair was compared", "{none:?}");
     let alone = Evidence { primaries: Vec::new(), serving: Vec::new(), ..evidence(0, 0, 0) };
     let alone = all.judge(&alone);
     assert!(!alone[0].passed && alone[0].found.contains("no other version has traffic in the split"), "{alone:?}");
     assert!(alone[3].passed && alone[3].found == "no other version serves", "{alone:?}");
-    assert_eq!(Gates::default().judge(&evidence(0, 0, 0)), [], "nothing is asked for by default");
+    assert_eq!(Gates::default().judge(&evidence(0, 0, 0)), [], "no gate is set by default");
 }
 
 #[test]
@@ -127,71 +131,75 @@ fn the_gates_of_a_promote_replace_the_models_own() {
 
 #[test]
 fn a_promote_passes_its_gates_or_changes_nothing() {
-    let (house, ledger) = house("");
+    let (fixture, ledger) = two_versions("");
     let asked = json!({"shadow_agreement": 0.99, "shadow_pairs": 200, "golden": true, "signature": true});
-    let refused = house.promote_as("m", asking(&asked)).unwrap_err();
+    let refused = fixture.promote_as("m", with_gates(&asked)).unwrap_err();
     assert_eq!((refused.code, names(&refused)), (Code::Conflict, vec!["shadow_pairs", "shadow_agreement", "golden"]));
     assert!(refused.message.contains("fails 3 of 4 gates of the request"), "{refused:?}");
-    house.compared("m", 1, 2, 200, 190);
-    // Pairs with a version that is not in the split, and with itself, say nothing of what serves.
-    house.compared("m", 3, 2, 5000, 5000);
-    house.compared("m", 2, 2, 5000, 5000);
-    let refused = house.promote_as("m", asking(&asked)).unwrap_err();
+    fixture.compared("m", 1, 2, 200, 190);
+    // Pairs with a version outside the split, or with itself, do not count.
+    fixture.compared("m", 3, 2, 5000, 5000);
+    fixture.compared("m", 2, 2, 5000, 5000);
+    let refused = fixture.promote_as("m", with_gates(&asked)).unwrap_err();
     assert_eq!(names(&refused), ["shadow_agreement", "golden"]);
     assert!(refused.details[0].contains("found: 0.95 (190 of 200)"), "{refused:?}");
-    assert_eq!((house.predict("m").unwrap(), house.entry("m").unwrap().revision()), (1, 1));
-    house.compared("m", 1, 2, 2000, 1999);
-    golden_version(&house, 4);
-    house.wait_state("m", 4, State::Ready);
-    let lacks_golden = house.promote_as("m", asking(&asked)).unwrap_err();
+    assert_eq!((fixture.predict("m").unwrap(), fixture.entry("m").unwrap().revision()), (1, 1));
+    fixture.compared("m", 1, 2, 2000, 1999);
+    golden_version(&fixture, 4);
+    fixture.wait_state("m", 4, State::Ready);
+    let lacks_golden = fixture.promote_as("m", with_gates(&asked)).unwrap_err();
     assert_eq!(
         (names(&lacks_golden), lacks_golden.details.len()),
         (vec!["golden"], 1),
-        "also a single one is a detail"
+        "a single complaint is a detail too"
     );
-    house.compared("m", 1, 4, 200, 200);
-    let done = house.promote_as("m", Promote { version: version(4), ..asking(&asked) }).unwrap();
+    fixture.compared("m", 1, 4, 200, 200);
+    let done = fixture.promote_as("m", Promote { version: version(4), ..with_gates(&asked) }).unwrap();
     assert!(done.changed && done.gates.len() == 4 && done.gates.iter().all(|v| v.passed), "{done:?}");
     let event: Value = serde_json::from_str(&last_event(&ledger).after.unwrap()).unwrap();
     assert_eq!((&event["gates"]["from"], &event["split"][0]["version"]), (&json!("request"), &json!("4")));
     assert_eq!(event["gates"]["verdicts"][1]["found"], "1 (200 of 200)");
-    let again = house.promote_as("m", Promote { version: version(4), ..asking(&asked) }).unwrap();
-    assert_eq!((again.changed, again.gates), (false, Vec::new()), "there is nothing to change");
+    let again = fixture.promote_as("m", Promote { version: version(4), ..with_gates(&asked) }).unwrap();
+    assert_eq!((again.changed, again.gates), (false, Vec::new()), "nothing has to change");
 }
 
 #[test]
-fn a_dry_run_says_which_gates_would_fail() {
-    let (house, _) = house("[gates]\ngolden = true\nsignature = true\n");
-    let told = house.promote_as("m", Promote { dry_run: true, ..promote(2) }).unwrap();
-    let verdicts: Vec<(&str, bool)> = told.gates.iter().map(|v: &Verdict| (v.gate, v.passed)).collect();
+fn a_dry_run_reports_which_gates_would_fail() {
+    let (fixture, _) = two_versions("[gates]\ngolden = true\nsignature = true\n");
+    let result = fixture.promote_as("m", Promote { dry_run: true, ..promote(2) }).unwrap();
+    let verdicts: Vec<(&str, bool)> = result.gates.iter().map(|v: &Verdict| (v.gate, v.passed)).collect();
     assert_eq!(verdicts, [("golden", false), ("signature", true)]);
-    assert!(told.would_be.unwrap().serves_alone(version(2)) && !told.changed);
-    assert_eq!(house.predict("m").unwrap(), 1);
+    assert!(result.would_be.unwrap().serves_alone(version(2)) && !result.changed);
+    assert_eq!(fixture.predict("m").unwrap(), 1);
 }
 
 #[test]
-fn a_models_own_gates_hold_where_a_promote_brings_none() {
-    let (house, ledger) = house("[gates]\ngolden = true\n");
-    let refused = house.promote("m", 2).unwrap_err();
+fn the_gates_of_model_toml_apply_to_promotions_without_gates() {
+    let (fixture, ledger) = two_versions("[gates]\ngolden = true\n");
+    let refused = fixture.promote("m", 2).unwrap_err();
     assert!(refused.message.contains("fails 1 of 1 gates of model.toml: golden"), "{refused:?}");
-    let done = house.promote_as("m", asking(&json!({}))).unwrap();
+    let done = fixture.promote_as("m", with_gates(&json!({}))).unwrap();
     assert_eq!((done.changed, done.gates.len()), (true, 0));
     let event: Value = serde_json::from_str(&last_event(&ledger).after.unwrap()).unwrap();
-    assert_eq!(event["gates"]["instead_of"], json!({"golden": true}), "that they were switched off is on record");
-    house.rollback("m").unwrap();
+    assert_eq!(
+        event["gates"]["instead_of"],
+        json!({"golden": true}),
+        "the audit trail says that they were switched off"
+    );
+    fixture.rollback("m").unwrap();
     let event: Value = serde_json::from_str(&last_event(&ledger).after.unwrap()).unwrap();
     assert!(event["gates"].is_null() && event["split"][0]["version"] == "1", "{event}");
-    assert_eq!(house.rollback("m").unwrap().to, version(2), "gates are for promotions");
+    assert_eq!(fixture.rollback("m").unwrap().to, version(2), "gates do not apply to rollbacks");
 }
 
 #[test]
-fn a_signature_gate_holds_also_where_breaking_callers_is_allowed() {
-    let (house, _) = house("");
-    house.ground.put("m", 3, "wide\nend");
-    house.wait_state("m", 3, State::Ready);
+fn a_signature_gate_applies_although_signature_changes_are_allowed() {
+    let (fixture, _) = two_versions("");
+    fixture.workspace.put("m", 3, "wide\nend");
+    fixture.wait_state("m", 3, State::Ready);
     let wide = |json: Value| {
-        let wish = Promote { version: version(3), allow_signature_change: true, ..asking(&json) };
-        house.promote_as("m", wish)
+        let request = Promote { version: version(3), allow_signature_change: true, ..with_gates(&json) };
+        fixture.promote_as("m", request)
     };
     let refused = wide(json!({"signature": true})).unwrap_err();
     assert!(refused.details[0].contains("signature: requires exactly the signature of version 1"), "{refused:?}");
@@ -200,45 +208,45 @@ fn a_signature_gate_holds_also_where_breaking_callers_is_allowed() {
 }
 
 #[test]
-fn pairs_of_other_bytes_under_the_number_do_not_count() {
-    let (house, _) = house("");
-    house.compared("m", 1, 2, 50, 50);
-    house.compared("m", 2, 1, 50, 50);
+fn pairs_of_earlier_bytes_of_the_version_do_not_count() {
+    let (fixture, _) = two_versions("");
+    fixture.compared("m", 1, 2, 50, 50);
+    fixture.compared("m", 2, 1, 50, 50);
     let found = || {
-        let wish = asking(&json!({"shadow_pairs": 50, "shadow_agreement": 1}));
-        house.promote_as("m", Promote { dry_run: true, ..wish }).unwrap().gates[0].found.clone()
+        let request = with_gates(&json!({"shadow_pairs": 50, "shadow_agreement": 1}));
+        fixture.promote_as("m", Promote { dry_run: true, ..request }).unwrap().gates[0].found.clone()
     };
     assert_eq!(found(), "50");
-    house.unload("m", 2).unwrap();
-    house.load("m", 2).unwrap();
+    fixture.unload("m", 2).unwrap();
+    fixture.load("m", 2).unwrap();
     assert_eq!(found(), "50", "the same bytes are the same version");
-    house.unload("m", 2).unwrap();
-    house.ground.put("m", 2, &answers(9));
-    house.load("m", 2).unwrap();
-    assert_eq!(house.predict_as("m", Selector::Version(version(2))).unwrap(), 9);
+    fixture.unload("m", 2).unwrap();
+    fixture.workspace.put("m", 2, &answers(9));
+    fixture.load("m", 2).unwrap();
+    assert_eq!(fixture.predict_as("m", Selector::Version(version(2))).unwrap(), 9);
     assert_eq!(found(), "0");
-    assert_eq!(house.figures.of(&name("m")).len(), 0, "neither as a shadow nor as a primary");
+    assert_eq!(fixture.figures.of(&name("m")).len(), 0, "neither as a shadow nor as a primary");
 }
 
-// === of itself ===
+// === automatic promotions ===
 
 #[test]
-fn auto_promote_waits_for_the_pairs_its_gates_ask_for() {
-    let (house, ledger) = house("auto_promote = true\n[gates]\nshadow_agreement = 0.9\nshadow_pairs = 50\n");
-    let notes = |v| house.status("m", v).unwrap().notes.join(" ");
-    eventually("it is said", || notes(2).contains("not promoted of itself"));
+fn auto_promote_waits_until_its_gates_have_enough_pairs() {
+    let (fixture, ledger) = two_versions("auto_promote = true\n[gates]\nshadow_agreement = 0.9\nshadow_pairs = 50\n");
+    let notes = |v| fixture.status("m", v).unwrap().notes.join(" ");
+    eventually("it is reported", || notes(2).contains("not promoted automatically"));
     assert!(
         notes(2).contains("shadow_pairs: requires at least 50 pairs") && notes(2).contains("found: 0"),
         "{}",
         notes(2)
     );
-    assert_eq!(house.predict("m").unwrap(), 1);
-    house.compared("m", 1, 2, 50, 44);
-    eventually("the note follows", || notes(2).contains("0.88 (44 of 50)"));
-    assert_eq!(house.predict("m").unwrap(), 1);
-    house.compared("m", 1, 2, 60, 57);
-    house.wait_state("m", 2, State::Serving);
-    eventually("it is said no more", || notes(2).is_empty());
+    assert_eq!(fixture.predict("m").unwrap(), 1);
+    fixture.compared("m", 1, 2, 50, 44);
+    eventually("the note is updated", || notes(2).contains("0.88 (44 of 50)"));
+    assert_eq!(fixture.predict("m").unwrap(), 1);
+    fixture.compared("m", 1, 2, 60, 57);
+    fixture.wait_state("m", 2, State::Serving);
+    eventually("the note is removed", || notes(2).is_empty());
     let event = last_event(&ledger);
     let after: Value = serde_json::from_str(&event.after.unwrap()).unwrap();
     assert_eq!((&*event.action, &after["gates"]["from"]), ("auto_promote", &json!("model.toml")));
@@ -246,18 +254,18 @@ fn auto_promote_waits_for_the_pairs_its_gates_ask_for() {
 }
 
 #[test]
-fn auto_promote_looks_again_when_model_toml_changes() {
-    let (house, _) = house("auto_promote = true\n[gates]\ngolden = true\n");
-    let notes = |v| house.status("m", v).unwrap().notes.join(" ");
-    eventually("it is said", || notes(2).contains("golden"));
-    house.ground.write("m", "model.toml", "auto_promote = true\n");
-    house.wait_state("m", 2, State::Serving);
-    eventually("it is said no more", || notes(2).is_empty());
-    house.ground.put("m", 3, "wide\nend");
-    house.wait_state("m", 3, State::Ready);
+fn auto_promote_tries_again_when_model_toml_changes() {
+    let (fixture, _) = two_versions("auto_promote = true\n[gates]\ngolden = true\n");
+    let notes = |v| fixture.status("m", v).unwrap().notes.join(" ");
+    eventually("it is reported", || notes(2).contains("golden"));
+    fixture.workspace.write("m", "model.toml", "auto_promote = true\n");
+    fixture.wait_state("m", 2, State::Serving);
+    eventually("the note is removed", || notes(2).is_empty());
+    fixture.workspace.put("m", 3, "wide\nend");
+    fixture.wait_state("m", 3, State::Ready);
     eventually("its signature breaks callers", || notes(3).contains("extra"));
-    house.ground.write("m", "model.toml", "auto_promote = true\ndescription = \"d\"\n");
-    house.ground.put("m", 4, &answers(4));
-    house.wait_state("m", 4, State::Serving);
-    assert!(notes(3).contains("extra"), "it was looked at again, and is no better");
+    fixture.workspace.write("m", "model.toml", "auto_promote = true\ndescription = \"d\"\n");
+    fixture.workspace.put("m", 4, &answers(4));
+    fixture.wait_state("m", 4, State::Serving);
+    assert!(notes(3).contains("extra"), "it was checked again and still breaks callers");
 }

@@ -1,6 +1,6 @@
-//! What lies beside a model to check it: golden answers and warm-up requests.
+//! Golden answers and warm-up requests beside a model.
 
-use super::house::*;
+use super::fixture::*;
 use crate::registry::{Stage, State};
 use serde_json::{Value, json};
 
@@ -13,13 +13,13 @@ fn golden(cases: &[f64]) -> String {
     json!({"rtol": 1e-3, "atol": 0.0, "cases": cases.iter().map(case).collect::<Vec<_>>()}).to_string()
 }
 
-/// Brings up a model that answers 2, with one file beside it.
+/// Loads a model that answers 2, with one file beside it.
 fn with(file: &str, text: &str) -> crate::registry::VersionStatus {
-    let ground = Ground::new();
-    ground.put_with("m", 1, &[("model.onnx", &answers(2)), (file, text)]);
-    let house = ground.start();
-    house.wait_ready();
-    house.status("m", 1).unwrap()
+    let workspace = Workspace::new();
+    workspace.put_with("m", 1, &[("model.onnx", &answers(2)), (file, text)]);
+    let fixture = workspace.start();
+    fixture.wait_ready();
+    fixture.status("m", 1).unwrap()
 }
 
 #[track_caller]
@@ -39,19 +39,19 @@ fn golden_answers_are_checked_within_their_tolerance() {
 }
 
 #[test]
-fn a_wrong_answer_names_its_case_its_output_and_its_element() {
+fn a_wrong_answer_is_reported_with_case_output_and_element() {
     failed("golden.json", &golden(&[2.0, 2.5]), Stage::Verify, &["case 1", "\"y\"", "[1]", "2.5"]);
 }
 
 #[test]
-fn golden_answers_that_cannot_be_asked_fail_the_version() {
+fn golden_requests_that_are_refused_fail_the_version() {
     let unknown = json!({"cases": [{"request": {"inputs": []}, "outputs": []}]}).to_string();
     failed("golden.json", &unknown, Stage::Verify, &["case 0", "input \"x\" is missing"]);
     failed("golden.json", "{\"cases\": [", Stage::Verify, &["golden.json"]);
 }
 
 #[test]
-fn a_warm_up_somebody_wrote_has_to_work() {
+fn a_written_warm_up_must_succeed() {
     let fine = json!({"requests": [{"inputs": [x(1)]}, {"inputs": [x(3)]}]}).to_string();
     let status = with("warmup.json", &fine);
     assert_eq!((status.state, status.notes.len()), (State::Serving, 0));
@@ -61,11 +61,11 @@ fn a_warm_up_somebody_wrote_has_to_work() {
 }
 
 #[test]
-fn mended_golden_answers_let_the_version_in() {
-    let ground = Ground::new();
-    ground.put_with("m", 1, &[("model.onnx", &answers(2)), ("golden.json", &golden(&[9.0]))]);
-    let house = ground.start();
-    house.wait_state("m", 1, State::Failed);
-    house.ground.write("m/1", "golden.json", &golden(&[2.0]));
-    house.wait_state("m", 1, State::Serving);
+fn a_version_is_loaded_once_its_golden_answers_are_corrected() {
+    let workspace = Workspace::new();
+    workspace.put_with("m", 1, &[("model.onnx", &answers(2)), ("golden.json", &golden(&[9.0]))]);
+    let fixture = workspace.start();
+    fixture.wait_state("m", 1, State::Failed);
+    fixture.workspace.write("m/1", "golden.json", &golden(&[2.0]));
+    fixture.wait_state("m", 1, State::Serving);
 }

@@ -1,6 +1,7 @@
+mod faults;
+mod fixture;
 mod gates;
 mod golden;
-mod house;
 mod keep_warm;
 mod operators;
 mod restart;

@@ -1,12 +1,12 @@
-//! A models directory, a ledger, a manager and an engine that does what the "models" say: all a test needs.
+//! A models directory, a ledger, a manager and a fake engine whose behaviour the text of each "model" decides.
 
 use super::super::{Config, Handle, Journal, Promote, Stop, start_with};
 use crate::backend::fake::{Fake, FakeEngine};
 use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
-use crate::ledger;
+use crate::ledger::{self, Change, Committed, LedgerError, LedgerReader, LedgerWriter, ModelState, Revision};
 use crate::lifecycle::Actor;
-use crate::lifecycle::Loader;
 use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
+use crate::prepare::Loader;
 use crate::registry::{self, Entry, Reader, Snapshot, State, VersionStatus};
 use crate::route::{Ask, Proposal, Selector};
 use crate::shadow::{Agreement, Figures};
@@ -18,8 +18,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Long enough for a busy machine; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough for a busy machine. A test that waits this long has failed.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub fn name(text: &str) -> ModelName {
     text.parse().unwrap()
@@ -36,23 +36,23 @@ pub fn ann() -> Actor {
 /// Waits until a condition holds.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let never = crossbeam_channel::never::<()>();
     while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "this did not happen: {what}");
         let _ = never.recv_timeout(Duration::from_millis(2));
     }
 }
 
 /// Waits for an operator's answer.
-pub fn ask<F: Future>(answer: F) -> F::Output {
+pub fn wait<F: Future>(answer: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(answer)
 }
 
-/// What is asked of the engine while it loads.
+/// Blocks loads of the fake engine.
 #[derive(Default)]
 pub struct Gate {
-    /// Loads of these wait.
+    /// Directories whose loads wait.
     closed: Mutex<Vec<PathBuf>>,
     changed: Condvar,
 }
@@ -73,17 +73,17 @@ impl Gate {
     }
 }
 
-/// Everything on disk; managers come and go in it.
-pub struct Ground {
+/// The files of a test. Several managers can be started on it, one after the other.
+pub struct Workspace {
     pub dir: TempDir,
     pub gate: Arc<Gate>,
-    /// Loads the engine was asked for.
+    /// The directories that the engine was asked to load.
     pub loads: Arc<Mutex<Vec<PathBuf>>>,
 }
 
-/// A running manager on its ground.
-pub struct House {
-    pub ground: Ground,
+/// A running manager with its files.
+pub struct Fixture {
+    pub workspace: Workspace,
     pub handle: Handle,
     pub stop: Option<Stop>,
     pub reader: Reader,
@@ -91,11 +91,11 @@ pub struct House {
     pub figures: Figures,
 }
 
-impl Ground {
-    pub fn new() -> Ground {
+impl Workspace {
+    pub fn new() -> Workspace {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("models")).unwrap();
-        Ground { dir, gate: Arc::default(), loads: Arc::default() }
+        Workspace { dir, gate: Arc::default(), loads: Arc::default() }
     }
 
     pub fn models(&self) -> PathBuf {
@@ -106,7 +106,7 @@ impl Ground {
         self.models().join(model).join(v.to_string())
     }
 
-    /// Puts a version there at once, as a rename does.
+    /// Adds a version at once, by a rename.
     pub fn put(&self, model: &str, v: u64, text: &str) {
         self.put_with(model, v, &[("model.onnx", text)]);
     }
@@ -139,17 +139,17 @@ impl Ground {
         }
     }
 
-    pub fn start(self) -> House {
+    pub fn start(self) -> Fixture {
         let config = self.config();
         self.start_with(config)
     }
 
-    pub fn start_with(self, config: Config) -> House {
+    pub fn start_with(self, config: Config) -> Fixture {
         let (writer, _) = ledger::open(&self.dir.path().join("data")).unwrap();
         self.start_on(config, Box::new(writer))
     }
 
-    pub fn start_on(self, config: Config, journal: Box<dyn Journal>) -> House {
+    pub fn start_on(self, config: Config, journal: Box<dyn Journal>) -> Fixture {
         let (writer, reader) = registry::new();
         let telemetry = Telemetry::new();
         let (gate, loads) = (Arc::clone(&self.gate), Arc::clone(&self.loads));
@@ -158,14 +158,14 @@ impl Ground {
             gate.pass(&files.dir);
             read(files)
         });
-        let engines = Arc::new(Only(engine));
+        let engines = Arc::new(OneEngine(engine));
         let figures = Figures::default();
         let (handle, stop) = start_with(config, engines, writer, journal, figures.clone(), telemetry.clone()).unwrap();
-        House { ground: self, handle, stop: Some(stop), reader, telemetry, figures }
+        Fixture { workspace: self, handle, stop: Some(stop), reader, telemetry, figures }
     }
 }
 
-impl House {
+impl Fixture {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.reader.snapshot()
     }
@@ -196,11 +196,11 @@ impl House {
     }
 
     pub fn loads(&self, model: &str, v: u64) -> usize {
-        let dir = self.ground.version_dir(model, v);
-        self.ground.loads.lock().unwrap().iter().filter(|d| **d == dir).count()
+        let dir = self.workspace.version_dir(model, v);
+        self.workspace.loads.lock().unwrap().iter().filter(|d| **d == dir).count()
     }
 
-    /// What an un-pinned request is answered.
+    /// The answer to a request without a version.
     pub fn predict(&self, model: &str) -> Result<u64, Failure> {
         self.predict_as(model, Selector::Traffic)
     }
@@ -222,11 +222,11 @@ impl House {
         self.promote_as(model, promote(v))
     }
 
-    pub fn promote_as(&self, model: &str, wish: Promote) -> Result<super::super::Promotion, Failure> {
-        ask(self.handle.promote(name(model), wish))
+    pub fn promote_as(&self, model: &str, request: Promote) -> Result<super::super::Promotion, Failure> {
+        wait(self.handle.promote(name(model), request))
     }
 
-    /// As if a shadow's answers had been held against those of a primary.
+    /// Simulates compared answers of a shadow and a primary.
     pub fn compared(&self, model: &str, primary: u64, shadow: u64, pairs: u64, agreed: u64) {
         let sha256 =
             |v| self.status(model, v).and_then(|s| s.facts).map(|facts| facts.sha256.clone()).unwrap_or_default();
@@ -236,30 +236,30 @@ impl House {
 
     pub fn put(&self, model: &str, document: &serde_json::Value) -> Result<super::super::Published, Failure> {
         let proposal = Proposal::parse(document).unwrap();
-        ask(self.handle.put_traffic(name(model), proposal, None, ann()))
+        wait(self.handle.put_traffic(name(model), proposal, None, ann()))
     }
 
     pub fn rollback(&self, model: &str) -> Result<super::super::RolledBack, Failure> {
-        ask(self.handle.rollback(name(model), "back".to_owned(), ann()))
+        wait(self.handle.rollback(name(model), "back".to_owned(), ann()))
     }
 
     pub fn load(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
-        ask(self.handle.load(name(model), version(v), true, ann()))
+        wait(self.handle.load(name(model), version(v), true, ann()))
     }
 
     pub fn unload(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
-        ask(self.handle.unload(name(model), version(v), true, ann()))
+        wait(self.handle.unload(name(model), version(v), true, ann()))
     }
 
-    /// Stops the manager, and leaves the ground for another.
-    pub fn close(mut self) -> Ground {
-        self.stop.take().unwrap().stop(PATIENCE);
-        self.ground.loads.lock().unwrap().clear();
-        self.ground
+    /// Stops the manager and returns the files for another one.
+    pub fn close(mut self) -> Workspace {
+        self.stop.take().unwrap().stop(TIMEOUT);
+        self.workspace.loads.lock().unwrap().clear();
+        self.workspace
     }
 }
 
-/// A promotion as most are asked for.
+/// A promotion with the usual options.
 pub fn promote(v: u64) -> Promote {
     Promote {
         version: version(v),
@@ -277,7 +277,7 @@ pub fn request(rows: usize) -> InferenceRequest {
     InferenceRequest { inputs, ..InferenceRequest::default() }
 }
 
-/// What a "model.onnx" of these tests says: a line per wish.
+/// Reads a "model.onnx" of these tests: one instruction per line.
 fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
     let text = std::fs::read_to_string(files.model())
         .map_err(|source| LoadError::Io { what: "model.onnx".to_owned(), source })?;
@@ -314,7 +314,7 @@ fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
         vec![Tensor::new(Shape::new(&[rows]), Data::Fp32(vec![answer; rows].into())).unwrap()]
     });
     if strict {
-        // The eight rows that are tried for batching, then one row of zeros, one of ones.
+        // Eight rows are tried for batching, then one row of zeros and one of ones.
         for _ in 0..10 {
             fake.fail_next(RunError::Refused("neither zeros nor ones".to_owned()));
         }
@@ -322,16 +322,71 @@ fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
     Ok(fake)
 }
 
-/// A model that answers a number.
+/// A model that answers with a number.
 pub fn answers(n: u64) -> String {
     format!("answer {n}\nend")
 }
 
+/// A loader with one engine.
 #[derive(Debug)]
-struct Only(FakeEngine);
+struct OneEngine(FakeEngine);
 
-impl Loader for Only {
+impl Loader for OneEngine {
     fn load(&self, _: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
         self.0.load(files)
+    }
+}
+
+// === the ledger ===
+
+/// A ledger that fails on demand.
+pub struct FaultyJournal {
+    ledger: LedgerWriter,
+    pub reader: LedgerReader,
+    fault: FaultSwitch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// The disk is full.
+    Full,
+    /// Commits panic.
+    Panic,
+}
+
+#[derive(Debug, Clone)]
+pub struct FaultSwitch(Arc<Mutex<Fault>>);
+
+impl FaultSwitch {
+    pub fn set(&self, fault: Fault) {
+        *self.0.lock().unwrap() = fault;
+    }
+}
+
+impl FaultyJournal {
+    pub fn new(workspace: &Workspace) -> (FaultyJournal, FaultSwitch) {
+        let (ledger, reader) = ledger::open(&workspace.dir.path().join("data")).unwrap();
+        let fault = FaultSwitch(Arc::new(Mutex::new(Fault::None)));
+        (FaultyJournal { ledger, reader, fault: fault.clone() }, fault)
+    }
+}
+
+impl Journal for FaultyJournal {
+    fn load(&self) -> Result<Vec<ModelState>, LedgerError> {
+        self.ledger.load()
+    }
+
+    fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError> {
+        self.ledger.previous_document(model)
+    }
+
+    fn commit(&mut self, change: Change) -> Result<Committed, LedgerError> {
+        let fault = *self.fault.0.lock().unwrap();
+        match fault {
+            Fault::None => self.ledger.commit(change),
+            Fault::Full => Err(LedgerError::Full { file: "/data/ledger.sqlite3".into() }),
+            Fault::Panic => panic!("the ledger panics"),
+        }
     }
 }
