@@ -9,6 +9,8 @@ mod compare;
 pub mod config;
 mod dataset;
 pub mod execute;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http;
 pub mod ledger;
 pub mod lifecycle;

@@ -29,6 +29,8 @@ mod ort;
 mod tract;
 
 pub use engines::{EngineInfo, Engines};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use onnx::OnnxFile;
 
 use crate::model::{Checked, Signature};
 use crate::tensor::Tensor;

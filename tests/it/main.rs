@@ -1,7 +1,7 @@
-//! Behaviours of the whole gateway, over real sockets; a file each.
+//! Tests of the whole gateway over real sockets, one file for each behaviour.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
-#![allow(clippy::too_many_lines, reason = "a table of bad inputs is as long as it is")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue should fail there")]
+#![allow(clippy::too_many_lines, reason = "tables of inputs are long")]
 
 mod support;
 

@@ -1,132 +1,178 @@
-//! Keeps the doors honest: each room's `Uses:` line says what it imports, and nothing imports in a circle.
+//! The map of the rooms: what each says it uses is what it imports, and no two rooms import each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-type Rooms = BTreeMap<String, BTreeSet<String>>;
+/// Names of rooms.
+type Rooms = BTreeSet<String>;
 
-fn files(dir: &Path, into: &mut Vec<PathBuf>) {
+/// The room that composes all others; it may import every one.
+const TOP: &str = "app";
+
+fn rooms() -> Rooms {
+    let entries = fs::read_dir("src").unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+}
+
+fn source_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files(&path, into);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            into.push(path);
+            files.extend(source_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
         }
     }
+    files
 }
 
-/// What the code of a room names of other rooms: every `crate::ROOM` outside tests.
-fn imports(room: &str, rooms: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut found = Vec::new();
-    files(&Path::new("src").join(room), &mut found);
-    let is_test = |p: &PathBuf| {
-        p.components().any(|c| c.as_os_str().to_string_lossy().starts_with("test"))
-            || p.components().any(|c| c.as_os_str() == "conformance")
-    };
-    let mut used = BTreeSet::new();
-    for file in found.iter().filter(|p| !is_test(p)) {
-        let text = fs::read_to_string(file).unwrap();
-        // Unit tests at a file's end may use whatever they like.
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        for line in code.lines().filter(|l| !l.trim_start().starts_with("//")) {
-            for (at, _) in line.match_indices("crate::") {
-                let name: String =
-                    line[at + 7..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-                if rooms.contains(&name) && name != room {
-                    used.insert(name);
-                }
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| {
+        let part = part.as_os_str().to_string_lossy();
+        part.starts_with("test") || part == "conformance"
+    })
+}
+
+/// A file without comments, and without the unit tests at its end.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The words of a text that are names of rooms.
+fn named_in(text: &str, rooms: &Rooms) -> Rooms {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| rooms.contains(*word)).map(str::to_owned).collect()
+}
+
+/// The first name of each path behind `crate::`, where `code` may go on with a path or with a group of them:
+/// `a::b`, or `{a, b::{c, d}}`.
+fn heads(code: &str) -> Vec<&str> {
+    let name = |path: &str| path.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(path.len());
+    let Some(group) = code.strip_prefix('{') else { return vec![&code[..name(code)]] };
+    let (mut heads, mut depth, mut start) = (Vec::new(), 0, 0);
+    for (at, c) in group.char_indices() {
+        let ends = depth == 0 && matches!(c, ',' | '}');
+        if ends {
+            let path = group[start..at].trim();
+            heads.push(&path[..name(path)]);
+            start = at + 1;
+        }
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    heads
+}
+
+/// The other rooms that the code of a room names, tests aside.
+fn imports(room: &str, rooms: &Rooms) -> Rooms {
+    let mut imported = Rooms::new();
+    for file in source_files(&Path::new("src").join(room)).iter().filter(|file| !is_test(file)) {
+        let code = code(file);
+        let paths = code.match_indices("crate::").flat_map(|(at, found)| heads(&code[at + found.len()..]));
+        imported.extend(paths.filter(|head| *head != room && rooms.contains(*head)).map(str::to_owned));
+    }
+    imported
+}
+
+/// The rooms in the `Uses:` paragraph of a room's `mod.rs`, or what is wrong with its contract.
+fn declared(room: &str, rooms: &Rooms) -> Result<Rooms, String> {
+    let text = fs::read_to_string(Path::new("src").join(room).join("mod.rs")).unwrap();
+    let contract: Vec<&str> =
+        text.lines().take_while(|line| line.starts_with("//!")).map(|line| line[3..].trim()).collect();
+    if !contract.first().is_some_and(|first| first.starts_with(&format!("{room}: "))) {
+        return Err(format!("src/{room}/mod.rs begins with `//! {room}: ` and one sentence"));
+    }
+    let contract = contract.join("\n");
+    if !contract.contains("Invariant:") {
+        return Err(format!("src/{room}/mod.rs states an invariant"));
+    }
+    let (_, uses) =
+        contract.split_once("\nUses:").ok_or_else(|| format!("src/{room}/mod.rs has a `Uses:` paragraph"))?;
+    let uses = uses.split("\n\n").next().unwrap();
+    if uses.contains("every room") {
+        return Ok(rooms.iter().filter(|other| *other != room).cloned().collect());
+    }
+    Ok(named_in(uses, rooms))
+}
+
+/// One line for each room where `said` differs from what the room imports.
+fn differences(said: impl Fn(&str, &Rooms) -> Result<Rooms, String>) -> Vec<String> {
+    let rooms = rooms();
+    let mut wrong = Vec::new();
+    for room in rooms.iter().filter(|room| *room != TOP) {
+        let imported = imports(room, &rooms);
+        match said(room, &rooms) {
+            Err(complaint) => wrong.push(complaint),
+            Ok(said) if said == imported => {}
+            Ok(said) => {
+                let missing: Vec<_> = imported.difference(&said).collect();
+                let surplus: Vec<_> = said.difference(&imported).collect();
+                wrong.push(format!(
+                    "{room}: imports {missing:?} without saying so, names {surplus:?} without importing"
+                ));
             }
         }
     }
-    used
-}
-
-/// What a room's plaque says it uses: the words of its `Uses:` paragraph that are rooms.
-fn declared(room: &str, rooms: &BTreeSet<String>) -> BTreeSet<String> {
-    let door = fs::read_to_string(Path::new("src").join(room).join("mod.rs")).unwrap();
-    let plaque: Vec<&str> = door.lines().take_while(|l| l.starts_with("//!")).collect();
-    assert!(plaque[0].starts_with(&format!("//! {room}: ")), "src/{room}/mod.rs begins with its name and one sentence");
-    let text = plaque.iter().map(|l| l.trim_start_matches("//!").trim()).collect::<Vec<_>>().join("\n");
-    assert!(text.contains("Invariant:"), "src/{room}/mod.rs says what is absent");
-    let start = text.find("\nUses:").unwrap_or_else(|| panic!("src/{room}/mod.rs has a Uses: line")) + 6;
-    let uses = text[start..].split("\n\n").next().unwrap();
-    if uses.contains("every room") {
-        return rooms.iter().filter(|r| *r != room).cloned().collect();
-    }
-    uses.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|w| rooms.contains(*w))
-        .map(str::to_owned)
-        .collect()
-}
-
-fn rooms() -> BTreeSet<String> {
-    fs::read_dir("src")
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.is_dir())
-        .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
-        .collect()
+    wrong
 }
 
 #[test]
-fn every_plaque_tells_the_truth() {
-    let rooms = rooms();
-    for room in rooms.iter().filter(|r| *r != "app") {
-        assert_eq!(
-            declared(room, &rooms),
-            imports(room, &rooms),
-            "{room}: what its plaque says against what it imports"
-        );
-    }
-}
-
-#[test]
-fn dependencies_go_one_way() {
-    let names = rooms();
-    let graph: Rooms = names.iter().map(|r| (r.clone(), imports(r, &names))).collect();
-    let mut done: BTreeSet<&str> = BTreeSet::new();
-    while done.len() < graph.len() {
-        let next: Vec<&str> = graph
-            .iter()
-            .filter(|(room, uses)| !done.contains(room.as_str()) && uses.iter().all(|u| done.contains(u.as_str())))
-            .map(|(room, _)| room.as_str())
-            .collect();
-        let left: Vec<&String> = graph.keys().filter(|r| !done.contains(r.as_str())).collect();
-        assert!(!next.is_empty(), "these rooms import each other in a circle: {left:?}");
-        done.extend(next);
-    }
+fn every_room_declares_what_it_imports() {
+    let wrong = differences(declared);
+    assert!(wrong.is_empty(), "`Uses:` in src/ROOM/mod.rs against the imports:\n{}", wrong.join("\n"));
 }
 
 #[test]
 fn every_room_has_its_card_in_the_architecture() {
     let text = fs::read_to_string("docs/ARCHITECTURE.md").unwrap();
-    let all = rooms();
-    for room in all.iter().filter(|r| *r != "app") {
-        let card = text.lines().find(|l| l.starts_with(&format!("| `{room}` |")));
-        let card = card.unwrap_or_else(|| panic!("docs/ARCHITECTURE.md has a card for {room}"));
-        let uses = card.split('|').nth(3).unwrap();
-        let said: BTreeSet<String> = uses
-            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .filter(|w| all.contains(*w))
-            .map(str::to_owned)
-            .collect();
-        assert_eq!(said, imports(room, &all), "{room}: what its card says against what it imports");
+    let wrong = differences(|room, rooms| {
+        let card = text.lines().find(|line| line.starts_with(&format!("| `{room}` |")));
+        let card = card.ok_or_else(|| format!("docs/ARCHITECTURE.md has no card for {room}"))?;
+        let uses = card.split('|').nth(3).ok_or_else(|| format!("the card of {room} has a third column"))?;
+        Ok(named_in(uses, rooms))
+    });
+    assert!(wrong.is_empty(), "cards in docs/ARCHITECTURE.md against the imports:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn dependencies_go_one_way() {
+    let names = rooms();
+    let mut left: BTreeMap<&String, Rooms> = names.iter().map(|room| (room, imports(room, &names))).collect();
+    while !left.is_empty() {
+        let free: Vec<&String> =
+            left.iter().filter(|(_, uses)| uses.iter().all(|used| !left.contains_key(used))).map(|(r, _)| *r).collect();
+        assert!(!free.is_empty(), "these rooms import each other in a circle: {left:#?}");
+        left.retain(|room, _| !free.contains(room));
     }
 }
 
 #[test]
-fn only_the_registry_names_arc_swap_and_unsafe_is_where_it_is_said() {
-    let mut all = Vec::new();
-    files(Path::new("src"), &mut all);
-    for file in all {
-        let text = fs::read_to_string(&file).unwrap();
-        let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-        let shown = file.display().to_string();
-        assert!(!code.contains("ArcSwap") || shown.starts_with("src/registry/"), "{shown} names ArcSwap");
-        let is_test = shown.contains("/tests") || shown.contains("/conformance/");
-        let may = is_test || shown.starts_with("src/backend/ort") || shown == "src/lifecycle/memory.rs";
-        assert!(!code.contains("unsafe {") || may, "{shown} has an unsafe block");
+fn imports_are_found_in_groups_too() {
+    assert_eq!(heads("route::Router;"), ["route"]);
+    assert_eq!(heads("{\n    codec::{json, oip::{self, Form}},\n    model,\n};\nuse x::{y};"), ["codec", "model"]);
+    assert_eq!(heads("{model::Failure, tensor};"), ["model", "tensor"]);
+}
+
+#[test]
+fn arc_swap_is_in_the_registry_only_and_unsafe_in_the_named_files() {
+    let mut wrong = Vec::new();
+    for file in source_files(Path::new("src")) {
+        let (code, shown) = (code(&file), file.display().to_string());
+        if code.contains("ArcSwap") && !shown.starts_with("src/registry/") {
+            wrong.push(format!("{shown} names ArcSwap"));
+        }
+        let may = is_test(&file) || shown.starts_with("src/backend/ort") || shown == "src/lifecycle/memory.rs";
+        if code.contains("unsafe {") && !may {
+            wrong.push(format!("{shown} has an unsafe block"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,14 +1,16 @@
-//! Promotions that no caller notices.
+//! Promotions without a failed request, and without memory that stays behind.
 
-use crate::support::{Gateway, eventually, infer_body, onnx, resident};
+use crate::support::process::Served;
+use crate::support::{Gateway, eventually, infer_body, onnx};
 use serde_json::json;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// One keep-alive connection that sends a request and checks that the version named is the one whose weights answered.
-fn ask_until_done(address: SocketAddr, done: &AtomicBool, asked: &AtomicU64) -> Vec<String> {
+/// Sends requests over one connection. Returns a line for each that failed, or that names another version than the one whose
+/// weights answered.
+fn ask_until_done(address: &str, done: &AtomicBool, asked: &AtomicU64) -> Vec<String> {
     let body = infer_body(&[1, 4], &[1.0, 2.0, 3.0, 4.0]);
     let request =
         format!("POST /v2/models/self/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -46,58 +48,58 @@ fn ask_until_done(address: SocketAddr, done: &AtomicBool, asked: &AtomicU64) -> 
     wrong
 }
 
-/// Promotes back and forth while several connections ask without a pause.
-fn promote_back_and_forth(gateway: &Gateway, times: u64) -> u64 {
+/// Promotes versions 1 and 2 in turn while four connections send requests. Returns the number of requests.
+fn promote_back_and_forth(served: &Served, times: u64) -> u64 {
     let (done, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..4)
         .map(|_| {
-            let (done, asked, address) = (Arc::clone(&done), Arc::clone(&asked), gateway.data());
-            std::thread::spawn(move || ask_until_done(address, &done, &asked))
+            let (done, asked, address) = (Arc::clone(&done), Arc::clone(&asked), served.data.clone());
+            std::thread::spawn(move || ask_until_done(&address, &done, &asked))
         })
         .collect();
     for i in 0..times {
         let before = asked.load(Ordering::Relaxed);
         let to = 1 + i % 2;
-        let answer = gateway.promote("self", to);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(answer.json()["to"], to.to_string());
-        // Each promotion is felt by requests before the next one.
-        eventually("requests go on", || (asked.load(Ordering::Relaxed) > before + 4).then_some(()));
+        let body = json!({"version": to.to_string(), "reason": "a test"});
+        assert_eq!(served.admin_post("/api/v1/models/self:promote", &body)["to"], to.to_string());
+        // Every promotion serves some requests before the next one.
+        eventually("requests are answered", || (asked.load(Ordering::Relaxed) > before + 4).then_some(()));
     }
     done.store(true, Ordering::Relaxed);
     for client in clients {
         let wrong = client.join().unwrap();
-        assert!(wrong.is_empty(), "no request fails and none is answered by another version's weights: {wrong:#?}");
+        assert!(wrong.is_empty(), "failed requests, or answers of another version than the one they name: {wrong:#?}");
     }
     asked.load(Ordering::Relaxed)
 }
 
 #[test]
-fn two_hundred_promotions_under_load_fail_no_request() {
-    let gateway = Gateway::start(|models| {
-        onnx::install(models, "self", 1, &onnx::answering(1.0, 4, 20_000));
-        onnx::install(models, "self", 2, &onnx::answering(2.0, 4, 20_000));
-    });
-    promote_back_and_forth(&gateway, 20);
-    let before = resident();
-    let asked = promote_back_and_forth(&gateway, 200);
-    let after = resident();
+fn two_hundred_promotions_under_load_fail_no_request_and_keep_no_memory() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let models = dir.path().join("models");
+    onnx::install(&models, "self", 1, &onnx::answering(1.0, 4, 20_000));
+    onnx::install(&models, "self", 2, &onnx::answering(2.0, 4, 20_000));
+    let mut served = Served::start(dir.path());
+    served.ready();
+    promote_back_and_forth(&served, 20);
+    let before = served.resident();
+    let asked = promote_back_and_forth(&served, 200);
+    let after = served.resident();
     assert!(asked > 800, "{asked} requests");
-    // Other tests of this binary share the process; 64 MiB is what they take, and 200 leaked versions would be far more.
-    assert!(after < before + (64 << 20), "memory is flat: {} MiB before, {} MiB after", before >> 20, after >> 20);
-    let text = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
-    assert!(text.contains("sluicegate_swap_in_flight_requests"), "a swap's in-flight count is shown");
-    let history = gateway.admin_get("/api/v1/models/self/history").json();
-    assert!(history.to_string().len() > 200, "every document there has been is kept: {history}");
+    assert!(after < before + (32 << 20), "memory grew from {} MiB to {} MiB", before >> 20, after >> 20);
+    assert!(served.admin_get("/metrics").contains("sluicegate_swap_in_flight_requests"), "swaps have a metric");
+    let history: serde_json::Value = serde_json::from_str(&served.admin_get("/api/v1/models/self/history")).unwrap();
+    assert!(history.to_string().len() > 200, "the history has every document: {history}");
+    served.stop();
 }
 
 #[test]
-fn a_version_dropped_into_the_directory_is_taken_up_and_takes_no_traffic() {
+fn a_version_added_to_the_directory_becomes_ready_and_gets_no_traffic() {
     let gateway = Gateway::start(|models| onnx::install(models, "self", 1, &onnx::answering(1.0, 4, 0)));
     let started = std::time::Instant::now();
     onnx::install(&gateway.models(), "self", 2, &onnx::answering(2.0, 4, 0));
     gateway.wait_state("self", 2, "ready");
-    assert!(started.elapsed().as_secs() < 5, "taken up within 2 s of its last write, and this model loads at once");
+    assert!(started.elapsed().as_secs() < 5, "noticed within 2 s of its last write; this model loads at once");
     let body = infer_body(&[1, 4], &[0.0; 4]);
     assert_eq!(gateway.post("/v2/models/self/infer", &body).json()["model_version"], "1");
     assert_eq!(gateway.post("/v2/models/self/versions/2/infer", &body).json()["outputs"][0]["data"], json!([2.0]));
@@ -109,26 +111,30 @@ fn a_version_dropped_into_the_directory_is_taken_up_and_takes_no_traffic() {
 }
 
 #[test]
-fn two_hundred_versions_come_and_go_and_memory_comes_back() {
+fn forty_loads_of_a_version_keep_no_memory() {
     const WEIGHTS: usize = 500_000;
-    let gateway = Gateway::start(|models| onnx::install(models, "self", 1, &onnx::answering(1.0, 4, 0)));
-    onnx::install(&gateway.models(), "self", 2, &onnx::answering(2.0, 4, WEIGHTS));
-    gateway.wait_state("self", 2, "ready");
-    let mut after_first = 0;
+    const WEIGHTS_BYTES: u64 = WEIGHTS as u64 * 4;
+    let dir = tempfile::TempDir::new().unwrap();
+    let models = dir.path().join("models");
+    onnx::install(&models, "self", 1, &onnx::answering(1.0, 4, 0));
+    onnx::install(&models, "self", 2, &onnx::answering(2.0, 4, WEIGHTS));
+    let mut served = Served::start(dir.path());
+    served.wait_state("self", 2, "ready");
+    let mut after_five = 0;
     for i in 0..40 {
-        let unload = gateway.admin_send("POST", "/api/v1/models/self/versions/2:unload", &[], &json!({}));
-        assert_eq!(unload.status, 200, "{unload:?}");
+        served.admin_post("/api/v1/models/self/versions/2:unload", &json!({}));
         if i == 4 {
-            after_first = resident();
+            after_five = served.resident();
         }
-        let load = gateway.admin_send("POST", "/api/v1/models/self/versions/2:load", &[], &json!({}));
-        assert_eq!(load.status, 200, "{load:?}");
+        served.admin_post("/api/v1/models/self/versions/2:load", &json!({}));
     }
-    let last = resident();
+    served.admin_post("/api/v1/models/self/versions/2:unload", &json!({}));
+    let last = served.resident();
     assert!(
-        last < after_first + 35 * (WEIGHTS as u64 * 4) / 2,
-        "35 loads of 2 MB kept leave at least 35 MB: {} MiB then, {} MiB now",
-        after_first >> 20,
+        last < after_five + 35 * WEIGHTS_BYTES / 2,
+        "35 loads of 2 MB grew memory from {} MiB to {} MiB: more than half of them stayed",
+        after_five >> 20,
         last >> 20
     );
+    served.stop();
 }

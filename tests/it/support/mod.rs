@@ -1,4 +1,4 @@
-//! What the behaviours share: a gateway on ports of the system's choice, a models directory, a client.
+//! Shared by the tests: a gateway on free ports with directories of its own, and a client.
 
 pub mod onnx;
 pub mod process;
@@ -12,14 +12,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A running gateway with a models and a data directory of its own.
+/// A gateway that runs in the test process, with its own models and data directories.
 pub struct Gateway {
     pub app: Option<App>,
     pub dir: TempDir,
     agent: ureq::Agent,
 }
 
-/// An answer, whatever its status.
+/// An HTTP answer with any status.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -30,22 +30,22 @@ pub struct Answer {
 impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
-            .unwrap_or_else(|e| panic!("an answer should be JSON ({e}): {}", String::from_utf8_lossy(&self.body)))
+            .unwrap_or_else(|e| panic!("the answer is not JSON ({e}): {}", String::from_utf8_lossy(&self.body)))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
-    /// The promised shape of an error, and its code.
+    /// Checks that the answer is an error as the API promises it, and returns its code.
     pub fn code(&self) -> String {
         let json = self.json();
-        assert!(json["error"].as_str().is_some_and(|e| !e.is_empty()), "an error has a sentence: {json}");
+        assert!(json["error"].as_str().is_some_and(|e| !e.is_empty()), "an error has a message: {json}");
         json["code"].as_str().unwrap_or_else(|| panic!("an error has a code: {json}")).to_owned()
     }
 }
 
-/// Waits until a condition holds, and says which did not.
+/// Waits until `condition` gives a value. Fails after 30 seconds with `what` in the message.
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
@@ -58,12 +58,12 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 }
 
 impl Gateway {
-    /// Starts on a fresh directory that `fill` puts models into (under `models/`), and waits until it is ready.
+    /// Starts in a new directory and waits until the gateway is ready. `fill` writes models into the models directory first.
     pub fn start(fill: impl FnOnce(&Path)) -> Gateway {
         Gateway::start_with("", fill)
     }
 
-    /// The same, with configuration of one's own added.
+    /// The same, with more lines of configuration.
     pub fn start_with(config: &str, fill: impl FnOnce(&Path)) -> Gateway {
         let dir = TempDir::new().unwrap();
         let models = dir.path().join("models");
@@ -74,7 +74,7 @@ impl Gateway {
         gateway
     }
 
-    /// Starts on a directory that is there; does not wait.
+    /// Starts in an existing directory, and does not wait until the gateway is ready.
     pub fn start_in(dir: TempDir, config: &str) -> Gateway {
         let app = App::start(&configuration(dir.path(), config)).unwrap();
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
@@ -97,9 +97,9 @@ impl Gateway {
         self.dir.path().join("models")
     }
 
-    /// Stops cleanly and gives the directory back, for the next start.
+    /// Stops the gateway and returns its directory, for another start.
     pub fn stop(mut self) -> TempDir {
-        assert!(self.app.take().unwrap().stop(), "a stop ends everything in time");
+        assert!(self.app.take().unwrap().stop(), "the gateway stops within its grace period");
         std::mem::replace(&mut self.dir, TempDir::new().unwrap())
     }
 
@@ -148,7 +148,7 @@ impl Gateway {
         self.admin_send("POST", &format!("/api/v1/models/{model}:promote"), &[], &body)
     }
 
-    /// A version's state, as the admin API spells it; `None` where it is not known yet.
+    /// A version's state as the admin API names it; `None` when the version is unknown.
     pub fn state(&self, model: &str, version: u64) -> Option<String> {
         let answer = self.admin_get(&format!("/api/v1/models/{model}/versions/{version}"));
         (answer.status == 200).then(|| answer.json()["state"].as_str().unwrap().to_owned())
@@ -160,11 +160,11 @@ impl Gateway {
         });
     }
 
-    /// Sends bytes as they are and reads until the peer closes, or for at most ten seconds.
+    /// Sends these bytes over a new connection, and reads until the server closes it (at most ten seconds).
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.data()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        // The server may answer and close before it has read all of it.
+        // Errors are expected: the server may answer and close before it has read everything.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -180,11 +180,11 @@ impl Drop for Gateway {
     }
 }
 
-/// A configuration for tests: ports of the system's choice, quick to see new files.
+/// The configuration of a test gateway: free ports, and short times for noticing new files and for stopping.
 pub fn configuration(dir: &Path, more: &str) -> Config {
     let file = dir.join("sluicegate.toml");
     let (models, data) = (dir.join("models"), dir.join("data"));
-    // A short grace, as part of it is spent announcing the stop; a short settle, so that new files are seen soon.
+    // A stop spends part of its grace period announcing itself. `settle` is how long files must stay unchanged.
     let mut text = String::new();
     for (section, key) in [("[server]", "shutdown_grace = \"5s\""), ("[models]", "settle = \"100ms\"")] {
         if !more.contains(section) {
@@ -213,10 +213,4 @@ pub fn configuration(dir: &Path, more: &str) -> Config {
 /// An Open Inference Protocol body with one FP32 input `x` of the given shape and values.
 pub fn infer_body(shape: &[usize], data: &[f32]) -> String {
     serde_json::json!({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}]}).to_string()
-}
-
-/// Resident memory of this process, in bytes.
-pub fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }

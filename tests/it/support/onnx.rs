@@ -1,4 +1,4 @@
-//! Small ONNX models, written by hand: each answers what only it would answer.
+//! Small ONNX models, built by hand. Versions differ in their answers, so that a test sees which one answered.
 
 use prost::Message;
 use std::path::Path;
@@ -9,29 +9,29 @@ use tract_onnx::pb::{
 
 const FLOAT: i32 = pb::tensor_proto::DataType::Float as i32;
 
-/// `x` FP32 [N,width] → `y` FP32 [N,1], every element `answer`; with `weights` floats more to carry around.
+/// `x` FP32 [N,width] → `y` FP32 [N,1], every element `answer`. `weights` more floats make the model larger.
 pub fn answering(answer: f32, width: i64, weights: usize) -> Vec<u8> {
     let zero = vec![0.0f32; usize::try_from(width).unwrap()];
     let mut nodes = vec![node("MatMul", &["x", "zero"], &["nothing"]), node("Add", &["nothing", "answer"], &["sum"])];
     let mut initializers = vec![tensor("zero", &[width, 1], &zero), tensor("answer", &[1], &[answer])];
     if weights > 0 {
-        // [N,1] × [1,weights] → sum → times nought: used by the graph, so no optimiser throws it away, and adds nothing.
+        // [N,1] × [1,weights] → maximum → times zero: adds nothing, but no optimiser can remove it.
         let ballast: Vec<f32> = (0..weights).map(|i| (i % 7) as f32 * 0.25).collect();
         initializers.push(tensor("ballast", &[1, i64::try_from(weights).unwrap()], &ballast));
-        initializers.push(tensor("nought", &[1], &[0.0]));
-        nodes.push(node("MatMul", &["nothing", "ballast"], &["wide"]));
-        let mut reduce = node("ReduceMax", &["wide"], &["most"]);
+        initializers.push(tensor("zero_factor", &[1], &[0.0]));
+        nodes.push(node("MatMul", &["nothing", "ballast"], &["products"]));
+        let mut reduce = node("ReduceMax", &["products"], &["maximum"]);
         reduce.attribute.push(ints("axes", &[1]));
         nodes.push(reduce);
-        nodes.push(node("Mul", &["most", "nought"], &["gone"]));
-        nodes.push(node("Add", &["sum", "gone"], &["y"]));
+        nodes.push(node("Mul", &["maximum", "zero_factor"], &["no_change"]));
+        nodes.push(node("Add", &["sum", "no_change"], &["y"]));
     } else {
         nodes.push(node("Identity", &["sum"], &["y"]));
     }
     model(nodes, initializers, vec![value("x", &[None, Some(width)])], vec![value("y", &[None, Some(1)])])
 }
 
-/// `x` FP32 [N,2] → `y` FP32 [N,2], times a factor.
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` times a factor.
 pub fn scaling(factor: f32) -> Vec<u8> {
     model(
         vec![node("Mul", &["x", "factor"], &["y"])],
@@ -41,16 +41,16 @@ pub fn scaling(factor: f32) -> Vec<u8> {
     )
 }
 
-/// `x` FP32 [N,2] → `y` FP32 [N,2]: the same, with `off` added to the first of a row wherever that is above `threshold`.
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x`, with `off` added to the first element of each row where it is above `threshold`.
 pub fn off_above(threshold: f32, off: f32) -> Vec<u8> {
-    let mut cast = node("Cast", &["is_above"], &["one_or_none"]);
+    let mut cast = node("Cast", &["is_above"], &["one_or_zero"]);
     cast.attribute.push(int("to", i64::from(FLOAT)));
     model(
         vec![
             node("Greater", &["x", "thresholds"], &["is_above"]),
             cast,
-            node("Mul", &["one_or_none", "off"], &["more"]),
-            node("Add", &["x", "more"], &["y"]),
+            node("Mul", &["one_or_zero", "off"], &["offset"]),
+            node("Add", &["x", "offset"], &["y"]),
         ],
         vec![tensor("thresholds", &[2], &[threshold, f32::MAX]), tensor("off", &[1], &[off])],
         vec![value("x", &[None, Some(2)])],
@@ -58,7 +58,7 @@ pub fn off_above(threshold: f32, off: f32) -> Vec<u8> {
     )
 }
 
-/// `x` FP32 [N,2] → `y` FP32 [N,2]: the same, and a failed run wherever the first of a row is not from 0 to `most`: it is looked up
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` itself. A run fails when an element is not from 0 to `most`, because each is looked up
 /// in a table of that size.
 pub fn up_to(most: u8) -> Vec<u8> {
     let mut to_index = node("Cast", &["x"], &["index"]);
@@ -72,14 +72,14 @@ pub fn up_to(most: u8) -> Vec<u8> {
     )
 }
 
-/// `x` FP32 [N,2] → `y` FP32 [N,2]: each column's softmax over the rows, which so look at each other.
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: the softmax of each column over all rows, so that rows depend on each other.
 pub fn softmax_over_rows() -> Vec<u8> {
     let mut softmax = node("Softmax", &["x"], &["y"]);
     softmax.attribute.push(int("axis", 0));
     model(vec![softmax], Vec::new(), vec![value("x", &[None, Some(2)])], vec![value("y", &[None, Some(2)])])
 }
 
-/// Each type there is, [N,2] in and the same out: `bool` → `bool_out`, `uint8` → `uint8_out`, … `string` → `string_out`.
+/// Copies one [N,2] input of every datatype: `bool` → `bool_out`, `uint8` → `uint8_out`, … `string` → `string_out`.
 pub fn echoing_every_type() -> Vec<u8> {
     use pb::tensor_proto::DataType as T;
     let types = [
@@ -105,7 +105,7 @@ pub fn echoing_every_type() -> Vec<u8> {
     model(nodes, Vec::new(), inputs, outputs)
 }
 
-/// A model whose one operator exists in no engine.
+/// A model with an operator that no engine has.
 pub fn unknown_operator() -> Vec<u8> {
     model(
         vec![node("FrobnicateTwice", &["x"], &["y"])],
@@ -115,12 +115,12 @@ pub fn unknown_operator() -> Vec<u8> {
     )
 }
 
-/// Writes a version whole: into a directory beside, then renamed, as careful tools do.
+/// Installs a version in one step: writes a temporary directory and renames it.
 pub fn install(models: &Path, model: &str, version: u64, bytes: &[u8]) {
-    let aside = models.join(model).join(format!(".{version}.tmp"));
-    std::fs::create_dir_all(&aside).unwrap();
-    std::fs::write(aside.join("model.onnx"), bytes).unwrap();
-    std::fs::rename(&aside, models.join(model).join(version.to_string())).unwrap();
+    let temporary = models.join(model).join(format!(".{version}.tmp"));
+    std::fs::create_dir_all(&temporary).unwrap();
+    std::fs::write(temporary.join("model.onnx"), bytes).unwrap();
+    std::fs::rename(&temporary, models.join(model).join(version.to_string())).unwrap();
 }
 
 fn model(
