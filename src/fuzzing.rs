@@ -22,8 +22,11 @@ use bytes::Bytes;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
+/// Runs one decoder on these bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also the name of its corpus directory.
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("feedback", feedback),
     ("golden", golden),
     ("model_toml", model_toml),
