@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# How near Sluicegate comes to the floor: both under the same closed loop, in interleaved rounds, and the ratio of the medians.
+# Compares Sluicegate with the floor: both under the same closed loop, in interleaved rounds. Prints the ratio of the medians.
 #
 #   loadtest/compare.sh [-n ROUNDS] [-s SECONDS] [-c CONNECTIONS] [-t WRK_THREADS] [-p] FLOOR SLUICEGATE
 #                       default 7, 4, 32, 2
-#   -p  the server on the first core alone and wrk on the others: steadier, as neither takes the other's time
+#   -p  pins the server to the first core and wrk to the others; steadier, because neither takes time from the other
 #
-# FLOOR and SLUICEGATE are each either a URL that answers already (http://…/v2/models/mlp32/infer) or a program, which is
-# then started on a free port, measured (its CPU time per request too) and stopped:
+# FLOOR and SLUICEGATE are each the URL of a running server (http://…/v2/models/mlp32/infer) or a program. A program is started
+# on a free port, measured (including its CPU time per request) and stopped:
 #
 #   loadtest/compare.sh loadtest/floor/target/release/sluicegate-floor target/release/sluicegate
 #
-# Interleaved, because a shared machine's speed drifts more between minutes than the two servers differ; the median, because
-# single rounds are hit by stalls. The load generator runs on the same cores: the figures are for comparing, not for boasting.
+# Rounds are interleaved because the speed of a shared machine changes more from minute to minute than the two servers differ. The
+# median is used because stalls affect single rounds. The load generator uses the same cores, so only the ratio means something.
 # SLUICEGATE_ARGS adds options to `sluicegate serve`. Exit code 1 when any answer was not 2xx. Needs wrk, curl and awk.
 set -euo pipefail
 
@@ -46,14 +46,14 @@ root=$(dirname "$here")
 work=$(mktemp -d)
 declare -a pids=() urls=() started=()
 stop() {
-    # Only what was started here, by its id.
+    # Only processes started here, by their id.
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap stop EXIT
 
-free_port() { # a port nobody listens on, from the range the kernel does not hand out by itself
+free_port() { # an unused port below the range from which the kernel assigns ports
     local port
     for _ in {1..50}; do
         port=$((20000 + RANDOM % 10000))
@@ -81,7 +81,7 @@ start() { # NAME PROGRAM-OR-URL
     pids+=("$!") started+=("$!") urls+=("http://127.0.0.1:$port/v2/models/mlp32/infer")
 }
 
-await() { # INDEX NAME: until it answers 200; prints the numbers it answered
+await() { # INDEX NAME: waits for an answer with 200 and prints its numbers
     local tries answer
     for ((tries = 0; tries < 300; tries++)); do
         if answer=$(curl -sf --max-time 5 -H 'content-type: application/json' -d "@$here/mlp32.json" "${urls[$1]}"); then
@@ -92,15 +92,15 @@ await() { # INDEX NAME: until it answers 200; prints the numbers it answered
         sleep 0.1
     done
     [[ -f $work/$2.log ]] && tail -5 "$work/$2.log" >&2
-    fail "$2 ended, or did not answer 200 at ${urls[$1]} within 30 s."
+    fail "$2 ended, or did not answer with 200 at ${urls[$1]} within 30 s."
 }
 
 ticks=$(getconf CLK_TCK)
-cpu_us() { # PID: CPU time used so far, in microseconds; the fields count from behind the name, which may hold blanks
+cpu_us() { # PID: CPU time so far, in microseconds; skips the process name, which may contain spaces
     sed 's/.*) //' "/proc/$1/stat" | awk -v t="$ticks" '{ printf "%.0f", ($12 + $13) * 1e6 / t }'
 }
 
-measure() { # INDEX NAME ROUND SECONDS: one run of wrk; adds a line to the results
+measure() { # INDEX NAME ROUND SECONDS: runs wrk once and adds a line to the results
     local before=0 after=0 result cpu=-
     [[ -n ${started[$1]} ]] && before=$(cpu_us "${started[$1]}")
     result=$("${on_wrk[@]}" wrk -t"$wrk_threads" -c"$connections" -d"${4}s" -s "$here/mlp32.lua" "${urls[$1]}" | sed -n 's/^RESULT //p')
@@ -110,7 +110,7 @@ measure() { # INDEX NAME ROUND SECONDS: one run of wrk; adds a line to the resul
     # shellcheck disable=SC2086,SC2229 # "name=value" words that mlp32.lua printed
     local $result
     ((after > before && requests > 0)) && cpu=$(awk -v u=$((after - before)) -v n="$requests" 'BEGIN { printf "%.1f", u / n }')
-    [[ $3 == 0 ]] && return # the warm-up counts for nothing
+    [[ $3 == 0 ]] && return # the warm-up is not counted
     printf '%5s  %-10s %9s/s  p50 %6s us  p99 %7s us  cpu %6s us each  not 2xx %s, broken %s\n' \
         "$3" "$2" "$per_s" "$p50_us" "$p99_us" "$cpu" "$failed" "$broken"
     echo "$2 $per_s $cpu $((failed + broken))" >>"$work/results"
@@ -118,7 +118,7 @@ measure() { # INDEX NAME ROUND SECONDS: one run of wrk; adds a line to the resul
 
 median() { # NAME COLUMN
     awk -v name="$1" -v column="$2" '$1 == name { print $column }' "$work/results" | sort -n |
-        awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }' # of an even number the lower
+        awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }' # the lower one for an even number
 }
 
 start floor "$1"
@@ -126,13 +126,13 @@ start sluicegate "$2"
 floor_says=$(await 0 floor)
 sluicegate_says=$(await 1 sluicegate)
 [[ $floor_says == "$sluicegate_says" ]] ||
-    say "the two answer differently ($floor_says and $sluicegate_says): is it the same model and engine?"
+    say "the answers differ ($floor_says and $sluicegate_says): do both use the same model and engine?"
 
 echo "closed loop, $connections connections, $wrk_threads wrk threads, $rounds rounds of $seconds s each, $(nproc) cores${pinned:+, the server on one of them}"
 measure 0 floor 0 2
 measure 1 sluicegate 0 2
 for ((round = 1; round <= rounds; round++)); do
-    # Each goes first every other round, so that neither always runs behind the other.
+    # The order changes every round, so that neither always runs second.
     order=(0 1)
     ((round % 2)) || order=(1 0)
     for which in "${order[@]}"; do
@@ -144,7 +144,7 @@ done
 a=$(median floor 2) b=$(median sluicegate 2)
 printf 'medians: floor %s/s at %s us CPU each, sluicegate %s/s at %s us CPU each\n' \
     "$a" "$(median floor 3)" "$b" "$(median sluicegate 3)"
-# How far single rounds were apart says how much of the ratio to believe.
+# The spread of single rounds shows how reliable the ratio is.
 awk -v a="$a" -v b="$b" '
     { if ($1 == "floor") floor[++f] = $2; else gate[++g] = $2 }
     END {
@@ -152,4 +152,4 @@ awk -v a="$a" -v b="$b" '
         printf "ratio %.3f (single rounds %.2f to %.2f)\n", b / a, low, high
     }' "$work/results"
 errors=$(awk '{ n += $4 } END { print n + 0 }' "$work/results")
-[[ $errors == 0 ]] || fail "$errors answers were not 2xx or broke off."
+[[ $errors == 0 ]] || fail "$errors requests failed (not 2xx, or the connection broke)."

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What the prediction log costs callers: mlp32 under a closed loop, one server without the log and one with it, in interleaved rounds.
+# The cost of the prediction log: mlp32 under a closed loop, one server without the log and one with it, in interleaved rounds.
 #
 #   loadtest/log.sh [-n ROUNDS] [-s SECONDS] [-c CONNECTIONS] SLUICEGATE [memory|disk]
-#                   default 7, 4, 32; how the log acknowledges: memory
+#                   default 7, 4, 32; `acknowledge` of the log: memory
 #
-# Prints compare.sh's lines ("floor" is the server without the log) and what the log wrote. Needs wrk and curl.
+# Prints the lines of compare.sh ("floor" is the server without the log) and the status of the log. Needs wrk and curl.
 set -euo pipefail
 
 fail() { printf 'log: %s\n' "$*" >&2; exit 1; }
@@ -32,7 +32,7 @@ trap stop EXIT
 program=$(realpath "$1")
 base=$((20000 + RANDOM % 5000))
 
-start() { # NAME PORT, the log's settings from the environment
+start() { # NAME PORT; settings of the log come from the environment
     (cd "$root" && exec "$program" serve --models "$root/models" --listen "127.0.0.1:$2" --admin-listen "127.0.0.1:$(($2 + 1))" \
         --data-dir "$work/$1") >"$work/$1.log" 2>&1 &
     pids+=("$!")

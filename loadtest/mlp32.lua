@@ -1,9 +1,9 @@
--- wrk script: one row of 32 floats for the model `mlp32`, as an Open Inference Protocol body (mlp32.json).
+-- A wrk script: sends one row of 32 floats to the model `mlp32` as an Open Inference Protocol body (mlp32.json).
 --
 --     wrk -t2 -c32 -d10s -s loadtest/mlp32.lua http://127.0.0.1:8080/v2/models/mlp32/infer
 --
--- The request is built once and there is no response() hook: a hook costs the load generator more than a prediction costs
--- the server. wrk counts answers with a status above 399 and broken connections by itself; done() reports them.
+-- The request is built once. There is no response() hook, because it would cost the load generator more than a prediction costs the
+-- server. wrk itself counts answers with a status above 399 and broken connections; done() prints them.
 
 local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local file = assert(io.open(folder .. "mlp32.json"))
@@ -13,7 +13,7 @@ wrk.headers["Content-Type"] = "application/json"
 wrk.body = file:read("*l")
 file:close()
 
--- One line for compare.sh to read.
+-- compare.sh reads this line.
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(

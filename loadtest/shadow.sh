@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What a shadow costs callers: mlp32 under a closed loop, in interleaved rounds without a shadow and with one, and the ratio of
-# the medians.
+# The cost of a slow shadow for callers: mlp32 under a closed loop, in interleaved rounds without and with the shadow. Prints the
+# ratio of the medians.
 #
 #   loadtest/shadow.sh [-n ROUNDS] [-s SECONDS] [-c CONNECTIONS] SLUICEGATE SLOW.onnx
-#                      default 7, 4, 8; SLOW.onnx as loadtest/slow_model.py writes it
+#                      default 7, 4, 8; SLOW.onnx comes from loadtest/slow_model.py
 #
-# The figures are for comparing: load generator and server share the cores. Needs wrk and curl.
+# Load generator and server share the cores, so only the ratio means something. Needs wrk and curl.
 set -euo pipefail
 
 fail() { printf 'shadow: %s\n' "$*" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""Writes an ONNX model with the signature of mlp32 whose run takes a hundred times as long: a shadow to be afraid of.
+"""Writes an ONNX model with the signature of mlp32 that takes a hundred times as long, for use as a slow shadow.
 
     python loadtest/slow_model.py models/mlp32/1/model.onnx OUT.onnx [WIDTH]
 

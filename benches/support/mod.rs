@@ -1,9 +1,9 @@
-//! Rows of the table of targets (docs/PERFORMANCE.md) that benches measure, printed like the load runner's.
+//! Prints the rows of the table of targets (docs/PERFORMANCE.md) that benchmarks measure, in the format of the load runner.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// What criterion says of the benches of this run.
+/// Results of criterion from this run.
 #[derive(Debug)]
 pub struct Measured {
     home: PathBuf,
@@ -11,7 +11,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Of the benches that run from now on.
+    /// Only results that are written from now on count.
     pub fn from_now() -> Measured {
         let under = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let target =
@@ -22,7 +22,7 @@ impl Measured {
         }
     }
 
-    /// The median in nanoseconds of `group/bench`; `None` where a filter left it out of this run.
+    /// The median of `group/bench` in nanoseconds; `None` when a filter excluded it from this run.
     pub fn nanos(&self, bench: &str) -> Option<f64> {
         let file = self.home.join(bench).join("new/estimates.json");
         let fresh = std::fs::metadata(&file).and_then(|m| m.modified()).is_ok_and(|at| at >= self.since);
@@ -31,7 +31,7 @@ impl Measured {
     }
 }
 
-/// Prints a row: what is measured, the target in words, the figure in words, and whether it was met.
+/// Prints a row: the measure, the target, the measured value, and whether the target is met.
 pub fn row(measure: &str, target: &str, measured: &str, met: bool) {
     println!("\n{:<72} {:<16} {:<16} verdict", "measure", "target", "measured");
     println!("{measure:<72} {target:<16} {measured:<16} {}", if met { "met" } else { "MISSED" });

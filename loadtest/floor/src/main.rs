@@ -1,12 +1,11 @@
-//! The floor: the least a server can do to answer a prediction over HTTP, with the parts that Sluicegate uses.
+//! The floor: a minimal HTTP prediction server, built from the libraries that Sluicegate uses. It is the baseline of the load tests.
 //!
 //! One thread per core, each with its own tokio runtime, listening socket (`SO_REUSEPORT`) and ONNX Runtime session;
-//! hyper, HTTP/1.1; sonic-rs decodes the Open Inference Protocol body into a `Vec<f32>`; the model runs where the request
-//! was read. No routing, no versions, no checks, no metrics, no log: what Sluicegate adds is measured as the distance to
-//! this. It is a measuring stick and no server to use.
+//! hyper, HTTP/1.1; sonic-rs decodes the Open Inference Protocol body into a `Vec<f32>`; the model runs on the thread that read the
+//! request. It has no routing, versions, checks, metrics or log: the difference to it is the cost of those. Not for production.
 //!
-//! - any `POST`: the first input, as FP32, through the model; answers its first output
-//! - any `GET`: a constant, for what hyper and the sockets alone can do
+//! - any `POST`: runs the model on the first input (FP32) and answers its first output
+//! - any `GET`: answers a constant, to measure hyper and the sockets alone
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -31,9 +30,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 const USAGE: &str = "\
 sluicegate-floor [--listen ADDR] [--threads N] [--model FILE.onnx] [--sessions N] [--dylib FILE]
   --listen   default 127.0.0.1:8090
-  --threads  default: as many as there are cores
+  --threads  default: one per core
   --model    one FP32 input, one FP32 output; default models/mlp32/1/model.onnx
-  --sessions sessions of the model in each thread, asked in turn: what many models cost the engine alone; default 1
+  --sessions sessions of the model in each thread, used in turn, to measure what many models cost the engine; default 1
   --dylib    ONNX Runtime's library; default $ORT_DYLIB_PATH, else .ort/libonnxruntime.so";
 
 type AnyError = Box<dyn Error>;
@@ -63,14 +62,14 @@ struct OutputTensor<'a> {
     data: &'a [f32],
 }
 
-/// A session and the names that it is asked by.
+/// A session and the names of its input and output.
 struct Model {
     session: Session,
     input: String,
     output: String,
 }
 
-/// Sessions that are asked in turn.
+/// Sessions that are used in turn.
 #[derive(Default)]
 struct Models {
     models: Vec<Model>,
@@ -78,7 +77,7 @@ struct Models {
 }
 
 thread_local! {
-    /// Sessions of this thread's own, so that nothing is shared and `Session::run`'s `&mut self` costs nothing.
+    /// The sessions of this thread. Nothing is shared, so `Session::run` needs no lock.
     static MODELS: RefCell<Models> = RefCell::default();
 }
 
@@ -98,7 +97,7 @@ fn run() -> Result<(), AnyError> {
 
     let threads: Vec<_> = (0..options.threads)
         .map(|_| {
-            // Loaded and bound here, so that what is wrong ends the program rather than one thread of it.
+            // Load and bind here, so that an error ends the program instead of one thread.
             let load = |_| Model::load(&environment, options.model.as_ref());
             let models = (0..options.sessions).map(load).collect::<Result<_, AnyError>>()?;
             let listener = listen(options.listen)?;
@@ -176,7 +175,7 @@ impl Model {
     }
 }
 
-/// A socket of this thread's own on the shared address: the kernel deals connections out.
+/// A socket of one thread on the shared address. The kernel distributes connections.
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener, AnyError> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -192,7 +191,7 @@ fn serve(listener: std::net::TcpListener) -> Result<(), String> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?;
         loop {
-            // A connection that fails is its client's affair.
+            // Failed connections are ignored.
             let Ok((stream, _)) = listener.accept().await else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! The operators' door of a running server: one connection per call, as nothing here is counted.
+//! A client of the admin API. It opens a connection for every call, because these calls are not measured.
 
 use std::net::SocketAddr;
 

@@ -13,7 +13,7 @@ use crate::scenario::{Scenario, ServerKind};
 use crate::server::Programs;
 use crate::wrong::{Result, While, Wrong};
 
-/// The scenarios behind the table of targets, in its order.
+/// The scenarios of `targets`, in the order of the table.
 const TARGETS: [&str; 12] = [
     "floor",
     "open-loop",
@@ -28,12 +28,12 @@ const TARGETS: [&str; 12] = [
     "log-disk",
     "overload",
 ];
-/// Folders below `loadtest/` in which a scenario is looked for by its name.
+/// The folders of `loadtest/` that hold scenarios.
 const FOLDERS: [&str; 2] = ["scenarios", "targets"];
 
-/// Load for Sluicegate, and what came of it.
+/// Load tests for Sluicegate.
 ///
-/// Exit code 0: every target met; 1: one was missed or a request failed; 2: it could not be run.
+/// Exit code 0: every target is met. 1: a target is missed or a request failed. 2: the test could not run.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -45,48 +45,48 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// The scenarios there are, and what each shows
+    /// List the scenarios and what each shows
     List,
-    /// Run scenarios by name (or folder)
+    /// Run scenarios by name or folder, for example: run steady swap --short
     Run {
         #[arg(required = true)]
         scenarios: Vec<String>,
     },
-    /// Run every folder of loadtest/scenarios and loadtest/targets
+    /// Run all scenarios
     All,
-    /// Run what the performance targets need, and print their table
+    /// Run the scenarios of the performance targets and print the table of targets
     Targets,
 }
 
 #[derive(Args, Debug)]
 struct Options {
-    /// Seconds of load for each scenario [default: what it says]
+    /// Seconds of load for each scenario [default: from the scenario]
     #[arg(long, global = true)]
     seconds: Option<f64>,
-    /// The short version of each scenario
+    /// Run the short version of each scenario
     #[arg(long, global = true, conflicts_with = "seconds")]
     short: bool,
-    /// Rounds of each scenario [default: what it says]
+    /// Rounds of each scenario [default: from the scenario]
     #[arg(long, global = true)]
     rounds: Option<u32>,
-    /// Seed of inputs and arrivals
+    /// Seed for inputs and arrival times
     #[arg(long, global = true, default_value_t = 1)]
     seed: u64,
-    /// The repository
+    /// Root of the repository
     #[arg(long, global = true, default_value = ".", value_name = "DIR")]
     root: PathBuf,
-    /// The server [default: target/release/sluicegate in the repository]
+    /// The program to measure [default: target/release/sluicegate in the repository]
     #[arg(long, global = true, value_name = "FILE")]
     sluicegate: Option<PathBuf>,
-    /// The floor [default: loadtest/floor/target/release/sluicegate-floor in the repository]
+    /// The floor, a bare server to compare with [default: loadtest/floor/target/release/sluicegate-floor in the repository]
     #[arg(long, global = true, value_name = "FILE")]
     floor: Option<PathBuf>,
-    /// Where reports go [default: target/loadtest in the repository]
+    /// Directory for reports [default: target/loadtest in the repository]
     #[arg(long, global = true, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// Returns whether every target was met.
+/// Runs the command. Returns whether every target was met.
 pub fn main() -> Result<bool> {
     let cli = Cli::parse();
     let root = fs::canonicalize(&cli.options.root).while_doing(|| format!("--root {}", cli.options.root.display()))?;
@@ -129,7 +129,7 @@ fn find(root: &Path, name: &str) -> Result<Scenario> {
     let folders = FOLDERS.iter().map(|folder| root.join("loadtest").join(folder).join(name)).chain([name.into()]);
     match folders.into_iter().find(|folder| folder.join("scenario.toml").is_file()) {
         Some(folder) => Scenario::read(&folder),
-        None => Err(Wrong::new(format!("there is no scenario {name:?}; `list` has those there are"))),
+        None => Err(Wrong::new(format!("unknown scenario {name:?}; `list` shows all"))),
     }
 }
 
@@ -164,7 +164,7 @@ fn run_them(options: &Options, root: &Path, names: &[String], targets: bool) -> 
         }
     }
     let rows: Vec<_> = all.into_iter().flat_map(|(_, rows)| rows).collect();
-    // Of scenarios behind targets only the targets, and what must never happen.
+    // `targets` shows the targets, and other expectations only when they are missed.
     let shown: Vec<_> = rows.iter().filter(|r| !targets || r.is_target || r.verdict == Verdict::Missed).collect();
     print!("{}", report::table(&shown));
     if targets {
@@ -174,7 +174,7 @@ fn run_them(options: &Options, root: &Path, names: &[String], targets: bool) -> 
     Ok(rows.iter().all(|row| row.verdict != Verdict::Missed))
 }
 
-/// Ctrl-C ends the run and not the program, so that servers are stopped and their directories removed.
+/// Ctrl-C ends the run but not the program, so that servers are stopped and their directories removed.
 async fn until_interrupted(run: impl Future<Output = Result<Ran>>) -> Result<Ran> {
     tokio::select! {
         ran = run => ran,
@@ -200,7 +200,7 @@ fn programs(options: &Options, root: &Path, scenarios: &[Scenario]) -> Result<Pr
 
 fn effort(options: &Options, scenario: &Scenario) -> Effort {
     let usual = if options.short { scenario.short_seconds } else { scenario.seconds };
-    // A round of the short version should be long enough to be a round.
+    // The short version has fewer rounds, so that each is long enough to measure.
     let rounds = if options.short { scenario.rounds.min(3) } else { scenario.rounds };
     Effort {
         seconds: options.seconds.unwrap_or(usual),
@@ -211,6 +211,6 @@ fn effort(options: &Options, scenario: &Scenario) -> Effort {
 
 fn bar(seconds: f64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {msg} (left: {eta})")
-        .expect("the template is a constant and sound");
+        .expect("the template is a valid constant");
     ProgressBar::new((seconds * 1e3) as u64).with_style(style)
 }

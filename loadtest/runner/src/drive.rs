@@ -1,4 +1,4 @@
-//! The load generators: threads with a runtime and connections of their own, and nothing shared while they run.
+//! Load generators: threads that each have a runtime and connections, and share nothing while they run.
 
 mod connection;
 #[cfg(test)]
@@ -23,9 +23,9 @@ use crate::wrong::{Result, While};
 pub use connection::Connection;
 use connection::Verdict;
 
-/// What is still unanswered so long after the last request counts as failed.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Complaints kept by each thread; one is mostly enough to know.
+/// How long to wait for an answer after the last request. Requests without an answer then count as failed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Error messages that each thread keeps; one is usually enough.
 const COMPLAINTS: usize = 3;
 
 /// The load of a phase.
@@ -33,7 +33,7 @@ const COMPLAINTS: usize = 3;
 pub struct Load {
     pub address: SocketAddr,
     pub plan: Arc<Plan>,
-    pub shape: Form,
+    pub form: Form,
     pub connections: usize,
     pub seconds: f64,
     pub seed: u64,
@@ -46,18 +46,18 @@ pub enum Form {
     Closed,
 }
 
-/// One request and what came of it.
+/// One request and its result.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// Since the start of the phase, in microseconds. In a closed loop a request is due when it is sent.
+    /// When the request was due, in microseconds since the start of the phase. In a closed loop a request is due when it is sent.
     pub due_us: u32,
-    /// How long after it was due the generator got to send it, in microseconds.
+    /// Delay of the generator: from due to sent, in microseconds.
     pub late_us: u32,
-    /// From due to the whole answer, in nanoseconds.
+    /// From due until the whole answer was read, in nanoseconds.
     pub latency_ns: u64,
-    /// Who answered; 0 where the answer does not say.
+    /// The version that answered; 0 where the answer names none.
     pub version: u32,
-    /// The answer's status; 0 where there was none.
+    /// The status of the answer; 0 without an answer.
     pub status: u16,
     pub outcome: Outcome,
 }
@@ -69,14 +69,14 @@ pub enum Outcome {
     Failed,
 }
 
-/// What one thread saw.
+/// The results of one thread.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub samples: Vec<Sample>,
     pub complaints: Vec<String>,
 }
 
-/// Starts the threads; the clock of the phase starts at `start`, which leaves them time to connect.
+/// Starts the threads. `start` is the start of the phase, far enough ahead for them to connect before it.
 pub fn start(load: &Load, start: Instant) -> Vec<std::thread::JoinHandle<Result<Seen>>> {
     let users: Arc<[AtomicU32]> = (0..load.plan.users).map(|_| AtomicU32::new(0)).collect();
     (0..load.threads)
@@ -99,7 +99,7 @@ pub fn start(load: &Load, start: Instant) -> Vec<std::thread::JoinHandle<Result<
 
 struct Thread {
     load: Load,
-    /// Which version each user met; 0: none yet.
+    /// The version that answered each user first; 0 before that.
     users: Arc<[AtomicU32]>,
     index: usize,
     start: Instant,
@@ -107,7 +107,7 @@ struct Thread {
     seen: RefCell<Seen>,
 }
 
-/// The connections that wait for a request, or the requests that wait for a connection.
+/// Idle connections, and requests that wait for one.
 #[derive(Default)]
 struct Pool {
     idle: VecDeque<Connection>,
@@ -123,7 +123,7 @@ impl Thread {
         for _ in 0..mine {
             connections.push_back(Connection::open(self.load.address).await?);
         }
-        match self.load.shape {
+        match self.load.form {
             Form::Open { from, to, arrivals } => self.open(connections, from, to, arrivals).await,
             Form::Closed => self.closed(connections).await,
         }
@@ -140,7 +140,7 @@ impl Thread {
             let due = self.start + due;
             timer.until(due).await.while_doing(|| "waiting for a request to be due".into())?;
             if n % 8 == 7 {
-                // Behind, `until` never waits, and answers have to be read all the same.
+                // When the generator is late, `until` never waits. Answers must be read all the same.
                 tokio::task::yield_now().await;
             }
             let mut at = pool.borrow_mut();
@@ -152,24 +152,28 @@ impl Thread {
             drop(at);
             tokio::task::spawn_local(Rc::clone(&self).serve(Rc::clone(&pool), connection, due));
         }
-        let patience = Instant::now() + PATIENCE;
-        while pool.borrow().busy > 0 && Instant::now() < patience {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        while pool.borrow().busy > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let lost = { pool.borrow().busy + pool.borrow().waiting.len() };
         for _ in 0..lost {
-            self.record(Instant::now(), Instant::now(), &Verdict::failed(format!("no answer within {PATIENCE:?}")));
+            self.record(
+                Instant::now(),
+                Instant::now(),
+                &Verdict::failed(format!("no answer within {ANSWER_TIMEOUT:?}")),
+            );
         }
         Ok(())
     }
 
-    /// Sends the request due at `due`, and those that wait for a connection meanwhile.
+    /// Sends the request that was due at `due`, then the ones that wait for a connection.
     async fn serve(self: Rc<Self>, pool: Rc<RefCell<Pool>>, mut connection: Connection, mut due: Instant) {
         loop {
             self.ask(&mut connection, due).await;
             let mut at = pool.borrow_mut();
             let Some(next) = at.waiting.pop_front() else {
-                // In turn and not the last first, so that all of the server's threads have their part.
+                // Connections are used in turn, so that all I/O threads of the server get requests.
                 at.idle.push_back(connection);
                 at.busy -= 1;
                 return;
@@ -191,8 +195,8 @@ impl Thread {
                         if now >= end {
                             return;
                         }
-                        if tokio::time::timeout(PATIENCE, thread.ask(&mut connection, now)).await.is_err() {
-                            thread.record(now, now, &Verdict::failed(format!("no answer within {PATIENCE:?}")));
+                        if tokio::time::timeout(ANSWER_TIMEOUT, thread.ask(&mut connection, now)).await.is_err() {
+                            thread.record(now, now, &Verdict::failed(format!("no answer within {ANSWER_TIMEOUT:?}")));
                             return;
                         }
                     }
@@ -215,11 +219,14 @@ impl Thread {
         let sent = Instant::now();
         let mut verdict = connection.ask(&plan.kinds[kind], case, user).await;
         if let (Some(user), Outcome::Good) = (user, verdict.outcome) {
-            let met = &self.users[user as usize];
-            if let Err(before) = met.compare_exchange(0, verdict.version, Ordering::Relaxed, Ordering::Relaxed)
+            let first = &self.users[user as usize];
+            if let Err(before) = first.compare_exchange(0, verdict.version, Ordering::Relaxed, Ordering::Relaxed)
                 && before != verdict.version
             {
-                verdict = Verdict::failed(format!("user {user} met version {before} and then {}", verdict.version));
+                verdict = Verdict::failed(format!(
+                    "user {user} was answered by version {before} and then by {}",
+                    verdict.version
+                ));
             }
         }
         if verdict.outcome == Outcome::Refused && !plan.may_refuse {

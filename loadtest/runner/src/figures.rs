@@ -1,7 +1,7 @@
-//! What is known of a phase: counts, throughput, and latencies as the whole run's percentiles and as medians over windows.
+//! The results of a phase: counts, throughput, and latency percentiles, both of the whole phase and as medians over windows.
 //!
-//! A shared machine stalls for 100 ms and more every ten seconds or so. One stall decides the p99 of a whole run and says nothing
-//! about the server; of the quarter-second windows it spoils one or two, and their median does not move.
+//! A shared machine stalls for 100 ms or more about every ten seconds. One stall determines the p99 of a whole run and says nothing
+//! about the server. It affects one or two quarter-second windows, and their median hardly changes.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use crate::drive::{Outcome, Sample};
 
 /// The length of a window, in microseconds.
 const WINDOW_US: u32 = 250_000;
-/// A window with fewer good answers says nothing about a tail: the ends of a run, and rates too low for windows.
+/// Windows with fewer good answers are ignored: they are too few for a percentile (at the ends of a run, and at low rates).
 const WINDOW_ANSWERS: u64 = 20;
-/// Latencies beyond 100 s are all one.
+/// Longer latencies are counted as 100 s.
 const LONGEST_NS: u64 = 100_000_000_000;
 
 /// One phase in one round.
@@ -26,18 +26,18 @@ pub struct Figures {
     pub failed: usize,
     /// Good answers per second.
     pub throughput: f64,
-    /// Server CPU per answer, refusals included, in microseconds.
+    /// CPU time of the server per answer (refusals included), in microseconds.
     pub cpu_us: f64,
     pub resident_kb: f64,
-    /// Latencies of good answers in microseconds: medians over windows, and of the whole phase.
+    /// Latencies of good answers: medians over windows, and percentiles of the whole phase.
     pub windowed: Percentiles,
     pub whole: Percentiles,
-    /// How late the generator itself sent, in microseconds; part of every latency.
+    /// Delay of the generator itself, in microseconds. It is part of every latency.
     pub late_p50_us: f64,
     pub late_p99_us: f64,
-    /// Good answers by version, as parts of 1.
+    /// The share of each version in the good answers (0 to 1).
     pub shares: BTreeMap<u32, f64>,
-    /// Answers by status; 0: no answer.
+    /// Number of answers by status; 0 stands for no answer.
     pub statuses: BTreeMap<u16, usize>,
     pub windows: Vec<Window>,
     #[serde(skip)]
@@ -45,7 +45,7 @@ pub struct Figures {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-#[expect(clippy::struct_field_names, reason = "a unit stands behind every name that is written to JSON")]
+#[expect(clippy::struct_field_names, reason = "names in JSON end with their unit")]
 pub struct Percentiles {
     pub p50_us: f64,
     pub p90_us: f64,
@@ -54,17 +54,17 @@ pub struct Percentiles {
     pub max_us: f64,
 }
 
-/// A quarter of a second, by when requests were due.
+/// The requests that were due in one quarter of a second.
 #[derive(Debug, Serialize)]
 pub struct Window {
-    /// Its start since the start of the phase.
+    /// Seconds from the start of the phase to the start of the window.
     pub at_s: f64,
     pub good: u64,
     pub latency: Percentiles,
 }
 
 impl Figures {
-    /// `seconds` the phase was to take, `cpu_us` the server used meanwhile, and its resident memory at the end.
+    /// `seconds`: planned length of the phase. `cpu_us`: CPU time of the server during it. `resident_kb`: its memory at the end.
     pub fn new(samples: &[Sample], seconds: f64, cpu_us: f64, resident_kb: f64) -> Self {
         let mut latencies = histogram();
         let mut late = histogram();
@@ -93,7 +93,7 @@ impl Figures {
             good,
             refused,
             failed,
-            // A server that is behind still answers after the last request was due.
+            // A slow server still answers after the last request was due.
             throughput: good as f64 / seconds.max(last_us / 1e6),
             cpu_us: if answered == 0 { 0.0 } else { cpu_us / answered as f64 },
             resident_kb,
@@ -116,9 +116,9 @@ impl Percentiles {
     }
 }
 
-/// A histogram of nanoseconds, to three digits.
+/// A histogram of nanoseconds with three significant digits.
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("three digits up to 100 s are within what it can do")
+    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("these bounds are valid")
 }
 
 fn windows(samples: &[Sample]) -> Vec<Window> {
@@ -149,7 +149,7 @@ fn over_windows(windows: &[Window]) -> Percentiles {
     }
 }
 
-/// The middle of `values`; of an even number the mean of the two in the middle, of none 0.
+/// The median of `values`; 0 when there are none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let n = values.len();
@@ -176,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn one_stall_moves_the_whole_runs_tail_and_not_that_of_the_windows() {
+    fn one_stall_changes_the_p99_of_the_run_but_not_of_the_windows() {
         // 8 windows of 100 requests of 100 us; everything in one of them takes 50 ms.
         let samples: Vec<_> =
             (0..800).map(|i| sample(i * 2500, if i / 100 == 3 { 50_000 } else { 100 }, Outcome::Good)).collect();
         let figures = Figures::new(&samples, 2.0, 8000.0, 0.0);
         assert_eq!(figures.windows.len(), 8);
-        assert!(figures.whole.p99_us > 49_000.0, "the stall is in the whole run: {:?}", figures.whole);
-        assert!((figures.windowed.p99_us - 100.0).abs() < 1.0, "and not in the windows: {:?}", figures.windowed);
+        assert!(figures.whole.p99_us > 49_000.0, "the whole run has the stall: {:?}", figures.whole);
+        assert!((figures.windowed.p99_us - 100.0).abs() < 1.0, "the windows do not: {:?}", figures.windowed);
         assert_eq!((figures.throughput, figures.cpu_us), (400.0, 10.0));
     }
 
@@ -195,6 +195,6 @@ mod tests {
         assert_eq!((figures.good, figures.refused, figures.failed), (1, 1, 1));
         assert!(figures.whole.max_us < 101.0);
         assert_eq!(figures.shares, BTreeMap::from([(1, 1.0)]));
-        assert_eq!(figures.windowed, Percentiles::default(), "one answer is no window");
+        assert_eq!(figures.windowed, Percentiles::default(), "one answer is too few for a window");
     }
 }

@@ -1,4 +1,4 @@
-//! Holds figures against what a scenario expects: one row of the table each.
+//! Compares results with the expectations of a scenario. Each expectation becomes a row of the table.
 
 use serde::Serialize;
 
@@ -12,12 +12,12 @@ pub struct Row {
     pub scenario: String,
     pub name: String,
     pub target: String,
-    /// The measured value; with `against`, a ratio or difference.
+    /// The measured value; a ratio or a difference when the expectation has `against`.
     pub measured: f64,
-    /// In words, with its unit.
+    /// The measured value as text, with its unit.
     pub said: String,
     pub verdict: Verdict,
-    /// Is it a row of the table?
+    /// Whether it is a row of the table of targets.
     pub is_target: bool,
 }
 
@@ -26,7 +26,7 @@ pub struct Row {
 pub enum Verdict {
     Met,
     Missed,
-    /// There is no target.
+    /// There is no target to meet.
     Seen,
 }
 
@@ -40,7 +40,7 @@ impl Verdict {
     }
 }
 
-/// The rows of a scenario: what it expects, and that nothing failed.
+/// The rows of a scenario: its expectations, and the number of failed requests.
 pub fn rows(ran: &Ran) -> Vec<Row> {
     let failed: usize = ran.phases.iter().map(|p| p.figures.failed).sum();
     let requests: usize = ran.phases.iter().map(|p| p.figures.requests).sum();
@@ -91,7 +91,7 @@ fn row(ran: &Ran, e: &Expectation) -> Row {
     let verdict = match holds {
         None => Verdict::Seen,
         Some(true) => Verdict::Met,
-        // A ratio of nothing to nothing is no number and meets nothing.
+        // NaN (0 divided by 0) misses every target.
         Some(false) => Verdict::Missed,
     };
     let (scenario, name) = (ran.scenario.name.clone(), e.name.clone());
@@ -181,13 +181,13 @@ mod tests {
     #[test]
     fn a_ratio_is_of_the_medians_over_rounds() {
         let rows = rows(&ran([(100, 80), (100, 10), (200, 90)]));
-        assert_eq!(rows[0].measured, 0.8, "80 to 100, whatever single rounds were");
+        assert_eq!(rows[0].measured, 0.8, "80 to 100: the medians, not the single rounds");
         assert_eq!(rows[0].verdict, Verdict::Met);
         assert!(rows[0].said.contains("rounds 0.10 to 0.80"), "{}", rows[0].said);
     }
 
     #[test]
-    fn nothing_to_nothing_is_missed() {
+    fn a_ratio_of_zero_to_zero_is_missed() {
         let rows = rows(&ran([(0, 0); 3]));
         assert!(rows.iter().all(|row| row.verdict == Verdict::Missed), "{rows:?}");
     }

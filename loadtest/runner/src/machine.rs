@@ -1,4 +1,4 @@
-//! What the machine did meanwhile: who else used its cores decides how far a figure is to be believed.
+//! CPU time of the machine and of processes. CPU time used by others shows how reliable a measurement is.
 
 use std::fs;
 
@@ -7,20 +7,20 @@ use crate::wrong::{Result, While, Wrong};
 /// CPU times since boot, in clock ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// Of all processes, and what a hypervisor took for other machines. Interrupts are left out: those of the sockets under load
-    /// are nobody's, and ours.
+    /// Time of all processes and time taken by the hypervisor. Without interrupts, because those of the sockets under load belong to
+    /// the test.
     pub busy: u64,
-    /// The same and idle time.
+    /// All time, including idle time and interrupts.
     pub all: u64,
 }
 
-/// Of all cores together.
+/// The times of all cores together.
 pub fn times() -> Result<Times> {
     let stat = fs::read_to_string("/proc/stat").while_doing(|| "reading /proc/stat".into())?;
-    parse(&stat).ok_or_else(|| Wrong::new("/proc/stat does not begin with the CPU times"))
+    parse(&stat).ok_or_else(|| Wrong::new("/proc/stat does not start with the CPU times"))
 }
 
-/// User and system time of a process, in microseconds.
+/// User plus system time of a process, in microseconds.
 pub fn process_cpu_us(id: u32) -> Result<f64> {
     let path = format!("/proc/{id}/stat");
     let stat = fs::read_to_string(&path).while_doing(|| format!("reading {path}"))?;
@@ -28,7 +28,7 @@ pub fn process_cpu_us(id: u32) -> Result<f64> {
     Ok(ticks as f64 * 1e6 / ticks_per_second())
 }
 
-/// The part of the machine's CPU time between two readings that was used by others than `ours_us` (microseconds).
+/// The share of the machine's CPU time between two readings that other processes used. `ours_us`: CPU time of the test itself.
 pub fn elsewhere(before: Times, after: Times, ours_us: f64) -> f64 {
     let all = after.all.saturating_sub(before.all) as f64;
     let ours = ours_us * ticks_per_second() / 1e6;
@@ -47,7 +47,7 @@ fn parse(stat: &str) -> Option<Times> {
     Some(Times { busy: fields.get(..3)?.iter().sum::<u64>() + fields.get(7)?, all })
 }
 
-/// Fields 14 and 15; counted from behind the name, which may hold blanks and brackets.
+/// Fields 14 and 15. Counts from the end of the process name, which may contain spaces and parentheses.
 fn process_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
@@ -58,13 +58,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_times_are_found_behind_any_name() {
+    fn process_times_are_found_after_any_process_name() {
         let stat = "12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 70 30 0 0 20";
         assert_eq!(process_ticks(stat), Some(100));
     }
 
     #[test]
-    fn what_was_neither_idle_nor_ours_was_elsewhere() {
+    fn time_that_is_neither_idle_nor_ours_belongs_to_others() {
         let before = parse("cpu  100 0 100 1000 0 0 0 0 0 0\n").unwrap();
         let after = parse("cpu  150 0 120 1100 10 0 7 20 0 0\n").unwrap();
         assert_eq!(after, Times { busy: 290, all: 1407 });

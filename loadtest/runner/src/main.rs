@@ -1,8 +1,8 @@
-//! Load for a server, and what came of it: scenarios as folders, open and closed loops, a table and a report.
+//! Load tests: scenarios in folders, open and closed loops, a table and a report.
 //!
-//! Reading order: a `scenario` says which `models` lie where, which `server`s are started, and in which phases they are asked;
-//! `run` does that with `plan` (what is asked), `pace` (when), `drive` (by whom) and `check` (was it right); `figures` are what
-//! is known of a phase, `judge` holds them against what the scenario expects, `report` shows both.
+//! Reading order: a `scenario` names the `models`, the `server`s to start and the phases of load. `run` executes it with `plan` (the
+//! requests), `pace` (when each is sent), `drive` (the generator threads) and `check` (is the answer right?). `figures` are the results
+//! of a phase, `judge` compares them with the expectations, `report` writes both.
 
 mod admin;
 mod check;

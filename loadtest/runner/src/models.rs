@@ -1,4 +1,4 @@
-//! Lays out the models directory of a scenario.
+//! Creates the models directory of a scenario.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::onnx;
 use crate::scenario::{Model, Version};
 use crate::wrong::{Result, While};
 
-/// The names under which `model` is served: its own, or numbered ones.
+/// The names of a model: its own name, or numbered names when it has copies.
 pub fn names(model: &Model) -> Vec<String> {
     if model.count == 1 {
         vec![model.name.clone()]
@@ -16,14 +16,14 @@ pub fn names(model: &Model) -> Vec<String> {
     }
 }
 
-/// Writes `models` into `directory`; files of the repository are found below `root`.
-pub fn lay_out<'a>(directory: &Path, root: &Path, models: impl Iterator<Item = &'a Model>) -> Result<()> {
+/// Writes `models` into `directory`. Paths of model files are relative to `root`.
+pub fn write_all<'a>(directory: &Path, root: &Path, models: impl Iterator<Item = &'a Model>) -> Result<()> {
     for model in models {
         for (copy, name) in names(model).iter().enumerate() {
             let folder = directory.join(name);
             for (i, version) in model.versions.iter().enumerate() {
                 let bytes = match version {
-                    // Each copy has weights of its own, or a server could hold them once.
+                    // Every copy has different weights, so that a server cannot share them.
                     Version::Seed { seed, widths } => {
                         let widths = if widths.is_empty() { &model.widths } else { widths };
                         onnx::perceptron(widths, seed + 1000 * copy as u64)

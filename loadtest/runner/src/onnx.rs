@@ -1,14 +1,14 @@
 //! Writes small ONNX files: perceptrons with random weights, `x [n, first] -> MatMul, Add, Relu, … -> y [n, last]`.
 //!
-//! An ONNX file is a protobuf message; the few fields needed are written here by their numbers in `onnx.proto`, so that load
-//! tests need neither Python nor files of many megabytes in the repository.
+//! An ONNX file is a protobuf message. The few necessary fields are written by their numbers in `onnx.proto`, so that load tests need
+//! neither Python nor large files in the repository.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 const FLOAT: u64 = 1;
 
-/// The file for a perceptron of these layer widths; one seed always gives the same bytes.
+/// The file of a perceptron with these layer widths. The same seed gives the same bytes.
 pub fn perceptron(widths: &[usize], seed: u64) -> Vec<u8> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let layers = widths.len() - 1;
@@ -48,7 +48,7 @@ fn node(operator: &str, inputs: &[&str], output: &str) -> Message {
         node.text(1, input);
     }
     node.text(2, output);
-    node.text(3, output); // nodes need names that differ, and outputs do
+    node.text(3, output); // node names must be unique, and output names are
     node.text(4, operator);
     node
 }
@@ -64,7 +64,7 @@ fn tensor(name: &str, dimensions: &[usize], values: impl Iterator<Item = f32>) -
     tensor
 }
 
-/// A tensor of `[n, columns]` with `n` free.
+/// An input or output of shape `[n, columns]`, where `n` is free.
 fn value(name: &str, columns: usize) -> Message {
     let (mut free, mut fixed) = (Message::default(), Message::default());
     free.text(2, "n");
@@ -81,7 +81,7 @@ fn value(name: &str, columns: usize) -> Message {
     value
 }
 
-/// A protobuf message under construction.
+/// A protobuf message that is being written.
 #[derive(Default)]
 struct Message(Vec<u8>);
 
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_protobuf_has_them() {
+    fn numbers_are_written_as_protobuf_varints() {
         let mut message = Message::default();
         message.number(1, 300);
         message.text(2, "n");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_bytes_and_another_others() {
+    fn the_same_seed_gives_the_same_bytes() {
         let file = perceptron(&[32, 64, 1], 7);
         assert_eq!(file, perceptron(&[32, 64, 1], 7));
         assert_ne!(file, perceptron(&[32, 64, 1], 8));

@@ -1,4 +1,4 @@
-//! When each request of an open loop is due, and waiting until then.
+//! The schedule of an open loop, and a timer that waits for the next request.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::scenario::Arrivals;
 
-/// Due times of one generator thread: a rate that goes linearly from `from` to `to` requests per second over `seconds`.
+/// Due times of one generator thread. The rate changes linearly from `from` to `to` requests per second over `seconds`.
 ///
-/// The requests due by `t` are `N(t) = from·t + slope·t²/2`. Request after request asks for the `t` where `N(t)` has grown by
-/// one (even arrivals) or by an exponential draw of mean one (a Poisson process, whatever its rate does meanwhile).
+/// The number of requests due by `t` is `N(t) = from·t + slope·t²/2`. Each request is due at the `t` where `N(t)` has grown by one
+/// (even arrivals), or by an exponential random number with mean one (a Poisson process with a changing rate).
 #[derive(Debug)]
 pub struct Schedule<R> {
     from: f64,
@@ -27,7 +27,7 @@ pub struct Schedule<R> {
 }
 
 impl<R: Rng> Schedule<R> {
-    /// `offset` in `[0, 1)` of a gap: threads that share a rate begin so far apart.
+    /// `offset`: delay of the first request, as a fraction of the gap (0 to 1). It keeps threads that share a rate apart.
     pub fn new(from: f64, to: f64, seconds: f64, arrivals: Arrivals, offset: f64, rng: R) -> Self {
         Self { from, slope: (to - from) / seconds, seconds, arrivals, count: offset, rng }
     }
@@ -35,9 +35,9 @@ impl<R: Rng> Schedule<R> {
     fn due(&self, count: f64) -> Option<f64> {
         let root = self.from * self.from + 2.0 * self.slope * count;
         if root < 0.0 {
-            return None; // the rate falls to nothing before so many
+            return None; // the rate reaches 0 before this request
         }
-        // The form of the quadratic's solution that stays exact where the slope is 0.
+        // This form of the quadratic formula is exact when the slope is 0.
         let below = self.from + root.sqrt();
         let t = if below > 0.0 { 2.0 * count / below } else { 0.0 };
         (t < self.seconds).then_some(t)
@@ -45,7 +45,7 @@ impl<R: Rng> Schedule<R> {
 }
 
 impl<R: Rng> Iterator for Schedule<R> {
-    /// Since the start of the phase.
+    /// Time since the start of the phase.
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
@@ -61,32 +61,32 @@ impl<R: Rng> Iterator for Schedule<R> {
     }
 }
 
-/// Wakes a task to the microsecond: sleeps on a timer of the kernel's in the runtime's own wait, and polls the last stretch.
-/// tokio's timers tick in milliseconds; polling all the time would take a core from the server.
+/// A timer with microsecond precision: waits for a kernel timer, then polls for the last microseconds. tokio's timers have millisecond
+/// precision, and polling all the time would take a core from the server.
 #[derive(Debug)]
 pub struct Timer(AsyncFd<std::os::fd::OwnedFd>);
 
-/// About what a wake-up takes: the stretch that is polled.
+/// How long to poll: about the time of a wake-up.
 const POLLED: Duration = Duration::from_micros(12);
 
 impl Timer {
-    /// Needs a tokio runtime around it.
+    /// Must be called in a tokio runtime.
     #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor that it did not open")]
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        // SAFETY: the descriptor is owned by what is registered, never replaced, and closed only when that is dropped.
+        // SAFETY: `AsyncFd` owns the descriptor, which is never replaced, and closes it when it is dropped.
         let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
         Ok(Self(registered))
     }
 
-    /// Returns at `due`, or at once when that has passed. Other tasks of the thread go on meanwhile.
+    /// Returns at `due`, or at once if `due` has passed. Other tasks of the thread run while it waits.
     pub async fn until(&self, due: Instant) -> io::Result<()> {
         let left = due.saturating_duration_since(Instant::now());
         if left > POLLED * 2 {
             let wait = left.saturating_sub(POLLED);
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
             let once = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
-            // Setting it clears what fired before; the readiness that tokio remembers is cleared below.
+            // Setting the timer clears an earlier expiry. The loop below clears the readiness that tokio remembers.
             timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: zero, it_value: once })?;
             let mut fired = [0; 8];
             loop {
@@ -122,22 +122,26 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_sends_its_mean_rate_and_ends_at_its_last() {
+    fn a_ramp_has_its_mean_rate_and_ends_at_the_last_rate() {
         let due = schedule(0.0, 1000.0, 4.0, Arrivals::Even);
-        assert!(due.len().abs_diff(2000) <= 1, "half of 1000/s for 4 s, not {}", due.len());
+        assert!(due.len().abs_diff(2000) <= 1, "half of 1000/s for 4 s: {}", due.len());
         let last_tenth = due.iter().filter(|&&t| t >= 3.6).count();
-        assert!(last_tenth.abs_diff(380) <= 1, "950/s for 0.4 s, not {last_tenth}");
-        assert_eq!(schedule(1000.0, 0.0, 4.0, Arrivals::Even).len().abs_diff(2000) / 2, 0, "and down again");
+        assert!(last_tenth.abs_diff(380) <= 1, "950/s for 0.4 s: {last_tenth}");
+        assert_eq!(
+            schedule(1000.0, 0.0, 4.0, Arrivals::Even).len().abs_diff(2000) / 2,
+            0,
+            "the same for a falling rate"
+        );
     }
 
     #[test]
-    fn poisson_arrivals_have_the_rate_and_the_spread_of_chance() {
+    fn poisson_arrivals_have_the_right_rate_and_deviation() {
         let due = schedule(10_000.0, 10_000.0, 10.0, Arrivals::Poisson);
         assert!((due.len() as f64 - 100_000.0).abs() < 5.0 * 100_000_f64.sqrt(), "{} arrivals", due.len());
         let gaps: Vec<_> = due.windows(2).map(|w| w[1] - w[0]).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let deviation = (gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
-        assert!((deviation / mean - 1.0).abs() < 0.02, "exponential gaps deviate by their mean");
+        assert!((deviation / mean - 1.0).abs() < 0.02, "the standard deviation of exponential gaps is their mean");
     }
 
     #[test]

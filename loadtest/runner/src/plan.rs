@@ -1,4 +1,4 @@
-//! What a phase asks: every request made beforehand from a seed, so that sending one costs the generator next to nothing.
+//! The requests of a phase. All are made from a seed before the load starts, so that sending one costs the generator very little.
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
@@ -14,11 +14,11 @@ use crate::wrong::{Result, While};
 
 pub const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// Everything a phase may ask.
+/// All requests that a phase may send.
 #[derive(Debug)]
 pub struct Plan {
     pub kinds: Vec<Kind>,
-    /// `bounds[i]`: the weights of `kinds[..=i]`, as a part of 1.
+    /// Cumulative weights: `bounds[i]` is the share of `kinds[..=i]` (0 to 1).
     bounds: Vec<f64>,
     pub users: u32,
     pub may_refuse: bool,
@@ -28,7 +28,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Kind {
     pub model: String,
-    /// How many versions it has: 1, 2, ….
+    /// The number of versions. They are numbered from 1.
     pub versions: u32,
     pub uri: Uri,
     pub headers: HeaderMap,
@@ -36,22 +36,22 @@ pub struct Kind {
     pub cases: Vec<Case>,
 }
 
-/// One input, and what each version answers to it.
+/// One input, and the answer of each version to it.
 #[derive(Debug)]
 pub struct Case {
     pub body: Bytes,
-    /// `(version, first number of its answer)`, found out before the load begins; version 0 for a server that names none.
+    /// `(version, first number of its answer)`, from before the load. The version is 0 for a server that names none.
     pub answers: Vec<(u32, f32)>,
 }
 
 impl Plan {
-    /// The plan of one phase. One seed always gives the same requests.
+    /// Makes the plan of one phase. The same seed gives the same requests.
     pub fn new(scenario: &Scenario, phase: &Phase, seed: u64) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut kinds = Vec::new();
         let mut weights = Vec::new();
         for ask in &phase.ask {
-            let model = scenario.model(&ask.model).expect("a scenario names only models that it has");
+            let model = scenario.model(&ask.model).expect("`Scenario::parse` has checked the names of models");
             let (first, last) = (model.widths[0], model.widths[model.widths.len() - 1]);
             for name in models::names(model) {
                 let mut headers = HeaderMap::new();
@@ -67,7 +67,7 @@ impl Plan {
                             .collect();
                         let body = if ask.binary {
                             let (body, head) = binary(&values, ask.rows);
-                            // The same for all cases, as they are of one shape.
+                            // All cases have the same shape, and so the same length.
                             headers.insert(HEADER_LENGTH, head.into());
                             body
                         } else {
@@ -92,10 +92,10 @@ impl Plan {
         Ok(Self { kinds, bounds: bounds(&weights), users: phase.users, may_refuse: phase.may_refuse })
     }
 
-    /// Which kind and which of its cases comes next.
+    /// Draws the next request: the indices of its kind and its case.
     pub fn draw(&self, rng: &mut impl Rng) -> (usize, usize) {
         let at = rng.random::<f64>();
-        // Rounding may leave the last bound a little below 1.
+        // The last bound can be slightly below 1 because of rounding.
         let kind = self.bounds.partition_point(|&b| b <= at).min(self.kinds.len() - 1);
         (kind, rng.random_range(0..self.kinds[kind].cases.len()))
     }
@@ -113,7 +113,7 @@ fn bounds(weights: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// An Open Inference Protocol body with the one input `x` of `[rows, values / rows]`.
+/// An Open Inference Protocol body with one input `x` of shape `[rows, values / rows]`.
 fn json(values: &[f32], rows: usize) -> Vec<u8> {
     let columns = values.len() / rows;
     let mut body = format!(r#"{{"inputs":[{{"name":"x","shape":[{rows},{columns}],"datatype":"FP32","data":["#);
@@ -125,7 +125,7 @@ fn json(values: &[f32], rows: usize) -> Vec<u8> {
     body.into_bytes()
 }
 
-/// The same with the numbers behind the JSON as bytes, and so wanted back. Also the length of the JSON.
+/// The same as a binary tensor, and asks for a binary answer. Returns the body and the length of its JSON part.
 fn binary(values: &[f32], rows: usize) -> (Vec<u8>, usize) {
     let (columns, size) = (values.len() / rows, values.len() * 4);
     let mut body = format!(
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_are_as_the_protocol_has_them() {
+    fn bodies_follow_the_protocol() {
         let value: serde_json::Value = serde_json::from_slice(&json(&[1.5, -2.0], 1)).unwrap();
         assert_eq!(value["inputs"][0]["data"], serde_json::json!([1.5, -2.0]));
         let (body, head) = binary(&[1.5, -2.0], 2);
@@ -164,6 +164,6 @@ mod tests {
         let plan = Plan { kinds: vec![kind(), kind()], bounds: bounds(&[3.0, 1.0]), users: 0, may_refuse: false };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let second = (0..10_000).filter(|_| plan.draw(&mut rng).0 == 1).count();
-        assert!(second.abs_diff(2500) < 250, "a quarter, not {second} of 10,000");
+        assert!(second.abs_diff(2500) < 250, "{second} of 10,000; a quarter is expected");
     }
 }

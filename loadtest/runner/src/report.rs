@@ -1,4 +1,4 @@
-//! What came of it: the table for the terminal, JSON for programs, and a page with pictures.
+//! Reports: a table for the terminal, JSON for programs, and a page with charts.
 
 mod page;
 mod svg;
@@ -13,7 +13,7 @@ use crate::judge::{Row, Verdict};
 use crate::run::Ran;
 use crate::wrong::{Result, While};
 
-/// `<out>/<scenario>.json`, `.html`, `-latency.svg` and `-timeline.svg`.
+/// Writes `<out>/<scenario>.json`, `.html`, `-latency.svg` and `-timeline.svg`.
 pub fn write(out: &Path, ran: &Ran, rows: &[Row]) -> Result<()> {
     let name = &ran.scenario.name;
     let value = json!({ "scenario": name, "summary": ran.scenario.summary, "rows": rows, "phases": ran.phases });
@@ -24,12 +24,12 @@ pub fn write(out: &Path, ran: &Ran, rows: &[Row]) -> Result<()> {
     save(&out.join(format!("{name}-timeline.svg")), &timeline)
 }
 
-/// The rows alone, as JSON.
+/// Writes only the rows, as JSON.
 pub fn write_rows(path: &Path, rows: &[&Row]) -> Result<()> {
     save(path, &pretty(&json!(rows)))
 }
 
-/// Name, target, measured, verdict; columns as wide as they need to be.
+/// The table of results, with aligned columns.
 pub fn table(rows: &[&Row]) -> String {
     let head = ["scenario", "measure", "target", "measured", "verdict"].map(str::to_owned);
     let mut lines = vec![head];
@@ -41,7 +41,7 @@ pub fn table(rows: &[&Row]) -> String {
     aligned(&lines)
 }
 
-/// What each phase did, round by round.
+/// A table with the results of each phase in each round.
 pub fn phases(ran: &Ran) -> String {
     let head = [
         ran.scenario.name.as_str(),

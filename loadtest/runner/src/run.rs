@@ -1,4 +1,4 @@
-//! Runs a scenario: servers up, phase after phase in rounds, servers down.
+//! Runs a scenario: starts the servers, runs all phases in rounds, stops the servers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::scenario::{Phase, Scenario, ServerKind};
 use crate::server::{Programs, Running};
 use crate::wrong::{Result, While, Wrong};
 
-/// From the start of the generators to the first request: connections are opened meanwhile.
+/// Time for the generators to open their connections before the first request.
 const LEAD: Duration = Duration::from_millis(200);
-/// Between phases, for what the last one left to be done (logs written, memory freed).
+/// Pause between phases, for background work of the last one (writing logs, freeing memory).
 const PAUSE: Duration = Duration::from_millis(400);
-/// A generator thread sends so many requests per second without falling behind.
+/// Requests per second that one generator thread can send on time.
 const RATE_OF_A_THREAD: f64 = 25_000.0;
 const COMPLAINTS: usize = 5;
 
-/// How long, how often, with which inputs.
+/// Length, number of rounds, and seed of a run.
 #[derive(Debug, Clone)]
 pub struct Effort {
     pub seconds: f64,
@@ -33,7 +33,7 @@ pub struct Effort {
     pub seed: u64,
 }
 
-/// A scenario that was run.
+/// The results of a scenario.
 #[derive(Debug, Serialize)]
 pub struct Ran {
     #[serde(skip)]
@@ -46,25 +46,25 @@ pub struct Ran {
 pub struct PhaseRun {
     pub name: String,
     pub round: u32,
-    /// Its start on the report's time line.
+    /// Seconds of load before this phase, for the chart over time.
     pub at_s: f64,
     pub seconds: f64,
-    /// The part of the machine's CPU time that neither this program nor the server used, and that was not idle.
+    /// The share of the machine's CPU time that other processes used (0 to 1).
     pub elsewhere: f64,
     pub figures: Figures,
     pub marks: Vec<Mark>,
     pub complaints: Vec<String>,
 }
 
-/// Something an operator did.
+/// An admin call during a phase.
 #[derive(Debug, Serialize)]
 pub struct Mark {
-    /// Since the start of the phase.
+    /// Seconds since the start of the phase.
     pub at_s: f64,
     pub what: String,
 }
 
-/// Runs all of it; `bar` counts milliseconds of load.
+/// Runs a scenario. `bar` shows milliseconds of load.
 pub async fn run(scenario: Scenario, effort: &Effort, programs: &Programs, bar: &ProgressBar) -> Result<Ran> {
     let directory = tempfile::tempdir().while_doing(|| "making a directory for the servers".into())?;
     bar.set_message(format!("{}: starting", scenario.name));
@@ -77,11 +77,14 @@ pub async fn run(scenario: Scenario, effort: &Effort, programs: &Programs, bar: 
     let mut plans: Vec<Arc<Plan>> = Vec::new();
     let mut at_s = 0.0;
     for round in 0..effort.rounds {
-        // There and back, so that what a phase leaves to be done does not always fall on the same other one.
+        // Every second round runs backwards, so that background work of a phase does not always affect the same other phase.
         let count = ran.scenario.phases.len();
         for index in (0..count).map(|i| if round % 2 == 0 { i } else { count - 1 - i }) {
             let phase = &ran.scenario.phases[index];
-            let server = servers.iter().find(|s| s.name == phase.server).expect("a phase names a server that is there");
+            let server = servers
+                .iter()
+                .find(|s| s.name == phase.server)
+                .expect("`Scenario::parse` has checked the names of servers");
             bar.set_message(format!("{}: {}", ran.scenario.name, phase.name));
             if plans.len() == index {
                 let mut plan = Plan::new(&ran.scenario, phase, effort.seed.wrapping_add(index as u64))?;
@@ -93,7 +96,7 @@ pub async fn run(scenario: Scenario, effort: &Effort, programs: &Programs, bar: 
             let load = Load {
                 address: server.data,
                 plan: Arc::clone(&plans[index]),
-                shape: form,
+                form,
                 connections,
                 seconds,
                 seed: effort.seed.wrapping_add(u64::from(round) << 8 | index as u64),
@@ -142,7 +145,7 @@ async fn one_phase(phase: &Phase, server: &Running, load: Load, bar: &ProgressBa
     Ok(PhaseRun { name, round: 0, at_s: 0.0, seconds, elsewhere, figures, marks: acted?, complaints })
 }
 
-/// What operators do during a phase.
+/// Makes the admin calls of a phase.
 async fn act(
     phase: &Phase,
     server: &Running,
@@ -180,7 +183,7 @@ async fn act(
     Ok(marks)
 }
 
-/// Asks every input of every version once, so that answers under load can be held against these.
+/// Sends every input to every version once. Answers under load are compared with these.
 async fn learn(plan: &mut Plan, server: &Running, scenario: &Scenario) -> Result<()> {
     let of = scenario.servers.iter().find(|s| s.name == server.name);
     let is_floor = of.is_some_and(|s| s.kind == ServerKind::Floor);
@@ -221,12 +224,12 @@ fn admin(server: &Running) -> Result<crate::admin::Admin> {
     server.admin.ok_or_else(|| Wrong::new(format!("server {:?} has no admin plane", server.name)))
 }
 
-/// The load's form and its connections; a rate that is a multiple of an earlier phase's throughput is known only now.
+/// The form of the load and its number of connections. A rate can be a multiple of the throughput of an earlier phase.
 fn form(phase: &Phase, before: &[PhaseRun]) -> Result<(Form, usize)> {
     if let Some(closed) = &phase.closed {
         return Ok((Form::Closed, closed.connections));
     }
-    let open = phase.open.as_ref().expect("a phase is either open or closed");
+    let open = phase.open.as_ref().expect("`Scenario::parse` has checked that a phase is open or closed");
     let from = match (open.rate, open.times, &open.of) {
         (Some(rate), ..) => rate,
         (None, Some(times), Some(of)) => {
@@ -235,7 +238,7 @@ fn form(phase: &Phase, before: &[PhaseRun]) -> Result<(Form, usize)> {
         _ => 0.0,
     };
     if from <= 0.0 {
-        return Err(Wrong::new(format!("phase {:?} has no rate: nothing was answered before it", phase.name)));
+        return Err(Wrong::new(format!("phase {:?} has no rate: the phase it refers to had no answers", phase.name)));
     }
     let to = open.to.unwrap_or(from);
     Ok((Form::Open { from, to, arrivals: open.arrivals }, open.connections))

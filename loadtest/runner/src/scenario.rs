@@ -1,4 +1,4 @@
-//! A scenario: `scenario.toml` in a folder of its own, read and held against itself before anything is started.
+//! A scenario: a folder with a `scenario.toml`, which is read and checked before anything starts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,14 +14,14 @@ pub struct Scenario {
     /// The folder's name.
     #[serde(skip)]
     pub name: String,
-    /// What it shows, in one or two lines.
+    /// What the scenario shows, in one or two lines.
     pub summary: String,
-    /// Seconds of load, all phases of all rounds together.
+    /// Seconds of load of all phases and rounds together.
     pub seconds: f64,
     /// The same for `--short`.
     pub short_seconds: f64,
-    /// How often the phases are gone through. More than one where phases are compared: a machine's speed drifts more between
-    /// minutes than what is compared differs.
+    /// How often all phases run. Use more than one to compare phases: the speed of a machine changes more from minute to minute than the
+    /// phases differ.
     #[serde(default = "one")]
     pub rounds: u32,
     #[serde(rename = "model")]
@@ -43,21 +43,21 @@ pub struct Model {
     pub widths: Vec<usize>,
     /// Version `i + 1` comes from the `i`-th of these.
     pub versions: Vec<Version>,
-    /// What stands in its `model.toml`.
+    /// Text of its `model.toml`.
     #[serde(default)]
     pub settings: String,
-    /// More than one: so many models of the kind, named `<name>-<number>`.
+    /// Number of copies. More than one are named `<name>-<number>`.
     #[serde(default = "one")]
     pub count: u32,
 }
 
-/// Where a version's bytes come from: random weights, or a file of the repository.
+/// A version has random weights from a seed, or is a file of the repository.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Version {
     Seed {
         seed: u64,
-        /// Other layers than the model's, between the same input and output.
+        /// Layer widths other than the model's; the first and last must be the same.
         #[serde(default)]
         widths: Vec<usize>,
     },
@@ -72,16 +72,16 @@ pub struct Server {
     pub name: String,
     #[serde(default)]
     pub kind: ServerKind,
-    /// Which models lie in its directory; left out: all. The floor serves the first version of the first.
+    /// The models in its directory; all by default. The floor serves the first version of the first model.
     #[serde(default)]
     pub models: Vec<String>,
-    /// Settings that differ from the default configuration.
+    /// Environment variables, to change settings of the server.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// More options for the program.
     #[serde(default)]
     pub args: Vec<String>,
-    /// Models taken out before the first phase, for phases that load them.
+    /// Models to unload before the first phase, for phases that load them.
     #[serde(default)]
     pub unloaded: Vec<String>,
 }
@@ -94,49 +94,50 @@ pub enum ServerKind {
     Floor,
 }
 
-/// One server under one load for a while.
+/// A load on one server for some time.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
     pub name: String,
-    /// Left out: the first server.
+    /// The first server by default.
     #[serde(default)]
     pub server: String,
-    /// Its part of the scenario's time, against the other phases.
+    /// Its share of the time, relative to the other phases.
     #[serde(default = "share")]
     pub share: f64,
     pub open: Option<Open>,
     pub closed: Option<Closed>,
-    /// What is asked; left out: one row of the first model as JSON.
+    /// The requests; by default one row to the first model, as JSON.
     #[serde(default)]
     pub ask: Vec<Ask>,
     /// Headers of every request.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// So many users, drawn evenly, named in `x-user-id`; each must meet one version throughout the phase. 0: no such header.
+    /// Number of users. Each request has a random user in `x-user-id`, who must be answered by one version throughout the phase.
+    /// 0: requests have no such header.
     #[serde(default)]
     pub users: u32,
-    /// 429, 503 and 504 are what this phase is about, and no failures.
+    /// Answers with 429, 503 and 504 are expected and do not count as failed.
     #[serde(default)]
     pub may_refuse: bool,
-    /// Put as the traffic document of the first model asked, before the phase.
+    /// Traffic document for the first model in `ask`, set before the phase.
     pub traffic: Option<toml::Table>,
-    /// Promote the first model asked, to its versions in turn, once per so many milliseconds.
+    /// Interval in milliseconds at which the versions of the first model in `ask` are promoted in turn.
     pub promote_every_ms: Option<u64>,
-    /// Load this model and take it out again, over and over.
+    /// Load and unload this model repeatedly during the phase.
     pub load_and_unload: Option<String>,
 }
 
-/// Requests are sent when they are due, whatever became of those before.
+/// An open loop: requests are sent when they are due, even if earlier ones have no answer yet.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Open {
     /// Requests per second.
     pub rate: Option<f64>,
-    /// In place of `rate`: this many times the throughput of the phase `of`.
+    /// Instead of `rate`: a multiple of the throughput of the phase `of`.
     pub times: Option<f64>,
     pub of: Option<String>,
-    /// The rate at the end of the phase; left out: the same throughout.
+    /// The rate at the end of the phase; constant by default.
     pub to: Option<f64>,
     #[serde(default)]
     pub arrivals: Arrivals,
@@ -147,14 +148,14 @@ pub struct Open {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arrivals {
-    /// Independent callers: exponential gaps.
+    /// Independent callers: exponentially distributed gaps.
     #[default]
     Poisson,
-    /// One gap as long as the other.
+    /// Equal gaps.
     Even,
 }
 
-/// Each connection asks as soon as it has its answer.
+/// A closed loop: each connection sends the next request after the answer.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Closed {
@@ -165,37 +166,37 @@ pub struct Closed {
 #[serde(deny_unknown_fields)]
 pub struct Ask {
     pub model: String,
-    /// The binary tensor extension, both ways, in place of JSON.
+    /// Use binary tensors instead of JSON, for requests and answers.
     #[serde(default)]
     pub binary: bool,
     #[serde(default = "rows")]
     pub rows: usize,
-    /// How often, against the other kinds.
+    /// How often it is sent, relative to the other kinds of requests.
     #[serde(default = "share")]
     pub weight: f64,
-    /// Different inputs, made before the load begins.
+    /// Number of different inputs, which are made before the load.
     #[serde(default = "inputs")]
     pub inputs: usize,
 }
 
-/// A figure that has to be above or below something; without either it is only shown.
+/// A measured value with a limit. Without `at_least` and `at_most` it is only shown.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
     pub name: String,
     pub measure: Measure,
     pub phase: String,
-    /// Its ratio to (or difference from) the same measure of this phase.
+    /// The phase to compare with. The value is then the ratio to the same measure of that phase.
     pub against: Option<String>,
-    /// With `against`: the difference divided by this, in place of the ratio.
+    /// With `against`: the value is the difference divided by this, instead of the ratio.
     pub difference_per: Option<f64>,
-    /// Taken off: the same difference between these two phases, as `[this, against this]`.
+    /// With `difference_per`: two phases whose difference is subtracted first, as `[phase, against]`.
     pub beyond: Option<[String; 2]>,
-    /// With `measure = "share"`: of this version.
+    /// With `measure = "share"`: the version.
     pub version: Option<u32>,
     pub at_least: Option<f64>,
     pub at_most: Option<f64>,
-    /// The row of `targets` it belongs to.
+    /// Whether it is a row of the table of targets.
     #[serde(default)]
     pub target: bool,
 }
@@ -211,17 +212,17 @@ pub enum Measure {
     P50Us,
     P99Us,
     P999Us,
-    /// The same of the whole phase at once.
+    /// p99 of the whole phase.
     WholeP99Us,
     /// Requests that failed.
     Failed,
-    /// Requests refused with 429, 503 or 504, of all.
+    /// Share of requests refused with 429, 503 or 504.
     RefusedShare,
     /// The server's resident memory at the end, in kB (1024 bytes).
     ResidentKb,
-    /// Promotions, loads and unloads made.
+    /// Number of promotions, loads and unloads.
     Actions,
-    /// Good answers by `version`, of all good answers.
+    /// Share of `version` in the good answers.
     Share,
 }
 
@@ -250,7 +251,7 @@ impl Scenario {
         Self::parse(&name, &text).while_doing(|| path.display().to_string())
     }
 
-    /// Parses it, fills in what may be left out, and complains about everything that refers to nothing.
+    /// Parses a scenario, fills in defaults, and reports everything that is wrong at once.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
         let mut scenario: Self = toml::from_str(text).map_err(|e| Wrong::new(e.to_string()))?;
         name.clone_into(&mut scenario.name);
@@ -322,14 +323,14 @@ impl Scenario {
             must(self.servers.iter().any(|s| s.name == p.server), format!("{of}: there is no server {:?}", p.server));
             must(
                 self.phases.iter().skip(i + 1).all(|other| other.name != p.name),
-                format!("{of}: there are two of it"),
+                format!("{of}: the name is used twice"),
             );
             for model in p.ask.iter().map(|a| &a.model).chain(&p.load_and_unload) {
                 must(self.model(model).is_some(), format!("{of}: there is no model {model:?}"));
             }
             for ask in &p.ask {
                 let fits = ask.rows > 0 && ask.inputs > 0 && ask.weight > 0.0;
-                must(fits, format!("{of}: rows, inputs and weight of what is asked must be above 0"));
+                must(fits, format!("{of}: rows, inputs and weight must be above 0"));
             }
             if let Some(closed) = &p.closed {
                 must(closed.connections > 0, format!("{of}: connections must be above 0"));
@@ -375,16 +376,16 @@ mod tests {
     "#;
 
     #[test]
-    fn what_is_left_out_is_filled_in() {
+    fn defaults_are_filled_in() {
         let scenario = Scenario::parse("small", SMALL).unwrap();
         let phase = &scenario.phases[0];
         assert_eq!((phase.server.as_str(), phase.ask[0].model.as_str()), ("gateway", "m"));
-        assert_eq!(scenario.servers[0].models, ["m"], "a server that names no models has all");
+        assert_eq!(scenario.servers[0].models, ["m"], "a server without `models` has all of them");
         assert!(matches!(scenario.models[0].versions[1], Version::File { .. }));
     }
 
     #[test]
-    fn what_refers_to_nothing_is_said_all_at_once() {
+    fn all_wrong_references_are_reported_at_once() {
         let text = SMALL.replace("closed = { connections = 2 }", "server = \"other\"") + "ask = [{ model = \"n\" }]";
         let wrong = Scenario::parse("small", &text).unwrap_err().to_string();
         for part in ["either `open` or `closed`", "no server \"other\"", "no model \"n\""] {
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_of_the_repository_is_sound() {
+    fn every_scenario_of_the_repository_is_valid() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut read = 0;
         for folder in ["scenarios", "targets"] {

@@ -1,4 +1,4 @@
-//! The servers under load: started on free ports with directories of their own, watched through `/proc`, and stopped.
+//! The servers under test: each is started on free ports with its own directory, measured through `/proc`, and stopped.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -14,11 +14,11 @@ use crate::models;
 use crate::scenario::{Scenario, Server, ServerKind};
 use crate::wrong::{Result, While, Wrong};
 
-/// Thousands of models take their time.
+/// Thousands of models take minutes to load.
 const START_LIMIT: Duration = Duration::from_mins(3);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// The programs that are measured, and where the repository lies.
+/// The programs to measure, and the root of the repository.
 #[derive(Debug, Clone)]
 pub struct Programs {
     pub root: PathBuf,
@@ -26,7 +26,7 @@ pub struct Programs {
     pub floor: PathBuf,
 }
 
-/// A server that answers. Stopped when dropped.
+/// A running server. Dropping it stops the process.
 #[derive(Debug)]
 pub struct Running {
     pub name: String,
@@ -38,12 +38,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `server` in `directory`, which is its own, and waits until it is ready.
+    /// Starts `server` in its own `directory` and waits until it is ready.
     pub async fn start(scenario: &Scenario, server: &Server, programs: &Programs, directory: &Path) -> Result<Self> {
         let what = || format!("starting server {:?} of {}", server.name, scenario.name);
         let models_dir = directory.join("models");
         let here = server.models.iter().filter_map(|name| scenario.model(name));
-        models::lay_out(&models_dir, &programs.root, here)?;
+        models::write_all(&models_dir, &programs.root, here)?;
 
         let log = directory.join("log");
         let out = File::create(&log).while_doing(what)?;
@@ -69,7 +69,7 @@ impl Running {
         command.stdout(out.try_clone().while_doing(what)?).stderr(out);
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().while_doing(|| format!("starting {program}"))?;
-        // From here on dropping it ends the child.
+        // From here on, dropping `running` stops the process.
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut running = Self { name: server.name.clone(), data: floor.unwrap_or(unknown), admin: None, child, log };
         running.wait(server.kind).await?;
@@ -108,12 +108,12 @@ impl Running {
         }
     }
 
-    /// CPU time used so far, of all its threads, in microseconds.
+    /// CPU time of all its threads so far, in microseconds.
     pub fn cpu_us(&self) -> Result<f64> {
         machine::process_cpu_us(self.child.id())
     }
 
-    /// Resident memory in kB of 1024 bytes.
+    /// Resident memory, in kB of 1024 bytes.
     pub fn resident_kb(&self) -> Result<f64> {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&path).while_doing(|| format!("reading {path}"))?;
@@ -132,7 +132,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(id) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) else { return };
-        // It may have ended by itself, and then there is nothing to stop.
+        // The process may have ended already; the error then means nothing.
         let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
         let limit = Instant::now() + STOP_LIMIT;
         while let Ok(None) = self.child.try_wait() {
@@ -151,7 +151,7 @@ fn announced(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((value("data=")?, value("admin=")?))
 }
 
-/// For the floor, which takes its address from the command line alone: free a moment ago.
+/// A free address for the floor, which only takes a fixed one. Another process could take the port in between.
 fn free_address() -> Result<SocketAddr> {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).while_doing(|| "looking for a free port".into())
 }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_addresses_are_read_off_the_log() {
+    fn the_addresses_are_found_in_the_log() {
         let log = "INFO found engine\n2026 INFO listening data=127.0.0.1:41147 admin=127.0.0.1:42579 models=m\n";
         let (data, admin) = announced(log).unwrap();
         assert_eq!((data.port(), admin.port()), (41147, 42579));

@@ -1,8 +1,8 @@
-//! What went wrong, as a sentence for the person at the terminal: nobody else reads this program's errors.
+//! The error type: one sentence for the person at the terminal.
 
 use std::fmt;
 
-/// A sentence that names what was wrong.
+/// An error message.
 #[derive(Debug)]
 pub struct Wrong(String);
 
@@ -22,7 +22,7 @@ impl fmt::Display for Wrong {
 
 impl std::error::Error for Wrong {}
 
-/// Puts in front of an error what was being done.
+/// Adds to an error what the program was doing.
 pub trait While<T> {
     fn while_doing(self, what: impl FnOnce() -> String) -> Result<T>;
 }

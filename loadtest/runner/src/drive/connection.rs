@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection: asks, reads the whole answer, judges it, and connects again when it broke.
+//! One HTTP/1.1 connection: sends requests, reads and checks the answers, and connects again after an error.
 
 use std::net::SocketAddr;
 
@@ -24,14 +24,14 @@ pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
 }
 
-/// What is to be said of one answer.
+/// The result of one request.
 #[derive(Debug)]
 pub struct Verdict {
     pub outcome: Outcome,
     pub version: u32,
-    /// 0 where there was no answer.
+    /// 0 without an answer.
     pub status: u16,
-    /// What is wrong, where something is.
+    /// The error message; empty for a good answer.
     pub complaint: String,
 }
 
@@ -42,18 +42,18 @@ impl Verdict {
 }
 
 impl Connection {
-    /// Needs a `LocalSet` around it.
+    /// Must run in a `LocalSet`.
     pub async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await.while_doing(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true).while_doing(|| format!("connecting to {address}"))?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.while_doing(|| format!("speaking HTTP with {address}"))?;
-        // How it ends is seen by the request it ends under.
+        // An error of the connection is also the error of the request that it interrupts.
         tokio::task::spawn_local(async move { drop(connection.await) });
         Ok(Self { address, sender })
     }
 
-    /// One of the prepared requests.
+    /// Sends one of the prepared requests and checks the answer.
     pub async fn ask(&mut self, kind: &Kind, case: usize, user: Option<u32>) -> Verdict {
         let case = &kind.cases[case];
         let (version, number) = match self.answer(kind, kind.uri.clone(), case.body.clone(), user).await {
@@ -66,7 +66,7 @@ impl Connection {
         }
     }
 
-    /// Sends `body` to `uri`; the version that answered and the first number of its output.
+    /// Sends `body` to `uri`. Returns the version that answered and the first number of its output.
     pub async fn answer(
         &mut self,
         kind: &Kind,

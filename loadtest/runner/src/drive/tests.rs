@@ -1,4 +1,4 @@
-//! The loops against a server of a few lines that answers what it is told to, when it is told to.
+//! Tests of both loops, against a small server whose answers and delays the test chooses.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,7 +24,7 @@ const SCENARIO: &str = r#"
     closed = { connections = 1 }
 "#;
 
-/// A server whose `n`-th answer of a connection is `answer(n)`: version, number, and how long it takes.
+/// A server. The `n`-th answer of a connection is `answer(n)`: version, number, and delay.
 fn server(answer: fn(usize) -> (u32, f32, Duration)) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -43,7 +43,7 @@ fn connection(mut stream: TcpStream, answer: fn(usize) -> (u32, f32, Duration)) 
     let mut n = 0;
     while let Ok(got @ 1..) = stream.read(&mut buffer) {
         read.extend_from_slice(&buffer[..got]);
-        // The bodies asked here end so, and nothing else does.
+        // Every request body ends like this, and nothing else does.
         if !read.ends_with(b"]}]}") {
             continue;
         }
@@ -60,14 +60,14 @@ fn connection(mut stream: TcpStream, answer: fn(usize) -> (u32, f32, Duration)) 
     }
 }
 
-/// Runs a load of half a second in one thread; version 1 is known to answer 0.5 to everything.
-fn drive(address: SocketAddr, shape: Form, connections: usize) -> Seen {
+/// Runs a load of half a second in one thread. Version 1 is expected to answer 0.5 to every input.
+fn drive(address: SocketAddr, form: Form, connections: usize) -> Seen {
     let scenario = Scenario::parse("test", SCENARIO).unwrap();
     let mut plan = Plan::new(&scenario, &scenario.phases[0], 1).unwrap();
     for case in &mut plan.kinds[0].cases {
         case.answers.push((1, 0.5));
     }
-    let load = Load { address, plan: Arc::new(plan), shape, connections, seconds: 0.5, seed: 1, threads: 1 };
+    let load = Load { address, plan: Arc::new(plan), form, connections, seconds: 0.5, seed: 1, threads: 1 };
     let thread = start(&load, Instant::now() + Duration::from_millis(50)).swap_remove(0);
     thread.join().unwrap().unwrap()
 }
@@ -75,25 +75,25 @@ fn drive(address: SocketAddr, shape: Form, connections: usize) -> Seen {
 const EVEN: Form = Form::Open { from: 1000.0, to: 1000.0, arrivals: Arrivals::Even };
 
 #[test]
-fn a_stall_is_charged_to_every_request_that_was_due_meanwhile() {
-    // The 100th answer takes 200 ms; one connection, so that everything behind it waits.
+fn a_stall_adds_latency_to_every_request_due_during_it() {
+    // The 100th answer takes 200 ms, and there is one connection, so that all later requests wait.
     let address = server(|n| (1, 0.5, Duration::from_millis(if n == 100 { 200 } else { 0 })));
     let seen = drive(address, EVEN, 1);
     assert_eq!(seen.samples.len(), 500, "every request that was due is counted");
-    assert!(seen.samples.iter().all(|s| s.outcome == Outcome::Good), "and good: {:?}", seen.complaints);
+    assert!(seen.samples.iter().all(|s| s.outcome == Outcome::Good), "every request is good: {:?}", seen.complaints);
     let slow = seen.samples.iter().filter(|s| s.latency_ns > 50_000_000).count();
-    assert!(slow >= 140, "of 200 requests due in the stall 150 waited for more than 50 ms, and not {slow}");
+    assert!(slow >= 140, "{slow} requests took over 50 ms; about 150 of the 200 due during the stall must");
 }
 
 #[test]
-fn a_closed_loop_asks_again_once_it_is_answered() {
+fn a_closed_loop_sends_the_next_request_after_an_answer() {
     let seen = drive(server(|_| (1, 0.5, Duration::from_millis(10))), Form::Closed, 2);
     let n = seen.samples.len();
     assert!((10..=102).contains(&n), "two connections, 10 ms each, for half a second: {n} requests");
 }
 
 #[test]
-fn another_versions_answer_is_a_failure() {
+fn an_answer_of_another_version_is_a_failure() {
     let seen = drive(server(|n| (1, if n == 3 { 0.7 } else { 0.5 }, Duration::ZERO)), EVEN, 1);
     let failed = seen.samples.iter().filter(|s| s.outcome == Outcome::Failed).count();
     assert_eq!(failed, 1);

@@ -1,4 +1,4 @@
-//! One page that needs nothing beside it.
+//! The HTML page: one file without external resources.
 
 use std::fmt::Write as _;
 
@@ -31,13 +31,13 @@ pre{{overflow-x:auto;font-size:12px}}svg{{max-width:100%;height:auto}}</style>
 <table><tr><th>measure<th>target<th>measured<th>verdict
 {table}</table>
 <h2>Latency</h2>{latency}
-<h2>Time line</h2>{timeline}
+<h2>Latency over time</h2>{timeline}
 <h2>Phases</h2><pre>{phases}</pre>
 "
     )
 }
 
-/// Text as it has to stand in HTML and SVG.
+/// Escapes text for HTML and SVG.
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

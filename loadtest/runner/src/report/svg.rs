@@ -1,6 +1,6 @@
-//! The two pictures: latency by percentile, and latency by time with what operators did.
+//! Two charts: latency by percentile, and latency over time with marks for admin calls.
 //!
-//! Written as plain SVG: two kinds of lines on two axes, and no plotting crate is as small as this file.
+//! The SVG is written directly, because a plotting crate would be larger than this file.
 
 use std::fmt::Write as _;
 
@@ -14,10 +14,11 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 40.0;
-/// Told apart by people who see few colours (Okabe and Ito).
+/// Colours that colour-blind readers can distinguish (Okabe and Ito).
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
-/// Latency of good answers by percentile, a line per phase over all rounds. The axis is 1 / (1 - p): each nine as wide as another.
+/// Latency of good answers by percentile, one line per phase, all rounds together. The x axis is log(1 / (1 - p)), so that 90 %, 99 % and
+/// 99.9 % have equal distances.
 pub fn latency(ran: &Ran) -> String {
     let names: Vec<_> = ran.scenario.phases.iter().map(|phase| phase.name.as_str()).collect();
     let mut lines = Vec::new();
@@ -26,7 +27,7 @@ pub fn latency(ran: &Ran) -> String {
         for phase in ran.phases.iter().filter(|phase| phase.name == *name) {
             all += &phase.figures.latencies;
         }
-        // As far as there are a few samples behind a point.
+        // Stop where fewer than three samples are above a point.
         let nines = ((all.len() as f64 / 3.0).max(1.0)).log10().min(5.0);
         let steps = (nines * 40.0) as u32;
         let point = |i: u32| {
@@ -47,7 +48,7 @@ pub fn latency(ran: &Ran) -> String {
     chart.finish("latency by percentile, whole run")
 }
 
-/// p50 (thin) and p99 of each quarter of a second; promotions, loads and unloads as marks along the bottom.
+/// p50 (dashed) and p99 of each quarter of a second. Promotions, loads and unloads are marks on the x axis.
 pub fn timeline(ran: &Ran) -> String {
     let names: Vec<_> = ran.scenario.phases.iter().map(|phase| phase.name.as_str()).collect();
     let end = ran.phases.last().map_or(1.0, |phase| phase.at_s + phase.seconds);
@@ -74,13 +75,13 @@ pub fn timeline(ran: &Ran) -> String {
     for (i, name) in names.iter().enumerate() {
         chart.legend(i, name, COLOURS[i % COLOURS.len()]);
     }
-    chart.finish("p99 (and p50, dashed) of each quarter of a second; ticks above the axis: what operators did")
+    chart.finish("p99 (and p50, dashed) of each quarter of a second; marks on the axis: admin calls")
 }
 
-/// A linear axis from 0 to `last`, and a logarithmic one of microseconds.
+/// A chart with a linear x axis from 0 to `last` and a logarithmic y axis in microseconds.
 struct Chart {
     last: f64,
-    /// Powers of ten.
+    /// Lowest and highest power of ten of the y axis.
     low: f64,
     high: f64,
     text: String,
