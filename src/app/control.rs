@@ -4,7 +4,7 @@ use super::Phase;
 use crate::admin::{self, Admin};
 use crate::http::DataPlane;
 use crate::quality::Quality;
-use crate::telemetry::{QualityShown, Telemetry, names};
+use crate::telemetry::{QualityFigures, Telemetry, names};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -114,21 +114,23 @@ async fn upkeep(telemetry: Telemetry, door: Arc<DataPlane>, quality: Quality) {
     }
 }
 
-/// Shows what feedback says of every version on every arm.
+/// Shows what feedback says about every version on every arm.
 fn show_quality(telemetry: &Telemetry, quality: &Quality) {
-    for (model, of) in quality.all() {
-        for ((version, arm), figures) in of.arms.iter().filter(|(_, figures)| figures.with_feedback > 0) {
+    let all = quality.all();
+    let arms = all.iter().flat_map(|(model, of)| of.arms.iter().map(move |arm| (model, arm)));
+    telemetry.show_quality(arms.filter(|(_, (_, figures))| figures.with_feedback > 0).map(
+        |(model, ((version, arm), figures))| {
             let values = figures.values.iter().map(|(name, m)| (name.as_str(), m.count, m.mean, m.variance()));
-            telemetry.show_quality(&QualityShown {
-                model: model.as_str(),
-                version: &version.to_string(),
+            QualityFigures {
+                model,
+                version: *version,
                 arm,
                 labelled: figures.labelled,
                 accuracy: figures.accuracy(),
                 mean_absolute_error: figures.mean_absolute_error(),
                 mean_delay: figures.mean_delay(),
                 values: values.collect(),
-            });
-        }
-    }
+            }
+        },
+    ));
 }

@@ -56,7 +56,7 @@ impl VersionMetrics {
             model,
             version,
         });
-        metrics.scope.shows(&metrics);
+        metrics.scope.set_version(&metrics);
         metrics
     }
 

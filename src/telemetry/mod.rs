@@ -13,6 +13,8 @@
 
 mod arm;
 mod counts;
+mod escape;
+mod limit;
 mod log;
 mod logging;
 pub mod names;
@@ -26,6 +28,6 @@ pub use arm::{ArmMetrics, InFlight, VersionMetrics};
 pub use counts::{ArmEvidence, LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
 pub use log::LogMetrics;
 pub use logging::{LogFormat, init as init_logging, set_filter as set_log_filter};
-pub use quality::QualityShown;
+pub use quality::QualityFigures;
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};

@@ -1,7 +1,10 @@
-//! Where series live: one recorder for the process, one per version, one text for the scraper.
+//! Recorders: one for the process, one per version, one per arm with feedback; and the text that a scrape gets.
+//!
+//! Why a recorder per version, and why its text is parsed again: docs/adr/0002 and 0005.
 
 use super::arm::VersionMetrics;
 use super::names::{self, Kind, Metric};
+use super::quality::QualitySeries;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::BTreeMap;
@@ -10,14 +13,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 static METADATA: Metadata<'static> = Metadata::new("sluicegate", Level::INFO, None);
 
-/// A set of series that come and go together.
+/// A set of series that are created and removed together.
 ///
-/// The exporter can remove a series only when it has been idle, after which a handle still held counts into nothing. So each
-/// version has a recorder of its own, and its series end with it, whatever they last counted.
+/// The exporter removes a series only after it was idle, and a handle that is still held then counts into nothing. So each version has
+/// a recorder of its own, and its series are removed with it.
 pub struct Scope {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// Whose in-flight count is shown when this is rendered; versions that drain are asked too, though no snapshot holds them.
+    /// The version whose in-flight count is read on each scrape; a draining version too, though no snapshot holds it.
     version: OnceLock<Weak<VersionMetrics>>,
 }
 
@@ -34,7 +37,7 @@ impl Default for Scope {
 }
 
 impl Scope {
-    /// A scope that no [`Telemetry`] shows: for offline commands and tests.
+    /// A scope that is not part of `/metrics`: for offline commands and tests.
     #[must_use]
     pub fn new() -> Scope {
         let recorder = builder().build_recorder();
@@ -42,8 +45,8 @@ impl Scope {
         Scope { recorder, handle, version: OnceLock::new() }
     }
 
-    /// One scope is one version's; a second one here keeps the first, and only its in-flight gauge is not refreshed.
-    pub(super) fn shows(&self, version: &Arc<VersionMetrics>) {
+    /// Sets the version whose in-flight count is shown. Each scope belongs to one version, so a second call is ignored.
+    pub(super) fn set_version(&self, version: &Arc<VersionMetrics>) {
         let _ = self.version.set(Arc::downgrade(version));
     }
 
@@ -84,7 +87,7 @@ fn builder() -> PrometheusBuilder {
     builder
 }
 
-/// Everything counted in this process. Cheap to clone.
+/// All metrics of this process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Telemetry(Arc<Scopes>);
 
@@ -92,6 +95,7 @@ pub struct Telemetry(Arc<Scopes>);
 struct Scopes {
     process: Scope,
     versions: Mutex<Vec<Weak<Scope>>>,
+    quality: Mutex<QualitySeries>,
 }
 
 impl Default for Telemetry {
@@ -103,16 +107,17 @@ impl Default for Telemetry {
 impl Telemetry {
     #[must_use]
     pub fn new() -> Telemetry {
-        Telemetry(Arc::new(Scopes { process: Scope::new(), versions: Mutex::new(Vec::new()) }))
+        let (versions, quality) = (Mutex::default(), Mutex::default());
+        Telemetry(Arc::new(Scopes { process: Scope::new(), versions, quality }))
     }
 
-    /// The series that live as long as the process.
+    /// The series that exist as long as the process.
     #[must_use]
     pub fn process(&self) -> &Scope {
         &self.0.process
     }
 
-    /// A new scope, shown by [`Telemetry::render`] for as long as the caller keeps it.
+    /// A new scope, part of [`Telemetry::render`] for as long as the caller keeps it.
     #[must_use]
     pub fn scope(&self) -> Arc<Scope> {
         let scope = Arc::new(Scope::new());
@@ -122,34 +127,43 @@ impl Telemetry {
         scope
     }
 
-    fn handles(&self) -> Vec<Arc<Scope>> {
+    pub(super) fn quality(&self) -> &Mutex<QualitySeries> {
+        &self.0.quality
+    }
+
+    fn version_scopes(&self) -> Vec<Arc<Scope>> {
         let versions = self.0.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// What counts for each version there is, those that drain too; two for a version that drains while it is loaded again.
+    /// The metrics of each version, including draining ones; two for a version that drains while it is loaded again.
     #[must_use]
     pub fn versions(&self) -> Vec<Arc<VersionMetrics>> {
-        self.handles().iter().filter_map(|scope| scope.version()).collect()
+        self.version_scopes().iter().filter_map(|scope| scope.version()).collect()
     }
 
-    /// Folds the samples recorded since the last call into their buckets; without it they pile up until a scrape.
+    /// Adds the samples since the last call to their buckets; without it they use memory until a scrape. Also reports suppressed log
+    /// lines.
     pub fn upkeep(&self) {
+        super::logging::report_suppressed();
         self.0.process.handle.run_upkeep();
-        for scope in self.handles() {
+        for scope in self.version_scopes() {
             scope.handle.run_upkeep();
         }
     }
 
-    /// The Prometheus text exposition of all scopes: each family once, with its help and type, in order of name.
+    /// The Prometheus text of all scopes: each family once, with its help and type, in the order of names.
     #[must_use]
     pub fn render(&self) -> String {
         let mut families: BTreeMap<String, String> = BTreeMap::new();
         collect(&self.0.process.handle.render(), &mut families);
-        for scope in self.handles() {
+        for scope in self.version_scopes() {
             if let Some(version) = scope.version() {
                 version.show_in_flight();
             }
+            collect(&scope.handle.render(), &mut families);
+        }
+        for scope in self.0.quality.lock().unwrap_or_else(PoisonError::into_inner).scopes() {
             collect(&scope.handle.render(), &mut families);
         }
         let mut text = String::new();
@@ -169,7 +183,7 @@ impl Telemetry {
     }
 }
 
-/// Adds one recorder's text to the families, by the name its `# TYPE` line gives.
+/// Adds one recorder's text to the families, by the name in its `# TYPE` line.
 fn collect(text: &str, families: &mut BTreeMap<String, String>) {
     let mut family: Option<&mut String> = None;
     for line in text.lines() {

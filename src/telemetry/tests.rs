@@ -82,3 +82,60 @@ fn the_documentation_lists_every_metric_as_it_is() {
     }
     assert_eq!(text.matches("| `sluicegate_").count(), names::ALL.len(), "and lists nothing else");
 }
+
+fn figures(model: &crate::model::ModelName, version: u64) -> QualityFigures<'_> {
+    QualityFigures {
+        model,
+        version: version.to_string().parse().unwrap(),
+        arm: "control",
+        labelled: 3,
+        accuracy: Some(0.5),
+        mean_absolute_error: None,
+        mean_delay: Some(1.5),
+        values: vec![("revenue", 2, 30.0, Some(4.0)), ("clicked", 1, 1.0, None)],
+    }
+}
+
+#[test]
+fn quality_series_are_removed_with_their_version_and_stay_while_it_is_idle() {
+    let telemetry = Telemetry::new();
+    let one = version_metrics(&telemetry, "1");
+    let _two = version_metrics(&telemetry, "2");
+    let model = "m".parse().unwrap();
+    let both = || [figures(&model, 1), figures(&model, 2)];
+    telemetry.show_quality(both());
+    for _ in 0..3 {
+        telemetry.upkeep();
+        let text = telemetry.render();
+        for version in ["1", "2"] {
+            let series = format!(
+                r#"sluicegate_quality_value_mean{{model="m",version="{version}",arm="control",value="revenue"}} 30"#
+            );
+            assert!(text.contains(&series), "{text}");
+        }
+    }
+    drop(one);
+    // Late feedback about an unloaded version changes nothing here.
+    telemetry.show_quality(both());
+    let text = telemetry.render();
+    assert!(!text.contains(r#"version="1""#), "{text}");
+    assert!(text.contains(r#"sluicegate_quality_accuracy{model="m",version="2",arm="control"} 0.5"#), "{text}");
+}
+
+#[test]
+fn quality_series_of_an_arm_or_value_that_is_gone_are_removed() {
+    let telemetry = Telemetry::new();
+    let _one = version_metrics(&telemetry, "1");
+    let model = "m".parse().unwrap();
+    telemetry.show_quality([figures(&model, 1), QualityFigures { arm: "old arm", ..figures(&model, 1) }]);
+    assert!(telemetry.render().contains("old arm"));
+    let mut fewer = figures(&model, 1);
+    fewer.values.pop();
+    fewer.accuracy = None;
+    telemetry.show_quality([fewer]);
+    let text = telemetry.render();
+    assert!(!text.contains("old arm") && !text.contains("clicked") && !text.contains("quality_accuracy"), "{text}");
+    assert!(text.contains("revenue"), "{text}");
+    telemetry.show_quality([]);
+    assert!(!telemetry.render().contains("sluicegate_quality"), "{}", telemetry.render());
+}
