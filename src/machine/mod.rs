@@ -4,6 +4,7 @@
 //!   the control groups above the process (cgroup v1 and v2) leave of both.
 //! - What a container limits counts like what the machine has; the smallest limit on the way up wins.
 //! - It never fails: what cannot be read does not limit, and the answer says where each number came from.
+//! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //!
 //! Uses: nothing.
 //!
@@ -13,6 +14,7 @@
 //! To add a source: a pure function over a file's text in `cgroup.rs`, its place in [`Machine::read`].
 
 mod cgroup;
+pub mod durable;
 mod priority;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
-//! What the records of one stream have in common, and how a tensor's shape is told from its length.
+//! The facts that all records of a stream share, and how a tensor's shape follows from its length.
 
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
 use crate::tensor::{DataType, Shape};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// What the records of one stream have in common: a sealed file holds records of one, and carries this in its metadata.
+/// The facts that all records of a stream share. A sealed file holds records of one stream and has these facts in its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     pub model: ModelName,
@@ -13,23 +13,23 @@ pub struct About {
     /// Of `model.onnx`, lower-case hex.
     pub sha256: String,
     pub signature: Signature,
-    /// Columns whose elements are replaced by their keyed hash: `inputs.NAME`, `outputs.NAME`.
+    /// Columns whose elements are replaced by their keyed hashes: `inputs.NAME`, `outputs.NAME`.
     pub hashed: BTreeSet<String>,
-    /// Columns that are not there: `inputs.NAME`, `outputs.NAME`.
+    /// Columns that are left out: `inputs.NAME`, `outputs.NAME`.
     pub dropped: BTreeSet<String>,
 }
 
-/// One of the two structs of a record.
+/// One of the two struct columns of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Inputs,
     Outputs,
 }
 
-/// A tensor's column: a field of one of the two structs.
+/// A tensor's column: a field of one of the two struct columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// Its place among the signature's tensors of its side.
+    /// Its index among the signature's tensors of its side.
     pub index: usize,
     pub spec: TensorSpec,
     pub hashed: bool,
@@ -42,6 +42,11 @@ impl Side {
             Side::Inputs => "inputs",
             Side::Outputs => "outputs",
         }
+    }
+
+    /// The name of a tensor's column: `inputs.NAME`, `outputs.NAME`.
+    pub(super) fn column(self, spec: &TensorSpec) -> String {
+        format!("{}.{}", self.as_str(), spec.name)
     }
 }
 
@@ -57,10 +62,9 @@ impl About {
     /// The columns of a side that are kept, in the signature's order.
     #[must_use]
     pub fn columns(&self, side: Side) -> Vec<Column> {
-        let named = |spec: &TensorSpec| format!("{}.{}", side.as_str(), spec.name);
         let specs = self.specs(side).iter().enumerate();
-        let kept = specs.filter(|(_, spec)| !self.dropped.contains(&named(spec)));
-        kept.map(|(index, spec)| Column { index, spec: spec.clone(), hashed: self.hashed.contains(&named(spec)) })
+        let kept = specs.filter(|(_, spec)| !self.dropped.contains(&side.column(spec)));
+        kept.map(|(index, spec)| Column { index, spec: spec.clone(), hashed: self.hashed.contains(&side.column(spec)) })
             .collect()
     }
 
@@ -72,12 +76,12 @@ impl About {
         serde_json::to_value(json).expect("names and numbers are JSON")
     }
 
-    /// The other way.
+    /// Reads a signature from the JSON of a file's metadata.
     ///
     /// # Errors
-    /// Words, when it is no signature.
+    /// Words, when it is not a signature.
     pub fn signature_of(json: serde_json::Value) -> Result<Signature, String> {
-        let sides: SidesJson = serde_json::from_value(json).map_err(|e| format!("a signature: {e}"))?;
+        let sides: SidesJson = serde_json::from_value(json).map_err(|e| format!("the signature: {e}"))?;
         let side = |specs: Vec<SpecJson>| specs.into_iter().map(SpecJson::into_spec).collect::<Result<Vec<_>, _>>();
         Ok(Signature::new(side(sides.inputs)?, side(sides.outputs)?))
     }
@@ -98,14 +102,14 @@ impl About {
         Ok(About { model, version, sha256, signature, hashed, dropped })
     }
 
-    /// The shape of a tensor of so many elements: of one row where the signature has rows and its other dimensions leave that open, of
-    /// all rows where they do not. `None` where the length does not tell.
+    /// The shape of a tensor with this number of elements. Where the signature has rows and another dimension is free too, it is the
+    /// shape of one row. `None` where the length does not determine the shape.
     #[must_use]
     pub fn shape_of(&self, spec: &TensorSpec, elements: usize) -> Option<Shape> {
         let dims = spec.dims.as_deref()?;
         let fixed: usize = dims.iter().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 }).product();
         let mut free = dims.iter().filter(|d| matches!(d, Dim::Free(_))).count();
-        // One row, where the first is not the only free one.
+        // The tensor has one row where the first dimension is not the only free one.
         let one_row = self.signature.has_rows() && free > 1;
         free -= usize::from(one_row);
         let rest = match free {
@@ -137,7 +141,8 @@ struct SidesJson {
     outputs: Vec<SpecJson>,
 }
 
-/// A tensor's name, type and dimensions: a number, a symbol, or null for a free one without; `dims` null where even the rank is free.
+/// A tensor's name, type and dimensions. A dimension is a number, a symbol, or null for a free one without a symbol; `dims` is null
+/// where the rank is free.
 #[derive(Serialize, Deserialize)]
 struct SpecJson {
     name: String,
@@ -166,7 +171,7 @@ impl SpecJson {
     }
 
     fn into_spec(self) -> Result<TensorSpec, String> {
-        let datatype = DataType::parse(&self.datatype).ok_or_else(|| format!("{} is no datatype", self.datatype))?;
+        let datatype = DataType::parse(&self.datatype).ok_or_else(|| format!("{} is not a datatype", self.datatype))?;
         let dim = |dim| match dim {
             Some(DimJson::Fixed(n)) => Dim::Fixed(n),
             Some(DimJson::Symbol(symbol)) => Dim::Free(Some(symbol.into())),

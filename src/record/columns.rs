@@ -1,7 +1,7 @@
 //! Predictions as Arrow columns.
 
 use super::about::{About, Column, Side};
-use super::frame::{self, PredictionView, TensorView};
+use super::view::{self, PredictionView, TensorView};
 use crate::tensor::DataType;
 use arrow_array::builder::StringBuilder;
 use arrow_array::types::{
@@ -18,22 +18,22 @@ use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Microseconds since 1970, UTC: the type of every time in the files.
+/// The type of every time in the files: microseconds since 1970, UTC.
 #[must_use]
 pub fn timestamp() -> Arrow {
     Arrow::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// The column that is there only where lengths do not tell shapes.
+/// The column that exists only where shapes do not follow from lengths.
 pub const SHAPES: &str = "shapes";
 
-/// A file's columns: the promised ones, and what its records make necessary.
+/// The columns of a file: the documented ones, and those that its records make necessary.
 #[derive(Debug, Clone)]
 pub struct Layout {
     about: Arc<About>,
     inputs: Vec<Column>,
     outputs: Vec<Column>,
-    /// BYTES columns in which some element is not UTF-8.
+    /// BYTES columns with an element that is not UTF-8.
     binary: BTreeSet<(&'static str, usize)>,
     shapes: bool,
 }
@@ -45,13 +45,13 @@ impl Layout {
         Layout { about: Arc::clone(about), inputs, outputs, binary: BTreeSet::new(), shapes: false }
     }
 
-    /// The columns that frames of this stream hold tensors for.
+    /// The tensor columns in the frames of this stream.
     #[must_use]
     pub fn columns(&self) -> (&[Column], &[Column]) {
         (&self.inputs, &self.outputs)
     }
 
-    /// Makes room for what a record needs; every record of a file is shown before the first is built.
+    /// Adds the columns and types that a record needs. Call it with every record of a file before the first batch.
     pub fn allow(&mut self, view: &PredictionView) {
         let outputs = view.outputs.as_deref().unwrap_or_default();
         for (side, columns, tensors) in
@@ -59,13 +59,13 @@ impl Layout {
         {
             for (i, (column, tensor)) in columns.iter().zip(tensors).enumerate() {
                 let Some(tensor) = tensor else { continue };
-                if frame::width_of(column).is_none() && !self.binary.contains(&(side.as_str(), i)) {
+                if view::element_width(column).is_none() && !self.binary.contains(&(side.as_str(), i)) {
                     let is_text = tensor.texts().all(|text| std::str::from_utf8(text).is_ok());
                     if !is_text {
                         self.binary.insert((side.as_str(), i));
                     }
                 }
-                self.shapes |= !is_told(&self.about, column, tensor, view.rows);
+                self.shapes |= !is_shape_implied(&self.about, column, tensor, view.rows);
             }
         }
     }
@@ -97,7 +97,7 @@ impl Layout {
         Arc::new(Schema::new(fields))
     }
 
-    /// Parquet has no struct without fields: such a side is null throughout.
+    /// Parquet has no struct without fields, so such a side has the type null.
     fn side_type(&self, side: Side) -> Arrow {
         let fields = self.fields(side);
         if fields.is_empty() { Arrow::Null } else { Arrow::Struct(fields) }
@@ -135,16 +135,16 @@ impl Layout {
     }
 }
 
-/// Whether a record's shape of this tensor follows from its number of elements.
-fn is_told(about: &About, column: &Column, tensor: &TensorView, rows: Option<u32>) -> bool {
+/// Whether the tensor's shape in a record follows from its number of elements.
+fn is_shape_implied(about: &About, column: &Column, tensor: &TensorView, rows: Option<u32>) -> bool {
     let shape = tensor.shape.iter().copied();
     let of_a_record = |(i, extent)| if i == 0 && rows.is_some() { 1 } else { extent };
     let mut shape = shape.enumerate().map(of_a_record);
     let elements = shape.clone().product();
-    about.shape_of(&column.spec, elements).is_some_and(|told| shape.by_ref().eq(told.iter().copied()))
+    about.shape_of(&column.spec, elements).is_some_and(|implied| shape.by_ref().eq(implied.iter().copied()))
 }
 
-/// Collects records and makes batches of them.
+/// Collects records into batches.
 #[derive(Debug)]
 pub struct Builder {
     layout: Layout,
@@ -153,12 +153,12 @@ pub struct Builder {
     heads: Heads,
     inputs: Vec<TensorBuilder>,
     outputs: Vec<TensorBuilder>,
-    inputs_there: Vec<bool>,
-    outputs_there: Vec<bool>,
+    has_inputs: Vec<bool>,
+    has_outputs: Vec<bool>,
     shapes: Vec<Option<String>>,
 }
 
-/// Everything but the tensors, column by column.
+/// All columns but the tensors.
 #[derive(Debug, Default)]
 struct Heads {
     request_id: StringBuilder,
@@ -176,7 +176,7 @@ struct Heads {
     truncated: Vec<bool>,
 }
 
-/// The most records and bytes of tensors in a batch: what fits a processor's cache better than all of a segment.
+/// The largest number of records and bytes of tensors in a batch, so that it fits a processor's cache.
 const BATCH_ROWS: usize = 8192;
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -190,8 +190,8 @@ impl Builder {
             heads: Heads::default(),
             inputs: tensors(&layout.inputs),
             outputs: tensors(&layout.outputs),
-            inputs_there: Vec::new(),
-            outputs_there: Vec::new(),
+            has_inputs: Vec::new(),
+            has_outputs: Vec::new(),
             shapes: Vec::new(),
             layout,
         }
@@ -202,10 +202,10 @@ impl Builder {
         &self.schema
     }
 
-    /// Adds a prediction's records, and gives `full` each batch that is full.
+    /// Adds a prediction's records and passes each full batch to `full`.
     ///
     /// # Errors
-    /// What `full` gives.
+    /// The error of `full`.
     pub fn push<E>(
         &mut self,
         view: &PredictionView,
@@ -216,11 +216,11 @@ impl Builder {
         let outputs = view.outputs.as_deref().map(|outputs| rows_of(outputs, &self.layout.outputs, records));
         for row in 0..records {
             self.heads.push(view, row);
-            self.inputs_there.push(inputs.iter().any(Option::is_some));
+            self.has_inputs.push(inputs.iter().any(Option::is_some));
             for (builder, rows) in self.inputs.iter_mut().zip(&inputs) {
                 builder.push(rows.as_ref(), row);
             }
-            self.outputs_there.push(outputs.iter().flatten().any(Option::is_some));
+            self.has_outputs.push(outputs.iter().flatten().any(Option::is_some));
             for (i, builder) in self.outputs.iter_mut().enumerate() {
                 builder.push(outputs.as_ref().and_then(|outputs| outputs[i].as_ref()), row);
             }
@@ -235,7 +235,7 @@ impl Builder {
         Ok(())
     }
 
-    /// What was pushed since the last batch; `None` where there is nothing.
+    /// The records since the last full batch; `None` where there are none.
     #[must_use]
     pub fn finish(mut self) -> Option<RecordBatch> {
         (!self.heads.row.is_empty()).then(|| self.batch())
@@ -245,8 +245,8 @@ impl Builder {
         let heads = std::mem::take(&mut self.heads);
         let n = heads.row.len();
         let texts = |mut texts: StringBuilder| -> ArrayRef { Arc::new(texts.finish()) };
-        let inputs = side(self.layout.fields(Side::Inputs), &mut self.inputs, &mut self.inputs_there, n);
-        let outputs = side(self.layout.fields(Side::Outputs), &mut self.outputs, &mut self.outputs_there, n);
+        let inputs = side(self.layout.fields(Side::Inputs), &mut self.inputs, &mut self.has_inputs, n);
+        let outputs = side(self.layout.fields(Side::Outputs), &mut self.outputs, &mut self.has_outputs, n);
         let mut columns: Vec<ArrayRef> = vec![
             texts(heads.request_id),
             Arc::new(Int32Array::from(heads.row)),
@@ -293,7 +293,7 @@ impl Heads {
 }
 
 impl Layout {
-    /// The shapes of a record as JSON, where some do not follow from their lengths.
+    /// The shapes that do not follow from their lengths, as JSON.
     fn shapes_of(&self, view: &PredictionView) -> Option<String> {
         let mut shapes = serde_json::Map::new();
         let outputs = view.outputs.as_deref().unwrap_or_default();
@@ -302,7 +302,8 @@ impl Layout {
         {
             let mut of_side = serde_json::Map::new();
             for (column, tensor) in columns.iter().zip(tensors) {
-                if let Some(tensor) = tensor.as_ref().filter(|tensor| !is_told(&self.about, column, tensor, view.rows))
+                if let Some(tensor) =
+                    tensor.as_ref().filter(|tensor| !is_shape_implied(&self.about, column, tensor, view.rows))
                 {
                     let mut shape: Vec<usize> = tensor.shape.to_vec();
                     if let (Some(first), Some(_)) = (shape.first_mut(), view.rows) {
@@ -319,18 +320,18 @@ impl Layout {
     }
 }
 
-fn side(fields: Fields, tensors: &mut [TensorBuilder], there: &mut Vec<bool>, n: usize) -> ArrayRef {
-    let there = std::mem::take(there);
+fn side(fields: Fields, tensors: &mut [TensorBuilder], present: &mut Vec<bool>, n: usize) -> ArrayRef {
+    let present = std::mem::take(present);
     if fields.is_empty() {
         return Arc::new(NullArray::new(n));
     }
     let arrays = fields.iter().zip(tensors).map(|(field, tensor)| tensor.array(field)).collect();
-    Arc::new(StructArray::new(fields, arrays, Some(NullBuffer::from(there))))
+    Arc::new(StructArray::new(fields, arrays, Some(NullBuffer::from(present))))
 }
 
-/// A tensor of several records, ready to be taken apart.
+/// A tensor of several records, ready to be split.
 enum Rows<'f> {
-    /// The bytes of each record's elements, and how wide an element is.
+    /// Numbers: `each` bytes per record, `width` bytes per element.
     Fixed {
         bytes: &'f [u8],
         each: usize,
@@ -349,7 +350,7 @@ fn rows_of<'f>(
 ) -> SmallVec<[Option<Rows<'f>>; 4]> {
     let rows = |(tensor, column): (&Option<TensorView<'f>>, &Column)| {
         let tensor = tensor.as_ref()?;
-        Some(if let Some(width) = frame::width_of(column) {
+        Some(if let Some(width) = view::element_width(column) {
             Rows::Fixed { bytes: tensor.bytes, each: tensor.bytes.len() / records, width }
         } else {
             let texts: Vec<&[u8]> = tensor.texts().collect();
@@ -359,15 +360,15 @@ fn rows_of<'f>(
     tensors.iter().zip(columns).map(rows).collect()
 }
 
-/// One tensor's column: lists of its elements.
+/// The column of one tensor: lists of its elements.
 #[derive(Debug)]
 struct TensorBuilder {
     datatype: DataType,
     offsets: Vec<i32>,
-    there: Vec<bool>,
-    /// Numbers, as they stand in memory; of texts, all of them one after the other.
+    present: Vec<bool>,
+    /// Numbers as they are in memory, or texts one after the other.
     bytes: MutableBuffer,
-    /// Of texts, where each ends.
+    /// The end of each text.
     ends: Vec<i32>,
     elements: i32,
 }
@@ -378,7 +379,7 @@ impl TensorBuilder {
         TensorBuilder {
             datatype,
             offsets: vec![0],
-            there: Vec::new(),
+            present: Vec::new(),
             bytes: MutableBuffer::new(0),
             ends: vec![0],
             elements: 0,
@@ -390,8 +391,8 @@ impl TensorBuilder {
     }
 
     fn push(&mut self, rows: Option<&Rows>, row: usize) {
-        let int = |n: usize| i32::try_from(n).expect("a batch ends long before 2 GiB, and no record is that large");
-        self.there.push(rows.is_some());
+        let int = |n: usize| i32::try_from(n).expect("a frame has at most 1 GiB, and a batch ends at 8 MiB more");
+        self.present.push(rows.is_some());
         match rows {
             None => {}
             Some(Rows::Fixed { bytes, each, width }) => {
@@ -437,8 +438,8 @@ impl TensorBuilder {
         };
         self.elements = 0;
         let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(&mut self.offsets, vec![0])));
-        let there = NullBuffer::from(std::mem::take(&mut self.there));
-        Arc::new(ListArray::new(Arc::clone(element), offsets, values, Some(there)))
+        let present = NullBuffer::from(std::mem::take(&mut self.present));
+        Arc::new(ListArray::new(Arc::clone(element), offsets, values, Some(present)))
     }
 }
 

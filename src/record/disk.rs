@@ -1,34 +1,35 @@
-//! The file operations of the writer, so that tests can fail them.
+//! The file operations of the writer, behind a trait so that tests can make them fail.
 
+use crate::machine::durable;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-/// Makes append-only files.
-pub trait Disk: Send + std::fmt::Debug {
-    /// A new file; its name is durable when this returns.
+/// Creates append-only files.
+pub(super) trait Disk: Send + std::fmt::Debug {
+    /// Creates a file. Its name is durable when this returns.
     fn create(&self, path: &Path) -> io::Result<Box<dyn Appender>>;
 }
 
-/// One file that grows.
-pub trait Appender: Send + std::fmt::Debug {
+/// An append-only file.
+pub(super) trait Appender: Send + std::fmt::Debug {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// What was appended survives a power cut when this returns.
+    /// Everything appended before survives a power cut when this returns.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Cuts it back.
-    fn cut(&mut self, length: u64) -> io::Result<()>;
+    /// Cuts the file to this length.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
-/// The real one.
+/// The file system.
 #[derive(Debug)]
-pub struct RealDisk;
+pub(super) struct RealDisk;
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Appender>> {
         let file = File::options().append(true).create_new(true).open(path)?;
-        sync_dir(path)?;
+        durable::sync_parent(path)?;
         Ok(Box::new(file))
     }
 }
@@ -42,12 +43,7 @@ impl Appender for File {
         self.sync_data()
     }
 
-    fn cut(&mut self, length: u64) -> io::Result<()> {
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.set_len(length)
     }
-}
-
-/// Makes a file's name durable.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }

@@ -1,26 +1,26 @@
-//! Feedback as bytes and as columns.
+//! Feedback: its frame and its columns.
 
 use super::columns::timestamp;
-use super::frame::{self, Kind, Take, TooLarge, short};
+use super::frame::{Kind, Reader, TooLarge, write_frame, write_text};
 use crate::model::{Feedback, Label, ModelName};
 use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema};
 use std::sync::Arc;
 
-/// Appends what one request told, in one frame: all of it is there, or nothing.
+/// Appends the entries of one request in one frame, so that all of them are stored or none.
 pub(super) fn write(
     out: &mut Vec<u8>,
     model: &ModelName,
     received_at: i64,
     entries: &[Feedback],
 ) -> Result<(), TooLarge> {
-    frame::frame(out, Kind::Feedback, |out| {
-        short(out, model.as_str());
+    write_frame(out, Kind::Feedback, |out| {
+        write_text(out, model.as_str());
         out.extend_from_slice(&received_at.to_le_bytes());
-        count(out, entries.len());
+        write_count(out, entries.len());
         for entry in entries {
-            short(out, &entry.request_id);
+            write_text(out, &entry.request_id);
             out.extend_from_slice(&entry.row.to_le_bytes());
             out.extend_from_slice(&entry.ts.to_le_bytes());
             match &entry.label {
@@ -31,44 +31,45 @@ pub(super) fn write(
                 }
                 Some(Label::Text(text)) => {
                     out.push(2);
-                    short(out, text);
+                    write_text(out, text);
                 }
             }
-            count(out, entry.values.len());
+            write_count(out, entry.values.len());
             for (name, value) in &entry.values {
-                short(out, name);
+                write_text(out, name);
                 out.extend_from_slice(&value.to_le_bytes());
             }
         }
     })
 }
 
-fn count(out: &mut Vec<u8>, n: usize) {
-    // A body that holds more is refused long before, where it is read.
+fn write_count(out: &mut Vec<u8>, n: usize) {
+    // A request with more entries is refused when its body is read.
     out.extend_from_slice(&u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
 }
 
-/// Whom it is about, and when it was received.
-pub(super) fn head(body: &[u8]) -> Option<(&str, i64)> {
-    let mut take = Take(body);
-    Some((take.short()?, take.i64()?))
+/// The model and the time of receipt.
+pub(super) fn read_head(body: &[u8]) -> Option<(&str, i64)> {
+    let mut reader = Reader(body);
+    Some((reader.text()?, reader.i64()?))
 }
 
+/// The entries of a frame; `None` where they cannot be read.
 pub(super) fn read(body: &[u8]) -> Option<Vec<Feedback>> {
-    let mut take = Take(body);
-    let (_model, _received_at, entries) = (take.short()?, take.i64()?, take.u32()?);
-    (0..entries).map(|_| entry(&mut take)).collect()
+    let mut reader = Reader(body);
+    let (_model, _received_at, entries) = (reader.text()?, reader.i64()?, reader.u32()?);
+    (0..entries).map(|_| read_entry(&mut reader)).collect()
 }
 
-fn entry(take: &mut Take) -> Option<Feedback> {
-    let (request_id, row, ts) = (take.short()?.to_owned(), take.u32()?, take.i64()?);
-    let label = match take.u8()? {
+fn read_entry(reader: &mut Reader) -> Option<Feedback> {
+    let (request_id, row, ts) = (reader.text()?.to_owned(), reader.u32()?, reader.i64()?);
+    let label = match reader.u8()? {
         0 => None,
-        1 => Some(Label::Number(f64::from_le_bytes(take.array()?))),
-        _ => Some(Label::Text(take.short()?.to_owned())),
+        1 => Some(Label::Number(f64::from_le_bytes(reader.array()?))),
+        _ => Some(Label::Text(reader.text()?.to_owned())),
     };
-    let values = take.u32()?;
-    let mut value = |_| Some((take.short()?.to_owned(), f64::from_le_bytes(take.array()?)));
+    let values = reader.u32()?;
+    let mut value = |_| Some((reader.text()?.to_owned(), f64::from_le_bytes(reader.array()?)));
     let values = (0..values).map(&mut value).collect::<Option<_>>()?;
     Some(Feedback { request_id, row, ts, label, values })
 }
@@ -94,11 +95,11 @@ pub fn schema() -> Arc<Schema> {
     ]))
 }
 
-/// The entries of some frames as one batch.
+/// The entries of several frames as one batch.
 pub(super) fn batch(bodies: &[&[u8]]) -> RecordBatch {
     let mut all: Vec<(i64, Feedback)> = Vec::new();
     for body in bodies {
-        let received_at = head(body).map_or(0, |(_, received_at)| received_at);
+        let received_at = read_head(body).map_or(0, |(_, received_at)| received_at);
         all.extend(read(body).into_iter().flatten().map(|entry| (received_at, entry)));
     }
     let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };

@@ -1,25 +1,26 @@
-//! From frames to the live figures.
+//! Passes written frames to the live quality figures.
 
 use super::feedback;
-use super::frame::{self, Kind, TensorView};
+use super::frame::Kind;
 use super::now;
 use super::stream::Stream;
+use super::view::{self, TensorView};
 use crate::model::Role;
 use crate::quality::{Predicted, Quality, Seen};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Tells the live figures of one frame.
-pub(super) fn learn(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kind: Kind, body: &[u8]) {
+/// Updates the live figures with one frame.
+pub(super) fn update(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kind: Kind, body: &[u8]) {
     match kind {
         Kind::Feedback => {
-            let model = feedback::head(body).and_then(|(model, _)| model.parse().ok());
+            let model = feedback::read_head(body).and_then(|(model, _)| model.parse().ok());
             if let (Some(model), Some(entries)) = (model, feedback::read(body)) {
                 quality.record_feedback(&model, entries, now());
             }
         }
         Kind::Prediction => {
-            if let Some(stream) = frame::head(body).and_then(|(id, _)| streams.get(&id)) {
+            if let Some(stream) = view::read_head(body).and_then(|(id, _)| streams.get(&id)) {
                 predictions(quality, stream, body);
             }
         }
@@ -28,7 +29,7 @@ pub(super) fn learn(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kind
 }
 
 fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
-    let Some(view) = frame::read_prediction(body, &stream.inputs, &stream.outputs) else { return };
+    let Some(view) = view::read_prediction(body, &stream.inputs, &stream.outputs) else { return };
     let Some(outputs) = view.outputs.as_deref().filter(|_| view.role != Role::Shadow) else { return };
     let records = view.records();
     for row in 0..records {
@@ -44,12 +45,12 @@ fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
     }
 }
 
-/// What one row predicted. A hashed output predicts nothing.
+/// The outputs of one row. Hashed outputs are left out.
 fn predicted(stream: &Stream, outputs: &[Option<TensorView>], row: usize, records: usize) -> Predicted {
     let mut predicted = Predicted::default();
     for (column, tensor) in stream.outputs.iter().zip(outputs).filter(|(column, _)| !column.hashed) {
         let Some(tensor) = tensor else { continue };
-        if frame::width_of(column).is_some() {
+        if view::element_width(column).is_some() {
             let each = tensor.bytes.len() / records;
             predicted.add(column.spec.datatype, &tensor.bytes[row * each..(row + 1) * each]);
         } else {

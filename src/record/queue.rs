@@ -1,58 +1,67 @@
-//! From the threads that answer callers to the writer: bytes in buffers, a shard per thread.
+//! The queue from the threads that answer callers to the writer: frames in byte buffers, one shard per thread.
+//!
+//! All shards share one budget of bytes, so that the largest record does not depend on the number of shards.
 
-use super::frame::TooLarge;
-use super::gaps::Why;
+use super::gaps::DropReason;
+use super::unavailable;
 use crate::model::Failure;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::Instant;
 use tokio::sync::watch;
 
-/// What becomes of frames that were taken in: `None` until it is known.
+/// The result of writing frames; `None` until it is known.
 type Outcome = Option<Result<(), Failure>>;
 
-/// A claim on frames being on the disk.
+/// Resolves when the frames it was given for are on the disk, or could not be written.
 #[derive(Debug)]
-#[must_use = "the frames are on the disk only once it has been waited for"]
+#[must_use = "the frames are on the disk only once the ticket has resolved"]
 pub struct Ticket(watch::Receiver<Outcome>);
 
 impl Ticket {
-    /// Waits until the frames are on the disk.
+    /// Waits until the frames are on the disk, at most until the deadline.
     ///
     /// # Errors
-    /// `LOG_UNAVAILABLE` when they could not be written.
-    pub async fn durable(mut self) -> Result<(), Failure> {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(super::unavailable("the log was closed"))),
-            Err(_) => Err(super::unavailable("the log was closed")),
+    /// `LOG_UNAVAILABLE` when they could not be written, or were not on the disk before the deadline. In the second case they may
+    /// still be written later.
+    pub(super) async fn durable(mut self, deadline: Instant) -> Result<(), Failure> {
+        let written = self.0.wait_for(Option::is_some);
+        match tokio::time::timeout_at(deadline.into(), written).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(closed())),
+            Ok(Err(_)) => Err(closed()),
+            Err(_) => Err(super::not_in_time()),
         }
     }
 }
 
-/// The shards. Full, it drops the newest, which [`Queue::append`] says.
+fn closed() -> Failure {
+    unavailable("the log was closed before the record was written")
+}
+
+/// The shards. When the budget is used up, new records are dropped.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     shards: Box<[Shard]>,
-    /// Bytes of a shard; a frame beyond is refused.
-    most: usize,
-    /// Set while nothing is taken in, and why.
-    closed: Mutex<Option<Why>>,
-    is_closed: AtomicBool,
-    dropped: [AtomicU64; Why::ALL.len()],
-    /// Somebody waits for the writer.
-    wanted: AtomicBool,
+    /// Bytes that may wait, over all shards; a larger record never fits.
+    max_bytes: usize,
+    /// Bytes that wait or are reserved, over all shards.
+    bytes: AtomicUsize,
+    /// Set while the directory is over its budget.
+    over_budget: AtomicBool,
+    dropped: [AtomicU64; DropReason::ALL.len()],
+    /// The writer was woken and has not looked yet.
+    woken: AtomicBool,
     writer: OnceLock<Thread>,
 }
 
-/// A cache line of its own, and the one beside it that processors fetch with it.
+/// Aligned to two cache lines, as processors fetch them in pairs: no other data shares them.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
-    /// Held for as long as it takes to copy a frame in, or to swap the buffers: never across a system call.
+    /// Locked while a frame is copied in or the buffers are swapped: never during a system call or a hash.
     filling: Mutex<Filling>,
-    /// Of all its frames, for those who only look.
-    bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -64,11 +73,13 @@ struct Filling {
     records: u64,
     streams: Vec<u32>,
     waiting: Option<watch::Sender<Outcome>>,
+    /// The writer has emptied this shard for the last time.
+    closed: bool,
 }
 
-/// What a shard held when the writer came by.
+/// What the writer took out of a shard.
 #[derive(Debug)]
-pub struct Filled {
+pub(super) struct Filled {
     shard: usize,
     pub chunks: Vec<Vec<u8>>,
     pub records: u64,
@@ -77,100 +88,74 @@ pub struct Filled {
     waiting: Option<watch::Sender<Outcome>>,
 }
 
-/// Buffers are handed over at this size: large enough for one write, small enough to be filled again from the cache.
+/// Budget set aside for one frame; given back when dropped without [`Reservation::append`].
+#[derive(Debug)]
+#[must_use = "a frame is only queued by append"]
+pub(super) struct Reservation<'q> {
+    queue: &'q Queue,
+    bytes: usize,
+    records: usize,
+}
+
+/// Buffers are handed to the writer at this size: large enough for one write, small enough to stay in the cache.
 const CHUNK: usize = 256 << 10;
-/// Empty buffers a shard keeps.
+/// Bytes. Lists in Parquet files have offsets of 31 bits, and a batch may hold a little more than one frame.
+const MAX_FRAME: usize = 1 << 30;
+/// Empty buffers that a shard keeps.
 const SPARE: usize = 8;
 
 thread_local! {
     static SHARD: Cell<Option<usize>> = const { Cell::new(None) };
 }
-/// Threads get their shards in turn, so that as many threads as shards have one each.
-static TURN: AtomicUsize = AtomicUsize::new(0);
+/// Threads get shards in turn, so that each thread has its own where there are as many shards as threads.
+static NEXT_SHARD: AtomicUsize = AtomicUsize::new(0);
 
 impl Queue {
-    /// `bytes`: over all shards.
-    pub fn new(shards: usize, bytes: usize) -> Queue {
-        let shards: Box<[Shard]> = (0..shards.max(1)).map(|_| Shard::default()).collect();
+    /// `max_bytes`: over all shards.
+    pub fn new(shards: usize, max_bytes: usize) -> Queue {
         Queue {
-            most: bytes / shards.len(),
-            shards,
-            closed: Mutex::new(None),
-            is_closed: AtomicBool::new(false),
-            dropped: Why::ALL.map(|_| AtomicU64::new(0)),
-            wanted: AtomicBool::new(false),
+            shards: (0..shards.max(1)).map(|_| Shard::default()).collect(),
+            max_bytes,
+            bytes: AtomicUsize::new(0),
+            over_budget: AtomicBool::new(false),
+            dropped: DropReason::ALL.map(|_| AtomicU64::new(0)),
+            woken: AtomicBool::new(false),
             writer: OnceLock::new(),
         }
     }
 
-    /// Who is woken when somebody waits. Once, by the writer itself.
-    pub fn serve(&self, writer: Thread) {
+    /// Sets the thread to wake when somebody waits. Called once, by the writer itself.
+    pub fn set_writer(&self, writer: Thread) {
         let _ = self.writer.set(writer);
     }
 
-    /// Takes in one frame, which `encode` appends to what it is given; it answers how many records that is. `wait`: give a ticket.
+    /// Sets budget aside for a frame of exactly `bytes` bytes with this many records.
     ///
     /// # Errors
-    /// Why it was not taken in; `encode`'s records are then counted as dropped.
-    pub fn append(
-        &self,
-        wait: bool,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(usize, Option<u32>), TooLarge>,
-    ) -> Result<Option<Ticket>, Why> {
-        if self.is_closed.load(Ordering::Acquire)
-            && let Some(why) = *self.closed.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            self.count_dropped(why, 1);
-            return Err(why);
-        }
-        let shard = &self.shards[self.shard()];
-        let mut filling = shard.lock();
-        if filling.current.capacity() == 0 {
-            filling.current = filling.spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK));
-        }
-        let start = filling.current.len();
-        let encoded = encode(&mut filling.current);
-        let added = filling.current.len() - start;
-        let refused = match encoded {
-            Err(TooLarge) => Some((Why::TooLarge, 1)),
-            Ok((records, _)) if added > self.most => Some((Why::TooLarge, records)),
-            Ok((records, _)) if filling.bytes + added > self.most => Some((Why::QueueFull, records)),
-            Ok(_) => None,
+    /// Why the frame cannot be queued; its records are then counted as dropped.
+    pub fn reserve(&self, bytes: usize, records: usize) -> Result<Reservation<'_>, DropReason> {
+        let reserved = if self.over_budget.load(Ordering::Acquire) {
+            Err(DropReason::Budget)
+        } else if bytes > self.max_frame() {
+            Err(DropReason::TooLarge)
+        } else {
+            // One step, so that two frames that do not fit together never refuse each other.
+            let add = |waiting: usize| waiting.checked_add(bytes).filter(|sum| *sum <= self.max_bytes);
+            self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, add).map_err(|_| DropReason::QueueFull)
         };
-        if let Some((why, records)) = refused {
-            filling.current.truncate(start);
-            // A buffer that had to grow for it is not kept.
-            filling.current.shrink_to(CHUNK);
-            drop(filling);
-            self.count_dropped(why, records as u64);
-            return Err(why);
+        match reserved {
+            Ok(_) => Ok(Reservation { queue: self, bytes, records }),
+            Err(reason) => {
+                self.count_dropped(reason, records as u64);
+                Err(reason)
+            }
         }
-        let Ok((records, stream)) = encoded else { unreachable!("a failure was refused above") };
-        filling.bytes += added;
-        filling.records += records as u64;
-        if let Some(stream) = stream.filter(|stream| !filling.streams.contains(stream)) {
-            filling.streams.push(stream);
-        }
-        if filling.current.len() >= CHUNK {
-            let next = filling.spare.pop().unwrap_or_default();
-            let full = std::mem::replace(&mut filling.current, next);
-            filling.full.push(full);
-        }
-        shard.bytes.store(filling.bytes, Ordering::Relaxed);
-        let ticket = (wait && added > 0)
-            .then(|| Ticket(filling.waiting.get_or_insert_with(|| watch::channel(None).0).subscribe()));
-        let hurry = ticket.is_some() || filling.bytes > self.most / 2;
-        drop(filling);
-        if hurry {
-            self.wake();
-        }
-        Ok(ticket)
     }
 
     fn shard(&self) -> usize {
         SHARD.with(|shard| {
             let mine = shard.get().unwrap_or_else(|| {
-                let mine = TURN.fetch_add(1, Ordering::Relaxed);
+                let mine = NEXT_SHARD.fetch_add(1, Ordering::Relaxed);
                 shard.set(Some(mine));
                 mine
             });
@@ -178,29 +163,39 @@ impl Queue {
         })
     }
 
-    /// Bytes of the largest frame that is taken.
-    pub const fn most(&self) -> usize {
-        self.most
+    /// Bytes of the largest frame that can be queued.
+    pub fn max_frame(&self) -> usize {
+        self.max_bytes.min(MAX_FRAME)
     }
 
     /// Wakes the writer, unless it was woken and has not looked yet.
     pub fn wake(&self) {
-        if !self.wanted.swap(true, Ordering::AcqRel)
+        if !self.woken.swap(true, Ordering::AcqRel)
             && let Some(writer) = self.writer.get()
         {
             writer.unpark();
         }
     }
 
-    /// Whether somebody woke the writer since it looked last; asked by the writer, before it looks.
-    pub fn look(&self) -> bool {
-        self.wanted.swap(false, Ordering::AcqRel)
+    /// Whether the writer was woken since the last call. The writer calls it before it empties the shards.
+    pub fn was_woken(&self) -> bool {
+        self.woken.swap(false, Ordering::AcqRel)
     }
 
     /// Empties every shard.
     pub fn take(&self) -> Vec<Filled> {
+        self.take_from_all(false)
+    }
+
+    /// Closes every shard for good and empties it. A frame is either in the result or was counted as dropped.
+    pub fn close(&self) -> Vec<Filled> {
+        self.take_from_all(true)
+    }
+
+    fn take_from_all(&self, close: bool) -> Vec<Filled> {
         let take = |(i, shard): (usize, &Shard)| {
             let mut filling = shard.lock();
+            filling.closed |= close;
             if filling.bytes == 0 {
                 return None;
             }
@@ -215,14 +210,13 @@ impl Queue {
                 streams: std::mem::take(&mut filling.streams),
                 waiting: filling.waiting.take(),
             };
-            filling.bytes = 0;
-            shard.bytes.store(0, Ordering::Relaxed);
+            self.bytes.fetch_sub(std::mem::take(&mut filling.bytes), Ordering::AcqRel);
             Some(filled)
         };
         self.shards.iter().enumerate().filter_map(take).collect()
     }
 
-    /// Tells those who wait what became of it, and gives the buffers back.
+    /// Resolves the tickets of frames that were taken, and gives their buffers back.
     pub fn done(&self, filled: Filled, outcome: Result<(), Failure>) {
         let Filled { shard, mut chunks, waiting, .. } = filled;
         if let Some(waiting) = waiting {
@@ -237,30 +231,82 @@ impl Queue {
             filling.spare.push(chunk);
         }
         drop(filling);
-        // What is left is freed here, on the writer's thread, without the lock.
+        // The remaining buffers are freed here, on the writer's thread and without the lock.
         drop(chunks);
     }
 
-    /// Takes in nothing from now on, or again everything.
-    pub fn close(&self, why: Option<Why>) {
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = why;
-        self.is_closed.store(why.is_some(), Ordering::Release);
+    /// Drops new records while the directory is over its budget.
+    pub fn set_over_budget(&self, over: bool) {
+        self.over_budget.store(over, Ordering::Release);
     }
 
-    /// What waits now, in bytes.
+    /// Bytes that wait to be written.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.bytes.load(Ordering::Relaxed)).sum()
+        self.bytes.load(Ordering::Relaxed)
     }
 
-    pub fn count_dropped(&self, why: Why, records: u64) {
-        self.dropped[why as usize].fetch_add(records, Ordering::Relaxed);
+    pub fn count_dropped(&self, reason: DropReason, records: u64) {
+        self.dropped[reason as usize].fetch_add(records, Ordering::Relaxed);
     }
 
-    /// Records dropped since the start, for this reason.
+    /// Records dropped for this reason since the start.
     #[must_use]
-    pub fn dropped(&self, why: Why) -> u64 {
-        self.dropped[why as usize].load(Ordering::Relaxed)
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl Reservation<'_> {
+    /// Queues the frame that `write` appends, which must have the size that was reserved. With `wait` there is a ticket.
+    ///
+    /// # Errors
+    /// When the queue was closed meanwhile; the records are then counted as dropped.
+    pub fn append(
+        mut self,
+        wait: bool,
+        stream: Option<u32>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Option<Ticket>, DropReason> {
+        let queue = self.queue;
+        let mut filling = queue.shards[queue.shard()].lock();
+        if filling.closed {
+            drop(filling);
+            queue.count_dropped(DropReason::Stopping, self.records as u64);
+            return Err(DropReason::Stopping);
+        }
+        if filling.current.capacity() == 0 {
+            filling.current = filling.spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        }
+        let start = filling.current.len();
+        write(&mut filling.current);
+        let written = filling.current.len() - start;
+        debug_assert_eq!(written, self.bytes, "a frame has the size that was reserved for it");
+        // Now the shard accounts for these bytes.
+        filling.bytes += std::mem::take(&mut self.bytes);
+        filling.records += self.records as u64;
+        if let Some(stream) = stream.filter(|stream| !filling.streams.contains(stream)) {
+            filling.streams.push(stream);
+        }
+        if filling.current.len() >= CHUNK {
+            let next = filling.spare.pop().unwrap_or_default();
+            let full = std::mem::replace(&mut filling.current, next);
+            filling.full.push(full);
+        }
+        let ticket = wait.then(|| Ticket(filling.waiting.get_or_insert_with(|| watch::channel(None).0).subscribe()));
+        drop(filling);
+        if ticket.is_some() || queue.bytes() > queue.max_bytes / 2 {
+            queue.wake();
+        }
+        Ok(ticket)
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.queue.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        }
     }
 }
 

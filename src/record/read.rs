@@ -1,4 +1,4 @@
-//! What is not sealed yet, for those who read without a server.
+//! Reads records that are not sealed yet, without a server.
 
 use super::about::About;
 use super::feedback;
@@ -11,25 +11,25 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// One model's records that stand in segments.
+/// The records of one model in segments.
 #[derive(Debug, Default)]
 pub struct Unsealed {
     pub predictions: Vec<(Arc<About>, Vec<RecordBatch>)>,
     pub feedback: Vec<RecordBatch>,
-    /// The segments that were read. A sealed file whose name begins with one of these numbers holds the same records again.
+    /// The segments that were read. A sealed file whose name begins with one of these numbers holds the same records.
     pub segments: BTreeSet<Number>,
 }
 
-/// Reads the segments, also while a server writes and seals them. The sealed files have to be listed afterwards: what is in neither
-/// was deleted.
+/// Reads the segments, also while a server writes and seals them. List the sealed files afterwards: a record that is in neither was
+/// deleted.
 ///
 /// # Errors
-/// When a segment that is there cannot be read.
+/// When an existing segment cannot be read.
 pub fn unsealed(data: &Path, model: &ModelName) -> io::Result<Unsealed> {
     let mut found = Unsealed::default();
     for number in segment::list(data)? {
         let segment = match Segment::read(&segment::path(data, number)) {
-            // Sealed since it was listed.
+            // It was sealed after the listing.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             segment => segment?,
         };

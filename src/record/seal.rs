@@ -1,12 +1,13 @@
-//! The sealer: one thread at low priority that makes Parquet files of segments, and deletes what is too old or too much.
+//! The sealer: one thread at low priority that turns segments into Parquet files and deletes old files.
 
 use super::columns::Layout;
-use super::disk::sync_dir;
 use super::feedback;
 use super::frame::MAGIC;
-use super::gaps::{self, Gap, Why};
+use super::gaps::{self, DropReason, Gap};
+use super::log::Shared;
+use super::now;
 use super::segment::{self, Contents, Day, Number, Segment};
-use super::{Shared, now};
+use crate::machine::durable::{self, sync_parent, temporary};
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -24,25 +25,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Between looks at the age of files, and tries to seal what could not be sealed.
-const LOOK: Duration = Duration::from_secs(30);
-/// Records in a row group: what readers plan for (`DuckDB`'s own row groups have as many).
+/// Time between checks of the age of files and attempts to seal what could not be sealed.
+const CHECK: Duration = Duration::from_secs(30);
+/// Records in a row group; as many as in `DuckDB`'s own row groups, so readers plan for it.
 const ROW_GROUP: usize = 122_880;
-/// And bytes, as one is held in memory while it is written.
+/// Bytes of a row group, which is held in memory while it is written.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 /// Nice value of the sealing thread: threads that answer requests run first.
 const NICENESS: i32 = 15;
 
-/// Why a file was deleted.
+/// Reasons for which files are deleted.
 pub(super) const DELETED: [&str; 2] = ["age", "budget"];
 
 #[derive(Debug)]
 pub(super) struct Sealer {
     shared: Arc<Shared>,
-    /// The sealed files there are, oldest first, with their sizes.
+    /// The sealed files with their sizes, oldest first.
     files: BTreeMap<(Number, PathBuf), u64>,
     total: u64,
-    /// Segments that could not be sealed, and were complained about.
+    /// Segments that could not be sealed and were reported.
     stuck: BTreeSet<Number>,
 }
 
@@ -51,14 +52,14 @@ impl Sealer {
         Sealer { shared, files: BTreeMap::new(), total: 0, stuck: BTreeSet::new() }
     }
 
-    /// Seals until told to stop, and then what is left.
+    /// Seals until the log stops, and then the last segments.
     pub fn run(mut self, woken: &Receiver<()>) {
         crate::machine::lower_priority("log-seal", NICENESS);
         self.find_files();
         loop {
             self.seal_all();
             self.retain();
-            match woken.recv_timeout(LOOK) {
+            match woken.recv_timeout(CHECK) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -70,7 +71,7 @@ impl Sealer {
         self.retain();
     }
 
-    /// Seals every segment that is not open. One that fails keeps the others from nothing.
+    /// Seals every segment that is not open. A failure of one does not stop the others.
     pub fn seal_all(&mut self) {
         let data = self.shared.config.data.clone();
         let segments = match segment::list(&data) {
@@ -84,7 +85,7 @@ impl Sealer {
         for number in segments {
             let path = segment::path(&data, number);
             let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-            // Asked after the listing: a segment that is closed by now was closed before its turn, and waits for the next.
+            // Read after the listing: a segment that was closed since then waits for the next round.
             if number == self.shared.open_segment.load(Ordering::Acquire) {
                 continue;
             }
@@ -109,7 +110,7 @@ impl Sealer {
         self.shared.closed_bytes.store(left, Ordering::Release);
     }
 
-    /// Makes a segment's files and deletes it. Doing so again gives the same files.
+    /// Writes a segment's files and deletes the segment. A second run writes the same files.
     fn seal(&mut self, number: Number) -> io::Result<()> {
         let path = segment::path(&self.shared.config.data, number);
         let segment = Segment::read(&path)?;
@@ -128,7 +129,7 @@ impl Sealer {
         }
         self.shared.metrics.sealed_bytes.set(self.total as f64);
         std::fs::remove_file(&path)?;
-        sync_dir(&path)
+        sync_parent(&path)
     }
 
     fn write_predictions(&self, number: Number, contents: &Contents) -> io::Result<Vec<PathBuf>> {
@@ -194,7 +195,7 @@ impl Sealer {
         Ok(files)
     }
 
-    /// The files of servers before this one.
+    /// Finds the files of previous servers.
     fn find_files(&mut self) {
         for kind in ["predictions", "feedback", "gaps"] {
             let mut dirs = vec![self.shared.config.data.join(kind)];
@@ -214,7 +215,7 @@ impl Sealer {
         self.shared.metrics.sealed_bytes.set(self.total as f64);
     }
 
-    /// Deletes what is too old, then the oldest until the rest fits.
+    /// Deletes files that are too old, then the oldest files until the rest fits the budget.
     fn retain(&mut self) {
         let config = &self.shared.config;
         let oldest = config.keep_for.map(|keep| {
@@ -236,8 +237,8 @@ impl Sealer {
                 }
                 _ => {}
             }
-            tracing::info!(file = %path.display(), reason, "deleted");
-            // Where it was the last of its day; else they are not empty.
+            tracing::info!(file = %path.display(), reason, "a sealed file was deleted");
+            // This only removes a directory without files.
             let _ = path.parent().map(std::fs::remove_dir);
             self.shared.metrics.deleted(reason);
             self.total -= size;
@@ -246,17 +247,17 @@ impl Sealer {
         }
         self.shared.metrics.sealed_bytes.set(self.total as f64);
         let over = self.files.is_empty() && segments > config.disk_budget;
-        self.shared.over_budget(over);
+        self.shared.queue.set_over_budget(over);
     }
 }
 
-/// What stands behind the last frame that can be read. After an unclean stop that is a torn frame, which another gap accounts for.
+/// The gap for bytes that cannot be read. After an unclean stop the end of the segment is torn, which another gap accounts for.
 fn damage(segment: &Segment, contents: &Contents) -> Option<Gap> {
     let torn = segment.len() > contents.valid.max(MAGIC.len()) && contents.ended;
     (torn || contents.unreadable > 0).then(|| {
         let at = contents.last.unwrap_or_else(now);
         let records = (!torn).then_some(contents.unreadable as u64);
-        Gap { from: at, to: at, records, why: Why::Damaged }
+        Gap { from: at, to: at, records, reason: DropReason::Damaged }
     })
 }
 
@@ -266,7 +267,7 @@ fn partition(data: &Path, kind: &str, model: Option<&str>, day: Day) -> PathBuf 
     dir.join(format!("date={day}"))
 }
 
-/// The segment a sealed file was made of.
+/// The number of the segment that a sealed file was made from.
 fn number_of(path: &Path) -> Option<Number> {
     let name = path.file_name()?.to_str()?.strip_suffix(".parquet")?;
     name.split_once('-')?.0.parse().ok()
@@ -281,7 +282,7 @@ struct Unfinished {
 impl Unfinished {
     fn begin(path: &Path, schema: &SchemaRef, metadata: &[(&str, String)]) -> io::Result<Unfinished> {
         if let Some(dir) = path.parent() {
-            make_dirs(dir)?;
+            create_dirs(dir)?;
         }
         let pairs = metadata.iter().map(|(key, value)| KeyValue::new(format!("sluicegate.{key}"), value.clone()));
         let properties = properties(schema, pairs.collect());
@@ -296,27 +297,21 @@ impl Unfinished {
 
     fn finish(self) -> io::Result<()> {
         let file = self.writer.into_inner().map_err(as_io)?;
-        file.sync_all()?;
-        std::fs::rename(temporary(&self.path), &self.path)?;
-        sync_dir(&self.path)
+        durable::publish(&file, &temporary(&self.path), &self.path)
     }
 }
 
-fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("tmp")
-}
-
-/// Makes directories and their names durable.
-fn make_dirs(dir: &Path) -> io::Result<()> {
+/// Creates directories and makes their names durable.
+fn create_dirs(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     if let Some(parent) = dir.parent() {
-        make_dirs(parent)?;
+        create_dirs(parent)?;
     }
     match std::fs::create_dir(dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => sync_dir(dir),
+        _ => sync_parent(dir),
     }
 }
 
@@ -330,7 +325,7 @@ fn as_io(error: ParquetError) -> io::Error {
     }
 }
 
-/// How the files are written: zstd at its quickest useful level; dictionaries for the few texts that repeat, as numbers and ids rarely do.
+/// How the files are written: zstd at its fastest level, and dictionaries for the few columns whose texts repeat.
 #[must_use]
 pub fn properties(schema: &Schema, metadata: Vec<KeyValue>) -> WriterProperties {
     let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");

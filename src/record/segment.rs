@@ -1,10 +1,11 @@
-//! Segments on the disk: their names, and what stands in them.
+//! Segments on the disk: their names and their contents.
 
 use super::about::About;
 use super::columns::{Builder, Layout};
 use super::feedback;
-use super::frame::{self, Frames, Kind, MAGIC, PredictionView};
+use super::frame::{self, Frames, Kind, MAGIC};
 use super::gaps::{self, Gap};
+use super::view::{self, PredictionView};
 use arrow_array::RecordBatch;
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -15,22 +16,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A segment's number: the microsecond it was begun in, or one more than the one before. It orders segments over restarts.
-pub type Number = u64;
+/// A segment's number: the microsecond of its beginning, or the previous number plus one. It orders segments across restarts.
+pub(super) type Number = u64;
 
-/// Where segments lie.
+/// The directory of the segments.
 #[must_use]
-pub fn dir(data: &Path) -> PathBuf {
+pub(super) fn dir(data: &Path) -> PathBuf {
     data.join("log")
 }
 
 #[must_use]
-pub fn path(data: &Path, number: Number) -> PathBuf {
+pub(super) fn path(data: &Path, number: Number) -> PathBuf {
     dir(data).join(format!("{number:020}.seg"))
 }
 
-/// The segments there are, oldest first; none where there is no directory yet.
-pub fn list(data: &Path) -> io::Result<Vec<Number>> {
+/// The existing segments, oldest first; none where there is no directory yet.
+pub(super) fn list(data: &Path) -> io::Result<Vec<Number>> {
     let entries = match std::fs::read_dir(dir(data)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -45,29 +46,28 @@ pub fn list(data: &Path) -> io::Result<Vec<Number>> {
     Ok(numbers)
 }
 
-/// A segment's bytes, and what they are.
+/// The bytes of a segment.
 #[derive(Debug)]
-pub struct Segment {
+pub(super) struct Segment {
     bytes: Vec<u8>,
 }
 
-/// Where each frame's body lies, sorted by where its records go.
+/// The bodies of a segment's frames, grouped by the file their records belong in.
 #[derive(Debug, Default)]
-pub struct Contents<'s> {
-    /// By what they have in common and the day they were made; in the order they came in.
+pub(super) struct Contents<'s> {
+    /// By index into `abouts` and day of the prediction; in the order of arrival.
     pub predictions: BTreeMap<(usize, Day), Vec<&'s [u8]>>,
-    /// What the first part of the key above is an index of.
     pub abouts: Vec<Arc<About>>,
-    /// By model and the day they were received.
+    /// By model and day of receipt.
     pub feedback: BTreeMap<(String, Day), Vec<&'s [u8]>>,
     pub gaps: Vec<Gap>,
-    /// The latest prediction's time.
+    /// The time of the latest prediction.
     pub last: Option<i64>,
-    /// It was closed in order.
+    /// Whether it was closed in order.
     pub ended: bool,
-    /// Up to where it can be read.
+    /// The number of bytes that can be read.
     pub valid: usize,
-    /// Frames that are whole and cannot be read: of another program, or a mistake of this one.
+    /// Complete frames that cannot be read: another program wrote them, or this one is wrong.
     pub unreadable: usize,
 }
 
@@ -76,13 +76,13 @@ impl Segment {
         Ok(Segment { bytes: std::fs::read(path)? })
     }
 
-    /// How long it is, with whatever stands behind what can be read.
+    /// Its length, including bytes that cannot be read.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Reads up to the first frame that is not whole.
+    /// Reads up to the first incomplete frame.
     #[must_use]
     pub fn contents(&self) -> Contents<'_> {
         let mut contents = Contents::default();
@@ -101,13 +101,13 @@ impl Segment {
                     }
                     streams.insert(id, at);
                 }),
-                Kind::Prediction => frame::head(body).and_then(|(stream, ts)| {
+                Kind::Prediction => view::read_head(body).and_then(|(stream, ts)| {
                     let at = *streams.get(&stream)?;
                     contents.last = contents.last.max(Some(ts));
                     contents.predictions.entry((at, Day::of(ts))).or_default().push(body);
                     Some(())
                 }),
-                Kind::Feedback => feedback::head(body).map(|(model, received)| {
+                Kind::Feedback => feedback::read_head(body).map(|(model, received)| {
                     contents.feedback.entry((model.to_owned(), Day::of(received))).or_default().push(body);
                 }),
                 Kind::Gap => gaps::read(body).map(|gap| contents.gaps.push(gap)),
@@ -123,12 +123,12 @@ impl Segment {
     }
 }
 
-/// A day in UTC. Written `2026-01-31`.
+/// A day in UTC, written as `2026-01-31`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Day(Date);
+pub(super) struct Day(Date);
 
 impl Day {
-    /// Of microseconds since 1970. Times that no calendar has, of a clock gone wrong, are of that year's first day.
+    /// The day of a time in microseconds since 1970. A time outside the calendar (a wrong clock) gives 1970-01-01.
     pub fn of(ts: i64) -> Day {
         Day(Offset::UTC.to_datetime(Timestamp::from_microsecond(ts).unwrap_or_default()).date())
     }
@@ -140,11 +140,11 @@ impl fmt::Display for Day {
     }
 }
 
-/// Gives predictions of one stream, batch by batch.
+/// Decodes predictions of one stream into batches. `begin` gets the columns first, `full` gets each batch.
 ///
 /// # Errors
-/// What `full` gives.
-pub fn batches<E>(
+/// The error of `begin` or `full`.
+pub(super) fn batches<E>(
     about: &Arc<About>,
     bodies: &[&[u8]],
     begin: impl FnOnce(&Layout) -> Result<(), E>,
@@ -152,23 +152,23 @@ pub fn batches<E>(
 ) -> Result<(), E> {
     let mut layout = Layout::new(about);
     for body in bodies {
-        if let Some(view) = view(&layout, body) {
+        if let Some(view) = read_view(&layout, body) {
             layout.allow(&view);
         }
     }
     begin(&layout)?;
     let mut builder = Builder::new(layout.clone());
     for body in bodies {
-        if let Some(view) = view(&layout, body) {
+        if let Some(view) = read_view(&layout, body) {
             builder.push(&view, full)?;
         }
     }
     builder.finish().map_or(Ok(()), full)
 }
 
-fn view<'f>(layout: &Layout, body: &'f [u8]) -> Option<PredictionView<'f>> {
+fn read_view<'f>(layout: &Layout, body: &'f [u8]) -> Option<PredictionView<'f>> {
     let (inputs, outputs) = layout.columns();
-    frame::read_prediction(body, inputs, outputs)
+    view::read_prediction(body, inputs, outputs)
 }
 
 #[cfg(test)]
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_of_utc_and_a_broken_clock_has_one_too() {
+    fn days_are_in_utc_and_an_impossible_time_is_1970() {
         let written = |ts| Day::of(ts).to_string();
         assert_eq!(written(1_795_000_000_000_000), "2026-11-18");
         assert_eq!((written(0), written(-1)), ("1970-01-01".to_owned(), "1969-12-31".to_owned()));

@@ -1,4 +1,4 @@
-//! One version's records: what they have in common, which are kept, and what of them is written.
+//! The records of one version: which are kept, and which of their columns.
 
 use super::about::{About, Column, Side};
 use super::hash::HashKey;
@@ -6,23 +6,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Which predictions of a model are kept, and what of them. A model's `model.toml` changes it key by key.
+/// Which predictions of a model are kept, and which columns. A key in `model.toml` overrides the same key here.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a configuration")]
 pub struct Choice {
     pub enabled: bool,
-    /// The share of requests, by a hash of their ids; from 0 to 1.
+    /// The share of requests to keep, from 0 to 1; chosen by a hash of the request id.
     pub sample_rate: f64,
-    /// Keep failures whatever the sample says.
+    /// Keep all failures.
     pub errors: bool,
-    /// Keep what a shadow answered otherwise whatever the sample says, with the primary's side.
+    /// Keep all pairs in which a shadow disagrees with the primary.
     pub disagreements: bool,
-    /// Columns that are not written: `inputs.NAME`, `outputs.NAME`, `route_key`, `traceparent`.
+    /// Columns to leave out: `inputs.NAME`, `outputs.NAME`, `route_key`, `traceparent`.
     pub drop: BTreeSet<String>,
-    /// Tensors of which each element is replaced by its keyed hash: `inputs.NAME`, `outputs.NAME`.
+    /// Tensors whose elements are replaced by their keyed hashes: `inputs.NAME`, `outputs.NAME`.
     pub hash: BTreeSet<String>,
     pub hash_route_key: bool,
-    /// Tensors of a record beyond this are left out, the largest first.
+    /// Bytes of a record's tensors as they are stored. Beyond this, tensors are left out, the largest first.
     pub max_record_bytes: usize,
 }
 
@@ -42,17 +42,17 @@ impl Default for Choice {
 }
 
 impl Choice {
-    /// Columns that are named and that a version does not have: misspelt secrets, perhaps.
+    /// Columns in `drop` and `hash` that a version does not have; a private column may be misspelt.
     #[must_use]
     pub fn unknown_columns(&self, about: &About) -> Vec<String> {
         let tensors = [Side::Inputs, Side::Outputs]
             .into_iter()
-            .flat_map(|side| about.specs(side).iter().map(move |spec| format!("{}.{}", side.as_str(), spec.name)));
+            .flat_map(|side| about.specs(side).iter().map(move |spec| side.column(spec)));
         let known: BTreeSet<String> = tensors.chain(OTHER_COLUMNS.map(str::to_owned)).collect();
         self.drop.union(&self.hash).filter(|column| !known.contains(*column)).cloned().collect()
     }
 
-    /// Whether a text can be a column's name in `drop` or, `tensors_only`, in `hash`.
+    /// Whether a text can name a column in `drop`, or with `tensors_only` in `hash`.
     #[must_use]
     pub fn is_column(text: &str, tensors_only: bool) -> bool {
         let tensor = |side: Side| {
@@ -66,10 +66,10 @@ impl Choice {
 
 const OTHER_COLUMNS: [&str; 2] = ["route_key", "traceparent"];
 
-/// Where one version's records go; [`super::Log::stream`] gives it. Cheap to ask.
+/// The destination of one version's records, made by [`super::Log::stream`].
 #[derive(Debug)]
 pub struct Stream {
-    /// What stands for [`About`] in this process's segments.
+    /// The number that stands for [`About`] in the segments of this process.
     pub(super) id: u32,
     pub(super) about: Arc<About>,
     pub(super) choice: Choice,
@@ -94,16 +94,16 @@ impl Stream {
         &self.choice
     }
 
-    /// Whether a request is in the sample; the same for every record of it, whoever asks.
+    /// Whether a request is in the sample. All records of a request get the same result.
     #[must_use]
     pub fn samples(&self, request_id: &str) -> bool {
         is_sampled(request_id, self.choice.sample_rate)
     }
 }
 
-/// Whether an id falls into a sample. Samples are nested: what is in the smaller is in the larger.
+/// Whether an id is in a sample. A larger sample contains every smaller one.
 #[must_use]
 pub fn is_sampled(id: &str, rate: f64) -> bool {
-    // 53 bits, from 0 up to and without 1.
+    // 53 bits of the hash as a number from 0 (included) to 1 (excluded).
     rate >= 1.0 || ((xxh3_64(id.as_bytes()) >> 11) as f64) < rate * (1u64 << 53) as f64
 }

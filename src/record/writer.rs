@@ -1,11 +1,12 @@
-//! The writer: one thread that appends what waits to the open segment, and syncs it.
+//! The writer: one thread that appends queued records to the open segment and syncs it.
 
 use super::disk::{Appender, Disk};
 use super::frame::{self, Kind, MAGIC};
-use super::gaps::{self, Gap, Gaps, Why};
+use super::gaps::{self, DropReason, Gap, Gaps};
+use super::log::Shared;
 use super::queue::Filled;
 use super::segment::{self, Number};
-use super::{Acknowledge, Shared, now, unavailable};
+use super::{now, unavailable};
 use crate::quality::Quality;
 use std::collections::HashSet;
 use std::io;
@@ -13,8 +14,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between tries to begin a segment after a failure.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Time between attempts to begin a segment after a failure.
+const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -23,19 +24,19 @@ pub(super) struct Writer {
     quality: Quality,
     open: Option<Open>,
     gaps: Gaps,
-    /// What had been dropped at the last look, and when that was.
-    dropped: [u64; Why::ALL.len()],
-    looked: i64,
-    /// After a failure, when to try again.
+    /// The drops that were counted at the last check, and its time.
+    dropped: [u64; DropReason::ALL.len()],
+    checked: i64,
+    /// After a failure, the time of the next attempt.
     not_before: Option<Instant>,
 }
 
-/// The segment that grows.
+/// The segment that is being written.
 #[derive(Debug)]
 struct Open {
     number: Number,
     file: Box<dyn Appender>,
-    /// Up to here it is synced.
+    /// Bytes that are synced.
     length: u64,
     begun: Instant,
     streams: HashSet<u32>,
@@ -53,47 +54,42 @@ impl Writer {
             quality,
             open: None,
             gaps,
-            dropped: [0; Why::ALL.len()],
-            looked: now(),
+            dropped: [0; DropReason::ALL.len()],
+            checked: now(),
             not_before: None,
         }
     }
 
-    /// Writes until told to stop, and then everything that waits.
+    /// Writes until the log stops, and then everything that is still queued.
     pub fn run(mut self) {
-        self.shared.queue.serve(std::thread::current());
-        // Half of it, so that what came just after a look is on the disk in time.
+        self.shared.queue.set_writer(std::thread::current());
+        // Half of the interval, so that a record that came just after a check is on the disk in time.
         let every = self.shared.config.flush_interval / 2;
         let mut next = Instant::now() + every;
-        loop {
-            let stopping = self.shared.stopping.load(Ordering::Acquire);
-            if !stopping && !self.shared.queue.look() {
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            if !self.shared.queue.was_woken() {
                 std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
-                let due = Instant::now() >= next;
-                if !due && !self.shared.queue.look() {
+                if Instant::now() < next && !self.shared.queue.was_woken() {
                     continue;
                 }
             }
             if Instant::now() >= next {
                 next = Instant::now() + every;
             }
-            self.flush(stopping);
-            if stopping {
-                break;
-            }
+            let filled = self.shared.queue.take();
+            self.flush(filled, false);
         }
-        // Whoever comes now is refused, and what came between the last two lines is written.
-        self.shared.queue.close(Some(Why::Stopping));
-        self.flush(true);
+        // From here on new records are refused. Records queued before are all in `filled`.
+        let filled = self.shared.queue.close();
+        self.flush(filled, true);
         self.close(true);
     }
 
-    /// Writes what waits now. `last`: the gaps that are still open too.
-    pub fn flush(&mut self, last: bool) {
+    /// Writes these records, and the gaps that are due; with `last` also the gaps that may still grow.
+    fn flush(&mut self, filled: Vec<Filled>, last: bool) {
         self.shared.metrics.queue_bytes.set(self.shared.queue.bytes() as f64);
         self.count_drops();
-        let gaps = self.gaps.due(self.looked, last);
-        let filled = self.shared.queue.take();
+        let gaps = self.gaps.take_due(self.checked, last);
         if filled.is_empty() && gaps.is_empty() {
             self.roll();
             return;
@@ -115,7 +111,7 @@ impl Writer {
         self.shared.metrics.failing.set(0.0);
         self.shared.metrics.segment_bytes.set(self.shared.segment_bytes() as f64);
         for filled in filled {
-            // Figures first: who reads them after an acknowledgement finds what was acknowledged.
+            // Live figures first, so that they include everything that was acknowledged.
             self.learn(&filled);
             self.shared.queue.done(filled, Ok(()));
         }
@@ -141,9 +137,9 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                // Nobody can say what of it is on the disk, and a second sync would not tell: so this segment ends where it was
-                // synced last. That it cannot even be cut is the disk's last word.
-                let _ = open.file.cut(open.length);
+                // After a failed sync it is unknown what is on the disk, and a second sync would not tell. So this segment ends
+                // where it was synced last. An error of the truncation changes nothing.
+                let _ = open.file.truncate(open.length);
                 self.open = Some(open);
                 self.close(false);
                 Err(error)
@@ -154,7 +150,7 @@ impl Writer {
     fn begin(&mut self) -> io::Result<Open> {
         let number = self.shared.next_number();
         let path = segment::path(&self.shared.config.data, number);
-        // Said before the file is there, so that nobody seals it.
+        // Set before the file exists, so that the sealer never takes it.
         self.shared.open_segment.store(number, Ordering::Release);
         let mut file = self.disk.create(&path).inspect_err(|_| {
             self.shared.open_segment.store(0, Ordering::Release);
@@ -167,15 +163,15 @@ impl Writer {
         Ok(Open { number, file, length, begun: Instant::now(), streams: HashSet::new() })
     }
 
-    /// Ends the open segment and gives it to the sealer. `in_order`: as its last frame says.
+    /// Ends the open segment and wakes the sealer. `in_order`: write the frame that marks its end.
     fn close(&mut self, in_order: bool) {
         let Some(mut open) = self.open.take() else { return };
         if in_order {
             let mut end = Vec::new();
-            // An empty frame is never too large. Without it the segment is as good, and looks like one of a server that was killed.
-            let _ = frame::frame(&mut end, Kind::End, |_| {});
+            // An empty frame is never too large. A segment without it is complete too, but looks like one of a killed server.
+            let _ = frame::write_frame(&mut end, Kind::End, |_| {});
             if let Err(error) = open.file.append(&end).and_then(|()| open.file.sync()) {
-                tracing::warn!(segment = open.number, %error, "the segment's end could not be written");
+                tracing::warn!(segment = open.number, %error, "the end marker of a segment could not be written");
             }
         }
         drop(open.file);
@@ -188,8 +184,8 @@ impl Writer {
     fn roll(&mut self) {
         let config = &self.shared.config;
         let is_due = |open: &Open| {
-            let asked = self.shared.seal_now.swap(false, Ordering::AcqRel);
-            open.length >= config.segment_bytes || open.begun.elapsed() >= config.seal_after || asked
+            let requested = self.shared.seal_now.swap(false, Ordering::AcqRel);
+            open.length >= config.segment_bytes || open.begun.elapsed() >= config.seal_after || requested
         };
         if self.open.as_ref().is_some_and(is_due) {
             self.close(true);
@@ -199,43 +195,43 @@ impl Writer {
     fn failed(&mut self, error: &io::Error, records: u64, gaps: Vec<Gap>) {
         let first = self.not_before.is_none();
         if self.not_before.is_none_or(|at| Instant::now() >= at) {
-            self.not_before = Some(Instant::now() + AGAIN);
+            self.not_before = Some(Instant::now() + RETRY);
             self.shared.status().failed(error);
         }
         if first {
-            tracing::error!(%error, "the prediction log cannot be written; records are dropped and counted until it can");
+            tracing::error!(%error, "the prediction log cannot be written; records are dropped and counted until it works again");
         }
         self.shared.metrics.failing.set(1.0);
-        self.shared.queue.count_dropped(Why::Disk, records);
+        self.shared.queue.count_dropped(DropReason::Disk, records);
         self.gaps.put_back(gaps);
     }
 
-    /// Turns what the queue counted as dropped into gaps.
+    /// Turns the queue's new drops into gaps and metrics.
     fn count_drops(&mut self) {
         let now = now();
-        for (why, known) in Why::ALL.into_iter().zip(&mut self.dropped) {
-            let dropped = self.shared.queue.dropped(why);
+        for (reason, known) in DropReason::ALL.into_iter().zip(&mut self.dropped) {
+            let dropped = self.shared.queue.dropped(reason);
             if dropped > *known {
-                self.gaps.dropped(why, dropped - *known, self.looked, now);
-                self.shared.metrics.dropped(why.as_str(), dropped - *known);
+                self.gaps.dropped(reason, dropped - *known, self.checked, now);
+                self.shared.metrics.dropped(reason.as_str(), dropped - *known);
                 *known = dropped;
             }
         }
-        self.looked = now;
+        self.checked = now;
     }
 
-    /// Tells the live figures what is on the disk now.
+    /// Passes records that are on the disk to the live figures.
     fn learn(&self, filled: &Filled) {
         let streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for chunk in &filled.chunks {
-            for (kind, body) in frame::own(chunk) {
-                super::learn::learn(&self.quality, &streams, kind, body);
+            for (kind, body) in frame::own_frames(chunk) {
+                super::learn::update(&self.quality, &streams, kind, body);
             }
         }
     }
 }
 
-/// Appends and syncs; answers the segment's new length.
+/// Appends and syncs. Returns the segment's new length.
 fn append(open: &mut Open, shared: &Shared, filled: &[Filled], gaps: &[Gap]) -> io::Result<u64> {
     let mut before = Vec::new();
     {
@@ -244,8 +240,8 @@ fn append(open: &mut Open, shared: &Shared, filled: &[Filled], gaps: &[Gap]) -> 
             if open.streams.insert(*id)
                 && let Some(stream) = streams.get(id)
             {
-                frame::stream(&mut before, *id, stream.about())
-                    .map_err(|_| io::Error::other("a signature of gigabytes"))?;
+                frame::write_stream(&mut before, *id, stream.about())
+                    .map_err(|_| io::Error::other("the signature is too large"))?;
             }
         }
     }
@@ -266,10 +262,5 @@ fn append(open: &mut Open, shared: &Shared, filled: &[Filled], gaps: &[Gap]) -> 
 impl Shared {
     fn segment_bytes(&self) -> u64 {
         self.closed_bytes.load(Ordering::Acquire) + self.open_length.load(Ordering::Acquire)
-    }
-
-    /// Whether an answer waits for its record.
-    pub(super) fn waits(&self) -> bool {
-        self.config.acknowledge == Acknowledge::Disk
     }
 }

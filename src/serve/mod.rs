@@ -173,7 +173,7 @@ impl Gateway {
         let latency = exchange.started.elapsed();
         let written = exchange.record(outcome.as_ref().map_err(|failure| failure.code), latency);
         let written = match (written, &self.log) {
-            (Ok(Some(ticket)), Some(log)) => before(deadline, log.durable(ticket)).await,
+            (Ok(Some(ticket)), Some(log)) => log.durable(ticket, deadline).await,
             (written, _) => written.map(drop),
         };
         exchange.ended = true;
@@ -246,16 +246,8 @@ impl Gateway {
         if entries.is_empty() {
             return Ok(());
         }
-        before(deadline, log.tell(&model, entries)?.durable()).await
+        log.record_feedback(&model, entries, deadline).await
     }
-}
-
-/// Waits for records to be on the disk, at most until the deadline.
-async fn before(deadline: Instant, written: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::time::timeout_at(deadline.into(), written).await.unwrap_or_else(|_| {
-        let message = "the disk did not confirm the record before the deadline; it may still be written later";
-        Err(Failure::new(Code::LogUnavailable, message))
-    })
 }
 
 /// The shadows that get a copy of a request. One draw for all, so that the samples are nested. Whoever asked for a version or a

@@ -79,7 +79,9 @@ impl ActiveRequest {
             batch_rows: outcome.map_or(request.rows().unwrap_or(1), |ran| ran.batch_rows),
             sample_rate: if always { 1.0 } else { choice.sample_rate },
         };
-        recording.log.offer(&recording.stream, &prediction, true)
+        // After the deadline nobody waits for the record.
+        let waits = outcome.err() != Some(Code::DeadlineExceeded);
+        recording.log.offer(&recording.stream, &prediction, waits)
     }
 }
 

@@ -176,14 +176,3 @@ fn an_overload_refuses_unseen_and_never_what_runs_at_once() {
         assert!(running.join().unwrap().is_ok() && waiting.join().unwrap().is_ok());
     });
 }
-
-#[test]
-fn a_wait_for_the_disk_ends_at_the_deadline() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let deadline = Instant::now() + Duration::from_millis(20);
-    let failure = runtime.block_on(before(deadline, std::future::pending())).unwrap_err();
-    assert_eq!(failure.code, Code::LogUnavailable);
-    assert!(failure.message.contains("before the deadline"), "{failure}");
-    let past = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-    runtime.block_on(before(past, std::future::ready(Ok(())))).expect("what is on the disk already is no failure");
-}

@@ -1,18 +1,25 @@
+use super::disk::{Appender, Disk, RealDisk};
+use super::hash::HashKey;
+use super::prediction::Planned;
+use super::queue::Queue;
 use super::*;
-use crate::model::{Answer, Checked, Dim, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec};
-use crate::quality;
+use crate::model::{Answer, Checked, Dim, Feedback, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec};
+use crate::quality::{self, Quality};
+use crate::telemetry::Telemetry;
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
-use disk::Appender;
 use half::f16;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
-use std::sync::atomic::AtomicU32;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 mod records;
 mod survival;
@@ -34,10 +41,10 @@ fn about(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> About {
     }
 }
 
-/// Rows of a float and a text in, a float out.
+/// Inputs: two floats and a text per row. Output: a float per row.
 fn simple() -> About {
     about(
-        vec![spec("x", DataType::Fp32, &[FREE, Dim::Fixed(2)]), spec("who", DataType::Bytes, &[FREE])],
+        vec![spec("x", DataType::Fp32, &[FREE, Dim::Fixed(2)]), spec("name", DataType::Bytes, &[FREE])],
         vec![spec("y", DataType::Fp32, &[FREE])],
     )
 }
@@ -59,9 +66,9 @@ fn answer(about: &About, tensors: Vec<Tensor>) -> Answer {
 
 fn rows(about: &About, n: usize) -> (Checked, Answer) {
     let x = tensor(&[n, 2], Data::Fp32((0..2 * n).map(|i| i as f32).collect::<Vec<_>>().into()));
-    let who = tensor(&[n], Data::Bytes((0..n).map(|i| Bytes::from(format!("user-{i}"))).collect()));
+    let name = tensor(&[n], Data::Bytes((0..n).map(|i| Bytes::from(format!("user-{i}"))).collect()));
     let y = tensor(&[n], Data::Fp32((0..n).map(|i| i as f32 + 0.5).collect::<Vec<_>>().into()));
-    (checked(about, vec![x, who]), answer(about, vec![y]))
+    (checked(about, vec![x, name]), answer(about, vec![y]))
 }
 
 fn prediction<'a>(id: &'a str, request: &'a Checked, outcome: Result<&'a Answer, Code>) -> Prediction<'a> {
@@ -81,27 +88,27 @@ fn prediction<'a>(id: &'a str, request: &'a Checked, outcome: Result<&'a Answer,
     }
 }
 
-struct House {
+struct Fixture {
     dir: tempfile::TempDir,
     log: Log,
     stop: Option<Stop>,
     quality: Quality,
 }
 
-impl House {
-    fn new(config: impl FnOnce(&mut Config), disk: Box<dyn Disk>) -> House {
-        House::on(tempfile::tempdir().unwrap(), config, disk)
+impl Fixture {
+    fn new(config: impl FnOnce(&mut Config), disk: Box<dyn Disk>) -> Fixture {
+        Fixture::on(tempfile::tempdir().unwrap(), config, disk)
     }
 
-    fn on(dir: tempfile::TempDir, change: impl FnOnce(&mut Config), disk: Box<dyn Disk>) -> House {
+    fn on(dir: tempfile::TempDir, change: impl FnOnce(&mut Config), disk: Box<dyn Disk>) -> Fixture {
         let mut config = Config::of(dir.path().to_owned());
         change(&mut config);
         let quality = Quality::new(quality::Config::default());
         let (log, stop) = Log::start_on(config, quality.clone(), &Telemetry::new(), disk).unwrap();
-        House { dir, log, stop: Some(stop), quality }
+        Fixture { dir, log, stop: Some(stop), quality }
     }
 
-    /// Ends in order: everything is sealed.
+    /// Stops in order, so that everything is sealed.
     fn stop(mut self) -> tempfile::TempDir {
         self.stop.take().unwrap().stop(Duration::from_secs(30));
         self.dir
@@ -109,17 +116,22 @@ impl House {
 
     fn offer(&self, stream: &Stream, prediction: &Prediction) -> Result<(), Failure> {
         match self.log.offer(stream, prediction, true)? {
-            Some(ticket) => block_on(self.log.durable(ticket)),
+            Some(ticket) => block_on(self.log.durable(ticket, soon())),
             None => Ok(()),
         }
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+/// A deadline that only a failing test reaches.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
 }
 
-/// Every sealed file under a directory, by its path below it, in order.
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+/// Every file under a directory by its relative path, in order.
 fn files(dir: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];
@@ -158,7 +170,7 @@ fn text(batch: &RecordBatch, column: &str, row: usize) -> Option<String> {
     column.is_valid(row).then(|| column.value(row).to_owned())
 }
 
-fn told(id: &str) -> Feedback {
+fn feedback_for(id: &str) -> Feedback {
     Feedback {
         request_id: id.to_owned(),
         row: 0,

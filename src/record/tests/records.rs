@@ -1,16 +1,16 @@
-//! What a record is, and what is left out of it.
+//! The content of records, and what is left out of them.
 
 use super::*;
 
 #[test]
-fn a_request_of_rows_is_a_record_per_row_with_the_promised_columns() {
-    let house = House::new(|_| {}, Box::new(RealDisk));
+fn a_request_with_rows_gives_one_record_per_row_with_the_documented_columns() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice { hash_route_key: false, ..Choice::default() }).unwrap();
+    let stream = fixture.log.stream(&about, &Choice { hash_route_key: false, ..Choice::default() }).unwrap();
     let (request, answer) = rows(&about, 3);
-    house.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
-    house.offer(&stream, &prediction("b", &request, Err(Code::EngineFailed))).unwrap();
-    let dir = house.stop();
+    fixture.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
+    fixture.offer(&stream, &prediction("b", &request, Err(Code::EngineFailed))).unwrap();
+    let dir = fixture.stop();
     let sealed = files(&dir.path().join("predictions"));
     assert_eq!(sealed.len(), 1, "{sealed:?}");
     assert!(sealed.keys().next().unwrap().starts_with("model=m/date=2026-11-18/"), "{sealed:?}");
@@ -46,8 +46,8 @@ fn a_request_of_rows_is_a_record_per_row_with_the_promised_columns() {
     let inputs = batch["inputs"].as_struct();
     let x = inputs.column_by_name("x").unwrap().as_list::<i32>();
     assert_eq!(x.value(2).as_primitive::<Float32Type>().values(), &[4.0, 5.0]);
-    let who = inputs.column_by_name("who").unwrap().as_list::<i32>();
-    assert_eq!(who.value(1).as_string::<i32>().value(0), "user-1");
+    let name = inputs.column_by_name("name").unwrap().as_list::<i32>();
+    assert_eq!(name.value(1).as_string::<i32>().value(0), "user-1");
     let outputs = batch["outputs"].as_struct();
     assert!(outputs.is_valid(0) && outputs.is_null(3));
     let y = outputs.column_by_name("y").unwrap().as_list::<i32>();
@@ -55,23 +55,23 @@ fn a_request_of_rows_is_a_record_per_row_with_the_promised_columns() {
 }
 
 #[test]
-fn a_request_without_rows_is_one_record_and_so_is_one_whose_answer_has_others() {
-    let house = House::new(|_| {}, Box::new(RealDisk));
+fn a_request_without_rows_or_with_an_answer_of_other_rows_gives_one_record() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let fixed = about(vec![spec("x", DataType::Int64, &[Dim::Fixed(2)])], vec![spec("y", DataType::Fp16, &[])]);
-    let stream = house.log.stream(&fixed, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&fixed, &Choice::default()).unwrap();
     let request = checked(&fixed, vec![tensor(&[2], Data::Int64(vec![i64::MIN, 7].into()))]);
     let half = answer(&fixed, vec![tensor(&[], Data::Fp16(vec![f16::NAN].into()))]);
-    house.offer(&stream, &prediction("whole", &request, Ok(&half))).unwrap();
+    fixture.offer(&stream, &prediction("namele", &request, Ok(&half))).unwrap();
     let summing = simple();
-    let other = house.log.stream(&summing, &Choice::default()).unwrap();
+    let other = fixture.log.stream(&summing, &Choice::default()).unwrap();
     let (request, _) = rows(&summing, 3);
     let sum = answer(&summing, vec![tensor(&[1], Data::Fp32(vec![9.0].into()))]);
-    house.offer(&other, &prediction("summed", &request, Ok(&sum))).unwrap();
+    fixture.offer(&other, &prediction("summed", &request, Ok(&sum))).unwrap();
     let (none, nothing) = rows(&summing, 0);
-    house.offer(&other, &prediction("nothing", &none, Ok(&nothing))).unwrap();
-    let dir = house.stop();
+    fixture.offer(&other, &prediction("nothing", &none, Ok(&nothing))).unwrap();
+    let dir = fixture.stop();
     let batches = predictions(dir.path());
-    assert_eq!(ids(&batches), ["whole", "summed"]);
+    assert_eq!(ids(&batches), ["namele", "summed"]);
     let x = batches[0]["inputs"].as_struct().column(0).as_list::<i32>().value(0);
     assert_eq!(x.as_primitive::<Int64Type>().values(), &[i64::MIN, 7]);
     let y = batches[0]["outputs"].as_struct().column(0).as_list::<i32>().value(0);
@@ -82,14 +82,14 @@ fn a_request_without_rows_is_one_record_and_so_is_one_whose_answer_has_others() 
 }
 
 #[test]
-fn shapes_are_there_where_lengths_do_not_tell_them() {
-    let house = House::new(|_| {}, Box::new(RealDisk));
+fn the_column_shapes_exists_where_lengths_do_not_determine_shapes() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let about = about(vec![spec("x", DataType::Uint8, &[FREE, FREE, FREE])], vec![spec("y", DataType::Bool, &[FREE])]);
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let request = checked(&about, vec![tensor(&[2, 2, 3], Data::Uint8((0..12).collect::<Vec<_>>().into()))]);
     let flags = answer(&about, vec![tensor(&[2], Data::Bool(vec![true, false]))]);
-    house.offer(&stream, &prediction("a", &request, Ok(&flags))).unwrap();
-    let dir = house.stop();
+    fixture.offer(&stream, &prediction("a", &request, Ok(&flags))).unwrap();
+    let dir = fixture.stop();
     let batches = predictions(dir.path());
     assert_eq!(text(&batches[0], SHAPES, 1).unwrap(), r#"{"inputs":{"x":[1,2,3]}}"#);
     let y = batches[0]["outputs"].as_struct().column(0).as_list::<i32>();
@@ -97,59 +97,63 @@ fn shapes_are_there_where_lengths_do_not_tell_them() {
 }
 
 #[test]
-fn strings_are_text_and_bytes_are_bytes() {
-    let house = House::new(|_| {}, Box::new(RealDisk));
+fn texts_that_are_not_utf8_are_stored_as_binary() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let x = || tensor(&[1, 2], Data::Fp32(vec![0.0, f32::NEG_INFINITY].into()));
     let request = checked(&about, vec![x(), tensor(&[1], Data::Bytes(vec![Bytes::from_static(&[0xff, 0])]))]);
-    house.offer(&stream, &prediction("a", &request, Err(Code::InvalidTensor))).unwrap();
-    let dir = house.stop();
-    let who = predictions(dir.path())[0]["inputs"].as_struct().column_by_name("who").unwrap().clone();
-    assert_eq!(who.as_list::<i32>().value(0).as_binary::<i32>().value(0), [0xff, 0]);
+    fixture.offer(&stream, &prediction("a", &request, Err(Code::InvalidTensor))).unwrap();
+    let dir = fixture.stop();
+    let name = predictions(dir.path())[0]["inputs"].as_struct().column_by_name("name").unwrap().clone();
+    assert_eq!(name.as_list::<i32>().value(0).as_binary::<i32>().value(0), [0xff, 0]);
 }
 
 // === choice and privacy ===
 
+fn hex(key: &HashKey, text: &[u8]) -> String {
+    String::from_utf8(key.hash(text).to_vec()).unwrap()
+}
+
 #[test]
-fn what_is_dropped_hashed_or_cut_is_nowhere_on_the_disk() {
-    let house = House::new(|_| {}, Box::new(RealDisk));
+fn dropped_hashed_and_truncated_values_are_nowhere_on_the_disk() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let about = simple();
     let choice =
-        Choice { hash: ["inputs.who".to_owned()].into(), drop: ["outputs.y".to_owned()].into(), ..Choice::default() };
-    let stream = house.log.stream(&about, &choice).unwrap();
+        Choice { hash: ["inputs.name".to_owned()].into(), drop: ["outputs.y".to_owned()].into(), ..Choice::default() };
+    let stream = fixture.log.stream(&about, &choice).unwrap();
     let (request, answer) = rows(&about, 1);
-    house.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
-    let cut = house.log.stream(&about, &Choice { max_record_bytes: 20, ..Choice::default() }).unwrap();
-    house.offer(&cut, &prediction("cut", &request, Ok(&answer))).unwrap();
+    fixture.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
+    let cut = fixture.log.stream(&about, &Choice { max_record_bytes: 20, ..Choice::default() }).unwrap();
+    fixture.offer(&cut, &prediction("cut", &request, Ok(&answer))).unwrap();
     let raw: Vec<u8> =
-        files(&segment::dir(house.dir.path())).values().flat_map(|path| std::fs::read(path).unwrap()).collect();
+        files(&segment::dir(fixture.dir.path())).values().flat_map(|path| std::fs::read(path).unwrap()).collect();
     let holds = |needle: &[u8]| raw.windows(needle.len()).any(|window| window == needle);
     assert!(!holds(b"alice") && !holds(b"user-0"));
     let key = Arc::clone(&stream.key);
-    let dir = house.stop();
+    let dir = fixture.stop();
     let batches = predictions(dir.path());
     let batch = batches.iter().find(|batch| ids(std::slice::from_ref(*batch)) == ["a"]).unwrap();
-    assert_eq!(text(batch, "route_key", 0), Some(key.hash(b"alice")));
-    let who = batch["inputs"].as_struct().column_by_name("who").unwrap().as_list::<i32>().value(0);
-    assert_eq!(who.as_string::<i32>().value(0), key.hash(b"user-0"));
-    assert!(batch["outputs"].data_type().is_null(), "no column of it is left");
+    assert_eq!(text(batch, "route_key", 0), Some(hex(&key, b"alice")));
+    let name = batch["inputs"].as_struct().column_by_name("name").unwrap().as_list::<i32>().value(0);
+    assert_eq!(name.as_string::<i32>().value(0), hex(&key, b"user-0"));
+    assert!(batch["outputs"].data_type().is_null(), "no column of the outputs is left");
     assert!(!batch["truncated"].as_boolean().value(0));
     let batch = batches.iter().find(|batch| ids(std::slice::from_ref(*batch)) == ["cut"]).unwrap();
     assert!(batch["truncated"].as_boolean().value(0));
     let inputs = batch["inputs"].as_struct();
-    assert!(inputs.column_by_name("who").unwrap().is_null(0), "the largest goes first");
+    assert!(inputs.column_by_name("name").unwrap().is_null(0), "the largest goes first");
     assert!(inputs.column_by_name("x").unwrap().is_valid(0));
-    // The same key after a restart, and HMAC-SHA-256 as everybody computes it.
-    let house = House::on(dir, |_| {}, Box::new(RealDisk));
-    assert_eq!(house.log.0.key.hash(b"alice"), key.hash(b"alice"));
+    // The key is the same after a restart, and the hash is standard HMAC-SHA-256.
+    let fixture = Fixture::on(dir, |_| {}, Box::new(RealDisk));
+    assert_eq!(hex(&fixture.log.0.key, b"alice"), hex(&key, b"alice"));
     let known = HashKey::new(&[0x0b; 20]).unwrap().hash(b"Hi There");
-    assert_eq!(known, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7", "RFC 4231, test case 1");
-    house.stop();
+    assert_eq!(known, *b"b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7", "RFC 4231, test case 1");
+    fixture.stop();
 }
 
 #[test]
-fn samples_follow_the_id_and_are_nested() {
+fn samples_depend_on_the_id_and_are_nested() {
     let ids: Vec<String> = (0..10_000).map(|i| format!("id-{i}")).collect();
     let of = |rate: f64| ids.iter().filter(|id| is_sampled(id, rate)).collect::<Vec<_>>();
     let (some, more) = (of(0.1), of(0.3));
@@ -159,7 +163,7 @@ fn samples_follow_the_id_and_are_nested() {
 }
 
 #[test]
-fn misspelt_columns_are_found() {
+fn unknown_columns_are_reported() {
     let choice = Choice { drop: ["inputs.ssn".to_owned(), "route_key".to_owned()].into(), ..Choice::default() };
     assert_eq!(choice.unknown_columns(&simple()), ["inputs.ssn"]);
     assert!(Choice::is_column("inputs.x", true) && Choice::is_column("route_key", false));
@@ -169,13 +173,60 @@ fn misspelt_columns_are_found() {
 }
 
 #[test]
-fn the_same_question_has_the_same_stream() {
-    let house = House::new(|_| {}, Box::new(RealDisk));
+fn equal_arguments_give_the_same_stream() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let about = simple();
-    let first = house.log.stream(&about, &Choice::default()).unwrap();
-    assert!(Arc::ptr_eq(&first, &house.log.stream(&about, &Choice::default()).unwrap()));
-    let other = house.log.stream(&about, &Choice { sample_rate: 0.5, ..Choice::default() }).unwrap();
+    let first = fixture.log.stream(&about, &Choice::default()).unwrap();
+    assert!(Arc::ptr_eq(&first, &fixture.log.stream(&about, &Choice::default()).unwrap()));
+    let other = fixture.log.stream(&about, &Choice { sample_rate: 0.5, ..Choice::default() }).unwrap();
     assert!(!Arc::ptr_eq(&first, &other));
-    assert!(house.log.stream(&about, &Choice { enabled: false, ..Choice::default() }).is_none());
-    house.stop();
+    assert!(fixture.log.stream(&about, &Choice { enabled: false, ..Choice::default() }).is_none());
+    fixture.stop();
+}
+
+#[test]
+fn a_record_is_sized_as_it_is_stored_so_a_large_hashed_tensor_is_left_out_before_it_is_hashed() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+    let about = about(vec![spec("x", DataType::Uint8, &[FREE, FREE])], vec![]);
+    let hash_x = Choice { hash: ["inputs.x".to_owned()].into(), ..Choice::default() };
+    let stream = fixture.log.stream(&about, &hash_x).unwrap();
+    // 16,384 bytes in memory, 68 times as many as hashes: more than max_record_bytes.
+    let request = checked(&about, vec![tensor(&[1, 16_384], Data::Uint8(vec![7; 16_384].into()))]);
+    let prediction = prediction("a", &request, Err(Code::EngineFailed));
+    let planned = Planned::new(&stream, &prediction).unwrap();
+    assert!(planned.bytes() < 300, "the tensor is left out: {}", planned.bytes());
+    let small = fixture.log.stream(&about, &Choice { max_record_bytes: 68 * 16_384, ..hash_x }).unwrap();
+    let planned = Planned::new(&small, &prediction).unwrap();
+    assert!(planned.bytes() > 68 * 16_384, "{}", planned.bytes());
+    fixture.stop();
+}
+
+#[test]
+fn the_planned_size_is_the_written_size() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+    let about = simple();
+    let long = "ä".repeat(40_000);
+    for hash in [&[][..], &["inputs.x", "inputs.name", "outputs.y"]] {
+        let hash = hash.iter().map(|column| (*column).to_owned()).collect();
+        for (hash_route_key, drop) in [(true, None), (false, Some("outputs.y")), (false, Some("route_key"))] {
+            let drop = drop.into_iter().map(str::to_owned).collect();
+            let choice = Choice { hash: Clone::clone(&hash), hash_route_key, drop, ..Choice::default() };
+            let stream = fixture.log.stream(&about, &choice).unwrap();
+            for n in [1, 3] {
+                let (request, answer) = rows(&about, n);
+                for outcome in [Ok(&answer), Err(Code::EngineFailed)] {
+                    let record = Prediction {
+                        route_key: Some(&long),
+                        traceparent: Some("00-a-b-01"),
+                        ..prediction("id", &request, outcome)
+                    };
+                    let planned = Planned::new(&stream, &record).unwrap();
+                    let mut out = vec![1, 2, 3];
+                    planned.write(&mut out, &planned.hash());
+                    assert_eq!(out.len() - 3, planned.bytes(), "{choice:?} {n} {outcome:?}");
+                }
+            }
+        }
+    }
+    fixture.stop();
 }

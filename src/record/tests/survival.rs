@@ -1,36 +1,50 @@
-//! What survives full disks, torn files, kills and floods, and what has to go.
+//! Full disks, stalled disks, torn files, kills, full queues, and the deletion of old files.
 
 use super::*;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Condvar, Mutex};
 
-/// A disk that fails when it is told to.
+/// While it is set, writes and syncs block.
+#[derive(Debug, Default)]
+struct Stall(Mutex<bool>, Condvar);
+
+impl Stall {
+    fn set(&self, stalled: bool) {
+        *self.0.lock().unwrap() = stalled;
+        self.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |stalled| *stalled).unwrap());
+    }
+}
+
+/// A disk that fails or stalls on request.
 #[derive(Debug, Default, Clone)]
-struct Moody(Arc<Mood>);
+struct FaultyDisk(Arc<Faults>);
 
 #[derive(Debug, Default)]
-struct Mood {
+struct Faults {
     full: AtomicBool,
-    /// Whoever writes waits.
-    held: AtomicBool,
+    stalled: Stall,
     sync_fails: AtomicBool,
     syncs: AtomicU32,
 }
 
 #[derive(Debug)]
-struct MoodyFile(Box<dyn Appender>, Arc<Mood>);
+struct FaultyFile(Box<dyn Appender>, Arc<Faults>);
 
-impl Disk for Moody {
+impl Disk for FaultyDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Appender>> {
-        Ok(Box::new(MoodyFile(RealDisk.create(path)?, Arc::clone(&self.0))))
+        Ok(Box::new(FaultyFile(RealDisk.create(path)?, Arc::clone(&self.0))))
     }
 }
 
-impl Appender for MoodyFile {
+impl Appender for FaultyFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        while self.1.held.load(Ordering::Relaxed) {
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
+        self.1.stalled.pass();
         if self.1.full.load(Ordering::Relaxed) {
-            // As a full disk does: some of it fits.
+            // A full disk may take a part.
             self.0.append(&bytes[..bytes.len() / 2])?;
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -45,8 +59,8 @@ impl Appender for MoodyFile {
         self.0.sync()
     }
 
-    fn cut(&mut self, length: u64) -> io::Result<()> {
-        self.0.cut(length)
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.0.truncate(length)
     }
 }
 
@@ -59,39 +73,40 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < until, "{what}");
-        std::thread::park_timeout(Duration::from_millis(2));
+        std::thread::yield_now();
     }
 }
 
 #[test]
-fn a_full_disk_refuses_answers_and_recovers_by_itself_without_a_record_too_many_or_too_few() {
+fn a_failing_disk_refuses_answers_recovers_by_itself_and_neither_loses_nor_doubles_records() {
     for failing in ["full", "sync"] {
-        let disk = Moody::default();
-        let mood = Arc::clone(&disk.0);
+        let disk = FaultyDisk::default();
+        let faults = Arc::clone(&disk.0);
         let switch =
-            |on: bool| if failing == "full" { &mood.full } else { &mood.sync_fails }.store(on, Ordering::Relaxed);
-        let house = House::new(durable, Box::new(disk.clone()));
+            |on: bool| if failing == "full" { &faults.full } else { &faults.sync_fails }.store(on, Ordering::Relaxed);
+        let fixture = Fixture::new(durable, Box::new(disk.clone()));
         let about = simple();
-        let stream = house.log.stream(&about, &Choice::default()).unwrap();
+        let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
         let (request, answer) = rows(&about, 1);
-        let offer = |id: &str| house.offer(&stream, &prediction(id, &request, Ok(&answer)));
+        let offer = |id: &str| fixture.offer(&stream, &prediction(id, &request, Ok(&answer)));
         offer("before").unwrap();
         switch(true);
         for i in 0..3 {
             let failure = offer(&format!("during-{i}")).unwrap_err();
             assert_eq!(failure.code, Code::LogUnavailable);
         }
-        let ticket = house.log.tell(&about.model, &[told("before")]).unwrap();
-        assert_eq!(block_on(ticket.durable()).unwrap_err().code, Code::LogUnavailable);
-        assert!(house.log.status().failing_since.is_some());
+        let ticket = fixture.log.queue_feedback(&about.model, &[feedback_for("before")]).unwrap();
+        assert_eq!(block_on(ticket.durable(soon())).unwrap_err().code, Code::LogUnavailable);
+        assert!(fixture.log.status().failing_since.is_some());
         switch(false);
         eventually("it recovers by itself", || offer("after").is_ok());
-        assert_eq!((house.log.status().failing_since, house.log.status().last_error), (None, None));
-        let dropped: u64 = house.log.dropped().filter(|(why, _)| *why == Why::Disk).map(|(_, n)| n).sum();
+        assert_eq!((fixture.log.status().failing_since, fixture.log.status().last_error), (None, None));
+        let dropped: u64 =
+            fixture.log.dropped().filter(|(reason, _)| *reason == DropReason::Disk).map(|(_, n)| n).sum();
         assert!(dropped >= 3, "{dropped}");
-        let dir = house.stop();
+        let dir = fixture.stop();
         assert_eq!(ids(&predictions(dir.path())), ["before", "after"]);
-        assert!(files(&dir.path().join("feedback")).is_empty(), "what was refused is not there");
+        assert!(files(&dir.path().join("feedback")).is_empty(), "refused feedback is not stored");
         let gaps: Vec<RecordBatch> = files(&dir.path().join("gaps")).values().flat_map(|path| read(path)).collect();
         let missing: i64 = gaps.iter().flat_map(|b| b["records"].as_primitive::<Int64Type>().values().to_vec()).sum();
         assert_eq!(missing.unsigned_abs(), dropped, "{gaps:?}");
@@ -100,47 +115,51 @@ fn a_full_disk_refuses_answers_and_recovers_by_itself_without_a_record_too_many_
 }
 
 #[test]
-fn answers_may_leave_all_the_same_where_the_configuration_says_so() {
-    let disk = Moody::default();
+fn with_on_failure_serve_predictions_are_answered_while_the_disk_fails() {
+    let disk = FaultyDisk::default();
     disk.0.full.store(true, Ordering::Relaxed);
     let serve = |config: &mut Config| {
         durable(config);
         config.on_failure = OnFailure::Serve;
     };
-    let house = House::new(serve, Box::new(disk));
+    let fixture = Fixture::new(serve, Box::new(disk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 2);
-    house.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
-    eventually("it is counted", || house.log.dropped().any(|(why, n)| why == Why::Disk && n == 2));
-    house.stop();
+    fixture.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
+    eventually("it is counted", || fixture.log.dropped().any(|(reason, n)| reason == DropReason::Disk && n == 2));
+    fixture.stop();
 }
 
 #[test]
-fn many_answers_share_a_sync() {
-    let disk = Moody::default();
+fn many_records_share_one_sync() {
+    let disk = FaultyDisk::default();
     let syncs = Arc::clone(&disk.0);
-    let house = House::new(durable, Box::new(disk));
+    let fixture = Fixture::new(durable, Box::new(disk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     std::thread::scope(|scope| {
         for t in 0..8 {
-            let (house, stream, about) = (&house, &stream, &about);
+            let (fixture, stream, about) = (&fixture, &stream, &about);
             scope.spawn(move || {
                 let (request, answer) = rows(about, 1);
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(async {
                     for i in 0..20 {
-                        // Sixteen at once on one thread, as connections are.
+                        // Sixteen at once on one thread, as on an I/O thread.
                         let ids: Vec<String> = (0..16).map(|k| format!("{t}-{i}-{k}")).collect();
                         let tickets: Vec<Ticket> = ids
                             .iter()
                             .map(|id| {
-                                house.log.offer(stream, &prediction(id, &request, Ok(&answer)), true).unwrap().unwrap()
+                                fixture
+                                    .log
+                                    .offer(stream, &prediction(id, &request, Ok(&answer)), true)
+                                    .unwrap()
+                                    .unwrap()
                             })
                             .collect();
                         for ticket in tickets {
-                            ticket.durable().await.unwrap();
+                            ticket.durable(soon()).await.unwrap();
                         }
                     }
                 });
@@ -149,7 +168,7 @@ fn many_answers_share_a_sync() {
     });
     let syncs = syncs.syncs.load(Ordering::Relaxed);
     assert!(syncs <= 8 * 20 + 20, "{syncs} syncs for 2560 answers");
-    let dir = house.stop();
+    let dir = fixture.stop();
     let mut found = ids(&predictions(dir.path()));
     found.sort();
     found.dedup();
@@ -157,22 +176,25 @@ fn many_answers_share_a_sync() {
 }
 
 #[test]
-fn feedback_is_on_the_disk_and_in_the_figures_when_it_is_acknowledged() {
-    let house = House::new(|_| {}, Box::new(RealDisk));
+fn acknowledged_feedback_is_on_the_disk_and_in_the_live_figures() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 1);
-    house.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
-    let entries = [told("a"), Feedback { label: Some(Label::Text("x".to_owned())), values: Vec::new(), ..told("b") }];
-    block_on(house.log.tell(&about.model, &entries).unwrap().durable()).unwrap();
-    let of = house.quality.of(&about.model);
+    fixture.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
+    let entries = [
+        feedback_for("a"),
+        Feedback { label: Some(Label::Text("x".to_owned())), values: Vec::new(), ..feedback_for("b") },
+    ];
+    block_on(fixture.log.record_feedback(&about.model, &entries, soon())).unwrap();
+    let of = fixture.quality.of(&about.model);
     assert_eq!((of.feedback, of.unmatched), (2, 1));
     let figures = &of.arms[&("3".parse().unwrap(), "control".to_owned())];
     assert_eq!((figures.labelled, figures.mean_absolute_error()), (1, Some(0.5)));
-    let unsealed = unsealed(house.dir.path(), &about.model).unwrap();
+    let unsealed = unsealed(fixture.dir.path(), &about.model).unwrap();
     assert_eq!(ids(&unsealed.feedback), ["a", "b"]);
     assert_eq!(ids(&unsealed.predictions[0].1), ["a"]);
-    let dir = house.stop();
+    let dir = fixture.stop();
     let sealed = files(&dir.path().join("feedback"));
     assert!(sealed.keys().next().unwrap().starts_with("model=m/date="), "{sealed:?}");
     let batch = &read(sealed.values().next().unwrap())[0];
@@ -183,19 +205,19 @@ fn feedback_is_on_the_disk_and_in_the_figures_when_it_is_acknowledged() {
 }
 
 #[test]
-fn a_torn_tail_is_cut_wherever_it_is_torn_and_what_stands_before_it_is_kept() {
-    let house = House::new(durable, Box::new(RealDisk));
+fn records_before_a_torn_end_are_kept_wherever_it_is_torn() {
+    let fixture = Fixture::new(durable, Box::new(RealDisk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 1);
     let mut ends = Vec::new();
     for i in 0..5 {
-        house.offer(&stream, &prediction(&i.to_string(), &request, Ok(&answer))).unwrap();
-        ends.push(house.log.0.open_length.load(Ordering::Acquire));
+        fixture.offer(&stream, &prediction(&i.to_string(), &request, Ok(&answer))).unwrap();
+        ends.push(fixture.log.0.open_length.load(Ordering::Acquire));
     }
-    let path = segment::path(house.dir.path(), house.log.0.open_segment.load(Ordering::Acquire));
+    let path = segment::path(fixture.dir.path(), fixture.log.0.open_segment.load(Ordering::Acquire));
     let whole = std::fs::read(&path).unwrap();
-    house.stop();
+    fixture.stop();
     for length in 0..=ends[4] {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(segment::dir(dir.path())).unwrap();
@@ -209,68 +231,64 @@ fn a_torn_tail_is_cut_wherever_it_is_torn_and_what_stands_before_it_is_kept() {
 }
 
 #[test]
-fn sealing_again_gives_the_same_files_and_no_record_twice() {
-    let house = House::new(durable, Box::new(RealDisk));
+fn sealing_a_segment_twice_gives_the_same_files_and_no_record_twice() {
+    let fixture = Fixture::new(durable, Box::new(RealDisk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 1);
-    house.offer(&stream, &prediction("same id", &request, Ok(&answer))).unwrap();
-    house.offer(&stream, &prediction("same id", &request, Ok(&answer))).unwrap();
-    let path = segment::path(house.dir.path(), house.log.0.open_segment.load(Ordering::Acquire));
+    fixture.offer(&stream, &prediction("same id", &request, Ok(&answer))).unwrap();
+    fixture.offer(&stream, &prediction("same id", &request, Ok(&answer))).unwrap();
+    let path = segment::path(fixture.dir.path(), fixture.log.0.open_segment.load(Ordering::Acquire));
     let copy = std::fs::read(&path).unwrap();
-    let dir = house.stop();
+    let dir = fixture.stop();
     let before = files(&dir.path().join("predictions"));
-    // As if the server had been killed between the last rename and the deletion.
+    // The state after a kill between the last rename and the deletion.
     std::fs::write(&path, copy).unwrap();
-    let dir = House::on(dir, durable, Box::new(RealDisk)).stop();
+    let dir = Fixture::on(dir, durable, Box::new(RealDisk)).stop();
     assert_eq!(files(&dir.path().join("predictions")), before);
-    assert_eq!(
-        ids(&predictions(dir.path())),
-        ["same id", "same id"],
-        "ids may be used again, records are never doubled"
-    );
-    assert!(files(&segment::dir(dir.path())).is_empty(), "no segment is left, and no mark");
+    assert_eq!(ids(&predictions(dir.path())), ["same id", "same id"], "both records with this id are stored once each");
+    assert!(files(&segment::dir(dir.path())).is_empty(), "no segment is left, and no marker");
 }
 
 #[test]
-fn a_server_that_was_killed_leaves_a_gap_and_one_that_stopped_does_not() {
-    let dir = House::new(durable, Box::new(RealDisk)).stop();
+fn a_killed_server_leaves_a_gap_and_a_stopped_server_does_not() {
+    let dir = Fixture::new(durable, Box::new(RealDisk)).stop();
     assert!(files(&dir.path().join("gaps")).is_empty());
     std::fs::write(segment::dir(dir.path()).join("running"), b"").unwrap();
-    let dir = House::on(dir, durable, Box::new(RealDisk)).stop();
+    let dir = Fixture::on(dir, durable, Box::new(RealDisk)).stop();
     let gaps: Vec<RecordBatch> = files(&dir.path().join("gaps")).values().flat_map(|path| read(path)).collect();
     assert_eq!(text(&gaps[0], "reason", 0).unwrap(), "unclean_stop");
-    assert!(gaps[0]["records"].is_null(0), "nobody knows how many");
+    assert!(gaps[0]["records"].is_null(0), "the number is not known");
 }
 
 #[test]
-fn a_full_queue_drops_counts_and_leaves_a_gap() {
+fn a_full_queue_drops_records_counts_them_and_leaves_a_gap() {
     let tiny = |config: &mut Config| {
-        config.queue_bytes = 4 * 600;
+        config.queue_bytes = 600;
         config.flush_interval = Duration::from_mins(1);
     };
-    let disk = Moody::default();
-    let mood = Arc::clone(&disk.0);
-    let house = House::new(tiny, Box::new(disk));
+    let disk = FaultyDisk::default();
+    let faults = Arc::clone(&disk.0);
+    let fixture = Fixture::new(tiny, Box::new(disk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 1);
     let (many, answers) = rows(&about, 100);
-    house.offer(&stream, &prediction("large", &many, Ok(&answers))).unwrap();
-    let lost = |why: Why| house.log.dropped().filter(|(w, _)| *w == why).map(|(_, n)| n).sum::<u64>();
-    assert_eq!(lost(Why::TooLarge), 100);
-    let entries = vec![told("large"); 100];
-    let refused = house.log.tell(&about.model, &entries).unwrap_err();
-    assert_eq!(refused.code, Code::BodyTooLarge, "trying again would not help");
-    mood.held.store(true, Ordering::Relaxed);
+    fixture.offer(&stream, &prediction("large", &many, Ok(&answers))).unwrap();
+    let lost = |reason: DropReason| fixture.log.dropped().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum::<u64>();
+    assert_eq!(lost(DropReason::TooLarge), 100);
+    let entries = vec![feedback_for("large"); 100];
+    let refused = fixture.log.queue_feedback(&about.model, &entries).unwrap_err();
+    assert_eq!(refused.code, Code::BodyTooLarge, "another try would fail too");
+    faults.stalled.set(true);
     let offered = 100;
     for _ in 0..offered {
-        house.offer(&stream, &prediction("x", &request, Ok(&answer))).unwrap();
+        fixture.offer(&stream, &prediction("x", &request, Ok(&answer))).unwrap();
     }
-    let full = lost(Why::QueueFull);
+    let full = lost(DropReason::QueueFull);
     assert!(full > 0 && full < offered, "{full}");
-    mood.held.store(false, Ordering::Relaxed);
-    let dir = house.stop();
+    faults.stalled.set(false);
+    let dir = fixture.stop();
     assert_eq!(ids(&predictions(dir.path())).len() as u64 + full, offered);
     let gaps: Vec<RecordBatch> = files(&dir.path().join("gaps")).values().flat_map(|path| read(path)).collect();
     let records: i64 = gaps.iter().flat_map(|b| b["records"].as_primitive::<Int64Type>().values().to_vec()).sum();
@@ -278,7 +296,7 @@ fn a_full_queue_drops_counts_and_leaves_a_gap() {
 }
 
 #[test]
-fn the_oldest_files_go_when_there_are_too_many_or_they_are_too_old() {
+fn files_that_are_too_old_or_over_the_budget_are_deleted_oldest_first() {
     let dir = tempfile::tempdir().unwrap();
     let day = dir.path().join("predictions/model=m/date=2020-01-01");
     std::fs::create_dir_all(&day).unwrap();
@@ -293,32 +311,208 @@ fn the_oldest_files_go_when_there_are_too_many_or_they_are_too_old() {
         config.keep_for = Some(Duration::from_hours(1));
         config.disk_budget = (1 << 20) + 1000;
     };
-    let house = House::on(dir, keep, Box::new(RealDisk));
-    eventually("the old one and the oldest go", || !old.exists() && !young.exists());
+    let fixture = Fixture::on(dir, keep, Box::new(RealDisk));
+    eventually("the old file and the oldest of the others are deleted", || !old.exists() && !young.exists());
     assert!(younger.exists());
-    house.stop();
+    fixture.stop();
 }
 
 #[test]
-fn records_are_refused_while_what_cannot_be_deleted_is_too_much() {
+fn records_are_refused_while_unsealed_segments_exceed_the_budget() {
     let small = |config: &mut Config| {
         durable(config);
         config.disk_budget = 1000;
     };
-    let house = House::new(small, Box::new(RealDisk));
+    let fixture = Fixture::new(small, Box::new(RealDisk));
     let about = simple();
-    let stream = house.log.stream(&about, &Choice::default()).unwrap();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 1);
-    let offer = || house.offer(&stream, &prediction("x", &request, Ok(&answer)));
-    while house.log.0.open_length.load(Ordering::Acquire) <= 1000 {
+    let offer = || fixture.offer(&stream, &prediction("x", &request, Ok(&answer)));
+    while fixture.log.0.open_length.load(Ordering::Acquire) <= 1000 {
         offer().unwrap();
     }
-    house.log.0.wake_sealer();
-    eventually("the open segment alone is too much", || offer().is_err());
-    let lost = house.log.dropped().find(|(why, _)| *why == Why::Budget).map(|(_, n)| n);
+    fixture.log.0.wake_sealer();
+    eventually("the open segment alone exceeds the budget", || offer().is_err());
+    let lost = fixture.log.dropped().find(|(reason, _)| *reason == DropReason::Budget).map(|(_, n)| n);
     assert!(lost.is_some_and(|n| n > 0));
-    // Sealed, it can be deleted, and there is room again.
-    house.log.0.seal_now.store(true, Ordering::Release);
-    eventually("there is room again", || offer().is_ok());
-    house.stop();
+    // Once sealed, it can be deleted, and records are accepted again.
+    fixture.log.0.seal_now.store(true, Ordering::Release);
+    eventually("records are accepted again", || offer().is_ok());
+    fixture.stop();
+}
+
+#[test]
+fn a_stalled_disk_holds_nobody_past_the_deadline() {
+    for on_failure in [OnFailure::Refuse, OnFailure::Serve] {
+        let disk = FaultyDisk::default();
+        let faults = Arc::clone(&disk.0);
+        let fixture = Fixture::new(
+            |config| {
+                durable(config);
+                config.on_failure = on_failure;
+            },
+            Box::new(disk),
+        );
+        let about = simple();
+        let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
+        let (request, answer) = rows(&about, 1);
+        faults.stalled.set(true);
+        let deadline = Instant::now() + Duration::from_millis(20);
+        let ticket = fixture.log.offer(&stream, &prediction("a", &request, Ok(&answer)), true).unwrap().unwrap();
+        let waited = block_on(fixture.log.durable(ticket, deadline));
+        match on_failure {
+            OnFailure::Refuse => {
+                let failure = waited.unwrap_err();
+                assert_eq!(failure.code, Code::LogUnavailable);
+                assert!(failure.message.contains("deadline") && failure.message.contains("may still"), "{failure:?}");
+            }
+            OnFailure::Serve => waited.unwrap(),
+        }
+        let told = block_on(fixture.log.record_feedback(&about.model, &[feedback_for("a")], Instant::now()));
+        assert_eq!(told.unwrap_err().code, Code::LogUnavailable);
+        faults.stalled.set(false);
+        let dir = fixture.stop();
+        // The failure said "may still be written", and it was: nothing acknowledged is lost, nothing is counted as dropped.
+        assert_eq!(ids(&predictions(dir.path())), ["a"]);
+        assert!(files(&dir.path().join("gaps")).is_empty());
+    }
+}
+
+#[test]
+fn the_largest_record_does_not_depend_on_the_number_of_shards() {
+    let fixture = Fixture::new(
+        |config| {
+            durable(config);
+            config.shards = 32;
+            config.queue_bytes = 64 << 20;
+        },
+        Box::new(RealDisk),
+    );
+    let about = about(vec![spec("x", DataType::Fp32, &[FREE, FREE])], vec![]);
+    let choice = Choice { max_record_bytes: 256 << 20, ..Choice::default() };
+    let stream = fixture.log.stream(&about, &choice).unwrap();
+    let floats = |n: usize| checked(&about, vec![tensor(&[1, n], Data::Fp32(vec![1.0; n].into()))]);
+    // 16 MiB: more than 64 MiB over 32 shards.
+    fixture.offer(&stream, &prediction("fits", &floats(4 << 20), Err(Code::EngineFailed))).unwrap();
+    let failure = fixture.offer(&stream, &prediction("never", &floats(17 << 20), Err(Code::EngineFailed))).unwrap_err();
+    assert_eq!(failure.code, Code::LogUnavailable);
+    assert!(!failure.message.contains("try again") && failure.message.contains("queue_bytes"), "{failure:?}");
+    assert_eq!(
+        fixture.log.dropped().find(|(reason, _)| *reason == DropReason::TooLarge),
+        Some((DropReason::TooLarge, 1))
+    );
+    let dir = fixture.stop();
+    assert_eq!(ids(&predictions(dir.path())), ["fits"]);
+}
+
+#[test]
+fn all_shards_share_one_budget_and_give_it_back() {
+    let queue = Queue::new(32, 1000);
+    let fill = |bytes: usize| queue.reserve(bytes, 1)?.append(true, None, |out| out.resize(out.len() + bytes, 0));
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| fill(100).unwrap().unwrap());
+        }
+    });
+    assert_eq!(fill(1).unwrap_err(), DropReason::QueueFull);
+    assert_eq!(queue.bytes(), 1000);
+    for filled in queue.take() {
+        queue.done(filled, Ok(()));
+    }
+    assert_eq!(queue.bytes(), 0);
+    drop(queue.reserve(1000, 1).unwrap());
+    assert!(fill(1000).is_ok(), "a reservation that is not used gives its bytes back");
+}
+
+#[test]
+fn racing_offers_that_do_not_fit_together_never_refuse_each_other() {
+    let queue = Queue::new(4, 100);
+    for _ in 0..200 {
+        let accepted = std::thread::scope(|scope| {
+            let offers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        queue.reserve(60, 1).and_then(|r| r.append(false, None, |out| out.resize(out.len() + 60, 0)))
+                    })
+                })
+                .collect();
+            offers.into_iter().map(|offer| offer.join().unwrap()).filter(Result::is_ok).count()
+        });
+        assert_eq!(accepted, 1);
+        for filled in queue.take() {
+            queue.done(filled, Ok(()));
+        }
+    }
+}
+
+#[test]
+fn every_offer_around_a_stop_is_written_or_counted_and_every_ticket_resolves() {
+    let fixture = Fixture::new(durable, Box::new(RealDisk));
+    let about = simple();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
+    let log = fixture.log.clone();
+    let stopped = AtomicBool::new(false);
+    let (mut written, mut refused) = (0, 0);
+    let dir = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|t| {
+                let (log, stream, about, stopped) = (&log, &stream, &about, &stopped);
+                scope.spawn(move || {
+                    let (request, answer) = rows(about, 1);
+                    let (mut written, mut refused, mut after) = (0u64, 0u64, 0);
+                    for i in 0.. {
+                        // Some offers after the stop too.
+                        after += u32::from(stopped.load(Ordering::Acquire));
+                        if after > 50 {
+                            break;
+                        }
+                        // The sealer tries to reopen what the writer closes.
+                        log.0.queue.set_over_budget(false);
+                        let id = format!("{t}-{i}");
+                        let offered = log.offer(stream, &prediction(&id, &request, Ok(&answer)), true);
+                        match offered.map(|ticket| block_on(log.durable(ticket.unwrap(), soon()))) {
+                            Ok(Ok(())) => written += 1,
+                            Ok(Err(_)) | Err(_) => refused += 1,
+                        }
+                    }
+                    (written, refused)
+                })
+            })
+            .collect();
+        eventually("some records are written", || log.status().records > 100);
+        let dir = fixture.stop();
+        stopped.store(true, Ordering::Release);
+        for thread in threads {
+            let (w, r) = thread.join().unwrap();
+            written += w;
+            refused += r;
+        }
+        dir
+    });
+    let dropped: u64 = log.dropped().filter(|(reason, _)| *reason == DropReason::Stopping).map(|(_, n)| n).sum();
+    assert_eq!(dropped, refused, "each refused record is counted");
+    assert!(refused >= 200);
+    assert_eq!(ids(&predictions(dir.path())).len() as u64, written, "each acknowledged record is stored");
+}
+
+#[test]
+fn a_log_that_cannot_stop_in_time_resolves_its_tickets_and_counts_what_it_drops() {
+    let disk = FaultyDisk::default();
+    let faults = Arc::clone(&disk.0);
+    let mut fixture = Fixture::new(durable, Box::new(disk));
+    let about = simple();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
+    let (request, answer) = rows(&about, 1);
+    let offer = |id: &str| fixture.log.offer(&stream, &prediction(id, &request, Ok(&answer)), true);
+    faults.stalled.set(true);
+    let first = offer("with the writer").unwrap().unwrap();
+    eventually("the writer took it", || fixture.log.queue_bytes() == 0);
+    let second = offer("in the queue").unwrap().unwrap();
+    fixture.stop.take().unwrap().stop(Duration::from_millis(10));
+    assert!(block_on(second.durable(soon())).is_err());
+    assert!(offer("too late").is_err());
+    let stopping = fixture.log.dropped().find(|(reason, _)| *reason == DropReason::Stopping);
+    assert_eq!(stopping, Some((DropReason::Stopping, 2)));
+    faults.stalled.set(false);
+    block_on(first.durable(soon())).unwrap();
 }
