@@ -1,4 +1,4 @@
-//! The handles a request counts with: made when a version is published, found by index afterwards.
+//! The metric handles of versions and arms. They are made when a version is published, so a request looks nothing up.
 
 use super::counts::{ArmCounts, ArmEvidence};
 use super::names;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// What one version counts, whoever sends to it.
+/// The metrics of one version, over all arms.
 #[derive(Debug)]
 pub struct VersionMetrics {
     scope: Arc<Scope>,
@@ -18,20 +18,20 @@ pub struct VersionMetrics {
     version: String,
     infer: Histogram,
     queue: Histogram,
-    /// Made with the first run on a worker: most versions run at once.
+    /// Made at the first run on a worker; most versions never have one.
     batch_rows: OnceLock<Histogram>,
     nonfinite: Counter,
-    keyless: Counter,
+    missing_key: Counter,
     in_flight_gauge: Gauge,
     in_flight: AtomicU64,
-    arms: Mutex<Vec<ArmUnder>>,
-    /// Made when it is a shadow for the first time: most versions never are.
+    arms: Mutex<Vec<RevisionCounts>>,
+    /// Made when the version first becomes a shadow; most versions never do.
     shadow: OnceLock<ShadowMetrics>,
 }
 
-/// What one arm did under one revision of the traffic document.
+/// The counts of one arm under one revision of the traffic document.
 #[derive(Debug)]
-struct ArmUnder {
+struct RevisionCounts {
     arm: String,
     revision: u64,
     counts: Arc<ArmCounts>,
@@ -47,7 +47,7 @@ impl VersionMetrics {
             queue: scope.histogram(&names::QUEUE_SECONDS_M, &labels),
             batch_rows: OnceLock::new(),
             nonfinite: scope.counter(&names::NONFINITE, &labels),
-            keyless: scope.counter(&names::STICKY_KEY_MISSING, &labels),
+            missing_key: scope.counter(&names::STICKY_KEY_MISSING, &labels),
             in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
             in_flight: AtomicU64::new(0),
             arms: Mutex::new(Vec::new()),
@@ -65,75 +65,78 @@ impl VersionMetrics {
         &self.model
     }
 
-    /// As labels spell it.
+    /// The version as a label value.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
+    /// Counts the time of a run inside the engine.
     pub fn ran(&self, infer: Duration) {
         self.infer.record(infer.as_secs_f64());
     }
 
+    /// Counts the time a request waited for a worker.
     pub fn queued(&self, waited: Duration) {
         self.queue.record(waited.as_secs_f64());
     }
 
-    /// Counts a run on a worker, by its rows.
+    /// Counts the rows of a run on a worker.
     pub fn batched(&self, rows: usize) {
         let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
         let rows_of_runs = self.batch_rows.get_or_init(|| self.scope.histogram(&names::BATCH_ROWS_M, &labels));
         rows_of_runs.record(rows as f64);
     }
 
+    /// Counts output elements that were NaN or infinite.
     pub fn nonfinite(&self, elements: usize) {
         if elements > 0 {
             self.nonfinite.increment(elements as u64);
         }
     }
 
-    /// Counts a request that lacked the key its arm should have been chosen by.
+    /// Counts a request without the key that the split uses.
     pub fn keyless(&self) {
-        self.keyless.increment(1);
+        self.missing_key.increment(1);
     }
 
-    /// Files counted against the memory budget.
+    /// Sets the bytes of the version's files, as counted against the memory budget.
     pub fn bytes(&self, bytes: u64) {
         let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
         self.scope.gauge(&names::LOADED_BYTES, &labels).set(bytes as f64);
     }
 
-    /// What became of the copies it was sampled for.
+    /// The counts of copies for this version as a shadow.
     pub fn shadow(&self) -> &ShadowMetrics {
         self.shadow.get_or_init(|| ShadowMetrics::new(&self.scope, self.model.as_str(), &self.version))
     }
 
-    /// The same, where it was ever sampled for one.
+    /// The same; `None` where it never was a shadow.
     #[must_use]
     pub fn shadow_so_far(&self) -> Option<&ShadowMetrics> {
         self.shadow.get()
     }
 
-    /// Requests that hold this version now.
+    /// Requests that hold this version at the moment.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// Counts one request in until the guard is dropped.
+    /// Counts one request as in flight until the guard is dropped.
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight(Arc::clone(self))
     }
 
-    /// Shows the in-flight count to the scraper; called by [`super::Telemetry::render`] rather than per request.
+    /// Sets the in-flight gauge. [`super::Telemetry::render`] calls it, so that requests need not.
     pub(super) fn show_in_flight(&self) {
         self.in_flight_gauge.set(self.in_flight() as f64);
     }
 
-    /// The counts of an arm under a revision: the same ones however often entries are built anew, so that a version that comes
-    /// ready beside it does not set them back. Counts of older revisions that nobody holds are forgotten.
+    /// The counts of an arm under a revision. Rebuilt routing entries get the same counts, so that another version that becomes ready
+    /// does not reset them. Counts of older revisions that are no longer held are removed.
     fn counts_of(&self, arm: &str, revision: u64) -> Arc<ArmCounts> {
         let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
         arms.retain(|known| known.revision >= revision || Arc::strong_count(&known.counts) > 1);
@@ -141,12 +144,12 @@ impl VersionMetrics {
             return Arc::clone(&known.counts);
         }
         let counts = Arc::<ArmCounts>::default();
-        arms.push(ArmUnder { arm: arm.to_owned(), revision, counts: Arc::clone(&counts) });
+        arms.push(RevisionCounts { arm: arm.to_owned(), revision, counts: Arc::clone(&counts) });
         counts
     }
 }
 
-/// One request on a version, for as long as this lives.
+/// One request in flight on a version, as long as this value lives.
 #[derive(Debug)]
 pub struct InFlight(Arc<VersionMetrics>);
 
@@ -156,48 +159,48 @@ impl Drop for InFlight {
     }
 }
 
-/// How requests on one arm ended; one pair of handles per status, made the first time that status happens.
+/// The results of requests on one arm. The handles of a status are made when it first happens.
 #[derive(Debug)]
 pub struct ArmMetrics {
     version: Arc<VersionMetrics>,
     arm: String,
-    /// Of an arm of a split alone: other parts are no side of anything.
+    /// Only for an arm of a split; rollouts compare no others.
     counts: Option<Arc<ArmCounts>>,
-    /// One slot for `ok`, then one per [`Code`], in the order of [`Code::ALL`].
+    /// `ok` first, then one per [`Code`] in the order of [`Code::ALL`].
     ended: [OnceLock<(Counter, Histogram)>; 1 + Code::ALL.len()],
 }
 
 impl ArmMetrics {
     #[must_use]
     pub fn new(version: Arc<VersionMetrics>, arm: &str) -> ArmMetrics {
-        ArmMetrics::counting(version, arm, None)
+        ArmMetrics::with_counts(version, arm, None)
     }
 
-    /// For an arm of a split: [`ArmMetrics::requests`] counts since this revision of the document came into force.
+    /// For an arm of a split: [`ArmMetrics::requests`] counts from the start of this revision of the traffic document.
     #[must_use]
     pub fn of_revision(version: Arc<VersionMetrics>, arm: &str, revision: u64) -> ArmMetrics {
         let counts = version.counts_of(arm, revision);
-        ArmMetrics::counting(version, arm, Some(counts))
+        ArmMetrics::with_counts(version, arm, Some(counts))
     }
 
-    fn counting(version: Arc<VersionMetrics>, arm: &str, counts: Option<Arc<ArmCounts>>) -> ArmMetrics {
+    fn with_counts(version: Arc<VersionMetrics>, arm: &str, counts: Option<Arc<ArmCounts>>) -> ArmMetrics {
         let ended = [const { OnceLock::new() }; 1 + Code::ALL.len()];
         ArmMetrics { version, arm: arm.to_owned(), counts, ended }
     }
 
-    /// Requests that ended on this arm of a split under its revision, however they did.
+    /// Requests that ended on this arm under its revision, with any result; 0 where it is not an arm of a split.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.counts.as_ref().map_or(0, |counts| counts.requests())
     }
 
-    /// What a rollout judges this arm by; nothing where it is no arm of a split.
+    /// The evidence for rollouts; empty where it is not an arm of a split.
     #[must_use]
     pub fn evidence(&self) -> ArmEvidence {
         self.counts.as_ref().map(|counts| counts.read()).unwrap_or_default()
     }
 
-    /// Counts the output elements of one request that JSON has no number for.
+    /// Counts the output elements of one request that were NaN or infinite.
     pub fn nonfinite(&self, elements: usize) {
         if elements > 0 {
             self.version.nonfinite(elements);
@@ -207,8 +210,8 @@ impl ArmMetrics {
         }
     }
 
-    /// Counts one request that took `took` from body read to answer ready; `None` is `ok`. `fitted`: it fitted the version's
-    /// signature, or was refused unseen, so that a failure is the version's and not the caller's.
+    /// Counts one request. `failed`: `None` is `ok`. `took`: from the body read to the answer ready. `fitted`: the request fitted the
+    /// version's signature or was refused before the check, so a failure is the version's and not the caller's.
     pub fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
         let slot = failed.map_or(0, |code| 1 + code as usize);
         let (count, seconds) = self.ended[slot].get_or_init(|| {

@@ -1,15 +1,15 @@
-//! What one arm of a split did under one revision of its document: the evidence that rollouts judge by.
+//! Counts of one arm of a split under one revision of the traffic document: the evidence for rollouts.
 
 use crate::model::Code;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Buckets to a doubling of the latency: within an eighth of the true value.
+/// Buckets per doubling of the latency, so that a bucket is an eighth of its value wide.
 const PER_OCTAVE: usize = 8;
-/// Up to 2^25 µs, half a minute: past any deadline that callers have by default. What takes longer is in the last bucket.
+/// Up to 2^25 µs (half a minute), longer than the default deadline. Longer latencies are in the last bucket.
 pub const LATENCY_BUCKETS: usize = 23 * PER_OCTAVE + PER_OCTAVE;
 
-/// Counted per request without a lock.
+/// Counters that requests increment without a lock.
 #[derive(Debug)]
 pub struct ArmCounts {
     requests: AtomicU64,
@@ -18,17 +18,16 @@ pub struct ArmCounts {
     latency: [AtomicU64; LATENCY_BUCKETS],
 }
 
-/// The counts at one moment.
+/// The counts at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArmEvidence {
-    /// Requests that fitted the signature and were answered: without those whose client went away.
+    /// Answered requests that fitted the signature; without those whose client disconnected.
     pub requests: u64,
-    /// Of them, those that fitted the signature and failed all the same: values refused by the engine too, as another version may
-    /// take them.
+    /// Those of them that failed. Values that the engine refused count too, as another version may accept them.
     pub failed: u64,
-    /// Of them, those with an output that was NaN or infinite.
+    /// Those of them with an output that was NaN or infinite.
     pub nonfinite: u64,
-    /// Of them, by how long they took; see [`latency_bucket`].
+    /// The same requests by latency; see [`latency_bucket`].
     pub latency: Box<[u64; LATENCY_BUCKETS]>,
 }
 
@@ -46,8 +45,8 @@ impl Default for ArmCounts {
 impl ArmCounts {
     pub(super) fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        // What did not fit the signature never came as far as the version, and says neither good nor ill of it.
-        // Nor does a log that cannot be written.
+        // A request that did not fit the signature never reached the version, so it is no evidence about it. Neither is a client
+        // that disconnected, nor a log that cannot be written.
         if matches!(failed, Some(Code::ClientClosed | Code::LogUnavailable)) || failed.is_some() && !fitted {
             return;
         }
@@ -61,13 +60,13 @@ impl ArmCounts {
         self.nonfinite.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// However they ended.
+    /// All requests, with any result.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
     pub(super) fn read(&self) -> ArmEvidence {
-        // What is a part is read before its whole, so that it is never more.
+        // Parts are read before the whole, so that no part is larger.
         let (failed, nonfinite) = (self.failed.load(Ordering::Acquire), self.nonfinite.load(Ordering::Acquire));
         let latency: Box<[u64; LATENCY_BUCKETS]> =
             Box::new(std::array::from_fn(|i| self.latency[i].load(Ordering::Acquire)));
@@ -83,7 +82,7 @@ impl Default for ArmEvidence {
 }
 
 impl ArmEvidence {
-    /// Together with another arm's.
+    /// Adds the counts of another arm.
     pub fn add(&mut self, other: &ArmEvidence) {
         self.requests += other.requests;
         self.failed += other.failed;
@@ -94,10 +93,10 @@ impl ArmEvidence {
     }
 }
 
-/// The bucket of a latency: one per microsecond up to 8, then eight to a doubling.
+/// The bucket of a latency: one per microsecond up to 8, then eight per doubling.
 #[must_use]
 pub fn latency_bucket(took: Duration) -> usize {
-    // Past the last bucket's it does not matter how far.
+    // Beyond the last bucket the exact value does not matter.
     let us = usize::try_from(took.as_micros()).unwrap_or(usize::MAX);
     if us < PER_OCTAVE {
         return us;
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_in_order_and_an_eighth_wide() {
+    fn buckets_are_ordered_and_an_eighth_wide() {
         for bucket in 0..LATENCY_BUCKETS {
             let from = latency_of_bucket(bucket);
             assert_eq!(latency_bucket(Duration::from_micros(from)), bucket);
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_against_a_version_is_what_fitted_and_failed() {
+    fn only_failures_of_requests_that_fitted_count_against_a_version() {
         let counts = ArmCounts::default();
         let took = Duration::from_micros(100);
         counts.ended(None, took, true);

@@ -1,10 +1,10 @@
-//! What the prediction log counts.
+//! The metrics of the prediction log.
 
 use super::names;
 use super::scope::Telemetry;
 use metrics::{Counter, Gauge, Histogram};
 
-/// Handles of the prediction log's series, which live as long as the process.
+/// The metric handles of the prediction log. Its series exist as long as the process.
 pub struct LogMetrics {
     pub records: Counter,
     pub feedback: Counter,
@@ -25,11 +25,11 @@ impl std::fmt::Debug for LogMetrics {
 }
 
 impl LogMetrics {
-    /// `dropped`: why records can be; `deleted`: why files can be.
+    /// `dropped`: the reasons for dropped records. `deleted`: the reasons for deleted files.
     #[must_use]
     pub fn new(telemetry: &Telemetry, dropped: &[&'static str], deleted: &[&'static str]) -> LogMetrics {
         let scope = telemetry.process();
-        // A series from the start, so that "none dropped" is a 0 and not nothing.
+        // The series exist from the start, so that "none dropped" is 0 and not absent.
         let counters = |metric, reasons: &[&'static str]| {
             let counter = |reason: &&'static str| {
                 let counter = scope.counter(metric, &[("reason", *reason)]);

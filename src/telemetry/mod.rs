@@ -1,13 +1,14 @@
 //! telemetry: the names of everything counted, logged and traced.
 //!
-//! - Every metric's name, help text and buckets stand in `names.rs`, once; `docs/METRICS.md` is held to it by a test.
-//! - Hot paths hold handles ([`ArmMetrics`], [`VersionMetrics`]); nothing is looked up or formatted per request.
-//! - A [`Scope`] holds the series of one version and takes them away when it goes. Labels are bounded sets: models, versions,
-//!   arms, status codes; never text a client chose.
+//! - `names.rs` has the name, help text and buckets of every metric; a test compares `docs/METRICS.md` with it.
+//! - Requests use handles ([`ArmMetrics`], [`VersionMetrics`]); nothing is looked up or formatted per request.
+//! - A [`Scope`] holds the series of one version and removes them with it. Label values come from bounded sets (models, versions, arms,
+//!   status codes), never from a client's text.
+//! - Log lines are escaped, and lines per request are limited, in one place for all call-sites (`escape.rs`, `limit.rs`).
 //!
 //! Uses: model.
 //!
-//! Invariant: nothing here knows who is counting.
+//! Invariant: nothing here depends on the code that counts.
 //!
 //! To add a metric: a line in `names.rs`, a row in `docs/METRICS.md` (`docs/how-to-add/metric.md`).
 

@@ -1,6 +1,6 @@
-//! Every metric there is: name, kind, labels, help and buckets.
+//! All metrics: name, kind, labels, help and buckets.
 
-/// What a metric measures, for `# TYPE` lines and the documentation.
+/// The kind of a metric, as in `# TYPE` lines and the documentation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     Counter,
@@ -18,12 +18,12 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-/// Seconds. From 50 µs, below which a whole request hardly gets on loopback, in steps of about 2 (1, 2.5, 5), to 10 s, past
-/// which the default deadline has passed. Three buckets a decade keep a p99 read off them within a factor of about 1.6.
+/// Seconds. From 50 µs, as hardly any request over loopback is faster, to 10 s, the default deadline. With three buckets per decade
+/// (1, 2.5, 5), a p99 computed from them is right within a factor of about 1.6.
 const REQUEST_SECONDS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// Seconds. Inference starts lower: a small MLP takes 3 µs.
+/// Seconds. From 2.5 µs, as a small MLP takes 3 µs.
 const INFER_SECONDS: &[f64] = &[
     0.000_002_5,
     0.000_005,
@@ -45,13 +45,13 @@ const INFER_SECONDS: &[f64] = &[
     1.0,
     2.5,
 ];
-/// Seconds. A sync takes a third of a millisecond on a good day and tens of them on a bad one.
+/// Seconds. A sync takes a third of a millisecond on an idle disk and tens of milliseconds on a busy one.
 const LOG_SECONDS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
-/// Seconds. Loads run from a millisecond (a scikit-learn model) to minutes (gigabytes over a network file system).
+/// Seconds. A load takes from a millisecond (a scikit-learn model) to minutes (gigabytes over a network file system).
 const LOAD_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// Rows. Batches are capped at 4096.
+/// Rows. A batch has at most 4096.
 const BATCH_ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
 
 const ARM: &[&str] = &["model", "version", "arm", "status"];
@@ -67,13 +67,13 @@ pub const REQUESTS: Metric = metric(
     "sluicegate_requests_total",
     Kind::Counter,
     ARM,
-    "Predict requests that reached a version, by how they ended (ok or the error's code)",
+    "Predict requests that reached a version, by result (ok or the error's code)",
 );
 pub const REQUEST_SECONDS_M: Metric = metric(
     "sluicegate_request_duration_seconds",
     Kind::Histogram(REQUEST_SECONDS),
     ARM,
-    "From the body read to the answer ready",
+    "Time from the body read to the answer ready",
 );
 pub const INFER_SECONDS_M: Metric = metric(
     "sluicegate_inference_duration_seconds",
@@ -85,13 +85,13 @@ pub const QUEUE_SECONDS_M: Metric = metric(
     "sluicegate_queue_duration_seconds",
     Kind::Histogram(INFER_SECONDS),
     VERSION,
-    "Time a request waited for a worker; requests run at once on the thread that read them do not wait and are not counted",
+    "Time a request waited for a worker; requests that ran on an I/O thread did not wait and are not counted",
 );
 pub const BATCH_ROWS_M: Metric = metric(
     "sluicegate_batch_rows",
     Kind::Histogram(BATCH_ROWS),
     VERSION,
-    "Rows of a run on a worker, of all requests that ran together, or of the largest part of one that was cut; runs at once on the thread that read a request are not among them",
+    "Rows of a run on a worker: of all requests that ran together, or of the largest part of a split request; runs on an I/O thread are not counted",
 );
 pub const NONFINITE: Metric = metric(
     "sluicegate_nonfinite_outputs_total",
@@ -103,13 +103,13 @@ pub const STICKY_KEY_MISSING: Metric = metric(
     "sluicegate_sticky_key_missing_total",
     Kind::Counter,
     VERSION,
-    "Requests that lacked the key their arm should have been chosen by, so that the request id stood in",
+    "Requests without the key that the split uses; the request id was used instead",
 );
 pub const IN_FLIGHT: Metric = metric(
     "sluicegate_in_flight_requests",
     Kind::Gauge,
     VERSION,
-    "Requests that hold this version now: while it drains, what is still to finish",
+    "Requests in flight on this version; while it drains, the requests that it waits for",
 );
 pub const LOADED_BYTES: Metric = metric(
     "sluicegate_version_bytes",
@@ -121,25 +121,25 @@ pub const SHADOW_OFFERED: Metric = metric(
     "sluicegate_shadow_offered_total",
     Kind::Counter,
     VERSION,
-    "Copies of requests that were sampled for this shadow, whatever became of them",
+    "Copies of requests that were sampled for this shadow, whether they were run or dropped",
 );
 pub const SHADOW_COMPARED: Metric = metric(
     "sluicegate_shadow_compared_total",
     Kind::Counter,
     VERSION,
-    "Copies that were run and held against the primary's answer, failures of either side included",
+    "Copies that were run and compared with the primary's answer, including failures of either side",
 );
 pub const SHADOW_DISAGREED: Metric = metric(
     "sluicegate_shadow_disagreed_total",
     Kind::Counter,
     VERSION,
-    "Pairs of answers with an element outside the tolerance; failures are not among them",
+    "Pairs of answers with an element outside the tolerance, not counting failures",
 );
 pub const SHADOW_DROPPED: Metric = metric(
     "sluicegate_shadow_dropped_total",
     Kind::Counter,
     &["model", "version", "reason"],
-    "Copies that were not run: queue_full, queue_bytes, busy (callers waited for a worker), gone (it is no shadow any more), stopping",
+    "Copies that were not run: queue_full, queue_bytes, busy (requests of callers were waiting for a worker), gone (the version is no longer a shadow), stopping",
 );
 pub const LOG_RECORDS: Metric = metric(
     "sluicegate_log_records_total",
@@ -151,7 +151,7 @@ pub const LOG_DROPPED: Metric = metric(
     "sluicegate_log_dropped_total",
     Kind::Counter,
     &["reason"],
-    "Prediction records that were lost: queue_full, disk, too_large, budget, stopping; each is part of a row in gaps/",
+    "Prediction records that were dropped: queue_full, disk, too_large, budget, stopping; each is part of a row in gaps/",
 );
 pub const LOG_QUEUE_BYTES: Metric =
     metric("sluicegate_log_queue_bytes", Kind::Gauge, &[], "Bytes of records that wait to be written");
@@ -165,13 +165,13 @@ pub const LOG_SYNC: Metric = metric(
     "sluicegate_log_sync_duration_seconds",
     Kind::Histogram(LOG_SECONDS),
     &[],
-    "How long it took to write and sync what waited",
+    "Time to write and sync the waiting records",
 );
 pub const LOG_SEAL: Metric = metric(
     "sluicegate_log_seal_duration_seconds",
     Kind::Histogram(LOAD_SECONDS),
     &[],
-    "How long it took to make Parquet files of a segment, at low priority",
+    "Time to write the Parquet files of a segment, at low priority",
 );
 pub const LOG_FAILING: Metric =
     metric("sluicegate_log_failing", Kind::Gauge, &[], "1 while the log cannot be written, else 0");
@@ -182,24 +182,24 @@ pub const LOG_DELETED: Metric = metric(
     "Sealed files that were deleted: age (older than keep_for), budget (the oldest, to stay within disk_budget)",
 );
 pub const FEEDBACK: Metric =
-    metric("sluicegate_feedback_total", Kind::Counter, &[], "Feedback entries taken and synced to the disk");
+    metric("sluicegate_feedback_total", Kind::Counter, &[], "Feedback entries accepted for the log");
 pub const QUALITY_LABELLED: Metric = metric(
     "sluicegate_quality_labelled",
     Kind::Gauge,
     QUALITY,
-    "Predictions with a label, of those the live join keeps, since the start",
+    "Predictions with a label since the start, of those in the live join",
 );
 pub const QUALITY_ACCURACY: Metric = metric(
     "sluicegate_quality_accuracy",
     Kind::Gauge,
     QUALITY,
-    "Of 1: labels the predicted class was equal to; absent where labels are no classes",
+    "Share of labels that the predicted class was equal to, from 0 to 1; absent where labels are not classes",
 );
 pub const QUALITY_ERROR: Metric = metric(
     "sluicegate_quality_mean_absolute_error",
     Kind::Gauge,
     QUALITY,
-    "Mean absolute difference of labels from predicted numbers; absent where predictions are no numbers",
+    "Mean absolute difference between labels and predicted numbers; absent where predictions are not numbers",
 );
 pub const QUALITY_DELAY: Metric = metric(
     "sluicegate_quality_label_delay_seconds",
@@ -211,7 +211,7 @@ pub const QUALITY_VALUES: Metric = metric(
     "sluicegate_quality_value_count",
     Kind::Gauge,
     QUALITY_VALUE,
-    "Predictions a business value was told about; at most 32 names of values per version and arm",
+    "Predictions with feedback for a business value; at most 32 names of values per version and arm",
 );
 pub const QUALITY_VALUE_MEAN: Metric =
     metric("sluicegate_quality_value_mean", Kind::Gauge, QUALITY_VALUE, "Mean of a business value");
@@ -229,13 +229,12 @@ pub const PANICS: Metric = metric(
     &["task"],
     "Panics that were caught in the data plane, by task: request (answered with 500), connection, shadow_copies",
 );
-pub const STATES: Metric =
-    metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state of their life");
+pub const STATES: Metric = metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state");
 pub const STAGE_SECONDS: Metric = metric(
     "sluicegate_stage_duration_seconds",
     Kind::Histogram(LOAD_SECONDS),
     &["stage"],
-    "How long each stage of bringing a version up or down took: load, verify, warm, drain",
+    "Time of each stage of loading and unloading a version: load, verify, warm, drain",
 );
 pub const STAGE_FAILURES: Metric =
     metric("sluicegate_stage_failures_total", Kind::Counter, &["stage"], "Versions that failed, by stage");
@@ -243,13 +242,13 @@ pub const SWAPS: Metric = metric(
     "sluicegate_traffic_changes_total",
     Kind::Counter,
     &["action"],
-    "Published changes of a traffic document, by what asked for them",
+    "Published changes of a traffic document, by action",
 );
 pub const ROLLOUT_PERCENT: Metric = metric(
     "sluicegate_rollout_percent",
     Kind::Gauge,
     &["model"],
-    "The candidate's share in the rollout under way, in percent; 0 once it has ended",
+    "The candidate's share of traffic in the current rollout, in percent; 0 after its end",
 );
 pub const ROLLOUTS_ENDED: Metric = metric(
     "sluicegate_rollouts_ended_total",
@@ -261,13 +260,13 @@ pub const SWAP_IN_FLIGHT: Metric = metric(
     "sluicegate_swap_in_flight_requests",
     Kind::Gauge,
     &[],
-    "Requests in flight on the versions that the last traffic change took out, at the moment it was published",
+    "Requests in flight on the versions that the last traffic change removed, when it was published",
 );
 pub const SNAPSHOTS_RETIRED: Metric = metric(
     "sluicegate_snapshots_retired",
     Kind::Gauge,
     &[],
-    "Published snapshots that are no longer current and that some request still holds",
+    "Snapshots that are no longer current but still held by a request",
 );
 pub const RESIDENT_BYTES: Metric = metric(
     "sluicegate_process_resident_bytes",
@@ -276,11 +275,11 @@ pub const RESIDENT_BYTES: Metric = metric(
     "Resident memory of the process, read from the kernel",
 );
 pub const CONNECTIONS: Metric = metric("sluicegate_connections", Kind::Gauge, &["plane"], "Open connections");
-pub const QUEUE_DEPTH: Metric = metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests waiting for a worker now");
+pub const QUEUE_DEPTH: Metric = metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests that wait for a worker");
 pub const READY: Metric =
     metric("sluicegate_ready", Kind::Gauge, &[], "1 when the readiness endpoint answers 200, else 0");
 
-/// All of them, in the order the documentation has them.
+/// All metrics, in the order of the documentation.
 pub const ALL: &[Metric] = &[
     REQUESTS,
     REQUEST_SECONDS_M,

@@ -1,4 +1,4 @@
-//! What became of the copies a shadow was sampled for.
+//! Counts of the copies of requests for shadows.
 
 use super::names;
 use super::scope::Scope;
@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Why a copy was not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// As many as may wait for this shadow do.
+    /// The queue of this shadow is full.
     QueueFull,
-    /// As many bytes as may wait for all shadows do.
+    /// The queues of all shadows hold as many bytes as they may.
     QueueBytes,
-    /// Requests of callers waited for a worker.
+    /// Requests of callers were waiting for a worker.
     Busy,
-    /// The version is no shadow any more.
+    /// The version is no longer a shadow.
     Gone,
-    /// The server stops.
+    /// The server is stopping.
     Stopping,
 }
 
@@ -24,7 +24,7 @@ impl Dropped {
     pub const ALL: [Dropped; 5] =
         [Dropped::QueueFull, Dropped::QueueBytes, Dropped::Busy, Dropped::Gone, Dropped::Stopping];
 
-    /// The metric's label.
+    /// The value of the label `reason`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -37,31 +37,31 @@ impl Dropped {
     }
 }
 
-/// One version's copies: counted for the scraper and for the admin plane, which cannot read the scraper's counters.
+/// The copies for one version. Each count is kept twice: as a metric, and as a number that the admin plane can read.
 #[derive(Debug)]
 pub struct ShadowMetrics {
-    offered: Both,
-    compared: Both,
-    disagreed: Both,
-    dropped: [Both; Dropped::ALL.len()],
+    offered: ReadableCounter,
+    compared: ReadableCounter,
+    disagreed: ReadableCounter,
+    dropped: [ReadableCounter; Dropped::ALL.len()],
     waiting: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Both {
-    shown: Counter,
+struct ReadableCounter {
+    metric: Counter,
     count: AtomicU64,
 }
 
-impl Both {
-    fn new(shown: Counter) -> Both {
-        // A series from the first copy on, so that "none dropped" is a 0 and not nothing.
-        shown.increment(0);
-        Both { shown, count: AtomicU64::new(0) }
+impl ReadableCounter {
+    fn new(metric: Counter) -> ReadableCounter {
+        // The series exists from the start, so that "none dropped" is 0 and not absent.
+        metric.increment(0);
+        ReadableCounter { metric, count: AtomicU64::new(0) }
     }
 
     fn add(&self) {
-        self.shown.increment(1);
+        self.metric.increment(1);
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -73,20 +73,20 @@ impl Both {
 impl ShadowMetrics {
     pub(super) fn new(scope: &Scope, model: &str, version: &str) -> ShadowMetrics {
         let labels: [(&'static str, &str); 2] = [("model", model), ("version", version)];
-        let dropped = |why: Dropped| {
-            let labels = [("model", model), ("version", version), ("reason", why.as_str())];
-            Both::new(scope.counter(&names::SHADOW_DROPPED, &labels))
+        let dropped = |reason: Dropped| {
+            let labels = [("model", model), ("version", version), ("reason", reason.as_str())];
+            ReadableCounter::new(scope.counter(&names::SHADOW_DROPPED, &labels))
         };
         ShadowMetrics {
-            offered: Both::new(scope.counter(&names::SHADOW_OFFERED, &labels)),
-            compared: Both::new(scope.counter(&names::SHADOW_COMPARED, &labels)),
-            disagreed: Both::new(scope.counter(&names::SHADOW_DISAGREED, &labels)),
+            offered: ReadableCounter::new(scope.counter(&names::SHADOW_OFFERED, &labels)),
+            compared: ReadableCounter::new(scope.counter(&names::SHADOW_COMPARED, &labels)),
+            disagreed: ReadableCounter::new(scope.counter(&names::SHADOW_DISAGREED, &labels)),
             dropped: Dropped::ALL.map(dropped),
             waiting: AtomicU64::new(0),
         }
     }
 
-    /// Counts a copy in; answers how many there are now that neither were compared nor dropped.
+    /// Counts a new copy. Returns how many copies are neither compared nor dropped yet.
     pub fn offered(&self) -> u64 {
         self.offered.add();
         self.waiting.fetch_add(1, Ordering::Relaxed) + 1
@@ -100,9 +100,9 @@ impl ShadowMetrics {
         }
     }
 
-    pub fn dropped(&self, why: Dropped) {
+    pub fn dropped(&self, reason: Dropped) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.dropped[why as usize].add();
+        self.dropped[reason as usize].add();
     }
 
     #[must_use]
@@ -126,7 +126,7 @@ impl ShadowMetrics {
     }
 
     #[must_use]
-    pub fn dropped_so_far(&self, why: Dropped) -> u64 {
-        self.dropped[why as usize].get()
+    pub fn dropped_so_far(&self, reason: Dropped) -> u64 {
+        self.dropped[reason as usize].get()
     }
 }

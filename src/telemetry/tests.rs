@@ -7,7 +7,7 @@ fn version_metrics(telemetry: &Telemetry, version: &str) -> std::sync::Arc<Versi
 }
 
 #[test]
-fn series_of_a_version_go_when_it_goes_and_stay_while_idle() {
+fn series_of_a_version_are_removed_with_it_and_stay_while_it_is_idle() {
     let telemetry = Telemetry::new();
     let one = version_metrics(&telemetry, "1");
     let two = version_metrics(&telemetry, "2");
@@ -20,15 +20,19 @@ fn series_of_a_version_go_when_it_goes_and_stay_while_idle() {
     let text = telemetry.render();
     assert!(text.contains(r#"sluicegate_requests_total{model="m",version="1",arm="control",status="ok"} 1"#), "{text}");
     assert!(text.contains(r#"status="ENGINE_FAILED",le="0.0001"} 1"#), "{text}");
-    assert_eq!(text.matches("# TYPE sluicegate_requests_total counter").count(), 1, "each family stands once\n{text}");
+    assert_eq!(
+        text.matches("# TYPE sluicegate_requests_total counter").count(),
+        1,
+        "each family is there once\n{text}"
+    );
     drop(one);
     let text = telemetry.render();
-    assert!(!text.contains(r#"version="1""#), "the series of a version end with it\n{text}");
-    assert!(text.contains(r#"version="2""#), "and no others\n{text}");
+    assert!(!text.contains(r#"version="1""#), "the series of a version are removed with it\n{text}");
+    assert!(text.contains(r#"version="2""#), "other series stay\n{text}");
 }
 
 #[test]
-fn in_flight_counts_what_holds_the_version() {
+fn in_flight_counts_the_requests_that_hold_a_version() {
     let telemetry = Telemetry::new();
     let metrics = version_metrics(&telemetry, "1");
     let (a, b) = (metrics.enter(), metrics.enter());
@@ -44,7 +48,7 @@ fn in_flight_counts_what_holds_the_version() {
 }
 
 #[test]
-fn an_arm_counts_on_when_it_is_built_anew_and_from_nothing_under_a_new_revision() {
+fn an_arm_keeps_its_counts_when_rebuilt_and_starts_at_zero_under_a_new_revision() {
     let version = version_metrics(&Telemetry::new(), "1");
     let arm = |revision| ArmMetrics::of_revision(std::sync::Arc::clone(&version), "control", revision);
     let first = arm(1);
@@ -52,9 +56,9 @@ fn an_arm_counts_on_when_it_is_built_anew_and_from_nothing_under_a_new_revision(
     first.ended(Some(Code::EngineFailed), Duration::ZERO, true);
     let again = arm(1);
     again.ended(None, Duration::ZERO, true);
-    assert_eq!((first.requests(), again.requests()), (3, 3), "the same arm of the same document");
+    assert_eq!((first.requests(), again.requests()), (3, 3), "both count for the same arm of the same document");
     drop((first, again));
-    assert_eq!(arm(1).requests(), 3, "also when nobody held it for a moment");
+    assert_eq!(arm(1).requests(), 3, "also when no arm was held for a moment");
     let next = arm(2);
     next.ended(None, Duration::ZERO, true);
     assert_eq!(next.requests(), 1);
@@ -63,12 +67,12 @@ fn an_arm_counts_on_when_it_is_built_anew_and_from_nothing_under_a_new_revision(
 #[test]
 fn code_slots_follow_the_order_of_all() {
     for (i, code) in Code::ALL.iter().enumerate() {
-        assert_eq!(*code as usize, i, "{code} stands in its own slot");
+        assert_eq!(*code as usize, i, "{code} has its own slot");
     }
 }
 
 #[test]
-fn the_documentation_lists_every_metric_as_it_is() {
+fn the_documentation_lists_every_metric() {
     let text = include_str!("../../docs/METRICS.md");
     for metric in names::ALL {
         let kind = match metric.kind {
@@ -80,7 +84,7 @@ fn the_documentation_lists_every_metric_as_it_is() {
         let row = format!("| `{}` | {kind} | {labels} | {} |", metric.name, metric.help);
         assert!(text.contains(&row), "docs/METRICS.md lacks this row:\n{row}");
     }
-    assert_eq!(text.matches("| `sluicegate_").count(), names::ALL.len(), "and lists nothing else");
+    assert_eq!(text.matches("| `sluicegate_").count(), names::ALL.len(), "and no others");
 }
 
 fn figures(model: &crate::model::ModelName, version: u64) -> QualityFigures<'_> {

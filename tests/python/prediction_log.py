@@ -36,7 +36,7 @@ FEEDBACK = 100_000
 FACTOR = {"1": np.float32(1), "2": np.float32(2)}
 ARM = {"1": "control", "2": "challenger"}
 ANSWER = np.float32(0.25)
-TOO_LARGE_ROWS = 200_000
+TOO_LARGE_ROWS = 400_000
 
 
 def check(holds, *words):
