@@ -1,4 +1,4 @@
-//! What a request pays for its record, while the writer writes: 32 floats in and 8 out, and a thousand in.
+//! The cost of a record on the request path while the writer runs: 32 floats in and 8 out, and 1,000 floats in.
 
 use criterion::{BenchmarkId, Criterion, criterion_group};
 use sluicegate::model::{Answer, Dim, InferenceRequest, NamedTensor, Role, Signature, TensorSpec};
@@ -12,7 +12,7 @@ use support::{Measured, row};
 
 mod support;
 
-/// So many are offered in a row, timed; then the queue empties, untimed: a full queue drops, and that costs less than the truth.
+/// This many records are offered in a row, timed. Then the queue empties, untimed: dropping at a full queue would cost too little.
 const BURST: u64 = 4_000;
 
 fn spec(name: &str, width: usize) -> TensorSpec {
@@ -22,7 +22,8 @@ fn spec(name: &str, width: usize) -> TensorSpec {
 
 fn floats(n: u16) -> Tensor {
     let values: Vec<f32> = (0..n).map(|i| f32::from(i) * 0.37 - 4.0).collect();
-    Tensor::new(Shape::new(&[1, usize::from(n)]), Data::Fp32(values.into())).expect("as many as the shape says")
+    Tensor::new(Shape::new(&[1, usize::from(n)]), Data::Fp32(values.into()))
+        .expect("the shape has this number of elements")
 }
 
 fn offer(c: &mut Criterion) {
@@ -34,7 +35,7 @@ fn offer(c: &mut Criterion) {
         let signature = Signature::new(vec![spec("x", usize::from(width))], vec![spec("y", 8)]);
         let input = NamedTensor { name: "x".into(), tensor: floats(width) };
         let request = InferenceRequest { inputs: vec![input], ..InferenceRequest::default() };
-        let request = signature.check(request).expect("it fits");
+        let request = signature.check(request).expect("the request fits the signature");
         let answer = Answer { outputs: vec![("y".into(), floats(8))] };
         let about = About {
             model: "m".parse().expect("a name"),
@@ -44,7 +45,7 @@ fn offer(c: &mut Criterion) {
             hashed: [].into(),
             dropped: [].into(),
         };
-        let stream = log.stream(&about, &Choice::default()).expect("it is recorded");
+        let stream = log.stream(&about, &Choice::default()).expect("the choice is enabled");
         let prediction = Prediction {
             request_id: "0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11",
             ts: record::now(),
@@ -78,7 +79,7 @@ fn offer(c: &mut Criterion) {
                 took
             });
         });
-        assert_eq!(log.dropped().map(|(_, records)| records).sum::<u64>(), 0, "a dropped record costs less");
+        assert_eq!(log.dropped().map(|(_, records)| records).sum::<u64>(), 0, "no record was dropped");
         stop.stop(Duration::from_mins(1));
     }
     group.finish();

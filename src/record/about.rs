@@ -21,14 +21,14 @@ pub struct About {
 
 /// One of the two struct columns of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     Inputs,
     Outputs,
 }
 
 /// A tensor's column: a field of one of the two struct columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub(super) struct Column {
     /// Its index among the signature's tensors of its side.
     pub index: usize,
     pub spec: TensorSpec,
@@ -37,7 +37,7 @@ pub struct Column {
 
 impl Side {
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Side::Inputs => "inputs",
             Side::Outputs => "outputs",
@@ -52,7 +52,7 @@ impl Side {
 
 impl About {
     #[must_use]
-    pub fn specs(&self, side: Side) -> &[TensorSpec] {
+    pub(crate) fn specs(&self, side: Side) -> &[TensorSpec] {
         match side {
             Side::Inputs => self.signature.inputs(),
             Side::Outputs => self.signature.outputs(),
@@ -61,7 +61,7 @@ impl About {
 
     /// The columns of a side that are kept, in the signature's order.
     #[must_use]
-    pub fn columns(&self, side: Side) -> Vec<Column> {
+    pub(super) fn columns(&self, side: Side) -> Vec<Column> {
         let specs = self.specs(side).iter().enumerate();
         let kept = specs.filter(|(_, spec)| !self.dropped.contains(&side.column(spec)));
         kept.map(|(index, spec)| Column { index, spec: spec.clone(), hashed: self.hashed.contains(&side.column(spec)) })
@@ -70,7 +70,7 @@ impl About {
 
     /// The signature as JSON, for a file's metadata.
     #[must_use]
-    pub fn signature_json(&self) -> serde_json::Value {
+    pub(crate) fn signature_json(&self) -> serde_json::Value {
         let side = |specs: &[TensorSpec]| specs.iter().map(SpecJson::of).collect();
         let json = SidesJson { inputs: side(self.signature.inputs()), outputs: side(self.signature.outputs()) };
         serde_json::to_value(json).expect("names and numbers are JSON")
@@ -80,7 +80,7 @@ impl About {
     ///
     /// # Errors
     /// Words, when it is not a signature.
-    pub fn signature_of(json: serde_json::Value) -> Result<Signature, String> {
+    pub(crate) fn signature_of(json: serde_json::Value) -> Result<Signature, String> {
         let sides: SidesJson = serde_json::from_value(json).map_err(|e| format!("the signature: {e}"))?;
         let side = |specs: Vec<SpecJson>| specs.into_iter().map(SpecJson::into_spec).collect::<Result<Vec<_>, _>>();
         Ok(Signature::new(side(sides.inputs)?, side(sides.outputs)?))
@@ -105,7 +105,7 @@ impl About {
     /// The shape of a tensor with this number of elements. Where the signature has rows and another dimension is free too, it is the
     /// shape of one row. `None` where the length does not determine the shape.
     #[must_use]
-    pub fn shape_of(&self, spec: &TensorSpec, elements: usize) -> Option<Shape> {
+    pub(crate) fn shape_of(&self, spec: &TensorSpec, elements: usize) -> Option<Shape> {
         let dims = spec.dims.as_deref()?;
         let fixed: usize = dims.iter().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 }).product();
         let mut free = dims.iter().filter(|d| matches!(d, Dim::Free(_))).count();

@@ -20,16 +20,16 @@ use std::sync::Arc;
 
 /// The type of every time in the files: microseconds since 1970, UTC.
 #[must_use]
-pub fn timestamp() -> Arrow {
+pub(crate) fn timestamp() -> Arrow {
     Arrow::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
 /// The column that exists only where shapes do not follow from lengths.
-pub const SHAPES: &str = "shapes";
+pub(crate) const SHAPES: &str = "shapes";
 
 /// The columns of a file: the documented ones, and those that its records make necessary.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub(crate) struct Layout {
     about: Arc<About>,
     inputs: Vec<Column>,
     outputs: Vec<Column>,
@@ -47,7 +47,7 @@ impl Layout {
 
     /// The tensor columns in the frames of this stream.
     #[must_use]
-    pub fn columns(&self) -> (&[Column], &[Column]) {
+    pub(super) fn columns(&self) -> (&[Column], &[Column]) {
         (&self.inputs, &self.outputs)
     }
 
@@ -146,7 +146,7 @@ fn is_shape_implied(about: &About, column: &Column, tensor: &TensorView, rows: O
 
 /// Collects records into batches.
 #[derive(Debug)]
-pub struct Builder {
+pub(crate) struct Builder {
     layout: Layout,
     schema: SchemaRef,
     version: String,
@@ -195,11 +195,6 @@ impl Builder {
             shapes: Vec::new(),
             layout,
         }
-    }
-
-    #[must_use]
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
     }
 
     /// Adds a prediction's records and passes each full batch to `full`.

@@ -76,7 +76,7 @@ fn read_entry(reader: &mut Reader) -> Option<Feedback> {
 
 /// The columns of a feedback file.
 #[must_use]
-pub fn schema() -> Arc<Schema> {
+pub(crate) fn schema() -> Arc<Schema> {
     let entries = Field::new(
         "key_value",
         DataType::Struct(

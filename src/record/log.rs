@@ -182,7 +182,7 @@ impl Log {
     ///
     /// # Errors
     /// `LOG_UNAVAILABLE` when the prediction must not be answered: its record could not be written, or not in time.
-    pub async fn durable(&self, ticket: Ticket, deadline: Instant) -> Result<(), Failure> {
+    pub(crate) async fn durable(&self, ticket: Ticket, deadline: Instant) -> Result<(), Failure> {
         match ticket.durable(deadline).await {
             Err(failure) if self.0.config.on_failure == OnFailure::Refuse => Err(failure),
             _ => Ok(()),
@@ -194,7 +194,7 @@ impl Log {
     /// # Errors
     /// `LOG_UNAVAILABLE` when it cannot be stored, or was not on the disk before the deadline; then it may still be stored.
     /// `BODY_TOO_LARGE` when it can never be queued.
-    pub async fn record_feedback(
+    pub(crate) async fn record_feedback(
         &self,
         model: &ModelName,
         entries: &[Feedback],
@@ -243,7 +243,7 @@ impl Log {
     }
 
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.0.status().clone()
     }
 

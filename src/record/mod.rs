@@ -34,18 +34,24 @@ mod tests;
 mod view;
 mod writer;
 
-pub use about::{About, Column, Side};
-pub use columns::{Builder, Layout, SHAPES, timestamp};
+pub use about::About;
 pub use config::{Acknowledge, Config, OnFailure};
-pub use feedback::schema as feedback_schema;
 pub use gaps::DropReason;
 pub use log::{Log, Status, Stop};
 pub use prediction::Prediction;
 pub use queue::Ticket;
-pub use read::{Unsealed, unsealed};
-pub use seal::properties as parquet_properties;
-pub use stream::{Choice, Stream, is_sampled};
-pub use view::{PredictionView, TensorView};
+pub use stream::{Choice, Stream};
+
+pub(crate) use about::Side;
+pub(crate) use columns::{Layout, SHAPES, timestamp};
+pub(crate) use feedback::schema as feedback_schema;
+pub(crate) use read::unsealed;
+pub(crate) use seal::properties as parquet_properties;
+#[cfg(test)]
+pub(crate) use {
+    columns::Builder,
+    view::{PredictionView, TensorView},
+};
 
 use crate::model::{Code, Failure};
 

@@ -158,20 +158,15 @@ impl<'a> Planned<'a> {
             write_text(out, p.arm);
             write_text(out, status(p));
             if let Some(key) = self.route_key {
-                match &hashes.route_key {
-                    Some(hash) => {
-                        out.extend_from_slice(&(HashKey::HEX as u16).to_le_bytes());
-                        out.extend_from_slice(hash);
-                    }
-                    None => write_text(out, key),
-                }
+                let hash = hashes.route_key.as_ref();
+                write_text(out, hash.map_or(key, |hash| std::str::from_utf8(hash).expect("hex digits are ASCII")));
             }
             if let Some(parent) = self.traceparent {
                 write_text(out, parent);
             }
-            let mut hashed = Reader(&hashes.elements);
+            let mut made = Reader(&hashes.elements);
             for (column, tensor) in self.tensors() {
-                write_tensor(out, column, tensor, &mut hashed);
+                write_tensor(out, column, tensor, &mut made);
             }
         });
         debug_assert!(written.is_ok(), "the queue refuses frames of 4 GiB");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// The records of one model in segments.
 #[derive(Debug, Default)]
-pub struct Unsealed {
+pub(crate) struct Unsealed {
     pub predictions: Vec<(Arc<About>, Vec<RecordBatch>)>,
     pub feedback: Vec<RecordBatch>,
     /// The segments that were read. A sealed file whose name begins with one of these numbers holds the same records.
@@ -25,7 +25,7 @@ pub struct Unsealed {
 ///
 /// # Errors
 /// When an existing segment cannot be read.
-pub fn unsealed(data: &Path, model: &ModelName) -> io::Result<Unsealed> {
+pub(crate) fn unsealed(data: &Path, model: &ModelName) -> io::Result<Unsealed> {
     let mut found = Unsealed::default();
     for number in segment::list(data)? {
         let segment = match Segment::read(&segment::path(data, number)) {

@@ -327,7 +327,7 @@ fn as_io(error: ParquetError) -> io::Error {
 
 /// How the files are written: zstd at its fastest level, and dictionaries for the few columns whose texts repeat.
 #[must_use]
-pub fn properties(schema: &Schema, metadata: Vec<KeyValue>) -> WriterProperties {
+pub(crate) fn properties(schema: &Schema, metadata: Vec<KeyValue>) -> WriterProperties {
     let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
     let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))

@@ -44,7 +44,7 @@ impl Default for Choice {
 impl Choice {
     /// Columns in `drop` and `hash` that a version does not have; a private column may be misspelt.
     #[must_use]
-    pub fn unknown_columns(&self, about: &About) -> Vec<String> {
+    pub(crate) fn unknown_columns(&self, about: &About) -> Vec<String> {
         let tensors = [Side::Inputs, Side::Outputs]
             .into_iter()
             .flat_map(|side| about.specs(side).iter().map(move |spec| side.column(spec)));
@@ -54,7 +54,7 @@ impl Choice {
 
     /// Whether a text can name a column in `drop`, or with `tensors_only` in `hash`.
     #[must_use]
-    pub fn is_column(text: &str, tensors_only: bool) -> bool {
+    pub(crate) fn is_column(text: &str, tensors_only: bool) -> bool {
         let tensor = |side: Side| {
             text.strip_prefix(side.as_str())
                 .and_then(|rest| rest.strip_prefix('.'))
@@ -85,25 +85,25 @@ impl Stream {
     }
 
     #[must_use]
-    pub fn about(&self) -> &Arc<About> {
+    pub(super) fn about(&self) -> &Arc<About> {
         &self.about
     }
 
     #[must_use]
-    pub fn choice(&self) -> &Choice {
+    pub(crate) fn choice(&self) -> &Choice {
         &self.choice
     }
 
     /// Whether a request is in the sample. All records of a request get the same result.
     #[must_use]
-    pub fn samples(&self, request_id: &str) -> bool {
+    pub(crate) fn samples(&self, request_id: &str) -> bool {
         is_sampled(request_id, self.choice.sample_rate)
     }
 }
 
 /// Whether an id is in a sample. A larger sample contains every smaller one.
 #[must_use]
-pub fn is_sampled(id: &str, rate: f64) -> bool {
+pub(super) fn is_sampled(id: &str, rate: f64) -> bool {
     // 53 bits of the hash as a number from 0 (included) to 1 (excluded).
     rate >= 1.0 || ((xxh3_64(id.as_bytes()) >> 11) as f64) < rate * (1u64 << 53) as f64
 }

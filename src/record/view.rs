@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 /// A prediction as it is stored in a frame.
 #[derive(Debug)]
-pub struct PredictionView<'f> {
+pub(crate) struct PredictionView<'f> {
     pub ts: i64,
     pub latency_us: i64,
     pub infer_us: i64,
@@ -39,13 +39,13 @@ impl PredictionView<'_> {
 
 /// A tensor as it is stored in a frame: numbers little-endian one after the other, texts each after its length (u32).
 #[derive(Debug, Clone)]
-pub struct TensorView<'f> {
+pub(crate) struct TensorView<'f> {
     pub shape: Shape,
     pub bytes: &'f [u8],
 }
 
 /// The tensors of one side.
-pub type Tensors<'f> = SmallVec<[Option<TensorView<'f>>; 4]>;
+pub(crate) type Tensors<'f> = SmallVec<[Option<TensorView<'f>>; 4]>;
 
 // The bits of a prediction's flags.
 pub(super) const TRUNCATED: u8 = 1;

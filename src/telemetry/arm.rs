@@ -61,71 +61,71 @@ impl VersionMetrics {
     }
 
     #[must_use]
-    pub fn model(&self) -> &ModelName {
+    pub(crate) fn model(&self) -> &ModelName {
         &self.model
     }
 
     /// The version as a label value.
     #[must_use]
-    pub fn version(&self) -> &str {
+    pub(crate) fn version(&self) -> &str {
         &self.version
     }
 
     /// Counts the time of a run inside the engine.
-    pub fn ran(&self, infer: Duration) {
+    pub(crate) fn ran(&self, infer: Duration) {
         self.infer.record(infer.as_secs_f64());
     }
 
     /// Counts the time a request waited for a worker.
-    pub fn queued(&self, waited: Duration) {
+    pub(crate) fn queued(&self, waited: Duration) {
         self.queue.record(waited.as_secs_f64());
     }
 
     /// Counts the rows of a run on a worker.
-    pub fn batched(&self, rows: usize) {
+    pub(crate) fn batched(&self, rows: usize) {
         let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
         let rows_of_runs = self.batch_rows.get_or_init(|| self.scope.histogram(&names::BATCH_ROWS_M, &labels));
         rows_of_runs.record(rows as f64);
     }
 
     /// Counts output elements that were NaN or infinite.
-    pub fn nonfinite(&self, elements: usize) {
+    pub(crate) fn nonfinite(&self, elements: usize) {
         if elements > 0 {
             self.nonfinite.increment(elements as u64);
         }
     }
 
     /// Counts a request without the key that the split uses.
-    pub fn keyless(&self) {
+    pub(crate) fn keyless(&self) {
         self.missing_key.increment(1);
     }
 
     /// Sets the bytes of the version's files, as counted against the memory budget.
-    pub fn bytes(&self, bytes: u64) {
+    pub(crate) fn bytes(&self, bytes: u64) {
         let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
         self.scope.gauge(&names::LOADED_BYTES, &labels).set(bytes as f64);
     }
 
     /// The counts of copies for this version as a shadow.
-    pub fn shadow(&self) -> &ShadowMetrics {
+    pub(crate) fn shadow(&self) -> &ShadowMetrics {
         self.shadow.get_or_init(|| ShadowMetrics::new(&self.scope, self.model.as_str(), &self.version))
     }
 
     /// The same; `None` where it never was a shadow.
     #[must_use]
-    pub fn shadow_so_far(&self) -> Option<&ShadowMetrics> {
+    pub(crate) fn shadow_so_far(&self) -> Option<&ShadowMetrics> {
         self.shadow.get()
     }
 
     /// Requests that hold this version at the moment.
     #[must_use]
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Acquire)
     }
 
     /// Counts one request as in flight until the guard is dropped.
     #[must_use]
-    pub fn enter(self: &Arc<Self>) -> InFlight {
+    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight(Arc::clone(self))
     }
@@ -178,7 +178,7 @@ impl ArmMetrics {
 
     /// For an arm of a split: [`ArmMetrics::requests`] counts from the start of this revision of the traffic document.
     #[must_use]
-    pub fn of_revision(version: Arc<VersionMetrics>, arm: &str, revision: u64) -> ArmMetrics {
+    pub(crate) fn of_revision(version: Arc<VersionMetrics>, arm: &str, revision: u64) -> ArmMetrics {
         let counts = version.counts_of(arm, revision);
         ArmMetrics::with_counts(version, arm, Some(counts))
     }
@@ -190,18 +190,18 @@ impl ArmMetrics {
 
     /// Requests that ended on this arm under its revision, with any result; 0 where it is not an arm of a split.
     #[must_use]
-    pub fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.counts.as_ref().map_or(0, |counts| counts.requests())
     }
 
     /// The evidence for rollouts; empty where it is not an arm of a split.
     #[must_use]
-    pub fn evidence(&self) -> ArmEvidence {
+    pub(crate) fn evidence(&self) -> ArmEvidence {
         self.counts.as_ref().map(|counts| counts.read()).unwrap_or_default()
     }
 
     /// Counts the output elements of one request that were NaN or infinite.
-    pub fn nonfinite(&self, elements: usize) {
+    pub(crate) fn nonfinite(&self, elements: usize) {
         if elements > 0 {
             self.version.nonfinite(elements);
             if let Some(counts) = &self.counts {
@@ -212,7 +212,7 @@ impl ArmMetrics {
 
     /// Counts one request. `failed`: `None` is `ok`. `took`: from the body read to the answer ready. `fitted`: the request fitted the
     /// version's signature or was refused before the check, so a failure is the version's and not the caller's.
-    pub fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
+    pub(crate) fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
         let slot = failed.map_or(0, |code| 1 + code as usize);
         let (count, seconds) = self.ended[slot].get_or_init(|| {
             let VersionMetrics { scope, model, version, .. } = &*self.version;

@@ -7,11 +7,11 @@ use std::time::Duration;
 /// Buckets per doubling of the latency, so that a bucket is an eighth of its value wide.
 const PER_OCTAVE: usize = 8;
 /// Up to 2^25 µs (half a minute), longer than the default deadline. Longer latencies are in the last bucket.
-pub const LATENCY_BUCKETS: usize = 23 * PER_OCTAVE + PER_OCTAVE;
+pub(crate) const LATENCY_BUCKETS: usize = 23 * PER_OCTAVE + PER_OCTAVE;
 
 /// Counters that requests increment without a lock.
 #[derive(Debug)]
-pub struct ArmCounts {
+pub(super) struct ArmCounts {
     requests: AtomicU64,
     failed: AtomicU64,
     nonfinite: AtomicU64,
@@ -95,7 +95,7 @@ impl ArmEvidence {
 
 /// The bucket of a latency: one per microsecond up to 8, then eight per doubling.
 #[must_use]
-pub fn latency_bucket(took: Duration) -> usize {
+pub(crate) fn latency_bucket(took: Duration) -> usize {
     // Beyond the last bucket the exact value does not matter.
     let us = usize::try_from(took.as_micros()).unwrap_or(usize::MAX);
     if us < PER_OCTAVE {
@@ -108,7 +108,7 @@ pub fn latency_bucket(took: Duration) -> usize {
 
 /// The shortest latency of a bucket, in microseconds.
 #[must_use]
-pub fn latency_of_bucket(bucket: usize) -> u64 {
+pub(crate) fn latency_of_bucket(bucket: usize) -> u64 {
     if bucket < PER_OCTAVE {
         return bucket as u64;
     }

@@ -154,20 +154,21 @@ mod tests {
         assert_eq!(seen.len(), 1000);
     }
 
+    /// Asks the limit with a clock of its own.
+    struct Clock(Limit, Arc<AtomicU64>, Instant);
+
+    impl<S: Subscriber> Layer<S> for Clock {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let second = self.1.load(Ordering::Relaxed) / 1000;
+            let allowed = self.0.allows(event, self.2 + Duration::from_secs(second));
+            self.1.fetch_add(u64::from(allowed), Ordering::Relaxed);
+        }
+    }
+
     #[test]
     fn a_new_window_writes_again() {
         let limit = Limit::default();
         let written = Arc::new(AtomicU64::new(0));
-
-        /// Asks the limit with a clock of its own.
-        struct Clock(Limit, Arc<AtomicU64>, Instant);
-        impl<S: Subscriber> Layer<S> for Clock {
-            fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-                let second = self.1.load(Ordering::Relaxed) / 1000;
-                let allowed = self.0.allows(event, self.2 + Duration::from_secs(second));
-                self.1.fetch_add(u64::from(allowed), Ordering::Relaxed);
-            }
-        }
         let clock = Clock(limit, Arc::clone(&written), Instant::now());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(clock), || {
             for second in 0..3 {

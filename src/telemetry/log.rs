@@ -5,7 +5,7 @@ use super::scope::Telemetry;
 use metrics::{Counter, Gauge, Histogram};
 
 /// The metric handles of the prediction log. Its series exist as long as the process.
-pub struct LogMetrics {
+pub(crate) struct LogMetrics {
     pub records: Counter,
     pub feedback: Counter,
     pub queue_bytes: Gauge,

@@ -24,7 +24,7 @@ static LIMIT: OnceLock<Limit> = OnceLock::new();
 ///
 /// # Errors
 /// When the filter is invalid.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
+pub(crate) fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     let limit = Limit::default();
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -49,7 +49,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// When the filter is invalid.
-pub fn set_filter(filter: &str) -> Result<(), String> {
+pub(crate) fn set_filter(filter: &str) -> Result<(), String> {
     let filter = parse(filter)?;
     match FILTER.get() {
         Some(handle) => handle.reload(filter).map_err(|e| e.to_string()),

@@ -18,7 +18,7 @@ mod escape;
 mod limit;
 mod log;
 mod logging;
-pub mod names;
+pub(crate) mod names;
 mod quality;
 mod scope;
 mod shadow;
@@ -26,9 +26,12 @@ mod shadow;
 mod tests;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
-pub use counts::{ArmEvidence, LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
-pub use log::LogMetrics;
-pub use logging::{LogFormat, init as init_logging, set_filter as set_log_filter};
-pub use quality::QualityFigures;
+pub use counts::ArmEvidence;
+pub use logging::LogFormat;
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};
+
+pub(crate) use counts::{LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
+pub(crate) use log::LogMetrics;
+pub(crate) use logging::{init as init_logging, set_filter as set_log_filter};
+pub(crate) use quality::QualityFigures;

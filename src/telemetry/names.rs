@@ -2,7 +2,7 @@
 
 /// The kind of a metric, as in `# TYPE` lines and the documentation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Counter,
     Gauge,
     /// With the upper bounds of its buckets.
@@ -11,7 +11,7 @@ pub enum Kind {
 
 /// One metric family.
 #[derive(Debug, Clone, Copy)]
-pub struct Metric {
+pub(crate) struct Metric {
     pub name: &'static str,
     pub kind: Kind,
     pub labels: &'static [&'static str],
@@ -63,224 +63,225 @@ const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str],
     Metric { name, kind, labels, help }
 }
 
-pub const REQUESTS: Metric = metric(
+pub(crate) const REQUESTS: Metric = metric(
     "sluicegate_requests_total",
     Kind::Counter,
     ARM,
     "Predict requests that reached a version, by result (ok or the error's code)",
 );
-pub const REQUEST_SECONDS_M: Metric = metric(
+pub(crate) const REQUEST_SECONDS_M: Metric = metric(
     "sluicegate_request_duration_seconds",
     Kind::Histogram(REQUEST_SECONDS),
     ARM,
     "Time from the body read to the answer ready",
 );
-pub const INFER_SECONDS_M: Metric = metric(
+pub(crate) const INFER_SECONDS_M: Metric = metric(
     "sluicegate_inference_duration_seconds",
     Kind::Histogram(INFER_SECONDS),
     VERSION,
     "Time inside the engine, per run",
 );
-pub const QUEUE_SECONDS_M: Metric = metric(
+pub(crate) const QUEUE_SECONDS_M: Metric = metric(
     "sluicegate_queue_duration_seconds",
     Kind::Histogram(INFER_SECONDS),
     VERSION,
     "Time a request waited for a worker; requests that ran on an I/O thread did not wait and are not counted",
 );
-pub const BATCH_ROWS_M: Metric = metric(
+pub(crate) const BATCH_ROWS_M: Metric = metric(
     "sluicegate_batch_rows",
     Kind::Histogram(BATCH_ROWS),
     VERSION,
     "Rows of a run on a worker: of all requests that ran together, or of the largest part of a split request; runs on an I/O thread are not counted",
 );
-pub const NONFINITE: Metric = metric(
+pub(crate) const NONFINITE: Metric = metric(
     "sluicegate_nonfinite_outputs_total",
     Kind::Counter,
     VERSION,
     "Output elements that were NaN or infinite (answered as null in JSON)",
 );
-pub const STICKY_KEY_MISSING: Metric = metric(
+pub(crate) const STICKY_KEY_MISSING: Metric = metric(
     "sluicegate_sticky_key_missing_total",
     Kind::Counter,
     VERSION,
     "Requests without the key that the split uses; the request id was used instead",
 );
-pub const IN_FLIGHT: Metric = metric(
+pub(crate) const IN_FLIGHT: Metric = metric(
     "sluicegate_in_flight_requests",
     Kind::Gauge,
     VERSION,
     "Requests in flight on this version; while it drains, the requests that it waits for",
 );
-pub const LOADED_BYTES: Metric = metric(
+pub(crate) const LOADED_BYTES: Metric = metric(
     "sluicegate_version_bytes",
     Kind::Gauge,
     VERSION,
     "Bytes of the version's files, as counted against the memory budget",
 );
-pub const SHADOW_OFFERED: Metric = metric(
+pub(crate) const SHADOW_OFFERED: Metric = metric(
     "sluicegate_shadow_offered_total",
     Kind::Counter,
     VERSION,
     "Copies of requests that were sampled for this shadow, whether they were run or dropped",
 );
-pub const SHADOW_COMPARED: Metric = metric(
+pub(crate) const SHADOW_COMPARED: Metric = metric(
     "sluicegate_shadow_compared_total",
     Kind::Counter,
     VERSION,
     "Copies that were run and compared with the primary's answer, including failures of either side",
 );
-pub const SHADOW_DISAGREED: Metric = metric(
+pub(crate) const SHADOW_DISAGREED: Metric = metric(
     "sluicegate_shadow_disagreed_total",
     Kind::Counter,
     VERSION,
     "Pairs of answers with an element outside the tolerance, not counting failures",
 );
-pub const SHADOW_DROPPED: Metric = metric(
+pub(crate) const SHADOW_DROPPED: Metric = metric(
     "sluicegate_shadow_dropped_total",
     Kind::Counter,
     &["model", "version", "reason"],
     "Copies that were not run: queue_full, queue_bytes, busy (requests of callers were waiting for a worker), gone (the version is no longer a shadow), stopping",
 );
-pub const LOG_RECORDS: Metric = metric(
+pub(crate) const LOG_RECORDS: Metric = metric(
     "sluicegate_log_records_total",
     Kind::Counter,
     &[],
     "Prediction records written to the log and synced, one per row or request",
 );
-pub const LOG_DROPPED: Metric = metric(
+pub(crate) const LOG_DROPPED: Metric = metric(
     "sluicegate_log_dropped_total",
     Kind::Counter,
     &["reason"],
     "Prediction records that were dropped: queue_full, disk, too_large, budget, stopping; each is part of a row in gaps/",
 );
-pub const LOG_QUEUE_BYTES: Metric =
+pub(crate) const LOG_QUEUE_BYTES: Metric =
     metric("sluicegate_log_queue_bytes", Kind::Gauge, &[], "Bytes of records that wait to be written");
-pub const LOG_BYTES: Metric = metric(
+pub(crate) const LOG_BYTES: Metric = metric(
     "sluicegate_log_bytes",
     Kind::Gauge,
     &["kind"],
     "Bytes of the log on the disk: segments, and sealed Parquet files",
 );
-pub const LOG_SYNC: Metric = metric(
+pub(crate) const LOG_SYNC: Metric = metric(
     "sluicegate_log_sync_duration_seconds",
     Kind::Histogram(LOG_SECONDS),
     &[],
     "Time to write and sync the waiting records",
 );
-pub const LOG_SEAL: Metric = metric(
+pub(crate) const LOG_SEAL: Metric = metric(
     "sluicegate_log_seal_duration_seconds",
     Kind::Histogram(LOAD_SECONDS),
     &[],
     "Time to write the Parquet files of a segment, at low priority",
 );
-pub const LOG_FAILING: Metric =
+pub(crate) const LOG_FAILING: Metric =
     metric("sluicegate_log_failing", Kind::Gauge, &[], "1 while the log cannot be written, else 0");
-pub const LOG_DELETED: Metric = metric(
+pub(crate) const LOG_DELETED: Metric = metric(
     "sluicegate_log_files_deleted_total",
     Kind::Counter,
     &["reason"],
     "Sealed files that were deleted: age (older than keep_for), budget (the oldest, to stay within disk_budget)",
 );
-pub const FEEDBACK: Metric =
+pub(crate) const FEEDBACK: Metric =
     metric("sluicegate_feedback_total", Kind::Counter, &[], "Feedback entries accepted for the log");
-pub const QUALITY_LABELLED: Metric = metric(
+pub(crate) const QUALITY_LABELLED: Metric = metric(
     "sluicegate_quality_labelled",
     Kind::Gauge,
     QUALITY,
     "Predictions with a label since the start, of those in the live join",
 );
-pub const QUALITY_ACCURACY: Metric = metric(
+pub(crate) const QUALITY_ACCURACY: Metric = metric(
     "sluicegate_quality_accuracy",
     Kind::Gauge,
     QUALITY,
     "Share of labels that the predicted class was equal to, from 0 to 1; absent where labels are not classes",
 );
-pub const QUALITY_ERROR: Metric = metric(
+pub(crate) const QUALITY_ERROR: Metric = metric(
     "sluicegate_quality_mean_absolute_error",
     Kind::Gauge,
     QUALITY,
     "Mean absolute difference between labels and predicted numbers; absent where predictions are not numbers",
 );
-pub const QUALITY_DELAY: Metric = metric(
+pub(crate) const QUALITY_DELAY: Metric = metric(
     "sluicegate_quality_label_delay_seconds",
     Kind::Gauge,
     QUALITY,
     "Mean time from a prediction to the first feedback about it",
 );
-pub const QUALITY_VALUES: Metric = metric(
+pub(crate) const QUALITY_VALUES: Metric = metric(
     "sluicegate_quality_value_count",
     Kind::Gauge,
     QUALITY_VALUE,
     "Predictions with feedback for a business value; at most 32 names of values per version and arm",
 );
-pub const QUALITY_VALUE_MEAN: Metric =
+pub(crate) const QUALITY_VALUE_MEAN: Metric =
     metric("sluicegate_quality_value_mean", Kind::Gauge, QUALITY_VALUE, "Mean of a business value");
-pub const QUALITY_VALUE_VARIANCE: Metric =
+pub(crate) const QUALITY_VALUE_VARIANCE: Metric =
     metric("sluicegate_quality_value_variance", Kind::Gauge, QUALITY_VALUE, "Sample variance of a business value");
-pub const REFUSED: Metric = metric(
+pub(crate) const REFUSED: Metric = metric(
     "sluicegate_refused_total",
     Kind::Counter,
     &["code"],
     "Predict requests refused before they reached a version (bad JSON, unknown model, too large, over a limit)",
 );
-pub const PANICS: Metric = metric(
+pub(crate) const PANICS: Metric = metric(
     "sluicegate_panics_total",
     Kind::Counter,
     &["task"],
     "Panics that were caught in the data plane, by task: request (answered with 500), connection, shadow_copies",
 );
-pub const STATES: Metric = metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state");
-pub const STAGE_SECONDS: Metric = metric(
+pub(crate) const STATES: Metric = metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state");
+pub(crate) const STAGE_SECONDS: Metric = metric(
     "sluicegate_stage_duration_seconds",
     Kind::Histogram(LOAD_SECONDS),
     &["stage"],
     "Time of each stage of loading and unloading a version: load, verify, warm, drain",
 );
-pub const STAGE_FAILURES: Metric =
+pub(crate) const STAGE_FAILURES: Metric =
     metric("sluicegate_stage_failures_total", Kind::Counter, &["stage"], "Versions that failed, by stage");
-pub const SWAPS: Metric = metric(
+pub(crate) const SWAPS: Metric = metric(
     "sluicegate_traffic_changes_total",
     Kind::Counter,
     &["action"],
     "Published changes of a traffic document, by action",
 );
-pub const ROLLOUT_PERCENT: Metric = metric(
+pub(crate) const ROLLOUT_PERCENT: Metric = metric(
     "sluicegate_rollout_percent",
     Kind::Gauge,
     &["model"],
     "The candidate's share of traffic in the current rollout, in percent; 0 after its end",
 );
-pub const ROLLOUTS_ENDED: Metric = metric(
+pub(crate) const ROLLOUTS_ENDED: Metric = metric(
     "sluicegate_rollouts_ended_total",
     Kind::Counter,
     &["how"],
     "Rollouts that ended: finished, taken_back, aborted, stopped",
 );
-pub const SWAP_IN_FLIGHT: Metric = metric(
+pub(crate) const SWAP_IN_FLIGHT: Metric = metric(
     "sluicegate_swap_in_flight_requests",
     Kind::Gauge,
     &[],
     "Requests in flight on the versions that the last traffic change removed, when it was published",
 );
-pub const SNAPSHOTS_RETIRED: Metric = metric(
+pub(crate) const SNAPSHOTS_RETIRED: Metric = metric(
     "sluicegate_snapshots_retired",
     Kind::Gauge,
     &[],
     "Snapshots that are no longer current but still held by a request",
 );
-pub const RESIDENT_BYTES: Metric = metric(
+pub(crate) const RESIDENT_BYTES: Metric = metric(
     "sluicegate_process_resident_bytes",
     Kind::Gauge,
     &[],
     "Resident memory of the process, read from the kernel",
 );
-pub const CONNECTIONS: Metric = metric("sluicegate_connections", Kind::Gauge, &["plane"], "Open connections");
-pub const QUEUE_DEPTH: Metric = metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests that wait for a worker");
-pub const READY: Metric =
+pub(crate) const CONNECTIONS: Metric = metric("sluicegate_connections", Kind::Gauge, &["plane"], "Open connections");
+pub(crate) const QUEUE_DEPTH: Metric =
+    metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests that wait for a worker");
+pub(crate) const READY: Metric =
     metric("sluicegate_ready", Kind::Gauge, &[], "1 when the readiness endpoint answers 200, else 0");
 
 /// All metrics, in the order of the documentation.
-pub const ALL: &[Metric] = &[
+pub(crate) const ALL: &[Metric] = &[
     REQUESTS,
     REQUEST_SECONDS_M,
     INFER_SECONDS_M,

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 
 /// The figures of one version on one arm.
 #[derive(Debug, Clone)]
-pub struct QualityFigures<'a> {
+pub(crate) struct QualityFigures<'a> {
     pub model: &'a ModelName,
     pub version: Version,
     pub arm: &'a str,
@@ -35,7 +35,7 @@ struct ArmSeries {
 
 impl Telemetry {
     /// Replaces the quality gauges by these figures. Versions that are not loaded, and arms and values without figures, have no series.
-    pub fn show_quality<'a>(&self, all: impl IntoIterator<Item = QualityFigures<'a>>) {
+    pub(crate) fn show_quality<'a>(&self, all: impl IntoIterator<Item = QualityFigures<'a>>) {
         let loaded: BTreeSet<(ModelName, String)> =
             self.versions().iter().map(|v| (v.model().clone(), v.version().to_owned())).collect();
         let mut series = self.quality().lock().unwrap_or_else(PoisonError::into_inner);

@@ -54,23 +54,24 @@ impl Scope {
         self.version.get().and_then(Weak::upgrade)
     }
 
-    pub fn counter(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Counter {
+    pub(crate) fn counter(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Counter {
         debug_assert_eq!(metric.kind, Kind::Counter);
         self.recorder.register_counter(&key(metric, labels), &METADATA)
     }
 
-    pub fn gauge(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Gauge {
+    pub(crate) fn gauge(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Gauge {
         debug_assert_eq!(metric.kind, Kind::Gauge);
         self.recorder.register_gauge(&key(metric, labels), &METADATA)
     }
 
-    pub fn histogram(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Histogram {
+    pub(crate) fn histogram(&self, metric: &Metric, labels: &[(&'static str, &str)]) -> Histogram {
         debug_assert!(matches!(metric.kind, Kind::Histogram(_)));
         self.recorder.register_histogram(&key(metric, labels), &METADATA)
     }
 }
 
 fn key(metric: &Metric, labels: &[(&'static str, &str)]) -> Key {
+    debug_assert!(labels.iter().map(|(name, _)| *name).eq(metric.labels.iter().copied()), "labels of {}", metric.name);
     let labels: Vec<Label> = labels.iter().map(|(k, v)| Label::new(*k, SharedString::from((*v).to_owned()))).collect();
     Key::from_parts(metric.name, labels)
 }
@@ -113,7 +114,7 @@ impl Telemetry {
 
     /// The series that exist as long as the process.
     #[must_use]
-    pub fn process(&self) -> &Scope {
+    pub(crate) fn process(&self) -> &Scope {
         &self.0.process
     }
 
@@ -138,7 +139,7 @@ impl Telemetry {
 
     /// The metrics of each version, including draining ones; two for a version that drains while it is loaded again.
     #[must_use]
-    pub fn versions(&self) -> Vec<Arc<VersionMetrics>> {
+    pub(crate) fn versions(&self) -> Vec<Arc<VersionMetrics>> {
         self.version_scopes().iter().filter_map(|scope| scope.version()).collect()
     }
 
@@ -154,7 +155,7 @@ impl Telemetry {
 
     /// The Prometheus text of all scopes: each family once, with its help and type, in the order of names.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut families: BTreeMap<String, String> = BTreeMap::new();
         collect(&self.0.process.handle.render(), &mut families);
         for scope in self.version_scopes() {

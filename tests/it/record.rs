@@ -1,4 +1,4 @@
-//! What is remembered: predictions, feedback, gaps; through kills, a disk that fails, and other people's readers.
+//! The prediction log: predictions, feedback and gaps; kills, a failing disk, and readers that are not ours.
 
 use crate::support::process::Served;
 use crate::support::{Gateway, eventually, infer_body, onnx};
@@ -11,10 +11,10 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Every record under a directory of the data directory, file by file in order.
+/// All records under a directory, in the order of the files.
 fn read(dir: &Path) -> Vec<RecordBatch> {
     let mut paths = Vec::new();
     let mut dirs = vec![dir.to_owned()];
@@ -52,7 +52,7 @@ fn body(id: &str, x: &[f32]) -> String {
 }
 
 #[test]
-fn what_answers_labels_failures_and_shadows_leave_is_as_it_was() {
+fn answers_labels_failures_and_shadows_leave_the_right_records() {
     let gateway = Gateway::start(|models| {
         onnx::install(models, "m", 1, &onnx::up_to(4));
         onnx::install(models, "m", 2, &onnx::off_above(2.0, 1.0));
@@ -87,7 +87,7 @@ fn what_answers_labels_failures_and_shadows_leave_is_as_it_was() {
     let (ids, roles) = (texts(&batches, "request_id"), texts(&batches, "role"));
     for (id, role) in ids.iter().zip(&roles) {
         let id = id.clone().unwrap();
-        // The label's request had no id of its own.
+        // The request by label had no id, so it got a UUID.
         let id = if id.len() == 36 { "label".to_owned() } else { id };
         *seen.entry((id, role.clone().unwrap())).or_default() += 1;
     }
@@ -95,7 +95,7 @@ fn what_answers_labels_failures_and_shadows_leave_is_as_it_was() {
     assert_eq!((of("two rows", "primary"), of("two rows", "shadow")), (2, 2), "{seen:?}");
     assert_eq!((of("pinned", "pinned"), of("label", "pinned")), (1, 1), "{seen:?}");
     assert_eq!((of("fails", "primary"), of("fails", "shadow")), (1, 1), "{seen:?}");
-    assert_eq!(seen.values().sum::<usize>(), 8, "a request refused at the signature leaves nothing: {seen:?}");
+    assert_eq!(seen.values().sum::<usize>(), 8, "a request that the signature refuses leaves no record: {seen:?}");
     for batch in &batches {
         let one = |column: &str, row: usize| texts(std::slice::from_ref(batch), column)[row].clone();
         for row in 0..batch.num_rows() {
@@ -112,7 +112,7 @@ fn what_answers_labels_failures_and_shadows_leave_is_as_it_was() {
                 let y = batch["outputs"].as_struct().column_by_name("y").unwrap().as_list::<i32>().value(row);
                 let first = y.as_primitive::<Float32Type>().value(0);
                 let n = batch["row"].as_primitive::<arrow_array::types::Int32Type>().value(row);
-                // The shadow adds one to what is above two.
+                // The shadow adds one to values above two.
                 let expected = match (n, role.as_str()) {
                     (0, _) => 1.0,
                     (_, "primary") => 3.0,
@@ -125,7 +125,7 @@ fn what_answers_labels_failures_and_shadows_leave_is_as_it_was() {
 }
 
 #[test]
-fn the_sample_keeps_primary_and_shadow_together_and_what_always_counts() {
+fn the_sample_keeps_primary_and_shadow_together_and_errors_and_disagreements_always() {
     let gateway = Gateway::start(|models| {
         onnx::install(models, "m", 1, &onnx::up_to(100));
         onnx::install(models, "m", 2, &onnx::off_above(90.0, 1.0));
@@ -137,11 +137,11 @@ fn the_sample_keeps_primary_and_shadow_together_and_what_always_counts() {
     });
     assert_eq!(gateway.promote("m", 1).status, 200);
     let notes = gateway.admin_get("/api/v1/models/m/versions/1").json()["notes"].to_string();
-    assert!(notes.contains("inputs.zz"), "a column nobody has may be a misspelt secret: {notes}");
+    assert!(notes.contains("inputs.zz"), "an unknown column is reported: {notes}");
     let document = json!({"split": [{"version": "1", "weight": 1}], "shadows": [{"version": "2", "sample": 1.0}]});
     assert_eq!(gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[], &document).status, 200);
     for i in 0..300 {
-        // One in thirty fails, one in thirty is answered otherwise by the shadow.
+        // One in thirty fails, and on one in thirty the shadow disagrees.
         let first = if i % 30 == 0 {
             1000.0
         } else if i % 30 == 1 {
@@ -161,7 +161,7 @@ fn the_sample_keeps_primary_and_shadow_together_and_what_always_counts() {
     let batches = predictions(&dir.path().join("data"));
     let mut kept: HashMap<(String, String), f64> = HashMap::new();
     for batch in &batches {
-        assert!(batch["outputs"].data_type().is_null(), "what was dropped is nowhere");
+        assert!(batch["outputs"].data_type().is_null(), "dropped columns are not stored");
         let (ids, roles) =
             (texts(std::slice::from_ref(batch), "request_id"), texts(std::slice::from_ref(batch), "role"));
         let rates = batch["sample_rate"].as_primitive::<Float64Type>();
@@ -176,8 +176,8 @@ fn the_sample_keeps_primary_and_shadow_together_and_what_always_counts() {
         match i % 30 {
             0 => assert_eq!((primary, shadow), (Some(1.0), Some(1.0)), "r{i} failed"),
             1 => {
-                assert_eq!(shadow, Some(1.0), "r{i} was answered otherwise");
-                assert!(primary == Some(0.2) || primary == Some(0.0), "in the sample, or beside it: {primary:?}");
+                assert_eq!(shadow, Some(1.0), "the shadow disagreed on r{i}");
+                assert!(primary == Some(0.2) || primary == Some(0.0), "0.2 in the sample, else 0: {primary:?}");
             }
             _ => {
                 assert_eq!(primary, shadow, "r{i}: both or neither");
@@ -190,8 +190,8 @@ fn the_sample_keeps_primary_and_shadow_together_and_what_always_counts() {
     assert!((16..=96).contains(&sampled), "{sampled} of 280");
 }
 
-/// Sends predictions from several threads until told, and remembers which were answered, and when.
-fn hammer(served: &Served, round: usize, until: &AtomicBool) -> Vec<(String, Instant)> {
+/// Sends predictions from several threads until `until` is set. Returns which were answered, and when.
+fn hammer(served: &Served, round: usize, until: &AtomicBool, count: &AtomicUsize) -> Vec<(String, Instant)> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
             .map(|t| {
@@ -204,9 +204,10 @@ fn hammer(served: &Served, round: usize, until: &AtomicBool) -> Vec<(String, Ins
                         }
                         let id = format!("{round}-{t}-{i}");
                         let body = json!({"id": id, "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]});
-                        // The kill comes in the middle of one.
+                        // The kill may interrupt a request.
                         if ureq::post(&url).send(body.to_string()).is_ok_and(|answer| answer.status() == 200) {
                             answered.push((id, Instant::now()));
+                            count.fetch_add(1, Ordering::Relaxed);
                         }
                     }
                     answered
@@ -232,13 +233,13 @@ fn unclean_stops(data: &Path) -> Vec<std::ops::RangeInclusive<i64>> {
 }
 
 #[test]
-fn kill_9_loses_nothing_acknowledged_on_disk_at_most_an_interval_in_memory_and_nothing_is_there_twice() {
+fn kill_9_loses_nothing_with_disk_at_most_an_interval_with_memory_and_doubles_nothing() {
     const INTERVAL: Duration = Duration::from_secs(1);
     for mode in ["disk", "memory"] {
         let environment = [
             ("SLUICEGATE__PREDICTION_LOG__ACKNOWLEDGE", mode),
             ("SLUICEGATE__PREDICTION_LOG__FLUSH_INTERVAL", "1s"),
-            // Sealing and new segments come between the kills too.
+            // So that sealing and new segments happen between the kills.
             ("SLUICEGATE__PREDICTION_LOG__SEAL_AFTER", "300ms"),
         ];
         let dir = tempfile::TempDir::new().unwrap();
@@ -249,10 +250,12 @@ fn kill_9_loses_nothing_acknowledged_on_disk_at_most_an_interval_in_memory_and_n
             let mut served = Served::start_with(dir.path(), &environment);
             served.ready();
             let done = AtomicBool::new(false);
-            let millis = fastrand::u64(20..1500);
+            let (count, kill_after) = (AtomicUsize::new(0), fastrand::usize(1..800));
             let answered = std::thread::scope(|scope| {
-                let hammering = scope.spawn(|| hammer(&served, round, &done));
-                std::thread::park_timeout(Duration::from_millis(millis));
+                let hammering = scope.spawn(|| hammer(&served, round, &done, &count));
+                eventually("enough requests are answered", || {
+                    (count.load(Ordering::Relaxed) >= kill_after).then_some(())
+                });
                 let pid = rustix::process::Pid::from_child(&served.child);
                 let killed = (Instant::now(), jiff::Timestamp::now().as_microsecond());
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -269,7 +272,7 @@ fn kill_9_loses_nothing_acknowledged_on_disk_at_most_an_interval_in_memory_and_n
         assert!(std::fs::read_dir(data.join("log")).unwrap().next().is_none(), "a stop seals everything");
         let found: Vec<String> = texts(&predictions(&data), "request_id").into_iter().map(Option::unwrap).collect();
         let known: HashSet<&String> = found.iter().collect();
-        assert_eq!(known.len(), found.len(), "{mode}: nothing is there twice");
+        assert_eq!(known.len(), found.len(), "{mode}: no record is stored twice");
         let (mut answers, mut lost) = (0, 0);
         for (answered, (killed, _)) in &all {
             for (id, at) in answered {
@@ -287,13 +290,13 @@ fn kill_9_loses_nothing_acknowledged_on_disk_at_most_an_interval_in_memory_and_n
         for (_, (_, killed)) in &all {
             assert!(gaps.iter().any(|gap| gap.contains(killed)), "{mode}: no gap for {killed}: {gaps:?}");
         }
-        // One that is killed before it has written down the gap before it leaves one for both.
+        // A server that is killed before it wrote the previous gap leaves one gap for both kills.
         assert!(gaps.len() <= 8, "{mode}: {gaps:?} ({lost} of {answers} lost)");
     }
 }
 
 #[test]
-fn a_full_disk_refuses_what_must_be_durable_and_comes_back_by_itself() {
+fn a_full_disk_refuses_durable_answers_and_recovers_by_itself() {
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("models")).unwrap();
     onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
@@ -307,7 +310,7 @@ fn a_full_disk_refuses_what_must_be_durable_and_comes_back_by_itself() {
         let mut answer = agent.post(&url).send(body.to_string()).unwrap();
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
     };
-    let tell = || {
+    let send_feedback = || {
         let url = format!("http://{}/v1/models/self:feedback", served.data);
         agent
             .post(&url)
@@ -320,8 +323,8 @@ fn a_full_disk_refuses_what_must_be_durable_and_comes_back_by_itself() {
         let mut answer = agent.get(format!("http://{}/api/v1/log", served.admin)).call().unwrap();
         serde_json::from_str::<Value>(&answer.body_mut().read_to_string().unwrap()).unwrap()
     };
-    assert_eq!((ask("before").0, tell()), (200, 202));
-    // From here on no file may grow.
+    assert_eq!((ask("before").0, send_feedback()), (200, 202));
+    // From here on no file can grow.
     let pid = rustix::process::Pid::from_child(&served.child);
     let limit = |most: Option<u64>| {
         let limit = rustix::process::Rlimit { current: most, maximum: None };
@@ -331,39 +334,39 @@ fn a_full_disk_refuses_what_must_be_durable_and_comes_back_by_itself() {
     let (status, text) = ask("during");
     assert_eq!(status, 503, "{text}");
     assert!(text.contains("LOG_UNAVAILABLE") && !text.contains("os error"), "{text}");
-    assert_eq!(tell(), 503);
+    assert_eq!(send_feedback(), 503);
     let shown = log();
     assert!(shown["failing_since"].is_string() && shown["dropped"]["disk"].as_u64() > Some(0), "{shown}");
     limit(None);
-    eventually("it comes back by itself", || (ask("after").0 == 200).then_some(()));
-    assert_eq!(tell(), 202);
+    eventually("it recovers by itself", || (ask("after").0 == 200).then_some(()));
+    assert_eq!(send_feedback(), 202);
     assert!(log()["failing_since"].is_null());
     served.stop();
     let data = dir.path().join("data");
     let mut found: Vec<String> = texts(&predictions(&data), "request_id").into_iter().map(Option::unwrap).collect();
     found.sort();
-    assert_eq!(found, ["after", "before"], "what was refused is not remembered as answered");
+    assert_eq!(found, ["after", "before"], "refused requests are not stored");
     assert_eq!(texts(&read(&data.join("feedback")), "request_id").len(), 2);
     assert!(texts(&read(&data.join("gaps")), "reason").iter().all(|reason| reason.as_deref() == Some("disk")));
 }
 
 #[test]
-fn feedback_is_taken_whole_or_not_at_all_and_seen_at_once() {
+fn feedback_is_stored_as_a_whole_or_not_at_all_and_visible_at_once() {
     let gateway = Gateway::start(|models| onnx::install(models, "m", 1, &onnx::scaling(2.0)));
     let answered = gateway.post("/v2/models/m/infer", body("a", &[1.0, 2.0, 3.0, 4.0]));
     assert_eq!(answered.status, 200);
-    let tell = |body: &Value| gateway.post("/v1/models/m:feedback", body.to_string());
-    // Before, after, again and about nobody; the label is the index of the larger of two.
-    let told = tell(&json!({"feedback": [
+    let send = |body: &Value| gateway.post("/v1/models/m:feedback", body.to_string());
+    // For an answered request, for one that is answered later, and for an unknown one. The label is the index of the larger output.
+    let stored = send(&json!({"feedback": [
         {"request_id": "a", "row": 0, "label": 1, "values": {"revenue": 10}, "ts": "2026-01-01T00:00:00Z"},
         {"request_id": "a", "row": 1, "label": 0},
         {"request_id": "b", "label": true},
-        {"request_id": "nobody", "label": "x"},
+        {"request_id": "unknown", "label": "x"},
     ]}));
-    assert_eq!((told.status, told.json()["taken"].as_u64()), (202, Some(4)), "{told:?}");
-    assert_eq!(tell(&json!({"feedback": [{"request_id": "a", "label": 0, "values": {"revenue": 30}}]})).status, 202);
+    assert_eq!((stored.status, stored.json()["taken"].as_u64()), (202, Some(4)), "{stored:?}");
+    assert_eq!(send(&json!({"feedback": [{"request_id": "a", "label": 0, "values": {"revenue": 30}}]})).status, 202);
     gateway.post("/v2/models/m/infer", body("b", &[1.0, 2.0]));
-    let quality = eventually("what came later is joined", || {
+    let quality = eventually("feedback before its prediction is joined", || {
         let quality = gateway.admin_get("/api/v1/models/m/quality").json();
         (quality["arms"][0]["labelled"] == 3).then_some(quality)
     });
@@ -372,7 +375,7 @@ fn feedback_is_taken_whole_or_not_at_all_and_seen_at_once() {
         (arm["version"].as_str(), arm["predictions"].as_u64(), arm["classified"].as_u64()),
         (Some("1"), Some(3), Some(3))
     );
-    // Row 0 says 0 by now and is wrong, row 1 is wrong, b is right.
+    // Row 0 has the new label 0 and is wrong, row 1 is wrong, b is right.
     assert_eq!(arm["accuracy"].as_f64(), Some(1.0 / 3.0), "{arm}");
     assert_eq!(arm["values"]["revenue"]["mean"].as_f64(), Some(30.0));
     assert_eq!((quality["feedback"].as_u64(), quality["unmatched"].as_u64()), (Some(5), Some(1)), "{quality}");
@@ -382,23 +385,27 @@ fn feedback_is_taken_whole_or_not_at_all_and_seen_at_once() {
         (json!({"feedback": [{"request_id": "a", "label": 1, "ts": "2099-01-01T00:00:00Z"}]}), "feedback[0]: ts"),
         (json!({"feedback": vec![json!({"request_id": "a", "label": 1}); 10_001]}), "at most 10000 entries"),
     ] {
-        let answer = tell(&bad);
+        let answer = send(&bad);
         assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_REQUEST"));
         assert!(answer.json()["error"].as_str().unwrap().contains(words), "{answer:?}");
     }
     assert_eq!(gateway.post("/v1/models/none:feedback", "{\"feedback\":[]}").status, 404);
     assert_eq!(gateway.get("/v1/models/m:feedback").status, 405);
-    eventually("the scraper sees it", || {
+    eventually("it is in /metrics", || {
         let metrics = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
         let series = "sluicegate_quality_value_mean{model=\"m\",version=\"1\",arm=\"1\",value=\"revenue\"} 30";
         metrics.contains(series).then_some(())
     });
     let data = gateway.stop();
-    assert_eq!(texts(&read(&data.path().join("data/feedback")), "request_id").len(), 5, "nothing of what was refused");
+    assert_eq!(
+        texts(&read(&data.path().join("data/feedback")), "request_id").len(),
+        5,
+        "refused feedback is not stored"
+    );
 }
 
 #[test]
-fn pyarrow_and_duckdb_read_what_was_sent() {
+fn pyarrow_and_duckdb_read_the_values_that_were_sent() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python =
         std::env::var("SLUICEGATE_TEST_PYTHON").unwrap_or_else(|_| root.join(".venv/bin/python").display().to_string());
@@ -411,7 +418,7 @@ fn pyarrow_and_duckdb_read_what_was_sent() {
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && said.contains("ok"), "{said}");
     };
-    // What is too large for this queue is lost, which is a gap to be read; the rest fits many times.
+    // One record is larger than this queue, which leaves a gap; all others are much smaller.
     let config = "[server]\nio_threads = 1\n[prediction_log]\nqueue_bytes = \"4MiB\"\n";
     let gateway = Gateway::start_with(config, |models| {
         onnx::install(models, "types", 1, &onnx::echoing_every_type());
@@ -441,7 +448,7 @@ fn pyarrow_and_duckdb_read_what_was_sent() {
 }
 
 #[test]
-fn a_model_that_is_not_recorded_leaves_nothing() {
+fn a_model_with_recording_disabled_leaves_no_files() {
     let gateway = Gateway::start(|models| {
         onnx::install(models, "m", 1, &onnx::scaling(1.0));
         std::fs::write(models.join("m/model.toml"), "[prediction_log]\nenabled = false\n").unwrap();

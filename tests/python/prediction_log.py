@@ -1,14 +1,14 @@
-"""Holds what the prediction log wrote against what was sent, with other people's readers: pyarrow and DuckDB.
+"""Compares the files of the prediction log with what was sent, using pyarrow and DuckDB.
 
 Usage: prediction_log.py send HOST:PORT                             sends predictions and feedback, the same ones every time
        prediction_log.py read DATA_DIR QUALITY_JSON QUERIES_MD      reads the files that a clean stop left
 
-Exits 0 and prints "ok" when every check holds; with SHOW_QUERIES in its environment, also what each query answers. The gateway
-is the one of `pyarrow_and_duckdb_read_what_was_sent` (tests/it/record.rs): its models `types` and `m`, and a queue that one of the
-requests is too large for.
+Exits 0 and prints "ok" when every check succeeds. With SHOW_QUERIES in the environment it also prints the result of each query. The
+test `pyarrow_and_duckdb_read_the_values_that_were_sent` (tests/it/record.rs) starts the gateway with the models `types` and `m`, and with a
+queue that is too small for one of the requests.
 
-Nothing is handed from `send` to `read`: both make the same plan from one seed. Times are told from one entry of feedback, the
-clock's, which holds when sending began.
+`send` passes nothing to `read`: both compute the same plan from one seed. The feedback entry with the request id `clock` has the time
+at which sending began; other times are relative to it.
 """
 
 import datetime
@@ -32,7 +32,7 @@ from tritonclient.utils import InferenceServerException
 SEED = 20260101
 REQUESTS, ROWS = 1000, 100
 FEEDBACK = 100_000
-# What a row of each version of `m` is answered; 3 is only a shadow, of one that answers what it is sent times the factor.
+# Version 1 and 2 of `m` answer a row multiplied by this factor. Version 3 is only a shadow.
 FACTOR = {"1": np.float32(1), "2": np.float32(2)}
 ARM = {"1": "control", "2": "challenger"}
 ANSWER = np.float32(0.25)
@@ -44,9 +44,9 @@ def check(holds, *words):
         sys.exit(" ".join(str(word) for word in words))
 
 
-# === what is sent: predictions ===
+# === plan: predictions ===
 
-# In the order of the signature: datatype, numpy's type, and values of which each is an edge.
+# In the order of the signature: datatype, numpy type, and edge values.
 EDGES = {
     "bool": ("BOOL", np.bool_, [True, False]),
     **{
@@ -59,12 +59,12 @@ EDGES = {
     "string": ("BYTES", np.object_, ["", "a", "\0", "schön", "日本語", "a\nb\"c\\"]),
 }
 NOT_UTF8 = [b"\xff", b"", b"\xc3\x28", bytes(range(256)), b"text"]
-# Another NaN than the usual one, with its sign set: bits that a reader which goes by way of text or of doubles loses.
+# A NaN with a payload and its sign set. A reader that converts through text or doubles loses these bits.
 ODD_NAN = {np.float16: 0xFE01, np.float32: 0xFFC12345, np.float64: 0xFFF8000000012345}
 
 
 def every_type(kind):
-    """Each tensor [8,2] of the edges of its type, in turn. kind: "text", "bytes" or "json"."""
+    """A tensor [8,2] for each type, filled with its edge values in turn. kind: "text", "bytes" or "json"."""
     tensors = {}
     for name, (_, dtype, edges) in EDGES.items():
         if kind == "bytes" and dtype is np.object_:
@@ -72,7 +72,7 @@ def every_type(kind):
         if dtype is np.object_:
             edges = [e.encode() if isinstance(e, str) else e for e in edges]
         if kind == "json" and dtype in (np.float32, np.float64):
-            edges = [e for e in edges if not np.isinf(e)]  # JSON has none
+            edges = [e for e in edges if not np.isinf(e)]  # JSON has no infinities
         array = np.array([edges[i % len(edges)] for i in range(16)], dtype=dtype)
         if dtype in ODD_NAN and kind != "json":
             array.view(f"u{array.itemsize}")[15] = ODD_NAN[dtype]
@@ -80,12 +80,12 @@ def every_type(kind):
     return tensors
 
 
-# Of `types`: request id, version or none, and what of.
+# Requests to `types`: request id, version (empty: none), kind of values.
 TYPES = [("t-text", "", "text"), ("t-json", "", "json"), ("t-bytes", "1", "bytes"), ("t-again", "1", "text")]
 
 
 def batch(i):
-    """The rows of the i-th request of the split."""
+    """The rows of the i-th request to the split."""
     x = np.random.default_rng([SEED, i]).normal(0, 1, (ROWS, 2)).astype(np.float32)
     if i % 50 == 0:
         x[:4] = [[np.nan, 1], [np.inf, -np.inf], [-0.0, 0.0], [1, np.nan]]
@@ -99,7 +99,7 @@ def in_json(i):
 
 
 def measured(i):
-    """The rows of the i-th request to version 4, which answers with one number."""
+    """The rows of the i-th request to version 4, which answers one number per row."""
     x = np.random.default_rng([SEED, 1, i]).normal(0, 1, (50, 2)).astype(np.float32)
     if i == 0:
         x[0] = [np.nan, 0]
@@ -111,19 +111,19 @@ FITS = np.array([[1, 3], [4, 2]], dtype=np.float32)
 
 
 def expected_of_m():
-    """Of the requests to `m`: the inputs by request id. Those of the split and those that named a version."""
+    """The inputs of the requests to `m` by request id: those to the split, and those that named a version."""
     split = {f"p-{i:04}": batch(i) for i in range(REQUESTS)}
     named = {f"n-{i:02}": ("4", measured(i)) for i in range(20)}
     named |= {f"f-{i}": ("5", FAILS) for i in range(3)} | {"fits": ("5", FITS)}
     return split, named
 
 
-# === what is sent: feedback ===
+# === plan: feedback ===
 
 
 def feedback_plan():
-    """The entries in the order they are sent, in parts: before the predictions, and after. An entry is request id, row,
-    microseconds from the clock (None: the server's), label, values.
+    """The entries in the order of sending: those sent before the predictions, and those sent after. An entry is request id, row,
+    microseconds relative to the clock (None: no time is sent), label, values.
     """
     rng = np.random.default_rng([SEED, 2])
     top = np.concatenate([np.argmax(batch(i), axis=1) for i in range(REQUESTS)])
@@ -151,7 +151,7 @@ def feedback_plan():
         return made
 
     def later(n):
-        """Most within hours after; a tenth before everything, and a tenth as the server's clock says."""
+        """Most within hours after the clock; a tenth before it, and a tenth without a time."""
         offsets = np.minimum(rng.exponential(6 * 3600e6, n), 20 * 3600e6).astype(np.int64).tolist()
         for k in range(0, n, 10):
             offsets[k], offsets[k + 1] = -1 - offsets[k], None
@@ -159,29 +159,29 @@ def feedback_plan():
 
     rows = rng.permutation(REQUESTS * ROWS)
     before = entries(rows[:8000], later(8000))
-    # Told twice before their predictions: of these the times are before the clock's, either of the two the later one.
+    # 2,000 rows get feedback twice before their predictions. Both times are before the clock, in either order.
     before[:2000] = entries(rows[:2000], rng.integers(-9_000_000, -1, 2000).tolist())
     before += entries(rows[:2000], rng.integers(-9_000_000, -1, 2000).tolist())
 
     first = entries(rows[8000:68_000], later(60_000))
-    # Told again: later, earlier, or of the same time, where the one received last counts.
+    # Feedback again: later, earlier, or with the same time, where the entry received last counts.
     again_about = rng.choice(68_000, 22_000, replace=False)
     known = np.array([entry[2] or 0 for entry in before[:8000] + first])[again_about]
     by = np.where(np.arange(22_000) % 3 == 0, 0, rng.integers(-3600, 3600, 22_000) * 1_000_000)
     again = entries(rows[again_about], (known + by).tolist())
-    # And twice in one request, half of them at the same time.
+    # Feedback twice in one request, half of them with the same time.
     twice = entries(np.repeat(rows[:1000], 2), np.repeat(rng.integers(0, 10**9, 1000), 2).tolist())
     twice = [entry[:2] + (entry[2] + (k % 4 == 2),) + entry[3:] for k, entry in enumerate(twice)]
 
-    # About numbers: how far off they are.
+    # Labels for version 4, which predicts numbers.
     labels = np.round(rng.normal(0, 1, 1000), 3).tolist()
     numbers = [(f"n-{k // 50:02}", k % 50, off, labels[k], {}) for k, off in enumerate(later(1000))]
     numbers[7] = numbers[7][:3] + ("no number", {"revenue": 1.0})
-    # About nothing that was answered: other ids, rows beyond, requests that failed, one whose record was lost.
-    nobody = [lambda at: (f"nobody-{at}", 0), lambda at: (f"p-{at // ROWS:04}", ROWS + at % ROWS)]
-    nobody += [lambda at: (f"f-{at % 3}", at % 2), lambda at: ("too-large", at)]
+    # Feedback without a prediction: unknown ids, rows that do not exist, failed requests, and a dropped record.
+    without_prediction = [lambda at: (f"unknown-{at}", 0), lambda at: (f"p-{at // ROWS:04}", ROWS + at % ROWS)]
+    without_prediction += [lambda at: (f"f-{at % 3}", at % 2), lambda at: ("too-large", at)]
     rest = FEEDBACK - 1 - len(before) - len(first) - len(again) - len(twice) - len(numbers)
-    unmatched = entries(rows[:rest], later(rest), about=lambda at: nobody[at % 4](at))
+    unmatched = entries(rows[:rest], later(rest), about=lambda at: without_prediction[at % 4](at))
     clock = [("clock", 0, 0, None, {"began": 1.0})]
     after = clock + first + again + numbers + [("fits", 0, None, 1, {}), ("fits", 1, None, 1, {})] + unmatched[2:] + twice
     check(len(before) + len(after) == FEEDBACK, "the plan has", len(before) + len(after), "entries")
@@ -211,13 +211,13 @@ class Sender:
         return self.client.infer(model, inputs, model_version=version, request_id=request_id)
 
     def types(self, request_id, version, kind):
-        """JSON for what JSON has, FP16 in binary beside it; or everything in binary."""
+        """Kind "json": JSON, with FP16 as binary. Other kinds: everything as binary."""
         tensors = every_type(kind)
         if kind != "json":
             try:
                 answer = self.binary("types", version, request_id, [tensor(n, EDGES[n][0], a) for n, a in tensors.items()])
             except InferenceServerException as refused:
-                # The engine tract has strings of UTF-8 alone.
+                # The engine tract supports only UTF-8 strings.
                 check(kind == "bytes" and "UTF-8" in str(refused), f"{request_id}: {refused}")
                 return
             for name, array in tensors.items():
@@ -235,7 +235,7 @@ class Sender:
             else:
                 one["data"] = [None if e != e else e for e in array.ravel().tolist()]
             inputs.append(one)
-        # FP16 is not answered in JSON either.
+        # FP16 outputs need binary too.
         outputs = [{"name": n + "_out", "parameters": {"binary_data": n == "fp16"}} for n in tensors]
         head = json.dumps({"id": request_id, "inputs": inputs, "outputs": outputs}, allow_nan=False).encode()
         length = {"Inference-Header-Content-Length": str(len(head))}
@@ -257,7 +257,7 @@ class Sender:
         same = np.array_equal(y.reshape(ROWS, 2), x * FACTOR[version], equal_nan=True)
         check(same, f"{request_id}: version {version} said {y}")
 
-    def tell(self, entries, clock):
+    def send_feedback(self, entries, clock):
         for start in range(0, len(entries), 10_000):
             part = [self.entry(entry, clock, start + k) for k, entry in enumerate(entries[start : start + 10_000])]
             status, said = self.post("/v1/models/m:feedback", json.dumps({"feedback": part}, allow_nan=False))
@@ -266,19 +266,19 @@ class Sender:
     @staticmethod
     def entry(entry, clock, k):
         request_id, row, offset, label, values = entry
-        told = {"request_id": request_id}
+        sent = {"request_id": request_id}
         if row or k % 2:
-            told["row"] = row
+            sent["row"] = row
         if offset is not None:
-            # One instant has many names.
+            # The same time in different time zones.
             zone = datetime.timezone(datetime.timedelta(hours=2 if k % 7 == 0 else 0))
             at = (clock + datetime.timedelta(microseconds=offset)).astimezone(zone).isoformat()
-            told["ts"] = at.replace("+00:00", "Z")
+            sent["ts"] = at.replace("+00:00", "Z")
         if label is not None or k % 3 == 0:
-            told["label"] = label
+            sent["label"] = label
         if values or k % 3 == 1:
-            told["values"] = values
-        return told
+            sent["values"] = values
+        return sent
 
 
 def send(address):
@@ -287,7 +287,7 @@ def send(address):
     sender = Sender(address)
     for request_id, version, kind in TYPES:
         sender.types(request_id, version, kind)
-    sender.tell(before, clock)
+    sender.send_feedback(before, clock)
     for i in range(REQUESTS):
         sender.row_pairs(i)
     _, named = expected_of_m()
@@ -298,22 +298,22 @@ def send(address):
         except InferenceServerException as failed:
             check(x is FAILS, f"{request_id}: {failed}")
     sender.binary("m", "4", "too-large", [tensor("x", "FP32", np.ones((TOO_LARGE_ROWS, 2), np.float32))])
-    # Several requests: the first makes sure that every prediction before it is among the live figures when the last is answered.
-    sender.tell(after, clock)
+    # This takes several requests. When the last is answered, every prediction is in the live figures.
+    sender.send_feedback(after, clock)
 
 
 # === read: values ===
 
 
 def same_bits(a, b):
-    """Of the same elements, bit for bit; of objects, the same."""
+    """Whether two arrays are equal bit for bit; arrays of objects: whether they are equal."""
     if a.dtype == np.object_ or b.dtype == np.object_:
         return a.tolist() == b.tolist()
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def elements(lists, what):
-    """A column of lists as lengths and all of its elements."""
+    """The lengths and the elements of a column of lists."""
     lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     check(lists.null_count == 0, what, "has nulls")
     lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
@@ -328,8 +328,8 @@ def field(table, side, name):
     return pc.struct_field(table[side], [name])
 
 
-def held(what, lists, expected):
-    """A column of lists holds these rows, bit for bit."""
+def check_rows(what, lists, expected):
+    """Checks that a column of lists has these rows, bit for bit."""
     lengths, flat = elements(lists, what)
     check((lengths == expected.shape[1]).all(), what, "has lists of", set(lengths.tolist()), "elements")
     expected = expected.ravel()
@@ -376,7 +376,7 @@ def files(directory):
 
 
 def in_arrow(path, columns):
-    """A file as pyarrow reads it, which has these columns of these types."""
+    """Reads a file with pyarrow and checks its columns and their types."""
     table = pq.read_table(path, partitioning=None)
     known = {f.name: f.type for f in table.schema}
     for name, wanted in columns.items():
@@ -385,7 +385,7 @@ def in_arrow(path, columns):
             if pa.types.is_map(wanted) and got is not None else got == wanted
         check(fits, f"pyarrow reads {name} of {path.name} as {got} instead of {wanted}")
     extra = set(known) - set(columns) - {"inputs", "outputs"}
-    check(not extra, path.name, "has columns more:", extra)
+    check(not extra, path.name, "has additional columns:", extra)
     return table
 
 
@@ -394,7 +394,7 @@ def in_duckdb(db, paths, more="", order=""):
 
 
 def tensor_types(table, side):
-    """What each tensor of a side is a list of."""
+    """The element type of each tensor of a side."""
     return {f.name: f.type.value_type for f in table.schema.field(side).type}
 
 
@@ -408,7 +408,7 @@ def arrow_type(name, binary):
 
 
 def check_types(db, data):
-    """Every type, every edge, by both readers. Version 2 was sent UTF-8 alone, version 1 other bytes too."""
+    """Checks every type and edge value with both readers. Version 2 got UTF-8 only, version 1 other bytes too."""
     found = {}
     for path in files(data / "predictions/model=types"):
         table = in_arrow(path, HEAD)
@@ -418,12 +418,12 @@ def check_types(db, data):
             wanted = {n + suffix: arrow_type(n, binary) for n in EDGES}
             got = tensor_types(table, side)
             if side == "outputs" and "t-bytes" not in ids_with(table, "ok"):
-                wanted["string_out"] = pa.string()  # no engine gave such bytes back
+                wanted["string_out"] = pa.string()  # no engine returned such bytes
             check(list(got) == list(wanted), f"{side} of version {version} are {list(got)}")
             for name, one in wanted.items():
                 check(got[name] == one, f"{side}.{name} of version {version} is a list of {got[name]} instead of {one}")
         by_duckdb = in_duckdb(db, [path], ", hive_partitioning = false")
-        wide = {"fp16": pa.float32()}  # DuckDB has no type of 16 bits: it reads them as FLOAT, which holds each of them
+        wide = {"fp16": pa.float32()}  # DuckDB has no 16-bit type and reads them as FLOAT, which is exact
         for name in EDGES:
             wanted = wide.get(name) or arrow_type(name, binary)
             got = tensor_types(by_duckdb, "inputs")[name]
@@ -441,9 +441,9 @@ def check_types(db, data):
                     if reader == "DuckDB" and name == "fp16":
                         check_wide(request_id, rows, array, is_ok)
                         continue
-                    held(f"{reader}: inputs.{name} of {request_id}", field(rows, "inputs", name), array)
+                    check_rows(f"{reader}: inputs.{name} of {request_id}", field(rows, "inputs", name), array)
                     if is_ok:
-                        held(f"{reader}: outputs.{name}_out of {request_id}", field(rows, "outputs", name + "_out"), array)
+                        check_rows(f"{reader}: outputs.{name}_out of {request_id}", field(rows, "outputs", name + "_out"), array)
     wanted = {(request_id, version or "2"): 2 for request_id, version, _ in TYPES}
     found = {key: len(readers) for key, readers in found.items()}
     check(found == wanted, "of `types` there are", found, "instead of", wanted)
@@ -480,7 +480,7 @@ def check_m(db, data):
     plain = [name for name in by_arrow.schema.names if name not in ("inputs", "outputs")]
     by_both = [t.select(plain).sort_by([("request_id", "ascending"), ("row", "ascending"), ("role", "ascending")]).to_pylist()
                for t in (by_arrow, by_duckdb)]
-    check(by_both[0] == by_both[1], "pyarrow and DuckDB read different things")
+    check(by_both[0] == by_both[1], "pyarrow and DuckDB read different values")
 
 
 def check_m_by(reader, table):
@@ -501,11 +501,11 @@ def check_m_by(reader, table):
     arms = set(zip(primary["version"].to_pylist(), primary["arm"].to_pylist()))
     check(arms == set(ARM.items()), reader, "finds the arms", arms)
     x = np.concatenate(list(split.values()))
-    held(f"{reader}: x of m", field(primary, "inputs", "x"), x)
+    check_rows(f"{reader}: x of m", field(primary, "inputs", "x"), x)
     factor = np.array([FACTOR[v] for v in versions[:, 0]], dtype=np.float32).repeat(ROWS)[:, None]
     lengths, y = elements(field(primary, "outputs", "y"), "y of m")
     y, right = y.reshape(-1, 2), x * factor
-    # Of NaN, that it is one: which, is the engine's business.
+    # Any NaN counts as equal, as the payload depends on the engine.
     same = np.isnan(y) & np.isnan(right) | (y.view(np.uint32) == right.view(np.uint32))
     check((lengths == 2).all() and same.all(), reader, "finds other answers of m:", y[~same.all(axis=1)][:3])
 
@@ -514,11 +514,11 @@ def check_m_by(reader, table):
     got = list(zip(*(pinned[c].to_pylist() for c in ("request_id", "row", "version"))))
     check(got == [row[:3] for row in rows], reader, "finds other predictions of versions that were named")
     x = np.concatenate([x for _, (_, x) in sorted(named.items())])
-    held(f"{reader}: x of named versions", field(pinned, "inputs", "x"), x)
+    check_rows(f"{reader}: x of named versions", field(pinned, "inputs", "x"), x)
     for (request_id, row, version, first), status, answer in zip(rows, pinned["status"].to_pylist(), pinned["outputs"].to_pylist()):
         is_failure = request_id.startswith("f-")
-        as_it_should = (status != "ok") == is_failure and (answer is None) == is_failure
-        check(as_it_should, f"{reader}: {request_id} is {status} with {answer}")
+        is_right = (status != "ok") == is_failure and (answer is None) == is_failure
+        check(is_right, f"{reader}: {request_id} is {status} with {answer}")
         if version == "4":
             (y,) = answer["y"]
             check(y == ANSWER or np.isnan(first) and np.isnan(y), f"{reader}: {request_id} row {row} was answered {y}")
@@ -528,11 +528,11 @@ def check_m_by(reader, table):
     twice = len(set(zip(shadow["request_id"].to_pylist(), shadow["row"].to_pylist())))
     check(twice == shadow.num_rows, reader, "finds a shadow's record twice")
     x = np.array([split[i][k] for i, k in zip(shadow["request_id"].to_pylist(), shadow["row"].to_pylist())])
-    held(f"{reader}: x of the shadow", field(shadow, "inputs", "x"), x)
+    check_rows(f"{reader}: x of the shadow", field(shadow, "inputs", "x"), x)
 
 
 def check_feedback(db, data):
-    """Every entry is there, in the order it came. Answers when sending began."""
+    """Checks that every entry is stored, in the order of arrival."""
     paths = files(data / "feedback/model=m")
     by_arrow = pa.concat_tables([in_arrow(path, FEEDBACK_COLUMNS) for path in paths])
     by_duckdb = in_duckdb(db, paths, ", hive_partitioning = false, filename = true, file_row_number = true",
@@ -560,7 +560,7 @@ def check_feedback(db, data):
 
 
 def check_gaps(db, data):
-    """What was too large for the queue is missing, and nothing else."""
+    """Checks that only the record that was too large for the queue is missing."""
     paths = files(data / "gaps")
     by_arrow = pa.concat_tables([in_arrow(path, GAPS) for path in paths])
     for reader, table in (("pyarrow", by_arrow), ("DuckDB", in_duckdb(db, paths, ", hive_partitioning = false"))):
@@ -579,22 +579,22 @@ FROM read_parquet('{data}/predictions/model=m/*/*.parquet', union_by_name = true
 WHERE role IN ('primary', 'pinned') AND outputs IS NOT NULL;
 
 CREATE VIEW entries AS
-SELECT *, epoch_us(ts) AS told_at, row_number() OVER (ORDER BY received_at, filename, file_row_number) AS came
+SELECT *, epoch_us(ts) AS feedback_at, row_number() OVER (ORDER BY received_at, filename, file_row_number) AS came
 FROM read_parquet('{data}/feedback/model=m/*/*.parquet', filename = true, file_row_number = true);
 
 CREATE TABLE joined AS
-WITH told AS (
-    SELECT request_id, row, arg_min(told_at, came) AS first_told_at,
-           arg_max(struct_pack(label_num, label_str, "values"), struct_pack(told_at, came)) AS latest
+WITH latest_feedback AS (
+    SELECT request_id, row, arg_min(feedback_at, came) AS first_feedback_at,
+           arg_max(struct_pack(label_num, label_str, "values"), struct_pack(feedback_at, came)) AS latest
     FROM entries GROUP BY ALL
 )
-SELECT a.*, t.latest, t.first_told_at,
+SELECT a.*, t.latest, t.first_feedback_at,
        t.latest.label_num AS label, t.latest.label_num IS NOT NULL OR t.latest.label_str IS NOT NULL AS is_labelled,
        CASE WHEN len(y) > 1 THEN list_position(y, list_max(y)) - 1 END AS top,
        CASE WHEN len(y) = 1 THEN abs(y[1]::DOUBLE - t.latest.label_num) END AS error,
        -- DuckDB's greatest passes nulls over, so greatest(null, 0) is 0.
-       CASE WHEN t.latest IS NOT NULL THEN greatest(t.first_told_at - predicted_at, 0) END AS delay
-FROM answered a LEFT JOIN told t USING (request_id, row);
+       CASE WHEN t.latest IS NOT NULL THEN greatest(t.first_feedback_at - predicted_at, 0) END AS delay
+FROM answered a LEFT JOIN latest_feedback t USING (request_id, row);
 """
 
 FIGURES = """
@@ -622,7 +622,7 @@ def quantile(values, q):
 
 
 def check_figures(db, data, live):
-    """Every figure of the admin plane is the one that the files give."""
+    """Checks that the live figures of the admin plane equal those computed from the files."""
     db.execute(JOINED.format(data=data))
     offline = {(row["version"], row["arm"]): row for row in db.sql(FIGURES).to_arrow_table().to_pylist()}
     values = {(row["version"], row["arm"], row["name"]): row for row in db.sql(VALUES).to_arrow_table().to_pylist()}
@@ -638,7 +638,7 @@ def check_figures(db, data, live):
         right["label_delay"] = delay = {"mean_s": right.pop("mean_s")}
         delays = right.pop("delays")
         for name, q in (("p50_s", 0.5), ("p95_s", 0.95)):
-            # Kept to two digits, so the live one is at most a hundredth above.
+            # The live figure is kept to two digits, so it is at most 1 % above.
             exact, got = quantile(delays, q), arm["label_delay"].pop(name)
             fits = got is None if exact is None else got is not None and exact <= round(got * 1000) <= exact * 1.01 + 1
             check(fits, f"{name} of the live delay of {which} is {got} s, the files say {exact} ms")
@@ -649,8 +649,8 @@ def check_figures(db, data, live):
             names += 1
         compare(which, arm, right)
     check(not values and names > 0, "of these values there are no live figures:", list(values))
-    check(sum(arm["classified"] for arm in live["arms"]) > 30_000, "hardly a label fits a class")
-    check(sum(arm["measured"] for arm in live["arms"]) > 500, "hardly a label fits a number")
+    check(sum(arm["classified"] for arm in live["arms"]) > 30_000, "too few labels fit a class")
+    check(sum(arm["measured"] for arm in live["arms"]) > 500, "too few labels fit a number")
 
 
 def compare(which, live, files):
@@ -667,7 +667,7 @@ def compare(which, live, files):
 
 
 def blocks(document):
-    """Each ```sql block with the number of its line."""
+    """Each ```sql block with its line number."""
     text = document.read_text(encoding="utf-8")
     found = [(text.count("\n", 0, m.start()) + 2, m[1]) for m in re.finditer(r"^```sql\n(.*?)^```$", text, re.M | re.S)]
     check(len(found) >= 5, document.name, "has", len(found), "blocks of SQL")
@@ -675,9 +675,9 @@ def blocks(document):
 
 
 def run_queries(data, document):
-    """Every block runs in the order of the document, on what was sent and a week before that.
+    """Runs every block in the order of the document, on the data that was sent and a copy that is a week older.
 
-    One that asks something gives rows, but where its comment says what no rows mean.
+    Each query must return rows, unless its comment says what no rows mean.
     """
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as directory:
@@ -690,12 +690,12 @@ def run_queries(data, document):
                 for line, sql in blocks(document):
                     try:
                         for statement in db.extract_statements(sql):
-                            asks = statement.type == duckdb.StatementType.SELECT
-                            rows = db.sql(statement.query).to_arrow_table().to_pylist() if asks else db.execute(statement) and []
+                            is_query = statement.type == duckdb.StatementType.SELECT
+                            rows = db.sql(statement.query).to_arrow_table().to_pylist() if is_query else db.execute(statement) and []
                     except duckdb.Error as error:
                         sys.exit(f"{document.name}:{line}: {error}")
                     may_be_empty = re.search(r"^-- No rows: ", sql, re.M)
-                    check(rows or may_be_empty or not asks, f"{document.name}:{line} gives no rows")
+                    check(rows or may_be_empty or not is_query, f"{document.name}:{line} gives no rows")
                     if os.environ.get("SHOW_QUERIES"):
                         print(f"line {line}", *rows[:20], sep="\n")
         finally:
@@ -703,7 +703,7 @@ def run_queries(data, document):
 
 
 def add_last_week(directory):
-    """The same predictions of the split a week ago, with another distribution of the first feature."""
+    """Adds the predictions of the split as of a week ago, with a shifted first feature."""
     week = datetime.timedelta(days=7)
     for path in files(directory):
         table = pq.read_table(path, partitioning=None)

@@ -2,6 +2,7 @@ use super::disk::{Appender, Disk, RealDisk};
 use super::hash::HashKey;
 use super::prediction::Planned;
 use super::queue::Queue;
+use super::stream::is_sampled;
 use super::*;
 use crate::model::{Answer, Checked, Dim, Feedback, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec};
 use crate::quality::{self, Quality};

@@ -436,7 +436,7 @@ fn racing_offers_that_do_not_fit_together_never_refuse_each_other() {
                     })
                 })
                 .collect();
-            offers.into_iter().map(|offer| offer.join().unwrap()).filter(Result::is_ok).count()
+            offers.into_iter().map(|offer| offer.join().unwrap()).map(|offered| u32::from(offered.is_ok())).sum::<u32>()
         });
         assert_eq!(accepted, 1);
         for filled in queue.take() {
