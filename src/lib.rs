@@ -12,8 +12,8 @@ pub mod execute;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod http;
-pub mod ledger;
-pub mod lifecycle;
+mod ledger;
+mod lifecycle;
 pub mod machine;
 pub mod model;
 mod model_settings;
@@ -26,6 +26,6 @@ pub mod route;
 pub mod serve;
 mod settings;
 pub mod shadow;
-pub mod source;
+mod source;
 pub mod telemetry;
 pub mod tensor;

@@ -123,7 +123,7 @@ impl LedgerReader {
         })
     }
 
-    /// The document that a rollback goes back to. `None` where there is none.
+    #[cfg(test)]
     pub fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError> {
         self.query("read the previous document", |connection| previous_document(connection, model))
     }

@@ -44,7 +44,7 @@ pub(super) struct Freed {
     pub resident: Option<(u64, u64)>,
 }
 
-/// All versions that are being drained. The freeing thread drops the last reference to a version, whoever held it longest.
+/// All versions that are being drained. The freeing thread always drops the last reference to a version.
 #[derive(Debug)]
 pub(super) struct Drains {
     draining: Vec<Drain>,

@@ -50,9 +50,9 @@ pub(crate) fn manager(mut answer: impl FnMut(Asked) -> Told + Send + 'static) ->
 fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
     // A send fails only when the caller no longer waits.
     macro_rules! send {
-        ($reply:expr, $asked:expr, $told:pat => $value:expr) => {
+        ($reply:expr, $asked:expr, $reply_kind:pat => $value:expr) => {
             let _ = $reply.send(match answer($asked) {
-                $told => Ok($value),
+                $reply_kind => Ok($value),
                 Told::Refused(failure) => Err(failure),
                 other => panic!("a test answered {other:?}, which does not fit the request"),
             });

@@ -41,7 +41,9 @@ mod tests;
 mod traffic;
 mod version_record;
 
-pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, RolloutCommit};
+#[cfg(test)]
+pub use handle::Published;
+pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, RolledBack, RolloutCommit};
 pub(crate) use journal::Journal;
 
 use crate::compare::Tolerance;

@@ -181,7 +181,7 @@ impl Services {
             return;
         };
         let words = format!(
-            "{name} changed on disk after it was loaded; the version goes on with the bytes that were loaded. Versions are \
+            "{name} changed on disk after it was loaded; the version continues with the bytes that were loaded. Versions are \
              immutable: give the new bytes a new number"
         );
         self.count_failure("changed");

@@ -63,7 +63,7 @@ impl Services {
     pub(super) fn promote(&mut self, model: &mut Model, request: Promote) -> Result<Promotion, Failure> {
         let Promote { version, reason, dry_run, allow_signature_change, gates, actor } = request;
         check_model_loaded(model)?;
-        // The rest of the document is kept, and of a document that cannot be read nothing is known.
+        // A promotion keeps the rest of the document, which cannot be read here.
         if model.document_error.is_some() {
             let words = format!(
                 "the stored traffic document of model {} cannot be read; put a new document or roll back",

@@ -37,7 +37,7 @@ pub(super) struct VersionRecord {
     pub retry_at: Option<Instant>,
     /// It does not fit into the memory budget. It is tried again when memory is freed.
     pub waiting_for_memory: bool,
-    /// The drain that its state stands for.
+    /// The serial of the drain that is in progress.
     pub drain: Option<u64>,
 }
 
