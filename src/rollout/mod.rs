@@ -20,6 +20,7 @@ mod evidence;
 mod handle;
 mod plan;
 mod sequence;
+mod services;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,212 @@
+//! The changes of a rollout: checks its evidence, and stores and applies each transition.
+
+use super::active::{ActiveRollout, Trouble};
+use super::decide::Decision;
+use super::plan::Plan;
+use super::state::{Ended, State};
+use crate::ledger::{Action, LedgerReader};
+use crate::lifecycle::{Actor, Handle, RolloutCommit};
+use crate::model::{Code, Failure, ModelName};
+use crate::registry::Reader;
+use crate::route::Document;
+use crate::shadow::Figures;
+use crate::telemetry::{Telemetry, names};
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
+use tracing::{error, info};
+
+/// What the actor reads and changes. Kept apart from the rollouts, so that one of them can be changed with it.
+pub(super) struct Services {
+    pub(super) handle: Handle,
+    pub(super) reader: Reader,
+    pub(super) ledger: LedgerReader,
+    pub(super) figures: Figures,
+    pub(super) telemetry: Telemetry,
+}
+
+/// A change of one rollout that is to be stored.
+pub(super) struct Transition {
+    pub(super) next: State,
+    /// The traffic document that comes into force with it; `None` leaves the traffic as it is.
+    pub(super) document: Option<Document>,
+    pub(super) action: Action,
+    pub(super) reason: String,
+    pub(super) actor: Actor,
+}
+
+/// After a change that failed.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The actor's name in the audit trail.
+const ROLLOUT: &str = "rollout";
+
+impl Services {
+    /// The traffic document that a rollout begins from, and its revision.
+    pub(super) fn document_before(&self, model: &ModelName, plan: &Plan) -> Result<(Document, u64), Failure> {
+        let snapshot = self.reader.snapshot();
+        let entry = snapshot
+            .model(model.as_str())
+            .ok_or_else(|| Failure::new(Code::ModelNotFound, format!("no model is named {:?}", model.as_str())))?;
+        if !entry.versions().contains_key(&plan.to) {
+            let message = format!("model {model} has no version {}", plan.to);
+            return Err(Failure::new(Code::VersionNotFound, message));
+        }
+        let document = entry.document().filter(|_| !entry.taken_out()).cloned().ok_or_else(|| {
+            Failure::new(Code::Conflict, format!("model {model} is not serving, so there is no traffic to move"))
+        })?;
+        Ok((document, entry.revision()))
+    }
+
+    /// Checks one active rollout and carries out what the evidence says.
+    pub(super) async fn check(&self, model: &ModelName, rollout: &mut ActiveRollout) {
+        self.stop_if_traffic_changed(model, rollout).await;
+        if !rollout.state.is_active() {
+            return;
+        }
+        let snapshot = self.reader.snapshot();
+        let entry = snapshot.model(model.as_str()).filter(|entry| entry.revision() == rollout.state.revision);
+        let Some(entry) = entry else { return };
+        if !entry.can_serve() {
+            // After a restart the document is published before its versions are loaded. The step's clock starts when they are.
+            rollout.step_began = Instant::now();
+            return;
+        }
+        let decision = rollout.decide(model, entry, &self.figures);
+        drop(snapshot);
+        let mut next = rollout.state.clone();
+        let (document, action, reason) = match decision {
+            Decision::Stay(reason) => {
+                if !rollout.state.paused {
+                    rollout.state.why = reason;
+                }
+                return;
+            }
+            Decision::Advance(_) if next.paused => return,
+            Decision::Advance(reason) => match next.next_step() {
+                None => {
+                    next.ended = Some(Ended::Finished);
+                    (None, Action::RolloutFinish, reason)
+                }
+                Some(step) => {
+                    next.step = step;
+                    let document = next.document(step);
+                    let action = if next.percent() >= 100.0 {
+                        next.ended = Some(Ended::Finished);
+                        Action::RolloutFinish
+                    } else {
+                        Action::RolloutStep
+                    };
+                    (Some(document), action, reason)
+                }
+            },
+            Decision::TakeBack(reason) => {
+                next.ended = Some(Ended::TakenBack);
+                (Some(next.before.clone()), Action::RolloutTakeBack, reason)
+            }
+        };
+        next.why.clone_from(&reason);
+        self.commit_or_retry(model, rollout, Transition { next, document, action, reason, actor: this_actor() }).await;
+    }
+
+    /// Ends an active rollout whose traffic document is no longer in force.
+    pub(super) async fn stop_if_traffic_changed(&self, model: &ModelName, rollout: &mut ActiveRollout) {
+        if !rollout.state.is_active() {
+            return;
+        }
+        let reason = {
+            let snapshot = self.reader.snapshot();
+            match snapshot.model(model.as_str()) {
+                None => "the model no longer exists".to_owned(),
+                Some(entry) if entry.taken_out() => "the whole model was unloaded".to_owned(),
+                Some(entry) if entry.revision() == rollout.state.revision => return,
+                Some(entry) => self.describe_change(model, entry.revision()),
+            }
+        };
+        let mut next = rollout.state.clone();
+        (next.ended, next.why) = (Some(Ended::Stopped), reason.clone());
+        let action = Action::RolloutStop;
+        self.commit_or_retry(model, rollout, Transition { next, document: None, action, reason, actor: this_actor() })
+            .await;
+    }
+
+    fn describe_change(&self, model: &ModelName, revision: u64) -> String {
+        let history = self.ledger.history(model).unwrap_or_default();
+        let entry = history.into_iter().find(|entry| entry.revision == revision);
+        let by = entry.map(|entry| format!(" by {} ({})", entry.actor, entry.action)).unwrap_or_default();
+        format!("the traffic document was changed{by}; revision {revision} stays in force")
+    }
+
+    /// Commits what the actor decided by itself. A failure is logged, shown with the rollout and retried later.
+    async fn commit_or_retry(&self, model: &ModelName, rollout: &mut ActiveRollout, transition: Transition) {
+        let action = transition.action;
+        if rollout.must_wait(action) {
+            return;
+        }
+        if let Err(failure) = self.commit(model, rollout, transition).await {
+            let message = format!("{action} failed and is retried: {}", failure.message);
+            error!(%model, detail = failure.internal.as_deref().unwrap_or_default(), "{message}");
+            rollout.trouble = Some(Trouble { action, message, retry_at: Instant::now() + RETRY_AFTER });
+        }
+    }
+
+    /// Stores a transition together with its document, and then applies it to the rollout in memory.
+    pub(super) async fn commit(
+        &self,
+        model: &ModelName,
+        rollout: &mut ActiveRollout,
+        transition: Transition,
+    ) -> Result<(), Failure> {
+        let Transition { mut next, document, action, reason, actor } = transition;
+        let moves_traffic = document.is_some();
+        let revision = rollout.state.revision;
+        next.revision = revision + u64::from(moves_traffic);
+        next.record_move(action.as_str(), &reason);
+        if moves_traffic {
+            next.step_started_at = Timestamp::now();
+        }
+        let commit = RolloutCommit {
+            at: moves_traffic.then_some(revision),
+            document,
+            state: stored(&next)?,
+            // The document from before the rollout may always be restored.
+            allow_signature_change: next.plan.allow_signature_change
+                || matches!(action, Action::RolloutTakeBack | Action::RolloutAbort),
+            action,
+            reason: Some(reason.clone()),
+        };
+        self.handle.commit_rollout(model.clone(), commit, actor).await?;
+        let (to, percent, ended) = (next.plan.to, next.percent(), next.ended);
+        info!(%model, %to, percent, action = action.as_str(), "rollout: {reason}");
+        if moves_traffic && ended.is_none() {
+            *rollout = ActiveRollout::new(next);
+        } else {
+            // The evidence stays, so that it can be seen after the end.
+            rollout.held = ended.map(|_| rollout.step_began.elapsed());
+            (rollout.state, rollout.trouble) = (next, None);
+        }
+        self.show_percent(model, rollout);
+        if let Some(ended) = ended {
+            let labels = [("how", ended.as_str())];
+            self.telemetry.process().counter(&names::ROLLOUTS_ENDED, &labels).increment(1);
+        }
+        Ok(())
+    }
+
+    /// Sets the gauge of the candidate's share.
+    pub(super) fn show_percent(&self, model: &ModelName, rollout: &ActiveRollout) {
+        let percent = if rollout.state.is_active() { rollout.state.percent() } else { 0.0 };
+        self.telemetry.process().gauge(&names::ROLLOUT_PERCENT, &[("model", model.as_str())]).set(percent);
+    }
+}
+
+fn this_actor() -> Actor {
+    Actor(ROLLOUT.to_owned())
+}
+
+/// The text for the ledger. It is read back first, so that the ledger never holds a state that the next start cannot read.
+fn stored(state: &State) -> Result<String, Failure> {
+    let text = state.to_json();
+    match State::from_json(&text) {
+        Ok(_) => Ok(text),
+        Err(reason) => Err(Failure::new(Code::Internal, "the rollout's state cannot be stored").with_internal(reason)),
+    }
+}
