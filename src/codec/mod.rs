@@ -18,14 +18,14 @@
 
 mod decimal;
 mod elements;
-pub mod feedback;
-pub mod golden;
-pub mod inflate;
+pub(crate) mod feedback;
+pub(crate) mod golden;
+pub(crate) mod inflate;
 mod json;
-pub mod metadata;
+pub(crate) mod metadata;
 mod nested;
 pub mod oip;
 #[cfg(test)]
 mod tests;
 mod text;
-pub mod tfs;
+pub(crate) mod tfs;

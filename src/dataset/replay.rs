@@ -1,7 +1,6 @@
 //! Replay: runs logged inputs through a candidate, and reports what a shadow would report.
 
 use super::assemble::Assembler;
-use super::bits;
 use super::error::Error;
 use super::filter::Filter;
 use super::gate::{Figure, Gate, Verdict};
@@ -358,7 +357,7 @@ fn predicted(answer: &Answer, row: usize, rows: usize) -> Option<Predicted> {
                 }
             }
             data => {
-                let bits = bits::of(data)?;
+                let bits = data.le_bytes()?;
                 let width = bits.len() / data.len().max(1);
                 predicted.add(data.datatype(), &bits[row * per_row * width..(row + 1) * per_row * width]);
             }

@@ -5,42 +5,40 @@ use super::{Code, Failure};
 /// Complaints in the order they were found. After [`Complaints::MAX`] the list is full and drops the rest: a body can contain
 /// more mistakes than anybody reads.
 #[derive(Debug, Default)]
-pub struct Complaints {
+pub(crate) struct Complaints {
     code: Option<Code>,
     list: Vec<String>,
 }
 
 impl Complaints {
-    pub const MAX: usize = 32;
+    pub(crate) const MAX: usize = 32;
 
     /// A complaint about the request as a whole, or about the form of a member.
     #[cold]
-    pub fn request(&mut self, text: impl Into<String>) {
+    pub(crate) fn request(&mut self, text: impl Into<String>) {
         self.add(Code::InvalidRequest, text.into());
     }
 
     /// A complaint about a tensor: its datatype, shape or values.
     #[cold]
-    pub fn tensor(&mut self, text: impl Into<String>) {
+    pub(crate) fn tensor(&mut self, text: impl Into<String>) {
         self.add(Code::InvalidTensor, text.into());
     }
 
     /// Whether the list is full. Loops over input of the caller stop then.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.list.len() >= Complaints::MAX
     }
 
     /// Adds the complaints about one part of the request, each with the name of the part in front.
     #[cold]
-    pub fn absorb(&mut self, part: Complaints, name: &str) {
+    pub(crate) fn absorb(&mut self, part: Complaints, name: &str) {
         for text in part.list {
             self.add(part.code.unwrap_or(Code::InvalidRequest), format!("{name}: {text}"));
         }
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
@@ -48,7 +46,7 @@ impl Complaints {
     ///
     /// # Errors
     /// When there are complaints.
-    pub fn into_result<T>(mut self, value: T) -> Result<T, Failure> {
+    pub(crate) fn into_result<T>(mut self, value: T) -> Result<T, Failure> {
         let Some(code) = self.code else { return Ok(value) };
         if self.is_full() {
             self.list.push(format!("only the first {} problems are listed, there may be more", Complaints::MAX));

@@ -122,9 +122,9 @@ pub struct Failure {
 
 impl Failure {
     /// The most entries in `details`. One more entry says how many are not listed.
-    pub const MAX_DETAILS: usize = 64;
+    pub(crate) const MAX_DETAILS: usize = 64;
     /// The most bytes of all `details` together.
-    pub const MAX_DETAIL_BYTES: usize = 16 * 1024;
+    const MAX_DETAIL_BYTES: usize = 16 * 1024;
 
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
@@ -156,8 +156,7 @@ impl Failure {
     }
 
     /// Puts `place` in front of the message and of each detail: `case 3: ...`.
-    #[must_use]
-    pub fn within(mut self, place: &str) -> Failure {
+    pub(crate) fn within(mut self, place: &str) -> Failure {
         self.message.insert_str(0, place);
         for detail in &mut self.details {
             detail.insert_str(0, place);
@@ -167,7 +166,7 @@ impl Failure {
 
     /// Bounds all text for the caller. The constructors do this already; the encoder of error answers does it again, because
     /// the fields are public.
-    pub fn limit(&mut self) {
+    pub(crate) fn limit(&mut self) {
         self.message = bounded_text(std::mem::take(&mut self.message));
         let mut bytes = 0;
         let mut kept = 0;
@@ -188,8 +187,7 @@ impl Failure {
     }
 
     /// The text for an operator: the details, or else the message, followed by the internal cause in brackets.
-    #[must_use]
-    pub fn operator_text(&self) -> String {
+    pub(crate) fn operator_text(&self) -> String {
         let text = if self.details.is_empty() { self.message.clone() } else { self.details.join("; ") };
         match &self.internal {
             Some(internal) => format!("{text} ({internal})"),
@@ -207,12 +205,11 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// The most bytes of one message or detail.
-pub const MAX_TEXT_BYTES: usize = 4096;
+pub(super) const MAX_TEXT_BYTES: usize = 4096;
 
 /// A text that is at most [`MAX_TEXT_BYTES`] long and contains no raw control characters: a longer one is cut and ends with
 /// "…", a control character is escaped as Rust writes it (`\u{1b}`). Most texts come back unchanged, without a copy.
-#[must_use]
-pub fn bounded_text(text: String) -> String {
+fn bounded_text(text: String) -> String {
     if text.len() <= MAX_TEXT_BYTES && !text.chars().any(is_control) {
         return text;
     }
@@ -237,8 +234,7 @@ fn is_control(c: char) -> bool {
 
 /// A name or value that the caller chose, in quotes, for a message: escaped, and cut after 100 characters.
 #[cold]
-#[must_use]
-pub fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 100;
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
@@ -247,8 +243,7 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// The text a panic was raised with, or `"no message"` if it carries none.
-#[must_use]
-pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

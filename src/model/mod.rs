@@ -21,8 +21,9 @@ mod signature;
 #[cfg(test)]
 mod tests;
 
-pub use complaints::Complaints;
-pub use failure::{Code, Failure, MAX_TEXT_BYTES, bounded_text, panic_message, quoted};
+pub(crate) use complaints::Complaints;
+pub use failure::{Code, Failure};
+pub(crate) use failure::{panic_message, quoted};
 pub use feedback::{Feedback, Label};
 pub use name::{ArmName, ModelName, NameError, RequestId, Version, VersionId};
 pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters, Role};

@@ -1,3 +1,4 @@
+use super::failure::MAX_TEXT_BYTES;
 use super::*;
 use crate::tensor::{Data, DataType, Shape, Tensor};
 

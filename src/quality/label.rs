@@ -43,23 +43,12 @@ impl Predicted {
         let mut predicted = Predicted::default();
         for output in outputs {
             match output.data() {
-                Data::Bool(e) => predicted.add(DataType::Bool, &e.iter().map(|b| u8::from(*b)).collect::<Vec<_>>()),
-                Data::Uint8(e) => predicted.add(DataType::Uint8, e),
-                Data::Uint16(e) => predicted.add(DataType::Uint16, e.as_bytes()),
-                Data::Uint32(e) => predicted.add(DataType::Uint32, e.as_bytes()),
-                Data::Uint64(e) => predicted.add(DataType::Uint64, e.as_bytes()),
-                Data::Int8(e) => predicted.add(DataType::Int8, e.as_bytes()),
-                Data::Int16(e) => predicted.add(DataType::Int16, e.as_bytes()),
-                Data::Int32(e) => predicted.add(DataType::Int32, e.as_bytes()),
-                Data::Int64(e) => predicted.add(DataType::Int64, e.as_bytes()),
-                Data::Fp16(e) => predicted.add(DataType::Fp16, e.as_bytes()),
-                Data::Fp32(e) => predicted.add(DataType::Fp32, e.as_bytes()),
-                Data::Fp64(e) => predicted.add(DataType::Fp64, e.as_bytes()),
                 Data::Bytes(e) => {
                     if let [text] = e.as_slice() {
                         predicted.add_text(text);
                     }
                 }
+                numbers => predicted.add(numbers.datatype(), numbers.le_bytes().unwrap_or_default()),
             }
         }
         predicted

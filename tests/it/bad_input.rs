@@ -42,6 +42,9 @@ fn case(what: &'static str, body: &str, code: &'static str, contains: &'static [
     }
 }
 
+/// A placeholder for the length of `binary_head` in the table below.
+const BINARY_HEAD_LENGTH: &str = "LENGTH";
+
 fn one_input(members: &str) -> String {
     format!("{{\"inputs\":[{{\"name\":\"x\",{members}}}]}}")
 }
@@ -62,8 +65,8 @@ fn each_invalid_request_gets_a_clear_error() {
     let binary_head =
         r#"{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","parameters":{"binary_data_size":8}}]}"#;
     let cases = vec![
-        case("nothing", "", "INVALID_REQUEST", &["empty"]),
-        case("broken JSON", "{\"inputs\": [", "INVALID_REQUEST", &[]),
+        case("an empty body", "", "INVALID_REQUEST", &["empty"]),
+        case("incomplete JSON", "{\"inputs\": [", "INVALID_REQUEST", &[]),
         case("not an object", "[1,2]", "INVALID_REQUEST", &[]),
         case("not UTF-8", "", "INVALID_REQUEST", &[]),
         case(
@@ -104,7 +107,7 @@ fn each_invalid_request_gets_a_clear_error() {
             &["FP31"],
         ),
         case(
-            "another datatype",
+            "a datatype the model does not take",
             &one_input(r#""shape":[1,2],"datatype":"INT64","data":[1,2]"#),
             "INVALID_TENSOR",
             &["FP32", "INT64"],
@@ -122,7 +125,7 @@ fn each_invalid_request_gets_a_clear_error() {
             &["NaN", "null"],
         ),
         case(
-            "a float too large",
+            "a float that is too large",
             &one_input(r#""shape":[1,2],"datatype":"FP32","data":[1,1e39]"#),
             "INVALID_TENSOR",
             &["x"],
@@ -135,7 +138,7 @@ fn each_invalid_request_gets_a_clear_error() {
         ),
         case("no inputs", r#"{"inputs":[]}"#, "INVALID_TENSOR", &["x", "missing"]),
         case(
-            "an id that is no string",
+            "an id that is not a string",
             r#"{"id":7,"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}"#,
             "INVALID_REQUEST",
             &["id"],
@@ -151,14 +154,14 @@ fn each_invalid_request_gets_a_clear_error() {
         Case {
             what: "a truncated binary tensor",
             path: "/v2/models/scale/infer",
-            headers: &[("inference-header-content-length", "93")],
+            headers: &[("inference-header-content-length", BINARY_HEAD_LENGTH)],
             body: [binary_head.as_bytes(), &[0u8; 5]].concat(),
             status: 400,
             code: "",
             contains: &["8", "5"],
         },
         Case {
-            what: "a header length past the end",
+            what: "a JSON length past the end of the body",
             path: "/v2/models/scale/infer",
             headers: &[("inference-header-content-length", "9999")],
             body: binary_head.into(),
@@ -167,7 +170,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["9999"],
         },
         Case {
-            what: "a header length that is no number",
+            what: "a JSON length that is not a number",
             path: "/v2/models/scale/infer",
             headers: &[("inference-header-content-length", "-1")],
             body: binary_head.into(),
@@ -185,7 +188,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["1048576"],
         },
         Case {
-            what: "no gzip",
+            what: "a body that is not gzip",
             path: "/v2/models/scale/infer",
             headers: &[("content-encoding", "gzip")],
             body: b"plain".to_vec(),
@@ -203,7 +206,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["br"],
         },
         Case {
-            what: "a type that is no JSON",
+            what: "a media type that is not supported",
             path: "/v2/models/scale/infer",
             headers: &[("content-type", "text/xml")],
             body: b"<x/>".to_vec(),
@@ -212,7 +215,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["text/xml"],
         },
         Case {
-            what: "an answer type that is not given",
+            what: "an answer type that is not supported",
             path: "/v2/models/scale/infer",
             headers: &[("accept", "text/html")],
             body: infer_body(&[1, 2], &[1.0, 2.0]).into(),
@@ -221,7 +224,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &[],
         },
         Case {
-            what: "too large",
+            what: "a body that is too large",
             path: "/v2/models/scale/infer",
             headers: &[],
             body: vec![b' '; (1 << 20) + 1],
@@ -230,7 +233,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["1048576"],
         },
         Case {
-            what: "a deadline that is no number",
+            what: "a timeout that is not a number",
             path: "/v2/models/scale/infer",
             headers: &[("x-request-timeout-ms", "soon")],
             body: infer_body(&[1, 2], &[1.0, 2.0]).into(),
@@ -239,7 +242,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["soon"],
         },
         Case {
-            what: "an unknown model and no body",
+            what: "an unknown model and an empty body",
             path: "/v2/models/nope/infer",
             headers: &[],
             body: Vec::new(),
@@ -257,7 +260,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["nope"],
         },
         Case {
-            what: "dots for a name",
+            what: "a model name with a path",
             path: "/v2/models/..%2f..%2fetc/infer",
             headers: &[],
             body: infer_body(&[1, 2], &[1.0, 2.0]).into(),
@@ -266,7 +269,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &[".."],
         },
         Case {
-            what: "a version that is no number",
+            what: "a version that is not a number",
             path: "/v2/models/scale/versions/latest/infer",
             headers: &[],
             body: infer_body(&[1, 2], &[1.0, 2.0]).into(),
@@ -275,7 +278,7 @@ fn each_invalid_request_gets_a_clear_error() {
             contains: &["latest"],
         },
         Case {
-            what: "a model whose only version is broken",
+            what: "a model whose only version failed",
             path: "/v2/models/broken/infer",
             headers: &[],
             body: infer_body(&[1, 2], &[1.0, 2.0]).into(),
@@ -297,7 +300,16 @@ fn each_invalid_request_gets_a_clear_error() {
         let body = if what == "not UTF-8" { vec![b'{', 0xff, 0xfe, b'}'] } else { body };
         let headers: Vec<(&str, &str)> = headers
             .iter()
-            .map(|(n, v)| (*n, if *v == "93" { Box::leak(binary_head.len().to_string().into_boxed_str()) } else { *v }))
+            .map(|(n, v)| {
+                (
+                    *n,
+                    if *v == BINARY_HEAD_LENGTH {
+                        Box::leak(binary_head.len().to_string().into_boxed_str())
+                    } else {
+                        *v
+                    },
+                )
+            })
             .collect();
         let answer = gateway.post_with(path, &headers, body);
         assert_eq!(answer.status, status, "{what}: {}", String::from_utf8_lossy(&answer.body));

@@ -13,7 +13,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{EncodedPredict, encode_predict};
+pub use answer::encode_predict;
 pub use describe::{VersionStatus, metadata_json, status_json};
 pub use request::{TfsRequest, parse};
 

@@ -98,7 +98,7 @@ fn encode(tensor: &Tensor) -> Vec<u8> {
             let one = |text: &bytes::Bytes| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text].concat();
             texts.iter().flat_map(one).collect()
         }
-        data => super::super::bits::of(data).unwrap().into_owned(),
+        data => data.le_bytes().unwrap().to_vec(),
     }
 }
 
