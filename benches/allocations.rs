@@ -1,8 +1,7 @@
-//! Allocations of a whole request, from the socket and back, in the default configuration: how many blocks, how many bytes. Everything
-//! in the process counts, the log's writer too; what an engine allocates in C++ does not.
+//! Counts the allocations of a whole request, from socket to socket, in the default configuration: blocks and bytes. All allocations
+//! of the process count, also those of the log's writer. An engine's C++ allocations do not.
 //!
-//! Run with `cargo bench --bench allocations`. With a file to write (`… -- heap.json`) it also leaves where they come from, for
-//! DHAT's viewer (<https://nnethercote.github.io/dh_view/dh_view.html>).
+//! Run with `cargo bench --bench allocations`. With a file name (`… -- heap.json`) it also writes the call stacks, for DHAT's viewer (<https://nnethercote.github.io/dh_view/dh_view.html>).
 
 use sluicegate::app::App;
 use sluicegate::config::{Config, Overrides};
@@ -14,15 +13,15 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// Requests before counting starts: buffers have grown, sessions are made, every branch of a histogram is there.
+/// Requests before counting starts. After these, buffers have grown, and sessions and histograms exist.
 const WARM: usize = 2_000;
-/// Requests that are counted.
+/// The number of counted requests.
 const COUNTED: usize = 2_000;
 
 fn main() {
     let heap = std::env::args().skip(1).find(|argument| argument.contains(".json"));
     if !std::env::args().any(|argument| argument == "--bench") {
-        // Started as a test: that it builds is all there is to say.
+        // Started as a test, which only checks that it builds.
         return;
     }
     let counting = dhat::Profiler::builder();
@@ -30,14 +29,14 @@ fn main() {
         Some(file) => counting.file_name(file).trim_backtraces(Some(40)).build(),
         None => counting.testing().build(),
     };
-    println!("{:<36} {:>8} {:>8}", "a request, and its answer", "blocks", "bytes");
+    println!("{:<36} {:>8} {:>8}", "request", "blocks", "bytes");
     for (logged, what) in [(true, "log on"), (false, "log off")] {
         let (app, _dir) = serve(logged);
         for (form, request) in [("JSON", json()), ("binary", binary())] {
-            let mut caller = Caller::of(app.data_address(), request);
-            caller.ask(WARM);
+            let mut caller = Caller::connect(app.data_address(), request);
+            caller.repeat(WARM);
             let before = dhat::HeapStats::get();
-            caller.ask(COUNTED);
+            caller.repeat(COUNTED);
             let after = dhat::HeapStats::get();
             let each = |after: u64, before: u64| (after - before) as f64 / COUNTED as f64;
             let blocks = each(after.total_blocks, before.total_blocks);
@@ -48,7 +47,7 @@ fn main() {
     }
 }
 
-/// A gateway with the repository's models, on ports and in a directory of its own.
+/// Starts a gateway with the repository's models, on free ports and in a temporary data directory.
 fn serve(logged: bool) -> (App, tempfile::TempDir) {
     let dir = tempfile::TempDir::new().expect("a temporary directory");
     let overrides = Overrides {
@@ -59,7 +58,7 @@ fn serve(logged: bool) -> (App, tempfile::TempDir) {
     };
     let log = ("SLUICEGATE__PREDICTION_LOG__ENABLED".to_owned(), logged.to_string());
     let grace = ("SLUICEGATE__SERVER__SHUTDOWN_GRACE".to_owned(), "1s".to_owned());
-    let config = Config::load(None, [log, grace], &overrides).expect("the configuration is good");
+    let config = Config::load(None, [log, grace], &overrides).expect("the configuration is valid");
     (App::start(&config).expect("it starts"), dir)
 }
 
@@ -88,7 +87,7 @@ fn binary() -> Vec<u8> {
     request(&format!("inference-header-content-length: {}\r\n", head.len()), &body)
 }
 
-/// A connection that asks the same again and again, and allocates nothing while it does.
+/// A connection that repeats one request without allocating.
 struct Caller {
     stream: TcpStream,
     request: Vec<u8>,
@@ -96,36 +95,36 @@ struct Caller {
 }
 
 impl Caller {
-    /// Connects, and waits until the model answers.
-    fn of(address: SocketAddr, request: Vec<u8>) -> Caller {
+    /// Connects and waits until the model answers.
+    fn connect(address: SocketAddr, request: Vec<u8>) -> Caller {
         let stream = TcpStream::connect(address).expect("it listens");
-        stream.set_nodelay(true).expect("the socket takes it");
+        stream.set_nodelay(true).expect("the option is set");
         let mut caller = Caller { stream, request, answer: vec![0; 64 << 10] };
         let until = Instant::now() + Duration::from_mins(1);
-        while !caller.once().starts_with(b"HTTP/1.1 200 ") {
-            assert!(Instant::now() < until, "mlp32 is not served: {}", String::from_utf8_lossy(caller.once()));
+        while !caller.send().starts_with(b"HTTP/1.1 200 ") {
+            assert!(Instant::now() < until, "mlp32 is not served: {}", String::from_utf8_lossy(caller.send()));
             std::thread::park_timeout(Duration::from_millis(20));
         }
         caller
     }
 
-    fn ask(&mut self, times: usize) {
+    fn repeat(&mut self, times: usize) {
         for _ in 0..times {
-            assert!(self.once().starts_with(b"HTTP/1.1 200 "), "an answer");
+            assert!(self.send().starts_with(b"HTTP/1.1 200 "), "an answer");
         }
     }
 
-    fn once(&mut self) -> &[u8] {
-        self.stream.write_all(&self.request).expect("it reads");
+    fn send(&mut self) -> &[u8] {
+        self.stream.write_all(&self.request).expect("the request is sent");
         let mut got = 0;
         loop {
-            let n = self.stream.read(&mut self.answer[got..]).expect("it answers");
-            assert!(n > 0, "it closed the connection, or answers at too great length");
+            let n = self.stream.read(&mut self.answer[got..]).expect("the answer is read");
+            assert!(n > 0, "the connection was closed, or the answer is too long");
             got += n;
             let answer = &self.answer[..got];
             let Some(head) = answer.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
             let length = answer[..head].split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"content-length: "));
-            let digits = length.expect("answers say how long they are").iter().take_while(|b| b.is_ascii_digit());
+            let digits = length.expect("answers have a content-length").iter().take_while(|b| b.is_ascii_digit());
             let length = digits.fold(0, |n, digit| n * 10 + usize::from(digit - b'0'));
             if got == head + 4 + length {
                 return &self.answer[..got];

@@ -1,4 +1,4 @@
-//! The published snapshot, and one whole request in process: everything but the socket.
+//! The time of reading the published snapshot, and of one whole request without the socket.
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -7,7 +7,7 @@ use sluicegate::codec::oip;
 use sluicegate::execute::{Config, Executor, Runner};
 use sluicegate::model::{ModelName, Parameters, RequestId, Version};
 use sluicegate::registry::{self, Entry, Facts, Limits, Loaded, Snapshot, State, VersionStatus, Writer};
-use sluicegate::route::{Ask, Document, Selector};
+use sluicegate::route::{Document, RouteRequest, Selector};
 use sluicegate::serve::Gateway;
 use sluicegate::shadow::{self, Figures, Shadows};
 use sluicegate::telemetry::{Telemetry, VersionMetrics};
@@ -56,10 +56,10 @@ fn entry(loaded: &Arc<Loaded>) -> Entry {
     };
     let versions = BTreeMap::from([(loaded.version, status)]);
     Entry::new(loaded.model.clone(), versions, Some(Document::single(loaded.version)), 1, false, false)
-        .expect("the document names what is loaded")
+        .expect("the document names the loaded version")
 }
 
-/// Publishes in the background until told to stop, as often as `pause` says.
+/// Publishes in the background every `pause`, until `done`.
 fn swapping(
     mut writer: Writer,
     loaded: Arc<Loaded>,
@@ -119,23 +119,28 @@ fn whole_request(c: &mut Criterion) {
             let oip::OipRequest { request, form } = oip::decode(&body, None).expect("a valid body");
             let id = RequestId::generate();
             let none = Parameters::new();
-            let ask =
-                Ask { selector: Selector::Traffic, header: &|_| None, parameters: &none, request_id: id.as_str() };
-            let mut exchange = gateway.open("mlp32", &ask, &id, started).expect("mlp32 is served");
-            let ran = runtime
-                .block_on(gateway.infer(&mut exchange, request, started + Duration::from_secs(10)))
+            let route = RouteRequest {
+                selector: Selector::Traffic,
+                header: &|_| None,
+                parameters: &none,
+                request_id: id.as_str(),
+            };
+            let snapshot = gateway.snapshot();
+            let mut active = gateway.open(&snapshot, "mlp32", &route, &id, started).expect("mlp32 is served");
+            let output = runtime
+                .block_on(gateway.infer(&mut active, request, started + Duration::from_secs(10)))
                 .expect("mlp32 answers");
-            let version = exchange.served().version_text.clone();
+            let version = active.served().version_text.clone();
             let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
-            let answer = oip::encode(&ran.answer, &head, &form).expect("floats have a JSON form");
+            let answer = oip::encode(&output.answer, &head, &form).expect("floats have a JSON form");
             let ended = runtime
-                .block_on(gateway.end(exchange, Ok(ran), started + Duration::from_secs(10)))
+                .block_on(gateway.end(active, Ok(output), started + Duration::from_secs(10)))
                 .expect("nothing is recorded");
-            assert!(ended.is_none(), "no shadow, nothing left to do");
+            assert!(ended.is_none(), "there are no shadows");
             black_box(answer)
         });
     });
-    // Samples pile up until somebody folds them, as the control thread does every second.
+    // Samples accumulate until they are folded, which the control thread does every second in a server.
     telemetry.upkeep();
 }
 

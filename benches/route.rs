@@ -1,9 +1,9 @@
-//! What a route decision costs: 1, 2 and 20 arms, with rules in the way, by a sticky key.
+//! The time of one routing decision: with 1, 2 and 20 arms, with rules, and with a sticky key.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::json;
 use sluicegate::model::Parameters;
-use sluicegate::route::{Ask, Proposal, Router, Selector};
+use sluicegate::route::{Proposal, RouteRequest, Router, Selector};
 use std::hint::black_box;
 
 fn router(arms: usize, rules: usize, sticky: bool) -> Router {
@@ -32,7 +32,7 @@ fn decision(c: &mut Criterion) {
     }
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let none = Parameters::new();
-    let ask = Ask {
+    let request = RouteRequest {
         selector: Selector::Traffic,
         header: &header,
         parameters: &none,
@@ -48,7 +48,7 @@ fn decision(c: &mut Criterion) {
         ("20_arms_10_rules_sticky", 20, 10, true),
     ] {
         let router = router(arms, rules, sticky);
-        group.bench_function(name, |b| b.iter(|| black_box(router.route(black_box(&ask)))));
+        group.bench_function(name, |b| b.iter(|| black_box(router.route(black_box(&request)))));
     }
     group.finish();
 }

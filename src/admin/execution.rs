@@ -4,7 +4,7 @@ use super::Admin;
 use super::error::ErrorResponse;
 use super::extract::Target;
 use super::schemas::Problem;
-use crate::execute::{Batching, Counts};
+use crate::execute::{Batching, RunCounts};
 use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Loaded};
 use axum::Json;
@@ -123,15 +123,16 @@ fn micros(duration: Duration) -> f64 {
 impl VersionExecution {
     fn of(loaded: &Loaded, below: Duration) -> VersionExecution {
         let runner = &loaded.runner;
-        let place = runner.place();
+        let place = runner.placement();
         let points: Vec<_> = runner.cost().measured().collect();
         let max_rows = match runner.batching() {
             Batching::On { max_rows, .. } => Some(*max_rows),
             Batching::Off { .. } => None,
         };
         let smallest = points.first().filter(|_| max_rows.is_some());
-        let Counts { alone, together, spread, cut_in_vain, taken_apart, expired, left } = runner.tally().counts();
-        let together = together.into_iter().map(|(rows_up_to, runs)| Together { rows_up_to, runs }).collect();
+        let counts = runner.counters().read();
+        let RunCounts { single, batched, batch_failed, split, split_failed, expired, cancelled } = counts;
+        let together = batched.into_iter().map(|(rows_up_to, runs)| Together { rows_up_to, runs }).collect();
         VersionExecution {
             version: loaded.version,
             engine: runner.engine(),
@@ -139,7 +140,7 @@ impl VersionExecution {
                 enabled: max_rows.is_some(),
                 why: runner.batching().why().to_owned(),
                 max_rows,
-                worth_elements: smallest.map(|point| runner.cost().room(point.elements)),
+                worth_elements: smallest.map(|point| runner.cost().batch_elements(point.elements)),
             },
             at_once: place.at_once,
             spread: place.spread,
@@ -151,7 +152,15 @@ impl VersionExecution {
                     at_once: place.at_once.unwrap_or(point.took <= below),
                 })
                 .collect(),
-            runs: Runs { alone, together, spread, cut_in_vain, taken_apart, expired, left },
+            runs: Runs {
+                alone: single,
+                together,
+                spread: split,
+                cut_in_vain: split_failed,
+                taken_apart: batch_failed,
+                expired,
+                left: cancelled,
+            },
         }
     }
 }

@@ -8,7 +8,7 @@ use super::schemas::Problem;
 use crate::codec::oip::{AnswerForm, AnswerHead, encode};
 use crate::ledger::rfc3339;
 use crate::model::{Answer, ModelName, Version};
-use crate::registry::{Entry, Shadowing};
+use crate::registry::{Entry, ShadowRoute};
 use crate::shadow::{Latency, OutputFigures, PairFigures, Side, WorstPair};
 use crate::telemetry::{Dropped, ShadowMetrics};
 use axum::Json;
@@ -201,7 +201,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
 
 impl Shadow {
     fn of(entry: &Entry, version: Version, pairs: &[PairFigures]) -> Shadow {
-        let served = |shadowing: &&Shadowing| shadowing.served.loaded.version == version;
+        let served = |shadowing: &&ShadowRoute| shadowing.served.loaded.version == version;
         let sample = entry.document().and_then(|d| d.shadows.iter().find(|s| s.version == version)).map(|s| s.sample);
         let loaded = entry.shadows().iter().find(served).map(|s| &s.served.loaded);
         let loaded = loaded.or_else(|| entry.versions().get(&version)?.loaded.as_ref());

@@ -1,4 +1,4 @@
-//! Which of the requests that wait run together.
+//! Decides which of the waiting requests run together.
 
 use super::runner::Runner;
 use crate::model::Checked;
@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Whether requests of a version may run together, and why (not).
+/// Whether requests of a version may run together, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Batching {
-    /// Verification has shown that rows do not interact, or the configuration says so; at most so many rows.
+    /// Verification has shown that rows do not interact, or `model.toml` says so. A batch has at most `max_rows` rows.
     On {
         why: String,
         max_rows: usize,
@@ -20,7 +20,7 @@ pub enum Batching {
 }
 
 impl Batching {
-    /// A run never has more rows: what is worth it is far below.
+    /// The largest `max_rows`. Batches stop being worth growing far below this.
     pub const MAX_ROWS: usize = 4096;
 
     #[must_use]
@@ -42,78 +42,78 @@ impl std::fmt::Display for Batching {
     }
 }
 
-/// What a batch is formed of.
-pub trait Waiting {
+/// A waiting request that can be part of a batch.
+pub(super) trait BatchItem {
     fn request(&self) -> &Arc<Checked>;
     fn deadline(&self) -> Instant;
     /// Whether its caller went away.
-    fn is_left(&self) -> bool;
+    fn is_cancelled(&self) -> bool;
 }
 
-/// What was taken from a lane at once.
+/// The requests taken from a lane in one turn.
 #[derive(Debug)]
-pub struct Formed<J> {
-    /// To run together, in the order they came; all of them stack. Empty where everything was late or left.
-    pub batch: Vec<J>,
-    /// Whose deadline has passed, or would before they were done.
-    pub expired: Vec<J>,
-    /// Whose caller went away.
-    pub left: Vec<J>,
+pub(super) struct Selected<J> {
+    /// The requests to run together, in the order they came. Their rows stack. Empty where all requests were late or cancelled.
+    pub(super) batch: Vec<J>,
+    /// Requests whose deadline has passed, or would pass before they are done.
+    pub(super) expired: Vec<J>,
+    /// Requests whose caller went away.
+    pub(super) cancelled: Vec<J>,
 }
 
-impl<J> Default for Formed<J> {
-    fn default() -> Formed<J> {
-        Formed { batch: Vec::new(), expired: Vec::new(), left: Vec::new() }
+impl<J> Default for Selected<J> {
+    fn default() -> Selected<J> {
+        Selected { batch: Vec::new(), expired: Vec::new(), cancelled: Vec::new() }
     }
 }
 
-/// How far behind the first others are looked for that stack with it.
+/// How many requests behind the first one are looked at.
 const WINDOW: usize = 256;
 
-/// Takes what runs together out of a lane: the first that is still wanted, and of those behind it what stacks with it, in the order they
-/// came, as long as a run of all of them is worth it ([`super::CostCurve::room`]), and is expected to take no more than half of the
-/// time the most hurried of them has. The first of a lane always goes, so nobody is passed for ever. One that would not be done in time is
-/// put aside like one that is late already, as long as others wait: a run for nobody is a run taken from somebody.
-pub fn form<J: Waiting>(runner: &Runner, jobs: &mut VecDeque<J>, now: Instant) -> Formed<J> {
-    let mut formed = Formed::default();
-    let cost = |job: &J| runner.cost().expect(job.request().elements()).unwrap_or_default();
+/// Takes the requests that run together out of a lane: the first one that is still wanted, and those behind it that stack with it, in
+/// the order they came. The batch grows while it is worth it ([`super::CostCurve::batch_elements`]) and its expected time is at most
+/// half of the shortest time left. The first request of a lane is always taken, so none is passed over for ever. A request that
+/// could not be done in time counts as expired if others wait, because running it would only delay them.
+pub(super) fn select<J: BatchItem>(runner: &Runner, jobs: &mut VecDeque<J>, now: Instant) -> Selected<J> {
+    let mut selected = Selected::default();
+    let cost = |job: &J| runner.cost().estimate(job.request().elements()).unwrap_or_default();
     let first = loop {
-        let late = |job: &J| now >= job.deadline() || jobs.len() > 1 && now + cost(job) > job.deadline();
-        match jobs.front().map(|job| (late(job), job.is_left())) {
-            None => return formed,
-            Some((true, _)) => formed.expired.extend(jobs.pop_front()),
-            Some((_, true)) => formed.left.extend(jobs.pop_front()),
-            Some((false, false)) => break jobs.pop_front(),
+        let others_wait = jobs.len() > 1;
+        let Some(job) = jobs.pop_front() else { return selected };
+        if now >= job.deadline() || others_wait && now + cost(&job) > job.deadline() {
+            selected.expired.push(job);
+        } else if job.is_cancelled() {
+            selected.cancelled.push(job);
+        } else {
+            break job;
         }
     };
-    // The loop ends with one that is there.
-    let Some(first) = first else { return formed };
     let leader = Arc::clone(first.request());
     let (mut rows, mut elements, mut deadline) = (leader.rows().unwrap_or(1), leader.elements(), first.deadline());
-    formed.batch.push(first);
-    let Batching::On { max_rows, .. } = *runner.batching() else { return formed };
-    let room = runner.cost().room(elements / rows.max(1));
+    selected.batch.push(first);
+    let Batching::On { max_rows, .. } = *runner.batching() else { return selected };
+    let worthwhile = runner.cost().batch_elements(elements / rows.max(1));
     let mut at = 0;
-    while at < jobs.len().min(WINDOW) && rows < max_rows {
-        let job = &jobs[at];
-        let (more, larger) = (job.request().rows().unwrap_or(1), elements.saturating_add(job.request().elements()));
-        let hurried = deadline.min(job.deadline());
-        let has = hurried.saturating_duration_since(now);
-        if larger > room && leader.stacks_with(job.request()) {
+    while at < WINDOW && rows < max_rows {
+        let Some(job) = jobs.get(at) else { break };
+        let (added, larger) = (job.request().rows().unwrap_or(1), elements.saturating_add(job.request().elements()));
+        let earliest = deadline.min(job.deadline());
+        let left = earliest.saturating_duration_since(now);
+        if larger > worthwhile && leader.stacks_with(job.request()) {
             break;
         }
-        // Neither rows nor their sum are more than fits: an empty tensor may be said to have any number of them.
-        let fits = more <= max_rows
-            && rows + more <= max_rows
-            && !job.is_left()
-            && runner.cost().expect(larger).is_none_or(|cost| cost <= has / 2)
+        // The first comparison keeps the sum from overflowing: an empty tensor may claim any number of rows.
+        let fits = added <= max_rows
+            && rows + added <= max_rows
+            && !job.is_cancelled()
+            && runner.cost().estimate(larger).is_none_or(|cost| cost <= left / 2)
             && leader.stacks_with(job.request());
         if fits {
-            (rows, elements, deadline) = (rows + more, larger, hurried);
-            formed.batch.extend(jobs.remove(at));
+            (rows, elements, deadline) = (rows + added, larger, earliest);
+            selected.batch.extend(jobs.remove(at));
         } else {
             at += 1;
         }
     }
-    formed
+    selected
 }

@@ -1,32 +1,35 @@
-//! What a run costs, learnt from the runs themselves, and how large a run is worth making.
+//! The measured cost of runs, and what follows from it: the size of batches and the number of parts of a split run.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Sizes are remembered by powers of two of the request's elements.
+/// Costs are kept per size: powers of two of a run's input elements.
 const BUCKETS: u32 = 32;
 
-/// A smoothed run time per size of request. Reads and writes are single relaxed atomics: a lost update costs one sample.
+/// A smoothed run time for each size. Reads and writes are single relaxed atomics, so a lost update loses one sample.
 #[derive(Debug, Default)]
 pub struct CostCurve {
     points: [Point; BUCKETS as usize],
-    asked: AtomicU64,
-    asked_parts: AtomicU64,
+    /// Calls of [`CostCurve::batch_elements`].
+    batch_calls: AtomicU64,
+    /// Calls of [`CostCurve::parts`].
+    parts_calls: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Point {
+    /// The smoothed run time; 0 before the first run.
     nanos: AtomicU64,
-    /// Of the runs that the time is of, smoothed alike.
+    /// The smoothed number of elements of these runs.
     elements: AtomicU64,
-    /// Runs it is of, up to [`SURE`].
+    /// The number of these runs, up to [`ENOUGH_RUNS`].
     runs: AtomicU64,
 }
 
-/// One point of a measured curve.
+/// A point of the measured curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
-    /// Elements of all inputs of a run, about.
+    /// Elements of all inputs of a run, smoothed over runs of about this size.
     pub elements: usize,
     pub took: Duration,
 }
@@ -37,30 +40,30 @@ impl Measured {
     }
 }
 
-/// A run is large enough where it costs no more than this many times what an element costs at best: twice the rows for a tenth more
-/// of each is a longer wait for little.
+/// A batch is large enough where an element costs at most this many times the lowest measured cost. Beyond that, twice the rows would
+/// save less than a tenth per element and make the first request wait longer.
 const NEAR_BEST: f64 = 1.1;
 
-/// One time in so many there is room for twice as many: a size that was slow once, for reasons of the machine, is tried again.
-const AGAIN: u64 = 64;
+/// One call in this many allows twice the size, so that a size that was slow once because of the machine is measured again.
+const RETRY_LARGER: u64 = 64;
 
-/// A run is worth cutting where its parts cost no more than this many times the whole, all together: cores that idle cost nothing, but
-/// whoever comes a moment later wants them. What reads all of a model's weights for a few rows costs as many times as there are parts.
-/// Shared machines are half as fast again in one second as in the next, and parts and wholes were not measured in the same one.
-const NEAR_WHOLE: f64 = 1.5;
+/// A run is worth splitting where all parts together cost at most this many times the whole run. Idle cores cost nothing, but a request
+/// that comes a moment later needs them. If each part reads all weights of a model, the cost grows with the number of parts. The
+/// limit is not lower because parts and whole runs are measured at different times, and the speed of a shared machine varies by half.
+const MAX_SPLIT_COST: f64 = 1.5;
 
-/// A size is not given up before so many runs of it: the first of them pay for memory that later ones find there.
-const SURE: u64 = 16;
+/// A size is judged only after this many runs: the first runs allocate memory that later ones reuse.
+const ENOUGH_RUNS: u64 = 16;
 
-/// One time in so many a run is cut that would not be, or in another number of parts, so that one that was slow once is tried again. Few,
-/// as it may take longer than the whole; and odd, as callers that take turns with two sizes should not always meet the same.
-const CUT_AGAIN: u64 = 101;
+/// One call in this many returns another number of parts than the best one, so that it is measured again. Rare, because it may be slower
+/// than the whole run. Odd, so that callers that alternate between two sizes do not always hit the same one.
+const RETRY_SPLIT: u64 = 101;
 
-/// One time in so many a run that would be cut is not, so that the whole stays measured.
-const WHOLE_AGAIN: u64 = 251;
+/// One call in this many does not split a run that would be split, so that the whole run stays measured.
+const RETRY_WHOLE: u64 = 251;
 
 impl CostCurve {
-    /// Knows nothing yet.
+    /// A curve without measurements.
     #[must_use]
     pub fn new() -> CostCurve {
         CostCurve::default()
@@ -70,14 +73,14 @@ impl CostCurve {
         (usize::BITS - elements.leading_zeros()).min(BUCKETS - 1) as usize
     }
 
-    /// Takes in one run's time, with a weight of 1/8. Where the new time is far from what was known, it counts for half: a
-    /// first run pays for page faults, and a model's cost may change with its input.
+    /// Adds one run's time with a weight of 1/8. A time below a quarter of the known one has a weight of 1/2: a first run pays for page
+    /// faults, and a model's cost may depend on its input.
     pub fn learn(&self, elements: usize, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).clamp(1, u64::MAX / 16);
         let size = u64::try_from(elements).unwrap_or(u64::MAX).min(u64::MAX / 16);
         let Point { nanos, elements: sizes, runs } = &self.points[Self::bucket(elements)];
         let before = runs.load(Ordering::Relaxed);
-        if before < SURE {
+        if before < ENOUGH_RUNS {
             runs.store(before + 1, Ordering::Relaxed);
         }
         let known = nanos.load(Ordering::Relaxed);
@@ -100,14 +103,14 @@ impl CostCurve {
         Some(Measured { elements, took: Duration::from_nanos(nanos) })
     }
 
-    /// The sizes that were run, from the smallest.
+    /// The measured sizes, from the smallest to the largest.
     pub fn measured(&self) -> impl Iterator<Item = Measured> {
         (0..BUCKETS as usize).filter_map(|bucket| self.point(bucket))
     }
 
-    /// What a run of this size should take; `None` before any run was seen. A size not seen yet is taken from the nearest
-    /// smaller one, scaled by the elements, or from the nearest larger one as it is: both err towards too long, so the less counts.
-    pub fn expect(&self, elements: usize) -> Option<Duration> {
+    /// The expected time of a run of this size; `None` before the first run. For a size that was not measured, the smaller one of two
+    /// upper estimates: the nearest smaller size scaled by its elements, and the nearest larger size as it is.
+    pub fn estimate(&self, elements: usize) -> Option<Duration> {
         let at = Self::bucket(elements);
         let known = |i: usize| self.point(i).map(|point| u64::try_from(point.took.as_nanos()).unwrap_or(u64::MAX));
         let smaller = || (0..at).rev().find_map(|i| known(i).map(|n| n.saturating_mul(1 << (at - i))));
@@ -116,46 +119,45 @@ impl CostCurve {
         Some(Duration::from_nanos(nanos))
     }
 
-    /// How many elements a run is worth having, where a lone request has `lone`: as many as bring what an element costs near the
-    /// best that was measured, and twice as many as were ever tried where those were better than all below. What is worth nothing
-    /// together stays alone: the first of a batch would wait for the last.
-    pub fn room(&self, lone: usize) -> usize {
-        let known: Vec<(usize, f64)> = (Self::bucket(lone)..BUCKETS as usize)
+    /// The number of elements a batch is worth having, where a single row has `single`. This is the smallest size whose cost per element
+    /// is near the lowest measured one. Where the largest measured size is cheaper than all smaller ones, it is twice that size, to
+    /// measure further. Where batches save nothing, it is about `single`, because the first request of a batch waits for the last.
+    pub fn batch_elements(&self, single: usize) -> usize {
+        let known: Vec<(usize, f64)> = (Self::bucket(single)..BUCKETS as usize)
             .filter_map(|bucket| Some((bucket, self.point(bucket)?.nanos_each())))
             .collect();
-        let most = |bucket: usize| (1usize << bucket.min(BUCKETS as usize - 1)) - 1;
-        let least = |points: &[(usize, f64)]| points.iter().map(|(_, each)| *each).fold(f64::INFINITY, f64::min);
-        let Some(((largest, at_largest), below)) = known.split_last() else { return lone };
-        if at_largest * NEAR_BEST <= least(below) {
-            return most(largest + 1).max(lone);
+        let upper = |bucket: usize| (1usize << bucket.min(BUCKETS as usize - 1)) - 1;
+        let lowest = |points: &[(usize, f64)]| points.iter().map(|(_, each)| *each).fold(f64::INFINITY, f64::min);
+        let Some(((largest, at_largest), below)) = known.split_last() else { return single };
+        if at_largest * NEAR_BEST <= lowest(below) {
+            return upper(largest + 1).max(single);
         }
-        let best = least(&known);
-        let again = self.asked.fetch_add(1, Ordering::Relaxed) % AGAIN == AGAIN - 1;
+        let best = lowest(&known);
+        let larger = self.batch_calls.fetch_add(1, Ordering::Relaxed) % RETRY_LARGER == RETRY_LARGER - 1;
         let enough = known.iter().find(|(_, each)| *each <= best * NEAR_BEST);
-        enough.map_or(lone, |(bucket, _)| most(bucket + usize::from(again)).max(lone))
+        enough.map_or(single, |(bucket, _)| upper(bucket + usize::from(larger)).max(single))
     }
 
-    /// In how many parts a run of so many elements is worth cutting, where at most `most` run at the same time: as many as take `least`
-    /// each, and together cost near what the whole does. What was not measured often enough is tried, and so is the whole.
+    /// The number of parts to split a run of this many elements into, at most `most`: as many as take at least `least` each and together
+    /// cost at most [`MAX_SPLIT_COST`] times the whole run. Until both part and whole are measured often enough, they are tried in turn.
     pub fn parts(&self, elements: usize, most: usize, least: Duration) -> usize {
         let each = |elements: usize| self.point(Self::bucket(elements)).map(|point| point.nanos_each());
         let whole = each(elements);
         let runs = |elements: usize| self.points[Self::bucket(elements)].runs.load(Ordering::Relaxed);
-        let of_whole = runs(elements);
-        let pays = |parts: &usize| match (each(elements / parts), whole, runs(elements / parts)) {
-            (Some(part), Some(whole), SURE..) if of_whole >= SURE => part <= whole * NEAR_WHOLE,
-            // In turn, until both are known.
-            (_, _, of_part) => of_part <= of_whole,
+        let whole_runs = runs(elements);
+        let is_worth = |parts: &usize| match (each(elements / parts), whole, runs(elements / parts)) {
+            (Some(part), Some(whole), ENOUGH_RUNS..) if whole_runs >= ENOUGH_RUNS => part <= whole * MAX_SPLIT_COST,
+            (_, _, part_runs) => part_runs <= whole_runs,
         };
-        let long = |parts: &usize| self.expect(elements / parts).is_some_and(|part| part >= least);
-        let Some(can) = (2..=most).rev().find(long) else { return 1 };
-        let worth = (2..=can).rev().find(pays);
-        let asked = self.asked_parts.fetch_add(1, Ordering::Relaxed);
-        if asked % CUT_AGAIN == CUT_AGAIN - 1 {
-            // Each number in its turn.
-            return 2 + usize::try_from(asked / CUT_AGAIN).unwrap_or_default() % (can - 1);
+        let is_long_enough = |parts: &usize| self.estimate(elements / parts).is_some_and(|part| part >= least);
+        let Some(possible) = (2..=most).rev().find(is_long_enough) else { return 1 };
+        let worth = (2..=possible).rev().find(is_worth);
+        let call = self.parts_calls.fetch_add(1, Ordering::Relaxed);
+        if call % RETRY_SPLIT == RETRY_SPLIT - 1 {
+            // Each possible number in turn.
+            return 2 + usize::try_from(call / RETRY_SPLIT).unwrap_or_default() % (possible - 1);
         }
-        worth.filter(|_| asked % WHOLE_AGAIN != WHOLE_AGAIN - 1).unwrap_or(1)
+        worth.filter(|_| call % RETRY_WHOLE != RETRY_WHOLE - 1).unwrap_or(1)
     }
 }
 
@@ -163,7 +165,7 @@ impl CostCurve {
 mod tests {
     use super::*;
 
-    /// A curve that has seen runs of 2^0 … 2^n rows of 1024 elements, at the time that `cost` gives for so many rows.
+    /// A curve with runs of 2^0 … 2^n rows of 1024 elements each. `cost` gives the microseconds for a number of rows.
     fn curve(n: u32, cost: impl Fn(usize) -> usize) -> CostCurve {
         let curve = CostCurve::new();
         for rows in (0..=n).map(|i| 1 << i) {
@@ -174,37 +176,37 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cheaper_together_is_tried_larger_until_it_is_not() {
+    fn batches_grow_until_an_element_gets_no_cheaper() {
         let falling = |rows| 1000 + 10 * rows;
         for n in 0..6 {
-            let room = curve(n, falling).room(1024) / 1024;
-            assert!(room >= 2 << n, "after {n} doublings {room}");
+            let size = curve(n, falling).batch_elements(1024) / 1024;
+            assert!(size >= 2 << n, "after {n} doublings {size}");
         }
         // From 8 rows on a row costs the same.
         let flat = |rows: usize| if rows <= 8 { 1000 } else { 125 * rows };
-        let room = curve(6, flat).room(1024) / 1024;
-        assert!((8..16).contains(&room), "{room}");
+        let size = curve(6, flat).batch_elements(1024) / 1024;
+        assert!((8..16).contains(&size), "{size}");
     }
 
     #[test]
-    fn what_is_worth_nothing_together_stays_nearly_alone() {
-        let room = curve(4, |rows| 1000 * rows + rows).room(1024) / 1024;
-        assert!(room < 2, "{room}");
-        let worse = curve(2, |rows| 1000 * rows * rows).room(1024) / 1024;
+    fn batches_stay_small_where_they_save_nothing() {
+        let size = curve(4, |rows| 1000 * rows + rows).batch_elements(1024) / 1024;
+        assert!(size < 2, "{size}");
+        let worse = curve(2, |rows| 1000 * rows * rows).batch_elements(1024) / 1024;
         assert!(worse < 2, "{worse}");
     }
 
     #[test]
-    fn nothing_is_known_of_what_never_ran() {
-        assert_eq!(CostCurve::new().room(1024), 1024);
+    fn a_new_curve_has_no_measurements() {
+        assert_eq!(CostCurve::new().batch_elements(1024), 1024);
         assert_eq!(CostCurve::new().measured().count(), 0);
     }
 
     #[test]
-    fn a_size_not_seen_is_scaled_from_a_smaller_one() {
+    fn an_unmeasured_size_is_scaled_from_a_smaller_one() {
         let curve = curve(0, |_| 1000);
-        assert_eq!(curve.expect(1024), Some(Duration::from_millis(1)));
-        assert_eq!(curve.expect(4096), Some(Duration::from_millis(4)));
-        assert_eq!(curve.expect(1), Some(Duration::from_millis(1)));
+        assert_eq!(curve.estimate(1024), Some(Duration::from_millis(1)));
+        assert_eq!(curve.estimate(4096), Some(Duration::from_millis(4)));
+        assert_eq!(curve.estimate(1), Some(Duration::from_millis(1)));
     }
 }

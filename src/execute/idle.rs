@@ -1,98 +1,99 @@
-//! The workers that have nothing to do, and what they are asked to help with.
+//! Idle workers, the help they are asked for, and the load of the other threads.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Who idles, and the shares of others' runs that wait for them.
+/// Counts idle workers and queues the parts of split runs that they are asked to run. `H` is such a part.
 #[derive(Debug)]
-pub struct Idle<H> {
-    /// Workers that wait for something to do.
+pub(super) struct IdleWorkers<H> {
+    /// Workers that wait for work.
     waiting: usize,
-    /// One for each worker that is asked and has not come yet.
+    /// One for each worker that was asked and has not started yet. Never more than [`IdleWorkers::waiting`] when it is filled.
     asked: VecDeque<H>,
-    /// A bit for each of the last turns: whether a worker had waited for it.
-    quiet: u16,
+    /// A bit for each of the last turns: set where a worker had waited for it.
+    recent: u16,
 }
 
-/// Of the last 16 turns, those that a worker had waited for where the machine is quiet: where workers find the next who waits when they
-/// are done, all are better off with runs of their own.
-const QUIET: u32 = 12;
+/// The machine is quiet where a worker had waited for at least this many of the last 16 turns. On a busy machine, workers find the next
+/// job as soon as they are done, and splitting runs would only slow the others.
+const QUIET_TURNS: u32 = 12;
 
-impl<H> Idle<H> {
-    /// Nobody yet, and quiet.
-    pub fn new() -> Idle<H> {
-        Idle { waiting: 0, asked: VecDeque::new(), quiet: u16::MAX }
+impl<H> IdleWorkers<H> {
+    /// No worker is idle yet, and the machine is quiet.
+    pub(super) fn new() -> IdleWorkers<H> {
+        IdleWorkers { waiting: 0, asked: VecDeque::new(), recent: u16::MAX }
     }
 
-    /// A worker finds nothing to do, until [`Idle::end`].
-    pub fn begin(&mut self) {
+    /// A worker starts to wait, until [`IdleWorkers::end`].
+    pub(super) fn begin(&mut self) {
         self.waiting += 1;
     }
 
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.waiting -= 1;
     }
 
-    /// A turn was taken, by a worker that had `waited` for it or not.
-    pub fn turn(&mut self, waited: bool) {
-        self.quiet = self.quiet << 1 | u16::from(waited);
+    /// A worker took a turn. `waited`: it had been idle before.
+    pub(super) fn record_turn(&mut self, waited: bool) {
+        self.recent = self.recent << 1 | u16::from(waited);
     }
 
     #[cfg(test)]
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Workers that may be asked for help: those that wait and are not asked already.
-    pub fn spare(&self) -> usize {
+    /// Workers that can be asked for help: those that wait and were not asked yet.
+    pub(super) fn available(&self) -> usize {
         self.waiting.saturating_sub(self.asked.len())
     }
 
     /// Whether workers had waited for most of the last turns.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet.count_ones() >= QUIET
+    pub(super) fn is_quiet(&self) -> bool {
+        self.recent.count_ones() >= QUIET_TURNS
     }
 
-    /// Asks one of [`Idle::spare`].
-    pub fn ask(&mut self, help: H) {
+    /// Asks one of [`IdleWorkers::available`] for help.
+    pub(super) fn ask_for_help(&mut self, help: H) {
         self.asked.push_back(help);
     }
 
-    /// What a worker that has nothing else to do helps with.
-    pub fn take(&mut self) -> Option<H> {
+    /// The next part that a worker without other work runs.
+    pub(super) fn take_help(&mut self) -> Option<H> {
         self.asked.pop_front()
     }
 
-    /// Who has not come need not come any more.
-    pub fn let_go(&mut self, of: impl Fn(&H) -> bool) {
-        self.asked.retain(|help| !of(help));
+    /// Withdraws the requests for help that no worker has taken.
+    pub(super) fn withdraw(&mut self, is_withdrawn: impl Fn(&H) -> bool) {
+        self.asked.retain(|help| !is_withdrawn(help));
     }
 }
 
-/// What the process does beside the workers: connections and short runs, the log, loads. Workers that idle say nothing of it.
+/// Measures the cores used by all threads except the workers: connections and short runs, the log, loads.
 #[derive(Debug)]
-pub struct Beside {
-    at: Instant,
-    /// Processor time of all threads but the workers, then.
+pub(super) struct OtherCpuLoad {
+    /// When the current span began.
+    since: Instant,
+    /// Processor time of the other threads at that moment.
     time: Duration,
-    /// Cores it took before then.
+    /// Cores used in the span before.
     cores: f64,
 }
 
-/// Shorter spans say little of what comes next.
+/// The shortest span to measure over. A shorter one predicts little.
 const SPAN: Duration = Duration::from_millis(50);
 
-impl Beside {
-    pub fn new(now: Instant, time: Duration) -> Beside {
-        Beside { at: now, time, cores: 0.0 }
+impl OtherCpuLoad {
+    pub(super) fn new(now: Instant, time: Duration) -> OtherCpuLoad {
+        OtherCpuLoad { since: now, time, cores: 0.0 }
     }
 
-    /// The cores it takes of late, `time` being what it had of them until now.
-    pub fn cores(&mut self, now: Instant, time: Duration) -> f64 {
-        let span = now.saturating_duration_since(self.at);
+    /// The cores used recently. `time`: the processor time of the other threads until now.
+    pub(super) fn cores(&mut self, now: Instant, time: Duration) -> f64 {
+        let span = now.saturating_duration_since(self.since);
         if span >= SPAN {
             self.cores = time.saturating_sub(self.time).as_secs_f64() / span.as_secs_f64();
-            (self.at, self.time) = (now, time);
+            (self.since, self.time) = (now, time);
         }
         self.cores
     }
@@ -102,45 +103,45 @@ impl Beside {
 mod tests {
     use super::*;
 
-    fn idle(waiting: usize) -> Idle<u32> {
-        let mut idle = Idle::new();
+    fn idle(waiting: usize) -> IdleWorkers<u32> {
+        let mut idle = IdleWorkers::new();
         (0..waiting).for_each(|_| idle.begin());
         idle
     }
 
     #[test]
-    fn who_is_asked_by_one_is_not_spare_for_another() {
+    fn a_worker_that_was_asked_is_not_available_to_others() {
         let mut idle = idle(3);
-        assert_eq!(idle.spare(), 3);
-        idle.ask(7);
-        idle.ask(7);
-        assert_eq!(idle.spare(), 1);
+        assert_eq!(idle.available(), 3);
+        idle.ask_for_help(7);
+        idle.ask_for_help(7);
+        assert_eq!(idle.available(), 1);
         idle.end();
-        assert_eq!(idle.take(), Some(7));
-        assert_eq!((idle.waiting(), idle.spare()), (2, 1), "one has come, the other is still to");
-        idle.let_go(|help| *help == 7);
-        assert_eq!((idle.spare(), idle.take()), (2, None), "and need not");
+        assert_eq!(idle.take_help(), Some(7));
+        assert_eq!((idle.waiting(), idle.available()), (2, 1), "one has started, the other has not");
+        idle.withdraw(|help| *help == 7);
+        assert_eq!((idle.available(), idle.take_help()), (2, None), "the request for help was withdrawn");
     }
 
     #[test]
-    fn it_is_quiet_where_workers_were_waiting_of_late() {
+    fn the_machine_is_quiet_while_workers_wait_for_most_turns() {
         let mut idle = idle(3);
-        (0..4).for_each(|_| idle.turn(false));
-        assert!(idle.is_quiet(), "twelve of sixteen");
-        idle.turn(false);
+        (0..4).for_each(|_| idle.record_turn(false));
+        assert!(idle.is_quiet(), "twelve of the last sixteen");
+        idle.record_turn(false);
         assert!(!idle.is_quiet());
-        (0..15).for_each(|_| idle.turn(true));
+        (0..15).for_each(|_| idle.record_turn(true));
         assert!(idle.is_quiet());
     }
 
     #[test]
-    fn what_is_done_beside_is_measured_by_spans() {
+    fn the_load_of_other_threads_is_measured_in_spans() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
-        let mut beside = Beside::new(now, ms(500));
-        let mut tenths = |at, time| (beside.cores(now + ms(at), ms(time)) * 10.0).round();
-        assert_eq!(tenths(49, 549), 0.0, "too short a time to say");
+        let mut load = OtherCpuLoad::new(now, ms(500));
+        let mut tenths = |at, time| (load.cores(now + ms(at), ms(time)) * 10.0).round();
+        assert_eq!(tenths(49, 549), 0.0, "the span is too short");
         assert_eq!(tenths(100, 650), 15.0);
-        assert_eq!(tenths(120, 700), 15.0, "as before");
-        assert_eq!(tenths(200, 600), 0.0, "workers that are at a long run are counted late");
+        assert_eq!(tenths(120, 700), 15.0, "the last span counts");
+        assert_eq!(tenths(200, 600), 0.0, "a long run of a worker is subtracted only when it ends");
     }
 }

@@ -1,71 +1,70 @@
-//! Work that waits, in a lane for each version, and whose turn it is.
+//! Waiting jobs, in one lane per version, and the order of the lanes' turns.
 //!
-//! Turns go by time used: the lane whose runs took the least so far is next (start-time fair queueing, Goyal, Vin and Cheng 1996,
-//! with a run's own time as its weight). So a slow version gets its share of the workers, and not theirs altogether.
+//! The lane that has used the least worker time is next (start-time fair queueing, Goyal, Vin and Cheng 1996, with a run's measured
+//! time as its length). So a slow version gets its share of the workers and no more.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
-/// The lanes of everything that waits. `K` says which lane.
+/// The lanes of all waiting jobs. `K` identifies a lane.
 #[derive(Debug)]
-pub struct Lanes<K, J> {
+pub(super) struct Lanes<K, J> {
     by_key: HashMap<K, Lane<J>>,
     /// Jobs that may wait in one lane.
-    most: usize,
+    capacity: usize,
     waiting: usize,
-    /// Where the lane stood that was taken from last: one that comes anew starts here, and not with the time it never used.
+    /// The used time of the lane that had the last turn. A new lane starts here, so it cannot claim time from before it existed.
     now: Duration,
 }
 
 #[derive(Debug)]
 struct Lane<J> {
     jobs: VecDeque<J>,
-    /// What all of them are expected to take.
+    /// The expected time of all of them.
     work: Duration,
-    /// Workers that are at it.
+    /// Workers that run jobs of this lane.
     running: usize,
-    /// Time of workers that it had, what is running counted as it is expected to take.
+    /// The worker time it has used. Runs in progress count with their expected time.
     used: Duration,
 }
 
-/// A lane's turn: to be given back by [`Lanes::done`].
+/// A lane's turn. It has to be ended by [`Lanes::end_turn`].
 #[derive(Debug)]
-#[must_use = "a lane whose turn does not end counts as running for ever"]
-pub struct Turn<K> {
+#[must_use = "a lane whose turn is not ended counts as running for ever"]
+pub(super) struct Turn<K> {
     key: K,
     charged: Duration,
 }
 
 impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
-    pub fn new(most: usize) -> Lanes<K, J> {
-        Lanes { by_key: HashMap::new(), most, waiting: 0, now: Duration::ZERO }
+    pub(super) fn new(capacity: usize) -> Lanes<K, J> {
+        Lanes { by_key: HashMap::new(), capacity, waiting: 0, now: Duration::ZERO }
     }
 
     /// Jobs that wait in all lanes.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Worker time that goes by before a job that comes now has its turn, where turns are fair: what waits before it, and of each
-    /// other lane as much at most.
-    pub fn ahead(&self, key: K) -> Duration {
+    /// The worker time ahead of a job that is added now: all jobs of its lane, and at most the same time for each other lane.
+    pub(super) fn work_ahead(&self, key: K) -> Duration {
         let Some(mine) = self.by_key.get(&key).map(|lane| lane.work) else { return Duration::ZERO };
         self.by_key.values().map(|lane| lane.work.min(mine)).sum()
     }
 
     /// Jobs that may wait in one lane.
-    pub fn most(&self) -> usize {
-        self.most
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
-    /// Whether no more jobs should be put into this lane.
-    pub fn is_full(&self, key: K) -> bool {
-        self.by_key.get(&key).is_some_and(|lane| lane.jobs.len() >= self.most)
+    /// Whether a lane is at its capacity.
+    pub(super) fn is_full(&self, key: K) -> bool {
+        self.by_key.get(&key).is_some_and(|lane| lane.jobs.len() >= self.capacity)
     }
 
-    /// Puts a job at the end of its lane, with what it is expected to take.
-    pub fn push(&mut self, key: K, job: J, cost: Duration) {
+    /// Puts a job at the end of its lane. `cost`: its expected time.
+    pub(super) fn push(&mut self, key: K, job: J, cost: Duration) {
         let fresh = || Lane { jobs: VecDeque::new(), work: Duration::ZERO, running: 0, used: self.now };
         let lane = self.by_key.entry(key).or_insert_with(fresh);
         if lane.jobs.is_empty() {
@@ -76,34 +75,34 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
         self.waiting += 1;
     }
 
-    /// Whose turn it is takes what it wants out of its lane, one job at least, and says what that was expected to take. `None` where
-    /// nothing waits.
-    pub fn take<B>(&mut self, form: impl FnOnce(&mut VecDeque<J>) -> (B, Duration)) -> Option<(Turn<K>, B)> {
+    /// Gives a turn to the next lane: `select` removes at least one job from it and returns the expected time of what it removed. `None`
+    /// where no job waits.
+    pub(super) fn take<B>(&mut self, select: impl FnOnce(&mut VecDeque<J>) -> (B, Duration)) -> Option<(Turn<K>, B)> {
         let now = self.now;
-        // What an idle lane used before the others' present is of no more account.
+        // An idle lane is forgotten once the others have used as much time.
         self.by_key.retain(|_, lane| lane.running > 0 || !lane.jobs.is_empty() || lane.used > now);
         let waits = self.by_key.iter_mut().filter(|(_, lane)| !lane.jobs.is_empty());
         let (key, lane) = waits.min_by_key(|(_, lane)| lane.used)?;
         self.now = self.now.max(lane.used);
-        lane.running += 1;
         let before = lane.jobs.len();
-        let (formed, charged) = form(&mut lane.jobs);
+        let (selected, charged) = select(&mut lane.jobs);
+        lane.running += 1;
         self.waiting -= before - lane.jobs.len();
         lane.work = if lane.jobs.is_empty() { Duration::ZERO } else { lane.work.saturating_sub(charged) };
-        // At once, or every worker that becomes free before this is done would take from the same lane.
+        // Charged now and not at the end: otherwise other free workers would take from the same lane meanwhile.
         lane.used += charged;
-        Some((Turn { key: *key, charged }, formed))
+        Some((Turn { key: *key, charged }, selected))
     }
 
-    /// Somebody else worked on this lane's turn for so long.
-    pub fn charge(&mut self, key: K, took: Duration) {
+    /// Charges a lane for time that a helper worked on its turn.
+    pub(super) fn charge(&mut self, key: K, took: Duration) {
         if let Some(lane) = self.by_key.get_mut(&key) {
             lane.used += took;
         }
     }
 
-    /// A turn has ended, and this is how long it was.
-    pub fn done(&mut self, turn: &Turn<K>, took: Duration) {
+    /// Ends a turn that took this long.
+    pub(super) fn end_turn(&mut self, turn: &Turn<K>, took: Duration) {
         let Some(lane) = self.by_key.get_mut(&turn.key) else { return };
         lane.used = (lane.used + took).saturating_sub(turn.charged);
         lane.running -= 1;
@@ -120,15 +119,15 @@ mod tests {
         (jobs.pop_front().unwrap(), MS)
     }
 
-    /// One turn that takes so long.
+    /// Gives one turn that takes the time that `takes` returns for the lane.
     fn turn(lanes: &mut Lanes<char, u32>, takes: impl Fn(char) -> Duration) -> Option<char> {
         let (turn, _) = lanes.take(one)?;
-        lanes.done(&turn, takes(turn.key));
+        lanes.end_turn(&turn, takes(turn.key));
         Some(turn.key)
     }
 
     #[test]
-    fn turns_go_by_time_used_and_not_by_how_many_wait() {
+    fn turns_go_by_time_used_and_not_by_jobs_waiting() {
         let mut lanes = Lanes::new(1000);
         for i in 0..100 {
             lanes.push('s', i, MS);
@@ -139,12 +138,12 @@ mod tests {
             let key = turn(&mut lanes, |key| if key == 's' { 10 * MS } else { MS }).unwrap();
             *turns.get_mut(&key).unwrap() += 1;
         }
-        // 40 ms each: the slow one four times, the fast one forty.
+        // 40 ms each: four turns for the slow lane and forty for the fast one.
         assert_eq!(turns, HashMap::from([('s', 4), ('f', 40)]));
     }
 
     #[test]
-    fn one_that_comes_back_at_once_is_not_forgiven_what_it_used() {
+    fn a_lane_that_refills_at_once_keeps_its_used_time() {
         let mut lanes = Lanes::new(1000);
         let mut turns = Vec::new();
         lanes.push('s', 0, MS);
@@ -154,17 +153,17 @@ mod tests {
         for _ in 0..60 {
             let key = turn(&mut lanes, |key| if key == 's' { 20 * MS } else { MS }).unwrap();
             if key == 's' {
-                // Its only caller asks again.
+                // Its only caller sends the next request.
                 lanes.push('s', 0, MS);
             }
             turns.push(key);
         }
         let slow = turns.iter().filter(|key| **key == 's').count();
-        assert!((2..=4).contains(&slow), "as much time as the other: {slow} of {turns:?}");
+        assert!((2..=4).contains(&slow), "the same time as the other lane: {slow} of {turns:?}");
     }
 
     #[test]
-    fn what_is_running_counts_before_it_is_done() {
+    fn a_running_turn_counts_before_it_ends() {
         let mut lanes = Lanes::new(10);
         for i in 0..3 {
             lanes.push('s', i, MS);
@@ -172,13 +171,13 @@ mod tests {
         let (first, _) = lanes.take(one).unwrap();
         lanes.push('f', 0, MS);
         let (second, _) = lanes.take(one).unwrap();
-        assert_eq!((first.key, second.key), ('s', 'f'), "the second worker does not go to the same lane");
-        lanes.done(&first, MS);
-        lanes.done(&second, MS);
+        assert_eq!((first.key, second.key), ('s', 'f'), "the second worker does not take from the same lane");
+        lanes.end_turn(&first, MS);
+        lanes.end_turn(&second, MS);
     }
 
     #[test]
-    fn what_helpers_worked_counts_too() {
+    fn time_of_helpers_is_charged_to_the_lane() {
         let mut lanes = Lanes::new(10);
         for i in 0..3 {
             lanes.push('l', i, MS);
@@ -187,13 +186,13 @@ mod tests {
         let (first, _) = lanes.take(one).unwrap();
         lanes.charge(first.key, 5 * MS);
         lanes.charge('x', MS);
-        lanes.done(&first, MS);
+        lanes.end_turn(&first, MS);
         let turns: Vec<char> = (0..3).map(|_| turn(&mut lanes, |_| MS).unwrap()).collect();
-        assert!(!turns.contains(&first.key), "it had six milliseconds: {turns:?}");
+        assert!(!turns.contains(&first.key), "it has used six milliseconds: {turns:?}");
     }
 
     #[test]
-    fn one_that_was_idle_gets_no_time_for_it() {
+    fn an_idle_lane_saves_up_no_time() {
         let mut lanes = Lanes::new(10);
         for i in 0..3 {
             lanes.push('a', i, MS);
@@ -203,30 +202,34 @@ mod tests {
         for i in 0..3 {
             lanes.push('b', i, MS);
         }
-        // It is next, once: it stands where the other stood.
+        // The new lane is next, once: it starts with the used time of the other.
         assert_eq!(turn(&mut lanes, |_| 1500 * MS), Some('b'));
         assert_eq!(turn(&mut lanes, |_| MS), Some('a'));
         assert_eq!(turn(&mut lanes, |_| MS), Some('b'));
     }
 
     #[test]
-    fn a_full_lane_says_so_and_leaves_the_others_room() {
+    fn a_full_lane_does_not_affect_other_lanes() {
         let mut lanes = Lanes::new(2);
         lanes.push('a', 1, MS);
         assert!(!lanes.is_full('a'));
         lanes.push('a', 2, 4 * MS);
         assert!(lanes.is_full('a') && !lanes.is_full('b'));
-        assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (5 * MS, Duration::ZERO));
+        assert_eq!((lanes.work_ahead('a'), lanes.work_ahead('b')), (5 * MS, Duration::ZERO));
         lanes.push('b', 1, MS);
-        assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (6 * MS, 2 * MS), "of each other lane as much as of its own");
+        assert_eq!(
+            (lanes.work_ahead('a'), lanes.work_ahead('b')),
+            (6 * MS, 2 * MS),
+            "at most the same time for each other lane"
+        );
         assert_eq!(lanes.waiting(), 3);
         let all = |jobs: &mut VecDeque<u32>| (jobs.drain(..).count(), MS);
         let (first, jobs) = lanes.take(all).unwrap();
-        lanes.done(&first, MS);
+        lanes.end_turn(&first, MS);
         assert_eq!(lanes.waiting(), 3 - jobs);
         let (second, _) = lanes.take(all).unwrap();
-        lanes.done(&second, MS);
+        lanes.end_turn(&second, MS);
         assert!(lanes.waiting() == 0 && lanes.take(all).is_none());
-        assert_eq!((lanes.ahead('a'), lanes.ahead('b')), (Duration::ZERO, Duration::ZERO));
+        assert_eq!((lanes.work_ahead('a'), lanes.work_ahead('b')), (Duration::ZERO, Duration::ZERO));
     }
 }

@@ -1,36 +1,38 @@
 //! execute: decides where and when a run happens: at once on this thread, or on a worker; the bounded queue.
 //!
-//! - A [`Runner`] is one loaded version made runnable: its sessions, one per thread that needs one, and its measured cost.
-//! - [`Executor::execute`] runs at once where the measured cost is small (no hand-off costs more than the work), else hands
-//!   the request to a worker, which takes whatever waits when it becomes free: a lone request is never delayed, and batches form
-//!   under load, of versions of which verification has shown that rows do not interact ([`Batching`]).
-//! - A request of many such rows is cut, and run by as many workers as have nothing else to do.
-//! - Each version waits in a lane of its own; turns go by time used, so one version cannot starve another.
-//! - A lane is bounded; when it is full, or the wait too long, the request is refused with `OVERLOADED` and nothing else is lost:
-//!   by [`Executor::admit`] before it is checked, and by [`Executor::execute`] where the lane filled up meanwhile.
-//! - Expired work is dropped before it runs (`DEADLINE_EXCEEDED`); work whose caller went away is skipped.
-//! - A panic or an error inside an engine fails that run alone; the session it happened in is thrown away.
+//! - A [`Runner`] is one loaded version that can run: its sessions, one for each thread that needs one, and its measured cost.
+//! - [`Executor::execute`] runs a request at once where its measured cost is below the cost of a hand-off. Otherwise it hands the
+//!   request to a worker. A free worker takes what waits, so a lone request is not delayed and batches form under load. Only versions
+//!   whose rows were shown not to interact run in batches ([`Batching`]).
+//! - A request of many such rows is split across the workers that are idle.
+//! - Each version waits in a lane of its own. Turns go by the time used, so one version cannot starve another.
+//! - A lane is bounded. When it is full or the wait is too long, the request is refused with `OVERLOADED` and nothing else is lost:
+//!   by [`Executor::admit`] before the request is checked, and by [`Executor::execute`] where the lane filled up since.
+//! - Work past its deadline is dropped before it runs (`DEADLINE_EXCEEDED`). Work whose caller went away is skipped.
+//! - A panic or an error inside an engine fails that run alone, and the session is dropped. A worker that panics elsewhere answers
+//!   the requests of that run with `INTERNAL` and goes on.
 //!
 //! Uses: backend, machine (processor time), model.
 //!
-//! Invariant: nothing here knows routing or HTTP.
+//! Invariant: no knowledge of routing or HTTP.
 //!
-//! To change how runs are placed: [`Executor::execute`] decides where, `batch.rs` decides what runs together, `spread.rs` what is run
-//! by several, `idle.rs` by whom, `lanes.rs` whose turn it is.
+//! To change how runs are placed: `executor.rs` decides where a run happens, `batch.rs` what runs together, `split_run.rs` and
+//! `cost.rs` what is split, `idle.rs` across which workers, `lanes.rs` whose turn it is, and `pool.rs` is what a worker does.
 
 mod batch;
 mod cost;
+mod counters;
 mod executor;
 mod idle;
 mod lanes;
+mod pool;
 mod runner;
-mod spread;
-mod tally;
+mod split_run;
 #[cfg(test)]
 mod tests;
 
 pub use batch::Batching;
 pub use cost::{CostCurve, Measured};
+pub use counters::{RunCounters, RunCounts};
 pub use executor::{Config, Executor};
-pub use runner::{Place, Ran, Runner};
-pub use tally::{Counts, Tally};
+pub use runner::{Placement, RunOutput, Runner};

@@ -1,8 +1,8 @@
-//! One loaded version, ready to run on any thread.
+//! One loaded version that can run on any thread.
 
 use super::batch::Batching;
 use super::cost::CostCurve;
-use super::tally::Tally;
+use super::counters::RunCounters;
 use crate::backend::{Model, RunError, Session};
 use crate::model::{Answer, Checked, Code, Failure, Signature, panic_message};
 use crossbeam_queue::ArrayQueue;
@@ -10,40 +10,42 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a run gave, and what it took.
+/// The answer to one request, and how it was run.
 #[derive(Debug)]
-pub struct Ran {
+pub struct RunOutput {
     pub answer: Answer,
-    /// Waiting for a worker; zero when run at once.
+    /// The wait for a worker; zero where the request ran at once.
     pub queue: Duration,
-    /// Inside the engine: of the whole run, where requests ran together; from cutting to joining, where several workers ran it.
+    /// The time inside the engine. For a batch, that of the whole batch. For a split request, from splitting to joining.
     pub infer: Duration,
-    /// Rows that ran together, this request's own among them; 1 where there are no rows. Fewer than its own where it was cut.
+    /// Rows that ran together, this request's own included; 1 where there are no rows. For a split request, the rows of its largest
+    /// part.
     pub batch_rows: usize,
-    /// Whether this one counts the run: of those that ran together, one does.
+    /// Whether this output counts the run in metrics: true for one of the requests that ran together.
     pub counts: bool,
 }
 
-/// A version that failed so often in parts where the whole went well stays whole: something in it needs its rows together.
-const MOST_CUTS_IN_VAIN: u64 = 3;
+/// After this many requests that failed as a split run and succeeded as one, the version's requests are not split any more: something
+/// in the model needs the rows together.
+const MAX_FAILED_SPLITS: u64 = 3;
 
 /// A loaded version and the sessions that run it.
 pub struct Runner {
     model: Arc<dyn Model>,
-    /// Sessions nobody is using. When it is empty a new one is made; when it is full one too many is dropped.
+    /// Sessions that are not in use. When it is empty, a new session is made; when it is full, a session is dropped.
     idle: ArrayQueue<Box<dyn Session>>,
     cost: CostCurve,
     batching: Batching,
-    place: Place,
-    tally: Tally,
+    placement: Placement,
+    counters: RunCounters,
 }
 
-/// Where runs of a version happen, where somebody said so; `None`s go by what they cost.
+/// Where `model.toml` says that runs of a version happen. `None`: the measured cost decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
-    /// At once, on the thread that read the request, or on a worker.
+pub struct Placement {
+    /// At once, on the thread that read the request (true), or on a worker (false).
     pub at_once: Option<bool>,
-    /// Never on several workers, or on as many as idle.
+    /// Split across all idle workers (true), or never split (false).
     pub spread: Option<bool>,
 }
 
@@ -54,33 +56,37 @@ impl std::fmt::Debug for Runner {
 }
 
 impl Runner {
-    /// How many idle sessions are kept; more than run at once on the machines this is for.
-    const IDLE_SESSIONS: usize = 64;
+    /// Idle sessions that are kept. More than this run at once only on machines with more cores.
+    const MAX_IDLE_SESSIONS: usize = 64;
 
-    /// Runs each request alone until [`Runner::with_batching`] says otherwise.
+    /// A runner that runs each request alone, until [`Runner::with_batching`] changes that.
     #[must_use]
     pub fn new(model: Arc<dyn Model>) -> Runner {
-        let batching = Batching::Off { why: "it was not verified that rows do not interact".to_owned() };
-        let idle = ArrayQueue::new(Self::IDLE_SESSIONS);
-        Runner { model, idle, cost: CostCurve::new(), batching, place: Place::default(), tally: Tally::default() }
+        Runner {
+            model,
+            idle: ArrayQueue::new(Self::MAX_IDLE_SESSIONS),
+            cost: CostCurve::new(),
+            batching: Batching::Off { why: "it was not verified that rows do not interact".to_owned() },
+            placement: Placement::default(),
+            counters: RunCounters::default(),
+        }
     }
 
-    /// The same, with a verdict on whether requests may run together.
+    /// Sets whether requests may run together.
     #[must_use]
     pub fn with_batching(self, batching: Batching) -> Runner {
         Runner { batching, ..self }
     }
 
-    /// The same, with where its runs happen said by somebody.
+    /// Sets where runs happen.
     #[must_use]
-    pub fn with_place(self, place: Place) -> Runner {
-        Runner { place, ..self }
+    pub fn with_placement(self, placement: Placement) -> Runner {
+        Runner { placement, ..self }
     }
 
-    /// Where its runs happen, where somebody said so.
     #[must_use]
-    pub fn place(&self) -> Place {
-        self.place
+    pub fn placement(&self) -> Placement {
+        self.placement
     }
 
     #[must_use]
@@ -88,16 +94,15 @@ impl Runner {
         &self.batching
     }
 
-    /// What runs cost, by their size.
+    /// The measured cost of runs, by size.
     #[must_use]
     pub fn cost(&self) -> &CostCurve {
         &self.cost
     }
 
-    /// What became of its requests.
     #[must_use]
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn counters(&self) -> &RunCounters {
+        &self.counters
     }
 
     #[must_use]
@@ -110,116 +115,127 @@ impl Runner {
         self.model.engine()
     }
 
-    /// Whether a run of so many elements of all inputs happens on the thread that read it: as was said, else where it is short
-    /// enough, and never before the first run.
+    /// Whether a request with this many input elements runs on the thread that read it: as `model.toml` says, else where its expected
+    /// cost is at most `below`. Never before the first run was measured.
     #[must_use]
     pub fn runs_at_once(&self, elements: usize, below: Duration) -> bool {
-        self.place.at_once.unwrap_or_else(|| self.cost.expect(elements).is_some_and(|cost| cost <= below))
+        self.placement.at_once.unwrap_or_else(|| self.cost.estimate(elements).is_some_and(|cost| cost <= below))
     }
 
-    /// The time of a worker that this takes of others who wait: its share of a run of as many as are worth running together.
+    /// The worker time that a request adds to the queue: its share of a batch of the size that is worth running.
     #[must_use]
-    pub fn expected_share(&self, request: &Checked) -> Duration {
+    pub(super) fn expected_share(&self, request: &Checked) -> Duration {
         let elements = request.elements();
-        let room = match (&self.batching, request.rows()) {
-            (Batching::On { .. }, Some(rows)) => self.cost.room(elements / rows.max(1)).max(elements),
+        let of_batch = match (&self.batching, request.rows()) {
+            (Batching::On { .. }, Some(rows)) => self.cost.batch_elements(elements / rows.max(1)).max(elements),
             _ => elements,
         };
-        let whole = self.cost.expect(room).unwrap_or_default();
-        if room > elements { whole.mul_f64(elements as f64 / room as f64) } else { whole }
+        let cost = self.cost.estimate(of_batch).unwrap_or_default();
+        if of_batch > elements { cost.mul_f64(elements as f64 / of_batch as f64) } else { cost }
     }
 
-    /// Whether a request may be cut at all: it has rows, they may run apart, nobody said never, and it did not fail time and again where
-    /// the whole went well.
+    /// Whether a request may be split: its rows may run apart, `model.toml` does not forbid it, and splitting has not failed too often.
     #[must_use]
-    pub fn may_spread(&self, request: &Checked) -> bool {
-        let wanted = self.place.spread.unwrap_or_else(|| self.tally.cuts_in_vain() < MOST_CUTS_IN_VAIN);
-        wanted && request.rows() > Some(1) && self.batching.is_on()
+    pub(super) fn may_split(&self, request: &Checked) -> bool {
+        let allowed = self.placement.spread.unwrap_or_else(|| self.counters.failed_splits() < MAX_FAILED_SPLITS);
+        allowed && request.rows() > Some(1) && self.batching.is_on()
     }
 
-    /// In how many parts a request that may be cut is worth cutting, where at most `most` run at the same time and none should be
-    /// shorter than `least`: as was said, else by what they cost.
+    /// The number of parts to split a request into: at most `most`, each with an expected cost of at least `least`. Where `model.toml`
+    /// asks for splitting, `most`.
     #[must_use]
-    pub fn parts(&self, request: &Checked, most: usize, least: Duration) -> usize {
+    pub(super) fn parts(&self, request: &Checked, most: usize, least: Duration) -> usize {
         let most = most.min(request.rows().unwrap_or(1));
-        if self.place.spread == Some(true) { most } else { self.cost.parts(request.elements(), most, least) }
+        if self.placement.spread == Some(true) { most } else { self.cost.parts(request.elements(), most, least) }
     }
 
-    /// Runs on this thread, now. The request must have been checked against [`Runner::signature`].
+    /// Runs a request on this thread. The request must have been checked against [`Runner::signature`].
     ///
     /// # Errors
-    /// `INVALID_TENSOR` where the engine cannot take these values, `ENGINE_FAILED` where it failed or panicked.
-    pub fn run(&self, request: &Checked) -> Result<Ran, Failure> {
-        let ran = self.run_aside(request)?;
-        self.cost.learn(request.elements(), ran.infer);
-        self.tally.alone();
-        Ok(ran)
+    /// `INVALID_TENSOR` where the engine does not accept these values, `ENGINE_FAILED` where it failed or panicked.
+    pub fn run(&self, request: &Checked) -> Result<RunOutput, Failure> {
+        let output = self.run_unmeasured(request)?;
+        self.cost.learn(request.elements(), output.infer);
+        self.counters.single();
+        Ok(output)
     }
 
-    /// Runs requests that stack as one, and gives each its own rows of the answer. `None` where that failed, for whatever reason:
-    /// each alone may do better.
+    /// Runs requests as one batch and gives each the rows of its own answer. `None` where that failed for any reason, as each request
+    /// may succeed alone.
     #[must_use]
-    pub fn run_together(&self, requests: &[&Checked]) -> Option<Vec<Ran>> {
-        let ran = self.try_together(requests);
-        if ran.is_none() {
-            self.tally.taken_apart();
+    pub(super) fn run_together(&self, requests: &[&Checked]) -> Option<Vec<RunOutput>> {
+        let outputs = self.try_together(requests);
+        if outputs.is_none() {
+            self.counters.batch_failed();
         }
-        ran
+        outputs
     }
 
-    fn try_together(&self, requests: &[&Checked]) -> Option<Vec<Ran>> {
-        let whole = Checked::stack(requests)?;
+    fn try_together(&self, requests: &[&Checked]) -> Option<Vec<RunOutput>> {
+        let batch = Checked::stack(requests)?;
         let rows: Vec<usize> = requests.iter().map(|request| request.rows()).collect::<Option<_>>()?;
-        let Ran { answer, infer, batch_rows, .. } = self.run_aside(&whole).ok()?;
+        let RunOutput { answer, infer, batch_rows, .. } = self.run_unmeasured(&batch).ok()?;
         let answers = answer.split_rows(&rows)?;
-        self.cost.learn(whole.elements(), infer);
-        self.tally.together(batch_rows);
-        let each = |answer| Ran { answer, queue: Duration::ZERO, infer, batch_rows, counts: true };
-        Some(answers.into_iter().map(each).collect())
+        self.cost.learn(batch.elements(), infer);
+        self.counters.batched(batch_rows);
+        let output = |answer| RunOutput { answer, queue: Duration::ZERO, infer, batch_rows, counts: true };
+        Some(answers.into_iter().map(output).collect())
     }
 
-    /// Runs some rows of a request on this thread. `None` where that failed, for whatever reason: the whole says why.
+    /// Runs a part of a split request on this thread. `None` where that failed for any reason, as the whole request is run then.
     #[must_use]
-    pub fn run_part(&self, part: &Checked) -> Option<Answer> {
-        let ran = self.run_aside(part).ok()?;
-        self.cost.learn(part.elements(), ran.infer);
-        Some(ran.answer)
+    pub(super) fn run_part(&self, part: &Checked) -> Option<Answer> {
+        let output = self.run_unmeasured(part).ok()?;
+        self.cost.learn(part.elements(), output.infer);
+        Some(output.answer)
     }
 
-    /// As [`Runner::run`], on a thread whose times say nothing of what a run costs: a low-priority one, which others interrupt.
+    /// Like [`Runner::run`], without measuring the cost. For threads of low priority, whose run times other threads distort.
     ///
     /// # Errors
     /// As [`Runner::run`].
-    pub fn run_aside(&self, request: &Checked) -> Result<Ran, Failure> {
-        let mut session = match self.idle.pop() {
-            Some(session) => session,
-            None => Arc::clone(&self.model).session().map_err(failure)?,
-        };
-        let started = Instant::now();
-        // Unwind safety: a session a panic passed through is dropped below and never run again; the shared model is only read.
-        let outcome = catch_unwind(AssertUnwindSafe(|| session.run(request)));
-        let infer = started.elapsed();
-        let tensors = match outcome {
+    pub fn run_unmeasured(&self, request: &Checked) -> Result<RunOutput, Failure> {
+        let mut session = self.idle.pop();
+        // Unwind safety: a session that a panic passed through is dropped below. The shared model is only read.
+        let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<_, RunError> {
+            let session = match &mut session {
+                Some(session) => session,
+                none => none.insert(Arc::clone(&self.model).session()?),
+            };
+            let started = Instant::now();
+            let tensors = session.run(request)?;
+            Ok((tensors, started.elapsed()))
+        }));
+        let (tensors, infer) = match outcome {
             Ok(outcome) => {
-                // Full only when more threads ran at once than sessions are kept: then this one is dropped.
-                let _ = self.idle.push(session);
+                if let Some(session) = session {
+                    // It is full only when more threads ran at once than sessions are kept. This session is then dropped.
+                    let _ = self.idle.push(session);
+                }
                 outcome.map_err(failure)?
             }
             Err(panic) => {
-                let words = panic_message(&*panic);
+                let text = panic_message(&*panic);
+                // A session in this state may panic again while it is dropped.
+                let _ = catch_unwind(AssertUnwindSafe(move || drop(session)));
                 return Err(Failure::new(Code::EngineFailed, "the engine panicked on this request")
-                    .with_internal(format!("panic in {}: {words}", self.engine())));
+                    .with_internal(format!("panic in {}: {text}", self.engine())));
             }
         };
+        let (wanted, got) = (request.wanted().len(), tensors.len());
+        if wanted != got {
+            return Err(Failure::new(Code::EngineFailed, "the engine failed on this request")
+                .with_internal(format!("{} returned {got} outputs, expected {wanted}", self.engine())));
+        }
         let answer = Answer::named(self.signature(), request.wanted(), tensors);
         let batch_rows = request.rows().unwrap_or(1);
-        Ok(Ran { answer, queue: Duration::ZERO, infer, batch_rows, counts: true })
+        Ok(RunOutput { answer, queue: Duration::ZERO, infer, batch_rows, counts: true })
     }
 }
 
 fn failure(error: RunError) -> Failure {
     match error {
-        RunError::Refused(words) => Failure::new(Code::InvalidTensor, words),
+        RunError::Refused(message) => Failure::new(Code::InvalidTensor, message),
         RunError::Failed { message, internal } => Failure::new(Code::EngineFailed, message).with_internal(internal),
     }
 }

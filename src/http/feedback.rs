@@ -43,6 +43,6 @@ async fn attempt(
     let admitted = admit_and_read(plane, RequestKind::Feedback, headers, body, received).await?;
     let AdmittedBody { _permit, deadline, body } = admitted;
     let entries = feedback::decode(&body, Timestamp::now().as_microsecond())?;
-    plane.gateway.told(model, &entries, deadline).await?;
+    plane.gateway.record_feedback(model, &entries, deadline).await?;
     Ok(entries.len())
 }

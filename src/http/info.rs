@@ -6,7 +6,7 @@ use super::endpoint::{Endpoint, Target, VersionPart};
 use crate::codec::{metadata, tfs};
 use crate::model::{Code, Failure, Parameters, Version, quoted};
 use crate::registry::{Entry, Served, State, VersionStatus};
-use crate::route::Ask;
+use crate::route::RouteRequest;
 use crate::serve::find;
 use std::sync::Arc;
 
@@ -70,8 +70,12 @@ fn with_entry(
 /// The version that the path names, or else the one that represents the model.
 fn version_of(entry: &Entry, version: &VersionPart) -> Result<Arc<Served>, Failure> {
     if entry.taken_out() || !matches!(version, VersionPart::Any) {
-        let ask =
-            Ask { selector: version.selector(), header: &|_| None, parameters: &Parameters::new(), request_id: "" };
+        let ask = RouteRequest {
+            selector: version.selector(),
+            header: &|_| None,
+            parameters: &Parameters::new(),
+            request_id: "",
+        };
         return entry.route(&ask).map(|routed| Arc::clone(routed.served));
     }
     entry

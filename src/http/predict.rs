@@ -7,8 +7,9 @@ use super::endpoint::Target;
 use super::negotiation::compress;
 use crate::codec::{oip, tfs};
 use crate::model::{Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
-use crate::route::Ask;
-use crate::serve::{ActiveRequest, Ran, find};
+use crate::registry::Snapshot;
+use crate::route::RouteRequest;
+use crate::serve::{ActiveRequest, RunOutput, not_found};
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::Incoming;
@@ -78,9 +79,10 @@ async fn attempt(
     let admitted = admit_and_read(plane, RequestKind::Predict, headers, body, received).await;
     let AdmittedBody { _permit, deadline, body } = admitted.map_err(refuse)?;
     let started = Instant::now();
+    let snapshot = plane.gateway.snapshot();
     // An unknown model or version is reported before an error in the body.
-    let parsed = parse(protocol, headers, body)
-        .map_err(|failure| refuse(target_not_found(plane, headers, target).unwrap_or(failure)))?;
+    let target_not_found = || not_found(&snapshot, &target.model, target.version.selector());
+    let parsed = parse(protocol, headers, body).map_err(|failure| refuse(target_not_found().unwrap_or(failure)))?;
     if let Parsed::Oip(request) = &parsed
         && let Some(text) = request.request.id.as_ref().filter(|id| !id.is_empty())
     {
@@ -90,7 +92,8 @@ async fn attempt(
         );
     }
     let id = &*id.get_or_insert_with(RequestId::generate);
-    let mut active = open(plane, headers, target, &parsed, id, started).map_err(refuse)?;
+    let mut active = open(plane, &snapshot, headers, target, &parsed, id, started).map_err(refuse)?;
+    drop(snapshot);
     let (mut response, outcome) = match run(plane, &mut active, parsed, target, id, deadline).await {
         Ok((response, ran)) => (compress(headers, response), Ok(ran)),
         Err(failure) => {
@@ -124,7 +127,7 @@ async fn attempt(
         }
         Err(failure) => response = answer::error(&failure),
     }
-    answer::set_served_by(response.headers_mut(), &served.version_text, &served.arm);
+    answer::set_served_by(response.headers_mut(), &served.version_text, served.arm());
     Ok(response)
 }
 
@@ -144,20 +147,10 @@ fn parse(protocol: Protocol, headers: &HeaderMap, body: Bytes) -> Result<Parsed,
     }
 }
 
-/// The failure for a model, version or label in the path that does not exist. Only a request whose body cannot be parsed gets
-/// here, instead of [`open`], so each request loads one snapshot.
-fn target_not_found(plane: &DataPlane, headers: &HeaderMap, target: &Target<'_>) -> Option<Failure> {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let ask =
-        Ask { selector: target.version.selector(), header: &header, parameters: &Parameters::new(), request_id: "" };
-    let snapshot = plane.gateway.snapshot();
-    let failure = find(&snapshot, &target.model).and_then(|entry| entry.route(&ask).map(drop)).err()?;
-    matches!(failure.code, Code::ModelNotFound | Code::VersionNotFound | Code::LabelNotFound).then_some(failure)
-}
-
 /// Routes the request and takes hold of the version that answers it.
 fn open(
     plane: &DataPlane,
+    snapshot: &Snapshot,
     headers: &HeaderMap,
     target: &Target<'_>,
     parsed: &Parsed,
@@ -170,8 +163,9 @@ fn open(
         Parsed::Oip(request) => &request.request.parameters,
         Parsed::OipRaw(_) | Parsed::Tfs(_) => NONE,
     };
-    let ask = Ask { selector: target.version.selector(), header: &header, parameters, request_id: id.as_str() };
-    plane.gateway.open(&target.model, &ask, id, started)
+    let selector = target.version.selector();
+    let request = RouteRequest { selector, header: &header, parameters, request_id: id.as_str() };
+    plane.gateway.open(snapshot, &target.model, &request, id, started)
 }
 
 /// Decodes, runs and encodes a request on its version. A failure here counts for that version.
@@ -182,7 +176,7 @@ async fn run(
     target: &Target<'_>,
     id: &RequestId,
     deadline: Instant,
-) -> Result<(HttpResponse, Ran), Failure> {
+) -> Result<(HttpResponse, RunOutput), Failure> {
     let (request, format) = decode(parsed, active.signature())?;
     let ran = plane.gateway.infer(active, request, deadline).await?;
     let mut response = match format {

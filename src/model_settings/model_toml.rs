@@ -3,7 +3,7 @@
 use super::gates::Gates;
 use super::recording::LogSettings;
 use crate::backend::EngineChoice;
-use crate::execute::{Batching, Place};
+use crate::execute::{Batching, Placement};
 use crate::model::Version;
 use crate::registry::Limits;
 use crate::settings::{Table, Value};
@@ -56,7 +56,7 @@ pub struct ExecutionSettings {
     pub batching: BatchingSettings,
     /// `[execution]`: runs on the I/O thread of the request or on a worker, and on one worker or on all idle workers. Absent: decided by
     /// the measured cost.
-    pub place: Place,
+    pub place: Placement,
 }
 
 /// `[batching]` of `model.toml`.
@@ -108,7 +108,7 @@ impl ModelSettings {
             max_rows: batching.integer("max_rows", 1..=Batching::MAX_ROWS),
         };
         let place = table.section("execution");
-        let place = Place { at_once: place.bool("at_once"), spread: place.bool("spread") };
+        let place = Placement { at_once: place.bool("at_once"), spread: place.bool("spread") };
         let execution = ExecutionSettings { batching, place };
         if let Some(enabled) = batching.enabled {
             metadata.insert("batching_enabled".to_owned(), enabled.into());

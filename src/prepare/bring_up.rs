@@ -105,7 +105,7 @@ fn run_stages(
     let version_toml = VersionToml::read(dir)?;
     let golden_cases = verify::verify(dir, &version_toml, &sha256, &runner)?;
     let batching = batchability::decide(dir, &runner, job.execution.batching);
-    let runner = Arc::new(runner.with_batching(batching).with_place(job.execution.place));
+    let runner = Arc::new(runner.with_batching(batching).with_placement(job.execution.place));
     let verify = begun.elapsed();
 
     enter(State::Warming);

@@ -1,234 +1,90 @@
-//! One model as requests and operators see it.
+//! One model: its versions, and how its traffic document routes requests to them.
 
+use super::version::{Loaded, Served, ShadowRoute, VersionStatus};
 use crate::compare::Tolerance;
-use crate::execute::Runner;
-use crate::model::{Code, Failure, ModelName, Role, Signature, Version};
+use crate::model::{Code, Failure, ModelName, Role, Version};
 use crate::record::Stream;
-use crate::route::{Ask, Document, Route, Router};
-use crate::telemetry::{ArmMetrics, VersionMetrics};
-use bytestring::ByteString;
-use serde::Serialize;
+use crate::route::{Document, Route, RouteRequest, Router, Selector};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Where a version is in its life, as the admin API spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    Pending,
-    Loading,
-    Verifying,
-    Warming,
-    Ready,
-    Serving,
-    Draining,
-    Unloaded,
-    Failed,
-}
-
-impl State {
-    pub const ALL: [State; 9] = [
-        State::Pending,
-        State::Loading,
-        State::Verifying,
-        State::Warming,
-        State::Ready,
-        State::Serving,
-        State::Draining,
-        State::Unloaded,
-        State::Failed,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            State::Pending => "pending",
-            State::Loading => "loading",
-            State::Verifying => "verifying",
-            State::Warming => "warming",
-            State::Ready => "ready",
-            State::Serving => "serving",
-            State::Draining => "draining",
-            State::Unloaded => "unloaded",
-            State::Failed => "failed",
-        }
-    }
-}
-
-impl std::fmt::Display for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The stage a version failed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Load,
-    Verify,
-    Warm,
-}
-
-impl Stage {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Stage::Load => "load",
-            Stage::Verify => "verify",
-            Stage::Warm => "warm",
-        }
-    }
-}
-
-/// What is known of a version once it was loaded; kept after it is unloaded.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    pub signature: Signature,
-    /// Lower-case hex of `model.onnx`.
-    pub sha256: String,
-    /// `onnxruntime` or `tract`.
-    pub engine: &'static str,
-    /// Size of the version's files.
-    pub bytes: u64,
-    pub load: Duration,
-    pub verify: Duration,
-    pub warm: Duration,
-    /// Golden cases that were checked.
-    pub golden_cases: usize,
-    /// `version.toml` as it was written, as JSON; `null` where there is none.
-    pub metadata: serde_json::Value,
-}
-
-/// What `model.toml` allows callers of a version, as it said when the version was loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// Requests on this version at once; one more is refused with `TOO_MANY_REQUESTS`.
-    pub max_in_flight: Option<u64>,
-    /// Rows of one request; more is refused with `INVALID_TENSOR`.
-    pub max_rows: Option<usize>,
-}
-
-/// A version in memory.
-///
-/// The manager holds the last reference while it drains, so that its memory is freed on the manager's thread.
-#[derive(Debug)]
-pub struct Loaded {
-    pub model: ModelName,
-    pub version: Version,
-    pub runner: Arc<Runner>,
-    pub metrics: Arc<VersionMetrics>,
-    pub facts: Arc<Facts>,
-    pub limits: Limits,
-}
-
-/// A version in one part it plays: what a request gets from routing.
-#[derive(Debug)]
-pub struct Served {
-    pub loaded: Arc<Loaded>,
-    pub role: Role,
-    /// The arm's name; `rule`, `pinned` or `label` where no split decided.
-    pub arm: ByteString,
-    /// The version, as headers and answers spell it.
-    pub version_text: ByteString,
-    pub metrics: ArmMetrics,
-}
-
-impl Served {
-    #[must_use]
-    pub fn new(loaded: Arc<Loaded>, role: Role, arm: &str) -> Arc<Served> {
-        Served::counted(ArmMetrics::new(Arc::clone(&loaded.metrics), arm), loaded, role, arm)
-    }
-
-    /// An arm of a split, which counts its requests since this revision of the document.
-    fn on_arm(loaded: Arc<Loaded>, arm: &str, revision: u64) -> Arc<Served> {
-        let metrics = ArmMetrics::of_revision(Arc::clone(&loaded.metrics), arm, revision);
-        Served::counted(metrics, loaded, Role::Primary, arm)
-    }
-
-    fn counted(metrics: ArmMetrics, loaded: Arc<Loaded>, role: Role, arm: &str) -> Arc<Served> {
-        let version_text = loaded.version.to_string().into();
-        Arc::new(Served { role, arm: arm.into(), version_text, metrics, loaded })
-    }
-}
-
-/// Who answers a request.
-#[derive(Debug, Clone, Copy)]
-pub struct Routed<'e> {
-    pub served: &'e Arc<Served>,
-    /// The split goes by a sticky key and the request lacks it, so that its id stood in.
-    pub keyless: bool,
-}
-
-/// A shadow and the share of requests copied to it.
-#[derive(Debug)]
-pub struct Shadowing {
-    /// Above 0 and at most 1.
-    pub sample: f64,
-    pub served: Arc<Served>,
-}
-
-/// One version as operators see it.
-#[derive(Debug, Clone)]
-pub struct VersionStatus {
-    pub version: Version,
-    pub state: State,
-    /// Where it failed, and why in words; both `None` unless `state` is failed, but for `reason`, which also says why a version
-    /// is pending or unloaded.
-    pub stage: Option<Stage>,
-    pub reason: Option<String>,
-    /// Remarks that stop nothing: a generated warm-up refused, bytes changed on disk under a loaded version.
-    pub notes: Vec<String>,
-    pub facts: Option<Arc<Facts>>,
-    /// Present exactly in the states ready and serving.
-    pub loaded: Option<Arc<Loaded>>,
-}
-
-/// One model: its versions, its traffic document and the routes made of both.
+/// One model: its versions, its traffic document, and the routes built from both.
 #[derive(Debug)]
 pub struct Entry {
     name: ModelName,
     versions: BTreeMap<Version, VersionStatus>,
-    /// Grows by one with every change of the document; 0 while there is none.
+    /// The document's revision. It grows by one with every change; 0 while there is no document.
     revision: u64,
-    /// The whole model was unloaded by an operator: its document is kept and nothing answers.
+    /// An operator unloaded the whole model: its document is kept and no version answers.
     taken_out: bool,
     traffic: Option<Traffic>,
     /// Why the stored traffic document cannot be read, where it cannot.
     document_error: Option<String>,
     pinned: BTreeMap<Version, Arc<Served>>,
-    /// How far apart a shadow's answer may be from the primary's.
+    /// How far a shadow's answer may be from the primary's.
     tolerance: Tolerance,
-    /// Where the records of each loaded version go; none for those that are not recorded.
+    /// The record stream of each loaded version that is recorded.
     streams: BTreeMap<Version, Arc<Stream>>,
 }
 
 #[derive(Debug)]
 struct Traffic {
     router: Router,
-    /// `None` only while the model is taken out or its document cannot be served yet (at start).
+    /// `None` while the model is taken out, and at start until all versions of the document are loaded.
     routes: Option<Routes>,
 }
 
+/// The versions that the document's members point to, by the same indices.
 #[derive(Debug)]
 struct Routes {
     arms: Vec<Arc<Served>>,
     rules: Vec<Arc<Served>>,
     labels: BTreeMap<Version, Arc<Served>>,
-    /// Those that are loaded.
-    shadows: Vec<Shadowing>,
+    /// The shadows that are loaded.
+    shadows: Vec<ShadowRoute>,
+}
+
+impl Routes {
+    /// # Errors
+    /// A version of the split, a rule or a label that is not loaded. Shadows that are not loaded are left out.
+    fn new(document: &Document, versions: &BTreeMap<Version, VersionStatus>, revision: u64) -> Result<Routes, Version> {
+        let loaded = |version: Version| {
+            let loaded = versions.get(&version).and_then(|status| status.loaded.as_ref());
+            loaded.map(Arc::clone).ok_or(version)
+        };
+        let arms = document.split.iter().map(|a| Ok(Served::on_arm(loaded(a.version)?, a.arm.as_str(), revision)));
+        let rules = document.rules.iter().map(|r| Ok(Served::new(loaded(r.version)?, Role::Primary, "rule")));
+        let labels = document.labels.values().map(|v| Ok((*v, Served::new(loaded(*v)?, Role::Pinned, "label"))));
+        let shadows = document.shadows.iter().filter_map(|shadow| {
+            let served = Served::new(loaded(shadow.version).ok()?, Role::Shadow, "shadow");
+            Some(ShadowRoute { sample: shadow.sample, served })
+        });
+        Ok(Routes {
+            arms: arms.collect::<Result<_, _>>()?,
+            rules: rules.collect::<Result<_, _>>()?,
+            labels: labels.collect::<Result<_, _>>()?,
+            shadows: shadows.collect(),
+        })
+    }
+}
+
+/// The version that answers a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Routed<'e> {
+    pub served: &'e Arc<Served>,
+    /// The document has a sticky key and the request lacks it, so the request id was used instead.
+    pub keyless: bool,
 }
 
 impl Entry {
-    /// Puts a model together. `document` with its revision, where there is one.
+    /// Builds a model's entry. `document` is the traffic document of this `revision`, where there is one.
     ///
-    /// While `taken_out`, or while the document names a version that is not loaded and `starting` is set (a server that has
-    /// just come up still loads it), un-pinned requests are answered `NOT_READY`.
+    /// Un-pinned requests are answered `NOT_READY` while the model is `taken_out`, and while a version of the document is not
+    /// loaded and the server is `starting`.
     ///
     /// # Errors
-    /// The versions the document names that are not loaded, unless one of the two cases above excuses them.
+    /// The versions of the document that are not loaded, where neither of the two cases above applies.
     pub fn new(
         name: ModelName,
         versions: BTreeMap<Version, VersionStatus>,
@@ -237,74 +93,42 @@ impl Entry {
         taken_out: bool,
         starting: bool,
     ) -> Result<Entry, Vec<Version>> {
-        let loaded = |v: &Version| versions.get(v).and_then(|s| s.loaded.as_ref());
-        let served = |v: Version, role, arm: &str| loaded(&v).map(|l| Served::new(Arc::clone(l), role, arm)).ok_or(v);
+        let is_loaded = |v: &Version| versions.get(v).is_some_and(|status| status.loaded.is_some());
         let traffic = match document {
             None => None,
             Some(document) => {
-                let missing: Vec<Version> = document.named().into_iter().filter(|v| loaded(v).is_none()).collect();
+                let missing: Vec<Version> = document.named().into_iter().filter(|v| !is_loaded(v)).collect();
                 if !missing.is_empty() && !taken_out && !starting {
                     return Err(missing);
                 }
-                // Shadows that are not there yet hold nothing back; arms, rules and labels do.
-                let routes = || -> Result<Routes, Version> {
-                    Ok(Routes {
-                        arms: document
-                            .split
-                            .iter()
-                            .map(|a| match loaded(&a.version) {
-                                Some(l) => Ok(Served::on_arm(Arc::clone(l), a.arm.as_str(), revision)),
-                                None => Err(a.version),
-                            })
-                            .collect::<Result<_, _>>()?,
-                        rules: document
-                            .rules
-                            .iter()
-                            .map(|r| served(r.version, Role::Primary, "rule"))
-                            .collect::<Result<_, _>>()?,
-                        labels: document
-                            .labels
-                            .values()
-                            .map(|v| served(*v, Role::Pinned, "label").map(|s| (*v, s)))
-                            .collect::<Result<_, _>>()?,
-                        shadows: document
-                            .shadows
-                            .iter()
-                            .filter_map(|s| {
-                                let served = served(s.version, Role::Shadow, "shadow").ok()?;
-                                Some(Shadowing { sample: s.sample, served })
-                            })
-                            .collect(),
-                    })
-                };
-                let routes = if taken_out { None } else { routes().ok() };
+                let routes = if taken_out { None } else { Routes::new(&document, &versions, revision).ok() };
                 Some(Traffic { router: Router::new(&name, document), routes })
             }
         };
         let pinned = versions
             .values()
             .filter(|_| !taken_out)
-            .filter_map(|s| s.loaded.as_ref())
-            .map(|l| (l.version, Served::new(Arc::clone(l), Role::Pinned, "pinned")))
+            .filter_map(|status| status.loaded.as_ref())
+            .map(|loaded| (loaded.version, Served::new(Arc::clone(loaded), Role::Pinned, "pinned")))
             .collect();
         let tolerance = Tolerance::default();
         let streams = BTreeMap::new();
         Ok(Entry { name, versions, revision, taken_out, traffic, document_error: None, pinned, tolerance, streams })
     }
 
-    /// With the reason why the stored traffic document cannot be read: requests that name no version are then refused.
+    /// Sets the reason why the stored traffic document cannot be read. Requests that name no version are then refused.
     #[must_use]
     pub fn with_document_error(self, document_error: Option<String>) -> Entry {
         Entry { document_error, ..self }
     }
 
-    /// With another tolerance for shadows' answers than the default.
+    /// Sets the tolerance for shadows' answers.
     #[must_use]
     pub fn with_tolerance(self, tolerance: Tolerance) -> Entry {
         Entry { tolerance, ..self }
     }
 
-    /// With predictions recorded: `stream` says where those of a version go.
+    /// Sets the record stream of each loaded version; a version without one is not recorded.
     #[must_use]
     pub fn with_streams(self, stream: impl Fn(&Loaded) -> Option<Arc<Stream>>) -> Entry {
         let loaded = self.versions.values().filter_map(|status| status.loaded.as_ref());
@@ -317,7 +141,7 @@ impl Entry {
         &self.name
     }
 
-    /// All versions ever seen by this process, in order.
+    /// All versions this process has seen, in order.
     #[must_use]
     pub fn versions(&self) -> &BTreeMap<Version, VersionStatus> {
         &self.versions
@@ -344,108 +168,114 @@ impl Entry {
         self.traffic.as_ref().is_some_and(|t| t.routes.is_some())
     }
 
-    /// The arms of the split, in the document's order; empty while it cannot be served.
+    /// The arms of the split, in the document's order; empty while the document cannot be served.
     #[must_use]
     pub fn arms(&self) -> &[Arc<Served>] {
         self.traffic.as_ref().and_then(|t| t.routes.as_ref()).map_or(&[], |r| &r.arms)
     }
 
-    /// The shadows that are loaded; none while the document cannot be served.
+    /// The shadows that are loaded; empty while the document cannot be served.
     #[must_use]
-    pub fn shadows(&self) -> &[Shadowing] {
+    pub fn shadows(&self) -> &[ShadowRoute] {
         self.traffic.as_ref().and_then(|t| t.routes.as_ref()).map_or(&[], |r| &r.shadows)
     }
 
-    /// How far apart a shadow's answer may be from the primary's.
+    /// How far a shadow's answer may be from the primary's.
     #[must_use]
     pub fn tolerance(&self) -> Tolerance {
         self.tolerance
     }
 
-    /// Where the records of a loaded version go; `None` where it is not recorded.
+    /// The record stream of a loaded version; `None` where it is not recorded.
     #[must_use]
     pub fn stream(&self, version: Version) -> Option<&Arc<Stream>> {
         self.streams.get(&version)
     }
 
-    /// What the split goes by, where the request has it.
+    /// The request's sticky key, where the document asks for one and the request has it.
     #[must_use]
-    pub fn sticky_key<'a>(&self, ask: &Ask<'a>) -> Option<Cow<'a, str>> {
-        self.traffic.as_ref()?.router.sticky_key(ask)
+    pub fn sticky_key<'a>(&self, request: &RouteRequest<'a>) -> Option<Cow<'a, str>> {
+        self.traffic.as_ref()?.router.sticky_key(request)
     }
 
-    /// The versions that answer when asked by number.
+    /// The versions that can be called by number.
     pub fn callable(&self) -> impl Iterator<Item = &Arc<Served>> {
         self.pinned.values()
     }
 
-    /// A version by number, if it is loaded.
+    /// The version of this number, if it can be called.
     #[must_use]
     pub fn pinned(&self, version: Version) -> Option<&Arc<Served>> {
         self.pinned.get(&version)
     }
 
-    /// The version that describes the model when nobody asks for one: the heaviest of the split, else the highest loaded.
+    /// The version whose metadata describes the model: the heaviest one of the split, else the highest loaded one.
     #[must_use]
     pub fn representative(&self) -> Option<&Arc<Served>> {
         let heaviest = self.document().and_then(Document::heaviest);
         heaviest.and_then(|v| self.pinned.get(&v)).or_else(|| self.pinned.values().next_back())
     }
 
-    /// Decides who answers a request.
+    /// Decides which version answers a request.
     ///
     /// # Errors
-    /// `NOT_READY` where nothing can answer now, `VERSION_NOT_FOUND` and `LABEL_NOT_FOUND` where the URL names what is not there.
-    pub fn route(&self, ask: &Ask) -> Result<Routed<'_>, Failure> {
-        let by_name = |served| Routed { served, keyless: false };
+    /// `NOT_READY` where no version can answer now, `VERSION_NOT_FOUND` and `LABEL_NOT_FOUND` where the URL names one that does not
+    /// exist. `INTERNAL` where the routes contradict the document, which [`Entry::new`] excludes.
+    pub fn route(&self, request: &RouteRequest) -> Result<Routed<'_>, Failure> {
+        let without_key = |served| Routed { served, keyless: false };
         if self.taken_out {
-            return Err(Failure::new(
-                Code::NotReady,
-                format!("model {} is unloaded; load it to use it again", self.name),
-            ));
+            let message = format!("model {} is unloaded; load it to use it again", self.name);
+            return Err(Failure::new(Code::NotReady, message));
         }
-        if let crate::route::Selector::Version(version) = ask.selector {
-            return self.pinned.get(&version).map(by_name).ok_or_else(|| self.no_version(version));
+        if let Selector::Version(version) = request.selector {
+            return self.pinned.get(&version).map(without_key).ok_or_else(|| self.no_version(version));
         }
-        let Some(traffic) = &self.traffic else {
-            if self.document_error.is_some() {
-                let words = format!(
+        let Some(Traffic { router, routes }) = &self.traffic else {
+            if let Some(error) = &self.document_error {
+                let message = format!(
                     "the stored traffic document of model {} cannot be read; an operator has to put a new one or roll back",
                     self.name
                 );
-                return Err(
-                    Failure::new(Code::NotReady, words).with_internal(self.document_error.clone().unwrap_or_default())
-                );
+                return Err(Failure::new(Code::NotReady, message).with_internal(error.clone()));
             }
             return Err(Failure::new(Code::NotReady, format!("model {} has no version ready yet", self.name)));
         };
-        let unready = || {
-            Failure::new(
-                Code::NotReady,
-                format!("model {}: a version its traffic document names is not loaded yet", self.name),
-            )
-        };
-        match traffic.router.route(ask) {
-            Route::Arm { index, keyless } => {
-                let served = traffic.routes.as_ref().and_then(|r| r.arms.get(index)).ok_or_else(unready)?;
-                Ok(Routed { served, keyless })
-            }
-            Route::Rule(i) => traffic.routes.as_ref().and_then(|r| r.rules.get(i)).map(by_name).ok_or_else(unready),
-            Route::Label(v) => traffic.routes.as_ref().and_then(|r| r.labels.get(&v)).map(by_name).ok_or_else(unready),
-            Route::Pinned(v) => self.pinned.get(&v).map(by_name).ok_or_else(|| self.no_version(v)),
-            Route::UnknownLabel => {
-                let labels: Vec<&str> = traffic.router.document().labels.keys().map(String::as_str).collect();
-                let known =
-                    if labels.is_empty() { "it has none".to_owned() } else { format!("it has {}", labels.join(", ")) };
-                Err(Failure::new(Code::LabelNotFound, format!("model {} has no such label; {known}", self.name)))
-            }
+        let route = router.route(request);
+        if route == Route::UnknownLabel {
+            return Err(self.no_label(router.document()));
         }
+        let Some(routes) = routes else {
+            let message = format!("model {}: a version its traffic document names is not loaded yet", self.name);
+            return Err(Failure::new(Code::NotReady, message));
+        };
+        let served = match route {
+            Route::Arm { index, .. } => routes.arms.get(index),
+            Route::Rule(index) => routes.rules.get(index),
+            Route::Label(version) => routes.labels.get(&version),
+            Route::Pinned(version) => self.pinned.get(&version),
+            Route::UnknownLabel | Route::NoArm => None,
+        };
+        let keyless = matches!(route, Route::Arm { keyless: true, .. });
+        served.map(|served| Routed { served, keyless }).ok_or_else(|| self.inconsistent(route))
+    }
+
+    /// The failure for a decision that the routes do not have. It is a bug, so it is logged.
+    fn inconsistent(&self, route: Route) -> Failure {
+        let details = format!("model {} revision {}: no version for {route:?}", self.name, self.revision);
+        tracing::error!("{details}: the routes contradict the traffic document");
+        Failure::new(Code::Internal, "the gateway could not route this request").with_internal(details)
+    }
+
+    fn no_label(&self, document: &Document) -> Failure {
+        let labels: Vec<&str> = document.labels.keys().map(String::as_str).collect();
+        let known = if labels.is_empty() { "it has none".to_owned() } else { format!("it has {}", labels.join(", ")) };
+        Failure::new(Code::LabelNotFound, format!("model {} has no such label; {known}", self.name))
     }
 
     fn no_version(&self, version: Version) -> Failure {
         if let Some(status) = self.versions.get(&version) {
-            let words = format!("version {version} of model {} is {}", self.name, status.state);
-            return Failure::new(Code::NotReady, words);
+            let message = format!("version {version} of model {} is {}", self.name, status.state);
+            return Failure::new(Code::NotReady, message);
         }
         let callable: Vec<String> = self.pinned.keys().map(ToString::to_string).collect();
         let known = if callable.is_empty() {

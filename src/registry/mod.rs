@@ -1,22 +1,27 @@
 //! registry: what is loaded and how traffic is split, as one snapshot; the only place that names `ArcSwap`.
 //!
-//! - A [`Snapshot`] is immutable and agrees with itself: an [`Entry`] cannot be made with a traffic document that names a
-//!   version it does not hold, so routing cannot miss.
-//! - [`new`] gives one [`Writer`] (the manager's, not `Clone`) and a [`Reader`] (everybody's). A request calls
-//!   [`Reader::snapshot`] exactly once; a publish replaces the snapshot whole by one atomic store.
-//! - What a publish replaces is kept by the writer until no request holds it ([`Writer::collect`]), so that memory is freed on
-//!   the manager's thread and never on a request's.
+//! - A [`Snapshot`] is immutable and consistent: an [`Entry`] whose document names a version that is not loaded cannot be built
+//!   for a model that serves.
+//! - [`new`] makes one [`Writer`], for the manager (not `Clone`), and a [`Reader`], for everyone else. A request calls
+//!   [`Reader::snapshot`] exactly once. A publish replaces the whole snapshot by one atomic store.
+//! - The writer keeps a replaced snapshot until no request holds it ([`Writer::collect`]). So its memory is freed on the manager's
+//!   thread and never on a request's.
+//! - A [`RequestContext`] holds what was decided about one request when it was routed.
 //!
-//! Uses: compare (the tolerance), execute, record (where records go), route, model, telemetry.
+//! Uses: compare (the tolerance), execute, record (streams, the record of a request), route, model, telemetry.
 //!
-//! Invariant: no files, no disks, no clocks: a snapshot is what it was given.
+//! Invariant: no files, no disks, no clocks. A snapshot contains only what it was given.
 //!
-//! To add something requests read: a field of [`Entry`] or [`Served`], set where the manager builds the entry.
+//! To add something that requests read: a field of [`Entry`] or [`Served`], set where the manager builds the entry.
 
+mod context;
 mod entry;
 mod publish;
 #[cfg(test)]
 pub(crate) mod tests;
+mod version;
 
-pub use entry::{Entry, Facts, Limits, Loaded, Routed, Served, Shadowing, Stage, State, VersionStatus};
+pub use context::{Recording, RequestContext, Timing, micros};
+pub use entry::{Entry, Routed};
 pub use publish::{Reader, Snapshot, Writer, new};
+pub use version::{Facts, Identity, Limits, Loaded, Served, ShadowRoute, Stage, State, VersionStatus};

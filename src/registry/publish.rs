@@ -1,4 +1,4 @@
-//! The snapshot and its one swap.
+//! The snapshot, and the one place that replaces it.
 
 use super::entry::Entry;
 use crate::model::ModelName;
@@ -6,11 +6,11 @@ use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Everything a request may need to know about what is loaded, at one moment.
+/// What is loaded at one moment: everything that a request reads.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     models: HashMap<ModelName, Arc<Entry>>,
-    /// Every version found at start is ready or failed (operator-unloaded ones aside), and every model's document can be served.
+    /// Every version found at start is ready or failed, except those an operator unloaded, and every model's document can be served.
     pub ready: bool,
 }
 
@@ -20,7 +20,7 @@ impl Snapshot {
         self.models.get(name)
     }
 
-    /// All models, in no order.
+    /// All models, in no particular order.
     pub fn models(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.models.values()
     }
@@ -50,7 +50,7 @@ impl Snapshot {
     }
 }
 
-/// Makes the two halves around a first, empty snapshot.
+/// Makes the writer and a reader of a first, empty snapshot.
 #[must_use]
 pub fn new() -> (Writer, Reader) {
     let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
@@ -58,25 +58,25 @@ pub fn new() -> (Writer, Reader) {
     (Writer { current, retired: Vec::new() }, reader)
 }
 
-/// Reads the published snapshot; cheap to clone.
+/// Reads the published snapshot. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     current: Arc<ArcSwap<Snapshot>>,
 }
 
 impl Reader {
-    /// The snapshot as published now. A request calls this once, so that everything it sees agrees.
+    /// The current snapshot. A request calls this once, so that everything it reads is consistent.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
 }
 
-/// Publishes snapshots; there is one, and the manager has it.
+/// Publishes snapshots. There is only one writer, and the manager owns it.
 #[derive(Debug)]
 pub struct Writer {
     current: Arc<ArcSwap<Snapshot>>,
-    /// Replaced snapshots that somebody may still hold. Bounded by the requests in flight: each holds at most one.
+    /// Replaced snapshots that a request may still hold. Bounded by the requests in flight, as each holds at most one.
     retired: Vec<Arc<Snapshot>>,
 }
 
@@ -86,15 +86,15 @@ impl Writer {
         self.current.load_full()
     }
 
-    /// Replaces the snapshot whole: requests that start after this see the new one, those under way keep theirs.
+    /// Replaces the whole snapshot. Later requests read the new one; requests in flight keep the one they have.
     pub fn publish(&mut self, next: Snapshot) {
         self.retired.push(self.current.swap(Arc::new(next)));
         self.collect();
     }
 
-    /// Drops, on this thread, the replaced snapshots that nobody holds any more; answers how many are left.
+    /// Drops, on this thread, the replaced snapshots that are not held any more. Returns how many are left.
     pub fn collect(&mut self) -> usize {
-        // Nobody can take a new reference to a snapshot that is no longer current, so a count of one stays one.
+        // No new reference can be taken to a snapshot that is not current, so a count of one cannot grow.
         self.retired.retain(|old| Arc::strong_count(old) > 1);
         self.retired.len()
     }

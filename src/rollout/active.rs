@@ -63,7 +63,7 @@ impl ActiveRollout {
                 let mut candidate = ArmEvidence::default();
                 for arm in entry.arms() {
                     let evidence = arm.metrics.evidence();
-                    if arm.arm == name.as_str() {
+                    if &**arm.arm() == name.as_str() {
                         candidate = evidence;
                     } else {
                         control.add(&evidence);

@@ -1,53 +1,55 @@
-//! The traffic document: what an operator wrote, checked whole.
+//! The traffic document: parsed from JSON and validated, with all complaints at once.
+//!
+//! A member that is `null` is treated as absent, everywhere in the document.
 
 use crate::model::{ArmName, Version};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Arm names the gateway gives to requests that no split decided; a document may not use them.
+/// Arm names that the gateway uses for requests that no split decided. A document may not use them.
 pub const RESERVED_ARMS: [&str; 3] = ["pinned", "label", "rule"];
 
 /// One arm of a split.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Arm {
     pub version: Version,
-    /// Relative, finite, not negative.
+    /// Relative to the other weights. Finite and not negative.
     pub weight: f64,
     pub arm: ArmName,
 }
 
-/// What the sticky key is read from.
+/// Where the sticky key of a request is read from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Key {
-    /// A request header, its name in lower case.
+    /// A request header. The name is in lower case.
     Header(String),
     /// A request parameter of the Open Inference Protocol.
     Parameter(String),
 }
 
-/// Requests whose header equals a text go to a version, before the split.
+/// Sends requests whose header has a given value to a version. Rules come before the split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rule {
-    /// In lower case.
+    /// The header's name, in lower case.
     pub header: String,
     pub equals: String,
     pub version: Version,
 }
 
-/// A version that gets copies and answers nobody.
+/// A version that gets copies of requests and whose answers no caller sees.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Shadow {
     pub version: Version,
-    /// Share of requests copied, above 0 and at most 1.
+    /// The share of requests that are copied: above 0 and at most 1.
     pub sample: f64,
 }
 
-/// One valid traffic document. Serializes to the document's own JSON.
+/// A valid traffic document. It serializes to JSON that parses to the same document.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Document {
-    /// Never empty; weights have a positive sum; arm names are unique.
+    /// Never empty. The sum of the weights is positive and finite. Arm names are unique.
     pub split: Vec<Arm>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sticky_by: Option<Key>,
@@ -63,7 +65,7 @@ pub struct Document {
     pub reason: Option<String>,
 }
 
-/// A document somebody wants, with what they said about it that is not kept.
+/// A document as an operator sends it, with the members that are not stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
     pub document: Document,
@@ -71,7 +73,7 @@ pub struct Proposal {
 }
 
 impl Document {
-    /// All requests to one version.
+    /// A document that sends all requests to one version.
     #[must_use]
     pub fn single(version: Version) -> Document {
         Document {
@@ -85,7 +87,7 @@ impl Document {
         }
     }
 
-    /// This document with its split replaced by one version, and that version out of the shadows: what a promote makes.
+    /// The document that promoting `version` makes: that version alone in the split and not among the shadows, the rest as before.
     #[must_use]
     pub fn promoted(&self, version: Version) -> Document {
         let mut next = self.clone();
@@ -94,13 +96,13 @@ impl Document {
         next
     }
 
-    /// Whether un-pinned requests all go to this version already.
+    /// Whether the split has this version alone and it is not a shadow, so that promoting it would change nothing.
     #[must_use]
     pub fn serves_alone(&self, version: Version) -> bool {
         self.split.iter().all(|arm| arm.version == version) && !self.shadows.iter().any(|s| s.version == version)
     }
 
-    /// The version with the largest share of the split; the first of equals.
+    /// The version with the largest share of the split. The first one wins a tie.
     #[must_use]
     pub fn heaviest(&self) -> Option<Version> {
         let mut shares: Vec<(Version, f64)> = Vec::new();
@@ -119,7 +121,7 @@ impl Document {
         best.map(|(version, _)| version)
     }
 
-    /// Every version a request may be answered by un-asked: split, rules and labels. Shadows are not among them.
+    /// Every version named by the split, a rule or a label. Shadows are not included.
     #[must_use]
     pub fn serving(&self) -> BTreeSet<Version> {
         let split = self.split.iter().map(|a| a.version);
@@ -127,7 +129,7 @@ impl Document {
         split.chain(rules).chain(self.labels.values().copied()).collect()
     }
 
-    /// Every version the document names, shadows too: none of these may be unloaded.
+    /// Every version the document names, shadows included. None of these may be unloaded.
     #[must_use]
     pub fn named(&self) -> BTreeSet<Version> {
         let mut named = self.serving();
@@ -135,16 +137,16 @@ impl Document {
         named
     }
 
-    /// The document's JSON text, as the ledger keeps it.
+    /// The document as JSON text, as the ledger stores it.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a document has string keys and finite numbers, which JSON can write")
+        serde_json::to_string(self).expect("a document has only string keys, so serializing it cannot fail")
     }
 
-    /// Reads the JSON text the ledger kept.
+    /// Parses JSON text from the ledger.
     ///
     /// # Errors
-    /// Every complaint, each naming its key.
+    /// All complaints, each with its key.
     pub fn from_json(text: &str) -> Result<Document, Vec<String>> {
         let value = serde_json::from_str(text).map_err(|e| vec![format!("the document is not JSON: {e}")])?;
         Proposal::parse(&value).map(|p| p.document)
@@ -152,45 +154,62 @@ impl Document {
 }
 
 impl Proposal {
-    /// Reads a document as an operator sends it.
+    /// Parses a document as an operator sends it.
     ///
     /// # Errors
-    /// Every complaint at once, each naming its key, what was found and what would be right.
+    /// All complaints at once, each with its key, the value found and what was expected.
     pub fn parse(value: &Value) -> Result<Proposal, Vec<String>> {
         let Value::Object(members) = value else {
-            return Err(vec![format!("a traffic document is a JSON object, got {}", kind(value))]);
+            return Err(vec![format!("a traffic document is a JSON object, got {}", kind_of(value))]);
         };
-        let mut reader = Reader { complaints: Vec::new() };
-        let document = reader.document(members);
-        let allow_signature_change = match members.get("allow_signature_change") {
+        let mut parser = Parser { complaints: Vec::new() };
+        let document = parser.document(members);
+        let allow_signature_change = match member(members, "allow_signature_change") {
             None => false,
             Some(Value::Bool(b)) => *b,
             Some(other) => {
-                reader.complain("allow_signature_change", "true or false", other);
+                parser.complain("allow_signature_change", "true or false", other);
                 false
             }
         };
-        if reader.complaints.is_empty() {
+        if parser.complaints.is_empty() {
             Ok(Proposal { document, allow_signature_change })
         } else {
-            Err(reader.complaints)
+            Err(parser.complaints)
         }
     }
 }
 
-struct Reader {
+/// A member of an object; `None` where it is absent or `null`.
+fn member<'v>(members: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
+    members.get(name).filter(|value| !value.is_null())
+}
+
+struct Parser {
     complaints: Vec<String>,
 }
 
-impl Reader {
+impl Parser {
     fn complain(&mut self, key: &str, expected: &str, found: &Value) {
-        let found = found.to_string();
-        let found =
-            if found.chars().count() > 80 { found.chars().take(77).chain("...".chars()).collect() } else { found };
+        const SHOWN: usize = 80;
+        let text = found.to_string();
+        let found = if text.chars().count() > SHOWN {
+            text.chars().take(SHOWN - 3).chain("...".chars()).collect()
+        } else {
+            text
+        };
         self.complaints.push(format!("{key}: expected {expected}, got {found}"));
     }
 
-    fn known(&mut self, at: &str, members: &Map<String, Value>, known: &[&str]) {
+    /// Complains about a member that is required and has another type, or is missing.
+    fn complain_about(&mut self, key: &str, expected: &str, found: Option<&Value>) {
+        match found {
+            Some(found) => self.complain(key, expected, found),
+            None => self.complaints.push(format!("{key}: expected {expected}, got nothing")),
+        }
+    }
+
+    fn refuse_unknown(&mut self, at: &str, members: &Map<String, Value>, known: &[&str]) {
         for name in members.keys().filter(|name| !known.contains(&name.as_str())) {
             let key = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
             self.complaints.push(format!("{key}: unknown member; known here: {}", known.join(", ")));
@@ -200,38 +219,33 @@ impl Reader {
     fn document(&mut self, members: &Map<String, Value>) -> Document {
         const KNOWN: [&str; 8] =
             ["split", "sticky_by", "rules", "shadows", "labels", "salt", "reason", "allow_signature_change"];
-        self.known("", members, &KNOWN);
-        let split = self.split(members.get("split"));
-        let sticky_by = members.get("sticky_by").filter(|v| !v.is_null()).and_then(|v| self.key(v));
-        let rules = self.list("rules", members.get("rules"), Reader::rule).into_iter().map(|(_, rule)| rule).collect();
-        let shadows: Vec<(usize, Shadow)> = self.list("shadows", members.get("shadows"), Reader::shadow);
-        for (read, (i, shadow)) in shadows.iter().enumerate() {
-            if shadows[..read].iter().any(|(_, s)| s.version == shadow.version) {
-                self.complaints.push(format!("shadows[{i}].version: {} is a shadow already", shadow.version));
-            }
-        }
-        let shadows = shadows.into_iter().map(|(_, shadow)| shadow).collect();
-        let labels = self.labels(members.get("labels"));
-        let salt = self.text("salt", members.get("salt"));
-        let reason = self.text("reason", members.get("reason"));
+        self.refuse_unknown("", members, &KNOWN);
+        let split = self.split(member(members, "split"));
+        let sticky_by = member(members, "sticky_by").and_then(|v| self.key(v));
+        let rules = self.list("rules", member(members, "rules"), Parser::rule);
+        let rules = rules.into_iter().map(|(_, rule)| rule).collect();
+        let shadows = self.shadows(member(members, "shadows"));
+        let labels = self.labels(member(members, "labels"));
+        let salt = self.text("salt", member(members, "salt"));
+        let reason = self.text("reason", member(members, "reason"));
         Document { split, sticky_by, rules, shadows, labels, salt, reason }
     }
 
     fn split(&mut self, value: Option<&Value>) -> Vec<Arm> {
-        // With the places they stand at, as those that cannot be read are left out.
-        let split: Vec<(usize, Arm)> = self.list("split", value, Reader::arm);
+        let split: Vec<(usize, Arm)> = self.list("split", value, Parser::arm);
         let sum: f64 = split.iter().map(|(_, arm)| arm.weight).sum();
-        let all_read = value.and_then(Value::as_array).is_some_and(|arms| arms.len() == split.len());
+        let all_valid = value.and_then(Value::as_array).is_some_and(|arms| arms.len() == split.len());
         if value.is_none_or(|v| v.as_array().is_some_and(Vec::is_empty)) {
             self.complaints
                 .push("split: expected at least one arm, such as [{\"version\":\"1\",\"weight\":1}]".to_owned());
-        } else if all_read && sum <= 0.0 {
+        } else if all_valid && sum <= 0.0 {
             self.complaints.push("split: the weights are all 0; at least one must be positive".to_owned());
         } else if !sum.is_finite() {
             self.complaints.push("split: the sum of the weights overflows; use smaller numbers".to_owned());
         }
-        for (read, (i, arm)) in split.iter().enumerate() {
-            if split[..read].iter().any(|(_, a)| a.arm == arm.arm) {
+        let mut names = BTreeSet::new();
+        for (i, arm) in &split {
+            if !names.insert(arm.arm.as_str()) {
                 self.complaints.push(format!(
                     "split[{i}].arm: {:?} stands twice; arm names are unique within a split (absent, it is the version)",
                     arm.arm.as_str()
@@ -241,14 +255,26 @@ impl Reader {
         split.into_iter().map(|(_, arm)| arm).collect()
     }
 
+    fn shadows(&mut self, value: Option<&Value>) -> Vec<Shadow> {
+        let shadows: Vec<(usize, Shadow)> = self.list("shadows", value, Parser::shadow);
+        let mut versions = BTreeSet::new();
+        for (i, shadow) in &shadows {
+            if !versions.insert(shadow.version) {
+                self.complaints.push(format!("shadows[{i}].version: {} is a shadow already", shadow.version));
+            }
+        }
+        shadows.into_iter().map(|(_, shadow)| shadow).collect()
+    }
+
+    /// Parses the items of a list. Items that are not valid are left out, so each comes with its index in the list.
     fn list<T>(
         &mut self,
         key: &str,
         value: Option<&Value>,
-        item: impl Fn(&mut Reader, &str, &Map<String, Value>) -> Option<T>,
+        item: impl Fn(&mut Parser, &str, &Map<String, Value>) -> Option<T>,
     ) -> Vec<(usize, T)> {
         match value {
-            None | Some(Value::Null) => Vec::new(),
+            None => Vec::new(),
             Some(Value::Array(items)) => items
                 .iter()
                 .enumerate()
@@ -269,16 +295,16 @@ impl Reader {
     }
 
     fn arm(&mut self, at: &str, members: &Map<String, Value>) -> Option<Arm> {
-        self.known(at, members, &["version", "weight", "arm"]);
-        let version = self.version(&format!("{at}.version"), members.get("version"));
-        let weight = match members.get("weight") {
+        self.refuse_unknown(at, members, &["version", "weight", "arm"]);
+        let version = self.version(&format!("{at}.version"), member(members, "version"));
+        let weight = match member(members, "weight") {
             Some(Value::Number(n)) if n.as_f64().is_some_and(|w| w >= 0.0 && w.is_finite()) => n.as_f64(),
             other => {
-                self.complain(&format!("{at}.weight"), "a number of 0 or more", other.unwrap_or(&Value::Null));
+                self.complain_about(&format!("{at}.weight"), "a number of 0 or more", other);
                 None
             }
         };
-        let arm = match members.get("arm").filter(|v| !v.is_null()) {
+        let arm = match member(members, "arm") {
             None => version.map(ArmName::from),
             Some(Value::String(s)) if RESERVED_ARMS.contains(&s.as_str()) => {
                 self.complaints.push(format!("{at}.arm: {s:?} is the gateway's own name; choose another"));
@@ -294,23 +320,23 @@ impl Reader {
     }
 
     fn rule(&mut self, at: &str, members: &Map<String, Value>) -> Option<Rule> {
-        self.known(at, members, &["header", "equals", "version"]);
-        let header = self.header(&format!("{at}.header"), members.get("header"));
-        let equals = match members.get("equals") {
+        self.refuse_unknown(at, members, &["header", "equals", "version"]);
+        let header = self.header(&format!("{at}.header"), member(members, "header"));
+        let equals = match member(members, "equals") {
             Some(Value::String(s)) => Some(s.clone()),
             other => {
-                self.complain(&format!("{at}.equals"), "a string", other.unwrap_or(&Value::Null));
+                self.complain_about(&format!("{at}.equals"), "a string", other);
                 None
             }
         };
-        let version = self.version(&format!("{at}.version"), members.get("version"));
+        let version = self.version(&format!("{at}.version"), member(members, "version"));
         Some(Rule { header: header?, equals: equals?, version: version? })
     }
 
     fn shadow(&mut self, at: &str, members: &Map<String, Value>) -> Option<Shadow> {
-        self.known(at, members, &["version", "sample"]);
-        let version = self.version(&format!("{at}.version"), members.get("version"));
-        let sample = match members.get("sample") {
+        self.refuse_unknown(at, members, &["version", "sample"]);
+        let version = self.version(&format!("{at}.version"), member(members, "version"));
+        let sample = match member(members, "sample") {
             None => Some(1.0),
             Some(Value::Number(n)) if n.as_f64().is_some_and(|s| s > 0.0 && s <= 1.0) => n.as_f64(),
             Some(other) => {
@@ -323,9 +349,10 @@ impl Reader {
 
     fn labels(&mut self, value: Option<&Value>) -> BTreeMap<String, Version> {
         match value {
-            None | Some(Value::Null) => BTreeMap::new(),
+            None => BTreeMap::new(),
             Some(Value::Object(members)) => members
                 .iter()
+                .filter(|(_, v)| !v.is_null())
                 .filter_map(|(label, v)| {
                     let key = format!("labels.{label}");
                     if label.parse::<ArmName>().is_err() {
@@ -344,28 +371,30 @@ impl Reader {
     }
 
     fn key(&mut self, value: &Value) -> Option<Key> {
-        let expected = "{\"header\":\"x-user-id\"} or {\"parameter\":\"user_id\"}";
+        const EXPECTED: &str = "{\"header\":\"x-user-id\"} or {\"parameter\":\"user_id\"}";
         let Value::Object(members) = value else {
-            self.complain("sticky_by", expected, value);
+            self.complain("sticky_by", EXPECTED, value);
             return None;
         };
-        match (members.get("header"), members.get("parameter"), members.len()) {
-            (Some(header), None, 1) => self.header("sticky_by.header", Some(header)).map(Key::Header),
-            (None, Some(Value::String(name)), 1) if !name.is_empty() => Some(Key::Parameter(name.clone())),
+        self.refuse_unknown("sticky_by", members, &["header", "parameter"]);
+        match (member(members, "header"), member(members, "parameter")) {
+            (Some(header), None) => self.header("sticky_by.header", Some(header)).map(Key::Header),
+            (None, Some(Value::String(name))) if !name.is_empty() => Some(Key::Parameter(name.clone())),
             _ => {
-                self.complain("sticky_by", expected, value);
+                self.complain("sticky_by", EXPECTED, value);
                 None
             }
         }
     }
 
     fn header(&mut self, key: &str, value: Option<&Value>) -> Option<String> {
-        let token =
+        // The characters of an RFC 9110 token.
+        let is_token =
             |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
         match value {
-            Some(Value::String(s)) if token(s) => Some(s.to_ascii_lowercase()),
+            Some(Value::String(s)) if is_token(s) => Some(s.to_ascii_lowercase()),
             other => {
-                self.complain(key, "a header name", other.unwrap_or(&Value::Null));
+                self.complain_about(key, "a header name", other);
                 None
             }
         }
@@ -373,7 +402,7 @@ impl Reader {
 
     fn text(&mut self, key: &str, value: Option<&Value>) -> Option<String> {
         match value {
-            None | Some(Value::Null) => None,
+            None => None,
             Some(Value::String(s)) => Some(s.clone()),
             Some(other) => {
                 self.complain(key, "a string", other);
@@ -386,14 +415,14 @@ impl Reader {
         match value {
             Some(Value::String(s)) => s.parse().map_err(|e| self.complaints.push(format!("{key}: {e}"))).ok(),
             other => {
-                self.complain(key, "a version as a string, such as \"3\"", other.unwrap_or(&Value::Null));
+                self.complain_about(key, "a version as a string, such as \"3\"", other);
                 None
             }
         }
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -1,15 +1,15 @@
-//! route: decides which version answers a request, and which shadow it; pure.
+//! route: decides which version answers a request; pure.
 //!
-//! - A [`Document`] is one valid traffic document: it is checked where it is parsed, with every complaint at once.
-//! - A [`Router`] is a document made ready to decide; the same document, model and key give the same arm in every process.
-//! - Moving a weight moves only the keys that have to move (weighted rendezvous hashing).
-//! - A [`SampleRatio`] says whether what the arms got is what their weights say.
+//! - A [`Document`] is one valid traffic document. It is validated when it is parsed, with all complaints at once.
+//! - A [`Router`] makes decisions from one document. The same document, model and key give the same arm in every process.
+//! - Changing a weight moves only the keys that have to move (weighted rendezvous hashing).
+//! - A [`SampleRatio`] tells whether the arms got the shares of requests that their weights ask for.
 //!
 //! Uses: model.
 //!
-//! Invariant: no time, no I/O, no idea what is loaded.
+//! Invariant: no time, no I/O, no knowledge of what is loaded, no panic on a request.
 //!
-//! To add a way of choosing: a member of [`Document`], its parsing in `document.rs`, its turn in [`Router::route`].
+//! To add a way of choosing a version: a member of [`Document`], its parsing in `document.rs`, its place in [`Router::route`].
 
 mod document;
 mod router;
@@ -18,5 +18,5 @@ mod sample_ratio;
 mod tests;
 
 pub use document::{Arm, Document, Key, Proposal, Rule, Shadow};
-pub use router::{Ask, Route, Router, Selector};
-pub use sample_ratio::{Ratio, SampleRatio};
+pub use router::{Route, RouteRequest, Router, Selector};
+pub use sample_ratio::{SampleRatio, Verdict};

@@ -1,76 +1,90 @@
-//! A document made ready to decide.
+//! Decides which version answers a request, from one document.
 
 use super::document::{Document, Key};
 use crate::model::{ModelName, Parameters, Version};
 use std::borrow::Cow;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// What the caller asked for in the URL.
+/// What the request's URL asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Selector<'a> {
-    /// Whatever the traffic document says.
+    /// No version: the traffic document decides.
     #[default]
     Traffic,
-    /// This version and no other.
+    /// This version.
     Version(Version),
-    /// Whatever the document's label says.
+    /// The version of this label.
     Label(&'a str),
 }
 
-/// What a decision may look at.
-pub struct Ask<'a> {
+/// The parts of a request that a routing decision reads.
+pub struct RouteRequest<'a> {
     pub selector: Selector<'a>,
-    /// Finds a request header by its lower-case name; only text headers count.
+    /// Returns a request header by its lower-case name; `None` where it is absent or not text.
     pub header: &'a dyn Fn(&str) -> Option<&'a str>,
     pub parameters: &'a Parameters,
-    /// The key where the document has none, or the request lacks it.
+    /// The key where the document has no sticky key, or the request lacks it.
     pub request_id: &'a str,
 }
 
-impl std::fmt::Debug for Ask<'_> {
+impl std::fmt::Debug for RouteRequest<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ask")
+        f.debug_struct("RouteRequest")
             .field("selector", &self.selector)
             .field("request_id", &self.request_id)
             .finish_non_exhaustive()
     }
 }
 
-/// Who answers, by the document's own indices.
+/// A routing decision, by index into the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// The arm of the split at this index. `keyless`: the document has a sticky key and the request lacks it, so that its id stood
-    /// in.
+    /// The arm of the split at this index. `keyless`: the document has a sticky key and the request lacks it, so the request id
+    /// was used instead.
     Arm { index: usize, keyless: bool },
     /// The rule at this index.
     Rule(usize),
-    /// The version the URL named; it may not exist.
+    /// The version in the URL. It may not exist.
     Pinned(Version),
-    /// The version a label stands for.
+    /// The version of the label in the URL.
     Label(Version),
-    /// The URL named a label the document does not have.
+    /// The document does not have the label in the URL.
     UnknownLabel,
+    /// No arm of the split has a weight. Parsing refuses such a document.
+    NoArm,
 }
 
-/// Decides, from one document, the same way in every process.
+/// An arm that can be chosen.
+#[derive(Debug)]
+struct Candidate {
+    /// The arm's index in the split.
+    index: usize,
+    /// The arm's weight, scaled so that a score cannot overflow.
+    weight: f64,
+    /// The seed of the arm's score hash.
+    seed: u64,
+}
+
+/// Makes routing decisions from one document. The decisions are the same in every process.
 #[derive(Debug)]
 pub struct Router {
     document: Document,
-    /// Per arm: the seed its scores are hashed with. Empty where there is nothing to choose between.
-    seeds: Vec<u64>,
+    /// The arms with a positive weight.
+    candidates: Vec<Candidate>,
 }
 
 impl Router {
     #[must_use]
     pub fn new(model: &ModelName, document: Document) -> Router {
         let salt = xxh3_64(document.salt.as_deref().unwrap_or(model.as_str()).as_bytes());
-        let weighted = document.split.iter().filter(|a| a.weight > 0.0).count();
-        let seeds = if weighted > 1 {
-            document.split.iter().map(|a| xxh3_64_with_seed(a.arm.as_str().as_bytes(), salt)).collect()
-        } else {
-            Vec::new()
-        };
-        Router { document, seeds }
+        let weighted = document.split.iter().enumerate().filter(|(_, arm)| arm.weight > 0.0);
+        let scale = scale(document.split.iter().map(|arm| arm.weight).fold(0.0, f64::max));
+        let candidates = weighted.map(|(index, arm)| Candidate {
+            index,
+            weight: arm.weight * scale,
+            seed: xxh3_64_with_seed(arm.arm.as_str().as_bytes(), salt),
+        });
+        Router { candidates: candidates.collect(), document }
     }
 
     #[must_use]
@@ -78,63 +92,75 @@ impl Router {
         &self.document
     }
 
-    /// Decides who answers: what the URL pins, else the first rule that matches, else the split.
+    /// Decides which version answers: the one pinned by the URL, else the first rule that matches, else the split.
     #[must_use]
-    pub fn route(&self, ask: &Ask) -> Route {
-        match ask.selector {
+    pub fn route(&self, request: &RouteRequest) -> Route {
+        match request.selector {
             Selector::Version(version) => return Route::Pinned(version),
             Selector::Label(label) => {
                 return self.document.labels.get(label).map_or(Route::UnknownLabel, |v| Route::Label(*v));
             }
             Selector::Traffic => {}
         }
-        // Rules mostly ask for one header, one after the other; finding it costs ten times what comparing it does.
+        // Consecutive rules often name the same header, and finding a header costs ten times as much as comparing it.
         let mut found: (&str, Option<&str>) = ("", None);
         for (i, rule) in self.document.rules.iter().enumerate() {
             if found.0 != rule.header {
-                found = (&rule.header, (ask.header)(&rule.header));
+                found = (&rule.header, (request.header)(&rule.header));
             }
             if found.1 == Some(rule.equals.as_str()) {
                 return Route::Rule(i);
             }
         }
-        let key = self.sticky_key(ask);
+        let key = self.sticky_key(request);
         let keyless = key.is_none() && self.document.sticky_by.is_some();
-        if self.seeds.is_empty() {
-            let only = self.document.split.iter().position(|a| a.weight > 0.0);
-            return Route::Arm { index: only.expect("a document's weights have a positive sum"), keyless };
+        match self.arm_for(key.as_deref().unwrap_or(request.request_id)) {
+            Some(index) => Route::Arm { index, keyless },
+            None => Route::NoArm,
         }
-        Route::Arm { index: self.arm_for(key.as_deref().unwrap_or(ask.request_id)), keyless }
     }
 
-    /// What the document wants arms to be chosen by, where the request has it. An empty key is none: it would send all who forgot
-    /// theirs to one arm.
+    /// The request's sticky key, where the document asks for one and the request has it. An empty key counts as absent: otherwise
+    /// all callers that send none would get the same arm.
     #[must_use]
-    pub fn sticky_key<'a>(&self, ask: &Ask<'a>) -> Option<Cow<'a, str>> {
+    pub fn sticky_key<'a>(&self, request: &RouteRequest<'a>) -> Option<Cow<'a, str>> {
         let key = match self.document.sticky_by.as_ref()? {
-            Key::Header(name) => Cow::Borrowed((ask.header)(name)?),
-            Key::Parameter(name) => Cow::Owned(ask.parameters.iter().find(|(n, _)| n == name)?.1.to_string()),
+            Key::Header(name) => Cow::Borrowed((request.header)(name)?),
+            Key::Parameter(name) => Cow::Owned(request.parameters.iter().find(|(n, _)| n == name)?.1.to_string()),
         };
         Some(key).filter(|key| !key.is_empty())
     }
 
-    /// Weighted rendezvous hashing: the arm with the highest score wins, where an arm's score is `-weight / ln(u)` and `u` in
-    /// (0,1) is a hash of salt, arm and key (Schindelhauer and Schomaker, "Weighted distributed hash tables", SPAA 2005).
-    /// A raised weight raises that arm's scores alone, so keys only ever move to it; a lowered one likewise only from it.
-    fn arm_for(&self, key: &str) -> usize {
-        let mut best = (0, f64::NEG_INFINITY);
-        for (i, (arm, seed)) in self.document.split.iter().zip(&self.seeds).enumerate() {
-            if arm.weight <= 0.0 {
-                continue;
-            }
-            let hash = xxh3_64_with_seed(key.as_bytes(), *seed);
-            // 53 bits, in the middle of their bucket: never 0 and never 1.
+    /// The index of the arm for a key, by weighted rendezvous hashing: the arm with the highest score wins. An arm's score is
+    /// `-weight / ln(u)`, where `u` in (0,1) is a hash of salt, arm and key (Schindelhauer and Schomaker, "Weighted distributed
+    /// hash tables", SPAA 2005). Raising a weight raises the scores of that arm alone, so keys only move to it; lowering it
+    /// only moves keys away from it. `None` where no arm has a weight.
+    fn arm_for(&self, key: &str) -> Option<usize> {
+        if let [only] = self.candidates.as_slice() {
+            return Some(only.index);
+        }
+        let mut best: Option<(usize, f64)> = None;
+        for candidate in &self.candidates {
+            let hash = xxh3_64_with_seed(key.as_bytes(), candidate.seed);
+            // 53 bits plus one half, so that u is never 0 and never 1.
             let u = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-            let score = -arm.weight / u.ln();
-            if score > best.1 {
-                best = (i, score);
+            let score = -candidate.weight / u.ln();
+            if best.is_none_or(|(_, highest)| score > highest) {
+                best = Some((candidate.index, score));
             }
         }
-        best.0
+        best.map(|(index, _)| index)
     }
+}
+
+/// A power of two that brings the largest weight near 1, so that scores of very large weights do not overflow to infinity and
+/// those of very small ones keep their precision. Scaling by a power of two is exact, so it changes no decision.
+fn scale(largest: f64) -> f64 {
+    if !largest.is_normal() {
+        // Below the smallest normal number: raised as far as one factor can.
+        return if largest > 0.0 { 2f64.powi(1000) } else { 1.0 };
+    }
+    // At most 2^1022 and at least 2^-1023, which a double can hold.
+    let exponent = largest.log2().floor().clamp(-1022.0, 1023.0);
+    (-exponent).exp2()
 }

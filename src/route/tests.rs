@@ -12,11 +12,11 @@ fn router(value: &serde_json::Value) -> Router {
 
 fn route(router: &Router, headers: &[(&str, &str)], parameters: &Parameters, id: &str) -> Route {
     let header = |name: &str| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
-    router.route(&Ask { selector: Selector::Traffic, header: &header, parameters, request_id: id })
+    router.route(&RouteRequest { selector: Selector::Traffic, header: &header, parameters, request_id: id })
 }
 
 #[test]
-fn every_complaint_names_its_key_at_once() {
+fn all_complaints_are_reported_at_once_with_their_keys() {
     let bad = json!({
         "split": [{"version": "1", "weight": -1}, {"version": 2, "weight": 1}, {"version": "3", "weight": 1, "arm": "rule"}],
         "shadows": [{"version": "4", "sample": 1.5}],
@@ -40,7 +40,7 @@ fn every_complaint_names_its_key_at_once() {
 }
 
 #[test]
-fn complaints_name_places_as_they_were_written() {
+fn complaints_use_the_index_in_the_sent_list() {
     let arm = |weight: i32, arm: &str| json!({"version": "1", "weight": weight, "arm": arm});
     let bad = json!({
         "split": [arm(-1, "a"), arm(0, "b"), arm(0, "b")],
@@ -52,10 +52,14 @@ fn complaints_name_places_as_they_were_written() {
 }
 
 #[test]
-fn splits_that_cannot_be_drawn_from_are_refused() {
+fn splits_without_a_weighted_arm_are_refused() {
     for bad in [
         json!({}),
+        json!({"split": null}),
         json!({"split": []}),
+        json!({"split": [null]}),
+        json!({"split": [{"version": null, "weight": 1}]}),
+        json!({"split": [{"version": "1", "weight": null}]}),
         json!({"split": [{"version": "1", "weight": 0}]}),
         json!([]),
         json!({"split": [{"version": "1", "weight": 1}, {"version": "1", "weight": 2}]}),
@@ -72,7 +76,7 @@ fn splits_that_cannot_be_drawn_from_are_refused() {
 }
 
 #[test]
-fn a_document_survives_its_json() {
+fn a_document_is_the_same_after_serializing_and_parsing() {
     let full = json!({
         "split": [{"version": "1", "weight": 90.0, "arm": "control"}, {"version": "2", "weight": 10.0, "arm": "challenger"}],
         "sticky_by": {"header": "x-user-id"},
@@ -90,13 +94,13 @@ fn a_document_survives_its_json() {
     let promoted = parsed.promoted("3".parse().unwrap());
     assert!(
         promoted.shadows.is_empty() && promoted.serves_alone("3".parse().unwrap()),
-        "a promoted version leaves the shadows"
+        "promoting removes the version from the shadows"
     );
-    assert_eq!(promoted.labels, parsed.labels, "the rest stays");
+    assert_eq!(promoted.labels, parsed.labels, "the rest is unchanged");
 }
 
 #[test]
-fn url_then_rules_then_split() {
+fn the_url_comes_before_rules_and_rules_before_the_split() {
     let r = router(&json!({
         "split": [{"version": "1", "weight": 1}],
         "rules": [{"header": "X-Cohort", "equals": "beta", "version": "2"}],
@@ -106,13 +110,13 @@ fn url_then_rules_then_split() {
     assert_eq!(route(&r, &[], &none, "id"), at(0));
     assert_eq!(route(&r, &[("x-cohort", "beta")], &none, "id"), Route::Rule(0));
     let header = |_: &str| Some("beta");
-    let ask = |selector| Ask { selector, header: &header, parameters: &none, request_id: "id" };
+    let ask = |selector| RouteRequest { selector, header: &header, parameters: &none, request_id: "id" };
     assert_eq!(r.route(&ask(Selector::Version("9".parse().unwrap()))), Route::Pinned("9".parse().unwrap()));
     assert_eq!(r.route(&ask(Selector::Label("canary"))), Route::Label("3".parse().unwrap()));
     assert_eq!(r.route(&ask(Selector::Label("nope"))), Route::UnknownLabel);
 }
 
-/// An arm, decided with all that the document asks for.
+/// The arm at this index, chosen without falling back to the request id.
 fn at(index: usize) -> Route {
     Route::Arm { index, keyless: false }
 }
@@ -130,7 +134,7 @@ fn split(weights: &[f64], salt: &str) -> Router {
 }
 
 #[test]
-fn of_several_rules_the_first_that_matches_wins_whatever_their_headers() {
+fn the_first_matching_rule_wins_also_with_different_headers() {
     let rule = |header: &str, equals: &str| json!({"header": header, "equals": equals, "version": "2"});
     let r = router(&json!({
         "split": [{"version": "1", "weight": 1}],
@@ -150,7 +154,7 @@ fn the_same_key_gets_the_same_arm_in_every_process() {
     let r = router(&json!({
         "split": [{"version": "1", "weight": 50}, {"version": "2", "weight": 50}], "sticky_by": {"parameter": "user"}
     }));
-    // Written down once: a change of hash would move every customer of every running experiment.
+    // Fixed values: a changed hash would move the users of every running experiment.
     let arms: Vec<Route> =
         (0..8).map(|i| route(&r, &[], &vec![("user".into(), Parameter::Integer(i))], "ignored")).collect();
     let again = router(&json!({
@@ -161,24 +165,24 @@ fn the_same_key_gets_the_same_arm_in_every_process() {
 }
 
 #[test]
-fn a_missing_or_empty_key_is_said_and_the_request_id_stands_in() {
+fn without_a_sticky_key_the_request_id_is_used_and_reported_as_keyless() {
     let sticky = split(&[50.0, 50.0], "s");
     let by_id =
         router(&json!({"split": [{"version": "1", "weight": 50}, {"version": "2", "weight": 50}], "salt": "s"}));
     let none = Parameters::new();
     for i in 0..200 {
         let id = format!("request-{i}");
-        let Route::Arm { index, keyless } = route(&by_id, &[], &none, &id) else { panic!("a split decides") };
-        assert!(!keyless, "no key was asked for");
+        let Route::Arm { index, keyless } = route(&by_id, &[], &none, &id) else { panic!("the split decides") };
+        assert!(!keyless, "the document has no sticky key");
         assert_eq!(route(&sticky, &[], &none, &id), Route::Arm { index, keyless: true });
         assert_eq!(route(&sticky, &[("x-user", "")], &none, &id), Route::Arm { index, keyless: true });
     }
     let alone = split(&[1.0, 0.0], "s");
-    assert_eq!(route(&alone, &[], &none, "id"), Route::Arm { index: 0, keyless: true }, "also where nothing is chosen");
+    assert_eq!(route(&alone, &[], &none, "id"), Route::Arm { index: 0, keyless: true }, "also with a single arm");
     assert_eq!(arm(&alone, "u"), 0);
 }
 
-/// Bounds of five standard deviations of a binomial: one in two million sound splits would leave them.
+/// Asserts a count within five standard deviations of a binomial. One in two million correct splits is outside.
 #[track_caller]
 fn within_binomial_bounds(n: usize, share: f64, found: usize) {
     let (mean, deviation) = (n as f64 * share, (n as f64 * share * (1.0 - share)).sqrt());
@@ -186,7 +190,7 @@ fn within_binomial_bounds(n: usize, share: f64, found: usize) {
 }
 
 #[test]
-fn shares_are_the_weights_over_a_million_keys() {
+fn a_million_keys_are_split_in_proportion_to_the_weights() {
     const KEYS: usize = 1_000_000;
     for weights in
         [&[90.0, 10.0][..], &[1.0, 1.0, 1.0], &[999.0, 1.0], &[0.2, 0.0, 0.3, 0.5], &[1e-3, 2e-3, 3e-3, 4e-3]]
@@ -204,10 +208,10 @@ fn shares_are_the_weights_over_a_million_keys() {
 }
 
 #[test]
-fn a_ramp_only_ever_moves_keys_to_the_arm_it_raises() {
+fn raising_an_arm_only_moves_keys_to_it() {
     const KEYS: usize = 50_000;
     let keys: Vec<String> = (0..KEYS).map(|i| format!("user-{i}")).collect();
-    // The others share what is left as they did before.
+    // The other two arms keep their proportion to each other.
     let step = |percent: f64| split(&[0.6 * (100.0 - percent), 0.4 * (100.0 - percent), percent], "ramp");
     let mut before: Vec<usize> = keys.iter().map(|key| arm(&step(0.0), key)).collect();
     let mut share_before = 0.0;
@@ -216,14 +220,14 @@ fn a_ramp_only_ever_moves_keys_to_the_arm_it_raises() {
         let mut moved = 0;
         for (key, was) in keys.iter().zip(&mut before) {
             let is = arm(&router, key);
-            assert!(is == *was || is == 2, "{key} went from arm {was} to {is} when arm 2 was raised to {percent} %");
+            assert!(is == *was || is == 2, "{key} moved from arm {was} to {is} when arm 2 was raised to {percent} %");
             moved += usize::from(is != *was);
             *was = is;
         }
         within_binomial_bounds(KEYS, (percent - share_before) / 100.0, moved);
         share_before = percent;
     }
-    assert!(before.iter().all(|arm| *arm == 2), "at 100 % nobody is left");
+    assert!(before.iter().all(|arm| *arm == 2), "at 100 % every key is on arm 2");
 }
 
 #[test]
@@ -244,54 +248,58 @@ fn different_salts_are_independent() {
             chi_squared += (*found as f64 - expected).powi(2) / expected;
         }
     }
-    // The 99.9 % point of chi-squared with (3-1)(3-1) = 4 degrees of freedom; keys and salts are fixed, so this cannot flicker.
+    // The 99.9 % point of chi-squared with (3-1)(3-1) = 4 degrees of freedom; keys and salts are fixed, so the result never changes.
     assert!(chi_squared < 18.47, "{chi_squared}: {table:?}");
 }
 
 #[test]
-fn the_sample_ratio_says_what_a_table_of_chi_squared_says() {
+fn the_sample_ratio_matches_scipy() {
     // (60-50)²/50 twice; scipy.stats.chisquare([60, 40]) gives statistic 4.0, p-value 0.0455002638963584.
     let found = SampleRatio::of(&[1.0, 1.0], &[60, 40]);
     assert_eq!((found.requests, found.chi_squared, found.degrees_of_freedom), (100, 4.0, 1));
     assert!((found.p_value - 0.045_500_263_896_358).abs() < 1e-12, "{found:?}");
-    assert_eq!(found.verdict, Ratio::Fits);
+    assert_eq!(found.verdict, Verdict::Fits);
     // scipy.stats.chisquare([880, 80, 40], [900, 50, 50]): 20.444…, 3.6344e-05.
     let found = SampleRatio::of(&[90.0, 5.0, 5.0], &[880, 80, 40]);
     assert!(
         (found.chi_squared - 20.444_444_444).abs() < 1e-8 && (found.p_value - 3.634_4e-5).abs() < 1e-8,
         "{found:?}"
     );
-    assert_eq!((found.degrees_of_freedom, found.verdict), (2, Ratio::Mismatch));
+    assert_eq!((found.degrees_of_freedom, found.verdict), (2, Verdict::Mismatch));
 }
 
 #[test]
-fn the_sample_ratio_knows_what_it_cannot_say() {
-    assert_eq!(SampleRatio::of(&[99.0, 1.0], &[400, 0]).verdict, Ratio::TooFew, "four are expected on the second");
-    assert_eq!(SampleRatio::of(&[1.0, 1.0], &[0, 0]).verdict, Ratio::TooFew);
-    assert_eq!(SampleRatio::of(&[1.0, 0.0], &[1000, 0]).verdict, Ratio::Fits, "one arm is always right");
-    assert_eq!(SampleRatio::of(&[1.0, 0.0], &[1000, 1]).verdict, Ratio::Mismatch, "nobody should have got there");
+fn the_sample_ratio_needs_five_expected_requests_per_arm() {
+    assert_eq!(
+        SampleRatio::of(&[99.0, 1.0], &[400, 0]).verdict,
+        Verdict::TooFew,
+        "four requests are expected on the second arm"
+    );
+    assert_eq!(SampleRatio::of(&[1.0, 1.0], &[0, 0]).verdict, Verdict::TooFew);
+    assert_eq!(SampleRatio::of(&[1.0, 0.0], &[1000, 0]).verdict, Verdict::Fits, "a single weighted arm always fits");
+    assert_eq!(SampleRatio::of(&[1.0, 0.0], &[1000, 1]).verdict, Verdict::Mismatch, "the second arm has no weight");
 }
 
 #[test]
-fn sound_splits_are_seldom_called_broken_and_broken_ones_always() {
-    let (weights, sound) = ([80.0, 20.0], |salt: &str| split(&[80.0, 20.0], salt));
+fn correct_splits_are_rarely_called_a_mismatch_and_wrong_ones_are() {
+    let (weights, correct) = ([80.0, 20.0], |salt: &str| split(&[80.0, 20.0], salt));
     let counts = |router: &Router| {
         let mut counts = [0u64; 2];
         (0..5000).for_each(|i| counts[arm(router, &format!("user-{i}"))] += 1);
         counts
     };
-    let called_broken = (0..400)
-        .filter(|i| SampleRatio::of(&weights, &counts(&sound(&format!("s{i}")))).verdict == Ratio::Mismatch)
+    let false_alarms = (0..400)
+        .filter(|i| SampleRatio::of(&weights, &counts(&correct(&format!("s{i}")))).verdict == Verdict::Mismatch)
         .count();
-    // One in a thousand: of 400, five or more once in 16,000 times; the salts are fixed, so this cannot flicker.
-    assert!(called_broken <= 4, "{called_broken} of 400");
-    let broken = counts(&split(&[75.0, 25.0], "broken"));
-    assert_eq!(SampleRatio::of(&weights, &broken).verdict, Ratio::Mismatch, "{broken:?}");
+    // At a level of one in a thousand, five or more of 400 happen once in 16,000 times; the salts are fixed, so the result never changes.
+    assert!(false_alarms <= 4, "{false_alarms} of 400");
+    let wrong = counts(&split(&[75.0, 25.0], "wrong"));
+    assert_eq!(SampleRatio::of(&weights, &wrong).verdict, Verdict::Mismatch, "{wrong:?}");
 }
 
 proptest::proptest! {
     #[test]
-    fn moving_one_weight_moves_only_the_keys_that_have_to(
+    fn changing_one_weight_moves_only_the_keys_that_have_to_move(
         weights in proptest::collection::vec(0.0..100.0f64, 2..8),
         which in proptest::arbitrary::any::<proptest::sample::Index>(),
         to in 0.0..100.0f64,
@@ -314,9 +322,139 @@ proptest::proptest! {
     }
 
     #[test]
-    fn no_json_makes_a_document_panic(text in r#"\{("(split|shadows|rules|labels|sticky_by|salt)":[\[\]\{\}0-9a-z",:.-]{0,40},?){0,4}\}"#) {
-        if let Ok(value) = serde_json::from_str(&text) {
-            let _ = Proposal::parse(&value);
+    fn every_accepted_document_routes_and_is_the_same_after_serializing_and_parsing(
+        value in documents(),
+        id in ".{0,8}",
+        user in proptest::option::of("[a-c]{0,2}"),
+    ) {
+        let Ok(Proposal { document, .. }) = Proposal::parse(&value) else { return Ok(()) };
+        let text = document.to_json();
+        proptest::prop_assert_eq!(Document::from_json(&text), Ok(document.clone()), "{}", text);
+        let router = Router::new(&"m".parse().unwrap(), document.clone());
+        let header = |_: &str| user.as_deref();
+        let parameters: Parameters = user.iter().map(|user| ("u".to_owned(), Parameter::String(user.clone()))).collect();
+        for selector in [Selector::Traffic, Selector::Label("a"), Selector::Version("1".parse().unwrap())] {
+            let request = RouteRequest { selector, header: &header, parameters: &parameters, request_id: &id };
+            let routed = router.route(&request);
+            proptest::prop_assert_eq!(routed, Router::new(&"m".parse().unwrap(), document.clone()).route(&request));
+            match routed {
+                Route::Arm { index, .. } => proptest::prop_assert!(document.split[index].weight > 0.0),
+                Route::Rule(i) => proptest::prop_assert!(i < document.rules.len()),
+                Route::Label(version) => proptest::prop_assert!(document.named().contains(&version)),
+                Route::Pinned(_) | Route::UnknownLabel => proptest::prop_assert!(selector != Selector::Traffic),
+                Route::NoArm => proptest::prop_assert!(false, "no arm: {}", text),
+            }
+        }
+        let weights: Vec<f64> = document.split.iter().map(|arm| arm.weight).collect();
+        for count in [0, 1, u64::from(u32::MAX)] {
+            let p_value = SampleRatio::of(&weights, &vec![count; weights.len()]).p_value;
+            proptest::prop_assert!((0.0..=1.0).contains(&p_value), "{} of {:?}", p_value, weights);
         }
     }
+}
+
+/// Documents that are often valid, with values at the edges: nulls, empty texts and lists, zero, tiny and huge weights, duplicates.
+fn documents() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
+    use proptest::prelude::*;
+    let version = || prop_oneof![6 => prop::sample::select(vec![json!("1"), json!("2"), json!("18446744073709551615")]), 1 => odd()];
+    let weight = prop_oneof![
+        3 => any::<f64>().prop_map(|weight| json!(weight.abs())),
+        1 => (0u8..3).prop_map(|weight| json!(weight)),
+        1 => prop::sample::select(vec![
+            json!(0), json!(-0.0), json!(5e-324), json!(1e-300), json!(1e300), json!(8e307), json!(f64::MAX), json!(u64::MAX),
+        ]),
+        1 => odd(),
+    ];
+    let name = || prop_oneof![4 => "[a-z]{1,3}".prop_map(|name| json!(name)), 1 => Just(json!("")), 1 => odd()];
+    let arm = (version(), weight, prop::option::of(name())).prop_map(|(version, weight, name)| match name {
+        Some(name) => json!({"version": version, "weight": weight, "arm": name}),
+        None => json!({"version": version, "weight": weight}),
+    });
+    let split = prop_oneof![6 => prop::collection::vec(arm, 0..5).prop_map(|arms| json!(arms)), 1 => odd()];
+    let rule = (name(), name(), version())
+        .prop_map(|(header, equals, version)| json!({"header": header, "equals": equals, "version": version}));
+    let sample = prop_oneof![Just(json!(1)), Just(json!(5e-324)), Just(json!(0.1)), odd()];
+    let shadow = (version(), sample).prop_map(|(version, sample)| json!({"version": version, "sample": sample}));
+    let sticky = prop_oneof![
+        Just(json!({"header": "X-User"})),
+        Just(json!({"parameter": "u", "header": null})),
+        Just(json!({"header": null, "parameter": null})),
+        odd(),
+    ];
+    let labels = prop::collection::btree_map("[a-c]{0,1}", version(), 0..3).prop_map(|labels| json!(labels));
+    let rules = prop_oneof![3 => prop::collection::vec(rule, 0..3).prop_map(|rules| json!(rules)), 1 => odd()];
+    let shadows = prop_oneof![3 => prop::collection::vec(shadow, 0..2).prop_map(|shadows| json!(shadows)), 1 => odd()];
+    let optional = (rules, shadows, sticky, labels, name(), name());
+    (split, prop::collection::vec(any::<bool>(), 6), optional).prop_map(|(split, kept, members)| {
+        let (rules, shadows, sticky, labels, salt, reason) = members;
+        let members = [
+            ("rules", rules),
+            ("shadows", shadows),
+            ("sticky_by", sticky),
+            ("labels", labels),
+            ("salt", salt),
+            ("reason", reason),
+        ];
+        let mut document = serde_json::Map::from_iter([("split".to_owned(), split)]);
+        let kept = members.into_iter().zip(kept).filter_map(|(member, kept)| kept.then_some(member));
+        document.extend(kept.map(|(name, value)| (name.to_owned(), value)));
+        serde_json::Value::Object(document)
+    })
+}
+
+/// Values that are mostly wrong where they stand.
+fn odd() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
+    proptest::sample::select(vec![json!(null), json!(null), json!([]), json!({}), json!(true), json!("NaN"), json!(-1)])
+}
+
+#[test]
+fn a_null_member_is_an_absent_member() {
+    let with_nulls = json!({
+        "split": [{"version": "1", "weight": 1, "arm": null}],
+        "sticky_by": {"header": null, "parameter": "user"},
+        "rules": null,
+        "shadows": [{"version": "2", "sample": null}],
+        "labels": {"a": null, "b": "1"},
+        "salt": null, "reason": null, "allow_signature_change": null,
+    });
+    let without = json!({
+        "split": [{"version": "1", "weight": 1}],
+        "sticky_by": {"parameter": "user"},
+        "shadows": [{"version": "2"}],
+        "labels": {"b": "1"},
+    });
+    assert_eq!(Proposal::parse(&with_nulls), Proposal::parse(&without));
+    assert!(Proposal::parse(&with_nulls).is_ok());
+    for name in ["sticky_by", "shadows", "labels"] {
+        let mut document = without.clone();
+        document[name] = json!(null);
+        let mut absent = without.clone();
+        absent.as_object_mut().unwrap().remove(name);
+        assert_eq!(Proposal::parse(&document), Proposal::parse(&absent), "{name}");
+    }
+}
+
+#[test]
+fn huge_and_tiny_weights_split_like_ordinary_ones() {
+    for factor in [1e-300, 1e290] {
+        let (ordinary, scaled) = (split(&[3.0, 1.0, 0.0], "s"), split(&[3.0 * factor, factor, 0.0], "s"));
+        let counts = (0..2000).filter(|i| arm(&scaled, &format!("user-{i}")) == 0).count();
+        within_binomial_bounds(2000, 0.75, counts);
+        assert_eq!(arm(&ordinary, "user"), arm(&scaled, "user"));
+    }
+    // Both scores would be infinite for about a third of all keys, and the first arm would win all of them.
+    let largest = split(&[8e307, 8e307], "s");
+    within_binomial_bounds(2000, 0.5, (0..2000).filter(|i| arm(&largest, &format!("user-{i}")) == 0).count());
+}
+
+#[test]
+fn a_split_without_a_weighted_arm_routes_to_no_arm() {
+    // Parsing refuses such a document, so it is built here.
+    let mut document = Document::single("1".parse().unwrap());
+    document.split[0].weight = 0.0;
+    let none = Router::new(&"m".parse().unwrap(), document.clone());
+    assert_eq!(route(&none, &[], &Parameters::new(), "id"), Route::NoArm);
+    document.split.clear();
+    let empty = Router::new(&"m".parse().unwrap(), document);
+    assert_eq!(route(&empty, &[], &Parameters::new(), "id"), Route::NoArm);
 }

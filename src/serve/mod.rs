@@ -1,36 +1,32 @@
 //! serve: the life of one request.
 //!
-//! - [`Gateway::open`] loads the one snapshot, routes, and gives an [`ActiveRequest`]: the request's hold on the version that
-//!   answers it, on one arm.
+//! - [`Gateway::open`] routes a request on a snapshot and returns an [`ActiveRequest`], which keeps the version that answers loaded.
+//!   A request takes one snapshot ([`Gateway::snapshot`]), and all that it reads comes from that one.
 //! - [`Gateway::infer`] checks the request against that version's signature and runs it.
-//! - Every exchange is counted and recorded once: by [`Gateway::end`], or, when it is dropped unfinished, as a client that went away.
-//! - A request waits for its own inference and for nothing else: what comes after the answer is an [`ShadowCopies`], done once the
-//!   answer is on its way.
+//! - Every request is counted and recorded once: by [`Gateway::end`], or, if it is dropped before, as one whose client went away.
+//! - A request waits only for its own inference. Copies for shadows ([`ShadowCopies`]) are offered after the answer is written.
 //!
-//! Uses: registry (reader), execute, route, record (offers), shadow (offers), compare (the tolerance), model, telemetry.
+//! Uses: registry (reader), execute, route, record (offers), shadow (offers), model, telemetry.
 //!
-//! Invariant: no bytes, no status codes, no idea how versions come and go.
+//! Invariant: no bytes, no status codes, no knowledge of how versions come and go, no panic on a request.
 //!
-//! To add a step to every request: a line of [`Gateway::infer`].
+//! To add a step to every request: a line in [`Gateway::infer`].
 
-mod recording;
 #[cfg(test)]
 mod tests;
 
-use crate::compare::Tolerance;
 use crate::execute::Executor;
-pub use crate::execute::Ran;
-use crate::model::{Checked, Code, Failure, Feedback, InferenceRequest, RequestId, Role, Signature};
-use crate::record::Log;
-use crate::registry::{Entry, Reader, Routed, Served, Snapshot};
-use crate::route::Ask;
+pub use crate::execute::RunOutput;
+use crate::model::{Checked, Code, Failure, Feedback, InferenceRequest, Parameters, RequestId, Role, Signature};
+use crate::record::{self, Log, Ticket};
+use crate::registry::{Entry, Reader, RequestContext, Routed, Served, Snapshot, Timing, micros};
+use crate::route::{RouteRequest, Selector};
 use crate::shadow::{Original, Shadows, Target};
 use crate::telemetry::InFlight;
-use recording::Recording;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Answers requests from whatever snapshot is published.
+/// Answers requests from the published snapshot.
 #[derive(Debug)]
 pub struct Gateway {
     reader: Reader,
@@ -39,31 +35,30 @@ pub struct Gateway {
     log: Option<Log>,
 }
 
-/// One request on one version: holds the version in memory, and is counted once when it ends.
+/// One request on one version. It keeps the version loaded, and is counted once when it ends.
 #[derive(Debug)]
 pub struct ActiveRequest {
-    id: RequestId,
+    context: RequestContext,
     served: Arc<Served>,
     /// When the body had been read.
     started: Instant,
-    /// Who gets a copy; none for most.
+    /// The shadows that get a copy; empty for most requests.
     shadows: Vec<Target>,
-    tolerance: Tolerance,
-    /// Of the document that chose them.
-    revision: u64,
-    /// `None` where nothing is recorded.
-    recording: Option<Recording>,
-    /// What the version was asked, kept where somebody wants it afterwards.
+    /// Present where the request is recorded.
+    log: Option<Log>,
+    /// The checked request, kept where it is recorded or copied.
     request: Option<Arc<Checked>>,
-    /// What fails from here on is not the caller's doing: it fitted the signature and the limits, or was refused unseen.
-    fitted: bool,
+    /// The record was offered to the log.
+    recorded: bool,
+    /// A failure now counts against the version: the request fits its signature and limits, or was refused before that was checked.
+    counts_against_version: bool,
     ended: bool,
     _in_flight: InFlight,
 }
 
-/// What is left to do once the answer is on its way.
+/// The copies of a request that are still to be offered to shadows.
 #[derive(Debug)]
-#[must_use = "shadows get their copies when it is done"]
+#[must_use = "shadows get their copies only through `Gateway::mirror`"]
 pub struct ShadowCopies {
     original: Original,
     shadows: Vec<Target>,
@@ -75,7 +70,7 @@ impl Gateway {
         Gateway { reader, executor, shadows, log }
     }
 
-    /// What is loaded now; for questions that are not predictions.
+    /// The current snapshot. A request calls this once and uses the result for everything.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.reader.snapshot()
@@ -86,159 +81,164 @@ impl Gateway {
         &self.executor
     }
 
-    /// Finds who answers the request of this id, whose body was read at `started`.
+    /// Routes a request, whose body was read at `started`, to the version that answers it.
     ///
     /// # Errors
-    /// `MODEL_NOT_FOUND`, and what [`Entry::route`] gives.
-    pub fn open(&self, model: &str, ask: &Ask, id: &RequestId, started: Instant) -> Result<ActiveRequest, Failure> {
-        let snapshot = self.reader.snapshot();
-        let entry = find(&snapshot, model)?;
-        let Routed { served, keyless } = entry.route(ask)?;
+    /// `MODEL_NOT_FOUND`, what [`Entry::route`] returns, and `TOO_MANY_REQUESTS` at the model's own limit.
+    pub fn open(
+        &self,
+        snapshot: &Snapshot,
+        model: &str,
+        request: &RouteRequest,
+        id: &RequestId,
+        started: Instant,
+    ) -> Result<ActiveRequest, Failure> {
+        let entry = find(snapshot, model)?;
+        let Routed { served, keyless } = entry.route(request)?;
+        let loaded = &served.loaded;
         if keyless {
-            served.loaded.metrics.keyless();
+            loaded.metrics.keyless();
         }
-        let in_flight = served.loaded.metrics.enter();
-        if let Some(most) = served.loaded.limits.max_in_flight.filter(|most| served.loaded.metrics.in_flight() > *most)
-        {
-            let words = format!("{most} requests are in flight on this model already, the limit of its model.toml");
-            return Err(Failure::new(Code::TooManyRequests, words));
-        }
+        let in_flight = match loaded.limits.max_in_flight {
+            None => loaded.metrics.enter(),
+            Some(limit) => loaded.metrics.try_enter(limit).ok_or_else(|| {
+                let message =
+                    format!("{limit} requests are in flight on this model already, the limit of its model.toml");
+                Failure::new(Code::TooManyRequests, message)
+            })?,
+        };
+        let context = RequestContext::new(entry, served, request, id, self.log.is_some());
         Ok(ActiveRequest {
-            _in_flight: in_flight,
-            id: id.clone(),
             served: Arc::clone(served),
             started,
-            shadows: sampled(entry, served.role),
-            tolerance: entry.tolerance(),
-            revision: entry.revision(),
-            recording: self.log.as_ref().and_then(|log| Recording::begin(log, entry, served, ask, id)),
+            shadows: sample_shadows(entry, served.role()),
+            log: self.log.clone().filter(|_| context.recording.is_some()),
             request: None,
-            fitted: false,
+            recorded: false,
+            counts_against_version: false,
             ended: false,
+            _in_flight: in_flight,
+            context,
         })
     }
 
-    /// Runs a request on the version its exchange holds.
+    /// Checks a request and runs it on its version.
     ///
     /// # Errors
-    /// What does not fit the signature, and what [`Executor::admit`] and [`Executor::execute`] give.
+    /// `INVALID_TENSOR` where the request does not fit the signature, the limits or the engine, and what [`Executor::admit`] and
+    /// [`Executor::execute`] return.
     pub async fn infer(
         &self,
-        exchange: &mut ActiveRequest,
+        active: &mut ActiveRequest,
         request: InferenceRequest,
         deadline: Instant,
-    ) -> Result<Ran, Failure> {
-        let loaded = &exchange.served.loaded;
-        self.executor.admit(&loaded.runner, request.elements(), deadline).inspect_err(|_| exchange.fitted = true)?;
+    ) -> Result<RunOutput, Failure> {
+        let loaded = &active.served.loaded;
+        let admitted = self.executor.admit(&loaded.runner, request.elements(), deadline);
+        admitted.inspect_err(|_| active.counts_against_version = true)?;
         let checked = Arc::new(loaded.facts.signature.check(request)?);
-        if exchange.recording.is_some() || !exchange.shadows.is_empty() {
-            exchange.request = Some(Arc::clone(&checked));
+        if active.log.is_some() || !active.shadows.is_empty() {
+            active.request = Some(Arc::clone(&checked));
         }
-        if let (Some(most), Some(rows)) = (loaded.limits.max_rows, checked.rows())
-            && rows > most
+        if let (Some(limit), Some(rows)) = (loaded.limits.max_rows, checked.rows())
+            && rows > limit
         {
-            let words = format!("a request may have at most {most} rows by this model's model.toml, got {rows}");
-            return Err(Failure::new(Code::InvalidTensor, words));
+            let message = format!("a request may have at most {limit} rows by this model's model.toml, got {rows}");
+            return Err(Failure::new(Code::InvalidTensor, message));
         }
-        exchange.fitted = true;
-        let ran = self.executor.execute(&loaded.runner, checked, deadline).await.inspect_err(|failure| {
-            if failure.code == Code::Overloaded {
-                // As if it had been refused before the check: no record, and no copy.
-                exchange.request = None;
+        active.counts_against_version = true;
+        let output = match self.executor.execute(&loaded.runner, checked, deadline).await {
+            Ok(output) => output,
+            Err(failure) => {
+                match failure.code {
+                    // The same as a refusal before the check: no record and no copies.
+                    Code::Overloaded => active.request = None,
+                    // The engine does not accept these values, which is the caller's mistake.
+                    Code::InvalidTensor => active.counts_against_version = false,
+                    _ => {}
+                }
+                return Err(failure);
             }
-        })?;
-        if ran.counts {
-            loaded.metrics.ran(ran.infer);
+        };
+        if output.counts {
+            loaded.metrics.ran(output.infer);
         }
-        if !ran.queue.is_zero() {
-            loaded.metrics.queued(ran.queue);
-            if ran.counts {
-                loaded.metrics.batched(ran.batch_rows);
+        if !output.queue.is_zero() {
+            loaded.metrics.queued(output.queue);
+            if output.counts {
+                loaded.metrics.batched(output.batch_rows);
             }
         }
-        Ok(ran)
+        Ok(output)
     }
 
-    /// Records a request and counts it as done or failed; the time is from the body read to now. Answers what is left to do, if
-    /// anything. Waits for nothing, unless the log is to be on the disk before answers leave.
+    /// Records a request and counts it as done or failed, with the time from the body read to now. Returns the copies for its
+    /// shadows, if any. Waits only where the configuration asks that answers leave after their record is on the disk, and at most until
+    /// the deadline.
     ///
     /// # Errors
-    /// `LOG_UNAVAILABLE`: the answer must not leave, as it cannot be recorded.
+    /// `LOG_UNAVAILABLE`: the request cannot be recorded, so its answer must not leave.
     pub async fn end(
         &self,
-        mut exchange: ActiveRequest,
-        outcome: Result<Ran, Failure>,
+        mut active: ActiveRequest,
+        outcome: Result<RunOutput, Failure>,
         deadline: Instant,
     ) -> Result<Option<ShadowCopies>, Failure> {
-        let latency = exchange.started.elapsed();
-        let written = exchange.record(outcome.as_ref().map_err(|failure| failure.code), latency);
-        let written = match (written, &self.log) {
-            (Ok(Some(ticket)), Some(log)) => log.durable(ticket, deadline).await,
-            (written, _) => written.map(drop),
+        let timing = active.timing(outcome.as_ref().ok());
+        let recorded = match active.offer_record(outcome.as_ref().map_err(|failure| failure.code), timing.as_ref()) {
+            Ok(Some((log, ticket))) => log.durable(ticket, deadline).await,
+            Ok(None) => Ok(()),
+            Err(failure) => Err(failure),
         };
-        exchange.ended = true;
-        let failed = written.as_ref().err().or(outcome.as_ref().err()).map(|failure| failure.code);
-        exchange.served.metrics.ended(failed, exchange.started.elapsed(), exchange.fitted);
-        written?;
-        Ok(self.aftermath(exchange, outcome, latency))
+        active.ended = true;
+        let failed = recorded.as_ref().err().or(outcome.as_ref().err()).map(|failure| failure.code);
+        active.served.metrics.ended(failed, active.started.elapsed(), active.counts_against_version);
+        recorded?;
+        Ok(timing.and_then(|timing| self.shadow_copies(active, outcome, timing)))
     }
 
-    fn aftermath(
+    fn shadow_copies(
         &self,
-        mut exchange: ActiveRequest,
-        outcome: Result<Ran, Failure>,
-        latency: Duration,
+        mut active: ActiveRequest,
+        outcome: Result<RunOutput, Failure>,
+        timing: Timing,
     ) -> Option<ShadowCopies> {
-        if exchange.shadows.is_empty() {
+        if active.shadows.is_empty() {
             return None;
         }
         let failed = outcome.as_ref().err().map(|failure| failure.code);
-        // What a busy machine refused says nothing about the version, and is no time for copies.
+        // A request that was refused under load says nothing about the version, and copies would add to the load.
         if matches!(failed, Some(Code::Overloaded | Code::DeadlineExceeded | Code::Draining)) {
             return None;
         }
-        let request = exchange.request.take()?;
+        let request = active.request.take()?;
         let busy = self.executor.queue_depth() > 0;
-        let mut shadows = std::mem::take(&mut exchange.shadows);
+        let mut shadows = std::mem::take(&mut active.shadows);
         shadows.retain(|shadow| self.shadows.admit(&shadow.served, busy));
         if shadows.is_empty() {
             return None;
         }
-        let (infer, batch_rows, outcome) = match outcome {
-            Ok(ran) => (ran.infer, ran.batch_rows, Ok(ran.answer)),
-            Err(failure) => (Duration::ZERO, request.rows().unwrap_or(1), Err(failure)),
-        };
-        let role = exchange.served.role;
-        let loaded = &exchange.served.loaded;
         let original = Original {
-            model: loaded.model.clone(),
-            primary: loaded.version,
-            facts: Arc::clone(&loaded.facts),
-            arm: exchange.served.arm.clone(),
-            request_id: exchange.id.clone(),
+            context: active.context.clone(),
             request,
-            outcome,
-            infer,
-            tolerance: exchange.tolerance,
-            revision: exchange.revision,
-            recording: exchange.recording.take().map(|recording| recording.for_shadows(role, latency, batch_rows)),
+            outcome: outcome.map(|output| output.answer),
+            timing,
+            recorded: active.recorded,
         };
         Some(ShadowCopies { original, shadows })
     }
 
-    /// Offers the copies. Never waits; meant for when the answer is on its way.
-    pub fn mirror(&self, aftermath: ShadowCopies) {
-        let ShadowCopies { original, shadows } = aftermath;
+    /// Offers copies to the shadows that admitted them. Never waits. To be called after the answer is written.
+    pub fn mirror(&self, copies: ShadowCopies) {
+        let ShadowCopies { original, shadows } = copies;
         self.shadows.offer(original, shadows);
     }
-}
 
-impl Gateway {
-    /// Takes what was told about a model's predictions; it is on the disk, all of it, when this answers.
+    /// Stores feedback for a model. Returns when all entries are durable, or at the deadline.
     ///
     /// # Errors
-    /// `MODEL_NOT_FOUND`, and `LOG_UNAVAILABLE`: nothing of it was taken.
-    pub async fn told(&self, model: &str, entries: &[Feedback], deadline: Instant) -> Result<(), Failure> {
+    /// `MODEL_NOT_FOUND`, and `LOG_UNAVAILABLE` where no entry was stored, or not before the deadline.
+    pub async fn record_feedback(&self, model: &str, entries: &[Feedback], deadline: Instant) -> Result<(), Failure> {
         let model = find(&self.snapshot(), model)?.name().clone();
         let Some(log) = &self.log else {
             return Err(Failure::new(Code::LogUnavailable, "this server keeps no feedback"));
@@ -250,9 +250,9 @@ impl Gateway {
     }
 }
 
-/// The shadows that get a copy of a request. One draw for all, so that the samples are nested. Whoever asked for a version or a
-/// label by name tries something out, and is not copied.
-fn sampled(entry: &Entry, role: Role) -> Vec<Target> {
+/// The shadows that get a copy of a request. One random number decides for all shadows, so that their samples are nested. Requests
+/// that name a version or a label are not copied: such a caller is trying something out.
+fn sample_shadows(entry: &Entry, role: Role) -> Vec<Target> {
     if role != Role::Primary || entry.shadows().is_empty() {
         return Vec::new();
     }
@@ -261,22 +261,33 @@ fn sampled(entry: &Entry, role: Role) -> Vec<Target> {
         stream: entry.stream(served.loaded.version).map(Arc::clone),
         served: Arc::clone(served),
     };
-    entry.shadows().iter().filter(|s| draw < s.sample).map(|s| target(&s.served)).collect()
+    entry.shadows().iter().filter(|shadow| draw < shadow.sample).map(|shadow| target(&shadow.served)).collect()
 }
 
 /// Finds a model by the name in the URL.
 ///
 /// # Errors
-/// `MODEL_NOT_FOUND`, naming it.
+/// `MODEL_NOT_FOUND`, with the name.
 pub fn find<'s>(snapshot: &'s Snapshot, model: &str) -> Result<&'s Arc<Entry>, Failure> {
+    const SHOWN: usize = 128;
     snapshot.model(model).ok_or_else(|| {
-        let shown: String = model.chars().take(128).collect();
+        let shown: String = model.chars().take(SHOWN).collect();
         Failure::new(Code::ModelNotFound, format!("no model is named {shown:?}"))
     })
 }
 
+/// The failure for a URL whose model, version or label does not exist; `None` where all exist. It is reported before any other
+/// error in the request.
+#[must_use]
+pub fn not_found(snapshot: &Snapshot, model: &str, selector: Selector) -> Option<Failure> {
+    let none = Parameters::new();
+    let request = RouteRequest { selector, header: &|_| None, parameters: &none, request_id: "" };
+    let failure = find(snapshot, model).and_then(|entry| entry.route(&request).map(drop)).err()?;
+    matches!(failure.code, Code::ModelNotFound | Code::VersionNotFound | Code::LabelNotFound).then_some(failure)
+}
+
 impl ActiveRequest {
-    /// The version that answers, and the part it plays.
+    /// The version that answers.
     #[must_use]
     pub fn served(&self) -> &Arc<Served> {
         &self.served
@@ -291,14 +302,56 @@ impl ActiveRequest {
     pub fn nonfinite(&self, elements: usize) {
         self.served.metrics.nonfinite(elements);
     }
+
+    /// `None` where the request is neither recorded nor copied, as the clock need not be read then.
+    fn timing(&self, output: Option<&RunOutput>) -> Option<Timing> {
+        let request = self.request.as_ref()?;
+        let latency = self.started.elapsed();
+        Some(Timing {
+            ts: record::now() - micros(latency),
+            latency,
+            infer: output.map_or(Duration::ZERO, |output| output.infer),
+            batch_rows: output.map_or(request.rows().unwrap_or(1), |output| output.batch_rows),
+        })
+    }
+
+    /// Offers the request's record, where it passed the signature check and is to be kept. A record is offered once.
+    ///
+    /// # Errors
+    /// `LOG_UNAVAILABLE`: the answer must not leave.
+    fn offer_record(
+        &mut self,
+        outcome: Result<&RunOutput, Code>,
+        timing: Option<&Timing>,
+    ) -> Result<Option<(&Log, Ticket)>, Failure> {
+        let (Some(log), Some(recording), Some(request), Some(timing)) =
+            (&self.log, &self.context.recording, &self.request, timing)
+        else {
+            return Ok(None);
+        };
+        let choice = recording.stream.choice();
+        let always = choice.errors && outcome.is_err();
+        if self.recorded || !always && !recording.sampled {
+            return Ok(None);
+        }
+        self.recorded = true;
+        let sample_rate = if always { 1.0 } else { choice.sample_rate };
+        let waits = outcome.err() != Some(Code::DeadlineExceeded);
+        let outcome = outcome.map(|output| &output.answer);
+        let prediction = recording.prediction(&self.context, request, outcome, timing, sample_rate);
+        // After the deadline the answer does not wait for the record.
+        Ok(log.offer(&recording.stream, &prediction, waits)?.map(|ticket| (log, ticket)))
+    }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if !self.ended {
-            // What can be said of it is said; nobody is there to be refused.
-            let _ = self.record(Err(Code::ClientClosed), self.started.elapsed());
-            self.served.metrics.ended(Some(Code::ClientClosed), self.started.elapsed(), self.fitted);
+            let timing = self.timing(None);
+            // An error means that the record cannot be kept. The client is gone, so there is no answer to refuse.
+            let _ = self.offer_record(Err(Code::ClientClosed), timing.as_ref());
+            let took = self.started.elapsed();
+            self.served.metrics.ended(Some(Code::ClientClosed), took, self.counts_against_version);
         }
     }
 }

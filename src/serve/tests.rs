@@ -1,29 +1,30 @@
 use super::*;
+use crate::backend::RunError;
 use crate::backend::fake::Fake;
 use crate::execute;
 use crate::model::{Dim, NamedTensor, Parameters, TensorSpec};
 use crate::registry::tests::fixture::{entry, loaded};
-use crate::registry::{self, Loaded, Writer};
-use crate::route::{Proposal, Selector};
+use crate::registry::{self, Limits, Loaded, Writer};
+use crate::route::Proposal;
 use crate::shadow::{self, Figures};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use serde_json::json;
 use std::num::NonZeroUsize;
 
-struct House {
+struct Fixture {
     gateway: Gateway,
-    _writer: Writer,
+    writer: Writer,
     primary: (Fake, Arc<Loaded>),
     shadow: (Fake, Arc<Loaded>),
     runtime: tokio::runtime::Runtime,
 }
 
-/// Version 1 answers, version 2 is its shadow; all runs happen at once.
-fn house(sample: f64) -> House {
-    house_with(sample, Duration::MAX)
+/// A model whose version 1 answers and whose version 2 is its shadow. All runs happen at once.
+fn fixture(sample: f64) -> Fixture {
+    fixture_with(sample, Duration::MAX)
 }
 
-fn house_with(sample: f64, inline_below: Duration) -> House {
+fn fixture_with(sample: f64, inline_below: Duration) -> Fixture {
     let spec =
         |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
     let fake = || Fake::echo(Signature::new(vec![spec("x")], vec![spec("y")]));
@@ -48,106 +49,107 @@ fn house_with(sample: f64, inline_below: Duration) -> House {
     let config = execute::Config { inline_below, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
     let gateway = Gateway::new(reader, Executor::start(&config).unwrap(), shadows, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    House { gateway, _writer: writer, primary, shadow, runtime }
+    Fixture { gateway, writer, primary, shadow, runtime }
 }
 
-impl House {
+impl Fixture {
     fn open(&self, selector: Selector, cohort: Option<&'static str>) -> ActiveRequest {
         let header = |name: &str| cohort.filter(|_| name == "x-cohort");
-        let ask = Ask { selector, header: &header, parameters: &Parameters::new(), request_id: "r" };
-        self.gateway.open("m", &ask, &RequestId::generate(), Instant::now()).unwrap()
+        let request = RouteRequest { selector, header: &header, parameters: &Parameters::new(), request_id: "r" };
+        let snapshot = self.gateway.snapshot();
+        self.gateway.open(&snapshot, "m", &request, &RequestId::generate(), Instant::now()).unwrap()
     }
 
-    fn infer(&self, exchange: &mut ActiveRequest, deadline: Duration) -> Result<Ran, Failure> {
+    fn infer(&self, active: &mut ActiveRequest, deadline: Duration) -> Result<RunOutput, Failure> {
         let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![1.0].into())).unwrap();
         let inputs = vec![NamedTensor { name: "x".to_owned(), tensor }];
         let request = InferenceRequest { inputs, ..InferenceRequest::default() };
-        self.runtime.block_on(self.gateway.infer(exchange, request, Instant::now() + deadline))
+        self.runtime.block_on(self.gateway.infer(active, request, Instant::now() + deadline))
     }
 
-    fn end(&self, exchange: ActiveRequest, outcome: Result<Ran, Failure>) -> Option<ShadowCopies> {
+    fn end(&self, active: ActiveRequest, outcome: Result<RunOutput, Failure>) -> Option<ShadowCopies> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        self.runtime.block_on(self.gateway.end(exchange, outcome, deadline)).unwrap()
+        self.runtime.block_on(self.gateway.end(active, outcome, deadline)).unwrap()
     }
 
-    /// Whether a request asked for so leaves a copy to make.
+    /// Whether such a request is copied to the shadow.
     fn is_copied(&self, selector: Selector, cohort: Option<&'static str>) -> bool {
-        let mut exchange = self.open(selector, cohort);
-        let outcome = self.infer(&mut exchange, Duration::from_secs(10));
+        let mut active = self.open(selector, cohort);
+        let outcome = self.infer(&mut active, Duration::from_secs(10));
         assert!(outcome.is_ok(), "{outcome:?}");
-        self.end(exchange, outcome).is_some()
+        self.end(active, outcome).is_some()
     }
 }
 
 #[test]
-fn what_the_split_or_a_rule_decides_is_copied_and_what_was_asked_for_by_name_is_not() {
-    let house = house(1.0);
-    assert!(house.is_copied(Selector::Traffic, None));
-    assert!(house.is_copied(Selector::Traffic, Some("beta")));
-    assert!(!house.is_copied(Selector::Version("1".parse().unwrap()), None));
-    assert!(!house.is_copied(Selector::Label("stable"), None));
-    assert!(!house.is_copied(Selector::Version("2".parse().unwrap()), None));
+fn requests_routed_by_split_or_rule_are_copied_and_pinned_ones_are_not() {
+    let fixture = fixture(1.0);
+    assert!(fixture.is_copied(Selector::Traffic, None));
+    assert!(fixture.is_copied(Selector::Traffic, Some("beta")));
+    assert!(!fixture.is_copied(Selector::Version("1".parse().unwrap()), None));
+    assert!(!fixture.is_copied(Selector::Label("stable"), None));
+    assert!(!fixture.is_copied(Selector::Version("2".parse().unwrap()), None));
 }
 
 #[test]
 fn a_caller_never_waits_for_a_shadow() {
-    let house = house(1.0);
-    house.shadow.0.block();
+    let fixture = fixture(1.0);
+    fixture.shadow.0.block();
     for _ in 0..20 {
-        let mut exchange = house.open(Selector::Traffic, None);
-        let outcome = house.infer(&mut exchange, Duration::from_secs(10));
-        house.gateway.mirror(house.end(exchange, outcome).unwrap());
+        let mut active = fixture.open(Selector::Traffic, None);
+        let outcome = fixture.infer(&mut active, Duration::from_secs(10));
+        fixture.gateway.mirror(fixture.end(active, outcome).unwrap());
     }
-    // All twenty are answered and offered, and the shadow has not run once.
-    assert_eq!(house.primary.0.runs(), 20);
-    assert_eq!(house.shadow.1.metrics.shadow().offered_so_far(), 20);
-    assert_eq!(house.shadow.0.runs(), 0);
-    house.shadow.0.unblock();
+    // All twenty are answered and offered, and the shadow has not run yet.
+    assert_eq!(fixture.primary.0.runs(), 20);
+    assert_eq!(fixture.shadow.1.metrics.shadow().offered_so_far(), 20);
+    assert_eq!(fixture.shadow.0.runs(), 0);
+    fixture.shadow.0.unblock();
 }
 
 #[test]
-fn samples_are_drawn_per_request_whatever_its_id() {
-    let house = house(0.25);
-    let copied = (0..4000).filter(|_| house.is_copied(Selector::Traffic, None)).count();
+fn each_request_is_sampled_independently_of_its_id() {
+    let fixture = fixture(0.25);
+    let copied = (0..4000).filter(|_| fixture.is_copied(Selector::Traffic, None)).count();
     // 1000 ± 7 standard deviations of a binomial.
     assert!((808..=1192).contains(&copied), "{copied} of 4000 at a quarter");
 }
 
 #[test]
-fn a_failed_engine_is_worth_comparing_and_a_busy_machine_is_not() {
-    let house = house(1.0);
-    house.primary.0.panic_next();
-    let mut exchange = house.open(Selector::Traffic, None);
-    let outcome = house.infer(&mut exchange, Duration::from_secs(10));
+fn engine_failures_are_copied_and_expired_requests_are_not() {
+    let fixture = fixture(1.0);
+    fixture.primary.0.panic_next();
+    let mut active = fixture.open(Selector::Traffic, None);
+    let outcome = fixture.infer(&mut active, Duration::from_secs(10));
     assert_eq!(outcome.as_ref().unwrap_err().code, Code::EngineFailed);
-    assert!(house.end(exchange, outcome).is_some());
-    let mut exchange = house.open(Selector::Traffic, None);
-    let outcome = house.infer(&mut exchange, Duration::ZERO);
+    assert!(fixture.end(active, outcome).is_some());
+    let mut active = fixture.open(Selector::Traffic, None);
+    let outcome = fixture.infer(&mut active, Duration::ZERO);
     assert_eq!(outcome.as_ref().unwrap_err().code, Code::DeadlineExceeded);
-    assert!(house.end(exchange, outcome).is_none());
+    assert!(fixture.end(active, outcome).is_none());
 }
 
 #[test]
-fn what_does_not_fit_the_signature_is_not_copied() {
-    let house = house(1.0);
-    let mut exchange = house.open(Selector::Traffic, None);
+fn requests_that_do_not_fit_the_signature_are_not_copied() {
+    let fixture = fixture(1.0);
+    let mut active = fixture.open(Selector::Traffic, None);
     let nothing = InferenceRequest::default();
-    let outcome = house.runtime.block_on(house.gateway.infer(&mut exchange, nothing, Instant::now()));
+    let outcome = fixture.runtime.block_on(fixture.gateway.infer(&mut active, nothing, Instant::now()));
     assert_eq!(outcome.as_ref().unwrap_err().code, Code::InvalidTensor);
-    assert!(house.end(exchange, outcome).is_none());
+    assert!(fixture.end(active, outcome).is_none());
 }
 
 #[test]
-fn an_overload_refuses_unseen_and_never_what_runs_at_once() {
-    let house = house_with(1.0, Duration::from_millis(1));
-    let (fake, loaded) = &house.primary;
+fn under_overload_requests_are_refused_unchecked_unless_they_run_at_once() {
+    let fixture = fixture_with(1.0, Duration::from_millis(1));
+    let (fake, loaded) = &fixture.primary;
     loaded.runner.cost().learn(1, Duration::from_micros(1));
     loaded.runner.cost().learn(1000, Duration::from_millis(20));
-    let ask = |request: InferenceRequest| {
-        let mut exchange = house.open(Selector::Traffic, None);
+    let infer = |request: InferenceRequest| {
+        let mut active = fixture.open(Selector::Traffic, None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let soon = Instant::now() + Duration::from_mins(1);
-        (runtime.block_on(house.gateway.infer(&mut exchange, request, soon)), exchange)
+        (runtime.block_on(fixture.gateway.infer(&mut active, request, soon)), active)
     };
     let large = |name: &str| {
         let tensor = Tensor::new(Shape::new(&[1000]), Data::Fp32(vec![1.0; 1000].into())).unwrap();
@@ -156,23 +158,100 @@ fn an_overload_refuses_unseen_and_never_what_runs_at_once() {
     };
     fake.block();
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| ask(large("x")).0);
+        let running = scope.spawn(|| infer(large("x")).0);
         fake.wait_for_waiting(1);
-        let waiting = scope.spawn(|| ask(large("x")).0);
-        while house.gateway.executor().queue_depth() == 0 {
+        let waiting = scope.spawn(|| infer(large("x")).0);
+        while fixture.gateway.executor().queue_depth() == 0 {
             std::thread::yield_now();
         }
-        // The lane is full. What would be found wrong is refused like the rest, and leaves nothing.
+        // The lane is full. A request that would fail the check is refused like the others and leaves no record.
         for name in ["x", "unknown"] {
-            let (outcome, exchange) = ask(large(name));
+            let (outcome, active) = infer(large(name));
             assert_eq!(outcome.as_ref().unwrap_err().code, Code::Overloaded);
-            assert!(exchange.request.is_none() && exchange.fitted, "no record, and not the caller's doing");
-            assert!(house.end(exchange, outcome).is_none());
+            assert!(active.request.is_none() && active.counts_against_version, "no record, and not the caller's fault");
+            assert!(fixture.end(active, outcome).is_none());
         }
-        let admit = |elements| house.gateway.executor().admit(&loaded.runner, elements, Instant::now());
-        assert!(admit(1).is_ok(), "it would run at once");
+        let admit = |elements| fixture.gateway.executor().admit(&loaded.runner, elements, Instant::now());
+        assert!(admit(1).is_ok(), "it runs at once");
         assert_eq!(admit(1000).unwrap_err().code, Code::DeadlineExceeded);
         fake.unblock();
         assert!(running.join().unwrap().is_ok() && waiting.join().unwrap().is_ok());
     });
+}
+
+#[test]
+fn values_the_engine_refuses_do_not_count_against_the_arm() {
+    let fixture = fixture(1.0);
+    fixture.primary.0.fail_next(RunError::Refused("k is larger than the number of elements".to_owned()));
+    let mut active = fixture.open(Selector::Traffic, None);
+    let arm = Arc::clone(active.served());
+    let outcome = fixture.infer(&mut active, Duration::from_secs(10));
+    assert_eq!(outcome.as_ref().unwrap_err().code, Code::InvalidTensor);
+    fixture.end(active, outcome);
+    let evidence = arm.metrics.evidence();
+    assert_eq!((arm.metrics.requests(), evidence.requests, evidence.failed), (1, 0, 0));
+    fixture.primary.0.panic_next();
+    let mut active = fixture.open(Selector::Traffic, None);
+    let outcome = fixture.infer(&mut active, Duration::from_secs(10));
+    fixture.end(active, outcome);
+    let evidence = arm.metrics.evidence();
+    assert_eq!((arm.metrics.requests(), evidence.requests, evidence.failed), (2, 1, 1), "a failed engine counts");
+}
+
+#[test]
+fn a_request_reads_the_snapshot_it_took_also_after_a_publish() {
+    let mut fixture = fixture(1.0);
+    let snapshot = fixture.gateway.snapshot();
+    let none = Parameters::new();
+    let request = RouteRequest { selector: Selector::Traffic, header: &|_| None, parameters: &none, request_id: "r" };
+    fixture.writer.publish(Snapshot::default());
+    assert!(not_found(&snapshot, "m", Selector::Traffic).is_none());
+    let id = RequestId::generate();
+    assert!(fixture.gateway.open(&snapshot, "m", &request, &id, Instant::now()).is_ok());
+    let now = fixture.gateway.snapshot();
+    assert_eq!(not_found(&now, "m", Selector::Traffic).unwrap().code, Code::ModelNotFound);
+    assert_eq!(not_found(&snapshot, "m", Selector::Label("x")).unwrap().code, Code::LabelNotFound);
+}
+
+#[test]
+fn a_limit_of_requests_in_flight_admits_exactly_that_many() {
+    const ROUNDS: usize = 500;
+    let mut fixture = fixture(1.0);
+    for limit in [1, 3] {
+        let limits = Limits { max_in_flight: Some(limit), max_rows: None };
+        let version = Loaded {
+            limits,
+            model: fixture.primary.1.model.clone(),
+            version: fixture.primary.1.version,
+            runner: Arc::clone(&fixture.primary.1.runner),
+            metrics: Arc::clone(&fixture.primary.1.metrics),
+            facts: Arc::clone(&fixture.primary.1.facts),
+        };
+        let document = Proposal::parse(&json!({"split": [{"version": "1", "weight": 1}]})).unwrap().document;
+        let next = Snapshot::default().with(entry("m", &[Arc::new(version)], Some(document), 2).unwrap());
+        fixture.writer.publish(next);
+        let (gateway, barrier) = (&fixture.gateway, std::sync::Barrier::new(4));
+        let admitted = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        let none = Parameters::new();
+                        let (selector, header) = (Selector::Traffic, |_: &str| None);
+                        let request = RouteRequest { selector, header: &header, parameters: &none, request_id: "r" };
+                        let (snapshot, id) = (gateway.snapshot(), RequestId::generate());
+                        barrier.wait();
+                        let opened = gateway.open(&snapshot, "m", &request, &id, Instant::now());
+                        match &opened {
+                            Ok(_) => _ = admitted.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+                            Err(failure) => assert_eq!(failure.code, Code::TooManyRequests),
+                        }
+                        barrier.wait();
+                        drop(opened);
+                    }
+                });
+            }
+        });
+        assert_eq!(admitted.into_inner() as u64, limit * ROUNDS as u64, "of four at once, exactly {limit}");
+    }
 }

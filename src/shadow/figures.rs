@@ -1,4 +1,4 @@
-//! What is known of every pair of a primary and a shadow.
+//! The running figures of every pair of a primary and a shadow.
 
 use super::original::Original;
 use crate::compare::{Agreement, Comparison, Pair, PairFigures};
@@ -9,29 +9,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The running figures of all pairs; cheap to clone, every clone is the same. In memory only.
+/// The running figures of all pairs. Cheap to clone; all clones share the figures. In memory only.
 #[derive(Debug, Clone)]
-pub struct Figures(Arc<Kept>);
+pub struct Figures(Arc<Shared>);
 
 #[derive(Debug)]
-struct Kept {
-    /// How many of the worst pairs are kept, of each primary and shadow.
+struct Shared {
+    /// How many of the worst answers are kept for each pair.
     worst: usize,
-    pairs: Mutex<BTreeMap<ModelName, Vec<Known>>>,
+    pairs: Mutex<BTreeMap<ModelName, Vec<PairState>>>,
 }
 
 /// One primary and one shadow.
 #[derive(Debug)]
-struct Known {
+struct PairState {
     figures: PairFigures,
-    /// The newest document that copied a request to it, and what came of those it copied: copies that were drawn under an older one
-    /// are run when their turn comes, and say nothing of what this one began.
+    /// The newest revision of the traffic document that copied a request to this shadow.
     revision: u64,
-    under: Agreement,
+    /// The agreement on requests copied under that revision. Copies made under an older one may run later and do not count here.
+    of_revision: Agreement,
 }
 
-/// Pairs of one model that are kept; with more, those that have been quiet longest go.
-const PAIRS: usize = 64;
+/// Pairs kept for one model. With more, the pair without a comparison for the longest time is dropped.
+const MAX_PAIRS: usize = 64;
 
 impl Default for Figures {
     fn default() -> Figures {
@@ -40,19 +40,19 @@ impl Default for Figures {
 }
 
 impl Figures {
-    /// Keeps so many of the worst pairs.
+    /// Figures that keep this many of the worst answers for each pair.
     #[must_use]
     pub fn new(worst: usize) -> Figures {
-        Figures(Arc::new(Kept { worst, pairs: Mutex::default() }))
+        Figures(Arc::new(Shared { worst, pairs: Mutex::default() }))
     }
 
-    /// How a shadow agreed with any of these primaries, together.
+    /// The agreement of a shadow with these primaries, summed.
     #[must_use]
     pub fn agreement(&self, model: &ModelName, primaries: &BTreeSet<Version>, shadow: Version) -> Agreement {
-        self.sum(model, primaries, shadow, |known| known.figures.comparable())
+        self.sum(model, primaries, shadow, |pair| pair.figures.comparable())
     }
 
-    /// The same, of the requests alone that the document of this revision copied.
+    /// The same, only for requests copied under this revision of the traffic document.
     #[must_use]
     pub fn agreement_under(
         &self,
@@ -61,8 +61,9 @@ impl Figures {
         primaries: &BTreeSet<Version>,
         shadow: Version,
     ) -> Agreement {
-        let of_it = |known: &Known| if known.revision == revision { known.under } else { Agreement::default() };
-        self.sum(model, primaries, shadow, of_it)
+        let agreement =
+            |pair: &PairState| if pair.revision == revision { pair.of_revision } else { Agreement::default() };
+        self.sum(model, primaries, shadow, agreement)
     }
 
     fn sum(
@@ -70,34 +71,35 @@ impl Figures {
         model: &ModelName,
         primaries: &BTreeSet<Version>,
         shadow: Version,
-        of: impl Fn(&Known) -> Agreement,
+        agreement: impl Fn(&PairState) -> Agreement,
     ) -> Agreement {
         let pairs = self.lock();
-        let these = pairs.get(model).into_iter().flatten();
-        let these = these.filter(|known| known.figures.shadow == shadow && primaries.contains(&known.figures.primary));
-        these.map(of).fold(Agreement::default(), Agreement::and)
+        let of_model = pairs.get(model).into_iter().flatten();
+        let matching =
+            of_model.filter(|pair| pair.figures.shadow == shadow && primaries.contains(&pair.figures.primary));
+        matching.map(agreement).fold(Agreement::default(), Agreement::and)
     }
 
-    /// A version came ready with these bytes: what is known of other bytes under its number says nothing of it.
+    /// Drops the figures of this version's number that belong to other bytes. Called when a version becomes ready.
     pub fn came_ready(&self, model: &ModelName, version: Version, sha256: &str) {
         let same = |of: Version, bytes: &str| of != version || bytes == sha256;
         if let Some(pairs) = self.lock().get_mut(model) {
-            pairs.retain(|Known { figures: pair, .. }| {
+            pairs.retain(|PairState { figures: pair, .. }| {
                 same(pair.primary, &pair.sha256.0) && same(pair.shadow, &pair.sha256.1)
             });
         }
     }
 
-    /// All pairs of a model, by shadow and primary.
+    /// All pairs of a model, sorted by shadow and primary.
     #[must_use]
     pub fn of(&self, model: &ModelName) -> Vec<PairFigures> {
-        let of_model = |known: &Vec<Known>| known.iter().map(|known| known.figures.clone()).collect();
+        let of_model = |pairs: &Vec<PairState>| pairs.iter().map(|pair| pair.figures.clone()).collect();
         let mut pairs: Vec<PairFigures> = self.lock().get(model).map(of_model).unwrap_or_default();
         pairs.sort_by_key(|pair| (pair.shadow, pair.primary));
         pairs
     }
 
-    /// Takes in one pair. `comparison` where both sides answered.
+    /// Adds one pair of outcomes. `comparison`: present where both sides answered.
     pub(super) fn record(
         &self,
         original: &Original,
@@ -106,35 +108,37 @@ impl Figures {
         comparison: Option<&Comparison>,
     ) {
         let mut models = self.lock();
-        let pairs = models.entry(original.model.clone()).or_default();
-        let sha256 = (original.facts.sha256.clone(), shadow.facts.sha256.clone());
-        let of_these =
-            |known: &Known| (known.figures.primary, known.figures.shadow) == (original.primary, shadow.version);
-        // Other bytes begin anew.
-        pairs.retain(|known| !of_these(known) || known.figures.sha256 == sha256);
-        if !pairs.iter().any(of_these) {
-            if pairs.len() >= PAIRS
-                && let Some(quiet) = (0..pairs.len()).min_by_key(|i| pairs[*i].figures.until)
+        let context = &original.context;
+        let primary = &context.identity;
+        let pairs = models.entry(primary.model.clone()).or_default();
+        let sha256 = (primary.facts.sha256.clone(), shadow.facts.sha256.clone());
+        let is_this =
+            |pair: &PairState| (pair.figures.primary, pair.figures.shadow) == (primary.version, shadow.version);
+        // Figures of other bytes under these numbers do not count.
+        pairs.retain(|pair| !is_this(pair) || pair.figures.sha256 == sha256);
+        if !pairs.iter().any(is_this) {
+            if pairs.len() >= MAX_PAIRS
+                && let Some((oldest, _)) = pairs.iter().enumerate().min_by_key(|(_, pair)| pair.figures.until)
             {
-                pairs.remove(quiet);
+                pairs.remove(oldest);
             }
-            let figures = PairFigures::new(original.primary, shadow.version, sha256, Timestamp::now());
-            pairs.push(Known { figures, revision: original.revision, under: Agreement::default() });
+            let figures = PairFigures::new(primary.version, shadow.version, sha256, Timestamp::now());
+            pairs.push(PairState { figures, revision: context.revision, of_revision: Agreement::default() });
         }
-        if let Some(known) = pairs.iter_mut().find(|known| of_these(known)) {
+        if let Some(state) = pairs.iter_mut().find(|pair| is_this(pair)) {
             let pair = Pair {
-                request_id: &original.request_id,
-                arm: &original.arm,
+                request_id: &context.id,
+                arm: &primary.arm,
                 at: Timestamp::now(),
-                primary: original.outcome.as_ref().map(|answer| (answer, original.infer)),
+                primary: original.outcome.as_ref().map(|answer| (answer, original.timing.infer)),
                 shadow: outcome,
                 comparison,
             };
-            known.record(self.0.worst, original.revision, &pair);
+            state.record(self.0.worst, context.revision, &pair);
         }
     }
 
-    /// As if so many pairs had been compared, of versions with these bytes: for tests of those who read them.
+    /// Sets the figures of a pair, for tests of the rooms that read them.
     #[cfg(test)]
     pub(crate) fn pretend(
         &self,
@@ -144,29 +148,29 @@ impl Figures {
         Agreement { pairs, agreed }: Agreement,
     ) {
         let mut models = self.lock();
-        let known = models.entry(model.clone()).or_default();
-        known.retain(|known| (known.figures.primary, known.figures.shadow) != (primary, shadow));
+        let of_model = models.entry(model.clone()).or_default();
+        of_model.retain(|pair| (pair.figures.primary, pair.figures.shadow) != (primary, shadow));
         let figures = PairFigures { pairs, agreed, ..PairFigures::new(primary, shadow, sha256, Timestamp::now()) };
-        known.push(Known { figures, revision: 0, under: Agreement::default() });
+        of_model.push(PairState { figures, revision: 0, of_revision: Agreement::default() });
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Vec<Known>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Vec<PairState>>> {
         self.0.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    /// Takes in one pair, of a request that was copied under this revision.
+impl PairState {
+    /// Adds one pair of outcomes, of a request that was copied under this revision.
     fn record(&mut self, worst: usize, revision: u64, pair: &Pair) {
         let before = self.figures.comparable();
         self.figures.record(worst, pair);
         let after = self.figures.comparable();
         if revision > self.revision {
-            (self.revision, self.under) = (revision, Agreement::default());
+            (self.revision, self.of_revision) = (revision, Agreement::default());
         }
         if revision == self.revision {
-            let this = Agreement { pairs: after.pairs - before.pairs, agreed: after.agreed - before.agreed };
-            self.under = self.under.and(this);
+            let added = Agreement { pairs: after.pairs - before.pairs, agreed: after.agreed - before.agreed };
+            self.of_revision = self.of_revision.and(added);
         }
     }
 }

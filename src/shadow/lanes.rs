@@ -1,11 +1,11 @@
-//! The copies that wait, each shadow's in a lane of its own.
+//! The copies that wait, in one lane per shadow.
 
-use super::{Copied, Done};
+use super::{FinishedCopy, ShadowCopy};
 use crate::registry::Served;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// One lane per shadow that has copies waiting; the lanes take turns.
+/// One lane per shadow that has copies waiting. The lanes take turns.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     state: Mutex<State>,
@@ -14,29 +14,29 @@ pub(super) struct Lanes {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Never empty ones; the next one's turn is at the front.
-    lanes: VecDeque<VecDeque<Copied>>,
-    /// Copies that were run, still to be recorded and freed.
-    done: Vec<Done>,
+    /// The lanes in the order of their turns. No lane is empty, and all copies of a lane are for one shadow.
+    lanes: VecDeque<VecDeque<ShadowCopy>>,
+    /// Copies that ran and still have to be recorded and freed.
+    finished: Vec<FinishedCopy>,
     closed: bool,
 }
 
 impl Lanes {
-    /// Puts a copy at the end of its shadow's lane. How long that gets is decided where copies are admitted.
-    pub fn push(&self, copied: Copied) {
+    /// Puts a copy at the end of its shadow's lane. [`super::Shadows::admit`] bounds the length of a lane.
+    pub(super) fn push(&self, copy: ShadowCopy) {
         let mut state = self.lock();
-        let same = |lane: &&mut VecDeque<Copied>| {
-            lane.front().is_some_and(|c| Arc::ptr_eq(&c.shadow.loaded, &copied.shadow.loaded))
+        let is_same_shadow = |lane: &&mut VecDeque<ShadowCopy>| {
+            lane.front().is_some_and(|first| Arc::ptr_eq(&first.shadow.loaded, &copy.shadow.loaded))
         };
-        match state.lanes.iter_mut().find(same) {
-            Some(lane) => lane.push_back(copied),
-            None => state.lanes.push_back(VecDeque::from([copied])),
+        match state.lanes.iter_mut().find(is_same_shadow) {
+            Some(lane) => lane.push_back(copy),
+            None => state.lanes.push_back(VecDeque::from([copy])),
         }
         self.changed.notify_one();
     }
 
-    /// The next copy, of the lane whose turn it is; waits for one. `None` once closed.
-    pub fn next(&self) -> Option<Copied> {
+    /// Waits for the next copy and takes it from the lane whose turn it is. `None` once closed.
+    pub(super) fn next(&self) -> Option<ShadowCopy> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -53,29 +53,28 @@ impl Lanes {
         }
     }
 
-    /// Takes out the copies of shadows that are none any more.
-    pub fn retain(&self, is_shadow: impl Fn(&Served) -> bool) -> Vec<Copied> {
+    /// Removes and returns the copies for versions that are not shadows any more.
+    pub(super) fn retain(&self, is_shadow: impl Fn(&Served) -> bool) -> Vec<ShadowCopy> {
         let mut state = self.lock();
         let lanes = std::mem::take(&mut state.lanes);
-        // All copies of a lane are of one shadow.
-        let stays = |lane: &VecDeque<Copied>| lane.front().is_some_and(|copied| is_shadow(&copied.shadow));
-        let (stay, go): (Vec<_>, Vec<_>) = lanes.into_iter().partition(stays);
-        state.lanes = stay.into();
-        go.into_iter().flatten().collect()
+        let is_kept = |lane: &VecDeque<ShadowCopy>| lane.front().is_some_and(|copy| is_shadow(&copy.shadow));
+        let (kept, removed): (Vec<_>, Vec<_>) = lanes.into_iter().partition(is_kept);
+        state.lanes = kept.into();
+        removed.into_iter().flatten().collect()
     }
 
-    /// Gives back a copy that was run.
-    pub fn done(&self, done: Done) {
-        self.lock().done.push(done);
+    /// Hands over a copy that ran.
+    pub(super) fn finish(&self, finished: FinishedCopy) {
+        self.lock().finished.push(finished);
     }
 
-    /// The copies that were run since the last call.
-    pub fn take_done(&self) -> Vec<Done> {
-        std::mem::take(&mut self.lock().done)
+    /// Takes the copies that ran since the last call.
+    pub(super) fn take_finished(&self) -> Vec<FinishedCopy> {
+        std::mem::take(&mut self.lock().finished)
     }
 
-    /// From now on there is no next copy.
-    pub fn close(&self) {
+    /// Ends [`Lanes::next`] for all threads.
+    pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }

@@ -1,29 +1,29 @@
-//! shadow: copies of live requests, for versions that answer nobody, and what comes of comparing.
+//! shadow: copies of live requests for versions whose answers no caller sees, and the comparison with the primary's answers.
 //!
-//! - [`Shadows::admit`] says whether a shadow takes one more copy; [`Shadows::offer`] then takes the request as its primary answered
-//!   it ([`Original`]). Neither waits: a bounded queue without a lock, no system call. What does not fit is dropped and counted by
-//!   reason: offered = compared + dropped + waiting.
-//! - Each shadow has a bounded lane of its own, and the lanes take turns: a flood to one pushes out no other's copies. A few threads
-//!   at the lowest priority run them.
-//! - [`Figures`] is what is known of every pair of a primary and a shadow: running figures and the worst pairs.
+//! - [`Shadows::admit`] decides whether a shadow takes one more copy. [`Shadows::offer`] then takes the request with its primary's
+//!   answer ([`Original`]). Neither waits: the queue is bounded and has no lock and no system call. A copy that does not fit is
+//!   dropped and counted by reason: offered = compared + dropped + waiting.
+//! - Each shadow has a bounded lane of its own, and the lanes take turns. So too many copies for one shadow do not push out those
+//!   of another. A few threads at the lowest priority run the copies.
+//! - [`Figures`] keeps running figures and the worst pairs for every primary and shadow.
 //!
 //! Uses: compare, record (offers), registry (reader, and through it what is loaded), model, tensor, telemetry.
 //!
-//! Invariant: nothing a caller waits for waits for anything here.
+//! Invariant: a caller never waits for anything in this room.
 //!
-//! To add a figure: a field in `compare/pairs.rs`, recorded where a pair is, shown by the admin plane.
+//! To add a figure: a field in `compare/pairs.rs`, updated where a pair is recorded, and shown by the admin plane.
 
 mod figures;
 mod lanes;
 mod original;
-mod remember;
+mod records;
 #[cfg(test)]
 mod tests;
-mod work;
+mod worker;
 
 pub use crate::compare::{Agreement, Latency, OutputFigures, PairFigures, Side, WorstPair};
 pub use figures::Figures;
-pub use original::{Original, Recording};
+pub use original::Original;
 
 use crate::model::{Answer, Checked, Failure};
 use crate::record::{Log, Stream};
@@ -34,29 +34,29 @@ use lanes::Lanes;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// What shadows may cost.
+/// The limits on what shadows may use.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Threads that run copies, at the lowest priority.
     pub threads: NonZeroUsize,
-    /// Copies that may wait for one shadow, the one under way included.
+    /// Copies of one shadow that may wait or run at once. One more is dropped.
     pub queue: usize,
-    /// Bytes of tensors, of inputs and of the primary's outputs, that may wait together.
+    /// Bytes of tensors, inputs and the primary's outputs, that all waiting copies may hold. A copy beyond this is dropped.
     pub queue_bytes: usize,
 }
 
-/// Takes copies in and runs them. Cheap to clone.
+/// Takes copies and runs them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shadows(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    /// From the threads that answer callers to the sorting thread. Nobody waits on it: the sorting thread looks from time to time.
-    intake: ArrayQueue<Copied>,
-    /// Of all copies that wait, wherever they do.
+    /// Copies on their way from the threads that answer callers to the sorting thread, which polls. Full: the copy is dropped.
+    intake: ArrayQueue<ShadowCopy>,
+    /// Bytes of all copies that are not finished.
     waiting_bytes: AtomicUsize,
     lanes: Lanes,
     figures: Figures,
@@ -65,46 +65,46 @@ struct Shared {
     stopping: AtomicBool,
 }
 
-/// A shadow that a request was drawn for.
+/// A shadow that gets a copy of a request.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub served: Arc<Served>,
-    /// Where its records go; `None` where they are not wanted.
+    /// The shadow's record stream; `None` where it is not recorded.
     pub stream: Option<Arc<Stream>>,
 }
 
-/// One shadow's copy of a request.
+/// A request's copy for one shadow.
 #[derive(Debug)]
-struct Copied {
+struct ShadowCopy {
     original: Arc<Original>,
     shadow: Arc<Served>,
     stream: Option<Arc<Stream>>,
     bytes: usize,
 }
 
-/// A copy that was run.
+/// A copy that ran.
 #[derive(Debug)]
-struct Done {
-    copied: Copied,
-    /// As the shadow takes it; `None` where it does not.
+struct FinishedCopy {
+    copy: ShadowCopy,
+    /// The request, checked against the shadow's signature; `None` where it does not fit.
     request: Option<Arc<Checked>>,
     outcome: Result<(Answer, Duration), Failure>,
-    /// With the primary's answer; two failures do not.
+    /// Both sides answered, and the answers agree.
     agrees: bool,
 }
 
-/// Copies between two looks of the sorting thread: 20 ms of 100,000 requests a second.
+/// Copies between two polls of the sorting thread: 20 ms of 100,000 requests a second.
 const INTAKE: usize = 2048;
-/// Between looks while copies come. Waking a thread for each copy would cost the thread that answers callers some microseconds.
-const BUSY_LOOK: Duration = Duration::from_millis(1);
-/// Between looks while none come.
-const IDLE_LOOK: Duration = Duration::from_millis(20);
+/// The polling interval while copies come. Waking a thread for each copy would cost the thread that answers callers microseconds.
+const BUSY_POLL: Duration = Duration::from_millis(1);
+/// The polling interval while no copies come.
+const IDLE_POLL: Duration = Duration::from_millis(20);
 
 impl Shadows {
-    /// Starts the threads. `log`: where what shadows answer is remembered.
+    /// Starts the threads. `log`: where shadows' answers are recorded.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When a thread cannot be started.
     pub fn start(config: Config, figures: Figures, reader: Reader, log: Option<Log>) -> std::io::Result<Shadows> {
         let threads = config.threads.get();
         let shared = Arc::new(Shared {
@@ -121,14 +121,14 @@ impl Shadows {
         std::thread::Builder::new().name("shadow-sort".to_owned()).spawn(move || sort(&sorting))?;
         for i in 0..threads {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name(format!("shadow-{i}")).spawn(move || work::run(&shared))?;
+            std::thread::Builder::new().name(format!("shadow-{i}")).spawn(move || worker::run(&shared))?;
         }
         Ok(Shadows(shared))
     }
 
-    /// Whether a shadow takes one more copy; counted as offered either way, and as dropped where it does not. Asked before anything
-    /// is put together for it, as a shadow that is slower than its sample refuses most. `busy`: callers' requests wait for a worker,
-    /// so there is nothing to spare. What was admitted has to be given to [`Shadows::offer`].
+    /// Whether a shadow takes one more copy. The copy is counted as offered in any case, and as dropped where this returns false.
+    /// Called before a copy is built, because a shadow slower than its sample refuses most copies. `busy`: callers' requests wait
+    /// for a worker, so shadows get nothing. An admitted copy has to be given to [`Shadows::offer`].
     #[must_use]
     pub fn admit(&self, shadow: &Served, busy: bool) -> bool {
         let counts = shadow.loaded.metrics.shadow();
@@ -146,29 +146,29 @@ impl Shadows {
         false
     }
 
-    /// Gives a request to each of the shadows that admitted it. Never waits.
+    /// Offers a request to the shadows that admitted it. Never waits.
     pub fn offer(&self, original: Original, to: impl IntoIterator<Item = Target>) {
         let Shared { config, intake, waiting_bytes, .. } = &*self.0;
         let bytes = original.bytes();
         let original = Arc::new(original);
         for Target { served, stream } in to {
             let fits = waiting_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes <= config.queue_bytes;
-            let copied = Copied { original: Arc::clone(&original), shadow: served, stream, bytes };
+            let copy = ShadowCopy { original: Arc::clone(&original), shadow: served, stream, bytes };
             if !fits {
-                self.0.drop_copy(copied, Dropped::QueueBytes);
-            } else if let Err(copied) = intake.push(copied) {
-                self.0.drop_copy(copied, Dropped::QueueFull);
+                self.0.drop_copy(copy, Dropped::QueueBytes);
+            } else if let Err(copy) = intake.push(copy) {
+                self.0.drop_copy(copy, Dropped::QueueFull);
             }
         }
     }
 
-    /// What is known of the pairs.
+    /// The figures of all pairs.
     #[must_use]
     pub fn figures(&self) -> &Figures {
         &self.0.figures
     }
 
-    /// Takes no more copies and drops those that wait; a run under way ends by itself.
+    /// Takes no more copies and drops those that wait. Runs in progress end by themselves.
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::Release);
         self.0.lanes.close();
@@ -176,58 +176,71 @@ impl Shadows {
 }
 
 impl Shared {
-    fn drop_copy(&self, copied: Copied, why: Dropped) {
-        let Copied { shadow, bytes, .. } = copied;
+    fn drop_copy(&self, copy: ShadowCopy, reason: Dropped) {
+        let ShadowCopy { shadow, bytes, .. } = copy;
         self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        shadow.loaded.metrics.shadow().dropped(why);
+        shadow.loaded.metrics.shadow().dropped(reason);
     }
 
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
-}
 
-/// The sorting thread: moves copies from the intake to their shadows' lanes, and records and frees those that were run; at normal
-/// priority, so that nothing of the threads that answer callers is ever held by one that the system does not let run.
-fn sort(shared: &Shared) {
-    let mut last_copy = std::time::Instant::now();
-    while !shared.is_stopping() {
-        let now = std::time::Instant::now();
-        let mut came = false;
-        while let Some(copied) = shared.intake.pop() {
-            came = true;
-            shared.lanes.push(copied);
+    /// Moves new copies to their lanes. Returns whether there were any.
+    fn sort_intake(&self) -> bool {
+        let mut any = false;
+        while let Some(copy) = self.intake.pop() {
+            any = true;
+            self.lanes.push(copy);
         }
-        for done in shared.lanes.take_done() {
-            came = true;
-            if let Some(log) = &shared.log {
-                remember::remember(log, &done);
+        any
+    }
+
+    /// Records and frees the copies that ran. Returns whether there were any.
+    fn release_finished(&self) -> bool {
+        let finished = self.lanes.take_finished();
+        let any = !finished.is_empty();
+        for finished in finished {
+            if let Some(log) = &self.log {
+                records::offer(log, &finished);
             }
-            shared.waiting_bytes.fetch_sub(done.copied.bytes, Ordering::AcqRel);
+            self.waiting_bytes.fetch_sub(finished.copy.bytes, Ordering::AcqRel);
         }
-        let snapshot = shared.reader.snapshot();
+        any
+    }
+
+    /// Drops the copies for versions that are not shadows any more.
+    fn drop_removed_shadows(&self) {
+        let snapshot = self.reader.snapshot();
         let is_shadow = |served: &Served| {
             let entry = snapshot.model(served.loaded.model.as_str());
             entry.is_some_and(|e| e.shadows().iter().any(|s| Arc::ptr_eq(&s.served.loaded, &served.loaded)))
         };
-        for copied in shared.lanes.retain(is_shadow) {
-            shared.drop_copy(copied, Dropped::Gone);
+        for copy in self.lanes.retain(is_shadow) {
+            self.drop_copy(copy, Dropped::Gone);
         }
-        drop(snapshot);
-        if came {
+    }
+}
+
+/// The sorting thread moves copies from the intake to the lanes, and records and frees the finished ones. It runs at normal priority,
+/// so that a thread without a core never holds memory or locks of the threads that answer callers.
+fn sort(shared: &Shared) {
+    let mut last_copy = Instant::now();
+    while !shared.is_stopping() {
+        let now = Instant::now();
+        let came = shared.sort_intake();
+        let finished = shared.release_finished();
+        shared.drop_removed_shadows();
+        if came || finished {
             last_copy = now;
         }
-        std::thread::park_timeout(if now - last_copy < IDLE_LOOK * 5 { BUSY_LOOK } else { IDLE_LOOK });
+        std::thread::park_timeout(if now - last_copy < IDLE_POLL * 5 { BUSY_POLL } else { IDLE_POLL });
     }
-    for done in shared.lanes.take_done() {
-        if let Some(log) = &shared.log {
-            remember::remember(log, &done);
-        }
+    shared.release_finished();
+    while let Some(copy) = shared.intake.pop() {
+        shared.drop_copy(copy, Dropped::Stopping);
     }
-    while let Some(copied) = shared.intake.pop() {
-        shared.drop_copy(copied, Dropped::Stopping);
-    }
-    for copied in shared.lanes.retain(|_| false) {
-        shared.drop_copy(copied, Dropped::Stopping);
+    for copy in shared.lanes.retain(|_| false) {
+        shared.drop_copy(copy, Dropped::Stopping);
     }
 }

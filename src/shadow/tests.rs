@@ -3,10 +3,11 @@ use crate::backend::RunError;
 use crate::backend::fake::Fake;
 use crate::compare::Tolerance;
 use crate::model::{
-    Answer, Checked, Code, Dim, Failure, InferenceRequest, ModelName, NamedTensor, RequestId, Signature, TensorSpec,
+    Answer, Checked, Code, Dim, Failure, InferenceRequest, ModelName, NamedTensor, RequestId, Role, Signature,
+    TensorSpec,
 };
 use crate::registry::tests::fixture::{self, version};
-use crate::registry::{self, Loaded, Snapshot, Writer};
+use crate::registry::{self, Loaded, RequestContext, Snapshot, Timing, Writer};
 use crate::route::{Document, Proposal};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use std::time::Instant;
@@ -25,7 +26,7 @@ fn numbers(values: &[f32]) -> Tensor {
     Tensor::new(Shape::new(&[values.len()]), Data::Fp32(values.to_vec().into())).unwrap()
 }
 
-/// Answers x + `off(x)`.
+/// A model that answers x + `off(x)`.
 fn adding(off: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Fake {
     Fake::new(signature(), move |request: &Checked| {
         let Data::Fp32(x) = request.inputs()[0].data() else { unreachable!() };
@@ -37,26 +38,26 @@ fn loaded(n: u64, fake: &Fake, sha256: &str) -> Arc<Loaded> {
     fixture::loaded(n, fake.model(), sha256)
 }
 
-/// A model of version 1, which answers, and shadows.
-struct House {
+/// A model whose version 1 answers, and its shadows.
+struct Fixture {
     writer: Writer,
     shadows: Shadows,
     versions: Vec<Arc<Loaded>>,
     revision: u64,
 }
 
-impl House {
-    fn new(threads: usize, queue: usize, queue_bytes: usize, versions: Vec<Arc<Loaded>>) -> House {
+impl Fixture {
+    fn new(threads: usize, queue: usize, queue_bytes: usize, versions: Vec<Arc<Loaded>>) -> Fixture {
         let (writer, reader) = registry::new();
         let config = Config { threads: NonZeroUsize::new(threads).unwrap(), queue, queue_bytes };
         let shadows = Shadows::start(config, Figures::new(3), reader, None).unwrap();
-        let mut house = House { writer, shadows, versions, revision: 0 };
-        let all: Vec<u64> = house.versions.iter().map(|l| l.version.number()).filter(|n| *n > 1).collect();
-        house.shadow(&all);
-        house
+        let mut fixture = Fixture { writer, shadows, versions, revision: 0 };
+        let all: Vec<u64> = fixture.versions.iter().map(|l| l.version.number()).filter(|n| *n > 1).collect();
+        fixture.shadow(&all);
+        fixture
     }
 
-    /// Version 1 answers; these are its shadows from now on.
+    /// Publishes a document in which version 1 answers and these are the shadows.
     fn shadow(&mut self, shadows: &[u64]) {
         let list: Vec<_> = shadows.iter().map(|n| serde_json::json!({"version": n.to_string()})).collect();
         let document = serde_json::json!({"split": [{"version": "1", "weight": 1}], "shadows": list});
@@ -67,21 +68,21 @@ impl House {
     }
 
     fn original(&self, id: &str, x: &[f32], outcome: Result<Vec<f32>, Failure>) -> Original {
-        let facts = Arc::clone(&self.versions[0].facts);
+        let facts = &self.versions[0].facts;
         let inputs = vec![NamedTensor { name: "x".to_owned(), tensor: numbers(x) }];
         let request = facts.signature.check(InferenceRequest { inputs, ..InferenceRequest::default() }).unwrap();
         Original {
-            model: model(),
-            primary: version(1),
-            facts,
-            arm: "1".into(),
-            request_id: RequestId::from_caller(id.to_owned()).unwrap(),
+            context: RequestContext {
+                id: RequestId::from_caller(id.to_owned()).unwrap(),
+                identity: Arc::clone(&Served::new(Arc::clone(&self.versions[0]), Role::Primary, "1").identity),
+                revision: self.revision,
+                tolerance: Tolerance::default(),
+                recording: None,
+            },
             request: Arc::new(request),
             outcome: outcome.map(|y| Answer { outputs: vec![("y".into(), numbers(&y))] }),
-            infer: Duration::from_micros(10),
-            tolerance: Tolerance::default(),
-            revision: self.revision,
-            recording: None,
+            timing: Timing { ts: 0, latency: Duration::ZERO, infer: Duration::from_micros(10), batch_rows: 1 },
+            recorded: false,
         }
     }
 
@@ -94,7 +95,7 @@ impl House {
         self.shadows.offer(original, targets);
     }
 
-    /// Offers a request that version 1 answered with its own input.
+    /// Offers a request that version 1 answered with the request's own input.
     fn echoed(&self, id: &str, x: &[f32]) {
         self.offer(self.original(id, x, Ok(x.to_vec())), false);
     }
@@ -105,11 +106,11 @@ impl House {
 
     fn pair(&self, shadow: u64) -> PairFigures {
         let all = self.shadows.figures().of(&model());
-        all.into_iter().find(|pair| pair.shadow == version(shadow)).expect("compared before")
+        all.into_iter().find(|pair| pair.shadow == version(shadow)).expect("the pair was compared")
     }
 }
 
-impl Drop for House {
+impl Drop for Fixture {
     fn drop(&mut self) {
         self.shadows.stop();
     }
@@ -117,23 +118,23 @@ impl Drop for House {
 
 #[track_caller]
 fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(30);
+    let limit = Instant::now() + Duration::from_secs(30);
     while !condition() {
-        assert!(Instant::now() < patience, "{what} did not come");
+        assert!(Instant::now() < limit, "timed out waiting for {what}");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn a_known_difference_gives_exactly_its_figures() {
+fn figures_of_a_known_difference_are_exact() {
     let echo = adding(|_| 0.0);
     let off = adding(|x| if x % 10.0 == 0.0 { 0.5 } else { 0.0 });
-    let house = House::new(1, 1000, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &off, "b")]);
+    let fixture = Fixture::new(1, 1000, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &off, "b")]);
     for i in 0..200u16 {
-        house.echoed(&format!("r{i}"), &[f32::from(i)]);
+        fixture.echoed(&format!("r{i}"), &[f32::from(i)]);
     }
-    eventually("200 comparisons", || house.counts(2).compared_so_far() == 200);
-    let pair = house.pair(2);
+    eventually("200 comparisons", || fixture.counts(2).compared_so_far() == 200);
+    let pair = fixture.pair(2);
     assert_eq!((pair.primary, pair.pairs, pair.agreed), (version(1), 200, 180));
     assert_eq!(pair.agreement(), Some(0.9));
     let y = &pair.outputs[0];
@@ -141,55 +142,55 @@ fn a_known_difference_gives_exactly_its_figures() {
     assert_eq!((y.largest, y.nonfinite, y.incomparable), (Some(0.5), 0, 0));
     assert!((y.mean().unwrap() - 0.05).abs() < 1e-12);
     assert_eq!(y.share_within(), 0.9);
-    assert_eq!(house.counts(2).disagreed_so_far(), 20);
+    assert_eq!(fixture.counts(2).disagreed_so_far(), 20);
     let worst: Vec<&str> = pair.worst.iter().map(|w| w.request_id.as_str()).collect();
-    assert_eq!(worst, ["r0", "r10", "r20"], "the first of equally bad ones, as many as are kept");
+    assert_eq!(worst, ["r0", "r10", "r20"], "of equally bad answers the first three are kept");
     assert!(matches!(&pair.worst[0].shadow, Side::Answered(answer) if answer.outputs[0].1 == numbers(&[0.5])));
-    let agreement = house.shadows.figures().agreement(&model(), &[version(1)].into(), version(2));
+    let agreement = fixture.shadows.figures().agreement(&model(), &[version(1)].into(), version(2));
     assert_eq!(agreement, Agreement { pairs: 200, agreed: 180 });
-    let none = house.shadows.figures().agreement(&model(), &[version(9)].into(), version(2));
+    let none = fixture.shadows.figures().agreement(&model(), &[version(9)].into(), version(2));
     assert_eq!(none, Agreement::default());
 }
 
 #[test]
-fn failures_are_counted_on_their_side_and_are_the_worst() {
+fn failures_are_counted_by_side_and_rank_as_the_worst() {
     let (echo, shadow) = (adding(|_| 0.0), adding(|_| 1.0));
-    let house = House::new(1, 1000, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
+    let fixture = Fixture::new(1, 1000, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
     let broken = || Failure::new(Code::EngineFailed, "the primary's engine failed");
-    house.echoed("apart", &[1.0]);
-    house.offer(house.original("primary", &[1.0], Err(broken())), false);
-    eventually("two comparisons", || house.counts(2).compared_so_far() == 2);
+    fixture.echoed("apart", &[1.0]);
+    fixture.offer(fixture.original("primary", &[1.0], Err(broken())), false);
+    eventually("two comparisons", || fixture.counts(2).compared_so_far() == 2);
     shadow.fail_next(RunError::Refused("no such class".to_owned()));
-    house.echoed("shadow", &[1.0]);
-    eventually("the third", || house.counts(2).compared_so_far() == 3);
+    fixture.echoed("shadow", &[1.0]);
+    eventually("the third", || fixture.counts(2).compared_so_far() == 3);
     shadow.panic_next();
-    house.offer(house.original("both", &[1.0], Err(broken())), false);
-    eventually("the fourth", || house.counts(2).compared_so_far() == 4);
-    let pair = house.pair(2);
+    fixture.offer(fixture.original("both", &[1.0], Err(broken())), false);
+    eventually("the fourth", || fixture.counts(2).compared_so_far() == 4);
+    let pair = fixture.pair(2);
     assert_eq!((pair.pairs, pair.agreed), (4, 0));
     assert_eq!((pair.primary_failed, pair.shadow_failed, pair.both_failed), (1, 1, 1));
     assert_eq!(pair.agreement(), Some(0.0));
     let worst: Vec<&str> = pair.worst.iter().map(|w| w.request_id.as_str()).collect();
     assert_eq!(worst, ["primary", "shadow", "apart"]);
     assert_eq!(pair.worst[1].words, "the shadow failed: no such class");
-    assert_eq!(house.counts(2).disagreed_so_far(), 1, "failures are counted apart");
-    let agreement = house.shadows.figures().agreement(&model(), &[version(1)].into(), version(2));
-    assert_eq!(agreement, Agreement { pairs: 3, agreed: 0 }, "both failed says nothing");
+    assert_eq!(fixture.counts(2).disagreed_so_far(), 1, "failures are counted separately");
+    let agreement = fixture.shadows.figures().agreement(&model(), &[version(1)].into(), version(2));
+    assert_eq!(agreement, Agreement { pairs: 3, agreed: 0 }, "a pair in which both failed does not count");
 }
 
 #[test]
-fn a_flood_to_one_shadow_pushes_out_no_other() {
+fn too_many_copies_for_one_shadow_do_not_push_out_another() {
     let (echo, flooded, other) = (adding(|_| 0.0), adding(|_| 0.0), adding(|_| 0.0));
     flooded.block();
     let versions = vec![loaded(1, &echo, "a"), loaded(2, &flooded, "b"), loaded(3, &other, "c")];
-    let house = House::new(1, 4, 1 << 20, versions);
-    let snapshot = house.writer.snapshot();
+    let fixture = Fixture::new(1, 4, 1 << 20, versions);
+    let snapshot = fixture.writer.snapshot();
     let shadows = snapshot.model("m").unwrap().shadows();
     let offer = |shadow: usize| {
         let served = &shadows[shadow].served;
-        if house.shadows.admit(served, false) {
-            house.shadows.offer(
-                house.original("r", &[1.0], Ok(vec![1.0])),
+        if fixture.shadows.admit(served, false) {
+            fixture.shadows.offer(
+                fixture.original("r", &[1.0], Ok(vec![1.0])),
                 [Target { served: Arc::clone(served), stream: None }],
             );
         }
@@ -198,130 +199,162 @@ fn a_flood_to_one_shadow_pushes_out_no_other() {
     flooded.wait_for_waiting(1);
     (0..20).for_each(|_| offer(0));
     (0..3).for_each(|_| offer(1));
-    // Of four that may wait, one is under way.
-    assert_eq!(house.counts(2).dropped_so_far(Dropped::QueueFull), 17);
-    assert_eq!((house.counts(2).offered_so_far(), house.counts(2).compared_so_far()), (21, 0));
+    // Of the four copies that are admitted, one is running.
+    assert_eq!(fixture.counts(2).dropped_so_far(Dropped::QueueFull), 17);
+    assert_eq!((fixture.counts(2).offered_so_far(), fixture.counts(2).compared_so_far()), (21, 0));
     flooded.unblock();
-    eventually("the other's", || house.counts(3).compared_so_far() == 3);
-    eventually("the flooded one's", || house.counts(2).compared_so_far() == 4);
+    eventually("the other shadow's comparisons", || fixture.counts(3).compared_so_far() == 3);
+    eventually("the comparisons of the full shadow", || fixture.counts(2).compared_so_far() == 4);
 }
 
 #[test]
-fn copies_of_what_is_no_shadow_any_more_are_let_go() {
+fn copies_for_a_removed_shadow_are_dropped() {
     let (echo, slow) = (adding(|_| 0.0), adding(|_| 0.0));
     slow.block();
-    let mut house = House::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
+    let mut fixture = Fixture::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
     for i in 0..10 {
-        house.echoed(&format!("r{i}"), &[1.0]);
+        fixture.echoed(&format!("r{i}"), &[1.0]);
     }
     slow.wait_for_waiting(1);
-    house.shadow(&[]);
-    eventually("nine copies gone", || house.counts(2).dropped_so_far(Dropped::Gone) == 9);
+    fixture.shadow(&[]);
+    eventually("nine dropped copies", || fixture.counts(2).dropped_so_far(Dropped::Gone) == 9);
     slow.unblock();
-    eventually("the one that ran", || house.counts(2).compared_so_far() == 1);
-    house.writer.collect();
-    // The house's own and the published pin's: nothing here holds on to the version.
-    let held = || Arc::strong_count(&house.versions[1].runner);
-    eventually("the version is free", || held() == 1);
+    eventually("the running copy", || fixture.counts(2).compared_so_far() == 1);
+    fixture.writer.collect();
+    // Only the loaded version holds the runner: no copy is left.
+    let held = || Arc::strong_count(&fixture.versions[1].runner);
+    eventually("the version's release", || held() == 1);
 }
 
 #[test]
-fn what_an_older_document_copied_is_no_pair_of_the_newer_ones() {
+fn copies_made_under_an_older_document_do_not_count_for_the_newer_one() {
     let (echo, slow) = (adding(|_| 0.0), adding(|x| if x > 9.0 { 1.0 } else { 0.0 }));
     slow.block();
-    let mut house = House::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
+    let mut fixture = Fixture::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
     for i in 0..10 {
-        house.echoed(&format!("old{i}"), &[12.0]);
+        fixture.echoed(&format!("old{i}"), &[12.0]);
     }
     slow.wait_for_waiting(1);
-    // The same shadow under a newer document: what waits is run, and says nothing of what this one began.
-    house.shadow(&[2]);
-    house.echoed("new", &[1.0]);
+    // The same shadow under a newer document. The waiting copies still run, but do not count for the new revision.
+    fixture.shadow(&[2]);
+    fixture.echoed("new", &[1.0]);
     slow.unblock();
-    eventually("all of them", || house.counts(2).compared_so_far() == 11);
-    let figures = house.shadows.figures();
+    eventually("all comparisons", || fixture.counts(2).compared_so_far() == 11);
+    let figures = fixture.shadows.figures();
     let (model, primaries, shadow) = (model(), [version(1)].into(), version(2));
     assert_eq!(figures.agreement(&model, &primaries, shadow), Agreement { pairs: 11, agreed: 1 });
     let under = |revision| figures.agreement_under(revision, &model, &primaries, shadow);
     assert_eq!(under(2), Agreement { pairs: 1, agreed: 1 });
-    assert_eq!((under(1), under(3)), (Agreement::default(), Agreement::default()), "neither older nor yet to come");
+    assert_eq!(
+        (under(1), under(3)),
+        (Agreement::default(), Agreement::default()),
+        "nothing for an older or a future revision"
+    );
 }
 
 #[test]
-fn what_does_not_fit_is_dropped_by_its_reason() {
+fn dropped_copies_are_counted_by_reason() {
     let (echo, slow) = (adding(|_| 0.0), adding(|_| 0.0));
     slow.block();
-    // Room for two requests of 10 floats in and 10 out.
-    let house = House::new(1, 100, 2 * 80, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
+    // Enough bytes for two requests of 10 floats in and 10 out.
+    let fixture = Fixture::new(1, 100, 2 * 80, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
     for i in 0..5 {
-        house.echoed(&format!("r{i}"), &[1.0; 10]);
+        fixture.echoed(&format!("r{i}"), &[1.0; 10]);
     }
-    let counts = house.counts(2);
+    let counts = fixture.counts(2);
     assert_eq!(counts.dropped_so_far(Dropped::QueueBytes), 3);
-    house.offer(house.original("busy", &[1.0], Ok(vec![1.0])), true);
+    fixture.offer(fixture.original("busy", &[1.0], Ok(vec![1.0])), true);
     assert_eq!(counts.dropped_so_far(Dropped::Busy), 1);
     slow.wait_for_waiting(1);
-    house.shadows.stop();
-    eventually("the one that waits", || counts.dropped_so_far(Dropped::Stopping) == 1);
-    house.echoed("late", &[1.0]);
+    fixture.shadows.stop();
+    eventually("the waiting copy", || counts.dropped_so_far(Dropped::Stopping) == 1);
+    fixture.echoed("late", &[1.0]);
     assert_eq!(counts.dropped_so_far(Dropped::Stopping), 2);
     slow.unblock();
-    eventually("the one under way", || counts.compared_so_far() == 1);
-    let dropped: u64 = Dropped::ALL.iter().map(|why| counts.dropped_so_far(*why)).sum();
+    eventually("the running copy", || counts.compared_so_far() == 1);
+    let dropped: u64 = Dropped::ALL.iter().map(|reason| counts.dropped_so_far(*reason)).sum();
     assert_eq!(counts.offered_so_far(), counts.compared_so_far() + dropped);
 }
 
 #[test]
-fn bytes_are_given_back_when_copies_are_done() {
+fn bytes_are_released_when_copies_finish() {
     let (echo, shadow) = (adding(|_| 0.0), adding(|_| 0.0));
-    let house = House::new(1, 100, 8, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
+    let fixture = Fixture::new(1, 100, 8, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
     for i in 0..50 {
-        house.echoed(&format!("r{i}"), &[1.0]);
-        eventually("one after the other", || house.shadows.0.waiting_bytes.load(Ordering::Acquire) == 0);
+        fixture.echoed(&format!("r{i}"), &[1.0]);
+        eventually("released bytes", || fixture.shadows.0.waiting_bytes.load(Ordering::Acquire) == 0);
     }
-    assert_eq!(house.counts(2).compared_so_far(), 50);
+    assert_eq!(fixture.counts(2).compared_so_far(), 50);
 }
 
 #[test]
-fn other_bytes_begin_anew() {
+fn figures_restart_when_a_versions_bytes_change() {
     let (echo, shadow) = (adding(|_| 0.0), adding(|_| 1.0));
-    let mut house = House::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
-    house.echoed("old", &[1.0]);
-    eventually("the old bytes", || house.counts(2).compared_so_far() == 1);
-    assert_eq!(house.pair(2).agreed, 0);
-    house.versions[1] = loaded(2, &adding(|_| 0.0), "c");
-    house.shadow(&[2]);
-    house.echoed("new", &[1.0]);
-    eventually("the new bytes", || house.counts(2).compared_so_far() == 1);
-    let pair = house.pair(2);
+    let mut fixture = Fixture::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
+    fixture.echoed("old", &[1.0]);
+    eventually("the comparison of the old bytes", || fixture.counts(2).compared_so_far() == 1);
+    assert_eq!(fixture.pair(2).agreed, 0);
+    fixture.versions[1] = loaded(2, &adding(|_| 0.0), "c");
+    fixture.shadow(&[2]);
+    fixture.echoed("new", &[1.0]);
+    eventually("the comparison of the new bytes", || fixture.counts(2).compared_so_far() == 1);
+    let pair = fixture.pair(2);
     assert_eq!((pair.pairs, pair.agreed, pair.worst.len()), (1, 1, 0));
 }
 
 #[test]
-fn a_shadow_of_another_signature_gets_what_fits_it_and_fails_where_nothing_does() {
+fn a_shadow_with_another_signature_runs_where_the_request_fits_and_fails_otherwise() {
     let echo = adding(|_| 0.0);
     let wider = TensorSpec { name: "y".into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
     let spec = |name: &str| TensorSpec { name: name.into(), ..wider.clone() };
-    // The same input, one output more: asked for the primary's output alone.
+    // The same input and one more output: only the primary's output is requested.
     let more = Signature::new(vec![spec("x")], vec![spec("z"), spec("y")]);
     let more = Fake::constant(more, vec![numbers(&[9.0]), numbers(&[1.0])]);
     let other = Fake::constant(Signature::new(vec![spec("w")], vec![spec("y")]), vec![numbers(&[1.0])]);
     let versions = vec![loaded(1, &echo, "a"), loaded(2, &more, "b"), loaded(3, &other, "c")];
-    let house = House::new(1, 100, 1 << 20, versions);
-    house.echoed("r", &[1.0]);
-    eventually("both", || house.counts(2).compared_so_far() + house.counts(3).compared_so_far() == 2);
-    assert_eq!((house.pair(2).pairs, house.pair(2).agreed), (1, 1));
-    assert_eq!(house.pair(3).shadow_failed, 1);
-    assert!(house.pair(3).worst[0].words.contains("\"x\""), "{}", house.pair(3).worst[0].words);
+    let fixture = Fixture::new(1, 100, 1 << 20, versions);
+    fixture.echoed("r", &[1.0]);
+    eventually("both comparisons", || fixture.counts(2).compared_so_far() + fixture.counts(3).compared_so_far() == 2);
+    assert_eq!((fixture.pair(2).pairs, fixture.pair(2).agreed), (1, 1));
+    assert_eq!(fixture.pair(3).shadow_failed, 1);
+    assert!(fixture.pair(3).worst[0].words.contains("\"x\""), "{}", fixture.pair(3).worst[0].words);
 }
 
 #[test]
 fn large_outputs_are_not_kept() {
     let (echo, shadow) = (adding(|_| 0.0), adding(|_| 1.0));
-    let house = House::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
-    house.echoed("large", &vec![1.0; 5000]);
-    eventually("it", || house.counts(2).compared_so_far() == 1);
-    let pair = house.pair(2);
+    let fixture = Fixture::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &shadow, "b")]);
+    fixture.echoed("large", &vec![1.0; 5000]);
+    eventually("the comparison", || fixture.counts(2).compared_so_far() == 1);
+    let pair = fixture.pair(2);
     assert!(matches!(pair.worst[0].shadow, Side::TooLarge(20_000)), "{:?}", pair.worst[0].shadow);
     assert!(pair.worst[0].words.contains("5000 of 5000 elements differ"), "{}", pair.worst[0].words);
+}
+
+#[test]
+fn waiting_copies_do_not_keep_the_primary_loaded() {
+    let (echo, slow) = (adding(|_| 0.0), adding(|_| 0.0));
+    slow.block();
+    let mut fixture = Fixture::new(1, 100, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &slow, "b")]);
+    (0..5).for_each(|i| fixture.echoed(&format!("r{i}"), &[1.0]));
+    slow.wait_for_waiting(1);
+    fixture.writer.publish(Snapshot::default());
+    fixture.writer.collect();
+    assert_eq!(Arc::strong_count(&fixture.versions[0]), 1);
+    slow.unblock();
+}
+
+#[test]
+fn a_shadow_thread_that_panics_counts_the_copy_and_goes_on() {
+    let echo = adding(|_| 0.0);
+    let short = Signature::new(signature().inputs().to_vec(), vec![]);
+    // The shadow's signature has no output, so the one the request names cannot be found in it.
+    let other = Fake::new(short, |_| vec![]);
+    let panicking = adding(|_| panic!("on purpose"));
+    let versions = vec![loaded(1, &echo, "a"), loaded(2, &other, "b"), loaded(3, &panicking, "c")];
+    let fixture = Fixture::new(1, 100, 1 << 20, versions);
+    fixture.echoed("r", &[1.0]);
+    fixture.echoed("s", &[1.0]);
+    eventually("all comparisons", || fixture.counts(2).compared_so_far() + fixture.counts(3).compared_so_far() == 4);
+    assert_eq!((fixture.pair(2).shadow_failed, fixture.pair(3).shadow_failed), (2, 2));
 }

@@ -130,6 +130,14 @@ impl VersionMetrics {
         InFlight(Arc::clone(self))
     }
 
+    /// Counts one request in until the guard is dropped, if fewer than `limit` are in flight; `None` otherwise.
+    #[must_use]
+    pub fn try_enter(self: &Arc<Self>, limit: u64) -> Option<InFlight> {
+        let next = |count: u64| (count < limit).then_some(count + 1);
+        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
+        Some(InFlight(Arc::clone(self)))
+    }
+
     /// Sets the in-flight gauge. [`super::Telemetry::render`] calls it, so that requests need not.
     pub(super) fn show_in_flight(&self) {
         self.in_flight_gauge.set(self.in_flight() as f64);

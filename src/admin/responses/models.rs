@@ -4,7 +4,7 @@ use crate::admin::error::ErrorResponse;
 use crate::admin::schemas::{FailedStage, TrafficDocument, VersionState};
 use crate::model::{Code, Failure, ModelName, Parameters, Signature, TensorSpec, Version};
 use crate::registry::{Entry, Stage, State, VersionStatus};
-use crate::route::{Ask, Document, Selector};
+use crate::route::{Document, RouteRequest, Selector};
 use crate::telemetry::Telemetry;
 use serde::Serialize;
 use serde_json::Value;
@@ -150,8 +150,12 @@ impl InFlight {
 
 impl Model {
     pub(in crate::admin) fn of(entry: &Entry, in_flight: &InFlight) -> Model {
-        let any_request =
-            Ask { selector: Selector::Traffic, header: &|_| None, parameters: &Parameters::new(), request_id: "" };
+        let any_request = RouteRequest {
+            selector: Selector::Traffic,
+            header: &|_| None,
+            parameters: &Parameters::new(),
+            request_id: "",
+        };
         let summary = |status: &VersionStatus| VersionSummary {
             version: status.version,
             state: status.state,

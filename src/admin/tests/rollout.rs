@@ -123,7 +123,7 @@ fn a_rollout_whose_client_disconnects_is_watched_by_its_guardrails() {
     let ended = loop {
         let snapshot = fixture.reader.snapshot();
         for arm in snapshot.model("fraud").unwrap().arms() {
-            let failed = (arm.arm == "2").then_some(Code::EngineFailed);
+            let failed = (arm.arm() == "2").then_some(Code::EngineFailed);
             (0..20).for_each(|_| arm.metrics.ended(failed, Duration::from_millis(1), true));
         }
         let rollout = show(&fixture);

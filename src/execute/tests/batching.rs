@@ -1,35 +1,35 @@
-//! What runs together, and that nobody notices.
+//! Which requests run together, and that each gets its own rows.
 
 use super::*;
 use crate::backend::{EngineChoice, Engines, VersionFiles};
 use crate::compare::{Tolerance, compare_answers};
-use crate::execute::batch::{Formed, Waiting, form};
+use crate::execute::batch::{BatchItem, Selected, select};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::LazyLock;
 
-/// `x` [N,2] → the same.
-pub(super) fn pairs() -> Arc<Steered> {
+/// A model of `x` [N,M] → the same.
+pub(super) fn pairs() -> Arc<ScriptedModel> {
     let dims = Some(vec![Dim::Free(None), Dim::Free(None)]);
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: dims.clone() };
     let signature = Signature::new(vec![spec("x")], vec![spec("y")]);
-    Arc::new(Steered { signature, gate: Mutex::default(), changed: Condvar::new(), runs: AtomicU64::new(0) })
+    ScriptedModel::with_signature(signature)
 }
 
-pub(super) fn on(model: &Arc<Steered>, max_rows: usize) -> Runner {
+pub(super) fn on(model: &Arc<ScriptedModel>, max_rows: usize) -> Runner {
     let batching = Batching::On { why: String::new(), max_rows };
     Runner::new(Arc::clone(model) as Arc<dyn Model>).with_batching(batching)
 }
 
-/// A runner that knows: a thousand rows together cost hardly more than one.
-fn cheap_together(model: &Arc<Steered>) -> Runner {
+/// A runner whose measured cost of a thousand rows is only twice that of one.
+fn cheap_together(model: &Arc<ScriptedModel>) -> Runner {
     let runner = on(model, 1000);
     runner.cost().learn(2, Duration::from_millis(1));
     runner.cost().learn(2000, Duration::from_millis(2));
     runner
 }
 
-pub(super) fn of(model: &Steered, rows: usize, width: usize, from: u32) -> Arc<Checked> {
+pub(super) fn of(model: &ScriptedModel, rows: usize, width: usize, from: u32) -> Arc<Checked> {
     let n = u32::try_from(rows * width).unwrap();
     let data = Data::Fp32((from..from + n).map(|i| i as f32).collect::<Vec<_>>().into());
     let tensor = Tensor::new(Shape::new(&[rows, width]), data).unwrap();
@@ -40,97 +40,97 @@ pub(super) fn of(model: &Steered, rows: usize, width: usize, from: u32) -> Arc<C
 struct Job {
     request: Arc<Checked>,
     deadline: Instant,
-    left: bool,
+    cancelled: bool,
 }
 
-impl Waiting for Job {
+impl BatchItem for Job {
     fn request(&self) -> &Arc<Checked> {
         &self.request
     }
     fn deadline(&self) -> Instant {
         self.deadline
     }
-    fn is_left(&self) -> bool {
-        self.left
+    fn is_cancelled(&self) -> bool {
+        self.cancelled
     }
 }
 
-/// Jobs of so many rows each that have so many milliseconds from `now`, and how many were formed, late, left, and stayed.
-fn formed(runner: &Runner, model: &Steered, now: Instant, jobs: &[(usize, usize, u64)]) -> [usize; 4] {
+/// Selects from jobs of (rows, width, milliseconds until the deadline). Returns how many were batched, expired, cancelled and left.
+fn selected(runner: &Runner, model: &ScriptedModel, now: Instant, jobs: &[(usize, usize, u64)]) -> [usize; 4] {
     let job = |(rows, width, ms): &(usize, usize, u64)| Job {
         request: of(model, *rows, *width, 0),
         deadline: now + Duration::from_millis(*ms),
-        left: false,
+        cancelled: false,
     };
     let mut jobs: VecDeque<Job> = jobs.iter().map(job).collect();
-    let Formed { batch, expired, left } = form(runner, &mut jobs, now);
-    [batch.len(), expired.len(), left.len(), jobs.len()]
+    let Selected { batch, expired, cancelled } = select(runner, &mut jobs, now);
+    [batch.len(), expired.len(), cancelled.len(), jobs.len()]
 }
 
 #[test]
-fn what_stacks_is_taken_in_order_and_the_rest_stays() {
+fn requests_that_stack_are_batched_in_order_and_the_rest_waits() {
     let model = pairs();
     let runner = cheap_together(&model);
     let now = Instant::now();
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 100); 5]), [5, 0, 0, 0]);
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 100), (3, 2, 100), (1, 3, 100), (1, 2, 100)]), [3, 0, 0, 1]);
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 0), (1, 2, 100), (1, 2, 0), (1, 2, 100)]), [2, 1, 0, 1]);
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 0)]), [0, 1, 0, 0]);
+    assert_eq!(selected(&runner, &model, now, &[(1, 2, 100); 5]), [5, 0, 0, 0]);
+    assert_eq!(selected(&runner, &model, now, &[(1, 2, 100), (3, 2, 100), (1, 3, 100), (1, 2, 100)]), [3, 0, 0, 1]);
+    assert_eq!(selected(&runner, &model, now, &[(1, 2, 0), (1, 2, 100), (1, 2, 0), (1, 2, 100)]), [2, 1, 0, 1]);
+    assert_eq!(selected(&runner, &model, now, &[(1, 2, 0)]), [0, 1, 0, 0]);
     let few = on(&model, 4);
     few.cost().learn(2, Duration::from_millis(1));
     few.cost().learn(2000, Duration::from_millis(2));
     assert_eq!(
-        formed(&few, &model, now, &[(3, 2, 100), (1, 2, 100), (1, 2, 100)]),
+        selected(&few, &model, now, &[(3, 2, 100), (1, 2, 100), (1, 2, 100)]),
         [2, 0, 0, 1],
-        "rows, and not requests"
+        "the limit counts rows and not requests"
     );
     let off = Runner::new(Arc::clone(&model) as Arc<dyn Model>);
-    assert_eq!(formed(&off, &model, now, &[(1, 2, 100); 3]), [1, 0, 0, 2]);
+    assert_eq!(selected(&off, &model, now, &[(1, 2, 100); 3]), [1, 0, 0, 2]);
 }
 
 #[test]
-fn a_run_takes_no_more_than_half_of_the_time_that_is_left() {
+fn a_batch_takes_at_most_half_of_the_time_left() {
     let model = pairs();
     let runner = on(&model, 1000);
-    // One millisecond, however many up to 63 elements; ten for more.
+    // One millisecond for up to 63 elements, ten for more.
     runner.cost().learn(2, Duration::from_millis(1));
     runner.cost().learn(63, Duration::from_millis(1));
     runner.cost().learn(64, Duration::from_millis(10));
     runner.cost().learn(4000, Duration::from_millis(11));
     let now = Instant::now();
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 1000); 100]), [100, 0, 0, 0]);
+    assert_eq!(selected(&runner, &model, now, &[(1, 2, 1000); 100]), [100, 0, 0, 0]);
     assert_eq!(
-        formed(&runner, &model, now, &[(1, 2, 15); 100]),
+        selected(&runner, &model, now, &[(1, 2, 15); 100]),
         [31, 0, 0, 69],
-        "62 elements: a 32nd row would take too long"
+        "62 elements: with a 32nd row the batch would take too long"
     );
     let mut jobs = vec![(1, 2, 1000); 10];
     jobs.push((40, 2, 15));
     assert_eq!(
-        formed(&runner, &model, now, &jobs),
+        selected(&runner, &model, now, &jobs),
         [10, 0, 0, 1],
-        "one in a hurry is not made late by those before it"
+        "a request with little time is not made late by those before it"
     );
-    assert_eq!(formed(&runner, &model, now, &[(40, 2, 15)]), [1, 0, 0, 0], "alone it may try");
+    assert_eq!(selected(&runner, &model, now, &[(40, 2, 15)]), [1, 0, 0, 0], "alone it runs");
 }
 
 #[test]
-fn whose_caller_left_is_put_aside_when_it_is_its_turn() {
+fn a_cancelled_request_is_removed_at_its_turn() {
     let model = pairs();
     let runner = cheap_together(&model);
     let now = Instant::now();
-    let job = |left| Job { request: of(&model, 1, 2, 0), deadline: now + Duration::from_secs(1), left };
+    let job = |cancelled| Job { request: of(&model, 1, 2, 0), deadline: now + Duration::from_secs(1), cancelled };
     let mut jobs: VecDeque<Job> = [true, false, true, false].map(job).into();
-    let Formed { batch, left, .. } = form(&runner, &mut jobs, now);
-    assert_eq!((batch.len(), left.len(), jobs.len()), (2, 1, 1));
+    let Selected { batch, cancelled, .. } = select(&runner, &mut jobs, now);
+    assert_eq!((batch.len(), cancelled.len(), jobs.len()), (2, 1, 1));
 }
 
-/// Holds the only worker at the gate, lets these wait, and opens.
+/// Blocks the only worker, queues these requests, and then lets all run.
 fn answered(
-    model: &Arc<Steered>,
+    model: &Arc<ScriptedModel>,
     runner: &Arc<Runner>,
     requests: &[Arc<Checked>],
-) -> Vec<Result<Ran, crate::model::Failure>> {
+) -> Vec<Result<RunOutput, crate::model::Failure>> {
     let executor = Arc::new(executor(Duration::ZERO, 1000));
     model.close();
     runtime().block_on(async {
@@ -156,36 +156,36 @@ fn answered(
 }
 
 #[test]
-fn what_waits_runs_at_once_and_a_failed_batch_fails_nobody() {
+fn waiting_requests_run_as_one_batch_and_a_failed_batch_runs_in_halves() {
     let model = pairs();
     let runner = Arc::new(cheap_together(&model));
     let requests: Vec<_> = (0..10).map(|i| of(&model, 1 + i as usize % 3, 2, 100 * i)).collect();
     let answers = answered(&model, &runner, &requests);
-    assert_eq!(model.runs.load(Ordering::SeqCst), 2, "the first alone, and all others together");
+    assert_eq!(model.runs.load(Ordering::SeqCst), 2, "the first request alone, and all others as one batch");
     let rows = requests.iter().map(|r| r.rows().unwrap()).sum::<usize>();
-    let answers: Vec<Ran> = answers.into_iter().map(Result::unwrap).collect();
-    assert_eq!(answers.iter().filter(|ran| ran.counts).count(), 1, "a run is counted once");
+    let answers: Vec<RunOutput> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers.iter().filter(|ran| ran.counts).count(), 1, "a batch is counted once");
     for (request, ran) in requests.iter().zip(answers) {
         assert_eq!(ran.answer.outputs[0].1, request.inputs()[0]);
         assert_eq!(ran.batch_rows, rows);
     }
-    assert_eq!(runner.tally().counts().together, [(32, 1)]);
+    assert_eq!(runner.counters().read().batched, [(32, 1)]);
 
-    // The first run goes well, then fail: the batch of ten, its first half, two of that, and the first of those.
+    // The first run succeeds. Then these fail: the batch of ten, its first half, the first two of that, and the first request.
     let failing = pairs();
     let runner = Arc::new(cheap_together(&failing));
     failing.endings(vec![None, Some(Ending::Panic), Some(Ending::Fail), Some(Ending::Fail), Some(Ending::Fail)]);
     let answers = answered(&failing, &runner, &requests);
     let failed = answers.iter().filter(|answer| answer.is_err()).count();
-    assert_eq!((failed, answers[0].is_err()), (1, true), "one of ten, which failed for itself");
-    assert_eq!(runner.tally().counts().taken_apart, 3);
+    assert_eq!((failed, answers[0].is_err()), (1, true), "only the first of ten failed");
+    assert_eq!(runner.counters().read().batch_failed, 3);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn nobody_gets_anothers_rows(shapes in prop::collection::vec((1usize..6, 1usize..4), 1..40)) {
+    fn each_request_of_a_batch_gets_its_own_rows(shapes in prop::collection::vec((1usize..6, 1usize..4), 1..40)) {
         let model = pairs();
         let runner = Arc::new(cheap_together(&model));
         let request = |(i, (rows, width)): (u32, &(usize, usize))| of(&model, *rows, *width, 1000 * i);
@@ -198,17 +198,17 @@ proptest! {
 }
 
 #[test]
-fn who_would_wait_too_long_is_refused_and_who_would_be_late_makes_room() {
+fn a_request_that_would_wait_too_long_is_refused() {
     let model = pairs();
     let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
-    // A second each.
+    // Each run takes a second.
     runner.cost().learn(2, Duration::from_secs(1));
     let now = Instant::now();
-    assert_eq!(formed(&runner, &model, now, &[(1, 2, 500), (1, 2, 2000), (1, 2, 500)]), [1, 1, 0, 1]);
+    assert_eq!(selected(&runner, &model, now, &[(1, 2, 500), (1, 2, 2000), (1, 2, 500)]), [1, 1, 0, 1]);
     assert_eq!(
-        formed(&runner, &model, now, &[(1, 2, 500)]),
+        selected(&runner, &model, now, &[(1, 2, 500)]),
         [1, 0, 0, 0],
-        "the last is tried: the cost may be another by now"
+        "with no other waiting it runs: the cost may have changed"
     );
     let executor = Arc::new(executor(Duration::ZERO, 1000));
     model.close();
@@ -227,7 +227,7 @@ fn who_would_wait_too_long_is_refused_and_who_would_be_late_makes_room() {
         }
         let refused = ask(5).await.unwrap_err();
         assert_eq!(refused.code, Code::Overloaded, "{refused:?}");
-        assert!(refused.message.starts_with("the wait is 3000 ms, of the "), "{}", refused.message);
+        assert!(refused.message.starts_with("the expected wait is 3000 ms, and "), "{}", refused.message);
         let patient = tokio::spawn(ask(30));
         model.open();
         for task in waiting.into_iter().chain([running, patient]) {
@@ -237,21 +237,21 @@ fn who_would_wait_too_long_is_refused_and_who_would_be_late_makes_room() {
 }
 
 #[test]
-fn rows_that_are_only_said_to_be_there_harm_nobody() {
+fn empty_tensors_that_claim_many_rows_do_no_harm() {
     let model = pairs();
     let runner = Arc::new(cheap_together(&model));
-    let endless = |rows| {
+    let empty = |rows| {
         let tensor = Tensor::new(Shape::new(&[rows, 0]), Data::Fp32(vec![].into())).unwrap();
         let inputs = vec![NamedTensor { name: "x".into(), tensor }];
         Arc::new(model.signature.check(InferenceRequest { inputs, ..Default::default() }).unwrap())
     };
-    let requests = [endless(usize::MAX), endless(1), endless(1), of(&model, 1, 2, 7)];
+    let requests = [empty(usize::MAX), empty(1), empty(1), of(&model, 1, 2, 7)];
     for (request, answer) in requests.iter().zip(answered(&model, &runner, &requests)) {
         assert_eq!(answer.unwrap().answer.outputs[0].1, request.inputs()[0]);
     }
 }
 
-/// The repository's perceptron on every engine that is here.
+/// The repository's perceptron on every available engine.
 pub(super) static REAL: LazyLock<Vec<Arc<Runner>>> = LazyLock::new(|| {
     let files = VersionFiles { dir: "models/mlp32/1".into() };
     let engines = Engines::discover(None);
@@ -265,7 +265,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn together_a_request_gets_what_it_gets_alone(
+    fn a_request_gets_the_same_answer_in_a_batch_as_alone(
         requests in prop::collection::vec(prop::collection::vec(prop::array::uniform32(-1f32..1.0), 1..5), 2..24)
     ) {
         for runner in &*REAL {

@@ -1,29 +1,30 @@
 mod batching;
-mod spread;
+mod split;
 
 use super::*;
 use crate::backend::{Model, RunError, Session};
 use crate::model::{Checked, Code, Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Answers its input; a test decides when runs may go on and how they end.
+/// A model that answers with its input. A test decides when runs continue and how they end.
 #[derive(Debug)]
-pub(super) struct Steered {
+pub(super) struct ScriptedModel {
     signature: Signature,
     gate: Mutex<Gate>,
     changed: Condvar,
     runs: AtomicU64,
+    engine_panics: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Gate {
     closed: bool,
     waiting: usize,
-    /// Of the next runs, in order; `None` is a run as any other.
+    /// How the next runs end, in order; `None` is an ordinary run.
     next: std::collections::VecDeque<Option<Ending>>,
 }
 
@@ -31,16 +32,30 @@ struct Gate {
 enum Ending {
     Fail,
     Panic,
-    /// Answers the first row alone.
+    /// Answers only the first row.
     OneRow,
+    /// Returns no output at all.
+    NoOutput,
+    /// Panics, and so does naming the engine while that panic is handled: the worker itself panics.
+    PanicInWorker,
 }
 
-impl Steered {
-    fn new() -> Arc<Steered> {
+impl ScriptedModel {
+    fn new() -> Arc<ScriptedModel> {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
         let signature = Signature::new(vec![spec("x")], vec![spec("y")]);
-        Arc::new(Steered { signature, gate: Mutex::default(), changed: Condvar::new(), runs: AtomicU64::new(0) })
+        ScriptedModel::with_signature(signature)
+    }
+
+    fn with_signature(signature: Signature) -> Arc<ScriptedModel> {
+        Arc::new(ScriptedModel {
+            signature,
+            gate: Mutex::default(),
+            changed: Condvar::new(),
+            runs: AtomicU64::new(0),
+            engine_panics: AtomicBool::new(false),
+        })
     }
 
     fn close(&self) {
@@ -63,13 +78,14 @@ impl Steered {
     fn until_waiting(&self, n: usize) {
         let gate = self.gate.lock().unwrap();
         let (_gate, late) = self.changed.wait_timeout_while(gate, Duration::from_secs(10), |g| g.waiting < n).unwrap();
-        assert!(!late.timed_out(), "{n} runs should be waiting at the gate");
+        assert!(!late.timed_out(), "{n} runs should wait at the gate");
     }
 }
 
-impl Model for Steered {
+impl Model for ScriptedModel {
     fn engine(&self) -> &'static str {
-        "steered"
+        assert!(!self.engine_panics.swap(false, Ordering::SeqCst), "on purpose, in the worker");
+        "scripted"
     }
 
     fn signature(&self) -> &Signature {
@@ -81,7 +97,7 @@ impl Model for Steered {
     }
 }
 
-struct Run(Arc<Steered>);
+struct Run(Arc<ScriptedModel>);
 
 impl Session for Run {
     fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
@@ -98,6 +114,11 @@ impl Session for Run {
                 Err(RunError::Failed { message: "the engine failed".into(), internal: "in its own words".into() })
             }
             Some(Ending::Panic) => panic!("on purpose"),
+            Some(Ending::PanicInWorker) => {
+                self.0.engine_panics.store(true, Ordering::SeqCst);
+                panic!("on purpose");
+            }
+            Some(Ending::NoOutput) => Ok(Vec::new()),
             Some(Ending::OneRow) => {
                 let rows = request.inputs()[0].shape()[0];
                 Ok(request.inputs()[0].split_rows(&[1, rows - 1]).unwrap().drain(..1).collect())
@@ -107,11 +128,11 @@ impl Session for Run {
     }
 }
 
-pub(super) fn steered() -> Arc<Steered> {
-    Steered::new()
+pub(super) fn scripted() -> Arc<ScriptedModel> {
+    ScriptedModel::new()
 }
 
-pub(super) fn request(model: &Steered) -> Arc<Checked> {
+pub(super) fn request(model: &ScriptedModel) -> Arc<Checked> {
     let tensor = Tensor::new(Shape::new(&[2]), Data::Fp32(vec![1.0, 2.0].into())).unwrap();
     let inputs = vec![NamedTensor { name: "x".into(), tensor }];
     Arc::new(model.signature.check(InferenceRequest { inputs, ..Default::default() }).unwrap())
@@ -130,22 +151,22 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn a_known_short_run_happens_on_the_callers_thread_and_an_unknown_one_on_a_worker() {
-    let (model, executor) = (Steered::new(), executor(Duration::from_secs(1), 4));
+fn a_short_run_happens_at_once_and_the_first_run_on_a_worker() {
+    let (model, executor) = (ScriptedModel::new(), executor(Duration::from_secs(1), 4));
     let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
     let request = request(&model);
     runtime().block_on(async {
         let first = executor.execute(&runner, Arc::clone(&request), soon()).await.unwrap();
-        assert!(!first.queue.is_zero(), "nothing is known of a version's cost before its first run");
+        assert!(!first.queue.is_zero(), "the cost is unknown before the first run");
         let second = executor.execute(&runner, Arc::clone(&request), soon()).await.unwrap();
-        assert!(second.queue.is_zero(), "and then it runs at once");
+        assert!(second.queue.is_zero(), "the second run happens at once");
         assert_eq!(second.answer.outputs[0].1, request.inputs()[0]);
     });
 }
 
 #[test]
-fn a_full_queue_refuses_at_once_and_an_expired_job_never_runs() {
-    let (model, executor) = (Steered::new(), Arc::new(executor(Duration::ZERO, 1)));
+fn a_full_lane_refuses_at_once_and_an_expired_job_never_runs() {
+    let (model, executor) = (ScriptedModel::new(), Arc::new(executor(Duration::ZERO, 1)));
     let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
     let request = request(&model);
     model.close();
@@ -167,22 +188,22 @@ fn a_full_queue_refuses_at_once_and_an_expired_job_never_runs() {
         assert_eq!(
             late.code,
             Code::DeadlineExceeded,
-            "the caller is told when the deadline passes, not when a worker is free"
+            "the caller is answered at the deadline, not when a worker is free"
         );
         model.open();
         assert!(running.await.unwrap().is_ok());
         while executor.queue_depth() > 0 {
             tokio::task::yield_now().await;
         }
-        // The worker took the expired job, dropped it, and is free for the next.
+        // The worker took the expired job, dropped it, and is free for the next one.
         assert!(executor.execute(&runner, Arc::clone(&request), soon()).await.is_ok());
         assert_eq!(model.runs.load(Ordering::SeqCst), 2, "expired work is dropped before it runs");
     });
 }
 
 #[test]
-fn work_whose_caller_left_is_skipped() {
-    let (model, executor) = (Steered::new(), Arc::new(executor(Duration::ZERO, 4)));
+fn a_cancelled_request_is_skipped() {
+    let (model, executor) = (ScriptedModel::new(), Arc::new(executor(Duration::ZERO, 4)));
     let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
     let request = request(&model);
     model.close();
@@ -194,37 +215,37 @@ fn work_whose_caller_left_is_skipped() {
         let running = spawn();
         tokio::task::yield_now().await;
         model.until_waiting(1);
-        let left = spawn();
+        let cancelled = spawn();
         tokio::task::yield_now().await;
-        left.abort();
-        assert!(left.await.unwrap_err().is_cancelled());
+        cancelled.abort();
+        assert!(cancelled.await.unwrap_err().is_cancelled());
         model.open();
         assert!(running.await.unwrap().is_ok());
         assert!(executor.execute(&runner, Arc::clone(&request), soon()).await.is_ok());
-        assert_eq!(model.runs.load(Ordering::SeqCst), 2, "nobody wanted the third");
+        assert_eq!(model.runs.load(Ordering::SeqCst), 2, "the cancelled request did not run");
     });
 }
 
 #[test]
 fn an_error_or_a_panic_fails_that_run_alone() {
-    let model = Steered::new();
+    let model = ScriptedModel::new();
     let runner = Runner::new(Arc::clone(&model) as Arc<dyn Model>);
     let request = request(&model);
     assert!(runner.run(&request).is_ok());
     model.next(Ending::Fail);
     let failed = runner.run(&request).unwrap_err();
     assert_eq!((failed.code, failed.message.as_str()), (Code::EngineFailed, "the engine failed"));
-    assert_eq!(failed.internal.as_deref(), Some("in its own words"), "which only the log reads");
+    assert_eq!(failed.internal.as_deref(), Some("in its own words"), "for the log only");
     model.next(Ending::Panic);
     let panicked = runner.run(&request).unwrap_err();
     assert_eq!(panicked.code, Code::EngineFailed);
-    assert!(!panicked.message.contains("on purpose"), "the caller reads no panic");
-    assert!(runner.run(&request).is_ok(), "and the next run is answered");
+    assert!(!panicked.message.contains("on purpose"), "the caller does not see the panic's text");
+    assert!(runner.run(&request).is_ok(), "the next run succeeds");
 }
 
 #[test]
-fn an_expired_request_is_refused_before_anything() {
-    let (model, executor) = (Steered::new(), executor(Duration::from_secs(1), 4));
+fn an_expired_request_is_refused_before_it_runs() {
+    let (model, executor) = (ScriptedModel::new(), executor(Duration::from_secs(1), 4));
     let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
     let request = request(&model);
     let error = runtime().block_on(executor.execute(&runner, request, Instant::now())).unwrap_err();
@@ -233,20 +254,86 @@ fn an_expired_request_is_refused_before_anything() {
 }
 
 #[test]
-fn costs_are_learnt_per_size() {
+fn costs_are_measured_per_size() {
     let curve = super::cost::CostCurve::new();
-    assert_eq!(curve.expect(10), None);
+    assert_eq!(curve.estimate(10), None);
     for _ in 0..20 {
         curve.learn(8, Duration::from_micros(10));
     }
-    let micros = |n| curve.expect(n).unwrap().as_micros();
+    let micros = |n| curve.estimate(n).unwrap().as_micros();
     assert_eq!(micros(8), 10);
     assert_eq!(micros(1), 10, "a smaller size costs no more than a larger one");
-    assert_eq!(micros(64), 80, "a larger size not seen yet is taken to scale with its elements");
+    assert_eq!(micros(64), 80, "an unmeasured larger size is scaled by its elements");
     curve.learn(8, Duration::from_millis(100));
-    assert!(micros(8) > 10_000, "one slow run is felt");
+    assert!(micros(8) > 10_000, "one slow run raises the estimate");
     for _ in 0..64 {
         curve.learn(8, Duration::from_micros(10));
     }
-    assert!(micros(8) < 12, "and forgotten: {}", micros(8));
+    assert!(micros(8) < 12, "and fast runs lower it again: {}", micros(8));
+}
+
+#[test]
+fn a_run_without_the_wanted_outputs_is_an_engine_failure() {
+    let model = ScriptedModel::new();
+    let runner = Runner::new(Arc::clone(&model) as Arc<dyn Model>);
+    model.next(Ending::NoOutput);
+    let failed = runner.run(&request(&model)).unwrap_err();
+    assert_eq!(failed.code, Code::EngineFailed);
+    assert_eq!(failed.internal.as_deref(), Some("scripted returned 0 outputs, expected 1"));
+}
+
+/// A model whose sessions panic while they are made.
+#[derive(Debug)]
+struct NoSession(Signature);
+
+impl Model for NoSession {
+    fn engine(&self) -> &'static str {
+        "no session"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_panic_while_a_session_is_made_is_an_engine_failure() {
+    let model = ScriptedModel::new();
+    let runner = Runner::new(Arc::new(NoSession(model.signature.clone())));
+    assert_eq!(runner.run(&request(&model)).unwrap_err().code, Code::EngineFailed);
+}
+
+#[test]
+fn requests_of_a_worker_that_panics_get_an_internal_error_and_the_worker_goes_on() {
+    let (model, executor) = (batching::pairs(), Arc::new(executor(Duration::ZERO, 100)));
+    let runner = Arc::new(batching::on(&model, 100));
+    runner.cost().learn(2, Duration::from_millis(1));
+    runner.cost().learn(200, Duration::from_millis(1));
+    let request = batching::of(&model, 1, 2, 0);
+    model.close();
+    runtime().block_on(async {
+        let spawn = || {
+            let (executor, runner, request) = (Arc::clone(&executor), Arc::clone(&runner), Arc::clone(&request));
+            tokio::spawn(async move { executor.execute(&runner, request, soon()).await })
+        };
+        let first = spawn();
+        tokio::task::yield_now().await;
+        model.until_waiting(1);
+        let batch = [spawn(), spawn(), spawn()];
+        while executor.queue_depth() < 3 {
+            tokio::task::yield_now().await;
+        }
+        model.endings(vec![None, Some(Ending::PanicInWorker)]);
+        model.open();
+        assert!(first.await.unwrap().is_ok());
+        for task in batch {
+            let failure = task.await.unwrap().unwrap_err();
+            assert_eq!(failure.code, Code::Internal, "500, and not the 504 of a late request: {failure:?}");
+        }
+        assert!(executor.execute(&runner, Arc::clone(&request), soon()).await.is_ok(), "the only worker goes on");
+    });
 }

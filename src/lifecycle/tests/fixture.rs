@@ -8,7 +8,7 @@ use crate::lifecycle::Actor;
 use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
 use crate::prepare::Loader;
 use crate::registry::{self, Entry, Reader, Snapshot, State, VersionStatus};
-use crate::route::{Ask, Proposal, Selector};
+use crate::route::{Proposal, RouteRequest, Selector};
 use crate::shadow::{Agreement, Figures};
 use crate::telemetry::Telemetry;
 use crate::tensor::{Data, DataType, Shape, Tensor};
@@ -208,7 +208,7 @@ impl Fixture {
     pub fn predict_as(&self, model: &str, selector: Selector) -> Result<u64, Failure> {
         let snapshot = self.snapshot();
         let entry = snapshot.model(model).expect("the model is there");
-        let ask = Ask { selector, header: &|_| None, parameters: &Vec::new(), request_id: "r" };
+        let ask = RouteRequest { selector, header: &|_| None, parameters: &Vec::new(), request_id: "r" };
         let served = entry.route(&ask)?.served;
         let signature = served.loaded.runner.signature();
         let answer = served.loaded.runner.run(&signature.check(request(1)).unwrap())?.answer;

@@ -5,7 +5,7 @@ use super::super::policy::{PolicyInput, Progress, UnloadReason, auto_promote, fi
 use super::super::state::{IllegalMove, advance, next};
 use super::fixture::version;
 use crate::backend::EngineChoice;
-use crate::execute::Place;
+use crate::execute::Placement;
 use crate::model::Version;
 use crate::model_settings::Gates;
 use crate::model_settings::Keep;
@@ -187,7 +187,7 @@ fn model_toml_is_read_and_all_complaints_are_reported_at_once() {
          [execution]\nat_once = true\nspread = false\n",
     )
     .unwrap();
-    let place = Place { at_once: Some(true), spread: Some(false) };
+    let place = Placement { at_once: Some(true), spread: Some(false) };
     assert_eq!((full.execution.batching.enabled, full.execution.place), (Some(false), place));
     assert_eq!((full.engine, full.versions, full.auto_promote), (EngineChoice::Tract, Keep::Latest(2), true));
     let about = serde_json::json!({"description": "d", "feature_names": ["a", "b"], "batching_enabled": false});

@@ -1,4 +1,4 @@
-//! Versions and entries for tests of the rooms that read them.
+//! Versions and entries for tests of this and other rooms.
 
 use crate::backend::Model;
 use crate::execute::Runner;
@@ -14,7 +14,7 @@ pub(crate) fn version(n: u64) -> Version {
     n.to_string().parse().unwrap()
 }
 
-/// Version `n` of the model `m`, loaded. `sha256` stands for its bytes.
+/// A loaded version `n` of the model `m`. `sha256` identifies its bytes.
 pub(crate) fn loaded(n: u64, runs: Arc<dyn Model>, sha256: &str) -> Arc<Loaded> {
     let model: ModelName = "m".parse().unwrap();
     let facts = Facts {
@@ -38,7 +38,7 @@ pub(crate) fn loaded(n: u64, runs: Arc<dyn Model>, sha256: &str) -> Arc<Loaded> 
     })
 }
 
-/// A model of these versions, all of them ready.
+/// A model with these versions, all of them ready.
 pub(crate) fn entry(
     model: &str,
     held: &[Arc<Loaded>],

@@ -3,13 +3,13 @@ pub(crate) mod fixture;
 use super::*;
 use crate::backend::{Model, RunError, Session};
 use crate::model::{Code, Parameters, Role, Signature};
-use crate::route::{Ask, Document, Selector};
+use crate::route::{Document, RouteRequest, Selector};
 use fixture::{entry, version};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
-/// A model that never runs and remembers which thread freed it.
+/// A model that never runs. It records which thread freed it.
 #[derive(Debug)]
 struct Tracked {
     signature: Signature,
@@ -26,7 +26,7 @@ impl Model for Tracked {
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
-        Err(RunError::Refused("never run".to_owned()))
+        Err(RunError::Refused("this model never runs".to_owned()))
     }
 }
 
@@ -41,40 +41,40 @@ fn loaded(n: u64, freed_on: &Arc<Mutex<Vec<ThreadId>>>) -> Arc<Loaded> {
     fixture::loaded(n, Arc::new(Tracked { signature, freed_on: Arc::clone(freed_on) }), "")
 }
 
-fn ask<'a>(selector: Selector<'a>, parameters: &'a Parameters) -> Ask<'a> {
-    Ask { selector, header: &|_| None, parameters, request_id: "id" }
+fn request<'a>(selector: Selector<'a>, parameters: &'a Parameters) -> RouteRequest<'a> {
+    RouteRequest { selector, header: &|_| None, parameters, request_id: "id" }
 }
 
 #[test]
-fn a_document_cannot_name_what_is_not_held() {
+fn a_document_cannot_name_a_version_that_is_not_loaded() {
     let freed = Arc::default();
     let missing = entry("m", &[loaded(1, &freed)], Some(Document::single(version(2))), 1).unwrap_err();
     assert_eq!(missing, [version(2)]);
 }
 
 #[test]
-fn routing_finds_the_arm_the_pin_and_says_what_is_not_there() {
+fn routing_finds_arms_and_pinned_versions_and_refuses_unknown_ones() {
     let freed = Arc::default();
     let entry = entry("m", &[loaded(1, &freed), loaded(2, &freed)], Some(Document::single(version(2))), 1).unwrap();
     let none = Parameters::new();
-    let served = entry.route(&ask(Selector::Traffic, &none)).unwrap().served;
-    assert_eq!((&*served.version_text, &*served.arm, served.role), ("2", "2", Role::Primary));
-    let pinned = entry.route(&ask(Selector::Version(version(1)), &none)).unwrap().served;
-    assert_eq!((&*pinned.version_text, pinned.role), ("1", Role::Pinned));
-    let unknown = entry.route(&ask(Selector::Version(version(9)), &none)).unwrap_err();
+    let served = entry.route(&request(Selector::Traffic, &none)).unwrap().served;
+    assert_eq!((&*served.version_text, &**served.arm(), served.role()), ("2", "2", Role::Primary));
+    let pinned = entry.route(&request(Selector::Version(version(1)), &none)).unwrap().served;
+    assert_eq!((&*pinned.version_text, pinned.role()), ("1", Role::Pinned));
+    let unknown = entry.route(&request(Selector::Version(version(9)), &none)).unwrap_err();
     assert_eq!(unknown.code, Code::VersionNotFound);
     assert_eq!(unknown.message, "model m has no version 9; loaded are 1, 2");
-    assert_eq!(entry.route(&ask(Selector::Label("x"), &none)).unwrap_err().code, Code::LabelNotFound);
+    assert_eq!(entry.route(&request(Selector::Label("x"), &none)).unwrap_err().code, Code::LabelNotFound);
 }
 
 #[test]
-fn readers_see_one_whole_snapshot_and_never_free_it() {
+fn readers_see_consistent_snapshots_and_never_free_them() {
     const PUBLISHES: u64 = 3_000;
     let freed_on: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
     let (mut writer, reader) = new();
     let done = Arc::new(AtomicBool::new(false));
     let publish = |writer: &mut Writer, n: u64| {
-        // Two models that must always agree, each publish with a version of its own.
+        // Two models that must always agree. Each publish has a version of its own.
         let held = [loaded(n, &freed_on)];
         let next = Snapshot::default()
             .with(entry("a", &held, Some(Document::single(version(n))), n).unwrap())
@@ -91,12 +91,12 @@ fn readers_see_one_whole_snapshot_and_never_free_it() {
                 while !done.load(Ordering::Relaxed) || reads == 0 {
                     let snapshot = reader.snapshot();
                     let (a, b) = (snapshot.model("a").unwrap(), snapshot.model("b").unwrap());
-                    assert_eq!(a.revision(), b.revision(), "a reader sees no half of a publish");
-                    assert!(a.revision() >= last, "and nothing older than it saw before");
+                    assert_eq!(a.revision(), b.revision(), "a reader never sees half of a publish");
+                    assert!(a.revision() >= last, "and never an older snapshot than before");
                     last = a.revision();
-                    let served = Arc::clone(a.route(&ask(Selector::Traffic, &none)).unwrap().served);
+                    let served = Arc::clone(a.route(&request(Selector::Traffic, &none)).unwrap().served);
                     drop(snapshot);
-                    assert_eq!(served.loaded.version.number(), last, "routing and what is loaded agree");
+                    assert_eq!(served.loaded.version.number(), last, "the routed version is the loaded one");
                     reads += 1;
                 }
                 (std::thread::current().id(), reads)
@@ -105,18 +105,45 @@ fn readers_see_one_whole_snapshot_and_never_free_it() {
         .collect();
     for n in 2..=PUBLISHES {
         kept.push(publish(&mut writer, n));
-        // The manager's part: let go of a version only when nobody else has it.
+        // What the manager does: drop a version only when no one else holds it.
         kept.retain(|held| Arc::strong_count(&held[0]) > 1);
     }
     done.store(true, Ordering::Relaxed);
     let threads: Vec<ThreadId> = readers.into_iter().map(|r| r.join().unwrap().0).collect();
-    assert_eq!(writer.collect(), 0, "nobody holds an old snapshot any more");
+    assert_eq!(writer.collect(), 0, "no old snapshot is held any more");
     kept.retain(|held| Arc::strong_count(&held[0]) > 1);
     assert_eq!(kept.len(), 1, "only the published version is left");
     let freed = freed_on.lock().unwrap();
     assert_eq!(freed.len() as u64, PUBLISHES - 1);
     assert!(
         freed.iter().all(|id| !threads.contains(id)),
-        "memory is freed on the writer's thread, never on a reader's"
+        "memory is freed on the writer's thread and never on a reader's"
     );
+}
+
+#[test]
+fn every_document_of_a_loaded_model_can_be_routed() {
+    let freed = Arc::default();
+    let arm = |name: &str, weight: f64| serde_json::json!({"version": "1", "weight": weight, "arm": name});
+    for split in [vec![arm("a", 0.0), arm("b", 1.0)], vec![arm("a", 1e308), arm("b", 5e-324)], vec![arm("a", 5e-324)]] {
+        let document = serde_json::json!({"split": split, "labels": {"x": null}, "rules": null});
+        let document = crate::route::Proposal::parse(&document).unwrap().document;
+        let entry = entry("m", &[loaded(1, &freed)], Some(document), 1).unwrap();
+        let none = Parameters::new();
+        assert_eq!(entry.route(&request(Selector::Traffic, &none)).unwrap().served.role(), Role::Primary);
+        assert_eq!(entry.route(&request(Selector::Label("x"), &none)).unwrap_err().code, Code::LabelNotFound);
+    }
+}
+
+#[test]
+fn a_split_without_an_arm_is_answered_with_an_internal_error() {
+    let freed = Arc::default();
+    let mut document = Document::single(version(1));
+    // Parsing refuses an empty split, so it is built here.
+    document.split.clear();
+    let entry = entry("m", &[loaded(1, &freed)], Some(document), 1).unwrap();
+    let none = Parameters::new();
+    let failure = entry.route(&request(Selector::Traffic, &none)).unwrap_err();
+    assert_eq!(failure.code, Code::Internal);
+    assert!(entry.route(&request(Selector::Version(version(1)), &none)).is_ok());
 }
