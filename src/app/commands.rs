@@ -1,6 +1,6 @@
-//! The commands that run rooms of this process: `serve` and `check`.
+//! The commands `serve` and `check`.
 
-use super::signals::{Signals, Wish};
+use super::signals::{Request, Signals};
 use super::{App, StartError};
 use crate::backend::Engines;
 use crate::config::{self, Config, Overrides};
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub(super) const FAILED: u8 = 1;
 pub(super) const USAGE: u8 = 2;
 
-/// Serves until told to stop. `file` is the configuration named on the command line; else the default one, where it is there.
+/// Serves until a signal stops it. `file`: the configuration file from the command line; without it the default file, if it exists.
 #[must_use]
 pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
     let default = Path::new(Config::DEFAULT_FILE);
@@ -26,8 +26,8 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    if let Err(words) = crate::telemetry::init_logging(config.log.format, &config.log.filter) {
-        eprintln!("{words}");
+    if let Err(message) = crate::telemetry::init_logging(config.log.format, &config.log.filter) {
+        eprintln!("{message}");
         return ExitCode::from(USAGE);
     }
     match run(&config, read) {
@@ -42,15 +42,15 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
 fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Complaints>) -> Result<(), StartError> {
     let start = |source| StartError::Start { what: "signal handling", source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
-    // Before anything else: a signal during the start is a stop, not a kill.
+    // Before anything else, so that a signal during the start stops the server in order.
     let mut signals = runtime.block_on(async { Signals::listen() }).map_err(start)?;
     let mut app = App::start(config)?;
     loop {
         match runtime.block_on(signals.next()) {
-            Wish::Stop => break,
-            Wish::Reload => match read() {
+            Request::Stop => break,
+            Request::Reload => match read() {
                 Ok(new) => app.reload(&new),
-                Err(complaints) => tracing::error!("the configuration stays as it was: {complaints}"),
+                Err(complaints) => tracing::error!("the configuration was not reloaded: {complaints}"),
             },
         }
     }
@@ -58,7 +58,7 @@ fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Compl
     Ok(())
 }
 
-/// Checks a file or directory without a server, and prints what was found: as JSON, or for people.
+/// Checks a file or directory without a server, and prints the result as JSON or as text.
 #[must_use]
 pub fn check(path: &Path, json: bool) -> ExitCode {
     let engines = Engines::discover(None);
@@ -73,42 +73,44 @@ pub fn check(path: &Path, json: bool) -> ExitCode {
         let text = serde_json::to_string_pretty(&report).expect("a report has string keys and finite numbers");
         format!("{text}\n")
     } else {
-        report.versions.iter().map(shown).collect()
+        report.versions.iter().map(format_version).collect()
     };
-    // Whoever reads the other end may have seen enough.
+    // Fails when the reader has closed the pipe, such as `| head`.
     let _ = std::io::stdout().write_all(text.as_bytes());
     if report.passes() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
-fn shown(version: &VersionReport) -> String {
+fn format_version(version: &VersionReport) -> String {
     let verdict = if version.passes() { "ok" } else { "FAILED" };
     let mut text = format!("{}: {verdict}\n", version.path);
-    let mut line = |words: std::fmt::Arguments| {
+    let mut line = |content: std::fmt::Arguments| {
         text.push_str("  ");
-        text.push_str(&words.to_string());
+        text.push_str(&content.to_string());
         text.push('\n');
     };
-    if let Some(words) = &version.settings {
-        line(format_args!("{words}"));
+    if let Some(problem) = &version.settings {
+        line(format_args!("{problem}"));
     }
     version.inputs.iter().for_each(|spec| line(format_args!("input   {spec}")));
     version.outputs.iter().for_each(|spec| line(format_args!("output  {spec}")));
     for engine in &version.engines {
-        if let Some(words) = &engine.failure {
-            line(format_args!("{:<12}failed in {words}", engine.engine));
+        if let Some(failure) = &engine.failure {
+            line(format_args!("{:<12}failed: {failure}", engine.engine));
         } else {
             let micros = |us: Option<f64>| us.map_or_else(|| "?".to_owned(), |us| format!("{us:.1}"));
             line(format_args!(
-                "{:<12}ok: {} golden cases, loads in {:.1} ms, {} µs for one row{}",
+                "{:<12}ok: {} golden cases, loaded in {:.1} ms, one row takes {} µs{}",
                 engine.engine,
                 engine.golden_cases,
                 engine.load_ms.unwrap_or_default(),
                 micros(engine.us_one_row),
-                engine.us_per_row_of_8.map_or_else(String::new, |us| format!(", {us:.1} µs a row in eights")),
+                engine
+                    .us_per_row_of_8
+                    .map_or_else(String::new, |us| format!(", a row in a batch of 8 takes {us:.1} µs")),
             ));
         }
         if let Some(batching) = &engine.batching {
-            line(format_args!("{:<12}batching {batching}", ""));
+            line(format_args!("{:<12}batching: {batching}", ""));
         }
         if let Some(note) = &engine.note {
             line(format_args!("{:<12}note: {note}", ""));

@@ -1,4 +1,4 @@
-//! The control thread: the admin plane, and the upkeep of metrics.
+//! The control thread: it serves the admin API and updates metrics.
 
 use super::Phase;
 use crate::admin::{self, Admin};
@@ -12,22 +12,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often gauges are refreshed.
+/// How often gauges are updated.
 const UPKEEP: Duration = Duration::from_secs(1);
-/// Folding samples into their buckets takes no more than this share of a core: it goes through all histograms, asked or not, which with
-/// 2,000 models took 6 % of one every second. It is done every second where that is little, as samples that wait are memory that
-/// requests walk through: at 50,000 a second, five seconds' samples cost them a tenth of their throughput.
+/// The largest share of a core for adding samples to histogram buckets. Each pass visits all histograms: with 2,000 models, a pass per
+/// second took 6 % of a core. With few models a pass runs every second, because waiting samples take up memory and cache: at 50,000
+/// samples per second, passes five seconds apart cost a tenth of the throughput.
 const FOLD_SHARE: f64 = 0.02;
 
 /// The running control thread.
 #[derive(Debug)]
 pub(super) struct Control {
     address: SocketAddr,
-    end: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
-/// True once a stop has begun: what the admin plane's readiness asks.
+/// Whether the server is stopping; used by the admin API's readiness.
 pub(super) fn stopping(mut phases: watch::Receiver<Phase>) -> Arc<dyn Fn() -> bool + Send + Sync> {
     phases.mark_unchanged();
     Arc::new(move || *phases.borrow() != Phase::Serving)
@@ -38,41 +38,41 @@ impl Control {
         listener: std::net::TcpListener,
         plane: Admin,
         telemetry: Telemetry,
-        door: Arc<DataPlane>,
+        data_plane: Arc<DataPlane>,
     ) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (end, mut ending) = watch::channel(false);
-        let mut ended = end.subscribe();
+        let (stop, mut stopping) = watch::channel(false);
+        let mut stopped = stop.subscribe();
         let quality = plane.quality.clone();
         let router = admin::router(plane);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(async move {
-                let upkeep = tokio::spawn(upkeep(telemetry, door, quality));
+                let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality));
                 let served = async {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
                     axum::serve(listener, router)
                         .with_graceful_shutdown(async move {
-                            // An error means the app is gone, which is an end too.
-                            let _ = ending.wait_for(|end| *end).await;
+                            // An error means that the sender was dropped, which is a stop too.
+                            let _ = stopping.wait_for(|stop| *stop).await;
                         })
                         .await
                 };
-                // An operator's connection that stays open must not hold up a stop.
+                // An open connection must not delay the stop.
                 let cut_off = async {
-                    let _ = ended.wait_for(|end| *end).await;
+                    let _ = stopped.wait_for(|stop| *stop).await;
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 };
                 tokio::select! {
                     served = served => if let Err::<(), io::Error>(error) = served {
-                        tracing::error!(%error, "the admin plane ended");
+                        tracing::error!(%error, "the admin API ended");
                     },
                     () = cut_off => {}
                 }
                 upkeep.abort();
             });
         })?;
-        Ok(Control { address, end, thread })
+        Ok(Control { address, stop, thread })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -80,7 +80,7 @@ impl Control {
     }
 
     pub(super) fn stop(self, within: Duration) {
-        self.end.send_replace(true);
+        self.stop.send_replace(true);
         let until = Instant::now() + within;
         while !self.thread.is_finished() && Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(5));
@@ -88,7 +88,7 @@ impl Control {
     }
 }
 
-async fn upkeep(telemetry: Telemetry, door: Arc<DataPlane>, quality: Quality) {
+async fn upkeep(telemetry: Telemetry, data_plane: Arc<DataPlane>, quality: Quality) {
     let process = telemetry.process();
     let (ready, depth, resident) = (
         process.gauge(&names::READY, &[]),
@@ -105,8 +105,8 @@ async fn upkeep(telemetry: Telemetry, door: Arc<DataPlane>, quality: Quality) {
             telemetry.upkeep();
             due = now + now.elapsed().div_f64(FOLD_SHARE);
         }
-        ready.set(f64::from(u8::from(door.ready())));
-        depth.set(door.gateway().executor().queue_depth() as f64);
+        ready.set(f64::from(u8::from(data_plane.ready())));
+        depth.set(data_plane.gateway().executor().queue_depth() as f64);
         if let Some(bytes) = crate::machine::resident_bytes() {
             resident.set(bytes as f64);
         }
@@ -114,7 +114,7 @@ async fn upkeep(telemetry: Telemetry, door: Arc<DataPlane>, quality: Quality) {
     }
 }
 
-/// Shows what feedback says about every version on every arm.
+/// Updates the quality metrics of every version on every arm.
 fn show_quality(telemetry: &Telemetry, quality: &Quality) {
     let all = quality.all();
     let arms = all.iter().flat_map(|(model, of)| of.arms.iter().map(move |arm| (model, arm)));

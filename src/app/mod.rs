@@ -1,15 +1,15 @@
 //! app: puts the rooms together, owns start, phases and stop.
 //!
-//! - [`App::start`] binds its ports, opens the ledger, starts the manager and both planes; models load afterwards, and readiness
-//!   says when they have.
-//! - The process has [`Phase`]s, and they are values on a watch channel: starting → serving → not ready → draining → stopped.
-//! - [`App::stop`] follows them in order within `server.shutdown_grace`.
+//! - [`App::start`] binds the ports, opens the ledger, starts the manager, the data plane and the admin plane. Models load
+//!   afterwards; readiness says when they are loaded.
+//! - The [`Phase`]s of the process are published on a watch channel: serving → not ready → draining → stopped.
+//! - [`App::stop`] goes through them in order, within `server.shutdown_grace`.
 //!
 //! Uses: every room.
 //!
-//! Invariant: nothing uses app but `main.rs` and the tests.
+//! Invariant: only `main.rs` and the tests use this room.
 //!
-//! To add a room: start it in [`App::start`] after what it needs, stop it in [`App::stop`] before that.
+//! To add a room: start it in [`App::start`] after the rooms it needs, and stop it in [`App::stop`] before them.
 
 mod commands;
 mod control;
@@ -40,25 +40,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Where the process is in its life.
+/// The phase of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Up, and answering what it can; readiness says whether that is everything.
+    /// Answers requests. Readiness says whether all models are loaded.
     Serving,
-    /// Told to stop: readiness is 503, requests are answered as before.
+    /// A stop has begun: readiness is 503, requests are still answered.
     NotReady,
-    /// No new connections; what is under way is finished.
+    /// Accepts no new connections and finishes running requests.
     Draining,
     Stopped,
 }
 
-/// Bytes of a pushed model: what one ONNX file can hold (protobuf's own limit), weights beside it aside.
+/// The largest model that can be pushed, in bytes: protobuf's limit for one ONNX file.
 const MAX_PUSH: u64 = 2 << 30;
 
-/// Share of the grace that is spent being not ready and still answering everything: 2 s of the default 20.
-const ANNOUNCED: f64 = 0.1;
+/// The share of the grace for the phase `NotReady`: 2 s of the default 20 s.
+const NOT_READY_SHARE: f64 = 0.1;
 
-/// Why the gateway does not start.
+/// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot listen on {address} for {plane}: {source}")]
@@ -72,7 +72,7 @@ pub enum StartError {
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
-    door: Arc<DataPlane>,
+    data_plane: Arc<DataPlane>,
     server: Server,
     shadows: Shadows,
     rollouts: Rollouts,
@@ -84,10 +84,10 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything. Logging is the caller's business, before.
+    /// Starts everything. The caller initialises logging before.
     ///
     /// # Errors
-    /// A port that cannot be bound, a data directory that cannot be used, no threads.
+    /// A port cannot be bound, the data directory cannot be used, or a thread cannot be started.
     pub fn start(config: &Config) -> Result<App, StartError> {
         let start = |what| move |source| StartError::Start { what, source };
         let machine = Machine::detect();
@@ -111,7 +111,7 @@ impl App {
         }
 
         let telemetry = Telemetry::new();
-        // Both ports first: a second server on one machine should fail before it touches anything else.
+        // Both ports first, so that a second server on one machine fails before it changes anything.
         let admin_listener = listen("the admin plane", config.admin.listen)?;
         let data_listener = listen("the data plane", config.server.listen)?;
         let dir = &config.data.dir;
@@ -152,8 +152,9 @@ impl App {
         let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
             .map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()));
-        let door = DataPlane::new(gateway, &http_config, &telemetry);
-        let server = Server::start(data_listener, &http_config, &door, &telemetry).map_err(start("the data plane"))?;
+        let data_plane = DataPlane::new(gateway, &http_config, &telemetry);
+        let server =
+            Server::start(data_listener, &http_config, &data_plane, &telemetry).map_err(start("the data plane"))?;
 
         let rollouts =
             Rollouts::start(handle.clone(), reader.clone(), ledger_reader.clone(), figures.clone(), telemetry.clone())
@@ -175,12 +176,12 @@ impl App {
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
         };
-        let control = control::Control::start(admin_listener, plane, telemetry, Arc::clone(&door))
+        let control = control::Control::start(admin_listener, plane, telemetry, Arc::clone(&data_plane))
             .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
         Ok(App {
-            door,
+            data_plane,
             server,
             shadows,
             rollouts,
@@ -202,54 +203,60 @@ impl App {
         self.control.address()
     }
 
-    /// The phases as they come.
+    /// Receives every change of the phase.
     #[must_use]
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
 
-    /// Predict requests under way.
+    /// Predict requests that are running.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.door.in_flight()
+        self.data_plane.in_flight()
     }
 
-    /// Takes over what can change at run time, and says what needs a restart.
+    /// Applies the keys that can change at run time, and logs those that need a restart.
     pub fn reload(&mut self, new: &Config) {
         for change in self.config.changes(new) {
             if change.needs_restart {
-                tracing::warn!(key = change.key, "changed in the configuration; takes effect after a restart");
+                tracing::warn!(
+                    key = change.key,
+                    "this key changed in the configuration; the change takes effect after a restart"
+                );
             } else {
-                tracing::info!(key = change.key, "changed");
+                tracing::info!(key = change.key, "this key changed in the configuration");
             }
         }
         let next = self.config.reloaded(new);
-        self.door.limits().apply(&http_config(&next, NonZeroUsize::MIN));
+        self.data_plane.limits().apply(&http_config(&next, NonZeroUsize::MIN));
         if let Err(error) = crate::telemetry::set_log_filter(&next.log.filter) {
-            tracing::error!(error, "the log filter stays as it was");
+            tracing::error!(error, "the log filter was not changed");
         }
         self.config = next;
     }
 
-    /// Stops in order, within `server.shutdown_grace`; true when everything ended by itself.
+    /// Stops in order, within `server.shutdown_grace`. True when every request was finished.
     pub fn stop(self) -> bool {
-        let App { door, server, shadows, rollouts, control, manager, prediction_log, phase, config } = self;
+        let App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, config } = self;
         let until = Instant::now() + config.server.shutdown_grace;
         let left = || until.saturating_duration_since(Instant::now());
-        door.announce_stop();
+        data_plane.announce_stop();
         phase.send_replace(Phase::NotReady);
-        tracing::info!(in_flight = door.in_flight(), "stopping: not ready any more");
-        // Load balancers need a moment to see it; until they have, their requests are answered as before.
-        std::thread::park_timeout(config.server.shutdown_grace.mul_f64(ANNOUNCED));
+        tracing::info!(in_flight = data_plane.in_flight(), "stopping: readiness is 503 now");
+        // Load balancers need a moment to see it. Until then their requests are answered.
+        std::thread::park_timeout(config.server.shutdown_grace.mul_f64(NOT_READY_SHARE));
         phase.send_replace(Phase::Draining);
-        // A little is kept back, for what comes after the connections.
+        // A fifth is reserved for the steps after this one.
         let drained = server.stop(left().mul_f64(0.8));
         if !drained {
-            tracing::warn!(in_flight = door.in_flight(), "the grace is over; connections still open were cut off");
+            tracing::warn!(
+                in_flight = data_plane.in_flight(),
+                "server.shutdown_grace is over; open connections were closed"
+            );
         }
         rollouts.stop();
         shadows.stop();
-        // Nobody offers any more: what waits is written, and sealed as far as the time allows.
+        // Nothing offers records any more: the queue is written, and sealed if there is time.
         prediction_log.stop(left());
         control.stop(left());
         manager.stop(left());
@@ -259,7 +266,7 @@ impl App {
     }
 }
 
-/// Starts the prediction log; how models are recorded and what is known of their quality come with it.
+/// Starts the prediction log, with the defaults for what models record, and the live quality figures.
 fn start_log(
     config: &Config,
     io_threads: NonZeroUsize,
@@ -280,7 +287,7 @@ fn start_log(
         },
         flush_interval: settings.flush_interval,
         queue_bytes: bytes(settings.queue_bytes),
-        // Those that answer callers, and the one that sorts copies for shadows.
+        // The I/O threads, and the thread that sorts copies for shadows.
         shards: io_threads.get() + 1,
         segment_bytes: settings.segment_bytes,
         seal_after: settings.seal_after,

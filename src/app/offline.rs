@@ -1,4 +1,4 @@
-//! The commands that read what was recorded: `export`, `replay` and `reproduce`.
+//! The commands that read the prediction log: `export`, `replay` and `reproduce`.
 
 use super::commands::{FAILED, USAGE};
 use crate::admin::pair_json;
@@ -21,21 +21,21 @@ use std::str::FromStr;
 /// Writes logged predictions with their feedback to a file.
 #[must_use]
 pub fn export(options: &ExportOptions, json: bool) -> ExitCode {
-    told(json, export_as(options), exported_text, exported_json, |_| true)
+    finish(json, export_as(options), exported_text, exported_json, |_| true)
 }
 
-/// Runs logged inputs through a candidate; not a success where a gate failed.
+/// Runs logged requests through another version. The exit code is 1 if a gate failed.
 #[must_use]
 pub fn replay(options: &ReplayOptions, json: bool) -> ExitCode {
     let passed = |replayed: &Replayed| replayed.verdicts.iter().all(|verdict| verdict.passed);
-    told(json, replay_as(options), replayed_text, replayed_json, passed)
+    finish(json, replay_as(options), replayed_text, replayed_json, passed)
 }
 
-/// Runs a logged prediction again; a success where every output is the same to the bit.
+/// Runs a logged prediction again. The exit code is 1 unless every output is bit for bit the same.
 #[must_use]
 pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
     let equal = |all: &Vec<Reproduced>| all.iter().all(Reproduced::is_equal);
-    told(
+    finish(
         json,
         reproduce_as(options),
         |all| all.iter().map(reproduced_text).collect(),
@@ -44,37 +44,37 @@ pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
     )
 }
 
-/// Prints what came of it, and says by the exit code whether it was good.
-fn told<T>(
+/// Prints the result and returns the exit code.
+fn finish<T>(
     json: bool,
-    done: Result<T, Error>,
+    result: Result<T, Error>,
     as_text: fn(&T) -> String,
     as_json: fn(&T) -> Value,
     is_good: impl Fn(&T) -> bool,
 ) -> ExitCode {
-    let done = match done {
-        Ok(done) => done,
+    let result = match result {
+        Ok(result) => result,
         Err(error) => {
             eprintln!("sluicegate: {error}");
             return ExitCode::from(if matches!(error, Error::Usage(_)) { USAGE } else { FAILED });
         }
     };
-    let text = if json { format!("{:#}\n", as_json(&done)) } else { as_text(&done) };
-    // Whoever reads the other end may have seen enough.
+    let text = if json { format!("{:#}\n", as_json(&result)) } else { as_text(&result) };
+    // Fails when the reader has closed the pipe, such as `| head`.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    if is_good(&done) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+    if is_good(&result) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
-/// A word of the command line as what it stands for.
-fn parsed<T: FromStr<Err: Display>>(word: &str, what: &str) -> Result<T, Error> {
-    word.parse().map_err(|e| Error::Usage(format!("{word:?} is no {what}: {e}")))
+/// Parses an argument of the command line. `expected` names it in the error.
+fn parsed<T: FromStr<Err: Display>>(word: &str, expected: &str) -> Result<T, Error> {
+    word.parse().map_err(|e| Error::Usage(format!("{word:?} is not a {expected}: {e}")))
 }
 
 fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<Filter, Error> {
     let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
     let role = |word: &String| {
         let known = Role::ALL.into_iter().find(|role| role.as_str() == word);
-        known.ok_or_else(|| Error::Usage(format!("{word:?} is no role: expected primary, pinned or shadow")))
+        known.ok_or_else(|| Error::Usage(format!("{word:?} is not a role: expected primary, pinned or shadow")))
     };
     Ok(Filter {
         from: time(&options.from)?,
@@ -86,14 +86,14 @@ fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<
     })
 }
 
-/// A bar on standard error, where that is a terminal.
+/// A progress bar on standard error, if that is a terminal.
 struct Bar(ProgressBar);
 
 impl Bar {
     fn new() -> Bar {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
         let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {human_pos} of {human_len}, {eta} left");
-        // A template of known words.
+        // Fails only for a wrong template.
         Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
     }
 
@@ -116,10 +116,10 @@ fn export_as(options: &ExportOptions) -> Result<(Exported, std::path::PathBuf), 
     let format = match &options.format {
         None => Format::of(&options.output)?,
         Some(word) => Format::ALL.into_iter().find(|format| format.as_str() == word).ok_or_else(|| {
-            Error::Usage(format!("{word:?} is no format: expected {}", Format::ALL.map(Format::as_str).join(", ")))
+            Error::Usage(format!("{word:?} is not a format: expected {}", Format::ALL.map(Format::as_str).join(", ")))
         })?,
     };
-    let model = parsed(&options.model, "name of a model")?;
+    let model = parsed(&options.model, "model name")?;
     let bar = Bar::new();
     let what = Export {
         model: &model,
@@ -140,9 +140,9 @@ fn exported_text((exported, to): &(Exported, std::path::PathBuf)) -> String {
     let labels =
         if *labelled > 0 { format!(", {} of them with a label", HumanCount(*labelled as u64)) } else { String::new() };
     let mut text = format!("{}: {} rows{labels}, {}\n", to.display(), HumanCount(*rows as u64), HumanBytes(*bytes));
-    for (why, n) in left_out {
+    for (reason, n) in left_out {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "left out {n}: {why}");
+        let _ = writeln!(text, "left out {n}: {reason}");
     }
     text + &gone_text(*gone)
 }
@@ -163,10 +163,10 @@ fn exported_json((exported, to): &(Exported, std::path::PathBuf)) -> Value {
 }
 
 fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
-    let model = parsed(&options.model, "name of a model")?;
+    let model = parsed(&options.model, "model name")?;
     for (name, number) in [("rtol", options.rtol), ("atol", options.atol)] {
         if number.is_some_and(|number| !number.is_finite() || number < 0.0) {
-            return Err(Error::Usage(format!("--{name} has to be a number of at least 0")));
+            return Err(Error::Usage(format!("--{name} must be a number of at least 0")));
         }
     }
     let mut pick = pick(&options.pick, &options.versions, &options.roles)?;
@@ -202,7 +202,7 @@ fn replayed_json(replayed: &Replayed) -> Value {
         "tolerance": { "rtol": replayed.tolerance.rtol, "atol": replayed.tolerance.atol },
         "requests": replayed.requests,
         "records": replayed.records,
-        "left_out": replayed.left_out.iter().map(|(why, n)| (why.as_str().to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
+        "left_out": replayed.left_out.iter().map(|(reason, n)| (reason.as_str().to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
         "primaries": replayed.pairs.iter().map(pair_json).collect::<Vec<_>>(),
         "labels": replayed.labels.iter().map(labels_json).collect::<Vec<_>>(),
         "gates": replayed.verdicts.iter().map(verdict_json).collect::<Vec<_>>(),
@@ -228,40 +228,40 @@ fn verdict_json(verdict: &Verdict) -> Value {
 fn replayed_text(replayed: &Replayed) -> String {
     let Replayed { model, version, engine, tolerance, requests, records, .. } = replayed;
     let mut text = format!(
-        "{} requests ({} records) of {model} replayed through version {version} on {engine}; tolerance: rtol {}, atol {}\n",
+        "replayed {} requests ({} records) of {model} through version {version} on {engine}; tolerance: rtol {}, atol {}\n",
         HumanCount(*requests),
         HumanCount(*records),
         tolerance.rtol,
         tolerance.atol,
     );
     // Writing to a String cannot fail.
-    for (why, n) in &replayed.left_out {
-        let _ = writeln!(text, "left out {}: {}", HumanCount(*n), why.message());
+    for (reason, n) in &replayed.left_out {
+        let _ = writeln!(text, "left out {}: {}", HumanCount(*n), reason.message());
     }
     text.push_str(&gone_text(replayed.deleted_files));
     text.push_str(&cli::shadow_pairs(&replayed_json(replayed)));
     if !replayed.labels.is_empty() {
         text.push('\n');
         text.push_str(&cli::table(
-            &["AGAINST LABELS", "LABELLED", "FIT NONE", "LOGGED", "CANDIDATE"],
+            &["COMPARED WITH LABELS", "LABELS", "OF ANOTHER TYPE", "LOGGED", "CANDIDATE"],
             &replayed.labels.iter().flat_map(label_rows).collect::<Vec<_>>(),
         ));
     }
     if !replayed.verdicts.is_empty() {
         text.push('\n');
         let row = |verdict: &Verdict| {
-            let found = verdict.found.map_or_else(|| "nothing to judge by".to_owned(), |found| found.to_string());
+            let found = verdict.found.map_or_else(|| "no data".to_owned(), |found| found.to_string());
             vec![verdict.gate.to_string(), if verdict.passed { "passed" } else { "FAILED" }.to_owned(), found]
         };
         let rows: Vec<_> = replayed.verdicts.iter().map(row).collect();
-        text.push_str(&cli::table(&["GATE", "VERDICT", "FOUND"], &rows));
+        text.push_str(&cli::table(&["GATE", "RESULT", "FOUND"], &rows));
     }
     text
 }
 
 fn label_rows(labels: &LabelFigures) -> Vec<Vec<String>> {
     let row = |what: &str, (logged, candidate): (f64, f64)| {
-        let name = format!("{what} on answers of version {}", labels.version);
+        let name = format!("{what}, answered by version {}", labels.version);
         let number = |n: f64| format!("{n:.6}");
         vec![name, labels.labelled.to_string(), labels.unfit.to_string(), number(logged), number(candidate)]
     };
@@ -270,44 +270,45 @@ fn label_rows(labels: &LabelFigures) -> Vec<Vec<String>> {
     if !rows.is_empty() {
         return rows;
     }
-    let name = format!("answers of version {}", labels.version);
+    let name = format!("answered by version {}", labels.version);
     vec![vec![name, labels.labelled.to_string(), labels.unfit.to_string(), String::new(), String::new()]]
 }
 
 fn reproduce_as(options: &ReproduceOptions) -> Result<Vec<Reproduced>, Error> {
-    let model = options.model.as_deref().map(|word| parsed(word, "name of a model")).transpose()?;
+    let model = options.model.as_deref().map(|word| parsed(word, "model name")).transpose()?;
     let engines = Engines::discover(None);
     dataset::reproduce(&engines, &options.data_dir, &options.models, model.as_ref(), &options.request_id)
 }
 
-/// What a prediction came to, in one word and in a sentence.
+/// The outcome, as in the JSON answer and as a sentence.
 fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
     let outputs = |n: usize| if n == 1 { "1 output".to_owned() } else { format!("{n} outputs") };
     match &reproduced.outcome {
         Outcome::Equal { outputs: n } => ("equal", format!("{}, bit for bit as logged", outputs(*n))),
         Outcome::Different(comparison) => {
             let others = reproduced.batch_rows.saturating_sub(reproduced.records);
-            let company = format!("; it ran together with {others} rows of others, and rounding is another in company");
-            let cut = "; it was run in parts, and rounding is another with other rows beside";
-            let company = match reproduced.batch_rows {
-                _ if others > 0 => company.as_str(),
-                part if part < reproduced.records => cut,
+            let batched =
+                format!("; it ran in a batch with {others} rows of other requests, which can change the rounding");
+            let split = "; it was split into several runs, which can change the rounding";
+            let cause = match reproduced.batch_rows {
+                _ if others > 0 => batched.as_str(),
+                rows if rows < reproduced.records => split,
                 _ => "",
             };
-            ("apart", format!("not bit for bit as logged; {comparison}{company}"))
+            ("apart", format!("not bit for bit as logged; {comparison}{cause}"))
         }
-        Outcome::NotRun(why) => ("not", why.clone()),
+        Outcome::NotRun(reason) => ("not", reason.clone()),
     }
 }
 
 fn reproduced_json(all: &[Reproduced]) -> Value {
     let one = |reproduced: &Reproduced| {
-        let (word, words) = outcome(reproduced);
+        let (outcome, sentence) = outcome(reproduced);
         json!({
             "model": reproduced.model, "version": reproduced.version, "role": reproduced.role, "ts": reproduced.at.to_string(),
             "sha256": reproduced.sha256, "records": reproduced.records, "batch_rows": reproduced.batch_rows,
             "ran": reproduced.ran.map(|(version, engine)| json!({ "version": version, "engine": engine })),
-            "outcome": word, "words": words,
+            "outcome": outcome, "words": sentence,
         })
     };
     json!({ "predictions": all.iter().map(one).collect::<Vec<_>>() })
@@ -315,20 +316,20 @@ fn reproduced_json(all: &[Reproduced]) -> Value {
 
 fn reproduced_text(reproduced: &Reproduced) -> String {
     let Reproduced { model, version, role, at, sha256, records, ran, .. } = reproduced;
-    let (word, words) = outcome(reproduced);
+    let (outcome, sentence) = outcome(reproduced);
     let by = match ran {
         Some((other, engine)) if other != version => format!("version {other}, which has the same bytes, on {engine}"),
         Some((_, engine)) => format!("the same version on {engine}"),
-        None => "nobody".to_owned(),
+        None => "no version".to_owned(),
     };
-    let word = match word {
+    let verdict = match outcome {
         "equal" => "REPRODUCED",
         "apart" => "DIFFERENT",
         _ => "NOT RUN",
     };
     let rows = if *records == 1 { String::new() } else { format!(" of {records} rows") };
     format!(
-        "{word}: {words}\n  {role} answer{rows} of {model} version {version}, {at}, sha256 {}; run again by {by}\n",
+        "{verdict}: {sentence}\n  {role} answer{rows} of {model} version {version}, {at}, sha256 {}; run again with {by}\n",
         sha256.get(..12).unwrap_or(sha256),
     )
 }

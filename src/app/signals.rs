@@ -1,18 +1,18 @@
-//! What the operating system tells a server.
+//! Signals of the operating system.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A wish of the operator's, by signal.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Request {
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP.
     Reload,
 }
 
-/// The signals a server listens to.
+/// The signals that the server handles.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,
@@ -20,7 +20,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Must be called on a runtime; from here on the signals no longer end the process.
+    /// Installs the handlers, after which these signals no longer end the process. Must be called inside a runtime.
     pub(super) fn listen() -> io::Result<Signals> {
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
@@ -29,11 +29,11 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) -> Wish {
+    pub(super) async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.term.recv() => Wish::Stop,
-            _ = self.int.recv() => Wish::Stop,
-            _ = self.hup.recv() => Wish::Reload,
+            _ = self.term.recv() => Request::Stop,
+            _ = self.int.recv() => Request::Stop,
+            _ = self.hup.recv() => Request::Reload,
         }
     }
 }

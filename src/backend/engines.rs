@@ -97,7 +97,7 @@ impl Engines {
     /// The engine's error. [`LoadError::NoEngine`] when the chosen engine is not available. With `auto`, when no engine can
     /// run the model, [`LoadError::Unsupported`] with the reason of each one and what would help.
     pub fn load(&self, choice: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
-        let mut reasons = Vec::new();
+        let mut reasons: Vec<String> = Vec::new();
         let mut advice = None;
         for (info, engine) in &self.engines {
             if !self.is_chosen(choice, info) {
@@ -113,6 +113,8 @@ impl Engines {
                 continue;
             };
             match engine.load(files) {
+                // What is wrong with the file itself is the same for every engine, and is reported once.
+                Err(LoadError::Unsupported(reason)) if reasons.contains(&reason) => {}
                 Err(LoadError::Unsupported(reason)) => reasons.push(reason),
                 loaded_or_failed => return loaded_or_failed,
             }

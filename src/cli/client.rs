@@ -1,6 +1,6 @@
-//! What the client commands ask of the admin API.
+//! The client commands' requests to the admin API.
 
-use super::{ClientOptions, Failed, PromoteOptions, TrafficOptions, show, show_execution, show_shadow};
+use super::{ClientOptions, CommandError, PromoteOptions, TrafficOptions, show, show_execution, show_shadow};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -8,41 +8,50 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// A segment of a path keeps what names are made of.
+/// What is percent-encoded in a segment of a path: everything but letters, digits and these.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-');
 
-/// Longer than any load or drain that is waited for.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// The deadline of a request that waits for a load, a drain or an upload.
+const LONG: Duration = Duration::from_mins(10);
 
-/// The admin API, from outside.
+/// The deadline of all other requests.
+const SHORT: Duration = Duration::from_secs(30);
+
+/// The most bytes of an answer that are read: far more than any table.
+const MAX_ANSWER: u64 = 1 << 30;
+
+/// A client of the admin API.
 pub(super) struct Client {
     agent: ureq::Agent,
     options: ClientOptions,
 }
 
-/// An answer of the server's that is no error.
+/// A successful answer of the server.
 pub(super) struct Answer {
     bytes: Vec<u8>,
     etag: Option<String>,
 }
 
 impl Answer {
-    pub(super) fn json(&self) -> Result<Value, Failed> {
+    pub(super) fn json(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.bytes).map_err(|e| {
-            Failed::Doing(format!("the answer is not JSON ({e}): {}", String::from_utf8_lossy(&self.bytes)))
+            CommandError::Failed(format!(
+                "the server's answer is not JSON ({e}): {}",
+                String::from_utf8_lossy(&self.bytes)
+            ))
         })
     }
 }
 
-pub(super) type Done = Result<(), Failed>;
+pub(super) type Done = Result<(), CommandError>;
 
 impl Client {
     pub(super) fn new(options: ClientOptions) -> Client {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(SHORT))
             .timeout_connect(Some(Duration::from_secs(5)))
-            // The admin plane is on this machine; a proxy from the environment would only be in the way.
+            // The admin API is on this machine or behind a tunnel: a proxy from the environment does not apply.
             .proxy(None)
             .build();
         Client { agent: config.into(), options }
@@ -67,7 +76,11 @@ impl Client {
     pub(super) fn traffic(&self, options: &TrafficOptions) -> Done {
         let place = format!("{}/traffic", path(&options.model, ""));
         let (document, if_match) = match (&options.set, &options.split) {
-            (Some(file), _) => (read_text(file)?, None),
+            (Some(file), _) => {
+                let document = read_file(file)?;
+                let with_reason = options.reason.as_deref().and_then(|reason| set_reason(&document, reason));
+                (with_reason.unwrap_or(document), None)
+            }
             (None, Some(split)) => {
                 let (document, if_match) = self.with_split(&place, split, options)?;
                 (document.to_string().into_bytes(), if_match)
@@ -78,17 +91,17 @@ impl Client {
         if let Some(etag) = if_match {
             request = request.header("if-match", etag);
         }
-        let request = request.body(document).map_err(|e| self.wrong(&e))?;
-        self.show(&self.answer(self.agent.run(request))?, show::traffic)
+        let request = request.body(document).map_err(|e| self.bad_address(&e))?;
+        self.show(&self.run(request, SHORT)?, show::traffic)
     }
 
-    /// The document in force with another split, and the tag it had: a change by somebody else in between is not lost.
+    /// The current document with another split, and its ETag, so that a change made in between by another operator is not lost.
     fn with_split(
         &self,
         place: &str,
         split: &str,
         options: &TrafficOptions,
-    ) -> Result<(Value, Option<String>), Failed> {
+    ) -> Result<(Value, Option<String>), CommandError> {
         let now = self.get(place)?;
         let mut document = now.json()?;
         document["split"] = parse_split(split, &document)?;
@@ -114,7 +127,7 @@ impl Client {
         let answer = self.send("POST", &path(model, ":promote"), &body)?;
         self.show(&answer, |answer| show::promotion(answer, *dry_run))?;
         if *dry_run && answer.json()?["would_pass"] == false {
-            return Err(Failed::Doing(format!("{model}: a gate would refuse version {version}")));
+            return Err(CommandError::Failed(format!("{model}: version {version} does not pass its gates")));
         }
         Ok(())
     }
@@ -135,18 +148,19 @@ impl Client {
     /// `verb` is `load` or `unload`.
     pub(super) fn load(&self, model: &str, version: &str, verb: &str) -> Done {
         let place = format!("{}/versions/{}:{verb}", path(model, ""), segment(version));
-        let answer = self.send("POST", &place, &json!({}))?;
+        let answer = self.send_and_wait("POST", &place, &json!({}), LONG)?;
         self.show(&answer, |_| format!("version {version} of {model} is {verb}ed\n"))
     }
 
     pub(super) fn push(&self, model: &str, version: &str, file: &Path) -> Done {
-        let opened = File::open(file).map_err(|e| Failed::Doing(format!("cannot read {}: {e}", file.display())))?;
+        let opened =
+            File::open(file).map_err(|e| CommandError::Failed(format!("cannot read {}: {e}", file.display())))?;
         let place = format!("{}/versions/{}", path(model, ""), segment(version));
         let request = self.request("PUT", &place)?.header("content-type", "application/octet-stream");
-        let request = request.body(ureq::SendBody::from_owned_reader(opened)).map_err(|e| self.wrong(&e))?;
-        let answer = self.answer(self.agent.run(request))?;
+        let request = request.body(ureq::SendBody::from_owned_reader(opened)).map_err(|e| self.bad_address(&e))?;
+        let answer = self.run(request, LONG)?;
         self.show(&answer, |_| {
-            format!("version {version} of {model} has landed; `sluicegate versions {model}` says when it is ready\n")
+            format!("version {version} of {model} is uploaded; `sluicegate versions {model}` shows when it is ready\n")
         })
     }
 
@@ -173,35 +187,46 @@ impl Client {
             out.write_all(text.as_bytes())
         };
         match written.and_then(|()| out.flush()) {
-            // Whoever reads the other end has seen enough (`| head`).
+            // The reader has closed the pipe, such as `| head`.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|e| Failed::Doing(format!("cannot print the answer: {e}"))),
+            other => other.map_err(|e| CommandError::Failed(format!("cannot print the answer: {e}"))),
         }
     }
 
-    pub(super) fn get(&self, place: &str) -> Result<Answer, Failed> {
-        let request = self.request("GET", place)?.body(()).map_err(|e| self.wrong(&e))?;
-        self.answer(self.agent.run(request))
+    pub(super) fn get(&self, place: &str) -> Result<Answer, CommandError> {
+        let request = self.request("GET", place)?.body(()).map_err(|e| self.bad_address(&e))?;
+        self.run(request, SHORT)
     }
 
-    pub(super) fn send(&self, method: &str, place: &str, body: &Value) -> Result<Answer, Failed> {
+    pub(super) fn send(&self, method: &str, place: &str, body: &Value) -> Result<Answer, CommandError> {
+        self.send_and_wait(method, place, body, SHORT)
+    }
+
+    /// Sends a body and waits for the answer, `deadline` at most.
+    pub(super) fn send_and_wait(
+        &self,
+        method: &str,
+        place: &str,
+        body: &Value,
+        deadline: Duration,
+    ) -> Result<Answer, CommandError> {
         let request = self.request(method, place)?.header("content-type", "application/json");
-        let request = request.body(body.to_string()).map_err(|e| self.wrong(&e))?;
-        self.answer(self.agent.run(request))
+        let request = request.body(body.to_string()).map_err(|e| self.bad_address(&e))?;
+        self.run(request, deadline)
     }
 
-    fn request(&self, method: &str, place: &str) -> Result<ureq::http::request::Builder, Failed> {
+    fn request(&self, method: &str, place: &str) -> Result<ureq::http::request::Builder, CommandError> {
         let base = self.options.admin.trim_end_matches('/');
         if base.starts_with("https://") {
-            return Err(Failed::Usage(format!(
-                "--admin {base}: the admin plane speaks plain HTTP on loopback; use http://, through a tunnel where it is remote"
+            return Err(CommandError::Usage(format!(
+                "--admin {base}: the admin API uses plain HTTP on loopback: use http://, and a tunnel if the server is remote"
             )));
         }
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{base}{place}"));
         if let Some(user) =
             std::env::var("USER").ok().filter(|u| u.bytes().all(|b| b.is_ascii_graphic()) && !u.is_empty())
         {
-            // For the audit trail: who says so, as there are no tokens yet that prove it.
+            // For the audit trail. Nothing proves this name, as there are no tokens yet.
             request = request.header("x-sluicegate-actor", user);
         }
         if let Some(token) = &self.options.token {
@@ -210,51 +235,60 @@ impl Client {
         Ok(request)
     }
 
-    fn wrong(&self, error: &ureq::http::Error) -> Failed {
-        Failed::Usage(format!(
-            "--admin {:?} makes no address: {error}; expected something like http://127.0.0.1:8081",
+    fn bad_address(&self, error: &ureq::http::Error) -> CommandError {
+        CommandError::Usage(format!(
+            "--admin {:?} is not an address: {error}; expected one like http://127.0.0.1:8081",
             self.options.admin
         ))
     }
 
-    fn answer(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failed> {
-        let mut answer = answer.map_err(|error| match error {
+    /// Sends a request and reads the answer, all of it within `deadline`.
+    fn run(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+        deadline: Duration,
+    ) -> Result<Answer, CommandError> {
+        let request = self.agent.configure_request(request).timeout_global(Some(deadline)).build();
+        let admin = &self.options.admin;
+        let mut answer = self.agent.run(request).map_err(|error| match error {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                Failed::Usage(format!("--admin {:?} makes no address: {error}", self.options.admin))
+                CommandError::Usage(format!("--admin {admin:?} is not an address: {error}"))
             }
-            error => Failed::Doing(format!(
-                "cannot reach the admin plane at {}: {error}; is a server running there? `sluicegate serve` starts one, and --admin or \
-                 SLUICEGATE_ADMIN names another address",
-                self.options.admin
+            ureq::Error::Timeout(ureq::Timeout::Global) => CommandError::Failed(format!(
+                "the server at {admin} did not answer within {} s; it may still complete the request",
+                deadline.as_secs()
+            )),
+            error => CommandError::Failed(format!(
+                "cannot reach the admin API at {admin}: {error}; is the server running? `sluicegate serve` starts it; --admin or \
+                 SLUICEGATE_ADMIN sets another address"
             )),
         })?;
         let status = answer.status();
         let etag = answer.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
         let mut bytes = Vec::new();
-        let read = answer.body_mut().as_reader().read_to_end(&mut bytes);
-        read.map_err(|e| Failed::Doing(format!("the server's answer broke off: {e}")))?;
+        let read = answer.body_mut().with_config().limit(MAX_ANSWER).reader().read_to_end(&mut bytes);
+        read.map_err(|e| CommandError::Failed(format!("the server's answer is incomplete: {e}")))?;
         if status.is_success() {
             return Ok(Answer { bytes, etag });
         }
         if self.options.json {
-            // A script that asked for JSON gets the error as JSON too; the words below go to standard error.
+            // With --json the error is printed as JSON too; the message goes to standard error.
             let _ = io::stdout().write_all(&bytes).and_then(|()| io::stdout().write_all(b"\n"));
         }
-        Err(Failed::Doing(words(status.as_u16(), &bytes)))
+        Err(CommandError::Failed(error_message(status.as_u16(), &bytes)))
     }
 }
 
-/// The server's own sentence, and each of its complaints where there are several.
-fn words(status: u16, bytes: &[u8]) -> String {
+/// The server's error message, followed by its details. A detail that only repeats the message is left out.
+pub(super) fn error_message(status: u16, bytes: &[u8]) -> String {
     let Ok(problem) = serde_json::from_slice::<Value>(bytes) else {
         return format!("the server answered {status}: {}", String::from_utf8_lossy(bytes));
     };
-    let mut text = problem["error"].as_str().map_or_else(|| format!("the server answered {status}"), str::to_owned);
-    for detail in problem["details"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        text.push_str("\n  - ");
-        text.push_str(detail);
-    }
-    text
+    let message = problem["error"].as_str().map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    let details = problem["details"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let new_details = details.filter(|detail| !message.contains(detail)).map(|detail| format!("\n  - {detail}"));
+    let new_details: String = new_details.collect();
+    message + &new_details
 }
 
 fn segment(text: &str) -> String {
@@ -265,21 +299,39 @@ pub(super) fn path(model: &str, verb: &str) -> String {
     format!("/api/v1/models/{}{verb}", segment(model))
 }
 
-/// As it stands: read and written again, a member that stands twice would be gone before the server could complain of it.
-fn read_text(file: &Path) -> Result<Vec<u8>, Failed> {
+/// Reads a file, or standard input for `-`. The text is sent unchanged: after parsing and writing it again, the server could not
+/// report a member that is there twice.
+fn read_file(file: &Path) -> Result<Vec<u8>, CommandError> {
     let mut text = Vec::new();
     let read = if file == Path::new("-") {
         io::stdin().read_to_end(&mut text)
     } else {
         File::open(file).and_then(|mut file| file.read_to_end(&mut text))
     };
-    read.map(|_| text).map_err(|e| Failed::Doing(format!("cannot read {}: {e}", file.display())))
+    read.map(|_| text).map_err(|e| CommandError::Failed(format!("cannot read {}: {e}", file.display())))
 }
 
-/// `1=90,2=10` or `control:1=90,challenger:2=10`; whether the versions and weights are right is the server's to say.
+/// The document with another reason; all other members stay as they are written, also those that are there twice. `None` when the
+/// text is not a JSON object: the server then reports what is wrong with it.
+pub(super) fn set_reason(document: &[u8], reason: &str) -> Option<Vec<u8>> {
+    let quoted = |text: &str| Value::from(text).to_string();
+    let mut members = Vec::new();
+    for member in sonic_rs::to_object_iter(document) {
+        let (name, value) = member.ok()?;
+        if name != "reason" {
+            members.push(format!("{}:{}", quoted(&name), value.as_raw_str()));
+        }
+    }
+    // The iterator accepts text after the object.
+    serde_json::from_slice::<serde::de::IgnoredAny>(document).ok()?;
+    members.push(format!("\"reason\":{}", quoted(reason)));
+    Some(format!("{{{}}}", members.join(",")).into_bytes())
+}
+
+/// Parses `1=90,2=10` or `control:1=90,challenger:2=10`. The server checks the versions and weights.
 ///
-/// An arm that is given without a name keeps the one its version has in `now`, so that sticky keys stay where they are.
-pub(super) fn parse_split(text: &str, now: &Value) -> Result<Value, Failed> {
+/// An arm without a name keeps the name that its version has in the document `now`, so that sticky keys keep their arm.
+pub(super) fn parse_split(text: &str, now: &Value) -> Result<Value, CommandError> {
     let name_of = |version: &str| {
         let arms = now["split"].as_array().into_iter().flatten();
         let mut arms = arms.filter(|a| a["version"] == version);
@@ -288,11 +340,11 @@ pub(super) fn parse_split(text: &str, now: &Value) -> Result<Value, Failed> {
     let arms: Option<Vec<Value>> = text
         .split(',')
         .map(|part| {
-            let (who, weight) = part.trim().split_once('=')?;
+            let (arm, weight) = part.trim().split_once('=')?;
             let weight: f64 = weight.trim().parse().ok().filter(|w: &f64| w.is_finite())?;
-            let (arm, version) = match who.split_once(':') {
+            let (arm, version) = match arm.split_once(':') {
                 Some((arm, version)) => (Some(arm.trim().into()), version.trim()),
-                None => (name_of(who.trim()), who.trim()),
+                None => (name_of(arm.trim()), arm.trim()),
             };
             let mut entry = json!({"version": version, "weight": weight});
             if let Some(arm) = arm {
@@ -302,33 +354,33 @@ pub(super) fn parse_split(text: &str, now: &Value) -> Result<Value, Failed> {
         })
         .collect();
     arms.map(Value::Array).ok_or_else(|| {
-        Failed::Usage(format!(
-            "--split {text:?}: expected VERSION=WEIGHT or ARM:VERSION=WEIGHT, with commas between, such as 1=90,2=10"
+        CommandError::Usage(format!(
+            "--split {text:?}: expected VERSION=WEIGHT or ARM:VERSION=WEIGHT, separated by commas, such as 1=90,2=10"
         ))
     })
 }
 
-/// `header:x-user-id` or `parameter:user_id`.
-pub(super) fn parse_key(text: &str) -> Result<Value, Failed> {
+/// Parses `header:x-user-id` or `parameter:user_id`.
+pub(super) fn parse_key(text: &str) -> Result<Value, CommandError> {
     match text.split_once(':') {
         Some((kind @ ("header" | "parameter"), name)) if !name.is_empty() => Ok(json!({kind: name})),
-        _ => Err(Failed::Usage(format!("--sticky-by {text:?}: expected header:NAME or parameter:NAME"))),
+        _ => Err(CommandError::Usage(format!("--sticky-by {text:?}: expected header:NAME or parameter:NAME"))),
     }
 }
 
-/// `golden`, `shadow_agreement=0.99`: which gates there are, and what they take, is the server's to say.
-pub(super) fn parse_gates(given: &[String]) -> Result<Value, Failed> {
+/// Parses `golden` or `shadow_agreement=0.99`. The server checks names and values.
+pub(super) fn parse_gates(given: &[String]) -> Result<Value, CommandError> {
     let mut gates = serde_json::Map::new();
     for gate in given {
         let (name, value) = gate.split_once('=').unwrap_or((gate, "true"));
         let value: Option<Value> = serde_json::from_str(value.trim()).ok();
         let Some(value) = value.filter(|v| (v.is_number() || v.is_boolean()) && !name.trim().is_empty()) else {
-            return Err(Failed::Usage(format!(
+            return Err(CommandError::Usage(format!(
                 "--gate {gate:?}: expected NAME or NAME=NUMBER, such as golden or shadow_agreement=0.99"
             )));
         };
         if gates.insert(name.trim().to_owned(), value).is_some() {
-            return Err(Failed::Usage(format!("--gate {gate:?}: this gate is given twice")));
+            return Err(CommandError::Usage(format!("--gate {gate:?}: this gate is given twice")));
         }
     }
     Ok(gates.into())

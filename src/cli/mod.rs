@@ -1,15 +1,18 @@
 //! cli: the command line; client commands speak to the admin API, offline ones to the rooms that do the work.
 //!
-//! - Exit code 0: done. 1: failed, with a sentence on standard error. 2: the command line or the configuration is wrong.
-//! - Client commands speak to `--admin URL` (or `SLUICEGATE_ADMIN`) and send `SLUICEGATE_TOKEN` where it is set; `--json` prints the
-//!   admin API's own answer, byte for byte.
-//! - Commands that run here and not on a server are given to [`run`] by `main.rs` ([`Local`]): this room does not know how they work.
+//! - Exit code 0: done. 1: failed, with a message on standard error. 2: the command line or the configuration is wrong.
+//! - Client commands send their requests to `--admin URL` (or `SLUICEGATE_ADMIN`), with `SLUICEGATE_TOKEN` if it is set. `--json`
+//!   prints the admin API's answer unchanged.
+//! - `main.rs` passes the functions for commands that run in this process ([`Local`]), so that this room does not depend on the
+//!   rooms that do the work.
+//! - Every request has a deadline. Only `rollout --watch` waits as long as the rollout runs.
 //!
 //! Uses: config.
 //!
-//! Invariant: no client command reads the models or the data directory; what it says is what the server said.
+//! Invariant: no client command reads the models or the data directory; it prints what the server answered.
 //!
-//! To add a command: a variant of [`Command`], its call in `client.rs`, its table in `show*.rs` (`docs/how-to-add/admin-command.md`).
+//! To add a command: a variant of [`Command`] with examples, its request in `client.rs`, its table in `show*.rs`
+//! (`docs/how-to-add/admin-command.md`).
 
 mod client;
 mod offline;
@@ -21,22 +24,23 @@ mod show_shadow;
 mod tests;
 
 pub use offline::{ExportOptions, Local, PickOptions, ReplayOptions, ReproduceOptions};
-pub use show::table;
-pub use show_shadow::pairs as shadow_pairs;
+pub(crate) use show::table;
+pub(crate) use show_shadow::pairs as shadow_pairs;
 
 use crate::config::Overrides;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Serves versioned ONNX models, and promotes new versions without anyone noticing.
+/// Serves versioned ONNX models, and switches to new versions without failing a request.
 #[derive(Debug, Parser)]
 #[command(name = "sluicegate", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
-  sluicegate serve                                     serve models/ on port 8080, admin on 8081
-  sluicegate check models/iris/2                       would this version load, and does it answer as it should?
-  sluicegate promote iris 2 --reason \"better recall\"   send everybody to version 2
-  sluicegate export iris -o iris.parquet               what was predicted, with what happened then")]
+  sluicegate serve                                     serve the models in models/ on port 8080, admin API on 8081
+  sluicegate check models/iris/2                       test a version without a server: does it load and compute its golden answers?
+  sluicegate promote iris 2 --reason \"better recall\"   send all requests for iris to version 2
+  sluicegate rollback iris --reason \"too many errors\"  undo the last change
+  sluicegate export iris -o iris.parquet               write logged predictions with their feedback to a file")]
 struct Cli {
     #[command(flatten)]
     client: ClientOptions,
@@ -47,36 +51,36 @@ struct Cli {
 /// How client commands reach the server.
 #[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// Where the admin plane listens.
+    /// The address of the server's admin API.
     #[arg(long, global = true, value_name = "URL", env = "SLUICEGATE_ADMIN", default_value = "http://127.0.0.1:8081")]
     admin: String,
-    /// Sent as a bearer token; better given by environment than on the command line, which others can see.
+    /// Sent as a bearer token. Better set in the environment: other users can see the command line.
     #[arg(long, global = true, hide = true, value_name = "TOKEN", env = "SLUICEGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Print the admin API's own answer.
+    /// Print JSON instead of text. Client commands print the admin API's answer unchanged.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a directory of models.
+    /// Start the server.
     #[command(after_help = "Examples:
   sluicegate serve
   sluicegate serve --config /etc/sluicegate.toml
   sluicegate serve --models /srv/models --listen 127.0.0.1:9000 --data-dir /var/lib/sluicegate
   SLUICEGATE__LOG__FORMAT=json sluicegate serve")]
     Serve(ServeOptions),
-    /// Validate an .onnx file, a version, a model, or a whole models directory, without a server.
+    /// Test an .onnx file, a version, a model or a models directory, without a server.
     #[command(after_help = "Examples:
   sluicegate check model.onnx
   sluicegate check models/iris/2
   sluicegate check models --json")]
     Check {
-        /// An .onnx file, or a directory of a version, of a model, or of models.
+        /// An .onnx file, or the directory of a version, of a model or of all models.
         path: PathBuf,
     },
-    /// Write logged predictions, joined with their latest feedback, to a file, without a server.
+    /// Write logged predictions with their latest feedback to a file, without a server.
     #[command(after_help = "Examples:
   sluicegate export iris -o iris.parquet
   sluicegate export iris --from 2026-11-01 --to 2026-11-08 --require-label -o week.parquet
@@ -84,112 +88,165 @@ enum Command {
   sluicegate export iris --version 2 --limit 50 -o models/iris/3/golden.json
   sluicegate export iris --version 2 -o models/iris/3/warmup.json")]
     Export(ExportOptions),
-    /// Run logged inputs through a version, and compare with what was answered and with feedback, without a server.
+    /// Run logged requests through another version and compare the outputs, without a server.
     #[command(after_help = "Examples:
   sluicegate replay iris --version 3
   sluicegate replay iris --version 3 --from 2026-11-01 --limit 10000
   sluicegate replay iris --version 3 --gate \"within_tolerance>=0.999\" --gate \"failed<=0\" --gate \"accuracy>=0.95\"
 
-Gates: within_tolerance (share of logged elements that the version gives too), agreement (share of requests), failed (share of requests),
-top1_flipped (share of rows), accuracy, mean_absolute_error, p99_us; with >=, <=, > or <. One that cannot be judged fails.")]
+Gates, each with >=, <=, > or < and a number:
+  within_tolerance     share of the output values that are within the tolerance of the logged ones
+  agreement            share of the requests whose outputs are all within the tolerance
+  failed               share of the requests that failed
+  top1_flipped         share of the rows whose highest output is another one
+  accuracy             share of the labels that were predicted
+  mean_absolute_error  mean distance from the numeric labels
+  p99_us               99th percentile of the run time, in microseconds
+A gate without any data fails.")]
     Replay(ReplayOptions),
-    /// Run a logged prediction again with the version that answered, and say whether the outputs are the same to the bit.
+    /// Run a logged prediction again and say whether the outputs are bit for bit the same, without a server.
     #[command(after_help = "Examples:
   sluicegate reproduce 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
   sluicegate reproduce order-1234 --model iris --data-dir /var/lib/sluicegate")]
     Reproduce(ReproduceOptions),
-    /// List the models and what answers for them.
-    #[command(after_help = "Example:\n  sluicegate models")]
+    /// List all models and the states of their versions.
+    #[command(after_help = "Examples:
+  sluicegate models
+  sluicegate models --json")]
     Models,
-    /// List a model's versions and their states.
-    #[command(after_help = "Example:\n  sluicegate versions iris")]
-    Versions { model: String },
-    /// Show where and how a model's versions run: what runs cost, and which ran together.
-    #[command(after_help = "Example:\n  sluicegate execution iris")]
-    Execution { model: String },
-    /// Show a model's traffic document, or replace it.
+    /// List the versions of a model with their states.
+    #[command(after_help = "Examples:
+  sluicegate versions iris")]
+    Versions {
+        /// The name of the model.
+        model: String,
+    },
+    /// Show how long runs of a model take, on which threads they run, and how many requests ran together.
+    #[command(after_help = "Examples:
+  sluicegate execution iris")]
+    Execution {
+        /// The name of the model.
+        model: String,
+    },
+    /// Show or change which version of a model gets which requests.
     #[command(after_help = "Examples:
   sluicegate traffic iris
-  sluicegate traffic iris --set traffic.json
-  sluicegate traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason \"try 2\"
+  sluicegate traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason \"try version 2\"
+  sluicegate traffic iris --set traffic.json --reason \"try version 2\"
   sluicegate traffic iris --json | jq .split")]
     Traffic(TrafficOptions),
-    /// Send all un-pinned requests to a version.
+    /// Send all requests that do not ask for a version to this version.
     #[command(after_help = "Examples:
   sluicegate promote iris 2 --reason \"better recall\" --dry-run
   sluicegate promote iris 2 --reason \"better recall\"
   sluicegate promote iris 2 --reason \"as good\" --gate shadow_agreement=0.99 --gate shadow_pairs=5000 --gate golden")]
     Promote(PromoteOptions),
-    /// Put back the traffic document before the last change; twice returns to where you were.
-    #[command(after_help = "Example:\n  sluicegate rollback iris --reason \"errors in checkout\"")]
+    /// Undo the last change of a model's traffic; a second rollback undoes the first.
+    #[command(after_help = "Examples:
+  sluicegate rollback iris --reason \"errors in checkout\"")]
     Rollback {
+        /// The name of the model.
         model: String,
-        /// Kept in the history and the audit trail.
+        /// Why; stored in the history and the audit trail.
         #[arg(long)]
         reason: String,
     },
-    /// Show a model's rollout, or begin, hold or end one.
+    /// Move a model's traffic to another version step by step, or show, pause, resume or abort that.
     #[command(after_help = "Examples:
   sluicegate rollout iris --to 4 --reason \"better recall\"
   sluicegate rollout iris --to 4 --steps 1,5,25,50,100 --hold 10m --guardrail p99_latency_ratio=2 --reason \"better recall\"
   sluicegate rollout iris --to 4 --guardrail shadow_disagreement=0.02 --reason \"same answers, faster\" --watch
   sluicegate rollout iris
   sluicegate rollout iris --pause --reason \"the campaign starts\"
-  sluicegate rollout iris --abort --reason \"complaints\"")]
+  sluicegate rollout iris --abort --reason \"complaints\"
+
+Guardrails: if one is broken, all traffic goes back to the versions before the rollout.
+  error_rate_ratio     failed requests of the new version, as a multiple of the old one's rate
+  nonfinite_ratio      requests with NaN or infinite outputs, as a multiple of the old one's rate
+  p99_latency_ratio    requests slower than the old version's 99th percentile, as a multiple of the old one's rate
+  shadow_disagreement  share of compared requests in which the new version answers differently; measured before the first step
+  false_alarm_rate     share of rollouts of equally good versions that may be stopped by mistake, at most")]
     Rollout(RolloutOptions),
-    /// Show how a model's shadows compare with the versions that answer.
+    /// Compare a model's shadow versions with the versions that answer.
     #[command(after_help = "Examples:
   sluicegate traffic iris --json | jq '.shadows = [{version: \"2\", sample: 1}]' | sluicegate traffic iris --set -
   sluicegate shadow iris
   sluicegate shadow iris 2")]
     Shadow {
+        /// The name of the model.
         model: String,
-        /// One of them, with its outputs and its worst pairs.
+        /// Show this shadow in detail, with its outputs and the largest differences.
         version: Option<String>,
     },
-    /// Load a version that was unloaded, or failed for want of memory.
-    #[command(after_help = "Example:\n  sluicegate load iris 1")]
-    Load { model: String, version: String },
-    /// Unload a version and keep it unloaded.
-    #[command(after_help = "Example:\n  sluicegate unload iris 1")]
-    Unload { model: String, version: String },
-    /// Add a version from a file.
-    #[command(after_help = "Example:\n  sluicegate push iris 3 model.onnx")]
-    Push { model: String, version: String, file: PathBuf },
-    /// List every traffic document a model has had, newest first.
-    #[command(after_help = "Example:\n  sluicegate history iris")]
-    History { model: String },
+    /// Load a version that was unloaded, or that failed for lack of memory.
+    #[command(after_help = "Examples:
+  sluicegate load iris 1")]
+    Load {
+        /// The name of the model.
+        model: String,
+        /// The version to load.
+        version: String,
+    },
+    /// Unload a version; it stays unloaded until it is loaded again.
+    #[command(after_help = "Examples:
+  sluicegate unload iris 1")]
+    Unload {
+        /// The name of the model.
+        model: String,
+        /// The version to unload.
+        version: String,
+    },
+    /// Upload a new version of a model.
+    #[command(after_help = "Examples:
+  sluicegate push iris 3 model.onnx")]
+    Push {
+        /// The name of the model; a new name makes a new model.
+        model: String,
+        /// The number of the new version. It must not exist yet.
+        version: String,
+        /// The .onnx file.
+        file: PathBuf,
+    },
+    /// List the changes of a model's traffic, newest first.
+    #[command(after_help = "Examples:
+  sluicegate history iris")]
+    History {
+        /// The name of the model.
+        model: String,
+    },
     /// List who changed what, newest first.
     #[command(after_help = "Examples:
   sluicegate audit
   sluicegate audit --model iris --since 2026-11-01T00:00:00Z --limit 20")]
     Audit {
+        /// Only changes of this model.
         #[arg(long)]
         model: Option<String>,
-        /// An RFC 3339 time.
+        /// Only changes since this time (RFC 3339).
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
+        /// At most this many changes.
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
 }
 
-/// `sluicegate serve`; each option wins over the configuration.
+/// Options of `sluicegate serve`. Each one overrides the configuration.
 #[derive(Debug, Args)]
 struct ServeOptions {
-    /// The configuration [default: config/sluicegate.toml, where it is there]
+    /// The configuration file [default: config/sluicegate.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The models directory [default: models]
     #[arg(long, value_name = "DIR")]
     models: Option<String>,
-    /// Where callers connect [default: 0.0.0.0:8080]
+    /// The address for predictions [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Where operators connect; loopback only [default: 127.0.0.1:8081]
+    /// The address of the admin API, loopback only [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<String>,
-    /// Where what must survive a restart is kept [default: data]
+    /// The directory for traffic documents, the audit trail and the prediction log [default: data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
 }
@@ -197,103 +254,106 @@ struct ServeOptions {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub(crate) struct RolloutOptions {
+    /// The name of the model. Without other options, show its rollout.
     model: String,
-    /// Begin one to this version.
+    /// Start a rollout to this version.
     #[arg(long, value_name = "VERSION", requires = "reason")]
     to: Option<String>,
-    /// Percentages that rise, with commas between [default: 1,5,25,50,100]
+    /// The new version's share of the requests in each step, in percent, rising [default: 1,5,25,50,100]
     #[arg(long, value_name = "PERCENT", value_delimiter = ',', requires = "to")]
     steps: Vec<f64>,
-    /// Each step, at least: 10m, 30s [default: 10m]
+    /// The least time for each step, such as 30s or 10m [default: 10m]
     #[arg(long, value_name = "DURATION", requires = "to")]
     hold: Option<String>,
-    /// Of the new version, in each step, at least [default: 100]
+    /// The least number of requests to the new version in each step [default: 100]
     #[arg(long, value_name = "N", requires = "to")]
     min_requests: Option<u64>,
-    /// Before the first step, with a limit on `shadow_disagreement` [default: 1000]
+    /// The least number of compared requests before the first step, with the guardrail `shadow_disagreement` [default: 1000]
     #[arg(long, value_name = "N", requires = "to")]
     min_shadow_pairs: Option<u64>,
-    /// NAME=LIMIT, or NAME=off; several times: `error_rate_ratio`, `nonfinite_ratio`, `p99_latency_ratio`, `shadow_disagreement`,
-    /// `false_alarm_rate`.
+    /// Set a guardrail, or switch it off with NAME=off; may be repeated.
     #[arg(long = "guardrail", value_name = "NAME=LIMIT", requires = "to")]
     guardrails: Vec<String>,
-    /// Begin although the signature breaks callers.
+    /// Start even if the new version's inputs or outputs do not fit what callers use.
     #[arg(long, requires = "to")]
     allow_signature_change: bool,
-    /// Hold it at its step.
+    /// Stay at the current step.
     #[arg(long, requires = "reason", conflicts_with_all = ["to", "resume", "abort"])]
     pause: bool,
-    /// Go on.
+    /// Continue a paused rollout.
     #[arg(long, requires = "reason", conflicts_with_all = ["to", "abort"])]
     resume: bool,
-    /// End it, and put back the document of before it.
+    /// End the rollout and restore the traffic from before it.
     #[arg(long, requires = "reason", conflicts_with = "to")]
     abort: bool,
-    /// Kept in the history and the audit trail.
+    /// Why; stored in the history and the audit trail.
     #[arg(long)]
     reason: Option<String>,
-    /// Follow it until it ends; exit code 1 when it does not finish.
+    /// Print every change until the rollout has ended; exit code 1 if it does not finish.
     #[arg(long)]
     watch: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TrafficOptions {
+    /// The name of the model. Without other options, show its traffic document.
     model: String,
-    /// Replace it by this file's document; `-` reads standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "split")]
+    /// Replace the traffic document with this file; `-` reads standard input.
+    #[arg(long, value_name = "FILE", group = "change", conflicts_with = "split")]
     set: Option<PathBuf>,
-    /// Replace its split: VERSION=WEIGHT, or ARM:VERSION=WEIGHT, with commas between; the rest of the document stays.
-    #[arg(long, value_name = "SPLIT")]
+    /// Replace only the split: VERSION=WEIGHT or ARM:VERSION=WEIGHT, separated by commas.
+    #[arg(long, value_name = "SPLIT", group = "change")]
     split: Option<String>,
-    /// With --split: what the arm is chosen by, `header:NAME` or `parameter:NAME`.
+    /// With --split: requests with the same `header:NAME` or `parameter:NAME` always get the same arm.
     #[arg(long, value_name = "KEY", requires = "split", conflicts_with = "set")]
     sticky_by: Option<String>,
-    /// With --split: kept in the history and the audit trail.
-    #[arg(long, requires = "split", conflicts_with = "set")]
+    /// With --split or --set: why; stored in the history and the audit trail. Replaces the reason in the file.
+    #[arg(long, requires = "change")]
     reason: Option<String>,
-    /// With --split: take the document although a signature breaks callers.
+    /// With --split: accept a version whose inputs or outputs do not fit what callers use.
     #[arg(long, requires = "split", conflicts_with = "set")]
     allow_signature_change: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PromoteOptions {
+    /// The name of the model.
     model: String,
+    /// The version to promote.
     version: String,
-    /// Kept in the history and the audit trail.
+    /// Why; stored in the history and the audit trail.
     #[arg(long)]
     reason: String,
-    /// Say what would change and which gates would fail, and change nothing; exit code 1 where it would be refused.
+    /// Show what would change and which gates would fail, without changing anything; exit code 1 if it would be refused.
     #[arg(long)]
     dry_run: bool,
-    /// Promote although the signature breaks callers.
+    /// Promote even if the version's inputs or outputs do not fit what callers use.
     #[arg(long)]
     allow_signature_change: bool,
-    /// What the version has to show, in place of the gates of model.toml: `shadow_agreement=SHARE`, `shadow_pairs=N`, `golden`,
-    /// `signature`. Once for each.
+    /// A condition for the promotion, instead of the gates in model.toml: `shadow_agreement=SHARE`, `shadow_pairs=N`, `golden` or
+    /// `signature`; may be repeated.
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<String>,
-    /// Promote without the gates of model.toml; the audit trail says so.
+    /// Promote without the gates in model.toml; the audit trail records that.
     #[arg(long, conflicts_with = "gates")]
     no_gates: bool,
 }
 
-/// Why a command failed, for standard error, and with which exit code.
+/// Why a command failed: the message for standard error, and the exit code.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Failed {
-    /// What was asked for could not be done: exit code 1.
-    Doing(String),
-    /// What was asked for makes no sense: exit code 2.
+pub(crate) enum CommandError {
+    /// The command could not be done: exit code 1.
+    Failed(String),
+    /// The command line is wrong: exit code 2.
     Usage(String),
 }
 
-/// Reads the command line and does what it says.
+/// Reads the command line and runs the command.
 pub fn run(local: &Local) -> ExitCode {
-    // Ends the process with code 2 and words on a wrong command line, and with 0 on --help.
+    // Ends the process: with code 2 and a message for a wrong command line, with 0 for --help.
     let Cli { client, command } = Cli::parse();
     let client = client::Client::new(client);
-    let done = match command {
+    let result = match command {
         Command::Serve(ServeOptions { config, models, listen, admin_listen, data_dir }) => {
             return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir });
         }
@@ -315,15 +375,11 @@ pub fn run(local: &Local) -> ExitCode {
         Command::History { model } => client.history(&model),
         Command::Audit { model, since, limit } => client.audit(model.as_deref(), since.as_deref(), limit),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failed::Doing(words)) => {
-            eprintln!("sluicegate: {words}");
-            ExitCode::from(1)
-        }
-        Err(Failed::Usage(words)) => {
-            eprintln!("sluicegate: {words}");
-            ExitCode::from(2)
-        }
-    }
+    let (message, code) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(CommandError::Failed(message)) => (message, 1),
+        Err(CommandError::Usage(message)) => (message, 2),
+    };
+    eprintln!("sluicegate: {message}");
+    ExitCode::from(code)
 }

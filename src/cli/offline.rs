@@ -1,11 +1,11 @@
-//! The commands that run here and not on a server.
+//! Options of the commands that run in this process and not on a server.
 
 use crate::config::Overrides;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Who does what the client commands do not: the rooms of this program. Each but `serve` is told whether to print JSON.
+/// The functions that run these commands. The last argument says whether to print JSON.
 #[derive(Debug, Clone, Copy)]
 pub struct Local {
     pub serve: fn(Option<PathBuf>, &Overrides) -> ExitCode,
@@ -15,52 +15,54 @@ pub struct Local {
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
 }
 
-/// Which records of the prediction log.
+/// Selects records of the prediction log.
 #[derive(Debug, Args)]
 pub struct PickOptions {
-    /// Where the server keeps its data.
+    /// The server's data directory.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data_dir: PathBuf,
-    /// From this time on: 2026-11-01T08:30:00Z, or a date, which is its first moment in UTC.
+    /// Only records from this time on: 2026-11-01T08:30:00Z, or a date (its start in UTC).
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
-    /// To before this time.
+    /// Only records before this time.
     #[arg(long, value_name = "TIME")]
     pub to: Option<String>,
-    /// Answered on this arm; several times for several [default: all]
+    /// Only records of this arm; may be repeated [default: all]
     #[arg(long = "arm", value_name = "ARM")]
     pub arms: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct ExportOptions {
+    /// The name of the model.
     pub model: String,
     #[command(flatten)]
     pub pick: PickOptions,
-    /// Answered by this version; several times for several [default: all]
+    /// Only records answered by this version; may be repeated [default: all]
     #[arg(long = "version", value_name = "VERSION")]
     pub versions: Vec<String>,
-    /// `primary`, `pinned` or `shadow`; several times for several [default: primary and pinned]
+    /// Only records of this role: `primary`, `pinned` or `shadow`; may be repeated [default: primary and pinned]
     #[arg(long = "role", value_name = "ROLE")]
     pub roles: Vec<String>,
-    /// Leave out what has no label.
+    /// Leave out records without a label.
     #[arg(long)]
     pub require_label: bool,
-    /// `parquet`, `csv`, `golden` or `warmup` [default: as the file's name says]
+    /// `parquet`, `csv`, `golden` or `warmup` [default: from the name of the file]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// At most so many rows, the oldest first; of golden answers 100 and of a warm-up 20 requests, where nothing is said.
+    /// At most this many rows, the oldest first [default: all; 100 golden answers; 20 warm-up requests]
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// The file to write; one that is there is replaced once the new one is whole.
+    /// The file to write. An existing file is replaced when the new one is complete.
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub output: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub struct ReplayOptions {
+    /// The name of the model.
     pub model: String,
-    /// The candidate.
+    /// The version to run the requests through.
     #[arg(long, value_name = "VERSION")]
     pub version: String,
     /// The models directory.
@@ -68,37 +70,37 @@ pub struct ReplayOptions {
     pub models: PathBuf,
     #[command(flatten)]
     pub pick: PickOptions,
-    /// Answered by this version; several times for several [default: all]
+    /// Only records answered by this version; may be repeated [default: all]
     #[arg(long = "answered-by", value_name = "VERSION")]
     pub versions: Vec<String>,
-    /// `primary`, `pinned` or `shadow`; several times for several [default: primary]
+    /// Only records of this role: `primary`, `pinned` or `shadow`; may be repeated [default: primary]
     #[arg(long = "role", value_name = "ROLE")]
     pub roles: Vec<String>,
-    /// Replay at most so many requests, the oldest first.
+    /// At most this many requests, the oldest first.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// How far a number may be off, relative to the logged one [default: `[shadow]` of model.toml, else 0.001]
+    /// Relative tolerance of output values [default: `[shadow]` in model.toml, else 0.001]
     #[arg(long, value_name = "NUMBER")]
     pub rtol: Option<f64>,
-    /// How far a number may be off on top of that [default: `[shadow]` of model.toml, else 0.00001]
+    /// Absolute tolerance of output values, added to the relative one [default: `[shadow]` in model.toml, else 0.00001]
     #[arg(long, value_name = "NUMBER")]
     pub atol: Option<f64>,
-    /// What the candidate has to show, such as `within_tolerance>=0.999`; several times for several. Exit code 1 where it does not.
+    /// A condition, such as `within_tolerance>=0.999`; may be repeated. Exit code 1 if one fails.
     #[arg(long = "gate", value_name = "NAME>=NUMBER")]
     pub gates: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct ReproduceOptions {
-    /// As the answer gave it.
+    /// The request id, as in the answer's header `x-request-id`.
     pub request_id: String,
-    /// Look among this model's predictions alone.
+    /// Search only the predictions of this model.
     #[arg(long)]
     pub model: Option<String>,
     /// The models directory.
     #[arg(long, value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
-    /// Where the server keeps its data.
+    /// The server's data directory.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data_dir: PathBuf,
 }

@@ -1,14 +1,14 @@
-//! `sluicegate rollout`: begin, hold, end, show, follow.
+//! `sluicegate rollout`: start, pause, resume, abort, show and watch.
 
 use super::client::{Client, Done, path};
 use super::show::{cell, list, table};
-use super::{Failed, RolloutOptions};
+use super::{CommandError, RolloutOptions};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Between looks of `--watch`.
-const LOOK: Duration = Duration::from_secs(1);
+/// The time between two requests of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Client {
     pub(super) fn rollout(&self, options: &RolloutOptions) -> Done {
@@ -29,31 +29,33 @@ impl Client {
         if options.watch { self.watch(&options.model, &place) } else { Ok(()) }
     }
 
-    /// Shows every change until it has ended.
+    /// Prints every change until the rollout has ended.
     fn watch(&self, model: &str, place: &str) -> Done {
-        let mut shown = None;
+        let mut printed = None;
         loop {
             let answer = self.get(place)?;
             let now = answer.json()?;
-            let standing = (now["state"].clone(), now["percent"].clone());
-            if shown.as_ref() != Some(&standing) {
+            let current = (now["state"].clone(), now["percent"].clone());
+            if printed.as_ref() != Some(&current) {
                 self.show(&answer, line)?;
-                shown = Some(standing);
+                printed = Some(current);
             }
             match now["state"].as_str() {
                 Some("finished") => return Ok(()),
-                Some("shadowing" | "running" | "paused") => std::thread::park_timeout(LOOK),
+                Some("shadowing" | "running" | "paused") => std::thread::park_timeout(WATCH_INTERVAL),
                 other => {
-                    let words =
-                        format!("the rollout of {model} is {}: {}", other.unwrap_or("unknown"), cell(&now["why"]));
-                    return Err(Failed::Doing(words));
+                    let state = other.unwrap_or("unknown");
+                    return Err(CommandError::Failed(format!(
+                        "the rollout of {model} is {state}: {}",
+                        cell(&now["why"])
+                    )));
                 }
             }
         }
     }
 }
 
-fn plan(options: &RolloutOptions) -> Result<Value, Failed> {
+fn plan(options: &RolloutOptions) -> Result<Value, CommandError> {
     let mut plan = json!({"to": options.to, "reason": options.reason});
     let set = |plan: &mut Value, key: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -66,35 +68,37 @@ fn plan(options: &RolloutOptions) -> Result<Value, Failed> {
     set(&mut plan, "min_shadow_pairs", options.min_shadow_pairs.map(|n| json!(n)));
     set(&mut plan, "allow_signature_change", options.allow_signature_change.then(|| json!(true)));
     let guardrails =
-        options.guardrails.iter().map(|text| guardrail(text)).collect::<Result<Map<String, Value>, Failed>>()?;
+        options.guardrails.iter().map(|text| guardrail(text)).collect::<Result<Map<String, Value>, CommandError>>()?;
     set(&mut plan, "guardrails", (!guardrails.is_empty()).then(|| Value::Object(guardrails)));
     Ok(plan)
 }
 
-fn guardrail(text: &str) -> Result<(String, Value), Failed> {
-    let wrong = || {
-        Failed::Usage(format!("--guardrail {text:?}: expected NAME=LIMIT or NAME=off, such as error_rate_ratio=1.2"))
+fn guardrail(text: &str) -> Result<(String, Value), CommandError> {
+    let usage = || {
+        CommandError::Usage(format!(
+            "--guardrail {text:?}: expected NAME=LIMIT or NAME=off, such as error_rate_ratio=1.2"
+        ))
     };
-    let (name, limit) = text.split_once('=').ok_or_else(wrong)?;
+    let (name, limit) = text.split_once('=').ok_or_else(usage)?;
     let limit = match limit {
         "off" => Value::Null,
-        number => json!(number.parse::<f64>().ok().filter(|n| n.is_finite()).ok_or_else(wrong)?),
+        number => json!(number.parse::<f64>().ok().filter(|n| n.is_finite()).ok_or_else(usage)?),
     };
     Ok((name.to_owned(), limit))
 }
 
-/// One line: where it stands and why.
+/// One line: the state, the share and the reason.
 fn line(rollout: &Value) -> String {
     let (to, state, percent) = (cell(&rollout["to"]), cell(&rollout["state"]), number(&rollout["percent"]));
     format!("{}: version {to} {state} at {percent} %: {}\n", cell(&rollout["model"]), cell(&rollout["why"]))
 }
 
-fn text(rollout: &Value) -> String {
+pub(super) fn text(rollout: &Value) -> String {
     let mut text = line(rollout);
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "steps {} %, each for {} and {} requests; this one for {}; begun by {} at {}: {}",
+        "steps: {} %, each for at least {} and {} requests; this step has run for {}\nstarted by {} at {}: {}",
         list(rollout, "steps").map(number).collect::<Vec<_>>().join(", "),
         cell(&rollout["hold"]),
         rollout["min_requests"],
@@ -104,7 +108,7 @@ fn text(rollout: &Value) -> String {
         cell(&rollout["reason"]),
     );
     if let Some(trouble) = rollout["trouble"].as_str() {
-        let _ = writeln!(text, "trouble: {trouble}");
+        let _ = writeln!(text, "problem: {trouble} (will be tried again)");
     }
     let side = |name: &str| {
         let side = &rollout[name];
@@ -124,33 +128,45 @@ fn text(rollout: &Value) -> String {
     let rows: Vec<Vec<String>> = list(rollout, "guardrails").map(guardrail_row).collect();
     if !rows.is_empty() {
         text.push('\n');
-        text.push_str(&table(&["GUARDRAIL", "LIMIT", "CANDIDATE", "CONTROL", "FOR SURE BETWEEN", "BROKEN"], &rows));
+        text.push_str(&table(&["GUARDRAIL", "LIMIT", "CANDIDATE", "CONTROL", &interval_name(rollout), "STATE"], &rows));
     }
     let rows: Vec<Vec<String>> = list(rollout, "moves")
         .map(|m| vec![cell(&m["ts"]), cell(&m["action"]), format!("{} %", number(&m["percent"])), cell(&m["reason"])])
         .collect();
     text.push('\n');
-    text.push_str(&table(&["WHEN", "MOVE", "SHARE", "WHY"], &rows));
+    text.push_str(&table(&["TIME", "CHANGE", "SHARE", "REASON"], &rows));
     text
 }
 
-/// Without the fraction that whole numbers have in JSON.
+/// A number, without `.0` if it is whole.
 fn number(value: &Value) -> String {
     value.as_f64().map_or_else(|| cell(value), |number| number.to_string())
+}
+
+/// `95 % INTERVAL`: with a false-alarm rate of 5 %, the intervals of all guardrails and steps hold the true values at the same time
+/// with this confidence, however often one looks (docs/TRAFFIC.md).
+fn interval_name(rollout: &Value) -> String {
+    rollout["false_alarm_rate"]
+        .as_f64()
+        .map_or_else(|| "INTERVAL".to_owned(), |rate| format!("{} % INTERVAL", (1e4 * (1.0 - rate)).round() / 100.0))
 }
 
 fn guardrail_row(guardrail: &Value) -> Vec<String> {
     let side = |side: &Value| {
         if side.is_null() { String::new() } else { format!("{} of {}", side["bad"], side["requests"]) }
     };
-    let end = |value: &Value| value.as_f64().map_or_else(|| "∞".to_owned(), |n| format!("{n:.3}"));
     let interval = &guardrail["interval"];
+    let interval = match (interval[0].as_f64(), interval[1].as_f64()) {
+        (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
+        (Some(low), None) if low > 0.0 => format!("at least {low:.3}"),
+        _ => "no data yet".to_owned(),
+    };
     vec![
         cell(&guardrail["name"]),
         number(&guardrail["limit"]),
         side(&guardrail["candidate"]),
         side(&guardrail["control"]),
-        format!("{} and {}", end(&interval[0]), end(&interval[1])),
-        if guardrail["broken"] == true { "BROKEN" } else { "no" }.to_owned(),
+        interval,
+        if guardrail["broken"] == true { "BROKEN" } else { "ok" }.to_owned(),
     ]
 }

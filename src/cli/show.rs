@@ -1,11 +1,12 @@
-//! Answers as tables for people.
+//! Formats answers as tables.
 
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// Columns as wide as their widest cell, two spaces between; the last column is not padded. A cell of several lines is put on one.
+/// Columns are as wide as their widest cell, with two spaces between them. The last column is not padded. Line breaks in a cell
+/// become spaces.
 #[must_use]
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let one_line =
         |cell: &String| cell.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
@@ -30,7 +31,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A value as a cell: strings bare, nothing for null, lists with commas.
+/// A value as a cell: strings without quotes, nothing for null, lists separated by commas.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -65,7 +66,7 @@ pub(super) fn models(answer: &Value) -> String {
         })
         .collect();
     if rows.is_empty() {
-        return "no models yet\n".to_owned();
+        return "no models found\n".to_owned();
     }
     table(&["MODEL", "SERVING", "READY", "FAILED", "OTHER"], &rows)
 }
@@ -74,13 +75,13 @@ pub(super) fn versions(answer: &Value) -> String {
     let rows: Vec<Vec<String>> = list(answer, "versions")
         .map(|v| {
             let stage = v["stage"].as_str().map(|s| format!(" ({s})")).unwrap_or_default();
-            let notes = list(v, "notes").map(cell).collect::<Vec<_>>().join("; ");
-            let remark =
-                [cell(&v["reason"]), notes].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("; ");
-            vec![cell(&v["version"]), format!("{}{stage}", cell(&v["state"])), cell(&v["engine"]), remark]
+            let joined = list(v, "notes").map(cell).collect::<Vec<_>>().join("; ");
+            let notes =
+                [cell(&v["reason"]), joined].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("; ");
+            vec![cell(&v["version"]), format!("{}{stage}", cell(&v["state"])), cell(&v["engine"]), notes]
         })
         .collect();
-    table(&["VERSION", "STATE", "ENGINE", "REMARK"], &rows)
+    table(&["VERSION", "STATE", "ENGINE", "NOTES"], &rows)
 }
 
 pub(super) fn traffic(answer: &Value) -> String {
@@ -101,14 +102,14 @@ pub(super) fn traffic(answer: &Value) -> String {
     text.push_str(&table(&["ARM", "VERSION", "CONFIGURED", "OBSERVED", "REQUESTS"], &rows));
     let ratio = &answer["sample_ratio"];
     if let (Some(verdict), Some(p)) = (ratio["verdict"].as_str(), ratio["p_value"].as_f64()) {
-        let words = match verdict {
-            "mismatch" => "MISMATCH: the arms did not get what their weights say",
-            "too_few" => "too few requests to say",
+        let verdict_text = match verdict {
+            "mismatch" => "MISMATCH: the arms did not get the shares of their weights",
+            "too_few" => "too few requests to test",
             _ => "ok",
         };
         let note =
             ratio["note"].as_str().filter(|_| verdict == "mismatch").map(|n| format!("; {n}")).unwrap_or_default();
-        let _ = writeln!(text, "sample ratio: {words} (p = {p:.4}){note}");
+        let _ = writeln!(text, "sample ratio: {verdict_text} (p = {p:.4}){note}");
     }
     for key in ["sticky_by", "rules", "shadows", "labels", "salt", "reason"] {
         if !answer[key].is_null() {
@@ -123,9 +124,9 @@ pub(super) fn promotion(answer: &Value, dry_run: bool) -> String {
     if dry_run {
         let (model, to) = (cell(&answer["model"]), cell(&answer["to"]));
         let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
-        text = format!("{model}: would go{from} to version {to}; nothing was changed\n");
+        text = format!("dry run: {model} would change{from} to version {to}; nothing was changed\n");
         if !answer["would_be"].is_null() {
-            let _ = writeln!(text, "the document would be: {}", answer["would_be"]);
+            let _ = writeln!(text, "the traffic document would be: {}", answer["would_be"]);
         }
     }
     let gates: Vec<Vec<String>> = list(answer, "gates")
@@ -135,10 +136,10 @@ pub(super) fn promotion(answer: &Value, dry_run: bool) -> String {
         })
         .collect();
     if !gates.is_empty() {
-        text.push_str(&table(&["GATE", "VERDICT", "ASKED FOR", "FOUND"], &gates));
+        text.push_str(&table(&["GATE", "RESULT", "REQUIRED", "FOUND"], &gates));
     }
     if answer["would_pass"] == false {
-        text.push_str("it would be refused\n");
+        text.push_str("the promotion would be refused\n");
     }
     text
 }
@@ -147,7 +148,7 @@ pub(super) fn rollback(answer: &Value) -> String {
     let mut text = moved(answer);
     let loaded = list(answer, "loaded").map(cell).collect::<Vec<_>>().join(", ");
     if !loaded.is_empty() {
-        let _ = writeln!(text, "not loaded any more, so loaded again first: {loaded}");
+        let _ = writeln!(text, "loaded again first: {loaded}");
     }
     text
 }
@@ -155,7 +156,7 @@ pub(super) fn rollback(answer: &Value) -> String {
 fn moved(answer: &Value) -> String {
     let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
     let (model, to, revision) = (cell(&answer["model"]), cell(&answer["to"]), cell(&answer["revision"]));
-    format!("{model}:{from} to version {to}, revision {revision}\n")
+    format!("{model}: changed{from} to version {to}, revision {revision}\n")
 }
 
 pub(super) fn history(answer: &Value) -> String {
@@ -184,12 +185,12 @@ pub(super) fn audit(answer: &Value) -> String {
     table(&["ID", "TIME", "ACTOR", "ACTION", "MODEL", "GATES", "REASON"], &rows)
 }
 
-/// The gates a promotion passed; whether those of `model.toml` were put aside for them.
+/// The gates that a promotion passed, and whether they replaced those of `model.toml`.
 fn gates(kept: &Value) -> String {
     if kept.is_null() {
         return String::new();
     }
     let passed: Vec<String> = list(kept, "verdicts").map(|verdict| cell(&verdict["gate"])).collect();
     let passed = if passed.is_empty() { "off".to_owned() } else { passed.join(",") };
-    if kept["instead_of"].is_null() { passed } else { format!("{passed} (not model.toml's)") }
+    if kept["instead_of"].is_null() { passed } else { format!("{passed} (instead of model.toml)") }
 }

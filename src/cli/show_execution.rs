@@ -1,10 +1,10 @@
-//! Where and how a model's versions run, as tables.
+//! Formats how a model's versions run: on which threads, for how long, and how many requests together.
 
 use super::show::{cell, list, table};
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// Each loaded version: where runs happen, what they cost, and which ran together.
+/// All loaded versions.
 pub(super) fn execution(answer: &Value) -> String {
     let versions: Vec<String> = list(answer, "versions").map(|v| version(v, answer)).collect();
     if versions.is_empty() {
@@ -16,49 +16,55 @@ pub(super) fn execution(answer: &Value) -> String {
 fn version(version: &Value, of: &Value) -> String {
     let mut text = format!("version {} ({})\n", cell(&version["version"]), cell(&version["engine"]));
     let place = match version["at_once"].as_bool() {
-        Some(true) => "at once, on the thread that read the request: model.toml says so".to_owned(),
-        Some(false) => "on a worker: model.toml says so".to_owned(),
-        None => format!("at once up to {}, else on one of {} workers", time(&of["at_once_below_us"]), of["workers"]),
+        Some(true) => "always on the I/O thread (set in model.toml)".to_owned(),
+        Some(false) => "always on a worker (set in model.toml)".to_owned(),
+        None => format!(
+            "up to {} on the I/O thread, else on one of {} workers",
+            time(&of["at_once_below_us"]),
+            of["workers"]
+        ),
     };
-    let cut = match version["spread"].as_bool() {
-        Some(true) => "always, where workers idle: model.toml says so",
-        Some(false) => "never: model.toml says so",
-        None => "where workers idle and it was measured to pay",
+    let split = match version["spread"].as_bool() {
+        Some(true) => "whenever workers are idle (set in model.toml)",
+        Some(false) => "never (set in model.toml)",
+        None => "when workers are idle and the measured cost says that it is faster",
     };
     let batching = &version["batching"];
     let why = cell(&batching["why"]);
     let together = if batching["enabled"] == true {
-        format!("up to {} rows: {why}", batching["max_rows"])
+        format!("up to {} rows per run ({why})", batching["max_rows"])
     } else {
-        format!("never: {why}")
+        format!("off ({why})")
     };
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "runs:      {place}\ntogether:  {together}");
+    let _ = writeln!(text, "runs:      {place}\nbatching:  {together}");
     if batching["enabled"] == true {
-        let _ = writeln!(text, "cut:       {cut}");
+        let _ = writeln!(text, "splitting: {split}");
     }
     let costs: Vec<Vec<String>> = list(version, "cost")
         .map(|point| {
-            let place = if point["at_once"] == true { "at once" } else { "on a worker" };
+            let place = if point["at_once"] == true { "I/O thread" } else { "worker" };
             vec![cell(&point["elements"]), time(&point["us"]), place.to_owned()]
         })
         .collect();
     if !costs.is_empty() {
-        text.push_str(&table(&["ELEMENTS", "A RUN TAKES", "WHERE"], &costs));
+        text.push_str(&table(&["INPUT ELEMENTS", "RUN TIME", "THREAD"], &costs));
     }
     let runs = &version["runs"];
-    let mut counts = vec![vec!["alone".to_owned(), cell(&runs["alone"])]];
-    counts.extend(list(runs, "together").map(|t| vec![format!("up to {}", t["rows_up_to"]), cell(&t["runs"])]));
-    text.push_str(&table(&["ROWS TOGETHER", "RUNS"], &counts));
+    let mut counts = vec![vec!["one request".to_owned(), cell(&runs["alone"])]];
+    counts.extend(
+        list(runs, "together").map(|t| vec![format!("batch, up to {} rows", t["rows_up_to"]), cell(&t["runs"])]),
+    );
+    text.push_str(&table(&["RUNS OF", "COUNT"], &counts));
     let _ = writeln!(
         text,
-        "cut by rows over idle workers: {} requests, {} in vain\ntaken apart after a failure: {} runs; dropped before they ran: {} past their deadline, {} whose caller had left",
+        "split across idle workers: {} requests ({} failed splits)\nbatches that failed and were run again request by request: {}\ndropped before they ran: {} requests past their deadline, {} cancelled by the caller",
         runs["spread"], runs["cut_in_vain"], runs["taken_apart"], runs["expired"], runs["left"]
     );
     text
 }
 
-/// Of microseconds.
+/// Formats microseconds.
 fn time(us: &Value) -> String {
     match us.as_f64() {
         Some(us) if us >= 1000.0 => format!("{:.2} ms", us / 1000.0),

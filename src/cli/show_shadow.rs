@@ -1,26 +1,34 @@
-//! Shadows as tables.
+//! Formats the results of shadows as tables.
 
 use super::show::{cell, list as members, table};
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// A model's shadows, one row for each primary they were held against.
+/// A model's shadows, one row per primary version they were compared with.
 pub(super) fn list(answer: &Value) -> String {
     let rows: Vec<Vec<String>> = members(answer, "shadows").flat_map(rows).collect();
     if rows.is_empty() {
-        return format!("{} has no shadows, and remembers none\n", cell(&answer["model"]));
+        return format!("{} has no shadows and no results of earlier ones\n", cell(&answer["model"]));
     }
     table(&HEAD, &rows)
 }
 
-const HEAD: [&str; 8] =
-    ["SHADOW", "SAMPLE", "AGAINST", "PAIRS", "AGREED", "FAILED (primary/shadow/both)", "LATENCY (p50)", "DROPPED"];
+const HEAD: [&str; 8] = [
+    "SHADOW",
+    "SAMPLE",
+    "PRIMARY",
+    "COMPARED",
+    "AGREE",
+    "FAILED (primary/shadow/both)",
+    "P50 LATENCY RATIO",
+    "DROPPED",
+];
 
 fn rows(shadow: &Value) -> Vec<Vec<String>> {
     let sample = shadow["sample"].as_f64().map_or_else(|| "off".to_owned(), percent);
     let dropped: u64 = shadow["dropped"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
-    let row = |against: String, pairs: String, agreed: String, failed: String, latency: String| {
-        vec![cell(&shadow["version"]), sample.clone(), against, pairs, agreed, failed, latency, dropped.to_string()]
+    let row = |primary: String, pairs: String, agreed: String, failed: String, latency: String| {
+        vec![cell(&shadow["version"]), sample.clone(), primary, pairs, agreed, failed, latency, dropped.to_string()]
     };
     let nothing = || vec![row(String::new(), "0".to_owned(), String::new(), String::new(), String::new())];
     let rows: Vec<Vec<String>> = members(shadow, "primaries")
@@ -34,7 +42,7 @@ fn rows(shadow: &Value) -> Vec<Vec<String>> {
     if rows.is_empty() { nothing() } else { rows }
 }
 
-/// One shadow, with its outputs and its worst pairs.
+/// One shadow in detail: its outputs and the pairs with the largest differences.
 pub(super) fn one(shadow: &Value) -> String {
     let mut text = table(&HEAD, &rows(shadow));
     let dropped: Vec<String> = shadow["dropped"]
@@ -42,13 +50,13 @@ pub(super) fn one(shadow: &Value) -> String {
         .into_iter()
         .flatten()
         .filter(|(_, n)| n.as_u64() != Some(0))
-        .map(|(why, n)| format!("{n} {why}"))
+        .map(|(reason, n)| format!("{n} {reason}"))
         .collect();
     let dropped = if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") };
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "\noffered {}, compared {}, waiting {}, dropped: {dropped}; tolerance: rtol {}, atol {}",
+        "\ncopied {}, compared {}, waiting {}, dropped: {dropped}; tolerance: rtol {}, atol {}",
         shadow["offered"],
         shadow["compared"],
         shadow["waiting"],
@@ -59,23 +67,36 @@ pub(super) fn one(shadow: &Value) -> String {
     text
 }
 
-/// What came of a version against each that answered: its outputs, times and worst pairs.
+/// The comparison with each primary: outputs, times and the pairs with the largest differences.
 #[must_use]
-pub fn pairs(shadow: &Value) -> String {
+pub(crate) fn pairs(shadow: &Value) -> String {
     let mut text = String::new();
     for pair in members(shadow, "primaries") {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "\nagainst version {}, since {}:", cell(&pair["primary"]), cell(&pair["since"]));
+        let _ = writeln!(text, "\ncompared with version {}, since {}:", cell(&pair["primary"]), cell(&pair["since"]));
         let outputs: Vec<Vec<String>> = members(pair, "outputs").map(output).collect();
-        let head = ["OUTPUT", "PAIRS", "AGREED", "WITHIN", "LARGEST DIFF", "MEAN DIFF", "TOP-1 FLIPS", "NON-FINITE"];
+        let head = [
+            "OUTPUT",
+            "COMPARED",
+            "AGREE",
+            "WITHIN TOLERANCE",
+            "LARGEST DIFF",
+            "MEAN DIFF",
+            "TOP-1 FLIPS",
+            "NON-FINITE",
+        ];
         text.push_str(&table(&head, &outputs));
         let latency = &pair["latency"];
         for side in ["primary", "shadow"] {
-            let _ = writeln!(text, "{side} µs: p50 {}, p99 {}", latency[side]["p50_us"], latency[side]["p99_us"]);
+            let _ = writeln!(
+                text,
+                "{side} latency: p50 {} µs, p99 {} µs",
+                latency[side]["p50_us"], latency[side]["p99_us"]
+            );
         }
         let worst: Vec<&Value> = members(pair, "worst").take(5).collect();
         if !worst.is_empty() {
-            let _ = writeln!(text, "worst pairs (--json has all, with both answers):");
+            let _ = writeln!(text, "largest differences (--json has all, with both answers):");
         }
         for pair in worst {
             let _ = writeln!(text, "  {}: {}", cell(&pair["request_id"]), cell(&pair["words"]));

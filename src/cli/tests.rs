@@ -1,5 +1,5 @@
-use super::client::{parse_gates, parse_key, parse_split};
-use super::{Cli, Command, Failed, show, show_execution};
+use super::client::{error_message, parse_gates, parse_key, parse_split, set_reason};
+use super::{Cli, Command, CommandError, rollout, show, show_execution, show_shadow};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
 
@@ -9,7 +9,7 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
-fn every_command_is_read_and_a_wrong_one_is_usage() {
+fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
     for line in [
         "serve",
         "serve --config a.toml --models m --listen 127.0.0.1:1 --admin-listen 127.0.0.1:2 --data-dir d",
@@ -19,6 +19,7 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
         "execution iris",
         "traffic iris",
         "traffic iris --set -",
+        "traffic iris --set f --reason why",
         "traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason why",
         "promote iris 2 --reason why --dry-run --allow-signature-change",
         "promote iris 2 --reason why --gate shadow_agreement=0.99 --gate shadow_pairs=1000 --gate golden --gate signature",
@@ -43,7 +44,6 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
         "rollback iris",
         "traffic iris --set f --split 1=1",
         "traffic iris --reason x",
-        "traffic iris --set f --reason x",
         "traffic iris --set f --sticky-by header:x",
         "traffic iris --set f --allow-signature-change",
         "nonsense",
@@ -59,16 +59,83 @@ fn every_command_is_read_and_a_wrong_one_is_usage() {
 }
 
 #[test]
-fn help_has_examples_on_every_level() {
-    for command in Cli::command().get_subcommands_mut() {
-        let help = command.render_long_help().to_string();
-        assert!(help.contains("Example"), "{help}");
+fn every_help_says_what_the_command_does_has_examples_and_describes_every_option() {
+    let mut root = Cli::command();
+    root.build();
+    let mut commands = vec![root];
+    while let Some(command) = commands.pop() {
+        if command.get_name() == "help" {
+            continue;
+        }
+        let name = command.get_name().to_owned();
+        let about = command.get_about().unwrap_or_else(|| panic!("{name} says what it does")).to_string();
+        assert!(about.len() > 10 && !about.contains('\n'), "{name}: {about}");
+        for argument in command.get_arguments() {
+            let described = argument.get_help().is_some_and(|help| help.to_string().len() > 5);
+            assert!(described, "{name}: {} is described", argument.get_id());
+        }
+        let help = command.get_after_help().unwrap_or_else(|| panic!("{name} has examples")).to_string();
+        let examples =
+            help.strip_prefix("Examples:\n").unwrap_or_else(|| panic!("{name} begins with examples: {help}"));
+        let call = if name == "sluicegate" { "sluicegate ".to_owned() } else { format!("sluicegate {name}") };
+        assert!(examples.contains(&call), "{name}: {examples}");
+        // Every example has to be a command line that is accepted.
+        for line in examples.lines().map_while(|line| line.strip_prefix("  sluicegate ")) {
+            let line = line.split("  ").next().unwrap().split(" | ").next().unwrap();
+            let words = std::iter::once("sluicegate".to_owned()).chain(shell_words(line));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        commands.extend(command.get_subcommands().cloned());
     }
     assert!(matches!(Cli::try_parse_from(["sluicegate", "models"]).unwrap().command, Command::Models));
 }
 
+/// Splits at spaces outside of double quotes.
+fn shell_words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut is_quoted = false;
+    for c in line.chars() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            ' ' if !is_quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
+        }
+    }
+    words
+}
+
 #[test]
-fn splits_and_keys_are_read_as_people_write_them() {
+fn the_reason_on_the_command_line_replaces_the_one_in_the_document() {
+    let set =
+        |document: &str| set_reason(document.as_bytes(), "a \"b\"").map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(set("{}").unwrap(), r#"{"reason":"a \"b\""}"#);
+    assert_eq!(
+        set(r#" { "split": [ {"version":"1", "weight":1.50} ], "reason": "old", "salt":"\u00e9" } "#).unwrap(),
+        r#"{"split":[ {"version":"1", "weight":1.50} ],"salt":"\u00e9","reason":"a \"b\""}"#
+    );
+    assert_eq!(
+        set(r#"{"salt":"a","salt":"b","reason":"1","reason":"2"}"#).unwrap(),
+        r#"{"salt":"a","salt":"b","reason":"a \"b\""}"#,
+        "the server reports the member that is there twice"
+    );
+    for other in ["", "[]", "null", "{", r#"{"a":1} x"#, r#"{"a":}"#, "\u{0}"] {
+        assert_eq!(set(other), None, "{other:?} is sent unchanged, and the server says what is wrong with it");
+    }
+}
+
+#[test]
+fn an_error_is_printed_once() {
+    let message = |body: serde_json::Value| error_message(400, body.to_string().as_bytes());
+    let refused = "model.onnx is not an ONNX model";
+    assert_eq!(message(json!({"error": refused, "details": [refused]})), refused);
+    let several = json!({"error": "the request is wrong", "details": ["a: missing", "b: too long"]});
+    assert_eq!(message(several), "the request is wrong\n  - a: missing\n  - b: too long");
+    assert_eq!(message(json!({})), "the server answered 400");
+    assert_eq!(error_message(502, b"<html>"), "the server answered 502: <html>");
+}
+
+#[test]
+fn splits_and_keys_are_parsed() {
     assert_eq!(
         parse_split("1=90, challenger:2=10", &json!({})).unwrap(),
         json!([{"version": "1", "weight": 90.0}, {"version": "2", "weight": 10.0, "arm": "challenger"}])
@@ -77,17 +144,17 @@ fn splits_and_keys_are_read_as_people_write_them() {
     assert_eq!(
         parse_split("1=50,2=50", &now).unwrap()[0]["arm"],
         "control",
-        "a version keeps its arm's name, so that sticky keys stay"
+        "a version keeps the name of its arm, so that sticky keys keep their arm"
     );
     for bad in ["", "1", "1=x", "1=1,", "1=NaN"] {
-        assert!(matches!(parse_split(bad, &json!({})), Err(Failed::Usage(_))), "{bad}");
+        assert!(matches!(parse_split(bad, &json!({})), Err(CommandError::Usage(_))), "{bad}");
     }
     assert_eq!(parse_key("header:x-user-id").unwrap(), json!({"header": "x-user-id"}));
-    assert!(matches!(parse_key("cookie:a"), Err(Failed::Usage(_))));
+    assert!(matches!(parse_key("cookie:a"), Err(CommandError::Usage(_))));
 }
 
 #[test]
-fn gates_are_read_as_people_write_them() {
+fn gates_are_parsed() {
     let read = |gates: &[&str]| parse_gates(&gates.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>());
     assert_eq!(
         read(&["shadow_agreement=0.99", "shadow_pairs=50", "golden"]).unwrap(),
@@ -97,22 +164,22 @@ fn gates_are_read_as_people_write_them() {
     for bad in
         [&["shadow_agreement=much"][..], &["=1"], &["golden=\"x\""], &["shadow_agreement=NaN"], &["golden", "golden"]]
     {
-        assert!(matches!(read(bad), Err(Failed::Usage(_))), "{bad:?}");
+        assert!(matches!(read(bad), Err(CommandError::Usage(_))), "{bad:?}");
     }
 }
 
 #[test]
-fn verdicts_and_what_was_loaded_are_shown() {
+fn promotions_and_rollbacks_are_shown() {
     let gate = |gate: &str, passed: bool| json!({"gate": gate, "asked": "a", "found": "f", "passed": passed});
     let answer = json!({"model": "m", "from": "1", "to": "2", "revision": 3, "would_pass": false,
         "gates": [gate("golden", true), gate("shadow_pairs", false)]});
     let text = show::promotion(&answer, true);
-    assert!(text.starts_with("m: would go from version 1 to version 2; nothing was changed\n"), "{text}");
+    assert!(text.starts_with("dry run: m would change from version 1 to version 2; nothing was changed\n"), "{text}");
     assert!(text.contains("golden        passed") && text.contains("shadow_pairs  FAILED"), "{text}");
-    assert!(text.ends_with("it would be refused\n"), "{text}");
+    assert!(text.ends_with("the promotion would be refused\n"), "{text}");
     let back = json!({"model": "m", "from": "2", "to": "1", "revision": 4, "loaded": ["1", "3"]});
     let text = show::rollback(&back);
-    assert_eq!(text, "m: from version 2 to version 1, revision 4\nnot loaded any more, so loaded again first: 1, 3\n");
+    assert_eq!(text, "m: changed from version 2 to version 1, revision 4\nloaded again first: 1, 3\n");
 }
 
 #[test]
@@ -123,7 +190,7 @@ fn the_audit_trail_shows_the_gates_of_a_promotion() {
     let text = show::audit(&json!({"events": [event(3, off), event(2, passed), event(1, json!(null))]}));
     let at = text.find("GATES").unwrap();
     let cells: Vec<&str> = text.lines().skip(1).map(|line| line[at..].split("  ").next().unwrap()).collect();
-    assert_eq!(cells, ["off (not model.toml's)", "golden,signature", ""], "{text}");
+    assert_eq!(cells, ["off (instead of model.toml)", "golden,signature", ""], "{text}");
 }
 
 #[test]
@@ -135,37 +202,64 @@ fn tables_line_up() {
 }
 
 #[test]
-fn where_runs_happen_is_shown_with_the_reasons() {
+fn execution_is_shown_with_the_reasons() {
     let version = json!({"version": "2", "engine": "onnxruntime", "at_once": null,
         "batching": {"enabled": true, "why": "8 rows were the same", "max_rows": 64, "worth_elements": 4096},
         "cost": [{"elements": 32, "us": 4.26, "at_once": true}, {"elements": 4096, "us": 1234.0, "at_once": false}],
         "runs": {"alone": 7, "spread": 5, "cut_in_vain": 1, "together": [{"rows_up_to": 8, "runs": 3}], "taken_apart": 0, "expired": 1, "left": 2}});
     let answer = json!({"model": "m", "at_once_below_us": 200.0, "workers": 2, "versions": [version]});
     let expected = "version 2 (onnxruntime)
-runs:      at once up to 200.0 us, else on one of 2 workers
-together:  up to 64 rows: 8 rows were the same
-cut:       where workers idle and it was measured to pay
-ELEMENTS  A RUN TAKES  WHERE
-32        4.3 us       at once
-4096      1.23 ms      on a worker
-ROWS TOGETHER  RUNS
-alone          7
-up to 8        3
-cut by rows over idle workers: 5 requests, 1 in vain
-taken apart after a failure: 0 runs; dropped before they ran: 1 past their deadline, 2 whose caller had left
+runs:      up to 200.0 us on the I/O thread, else on one of 2 workers
+batching:  up to 64 rows per run (8 rows were the same)
+splitting: when workers are idle and the measured cost says that it is faster
+INPUT ELEMENTS  RUN TIME  THREAD
+32              4.3 us    I/O thread
+4096            1.23 ms   worker
+RUNS OF              COUNT
+one request          7
+batch, up to 8 rows  3
+split across idle workers: 5 requests (1 failed splits)
+batches that failed and were run again request by request: 0
+dropped before they ran: 1 requests past their deadline, 2 cancelled by the caller
 ";
     assert_eq!(show_execution::execution(&answer), expected);
     let pinned = json!({"version": "1", "engine": "tract", "at_once": false, "batching": {"enabled": false, "why": "no rows"},
         "cost": [], "runs": {"alone": 0, "spread": 0, "cut_in_vain": 0, "together": [], "taken_apart": 0, "expired": 0, "left": 0}});
     let text = show_execution::execution(&json!({"model": "m", "versions": [pinned]}));
-    assert!(text.contains("runs:      on a worker: model.toml says so\ntogether:  never: no rows\n"), "{text}");
+    assert!(text.contains("runs:      always on a worker (set in model.toml)\nbatching:  off (no rows)\n"), "{text}");
     assert_eq!(show_execution::execution(&json!({"model": "m", "versions": []})), "m has no version loaded\n");
 }
 
 #[test]
-fn the_history_names_arms_that_are_not_called_like_their_version() {
+fn the_history_names_arms_that_differ_from_their_version() {
     let arm = |name: &str, version: &str, weight: f64| json!({"arm": name, "version": version, "weight": weight});
     let document = json!({"split": [arm("control", "1", 0.9), arm("2", "2", 0.1)]});
     let text = show::history(&json!({"history": [{"revision": 1, "document": document}]}));
     assert!(text.contains("control:1=0.9,2=0.1"), "{text}");
+}
+
+#[test]
+fn a_model_without_shadows_says_so() {
+    let text = show_shadow::list(&json!({"model": "m", "shadows": []}));
+    assert_eq!(text, "m has no shadows and no results of earlier ones\n");
+}
+
+#[test]
+fn a_rollout_shows_its_guardrails_with_the_confidence_of_their_intervals() {
+    let guardrail = |low: f64, high: Option<f64>, broken: bool| {
+        let side = json!({"requests": 10, "bad": 1});
+        json!({"name": "error_rate_ratio", "limit": 1.0, "candidate": side, "control": side, "interval": [low, high], "broken": broken})
+    };
+    let text = rollout::text(&json!({
+        "model": "m", "to": "2", "state": "running", "percent": 5.0, "why": "w", "steps": [5.0, 100.0], "hold": "10m",
+        "min_requests": 100, "held": "3m", "by": "ann", "started_at": "t", "reason": "r", "false_alarm_rate": 0.05,
+        "guardrails": [guardrail(0.5, Some(1.5), false), guardrail(1.2, None, true), guardrail(0.0, None, false)], "moves": [],
+    }));
+    assert!(text.contains("m: version 2 running at 5 %: w\n"), "{text}");
+    assert!(text.contains("each for at least 10m and 100 requests; this step has run for 3m\n"), "{text}");
+    assert!(text.contains("95 % INTERVAL"), "{text}");
+    let cells: Vec<&str> = text.lines().filter(|line| line.starts_with("error_rate")).collect();
+    assert!(cells[0].contains("0.500 to 1.500") && cells[0].ends_with("ok"), "{text}");
+    assert!(cells[1].contains("at least 1.200") && cells[1].ends_with("BROKEN"), "{text}");
+    assert!(cells[2].contains("no data yet"), "{text}");
 }

@@ -1,10 +1,10 @@
-//! From a file, the environment and the command line to one configuration.
+//! Loads the configuration from a file, the environment and the command line.
 
 use super::{Admin, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
-/// What the command line says about the configuration; it wins over everything else.
+/// The options of the command line that set keys. They override all other sources.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// `--listen`, for `server.listen`.
@@ -19,8 +19,8 @@ pub struct Overrides {
 
 /// The environment variables that set keys, for [`Config::load`].
 ///
-/// Unlike `std::env::vars` it does not panic where some variable is not UTF-8; a value of ours that is not cannot be right, and
-/// is complained of as it reads with its broken parts replaced.
+/// Unlike `std::env::vars` it does not panic when a variable is not UTF-8. Invalid parts of a value are replaced, so that the key's
+/// own check reports it.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
@@ -29,13 +29,13 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 impl Config {
-    /// The file read when none is named, where it exists.
+    /// The file that is read when none is named and it exists.
     pub const DEFAULT_FILE: &'static str = "config/sluicegate.toml";
 
-    /// Reads everything. `environment` may hold variables that are not ours; see [`environment`].
+    /// Reads all sources. `environment` may contain other variables; see [`environment`].
     ///
     /// # Errors
-    /// Every complaint, each with its key, where it was written, what was found and what would be right.
+    /// Every error, each with its key, its place, what was found and what was expected.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -67,8 +67,8 @@ impl Config {
         Ok(config)
     }
 
-    /// What a table says; its complaints stay in the table.
-    pub fn read(table: &mut Table) -> Config {
+    /// Reads a table. Errors are collected in the table.
+    pub(crate) fn read(table: &mut Table) -> Config {
         let config = Config {
             server: Server::read(table.section("server")),
             admin: Admin::read(table.section("admin")),
@@ -82,7 +82,7 @@ impl Config {
         };
         let (public, admin) = (config.server.listen, config.admin.listen);
         let overlap = public.ip() == admin.ip() || public.ip().is_unspecified();
-        // Port 0 asks the system for a free one, and gets two different ones.
+        // With port 0 the system chooses two different ports.
         if overlap && public.port() == admin.port() && admin.port() != 0 {
             let right = format!("another port than server.listen, which is {public}");
             table.section("admin").complain("listen", right);

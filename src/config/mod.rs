@@ -1,17 +1,18 @@
-//! config: turns what was written into what was meant, all complaints at once.
+//! config: reads the configuration from its sources and reports every error at once.
 //!
-//! - [`Config::load`] reads built-in defaults, the file, the environment and the command line, the later over the earlier, and
-//!   gives either a whole configuration or every complaint there is.
-//! - One struct per section, one field per key; `Default` holds the defaults, and each field's documentation its unit and reason.
-//! - `config/sluicegate.toml` documents every key with its default; a test compares it with the built-in ones.
-//! - [`Config::changes`] says which keys differ after a reload, and which of them need a restart.
+//! - [`Config::load`] reads the built-in defaults, the file, the environment and the command line; each overrides the one before.
+//!   It returns a complete configuration or all errors.
+//! - One struct per section, one field per key. `Default` holds the defaults; each field documents its unit and the reason for the
+//!   default.
+//! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
+//! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
 //! Uses: settings, telemetry.
 //!
-//! Invariant: nothing here opens, binds or starts anything; a configuration is only what was meant.
+//! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
-//! To add a key: a field, its default and its line in `read` (`sections.rs`), its line in `reload.rs` (the compiler asks for
-//! it), and its place in `config/sluicegate.toml` (a test asks for it).
+//! To add a key: a field, its default and its line in `read` (`sections.rs`), its line in `reload.rs` (the compiler requires it),
+//! and its entry in `config/sluicegate.toml` (a test requires it).
 
 mod load;
 mod reload;
@@ -25,7 +26,7 @@ pub use sections::{
     Acknowledge, Admin, Data, Engines, Execute, Log, Models, OnFailure, Policy, PredictionLog, Server, Shadows,
 };
 
-/// Everything that can be configured.
+/// The whole configuration, one field per section.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
     pub server: Server,

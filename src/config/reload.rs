@@ -1,18 +1,18 @@
-//! What a new configuration changes, and which of it needs a restart.
+//! Compares two configurations: which keys changed, and which of them need a restart.
 
 use super::{Admin, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 
-/// A key whose value differs.
+/// A key whose value changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// Dotted: `server.listen`.
     pub key: &'static str,
-    /// Whether the running server goes on with the old value until it is started again.
+    /// Whether the server keeps the old value until it is restarted.
     pub needs_restart: bool,
 }
 
 impl Config {
-    /// The keys whose values differ in `new`, in the order of the file.
+    /// The keys with another value in `new`, in the order of the file.
     #[must_use]
     pub fn changes(&self, new: &Config) -> Vec<Change> {
         let Config { server, admin, models, engines, execute, shadows, prediction_log, data, log } = self;
@@ -30,13 +30,7 @@ impl Config {
         sections.into_iter().flatten().flatten().collect()
     }
 
-    /// The keys whose values differ in `new` and stay as they are until a restart.
-    #[must_use]
-    pub fn restart_needed(&self, new: &Config) -> Vec<String> {
-        self.changes(new).into_iter().filter(|c| c.needs_restart).map(|c| c.key.to_owned()).collect()
-    }
-
-    /// This configuration with what can change at run time taken from `new`: what a running server is on after a reload.
+    /// This configuration with the keys that can change at run time taken from `new`: the server's configuration after a reload.
     #[must_use]
     pub fn reloaded(&self, new: &Config) -> Config {
         let mut next = self.clone();
@@ -51,17 +45,17 @@ impl Config {
     }
 }
 
-/// Read per request or per round, so that a new value holds from the next one on.
+/// For keys that are read again for each request: a new value applies at once.
 fn at_run_time<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change> {
     (old != new).then_some(Change { key, needs_restart: false })
 }
 
-/// Built into something that is made once: a socket, a thread, an open file.
+/// For keys that are used once, at start: a socket, a thread, an open file.
 fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change> {
     (old != new).then_some(Change { key, needs_restart: true })
 }
 
-// Each struct is taken apart whole, so that a new key does not compile until it is said here when it can change.
+// Every struct is destructured completely, so that a new key does not compile until this file says when it can change.
 
 impl Server {
     fn changes(&self, new: &Server) -> [Option<Change>; 12] {

@@ -1,4 +1,4 @@
-//! The sections of the configuration, each key with its unit, its default and the reason for it.
+//! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
 use crate::settings::Table;
 use crate::telemetry::LogFormat;
@@ -14,163 +14,169 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// `[server]`: the public door.
+/// `[server]`: the data plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Default `0.0.0.0:8080`: callers are on other machines. Port 0 takes a free one.
+    /// Default `0.0.0.0:8080`: callers are on other machines. With port 0 the system chooses a free port.
     pub listen: SocketAddr,
-    /// Predict requests at once; one more is answered 429. Default 4096: far more than any one machine computes at once, and few
-    /// enough that their bodies fit into memory.
+    /// The most predict requests at the same time; further ones are answered with 429. Default 4096: far more than one machine
+    /// computes at a time, and few enough that their bodies fit into memory.
     pub max_in_flight: usize,
-    /// Open connections; one more waits in the system's queue. Default 10000: below the usual limit on open files.
+    /// The most open connections; further ones wait in the system's queue. Default 10000: below the usual limit on open files.
     pub max_connections: usize,
-    /// Bytes of a request's body, after inflating; more is answered 413. Default 64 MiB: a batch of hundreds of pictures.
+    /// The most bytes of a request's body, after decompression; more is answered with 413. Default 64 MiB: a batch of hundreds of
+    /// images.
     pub max_body: u64,
-    /// Bytes of a request's headers; more is answered 431. Default 64 KiB: several times what proxies let through.
+    /// The most bytes of a request's headers; more is answered with 431. Default 64 KiB: several times the limit of most proxies.
     pub max_headers: u64,
-    /// For a request's headers to arrive, from the first byte. Default 10 s: seconds on a bad network, not the minutes of an attack.
+    /// The time limit for a request's headers, from the first byte. Default 10 s: enough for a bad network, too short for an attack
+    /// with slow requests.
     pub header_timeout: Duration,
-    /// For a request's body to arrive; more is answered 408. Default 30 s: 64 MiB at 2 MiB/s.
+    /// The time limit for a request's body; after it, 408. Default 30 s: 64 MiB at 2 MiB/s.
     pub body_timeout: Duration,
-    /// For a connection with no request on it to be closed. Default 10 min: longer than load balancers keep theirs, so that they
-    /// close first and no request meets a closing connection.
+    /// The time after which a connection without a request is closed. Default 10 min: longer than in load balancers, so that they
+    /// close first and no request is sent on a closing connection.
     pub idle_timeout: Duration,
-    /// A request's deadline where the caller names none; past it, 504. Default 10 s: hundreds of times a usual inference.
+    /// The deadline of a request that sets none; after it, 504. Default 10 s: hundreds of times a usual inference.
     pub request_timeout: Duration,
-    /// The longest deadline a caller may ask for with `x-request-timeout-ms`. Default 5 min: the slowest models there are.
+    /// The longest deadline that a caller may set with `x-request-timeout-ms`. Default 5 min: enough for the slowest models.
     pub max_request_timeout: Duration,
-    /// From SIGTERM to exit. Default 20 s: below the 30 s after which Kubernetes kills.
+    /// The time from SIGTERM to exit. Default 20 s: below the 30 s after which Kubernetes kills the process.
     pub shutdown_grace: Duration,
-    /// Threads that read requests and answer them. Default 0: one per core of the CPU budget.
+    /// I/O threads, which read requests and send answers. Default 0: one per core of the CPU budget.
     pub io_threads: usize,
 }
 
-/// `[admin]`: the operators' door.
+/// `[admin]`: the admin plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Default `127.0.0.1:8081`. Loopback only, as there are no tokens yet: whoever reaches this port decides what serves.
+    /// Default `127.0.0.1:8081`. Loopback only, because there are no tokens yet: everybody who can connect can change what serves.
     pub listen: SocketAddr,
     /// Host names under which operators reach the admin plane, without a port. Default none: `localhost` and IP addresses are always
     /// allowed. Other names are refused, because a web page could use one of its own to reach the plane (DNS rebinding).
     pub allowed_hosts: Vec<String>,
 }
 
-/// `[models]`: where versions come from and how they come and go.
+/// `[models]`: where versions are found, and how they are loaded and unloaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Models {
     /// Default `models`, relative to the directory the server is started in.
     pub dir: PathBuf,
-    /// How long a version's files must be still before they are read. Default 700 ms: slow copies pause for less, and a version
-    /// is taken up within 2 s of its last write.
+    /// How long a version's files must not change before they are read. Default 700 ms: slow copies pause for less, and a version is
+    /// loaded within 2 s of its last write.
     pub settle: Duration,
-    /// Between looks at the whole directory. Default 5 s: network file systems do not tell when files change, and a look costs
+    /// The time between two scans of the whole directory. Default 5 s: network file systems do not report changes, and a scan takes
     /// microseconds per file.
     pub rescan: Duration,
-    /// Bytes of model files that may be loaded together. Default 0: four fifths of the memory this process may use; the rest is for
-    /// requests, and for what engines need beside the weights.
+    /// The most bytes of model files that are loaded at the same time. Default 0: four fifths of the memory that this process may use;
+    /// the rest is for requests, and for what engines need beside the weights.
     pub memory_budget: u64,
-    /// Versions prepared at once. Default 1: loading takes cores from serving, and a second loader would take twice as many.
+    /// Versions prepared at the same time. Default 1: loading takes cores from serving, and a second loader would take twice as many.
     pub load_threads: usize,
-    /// For the requests on a version that was taken out to end. Default 30 s: longer than any request's default deadline.
+    /// How long an unload waits for requests on the version. Default 30 s: longer than the default deadline of a request.
     pub drain_timeout: Duration,
-    /// How long a version that `versions` in `model.toml` would drop stays ready after a traffic document named it last, for models
-    /// that do not say. Default 10 min: what is wrong with a new version mostly shows within minutes, and a rollback is then at once.
+    /// How long a version stays loaded after no traffic document names it any more, if `versions` in `model.toml` does not select it.
+    /// `keep_warm` in `model.toml` overrides it. Default 10 min: problems of a new version mostly show within minutes, and a rollback
+    /// is then immediate.
     pub keep_warm: Duration,
     pub policy: Policy,
 }
 
-/// What happens to the serving version while another is loaded.
+/// Which version is unloaded first when another one is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// It serves until the other is ready: nobody notices, and both are in memory for a while.
+    /// The old version serves until the new one is ready: no request fails, and both are in memory for a while.
     #[default]
     KeepServing,
-    /// What is not named by a traffic document goes first, for models that fill the machine.
+    /// Versions that no traffic document names are unloaded first, for models that fill the machine.
     MakeRoom,
 }
 
-/// `[engines]`: what runs models.
+/// `[engines]`: the engines that run models.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Engines {
-    /// ONNX Runtime's library. Default: looked for (`ORT_DYLIB_PATH`, then `.ort/`, then the system's).
+    /// The path of ONNX Runtime's library. Default: searched for (`ORT_DYLIB_PATH`, then `.ort/`, then the system's library path).
     pub onnxruntime: Option<PathBuf>,
 }
 
-/// `[execute]`: where and when runs happen.
+/// `[execute]`: on which threads models run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execute {
-    /// Runs expected to take no longer happen at once on the thread that read the request. Default 200 µs: some ten times what a
-    /// hand-off costs, and short enough for the thread's other connections. 0 hands every run over.
+    /// Runs that are expected to take no longer run on the I/O thread that read the request. Default 200 µs: about ten times the cost of
+    /// handing a run to a worker, and short enough for the thread's other connections. With 0 every run is handed over.
     pub inline_below: Duration,
-    /// Requests of one version that may wait for a worker; one more is answered 503. Default 1024: what waits longer has passed its deadline.
+    /// The most requests of one version that wait for a worker; further ones are answered with 503. Default 1024: a longer queue would
+    /// pass the deadlines.
     pub queue: usize,
-    /// Threads for runs that are not done at once. Default 0: one per core of the CPU budget.
+    /// Worker threads, for longer runs. Default 0: one per core of the CPU budget.
     pub workers: usize,
 }
 
-/// `[shadows]`: copies of requests, for versions that answer nobody.
+/// `[shadows]`: copies of requests, for versions whose answers are only compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shadows {
-    /// Threads that run copies, at the lowest priority. Default 0: one per four cores of the CPU budget, and at least one, as what
-    /// is measured for tomorrow should not heat the machine that answers today.
+    /// Threads that run copies, at the lowest priority. Default 0: one per four cores of the CPU budget, at least one, so that shadows
+    /// do not slow down live requests.
     pub threads: usize,
-    /// Copies that may wait for one shadow; one more is dropped and counted. Default 256: a burst, and not a backlog.
+    /// The most copies that wait for one shadow; further ones are dropped and counted. Default 256: enough for a burst, too few for a
+    /// backlog.
     pub queue: usize,
-    /// Bytes of tensors that may wait for all shadows together. Default 64 MiB.
+    /// The most bytes of tensors that wait for all shadows together. Default 64 MiB.
     pub queue_bytes: u64,
-    /// The worst pairs of answers that are kept, of each primary and shadow. Default 20: what a person reads.
+    /// How many pairs of answers with the largest differences are kept, per primary and shadow. Default 20: as many as a person reads.
     pub worst: usize,
-    /// How far a shadow's number may be from the primary's, `|shadow - primary| <= atol + rtol * |primary|`, where the model's
-    /// `model.toml` does not say. Default 1e-3 and 1e-5: other engines and orders of summation differ by less, other weights by more.
+    /// The tolerance between a shadow's number and the primary's: `|shadow - primary| <= atol + rtol * |primary|`. `model.toml` overrides
+    /// it. Default 1e-3 and 1e-5: other engines and orders of summation differ by less, other weights by more.
     pub rtol: f64,
     pub atol: f64,
 }
 
-/// `[data]`: what survives a restart.
+/// `[data]`: the data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
-    /// Default `data`, relative to the directory the server is started in. One server owns it at a time.
+    /// Default `data`, relative to the directory the server is started in. Only one server may use it at a time.
     pub dir: PathBuf,
 }
 
-/// `[prediction_log]`: what is remembered of predictions.
+/// `[prediction_log]`: what is recorded of predictions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PredictionLog {
-    /// Default true. `[prediction_log] enabled` in a `model.toml` wins for that model, as do the next three.
+    /// Whether predictions are recorded. Default true. `[prediction_log]` in a `model.toml` overrides this and the next three keys.
     pub enabled: bool,
-    /// The share of requests that is kept, by a hash of the request id. Default 1.
+    /// The share of requests that is recorded, chosen by a hash of the request id. Default 1.
     pub sample_rate: f64,
-    /// Whether what a split goes by is replaced by its keyed hash. Default true: it mostly names a person.
+    /// Whether the key that a split uses is replaced by its keyed hash. Default true: the key often identifies a person.
     pub hash_route_key: bool,
-    /// Bytes of a record's tensors; the largest are left out beyond. Default 1 MiB: a picture's features, and not the picture.
+    /// The most bytes of a record's tensors; the largest tensors are left out of larger records. Default 1 MiB: enough for the features
+    /// of an image, too small for the image.
     pub max_record_bytes: u64,
-    /// When an answer may leave: at once (default), or when its record is on the disk.
+    /// When an answer is sent: at once (default), or after its record is on disk.
     pub acknowledge: Acknowledge,
-    /// What becomes of an answer whose record cannot be written, where it waits for that: 503 (default), or it leaves all the same.
+    /// With `acknowledge = "disk"`, what happens when a record cannot be written: 503 (default), or the answer is sent.
     pub on_failure: OnFailure,
-    /// The most that `kill -9` may cost where answers do not wait. Default 200 ms.
+    /// The most time of records that `kill -9` loses when answers do not wait for the disk. Default 200 ms.
     pub flush_interval: Duration,
-    /// Bytes of records that may wait to be written; the newest are dropped and counted beyond. Default 64 MiB: some seconds at full
+    /// The most bytes of records that wait to be written; further records are dropped and counted. Default 64 MiB: some seconds at full
     /// speed.
     pub queue_bytes: u64,
-    /// A segment is sealed into Parquet when it has so many bytes, default 64 MiB, as it is held in memory for that,
+    /// The bytes after which a segment is sealed into Parquet. Default 64 MiB: sealing holds a segment in memory.
     pub segment_bytes: u64,
-    /// or when it is so old. Default 10 min.
+    /// The age after which a segment is sealed. Default 10 min: a model with few requests should not get too many files.
     pub seal_after: Duration,
-    /// Sealed files older than this are deleted. Default 0: they are kept as long as they fit.
+    /// The age after which sealed files are deleted. Default 0: never because of their age.
     pub keep_for: Duration,
-    /// Bytes the log may take on the disk; the oldest sealed files are deleted and counted beyond. Default 10 GiB.
+    /// The most bytes of the log on disk; beyond, the oldest sealed files are deleted and counted. Default 10 GiB.
     pub disk_budget: u64,
-    /// The secret of keyed hashes, where the environment has no `SLUICEGATE_HASH_KEY`. Default: one made at the first start, in the data
-    /// directory.
+    /// The file with the secret for keyed hashes. `SLUICEGATE_HASH_KEY` in the environment overrides it. Default: a secret is created in
+    /// the data directory at the first start.
     pub hash_key_file: Option<PathBuf>,
-    /// How far back feedback is joined live. Default 1 h.
+    /// How old a prediction may be for its feedback to count in the live figures. Default 1 h.
     pub quality_window: Duration,
-    /// Predicted rows that may wait for it, over all models; some 200 bytes each. Default 250 000.
+    /// The most predicted rows that wait for feedback, over all models; about 200 bytes each. Default 250 000.
     pub quality_rows: usize,
 }
 
-/// When an answer may leave.
+/// When an answer is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Acknowledge {
     #[default]
@@ -178,7 +184,7 @@ pub enum Acknowledge {
     Disk,
 }
 
-/// What becomes of answers that cannot be recorded.
+/// What happens to answers that cannot be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
     #[default]
@@ -186,12 +192,12 @@ pub enum OnFailure {
     Serve,
 }
 
-/// `[log]`: what the server says about itself, to standard error.
+/// `[log]`: the server's log on standard error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// Default `human`, for a terminal; `json` for collectors.
     pub format: LogFormat,
-    /// A `tracing` filter. Default `info`: what operators act on, and no line per request. `RUST_LOG` wins over it.
+    /// A `tracing` filter. Default `info`: events that operators act on, and no line per request. `RUST_LOG` overrides it.
     pub filter: String,
 }
 
@@ -217,14 +223,14 @@ impl Default for Server {
 }
 
 impl Server {
-    pub fn read(t: &mut Table) -> Server {
+    pub(super) fn read(t: &mut Table) -> Server {
         let d = Server::default();
         let server = Server {
             listen: t.socket_addr("listen").unwrap_or(d.listen),
             max_in_flight: t.integer("max_in_flight", 1..=1_000_000).unwrap_or(d.max_in_flight),
             max_connections: t.integer("max_connections", 1..=1_000_000).unwrap_or(d.max_connections),
             max_body: t.bytes("max_body", KIB..=16 * GIB).unwrap_or(d.max_body),
-            // hyper refuses to read heads into less than 8 KiB.
+            // hyper needs at least 8 KiB.
             max_headers: t.bytes("max_headers", 8 * KIB..=16 * MIB).unwrap_or(d.max_headers),
             header_timeout: t.duration("header_timeout", 100 * MS..=10 * MINUTE).unwrap_or(d.header_timeout),
             body_timeout: t.duration("body_timeout", 100 * MS..=HOUR).unwrap_or(d.body_timeout),
@@ -240,12 +246,6 @@ impl Server {
         }
         server
     }
-
-    /// How many I/O threads to start on a budget of `cores`.
-    #[must_use]
-    pub fn io_threads_on(&self, cores: usize) -> usize {
-        if self.io_threads == 0 { cores } else { self.io_threads }
-    }
 }
 
 // === impl Admin ===
@@ -257,7 +257,7 @@ impl Default for Admin {
 }
 
 impl Admin {
-    pub fn read(t: &mut Table) -> Admin {
+    pub(super) fn read(t: &mut Table) -> Admin {
         let admin = Admin {
             listen: t.socket_addr("listen").unwrap_or(Admin::default().listen),
             allowed_hosts: t.string_list("allowed_hosts").unwrap_or_default(),
@@ -296,7 +296,7 @@ impl Default for Models {
 }
 
 impl Models {
-    pub fn read(t: &mut Table) -> Models {
+    pub(super) fn read(t: &mut Table) -> Models {
         let d = Models::default();
         let policies = [("keep_serving", Policy::KeepServing), ("make_room", Policy::MakeRoom)];
         Models {
@@ -321,7 +321,7 @@ impl Models {
 // === impl Engines ===
 
 impl Engines {
-    pub fn read(t: &mut Table) -> Engines {
+    pub(super) fn read(t: &mut Table) -> Engines {
         Engines { onnxruntime: t.path("onnxruntime") }
     }
 }
@@ -335,19 +335,13 @@ impl Default for Execute {
 }
 
 impl Execute {
-    pub fn read(t: &mut Table) -> Execute {
+    pub(super) fn read(t: &mut Table) -> Execute {
         let d = Execute::default();
         Execute {
             inline_below: t.duration("inline_below", Duration::ZERO..=SECOND).unwrap_or(d.inline_below),
             queue: t.integer("queue", 1..=1_000_000).unwrap_or(d.queue),
             workers: t.integer("workers", 0..=1024).unwrap_or(d.workers),
         }
-    }
-
-    /// How many workers to start on a budget of `cores`.
-    #[must_use]
-    pub fn workers_on(&self, cores: usize) -> usize {
-        if self.workers == 0 { cores } else { self.workers }
     }
 }
 
@@ -360,7 +354,7 @@ impl Default for Shadows {
 }
 
 impl Shadows {
-    pub fn read(t: &mut Table) -> Shadows {
+    pub(super) fn read(t: &mut Table) -> Shadows {
         let d = Shadows::default();
         Shadows {
             threads: t.integer("threads", 0..=1024).unwrap_or(d.threads),
@@ -404,7 +398,7 @@ impl Default for PredictionLog {
 }
 
 impl PredictionLog {
-    pub fn read(t: &mut Table) -> PredictionLog {
+    pub(super) fn read(t: &mut Table) -> PredictionLog {
         let d = PredictionLog::default();
         let acknowledge = [("memory", Acknowledge::Memory), ("disk", Acknowledge::Disk)];
         let on_failure = [("refuse", OnFailure::Refuse), ("serve", OnFailure::Serve)];
@@ -412,7 +406,7 @@ impl PredictionLog {
             enabled: t.bool("enabled").unwrap_or(d.enabled),
             sample_rate: t.float("sample_rate", 0.0..=1.0).unwrap_or(d.sample_rate),
             hash_route_key: t.bool("hash_route_key").unwrap_or(d.hash_route_key),
-            // Beyond, a column of records would not fit into Arrow's 32-bit offsets.
+            // A column of larger records would not fit into Arrow's 32-bit offsets.
             max_record_bytes: t.bytes("max_record_bytes", 0..=256 * MIB).unwrap_or(d.max_record_bytes),
             acknowledge: t.one_of("acknowledge", &acknowledge).unwrap_or(d.acknowledge),
             on_failure: t.one_of("on_failure", &on_failure).unwrap_or(d.on_failure),
@@ -438,7 +432,7 @@ impl Default for Data {
 }
 
 impl Data {
-    pub fn read(t: &mut Table) -> Data {
+    pub(super) fn read(t: &mut Table) -> Data {
         Data { dir: t.path("dir").unwrap_or(Data::default().dir) }
     }
 }
@@ -452,7 +446,7 @@ impl Default for Log {
 }
 
 impl Log {
-    pub fn read(t: &mut Table) -> Log {
+    pub(super) fn read(t: &mut Table) -> Log {
         let d = Log::default();
         let formats = [("human", LogFormat::Human), ("json", LogFormat::Json)];
         let right = "a log filter, such as \"info\" or \"warn,sluicegate=debug\"";

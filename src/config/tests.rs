@@ -1,7 +1,6 @@
 use super::*;
 use crate::settings::{Complaints, Table};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -20,7 +19,7 @@ fn the_documented_defaults_are_the_built_in_ones() {
 }
 
 #[test]
-fn every_key_is_documented_with_its_default_and_when_it_can_change() {
+fn every_key_is_documented_with_its_default_and_whether_it_is_live() {
     let text = std::fs::read_to_string(repository(Config::DEFAULT_FILE)).unwrap();
     let mut all = Table::default();
     Config::read(&mut all);
@@ -40,22 +39,26 @@ fn every_key_is_documented_with_its_default_and_when_it_can_change() {
         }
     }
     let keys: std::collections::BTreeSet<String> = documented.iter().map(|(key, _)| key.clone()).collect();
-    assert_eq!(keys, all.known_keys(), "the keys in the file are the keys there are");
+    assert_eq!(keys, all.known_keys(), "the file documents exactly the known keys");
     for (key, comment) in &documented {
-        assert!(comment.len() > 20, "{key} has a comment that says why");
+        assert!(comment.len() > 20, "{key} has a comment with the reason");
         let live = LIVE.contains(&key.as_str());
-        assert_eq!(comment.ends_with("(live)"), live, "{key} is marked (live) exactly when it can change at run time");
+        assert_eq!(
+            comment.ends_with("(live)"),
+            live,
+            "{key} is marked (live) if and only if it can change at run time"
+        );
     }
 }
 
 #[test]
-fn each_invalid_file_fails_with_the_words_it_expects_and_no_others() {
+fn each_invalid_file_fails_with_exactly_the_errors_it_expects() {
     let mut files = 0;
     for entry in std::fs::read_dir(repository("config/invalid")).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         let expected: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# expect: ")).collect();
-        assert!(!expected.is_empty(), "{} begins with what it expects", path.display());
+        assert!(!expected.is_empty(), "{} begins with the expected errors", path.display());
         let Err(complaints) = load(Some(&path), &[], &Overrides::default()) else {
             panic!("{} is refused", path.display());
         };
@@ -65,7 +68,7 @@ fn each_invalid_file_fails_with_the_words_it_expects_and_no_others() {
         }
         for complaint in &found {
             let wanted = expected.iter().any(|words| complaint.contains(words));
-            assert!(wanted, "{}: nobody expects {complaint:?}", path.display());
+            assert!(wanted, "{}: unexpected: {complaint:?}", path.display());
         }
         files += 1;
     }
@@ -73,7 +76,7 @@ fn each_invalid_file_fails_with_the_words_it_expects_and_no_others() {
 }
 
 #[test]
-fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
+fn the_environment_overrides_the_file_and_the_command_line_overrides_both() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.toml");
     std::fs::write(&path, "[server]\nlisten = \"1.1.1.1:1\"\nmax_body = \"1MiB\"\n[models]\ndir = \"from-file\"\n")
@@ -96,7 +99,7 @@ fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
 }
 
 #[test]
-fn every_source_is_complained_of_at_once() {
+fn errors_of_all_sources_are_reported_at_once() {
     let overrides = Overrides { admin_listen: Some("0.0.0.0:8081".into()), ..Overrides::default() };
     let variables = [("SLUICEGATE__SERVER__IO_THREAD", "2"), ("SLUICEGATE__LOG__FORMAT", "xml")];
     let found = load(None, &variables, &overrides).unwrap_err().to_string();
@@ -114,7 +117,7 @@ fn every_source_is_complained_of_at_once() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_complaint() {
+fn an_unreadable_file_is_an_error() {
     let missing = load(Some(Path::new("/nowhere/c.toml")), &[], &Overrides::default()).unwrap_err().to_string();
     assert!(missing.starts_with("cannot read the configuration /nowhere/c.toml: "), "{missing}");
     let dir = tempfile::tempdir().unwrap();
@@ -123,7 +126,7 @@ fn a_file_that_cannot_be_read_is_a_complaint() {
     assert!(load(Some(&path), &[], &Overrides::default()).unwrap_err().to_string().contains("UTF-8"));
 }
 
-/// What can change at run time; the rest needs a restart.
+/// The keys that can change at run time. The others need a restart.
 const LIVE: [&str; 7] = [
     "server.max_in_flight",
     "server.max_body",
@@ -198,7 +201,7 @@ const ALL_DIFFERENT: &str = r#"
 "#;
 
 #[test]
-fn a_reload_says_which_keys_changed_and_which_need_a_restart() {
+fn a_reload_reports_changed_keys_and_which_need_a_restart() {
     let old = Config::default();
     assert_eq!(old.changes(&old), []);
     let mut table = Table::parse("all", ALL_DIFFERENT);
@@ -211,20 +214,18 @@ fn a_reload_says_which_keys_changed_and_which_need_a_restart() {
         assert_eq!(change.needs_restart, !LIVE.contains(&change.key), "{}", change.key);
     }
     let running = old.reloaded(&new);
-    assert_eq!(old.restart_needed(&running), Vec::<String>::new(), "what was taken over needed no restart");
-    assert!(running.changes(&new).iter().all(|c| c.needs_restart), "and all that needs none was taken over");
-    assert_eq!(running.restart_needed(&new).len(), known.len() - LIVE.len());
+    assert!(old.changes(&running).iter().all(|c| !c.needs_restart), "a reload applies only live keys");
+    assert!(running.changes(&new).iter().all(|c| c.needs_restart), "a reload applies every live key");
+    assert_eq!(running.changes(&new).len(), known.len() - LIVE.len());
 }
 
 #[test]
-fn budgets_follow_the_machine_unless_they_are_given() {
+fn the_memory_budget_and_shadow_threads_follow_the_machine_unless_they_are_set() {
     let mut config = Config::default();
     assert_eq!(config.models.memory_budget_of(1000), 800);
-    assert_eq!((config.server.io_threads_on(6), config.execute.workers_on(6)), (6, 6));
+    assert_eq!([1, 3, 8].map(|cores| config.shadows.threads_on(cores)), [1, 1, 2]);
     config.models.memory_budget = 7;
-    config.server.io_threads = 2;
-    config.execute.workers = 3;
+    config.shadows.threads = 5;
     assert_eq!(config.models.memory_budget_of(1000), 7);
-    assert_eq!((config.server.io_threads_on(6), config.execute.workers_on(6)), (2, 3));
-    assert_eq!(config.execute.inline_below, Duration::from_micros(200));
+    assert_eq!(config.shadows.threads_on(8), 5);
 }

@@ -1,35 +1,46 @@
-//! The command line against a server: what it prints, and with which exit code it ends.
+//! The command line with a running server: the output, and the exit codes.
 
 use crate::support::onnx;
 use crate::support::process::Served;
+use std::path::Path;
+use std::process::Command;
+
+/// A server with two versions of the model `self`.
+fn serve(dir: &Path) -> Served {
+    std::fs::create_dir(dir.join("models")).unwrap();
+    for v in 1..=2 {
+        onnx::install(&dir.join("models"), "self", v, &onnx::answering(v as f32, 4, 0));
+    }
+    let served = Served::start(dir);
+    served.ready();
+    served
+}
+
+/// Runs a command; returns its exit code, standard output and standard error.
+fn run(served: &Served, line: &str) -> (i32, String, String) {
+    let output = served.cli(&line.split(' ').collect::<Vec<_>>());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
 
 #[test]
-fn commands_print_what_the_server_says_and_end_with_a_code_a_script_can_use() {
+fn commands_print_the_servers_answer_and_exit_with_a_code_for_scripts() {
     let dir = tempfile::TempDir::new().unwrap();
-    std::fs::create_dir(dir.path().join("models")).unwrap();
-    for v in 1..=2 {
-        onnx::install(&dir.path().join("models"), "self", v, &onnx::answering(v as f32, 4, 0));
-    }
-    let served = Served::start(dir.path());
-    served.ready();
-    let run = |line: &str| {
-        let output = served.cli(&line.split(' ').collect::<Vec<_>>());
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-    };
+    let served = serve(dir.path());
+    let run = |line: &str| run(&served, line);
 
     let (code, out, _) = run("execution self");
     assert!(code == 0 && out.contains("version 1 (") && out.contains("version 2 ("), "{out}");
-    assert!(out.contains("runs:      at once up to 200.0 us, else on one of ") && out.contains("A RUN TAKES"), "{out}");
+    assert!(out.contains("runs:      up to 200.0 us on the I/O thread, else on one of "), "{out}");
+    assert!(out.contains("RUN TIME"), "{out}");
 
     let (code, out, err) = run("promote self 1 --reason test --dry-run --gate shadow_pairs=5");
-    assert!(out.contains("shadow_pairs  FAILED") && out.contains("it would be refused"), "{out}");
-    assert_eq!((code, err.as_str()), (1, "sluicegate: self: a gate would refuse version 1\n"));
+    assert!(out.contains("shadow_pairs  FAILED") && out.contains("the promotion would be refused"), "{out}");
+    assert_eq!((code, err.as_str()), (1, "sluicegate: self: version 1 does not pass its gates\n"));
+    let (code, _, err) = run("promote self 9 --reason test --dry-run");
+    assert!(code == 1 && err.contains('9'), "a dry run that the server refuses fails as well: {err}");
     let (code, out, _) = run("promote self 1 --reason test --dry-run");
     assert!(code == 0 && out.contains("nothing was changed"), "{out}");
-
-    let (code, _, err) = run("traffic self --set missing.json --reason test");
-    assert!(code == 2 && err.contains("cannot be used with"), "{err}");
 
     let (code, _, _) = run("traffic self --split control:1=90,2=10 --reason test");
     assert_eq!(code, 0);
@@ -38,4 +49,82 @@ fn commands_print_what_the_server_says_and_end_with_a_code_a_script_can_use() {
 
     let (code, _, err) = run("execution nobody");
     assert!(code == 1 && err.contains("nobody"), "{err}");
+    assert!(run("execution nobody --json").1.contains("\"error\""), "with --json the error is JSON too");
+}
+
+#[test]
+fn the_reason_on_the_command_line_replaces_the_one_in_the_file() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let served = serve(dir.path());
+    let file = dir.path().join("traffic.json");
+    let set = |reason: &str| run(&served, &format!("traffic self --set {} --reason {reason}", file.display()));
+
+    std::fs::write(&file, r#"{"split":[{"version":"1","weight":1}],"reason":"from-the-file"}"#).unwrap();
+    let (code, out, err) = set("from-the-command-line");
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("from-the-command-line") && !out.contains("from-the-file"), "{out}");
+    let (_, audit, _) = run(&served, "audit --limit 1");
+    assert!(audit.contains("from-the-command-line"), "{audit}");
+
+    // What the server would refuse without the option, it refuses with it.
+    for wrong in [r#"{"split":[],"split":[]}"#, "[]", "{", "null", ""] {
+        std::fs::write(&file, wrong).unwrap();
+        let (code, _, err) = set("why");
+        assert!(code == 1 && err.starts_with("sluicegate: "), "{wrong}: {err}");
+    }
+    let (code, _, err) = run(&served, "traffic self --set missing.json --reason why");
+    assert!(code == 1 && err.contains("cannot read missing.json"), "{err}");
+}
+
+#[test]
+fn a_refused_push_prints_its_error_once() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let served = serve(dir.path());
+    let file = dir.path().join("wrong.onnx");
+    std::fs::write(&file, b"<html>404</html>").unwrap();
+    let (code, out, err) = run(&served, &format!("push self 3 {}", file.display()));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!(err.matches("a web page").count(), 1, "{err}");
+    assert_eq!(err.matches("sluicegate: ").count(), 1, "{err}");
+    // Both engines refuse this file for the same reason.
+    let zipmap = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/refused/zipmap/1/model.onnx");
+    let (code, _, err) = run(&served, &format!("push self 3 {}", zipmap.display()));
+    assert!(code == 1 && err.matches("is a sequence of maps").count() == 1, "{err}");
+    let (code, _, err) = run(&served, "push self 2 missing.onnx");
+    assert!(code == 1 && err.contains("cannot read missing.onnx"), "{err}");
+}
+
+#[test]
+fn every_help_has_examples() {
+    let help = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sluicegate")).args(arguments).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let root = help(&[]);
+    let listed = root.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    // A command begins its line after two spaces; long descriptions continue with more.
+    let names: Vec<&str> = listed
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let text = help(&[name]);
+        assert!(text.contains("Examples:") && text.contains(&format!("sluicegate {name}")), "{text}");
+    }
+}
+
+#[test]
+fn commands_work_in_an_empty_environment() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .args(["models", "--admin", "http://127.0.0.1:1"])
+        .env_clear()
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.starts_with("sluicegate: cannot reach the admin API at http://127.0.0.1:1: "), "{err}");
 }

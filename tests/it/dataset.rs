@@ -95,7 +95,7 @@ fn export_replay_and_reproduce_work_with_a_running_server_and_after_a_stop() {
     assert_eq!((code, &replayed["gates"][0]["found"], &replayed["gates"][1]["found"]), (0, &json!(0.925), &json!(0.7)));
     let (code, output) = cli(dir, "replay m --version 2 --gate within_tolerance>=0.999");
     assert_eq!(code, 1, "{output}");
-    assert!(output.contains("within_tolerance>=0.999  FAILED") && output.contains("worst pairs"), "{output}");
+    assert!(output.contains("within_tolerance>=0.999  FAILED") && output.contains("largest differences"), "{output}");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn invalid_options_exit_with_2_and_missing_data_with_1() {
         ("export m -o x.txt", 2, "does not give a format"),
         ("export m --from yesterday -o x.csv", 2, "\"yesterday\" is not a time"),
         ("export m --role boss -o x.csv", 2, "expected primary, pinned or shadow"),
-        ("export m --version one -o x.csv", 2, "\"one\" is no version"),
+        ("export m --version one -o x.csv", 2, "\"one\" is not a version"),
         ("replay m --version 1 --gate speed>=1", 2, "the gate \"speed>=1\""),
         ("replay m --version 1 --rtol=-1", 2, "rtol"),
         ("replay m --version 9", 1, "there is no version 9 of m"),

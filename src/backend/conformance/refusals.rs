@@ -256,6 +256,12 @@ fn auto_uses_an_engine_that_runs_the_model_or_says_why_none_does() {
         let engine = |choice, model| engines.load(choice, &fixture("models", model)).unwrap().engine();
         assert_eq!(engine(EngineChoice::Auto, "scaler"), OnnxRuntime::NAME);
         assert_eq!(engine(EngineChoice::Tract, "mlp"), Tract::NAME);
+        let error = engines.load(EngineChoice::Auto, &fixture("refused", "zipmap")).unwrap_err().to_string();
+        assert_eq!(
+            error.matches("is a sequence of maps").count(),
+            1,
+            "a reason of both engines is given once: {error}"
+        );
         // ONNX Runtime refuses this IR version, tract does not.
         let model = engines.load(EngineChoice::Auto, &fixture("refused", "future_ir")).unwrap();
         assert_eq!(model.engine(), Tract::NAME);
