@@ -95,7 +95,7 @@ impl Client {
         self.show(&self.run(request, SHORT)?, show::traffic)
     }
 
-    /// The current document with another split, and its ETag, so that a change made in between by another operator is not lost.
+    /// The current document with another split, and its `ETag`, so that a change made in between by another operator is not lost.
     fn with_split(
         &self,
         place: &str,
