@@ -1,18 +1,19 @@
-//! What control groups and `/proc` say, as pure functions over their texts, and the walk up from a process's own group.
+//! Reads limits from control groups and `/proc`: pure functions over the texts of files, and the walk from a process's group up to
+//! the root.
 
 use std::path::{Path, PathBuf};
 
-/// The tightest limits on the way from a process's group up to the root; `None`: not limited.
+/// The smallest limits of a process's group and the groups above it. `None`: not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Limits {
-    /// Whole cores' worth of time, at least 1.
+    /// Whole cores of processor time, at least 1.
     pub(super) cores: Option<usize>,
     pub(super) memory: Option<u64>,
 }
 
 impl Limits {
-    /// `membership`: the text of `/proc/self/cgroup`. Control groups are looked for where everybody mounts them, under
-    /// `sys/fs/cgroup`.
+    /// `membership`: the text of `/proc/self/cgroup`. Control groups are expected under `sys/fs/cgroup`, where all distributions mount
+    /// them.
     pub(super) fn read(root: &Path, membership: &str) -> Limits {
         let mut limits = Limits::default();
         for group in membership.lines().filter_map(Group::parse) {
@@ -32,7 +33,7 @@ impl Limits {
         } else {
             text("cpu.cfs_quota_us").zip(text("cpu.cfs_period_us")).and_then(|(q, p)| quota_v1(&q, &p))
         };
-        // Above memory.high a process is slowed down, above memory.max it is killed: models must stay below both.
+        // Above memory.high a process is slowed down, above memory.max it is killed. Models have to stay below both.
         let files = if group.is_v2() { ["memory.max", "memory.high"] } else { ["memory.limit_in_bytes"; 2] };
         let memory = files.iter().filter_map(|name| text(name).and_then(|t| memory_limit(&t))).min();
         self.cores = self.cores.into_iter().chain(quota).min();
@@ -48,7 +49,7 @@ struct Group<'t> {
 }
 
 impl<'t> Group<'t> {
-    /// `None` for the controllers that limit neither cores nor memory.
+    /// `None` for controllers that limit neither cores nor memory.
     fn parse(line: &'t str) -> Option<Group<'t>> {
         let mut parts = line.splitn(3, ':').skip(1);
         let group = Group { controllers: parts.next()?, path: parts.next()? };
@@ -60,7 +61,7 @@ impl<'t> Group<'t> {
         self.controllers.is_empty()
     }
 
-    /// Where this hierarchy may be mounted: v2 alone or beside v1, v1 under all its controllers' names or under one.
+    /// The directories where this hierarchy may be mounted. v2: alone or beside v1. v1: under the names of all its controllers or of one.
     fn mounts(&self) -> Vec<&str> {
         if self.is_v2() {
             return vec!["", "unified"];
@@ -73,9 +74,9 @@ impl<'t> Group<'t> {
     }
 }
 
-/// The group's directory and those above it, the mount itself last.
+/// The group's directory and the directories above it, up to the mount.
 ///
-/// Inside a container the path may be the host's and not exist under the mount; then the mount is the container's own group.
+/// In a container the path may be that of the host and not exist under the mount. Then the mount is the container's group.
 fn ancestors(mount: &Path, path: &str) -> Vec<PathBuf> {
     let relative = Path::new(path.trim_start_matches('/'));
     // A path with `..` belongs to a group outside this namespace: only the mount can be read.
@@ -84,34 +85,34 @@ fn ancestors(mount: &Path, path: &str) -> Vec<PathBuf> {
     relative.ancestors().map(|part| mount.join(part)).collect()
 }
 
-/// `cpu.max`: `250000 100000` is 2.5 cores and so 2, `max 100000` no limit.
+/// Parses `cpu.max`: `250000 100000` is 2.5 cores, rounded down to 2; `max 100000` is no limit.
 fn quota_v2(text: &str) -> Option<usize> {
     let (quota, period) = text.trim().split_once(' ')?;
     quota_v1(quota, period)
 }
 
-/// `cpu.cfs_quota_us` and `cpu.cfs_period_us`; a quota of -1 is no limit.
+/// Parses `cpu.cfs_quota_us` and `cpu.cfs_period_us`. A quota of -1 is no limit.
 ///
-/// Rounded down: a thread more than the quota pays for makes every thread wait for the next period, up to 100 ms.
+/// Rounded down: with one thread more than the quota allows, all threads wait for the next period, up to 100 ms.
 fn quota_v1(quota: &str, period: &str) -> Option<usize> {
     let quota: usize = quota.trim().parse().ok()?;
     let period: usize = period.trim().parse().ok()?;
     quota.checked_div(period).map(|cores| cores.max(1))
 }
 
-/// `memory.max` and `memory.limit_in_bytes`. No limit is `max` in v2, and in v1 a number of pages near 2^63.
+/// Parses `memory.max` and `memory.limit_in_bytes`. No limit is `max` in v2, and a number near 2^63 in v1.
 fn memory_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| *bytes < 1 << 60)
 }
 
-/// The bytes of `MemTotal` in `/proc/meminfo`.
+/// `MemTotal` in `/proc/meminfo`, in bytes.
 pub(super) fn memory_total(text: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
 
-/// How many processors `/proc/cpuinfo` lists.
+/// The number of processors in `/proc/cpuinfo`.
 pub(super) fn processors(text: &str) -> usize {
     text.lines().filter(|line| line.split(':').next().is_some_and(|key| key.trim() == "processor")).count()
 }
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_read_as_the_kernel_writes_them() {
+    fn limits_are_parsed_as_the_kernel_writes_them() {
         assert_eq!(quota_v2("250000 100000\n"), Some(2));
         assert_eq!(quota_v1("50000\n", "100000\n"), Some(1));
         assert_eq!(memory_limit("536870912\n"), Some(512 << 20));
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_found_where_it_is_mounted() {
+    fn the_directories_of_a_group_are_found() {
         let group = Group::parse("4:cpu,cpuacct:/docker/ab:c").unwrap();
         assert_eq!((group.path, group.mounts()), ("/docker/ab:c", vec!["cpu", "cpu,cpuacct"]));
         assert_eq!(Group::parse("0::/").unwrap().mounts(), ["", "unified"]);

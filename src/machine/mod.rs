@@ -24,7 +24,7 @@ pub use priority::lower_priority;
 use std::fmt;
 use std::path::Path;
 
-/// What this process may use.
+/// The cores and the memory that this process may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
     /// At least 1.
@@ -34,7 +34,7 @@ pub struct Machine {
     pub memory_from: Source,
 }
 
-/// What set a limit.
+/// Where a number comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The whole machine.
@@ -47,20 +47,20 @@ pub enum Source {
     Guess,
 }
 
-/// Memory where the kernel says nothing: small enough to be there.
+/// The memory that is assumed when the kernel reports none.
 const GUESSED_MEMORY: u64 = 2 << 30;
 
 impl Machine {
-    /// Asks the kernel.
+    /// Reads the kernel's files.
     #[must_use]
     pub fn detect() -> Machine {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
-        // A machine of more cores than the call's fixed set holds refuses it; then the standard library's count has to do.
+        // The call fails on machines with more cores than its set can hold; then the standard library's count is used.
         let allowed = rustix::thread::sched_getaffinity(None).map_or(all, |set| set.count() as usize);
         Machine::read(Path::new("/"), allowed)
     }
 
-    /// What the files under `root` say, for a process that may run on `allowed` cores.
+    /// Reads the files under `root`, for a process that may run on `allowed` cores.
     fn read(root: &Path, allowed: usize) -> Machine {
         let text = |path: &str| std::fs::read_to_string(root.join(path)).ok();
         let present = text("proc/cpuinfo").map(|t| cgroup::processors(&t)).filter(|n| *n > 0);
@@ -82,7 +82,7 @@ impl Machine {
     }
 }
 
-/// One line for the log at start: `2 cores (the machine's), 23.5 GiB of memory (the control group's)`.
+/// A line for the log at start: `2 cores (the machine's), 23.5 GiB of memory (the control group's)`.
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { cores, cores_from, memory_bytes, memory_from } = self;
@@ -98,12 +98,12 @@ impl fmt::Display for Source {
             Source::Machine => "the machine's",
             Source::Affinity => "the process's affinity",
             Source::Cgroup => "the control group's",
-            Source::Guess => "a guess: the kernel does not say",
+            Source::Guess => "assumed: the kernel does not report it",
         })
     }
 }
 
-/// Resident memory of this process, in bytes; `None` where the kernel does not say.
+/// Resident memory of this process, in bytes. `None` when the kernel does not report it.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
@@ -111,13 +111,13 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// Processor time that the calling thread has had.
+/// Processor time used by the calling thread.
 #[must_use]
 pub fn thread_time() -> std::time::Duration {
     processor_time(rustix::time::ClockId::ThreadCPUTime)
 }
 
-/// Processor time that all threads of this process have had.
+/// Processor time used by all threads of this process.
 #[must_use]
 pub fn process_time() -> std::time::Duration {
     processor_time(rustix::time::ClockId::ProcessCPUTime)
@@ -125,6 +125,6 @@ pub fn process_time() -> std::time::Duration {
 
 fn processor_time(of: rustix::time::ClockId) -> std::time::Duration {
     let time = rustix::time::clock_gettime(of);
-    // Neither is ever negative, and nanoseconds are below a second.
+    // Both clocks are never negative, and the nanoseconds are less than a second.
     std::time::Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }

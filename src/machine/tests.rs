@@ -5,7 +5,7 @@ const CPUINFO: &str = "processor\t: 0\n\nprocessor\t: 1\n\nprocessor\t: 2\n\npro
 const MEMINFO: &str = "MemTotal:        8388608 kB\nMemFree:         1 kB\n";
 const GIB: u64 = 1 << 30;
 
-/// A machine of 4 cores and 8 GiB, with what else its kernel's files say.
+/// A machine with 4 cores and 8 GiB, and these files of the kernel in addition.
 fn machine(files: &[(&str, &str)], allowed: usize) -> Machine {
     let root = tempfile::tempdir().unwrap();
     for (path, text) in [("proc/cpuinfo", CPUINFO), ("proc/meminfo", MEMINFO)].iter().chain(files) {
@@ -17,7 +17,7 @@ fn machine(files: &[(&str, &str)], allowed: usize) -> Machine {
 }
 
 #[test]
-fn without_limits_the_machine_is_ours() {
+fn without_limits_the_whole_machine_is_used() {
     let found =
         machine(&[("proc/self/cgroup", "0::/user.slice\n"), ("sys/fs/cgroup/user.slice/cpu.max", "max 100000\n")], 4);
     let whole = Machine { cores: 4, cores_from: Source::Machine, memory_bytes: 8 * GIB, memory_from: Source::Machine };
@@ -32,7 +32,7 @@ fn affinity_limits_cores() {
 }
 
 #[test]
-fn the_tightest_group_on_the_way_up_wins_in_v2() {
+fn in_v2_the_smallest_limit_of_all_groups_counts() {
     let files = [
         ("proc/self/cgroup", "0::/pods/ours\n"),
         ("sys/fs/cgroup/pods/ours/cpu.max", "350000 100000\n"),
@@ -46,7 +46,7 @@ fn the_tightest_group_on_the_way_up_wins_in_v2() {
 }
 
 #[test]
-fn v1_controllers_are_read_each_where_it_is_and_a_hosts_path_falls_back_to_the_mount() {
+fn in_v1_each_controller_is_read_and_a_path_of_the_host_falls_back_to_the_mount() {
     let files = [
         ("proc/self/cgroup", "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n"),
         ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n"),
@@ -54,7 +54,7 @@ fn v1_controllers_are_read_each_where_it_is_and_a_hosts_path_falls_back_to_the_m
         ("sys/fs/cgroup/memory/memory.limit_in_bytes", "2147483648\n"),
     ];
     let ours = Machine { cores: 1, cores_from: Source::Cgroup, memory_bytes: 2 * GIB, memory_from: Source::Cgroup };
-    assert_eq!(machine(&files, 4), ours, "half a core is one thread");
+    assert_eq!(machine(&files, 4), ours, "half a core counts as one");
     let unlimited = [
         ("proc/self/cgroup", "5:memory:/\n4:cpu:/\n"),
         ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
@@ -66,7 +66,7 @@ fn v1_controllers_are_read_each_where_it_is_and_a_hosts_path_falls_back_to_the_m
 }
 
 #[test]
-fn it_never_fails() {
+fn detection_never_fails() {
     let root = tempfile::tempdir().unwrap();
     let found = Machine::read(root.path(), 0);
     assert_eq!((found.cores, found.memory_from), (1, Source::Guess));

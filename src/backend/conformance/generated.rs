@@ -11,7 +11,7 @@ use tract_onnx::pb::{
 
 /// Writes an MLP without activations: `widths[0]` inputs, then one `MatMul` to each next width. Every weight of a layer
 /// into width n is 1/n, so that inputs of ones give ones times the ratio of widths.
-pub fn mlp(dir: &Path, widths: &[usize]) {
+pub(super) fn mlp(dir: &Path, widths: &[usize]) {
     let mut graph = GraphProto { name: "mlp".into(), ..Default::default() };
     for (layer, pair) in widths.windows(2).enumerate() {
         let value = 1.0 / f32::from(u16::try_from(pair[0]).unwrap());
@@ -39,7 +39,7 @@ pub fn mlp(dir: &Path, widths: &[usize]) {
 
 /// Writes a model of one node. Its inputs take the types and ranks of the tensors given, with every dimension free;
 /// its outputs are `outputs`, of unknown rank.
-pub fn one_node(
+pub(super) fn one_node(
     dir: &Path,
     op: &str,
     attributes: &[(&str, i64)],
@@ -72,7 +72,7 @@ pub fn one_node(
 }
 
 /// Models that keep a tensor in the file `location`, each in another part of the model.
-pub fn external_tensors(location: &str) -> Vec<(&'static str, Vec<u8>)> {
+pub(super) fn external_tensors(location: &str) -> Vec<(&'static str, Vec<u8>)> {
     let tensor = || TensorProto {
         name: "w".into(),
         dims: vec![1],

@@ -5,161 +5,161 @@
 //! have neither sequences nor maps.
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Model {
+pub(super) struct Model {
     #[prost(int64, tag = "1")]
-    pub ir_version: i64,
+    pub(super) ir_version: i64,
     #[prost(message, optional, tag = "7")]
-    pub graph: Option<Graph>,
+    pub(super) graph: Option<Graph>,
     #[prost(message, repeated, tag = "8")]
-    pub opset_import: Vec<OperatorSet>,
+    pub(super) opset_import: Vec<OperatorSet>,
     #[prost(message, repeated, tag = "25")]
-    pub functions: Vec<Function>,
+    pub(super) functions: Vec<Function>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct OperatorSet {
+pub(super) struct OperatorSet {
     #[prost(string, tag = "1")]
-    pub domain: String,
+    pub(super) domain: String,
     #[prost(int64, tag = "2")]
-    pub version: i64,
+    pub(super) version: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Function {
+pub(super) struct Function {
     #[prost(string, tag = "1")]
-    pub name: String,
+    pub(super) name: String,
     #[prost(message, repeated, tag = "7")]
-    pub node: Vec<Node>,
+    pub(super) node: Vec<Node>,
     #[prost(string, tag = "10")]
-    pub domain: String,
+    pub(super) domain: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Graph {
+pub(super) struct Graph {
     #[prost(message, repeated, tag = "1")]
-    pub node: Vec<Node>,
+    pub(super) node: Vec<Node>,
     #[prost(message, repeated, tag = "5")]
-    pub initializer: Vec<Initializer>,
+    pub(super) initializer: Vec<Initializer>,
     #[prost(message, repeated, tag = "11")]
-    pub input: Vec<Port>,
+    pub(super) input: Vec<Port>,
     #[prost(message, repeated, tag = "12")]
-    pub output: Vec<Port>,
+    pub(super) output: Vec<Port>,
     #[prost(message, repeated, tag = "15")]
-    pub sparse_initializer: Vec<SparseInitializer>,
+    pub(super) sparse_initializer: Vec<SparseInitializer>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Node {
+pub(super) struct Node {
     #[prost(string, tag = "4")]
-    pub op_type: String,
+    pub(super) op_type: String,
     #[prost(message, repeated, tag = "5")]
-    pub attribute: Vec<Attribute>,
+    pub(super) attribute: Vec<Attribute>,
     #[prost(string, tag = "7")]
-    pub domain: String,
+    pub(super) domain: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Attribute {
+pub(super) struct Attribute {
     #[prost(message, optional, tag = "5")]
-    pub tensor: Option<Initializer>,
+    pub(super) tensor: Option<Initializer>,
     #[prost(message, optional, tag = "6")]
-    pub graph: Option<Graph>,
+    pub(super) graph: Option<Graph>,
     #[prost(message, repeated, tag = "10")]
-    pub tensors: Vec<Initializer>,
+    pub(super) tensors: Vec<Initializer>,
     #[prost(message, repeated, tag = "11")]
-    pub graphs: Vec<Graph>,
+    pub(super) graphs: Vec<Graph>,
     #[prost(message, optional, tag = "22")]
-    pub sparse_tensor: Option<SparseInitializer>,
+    pub(super) sparse_tensor: Option<SparseInitializer>,
     #[prost(message, repeated, tag = "23")]
-    pub sparse_tensors: Vec<SparseInitializer>,
+    pub(super) sparse_tensors: Vec<SparseInitializer>,
 }
 
 /// A `TensorProto` without its values.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Initializer {
+pub(super) struct Initializer {
     #[prost(string, tag = "8")]
-    pub name: String,
+    pub(super) name: String,
     #[prost(message, repeated, tag = "13")]
-    pub external_data: Vec<Entry>,
+    pub(super) external_data: Vec<Entry>,
     #[prost(int32, tag = "14")]
-    pub data_location: i32,
+    pub(super) data_location: i32,
 }
 
 impl Initializer {
     /// `TensorProto.DataLocation.EXTERNAL`
-    pub const EXTERNAL: i32 = 1;
+    pub(super) const EXTERNAL: i32 = 1;
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SparseInitializer {
+pub(super) struct SparseInitializer {
     #[prost(message, optional, tag = "1")]
-    pub values: Option<Initializer>,
+    pub(super) values: Option<Initializer>,
     #[prost(message, optional, tag = "2")]
-    pub indices: Option<Initializer>,
+    pub(super) indices: Option<Initializer>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Entry {
+pub(super) struct Entry {
     #[prost(string, tag = "1")]
-    pub key: String,
+    pub(super) key: String,
     #[prost(string, tag = "2")]
-    pub value: String,
+    pub(super) value: String,
 }
 
 /// A `ValueInfoProto`: a graph's input or output.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Port {
+pub(super) struct Port {
     #[prost(string, tag = "1")]
-    pub name: String,
+    pub(super) name: String,
     #[prost(message, optional, tag = "2")]
-    pub r#type: Option<Type>,
+    pub(super) r#type: Option<Type>,
 }
 
 /// A `TypeProto`. Of its variants only tensors are read; the others are only recognised.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Type {
+pub(super) struct Type {
     #[prost(message, optional, tag = "1")]
-    pub tensor: Option<TensorType>,
+    pub(super) tensor: Option<TensorType>,
     #[prost(message, optional, tag = "4")]
-    pub sequence: Option<SequenceType>,
+    pub(super) sequence: Option<SequenceType>,
     #[prost(message, optional, tag = "5")]
-    pub map: Option<Anything>,
+    pub(super) map: Option<Anything>,
     #[prost(message, optional, tag = "7")]
-    pub opaque: Option<Anything>,
+    pub(super) opaque: Option<Anything>,
     #[prost(message, optional, tag = "8")]
-    pub sparse_tensor: Option<Anything>,
+    pub(super) sparse_tensor: Option<Anything>,
     #[prost(message, optional, tag = "9")]
-    pub optional: Option<Anything>,
+    pub(super) optional: Option<Anything>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SequenceType {
+pub(super) struct SequenceType {
     #[prost(message, optional, boxed, tag = "1")]
-    pub elements: Option<Box<Type>>,
+    pub(super) elements: Option<Box<Type>>,
 }
 
 /// A message of which only the presence matters.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Anything {}
+pub(super) struct Anything {}
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct TensorType {
+pub(super) struct TensorType {
     #[prost(int32, tag = "1")]
-    pub elem_type: i32,
+    pub(super) elem_type: i32,
     #[prost(message, optional, tag = "2")]
-    pub shape: Option<Dims>,
+    pub(super) shape: Option<Dims>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Dims {
+pub(super) struct Dims {
     #[prost(message, repeated, tag = "1")]
-    pub dim: Vec<Dimension>,
+    pub(super) dim: Vec<Dimension>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Dimension {
+pub(super) struct Dimension {
     #[prost(int64, optional, tag = "1")]
-    pub dim_value: Option<i64>,
+    pub(super) dim_value: Option<i64>,
     #[prost(string, optional, tag = "2")]
-    pub dim_param: Option<String>,
+    pub(super) dim_param: Option<String>,
 }

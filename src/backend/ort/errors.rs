@@ -13,7 +13,7 @@ use std::path::Path;
 const NO_REASON: &str = "the engine gives no readable reason";
 
 /// Classifies an error of a load.
-pub fn load_error(error: &Error, dir: &Path) -> LoadError {
+pub(super) fn load_error(error: &Error, dir: &Path) -> LoadError {
     let message = error.message();
     if is_out_of_memory(message) {
         return LoadError::Memory("not enough memory to load the model".to_owned());
@@ -27,7 +27,7 @@ pub fn load_error(error: &Error, dir: &Path) -> LoadError {
 }
 
 /// Classifies an error of a run.
-pub fn run_error(error: &Error) -> RunError {
+pub(super) fn run_error(error: &Error) -> RunError {
     classify(error.code(), error.message().trim())
 }
 
@@ -59,13 +59,13 @@ fn classify(code: ErrorCode, message: &str) -> RunError {
 
 const REFUSED: &str = "the model cannot take these values";
 
-pub fn trapped_run(_: Trapped) -> RunError {
+pub(super) fn trapped_run(_: Trapped) -> RunError {
     RunError::Refused(format!(
         "{REFUSED}: an integer division in it divides by zero, or divides the smallest integer by -1"
     ))
 }
 
-pub fn trapped_load(_: Trapped) -> LoadError {
+pub(super) fn trapped_load(_: Trapped) -> LoadError {
     LoadError::Unsupported(
         "an integer division among the model's constants divides by zero, or divides the smallest integer by -1"
             .to_owned(),

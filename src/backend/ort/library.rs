@@ -12,11 +12,11 @@ const FILE: &str = "libonnxruntime.so";
 
 /// ONNX Runtime's library. A process loads one and never unloads it.
 #[derive(Debug)]
-pub struct Library {
-    pub environment: Environment,
-    pub version: String,
+pub(super) struct Library {
+    pub(super) environment: Environment,
+    pub(super) version: String,
     /// Where it was found, for people.
-    pub origin: String,
+    pub(super) origin: String,
 }
 
 static LOADED: OnceLock<Library> = OnceLock::new();
@@ -29,7 +29,7 @@ static LOADED: OnceLock<Library> = OnceLock::new();
 ///
 /// # Errors
 /// A message for operators: which places were tried, and what was wrong with each.
-pub fn load(configured: Option<&Path>) -> Result<&'static Library, String> {
+pub(super) fn load(configured: Option<&Path>) -> Result<&'static Library, String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(library) = LOADED.get() {

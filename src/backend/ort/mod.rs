@@ -20,29 +20,29 @@ use std::sync::Arc;
 
 /// ONNX Runtime, with its library loaded.
 #[derive(Debug, Clone, Copy)]
-pub struct OnnxRuntime {
+pub(super) struct OnnxRuntime {
     library: &'static Library,
 }
 
 impl OnnxRuntime {
-    pub const NAME: &'static str = "onnxruntime";
+    pub(super) const NAME: &'static str = "onnxruntime";
 
     /// Finds and loads the library; `library.rs` says where it looks.
     ///
     /// # Errors
     /// A message for operators.
-    pub fn find(configured: Option<&Path>) -> Result<OnnxRuntime, String> {
+    pub(super) fn find(configured: Option<&Path>) -> Result<OnnxRuntime, String> {
         library::load(configured).map(|library| OnnxRuntime { library })
     }
 
     #[must_use]
-    pub fn version(&self) -> &str {
+    pub(super) fn version(&self) -> &str {
         &self.library.version
     }
 
     /// Where the library was found.
     #[must_use]
-    pub fn origin(&self) -> &str {
+    pub(super) fn origin(&self) -> &str {
         &self.library.origin
     }
 }

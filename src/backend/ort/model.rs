@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 /// A loaded version.
 #[derive(Debug)]
-pub struct OrtModel {
+pub(super) struct OrtModel {
     /// Only used by shared reference: many threads call `Run` on its pointer at once.
     engine: EngineSession,
     signature: Signature,
@@ -32,7 +32,7 @@ pub struct OrtModel {
 }
 
 impl OrtModel {
-    pub fn load(library: &Library, file: &OnnxFile) -> Result<OrtModel, LoadError> {
+    pub(super) fn load(library: &Library, file: &OnnxFile) -> Result<OrtModel, LoadError> {
         let inputs = file.inputs()?;
         let declared = file.outputs()?;
         let path = file.dir().join(crate::backend::VersionFiles::MODEL);

@@ -15,7 +15,7 @@ use crate::model::{Dim, TensorSpec};
 ///   large buffers in every run. After four threads ran it and the version was dropped and trimmed, 47 MB were resident with
 ///   the arena and 212 to 245 MB without: glibc does not trim the heaps of threads, and an arena is freed with its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scratch {
+pub(super) enum Scratch {
     /// The process's allocator: for runs that need little memory and are so short that threads would contend for the arena.
     Process,
     /// The session's arena, which has a lock.
@@ -30,7 +30,7 @@ const WIDEST: usize = 4096;
 impl Scratch {
     /// Decides by what is known before the model is opened: the process's allocator for small models with rows of numbers, the
     /// arena for images, sequences and large models. `bytes` counts all files. A wrong decision costs what is measured above.
-    pub fn of(bytes: usize, inputs: &[TensorSpec]) -> Scratch {
+    pub(super) fn of(bytes: usize, inputs: &[TensorSpec]) -> Scratch {
         if bytes <= SMALL && inputs.iter().all(is_rows_of_numbers) { Scratch::Process } else { Scratch::Arena }
     }
 }

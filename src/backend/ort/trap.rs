@@ -25,10 +25,10 @@ thread_local! {
 
 /// A division trapped and was skipped: the outputs are wrong and must be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trapped;
+pub(super) struct Trapped;
 
 /// Runs engine code. `Err` when an integer division trapped in it.
-pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Trapped> {
+pub(super) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Trapped> {
     handler::install();
     set(ARMED);
     let disarm = Disarm;
@@ -57,7 +57,7 @@ fn set(state: u8) {
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 mod handler {
     /// Does nothing: division does not trap here, or the handler is not written for this platform.
-    pub fn install() {}
+    pub(super) fn install() {}
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -81,7 +81,7 @@ mod handler {
 
     type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
 
-    pub fn install() {
+    pub(super) fn install() {
         BEFORE.get_or_init(|| {
             let on_trap: Handler = on_trap;
             // SAFETY: zeroed is a valid `sigaction` (no flags, an empty mask), and both pointers are to such structs.
@@ -145,15 +145,15 @@ mod handler {
 mod decode {
     /// The length of the instruction, and how much of rax and rdx it writes.
     #[derive(Debug, PartialEq, Eq)]
-    pub struct Division {
-        pub length: u8,
+    pub(super) struct Division {
+        pub(super) length: u8,
         /// Operand size in bytes: 1, 2, 4 or 8.
-        pub width: u8,
+        pub(super) width: u8,
     }
 
     impl Division {
         /// rax with a quotient of 0. Writing 32 bits clears the upper half; writing 8 or 16 bits keeps the rest.
-        pub fn clear_rax(&self, rax: i64) -> i64 {
+        pub(super) fn clear_rax(&self, rax: i64) -> i64 {
             match self.width {
                 1 | 2 => rax & !0xffff,
                 _ => 0,
@@ -161,7 +161,7 @@ mod decode {
         }
 
         /// rdx with a remainder of 0. The 8-bit form has its remainder in AH.
-        pub fn clear_rdx(&self, rdx: i64) -> i64 {
+        pub(super) fn clear_rdx(&self, rdx: i64) -> i64 {
             match self.width {
                 1 => rdx,
                 2 => rdx & !0xffff,
@@ -171,7 +171,7 @@ mod decode {
     }
 
     /// `byte` returns the n-th byte of the instruction. It is not called past the end of the instruction.
-    pub fn division(byte: impl Fn(usize) -> u8) -> Option<Division> {
+    pub(super) fn division(byte: impl Fn(usize) -> u8) -> Option<Division> {
         let mut at = 0;
         let mut narrow = false;
         // Prefixes: operand size, address size, segments, repeat. An instruction has at most 15 bytes, a division at

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 
 /// A value of the engine, over memory that lives for `'m`.
 #[derive(Debug)]
-pub struct Value<'m> {
+pub(super) struct Value<'m> {
     pointer: NonNull<OrtValue>,
     memory: PhantomData<&'m [u8]>,
 }
@@ -28,19 +28,19 @@ impl Value<'static> {
     ///
     /// # Safety
     /// The pointer is null, or to a live value that nothing else releases.
-    pub unsafe fn take(pointer: *mut OrtValue) -> Option<Value<'static>> {
+    pub(super) unsafe fn take(pointer: *mut OrtValue) -> Option<Value<'static>> {
         Some(Value { pointer: NonNull::new(pointer)?, memory: PhantomData })
     }
 }
 
 impl<'m> Value<'m> {
     #[must_use]
-    pub fn as_ptr(&self) -> *mut OrtValue {
+    pub(super) fn as_ptr(&self) -> *mut OrtValue {
         self.pointer.as_ptr()
     }
 
     /// Passes a tensor to the engine without copying it. Strings are copied.
-    pub fn lend(tensor: &'m Tensor) -> Result<Value<'m>, Error> {
+    pub(super) fn lend(tensor: &'m Tensor) -> Result<Value<'m>, Error> {
         let dims: SmallVec<[i64; 8]> = tensor.shape().iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
         match tensor.data() {
             Data::Bytes(strings) => copy_strings(strings, &dims),
@@ -60,7 +60,7 @@ impl Drop for Value<'_> {
 ///
 /// # Errors
 /// The engine's error, or an error when the output is not a tensor of a known type.
-pub fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
+pub(super) fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
     let (element_type, shape) = type_and_shape(value)?;
     let n = shape.elements().ok_or_else(|| Error::new("an output is larger than this machine can address"))?;
     let mut at: *mut c_void = null_mut();
@@ -98,14 +98,14 @@ pub fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
 }
 
 /// Converts a status into a result and releases it.
-pub fn check(status: OrtStatusPtr) -> Result<(), Error> {
+pub(super) fn check(status: OrtStatusPtr) -> Result<(), Error> {
     // SAFETY: every status comes directly from an engine call and is used once.
     unsafe { Error::result_from_status(status) }
 }
 
 /// The engine's constant for a type.
 #[must_use]
-pub fn element_type(datatype: DataType) -> ElementType {
+pub(super) fn element_type(datatype: DataType) -> ElementType {
     match datatype {
         DataType::Bool => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
         DataType::Uint8 => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,

@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 /// The contents of a model's weight files, by the location that the model gives.
 #[derive(Debug, Default)]
-pub struct Weights(BTreeMap<PathBuf, Arc<[u8]>>);
+pub(super) struct Weights(BTreeMap<PathBuf, Arc<[u8]>>);
 
 impl Weights {
     /// Reads every weight file of the main graph. Files that only inner graphs name stay mapped; no exporter writes such
     /// models.
-    pub fn read(file: &OnnxFile) -> Result<Weights, LoadError> {
+    pub(super) fn read(file: &OnnxFile) -> Result<Weights, LoadError> {
         let mut files = BTreeMap::new();
         for location in file.weight_files() {
             let bytes = std::fs::read(file.dir().join(location))
@@ -31,7 +31,7 @@ impl Weights {
     }
 
     /// Passes the files to the session that is being built. It copies what it needs, so that the bytes are freed afterwards.
-    pub fn add_to(self, mut builder: SessionBuilder) -> Result<SessionBuilder, Error> {
+    pub(super) fn add_to(self, mut builder: SessionBuilder) -> Result<SessionBuilder, Error> {
         for (name, bytes) in self.0 {
             builder = builder.with_external_initializer_file_in_memory(name, bytes)?;
         }
@@ -39,7 +39,7 @@ impl Weights {
     }
 
     /// The size of all files together.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.0.values().map(|bytes| bytes.len()).sum()
     }
 }

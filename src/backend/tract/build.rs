@@ -16,7 +16,7 @@ use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::{ShapeFactoid, SpecialOps, Symbol, TDim, bail};
 
-pub fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableModel>), LoadError> {
+pub(super) fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableModel>), LoadError> {
     let inputs = file.inputs()?;
     let declared = file.outputs()?;
     refuse_unknown_operators(file)?;
@@ -37,7 +37,7 @@ pub fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableModel>), Lo
 }
 
 /// Shortens an error chain, which may contain the debug form of a graph, to one line of at most 600 characters.
-pub fn shortened(message: &str) -> String {
+pub(super) fn shortened(message: &str) -> String {
     const MOST: usize = 600;
     let one_line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     match one_line.char_indices().nth(MOST) {

@@ -10,7 +10,7 @@ use tract_onnx::prelude::{Datum, DatumType, IntoTValue, TValue, Tensor as TractT
 use tract_onnx::tract_hir::internal::bail;
 
 /// tract's constant for a type.
-pub fn datum_type(datatype: DataType) -> DatumType {
+pub(super) fn datum_type(datatype: DataType) -> DatumType {
     match datatype {
         DataType::Bool => DatumType::Bool,
         DataType::Uint8 => DatumType::U8,
@@ -29,13 +29,13 @@ pub fn datum_type(datatype: DataType) -> DatumType {
 }
 
 /// The type in answers for one of tract's types. `None` when there is none.
-pub fn datatype(datum_type: DatumType) -> Option<DataType> {
+pub(super) fn datatype(datum_type: DatumType) -> Option<DataType> {
     DataType::ALL.into_iter().find(|d| self::datum_type(*d) == datum_type)
 }
 
 /// # Errors
 /// [`RunError::Refused`] for a string that is not UTF-8: tract's strings have to be.
-pub fn into_tract(tensor: &Tensor) -> Result<TValue, RunError> {
+pub(super) fn into_tract(tensor: &Tensor) -> Result<TValue, RunError> {
     let shape = tensor.shape();
     let copied = match tensor.data() {
         Data::Bool(e) => TractTensor::from_shape(shape, e),
@@ -61,7 +61,7 @@ pub fn into_tract(tensor: &Tensor) -> Result<TValue, RunError> {
 }
 
 /// Copies an output, as the type in the signature.
-pub fn from_tract(value: &TractTensor, spec: &TensorSpec) -> TractResult<Tensor> {
+pub(super) fn from_tract(value: &TractTensor, spec: &TensorSpec) -> TractResult<Tensor> {
     let data = match spec.datatype {
         DataType::Bool => Data::Bool(slice::<bool>(value)?.to_vec()),
         DataType::Uint8 => Data::Uint8(elements::<u8>(value)?.into()),

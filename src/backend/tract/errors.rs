@@ -7,13 +7,13 @@ use tract_onnx::prelude::TractError;
 const REFUSED: &str = "the model cannot take these values";
 
 /// An error of this crate's own steps around a run.
-pub fn failed(message: &str, error: &TractError) -> RunError {
+pub(super) fn failed(message: &str, error: &TractError) -> RunError {
     RunError::Failed { message: message.to_owned(), internal: shortened(&format!("{error:#}")) }
 }
 
 /// Classifies an error of a run. Operators end a run because of the values they got; what they do not implement is a failure
 /// of the engine.
-pub fn run_error(error: &TractError) -> RunError {
+pub(super) fn run_error(error: &TractError) -> RunError {
     let message = shortened(&format!("{error:#}"));
     if let Some(reason) = unequal_dimensions(&message) {
         return RunError::Refused(format!("{REFUSED}: {reason}"));
@@ -31,7 +31,7 @@ pub fn run_error(error: &TractError) -> RunError {
 
 /// Classifies a panic inside a run. Rust panics on a wrong index, on a division by zero and on an overflow, all of which
 /// follow from the values of the request. Other panics are bugs of the engine.
-pub fn panicked(panic: &str) -> RunError {
+pub(super) fn panicked(panic: &str) -> RunError {
     let reason = if panic.contains("attempt to divide") || panic.contains("attempt to calculate the remainder") {
         "an integer division in it divides by zero, or divides the smallest integer by -1"
     } else if ["out of bounds", "out of range", "OutOfBounds"].iter().any(|words| panic.contains(words)) {

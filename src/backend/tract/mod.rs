@@ -16,14 +16,14 @@ use std::sync::Arc;
 use tract_onnx::prelude::{TVec, TypedRunnableModel, TypedSimpleState};
 
 /// The version of the crate, which has no constant for it. A test compares it with `Cargo.lock`.
-pub const VERSION: &str = "0.23.9";
+pub(super) const VERSION: &str = "0.23.9";
 
 /// The engine tract.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Tract;
+pub(super) struct Tract;
 
 impl Tract {
-    pub const NAME: &'static str = "tract";
+    pub(super) const NAME: &'static str = "tract";
 }
 
 impl Backend for Tract {
