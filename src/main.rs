@@ -1,4 +1,4 @@
-//! The `sluicegate` binary: a table of contents.
+//! The `sluicegate` binary: passes the functions of the offline commands to the command line.
 
 use sluicegate::{app, cli};
 use std::process::ExitCode;

@@ -1,17 +1,15 @@
 //! machine: how many cores and how much memory this process may use, and has used.
 //!
-//! - [`Machine::detect`] asks the kernel once, at start: the cores this process may run on, the memory of the machine, and what
-//!   the control groups above the process (cgroup v1 and v2) leave of both.
-//! - What a container limits counts like what the machine has; the smallest limit on the way up wins.
-//! - It never fails: what cannot be read does not limit, and the answer says where each number came from.
+//! - [`Machine::detect`] reads the kernel's files once, at start: the cores this process may use, the memory of the machine, and the
+//!   limits of the process's control groups (cgroup v1 and v2). The smallest limit counts.
+//! - It never fails: a file that cannot be read sets no limit, and the result says where each number comes from.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //!
 //! Uses: nothing.
 //!
-//! Invariant: reads a few files of the kernel's and changes nothing but the priority of the calling thread
-//! ([`lower_priority`]).
+//! Invariant: detection only reads files of the kernel. Nothing here starts threads or keeps state.
 //!
-//! To add a source: a pure function over a file's text in `cgroup.rs`, its place in [`Machine::read`].
+//! To add a source: a pure function over a file's text in `cgroup.rs`, and its use in [`Machine::read`].
 
 mod cgroup;
 pub mod durable;
@@ -39,11 +37,11 @@ pub struct Machine {
 pub enum Source {
     /// The whole machine.
     Machine,
-    /// The cores the process may run on (`taskset`, cpusets).
+    /// The cores that the process may run on (`taskset`, cpusets).
     Affinity,
     /// A control group: a container's limit.
     Cgroup,
-    /// Nothing could be read.
+    /// No file could be read.
     Guess,
 }
 

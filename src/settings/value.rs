@@ -59,14 +59,6 @@ impl Value {
         }
     }
 
-    #[must_use]
-    pub fn as_table(&self) -> Option<&BTreeMap<String, Value>> {
-        match self {
-            Value::Table(members) => Some(members),
-            _ => None,
-        }
-    }
-
     pub(super) fn from_toml(value: DeValue<'_>) -> Value {
         match value {
             DeValue::String(text) => Value::String(text.into_owned()),
