@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// A version's `model.onnx`, read and checked: it is a model, and all its weight files are present.
 #[derive(Debug)]
-pub(super) struct OnnxFile {
+pub(crate) struct OnnxFile {
     dir: PathBuf,
     bytes: Vec<u8>,
     model: proto::Model,
@@ -28,18 +28,18 @@ pub(super) struct OnnxFile {
 
 /// The name of an operator: `Relu`, `ai.onnx.ml:TreeEnsembleClassifier`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Operator {
+pub(crate) struct Operator {
     /// Empty for ONNX's own operators.
-    pub(super) domain: String,
-    pub(super) name: String,
+    pub(crate) domain: String,
+    pub(crate) name: String,
 }
 
 /// An output as the file declares it. Only an engine can infer what is left out.
 #[derive(Debug, Clone)]
-pub(super) struct DeclaredOutput {
-    pub(super) name: Arc<str>,
-    pub(super) datatype: Option<DataType>,
-    pub(super) dims: Option<Vec<Dim>>,
+pub(crate) struct DeclaredOutput {
+    pub(crate) name: Arc<str>,
+    pub(crate) datatype: Option<DataType>,
+    pub(crate) dims: Option<Vec<Dim>>,
 }
 
 impl OnnxFile {
@@ -48,7 +48,7 @@ impl OnnxFile {
     /// # Errors
     /// [`LoadError::Io`] when it cannot be read. [`LoadError::Invalid`] when it is empty, truncated or not an ONNX model,
     /// or when a weight file is missing or outside of the version's directory.
-    pub(super) fn read(files: &VersionFiles) -> Result<OnnxFile, LoadError> {
+    pub(crate) fn read(files: &VersionFiles) -> Result<OnnxFile, LoadError> {
         let name = VersionFiles::MODEL;
         let read_error = |source: std::io::Error| match source.kind() {
             ErrorKind::NotFound => LoadError::Invalid(format!("{name} is missing")),
@@ -69,25 +69,25 @@ impl OnnxFile {
     }
 
     #[must_use]
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// The whole file.
     #[must_use]
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The version of ONNX's operator set that the model uses.
     #[must_use]
-    pub(super) fn opset(&self) -> Option<i64> {
+    pub(crate) fn opset(&self) -> Option<i64> {
         self.model.opset_import.iter().find(|set| is_onnx(&set.domain)).map(|set| set.version)
     }
 
     /// Every operator in the model, including inner graphs, without the functions that the model defines itself.
     #[must_use]
-    pub(super) fn operators(&self) -> BTreeSet<Operator> {
+    pub(crate) fn operators(&self) -> BTreeSet<Operator> {
         let mut operators = BTreeSet::new();
         self.each_node(&mut |node| {
             let domain = if is_onnx(&node.domain) { String::new() } else { node.domain.clone() };
@@ -100,7 +100,7 @@ impl OnnxFile {
     }
 
     /// The functions the model defines itself.
-    pub(super) fn functions(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn functions(&self) -> impl Iterator<Item = &str> {
         self.model.functions.iter().map(|f| f.name.as_str())
     }
 
@@ -109,7 +109,7 @@ impl OnnxFile {
     ///
     /// # Errors
     /// [`LoadError::Unsupported`] with every input that is not a tensor of a supported type.
-    pub(super) fn inputs(&self) -> Result<Vec<TensorSpec>, LoadError> {
+    pub(crate) fn inputs(&self) -> Result<Vec<TensorSpec>, LoadError> {
         let mut complaints = Vec::new();
         let mut inputs = Vec::new();
         for port in self.graph.input.iter().filter(|port| !self.is_weight(&port.name)) {
@@ -129,7 +129,7 @@ impl OnnxFile {
     /// # Errors
     /// [`LoadError::Unsupported`] with every output that is not a tensor of a supported type, and how to export without
     /// it.
-    pub(super) fn outputs(&self) -> Result<Vec<DeclaredOutput>, LoadError> {
+    pub(crate) fn outputs(&self) -> Result<Vec<DeclaredOutput>, LoadError> {
         let mut complaints = Vec::new();
         let mut outputs = Vec::new();
         for port in &self.graph.output {
@@ -146,7 +146,7 @@ impl OnnxFile {
 
     /// The weight files of the main graph, relative to the version's directory.
     #[must_use]
-    pub(super) fn weight_files(&self) -> BTreeSet<&str> {
+    pub(crate) fn weight_files(&self) -> BTreeSet<&str> {
         weights::files(&self.graph)
     }
 
