@@ -1,8 +1,8 @@
 //! dataset: reads the prediction log without a server: export, replay, reproduce.
 //!
-//! - [`export`] joins predictions with their latest feedback and writes one file: Parquet, CSV, `golden.json` or `warmup.json`.
-//! - [`replay`] runs logged inputs through a candidate and reports what a shadow would report.
-//! - [`reproduce`] runs one logged prediction again with the same model file.
+//! - [`export`](fn@export) joins predictions with their latest feedback and writes one file: Parquet, CSV, `golden.json` or `warmup.json`.
+//! - [`replay`](fn@replay) runs logged inputs through a candidate and reports what a shadow would report.
+//! - [`reproduce`](fn@reproduce) runs one logged prediction again with the same model file.
 //! - It reads sealed files and the segments of a running server. A record that is in both is read once.
 //! - Memory is bounded: predictions are read in chunks, in order, each with its own feedback only (`scan.rs`).
 //! - An output file appears complete or not at all.

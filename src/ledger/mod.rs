@@ -1,6 +1,6 @@
 //! ledger: everything that must survive a restart: traffic documents, their history, the audit trail, rollout states.
 //!
-//! - [`open`] locks the data directory for this process and returns one [`LedgerWriter`] (owned by the manager, not `Clone`) and a
+//! - [`open`](fn@open) locks the data directory for this process and returns one [`LedgerWriter`] (owned by the manager, not `Clone`) and a
 //!   [`LedgerReader`] (`Clone`, for any thread).
 //! - [`LedgerWriter::commit`] is one transaction. After `Ok`, the change and its audit event are both on disk (SQLite,
 //!   `synchronous=FULL`). After an error, neither is.

@@ -211,7 +211,7 @@ impl EngineReport {
     }
 }
 
-/// Does what [`bring_up`](super::bring_up) does, on one engine, and times the model.
+/// Does what [`bring_up`](fn@super::bring_up) does, on one engine, and times the model.
 fn check_engine(
     engines: &Engines,
     choice: EngineChoice,

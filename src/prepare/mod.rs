@@ -1,6 +1,6 @@
 //! prepare: makes a version ready to serve, from its files alone: load, verify, warm up.
 //!
-//! - [`bring_up`] runs the three stages and returns the ready version, or the stage and the reason of the failure.
+//! - [`bring_up`](fn@bring_up) runs the three stages and returns the ready version, or the stage and the reason of the failure.
 //! - [`check()`] reports for every engine whether a version would become ready; [`load_offline`] loads one without a server.
 //! - Every failure is a value ([`Outcome`]). Panics of an engine are caught.
 //! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).

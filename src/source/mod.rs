@@ -1,7 +1,7 @@
 //! source: finds the models and versions in a directory, and reports what changed.
 //!
-//! - [`look_at_root`], [`look_at_model`] and [`look_at_version`] read the directory once. They change nothing.
-//! - [`watch`] starts a thread that reads it again when the system reports a change, and at an interval. It sends a [`Look`] when
+//! - [`look_at_root`], [`look_at_model`](scan::look_at_model) and [`look_at_version`] read the directory once. They change nothing.
+//! - [`watch`](fn@watch) starts a thread that reads it again when the system reports a change, and at an interval. It sends a [`Look`] when
 //!   something differs from the last one.
 //! - A version counts as still when its files have not changed for the settle time. A half-copied version is never still.
 //! - A link is followed only where it resolves to a path inside the models directory.

@@ -58,7 +58,8 @@ fn heads(code: &str) -> Vec<&str> {
         let ends = depth == 0 && matches!(c, ',' | '}');
         if ends {
             let path = group[start..at].trim();
-            heads.push(&path[..name(path)]);
+            // Nothing follows a comma at the end of a group.
+            heads.extend((!path.is_empty()).then(|| &path[..name(path)]));
             start = at + 1;
         }
         match c {

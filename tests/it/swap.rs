@@ -117,8 +117,10 @@ fn forty_loads_of_a_version_keep_no_memory() {
     let dir = tempfile::TempDir::new().unwrap();
     let models = dir.path().join("models");
     onnx::install(&models, "self", 1, &onnx::answering(1.0, 4, 0));
-    onnx::install(&models, "self", 2, &onnx::answering(2.0, 4, WEIGHTS));
     let mut served = Served::start(dir.path());
+    served.ready();
+    // Added after version 1 serves, so that version 2 gets no traffic and may be unloaded.
+    onnx::install(&models, "self", 2, &onnx::answering(2.0, 4, WEIGHTS));
     served.wait_state("self", 2, "ready");
     let mut after_five = 0;
     for i in 0..40 {
