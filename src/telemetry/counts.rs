@@ -23,7 +23,7 @@ pub(super) struct ArmCounts {
 pub struct ArmEvidence {
     /// Answered requests that fitted the signature; without those whose client disconnected.
     pub requests: u64,
-    /// Those of them that failed. Values that the engine refused count too, as another version may accept them.
+    /// Those of them that failed. Values that the engine refused are not among them: `serve` counts them as the caller's mistake.
     pub failed: u64,
     /// Those of them with an output that was NaN or infinite.
     pub nonfinite: u64,
@@ -141,7 +141,7 @@ mod tests {
         let took = Duration::from_micros(100);
         counts.ended(None, took, true);
         counts.ended(Some(Code::InvalidTensor), took, false);
-        counts.ended(Some(Code::InvalidTensor), took, true);
+        counts.ended(Some(Code::EngineFailed), took, true);
         counts.ended(Some(Code::ClientClosed), took, true);
         counts.nonfinite();
         let evidence = counts.read();
