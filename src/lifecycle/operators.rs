@@ -99,8 +99,8 @@ impl Manager {
 
     fn push(&mut self, id: VersionId, file: PathBuf, actor: Actor, reply: Reply<()>) {
         let model = self.models.get(&id.model);
-        let record = model.and_then(|model| model.versions.get(&id.version));
-        if record.is_some_and(|r| r.found.is_some() || r.is_callable()) {
+        // The directory itself is checked, because the last report about it may be old.
+        if model.is_some_and(|model| model.is_callable(id.version)) || self.services.dir(&id).exists() {
             let _ = std::fs::remove_file(&file);
             return self.services.answer(reply, Err(exists(&id)));
         }
