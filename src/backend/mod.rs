@@ -31,6 +31,7 @@ mod tract;
 pub use engines::{EngineInfo, Engines};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use onnx::OnnxFile;
+pub use onnx::{GraphFacts, RowAnalysis};
 
 use crate::model::{Checked, Signature};
 use crate::tensor::Tensor;
@@ -118,6 +119,12 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     fn engine(&self) -> &'static str;
 
     fn signature(&self) -> &Signature;
+
+    /// What the graph says about runs: whether rows are independent, and whether values decide how long a run takes.
+    fn graph(&self) -> &GraphFacts {
+        static UNKNOWN: std::sync::LazyLock<GraphFacts> = std::sync::LazyLock::new(GraphFacts::unknown);
+        &UNKNOWN
+    }
 
     /// Makes a light handle, to be used by one worker at a time.
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError>;

@@ -3,7 +3,7 @@
 use super::batch::Batching;
 use super::cost::CostCurve;
 use super::counters::RunCounters;
-use crate::backend::{Model, RunError, Session};
+use crate::backend::{GraphFacts, Model, RunError, Session};
 use crate::model::{Answer, Checked, Code, Failure, Signature, panic_message};
 use crossbeam_queue::ArrayQueue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -108,6 +108,12 @@ impl Runner {
     #[must_use]
     pub fn signature(&self) -> &Signature {
         self.model.signature()
+    }
+
+    /// What the graph says about runs.
+    #[must_use]
+    pub fn graph(&self) -> &GraphFacts {
+        self.model.graph()
     }
 
     #[must_use]

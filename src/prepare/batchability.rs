@@ -1,10 +1,13 @@
 //! Finds out whether the rows of a version are independent. Only then may requests run together in one batch.
 //!
-//! A model may normalise over its batch, sort it or sum along it, and no signature shows that. So the test runs different rows alone
-//! and together, in several orders, and compares the results within rounding. Batching stays off where the test shows nothing.
+//! A model may normalise over its batch, sort it or sum along it, and no signature shows that. The graph is asked first: an operator
+//! that computes across the batch axis switches batching off. Then the test runs different rows alone and together, in several orders, and
+//! compares the results within rounding. Batching stays off where the test shows nothing. It shows nothing where the axis could not be
+//! followed through the graph and every output is discrete: a label stays the same while the numbers behind it change.
 
 use super::files;
 use super::inputs;
+use crate::backend::RowAnalysis;
 use crate::codec::golden::{Golden, parse_warmup};
 use crate::compare::{Tolerance, compare_answers};
 use crate::execute::{Batching, Runner};
@@ -47,8 +50,18 @@ pub(super) fn decide(dir: &Path, runner: &Runner, settings: BatchingSettings) ->
     if !runner.signature().has_rows() {
         return off("requests are not lists of rows: an input or output has no free first dimension");
     }
-    match test_rows(dir, runner) {
+    let found = match &runner.graph().rows {
+        RowAnalysis::Mixed { operator, why } => RowsAre::Dependent(format!("operator {operator}: {why}")),
+        RowAnalysis::Unknown { operator } if all_outputs_discrete(runner) => RowsAre::Unknown(format!(
+            "the batch axis cannot be followed through operator {operator}, and discrete outputs hide what happens before them"
+        )),
+        RowAnalysis::Independent | RowAnalysis::Unknown { .. } => test_rows(dir, runner),
+    };
+    match found {
         RowsAre::Independent => on(format!("up to {ROWS} different rows gave the same results together as alone")),
+        RowsAre::Dependent(why) if settings.enabled == Some(true) => {
+            on(format!("enabled in model.toml, although {why}"))
+        }
         RowsAre::Dependent(why) => Batching::Off { why },
         RowsAre::Unknown(why) if settings.enabled == Some(true) => {
             on(format!("enabled in model.toml, but not confirmed by a test: {why}"))
@@ -57,6 +70,12 @@ pub(super) fn decide(dir: &Path, runner: &Runner, settings: BatchingSettings) ->
             Batching::Off { why: format!("the test could not show that rows are independent: {why}") }
         }
     }
+}
+
+/// Whether every output is of integers, booleans or text.
+fn all_outputs_discrete(runner: &Runner) -> bool {
+    let is_float = |datatype| matches!(datatype, DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+    !runner.signature().outputs().iter().any(|spec| is_float(spec.datatype))
 }
 
 fn test_rows(dir: &Path, runner: &Runner) -> RowsAre {

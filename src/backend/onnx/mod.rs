@@ -5,14 +5,20 @@
 //! neither says what a file that is not a model is instead. The weights are skipped, so that this costs little compared
 //! with a load.
 
+mod graph;
 mod proto;
+mod rows;
+mod traits;
 mod weights;
+
+pub use rows::RowAnalysis;
 
 use super::{LoadError, VersionFiles};
 use crate::model::{Dim, TensorSpec};
 use crate::tensor::DataType;
+use bytes::Bytes;
 use prost::Message;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +27,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct OnnxFile {
     dir: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     model: proto::Model,
     graph: proto::Graph,
 }
@@ -32,6 +38,26 @@ pub(crate) struct Operator {
     /// Empty for ONNX's own operators.
     pub(crate) domain: String,
     pub(crate) name: String,
+}
+
+/// What the graph says about runs, beyond its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphFacts {
+    /// Whether the rows of a request can influence each other.
+    pub rows: RowAnalysis,
+    /// The first operator whose running time or output size depends on the values of an input.
+    pub time_by_values: Option<String>,
+    /// The first operator that draws random numbers.
+    pub random: Option<String>,
+}
+
+impl GraphFacts {
+    /// Of a model whose graph cannot be read.
+    #[must_use]
+    pub fn unknown() -> GraphFacts {
+        let rows = RowAnalysis::Unknown { operator: "the file".to_owned() };
+        GraphFacts { rows, time_by_values: None, random: None }
+    }
 }
 
 /// An output as the file declares it. Only an engine can infer what is left out.
@@ -63,7 +89,7 @@ impl OnnxFile {
         let graph = model.graph.take().filter(|graph| !graph.output.is_empty()).ok_or_else(|| {
             LoadError::Invalid(format!("{name} holds no graph with an output: it is not an ONNX model"))
         })?;
-        let file = OnnxFile { dir: files.dir.clone(), bytes, model, graph };
+        let file = OnnxFile { dir: files.dir.clone(), bytes: bytes.into(), model, graph };
         weights::check(&file)?;
         Ok(file)
     }
@@ -97,6 +123,19 @@ impl OnnxFile {
             }
         });
         operators
+    }
+
+    /// What the graph says about runs. Reads the nodes of the file again; weights are not copied.
+    #[must_use]
+    pub fn facts(&self) -> GraphFacts {
+        let Ok(model) = graph::Model::read(self.bytes.clone()) else { return GraphFacts::unknown() };
+        let given = self.graph.input.iter().filter(|port| !self.is_weight(&port.name));
+        let inputs: HashSet<&str> = given.map(|port| port.name.as_str()).collect();
+        GraphFacts {
+            rows: rows::analyse(&model, &inputs),
+            time_by_values: traits::time_by_values(&model, &inputs),
+            random: traits::random_operator(&model),
+        }
     }
 
     /// The functions the model defines itself.

@@ -6,7 +6,7 @@ use super::values::{Value, check, copy_out};
 use super::weights::Weights;
 use super::{OnnxRuntime, errors, trap};
 use crate::backend::onnx::{DeclaredOutput, OnnxFile};
-use crate::backend::{LoadError, Model, RunError, Session};
+use crate::backend::{GraphFacts, LoadError, Model, RunError, Session};
 use crate::model::{Checked, Dim, Signature, TensorSpec};
 use crate::tensor::{DataType, Tensor};
 use ort::ep::CPU;
@@ -27,6 +27,7 @@ pub(super) struct OrtModel {
     /// Only used by shared reference: many threads call `Run` on its pointer at once.
     engine: EngineSession,
     signature: Signature,
+    graph: GraphFacts,
     inputs: Names,
     outputs: Names,
 }
@@ -61,6 +62,7 @@ impl OrtModel {
             inputs: Names::new(inputs.iter().map(|spec| &*spec.name))?,
             outputs: Names::new(outputs.iter().map(|spec| &*spec.name))?,
             signature: Signature::new(inputs, outputs),
+            graph: file.facts(),
             engine,
         })
     }
@@ -122,6 +124,10 @@ impl Model for OrtModel {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn graph(&self) -> &GraphFacts {
+        &self.graph
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {

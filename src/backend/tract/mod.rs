@@ -8,7 +8,7 @@ mod convert;
 mod errors;
 
 use super::onnx::OnnxFile;
-use super::{Backend, LoadError, Model, RunError, Session, VersionFiles};
+use super::{Backend, GraphFacts, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature, panic_message};
 use crate::tensor::Tensor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +34,7 @@ impl Backend for Tract {
     fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
         let file = OnnxFile::read(files)?;
         let (signature, plan) = build::build(&file)?;
-        Ok(Arc::new(TractModel { signature, plan }))
+        Ok(Arc::new(TractModel { signature, graph: file.facts(), plan }))
     }
 }
 
@@ -42,6 +42,7 @@ impl Backend for Tract {
 #[derive(Debug)]
 struct TractModel {
     signature: Signature,
+    graph: GraphFacts,
     plan: Arc<TypedRunnableModel>,
 }
 
@@ -52,6 +53,10 @@ impl Model for TractModel {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn graph(&self) -> &GraphFacts {
+        &self.graph
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
