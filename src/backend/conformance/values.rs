@@ -196,3 +196,16 @@ fn missing_memory_is_a_failure_of_the_engine_and_not_of_the_values() {
         assert_eq!(run(&model, &inputs, None).unwrap().outputs[0].1, ints(&[0, 1, 2]), "{}", engine.name());
     }
 }
+
+#[test]
+fn kernels_may_read_the_address_of_a_tensor_without_elements() {
+    // ONNX Runtime's InstanceNormalization reads one element of each channel, even if there is none.
+    let Some(engine) = onnxruntime() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let per_channel = || floats(&[3], &[1., 1., 1.]);
+    let inputs = [("x", floats(&[1, 3, 0], &[])), ("scale", per_channel()), ("b", per_channel())];
+    generated::one_node(dir.path(), "InstanceNormalization", &[], &inputs, &[("out", DataType::Fp32)]);
+    let model = load(&*engine, dir.path());
+    let answer = run(&model, &inputs, None).unwrap();
+    assert_eq!(answer.outputs[0].1, floats(&[1, 3, 0], &[]));
+}

@@ -124,9 +124,15 @@ pub(super) fn element_type(datatype: DataType) -> ElementType {
 }
 
 fn lend_numbers<'m>(data: &'m Data, element_type: ElementType, dims: &[i64]) -> Result<Value<'m>, Error> {
-    // A tensor without elements may have a dangling address: it is not read.
-    let (at, bytes): (*const c_void, usize) =
+    // Some kernels read from a tensor without elements (InstanceNormalization, LSTM), and its own address may be dangling.
+    #[repr(align(64))]
+    struct Aligned([u8; 64]);
+    static NO_ELEMENTS: Aligned = Aligned([0; 64]);
+    let (mut at, bytes): (*const c_void, usize) =
         each_data!(data, |elements| (elements.as_ptr().cast(), size_of_val(&elements[..])));
+    if bytes == 0 {
+        at = NO_ELEMENTS.0.as_ptr().cast();
+    }
     let mut value: *mut OrtValue = null_mut();
     // SAFETY: `at` points at `bytes` bytes of the given type, alive for `'m`. The engine takes a mutable pointer and only
     // reads: it never uses an input as the buffer of an output.
