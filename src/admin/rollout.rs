@@ -166,6 +166,7 @@ pub(super) async fn show(admin: State<Arc<Admin>>, target: Target) -> Result<Jso
     request_body = ReasonRequest,
     responses(
         (status = 200, description = "The rollout is paused", body = Rollout),
+        (status = 400, description = "The body is not valid", body = Problem),
         (status = 404, description = "No such model, or it has never had a rollout", body = Problem),
         (status = 409, description = "The rollout has ended", body = Problem),
     )
@@ -187,6 +188,7 @@ pub(super) async fn pause(
     request_body = ReasonRequest,
     responses(
         (status = 200, description = "The rollout continues", body = Rollout),
+        (status = 400, description = "The body is not valid", body = Problem),
         (status = 404, description = "No such model, or it has never had a rollout", body = Problem),
         (status = 409, description = "The rollout has ended", body = Problem),
     )
@@ -210,6 +212,7 @@ pub(super) async fn resume(
     request_body = ReasonRequest,
     responses(
         (status = 200, description = "The rollout has ended", body = Rollout),
+        (status = 400, description = "The body is not valid", body = Problem),
         (status = 404, description = "No such model, or it has never had a rollout", body = Problem),
         (status = 409, description = "The rollout had already ended", body = Problem),
     )
