@@ -347,11 +347,13 @@ impl ActiveRequest {
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if !self.ended {
+            // A request is dropped before its end when its client disconnects, or when its task panics.
+            let code = if std::thread::panicking() { Code::Internal } else { Code::ClientClosed };
             let timing = self.timing(None);
-            // An error means that the record cannot be kept. The client is gone, so there is no answer to refuse.
-            let _ = self.offer_record(Err(Code::ClientClosed), timing.as_ref());
+            // An error means that the record cannot be kept. There is no answer that could be refused.
+            let _ = self.offer_record(Err(code), timing.as_ref());
             let took = self.started.elapsed();
-            self.served.metrics.ended(Some(Code::ClientClosed), took, self.counts_against_version);
+            self.served.metrics.ended(Some(code), took, self.counts_against_version);
         }
     }
 }

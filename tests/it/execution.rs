@@ -24,11 +24,11 @@ fn only_versions_whose_rows_do_not_interact_are_batched() {
     });
     for (model, enabled, why) in [
         ("apart", true, "gave the same results together as alone"),
-        ("together", false, "a row gave another result in a batch of"),
+        ("together", false, "operator Softmax: it computes across rows"),
         ("alike", false, "every test row gave the same result"),
         ("off", false, "disabled in model.toml"),
         ("pinned", true, "enabled in model.toml, but not confirmed by a test"),
-        ("stubborn", false, "a row gave another result in a batch of"),
+        ("stubborn", true, "enabled in model.toml, although operator Softmax"),
     ] {
         let version = &shown(&gateway, model)["versions"][0];
         assert_eq!(version["batching"]["enabled"], enabled, "{model}: {version}");

@@ -419,7 +419,8 @@ fn pyarrow_and_duckdb_read_the_values_that_were_sent() {
         assert!(output.status.success() && said.contains("ok"), "{said}");
     };
     // One record is larger than this queue, which leaves a gap; all others are much smaller.
-    let config = "[server]\nio_threads = 1\n[prediction_log]\nqueue_bytes = \"4MiB\"\n";
+    // Sealing has a low priority; on a busy machine it takes long.
+    let config = "[server]\nio_threads = 1\nshutdown_grace = \"2m\"\n[prediction_log]\nqueue_bytes = \"4MiB\"\n";
     let gateway = Gateway::start_with(config, |models| {
         onnx::install(models, "types", 1, &onnx::echoing_every_type());
         onnx::install(models, "types", 2, &onnx::echoing_every_type());

@@ -14,7 +14,7 @@ fn gateway() -> Gateway {
 
 fn fill(models: &std::path::Path) {
     onnx::install(models, "m", 1, &onnx::scaling(1.0));
-    onnx::install(models, "m", 2, &onnx::up_to(9));
+    onnx::install(models, "m", 2, &onnx::out_of_memory_above(9));
 }
 
 fn begin(gateway: &Gateway, plan: &Value) -> Answer {

@@ -195,7 +195,7 @@ pub fn configuration(dir: &Path, more: &str) -> Config {
         text.push_str(line);
         text.push('\n');
         match line.trim() {
-            "[server]" => text.push_str("shutdown_grace = \"5s\"\n"),
+            "[server]" if !more.contains("shutdown_grace") => text.push_str("shutdown_grace = \"5s\"\n"),
             "[models]" => text.push_str("settle = \"100ms\"\n"),
             _ => {}
         }

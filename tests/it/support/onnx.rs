@@ -72,6 +72,39 @@ pub fn up_to(most: u8) -> Vec<u8> {
     )
 }
 
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` itself. The engine fails when an element is larger than `most`, because the graph then makes a
+/// list of more numbers than any machine has memory for: an engine failure, not a value that it refuses.
+pub fn out_of_memory_above(most: u8) -> Vec<u8> {
+    let with = |mut node: NodeProto, name: &str, i: i64| {
+        node.attribute.push(int(name, i));
+        node
+    };
+    model(
+        vec![
+            with(node("ReduceMax", &["x"], &["largest"]), "keepdims", 0),
+            node("Greater", &["largest", "most"], &["is_above"]),
+            with(node("Cast", &["is_above"], &["one_or_zero"]), "to", i64::from(FLOAT)),
+            node("Mul", &["one_or_zero", "far_too_many"], &["more"]),
+            node("Add", &["more", "one"], &["length"]),
+            with(node("Cast", &["length"], &["end"]), "to", pb::tensor_proto::DataType::Int64 as i64),
+            with(node("Cast", &["zero"], &["from"]), "to", pb::tensor_proto::DataType::Int64 as i64),
+            with(node("Cast", &["one"], &["by"]), "to", pb::tensor_proto::DataType::Int64 as i64),
+            node("Range", &["from", "end", "by"], &["list"]),
+            with(node("Cast", &["list"], &["numbers"]), "to", i64::from(FLOAT)),
+            with(node("ReduceMin", &["numbers"], &["nothing"]), "keepdims", 0),
+            node("Add", &["x", "nothing"], &["y"]),
+        ],
+        vec![
+            tensor("most", &[], &[f32::from(most)]),
+            tensor("far_too_many", &[], &[1e15]),
+            tensor("zero", &[], &[0.0]),
+            tensor("one", &[], &[1.0]),
+        ],
+        vec![value("x", &[None, Some(2)])],
+        vec![value("y", &[None, Some(2)])],
+    )
+}
+
 /// `x` FP32 [N,2] → `y` FP32 [N,2]: the softmax of each column over all rows, so that rows depend on each other.
 pub fn softmax_over_rows() -> Vec<u8> {
     let mut softmax = node("Softmax", &["x"], &["y"]);
