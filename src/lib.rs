@@ -11,10 +11,10 @@ mod dataset;
 pub mod execute;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-pub mod http;
+pub(crate) mod http;
 mod ledger;
 mod lifecycle;
-pub mod machine;
+pub(crate) mod machine;
 pub mod model;
 mod model_settings;
 mod prepare;

@@ -22,13 +22,13 @@ pub use offline::{export, replay, reproduce};
 use crate::admin;
 use crate::backend::Engines;
 use crate::compare::Tolerance;
-use crate::config::{Acknowledge, Config, OnFailure, Policy};
+use crate::config::Config;
 use crate::execute::{self, Executor};
 use crate::http::{self, DataPlane, Server};
 use crate::lifecycle;
 use crate::machine::Machine;
-use crate::quality::{self, Quality};
-use crate::record::{self, Choice, Log};
+use crate::quality::Quality;
+use crate::record::{self, Log};
 use crate::rollout::Rollouts;
 use crate::serve::Gateway;
 use crate::shadow::{self, Shadows};
@@ -128,10 +128,7 @@ impl App {
             load_threads: config.models.load_threads,
             drain_timeout: config.models.drain_timeout,
             keep_warm: config.models.keep_warm,
-            policy: match config.models.policy {
-                Policy::KeepServing => lifecycle::Policy::KeepServing,
-                Policy::MakeRoom => lifecycle::Policy::MakeRoom,
-            },
+            policy: config.models.policy,
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
             recording: Some(recording),
         };
@@ -273,37 +270,16 @@ fn start_log(
     telemetry: &Telemetry,
 ) -> Result<(Log, record::Stop, crate::model_settings::Recording, Quality), StartError> {
     let settings = &config.prediction_log;
-    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let quality = Quality::new(quality::Config { rows: settings.quality_rows, window: settings.quality_window });
+    let quality = Quality::new(settings.quality);
     let log_config = record::Config {
         data: config.data.dir.clone(),
-        acknowledge: match settings.acknowledge {
-            Acknowledge::Memory => record::Acknowledge::Memory,
-            Acknowledge::Disk => record::Acknowledge::Disk,
-        },
-        on_failure: match settings.on_failure {
-            OnFailure::Refuse => record::OnFailure::Refuse,
-            OnFailure::Serve => record::OnFailure::Serve,
-        },
-        flush_interval: settings.flush_interval,
-        queue_bytes: bytes(settings.queue_bytes),
         // The I/O threads, and the thread that sorts copies for shadows.
         shards: io_threads.get() + 1,
-        segment_bytes: settings.segment_bytes,
-        seal_after: settings.seal_after,
-        keep_for: Some(settings.keep_for).filter(|keep| !keep.is_zero()),
-        disk_budget: settings.disk_budget,
-        hash_key_file: settings.hash_key_file.clone(),
+        ..settings.log.clone()
     };
     let (log, stop) = Log::start(log_config, quality.clone(), telemetry)
         .map_err(|source| StartError::Start { what: "the prediction log", source })?;
-    let choice = Choice {
-        enabled: settings.enabled,
-        sample_rate: settings.sample_rate,
-        hash_route_key: settings.hash_route_key,
-        max_record_bytes: bytes(settings.max_record_bytes),
-        ..Choice::default()
-    };
+    let choice = settings.choice.clone();
     Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality))
 }
 

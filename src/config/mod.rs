@@ -3,11 +3,11 @@
 //! - [`Config::load`] reads the built-in defaults, the file, the environment and the command line; each overrides the one before.
 //!   It returns a complete configuration or all errors.
 //! - One struct per section, one field per key. `Default` holds the defaults; each field documents its unit and the reason for the
-//!   default.
+//!   default. `[prediction_log]` and `models.policy` are read into the types of the rooms that use them.
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: settings, telemetry.
+//! Uses: lifecycle (its policy), quality, record, settings, telemetry.
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -22,9 +22,7 @@ mod tests;
 
 pub use load::{Overrides, environment};
 pub use reload::Change;
-pub use sections::{
-    Acknowledge, Admin, Data, Engines, Execute, Log, Models, OnFailure, Policy, PredictionLog, Server, Shadows,
-};
+pub use sections::{Admin, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 
 /// The whole configuration, one field per section.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -1,6 +1,8 @@
 //! Compares two configurations: which keys changed, and which of them need a restart.
 
 use super::{Admin, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use crate::quality;
+use crate::record::{self, Choice};
 
 /// A key whose value changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,39 +152,48 @@ impl Shadows {
 
 impl PredictionLog {
     fn changes(&self, new: &PredictionLog) -> [Option<Change>; 15] {
-        let PredictionLog {
+        let PredictionLog { choice, log, quality } = self;
+        // The fields marked `_` are not keys of this section.
+        let Choice {
             enabled,
             sample_rate,
+            errors: _,
+            disagreements: _,
+            drop: _,
+            hash: _,
             hash_route_key,
             max_record_bytes,
+        } = choice;
+        let record::Config {
+            data: _,
             acknowledge,
             on_failure,
             flush_interval,
             queue_bytes,
+            shards: _,
             segment_bytes,
             seal_after,
             keep_for,
             disk_budget,
             hash_key_file,
-            quality_window,
-            quality_rows,
-        } = self;
+        } = log;
+        let quality::Config { rows, window } = quality;
         [
-            at_start("prediction_log.enabled", enabled, &new.enabled),
-            at_start("prediction_log.sample_rate", sample_rate, &new.sample_rate),
-            at_start("prediction_log.hash_route_key", hash_route_key, &new.hash_route_key),
-            at_start("prediction_log.max_record_bytes", max_record_bytes, &new.max_record_bytes),
-            at_start("prediction_log.acknowledge", acknowledge, &new.acknowledge),
-            at_start("prediction_log.on_failure", on_failure, &new.on_failure),
-            at_start("prediction_log.flush_interval", flush_interval, &new.flush_interval),
-            at_start("prediction_log.queue_bytes", queue_bytes, &new.queue_bytes),
-            at_start("prediction_log.segment_bytes", segment_bytes, &new.segment_bytes),
-            at_start("prediction_log.seal_after", seal_after, &new.seal_after),
-            at_start("prediction_log.keep_for", keep_for, &new.keep_for),
-            at_start("prediction_log.disk_budget", disk_budget, &new.disk_budget),
-            at_start("prediction_log.hash_key_file", hash_key_file, &new.hash_key_file),
-            at_start("prediction_log.quality_window", quality_window, &new.quality_window),
-            at_start("prediction_log.quality_rows", quality_rows, &new.quality_rows),
+            at_start("prediction_log.enabled", enabled, &new.choice.enabled),
+            at_start("prediction_log.sample_rate", sample_rate, &new.choice.sample_rate),
+            at_start("prediction_log.hash_route_key", hash_route_key, &new.choice.hash_route_key),
+            at_start("prediction_log.max_record_bytes", max_record_bytes, &new.choice.max_record_bytes),
+            at_start("prediction_log.acknowledge", acknowledge, &new.log.acknowledge),
+            at_start("prediction_log.on_failure", on_failure, &new.log.on_failure),
+            at_start("prediction_log.flush_interval", flush_interval, &new.log.flush_interval),
+            at_start("prediction_log.queue_bytes", queue_bytes, &new.log.queue_bytes),
+            at_start("prediction_log.segment_bytes", segment_bytes, &new.log.segment_bytes),
+            at_start("prediction_log.seal_after", seal_after, &new.log.seal_after),
+            at_start("prediction_log.keep_for", keep_for, &new.log.keep_for),
+            at_start("prediction_log.disk_budget", disk_budget, &new.log.disk_budget),
+            at_start("prediction_log.hash_key_file", hash_key_file, &new.log.hash_key_file),
+            at_start("prediction_log.quality_window", window, &new.quality.window),
+            at_start("prediction_log.quality_rows", rows, &new.quality.rows),
         ]
     }
 }

@@ -1,5 +1,8 @@
 //! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
+use crate::lifecycle::Policy;
+use crate::quality;
+use crate::record::{self, Acknowledge, Choice, OnFailure};
 use crate::settings::Table;
 use crate::telemetry::LogFormat;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -79,17 +82,8 @@ pub struct Models {
     /// `keep_warm` in `model.toml` overrides it. Default 10 min: problems of a new version mostly show within minutes, and a rollback
     /// is then immediate.
     pub keep_warm: Duration,
+    /// What to do when a version does not fit into the memory budget. Default `keep_serving`: no request fails.
     pub policy: Policy,
-}
-
-/// Which version is unloaded first when another one is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// The old version serves until the new one is ready: no request fails, and both are in memory for a while.
-    #[default]
-    KeepServing,
-    /// Versions that no traffic document names are unloaded first, for models that fill the machine.
-    MakeRoom,
 }
 
 /// `[engines]`: the engines that run models.
@@ -138,58 +132,15 @@ pub struct Data {
     pub dir: PathBuf,
 }
 
-/// `[prediction_log]`: what is recorded of predictions.
+/// `[prediction_log]`: what is recorded of predictions. The fields of the rooms' types document the keys and their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PredictionLog {
-    /// Whether predictions are recorded. Default true. `[prediction_log]` in a `model.toml` overrides this and the next three keys.
-    pub enabled: bool,
-    /// The share of requests that is recorded, chosen by a hash of the request id. Default 1.
-    pub sample_rate: f64,
-    /// Whether the key that a split uses is replaced by its keyed hash. Default true: the key often identifies a person.
-    pub hash_route_key: bool,
-    /// The most bytes of a record's tensors; the largest tensors are left out of larger records. Default 1 MiB: enough for the features
-    /// of an image, too small for the image.
-    pub max_record_bytes: u64,
-    /// When an answer is sent: at once (default), or after its record is on disk.
-    pub acknowledge: Acknowledge,
-    /// With `acknowledge = "disk"`, what happens when a record cannot be written: 503 (default), or the answer is sent.
-    pub on_failure: OnFailure,
-    /// The most time of records that `kill -9` loses when answers do not wait for the disk. Default 200 ms.
-    pub flush_interval: Duration,
-    /// The most bytes of records that wait to be written; further records are dropped and counted. Default 64 MiB: some seconds at full
-    /// speed.
-    pub queue_bytes: u64,
-    /// The bytes after which a segment is sealed into Parquet. Default 64 MiB: sealing holds a segment in memory.
-    pub segment_bytes: u64,
-    /// The age after which a segment is sealed. Default 10 min: a model with few requests should not get too many files.
-    pub seal_after: Duration,
-    /// The age after which sealed files are deleted. Default 0: never because of their age.
-    pub keep_for: Duration,
-    /// The most bytes of the log on disk; beyond, the oldest sealed files are deleted and counted. Default 10 GiB.
-    pub disk_budget: u64,
-    /// The file with the secret for keyed hashes. `SLUICEGATE_HASH_KEY` in the environment overrides it. Default: a secret is created in
-    /// the data directory at the first start.
-    pub hash_key_file: Option<PathBuf>,
-    /// How old a prediction may be for its feedback to count in the live figures. Default 1 h.
-    pub quality_window: Duration,
-    /// The most predicted rows that wait for feedback, over all models; about 200 bytes each. Default 250 000.
-    pub quality_rows: usize,
-}
-
-/// When an answer is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Acknowledge {
-    #[default]
-    Memory,
-    Disk,
-}
-
-/// What happens to answers that cannot be recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnFailure {
-    #[default]
-    Refuse,
-    Serve,
+    /// What is recorded, for models whose `model.toml` does not say: `enabled`, `sample_rate`, `hash_route_key`, `max_record_bytes`.
+    pub choice: Choice,
+    /// How it is recorded. `data` and `shards` are not keys of this section; the server sets them at start.
+    pub log: record::Config,
+    /// The live figures: `quality_rows`, `quality_window`.
+    pub quality: quality::Config,
 }
 
 /// `[log]`: the server's log on standard error.
@@ -290,7 +241,7 @@ impl Default for Models {
             load_threads: 1,
             drain_timeout: 30 * SECOND,
             keep_warm: 10 * MINUTE,
-            policy: Policy::KeepServing,
+            policy: Policy::default(),
         }
     }
 }
@@ -378,47 +329,46 @@ impl Shadows {
 impl Default for PredictionLog {
     fn default() -> PredictionLog {
         PredictionLog {
-            enabled: true,
-            sample_rate: 1.0,
-            hash_route_key: true,
-            max_record_bytes: MIB,
-            acknowledge: Acknowledge::Memory,
-            on_failure: OnFailure::Refuse,
-            flush_interval: 200 * MS,
-            queue_bytes: 64 * MIB,
-            segment_bytes: 64 * MIB,
-            seal_after: 10 * MINUTE,
-            keep_for: Duration::ZERO,
-            disk_budget: 10 * GIB,
-            hash_key_file: None,
-            quality_window: HOUR,
-            quality_rows: 250_000,
+            choice: Choice::default(),
+            log: record::Config::of(PathBuf::new()),
+            quality: quality::Config::default(),
         }
     }
 }
 
 impl PredictionLog {
     pub(super) fn read(t: &mut Table) -> PredictionLog {
-        let d = PredictionLog::default();
+        let PredictionLog { choice, log, quality } = PredictionLog::default();
         let acknowledge = [("memory", Acknowledge::Memory), ("disk", Acknowledge::Disk)];
         let on_failure = [("refuse", OnFailure::Refuse), ("serve", OnFailure::Serve)];
+        let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         PredictionLog {
-            enabled: t.bool("enabled").unwrap_or(d.enabled),
-            sample_rate: t.float("sample_rate", 0.0..=1.0).unwrap_or(d.sample_rate),
-            hash_route_key: t.bool("hash_route_key").unwrap_or(d.hash_route_key),
-            // A column of larger records would not fit into Arrow's 32-bit offsets.
-            max_record_bytes: t.bytes("max_record_bytes", 0..=256 * MIB).unwrap_or(d.max_record_bytes),
-            acknowledge: t.one_of("acknowledge", &acknowledge).unwrap_or(d.acknowledge),
-            on_failure: t.one_of("on_failure", &on_failure).unwrap_or(d.on_failure),
-            flush_interval: t.duration("flush_interval", 2 * MS..=MINUTE).unwrap_or(d.flush_interval),
-            queue_bytes: t.bytes("queue_bytes", 64 * KIB..=64 * GIB).unwrap_or(d.queue_bytes),
-            segment_bytes: t.bytes("segment_bytes", 64 * KIB..=GIB).unwrap_or(d.segment_bytes),
-            seal_after: t.duration("seal_after", 100 * MS..=24 * HOUR).unwrap_or(d.seal_after),
-            keep_for: t.duration("keep_for", Duration::ZERO..=100 * 365 * 24 * HOUR).unwrap_or(d.keep_for),
-            disk_budget: t.bytes("disk_budget", MIB..=u64::MAX).unwrap_or(d.disk_budget),
-            hash_key_file: t.path("hash_key_file"),
-            quality_window: t.duration("quality_window", SECOND..=30 * 24 * HOUR).unwrap_or(d.quality_window),
-            quality_rows: t.integer("quality_rows", 1..=1_000_000_000).unwrap_or(d.quality_rows),
+            choice: Choice {
+                enabled: t.bool("enabled").unwrap_or(choice.enabled),
+                sample_rate: t.float("sample_rate", 0.0..=1.0).unwrap_or(choice.sample_rate),
+                hash_route_key: t.bool("hash_route_key").unwrap_or(choice.hash_route_key),
+                // A column of larger records would not fit into Arrow's 32-bit offsets.
+                max_record_bytes: t.bytes("max_record_bytes", 0..=256 * MIB).map_or(choice.max_record_bytes, bytes),
+                ..choice
+            },
+            log: record::Config {
+                acknowledge: t.one_of("acknowledge", &acknowledge).unwrap_or(log.acknowledge),
+                on_failure: t.one_of("on_failure", &on_failure).unwrap_or(log.on_failure),
+                flush_interval: t.duration("flush_interval", 2 * MS..=MINUTE).unwrap_or(log.flush_interval),
+                queue_bytes: t.bytes("queue_bytes", 64 * KIB..=64 * GIB).map_or(log.queue_bytes, bytes),
+                segment_bytes: t.bytes("segment_bytes", 64 * KIB..=GIB).unwrap_or(log.segment_bytes),
+                seal_after: t.duration("seal_after", 100 * MS..=24 * HOUR).unwrap_or(log.seal_after),
+                keep_for: t
+                    .duration("keep_for", Duration::ZERO..=100 * 365 * 24 * HOUR)
+                    .map_or(log.keep_for, |keep| Some(keep).filter(|keep| !keep.is_zero())),
+                disk_budget: t.bytes("disk_budget", MIB..=u64::MAX).unwrap_or(log.disk_budget),
+                hash_key_file: t.path("hash_key_file").or(log.hash_key_file),
+                ..log
+            },
+            quality: quality::Config {
+                window: t.duration("quality_window", SECOND..=30 * 24 * HOUR).unwrap_or(quality.window),
+                rows: t.integer("quality_rows", 1..=1_000_000_000).unwrap_or(quality.rows),
+            },
         }
     }
 }

@@ -34,5 +34,5 @@ mod tests;
 
 pub(crate) use body::discard;
 pub use config::Config;
-pub use data_plane::{DataPlane, Limits};
+pub use data_plane::DataPlane;
 pub use server::Server;

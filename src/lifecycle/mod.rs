@@ -67,10 +67,9 @@ use tokio::sync::mpsc;
 pub struct Config {
     /// The directory of the versions: `models/<model>/<version>/model.onnx`.
     pub models_dir: PathBuf,
-    /// How long a version's files must be unchanged before they are read. 700 ms: slow copies pause for less, and a version is found
-    /// within 2 s of its last write.
+    /// How long a version's files must be unchanged before they are read.
     pub settle: Duration,
-    /// How often to read the whole directory. 5 s: network file systems send no change notices.
+    /// How often to read the whole directory: network file systems send no change notices.
     pub rescan: Duration,
     /// How many bytes of model files may be loaded together.
     pub memory_budget: u64,
@@ -78,11 +77,11 @@ pub struct Config {
     pub load_threads: usize,
     /// How long to wait for the requests on a version that is being unloaded.
     pub drain_timeout: Duration,
-    /// How long a version that `versions` in `model.toml` leaves out stays ready after a document named it last. The default for
-    /// models that do not set it. 10 min: most problems with a new version show within minutes.
+    /// How long a version that `versions` in `model.toml` leaves out stays ready after a document named it last, for models that do
+    /// not set it.
     pub keep_warm: Duration,
     pub policy: Policy,
-    /// How far a shadow's number may be from the primary's. The default for models that do not set it.
+    /// How far a shadow's number may be from the primary's, for models that do not set it.
     pub tolerance: Tolerance,
     /// Where predictions are recorded. `None` records none.
     pub recording: Option<Recording>,
@@ -91,10 +90,10 @@ pub struct Config {
 /// What to do when a version does not fit into the memory budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// It fails, with the numbers, and is tried again when memory is freed.
+    /// It fails, with the numbers, and is tried again when memory is freed. The old version serves until the new one is ready.
     #[default]
     KeepServing,
-    /// Versions that no traffic document names are unloaded first.
+    /// Versions that no traffic document names are unloaded first, for models that fill the machine.
     MakeRoom,
 }
 
@@ -109,23 +108,6 @@ pub struct Stop {
 const WAITING_EVENTS: usize = 256;
 /// The actor of automatic changes in the audit trail.
 const SYSTEM: &str = "system";
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            models_dir: PathBuf::from("models"),
-            settle: Duration::from_millis(700),
-            rescan: Duration::from_secs(5),
-            memory_budget: u64::MAX,
-            load_threads: 1,
-            drain_timeout: Duration::from_secs(30),
-            keep_warm: Duration::from_mins(10),
-            policy: Policy::KeepServing,
-            tolerance: Tolerance::default(),
-            recording: None,
-        }
-    }
-}
 
 /// Starts the manager on a thread of its own. When this returns, the stored documents are published, and nothing is loaded yet.
 ///

@@ -11,10 +11,10 @@ use xxhash_rust::xxh3::Xxh3;
 /// How much of the recent past is joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// Limit for the rows that wait for feedback, over all models. A row takes about 200 bytes.
+    /// Limit for the rows that wait for feedback, over all models. A row takes about 200 bytes. Default 250 000.
     pub rows: usize,
     /// How long a row waits. Where more rows come in that time than the limit allows, only a share of the requests is kept. A hash of
-    /// the request id chooses them. The share is halved and doubled as needed.
+    /// the request id chooses them. The share is halved and doubled as needed. Default 1 h.
     pub window: Duration,
 }
 

@@ -23,25 +23,32 @@ pub enum OnFailure {
     Serve,
 }
 
-/// How predictions are logged.
-#[derive(Debug, Clone)]
+/// How predictions are logged. All fields but `data` and `shards` are keys of `[prediction_log]`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The data directory.
     pub data: PathBuf,
+    /// Default `memory`.
     pub acknowledge: Acknowledge,
+    /// Default `refuse`.
     pub on_failure: OnFailure,
+    /// The most time of records that `kill -9` loses when answers do not wait for the disk. Default 200 ms.
     pub flush_interval: Duration,
     /// Bytes of records that may wait to be written, over all shards. When they are used up, new records are dropped. A record larger than
-    /// this is never written.
+    /// this is never written. Default 64 MiB: some seconds at full speed.
     pub queue_bytes: usize,
     /// The number of threads that offer records.
     pub shards: usize,
+    /// The bytes after which a segment is sealed into Parquet. Default 64 MiB: sealing holds a segment in memory.
     pub segment_bytes: u64,
+    /// The age after which a segment is sealed. Default 10 min: a model with few requests should not get too many files.
     pub seal_after: Duration,
-    /// Sealed files older than this are deleted; `None`: age does not matter.
+    /// Sealed files older than this are deleted. Default `None`: age does not matter.
     pub keep_for: Option<Duration>,
-    /// Bytes of the log on the disk.
+    /// The most bytes of the log on the disk; beyond, the oldest sealed files are deleted and counted. Default 10 GiB.
     pub disk_budget: u64,
+    /// The file with the secret for keyed hashes. `SLUICEGATE_HASH_KEY` in the environment overrides it. Default: a secret is created in
+    /// the data directory at the first start.
     pub hash_key_file: Option<PathBuf>,
 }
 
@@ -51,8 +58,8 @@ impl Config {
     pub fn of(data: PathBuf) -> Config {
         Config {
             data,
-            acknowledge: Acknowledge::Memory,
-            on_failure: OnFailure::Refuse,
+            acknowledge: Acknowledge::default(),
+            on_failure: OnFailure::default(),
             flush_interval: Duration::from_millis(200),
             queue_bytes: 64 << 20,
             shards: 4,

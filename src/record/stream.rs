@@ -10,8 +10,9 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a configuration")]
 pub struct Choice {
+    /// Whether predictions are recorded. Default true.
     pub enabled: bool,
-    /// The share of requests to keep, from 0 to 1; chosen by a hash of the request id.
+    /// The share of requests to keep, from 0 to 1; chosen by a hash of the request id. Default 1.
     pub sample_rate: f64,
     /// Keep all failures.
     pub errors: bool,
@@ -21,8 +22,10 @@ pub struct Choice {
     pub drop: BTreeSet<String>,
     /// Tensors whose elements are replaced by their keyed hashes: `inputs.NAME`, `outputs.NAME`.
     pub hash: BTreeSet<String>,
+    /// Whether the key that a split uses is replaced by its keyed hash. Default true: the key often identifies a person.
     pub hash_route_key: bool,
-    /// Bytes of a record's tensors as they are stored. Beyond this, tensors are left out, the largest first.
+    /// Bytes of a record's tensors as they are stored. Beyond this, tensors are left out, the largest first. Default 1 MiB: enough for
+    /// the features of an image, too small for the image.
     pub max_record_bytes: usize,
 }
 

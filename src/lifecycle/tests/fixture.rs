@@ -1,8 +1,9 @@
 //! A models directory, a ledger, a manager and a fake engine whose behaviour the text of each "model" decides.
 
-use super::super::{Config, Handle, Journal, Promote, Stop, start_with};
+use super::super::{Config, Handle, Journal, Policy, Promote, Stop, start_with};
 use crate::backend::fake::{Fake, FakeEngine};
 use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
+use crate::compare::Tolerance;
 use crate::ledger::{self, Change, Committed, LedgerError, LedgerReader, LedgerWriter, ModelState, Revision};
 use crate::lifecycle::Actor;
 use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
@@ -135,7 +136,10 @@ impl Workspace {
             memory_budget: 1 << 20,
             load_threads: 1,
             drain_timeout: Duration::from_secs(20),
-            ..Config::default()
+            keep_warm: Duration::from_mins(10),
+            policy: Policy::default(),
+            tolerance: Tolerance::default(),
+            recording: None,
         }
     }
 
