@@ -30,7 +30,7 @@ pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Dec
         }
     }
     if held < plan.hold {
-        return Decision::Stay(format!("held for {} of {}", seconds(held), show_duration(plan.hold)));
+        return Decision::Stay(format!("this step has run for {} of {}", seconds(held), show_duration(plan.hold)));
     }
     let requests = evidence.candidate.requests;
     if requests < plan.min_requests {
@@ -39,7 +39,10 @@ pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Dec
             plan.min_requests
         ));
     }
-    Decision::Advance(format!("held for {}, {requests} requests, no guardrail violated", seconds(held)))
+    Decision::Advance(format!(
+        "this step ran for {} with {requests} requests, and no guardrail was violated",
+        seconds(held)
+    ))
 }
 
 /// Decides before the first step, while the candidate is a shadow. `limit`: the share of pairs that may disagree.
