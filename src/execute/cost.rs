@@ -76,6 +76,10 @@ impl CostCurve {
     /// Adds one run's time with a weight of 1/8. A time below a quarter of the known one has a weight of 1/2: a first run pays for page
     /// faults, and a model's cost may depend on its input.
     pub fn learn(&self, elements: usize, took: Duration) {
+        // Answered without a run.
+        if took.is_zero() {
+            return;
+        }
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).clamp(1, u64::MAX / 16);
         let size = u64::try_from(elements).unwrap_or(u64::MAX).min(u64::MAX / 16);
         let Point { nanos, elements: sizes, runs } = &self.points[Self::bucket(elements)];

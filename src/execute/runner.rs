@@ -4,7 +4,8 @@ use super::batch::Batching;
 use super::cost::CostCurve;
 use super::counters::RunCounters;
 use crate::backend::{GraphFacts, Model, RunError, Session};
-use crate::model::{Answer, Checked, Code, Failure, Signature, panic_message};
+use crate::model::{Answer, Checked, Code, Dim, Failure, Signature, panic_message};
+use crate::tensor::{Data, Shape, Tensor};
 use crossbeam_queue::ArrayQueue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -166,6 +167,26 @@ impl Runner {
         Ok(output)
     }
 
+    /// The answer to a request of zero rows: outputs of zero rows, without the engine. Some kernels of ONNX Runtime end the process on empty
+    /// inputs (LSTM, GRU, `FeatureVectorizer`). `None` where rows may interact, as a sum over no rows has a value, and where an output has
+    /// another free dimension, whose extent only a run can tell.
+    fn answer_without_rows(&self, request: &Checked) -> Option<Answer> {
+        if request.rows() != Some(0) || !self.batching.is_on() {
+            return None;
+        }
+        let empty = |output: &usize| {
+            let spec = &self.signature().outputs()[*output];
+            let rest = spec.dims.as_ref()?.iter().skip(1).map(|dim| match dim {
+                Dim::Fixed(extent) => Some(*extent),
+                Dim::Free(_) => None,
+            });
+            let shape: Vec<usize> = std::iter::once(Some(0)).chain(rest).collect::<Option<_>>()?;
+            Tensor::new(Shape::new(&shape), Data::zeros(spec.datatype, 0)).ok()
+        };
+        let tensors = request.wanted().iter().map(empty).collect::<Option<Vec<Tensor>>>()?;
+        Some(Answer::named(self.signature(), request.wanted(), tensors))
+    }
+
     /// Runs requests as one batch and gives each the rows of its own answer. `None` where that failed for any reason, as each request
     /// may succeed alone.
     #[must_use]
@@ -201,6 +222,15 @@ impl Runner {
     /// # Errors
     /// As [`Runner::run`].
     pub fn run_unmeasured(&self, request: &Checked) -> Result<RunOutput, Failure> {
+        if let Some(answer) = self.answer_without_rows(request) {
+            return Ok(RunOutput {
+                answer,
+                queue: Duration::ZERO,
+                infer: Duration::ZERO,
+                batch_rows: 0,
+                counts: false,
+            });
+        }
         let mut session = self.idle.pop();
         // Unwind safety: a session that a panic passed through is dropped below. The shared model is only read.
         let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<_, RunError> {

@@ -282,6 +282,33 @@ fn a_run_without_the_wanted_outputs_is_an_engine_failure() {
     assert_eq!(failed.internal.as_deref(), Some("scripted returned 0 outputs, expected 1"));
 }
 
+#[test]
+fn a_request_without_rows_is_answered_without_the_engine_where_rows_are_independent() {
+    let spec =
+        |name: &str, dims: Vec<Dim>| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(dims) };
+    let signature = |last: Dim| {
+        let output = spec("y", vec![Dim::Free(None), last]);
+        Signature::new(vec![spec("x", vec![Dim::Free(None), Dim::Fixed(2)])], vec![output])
+    };
+    let no_rows = |signature: &Signature| {
+        let tensor = Tensor::new(Shape::new(&[0, 2]), Data::zeros(DataType::Fp32, 0)).unwrap();
+        let inputs = vec![NamedTensor { name: "x".into(), tensor }];
+        signature.check(InferenceRequest { inputs, ..Default::default() }).unwrap()
+    };
+    let on = || Batching::On { why: String::new(), max_rows: 8 };
+    let off = || Batching::Off { why: String::new() };
+    for (last, batching, runs) in [(Dim::Fixed(3), on(), 0), (Dim::Fixed(3), off(), 1), (Dim::Free(None), on(), 1)] {
+        let model = ScriptedModel::with_signature(signature(last));
+        let runner = Runner::new(Arc::clone(&model) as Arc<dyn Model>).with_batching(batching);
+        let output = runner.run(&no_rows(&model.signature)).unwrap();
+        assert_eq!(model.runs.load(Ordering::SeqCst), runs);
+        if runs == 0 {
+            assert_eq!(&output.answer.outputs[0].1.shape()[..], [0, 3]);
+            assert_eq!(runner.cost().measured().count(), 0, "nothing was measured");
+        }
+    }
+}
+
 /// A model whose sessions panic while they are made.
 #[derive(Debug)]
 struct NoSession(Signature);
