@@ -107,7 +107,8 @@ impl About {
     #[must_use]
     pub(crate) fn shape_of(&self, spec: &TensorSpec, elements: usize) -> Option<Shape> {
         let dims = spec.dims.as_deref()?;
-        let fixed: usize = dims.iter().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 }).product();
+        let mut extents = dims.iter().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 });
+        let fixed = extents.try_fold(1, usize::checked_mul)?;
         let mut free = dims.iter().filter(|d| matches!(d, Dim::Free(_))).count();
         // The tensor has one row where the first dimension is not the only free one.
         let one_row = self.signature.has_rows() && free > 1;

@@ -140,8 +140,10 @@ fn is_shape_implied(about: &About, column: &Column, tensor: &TensorView, rows: O
     let shape = tensor.shape.iter().copied();
     let of_a_record = |(i, extent)| if i == 0 && rows.is_some() { 1 } else { extent };
     let mut shape = shape.enumerate().map(of_a_record);
-    let elements = shape.clone().product();
-    about.shape_of(&column.spec, elements).is_some_and(|implied| shape.by_ref().eq(implied.iter().copied()))
+    // A damaged frame may have extents whose product is larger than any number of elements.
+    let elements = shape.clone().try_fold(1, usize::checked_mul);
+    let implied = elements.and_then(|elements| about.shape_of(&column.spec, elements));
+    implied.is_some_and(|implied| shape.by_ref().eq(implied.iter().copied()))
 }
 
 /// Collects records into batches.
