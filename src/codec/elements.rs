@@ -217,11 +217,16 @@ fn base64_object(reader: &mut Reader<'_>) -> Result<Bytes, ElementError> {
     if !reader.eat(b'}') {
         return Err(ElementError::WrongValue(start));
     }
-    BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| ElementError::WrongValue(start))
+    decode_base64(text.as_bytes()).map(Bytes::from).ok_or(ElementError::WrongValue(start))
 }
 
-/// The standard alphabet, with or without padding, as in TensorFlow Serving.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+/// Decodes base64 in the standard or the URL-safe alphabet, with or without padding. `None` if it is neither.
+pub(super) fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let url_safe = text.iter().any(|byte| matches!(byte, b'-' | b'_'));
+    if url_safe { URL_SAFE.decode(text) } else { STANDARD.decode(text) }.ok()
+}
+
+const ANY_PADDING: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, ANY_PADDING);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::URL_SAFE, ANY_PADDING);

@@ -1,4 +1,5 @@
-//! Parsing `parameters`: an object whose values are strings, numbers or booleans.
+//! Parsing `parameters`: an object whose values are strings, numbers or booleans. Clients add members of their own with any value (`MLServer`
+//! sends `headers`); those are skipped.
 
 use crate::codec::json::{Reader, Syntax};
 use crate::model::{Complaints, Parameter, Parameters, quoted};
@@ -21,6 +22,8 @@ pub(super) fn parameters(reader: &mut Reader<'_>, complaints: &mut Complaints) -
     while let Some(name) = reader.next_member(&mut first)? {
         match value(reader)? {
             Ok(parameter) => parameters.push((name.into_owned(), parameter)),
+            // A null member is an absent one.
+            Err(got) if got == "null" || !is_known(&name) => {}
             Err(got) => complaints.request(format!(
                 "parameter {} is expected to be a string, a number or a boolean, got {got}",
                 quoted(&name)
@@ -31,6 +34,12 @@ pub(super) fn parameters(reader: &mut Reader<'_>, complaints: &mut Complaints) -
         complaints.request(format!("parameter {} is given more than once", quoted(name)));
     }
     Ok(parameters)
+}
+
+/// Whether the gateway gives a parameter of this name a meaning, so that its value must have the right type.
+fn is_known(name: &str) -> bool {
+    matches!(name, "binary_data" | "binary_data_size" | "binary_data_output" | "classification" | "content_type")
+        || name.starts_with("shared_memory_")
 }
 
 /// A parameter's value, for a message.

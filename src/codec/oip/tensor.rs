@@ -2,11 +2,12 @@
 
 use super::binary::{self, Blobs};
 use super::parameters::{parameters, quoted_value};
-use crate::codec::elements::Rules;
+use crate::codec::elements::{self, Rules};
 use crate::codec::json::{MAX_DEPTH, Reader, Seen, Syntax};
 use crate::codec::nested::{Buffer, Nesting, ParseError};
 use crate::model::{Complaints, NamedTensor, Parameter, Parameters, quoted};
 use crate::tensor::{Data, DataType, Shape, Tensor};
+use bytes::Bytes;
 use smallvec::SmallVec;
 use sonic_number::{ParserNumber, parse_number};
 
@@ -165,6 +166,7 @@ impl Draft {
             } else {
                 format!("data nested as {} with {} elements does not fit shape {shape}", nesting.as_shape(), data.len())
             }),
+            (Values::Parsed(Data::Bytes(texts), _), None) if self.is_base64() => decode_base64(&texts),
             (Values::Parsed(data, _), None) => Ok(data),
             (_, Some(_)) => {
                 self.complaints.request("has both \"data\" and the parameter \"binary_data_size\"");
@@ -261,6 +263,12 @@ impl Draft {
         Ok(None)
     }
 
+    /// Whether the strings are base64, as `MLServer`'s `Base64Codec` sends binary data in JSON.
+    fn is_base64(&self) -> bool {
+        let is_base64 = |value: &Parameter| matches!(value, Parameter::String(text) if text == "base64");
+        self.parameters.iter().any(|(name, value)| name == "content_type" && is_base64(value))
+    }
+
     /// The `binary_data_size` in the parameters. Adds complaints about parameters that are not supported.
     fn binary_data_size(&mut self, blobs: &mut Blobs) -> Option<usize> {
         let mut size = None;
@@ -302,4 +310,15 @@ fn extent(reader: &mut Reader<'_>) -> Result<Result<usize, String>, Syntax> {
         _ => None,
     };
     Ok(extent.ok_or_else(|| reader.excerpt(start)))
+}
+
+/// Decodes each string from base64, in the standard or the URL-safe alphabet, with or without padding.
+fn decode_base64(texts: &[Bytes]) -> Result<Data, String> {
+    let decode = |(index, text): (usize, &Bytes)| {
+        elements::decode_base64(text).map(Bytes::from).ok_or_else(|| {
+            let shown = quoted(&String::from_utf8_lossy(text));
+            format!("content_type is base64, and data[{index}] is not base64: {shown}")
+        })
+    };
+    texts.iter().enumerate().map(decode).collect::<Result<Vec<Bytes>, String>>().map(Data::Bytes)
 }

@@ -69,15 +69,16 @@ fn errors_around_the_tensors_are_reported() {
         (r#"{"inputs":null}"#, &["\"inputs\" is expected to be a list", "null"]),
         (r#"{"inputs":[5]}"#, &["inputs[0]: expected an object, got 5"]),
         (r#"{"id":5,"inputs":[]}"#, &["\"id\" is expected to be a string, got 5"]),
-        (r#"{"id":null,"inputs":[]}"#, &["\"id\" is expected to be a string, got null"]),
         (r#"{"inputs":[],"inputs":[]}"#, &["\"inputs\" is given more than once"]),
         (r#"{"inputs":[],"id":"a","id":"a"}"#, &["\"id\" is given more than once"]),
         (r#"{"inputs":[],"parameters":[]}"#, &["\"parameters\" is expected to be an object, got a list"]),
         (r#"{"inputs":[],"parameters":"a"}"#, &["\"parameters\" is expected to be an object"]),
-        (r#"{"inputs":[],"parameters":{"a":[1]}}"#, &["parameter \"a\"", "a string, a number or a boolean", "a list"]),
-        (r#"{"inputs":[],"parameters":{"a":{}}}"#, &["parameter \"a\"", "an object"]),
-        (r#"{"inputs":[],"parameters":{"a":null}}"#, &["parameter \"a\"", "null"]),
-        (r#"{"inputs":[],"parameters":{"a":1e400}}"#, &["parameter \"a\"", "1e400", "overflows"]),
+        (
+            r#"{"inputs":[],"parameters":{"binary_data_output":[1]}}"#,
+            &["parameter \"binary_data_output\"", "a string, a number or a boolean", "a list"],
+        ),
+        (r#"{"inputs":[],"parameters":{"content_type":{}}}"#, &["parameter \"content_type\"", "an object"]),
+        (r#"{"inputs":[],"parameters":{"content_type":1e400}}"#, &["parameter \"content_type\"", "1e400", "overflows"]),
         (r#"{"inputs":[],"parameters":{"a":1,"a":2}}"#, &["parameter \"a\" is given more than once"]),
         (r#"{"inputs":[],"parameters":{"binary_data_output":1}}"#, &["binary_data_output", "true or false, got 1"]),
         (r#"{"inputs":[],"outputs":{}}"#, &["\"outputs\" is expected to be a list"]),
@@ -191,7 +192,7 @@ fn long_names_do_not_make_long_messages() {
     for text in [
         format!(r#"{{"inputs":[{{"name":"{long}"}}]}}"#),
         format!(r#"{{"inputs":[{{"name":"{long}","data":[1,NaN]}}]}}"#),
-        format!(r#"{{"inputs":[],"parameters":{{"{long}":null}}}}"#),
+        format!(r#"{{"inputs":[],"parameters":{{"{long}":1,"{long}":2}}}}"#),
         format!(r#"{{"inputs":[],"parameters":{{"binary_data_output":"{long}"}}}}"#),
         format!(r#"{{"inputs":[],"outputs":[{{"name":"{long}","parameters":{{"classification":1}}}}]}}"#),
         format!(r#"{{"inputs":[],"id":["{long}"],"outputs":"{long}"}}"#),
@@ -284,4 +285,32 @@ fn deep_nesting_is_rejected_everywhere() {
     small.unwrap().join().expect("a small stack is enough");
     let allowed = format!("{{\"inputs\":[],\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
     assert!(decode_text(&allowed).is_ok(), "64 deep is JSON like any other");
+}
+
+#[test]
+fn null_members_are_absent_and_unknown_parameters_may_have_any_value() {
+    let body = r#"{"id":null,"parameters":{"content_type":"np","headers":null,"trace":{"a":[1]},"binary_data_output":null,"user":7},
+        "inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"content_type":null,"headers":{}},"data":[1]}],"outputs":null}"#;
+    let OipRequest { request, form } = decode(&Bytes::from(body), None).unwrap();
+    assert_eq!(request.id, None);
+    let kept: Vec<&str> = request.parameters.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(kept, ["content_type", "user"]);
+    assert_eq!((request.outputs, form.binary), (None, false));
+}
+
+#[test]
+fn strings_with_the_content_type_base64_are_decoded() {
+    let body = |datatype: &str, data: &str| {
+        format!(
+            r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","parameters":{{"content_type":"base64"}},"data":[{data}]}}]}}"#
+        )
+    };
+    let decoded =
+        |text: &str| decode(&Bytes::from(body("BYTES", text)), None).map(|r| r.request.inputs[0].tensor.data().clone());
+    for text in [r#""+/8=""#, r#""+/8""#, r#""-_8=""#] {
+        assert_eq!(decoded(text).unwrap(), Data::Bytes(vec![Bytes::from_static(&[0xfb, 0xff])]), "{text}");
+    }
+    let refused = decoded(r#""no base64!""#).unwrap_err();
+    assert!(refused.message.contains("data[0] is not base64"), "{refused:?}");
+    assert!(decode(&Bytes::from(body("INT32", "5")), None).is_ok(), "numbers are not base64");
 }
