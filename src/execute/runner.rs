@@ -33,6 +33,8 @@ const MAX_FAILED_SPLITS: u64 = 3;
 /// A loaded version and the sessions that run it.
 pub struct Runner {
     model: Arc<dyn Model>,
+    /// As the model declares it, or as trial runs corrected it.
+    signature: Signature,
     /// Sessions that are not in use. When it is empty, a new session is made; when it is full, a session is dropped.
     idle: ArrayQueue<Box<dyn Session>>,
     cost: CostCurve,
@@ -64,6 +66,7 @@ impl Runner {
     #[must_use]
     pub fn new(model: Arc<dyn Model>) -> Runner {
         Runner {
+            signature: model.signature().clone(),
             model,
             idle: ArrayQueue::new(Self::MAX_IDLE_SESSIONS),
             cost: CostCurve::new(),
@@ -71,6 +74,12 @@ impl Runner {
             placement: Placement::default(),
             counters: RunCounters::default(),
         }
+    }
+
+    /// Replaces the declared signature.
+    #[must_use]
+    pub fn with_signature(self, signature: Signature) -> Runner {
+        Runner { signature, ..self }
     }
 
     /// Sets whether requests may run together.
@@ -108,7 +117,7 @@ impl Runner {
 
     #[must_use]
     pub fn signature(&self) -> &Signature {
-        self.model.signature()
+        &self.signature
     }
 
     /// What the graph says about runs.

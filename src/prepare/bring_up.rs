@@ -4,6 +4,7 @@ use super::Loader;
 use super::batchability;
 use super::digest::{Digests, artifact_digests};
 use super::failure::StageFailure;
+use super::row_outputs;
 use super::verify;
 use super::version_toml::VersionToml;
 use super::warm;
@@ -104,6 +105,7 @@ fn run_stages(
     let begun = Instant::now();
     let version_toml = VersionToml::read(dir)?;
     let golden_cases = verify::verify(dir, &version_toml, &sha256, &runner)?;
+    let (runner, correction) = row_outputs::corrected(runner);
     let batching = batchability::decide(dir, &runner, job.execution.batching);
     let runner = Arc::new(runner.with_batching(batching).with_placement(job.execution.place));
     let verify = begun.elapsed();
@@ -111,7 +113,7 @@ fn run_stages(
     enter(State::Warming);
     let begun = Instant::now();
     let note = warm::warm(dir, &runner)?;
-    let remarks: Vec<String> = [version_toml.remark, note].into_iter().flatten().collect();
+    let remarks: Vec<String> = [version_toml.remark, correction, note].into_iter().flatten().collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();
 

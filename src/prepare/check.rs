@@ -3,6 +3,7 @@
 use super::batchability;
 use super::digest::artifact_digests;
 use super::files;
+use super::row_outputs;
 use super::verify;
 use super::version_toml::VersionToml;
 use super::warm;
@@ -229,6 +230,7 @@ fn check_engine(
         }
     };
     result.load_ms = Some(begun.elapsed().as_secs_f64() * 1e3);
+    let (runner, correction) = row_outputs::corrected(runner);
     let signature = runner.signature();
     if report.outputs.is_empty() {
         let shown = |specs: &[crate::model::TensorSpec]| specs.iter().map(ToString::to_string).collect();
@@ -241,7 +243,9 @@ fn check_engine(
         .and_then(|cases| warm::warm(dir, &runner).map(|note| (cases, note)));
     match checked {
         Ok((cases, note)) => {
-            (result.golden_cases, result.note) = (cases, note);
+            result.golden_cases = cases;
+            let notes: Vec<String> = correction.into_iter().chain(note).collect();
+            result.note = (!notes.is_empty()).then(|| notes.join("; "));
             let batching = batchability::decide(dir, &runner, settings.execution.batching);
             result.batching = Some(batching.to_string());
         }

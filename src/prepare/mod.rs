@@ -19,6 +19,7 @@ mod failure;
 mod files;
 mod inputs;
 mod offline;
+mod row_outputs;
 #[cfg(test)]
 mod tests;
 mod verify;
