@@ -53,7 +53,7 @@ INPUTS ?= 1000000
 fuzz: ## run INPUTS mutations of the corpus through every decoder; SEED=n gives others
 	SLUICEGATE_FUZZ_INPUTS=$(INPUTS) SLUICEGATE_FUZZ_SEED=$(SEED) $(CARGO) test --locked --lib fuzzing -- --nocapture
 
-valgrind: ## run the unit tests of tensor, codec, registry and route under valgrind (15 minutes)
+valgrind: ## run the unit tests of tensor, codec, registry and route under valgrind (slow: a quarter of an hour or more)
 	PROPTEST_CASES=8 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --quiet --error-exitcode=9" \
 		$(CARGO) test --locked --lib -- --test-threads=1 --skip million_keys tensor:: codec:: registry:: route::
 
