@@ -6,6 +6,7 @@
 //!   later changes to the files do not affect it.
 //! - [`Model::session`] makes a light [`Session`] for one worker. `run` is synchronous, takes checked tensors in the
 //!   signature's order and returns the requested outputs in the requested order.
+//! - [`Model::graph`] says what the graph shows without a run: whether rows are independent, and which operators depend on values.
 //! - Values that an operator cannot take are the caller's error ([`RunError::Refused`]), not a failure of the engine.
 //! - An error, a panic or an integer division that traps (`ort/trap.rs`) ends only that run. Any other signal inside an
 //!   engine ends the process.

@@ -221,7 +221,7 @@ impl Admin {
             t.complain("allowed_hosts", "host names without scheme and port, such as [\"sluicegate.internal\"]");
         }
         if !admin.listen.ip().is_loopback() {
-            let right = "a loopback address, such as \"127.0.0.1:8081\": there are no tokens yet, so whoever reaches the \
+            let right = "a loopback address, such as \"127.0.0.1:8081\": there are no tokens yet, so anyone who reaches the \
                          admin plane may change what serves";
             t.complain("listen", right);
         }

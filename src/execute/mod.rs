@@ -4,6 +4,7 @@
 //! - [`Executor::execute`] runs a request at once where its measured cost is below the cost of a hand-off. Otherwise it hands the
 //!   request to a worker. A free worker takes what waits, so a lone request is not delayed and batches form under load. Only versions
 //!   whose rows were shown not to interact run in batches ([`Batching`]).
+//! - A request of zero such rows is answered without the engine.
 //! - A request of many such rows is split across the workers that are idle.
 //! - Each version waits in a lane of its own. Turns go by the time used, so one version cannot starve another.
 //! - A lane is bounded. When it is full or the wait is too long, the request is refused with `OVERLOADED` and nothing else is lost:

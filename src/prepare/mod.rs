@@ -3,6 +3,7 @@
 //! - [`bring_up`](fn@bring_up) runs the three stages and returns the ready version, or the stage and the reason of the failure.
 //! - [`check()`] reports for every engine whether a version would become ready; [`load_offline`] loads one without a server.
 //! - Every failure is a value ([`Outcome`]). Panics of an engine are caught.
+//! - Trial runs correct an output that is declared with a fixed first dimension and has one element per row (`row_outputs.rs`).
 //! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).
 //!
 //! Uses: backend, codec (golden answers, warm-up requests), compare, execute, machine (processor time), model, model_settings, registry (the loaded version), settings, source (fingerprints), telemetry, tensor.

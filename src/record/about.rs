@@ -68,6 +68,19 @@ impl About {
             .collect()
     }
 
+    /// The key-value metadata of a prediction file, without their prefix `sluicegate.`.
+    #[must_use]
+    pub(crate) fn file_metadata(&self) -> [(&'static str, String); 6] {
+        [
+            ("model", self.model.to_string()),
+            ("version", self.version.to_string()),
+            ("sha256", self.sha256.clone()),
+            ("signature", self.signature_json().to_string()),
+            ("hashed", serde_json::json!(self.hashed).to_string()),
+            ("dropped", serde_json::json!(self.dropped).to_string()),
+        ]
+    }
+
     /// The signature as JSON, for a file's metadata.
     #[must_use]
     pub(crate) fn signature_json(&self) -> serde_json::Value {

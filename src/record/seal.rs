@@ -138,14 +138,7 @@ impl Sealer {
             let about = &contents.abouts[*at];
             let dir = partition(&self.shared.config.data, "predictions", Some(about.model.as_str()), *day);
             let file = dir.join(format!("{number:020}-{k}.parquet"));
-            let metadata = [
-                ("model", about.model.to_string()),
-                ("version", about.version.to_string()),
-                ("sha256", about.sha256.clone()),
-                ("signature", about.signature_json().to_string()),
-                ("hashed", serde_json::json!(about.hashed).to_string()),
-                ("dropped", serde_json::json!(about.dropped).to_string()),
-            ];
+            let metadata = about.file_metadata();
             let mut unfinished: Option<Unfinished> = None;
             {
                 let slot = std::cell::RefCell::new(&mut unfinished);

@@ -247,7 +247,7 @@ impl Parser {
         for (i, arm) in &split {
             if !names.insert(arm.arm.as_str()) {
                 self.complaints.push(format!(
-                    "split[{i}].arm: {:?} stands twice; arm names are unique within a split (absent, it is the version)",
+                    "split[{i}].arm: {:?} is there more than once; arm names are unique within a split (absent, it is the version)",
                     arm.arm.as_str()
                 ));
             }

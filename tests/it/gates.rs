@@ -74,7 +74,7 @@ fn a_bad_document_is_refused_with_all_complaints() {
         "split[2].version: ",
         "split[2].arms: unknown member; known here: version, weight, arm",
         "split[3].arm: \"pinned\" is the gateway's own name",
-        "\"1\" stands twice; arm names are unique",
+        "\"1\" is there more than once; arm names are unique",
         "sticky_by: expected {\"header\"",
         "rules[0].header: expected a header name",
         "rules[0].equals: expected a string, got 1",

@@ -1,21 +1,8 @@
 //! The client `tritonclient` from `PyPI` against the shipped models (see tests/python).
 
-use crate::support::Gateway;
+use crate::support::{Gateway, copy};
 use std::path::Path;
 use std::process::Command;
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).unwrap();
-        }
-    }
-}
 
 fn gateway() -> Gateway {
     Gateway::start(|models| copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models"), models))

@@ -81,10 +81,11 @@ pub struct Constant {
     pub dims: Vec<i64>,
     #[prost(int32, tag = "2")]
     pub data_type: i32,
-    #[prost(int32, repeated, tag = "5")]
-    pub int32_data: Vec<i32>,
-    #[prost(int64, repeated, tag = "7")]
-    pub int64_data: Vec<i64>,
+    /// Packed variable-length integers, as they are in the file: weights may be kept here too, and are not decoded.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub int32_data: Bytes,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub int64_data: Bytes,
     #[prost(string, tag = "8")]
     pub name: String,
     #[prost(bytes = "bytes", tag = "9")]
@@ -130,22 +131,30 @@ impl Node {
 impl Constant {
     /// The elements of a small constant of INT64 or INT32: a shape, axes or indices.
     pub fn integers(&self) -> Option<Vec<i64>> {
-        let few = |n: usize| n <= MAX_INTEGERS;
+        let fixed = |width: usize, read: fn(&[u8]) -> i64| {
+            let few = self.raw_data.len() / width <= MAX_INTEGERS;
+            few.then(|| self.raw_data.chunks_exact(width).map(read).collect())
+        };
         match self.data_type {
-            INT64 if !self.int64_data.is_empty() => few(self.int64_data.len()).then(|| self.int64_data.clone()),
-            INT64 if few(self.raw_data.len() / 8) => Some(
-                self.raw_data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap_or_default())).collect(),
-            ),
-            INT32 if !self.int32_data.is_empty() => {
-                few(self.int32_data.len()).then(|| self.int32_data.iter().map(|i| i64::from(*i)).collect())
-            }
-            INT32 if few(self.raw_data.len() / 4) => Some(
-                self.raw_data
-                    .chunks_exact(4)
-                    .map(|b| i64::from(i32::from_le_bytes(b.try_into().unwrap_or_default())))
-                    .collect(),
-            ),
+            INT64 if !self.int64_data.is_empty() => packed(&self.int64_data),
+            INT64 => fixed(8, |b| i64::from_le_bytes(b.try_into().unwrap_or_default())),
+            INT32 if !self.int32_data.is_empty() => packed(&self.int32_data),
+            INT32 => fixed(4, |b| i64::from(i32::from_le_bytes(b.try_into().unwrap_or_default()))),
             _ => None,
         }
     }
+}
+
+/// Decodes packed variable-length integers; a negative INT32 is written with 64 bits as well. `None` where there are more than
+/// [`MAX_INTEGERS`].
+fn packed(bytes: &Bytes) -> Option<Vec<i64>> {
+    let mut rest = bytes.clone();
+    let mut integers = Vec::new();
+    while !rest.is_empty() {
+        if integers.len() == MAX_INTEGERS {
+            return None;
+        }
+        integers.push(prost::encoding::decode_varint(&mut rest).ok()?.cast_signed());
+    }
+    Some(integers)
 }

@@ -168,15 +168,8 @@ impl Fixture {
                 .unwrap();
         }
         batches.extend(builder.finish());
-        let metadata = [
-            ("model", about.model.to_string()),
-            ("version", about.version.to_string()),
-            ("sha256", about.sha256.clone()),
-            ("signature", about.signature_json().to_string()),
-            ("hashed", serde_json::json!(about.hashed).to_string()),
-            ("dropped", serde_json::json!(about.dropped).to_string()),
-        ];
-        let metadata = metadata.map(|(key, value)| KeyValue::new(format!("sluicegate.{key}"), value)).to_vec();
+        let metadata =
+            about.file_metadata().map(|(key, value)| KeyValue::new(format!("sluicegate.{key}"), value)).to_vec();
         write(self.sealed("predictions", segment, requests[0].ts), &batches, metadata);
     }
 

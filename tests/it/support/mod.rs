@@ -180,6 +180,20 @@ impl Drop for Gateway {
     }
 }
 
+/// Copies a directory and everything in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
 /// The configuration of a test gateway: free ports, and short times for noticing new files and for stopping.
 pub fn configuration(dir: &Path, more: &str) -> Config {
     let file = dir.join("sluicegate.toml");

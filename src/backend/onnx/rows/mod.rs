@@ -352,7 +352,7 @@ fn constant(node: &Node, given: &[&Flow]) -> Flow {
         }
         "Identity" | "Cast" => given.first().map_or_else(|| lost(node), |f| (*f).clone()),
         "Unsqueeze" | "Squeeze" => match given.first() {
-            // The elements stay as they are; only a scalar and a list of one are told apart by the rank.
+            // The elements stay as they are; only the rank distinguishes a scalar from a list of one.
             Some(Flow::Constant { integers, .. }) => Flow::Constant { rank: None, integers: integers.clone() },
             _ => Flow::Constant { rank: None, integers: None },
         },

@@ -269,3 +269,16 @@ fn functions_are_followed_and_bounded() {
     let itself = vec![node("own:f", &["a"], &["c"], &[])];
     assert!(matches!(model("f", vec![function("f", itself)]), RowAnalysis::Unknown { .. }));
 }
+
+#[test]
+fn small_integer_constants_are_read_in_every_encoding_and_large_ones_are_not() {
+    let read = |tensor: TensorProto| Constant::decode(tensor.encode_to_vec().as_slice()).unwrap().integers();
+    let raw = |data_type, bytes: Vec<u8>| TensorProto { data_type, raw_data: bytes, ..Default::default() };
+    assert_eq!(read(integers_tensor("a", &[-1, 0, i64::MAX])), Some(vec![-1, 0, i64::MAX]));
+    assert_eq!(read(TensorProto { data_type: 6, int32_data: vec![-2, 7], ..Default::default() }), Some(vec![-2, 7]));
+    assert_eq!(read(raw(7, (-3_i64).to_le_bytes().to_vec())), Some(vec![-3]));
+    assert_eq!(read(raw(6, (-4_i32).to_le_bytes().to_vec())), Some(vec![-4]));
+    assert_eq!(read(integers_tensor("a", &[1; 65])), None);
+    assert_eq!(read(raw(7, vec![0; 8 * 65])), None);
+    assert_eq!(read(weights("a", &[2])), None, "floats are no integers");
+}
