@@ -43,6 +43,10 @@ pub(super) enum FailedStage {
     Load,
     Verify,
     Warm,
+    /// It was ready, and its runs did not end.
+    Stuck,
+    /// It was ready, and it ended the process.
+    Crashed,
 }
 
 /// Which version answers a request: the first rule that matches, otherwise the split.

@@ -131,6 +131,7 @@ impl App {
             policy: config.models.policy,
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
             recording: Some(recording),
+            set_aside: Vec::new(),
         };
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =

@@ -102,6 +102,8 @@ pub enum Action {
     AutoPromote,
     /// A known version became ready with other bytes.
     ReplaceArtifact,
+    /// A version's runs did not end, or it ended the process.
+    SetAside,
     RolloutStart,
     RolloutStep,
     RolloutPause,
@@ -131,6 +133,7 @@ impl Action {
             Action::FirstDocument => "first_document",
             Action::AutoPromote => "auto_promote",
             Action::ReplaceArtifact => "replace_artifact",
+            Action::SetAside => "set_aside",
             Action::RolloutStart => "rollout_start",
             Action::RolloutStep => "rollout_step",
             Action::RolloutPause => "rollout_pause",

@@ -127,9 +127,10 @@ impl Drains {
         draining.fold(self.freeing, u64::saturating_add)
     }
 
+    /// Whether nothing is worth waiting for. Versions past their deadline are not: a run that does not end may hold one for ever.
     #[must_use]
-    pub(super) fn is_empty(&self) -> bool {
-        self.draining.is_empty()
+    pub(super) fn is_over(&self) -> bool {
+        self.draining.iter().all(|drain| drain.late)
     }
 
     /// When to look again.

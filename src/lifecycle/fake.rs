@@ -2,6 +2,7 @@
 
 use super::handle::{Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, RolloutCommit};
 use super::manager::Event;
+use super::set_aside::SetAside;
 use crate::model::{Failure, ModelName, Version};
 use crate::route::Proposal;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub(crate) enum Asked {
     LoadModel { model: ModelName, actor: Actor },
     UnloadModel { model: ModelName, actor: Actor },
     Push { model: ModelName, version: Version, staged: PathBuf, actor: Actor },
+    SetAside(SetAside),
 }
 
 /// The answer that a test chooses. Its kind must fit the request.
@@ -84,6 +86,8 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         Command::UnloadModel { model, actor, reply } => {
             send!(reply, Asked::UnloadModel { model, actor }, Told::Done => ());
         }
+        // Nothing waits for it.
+        Command::SetAside(aside) => drop(answer(Asked::SetAside(aside))),
         Command::Push { model, version, staged, actor, reply } => {
             send!(reply, Asked::Push { model, version, staged, actor }, Told::Done => ());
         }

@@ -1,9 +1,11 @@
 //! How operators send requests to the manager.
 
 use super::manager::Event;
+use super::set_aside::SetAside;
 use crate::ledger::Action;
-use crate::model::{Code, Failure, ModelName, Version};
+use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{Gates, Verdict};
+use crate::registry::Stage;
 use crate::route::{Document, Proposal};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -145,6 +147,8 @@ pub(super) enum Command {
         actor: Actor,
         reply: Reply<()>,
     },
+    /// Not an operator's: a thread that watches runs asks for it, and waits for nothing.
+    SetAside(SetAside),
 }
 
 impl Command {
@@ -160,6 +164,7 @@ impl Command {
             Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Push { reply, .. } => {
                 drop(reply.send(Err(failure)));
             }
+            Command::SetAside(_) => {}
         }
     }
 }
@@ -268,6 +273,20 @@ impl Handle {
     /// Unloads a whole model (Triton's repository `unload`). Its document stays, and requests get `NOT_READY`.
     pub async fn unload_model(&self, model: ModelName, actor: Actor) -> Result<(), Failure> {
         self.send(|reply| Command::UnloadModel { model, actor, reply }).await
+    }
+
+    /// Takes a loaded version out of service because its runs do not end (`stuck`) or it ended the process (`crashed`): `failed` with
+    /// this stage and reason. Requests for it are answered 503 with the reason. Its memory is freed when no run holds it any more,
+    /// and nothing waits for that. It stays so until an operator loads it, its files change, or the process ends. A version that is
+    /// not loaded yet is not loaded.
+    ///
+    /// Never waits. Returns false when the manager's queue is full or the manager has ended: the caller may try again later.
+    /// `reason` is shown to callers, so it names no files.
+    #[must_use]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the rooms that watch runs and crashes call it"))]
+    pub fn set_aside(&self, model: ModelName, version: Version, stage: Stage, reason: String) -> bool {
+        let aside = SetAside { id: VersionId { model, version }, stage, reason };
+        self.commands.try_send(Event::Command(Command::SetAside(aside))).is_ok()
     }
 
     /// Adds a version from a file on the file system of the models directory, whole or not at all. `staged` is moved.

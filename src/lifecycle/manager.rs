@@ -139,6 +139,9 @@ impl Manager {
             self.models.insert(model.name.clone(), model);
         }
         self.work();
+        for aside in std::mem::take(&mut self.services.config.set_aside) {
+            self.set_aside(aside);
+        }
         Ok(())
     }
 
@@ -203,8 +206,9 @@ impl Manager {
     fn late(&mut self, late: Late) {
         let Late { serial, id, in_flight } = late;
         warn!(model = %id.model, version = %id.version, in_flight, "requests still hold the version after drain_timeout");
-        let words =
-            format!("{in_flight} requests still hold it after drain_timeout; its memory is freed when they end");
+        // The callers of a run that does not end have left.
+        let who = if in_flight == 0 { "runs that do not end".to_owned() } else { format!("{in_flight} requests") };
+        let words = format!("{who} still hold it after drain_timeout; its memory is freed when they end");
         self.services.count_failure("drain");
         self.services.loading.retry_waiting();
         self.unloaded(&id, serial, Some(words));
@@ -249,7 +253,7 @@ impl Manager {
     fn is_done(&self, now: Instant) -> bool {
         let is_draining = |record: &VersionRecord| record.state() == State::Draining;
         let draining = || self.models.values().flat_map(|m| m.versions.values()).any(is_draining);
-        self.stopping.is_some_and(|deadline| now >= deadline || self.services.drains.is_empty() && !draining())
+        self.stopping.is_some_and(|deadline| now >= deadline || self.services.drains.is_over() && !draining())
     }
 
     // === helpers of the other files ===
@@ -269,8 +273,8 @@ impl Manager {
                 record.drain = None;
                 services.set_state(id, record, State::Unloaded);
                 record.note(Note::Lingering, lingering);
-            } else if lingering.is_none() {
-                record.note(Note::Lingering, None);
+            } else if lingering.is_none() || record.state() == State::Failed {
+                record.note(Note::Lingering, lingering);
             }
         });
     }

@@ -5,6 +5,7 @@
 //! - A request that an operator sent is carried out even when nobody waits for the answer.
 //! - The states are one enum, and one function moves a version between them. Policies are pure functions.
 //! - Background threads at low priority load, verify and warm. Memory is freed on a thread of its own.
+//! - A version whose runs do not end, or that ended the process, is set aside: `failed`, unpublished, and not waited for.
 //! - A half-copied or broken version never disturbs the versions that serve.
 //! - A stored document that cannot be read disables its own model only. When the manager panics, the server stops being ready.
 //!
@@ -35,6 +36,7 @@ mod reconcile;
 mod results;
 mod rollback;
 mod services;
+mod set_aside;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,7 @@ mod version_record;
 pub use handle::Published;
 pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, RolledBack, RolloutCommit};
 pub(crate) use journal::Journal;
+pub use set_aside::SetAside;
 
 use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
@@ -85,6 +88,9 @@ pub struct Config {
     pub tolerance: Tolerance,
     /// Where predictions are recorded. `None` records none.
     pub recording: Option<Recording>,
+    /// Versions that are not loaded, because they ended the process before. As if [`Handle::set_aside`] was called before anything
+    /// is loaded.
+    pub set_aside: Vec<SetAside>,
 }
 
 /// What to do when a version does not fit into the memory budget.

@@ -3,12 +3,13 @@
 use super::handle::{Actor, LoadOutcome, Reply, RolledBack};
 use super::keep_warm::LastNamed;
 use super::policy::{self, PolicyInput, Progress, UnloadReason};
+use super::set_aside::Aside;
 use super::version_record::VersionRecord;
 use crate::compare::Tolerance;
 use crate::ledger::ModelState;
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{ModelSettings, Recording};
-use crate::registry::{Entry, VersionStatus};
+use crate::registry::{Entry, State, VersionStatus};
 use crate::route::Document;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub(super) struct Model {
     pub requested: BTreeSet<Version>,
     /// Versions that were unloaded to make room, since this process started.
     pub evicted: BTreeSet<Version>,
+    /// Versions that were set aside, since this process started.
+    pub set_aside: BTreeMap<Version, Aside>,
     /// Versions that an earlier document named, with the time when the last one did. Removed once they are no longer kept warm.
     pub last_named: BTreeMap<Version, LastNamed>,
     /// Versions that are loaded only because they are kept warm, and until when.
@@ -103,6 +106,7 @@ impl Model {
             versions: BTreeMap::new(),
             requested: BTreeSet::new(),
             evicted: BTreeSet::new(),
+            set_aside: BTreeMap::new(),
             last_named: BTreeMap::new(),
             kept_warm: BTreeMap::new(),
             all_settled_once: false,
@@ -180,7 +184,8 @@ impl Model {
     /// The model as requests and operators see it.
     ///
     /// # Errors
-    /// The versions that the document names and that are not loaded, unless `starting`.
+    /// The versions that the document names and that are not loaded, unless `starting` or it is known why: they failed, or are being
+    /// loaded again.
     pub(super) fn entry(
         &self,
         starting: bool,
@@ -194,8 +199,10 @@ impl Model {
             status.notes.extend(loaded.and_then(|loaded| recording?.complaint(&self.settings.log, loaded)));
         }
         let document = self.document.clone();
-        let entry =
-            Entry::new(self.name.clone(), versions, document, self.stored.revision, self.stored.unloaded, starting)?;
+        let is_known = |r: &VersionRecord| !matches!(r.state(), State::Draining | State::Unloaded);
+        let incomplete = starting || self.required().iter().all(|v| self.versions.get(v).is_some_and(is_known));
+        let (name, revision, unloaded) = (self.name.clone(), self.stored.revision, self.stored.unloaded);
+        let entry = Entry::new(name, versions, document, revision, unloaded, incomplete)?;
         let entry = entry.with_document_error(self.document_error.clone()).with_tolerance(Tolerance {
             rtol: self.settings.shadow_rtol.unwrap_or(tolerance.rtol),
             atol: self.settings.shadow_atol.unwrap_or(tolerance.atol),

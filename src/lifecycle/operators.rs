@@ -61,6 +61,7 @@ impl Manager {
                     Err(failure) => services.answer(reply, Err(failure)),
                 });
             }
+            Command::SetAside(aside) => self.set_aside(aside),
             Command::Push { model, version, staged, actor, reply } => {
                 self.push(VersionId { model, version }, staged, actor, reply);
             }
@@ -155,6 +156,7 @@ impl Services {
             }
             model.requested.insert(version);
             model.evicted.remove(&version);
+            model.set_aside.remove(&version);
             let now = Instant::now();
             model.versions.entry(version).and_modify(|record| record.retry_at = Some(now));
         }
@@ -363,6 +365,7 @@ fn load_model(model: &mut Model, actor: Actor, reply: Reply<()>) {
     // An operator asked, so failed versions are tried again at once.
     model.versions.values_mut().for_each(|record| record.retry_at = Some(now));
     model.evicted.clear();
+    model.set_aside.clear();
     model.waiting.push(WaitingRequest::LoadModel { actor, reply });
 }
 

@@ -104,6 +104,7 @@ impl Services {
         }
         let required = model.required();
         let serving = if model.stored.unloaded { BTreeSet::new() } else { model.serving() };
+        let mut set_aside = std::mem::take(&mut model.set_aside);
         let pass = Pass {
             settings_complaint: model.settings_complaint.as_ref(),
             settings_missing: model.settings_missing,
@@ -114,6 +115,7 @@ impl Services {
         for (version, record) in &mut model.versions {
             let id = VersionId { model: model.name.clone(), version: *version };
             match wanted.get(version).copied().unwrap_or(Err(UnloadReason::DirectoryGone)) {
+                Ok(()) if self.keep_aside(&mut set_aside, &id, record) => {}
                 Ok(()) => {
                     let from_top = wanted.range(version..).count();
                     let rank = load_rank(required.contains(version), model.requested.contains(version), from_top);
@@ -130,6 +132,7 @@ impl Services {
             let warm = model.kept_warm.get(version).map(|until| format!("kept warm for a rollback until {until:.0}"));
             record.note(Note::KeptWarm, warm);
         }
+        model.set_aside = set_aside;
     }
 
     /// A version that should be loaded.

@@ -38,6 +38,7 @@ impl Manager {
         let is_wanted = stopping.is_none() && model.wanted().get(&id.version) == Some(&Ok(()));
         let record = model.versions.entry(id.version).or_insert_with(VersionRecord::new);
         record.busy = false;
+        let is_wanted = is_wanted && !model.set_aside.contains_key(&id.version);
         match outcome {
             Outcome::Ready(ready) if is_wanted => services.became_ready(id, record, &mut model.stored, *ready),
             Outcome::Ready(ready) => {

@@ -22,6 +22,7 @@ impl Services {
         let document = self.previous_document(model)?;
         // An operator asked, so failed versions are tried again at once.
         for version in document.named() {
+            model.set_aside.remove(&version);
             model.versions.entry(version).and_modify(|record| record.retry_at = Some(Instant::now()));
         }
         let to_load = document.named().into_iter().filter(|v| !model.is_callable(*v)).collect();

@@ -34,8 +34,9 @@ pub(super) const fn next(from: State) -> &'static [State] {
         Loading => &[Verifying, Failed, Pending, Unloaded],
         Verifying => &[Warming, Failed, Pending, Unloaded],
         Warming => &[Ready, Failed, Pending, Unloaded],
-        Ready => &[Serving, Draining],
-        Serving => &[Ready, Draining],
+        // Failed: it was set aside.
+        Ready => &[Serving, Draining, Failed],
+        Serving => &[Ready, Draining, Failed],
         Draining => &[Unloaded],
         Unloaded => &[Pending],
         // Pending: its files changed, or it is tried again. Unloaded: it is no longer wanted.

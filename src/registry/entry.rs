@@ -1,6 +1,6 @@
 //! One model: its versions, and how its traffic document routes requests to them.
 
-use super::version::{Loaded, Served, ShadowRoute, VersionStatus};
+use super::version::{Loaded, Served, ShadowRoute, Stage, State, VersionStatus};
 use crate::compare::Tolerance;
 use crate::model::{Code, Failure, ModelName, Role, Version};
 use crate::record::Stream;
@@ -31,41 +31,54 @@ pub struct Entry {
 #[derive(Debug)]
 struct Traffic {
     router: Router,
-    /// `None` while the model is taken out, and at start until all versions of the document are loaded.
+    /// `None` while the model is taken out.
     routes: Option<Routes>,
 }
+
+/// A version that the document names, or its number while it is not loaded.
+type Target = Result<Arc<Served>, Version>;
 
 /// The versions that the document's members point to, by the same indices.
 #[derive(Debug)]
 struct Routes {
+    split: Vec<Target>,
+    rules: Vec<Target>,
+    labels: BTreeMap<Version, Target>,
+    /// The arms of the split that are loaded.
     arms: Vec<Arc<Served>>,
-    rules: Vec<Arc<Served>>,
-    labels: BTreeMap<Version, Arc<Served>>,
     /// The shadows that are loaded.
     shadows: Vec<ShadowRoute>,
+    /// Every version of the split, the rules and the labels is loaded.
+    complete: bool,
 }
 
 impl Routes {
-    /// # Errors
-    /// A version of the split, a rule or a label that is not loaded. Shadows that are not loaded are left out.
-    fn new(document: &Document, versions: &BTreeMap<Version, VersionStatus>, revision: u64) -> Result<Routes, Version> {
+    /// Versions that are not loaded keep their place, so that the others can be served. Shadows that are not loaded are left out.
+    fn new(document: &Document, versions: &BTreeMap<Version, VersionStatus>, revision: u64) -> Routes {
         let loaded = |version: Version| {
             let loaded = versions.get(&version).and_then(|status| status.loaded.as_ref());
             loaded.map(Arc::clone).ok_or(version)
         };
-        let arms = document.split.iter().map(|a| Ok(Served::on_arm(loaded(a.version)?, a.arm.as_str(), revision)));
-        let rules = document.rules.iter().map(|r| Ok(Served::new(loaded(r.version)?, Role::Primary, "rule")));
-        let labels = document.labels.values().map(|v| Ok((*v, Served::new(loaded(*v)?, Role::Pinned, "label"))));
+        let split = document.split.iter();
+        let split: Vec<Target> =
+            split.map(|a| Ok(Served::on_arm(loaded(a.version)?, a.arm.as_str(), revision))).collect();
+        let rules = document.rules.iter();
+        let rules: Vec<Target> = rules.map(|r| Ok(Served::new(loaded(r.version)?, Role::Primary, "rule"))).collect();
+        let labels = document.labels.values();
+        let labels: BTreeMap<Version, Target> =
+            labels.map(|v| (*v, loaded(*v).map(|l| Served::new(l, Role::Pinned, "label")))).collect();
         let shadows = document.shadows.iter().filter_map(|shadow| {
             let served = Served::new(loaded(shadow.version).ok()?, Role::Shadow, "shadow");
             Some(ShadowRoute { sample: shadow.sample, served })
         });
-        Ok(Routes {
-            arms: arms.collect::<Result<_, _>>()?,
-            rules: rules.collect::<Result<_, _>>()?,
-            labels: labels.collect::<Result<_, _>>()?,
+        Routes {
+            arms: split.iter().filter_map(|arm| arm.as_ref().ok()).cloned().collect(),
             shadows: shadows.collect(),
-        })
+            complete: split.iter().chain(&rules).chain(labels.values()).all(Result::is_ok),
+            split,
+            rules,
+            labels,
+        }
     }
 }
 
@@ -80,8 +93,8 @@ pub struct Routed<'e> {
 impl Entry {
     /// Builds a model's entry. `document` is the traffic document of this `revision`, where there is one.
     ///
-    /// Un-pinned requests are answered `NOT_READY` while the model is `taken_out`, and while a version of the document is not
-    /// loaded and the server is `starting`.
+    /// Un-pinned requests are answered `NOT_READY` while the model is `taken_out`, and those that the document routes to a version that
+    /// is not loaded. The document may name such versions only where `incomplete` says that this is known.
     ///
     /// # Errors
     /// The versions of the document that are not loaded, where neither of the two cases above applies.
@@ -91,17 +104,17 @@ impl Entry {
         document: Option<Document>,
         revision: u64,
         taken_out: bool,
-        starting: bool,
+        incomplete: bool,
     ) -> Result<Entry, Vec<Version>> {
         let is_loaded = |v: &Version| versions.get(v).is_some_and(|status| status.loaded.is_some());
         let traffic = match document {
             None => None,
             Some(document) => {
                 let missing: Vec<Version> = document.named().into_iter().filter(|v| !is_loaded(v)).collect();
-                if !missing.is_empty() && !taken_out && !starting {
+                if !missing.is_empty() && !taken_out && !incomplete {
                     return Err(missing);
                 }
-                let routes = if taken_out { None } else { Routes::new(&document, &versions, revision).ok() };
+                let routes = (!taken_out).then(|| Routes::new(&document, &versions, revision));
                 Some(Traffic { router: Router::new(&name, document), routes })
             }
         };
@@ -162,19 +175,19 @@ impl Entry {
         self.taken_out
     }
 
-    /// Whether un-pinned requests can be answered now.
+    /// Whether all un-pinned requests can be answered now, whichever version the document routes them to.
     #[must_use]
     pub fn can_serve(&self) -> bool {
-        self.traffic.as_ref().is_some_and(|t| t.routes.is_some())
+        self.traffic.as_ref().and_then(|t| t.routes.as_ref()).is_some_and(|routes| routes.complete)
     }
 
-    /// The arms of the split, in the document's order; empty while the document cannot be served.
+    /// The arms of the split that are loaded, in the document's order.
     #[must_use]
     pub fn arms(&self) -> &[Arc<Served>] {
         self.traffic.as_ref().and_then(|t| t.routes.as_ref()).map_or(&[], |r| &r.arms)
     }
 
-    /// The shadows that are loaded; empty while the document cannot be served.
+    /// The shadows that are loaded.
     #[must_use]
     pub fn shadows(&self) -> &[ShadowRoute] {
         self.traffic.as_ref().and_then(|t| t.routes.as_ref()).map_or(&[], |r| &r.shadows)
@@ -245,18 +258,23 @@ impl Entry {
             return Err(self.no_label(router.document()));
         }
         let Some(routes) = routes else {
-            let message = format!("model {}: a version its traffic document names is not loaded yet", self.name);
-            return Err(Failure::new(Code::NotReady, message));
+            return Err(self.inconsistent(route));
         };
-        let served = match route {
-            Route::Arm { index, .. } => routes.arms.get(index),
+        let target = match route {
+            Route::Arm { index, .. } => routes.split.get(index),
             Route::Rule(index) => routes.rules.get(index),
             Route::Label(version) => routes.labels.get(&version),
-            Route::Pinned(version) => self.pinned.get(&version),
+            Route::Pinned(version) => {
+                return self.pinned.get(&version).map(without_key).ok_or_else(|| self.inconsistent(route));
+            }
             Route::UnknownLabel | Route::NoArm => None,
         };
         let keyless = matches!(route, Route::Arm { keyless: true, .. });
-        served.map(|served| Routed { served, keyless }).ok_or_else(|| self.inconsistent(route))
+        match target {
+            Some(Ok(served)) => Ok(Routed { served, keyless }),
+            Some(Err(version)) => Err(self.no_version(*version)),
+            None => Err(self.inconsistent(route)),
+        }
     }
 
     /// The failure for a decision that the routes do not have. It is a bug, so it is logged.
@@ -274,8 +292,7 @@ impl Entry {
 
     fn no_version(&self, version: Version) -> Failure {
         if let Some(status) = self.versions.get(&version) {
-            let message = format!("version {version} of model {} is {}", self.name, status.state);
-            return Failure::new(Code::NotReady, message);
+            return Failure::new(Code::NotReady, format!("version {version} of model {} {}", self.name, state(status)));
         }
         let callable: Vec<String> = self.pinned.keys().map(ToString::to_string).collect();
         let known = if callable.is_empty() {
@@ -284,5 +301,22 @@ impl Entry {
             format!("loaded are {}", callable.join(", "))
         };
         Failure::new(Code::VersionNotFound, format!("model {} has no version {version}; {known}", self.name))
+    }
+}
+
+/// The state of a version that cannot be called, in words for callers.
+fn state(status: &VersionStatus) -> String {
+    match (status.state, status.stage, &status.reason) {
+        // These reasons are written by the gateway. Others can contain file names and messages of an engine.
+        (State::Failed, Some(stage @ (Stage::Stuck | Stage::Crashed)), Some(reason)) => {
+            format!("was set aside ({}): {reason}", stage.as_str())
+        }
+        (State::Failed, Some(stage), _) => {
+            format!("is failed (in {}); the admin plane has the reason", stage.as_str())
+        }
+        (State::Pending | State::Loading | State::Verifying | State::Warming, ..) => {
+            format!("is not loaded yet: it is {}", status.state)
+        }
+        (other, ..) => format!("is {other}"),
     }
 }

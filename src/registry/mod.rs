@@ -1,7 +1,7 @@
 //! registry: what is loaded and how traffic is split, as one snapshot; the only place that names `ArcSwap`.
 //!
-//! - A [`Snapshot`] is immutable and consistent: an [`Entry`] whose document names a version that is not loaded cannot be built
-//!   for a model that serves.
+//! - A [`Snapshot`] is immutable and consistent: an [`Entry`] whose document names a version that is not loaded is only built where
+//!   the manager knows why. Requests for that version are refused with its state; the others are served.
 //! - [`new`] makes one [`Writer`], for the manager (not `Clone`), and a [`Reader`], for everyone else. A request calls
 //!   [`Reader::snapshot`] exactly once. A publish replaces the whole snapshot by one atomic store.
 //! - The writer keeps a replaced snapshot until no request holds it ([`Writer::collect`]). So its memory is freed on the manager's

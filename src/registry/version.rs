@@ -58,13 +58,17 @@ impl std::fmt::Display for State {
     }
 }
 
-/// The stage in which a version failed.
+/// The stage in which a version failed. After `Warm` come the failures of a version that was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     Load,
     Verify,
     Warm,
+    /// It was ready, and its runs did not end.
+    Stuck,
+    /// It was ready, and it ended the process.
+    Crashed,
 }
 
 impl Stage {
@@ -74,6 +78,8 @@ impl Stage {
             Stage::Load => "load",
             Stage::Verify => "verify",
             Stage::Warm => "warm",
+            Stage::Stuck => "stuck",
+            Stage::Crashed => "crashed",
         }
     }
 }

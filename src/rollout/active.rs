@@ -6,7 +6,7 @@ use super::handle::View;
 use super::state::{State, Step};
 use crate::ledger::Action;
 use crate::model::ModelName;
-use crate::registry::Entry;
+use crate::registry::{Entry, State as VersionState};
 use crate::shadow::Figures;
 use crate::telemetry::ArmEvidence;
 use std::time::{Duration, Instant};
@@ -45,6 +45,15 @@ impl ActiveRollout {
     /// Whether this action failed a moment ago and is not to be retried yet.
     pub(super) fn must_wait(&self, action: Action) -> bool {
         self.trouble.as_ref().is_some_and(|trouble| trouble.action == action && Instant::now() < trouble.retry_at)
+    }
+
+    /// What to do where the candidate is no longer loaded because it failed: it was set aside, or could not be loaded after a restart.
+    pub(super) fn candidate_failed(&self, entry: &Entry) -> Option<Decision> {
+        let to = self.state.plan.to;
+        let status = entry.versions().get(&to).filter(|status| status.state == VersionState::Failed)?;
+        let stage = status.stage.map(|stage| format!(" ({})", stage.as_str())).unwrap_or_default();
+        let reason = status.reason.as_deref().unwrap_or("no reason is known");
+        Some(Decision::TakeBack(format!("version {to} failed{stage}: {reason}")))
     }
 
     /// Updates the evidence and decides what to do next.

@@ -65,12 +65,13 @@ impl Services {
         let snapshot = self.reader.snapshot();
         let entry = snapshot.model(model.as_str()).filter(|entry| entry.revision() == rollout.state.revision);
         let Some(entry) = entry else { return };
-        if !entry.can_serve() {
+        let failed = rollout.candidate_failed(entry);
+        if !entry.can_serve() && failed.is_none() {
             // After a restart the document is published before its versions are loaded. The step's clock starts when they are.
             rollout.step_began = Instant::now();
             return;
         }
-        let decision = rollout.decide(model, entry, &self.figures);
+        let decision = failed.unwrap_or_else(|| rollout.decide(model, entry, &self.figures));
         drop(snapshot);
         let mut next = rollout.state.clone();
         let (document, action, reason) = match decision {

@@ -238,7 +238,7 @@ pub(super) fn accept(asked: &Asked) -> Told {
         }
         Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
         Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
-        Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } => Told::Done,
+        Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } | Asked::SetAside(_) => Told::Done,
     }
 }
 

@@ -1,11 +1,11 @@
 //! Rollouts: clients that disconnect, stored states, refusals.
 
-use super::fixture::{Fixture, accept, bare, name, version};
+use super::fixture::{Fixture, accept, bare, failed, name, version};
 use crate::ledger::{self, Change, Effect};
 use crate::lifecycle::RolloutCommit;
 use crate::lifecycle::fake::{Asked, Told};
 use crate::model::Code;
-use crate::registry::{Entry, Snapshot, State, Writer};
+use crate::registry::{Entry, Snapshot, Stage, State, Writer};
 use crate::route::Document;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -253,4 +253,29 @@ fn a_failed_commit_begins_nothing() {
     fixture.publish(versions, Some(Document::single(version(1))));
     fixture.post(BEGIN, plan()).refused(409, "CONFLICT", "not ready");
     fixture.get(ROLLOUT).refused(404, "NOT_FOUND", "never had a rollout");
+}
+
+#[test]
+fn a_rollout_to_a_version_that_is_set_aside_is_taken_back_with_its_reason() {
+    let (fixture, _) = new();
+    fixture.post(BEGIN, plan());
+    let mut writer = fixture.writer.lock().unwrap();
+    let snapshot = writer.snapshot();
+    let entry = snapshot.model("fraud").unwrap();
+    let mut versions = entry.versions().clone();
+    versions.insert(version(2), failed(2, Stage::Stuck, "its runs do not end"));
+    let without =
+        Entry::new(name("fraud"), versions, entry.document().cloned(), entry.revision(), false, true).unwrap();
+    writer.publish(Snapshot::clone(&snapshot).with(without));
+    drop(writer);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut back = show(&fixture);
+    while back["state"] == "running" && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(10));
+        back = show(&fixture);
+    }
+    assert_eq!(
+        (&back["state"], &back["why"]),
+        (&json!("taken_back"), &json!("version 2 failed (stuck): its runs do not end"))
+    );
 }

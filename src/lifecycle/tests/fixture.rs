@@ -140,6 +140,7 @@ impl Workspace {
             policy: Policy::default(),
             tolerance: Tolerance::default(),
             recording: None,
+            set_aside: Vec::new(),
         }
     }
 

@@ -7,4 +7,5 @@ mod operators;
 mod restart;
 mod rules;
 mod serving;
+mod set_aside;
 mod versions;
