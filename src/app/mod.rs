@@ -126,6 +126,8 @@ impl App {
             rescan: config.models.rescan,
             memory_budget: memory,
             load_threads: config.models.load_threads,
+            time_limits: config.models.time_limits,
+            patience: lifecycle::Patience::default(),
             drain_timeout: config.models.drain_timeout,
             keep_warm: config.models.keep_warm,
             policy: config.models.policy,

@@ -103,14 +103,19 @@ impl Admin {
 }
 
 impl Models {
-    fn changes(&self, new: &Models) -> [Option<Change>; 8] {
-        let Models { dir, settle, rescan, memory_budget, load_threads, drain_timeout, keep_warm, policy } = self;
+    fn changes(&self, new: &Models) -> [Option<Change>; 11] {
+        let Models { dir, settle, rescan, memory_budget, load_threads, time_limits, drain_timeout, keep_warm, policy } =
+            self;
+        let new_limits = &new.time_limits;
         [
             at_start("models.dir", dir, &new.dir),
             at_start("models.settle", settle, &new.settle),
             at_start("models.rescan", rescan, &new.rescan),
             at_start("models.memory_budget", memory_budget, &new.memory_budget),
             at_start("models.load_threads", load_threads, &new.load_threads),
+            at_start("models.load_timeout", &time_limits.load, &new_limits.load),
+            at_start("models.verify_timeout", &time_limits.verify, &new_limits.verify),
+            at_start("models.warm_timeout", &time_limits.warm, &new_limits.warm),
             at_start("models.drain_timeout", drain_timeout, &new.drain_timeout),
             at_start("models.keep_warm", keep_warm, &new.keep_warm),
             at_start("models.policy", policy, &new.policy),

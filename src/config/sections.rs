@@ -1,6 +1,6 @@
 //! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
-use crate::lifecycle::Policy;
+use crate::lifecycle::{Policy, TimeLimits};
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
 use crate::settings::Table;
@@ -76,6 +76,10 @@ pub struct Models {
     pub memory_budget: u64,
     /// Versions prepared at the same time. Default 1: loading takes cores from serving, and a second loader would take twice as many.
     pub load_threads: usize,
+    /// How long the stages of a version may take: `load_timeout`, `verify_timeout`, `warm_timeout`. Default 60 s each: most versions take
+    /// less than a second, and no other version should wait long for one that never ends. `load_timeout` grows with the files, by a second
+    /// for every 10 MiB, for slow network disks. There is always a limit.
+    pub time_limits: TimeLimits,
     /// How long an unload waits for requests on the version. Default 30 s: longer than the default deadline of a request.
     pub drain_timeout: Duration,
     /// How long a version stays loaded after no traffic document names it any more, if `versions` in `model.toml` does not select it.
@@ -239,6 +243,7 @@ impl Default for Models {
             rescan: 5 * SECOND,
             memory_budget: 0,
             load_threads: 1,
+            time_limits: TimeLimits { load: MINUTE, verify: MINUTE, warm: MINUTE },
             drain_timeout: 30 * SECOND,
             keep_warm: 10 * MINUTE,
             policy: Policy::default(),
@@ -256,6 +261,11 @@ impl Models {
             rescan: t.duration("rescan", 100 * MS..=24 * HOUR).unwrap_or(d.rescan),
             memory_budget: t.bytes("memory_budget", 0..=u64::MAX).unwrap_or(d.memory_budget),
             load_threads: t.integer("load_threads", 1..=64).unwrap_or(d.load_threads),
+            time_limits: TimeLimits {
+                load: t.duration("load_timeout", SECOND..=24 * HOUR).unwrap_or(d.time_limits.load),
+                verify: t.duration("verify_timeout", SECOND..=24 * HOUR).unwrap_or(d.time_limits.verify),
+                warm: t.duration("warm_timeout", SECOND..=24 * HOUR).unwrap_or(d.time_limits.warm),
+            },
             drain_timeout: t.duration("drain_timeout", Duration::ZERO..=24 * HOUR).unwrap_or(d.drain_timeout),
             keep_warm: t.duration("keep_warm", Duration::ZERO..=30 * 24 * HOUR).unwrap_or(d.keep_warm),
             policy: t.one_of("policy", &policies).unwrap_or(d.policy),

@@ -19,7 +19,7 @@ impl Manager {
     /// Gives the next task to a loading thread. Returns whether there may be more to do.
     pub(super) fn dispatch(&mut self) -> bool {
         let loading = &mut self.services.loading;
-        if self.stopping.is_some() || !loading.loaders.has_idle() {
+        if self.stopping.is_some() || !loading.has_work() || !loading.loaders.has_idle(Instant::now()) {
             return false;
         }
         if let Some(task) = loading.next_task() {
@@ -56,6 +56,7 @@ impl Manager {
             fingerprint,
             engine: settings.engine,
             limits: settings.limits,
+            time_limits: services.config.time_limits,
             execution: settings.execution,
             model_metadata: settings.metadata.clone(),
         })));

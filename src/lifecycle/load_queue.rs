@@ -58,6 +58,12 @@ impl LoadQueue {
         self.tasks.pop_front()
     }
 
+    /// Whether a version or a task waits for a thread.
+    #[must_use]
+    pub(super) fn has_work(&self) -> bool {
+        !self.versions.is_empty() || !self.tasks.is_empty()
+    }
+
     /// Removes everything that waits. Returns the tasks, so that their callers can be answered.
     pub(super) fn clear(&mut self) -> VecDeque<Task> {
         self.versions.clear();

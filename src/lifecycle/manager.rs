@@ -8,13 +8,13 @@ use super::drain::{Drains, Freed, Late};
 use super::handle::{Command, stopping};
 use super::journal::Journal;
 use super::load_queue::LoadQueue;
-use super::loaders::{LoaderMessage, Loaders, Task};
+use super::loaders::{LoaderMessage, LoaderNews, Loaders, Overdue, Task};
 use super::model_record::Model;
 use super::publisher::Publisher;
 use super::services::{Evictions, Schedule, Services, StateCounts};
 use super::version_record::{Note, VersionRecord};
-use crate::model::{ModelName, VersionId, panic_message};
-use crate::registry::{State, Writer};
+use crate::model::{Code, Failure, ModelName, VersionId, panic_message};
+use crate::registry::{Stage, State, Writer};
 use crate::shadow::Figures;
 use crate::source::{Look, WakeHandle};
 use crate::telemetry::Telemetry;
@@ -161,6 +161,7 @@ impl Manager {
             self.services.schedule.advance(Instant::now());
             self.services.publisher.collect();
             self.look_at_drains();
+            self.look_at_loads();
             self.work();
         }
     }
@@ -170,12 +171,14 @@ impl Manager {
             Event::Command(command) if self.stopping.is_none() => self.command(command),
             Event::Command(command) => command.refuse(stopping()),
             Event::Looked(look) => self.looked(look),
-            Event::Loader(LoaderMessage::Reached { id, state }) => {
-                self.with_version(&id, |services, record| {
-                    services.set_state(&id, record, state);
-                });
+            Event::Loader(LoaderMessage { task, news: LoaderNews::Reached(state) }) => {
+                if let Some(id) = self.services.loading.loaders.reached(task, state) {
+                    self.with_version(&id, |services, record| {
+                        services.set_state(&id, record, state);
+                    });
+                }
             }
-            Event::Loader(LoaderMessage::Done(result)) => self.task_done(result),
+            Event::Loader(LoaderMessage { task, news: LoaderNews::Done(result) }) => self.task_done(task, result),
             Event::Freed(freed) => self.freed(freed),
             Event::Stop(within) => self.stop(within),
         }
@@ -202,6 +205,60 @@ impl Manager {
         }
     }
 
+    /// Gives up loads that exceeded their time limits.
+    fn look_at_loads(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        for overdue in self.services.loading.loaders.overdue(Instant::now()) {
+            match overdue {
+                Overdue::Long(id) => self.no_longer_awaited(&id),
+                Overdue::Version { id, stage, bytes } => self.exceeded(&id, stage, bytes),
+                Overdue::Compare(id) => {
+                    warn!(model = %id.model, version = %id.version, "its changed files cannot be compared with the loaded ones: reading them takes too long");
+                }
+                Overdue::Push { id, reply, bytes } => {
+                    let limit = self.services.config.time_limits.exceeded(Stage::Load, bytes).reason;
+                    warn!(model = %id.model, version = %id.version, "push: the load of the file {limit}");
+                    if let Some(reply) = reply {
+                        let words = format!("the load of the file {limit}; the version was not added");
+                        self.services.answer(reply, Err(Failure::new(Code::InvalidRequest, words)));
+                    }
+                }
+            }
+        }
+        self.services.show_left_behind();
+    }
+
+    /// A version takes long. Unless a traffic document names it, the server does not wait for it to become ready, and its model may
+    /// get its first document without it.
+    fn no_longer_awaited(&mut self, id: &VersionId) {
+        let Manager { models, services, .. } = self;
+        let Some(model) = models.get_mut(&id.model) else { return };
+        let required = model.required().contains(&id.version);
+        let Some(record) = model.versions.get_mut(&id.version) else { return };
+        warn!(model = %id.model, version = %id.version, state = %record.state(), "this stage takes long; other versions are loaded beside it");
+        if !required {
+            record.long = true;
+            services.publisher.readiness.awaited.remove(id);
+        }
+        services.schedule.look_now(id.model.clone());
+    }
+
+    /// A stage of a version took longer than its limit.
+    fn exceeded(&mut self, id: &VersionId, stage: Stage, bytes: u64) {
+        self.with_version(id, |services, record| {
+            record.busy = false;
+            if !matches!(record.state(), State::Loading | State::Verifying | State::Warming) {
+                return;
+            }
+            let failure = services.config.time_limits.exceeded(stage, bytes);
+            services.fail(id, record, failure);
+            let words = "its load was given up and has not ended: its memory stays reserved until it does";
+            record.note(Note::Lingering, Some(words.to_owned()));
+        });
+    }
+
     /// Reports that requests still hold a version after its deadline.
     fn late(&mut self, late: Late) {
         let Late { serial, id, in_flight } = late;
@@ -219,7 +276,8 @@ impl Manager {
         let retired = (services.publisher.collect() > 0).then(|| now + COLLECT);
         let scheduled = services.schedule.next_due(now);
         let drains = services.drains.next_look(now);
-        [retired, scheduled, drains, self.stopping].into_iter().flatten().fold(now + IDLE, Instant::min)
+        let loads = services.loading.loaders.next_look(now).filter(|_| self.stopping.is_none());
+        [retired, scheduled, drains, loads, self.stopping].into_iter().flatten().fold(now + IDLE, Instant::min)
     }
 
     // === stopping ===
@@ -233,10 +291,14 @@ impl Manager {
         let Manager { models, services, .. } = self;
         services.source.stop();
         services.schedule.clear_later();
+        let mut pushes = services.loading.loaders.take_replies();
         for task in services.loading.clear() {
             if let Task::Stage(push) = task {
-                services.answer(push.reply, Err(stopping()));
+                pushes.extend(push.reply);
             }
+        }
+        for reply in pushes {
+            services.answer(reply, Err(stopping()));
         }
         for (name, model) in models {
             model.waiting.drain(..).for_each(|request| request.refuse(stopping()));

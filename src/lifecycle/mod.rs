@@ -47,7 +47,10 @@ mod version_record;
 pub use handle::Published;
 pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, RolledBack, RolloutCommit};
 pub(crate) use journal::Journal;
+pub use loaders::Patience;
 pub use set_aside::SetAside;
+
+pub use crate::prepare::TimeLimits;
 
 use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
@@ -78,6 +81,9 @@ pub struct Config {
     pub memory_budget: u64,
     /// How many versions are loaded at the same time.
     pub load_threads: usize,
+    /// How long the stages of a version may take.
+    pub time_limits: TimeLimits,
+    pub patience: Patience,
     /// How long to wait for the requests on a version that is being unloaded.
     pub drain_timeout: Duration,
     /// How long a version that `versions` in `model.toml` leaves out stays ready after a document named it last, for models that do
@@ -145,7 +151,14 @@ fn start_with(
 ) -> io::Result<(Handle, Stop)> {
     let (events, waiting) = mpsc::channel(WAITING_EVENTS);
     let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let loaders = loaders::Loaders::start(config.load_threads, &engines, &telemetry, &report(&events, Event::Loader))?;
+    let loader_events = report(&events, Event::Loader);
+    let loaders = loaders::Loaders::start(
+        config.load_threads,
+        (config.time_limits, config.patience),
+        &engines,
+        &telemetry,
+        &loader_events,
+    )?;
     let drains = drain::Drains::start(report(&events, Event::Freed))?;
     let looked = report(&events, Event::Looked);
     let wake = source::watch(config.models_dir.clone(), config.settle, config.rescan, move |look| looked(look))?;

@@ -109,11 +109,12 @@ impl Manager {
         let bytes = std::fs::metadata(&file).map_or(0, |meta| meta.len());
         let try_it = self.services.loading.missing(bytes) == 0;
         let root = self.services.config.models_dir.clone();
-        self.services.loading.push_task(Task::Stage(Box::new(Push { id, root, file, engine, try_it, actor, reply })));
+        let push = Push { id, root, file, bytes, engine, try_it, actor, reply: Some(reply) };
+        self.services.loading.push_task(Task::Stage(Box::new(push)));
     }
 
-    pub(super) fn staged(&mut self, push: Push, staged: Result<Staged, Failure>) {
-        let Push { id, actor, reply, .. } = push;
+    pub(super) fn staged(&mut self, push: Push, reply: Reply<()>, staged: Result<Staged, Failure>) {
+        let Push { id, actor, .. } = push;
         let Manager { models, services, .. } = self;
         let result = staged.and_then(|staged| services.land(&id, &actor, staged));
         let result = result.and_then(|Pushed { place, not_synced }| {

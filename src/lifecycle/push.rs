@@ -22,11 +22,13 @@ pub(super) struct Push {
     pub root: PathBuf,
     /// Moved or removed, whatever the result is.
     pub file: PathBuf,
+    pub bytes: u64,
     pub engine: EngineChoice,
     /// Whether an engine loads it first. Not where it does not fit into the memory budget.
     pub try_it: bool,
     pub actor: Actor,
-    pub reply: Reply<()>,
+    /// `None` while a thread works on it: the manager then keeps the reply, to answer when that takes too long.
+    pub reply: Option<Reply<()>>,
 }
 
 /// A version's directory under a hidden name. Removed unless it lands.

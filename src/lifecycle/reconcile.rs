@@ -172,8 +172,14 @@ impl Services {
             State::Pending | State::Failed => {
                 self.set_state(id, record, State::Unloaded);
             }
-            // A load in progress is dropped when it is done.
-            State::Loading | State::Verifying | State::Warming | State::Draining | State::Unloaded => {}
+            // What is loaded is dropped when the load ends, which nothing waits for.
+            State::Loading | State::Verifying | State::Warming => {
+                self.loading.loaders.cancel(id);
+                self.set_state(id, record, State::Unloaded);
+                let words = "its load has not ended; what is loaded is dropped then".to_owned();
+                record.note(Note::Lingering, Some(words));
+            }
+            State::Draining | State::Unloaded => {}
         }
         if record.state() == State::Unloaded {
             record.attempts = 0;
@@ -226,6 +232,8 @@ fn next_step(pass: &Pass, record: &VersionRecord) -> Next {
         wait("its files are still being written")
     } else if record.tried == Some(found.fingerprint) {
         wait("its files changed while they were read")
+    } else if record.busy {
+        wait("an earlier load of it has not ended")
     } else if record.waiting_for_memory {
         wait(WAITING_FOR_MEMORY)
     } else if let Some(complaint) = pass.settings_complaint.filter(|_| pass.settings_missing) {

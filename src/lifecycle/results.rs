@@ -3,7 +3,7 @@
 use super::SYSTEM;
 use super::drain::Freed;
 use super::handle::stopping;
-use super::loaders::TaskResult;
+use super::loaders::{Dropped, Running, TaskResult, Work};
 use super::manager::Manager;
 use super::services::Services;
 use super::version_record::{Note, VersionRecord};
@@ -18,18 +18,51 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 impl Manager {
-    pub(super) fn task_done(&mut self, result: TaskResult) {
-        self.services.loading.loaders.done();
+    pub(super) fn task_done(&mut self, task: u64, result: TaskResult) {
+        let Some(Running { what, dropped, .. }) = self.services.loading.loaders.done(task) else {
+            error!(task, "bug in the manager: a loading thread finished a task that it did not have");
+            return;
+        };
+        self.services.show_left_behind();
         match result {
-            TaskResult::BroughtUp { id, bytes, outcome } => self.brought_up(&id, bytes, outcome),
+            TaskResult::BroughtUp { id, bytes, outcome } => match dropped {
+                None => self.brought_up(&id, bytes, outcome),
+                Some(why) => self.drop_late(&id, bytes, outcome, why),
+            },
+            // The operator was told that it took too long, or that the server stops. Dropping it removes the files.
+            TaskResult::Staged { .. } if dropped.is_some() => {}
             TaskResult::Compared { id, fingerprint, digests } => {
                 self.with_version(&id, |services, record| services.compared(&id, record, fingerprint, digests));
             }
-            TaskResult::Staged { push, .. } if self.stopping.is_some() => {
-                self.services.answer(push.reply, Err(stopping()));
+            TaskResult::Staged { push, staged } => {
+                let Work::Push(_, Some(reply)) = what else { return };
+                if self.stopping.is_some() {
+                    self.services.answer(reply, Err(stopping()));
+                } else {
+                    self.staged(*push, reply, staged);
+                }
             }
-            TaskResult::Staged { push, staged } => self.staged(*push, staged),
         }
+    }
+
+    /// A version was brought up that nobody waits for any more. Its memory is freed like that of every loaded version.
+    fn drop_late(&mut self, id: &VersionId, bytes: u64, outcome: Outcome, why: Dropped) {
+        if why == Dropped::GivenUp {
+            info!(model = %id.model, version = %id.version, "a load that took too long has ended; its result is dropped");
+        }
+        match outcome {
+            Outcome::Ready(ready) => {
+                self.services.drains.begin(id.clone(), ready.loaded, Duration::ZERO);
+            }
+            Outcome::FilesChanged | Outcome::Failed(_) => self.services.loading.release(bytes),
+        }
+        self.with_version(id, |_, record| {
+            // Another load of the version may have begun since this one was given up.
+            if why == Dropped::Cancelled {
+                record.busy = false;
+            }
+            record.note(Note::Lingering, None);
+        });
     }
 
     fn brought_up(&mut self, id: &VersionId, bytes: u64, outcome: Outcome) {

@@ -119,6 +119,11 @@ impl Services {
         histogram.record(took.as_secs_f64());
     }
 
+    pub(super) fn show_left_behind(&self) {
+        let gauge = self.telemetry.process().gauge(&names::LOADS_LEFT_BEHIND, &[]);
+        gauge.set(self.loading.loaders.left_behind() as f64);
+    }
+
     pub(super) fn count_failure(&self, stage: &'static str) {
         self.telemetry.process().counter(&names::STAGE_FAILURES, &[("stage", stage)]).increment(1);
     }

@@ -32,6 +32,8 @@ pub(super) struct VersionRecord {
     pub compared: Option<Fingerprint>,
     /// A loading thread works on it.
     pub busy: bool,
+    /// Its load takes long, so that nothing waits for it.
+    pub long: bool,
     /// Failures in a row that are worth a retry, and when to retry.
     pub attempts: u32,
     pub retry_at: Option<Instant>,
@@ -70,6 +72,7 @@ impl VersionRecord {
             tried: None,
             compared: None,
             busy: false,
+            long: false,
             attempts: 0,
             retry_at: None,
             waiting_for_memory: false,
@@ -93,6 +96,7 @@ impl VersionRecord {
         advance(&mut self.state, to)?;
         self.stage = None;
         self.reason = None;
+        self.long = false;
         if to != State::Failed {
             self.retry_at = None;
             self.waiting_for_memory = false;
@@ -126,6 +130,7 @@ impl VersionRecord {
         match self.state {
             State::Ready | State::Serving => Progress::Ready,
             State::Pending if !self.has_files() => Progress::Stopped,
+            State::Loading | State::Verifying | State::Warming if self.long => Progress::Stopped,
             State::Pending | State::Loading | State::Verifying | State::Warming => Progress::Loading,
             State::Draining | State::Unloaded | State::Failed => Progress::Stopped,
         }

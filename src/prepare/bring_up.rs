@@ -4,6 +4,7 @@ use super::Loader;
 use super::batchability;
 use super::digest::{Digests, artifact_digests};
 use super::failure::StageFailure;
+use super::limits::{StageClock, TimeLimits};
 use super::row_outputs;
 use super::verify;
 use super::version_toml::VersionToml;
@@ -30,6 +31,7 @@ pub struct Job {
     pub fingerprint: Fingerprint,
     pub engine: EngineChoice,
     pub limits: Limits,
+    pub time_limits: TimeLimits,
     pub execution: ExecutionSettings,
     /// Metadata in `model.toml` for all versions.
     pub model_metadata: serde_json::Map<String, serde_json::Value>,
@@ -83,6 +85,8 @@ fn run_stages(
     enter: &dyn Fn(State),
 ) -> Result<ReadyVersion, StageFailure> {
     let dir = &job.files.dir;
+    let start_clock = |stage| StageClock::start(job.time_limits, stage, job.fingerprint.bytes);
+    let clock = start_clock(Stage::Load);
     let begun = Instant::now();
     let digests = artifact_digests(dir).map_err(|e| StageFailure::io(Stage::Load, "read its files", &e))?;
     let sha256 = digests.iter().find(|(name, _)| name == VersionFiles::MODEL).map(|(_, d)| d.clone());
@@ -99,20 +103,24 @@ fn run_stages(
         StageFailure { stage: Stage::Load, reason, retryable }
     })?;
     let runner = Runner::new(model);
+    clock.check()?;
     let load = begun.elapsed();
 
     enter(State::Verifying);
+    let clock = start_clock(Stage::Verify);
     let begun = Instant::now();
     let version_toml = VersionToml::read(dir)?;
-    let golden_cases = verify::verify(dir, &version_toml, &sha256, &runner)?;
+    let golden_cases = clock.end(verify::verify(dir, &version_toml, &sha256, &runner))?;
     let (runner, correction) = row_outputs::corrected(runner);
     let batching = batchability::decide(dir, &runner, job.execution.batching);
     let runner = Arc::new(runner.with_batching(batching).with_placement(job.execution.place));
+    clock.check()?;
     let verify = begun.elapsed();
 
     enter(State::Warming);
+    let clock = start_clock(Stage::Warm);
     let begun = Instant::now();
-    let note = warm::warm(dir, &runner)?;
+    let note = clock.end(warm::warm(dir, &runner))?;
     let remarks: Vec<String> = [version_toml.remark, correction, note].into_iter().flatten().collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();

@@ -2,6 +2,7 @@
 //!
 //! - [`bring_up`](fn@bring_up) runs the three stages and returns the ready version, or the stage and the reason of the failure.
 //! - [`check()`] reports for every engine whether a version would become ready; [`load_offline`] loads one without a server.
+//! - Every stage has a time limit ([`TimeLimits`]).
 //! - Every failure is a value ([`Outcome`]). Panics of an engine are caught.
 //! - Trial runs correct an output that is declared with a fixed first dimension and has one element per row (`row_outputs.rs`).
 //! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).
@@ -19,6 +20,7 @@ mod digest;
 mod failure;
 mod files;
 mod inputs;
+mod limits;
 mod offline;
 mod row_outputs;
 #[cfg(test)]
@@ -31,6 +33,7 @@ pub use bring_up::{Job, Outcome, ReadyVersion, bring_up};
 pub use check::{VersionReport, check};
 pub use digest::{Digests, artifact_digests, model_sha256};
 pub use failure::{StageFailure, backoff};
+pub use limits::TimeLimits;
 pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};
 
 use crate::backend::{EngineChoice, Engines, LoadError, Model, VersionFiles};

@@ -238,6 +238,12 @@ pub(crate) const STAGE_SECONDS: Metric = metric(
 );
 pub(crate) const STAGE_FAILURES: Metric =
     metric("sluicegate_stage_failures_total", Kind::Counter, &["stage"], "Versions that failed, by stage");
+pub(crate) const LOADS_LEFT_BEHIND: Metric = metric(
+    "sluicegate_loads_left_behind",
+    Kind::Gauge,
+    &[],
+    "Loads that exceeded their time limit and have not ended: each keeps a thread and its memory",
+);
 pub(crate) const SWAPS: Metric = metric(
     "sluicegate_traffic_changes_total",
     Kind::Counter,
@@ -316,6 +322,7 @@ pub(crate) const ALL: &[Metric] = &[
     STATES,
     STAGE_SECONDS,
     STAGE_FAILURES,
+    LOADS_LEFT_BEHIND,
     SWAPS,
     ROLLOUT_PERCENT,
     ROLLOUTS_ENDED,

@@ -1,13 +1,13 @@
 //! A models directory, a ledger, a manager and a fake engine whose behaviour the text of each "model" decides.
 
-use super::super::{Config, Handle, Journal, Policy, Promote, Stop, start_with};
+use super::super::{Config, Handle, Journal, Patience, Policy, Promote, Stop, start_with};
 use crate::backend::fake::{Fake, FakeEngine};
 use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
 use crate::compare::Tolerance;
 use crate::ledger::{self, Change, Committed, LedgerError, LedgerReader, LedgerWriter, ModelState, Revision};
 use crate::lifecycle::Actor;
 use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
-use crate::prepare::Loader;
+use crate::prepare::{Loader, TimeLimits};
 use crate::registry::{self, Entry, Reader, Snapshot, State, VersionStatus};
 use crate::route::{Proposal, RouteRequest, Selector};
 use crate::shadow::{Agreement, Figures};
@@ -135,6 +135,8 @@ impl Workspace {
             rescan: Duration::from_millis(200),
             memory_budget: 1 << 20,
             load_threads: 1,
+            time_limits: TimeLimits { load: TIMEOUT, verify: TIMEOUT, warm: TIMEOUT },
+            patience: Patience::default(),
             drain_timeout: Duration::from_secs(20),
             keep_warm: Duration::from_mins(10),
             policy: Policy::default(),
@@ -161,7 +163,7 @@ impl Workspace {
         let engine = FakeEngine::new(move |files| {
             loads.lock().unwrap().push(files.dir.clone());
             gate.pass(&files.dir);
-            read(files)
+            read(files, &gate)
         });
         let engines = Arc::new(OneEngine(engine));
         let figures = Figures::default();
@@ -283,11 +285,12 @@ pub fn request(rows: usize) -> InferenceRequest {
 }
 
 /// Reads a "model.onnx" of these tests: one instruction per line.
-fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
+fn read(files: &VersionFiles, gate: &Arc<Gate>) -> Result<Fake, LoadError> {
     let text = std::fs::read_to_string(files.model())
         .map_err(|source| LoadError::Io { what: "model.onnx".to_owned(), source })?;
     let mut answer = 0.0;
     let (mut wide, mut strict, mut whole) = (false, false, false);
+    let mut runs_wait_for = None;
     for line in text.lines() {
         match line.split_once(' ').unwrap_or((line, "")) {
             ("answer", n) => answer = n.parse().unwrap(),
@@ -297,6 +300,9 @@ fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
                 return Err(LoadError::Io { what: "model.onnx".to_owned(), source });
             }
             ("panic", _) => panic!("the loader panics"),
+            // Runs wait until the gate of another directory opens.
+            ("runs_wait_for", place) => runs_wait_for = Some(PathBuf::from(place)),
+            ("load_waits", _) => gate.pass(Path::new("/nowhere")),
             ("wide", _) => wide = true,
             ("strict", _) => strict = true,
             ("end", _) => whole = true,
@@ -314,7 +320,11 @@ fn read(files: &VersionFiles) -> Result<Fake, LoadError> {
     let mut inputs = vec![spec("x")];
     inputs.extend(wide.then(|| spec("extra")));
     let signature = Signature::new(inputs, vec![spec("y")]);
+    let gate = Arc::clone(gate);
     let fake = Fake::new(signature, move |request| {
+        if let Some(place) = &runs_wait_for {
+            gate.pass(place);
+        }
         let rows = request.rows().unwrap();
         vec![Tensor::new(Shape::new(&[rows]), Data::Fp32(vec![answer; rows].into())).unwrap()]
     });

@@ -3,6 +3,7 @@ mod fixture;
 mod gates;
 mod golden;
 mod keep_warm;
+mod limits;
 mod operators;
 mod restart;
 mod rules;
