@@ -1,14 +1,16 @@
 //! A fake engine that tests control: what a run returns, when it returns, and whether it fails.
 
-use super::{Backend, LoadError, Model, RunError, Session, VersionFiles};
+use super::{Backend, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature};
 use crate::tensor::Tensor;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a test waits for a run before it fails.
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
+/// How often a run that takes time looks at its interrupt.
+const LOOK: Duration = Duration::from_millis(1);
 
 type Compute = dyn Fn(&Checked) -> Vec<Tensor> + Send + Sync;
 type Load = dyn Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync;
@@ -151,27 +153,32 @@ impl Fake {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
+    fn run(&self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
         let mut state = self.state();
         state.waiting += 1;
         self.0.changed.notify_all();
-        let passed = self.0.changed.wait_while(state, |state| state.allowed == Some(0));
-        state = passed.unwrap_or_else(PoisonError::into_inner);
+        while state.allowed == Some(0) && !interrupt.is_requested() {
+            let waited = self.0.changed.wait_timeout(state, LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         state.waiting -= 1;
+        if interrupt.is_requested() {
+            return Err(RunError::Interrupted);
+        }
         state.runs += 1;
         state.allowed = state.allowed.map(|n| n - 1);
         let fault = state.faults.pop_front();
         let takes = state.takes;
         self.0.changed.notify_all();
-        if takes > Duration::ZERO {
-            // Waits on a condition of its own that never becomes true, so that the state is not locked meanwhile.
-            drop(state);
-            let (never, alone) = (Mutex::new(()), Condvar::new());
-            let guard = never.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(alone.wait_timeout_while(guard, takes, |()| true));
-        } else {
-            drop(state);
+        let until = Instant::now() + takes;
+        while Instant::now() < until {
+            let waited = self.0.changed.wait_timeout(state, LOOK.min(until.saturating_duration_since(Instant::now())));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if interrupt.is_requested() {
+                return Err(RunError::Interrupted);
+            }
         }
+        drop(state);
         match fault {
             None => Ok((self.0.compute)(request)),
             Some(Fault::Fail(error)) => Err(error),
@@ -198,8 +205,8 @@ impl Model for Fake {
 struct FakeSession(Fake);
 
 impl Session for FakeSession {
-    fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
-        self.0.run(request)
+    fn run(&mut self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
+        self.0.run(request, interrupt)
     }
 }
 
@@ -250,7 +257,7 @@ mod tests {
         let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![1.5].into())).unwrap();
         let inputs = vec![NamedTensor { name: "x".into(), tensor }];
         let request = model.signature().check(InferenceRequest { inputs, ..Default::default() }).unwrap();
-        Arc::clone(model).session()?.run(&request)
+        Arc::clone(model).session()?.run(&request, &Interrupt::new())
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!   signature's order and returns the requested outputs in the requested order.
 //! - [`Model::graph`] says what the graph shows without a run: whether rows are independent, and which operators depend on values.
 //! - Values that an operator cannot take are the caller's error ([`RunError::Refused`]), not a failure of the engine.
+//! - Another thread ends a run by its [`Interrupt`] ([`RunError::Interrupted`]). The model and its sessions stay usable.
 //! - An error, a panic or an integer division that traps (`ort/trap.rs`) ends only that run. Any other signal inside an
 //!   engine ends the process.
 //! - Every engine passes the same conformance suite (`conformance/`). A case that an engine does not support is listed
@@ -25,11 +26,13 @@ mod conformance;
 mod engines;
 #[cfg(test)]
 pub(crate) mod fake;
+mod interrupt;
 mod onnx;
 mod ort;
 mod tract;
 
 pub use engines::{EngineInfo, Engines};
+pub use interrupt::Interrupt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use onnx::OnnxFile;
 pub use onnx::{GraphFacts, RowAnalysis};
@@ -104,6 +107,9 @@ pub enum RunError {
     /// paths; `internal` is the engine's own message, for the log.
     #[error("{message}")]
     Failed { message: String, internal: String },
+    /// The run was ended by its [`Interrupt`]. It says nothing about the request or the model.
+    #[error("the run was interrupted")]
+    Interrupted,
 }
 
 /// An engine that runs ONNX files.
@@ -135,6 +141,7 @@ pub trait Model: Send + Sync + std::fmt::Debug {
 pub trait Session: Send {
     /// Runs the model once.
     ///
-    /// `request` fits [`Model::signature`]. Returns one tensor per entry of [`Checked::wanted`], in that order.
-    fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError>;
+    /// `request` fits [`Model::signature`]. Returns one tensor per entry of [`Checked::wanted`], in that order. Ends early with
+    /// [`RunError::Interrupted`] where `interrupt` is requested and the engine notices it in time.
+    fn run(&mut self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError>;
 }

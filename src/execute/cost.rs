@@ -123,6 +123,14 @@ impl CostCurve {
         Some(Duration::from_nanos(nanos))
     }
 
+    /// Like [`CostCurve::estimate`], but `None` where the nearest measured size has less than half of the elements. Cost may grow with the
+    /// square or the cube of the elements: a size that was never run may be far more expensive than its scaled estimate.
+    pub(super) fn estimate_near(&self, elements: usize) -> Option<Duration> {
+        let at = Self::bucket(elements);
+        let is_near = (at.saturating_sub(1)..BUCKETS as usize).any(|i| self.point(i).is_some());
+        if is_near { self.estimate(elements) } else { None }
+    }
+
     /// The number of elements a batch is worth having, where a single row has `single`. This is the smallest size whose cost per element
     /// is near the lowest measured one. Where the largest measured size is cheaper than all smaller ones, it is twice that size, to
     /// measure further. Where batches save nothing, it is about `single`, because the first request of a batch waits for the last.

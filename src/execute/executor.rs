@@ -38,10 +38,10 @@ impl Executor {
     /// When a thread cannot be started.
     pub fn start(config: &Config) -> std::io::Result<Executor> {
         let executor = Executor { config: config.clone(), pool: Arc::new(Pool::new(config)) };
-        for i in 0..config.workers.get() {
-            let pool = Arc::clone(&executor.pool);
-            std::thread::Builder::new().name(format!("infer-{i}")).spawn(move || pool.work())?;
+        for _ in 0..config.workers.get() {
+            executor.pool.start_worker()?;
         }
+        executor.pool.watch();
         Ok(executor)
     }
 
@@ -64,7 +64,7 @@ impl Executor {
     /// `OVERLOADED`: too many requests wait, or the wait would take more than half of the time left. `DEADLINE_EXCEEDED`: no time is
     /// left.
     pub fn admit(&self, runner: &Arc<Runner>, elements: usize, deadline: Instant) -> Result<(), Failure> {
-        if self.queue_depth() == 0 || runner.runs_at_once(elements, self.config.inline_below) {
+        if self.queue_depth() == 0 || runner.may_run_at_once(elements, self.config.inline_below) {
             return Ok(());
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -90,7 +90,8 @@ impl Executor {
         Err(Refusal::Slow { wait, left })
     }
 
-    /// Runs a request on this thread or on a worker, and returns its answer.
+    /// Runs a request on this thread or on a worker, and returns its answer. A run that takes too long on this thread is ended and repeated on
+    /// a worker. There it is ended at the deadline, or when this future is dropped.
     ///
     /// # Errors
     /// `DEADLINE_EXCEEDED` when the deadline passed before the run ended, `OVERLOADED` as in [`Executor::admit`], `INTERNAL` when the
@@ -101,12 +102,19 @@ impl Executor {
         request: Arc<Checked>,
         deadline: Instant,
     ) -> Result<RunOutput, Failure> {
-        let queued = Instant::now();
+        let mut queued = Instant::now();
         if queued >= deadline {
             return Err(expired());
         }
-        if runner.runs_at_once(request.elements(), self.config.inline_below) {
-            return runner.run(&request);
+        if runner.runs_at_once(&request, self.config.inline_below) {
+            if let Some(result) = runner.run_at_once(&request, queued, deadline) {
+                return result;
+            }
+            // It took too long here. A worker runs it again, if there is time.
+            queued = Instant::now();
+            if queued >= deadline {
+                return Err(expired());
+            }
         }
         let (reply, answer) = oneshot::channel();
         let cost = runner.expected_share(&request);

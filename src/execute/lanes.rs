@@ -13,6 +13,8 @@ pub(super) struct Lanes<K, J> {
     by_key: HashMap<K, Lane<J>>,
     /// Jobs that may wait in one lane.
     capacity: usize,
+    /// Workers that one lane may use at once.
+    most_workers: usize,
     waiting: usize,
     /// The used time of the lane that had the last turn. A new lane starts here, so it cannot claim time from before it existed.
     now: Duration,
@@ -37,9 +39,21 @@ pub(super) struct Turn<K> {
     charged: Duration,
 }
 
+impl<K: Copy> Turn<K> {
+    pub(super) fn key(&self) -> K {
+        self.key
+    }
+}
+
+impl<J> Lane<J> {
+    fn may_run(&self, most_workers: usize) -> bool {
+        !self.jobs.is_empty() && self.running < most_workers
+    }
+}
+
 impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
-    pub(super) fn new(capacity: usize) -> Lanes<K, J> {
-        Lanes { by_key: HashMap::new(), capacity, waiting: 0, now: Duration::ZERO }
+    pub(super) fn new(capacity: usize, most_workers: usize) -> Lanes<K, J> {
+        Lanes { by_key: HashMap::new(), capacity, most_workers, waiting: 0, now: Duration::ZERO }
     }
 
     /// Jobs that wait in all lanes.
@@ -75,13 +89,18 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
         self.waiting += 1;
     }
 
+    /// Whether a worker would find a job now.
+    pub(super) fn has_turn(&self) -> bool {
+        self.by_key.values().any(|lane| lane.may_run(self.most_workers))
+    }
+
     /// Gives a turn to the next lane: `select` removes at least one job from it and returns the expected time of what it removed. `None`
-    /// where no job waits.
+    /// where no job waits, except in lanes that use as many workers as they may.
     pub(super) fn take<B>(&mut self, select: impl FnOnce(&mut VecDeque<J>) -> (B, Duration)) -> Option<(Turn<K>, B)> {
         let now = self.now;
         // An idle lane is forgotten once the others have used as much time.
         self.by_key.retain(|_, lane| lane.running > 0 || !lane.jobs.is_empty() || lane.used > now);
-        let waits = self.by_key.iter_mut().filter(|(_, lane)| !lane.jobs.is_empty());
+        let waits = self.by_key.iter_mut().filter(|(_, lane)| lane.may_run(self.most_workers));
         let (key, lane) = waits.min_by_key(|(_, lane)| lane.used)?;
         self.now = self.now.max(lane.used);
         let before = lane.jobs.len();
@@ -98,6 +117,13 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
     pub(super) fn charge(&mut self, key: K, took: Duration) {
         if let Some(lane) = self.by_key.get_mut(&key) {
             lane.used += took;
+        }
+    }
+
+    /// The worker that has a turn of this lane was replaced, and does not end its turn.
+    pub(super) fn lose_worker(&mut self, key: K) {
+        if let Some(lane) = self.by_key.get_mut(&key) {
+            lane.running -= 1;
         }
     }
 
@@ -128,7 +154,7 @@ mod tests {
 
     #[test]
     fn turns_go_by_time_used_and_not_by_jobs_waiting() {
-        let mut lanes = Lanes::new(1000);
+        let mut lanes = Lanes::new(1000, 9);
         for i in 0..100 {
             lanes.push('s', i, MS);
             lanes.push('f', i, MS);
@@ -144,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_refills_at_once_keeps_its_used_time() {
-        let mut lanes = Lanes::new(1000);
+        let mut lanes = Lanes::new(1000, 9);
         let mut turns = Vec::new();
         lanes.push('s', 0, MS);
         for i in 0..100 {
@@ -164,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_running_turn_counts_before_it_ends() {
-        let mut lanes = Lanes::new(10);
+        let mut lanes = Lanes::new(10, 9);
         for i in 0..3 {
             lanes.push('s', i, MS);
         }
@@ -178,7 +204,7 @@ mod tests {
 
     #[test]
     fn time_of_helpers_is_charged_to_the_lane() {
-        let mut lanes = Lanes::new(10);
+        let mut lanes = Lanes::new(10, 9);
         for i in 0..3 {
             lanes.push('l', i, MS);
             lanes.push('o', i, MS);
@@ -193,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_idle_lane_saves_up_no_time() {
-        let mut lanes = Lanes::new(10);
+        let mut lanes = Lanes::new(10, 9);
         for i in 0..3 {
             lanes.push('a', i, MS);
         }
@@ -210,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_full_lane_does_not_affect_other_lanes() {
-        let mut lanes = Lanes::new(2);
+        let mut lanes = Lanes::new(2, 9);
         lanes.push('a', 1, MS);
         assert!(!lanes.is_full('a'));
         lanes.push('a', 2, 4 * MS);

@@ -10,16 +10,20 @@
 //! - A lane is bounded. When it is full or the wait is too long, the request is refused with `OVERLOADED` and nothing else is lost:
 //!   by [`Executor::admit`] before the request is checked, and by [`Executor::execute`] where the lane filled up since.
 //! - Work past its deadline is dropped before it runs (`DEADLINE_EXCEEDED`). Work whose caller went away is skipped.
+//! - A run in progress is interrupted at its deadline, when its callers left, and where it takes far too long on the thread that read the
+//!   request; then a worker repeats it. [`limit_runs`] sets a limit for runs without a caller. A run that ignores its interrupt costs its
+//!   thread, which is replaced, and after a few of them the version is refused ([`Runner::stuck`]).
 //! - A panic or an error inside an engine fails that run alone, and the session is dropped. A worker that panics elsewhere answers
 //!   the requests of that run with `INTERNAL` and goes on.
 //!
-//! Uses: backend, machine (processor time), model, tensor.
+//! Uses: backend, machine (processor time, priority), model, tensor.
 //!
 //! Invariant: no knowledge of routing or HTTP.
 //!
-//! To change how runs are placed: `executor.rs` decides where a run happens, `batch.rs` what runs together, `split_run.rs` and
+//! To change how runs are placed: `executor.rs` and `at_once.rs` decide where a run happens, `watchdog.rs` when it is ended, `batch.rs` what runs together, `split_run.rs` and
 //! `cost.rs` what is split, `idle.rs` across which workers, `lanes.rs` whose turn it is, and `pool.rs` is what a worker does.
 
+mod at_once;
 mod batch;
 mod cost;
 mod counters;
@@ -31,9 +35,14 @@ mod runner;
 mod split_run;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 pub use batch::Batching;
 pub use cost::{CostCurve, Measured};
 pub use counters::{RunCounters, RunCounts};
 pub use executor::{Config, Executor};
 pub use runner::{Placement, RunOutput, Runner};
+pub use watchdog::{
+    RunLimit, StuckThread, WatchCounts, can_replace_threads, end_all_runs, is_replaced, limit_runs, replace_when_lost,
+    stuck_threads, watch_counts,
+};

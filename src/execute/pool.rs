@@ -4,10 +4,13 @@ use super::batch::{BatchItem, Selected, select};
 use super::executor::{Config, expired};
 use super::idle::{IdleWorkers, OtherCpuLoad};
 use super::lanes::{Lanes, Turn};
-use super::runner::{RunOutput, Runner};
+use super::runner::{NoOutput, RunOutput, Runner};
 use super::split_run::SplitRun;
+use super::watchdog::{Callers, Limit, OnLook, also_look_at, is_replaced, replace_when_lost};
 use crate::machine;
 use crate::model::{Checked, Failure, panic_message};
+use std::collections::VecDeque;
+use std::io;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +45,46 @@ impl BatchItem for Job {
     }
 }
 
+/// The jobs of a run in progress. The worker takes them back when the run has ended.
+#[derive(Debug)]
+struct InRun(Mutex<Vec<Job>>);
+
+impl InRun {
+    fn new(jobs: Vec<Job>) -> Arc<InRun> {
+        Arc::new(InRun(Mutex::new(jobs)))
+    }
+
+    fn take(&self) -> Vec<Job> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Callers for InRun {
+    fn all_left(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().all(Job::is_cancelled)
+    }
+}
+
+/// Jobs of one turn that are still to be run together.
+struct Group {
+    jobs: Vec<Job>,
+    /// They ran far longer than expected, and were ended so that the others could run.
+    was_ended: bool,
+}
+
+/// A batch is ended early where it takes this many times its expected time, so that one slow request does not hold the others: its halves
+/// run then.
+const BATCH_OVER: u32 = 20;
+/// A batch is not ended earlier than this.
+const BATCH_AT_LEAST: Duration = Duration::from_millis(100);
+/// One more worker is started where a request waits and every worker has been in its run for this long: a version whose runs are long
+/// must not keep the others waiting.
+const ALL_BUSY_FOR: Duration = Duration::from_millis(250);
+/// The most workers, in multiples of [`Config::workers`]. One version uses at most [`Config::workers`] of them.
+const MOST_WORKERS: usize = 4;
+/// A worker that is not needed any more ends after it was idle for this long.
+const IDLE_FOR: Duration = Duration::from_secs(10);
+
 /// Identifies a version's lane by the runner's address. The lane holds no reference, so it keeps nothing loaded. A version loaded
 /// later at the same address inherits the time used by the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +102,7 @@ pub(super) struct Pool {
     /// See [`Config`].
     inline_below: Duration,
     cores: NonZeroUsize,
+    workers: NonZeroUsize,
     state: Mutex<State>,
     /// How many jobs wait, as of the last change. Every request reads it without the lock.
     waiting: AtomicUsize,
@@ -74,7 +118,22 @@ pub(super) struct State {
     /// Processor time that workers have used, without runs in progress.
     worked: Duration,
     other_load: OtherCpuLoad,
+    /// Workers that take work. Those that were replaced are not counted.
+    live: usize,
+    /// All workers ever started.
+    started: usize,
+    /// The work in progress of live workers.
+    working: Vec<Working>,
     stopping: bool,
+}
+
+/// What a live worker does now.
+#[derive(Debug)]
+struct Working {
+    worker: usize,
+    began: Instant,
+    /// The lane whose turn it is; `None` for a part of another worker's run.
+    lane: Option<LaneKey>,
 }
 
 /// A part of another worker's run.
@@ -107,20 +166,34 @@ impl State {
         let free = cores.get() as f64 - 0.5 - other;
         (1..=available).take_while(|helpers| *helpers as f64 <= free).count()
     }
+
+    fn begin_work(&mut self, worker: usize, lane: Option<LaneKey>) {
+        self.working.push(Working { worker, began: Instant::now(), lane });
+    }
+
+    /// A worker ends a piece of work. `before`: its thread's processor time at the begin.
+    fn end_work(&mut self, worker: usize, before: Duration) {
+        self.working.retain(|working| working.worker != worker);
+        self.worked += machine::thread_time().saturating_sub(before);
+    }
 }
 
 impl Pool {
     pub(super) fn new(config: &Config) -> Pool {
         let state = State {
-            lanes: Lanes::new(config.queue.max(1)),
+            lanes: Lanes::new(config.queue.max(1), config.workers.get()),
             idle: IdleWorkers::new(),
             worked: Duration::ZERO,
             other_load: OtherCpuLoad::new(Instant::now(), machine::process_time()),
+            live: 0,
+            started: 0,
+            working: Vec::new(),
             stopping: false,
         };
         Pool {
             inline_below: config.inline_below,
             cores: config.cores,
+            workers: config.workers,
             state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
             work: Condvar::new(),
@@ -151,26 +224,67 @@ impl Pool {
         self.work.notify_all();
     }
 
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(super) fn start_worker(self: &Arc<Self>) -> io::Result<()> {
+        let mut state = self.lock();
+        let (pool, worker) = (Arc::clone(self), state.started);
+        std::thread::Builder::new().name(format!("infer-{worker}")).spawn(move || pool.work(worker))?;
+        (state.live, state.started) = (state.live + 1, state.started + 1);
+        Ok(())
+    }
+
+    /// Starts a worker in place of one whose run does not end. False where it could not be started.
+    fn replace_worker(self: &Arc<Self>, worker: usize) -> bool {
+        if let Err(error) = self.start_worker() {
+            tracing::error!(%error, "a worker could not be replaced");
+            return false;
+        }
+        let mut state = self.lock();
+        state.live -= 1;
+        // Its lane may use another worker. It ends its turn by `Lanes::charge` if it comes back.
+        let lane = state.working.iter().find(|working| working.worker == worker).and_then(|working| working.lane);
+        state.working.retain(|working| working.worker != worker);
+        if let Some(lane) = lane {
+            state.lanes.lose_worker(lane);
+        }
+        true
+    }
+
+    /// Has the watchdog start workers where all are busy for long.
+    pub(super) fn watch(self: &Arc<Self>) {
+        let pool = Arc::downgrade(self);
+        also_look_at(pool);
+    }
+
     /// The loop of a worker. A panic ends neither the worker nor the process.
-    pub(super) fn work(&self) {
+    fn work(self: &Arc<Self>, worker: usize) {
+        let pool = Arc::downgrade(self);
+        replace_when_lost(move || pool.upgrade().is_some_and(|pool| pool.replace_worker(worker)));
         // Unwind safety: what a panic passed through is dropped with it, and a lock it poisoned is used as it is.
-        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| while self.work_once() {})) {
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| while self.work_once(worker) {})) {
             tracing::error!(panic = panic_message(&*panic), "a worker panicked while it looked for work");
         }
     }
 
     /// Takes and does one piece of work. False where the pool has stopped.
-    fn work_once(&self) -> bool {
-        let Some(work) = self.next() else { return false };
-        let (began, worked) = (Instant::now(), machine::thread_time());
+    fn work_once(&self, worker: usize) -> bool {
+        let Some(work) = self.next(worker) else { return false };
+        let (began, time_before) = (Instant::now(), machine::thread_time());
         match work {
             Work::Turn(turn, selected) => {
                 // Unwind safety: what a panic passed through is dropped with it, and its callers are answered `INTERNAL`. The
                 // lanes are not touched meanwhile. Engines' panics do not get here ([`Runner::run`]).
                 let ended = catch_unwind(AssertUnwindSafe(|| self.run_selected(selected, began)));
                 let mut state = self.lock();
-                state.lanes.end_turn(&turn, began.elapsed());
-                state.worked += machine::thread_time().saturating_sub(worked);
+                if is_replaced() {
+                    state.lanes.charge(turn.key(), began.elapsed());
+                } else {
+                    state.lanes.end_turn(&turn, began.elapsed());
+                }
+                state.end_work(worker, time_before);
                 drop(state);
                 if let Err(panic) = ended {
                     tracing::error!(
@@ -184,14 +298,14 @@ impl Pool {
                 run.run_one();
                 let mut state = self.lock();
                 state.lanes.charge(lane, began.elapsed());
-                state.worked += machine::thread_time().saturating_sub(worked);
+                state.end_work(worker, time_before);
             }
         }
-        true
+        !is_replaced()
     }
 
     /// Waits for work and takes it. `None` where the pool has stopped. Jobs that wait come before parts of split runs.
-    fn next(&self) -> Option<Work> {
+    fn next(&self, worker: usize) -> Option<Work> {
         let mut state = self.lock();
         let mut waited = false;
         loop {
@@ -205,18 +319,30 @@ impl Pool {
             self.publish_waiting(&state);
             if let Some((turn, selected)) = taken {
                 state.idle.record_turn(waited);
+                state.begin_work(worker, Some(turn.key()));
                 return Some(Work::Turn(turn, selected));
             }
             if let Some(help) = state.idle.take_help() {
+                state.begin_work(worker, None);
                 return Some(Work::Help(help));
             }
             if state.stopping {
                 return None;
             }
             state.idle.begin();
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let timed_out;
+            (state, timed_out) = if state.live > self.workers.get() {
+                let waited = self.work.wait_timeout(state, IDLE_FOR).unwrap_or_else(PoisonError::into_inner);
+                (waited.0, waited.1.timed_out())
+            } else {
+                (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false)
+            };
             state.idle.end();
             waited = true;
+            if timed_out && state.live > self.workers.get() && state.lanes.waiting() == 0 {
+                state.live -= 1;
+                return None;
+            }
         }
     }
 
@@ -231,53 +357,73 @@ impl Pool {
         self.run_batch(batch, began);
     }
 
-    /// Runs requests together and answers each. If that fails, runs each half of them, down to single requests, so that a request
-    /// fails only for itself.
-    fn run_batch(&self, mut batch: Vec<Job>, began: Instant) {
-        if batch.len() <= 1 {
-            if let Some(job) = batch.pop() {
-                self.run_single(job, began);
+    /// Runs requests together and answers each. If that fails or takes far too long, runs each half of them, down to single requests, so
+    /// that a request fails only for itself. What took too long comes last, so that the others do not wait for it.
+    fn run_batch(&self, batch: Vec<Job>, mut began: Instant) {
+        let mut groups = VecDeque::from([Group { jobs: batch, was_ended: false }]);
+        while let Some(Group { mut jobs, was_ended }) = groups.pop_front() {
+            if jobs.len() <= 1 {
+                let ends_early = !groups.is_empty() && !was_ended;
+                let ended = jobs.pop().and_then(|job| self.run_single(job, began, ends_early));
+                groups.extend(ended.map(|job| Group { jobs: vec![job], was_ended: true }));
+            } else {
+                let (outputs, mut first) = run_together(jobs, began);
+                if let Some(outputs) = outputs {
+                    // The run is counted once: by the first request whose caller is still there.
+                    let mut counts = true;
+                    for (job, output) in first.into_iter().zip(outputs) {
+                        let delivered = reply(Ok(RunOutput { counts, ..output }), job, began);
+                        counts &= !delivered;
+                    }
+                } else {
+                    let now = Instant::now();
+                    let second = first.split_off(first.len() / 2);
+                    let wanted = |jobs: Vec<Job>| jobs.into_iter().filter_map(|job| still_wanted(job, now)).collect();
+                    groups.extend([first, second].map(|jobs| Group { jobs: wanted(jobs), was_ended: false }));
+                }
             }
-            return;
+            began = Instant::now();
         }
-        let requests: Vec<&Checked> = batch.iter().map(|job| &*job.request).collect();
-        let outputs = batch.first().and_then(|job| job.runner.run_together(&requests));
-        if let Some(outputs) = outputs {
-            // The run is counted once: by the first request whose caller is still there.
-            let mut counts = true;
-            for (job, output) in batch.into_iter().zip(outputs) {
-                let delivered = reply(Ok(RunOutput { counts, ..output }), job, began);
-                counts &= !delivered;
-            }
-            return;
-        }
-        let second = batch.split_off(batch.len() / 2);
-        self.run_batch(batch, Instant::now());
-        self.run_batch(second, Instant::now());
     }
 
-    /// Runs one request, split across idle workers where that is worth it, and answers it.
-    fn run_single(&self, job: Job, began: Instant) {
-        let Some(job) = still_wanted(job, began) else { return };
-        let Some(run) = self.split(&job.runner, &job.request) else {
-            let result = job.runner.run(&job.request);
-            reply(result, job, began);
-            return;
+    /// Runs one request, split across idle workers where that is worth it, and answers it. With `ends_early`, the run is ended where it
+    /// takes far longer than expected, and the job comes back.
+    fn run_single(&self, job: Job, began: Instant, ends_early: bool) -> Option<Job> {
+        let job = still_wanted(job, began)?;
+        let (runner, request, deadline) = (Arc::clone(&job.runner), Arc::clone(&job.request), job.deadline);
+        let jobs = vec![job];
+        let until = if ends_early { early_limit(&runner, &jobs, began) } else { deadline };
+        let in_run = InRun::new(jobs);
+        let callers: Arc<dyn Callers> = in_run.clone();
+        let whole = || runner.run_within(&request, Limit { until: Some(until), callers: Some(&callers) });
+        let split = if ends_early { None } else { self.split(&runner, &request, deadline, &callers) };
+        let result = match split {
+            None => whole(),
+            Some(run) => match self.run_split(&runner, &run) {
+                Some(output) => Ok(output),
+                // A part failed. The whole request runs as one, and gives the engine's own error if it fails too.
+                None if Instant::now() >= deadline || callers.all_left() => Err(NoOutput::Interrupted),
+                None => whole().inspect(|_| runner.counters().split_failed()),
+            },
         };
-        let output = self.run_split(&job.runner, &run);
-        drop(run);
-        if let Some(output) = output {
-            reply(Ok(output), job, began);
-            return;
+        // The memory of the request is freed before its caller goes on.
+        drop((callers, request, runner));
+        let job = in_run.take().pop()?;
+        if ends_early && matches!(result, Err(NoOutput::Interrupted)) {
+            return still_wanted(job, Instant::now());
         }
-        // A part failed. The whole request runs as one, and gives the engine's own error if it fails too.
-        let Some(job) = still_wanted(job, Instant::now()) else { return };
-        let result = job.runner.run(&job.request).inspect(|_| job.runner.counters().split_failed());
-        reply(result, job, began);
+        reply(result.map_err(NoOutput::failure), job, began);
+        None
     }
 
     /// Splits a request and asks idle workers for help. `None` where splitting is not worth it.
-    fn split(&self, runner: &Arc<Runner>, request: &Arc<Checked>) -> Option<Arc<SplitRun>> {
+    fn split(
+        &self,
+        runner: &Arc<Runner>,
+        request: &Arc<Checked>,
+        deadline: Instant,
+        callers: &Arc<dyn Callers>,
+    ) -> Option<Arc<SplitRun>> {
         if !runner.may_split(request) {
             return None;
         }
@@ -288,7 +434,7 @@ impl Pool {
         if parts < 2 {
             return None;
         }
-        let run = Arc::new(SplitRun::new(runner, request, parts)?);
+        let run = Arc::new(SplitRun::new(runner, request, parts, deadline, callers)?);
         let lane = LaneKey::of(runner);
         (1..parts).for_each(|_| state.idle.ask_for_help(Help { lane, run: Arc::clone(&run) }));
         drop(state);
@@ -307,6 +453,48 @@ impl Pool {
         let batch_rows = run.rows_of_largest_part();
         Some(RunOutput { answer, queue: Duration::ZERO, infer: began.elapsed(), batch_rows, counts: true })
     }
+}
+
+impl OnLook for Pool {
+    /// Starts one more worker where a request waits and all workers have been in their runs for long.
+    fn look(self: Arc<Self>, now: Instant) {
+        if self.waiting() == 0 {
+            return;
+        }
+        let state = self.lock();
+        let busy = state.working.iter().filter(|work| now.saturating_duration_since(work.began) >= ALL_BUSY_FOR);
+        let needed = !state.stopping
+            && state.lanes.has_turn()
+            && busy.count() >= state.live
+            && state.live < self.workers.get() * MOST_WORKERS;
+        drop(state);
+        if needed && let Err(error) = self.start_worker() {
+            tracing::error!(%error, "all workers are in long runs, and no other could be started");
+        }
+    }
+}
+
+/// Runs jobs as one batch, and returns them with the outputs. `None` where that failed, or took so long that their halves should run.
+fn run_together(batch: Vec<Job>, now: Instant) -> (Option<Vec<RunOutput>>, Vec<Job>) {
+    let Some(runner) = batch.first().map(|job| Arc::clone(&job.runner)) else { return (None, batch) };
+    let requests: Vec<Arc<Checked>> = batch.iter().map(|job| Arc::clone(&job.request)).collect();
+    let until = early_limit(&runner, &batch, now);
+    let in_run = InRun::new(batch);
+    let callers: Arc<dyn Callers> = in_run.clone();
+    let limit = Limit { until: Some(until), callers: Some(&callers) };
+    let outputs = runner.run_together(&requests.iter().map(|request| &**request).collect::<Vec<_>>(), limit);
+    (outputs, in_run.take())
+}
+
+/// When a run that others wait for is ended: at the latest deadline of its callers, and earlier where it takes far longer than expected.
+fn early_limit(runner: &Runner, batch: &[Job], now: Instant) -> Instant {
+    let deadlines = || batch.iter().map(|job| job.deadline);
+    let (earliest, latest) = (deadlines().min().unwrap_or(now), deadlines().max().unwrap_or(now));
+    // What is left then is for another attempt.
+    let most = earliest.saturating_duration_since(now).mul_f64(0.75);
+    let elements = batch.iter().map(|job| job.request.elements()).sum();
+    let expected = runner.cost().estimate(elements).unwrap_or(most);
+    latest.min(now + expected.saturating_mul(BATCH_OVER).min(most).max(BATCH_AT_LEAST))
 }
 
 /// Returns the job if its deadline is ahead and its caller is there. Otherwise counts and answers it.
@@ -345,15 +533,16 @@ mod tests {
         let pool = Pool::new(&Config { inline_below: Duration::ZERO, queue: 9, workers: cores, cores });
         pool.stop();
         let lane = LaneKey::of(&runner);
-        let run = Arc::new(SplitRun::new(&runner, &request, 2).unwrap());
+        let callers: Arc<dyn Callers> = InRun::new(Vec::new());
+        let run = Arc::new(SplitRun::new(&runner, &request, 2, Instant::now(), &callers).unwrap());
         pool.lock().idle.ask_for_help(Help { lane, run });
         let (reply, _answer) = oneshot::channel();
         let queued = Instant::now();
         let job =
             Job { runner, request, deadline: queued + Duration::from_mins(1), queued, cost: Duration::ZERO, reply };
         pool.lock().lanes.push(lane, job, Duration::ZERO);
-        assert!(matches!(pool.next(), Some(Work::Turn(..))));
-        assert!(matches!(pool.next(), Some(Work::Help(..))));
-        assert!(pool.next().is_none());
+        assert!(matches!(pool.next(0), Some(Work::Turn(..))));
+        assert!(matches!(pool.next(0), Some(Work::Help(..))));
+        assert!(pool.next(0).is_none());
     }
 }

@@ -1,9 +1,12 @@
 //! One loaded version that can run on any thread.
 
+use super::at_once::{AT_ONCE_LIMIT, AtOnce};
 use super::batch::Batching;
 use super::cost::CostCurve;
 use super::counters::RunCounters;
+use super::watchdog::{Limit, MAX_LOST_RUNS, RunWatch, watched};
 use crate::backend::{GraphFacts, Model, RunError, Session};
+use crate::machine;
 use crate::model::{Answer, Checked, Code, Dim, Failure, Signature, panic_message};
 use crate::tensor::{Data, Shape, Tensor};
 use crossbeam_queue::ArrayQueue;
@@ -41,6 +44,28 @@ pub struct Runner {
     batching: Batching,
     placement: Placement,
     counters: RunCounters,
+    at_once: AtOnce,
+    watch: Arc<RunWatch>,
+}
+
+/// Why a run gave no output.
+#[derive(Debug)]
+pub(super) enum NoOutput {
+    /// It was interrupted at its limit, or the limit had passed before.
+    Interrupted,
+    Failed(Failure),
+}
+
+impl NoOutput {
+    /// For callers that do not repeat an interrupted run.
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            NoOutput::Interrupted => {
+                Failure::new(Code::DeadlineExceeded, "the run was ended: it took longer than the time it had")
+            }
+            NoOutput::Failed(failure) => failure,
+        }
+    }
 }
 
 /// Where `model.toml` says that runs of a version happen. `None`: the measured cost decides.
@@ -67,6 +92,8 @@ impl Runner {
     pub fn new(model: Arc<dyn Model>) -> Runner {
         Runner {
             signature: model.signature().clone(),
+            at_once: AtOnce::new(model.signature(), model.graph()),
+            watch: RunWatch::new(),
             model,
             idle: ArrayQueue::new(Self::MAX_IDLE_SESSIONS),
             cost: CostCurve::new(),
@@ -79,7 +106,7 @@ impl Runner {
     /// Replaces the declared signature.
     #[must_use]
     pub fn with_signature(self, signature: Signature) -> Runner {
-        Runner { signature, ..self }
+        Runner { at_once: AtOnce::new(&signature, self.model.graph()), signature, ..self }
     }
 
     /// Sets whether requests may run together.
@@ -131,11 +158,50 @@ impl Runner {
         self.model.engine()
     }
 
-    /// Whether a request with this many input elements runs on the thread that read it: as `model.toml` says, else where its expected
-    /// cost is at most `below`. Never before the first run was measured.
+    /// Whether a request with this many input elements may run on the thread that read it: as `model.toml` says, else where its expected
+    /// cost is at most `below`. Never before a run of about this size was measured, and never where the version is known to be far slower
+    /// at times ([`Runner::never_at_once`]).
     #[must_use]
-    pub fn runs_at_once(&self, elements: usize, below: Duration) -> bool {
-        self.placement.at_once.unwrap_or_else(|| self.cost.estimate(elements).is_some_and(|cost| cost <= below))
+    pub fn may_run_at_once(&self, elements: usize, below: Duration) -> bool {
+        match self.placement.at_once {
+            Some(false) => false,
+            Some(true) => self.at_once.never().is_none(),
+            None => {
+                self.cost.estimate_near(elements).is_some_and(|cost| cost <= below) && self.at_once.allows_version()
+            }
+        }
+    }
+
+    /// Like [`Runner::may_run_at_once`], for a request whose shape and text are known.
+    pub(super) fn runs_at_once(&self, request: &Checked, below: Duration) -> bool {
+        self.may_run_at_once(request.elements(), below)
+            && (self.placement.at_once == Some(true) || self.at_once.allows_request(request))
+    }
+
+    /// Why no request of this version runs on the thread that read it, whatever its cost and `model.toml` say. `None` where they may.
+    #[must_use]
+    pub fn never_at_once(&self) -> Option<&str> {
+        self.at_once.never()
+    }
+
+    /// Identifies this version in [`super::StuckThread`].
+    #[must_use]
+    pub fn run_id(&self) -> u64 {
+        self.watch.id()
+    }
+
+    /// Runs that were interrupted, and runs that ignored their interrupt.
+    #[must_use]
+    pub fn ended_runs(&self) -> (u64, u64) {
+        (self.watch.interrupted(), self.watch.lost())
+    }
+
+    /// Why this version is refused: too many of its runs did not end. `None` where it is not.
+    #[must_use]
+    pub fn stuck(&self) -> Option<String> {
+        self.watch.is_stuck().then(|| {
+            format!("{MAX_LOST_RUNS} runs did not end although they were interrupted, and each takes a thread")
+        })
     }
 
     /// The worker time that a request adds to the queue: its share of a batch of the size that is worth running.
@@ -168,11 +234,60 @@ impl Runner {
     /// Runs a request on this thread. The request must have been checked against [`Runner::signature`].
     ///
     /// # Errors
-    /// `INVALID_TENSOR` where the engine does not accept these values, `ENGINE_FAILED` where it failed or panicked.
+    /// `INVALID_TENSOR` where the engine does not accept these values, `ENGINE_FAILED` where it failed or panicked, `NOT_READY` where
+    /// too many runs of the version did not end.
+    ///
+    /// Both as of the limit of [`super::limit_runs`]: `DEADLINE_EXCEEDED` where it ended the run.
     pub fn run(&self, request: &Checked) -> Result<RunOutput, Failure> {
-        let output = self.run_unmeasured(request)?;
-        self.cost.learn(request.elements(), output.infer);
+        self.run_within(request, Limit::default()).map_err(NoOutput::failure)
+    }
+
+    /// Like [`Runner::run`], with a limit.
+    pub(super) fn run_within(&self, request: &Checked, limit: Limit<'_>) -> Result<RunOutput, NoOutput> {
+        let output = self.run_measured(request, limit)?;
         self.counters.single();
+        Ok(output)
+    }
+
+    /// Runs a request on the thread that read it. `None` where it took too long there and a worker should run it.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub(super) fn run_at_once(
+        &self,
+        request: &Checked,
+        now: Instant,
+        deadline: Instant,
+    ) -> Option<Result<RunOutput, Failure>> {
+        let limit = Limit { until: Some(deadline.min(now + AT_ONCE_LIMIT)), callers: None };
+        match self.try_run(request, limit) {
+            Ok(output) => {
+                let elements = request.elements();
+                // Compared with the cost of the runs before it, so before it is learned.
+                self.at_once.ran(output.infer, self.cost.estimate_near(elements));
+                self.cost.learn(elements, output.infer);
+                self.counters.single();
+                Some(Ok(output))
+            }
+            Err(NoOutput::Interrupted) => {
+                self.at_once.interrupted();
+                None
+            }
+            Err(NoOutput::Failed(failure)) => Some(Err(failure)),
+        }
+    }
+
+    /// Runs a request on a worker, and learns from it.
+    fn run_measured(&self, request: &Checked, limit: Limit<'_>) -> Result<RunOutput, NoOutput> {
+        let suspected = self.at_once.is_suspected().then(machine::thread_time);
+        let ran = self.try_run(request, limit);
+        if let Some(before) = suspected {
+            let used = machine::thread_time().saturating_sub(before);
+            self.at_once.used(used, self.cost.estimate_near(request.elements()));
+        }
+        let output = ran?;
+        self.cost.learn(request.elements(), output.infer);
+        self.at_once.measured(request, output.infer);
         Ok(output)
     }
 
@@ -199,20 +314,19 @@ impl Runner {
     /// Runs requests as one batch and gives each the rows of its own answer. `None` where that failed for any reason, as each request
     /// may succeed alone.
     #[must_use]
-    pub(super) fn run_together(&self, requests: &[&Checked]) -> Option<Vec<RunOutput>> {
-        let outputs = self.try_together(requests);
+    pub(super) fn run_together(&self, requests: &[&Checked], limit: Limit<'_>) -> Option<Vec<RunOutput>> {
+        let outputs = self.try_together(requests, limit);
         if outputs.is_none() {
             self.counters.batch_failed();
         }
         outputs
     }
 
-    fn try_together(&self, requests: &[&Checked]) -> Option<Vec<RunOutput>> {
+    fn try_together(&self, requests: &[&Checked], limit: Limit<'_>) -> Option<Vec<RunOutput>> {
         let batch = Checked::stack(requests)?;
         let rows: Vec<usize> = requests.iter().map(|request| request.rows()).collect::<Option<_>>()?;
-        let RunOutput { answer, infer, batch_rows, .. } = self.run_unmeasured(&batch).ok()?;
+        let RunOutput { answer, infer, batch_rows, .. } = self.run_measured(&batch, limit).ok()?;
         let answers = answer.split_rows(&rows)?;
-        self.cost.learn(batch.elements(), infer);
         self.counters.batched(batch_rows);
         let output = |answer| RunOutput { answer, queue: Duration::ZERO, infer, batch_rows, counts: true };
         Some(answers.into_iter().map(output).collect())
@@ -220,10 +334,8 @@ impl Runner {
 
     /// Runs a part of a split request on this thread. `None` where that failed for any reason, as the whole request is run then.
     #[must_use]
-    pub(super) fn run_part(&self, part: &Checked) -> Option<Answer> {
-        let output = self.run_unmeasured(part).ok()?;
-        self.cost.learn(part.elements(), output.infer);
-        Some(output.answer)
+    pub(super) fn run_part(&self, part: &Checked, limit: Limit<'_>) -> Option<Answer> {
+        self.run_measured(part, limit).ok().map(|output| output.answer)
     }
 
     /// Like [`Runner::run`], without measuring the cost. For threads of low priority, whose run times other threads distort.
@@ -231,6 +343,14 @@ impl Runner {
     /// # Errors
     /// As [`Runner::run`].
     pub fn run_unmeasured(&self, request: &Checked) -> Result<RunOutput, Failure> {
+        self.try_run(request, Limit::default()).map_err(NoOutput::failure)
+    }
+
+    fn try_run(&self, request: &Checked, limit: Limit<'_>) -> Result<RunOutput, NoOutput> {
+        if let Some(why) = self.stuck() {
+            let failure = Failure::new(Code::NotReady, format!("this version is set aside: {why}"));
+            return Err(NoOutput::Failed(failure));
+        }
         if let Some(answer) = self.answer_without_rows(request) {
             return Ok(RunOutput {
                 answer,
@@ -248,7 +368,8 @@ impl Runner {
                 none => none.insert(Arc::clone(&self.model).session()?),
             };
             let started = Instant::now();
-            let tensors = session.run(request)?;
+            let ran = watched(&self.watch, limit, started, |interrupt| session.run(request, interrupt));
+            let tensors = ran.unwrap_or(Err(RunError::Interrupted))?;
             Ok((tensors, started.elapsed()))
         }));
         let (tensors, infer) = match outcome {
@@ -257,20 +378,22 @@ impl Runner {
                     // It is full only when more threads ran at once than sessions are kept. This session is then dropped.
                     let _ = self.idle.push(session);
                 }
-                outcome.map_err(failure)?
+                outcome.map_err(no_output)?
             }
             Err(panic) => {
                 let text = panic_message(&*panic);
                 // A session in this state may panic again while it is dropped.
                 let _ = catch_unwind(AssertUnwindSafe(move || drop(session)));
-                return Err(Failure::new(Code::EngineFailed, "the engine panicked on this request")
-                    .with_internal(format!("panic in {}: {text}", self.engine())));
+                let failure = Failure::new(Code::EngineFailed, "the engine panicked on this request")
+                    .with_internal(format!("panic in {}: {text}", self.engine()));
+                return Err(NoOutput::Failed(failure));
             }
         };
         let (wanted, got) = (request.wanted().len(), tensors.len());
         if wanted != got {
-            return Err(Failure::new(Code::EngineFailed, "the engine failed on this request")
-                .with_internal(format!("{} returned {got} outputs, expected {wanted}", self.engine())));
+            let failure = Failure::new(Code::EngineFailed, "the engine failed on this request")
+                .with_internal(format!("{} returned {got} outputs, expected {wanted}", self.engine()));
+            return Err(NoOutput::Failed(failure));
         }
         let answer = Answer::named(self.signature(), request.wanted(), tensors);
         let batch_rows = request.rows().unwrap_or(1);
@@ -278,9 +401,10 @@ impl Runner {
     }
 }
 
-fn failure(error: RunError) -> Failure {
-    match error {
+fn no_output(error: RunError) -> NoOutput {
+    NoOutput::Failed(match error {
+        RunError::Interrupted => return NoOutput::Interrupted,
         RunError::Refused(message) => Failure::new(Code::InvalidTensor, message),
         RunError::Failed { message, internal } => Failure::new(Code::EngineFailed, message).with_internal(internal),
-    }
+    })
 }

@@ -18,6 +18,8 @@ mod priority;
 mod tests;
 
 pub use priority::lower_priority;
+#[cfg(target_os = "linux")]
+pub use priority::lower_priority_of;
 
 use std::fmt;
 use std::path::Path;

@@ -12,3 +12,11 @@ pub fn lower_priority(thread: &str, nice: i32) {
     #[cfg(not(target_os = "linux"))]
     let _ = (thread, nice);
 }
+
+/// Like [`lower_priority`], for another thread of this process.
+#[cfg(target_os = "linux")]
+pub fn lower_priority_of(id: rustix::process::Pid, thread: &str, nice: i32) {
+    if let Err(error) = rustix::process::setpriority_process(Some(id), nice) {
+        tracing::debug!(%error, "the thread {thread} keeps its priority");
+    }
+}

@@ -205,7 +205,8 @@ fn one_session_runs_with_many_shapes() {
         let mut session = Arc::clone(&model).session().unwrap();
         for rows in [3, 0, 1, 5, 1] {
             let x: Vec<f32> = (0..rows * 2).map(|i| f32::from(u8::try_from(i).unwrap()) / 2.0).collect();
-            let got = session.run(&request(&*model, &[("x", floats(&[rows, 2], &x))], None)).unwrap();
+            let got =
+                session.run(&request(&*model, &[("x", floats(&[rows, 2], &x))], None), &Interrupt::new()).unwrap();
             assert_eq!(got, [floats(&[rows, 2], &mlp(&x))], "{} with {rows} rows", engine.name());
         }
     }
@@ -223,7 +224,9 @@ fn threads_that_share_a_model_get_their_own_answers() {
                     for run in 0..500u16 {
                         let rows = usize::from(run % 4);
                         let x: Vec<f32> = (0..rows * 2).map(|_| f32::from(thread) * 1000.0 + f32::from(run)).collect();
-                        let got = session.run(&request(&**model, &[("x", floats(&[rows, 2], &x))], None)).unwrap();
+                        let got = session
+                            .run(&request(&**model, &[("x", floats(&[rows, 2], &x))], None), &Interrupt::new())
+                            .unwrap();
                         assert_eq!(got, [floats(&[rows, 2], &mlp(&x))], "thread {thread}, run {run}");
                     }
                 });

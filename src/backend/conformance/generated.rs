@@ -37,6 +37,50 @@ pub(super) fn mlp(dir: &Path, widths: &[usize]) {
     write(dir, graph);
 }
 
+/// Writes a model that counts to `n`, an INT64 scalar, in a `Loop`, and answers FP32 `count`.
+pub(super) fn counting(dir: &Path) {
+    let scalar = |name: &str, datatype| value(name, datatype, Some(Vec::new()));
+    let constant = |name: &str, data_type: tensor_proto::DataType, raw_data: Vec<u8>| TensorProto {
+        name: name.into(),
+        data_type: data_type as i32,
+        raw_data,
+        ..Default::default()
+    };
+    let node = |op: &str, input: &[&str], output: &str| NodeProto {
+        op_type: op.into(),
+        input: input.iter().map(|s| (*s).to_owned()).collect(),
+        output: vec![output.into()],
+        ..Default::default()
+    };
+    let body = GraphProto {
+        name: "body".into(),
+        node: vec![node("Add", &["before", "one"], "after"), node("Identity", &["go_on"], "goes_on")],
+        initializer: vec![constant("one", tensor_proto::DataType::Float, 1f32.to_le_bytes().to_vec())],
+        input: vec![scalar("i", DataType::Int64), scalar("go_on", DataType::Bool), scalar("before", DataType::Fp32)],
+        output: vec![scalar("goes_on", DataType::Bool), scalar("after", DataType::Fp32)],
+        ..Default::default()
+    };
+    let mut counted = node("Loop", &["n", "go", "start"], "count");
+    counted.attribute.push(AttributeProto {
+        name: "body".into(),
+        r#type: attribute_proto::AttributeType::Graph as i32,
+        g: Some(body),
+        ..Default::default()
+    });
+    let graph = GraphProto {
+        name: "counting".into(),
+        node: vec![counted],
+        initializer: vec![
+            constant("go", tensor_proto::DataType::Bool, vec![1]),
+            constant("start", tensor_proto::DataType::Float, 0f32.to_le_bytes().to_vec()),
+        ],
+        input: vec![scalar("n", DataType::Int64)],
+        output: vec![scalar("count", DataType::Fp32)],
+        ..Default::default()
+    };
+    write(dir, graph);
+}
+
 /// Writes a model of one node. Its inputs take the types and ranks of the tensors given, with every dimension free;
 /// its outputs are `outputs`, of unknown rank.
 pub(super) fn one_node(

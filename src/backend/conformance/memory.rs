@@ -46,7 +46,7 @@ fn measure(name: &str) {
                 let mut session = Arc::clone(model).session().unwrap();
                 for rows in [1, 4] {
                     let x = floats(&[rows, WIDTHS[0]], &vec![1.0; rows * WIDTHS[0]]);
-                    let got = session.run(&request(&**model, &[("x", x)], None)).unwrap();
+                    let got = session.run(&request(&**model, &[("x", x)], None), &Interrupt::new()).unwrap();
                     let Data::Fp32(y) = got[0].data() else { panic!("floats") };
                     assert!(y.iter().all(|v| (v - 1.0).abs() < 1e-3), "an average of ones is one, got {}", y[0]);
                 }

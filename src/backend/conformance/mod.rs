@@ -4,13 +4,14 @@
 
 mod answers;
 mod generated;
+mod interrupts;
 mod memory;
 mod refusals;
 mod values;
 
 use super::ort::OnnxRuntime;
 use super::tract::Tract;
-use super::{Backend, Model, RunError, VersionFiles};
+use super::{Backend, Interrupt, Model, RunError, VersionFiles};
 use crate::model::{Answer, Checked, InferenceRequest, NamedTensor};
 use crate::tensor::{Data, Shape, Tensor};
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ fn request(model: &dyn Model, inputs: &[(&str, Tensor)], outputs: Option<&[&str]
 /// Runs once, in a new session.
 fn run(model: &Arc<dyn Model>, inputs: &[(&str, Tensor)], outputs: Option<&[&str]>) -> Result<Answer, RunError> {
     let request = request(&**model, inputs, outputs);
-    let tensors = Arc::clone(model).session()?.run(&request)?;
+    let tensors = Arc::clone(model).session()?.run(&request, &Interrupt::new())?;
     Ok(Answer::named(model.signature(), request.wanted(), tensors))
 }
 

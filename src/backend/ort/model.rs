@@ -6,7 +6,7 @@ use super::values::{Value, check, copy_out};
 use super::weights::Weights;
 use super::{OnnxRuntime, errors, trap};
 use crate::backend::onnx::{DeclaredOutput, OnnxFile};
-use crate::backend::{GraphFacts, LoadError, Model, RunError, Session};
+use crate::backend::{GraphFacts, Interrupt, LoadError, Model, RunError, Session};
 use crate::model::{Checked, Dim, Signature, TensorSpec};
 use crate::tensor::{DataType, Tensor};
 use ort::ep::CPU;
@@ -18,7 +18,7 @@ use smallvec::{SmallVec, smallvec};
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 /// A loaded version.
@@ -71,7 +71,11 @@ impl OrtModel {
         unsafe_code,
         reason = "`ort`'s own `run` needs exclusive access, which would mean one copy of the weights per thread"
     )]
-    fn run(&self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
+    fn run(&self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
+        let options = interrupt.ort_options().map_err(|e| errors::run_error(&e))?;
+        if interrupt.is_requested() {
+            return Err(RunError::Interrupted);
+        }
         let lent: SmallVec<[Value<'_>; 8]> = request
             .inputs()
             .iter()
@@ -83,7 +87,8 @@ impl OrtModel {
         let mut outputs: SmallVec<[*mut OrtValue; 8]> = smallvec![null_mut(); names.len()];
         let ran = trap::guarded(|| {
             // SAFETY: the session is alive. Every array has the length passed with it and holds live values and
-            // NUL-terminated names.
+            // NUL-terminated names. The options outlive the call: their thread's `Interrupt` owns them and never replaces them.
+            // Another thread may set their flag meanwhile, which the engine allows.
             //
             // Many threads make this call on one session at once. ONNX Runtime allows it ("Multiple threads are allowed to
             // run this function; hence its thread-safe.", `InferenceSession::Run` in
@@ -93,7 +98,7 @@ impl OrtModel {
             let status = unsafe {
                 (api().Run)(
                     self.engine.ptr().cast_mut(),
-                    null(),
+                    options.ptr(),
                     self.inputs.all(),
                     inputs.as_ptr(),
                     inputs.len(),
@@ -107,7 +112,11 @@ impl OrtModel {
         // SAFETY: null, or made by the run and owned by the caller. Wrapped first, so that they are released on every path.
         let outputs: SmallVec<[Option<Value<'static>>; 8]> =
             outputs.into_iter().map(|o| unsafe { Value::take(o) }).collect();
-        ran.map_err(errors::trapped_run)?.map_err(|e| errors::run_error(&e))?;
+        // The engine has no error code for a run that was ended, so the flag tells. A run that failed for another reason while the flag
+        // was set counts as interrupted too. The engine frees what the run had computed, and the session stays usable.
+        ran.map_err(errors::trapped_run)?.map_err(|error| {
+            if interrupt.is_requested() { RunError::Interrupted } else { errors::run_error(&error) }
+        })?;
         let mut tensors = Vec::with_capacity(outputs.len());
         for value in &outputs {
             let value = value.as_ref().ok_or_else(|| Error::new("an output has no value"));
@@ -139,8 +148,8 @@ impl Model for OrtModel {
 struct OrtSession(Arc<OrtModel>);
 
 impl Session for OrtSession {
-    fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
-        self.0.run(request)
+    fn run(&mut self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
+        self.0.run(request, interrupt)
     }
 }
 

@@ -8,12 +8,13 @@ mod convert;
 mod errors;
 
 use super::onnx::OnnxFile;
-use super::{Backend, GraphFacts, LoadError, Model, RunError, Session, VersionFiles};
+use super::{Backend, GraphFacts, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature, panic_message};
 use crate::tensor::Tensor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use tract_onnx::prelude::{TVec, TypedRunnableModel, TypedSimpleState};
+use tract_onnx::prelude::{TVec, TractError, TypedRunnableModel, TypedSimpleState};
+use tract_onnx::tract_core::plan::eval;
 
 /// The version of the crate, which has no constant for it. A test compares it with `Cargo.lock`.
 pub(super) const VERSION: &str = "0.23.9";
@@ -71,14 +72,24 @@ struct TractSession {
 }
 
 impl Session for TractSession {
-    fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
         let inputs = request.inputs().iter().map(convert::into_tract).collect::<Result<TVec<_>, _>>()?;
         let mut state = match self.state.take() {
             Some(state) => state,
             None => self.model.plan.spawn().map_err(|e| errors::failed("the engine could not start a run", &e))?,
         };
         // Unwind safety: the state is dropped on a panic.
-        let outputs = match catch_unwind(AssertUnwindSafe(|| state.run(inputs))) {
+        // tract has no flag of its own. This looks at ours before each node; one node (a `Scan` is one) runs to its end.
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            state.run_plan_with_eval(inputs, |context, own, node, inputs| {
+                if interrupt.is_requested() {
+                    return Err(TractError::msg("interrupted"));
+                }
+                eval(context, own, node, inputs)
+            })
+        }));
+        let outputs = match ran {
+            Ok(Err(_)) if interrupt.is_requested() => return Err(RunError::Interrupted),
             Ok(outputs) => outputs.map_err(|e| errors::run_error(&e))?,
             Err(panic) => return Err(errors::panicked(&panic_message(&*panic))),
         };

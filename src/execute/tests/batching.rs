@@ -171,10 +171,12 @@ fn waiting_requests_run_as_one_batch_and_a_failed_batch_runs_in_halves() {
     }
     assert_eq!(runner.counters().read().batched, [(32, 1)]);
 
-    // The first run succeeds. Then these fail: the batch of ten, its first half, the first two of that, and the first request.
+    // The first run succeeds. Then these fail: the batch of ten, its first half, the first two of that, and the first request. Halves run
+    // after the groups that were split before them.
     let failing = pairs();
     let runner = Arc::new(cheap_together(&failing));
-    failing.endings(vec![None, Some(Ending::Panic), Some(Ending::Fail), Some(Ending::Fail), Some(Ending::Fail)]);
+    let fails = || Some(Ending::Fail);
+    failing.endings(vec![None, Some(Ending::Panic), fails(), None, fails(), None, fails()]);
     let answers = answered(&failing, &runner, &requests);
     let failed = answers.iter().filter(|answer| answer.is_err()).count();
     assert_eq!((failed, answers[0].is_err()), (1, true), "only the first of ten failed");
@@ -275,7 +277,7 @@ proptest! {
                 let input = NamedTensor { name: "x".to_owned(), tensor };
                 runner.signature().check(InferenceRequest { inputs: vec![input], ..InferenceRequest::default() }).unwrap()
             }).collect();
-            let together = runner.run_together(&requests.iter().collect::<Vec<_>>()).unwrap();
+            let together = runner.run_together(&requests.iter().collect::<Vec<_>>(), crate::execute::watchdog::Limit::default()).unwrap();
             for (request, ran) in requests.iter().zip(together) {
                 let alone = runner.run(request).unwrap();
                 let compared = compare_answers(&alone.answer, &ran.answer, Tolerance { rtol: 1e-5, atol: 1e-6 });

@@ -1,8 +1,9 @@
 mod batching;
+mod interrupts;
 mod split;
 
 use super::*;
-use crate::backend::{Model, RunError, Session};
+use crate::backend::{Interrupt, Model, RunError, Session};
 use crate::model::{Checked, Code, Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use std::num::NonZeroUsize;
@@ -100,7 +101,7 @@ impl Model for ScriptedModel {
 struct Run(Arc<ScriptedModel>);
 
 impl Session for Run {
-    fn run(&mut self, request: &Checked) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, request: &Checked, _interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
         let mut gate = self.0.gate.lock().unwrap();
         gate.waiting += 1;
         self.0.changed.notify_all();

@@ -4,6 +4,7 @@ use super::batching::{REAL, of, on, pairs};
 use super::*;
 use crate::compare::{Tolerance, compare_answers};
 use crate::execute::split_run::SplitRun;
+use crate::execute::watchdog::Callers;
 use crate::model::Failure;
 use proptest::prelude::*;
 
@@ -12,6 +13,21 @@ const MS: Duration = Duration::from_millis(1);
 /// A runner on workers only. `spread`: the setting of `model.toml`.
 fn runner(model: &Arc<ScriptedModel>, spread: Option<bool>) -> Arc<Runner> {
     Arc::new(on(model, 1000).with_placement(Placement { at_once: Some(false), spread }))
+}
+
+/// A caller that stays.
+#[derive(Debug)]
+struct Stays;
+
+impl Callers for Stays {
+    fn all_left(&self) -> bool {
+        false
+    }
+}
+
+fn parted(runner: &Arc<Runner>, request: &Arc<Checked>, parts: usize) -> Option<SplitRun> {
+    let stays: Arc<dyn Callers> = Arc::new(Stays);
+    SplitRun::new(runner, request, parts, soon(), &stays)
 }
 
 /// An executor with three idle workers.
@@ -85,12 +101,12 @@ fn without_idle_workers_or_independent_rows_a_request_is_one_run() {
 fn a_split_run_does_not_wait_for_helpers_that_have_not_started() {
     let model = pairs();
     let (runner, request) = (runner(&model, None), of(&model, 10, 2, 0));
-    let run = SplitRun::new(&runner, &request, 4).unwrap();
+    let run = parted(&runner, &request, 4).unwrap();
     while run.run_one() {}
     assert_eq!(run.answer().unwrap().outputs[0].1, request.inputs()[0]);
     assert_eq!(model.runs.load(Ordering::SeqCst), 4);
     assert!(!run.run_one(), "a late helper finds no part");
-    assert!(SplitRun::new(&runner, &request, 11).is_none());
+    assert!(parted(&runner, &request, 11).is_none());
 }
 
 #[test]
@@ -205,7 +221,7 @@ proptest! {
             let request = runner.signature().check(InferenceRequest { inputs, ..Default::default() }).unwrap();
             let request = Arc::new(request);
             let alone = runner.run(&request).unwrap();
-            let run = SplitRun::new(runner, &request, parts.min(rows.len())).unwrap();
+            let run = parted(runner, &request, parts.min(rows.len())).unwrap();
             std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(|| while run.run_one() {}))));
             let compared = compare_answers(&alone.answer, &run.answer().unwrap(), Tolerance { rtol: 1e-5, atol: 1e-6 });
             prop_assert!(compared.agrees(), "{}: {compared:?}", runner.engine());

@@ -1,0 +1,201 @@
+//! Decides whether a version's requests may run on the thread that read them.
+//!
+//! The expected cost is measured by the number of elements. What a `Loop` or a `NonMaxSuppression` takes lies in values, and the cost of
+//! a convolution also in the shape. So a version whose graph holds such operators never runs there, neither does one that was shown to be
+//! far slower than expected, and a shape with several free dimensions only after it was measured on a worker.
+
+use crate::backend::GraphFacts;
+use crate::model::{Checked, Dim, Signature};
+use crate::tensor::{Data, DataType};
+use std::hash::Hasher;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A run on the thread that read the request is interrupted after this long and repeated on a worker.
+pub(super) const AT_ONCE_LIMIT: Duration = Duration::from_millis(50);
+/// A run was far slower than expected where it took this many times as long …
+const FAR_OVER: u32 = 20;
+/// … and at least this long. A thread that loses its core for a moment takes a few milliseconds.
+const AT_LEAST: Duration = Duration::from_millis(5);
+/// After such a run, the version runs on workers for this long. There its processor time is measured, which shows whether the version
+/// was slow or the machine was busy.
+const SUSPECTED_FOR: Duration = Duration::from_secs(10);
+/// After this many interrupted runs on the threads that read requests, the version never runs there again, whatever the cause was.
+const MAX_INTERRUPTED: u32 = 5;
+/// Bytes of strings in a request up to which it may run at once: the cost is measured by the number of strings.
+const MAX_TEXT: usize = 16 * 1024;
+/// Shapes that are remembered as measured. A shape that takes the place of another one makes that one run on a worker once more.
+const SHAPES: usize = 1024;
+/// A shape whose run took longer than this is not remembered.
+const SHORT: Duration = Duration::from_millis(1);
+
+/// What one version's runs on reading threads depend on, beyond their expected cost.
+#[derive(Debug)]
+pub(super) struct AtOnce {
+    /// Why its requests never run there.
+    never: OnceLock<String>,
+    has_text: bool,
+    /// The extents that a request may choose, apart from a number of rows that all inputs share. Without them, the elements give the cost.
+    many_shapes: bool,
+    /// Several inputs have free rows, which a request may give different numbers of.
+    rows_may_differ: bool,
+    /// Hashes of measured shapes; made by the first one.
+    shapes: OnceLock<Box<[AtomicU64]>>,
+    created: Instant,
+    /// Runs go to workers until this time, in nanoseconds since `created`.
+    workers_until: AtomicU64,
+    /// Whether a run was far slower than expected and the cause is not known yet.
+    suspected: AtomicBool,
+    interrupted: AtomicU32,
+}
+
+impl AtOnce {
+    pub(super) fn new(signature: &Signature, graph: &GraphFacts) -> AtOnce {
+        let never = OnceLock::new();
+        if let Some(operator) = &graph.time_by_values {
+            let _ = never.set(format!("operator {operator}: values decide how long it takes"));
+        }
+        AtOnce {
+            never,
+            has_text: signature.inputs().iter().any(|spec| spec.datatype == DataType::Bytes),
+            many_shapes: has_many_shapes(signature),
+            rows_may_differ: signature.has_rows() && signature.inputs().len() > 1,
+            shapes: OnceLock::new(),
+            created: Instant::now(),
+            workers_until: AtomicU64::new(0),
+            suspected: AtomicBool::new(false),
+            interrupted: AtomicU32::new(0),
+        }
+    }
+
+    /// Why the version's requests never run on the thread that read them.
+    pub(super) fn never(&self) -> Option<&str> {
+        self.never.get().map(String::as_str)
+    }
+
+    /// Whether the version's requests may run there now.
+    pub(super) fn allows_version(&self) -> bool {
+        self.never.get().is_none()
+            && (!self.suspected.load(Ordering::Relaxed) || self.now() >= self.workers_until.load(Ordering::Relaxed))
+    }
+
+    /// Whether this request's shape was measured, and its text is short.
+    pub(super) fn allows_request(&self, request: &Checked) -> bool {
+        (!self.many_shapes || self.knows_shape(request))
+            && (!self.rows_may_differ || request.rows().is_some())
+            && (!self.has_text || text_bytes(request) <= MAX_TEXT)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    // === what was measured ===
+
+    /// Remembers that a run of this shape took this long.
+    pub(super) fn measured(&self, request: &Checked, took: Duration) {
+        if !self.many_shapes || self.never.get().is_some() || took > SHORT || took.is_zero() {
+            return;
+        }
+        let hash = hash_of_shape(request);
+        let shapes = self.shapes.get_or_init(|| (0..SHAPES).map(|_| AtomicU64::new(0)).collect());
+        let slot = &shapes[index(hash)];
+        if slot.load(Ordering::Relaxed) != hash {
+            slot.store(hash, Ordering::Relaxed);
+        }
+    }
+
+    fn knows_shape(&self, request: &Checked) -> bool {
+        let hash = hash_of_shape(request);
+        self.shapes.get().is_some_and(|shapes| shapes[index(hash)].load(Ordering::Relaxed) == hash)
+    }
+
+    /// A run on the thread that read the request was interrupted.
+    pub(super) fn interrupted(&self) {
+        self.suspect();
+        if self.interrupted.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_INTERRUPTED {
+            let _ = self.never.set(format!(
+                "{MAX_INTERRUPTED} runs were ended after {} ms on the thread that read the request",
+                AT_ONCE_LIMIT.as_millis()
+            ));
+        }
+    }
+
+    /// A run on the thread that read the request took this long. `expected`: the cost known before.
+    pub(super) fn ran(&self, took: Duration, expected: Option<Duration>) {
+        if is_far_over(took, expected) {
+            self.suspect();
+        }
+    }
+
+    fn suspect(&self) {
+        let until = self.now() + u64::try_from(SUSPECTED_FOR.as_nanos()).unwrap_or(u64::MAX / 2);
+        self.workers_until.store(until, Ordering::Relaxed);
+        self.suspected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the processor time of runs on workers is to be measured.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.suspected.load(Ordering::Relaxed) && self.never.get().is_none()
+    }
+
+    /// A run on a worker used this much processor time.
+    pub(super) fn used(&self, processor_time: Duration, expected: Option<Duration>) {
+        if is_far_over(processor_time, expected) {
+            let _ = self.never.set(format!(
+                "a run used {:.1} ms of processor time where {:.3} ms were expected",
+                processor_time.as_secs_f64() * 1e3,
+                expected.unwrap_or_default().as_secs_f64() * 1e3
+            ));
+        } else if self.now() >= self.workers_until.load(Ordering::Relaxed) {
+            self.suspected.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+fn is_far_over(took: Duration, expected: Option<Duration>) -> bool {
+    took >= AT_LEAST && expected.is_some_and(|expected| took >= expected.saturating_mul(FAR_OVER))
+}
+
+/// Whether requests can differ in more than one number of rows.
+fn has_many_shapes(signature: &Signature) -> bool {
+    let is_free = |dim: &Dim| matches!(dim, Dim::Free(_));
+    let mut free_rows = 0;
+    for spec in signature.inputs() {
+        match spec.dims.as_deref() {
+            None => return true,
+            Some([]) => {}
+            Some([rows, others @ ..]) => {
+                if others.iter().any(is_free) {
+                    return true;
+                }
+                free_rows += usize::from(is_free(rows));
+            }
+        }
+    }
+    // Several inputs with free rows: a request has the same number for all, or it has no rows.
+    free_rows > 1 && !signature.has_rows()
+}
+
+fn text_bytes(request: &Checked) -> usize {
+    let bytes = |data: &Data| match data {
+        Data::Bytes(strings) => strings.iter().map(bytes::Bytes::len).sum(),
+        _ => 0,
+    };
+    request.inputs().iter().map(|tensor| bytes(tensor.data())).sum()
+}
+
+/// Never 0, which marks a free place.
+fn hash_of_shape(request: &Checked) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    for tensor in request.inputs() {
+        hasher.write_usize(tensor.shape().len());
+        tensor.shape().iter().for_each(|extent| hasher.write_usize(*extent));
+    }
+    hasher.finish().max(1)
+}
+
+fn index(hash: u64) -> usize {
+    usize::try_from(hash % SHAPES as u64).unwrap_or_default()
+}
