@@ -7,6 +7,7 @@ fn main() -> ExitCode {
     cli::run(&cli::Local {
         serve: app::serve,
         check: app::check,
+        trial: app::trial,
         export: app::export,
         replay: app::replay,
         reproduce: app::reproduce,

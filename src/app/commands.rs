@@ -4,7 +4,7 @@ use super::signals::{Request, Signals};
 use super::{App, StartError};
 use crate::backend::Engines;
 use crate::config::{self, Config, Overrides};
-use crate::prepare::{self, VersionReport};
+use crate::prepare::{self, TrialProgram, VersionReport};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,7 +44,7 @@ fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Compl
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
     // Before anything else, so that a signal during the start stops the server in order.
     let mut signals = runtime.block_on(async { Signals::listen() }).map_err(start)?;
-    let mut app = App::start(config)?;
+    let mut app = App::start_with(config, Some(trial_program(config.engines.onnxruntime.as_deref())))?;
     loop {
         match runtime.block_on(signals.next()) {
             Request::Stop => break,
@@ -56,6 +56,22 @@ fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Compl
     }
     app.stop();
     Ok(())
+}
+
+/// Serves trials to a server on standard input and output, until it is gone.
+#[must_use]
+pub fn trial(onnxruntime: Option<&Path>) -> ExitCode {
+    prepare::run_trials(onnxruntime);
+    ExitCode::SUCCESS
+}
+
+/// The program of trial processes: this one, also where its file was replaced since it was started.
+fn trial_program(onnxruntime: Option<&Path>) -> TrialProgram {
+    let mut arguments = vec!["trial".into()];
+    if let Some(library) = onnxruntime {
+        arguments.extend(["--onnxruntime".into(), library.as_os_str().to_owned()]);
+    }
+    TrialProgram { path: PathBuf::from("/proc/self/exe"), arguments }
 }
 
 /// Checks a file or directory without a server, and prints the result as JSON or as text.

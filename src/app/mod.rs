@@ -16,7 +16,7 @@ mod control;
 mod offline;
 mod signals;
 
-pub use commands::{check, serve};
+pub use commands::{check, serve, trial};
 pub use offline::{export, replay, reproduce};
 
 use crate::admin;
@@ -27,6 +27,7 @@ use crate::execute::{self, Executor};
 use crate::http::{self, DataPlane, Server};
 use crate::lifecycle;
 use crate::machine::Machine;
+use crate::prepare::{Loader, TrialConfig, TrialProgram, TriedEngines};
 use crate::quality::Quality;
 use crate::record::{self, Log};
 use crate::rollout::Rollouts;
@@ -50,6 +51,13 @@ pub enum Phase {
     /// Accepts no new connections and finishes running requests.
     Draining,
     Stopped,
+}
+
+/// The engines, which with a program for trials try each version in another process first.
+fn loader(engines: Arc<Engines>, trials: Option<TrialProgram>, config: &Config, machine: &Machine) -> Arc<dyn Loader> {
+    let Some(program) = trials else { return engines };
+    let config = TrialConfig { program, limits: config.models.time_limits, memory: machine.memory_bytes };
+    Arc::new(TriedEngines::new(engines, config))
 }
 
 /// The largest model that can be pushed, in bytes: protobuf's limit for one ONNX file.
@@ -89,6 +97,14 @@ impl App {
     /// # Errors
     /// A port cannot be bound, the data directory cannot be used, or a thread cannot be started.
     pub fn start(config: &Config) -> Result<App, StartError> {
+        App::start_with(config, None)
+    }
+
+    /// Starts everything. With a program for trials, versions are tried in a process of their own before they are loaded.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub(crate) fn start_with(config: &Config, trials: Option<TrialProgram>) -> Result<App, StartError> {
         let start = |what| move |source| StartError::Start { what, source };
         let machine = Machine::detect();
         let cores = NonZeroUsize::new(machine.cores).unwrap_or(NonZeroUsize::MIN);
@@ -110,6 +126,7 @@ impl App {
             );
         }
 
+        let loader = loader(engines, trials, config, &machine);
         let telemetry = Telemetry::new();
         // Both ports first, so that a second server on one machine fails before it changes anything.
         let admin_listener = listen("the admin plane", config.admin.listen)?;
@@ -137,7 +154,7 @@ impl App {
         };
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =
-            lifecycle::start(lifecycle_config, engines, writer, ledger_writer, figures.clone(), telemetry.clone())
+            lifecycle::start(lifecycle_config, loader, writer, ledger_writer, figures.clone(), telemetry.clone())
                 .map_err(start("the manager"))?;
 
         let (inline_below, queue) = (config.execute.inline_below, config.execute.queue);

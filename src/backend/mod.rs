@@ -11,6 +11,7 @@
 //! - Another thread ends a run by its [`Interrupt`] ([`RunError::Interrupted`]). The model and its sessions stay usable.
 //! - An error, a panic or an integer division that traps (`ort/trap.rs`) ends only that run. Any other signal inside an
 //!   engine ends the process.
+//! - [`Model::empty_inputs`] says which inputs without elements a version may be given: some kernels end the process on them.
 //! - Every engine passes the same conformance suite (`conformance/`). A case that an engine does not support is listed
 //!   there with its reason.
 //!
@@ -23,6 +24,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod empty_inputs;
 mod engines;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -31,6 +33,7 @@ mod onnx;
 mod ort;
 mod tract;
 
+pub use empty_inputs::{EmptyAxes, EmptyInputs, FreeAxis, MAX_FREE_AXES, Tried, free_axes};
 pub use engines::{EngineInfo, Engines};
 pub use interrupt::Interrupt;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -131,6 +134,11 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     fn graph(&self) -> &GraphFacts {
         static UNKNOWN: std::sync::LazyLock<GraphFacts> = std::sync::LazyLock::new(GraphFacts::unknown);
         &UNKNOWN
+    }
+
+    /// Which inputs without elements a run may have. All, unless a trial limits them.
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     /// Makes a light handle, to be used by one worker at a time.

@@ -80,6 +80,13 @@ enum Command {
         /// An .onnx file, or the directory of a version, of a model or of all models.
         path: PathBuf,
     },
+    /// Try versions for a server, which names them on standard input.
+    #[command(hide = true)]
+    Trial {
+        /// The path of ONNX Runtime's library.
+        #[arg(long, value_name = "FILE")]
+        onnxruntime: Option<PathBuf>,
+    },
     /// Write logged predictions with their latest feedback to a file, without a server.
     #[command(after_help = "Examples:
   sluicegate export iris -o iris.parquet
@@ -358,6 +365,7 @@ pub fn run(local: &Local) -> ExitCode {
             return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir });
         }
         Command::Check { path } => return (local.check)(&path, client.json()),
+        Command::Trial { onnxruntime } => return (local.trial)(onnxruntime.as_deref()),
         Command::Export(options) => return (local.export)(&options, client.json()),
         Command::Replay(options) => return (local.replay)(&options, client.json()),
         Command::Reproduce(options) => return (local.reproduce)(&options, client.json()),

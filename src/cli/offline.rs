@@ -10,6 +10,7 @@ use std::process::ExitCode;
 pub struct Local {
     pub serve: fn(Option<PathBuf>, &Overrides) -> ExitCode,
     pub check: fn(&Path, bool) -> ExitCode,
+    pub trial: fn(Option<&Path>) -> ExitCode,
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,

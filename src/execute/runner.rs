@@ -360,6 +360,7 @@ impl Runner {
                 counts: false,
             });
         }
+        self.model.empty_inputs().check(&self.signature, request).map_err(NoOutput::Failed)?;
         let mut session = self.idle.pop();
         // Unwind safety: a session that a panic passed through is dropped below. The shared model is only read.
         let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<_, RunError> {

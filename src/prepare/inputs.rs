@@ -27,12 +27,25 @@ pub(super) fn generate(
         Dim::Free(_) if axis == 0 && signature.has_rows() => rows,
         Dim::Free(_) => 1,
     };
+    let shape = |_, spec: &TensorSpec| match &spec.dims {
+        None => Shape::new(&[1]),
+        Some(dims) => dims.iter().enumerate().map(|(axis, dim)| extent(axis, dim)).collect(),
+    };
+    generate_shaped(signature, shape, fill)
+}
+
+/// A request whose inputs have the shapes that `shape` gives for an input's index and declaration.
+///
+/// # Errors
+/// When the inputs would be larger than [`MAX_BYTES`].
+pub(super) fn generate_shaped(
+    signature: &Signature,
+    shape: impl Fn(usize, &TensorSpec) -> Shape,
+    fill: fn(DataType, usize) -> Data,
+) -> Result<InferenceRequest, String> {
     let mut left = MAX_BYTES;
-    let tensor = |spec: &TensorSpec| {
-        let shape: Shape = match &spec.dims {
-            None => Shape::new(&[1]),
-            Some(dims) => dims.iter().enumerate().map(|(axis, dim)| extent(axis, dim)).collect(),
-        };
+    let tensor = |(input, spec): (usize, &TensorSpec)| {
+        let shape = shape(input, spec);
         let width = spec.datatype.width().unwrap_or(size_of::<Bytes>());
         let elements = shape.elements().and_then(|n| Some((n, left.checked_sub(n.checked_mul(width)?)?)));
         let Some((elements, still_left)) = elements else {
@@ -45,7 +58,7 @@ pub(super) fn generate(
         let tensor = Tensor::new(shape, fill(spec.datatype, elements)).map_err(|e| e.to_string())?;
         Ok(NamedTensor { name: spec.name.to_string(), tensor })
     };
-    let inputs = signature.inputs().iter().map(tensor).collect::<Result<_, String>>()?;
+    let inputs = signature.inputs().iter().enumerate().map(tensor).collect::<Result<_, String>>()?;
     Ok(InferenceRequest { inputs, ..InferenceRequest::default() })
 }
 

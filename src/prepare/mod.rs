@@ -4,6 +4,7 @@
 //! - [`check()`] reports for every engine whether a version would become ready; [`load_offline`] loads one without a server.
 //! - Every stage has a time limit ([`TimeLimits`]).
 //! - Every failure is a value ([`Outcome`]). Panics of an engine are caught.
+//! - [`TriedEngines`] loads and runs each version in another process first, so that no file can end this one (`trial/`).
 //! - Trial runs correct an output that is declared with a fixed first dimension and has one element per row (`row_outputs.rs`).
 //! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).
 //!
@@ -25,6 +26,7 @@ mod offline;
 mod row_outputs;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod verify;
 mod version_toml;
 mod warm;
@@ -35,6 +37,7 @@ pub use digest::{Digests, artifact_digests, model_sha256};
 pub use failure::{StageFailure, backoff};
 pub use limits::TimeLimits;
 pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};
+pub use trial::{Program as TrialProgram, TrialConfig, TriedEngines, run_trials};
 
 use crate::backend::{EngineChoice, Engines, LoadError, Model, VersionFiles};
 use std::fmt::Debug;

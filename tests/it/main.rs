@@ -21,4 +21,5 @@ mod rollout;
 mod shadow;
 mod split;
 mod swap;
+mod trial;
 mod tritonclient;

@@ -138,6 +138,74 @@ pub fn echoing_every_type() -> Vec<u8> {
     model(nodes, Vec::new(), inputs, outputs)
 }
 
+/// `x` FP32 [T,N,4] → `y` FP32 [T,1,N,5]: an LSTM. ONNX Runtime aborts the process where T or N is 0.
+pub fn lstm() -> Vec<u8> {
+    let mut lstm = node("LSTM", &["x", "w", "r"], &["y"]);
+    lstm.attribute.push(int("hidden_size", 5));
+    let ones = |name: &str, dims: &[i64]| {
+        tensor(name, dims, &vec![1.0; usize::try_from(dims.iter().product::<i64>()).unwrap()])
+    };
+    model(
+        vec![lstm],
+        vec![ones("w", &[1, 20, 4]), ones("r", &[1, 20, 5])],
+        vec![symbolic("x", FLOAT, &["T", "N", "4"])],
+        vec![symbolic("y", FLOAT, &["T", "1", "N", "5"])],
+    )
+}
+
+/// `x` FP32 [N,3,L] → `y` FP32 [N,3,L]: an `InstanceNormalization`. Its kernel looks at the first element, also where there is none.
+pub fn instance_normalization() -> Vec<u8> {
+    model(
+        vec![node("InstanceNormalization", &["x", "scale", "bias"], &["y"])],
+        vec![tensor("scale", &[3], &[1.0; 3]), tensor("bias", &[3], &[0.0; 3])],
+        vec![symbolic("x", FLOAT, &["N", "3", "L"])],
+        vec![symbolic("y", FLOAT, &["N", "3", "L"])],
+    )
+}
+
+/// A model of about 100 bytes that needs more memory than there is: its input declares 2,147,483,647 elements, and each is an extent.
+pub fn of_unbounded_memory() -> Vec<u8> {
+    let int64 = pb::tensor_proto::DataType::Int64 as i32;
+    model(
+        vec![node("ConstantOfShape", &["shape"], &["y"])],
+        Vec::new(),
+        vec![typed("shape", int64, &[Some(i64::from(i32::MAX))])],
+        vec![symbolic("y", FLOAT, &["N"])],
+    )
+}
+
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x`, by functions that call functions twice, so that inlining them takes 2^`depth` steps.
+pub fn nested_functions(depth: usize) -> Vec<u8> {
+    let call = |callee: usize, from: &str, to: &str| NodeProto {
+        domain: "functions".into(),
+        ..node(&format!("f{callee}"), &[from], &[to])
+    };
+    let opset = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
+    let function = |number: usize| pb::FunctionProto {
+        name: Some(format!("f{number}")),
+        domain: Some("functions".into()),
+        input: vec!["x".into()],
+        output: vec!["y".into()],
+        node: match number {
+            0 => vec![node("Identity", &["x"], &["y"])],
+            n => vec![call(n - 1, "x", "between"), call(n - 1, "between", "y")],
+        },
+        opset_import: vec![opset("", 13), opset("functions", 1)],
+        ..Default::default()
+    };
+    let outer = model(
+        vec![call(depth, "x", "y")],
+        Vec::new(),
+        vec![value("x", &[None, Some(2)])],
+        vec![value("y", &[None, Some(2)])],
+    );
+    let mut outer = ModelProto::decode(&*outer).unwrap();
+    outer.ir_version = 8;
+    outer.opset_import.push(opset("functions", 1));
+    outer.functions = (0..=depth).map(function).collect();
+    outer.encode_to_vec()
+}
+
 /// A model with an operator that no engine has.
 pub fn unknown_operator() -> Vec<u8> {
     model(
@@ -207,6 +275,20 @@ fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
 
 fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
     typed(name, FLOAT, dims)
+}
+
+/// Dimensions as text: a number, or a symbol.
+fn symbolic(name: &str, elem_type: i32, dims: &[&str]) -> ValueInfoProto {
+    let mut value = typed(name, elem_type, &vec![None; dims.len()]);
+    if let Some(type_proto::Value::TensorType(tensor)) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        for (dim, text) in tensor.shape.iter_mut().flat_map(|shape| &mut shape.dim).zip(dims) {
+            dim.value = Some(match text.parse() {
+                Ok(n) => tensor_shape_proto::dimension::Value::DimValue(n),
+                Err(_) => tensor_shape_proto::dimension::Value::DimParam((*text).to_owned()),
+            });
+        }
+    }
+    value
 }
 
 fn typed(name: &str, elem_type: i32, dims: &[Option<i64>]) -> ValueInfoProto {

@@ -18,11 +18,15 @@ impl Served {
         Served::start_with(dir, &[])
     }
 
-    /// The same, with environment variables. SIGXFSZ is ignored: a file that reaches its size limit is an error, and does not end
-    /// the process.
+    /// The same, with environment variables; `TEST_ADDRESS_SPACE_KIB` limits the address space. SIGXFSZ is ignored: a file that reaches
+    /// its size limit is an error, and does not end the process.
     pub fn start_with(dir: &Path, environment: &[(&str, &str)]) -> Served {
         let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sluicegate")])
+            .args([
+                "-c",
+                "trap '' XFSZ; ulimit -v ${TEST_ADDRESS_SPACE_KIB:-unlimited}; exec \"$0\" \"$@\"",
+                env!("CARGO_BIN_EXE_sluicegate"),
+            ])
             .envs(environment.iter().copied())
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--models"])
             .arg(dir.join("models"))
