@@ -2,15 +2,18 @@
 
 use super::Phase;
 use crate::admin::{self, Admin};
-use crate::http::DataPlane;
+use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, serve_connection};
 use crate::quality::Quality;
 use crate::telemetry::{QualityFigures, Telemetry, names};
+use ::http::Request;
+use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tower::ServiceExt;
 
 /// How often gauges are updated.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -18,6 +21,12 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// second took 6 % of a core. With few models a pass runs every second, because waiting samples take up memory and cache: at 50,000
 /// samples per second, passes five seconds apart cost a tenth of the throughput.
 const FOLD_SHARE: f64 = 0.02;
+
+/// The most connections of the admin plane; for a further one the longest idle one is closed. Operators, dashboards and scrapers use a
+/// few.
+const MAX_CONNECTIONS: usize = 128;
+/// How long a stop waits for requests to the admin API.
+const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// The running control thread.
 #[derive(Debug)]
@@ -33,41 +42,47 @@ pub(super) fn stopping(mut phases: watch::Receiver<Phase>) -> Arc<dyn Fn() -> bo
     Arc::new(move || *phases.borrow() != Phase::Serving)
 }
 
+/// The limits of an admin connection.
+pub(super) fn connection_limits(config: &http::Config) -> ConnectionLimits {
+    ConnectionLimits {
+        head: config.header_timeout,
+        idle: config.idle_timeout,
+        write: config.write_timeout,
+        max_streams: config.max_streams,
+    }
+}
+
 impl Control {
     pub(super) fn start(
         listener: std::net::TcpListener,
         plane: Admin,
+        limits: ConnectionLimits,
         telemetry: Telemetry,
         data_plane: Arc<DataPlane>,
     ) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, mut stopping) = watch::channel(false);
-        let mut stopped = stop.subscribe();
+        let gauge = telemetry.process().gauge(&names::CONNECTIONS, &[("plane", "admin")]);
+        let connections = Arc::new(Connections::new(gauge));
         let quality = plane.quality.clone();
         let router = admin::router(plane);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(async move {
                 let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality));
-                let served = async {
-                    let listener = tokio::net::TcpListener::from_std(listener)?;
-                    axum::serve(listener, router)
-                        .with_graceful_shutdown(async move {
-                            // An error means that the sender was dropped, which is a stop too.
-                            let _ = stopping.wait_for(|stop| *stop).await;
-                        })
-                        .await
-                };
-                // An open connection must not delay the stop.
-                let cut_off = async {
-                    let _ = stopped.wait_for(|stop| *stop).await;
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                };
+                let served = serve(listener, router, limits, &connections);
                 tokio::select! {
-                    served = served => if let Err::<(), io::Error>(error) = served {
+                    served = served => if let Err(error) = served {
                         tracing::error!(%error, "the admin API ended");
                     },
-                    () = cut_off => {}
+                    // An error means that the sender was dropped, which is a stop too.
+                    _ = stopping.wait_for(|stop| *stop) => {}
+                }
+                // Requests in progress are answered. An open connection must not delay the stop.
+                connections.close_idle();
+                let until = Instant::now() + CUT_OFF;
+                while connections.count() > 0 && Instant::now() < until {
+                    connections.one_ended(until.saturating_duration_since(Instant::now())).await;
                 }
                 upkeep.abort();
             });
@@ -85,6 +100,25 @@ impl Control {
         while !self.thread.is_finished() && Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(5));
         }
+    }
+}
+
+/// Serves the admin API.
+async fn serve(
+    listener: std::net::TcpListener,
+    router: axum::Router,
+    limits: ConnectionLimits,
+    connections: &Arc<Connections>,
+) -> io::Result<()> {
+    let mut acceptor = Acceptor::new(listener, "admin", MAX_CONNECTIONS, Arc::clone(connections))?;
+    loop {
+        let stream = acceptor.next().await;
+        let (open, router) = (connections.open(), router.clone());
+        let answer = move |request: Request<Incoming>, _| {
+            let answering = router.clone().oneshot(request);
+            async move { answering.await.unwrap_or_else(|never| match never {}) }
+        };
+        tokio::spawn(serve_connection(stream, open, limits, answer));
     }
 }
 

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::execute::{self, Executor};
 use crate::http::{self, DataPlane, Server};
 use crate::lifecycle;
-use crate::machine::Machine;
+use crate::machine::{self, Machine, OpenFiles};
 use crate::prepare::{Loader, TrialConfig, TrialProgram, TriedEngines};
 use crate::quality::Quality;
 use crate::record::{self, Log};
@@ -46,7 +46,7 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Answers requests. Readiness says whether all models are loaded.
     Serving,
-    /// A stop has begun: readiness is 503, requests are still answered.
+    /// A stop has begun: readiness is 503. Requests are still answered, and each answer says that its connection closes.
     NotReady,
     /// Accepts no new connections and finishes running requests.
     Draining,
@@ -62,6 +62,14 @@ fn loader(engines: Arc<Engines>, trials: Option<TrialProgram>, config: &Config, 
 
 /// The largest model that can be pushed, in bytes: protobuf's limit for one ONNX file.
 const MAX_PUSH: u64 = 2 << 30;
+
+/// Connections that wait until they are accepted. Bursts of clients come after a deployment; beyond it a client's connect waits for a
+/// second. The kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// File descriptors that are kept for other things than connections of the data plane: the admin plane, the ledger, the log, model
+/// files while they are loaded, and the runtimes.
+const RESERVED_FILES: u64 = 512;
 
 /// The share of the grace for the phase `NotReady`: 2 s of the default 20 s.
 const NOT_READY_SHARE: f64 = 0.1;
@@ -160,7 +168,10 @@ impl App {
         let (inline_below, queue) = (config.execute.inline_below, config.execute.queue);
         let execution = Arc::new(execute::Config { inline_below, queue, workers, cores });
         let executor = Executor::start(&execution).map_err(start("the inference workers"))?;
-        let http_config = http_config(config, io);
+        let http_config = http::Config {
+            max_connections: fitting_connections(config.server.max_connections, machine::raise_open_files()),
+            ..http_config(config, io)
+        };
         let shadow_config = shadow::Config {
             threads: shadow_threads,
             queue: config.shadows.queue,
@@ -193,7 +204,8 @@ impl App {
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
         };
-        let control = control::Control::start(admin_listener, plane, telemetry, Arc::clone(&data_plane))
+        let limits = control::connection_limits(&http_config);
+        let control = control::Control::start(admin_listener, plane, limits, telemetry, Arc::clone(&data_plane))
             .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
@@ -254,17 +266,24 @@ impl App {
 
     /// Stops in order, within `server.shutdown_grace`. True when every request was finished.
     pub fn stop(self) -> bool {
-        let App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, config } = self;
-        let until = Instant::now() + config.server.shutdown_grace;
+        let App { data_plane, mut server, shadows, rollouts, control, manager, prediction_log, phase, config } = self;
+        let began = Instant::now();
+        let until = began + config.server.shutdown_grace;
         let left = || until.saturating_duration_since(Instant::now());
         data_plane.announce_stop();
+        server.announce_stop();
         phase.send_replace(Phase::NotReady);
-        tracing::info!(in_flight = data_plane.in_flight(), "stopping: readiness is 503 now");
-        // Load balancers need a moment to see it. Until then their requests are answered.
+        tracing::info!(
+            in_flight = data_plane.in_flight(),
+            "stopping: readiness is 503, and each answer says that its connection closes"
+        );
+        // Load balancers need a moment to see it. Until then their requests and new connections are answered.
         std::thread::park_timeout(config.server.shutdown_grace.mul_f64(NOT_READY_SHARE));
+        server.close_listener();
         phase.send_replace(Phase::Draining);
         // A fifth is reserved for the steps after this one.
-        let drained = server.stop(left().mul_f64(0.8));
+        let deadline = Instant::now() + left().mul_f64(0.8);
+        let drained = server.finish(began + config.server.announce_for(), deadline);
         if !drained {
             tracing::warn!(
                 in_flight = data_plane.in_flight(),
@@ -304,8 +323,29 @@ fn start_log(
 }
 
 fn listen(plane: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    let listener = std::net::TcpListener::bind(address).and_then(|l| l.set_nonblocking(true).map(|()| l));
+    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+        // The standard library's backlog is 128. A second call changes it.
+        socket2::SockRef::from(&listener).listen(BACKLOG)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
     listener.map_err(|source| StartError::Listen { plane, address, source })
+}
+
+/// The most connections of the data plane: the configured number, or fewer if the limit on open files is lower. A warning says so.
+fn fitting_connections(configured: usize, files: OpenFiles) -> usize {
+    let Some(limit) = files.now else { return configured };
+    // A small limit is shared equally.
+    let room = usize::try_from(limit.saturating_sub(RESERVED_FILES).max(limit / 2)).unwrap_or(usize::MAX).max(1);
+    if room < configured {
+        tracing::warn!(
+            max_connections = configured,
+            open_files = limit,
+            used = room,
+            "server.max_connections does not fit into the limit on open files; raise the limit (ulimit -n, LimitNOFILE)"
+        );
+    }
+    configured.min(room)
 }
 
 fn http_config(config: &Config, io_threads: NonZeroUsize) -> http::Config {
@@ -313,12 +353,16 @@ fn http_config(config: &Config, io_threads: NonZeroUsize) -> http::Config {
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     http::Config {
         max_in_flight: server.max_in_flight,
+        max_unfinished: server.max_unfinished,
+        max_unfinished_per_peer: server.unfinished_per_peer(),
         max_connections: server.max_connections,
+        max_streams: server.max_streams,
         max_body: bytes(server.max_body),
         max_headers: bytes(server.max_headers),
         header_timeout: server.header_timeout,
         body_timeout: server.body_timeout,
         idle_timeout: server.idle_timeout,
+        write_timeout: server.write_timeout,
         request_timeout: server.request_timeout,
         max_request_timeout: server.max_request_timeout.max(Duration::from_millis(1)),
         io_threads,

@@ -42,6 +42,7 @@ impl Config {
         next.server.request_timeout = new.server.request_timeout;
         next.server.max_request_timeout = new.server.max_request_timeout;
         next.server.shutdown_grace = new.server.shutdown_grace;
+        next.server.shutdown_announce = new.server.shutdown_announce;
         next.log.filter.clone_from(&new.log.filter);
         next
     }
@@ -60,33 +61,43 @@ fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change>
 // Every struct is destructured completely, so that a new key does not compile until this file says when it can change.
 
 impl Server {
-    fn changes(&self, new: &Server) -> [Option<Change>; 12] {
+    fn changes(&self, new: &Server) -> [Option<Change>; 17] {
         let Server {
             listen,
             max_in_flight,
+            max_unfinished,
+            max_unfinished_per_peer,
             max_connections,
+            max_streams,
             max_body,
             max_headers,
             header_timeout,
             body_timeout,
             idle_timeout,
+            write_timeout,
             request_timeout,
             max_request_timeout,
             shutdown_grace,
+            shutdown_announce,
             io_threads,
         } = self;
         [
             at_start("server.listen", listen, &new.listen),
             at_run_time("server.max_in_flight", max_in_flight, &new.max_in_flight),
+            at_start("server.max_unfinished", max_unfinished, &new.max_unfinished),
+            at_start("server.max_unfinished_per_peer", max_unfinished_per_peer, &new.max_unfinished_per_peer),
             at_start("server.max_connections", max_connections, &new.max_connections),
+            at_start("server.max_streams", max_streams, &new.max_streams),
             at_run_time("server.max_body", max_body, &new.max_body),
             at_start("server.max_headers", max_headers, &new.max_headers),
             at_start("server.header_timeout", header_timeout, &new.header_timeout),
             at_run_time("server.body_timeout", body_timeout, &new.body_timeout),
             at_start("server.idle_timeout", idle_timeout, &new.idle_timeout),
+            at_start("server.write_timeout", write_timeout, &new.write_timeout),
             at_run_time("server.request_timeout", request_timeout, &new.request_timeout),
             at_run_time("server.max_request_timeout", max_request_timeout, &new.max_request_timeout),
             at_run_time("server.shutdown_grace", shutdown_grace, &new.shutdown_grace),
+            at_run_time("server.shutdown_announce", shutdown_announce, &new.shutdown_announce),
             at_start("server.io_threads", io_threads, &new.io_threads),
         ]
     }

@@ -25,8 +25,17 @@ pub struct Server {
     /// The most predict requests at the same time; further ones are answered with 429. Default 4096: far more than one machine
     /// computes at a time, and few enough that their bodies fit into memory.
     pub max_in_flight: usize,
-    /// The most open connections; further ones wait in the system's queue. Default 10000: below the usual limit on open files.
+    /// The most requests whose body is not complete; further ones whose body does not arrive at once are answered with 429. Default
+    /// 4096: as many as may run.
+    pub max_unfinished: usize,
+    /// How many of them may come from one peer: an IPv4 address, or an IPv6 network of 64 bits. Default 0: half of `max_unfinished`, so
+    /// that one peer leaves room for others. Behind a proxy all requests come from its address.
+    pub max_unfinished_per_peer: usize,
+    /// The most open connections; for a further one the longest idle one is closed, and if none is idle it waits. Default 10000: below
+    /// the usual limit on open files.
     pub max_connections: usize,
+    /// The most requests at the same time on a connection of HTTP/2. Default 100: the least that RFC 9113 recommends.
+    pub max_streams: u32,
     /// The most bytes of a request's body, after decompression; more is answered with 413. Default 64 MiB: a batch of hundreds of
     /// images.
     pub max_body: u64,
@@ -40,12 +49,18 @@ pub struct Server {
     /// The time after which a connection without a request is closed. Default 10 min: longer than in load balancers, so that they
     /// close first and no request is sent on a closing connection.
     pub idle_timeout: Duration,
+    /// The time in which a client must take 16 KiB of an answer that is ready; else it is disconnected. Default 30 s: enough for the
+    /// slowest links, and large answers of silent clients do not stay in memory.
+    pub write_timeout: Duration,
     /// The deadline of a request that sets none; after it, 504. Default 10 s: hundreds of times a usual inference.
     pub request_timeout: Duration,
     /// The longest deadline that a caller may set with `x-request-timeout-ms`. Default 5 min: enough for the slowest models.
     pub max_request_timeout: Duration,
     /// The time from SIGTERM to exit. Default 20 s: below the 30 s after which Kubernetes kills the process.
     pub shutdown_grace: Duration,
+    /// The time from SIGTERM until connections without a request are closed. Until then a client learns from the answer to its next
+    /// request that its connection closes. Default 0: half of `shutdown_grace`, longer than the pauses of most clients.
+    pub shutdown_announce: Duration,
     /// I/O threads, which read requests and send answers. Default 0: one per core of the CPU budget.
     pub io_threads: usize,
 }
@@ -163,15 +178,20 @@ impl Default for Server {
         Server {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080),
             max_in_flight: 4096,
+            max_unfinished: 4096,
+            max_unfinished_per_peer: 0,
             max_connections: 10_000,
+            max_streams: 100,
             max_body: 64 * MIB,
             max_headers: 64 * KIB,
             header_timeout: 10 * SECOND,
             body_timeout: 30 * SECOND,
             idle_timeout: 10 * MINUTE,
+            write_timeout: 30 * SECOND,
             request_timeout: 10 * SECOND,
             max_request_timeout: 5 * MINUTE,
             shutdown_grace: 20 * SECOND,
+            shutdown_announce: Duration::ZERO,
             io_threads: 0,
         }
     }
@@ -183,23 +203,49 @@ impl Server {
         let server = Server {
             listen: t.socket_addr("listen").unwrap_or(d.listen),
             max_in_flight: t.integer("max_in_flight", 1..=1_000_000).unwrap_or(d.max_in_flight),
+            max_unfinished: t.integer("max_unfinished", 1..=1_000_000).unwrap_or(d.max_unfinished),
+            max_unfinished_per_peer: t
+                .integer("max_unfinished_per_peer", 0..=1_000_000)
+                .unwrap_or(d.max_unfinished_per_peer),
             max_connections: t.integer("max_connections", 1..=1_000_000).unwrap_or(d.max_connections),
+            max_streams: t.integer("max_streams", 1..=10_000).unwrap_or(d.max_streams),
             max_body: t.bytes("max_body", KIB..=16 * GIB).unwrap_or(d.max_body),
             // hyper needs at least 8 KiB.
             max_headers: t.bytes("max_headers", 8 * KIB..=16 * MIB).unwrap_or(d.max_headers),
             header_timeout: t.duration("header_timeout", 100 * MS..=10 * MINUTE).unwrap_or(d.header_timeout),
             body_timeout: t.duration("body_timeout", 100 * MS..=HOUR).unwrap_or(d.body_timeout),
             idle_timeout: t.duration("idle_timeout", SECOND..=24 * HOUR).unwrap_or(d.idle_timeout),
+            write_timeout: t.duration("write_timeout", 100 * MS..=HOUR).unwrap_or(d.write_timeout),
             request_timeout: t.duration("request_timeout", MS..=HOUR).unwrap_or(d.request_timeout),
             max_request_timeout: t.duration("max_request_timeout", MS..=HOUR).unwrap_or(d.max_request_timeout),
             shutdown_grace: t.duration("shutdown_grace", Duration::ZERO..=HOUR).unwrap_or(d.shutdown_grace),
+            shutdown_announce: t.duration("shutdown_announce", Duration::ZERO..=HOUR).unwrap_or(d.shutdown_announce),
             io_threads: t.integer("io_threads", 0..=1024).unwrap_or(d.io_threads),
         };
         if server.request_timeout > server.max_request_timeout {
             let most = crate::settings::show_duration(server.max_request_timeout);
             t.complain("request_timeout", format!("at most server.max_request_timeout, which is {most}"));
         }
+        if server.shutdown_announce > server.shutdown_grace {
+            let most = crate::settings::show_duration(server.shutdown_grace);
+            t.complain("shutdown_announce", format!("at most server.shutdown_grace, which is {most}"));
+        }
         server
+    }
+
+    /// How many requests with an incomplete body may come from one peer.
+    #[must_use]
+    pub fn unfinished_per_peer(&self) -> usize {
+        match self.max_unfinished_per_peer {
+            0 => (self.max_unfinished / 2).max(1),
+            limit => limit,
+        }
+    }
+
+    /// The time from the start of a stop until connections without a request are closed.
+    #[must_use]
+    pub fn announce_for(&self) -> Duration {
+        if self.shutdown_announce.is_zero() { self.shutdown_grace / 2 } else { self.shutdown_announce }
     }
 }
 

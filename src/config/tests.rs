@@ -127,13 +127,14 @@ fn an_unreadable_file_is_an_error() {
 }
 
 /// The keys that can change at run time. The others need a restart.
-const LIVE: [&str; 7] = [
+const LIVE: [&str; 8] = [
     "server.max_in_flight",
     "server.max_body",
     "server.body_timeout",
     "server.request_timeout",
     "server.max_request_timeout",
     "server.shutdown_grace",
+    "server.shutdown_announce",
     "log.filter",
 ];
 
@@ -142,15 +143,20 @@ const ALL_DIFFERENT: &str = r#"
     [server]
     listen = "1.1.1.1:1"
     max_in_flight = 1
+    max_unfinished = 1
+    max_unfinished_per_peer = 1
     max_connections = 1
+    max_streams = 1
     max_body = "1KiB"
     max_headers = "8KiB"
     header_timeout = "1s"
     body_timeout = "1s"
     idle_timeout = "1s"
+    write_timeout = "1s"
     request_timeout = "1s"
     max_request_timeout = "1s"
     shutdown_grace = "1s"
+    shutdown_announce = "1s"
     io_threads = 1
     [admin]
     listen = "127.0.0.1:1"

@@ -1,6 +1,6 @@
 //! Admitting a request and reading its body, under the limits.
 
-use super::body;
+use super::body::{self, UnreadBody};
 use super::data_plane::{DataPlane, Permit, RequestKind};
 use super::negotiation::check_media_types;
 use crate::codec::inflate;
@@ -8,7 +8,6 @@ use crate::model::{Code, Failure, quoted};
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, HeaderName};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,20 +22,22 @@ pub(super) struct AdmittedBody {
     pub body: Bytes,
 }
 
-/// Admits a request and reads its body.
+/// Reads the body of a request and admits it. A request takes its place among those in flight only when its body is complete, so
+/// that senders of slow or endless bodies take no place from others.
 pub(super) async fn admit_and_read(
     plane: &Arc<DataPlane>,
     kind: RequestKind,
     headers: &HeaderMap,
-    body: Incoming,
+    body: UnreadBody<'_>,
     received: Instant,
 ) -> Result<AdmittedBody, Failure> {
-    let admitted = plane.admit(kind).and_then(|permit| {
+    // A body that would be refused now is not read.
+    let checked = plane.has_room(kind).and_then(|()| {
         check_media_types(headers)?;
-        Ok((permit, received + timeout(plane, headers)?))
+        Ok(received + timeout(plane, headers)?)
     });
-    let (permit, deadline) = match admitted {
-        Ok(admitted) => admitted,
+    let deadline = match checked {
+        Ok(deadline) => deadline,
         Err(failure) => {
             body::discard_request(headers, body).await;
             return Err(failure);
@@ -44,6 +45,7 @@ pub(super) async fn admit_and_read(
     };
     let max = plane.limits.max_body();
     let body = body::read(headers, body, max, plane.limits.body_timeout(), deadline).await?;
+    let permit = plane.admit(kind)?;
     let body = match headers.get(CONTENT_ENCODING) {
         None => body,
         Some(encoding) => inflate::inflate(&String::from_utf8_lossy(encoding.as_bytes()), body, max)?,

@@ -1,5 +1,7 @@
 //! Reading a request's body under its limits.
 
+use super::handle::Caller;
+use super::peers::PROMPT;
 use crate::model::{Code, Failure};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -11,6 +13,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
+
+/// The body of a request, and who sends it.
+#[derive(Debug)]
+pub(super) struct UnreadBody<'a> {
+    pub incoming: Incoming,
+    pub caller: &'a Caller,
+}
 
 /// How much of a refused body is still read, and for how long.
 const MAX_DISCARDED: usize = 64 << 20;
@@ -33,9 +42,9 @@ pub(crate) async fn discard<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
 }
 
 /// Discards the body of a request. A client that sent `Expect: 100-continue` has not sent it yet.
-pub(super) async fn discard_request(headers: &HeaderMap, mut body: Incoming) {
+pub(super) async fn discard_request(headers: &HeaderMap, mut body: UnreadBody<'_>) {
     if !headers.contains_key(EXPECT) {
-        discard(&mut body).await;
+        discard(&mut body.incoming).await;
     }
 }
 
@@ -43,11 +52,11 @@ pub(super) async fn discard_request(headers: &HeaderMap, mut body: Incoming) {
 ///
 /// # Errors
 /// `BODY_TOO_LARGE` as soon as the size is known to exceed `max`, `BODY_TIMEOUT` if the body is not complete after `timeout`,
-/// `DEADLINE_EXCEEDED` if the request's own deadline comes first, `INVALID_REQUEST` if the
+/// `TOO_MANY_REQUESTS` if it is not complete soon and too many others are not complete either, `DEADLINE_EXCEEDED` if the request's own deadline comes first, `INVALID_REQUEST` if the
 /// connection ends too early or the transfer encoding is broken.
 pub(super) async fn read(
     headers: &HeaderMap,
-    mut body: Incoming,
+    mut unread: UnreadBody<'_>,
     max: usize,
     timeout: Duration,
     deadline: Instant,
@@ -56,18 +65,23 @@ pub(super) async fn read(
         let got = size.map_or_else(|| "more".to_owned(), |n| n.to_string());
         Failure::new(Code::BodyTooLarge, format!("the body may have at most {max} bytes, got {got}"))
     };
-    let announced = body.size_hint().lower();
+    let announced = unread.incoming.size_hint().lower();
     if announced > max as u64 {
-        discard_request(headers, body).await;
+        discard_request(headers, unread).await;
         return Err(too_large(Some(announced)));
     }
+    let caller = unread.caller;
+    let body = &mut unread.incoming;
     // Most bodies arrive in the same packet as their headers. Those need no timer.
-    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await;
     let mut next = match first {
         Poll::Ready(frame) => Some(frame),
         Poll::Pending => None,
     };
-    let time_limit = Instant::now() + timeout;
+    let began = Instant::now();
+    let time_limit = (began + timeout).min(deadline);
+    // Taken when the body is not complete soon.
+    let mut unfinished = None;
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
     // A body of one frame is used as it is. One of several frames is copied together.
     let mut whole: Option<Bytes> = None;
@@ -76,12 +90,27 @@ pub(super) async fn read(
         let frame = if let Some(frame) = next.take() {
             frame
         } else {
-            let timer =
-                timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(time_limit.min(deadline).into())));
+            let first_limit = time_limit.min(began + PROMPT);
+            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(first_limit.into())));
             tokio::select! {
                 biased;
                 frame = body.frame() => frame,
-                () = timer.as_mut() => return Err(too_slow(timeout, deadline)),
+                () = timer.as_mut() => {
+                    if Instant::now() >= time_limit {
+                        return Err(too_slow(timeout, deadline));
+                    }
+                    if unfinished.is_none() {
+                        match caller.peer.unfinished() {
+                            Ok(place) => unfinished = Some(place),
+                            Err(failure) => {
+                                discard_request(headers, unread).await;
+                                return Err(failure);
+                            }
+                        }
+                    }
+                    timer.as_mut().reset(time_limit.into());
+                    continue;
+                }
             }
         };
         let Some(frame) = frame else { break };
@@ -92,7 +121,7 @@ pub(super) async fn read(
         let Ok(data) = frame.into_data() else { continue };
         let so_far = whole.as_ref().map_or(joined.len(), Bytes::len);
         if so_far + data.len() > max {
-            discard_request(headers, body).await;
+            discard_request(headers, unread).await;
             return Err(too_large(None));
         }
         match whole.take() {
@@ -109,6 +138,7 @@ pub(super) async fn read(
             break;
         }
     }
+    caller.body_is_read();
     Ok(whole.unwrap_or_else(|| joined.freeze()))
 }
 

@@ -8,8 +8,13 @@ use std::time::Duration;
 pub struct Config {
     /// The most predict requests in flight. One more is refused with `TOO_MANY_REQUESTS`.
     pub max_in_flight: usize,
-    /// The most open connections. One more waits in the kernel's backlog.
+    /// The most requests whose bodies are not complete, and how many of them may come from one peer.
+    pub max_unfinished: usize,
+    pub max_unfinished_per_peer: usize,
+    /// The most open connections. For one more, the longest idle one is closed.
     pub max_connections: usize,
+    /// The most requests at the same time on a connection of HTTP/2.
+    pub max_streams: u32,
     /// The most bytes of a body, compressed and decompressed.
     pub max_body: usize,
     /// The most bytes of a request's headers.
@@ -17,6 +22,8 @@ pub struct Config {
     pub header_timeout: Duration,
     pub body_timeout: Duration,
     pub idle_timeout: Duration,
+    /// For a client that takes nothing of its answer.
+    pub write_timeout: Duration,
     /// The timeout of a request that sets none.
     pub request_timeout: Duration,
     /// The longest timeout that a request may set.

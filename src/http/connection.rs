@@ -1,135 +1,317 @@
-//! One connection: its protocol and its time limits.
+//! One connection: its protocol, its time limits, and its end.
 
-use super::data_plane::DataPlane;
-use super::handle::handle;
+use super::activity::{Activity, Stage, Stream};
+use super::connections::OpenConnection;
+use super::socket::Socket;
+use super::written::Written;
+use crate::machine;
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::Future;
+use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
-/// When the server stops, the time until a connection without a running request is closed. It lets the last bytes of an answer be
-/// sent. It is not meant for a client that is idle or in the middle of a request.
-const CLOSE_DELAY: Duration = Duration::from_millis(500);
+/// A reader that takes fewer bytes than this within the write time limit makes no progress. Bytes for a slow link, but too few to keep
+/// a large answer in memory.
+const MIN_PROGRESS: u64 = 16 << 10;
+/// The longest time until a connection closes after it was asked to, while no request is in progress. With HTTP/2 it takes a round trip.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// How often a connection that is about to close looks whether it is idle.
+const CLOSE_TICK: Duration = Duration::from_millis(50);
 
-/// The time limits of a connection.
+/// The limits of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Timeouts {
+pub(crate) struct Limits {
     /// For the first byte, and from the first byte of a request's headers to their end.
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
+    /// For a part of an answer that the client takes. A client that takes too little in this time is disconnected.
+    pub write: Duration,
+    /// The most requests at the same time on a connection of HTTP/2.
+    pub max_streams: u32,
 }
 
-/// What a connection is doing. The connection writes it without reading a clock, the watchdog reads it.
-#[derive(Debug, Default)]
-struct ConnActivity {
-    /// Bytes have arrived that belong to no complete headers yet.
-    partial_head: AtomicBool,
-    /// Requests that are not answered yet.
-    active: AtomicU32,
-    /// All requests so far.
-    requests: AtomicU64,
+tokio::task_local! {
+    /// The stream of HTTP/2 that the current task answers.
+    static STREAM: Arc<Stream>;
 }
 
-/// Serves a connection until it ends, breaks its limits, or the server stops.
-pub(super) async fn serve(stream: TcpStream, plane: Arc<DataPlane>, timeouts: Timeouts, stop: watch::Receiver<bool>) {
+/// Serves a connection until it ends, breaks its limits, or the server stops. `answer` answers one request; it is given the time at
+/// which the request arrived.
+pub(crate) async fn serve<A, F, B>(stream: TcpStream, open: OpenConnection, limits: Limits, answer: A)
+where
+    A: Fn(Request<Incoming>, Instant) -> F + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let activity = &open.activity;
     // Small answers are sent at once. If setting the option fails, the connection still works.
     let _ = stream.set_nodelay(true);
-    let activity = Arc::new(ConnActivity::default());
-    let mut stopping = stop.clone();
+    let closed = async {
+        // There is no request yet, so there is nothing to finish.
+        while activity.stage() != Stage::CloseIdle && !activity.take_eviction() {
+            activity.told().await;
+        }
+    };
     let is_h2 = tokio::select! {
-        detected = tokio::time::timeout(timeouts.head, is_http2(&stream)) => match detected {
+        detected = tokio::time::timeout(limits.head, is_http2(&stream)) => match detected {
             Ok(Ok(is_h2)) => is_h2,
             _ => return,
         },
-        // There is no request yet, so there is nothing to finish.
-        _ = stopping.wait_for(|stop| *stop) => return,
+        () = closed => return,
     };
-    let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
-    let counted = Arc::clone(&activity);
-    let service = service_fn(move |request| {
-        counted.requests.fetch_add(1, Ordering::Relaxed);
-        let active = ActiveGuard::new(Arc::clone(&counted));
-        let plane = Arc::clone(&plane);
+    let socket = stream.as_raw_fd();
+    let io = TokioIo::new(Socket::new(stream, Arc::clone(activity), is_h2, limits.write));
+    let (counted, connections) = (Arc::clone(activity), Arc::clone(&open.connections));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let received = Instant::now();
+        let guard = counted.begin(!request.body().is_end_stream(), received);
+        let (activity, connections) = (Arc::clone(&counted), Arc::clone(&connections));
+        let is_http1 = request.version() < Version::HTTP_2;
+        let answering = answer(request, received);
         async move {
-            let response = handle(plane, request).await;
-            drop(active);
-            Ok::<_, Infallible>(response)
+            let mut response = answering.await;
+            // HTTP/2 has no such header. There a frame announces the end of the connection.
+            if is_http1 && (activity.is_half_closed() || connections.stage() != Stage::Open) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            let stream = if is_http1 { None } else { STREAM.try_with(Arc::clone).ok() };
+            let guard = guard.answer(stream);
+            Ok::<_, Infallible>(response.map(|body| Written::new(body, guard)))
         }
     });
+    let watch = Watch { activity, limits, is_h2, socket };
     if is_h2 {
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        activity.set_http2();
+        let connection = http2::Builder::new(Streams)
             .timer(TokioTimer::new())
-            .max_concurrent_streams(256)
+            .max_concurrent_streams(limits.max_streams)
             .max_header_list_size(128 * 1024)
             .serve_connection(io, service);
-        watch(connection, hyper::server::conn::http2::Connection::graceful_shutdown, &activity, timeouts, true, stop)
-            .await;
+        watch.run(connection, http2::Connection::graceful_shutdown).await;
     } else {
-        let connection = hyper::server::conn::http1::Builder::new()
-            // The watchdog enforces this limit. It needs no timer per request, and treats idle connections differently.
+        let connection = http1::Builder::new()
+            // The watch enforces this limit. It needs no timer per request, and treats idle connections differently.
             .header_read_timeout(None)
             .serve_connection(io, service);
-        watch(connection, hyper::server::conn::http1::Connection::graceful_shutdown, &activity, timeouts, false, stop)
-            .await;
+        watch.run(connection, http1::Connection::graceful_shutdown).await;
     }
 }
 
-/// Runs a connection, and closes it when it exceeds a time limit. An error of the connection is ignored: the client has closed it
-/// or does not speak HTTP.
-async fn watch<C: Future>(
-    connection: C,
-    finish: impl Fn(Pin<&mut C>),
-    activity: &ConnActivity,
-    timeouts: Timeouts,
+/// Runs each stream of HTTP/2 as a task that knows its [`Stream`].
+#[derive(Debug, Clone, Copy)]
+struct Streams;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, future: F) {
+        let stream = Arc::new(Stream::default());
+        let task = tokio::spawn(STREAM.scope(Arc::clone(&stream), future));
+        // It is set once, here.
+        let _ = stream.task.set(task.abort_handle());
+    }
+}
+
+/// Runs a connection and enforces its time limits.
+struct Watch<'a> {
+    activity: &'a Activity,
+    limits: Limits,
     is_h2: bool,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut connection = pin!(connection);
-    let every = (timeouts.head.min(timeouts.idle) / 2).max(Duration::from_millis(10));
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut stopping = false;
-    let mut head_since: Option<Instant> = None;
-    let mut idle_since: (u64, Instant) = (0, Instant::now());
-    loop {
-        tokio::select! {
-            biased;
-            _ = connection.as_mut() => return,
-            _ = stop.wait_for(|stop| *stop), if !stopping => {
-                stopping = true;
+    /// Open as long as the connection is.
+    socket: RawFd,
+}
+
+/// Why the watch looks at the connection.
+enum Event {
+    Ended,
+    /// A condition for closing holds.
+    Look,
+    Tick,
+}
+
+impl Watch<'_> {
+    /// An error of the connection is ignored: the client has closed it or does not speak HTTP. `finish` begins to close it: HTTP/1
+    /// closes at once if it is idle, HTTP/2 announces the end and closes after the last stream.
+    async fn run<C: Future>(&self, connection: C, finish: impl Fn(Pin<&mut C>)) {
+        let mut connection = pin!(connection);
+        let activity = self.activity;
+        let every = (self.limits.head.min(self.limits.idle).min(self.limits.write) / 2).max(Duration::from_millis(10));
+        let mut timer = pin!(tokio::time::sleep(every));
+        let mut progress = Progress::default();
+        // The end of an HTTP/2 connection is announced.
+        let mut announced = false;
+        // Since when the connection is to close as soon as it is idle, and since when it is closing.
+        let (mut closing, mut finished): (Option<Instant>, Option<Instant>) = (None, None);
+        // The connection was idle and yet not closed, because a request is arriving. It is looked at again at the next tick.
+        let mut held_back = false;
+        loop {
+            let looks = || {
+                let closes = closing.is_some() || activity.is_half_closed();
+                let must_finish = closes && finished.is_none() && !held_back && activity.is_idle();
+                must_finish || (self.is_h2 && !announced && self.must_announce())
+            };
+            let event = tokio::select! {
+                biased;
+                event = poll_fn(|cx| loop {
+                    match connection.as_mut().poll(cx) {
+                        Poll::Ready(_) => return Poll::Ready(Event::Ended),
+                        // The protocol must be told.
+                        Poll::Pending if activity.cut_off_request() => {}
+                        Poll::Pending if looks() => return Poll::Ready(Event::Look),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }) => event,
+                () = activity.told() => Event::Look,
+                () = timer.as_mut() => Event::Tick,
+            };
+            let now = Instant::now();
+            match event {
+                Event::Ended => return,
+                Event::Look => {}
+                Event::Tick => {
+                    if self.is_over_a_limit(now, &mut progress) {
+                        return;
+                    }
+                    held_back = false;
+                    if activity.is_idle() && activity.idle_for(now) >= self.limits.idle {
+                        closing.get_or_insert(now);
+                    }
+                }
+            }
+            if self.is_h2 && !announced && self.must_announce() {
+                announced = true;
                 finish(connection.as_mut());
-                tick.reset_after(CLOSE_DELAY);
             }
-            _ = tick.tick() => {
-                let (now, requests) = (Instant::now(), activity.requests.load(Ordering::Relaxed));
-                if stopping && activity.active.load(Ordering::Relaxed) == 0 {
-                    return;
-                }
-                if activity.active.load(Ordering::Relaxed) > 0 || requests != idle_since.0 {
-                    (head_since, idle_since) = (None, (requests, now));
-                    continue;
-                }
-                // With HTTP/2, bytes between requests can be frames of other kinds. There the limit applies to the first request.
-                let waiting_for_head = if is_h2 { requests == 0 } else { activity.partial_head.load(Ordering::Relaxed) };
-                if waiting_for_head && now.duration_since(*head_since.get_or_insert(now)) >= timeouts.head {
-                    return;
-                }
-                if now.duration_since(idle_since.1) >= timeouts.idle {
-                    return;
+            if activity.stage() == Stage::CloseIdle || (activity.take_eviction() && activity.is_idle()) {
+                closing.get_or_insert(now);
+            }
+            if (closing.is_some() || activity.is_half_closed()) && activity.is_idle() {
+                match finished {
+                    Some(since) if now.duration_since(since) >= CLOSE_TIME => return,
+                    Some(_) => {}
+                    None if closing.is_some_and(|since| self.is_arriving(now.duration_since(since))) => {
+                        held_back = true;
+                    }
+                    None => {
+                        finished = Some(now);
+                        if !activity.is_half_closed() {
+                            activity.set_closes_at_once();
+                        }
+                        finish(connection.as_mut());
+                    }
                 }
             }
+            let next = if closing.is_some() { CLOSE_TICK.min(every) } else { every };
+            timer.as_mut().reset((now + next).into());
         }
     }
+
+    /// Whether HTTP/2 must announce the end of the connection. A client that has just connected may send its first request: it could
+    /// not use a connection that is announced to end.
+    fn must_announce(&self) -> bool {
+        match self.activity.stage() {
+            Stage::Open => false,
+            Stage::Announce => self.activity.requests() > 0,
+            Stage::CloseIdle => true,
+        }
+    }
+
+    /// Whether a request is arriving on an idle connection that has been about to close for this long. Its bytes can be in the kernel,
+    /// or its headers can be incomplete.
+    fn is_arriving(&self, closing_for: Duration) -> bool {
+        closing_for < CLOSE_TIME && (self.activity.partial_head() != 0 || machine::unread(self.socket) > 0)
+    }
+
+    /// Whether the connection must be closed because of a time limit. A stream of HTTP/2 that makes no progress is reset here.
+    fn is_over_a_limit(&self, now: Instant, progress: &mut Progress) -> bool {
+        if self.head_is_late(now, progress) {
+            return true;
+        }
+        let activity = self.activity;
+        if activity.is_write_blocked() {
+            progress.streams.clear();
+            let done = activity.written().saturating_sub(machine::undelivered(self.socket) as u64);
+            match &mut progress.writing {
+                Some((before, since)) if done >= *before + MIN_PROGRESS => (*before, *since) = (done, now),
+                Some((_, since)) if now.duration_since(*since) >= self.limits.write => {
+                    activity.set_reset();
+                    return true;
+                }
+                Some(_) => {}
+                None => progress.writing = Some((done, now)),
+            }
+            return false;
+        }
+        progress.writing = None;
+        if !self.is_h2 {
+            return false;
+        }
+        // The client's window is closed for streams that make no progress here.
+        let before = std::mem::take(&mut progress.streams);
+        for stream in activity.waiting_streams() {
+            let taken = stream.taken();
+            let known = before.iter().find(|(known, _, _)| Arc::ptr_eq(known, &stream));
+            match known {
+                Some((_, before, since)) if taken < *before + MIN_PROGRESS => {
+                    let stalled = now.duration_since(*since);
+                    if stalled >= self.limits.write * 2 {
+                        // The last bytes of an answer wait inside the protocol, where only the end of the connection frees them.
+                        activity.set_reset();
+                        return true;
+                    }
+                    if stalled >= self.limits.write {
+                        stream.reset();
+                    }
+                    progress.streams.push((stream, *before, *since));
+                }
+                _ => progress.streams.push((stream, taken, now)),
+            }
+        }
+        false
+    }
+
+    /// Whether the first bytes of a request's headers arrived too long ago.
+    fn head_is_late(&self, now: Instant, progress: &mut Progress) -> bool {
+        let activity = self.activity;
+        let number = match (self.is_h2, activity.requests(), activity.partial_head()) {
+            // The first request, with all frames that come before it.
+            (true, 0, _) => u64::MAX,
+            (true, _, number) => number,
+            (false, _, 0) => 0,
+            // The bytes belong to the current request's body or to the next request.
+            (false, _, _) if !activity.is_idle() => 0,
+            (false, requests, _) => requests + 1,
+        };
+        match progress.head {
+            _ if number == 0 => progress.head = None,
+            Some((before, since)) if before == number => return now.duration_since(since) >= self.limits.head,
+            _ => progress.head = Some((number, now)),
+        }
+        false
+    }
+}
+
+/// What the time limits of a connection are measured from: the last number that changed, and when it was first seen.
+#[derive(Default)]
+struct Progress {
+    head: Option<(u64, Instant)>,
+    writing: Option<(u64, Instant)>,
+    streams: Vec<(Arc<Stream>, u64, Instant)>,
 }
 
 /// Whether the connection starts with the HTTP/2 preface ("PRI * HTTP/2.0…"). No HTTP/1 method starts with "PRI".
@@ -149,66 +331,5 @@ async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
         }
         // One or two bytes of the preface have arrived. Those keep the socket readable, so only polling finds the third.
         tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-/// Counts a request as active until it is dropped, also if the client disconnects.
-struct ActiveGuard(Arc<ConnActivity>);
-
-impl ActiveGuard {
-    fn new(activity: Arc<ConnActivity>) -> ActiveGuard {
-        activity.active.fetch_add(1, Ordering::Relaxed);
-        ActiveGuard(activity)
-    }
-}
-
-impl Drop for ActiveGuard {
-    fn drop(&mut self) {
-        // The bytes so far belonged to this request. The next ones belong to the next request's headers.
-        self.0.partial_head.store(false, Ordering::Relaxed);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A stream that notes arriving bytes in the connection's activity.
-struct Watched {
-    stream: TcpStream,
-    activity: Arc<ConnActivity>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.partial_head.store(true, Ordering::Relaxed);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 }

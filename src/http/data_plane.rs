@@ -1,7 +1,8 @@
 //! The state that all connections of the data plane share: the gateway, the limits, the counters.
 
 use super::config::Config;
-use crate::model::{Code, Failure, panic_message};
+use super::peers::Peers;
+use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
 use http::header::HOST;
@@ -103,10 +104,9 @@ pub struct DataPlane {
     max_headers: usize,
     predict_in_flight: InFlight,
     feedback_in_flight: InFlight,
+    pub(super) peers: Arc<Peers>,
     /// The server is about to stop: readiness is 503.
     stopping: AtomicBool,
-    /// Each connection closes after its current answer.
-    closing: AtomicBool,
     refused: [Counter; Code::ALL.len()],
     panics: [Counter; Task::ALL.len()],
 }
@@ -121,8 +121,8 @@ impl DataPlane {
             max_headers: config.max_headers,
             predict_in_flight: InFlight::default(),
             feedback_in_flight: InFlight::default(),
+            peers: Peers::new(config.max_unfinished, config.max_unfinished_per_peer),
             stopping: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
             refused: Code::ALL.map(|code| process.counter(&names::REFUSED, &[("code", code.as_str())])),
             panics: Task::ALL.map(|task| process.counter(&names::PANICS, &[("task", task.as_str())])),
         })
@@ -143,16 +143,6 @@ impl DataPlane {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// From now on each answer tells the client that its connection closes. This comes before new connections are refused, so
-    /// that a client that reads an answer does not send its next request to a closed port.
-    pub(super) fn begin_closing(&self) {
-        self.closing.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
-    }
-
     /// Whether new requests should be sent to this server (`/v2/health/ready`).
     #[must_use]
     pub fn ready(&self) -> bool {
@@ -167,15 +157,24 @@ impl DataPlane {
 
     /// Admits one request, or refuses it at once.
     pub(super) fn admit(self: &Arc<Self>, kind: RequestKind) -> Result<Permit, Failure> {
-        let (limit, what) = match kind {
-            RequestKind::Predict => (self.limits.max_in_flight.load(Ordering::Relaxed), "predict requests"),
-            RequestKind::Feedback => (MAX_FEEDBACK_IN_FLIGHT, "feedback requests"),
-        };
+        let limit = self.limit_of(kind);
         if self.in_flight_of(kind).enter(limit) {
             return Ok(Permit { plane: Arc::clone(self), kind });
         }
-        let message = format!("{limit} {what} are in flight, which is the limit: try again shortly");
-        Err(Failure::new(Code::TooManyRequests, message))
+        Err(too_many(kind, limit))
+    }
+
+    /// Refuses a request whose body has not been read if it could not be admitted now.
+    pub(super) fn has_room(&self, kind: RequestKind) -> Result<(), Failure> {
+        let limit = self.limit_of(kind);
+        if self.in_flight_of(kind).0.load(Ordering::Relaxed) < limit { Ok(()) } else { Err(too_many(kind, limit)) }
+    }
+
+    fn limit_of(&self, kind: RequestKind) -> usize {
+        match kind {
+            RequestKind::Predict => self.limits.max_in_flight.load(Ordering::Relaxed),
+            RequestKind::Feedback => MAX_FEEDBACK_IN_FLIGHT,
+        }
     }
 
     fn in_flight_of(&self, kind: RequestKind) -> &InFlight {
@@ -198,11 +197,29 @@ impl DataPlane {
 
     /// Checks what every request must have: a host, and headers within the limit.
     pub(super) fn check_head(&self, version: Version, headers: &HeaderMap) -> Result<(), Failure> {
-        if version == Version::HTTP_11 && !headers.contains_key(HOST) {
-            return Err(Failure::new(
-                Code::InvalidRequest,
-                "the header \"host\" is missing: HTTP/1.1 requires it (RFC 9112, section 3.2)",
-            ));
+        let mut hosts = headers.get_all(HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (None, _) if version == Version::HTTP_11 => {
+                return Err(Failure::new(
+                    Code::InvalidRequest,
+                    "the header \"host\" is missing: HTTP/1.1 requires it (RFC 9112, section 3.2)",
+                ));
+            }
+            (None, _) => {}
+            (Some(host), None) if is_host(host.as_bytes()) => {}
+            (Some(host), None) => {
+                let got = quoted(&String::from_utf8_lossy(host.as_bytes()));
+                return Err(Failure::new(
+                    Code::InvalidRequest,
+                    format!("the header \"host\" is expected to be a host with an optional port, got {got}"),
+                ));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Failure::new(
+                    Code::InvalidRequest,
+                    "the header \"host\" is given more than once: proxies could read different hosts (RFC 9112, section 3.2)",
+                ));
+            }
         }
         // The size on the wire: 4 more bytes per header, for ": " and the line break.
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
@@ -212,6 +229,36 @@ impl DataPlane {
         let message = format!("the headers may have at most {} bytes, got {size}", self.max_headers);
         Err(Failure::new(Code::HeadersTooLarge, message))
     }
+}
+
+/// Whether a `host` header has the form of RFC 9110, section 7.2: a name or an address, and an optional port. It may be empty.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value {
+        [b'[', rest @ ..] => {
+            let Some(end) = rest.iter().position(|b| *b == b']') else { return false };
+            let is_address = |b: &u8| b.is_ascii_hexdigit() || b":.".contains(b);
+            if end == 0 || !rest[..end].iter().all(is_address) {
+                return false;
+            }
+            (&[][..], &rest[end + 1..])
+        }
+        _ => value.split_at(value.iter().position(|b| *b == b':').unwrap_or(value.len())),
+    };
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(b);
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    host.iter().all(is_name) && is_port
+}
+
+fn too_many(kind: RequestKind, limit: usize) -> Failure {
+    let what = match kind {
+        RequestKind::Predict => "predict requests",
+        RequestKind::Feedback => "feedback requests",
+    };
+    Failure::new(Code::TooManyRequests, format!("{limit} {what} are in flight, which is the limit: try again shortly"))
 }
 
 /// A count of running requests that never exceeds the limit it is given.

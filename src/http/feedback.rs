@@ -2,11 +2,11 @@
 
 use super::admission::{AdmittedBody, admit_and_read};
 use super::answer::{self, HttpResponse};
+use super::body::UnreadBody;
 use super::data_plane::{DataPlane, RequestKind};
 use crate::codec::feedback;
 use crate::model::Failure;
 use http::{HeaderMap, StatusCode};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use std::time::Instant;
 pub(super) async fn feedback(
     plane: &Arc<DataPlane>,
     headers: &HeaderMap,
-    body: Incoming,
+    body: UnreadBody<'_>,
     model: &str,
     received: Instant,
 ) -> HttpResponse {
@@ -36,7 +36,7 @@ pub(super) async fn feedback(
 async fn attempt(
     plane: &Arc<DataPlane>,
     headers: &HeaderMap,
-    body: Incoming,
+    body: UnreadBody<'_>,
     model: &str,
     received: Instant,
 ) -> Result<usize, Failure> {

@@ -1,31 +1,52 @@
 //! One request, from its headers to its answer.
 
+use super::activity::Activity;
 use super::answer::{self, HttpResponse};
+use super::body::UnreadBody;
+use super::connections::OpenConnection;
 use super::data_plane::{DataPlane, Task};
 use super::endpoint::{Endpoint, Refused};
+use super::peers::Peer;
 use super::predict::Protocol;
 use super::{feedback, info, predict};
 use crate::model::{Code, Failure, RequestId};
-use http::header::{ALLOW, CONNECTION, HeaderValue};
+use http::header::{ALLOW, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Request, Version};
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-/// Answers one request. A panic in it is answered with 500, and the connection stays open.
-pub(super) async fn handle(plane: Arc<DataPlane>, request: Request<Incoming>) -> HttpResponse {
-    let (parts, body) = request.into_parts();
-    let mut response = or_500(&plane, &parts.headers, pin!(answer(&plane, &parts, body))).await;
-    // HTTP/2 has no such header. There hyper announces the end of the connection with a frame.
-    if parts.version < Version::HTTP_2 && plane.is_closing() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+/// The sender of a connection's requests.
+#[derive(Debug)]
+pub(super) struct Caller {
+    plane: Arc<DataPlane>,
+    activity: Arc<Activity>,
+    pub(super) peer: Peer,
+}
+
+impl Caller {
+    pub(super) fn new(plane: &Arc<DataPlane>, connection: &OpenConnection, address: IpAddr) -> Caller {
+        let (plane, activity) = (Arc::clone(plane), Arc::clone(&connection.activity));
+        Caller { peer: plane.peers.of(address), plane, activity }
     }
-    response
+
+    /// The body of the current request is complete.
+    pub(super) fn body_is_read(&self) {
+        self.activity.body_is_read();
+    }
+}
+
+/// Answers one request. A panic in it is answered with 500, and the connection stays open.
+pub(super) async fn handle(caller: Arc<Caller>, request: Request<Incoming>, received: Instant) -> HttpResponse {
+    let (parts, incoming) = request.into_parts();
+    let body = UnreadBody { incoming, caller: &caller };
+    or_500(&caller.plane, &parts.headers, pin!(answer(&caller.plane, &parts, body, received))).await
 }
 
 /// Awaits the answer to a request. If it panics, the panic is counted and logged, and the answer is 500.
@@ -49,8 +70,7 @@ pub(super) async fn or_500(
     .await
 }
 
-async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: Incoming) -> HttpResponse {
-    let received = Instant::now();
+async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, received: Instant) -> HttpResponse {
     let parsed = plane
         .check_head(parts.version, &parts.headers)
         .map_err(Refused::from)

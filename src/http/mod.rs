@@ -4,35 +4,48 @@
 //!   request stays on the thread that read it, unless its inference is long.
 //! - HTTP/1.1 (keep-alive, pipelining) and cleartext HTTP/2 with prior knowledge on one port, by hyper.
 //! - [`Endpoint`](endpoint::Endpoint) is a closed enum: any other path is 404, a wrong method is 405.
-//! - Connections, bodies, headers, slow senders and requests in flight are limited. The error says which limit was reached.
+//! - Connections, bodies, headers, slow senders, slow readers and requests in flight are limited. The error says which limit was
+//!   reached. A request takes its place among those in flight when its body is complete.
+//! - A stop is announced first: each answer says that its connection closes. Connections without a request close later, and an answer
+//!   is written to its end.
 //! - A panic in a request is counted, logged and answered with 500.
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
 //!
-//! Uses: codec, serve, registry (reader), route, model, telemetry.
+//! Uses: codec, serve, registry (reader), route, model, telemetry, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!
 //! To add an endpoint: a variant of [`Endpoint`](endpoint::Endpoint), its path in `Endpoint::parse`, its arm in `handle.rs` or
 //! `info.rs` (`docs/how-to-add/wire-format.md`).
 
+mod accept;
+mod activity;
 mod admission;
 mod answer;
 mod body;
 mod config;
 mod connection;
+mod connections;
 mod data_plane;
 mod endpoint;
 mod feedback;
+mod frames;
 mod handle;
 mod info;
 mod negotiation;
+mod peers;
 mod predict;
 pub mod problem;
 mod server;
+mod socket;
 #[cfg(test)]
 mod tests;
+mod written;
 
+pub(crate) use accept::Acceptor;
 pub(crate) use body::discard;
 pub use config::Config;
+pub(crate) use connection::{Limits as ConnectionLimits, serve as serve_connection};
+pub(crate) use connections::Connections;
 pub use data_plane::DataPlane;
 pub use server::Server;

@@ -8,10 +8,12 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 
 /// Checks that the body has a media type this server reads, and that the client accepts a type this server writes.
 ///
-/// A missing `content-type` is accepted (tritonclient sends none), and so is the form type that `curl -d` sends by default. The
-/// body is read as JSON in both cases, as Triton and TensorFlow Serving do.
+/// A missing `content-type` is accepted (tritonclient sends none), and so are the form type that `curl -d` sends by default and the
+/// plain text that `fetch` in browsers and Node sends for a string. The body is read as JSON in all these cases, as Triton and
+/// TensorFlow Serving do.
 pub(super) fn check_media_types(headers: &HeaderMap) -> Result<(), Failure> {
-    const READ: [&str; 3] = ["application/json", "application/octet-stream", "application/x-www-form-urlencoded"];
+    const READ: [&str; 4] =
+        ["application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"];
     if let Some(value) = headers.get(CONTENT_TYPE) {
         let text = value.to_str().unwrap_or_default();
         let media = text.split(';').next().unwrap_or_default().trim();

@@ -2,6 +2,7 @@
 
 use super::admission::{AdmittedBody, admit_and_read};
 use super::answer::{self, HttpResponse};
+use super::body::UnreadBody;
 use super::data_plane::{DataPlane, RequestKind, Task};
 use super::endpoint::Target;
 use super::negotiation::compress;
@@ -12,7 +13,6 @@ use crate::route::RouteRequest;
 use crate::serve::{ActiveRequest, RunOutput, not_found};
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::Incoming;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ enum AnswerFormat {
 pub(super) async fn predict(
     plane: &Arc<DataPlane>,
     headers: &HeaderMap,
-    body: Incoming,
+    body: UnreadBody<'_>,
     protocol: Protocol,
     target: &Target<'_>,
     received: Instant,
@@ -66,7 +66,7 @@ pub(super) async fn predict(
 async fn attempt(
     plane: &Arc<DataPlane>,
     headers: &HeaderMap,
-    body: Incoming,
+    body: UnreadBody<'_>,
     protocol: Protocol,
     target: &Target<'_>,
     received: Instant,

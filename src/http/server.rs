@@ -1,8 +1,11 @@
 //! The sockets and threads of the data plane: one acceptor, and one runtime per I/O thread.
 
+use super::accept::Acceptor;
 use super::config::Config;
-use super::connection::{self, Timeouts};
+use super::connection::{self, Limits};
+use super::connections::{Connections, OpenConnection};
 use super::data_plane::{DataPlane, Task};
+use super::handle::{Caller, handle};
 use crate::telemetry::{Telemetry, names};
 use crossbeam_channel::RecvTimeoutError;
 use std::io;
@@ -10,8 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use std::time::Instant;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 
@@ -21,19 +23,17 @@ pub struct Server {
     address: SocketAddr,
     /// True: accept no more connections.
     close: watch::Sender<bool>,
-    /// True: close each connection after its current request.
-    finish: watch::Sender<bool>,
+    connections: Arc<Connections>,
     io_threads: Vec<JoinHandle<()>>,
     /// Disconnected once all I/O threads have ended: each holds a sender.
     ended: crossbeam_channel::Receiver<()>,
-    plane: Arc<DataPlane>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 /// The acceptor's side of one I/O thread.
 struct IoThread {
     /// Unbounded, but the acceptor keeps at most [`Config::max_connections`] open.
-    connections: mpsc::UnboundedSender<TcpStream>,
+    connections: mpsc::UnboundedSender<(TcpStream, OpenConnection)>,
     open_connections: Arc<AtomicUsize>,
 }
 
@@ -50,31 +50,41 @@ impl Server {
     ) -> io::Result<Server> {
         let address = listener.local_addr()?;
         let (close, closing) = watch::channel(false);
-        let (finish, finishing) = watch::channel(false);
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
-        let timeouts = Timeouts { head: config.header_timeout, idle: config.idle_timeout };
+        let gauge = telemetry.process().gauge(&names::CONNECTIONS, &[("plane", "data")]);
+        let connections = Arc::new(Connections::new(gauge));
+        let limits = Limits {
+            head: config.header_timeout,
+            idle: config.idle_timeout,
+            write: config.write_timeout,
+            max_streams: config.max_streams,
+        };
         let mut io_threads = Vec::new();
         let mut targets = Vec::new();
         for i in 0..config.io_threads.get() {
-            let (connections, incoming) = mpsc::unbounded_channel();
+            let (sender, incoming) = mpsc::unbounded_channel();
             let open_connections = Arc::new(AtomicUsize::new(0));
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let run =
-                io_thread(incoming, Arc::clone(plane), Arc::clone(&open_connections), timeouts, finishing.clone());
+            let run = io_thread(incoming, Arc::clone(plane), Arc::clone(&open_connections), limits);
             let running = running.clone();
             let thread = std::thread::Builder::new().name(format!("io-{i}"));
             io_threads.push(thread.spawn(move || {
                 runtime.block_on(run);
                 drop(running);
             })?);
-            targets.push(IoThread { connections, open_connections });
+            targets.push(IoThread { connections: sender, open_connections });
         }
-        let gauge = telemetry.process().gauge(&names::CONNECTIONS, &[("plane", "data")]);
-        let (max_connections, runtime) = (config.max_connections, Builder::new_current_thread().enable_all().build()?);
+        let (max, runtime) = (config.max_connections, Builder::new_current_thread().enable_all().build()?);
+        let open = Arc::clone(&connections);
         let acceptor = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
-            runtime.block_on(accept(listener, targets, max_connections, gauge, closing));
+            runtime.block_on(async {
+                match Acceptor::new(listener, "data", max, Arc::clone(&open)) {
+                    Ok(acceptor) => accept(acceptor, targets, &open, closing).await,
+                    Err(error) => tracing::error!(%error, "cannot accept connections"),
+                }
+            });
         })?;
-        Ok(Server { address, close, finish, io_threads, ended, plane: Arc::clone(plane), acceptor: Some(acceptor) })
+        Ok(Server { address, close, connections, io_threads, ended, acceptor: Some(acceptor) })
     }
 
     /// The bound address. If the configured port is 0, this has the port that the system chose.
@@ -83,20 +93,33 @@ impl Server {
         self.address
     }
 
-    /// Accepts no more connections and lets running requests finish. Returns true if all connections ended before the timeout.
-    /// The others are cut off when the process ends.
-    #[must_use]
-    pub fn stop(mut self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        self.plane.begin_closing();
+    /// The first step of a stop. From now on each answer says that its connection closes, and HTTP/2 connections announce their end.
+    /// New connections are accepted, idle ones stay open.
+    pub fn announce_stop(&self) {
+        self.connections.announce();
+    }
+
+    /// The second step of a stop: accepts no more connections. Those that the kernel has established are served.
+    pub fn close_listener(&mut self) {
         self.close.send_replace(true);
         if let Some(acceptor) = self.acceptor.take() {
             // It ends at once. The panic hook has logged a panic there.
             let _ = acceptor.join();
         }
-        self.finish.send_replace(true);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let all_ended = self.ended.recv_timeout(left) == Err(RecvTimeoutError::Disconnected);
+    }
+
+    /// The last step of a stop: lets running requests finish. Connections without a request stay open until `close_idle`, so that a
+    /// client that uses one learns from its answer that it closes. Returns true if all connections ended before `until`, with all
+    /// their answers delivered. The others are cut off when the process ends.
+    #[must_use]
+    pub fn finish(mut self, close_idle: Instant, until: Instant) -> bool {
+        self.close_listener();
+        let mut ended = self.ended.recv_deadline(close_idle.min(until));
+        if ended == Err(RecvTimeoutError::Timeout) {
+            self.connections.close_idle();
+            ended = self.ended.recv_deadline(until);
+        }
+        let all_ended = ended == Err(RecvTimeoutError::Disconnected);
         if all_ended {
             for thread in self.io_threads {
                 let _ = thread.join();
@@ -108,69 +131,49 @@ impl Server {
 
 /// Gives each new connection to the I/O thread with the fewest, to spread the work.
 async fn accept(
-    listener: std::net::TcpListener,
+    mut acceptor: Acceptor,
     threads: Vec<IoThread>,
-    max_connections: usize,
-    gauge: metrics::Gauge,
+    connections: &Arc<Connections>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "cannot accept connections");
-            return;
-        }
+    let hand_over = |stream: tokio::net::TcpStream| {
+        let least = threads.iter().min_by_key(|t| t.open_connections.load(Ordering::Relaxed));
+        let (Some(thread), Ok(stream)) = (least, stream.into_std()) else { return };
+        thread.open_connections.fetch_add(1, Ordering::Relaxed);
+        // The thread has ended only if it panicked. Then the connection is closed.
+        let _ = thread.connections.send((stream, connections.open()));
     };
     loop {
-        let open: usize = threads.iter().map(|t| t.open_connections.load(Ordering::Relaxed)).sum();
-        gauge.set(open as f64);
-        if open >= max_connections {
-            // New connections wait in the kernel's backlog until one closes.
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(20)) => continue,
-                _ = closing.wait_for(|c| *c) => return,
-            }
+        tokio::select! {
+            stream = acceptor.next() => hand_over(stream),
+            _ = closing.wait_for(|c| *c) => break,
         }
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = closing.wait_for(|c| *c) => return,
-        };
-        match accepted.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => {
-                let least = threads.iter().min_by_key(|t| t.open_connections.load(Ordering::Relaxed));
-                let Some(thread) = least else { return };
-                thread.open_connections.fetch_add(1, Ordering::Relaxed);
-                if thread.connections.send(stream).is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                // Most likely the file descriptors are used up. Retrying at once would only use CPU.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+    }
+    for stream in acceptor.close() {
+        hand_over(stream);
     }
 }
 
 /// Runs the connections of one I/O thread, until the acceptor has ended and all connections have closed.
 async fn io_thread(
-    mut incoming: mpsc::UnboundedReceiver<TcpStream>,
+    mut incoming: mpsc::UnboundedReceiver<(TcpStream, OpenConnection)>,
     plane: Arc<DataPlane>,
     open_connections: Arc<AtomicUsize>,
-    timeouts: Timeouts,
-    finishing: watch::Receiver<bool>,
+    limits: Limits,
 ) {
     let mut running = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             stream = incoming.recv() => {
-                let Some(stream) = stream else { break };
-                let guard = OpenConnection(Arc::clone(&open_connections));
-                let (plane, finishing) = (Arc::clone(&plane), finishing.clone());
+                let Some((stream, open)) = stream else { break };
+                let guard = OnThread(Arc::clone(&open_connections));
                 let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
+                // The client has closed already if it has no address.
+                let Ok(peer) = stream.peer_addr() else { continue };
+                let caller = Arc::new(Caller::new(&plane, &open, peer.ip()));
                 running.spawn(async move {
-                    connection::serve(stream, plane, timeouts, finishing).await;
+                    let answer = move |request, received| handle(Arc::clone(&caller), request, received);
+                    connection::serve(stream, open, limits, answer).await;
                     drop(guard);
                 });
             }
@@ -189,9 +192,9 @@ fn report_panic(plane: &DataPlane, ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Counted among the open connections of an I/O thread until it is dropped.
-struct OpenConnection(Arc<AtomicUsize>);
+struct OnThread(Arc<AtomicUsize>);
 
-impl Drop for OpenConnection {
+impl Drop for OnThread {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

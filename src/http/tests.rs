@@ -160,12 +160,16 @@ fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Wri
     let second = Duration::from_secs(1);
     let config = Config {
         max_in_flight,
+        max_unfinished: 8,
+        max_unfinished_per_peer: 4,
         max_connections: 1,
+        max_streams: 8,
         max_body: 1 << 20,
         max_headers: 1 << 16,
         header_timeout: second,
         body_timeout: second,
         idle_timeout: second,
+        write_timeout: second,
         request_timeout: second,
         max_request_timeout: second,
         io_threads: NonZeroUsize::MIN,

@@ -4,6 +4,7 @@
 //!   limits of the process's control groups (cgroup v1 and v2). The smallest limit counts.
 //! - It never fails: a file that cannot be read sets no limit, and the result says where each number comes from.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
+//! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
 //! Uses: nothing.
 //!
@@ -13,13 +14,17 @@
 
 mod cgroup;
 pub mod durable;
+mod files;
 mod priority;
+mod socket;
 #[cfg(test)]
 mod tests;
 
+pub use files::{OpenFiles, raise_open_files};
 pub use priority::lower_priority;
 #[cfg(target_os = "linux")]
 pub use priority::lower_priority_of;
+pub use socket::{undelivered, unread};
 
 use std::fmt;
 use std::path::Path;

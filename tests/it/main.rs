@@ -19,6 +19,7 @@ mod record;
 mod restart;
 mod rollout;
 mod shadow;
+mod slots;
 mod split;
 mod swap;
 mod trial;

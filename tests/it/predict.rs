@@ -202,3 +202,21 @@ fn http2_with_prior_knowledge_on_the_same_port() {
     let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(json["outputs"][0]["data"], json!([3.0, 6.0]));
 }
+
+#[test]
+fn a_body_is_read_as_json_whatever_browsers_call_it() {
+    let gateway = gateway();
+    let oip = infer_body(&[1, 2], &[1.0, 2.0]);
+    for media in ["text/plain;charset=UTF-8", "text/plain", "application/x-www-form-urlencoded"] {
+        let answer = gateway.post_with("/v2/models/scale/infer", &[("content-type", media)], &oip);
+        assert_eq!(answer.status, 200, "{media}: {answer:?}");
+    }
+    // The metadata of a model has this name, and clients send it back.
+    let name = gateway.get("/v1/models/scale/metadata").json()["model_spec"]["signature_name"].clone();
+    let body = json!({"signature_name": name, "instances": [[1.0, 2.0]]}).to_string();
+    let answer = gateway.post_with("/v1/models/scale:predict", &[("content-type", "text/plain;charset=UTF-8")], body);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let with_mark = gateway.post("/v2/models/scale/infer", format!("\u{feff}{oip}"));
+    assert_eq!(with_mark.status, 400);
+    assert!(with_mark.json()["error"].as_str().unwrap().contains("byte order mark"), "{with_mark:?}");
+}

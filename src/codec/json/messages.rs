@@ -28,6 +28,23 @@ impl Reader<'_> {
         self.syntax_at(self.at, expected)
     }
 
+    /// Refuses a byte order mark at the cursor. It is invisible in editors, so the error names it and says how to remove it.
+    #[inline]
+    pub(in crate::codec) fn refuse_byte_order_mark(&self) -> Result<(), Syntax> {
+        let Some(mark @ (0xef | 0xfe | 0xff)) = self.text.get(self.at).copied() else { return Ok(()) };
+        let rest = &self.text[self.at..];
+        let (name, remedy) = match mark {
+            0xef if rest.starts_with(b"\xef\xbb\xbf") => (
+                "a UTF-8 byte order mark (EF BB BF)",
+                "send the text without it (in Python, decode the file as utf-8-sig)",
+            ),
+            0xfe if rest.starts_with(b"\xfe\xff") => ("a UTF-16 byte order mark (FE FF)", "send the text as UTF-8"),
+            0xff if rest.starts_with(b"\xff\xfe") => ("a UTF-16 byte order mark (FF FE)", "send the text as UTF-8"),
+            _ => return Ok(()),
+        };
+        Err(Syntax(format!("it begins with {name}, which JSON does not have: {remedy}").into()))
+    }
+
     /// Whether a token such as `NaN` or `-Infinity` comes next. Clients send them, but JSON does not have them.
     pub(in crate::codec) fn at_nonfinite_token(&self) -> bool {
         let rest = &self.text[self.at.min(self.text.len())..];

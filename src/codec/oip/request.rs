@@ -40,6 +40,7 @@ pub fn decode(body: &Bytes, header_length: Option<usize>) -> Result<OipRequest, 
     if reader.peek().is_none() {
         return Err(Failure::new(Code::InvalidRequest, "the body is empty: expected a JSON object with \"inputs\""));
     }
+    reader.refuse_byte_order_mark()?;
     let request = request_body(&mut reader, blobs, Rules::default())?;
     reader.end()?;
     Ok(request)

@@ -32,6 +32,7 @@ pub fn parse(body: &Bytes) -> Result<TfsRequest, Failure> {
     if reader.peek().is_none() {
         return Err(invalid("the body is empty: expected a JSON object with \"instances\" or \"inputs\""));
     }
+    reader.refuse_byte_order_mark()?;
     let start = reader.offset();
     if !reader.eat(b'{') {
         reader.skip_value()?;
@@ -248,9 +249,10 @@ fn signature_name(reader: &mut Reader<'_>) -> Result<(), Failure> {
     let start = reader.offset();
     let mut ahead = *reader;
     reader.skip_value()?;
-    let name = if ahead.peek() == Some(b'"') { ahead.string()? } else { "".into() };
-    match &*name {
-        "serving_default" => Ok(()),
+    let name = if ahead.peek() == Some(b'"') { Some(ahead.string()?) } else { None };
+    match name.as_deref() {
+        // TensorFlow Serving reads an empty name as the default one. The metadata of a model carries an empty name.
+        Some("serving_default" | "") => Ok(()),
         _ => Err(invalid(format!(
             "'signature_name' is expected to be \"serving_default\" or absent, got {}",
             reader.excerpt(start)

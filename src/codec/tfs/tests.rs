@@ -46,6 +46,7 @@ fn rows_of_one_input_are_values_or_objects() {
     let expected = ("[2,2]".to_owned(), fp32(&[1.0, 2.0, 3.0, 4.5]));
     assert_eq!(single(r#"{"instances":[[1,2],[3,4.5]]}"#, &x), expected);
     assert_eq!(single(r#"{"instances":[{"x":[1,2]},{"x":[3,4.5]}],"signature_name":"serving_default"}"#, &x), expected);
+    assert_eq!(single(r#"{"instances":[{"x":[1,2]},{"x":[3,4.5]}],"signature_name":""}"#, &x), expected);
     assert_eq!(
         single(r#"{"instances":[1,2]}"#, &one(DataType::Int8, &[-1])),
         ("[2]".to_owned(), Data::Int8(vec![1, 2].into()))
@@ -128,6 +129,8 @@ fn errors_are_reported() {
         (r#"{"instances":{"x":1}}"#, &x, &["'instances' to be a list", "an object"]),
         (r#"{"instances":[]}"#, &x, &["No values in 'instances' array"]),
         (r#"{"instances":[[1,2]],"signature_name":"other"}"#, &x, &["serving_default", "the string \"other\""]),
+        ("\u{feff}{\"instances\":[[1,2]]}", &x, &["UTF-8 byte order mark (EF BB BF)", "without it"]),
+        (r#"{"instances":[[1,2]],"signature_name":null}"#, &x, &["serving_default", "got null"]),
         (r#"{"instances":[[1,2]],"signature_name":5}"#, &x, &["serving_default", "got 5"]),
         (r#"{"instances":[[1,2]"#, &x, &["not valid JSON", "the end of the body"]),
         (r#"{"instances":[[1,2]]}{}"#, &x, &["nothing more"]),

@@ -1,5 +1,6 @@
 //! Shared by the tests: a gateway on free ports with directories of its own, and a client.
 
+pub mod http2;
 pub mod onnx;
 pub mod process;
 
@@ -199,8 +200,11 @@ pub fn configuration(dir: &Path, more: &str) -> Config {
     let file = dir.join("sluicegate.toml");
     let (models, data) = (dir.join("models"), dir.join("data"));
     // A stop spends part of its grace period announcing itself. `settle` is how long files must stay unchanged.
+    let missing = |line: &&str| line.split(' ').next().is_some_and(|key| !more.contains(key));
+    let stop: String =
+        ["shutdown_grace = \"5s\"\n", "shutdown_announce = \"200ms\"\n"].into_iter().filter(missing).collect();
     let mut text = String::new();
-    for (section, key) in [("[server]", "shutdown_grace = \"5s\""), ("[models]", "settle = \"100ms\"")] {
+    for (section, key) in [("[server]", stop.as_str()), ("[models]", "settle = \"100ms\"")] {
         if !more.contains(section) {
             text.extend([section, "\n", key, "\n"]);
         }
@@ -209,7 +213,7 @@ pub fn configuration(dir: &Path, more: &str) -> Config {
         text.push_str(line);
         text.push('\n');
         match line.trim() {
-            "[server]" if !more.contains("shutdown_grace") => text.push_str("shutdown_grace = \"5s\"\n"),
+            "[server]" => text.push_str(&stop),
             "[models]" => text.push_str("settle = \"100ms\"\n"),
             _ => {}
         }

@@ -62,6 +62,7 @@ fn errors_around_the_tensors_are_reported() {
     assert_rejected(&[
         ("", &["INVALID_REQUEST", "body is empty", "inputs"]),
         (" \n ", &["body is empty"]),
+        ("\u{feff}{\"inputs\":[]}", &["UTF-8 byte order mark (EF BB BF)", "without it"]),
         ("{}", &["\"inputs\" is missing"]),
         ("[]", &["expected a JSON object", "got a list"]),
         ("5", &["expected a JSON object", "got 5"]),
@@ -234,7 +235,7 @@ fn syntax_errors_have_a_place_and_the_expected_token() {
         (r#"{"a":[1,]}"#, &["expected a value, found ']'"]),
         (r#"{"a":[1}"#, &["expected ',' or ']', found '}'"]),
         ("{\"a\":NaN}", &["JSON has no NaN"]),
-        ("\u{feff}{}", &["expected a value"]),
+        ("\u{feff}{}", &["UTF-8 byte order mark"]),
     ]);
 }
 

@@ -1,0 +1,96 @@
+//! Accepts connections, within the limit on their number.
+
+use super::connections::Connections;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How long a connection that was asked to close has before the next one is asked.
+const ROOM_TIME: Duration = Duration::from_millis(20);
+/// The pause after an error, most likely because file descriptors are used up. Retrying at once would only use CPU.
+const ERROR_PAUSE: Duration = Duration::from_millis(50);
+/// At most one message about errors in this time.
+const ERROR_LOG: Duration = Duration::from_secs(10);
+
+/// Accepts connections. At the limit it closes the longest idle one, so that idle connections do not keep others out.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    listener: TcpListener,
+    plane: &'static str,
+    max: usize,
+    connections: Arc<Connections>,
+    /// A connection that waits for room.
+    held: Option<TcpStream>,
+    logged: Option<Instant>,
+}
+
+impl Acceptor {
+    /// The listener is non-blocking. Must be called inside a runtime.
+    pub(crate) fn new(
+        listener: std::net::TcpListener,
+        plane: &'static str,
+        max: usize,
+        connections: Arc<Connections>,
+    ) -> io::Result<Acceptor> {
+        let listener = TcpListener::from_std(listener)?;
+        Ok(Acceptor { listener, plane, max, connections, held: None, logged: None })
+    }
+
+    /// The next connection, once there is room for it. No connection is lost if the future is dropped.
+    pub(crate) async fn next(&mut self) -> TcpStream {
+        loop {
+            if self.held.is_none() {
+                match self.listener.accept().await {
+                    Ok((stream, _)) => self.held = Some(stream),
+                    Err(error) => {
+                        self.pause_after(&error).await;
+                        continue;
+                    }
+                }
+            }
+            self.make_room().await;
+            if let Some(stream) = self.held.take() {
+                return stream;
+            }
+        }
+    }
+
+    /// Returns once there are fewer connections than the limit.
+    async fn make_room(&self) {
+        while self.connections.count() >= self.max {
+            // If all are in use, the newcomer waits, and others wait in the kernel's backlog.
+            self.connections.evict_longest_idle();
+            let until = Instant::now() + ROOM_TIME;
+            while self.connections.count() >= self.max && Instant::now() < until {
+                self.connections.one_ended(until.saturating_duration_since(Instant::now())).await;
+            }
+        }
+    }
+
+    async fn pause_after(&mut self, error: &io::Error) {
+        // The client closed before it was accepted.
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        if self.logged.is_none_or(|at| at.elapsed() >= ERROR_LOG) {
+            self.logged = Some(Instant::now());
+            tracing::warn!(%error, plane = self.plane, "cannot accept a connection; the longest idle one is closed");
+        }
+        self.connections.evict_longest_idle();
+        tokio::time::sleep(ERROR_PAUSE).await;
+    }
+
+    /// Stops listening. Returns the connections that were established before.
+    pub(crate) fn close(self) -> Vec<TcpStream> {
+        let mut last = Vec::from_iter(self.held);
+        if let Ok(listener) = self.listener.into_std() {
+            // The kernel resets what is left in the backlog when the listener is closed.
+            while let Ok((stream, _)) = listener.accept() {
+                let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                last.extend(stream.ok());
+            }
+        }
+        last
+    }
+}

@@ -1,0 +1,21 @@
+//! The limit on open files of this process.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The limit on open files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// The soft limit when the process started. `None`: no limit.
+    pub before: Option<u64>,
+    /// The limit now.
+    pub now: Option<u64>,
+}
+
+/// Raises the soft limit on open files to the hard one. Sockets are files, and the soft limit is 1024 on many systems only for
+/// programs that use `select`.
+pub fn raise_open_files() -> OpenFiles {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let is_raised = limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_ok();
+    OpenFiles { before: limit.current, now: if is_raised { limit.maximum } else { limit.current } }
+}
