@@ -4,8 +4,8 @@ use super::Admin;
 use super::body::JsonBody;
 use super::error::ErrorResponse;
 use super::extract::{Operator, Parameters, Target};
-use super::requests::read_empty;
-use super::responses::models::{Changed, InFlight, Model, Models, VersionDetail, unknown_version};
+use super::requests::{ReasonRequest, read_empty};
+use super::responses::models::{Changed, InFlight, Model, Models, RetiredModel, VersionDetail, unknown_version};
 use super::schemas::Problem;
 use crate::lifecycle::LoadOutcome;
 use crate::model::{ModelName, Version};
@@ -120,6 +120,31 @@ pub(super) async fn unload(
     let (model, version, wait) = read(&target, parameters, body)?;
     let outcome = admin.handle.unload(model.clone(), version, wait, actor).await?;
     Ok(changed(&admin, model, version, outcome))
+}
+
+/// Retire a model
+///
+/// Its versions are unloaded and stay unloaded, also after a restart. Its requests are answered 404 with the time and the reason. Its
+/// files, its traffic document and its history stay; promoting a version brings it back. Retiring a retired model is 200.
+#[utoipa::path(
+    delete, path = "/api/v1/models/{model}", operation_id = "retire_model", tag = "models",
+    params(("model" = String, Path)),
+    request_body = ReasonRequest,
+    responses(
+        (status = 200, description = "The model is retired", body = RetiredModel),
+        (status = 400, description = "The body is wrong", body = Problem),
+        (status = 404, description = "No model has this name", body = Problem),
+    )
+)]
+pub(super) async fn retire(
+    State(admin): State<Arc<Admin>>,
+    target: Target,
+    Operator(actor): Operator,
+    body: JsonBody,
+) -> Result<Json<RetiredModel>, ErrorResponse> {
+    let model = target.model()?;
+    let ReasonRequest { reason } = ReasonRequest::read(body)?;
+    Ok(Json(admin.handle.retire(model, reason, actor).await?.into()))
 }
 
 /// The model, the version and whether to wait.

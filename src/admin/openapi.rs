@@ -22,6 +22,7 @@ use utoipa::OpenApi;
         document,
         models::list,
         models::show,
+        models::retire,
         traffic::promote,
         traffic::rollback,
         rollout::begin,

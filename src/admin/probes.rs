@@ -3,8 +3,8 @@
 use super::Admin;
 use super::error::ErrorResponse;
 use super::schemas::Problem;
-use crate::model::{Code, Failure};
-use crate::registry::{Snapshot, State};
+use crate::model::{Code, Failure, ModelName, Version};
+use crate::registry::{Snapshot, State, Unserved};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::IntoResponse;
@@ -21,6 +21,22 @@ pub(super) struct Live {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Ready {
     ready: bool,
+    /// Models whose traffic document cannot be served as a whole. They do not hold readiness.
+    unserved: Vec<UnservedModel>,
+}
+
+/// A model whose traffic document cannot be served as a whole.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UnservedModel {
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// The versions that the document sends requests to and that are not loaded.
+    #[schema(value_type = Vec<String>)]
+    versions: Vec<Version>,
+    /// Why they are not loaded.
+    reason: String,
+    /// What an operator can do.
+    advice: String,
 }
 
 /// Liveness: whether the process is up
@@ -31,8 +47,8 @@ pub(super) async fn healthz() -> Json<Live> {
 
 /// Readiness: whether callers should be sent here
 ///
-/// The same as the data plane's readiness: every version found at start is ready or failed, and every model's traffic document can be
-/// served.
+/// The same as the data plane's readiness: every version found at start is ready or failed, and every model's traffic document is served
+/// as far as it can be. What cannot be served is listed, and holds readiness only where nothing can be served.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
     responses(
@@ -46,11 +62,21 @@ pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Rea
     }
     let snapshot = admin.reader.snapshot();
     if snapshot.ready {
-        return Ok(Json(Ready { ready: true }));
+        return Ok(Json(Ready { ready: true, unserved: unserved(&snapshot) }));
     }
     let mut failure = Failure::new(Code::NotReady, "not every model is ready yet");
     failure.details = not_ready(&snapshot);
     Err(failure.into())
+}
+
+fn unserved(snapshot: &Snapshot) -> Vec<UnservedModel> {
+    let mut models: Vec<UnservedModel> = snapshot
+        .models()
+        .filter_map(|entry| entry.unserved())
+        .map(|Unserved { model, versions, reason, advice }| UnservedModel { model, versions, reason, advice })
+        .collect();
+    models.sort_by(|a, b| a.model.cmp(&b.model));
+    models
 }
 
 /// What readiness waits for.
@@ -58,7 +84,9 @@ fn not_ready(snapshot: &Snapshot) -> Vec<String> {
     let mut missing = Vec::new();
     for entry in snapshot.models() {
         let name = entry.name();
-        if !entry.can_serve() && !entry.taken_out() {
+        if let Some(unserved) = entry.unserved() {
+            missing.push(unserved.to_string());
+        } else if !entry.can_serve() && !entry.taken_out() {
             missing.push(format!("model {name} cannot serve yet"));
         }
         for status in entry.versions().values() {

@@ -35,6 +35,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/openapi.json", openapi::document),
         get("/api/v1/models", models::list),
         get("/api/v1/models/{model}", models::show),
+        delete("/api/v1/models/{model}", models::retire),
         post("/api/v1/models/{model}:promote", traffic::promote),
         post("/api/v1/models/{model}:rollback", traffic::rollback),
         post("/api/v1/models/{model}:rollout", rollout::begin),
@@ -67,6 +68,10 @@ fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> 
 
 fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
     Endpoint { method: Method::POST, path, methods: routing::post(handler) }
+}
+
+fn delete<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::DELETE, path, methods: routing::delete(handler) }
 }
 
 fn put<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {

@@ -137,6 +137,11 @@ impl Client {
         self.show(&self.send("POST", &path(model, ":rollback"), &body)?, show::rollback)
     }
 
+    pub(super) fn retire(&self, model: &str, reason: &str) -> Done {
+        let body = json!({"reason": reason});
+        self.show(&self.send("DELETE", &path(model, ""), &body)?, show::retired)
+    }
+
     pub(super) fn shadow(&self, model: &str, version: Option<&str>) -> Done {
         let place = format!("{}/shadows", path(model, ""));
         match version {

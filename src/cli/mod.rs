@@ -158,6 +158,17 @@ A gate without any data fails.")]
         #[arg(long)]
         reason: String,
     },
+    /// Stop serving a model, also after a restart, until a version of it is promoted. Its files and its history stay.
+    #[command(after_help = "Examples:
+  sluicegate retire iris --reason \"replaced by iris-2\"
+  sluicegate promote iris 3 --reason \"needed again\"      bring it back")]
+    Retire {
+        /// The name of the model.
+        model: String,
+        /// Why; callers read it, and it is stored in the history and the audit trail.
+        #[arg(long)]
+        reason: String,
+    },
     /// Move a model's traffic to another version step by step, or show, pause, resume or abort that.
     #[command(after_help = "Examples:
   sluicegate rollout iris --to 4 --reason \"better recall\"
@@ -375,6 +386,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Traffic(options) => client.traffic(&options),
         Command::Promote(options) => client.promote(&options),
         Command::Rollback { model, reason } => client.rollback(&model, &reason),
+        Command::Retire { model, reason } => client.retire(&model, &reason),
         Command::Rollout(options) => client.rollout(&options),
         Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),
         Command::Load { model, version } => client.load(&model, &version, "load"),

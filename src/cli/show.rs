@@ -153,6 +153,13 @@ pub(super) fn rollback(answer: &Value) -> String {
     text
 }
 
+pub(super) fn retired(answer: &Value) -> String {
+    let (model, retired) = (cell(&answer["model"]), &answer["retired"]);
+    let already = if answer["changed"] == false { " already" } else { "" };
+    let (at, by, reason) = (cell(&retired["at"]), cell(&retired["by"]), cell(&retired["reason"]));
+    format!("{model} is{already} retired ({at}, {by}: {reason}); promoting a version brings it back\n")
+}
+
 fn moved(answer: &Value) -> String {
     let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
     let (model, to, revision) = (cell(&answer["model"]), cell(&answer["to"]), cell(&answer["revision"]));

@@ -36,6 +36,7 @@ pub(super) fn answer(plane: &DataPlane, endpoint: &Endpoint) -> Result<HttpRespo
         }),
         Endpoint::ModelReady(target) => with_entry(plane, target, |entry| {
             match &target.version {
+                VersionPart::Any if entry.taken_out() => drop(version_of(entry, &VersionPart::Any)?),
                 VersionPart::Any if !entry.can_serve() => {
                     let message =
                         format!("model {} has no version that answers requests without a version yet", entry.name());

@@ -68,6 +68,8 @@ pub enum Effect {
     },
     /// Marks the whole model as unloaded or not. Its document stays.
     SetModelUnloaded(bool),
+    /// Marks the model as retired, until it gets another document. Its document, where it has one, is stored as a revision of its own.
+    Retire { document: Option<NewDocument> },
     /// Marks a version that an operator unloaded. It stays unloaded until an operator loads it again.
     SetOperatorUnloaded { version: Version, unloaded: bool },
     /// A version became ready with these bytes. The first time writes no audit event. The same bytes change nothing. Other bytes
@@ -77,7 +79,7 @@ pub enum Effect {
     None,
 }
 
-/// A traffic document that a rollout puts in force.
+/// A traffic document that another change puts in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDocument {
     /// JSON. Other text is refused.
@@ -96,6 +98,7 @@ pub enum Action {
     Unload,
     LoadModel,
     UnloadModel,
+    Retire,
     Push,
     /// The document that a new model gets automatically.
     FirstDocument,
@@ -129,6 +132,7 @@ impl Action {
             Action::Unload => "unload",
             Action::LoadModel => "load_model",
             Action::UnloadModel => "unload_model",
+            Action::Retire => "retire",
             Action::Push => "push",
             Action::FirstDocument => "first_document",
             Action::AutoPromote => "auto_promote",
@@ -180,6 +184,8 @@ pub struct ModelState {
     pub document: Option<String>,
     /// An operator unloaded the whole model.
     pub unloaded: bool,
+    /// An operator retired the model.
+    pub retired: Option<Retirement>,
     /// The highest version that ever served.
     pub highest_served: Option<Version>,
     pub operator_unloaded: BTreeSet<Version>,
@@ -198,6 +204,7 @@ impl ModelState {
             revision: 0,
             document: None,
             unloaded: false,
+            retired: None,
             highest_served: None,
             operator_unloaded: BTreeSet::new(),
             auto_promoted: BTreeSet::new(),
@@ -205,6 +212,14 @@ impl ModelState {
             unreadable: None,
         }
     }
+}
+
+/// When a model was retired, by whom and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retirement {
+    pub ts: Timestamp,
+    pub actor: String,
+    pub reason: String,
 }
 
 /// The bytes that a version became ready with.

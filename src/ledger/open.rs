@@ -14,7 +14,7 @@ use std::time::Duration;
 /// step: existing databases have applied it.
 ///
 /// Versions are text, as in every document: they are unsigned 64-bit numbers, and SQLite's integers are signed.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE models (
         model          TEXT PRIMARY KEY NOT NULL,
@@ -64,6 +64,10 @@ pub(super) const MIGRATIONS: [&str; 2] = [
         model TEXT PRIMARY KEY NOT NULL REFERENCES models (model),
         state TEXT NOT NULL
     ) STRICT;
+",
+    // The event of the retirement.
+    "
+    ALTER TABLE models ADD COLUMN retired INTEGER REFERENCES events (id);
 ",
 ];
 

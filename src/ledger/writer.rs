@@ -4,7 +4,7 @@ use super::error::{LedgerError, is_unreadable_value};
 use super::identity::OpenFiles;
 use super::lock::Lock;
 use super::reader::{Text, previous_document, revision_of};
-use super::{Artifact, Change, Committed, Effect, ModelState, NewDocument, Revision, rfc3339};
+use super::{Artifact, Change, Committed, Effect, ModelState, NewDocument, Retirement, Revision, rfc3339};
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
@@ -54,8 +54,9 @@ impl LedgerWriter {
 
     fn load_all(&self) -> rusqlite::Result<Vec<ModelState>> {
         let mut models = self.connection.prepare_cached(
-            "SELECT m.model, m.revision, d.document, m.taken_out, m.highest_served
-             FROM models m LEFT JOIN documents d ON d.model = m.model AND d.revision = m.revision ORDER BY m.model",
+            "SELECT m.model, m.revision, d.document, m.taken_out, m.highest_served, m.retired, e.ts, e.actor, e.reason
+             FROM models m LEFT JOIN documents d ON d.model = m.model AND d.revision = m.revision
+             LEFT JOIN events e ON e.id = m.retired ORDER BY m.model",
         )?;
         let mut rows = models.query([])?;
         let mut states = Vec::new();
@@ -81,6 +82,7 @@ impl LedgerWriter {
             revision: unreadable.or_empty("revision", row.get::<_, i64>(1))?.cast_unsigned(),
             document: unreadable.or_empty("document", row.get(2))?,
             unloaded: unreadable.or_empty("taken_out", row.get(3))?,
+            retired: unreadable.or_empty("retired", retirement(row, 5))?,
             highest_served: unreadable.or_empty("highest_served", row.get::<_, Option<Text<Version>>>(4))?.map(|v| v.0),
             ..ModelState::new(name)
         };
@@ -145,6 +147,7 @@ fn check_json(change: &Change) -> Result<(), LedgerError> {
     let (document, rollout) = match &change.effect {
         Effect::SetDocument { document, .. } => (Some(document), None),
         Effect::SetRollout { state, document } => (document.as_ref().map(|new| &new.document), Some(state)),
+        Effect::Retire { document } => (document.as_ref().map(|new| &new.document), None),
         _ => (None, None),
     };
     let texts = [
@@ -229,6 +232,12 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
                 run("INSERT OR IGNORE INTO auto_promoted VALUES (?1, ?2)", &[&model, &version.to_string()])?;
             }
         }
+        Effect::Retire { document } => {
+            if let Some(NewDocument { document, highest_served }) = document {
+                set_document(transaction, model, event_id, document, *highest_served)?;
+            }
+            run("UPDATE models SET retired = ?2, taken_out = 0 WHERE model = ?1", &[&model, &event_id])?;
+        }
         Effect::SetModelUnloaded(unloaded) => {
             run("UPDATE models SET taken_out = ?2 WHERE model = ?1", &[&model, unloaded])?;
         }
@@ -263,7 +272,7 @@ fn set_document(
     highest_served: Option<Version>,
 ) -> rusqlite::Result<()> {
     let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| transaction.prepare_cached(sql)?.execute(params);
-    run("UPDATE models SET revision = revision + 1 WHERE model = ?1", &[&model])?;
+    run("UPDATE models SET revision = revision + 1, retired = NULL WHERE model = ?1", &[&model])?;
     run(
         "INSERT INTO documents (model, revision, event, document)
          SELECT model, revision, ?2, ?3 FROM models WHERE model = ?1",
@@ -288,6 +297,18 @@ fn raise_highest_served(transaction: &Transaction<'_>, model: &str, version: Ver
             .execute(params![model, version.to_string()])?;
     }
     Ok(())
+}
+
+/// Reads a retirement from the columns that begin at `first`: the event's number, its time, its actor and its reason.
+fn retirement(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Retirement>> {
+    if row.get::<_, Option<i64>>(first)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Retirement {
+        ts: row.get::<_, Text<Timestamp>>(first + 1)?.0,
+        actor: row.get(first + 2)?,
+        reason: row.get::<_, Option<String>>(first + 3)?.unwrap_or_default(),
+    }))
 }
 
 /// Reads an artifact from the columns that begin at `first`.

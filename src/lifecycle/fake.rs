@@ -1,6 +1,8 @@
 //! A manager whose answers a test decides: for tests of code that has a [`Handle`].
 
-use super::handle::{Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, RolledBack, RolloutCommit};
+use super::handle::{
+    Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, Retired, RolledBack, RolloutCommit,
+};
 use super::manager::Event;
 use super::set_aside::SetAside;
 use crate::model::{Failure, ModelName, Version};
@@ -17,6 +19,7 @@ pub(crate) enum Asked {
     RolloutCommit { model: ModelName, steer: RolloutCommit, actor: Actor },
     Load { model: ModelName, version: Version, wait: bool, actor: Actor },
     Unload { model: ModelName, version: Version, wait: bool, actor: Actor },
+    Retire { model: ModelName, reason: String, actor: Actor },
     LoadModel { model: ModelName, actor: Actor },
     UnloadModel { model: ModelName, actor: Actor },
     Push { model: ModelName, version: Version, staged: PathBuf, actor: Actor },
@@ -30,6 +33,7 @@ pub(crate) enum Told {
     RolledBack(RolledBack),
     Published(Published),
     Steered(u64),
+    Retired(Retired),
     Loaded(LoadOutcome),
     Done,
     Refused(Failure),
@@ -79,6 +83,9 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         }
         Command::Unload { model, version, wait, actor, reply } => {
             send!(reply, Asked::Unload { model, version, wait, actor }, Told::Loaded(l) => l);
+        }
+        Command::Retire { model, reason, actor, reply } => {
+            send!(reply, Asked::Retire { model, reason, actor }, Told::Retired(r) => r);
         }
         Command::LoadModel { model, actor, reply } => {
             send!(reply, Asked::LoadModel { model, actor }, Told::Done => ());

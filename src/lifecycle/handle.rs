@@ -2,7 +2,7 @@
 
 use super::manager::Event;
 use super::set_aside::SetAside;
-use crate::ledger::Action;
+use crate::ledger::{Action, Retirement};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{Gates, Verdict};
 use crate::registry::Stage;
@@ -56,6 +56,16 @@ pub struct RolledBack {
     pub revision: u64,
     /// The versions that had to be loaded first.
     pub loaded: Vec<Version>,
+}
+
+/// The result of a retirement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    pub model: ModelName,
+    pub revision: u64,
+    pub retirement: Retirement,
+    /// False when the model was retired already.
+    pub changed: bool,
 }
 
 /// A traffic document in force.
@@ -130,6 +140,12 @@ pub(super) enum Command {
         actor: Actor,
         reply: Reply<LoadOutcome>,
     },
+    Retire {
+        model: ModelName,
+        reason: String,
+        actor: Actor,
+        reply: Reply<Retired>,
+    },
     LoadModel {
         model: ModelName,
         actor: Actor,
@@ -160,6 +176,7 @@ impl Command {
             Command::Rollback { reply, .. } => drop(reply.send(Err(failure))),
             Command::PutTraffic { reply, .. } => drop(reply.send(Err(failure))),
             Command::RolloutCommit { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Retire { reply, .. } => drop(reply.send(Err(failure))),
             Command::Load { reply, .. } | Command::Unload { reply, .. } => drop(reply.send(Err(failure))),
             Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Push { reply, .. } => {
                 drop(reply.send(Err(failure)));
@@ -198,7 +215,7 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Sends all requests without a version to one version. Promoting a version that already serves alone changes nothing.
+    /// Sends all requests without a version to one version. A version of a retired model is loaded first. Promoting a version that already serves alone changes nothing.
     ///
     /// # Errors
     /// `MODEL_NOT_FOUND`, `VERSION_NOT_FOUND`; `CONFLICT` when the version is not ready or serving, its signature breaks callers, or
@@ -263,6 +280,15 @@ impl Handle {
         actor: Actor,
     ) -> Result<LoadOutcome, Failure> {
         self.send(|reply| Command::Unload { model, version, wait, actor, reply }).await
+    }
+
+    /// Retires a model: its versions are unloaded and stay unloaded, also after a restart, and its requests are answered
+    /// `MODEL_NOT_FOUND` with the reason. Its document, history and files stay. A promotion undoes it.
+    ///
+    /// # Errors
+    /// `MODEL_NOT_FOUND`.
+    pub async fn retire(&self, model: ModelName, reason: String, actor: Actor) -> Result<Retired, Failure> {
+        self.send(|reply| Command::Retire { model, reason, actor, reply }).await
     }
 
     /// Loads a whole model again (Triton's repository `load`): the versions that the document names, and the others.

@@ -34,6 +34,7 @@ mod publisher;
 mod push;
 mod reconcile;
 mod results;
+mod retire;
 mod rollback;
 mod services;
 mod set_aside;
@@ -45,7 +46,7 @@ mod version_record;
 
 #[cfg(test)]
 pub use handle::Published;
-pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, RolledBack, RolloutCommit};
+pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Retired, RolledBack, RolloutCommit};
 pub(crate) use journal::Journal;
 pub use loaders::Patience;
 pub use set_aside::SetAside;

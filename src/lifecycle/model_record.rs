@@ -1,15 +1,16 @@
 //! What the manager knows about one model, and the operator requests that wait for its versions.
 
-use super::handle::{Actor, LoadOutcome, Reply, RolledBack};
+use super::handle::{Actor, LoadOutcome, Promote, Promotion, Reply, RolledBack};
 use super::keep_warm::LastNamed;
 use super::policy::{self, PolicyInput, Progress, UnloadReason};
+use super::retire::check_not_retired;
 use super::set_aside::Aside;
 use super::version_record::VersionRecord;
 use crate::compare::Tolerance;
-use crate::ledger::ModelState;
+use crate::ledger::{ModelState, Retirement};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{ModelSettings, Recording};
-use crate::registry::{Entry, State, VersionStatus};
+use crate::registry::{Entry, Retired, State, VersionStatus};
 use crate::route::Document;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,11 +58,30 @@ pub(super) struct Model {
 /// An operator request that is answered when versions reach a state.
 #[derive(Debug)]
 pub(super) enum WaitingRequest {
-    Load { version: Version, reply: Reply<LoadOutcome> },
-    Unload { version: Version, reply: Reply<LoadOutcome> },
-    Rollback { rollback: Box<PendingRollback>, reply: Reply<RolledBack> },
-    LoadModel { actor: Actor, reply: Reply<()> },
-    UnloadModel { reply: Reply<()> },
+    Load {
+        version: Version,
+        reply: Reply<LoadOutcome>,
+    },
+    Unload {
+        version: Version,
+        reply: Reply<LoadOutcome>,
+    },
+    Rollback {
+        rollback: Box<PendingRollback>,
+        reply: Reply<RolledBack>,
+    },
+    /// Of a version of a retired model, which is loaded first.
+    Promote {
+        request: Box<Promote>,
+        reply: Reply<Promotion>,
+    },
+    LoadModel {
+        actor: Actor,
+        reply: Reply<()>,
+    },
+    UnloadModel {
+        reply: Reply<()>,
+    },
 }
 
 /// A rollback that waits for its versions.
@@ -155,6 +175,15 @@ impl Model {
         self.stored.unloaded && self.waiting.iter().any(|request| matches!(request, WaitingRequest::LoadModel { .. }))
     }
 
+    /// The versions of a retired model that are being promoted.
+    fn returning(&self) -> BTreeSet<Version> {
+        let version = |request: &WaitingRequest| match request {
+            WaitingRequest::Promote { request, .. } => Some(request.version),
+            _ => None,
+        };
+        self.waiting.iter().filter_map(version).collect()
+    }
+
     /// Which versions should be loaded, and for each other version the reason why not.
     #[must_use]
     pub(super) fn wanted(&self) -> BTreeMap<Version, Result<(), UnloadReason>> {
@@ -166,7 +195,12 @@ impl Model {
             requested: Some(&self.requested),
             evicted: Some(&self.evicted),
             kept_warm: self.kept_warm.keys().copied().collect(),
-            model_unloaded: self.stored.unloaded && !self.is_coming_back(),
+            out: if self.stored.retired.is_some() {
+                Some(UnloadReason::Retired)
+            } else {
+                (self.stored.unloaded && !self.is_coming_back()).then_some(UnloadReason::ModelUnloaded)
+            },
+            returning: self.returning(),
         })
     }
 
@@ -201,8 +235,11 @@ impl Model {
         let document = self.document.clone();
         let is_known = |r: &VersionRecord| !matches!(r.state(), State::Draining | State::Unloaded);
         let incomplete = starting || self.required().iter().all(|v| self.versions.get(v).is_some_and(is_known));
-        let (name, revision, unloaded) = (self.name.clone(), self.stored.revision, self.stored.unloaded);
-        let entry = Entry::new(name, versions, document, revision, unloaded, incomplete)?;
+        let (name, revision) = (self.name.clone(), self.stored.revision);
+        let entry = Entry::new(name, versions, document, revision, self.is_out(), incomplete)?;
+        let retired = self.stored.retired.clone();
+        let entry =
+            entry.with_retired(retired.map(|Retirement { ts: at, actor: by, reason }| Retired { at, by, reason }));
         let entry = entry.with_document_error(self.document_error.clone()).with_tolerance(Tolerance {
             rtol: self.settings.shadow_rtol.unwrap_or(tolerance.rtol),
             atol: self.settings.shadow_atol.unwrap_or(tolerance.atol),
@@ -220,6 +257,7 @@ impl WaitingRequest {
         match self {
             WaitingRequest::Load { reply, .. } | WaitingRequest::Unload { reply, .. } => drop(reply.send(Err(failure))),
             WaitingRequest::Rollback { reply, .. } => drop(reply.send(Err(failure))),
+            WaitingRequest::Promote { reply, .. } => drop(reply.send(Err(failure))),
             WaitingRequest::LoadModel { reply, .. } | WaitingRequest::UnloadModel { reply } => {
                 drop(reply.send(Err(failure)));
             }
@@ -245,8 +283,9 @@ pub(super) fn no_version(model: &Model, version: Version) -> Failure {
 }
 
 /// # Errors
-/// When an operator unloaded the whole model.
+/// When an operator unloaded or retired the whole model.
 pub(super) fn check_model_loaded(model: &Model) -> Result<(), Failure> {
+    check_not_retired(model)?;
     if model.stored.unloaded {
         Err(conflict(format!("model {} is unloaded as a whole; load the model first", model.name)))
     } else {

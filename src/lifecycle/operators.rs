@@ -5,6 +5,7 @@ use super::loaders::Task;
 use super::manager::Manager;
 use super::model_record::{Model, WaitingRequest, check_model_loaded, conflict, no_model, no_version, not_ready};
 use super::push::{Push, Staged, sync_directory};
+use super::retire::{begin_return, check_not_retired};
 use super::services::Services;
 use super::version_record::VersionRecord;
 use crate::ledger::{Action, Change, Effect};
@@ -20,7 +21,21 @@ impl Manager {
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Promote { model, request, reply } => {
-                self.answer_now(&model, reply, |services, model| services.promote(model, request));
+                self.with_model(&model, reply, |services, model, reply| {
+                    if model.stored.retired.is_none() || model.is_callable(request.version) {
+                        let promoted = services.promote(model, request);
+                        return services.answer(reply, promoted);
+                    }
+                    match begin_return(model, request.version) {
+                        Ok(()) => {
+                            model.waiting.push(WaitingRequest::Promote { request: Box::new(request), reply });
+                        }
+                        Err(failure) => services.answer(reply, Err(failure)),
+                    }
+                });
+            }
+            Command::Retire { model, reason, actor, reply } => {
+                self.answer_now(&model, reply, |services, model| services.retire(model, reason, &actor));
             }
             Command::PutTraffic { model, proposal, if_match, actor, reply } => {
                 self.answer_now(&model, reply, |services, model| {
@@ -53,7 +68,10 @@ impl Manager {
                 });
             }
             Command::LoadModel { model, actor, reply } => {
-                self.with_model(&model, reply, |_, model, reply| load_model(model, actor, reply));
+                self.with_model(&model, reply, |services, model, reply| match check_not_retired(model) {
+                    Ok(()) => load_model(model, actor, reply),
+                    Err(failure) => services.answer(reply, Err(failure)),
+                });
             }
             Command::UnloadModel { model, actor, reply } => {
                 self.with_model(&model, reply, |services, model, reply| match services.unload_model(model, &actor) {
@@ -186,8 +204,10 @@ impl Services {
             return Err(no_version(model, version));
         }
         if model.required().contains(&version) {
-            let words =
-                format!("the traffic document of model {} names version {version}; remove it there first", model.name);
+            let words = format!(
+                "the traffic document of model {} names version {version}; promote another version first, or retire the model",
+                model.name
+            );
             return Err(conflict(words));
         }
         if !model.stored.operator_unloaded.contains(&version) {
@@ -225,7 +245,7 @@ impl Services {
     // === a whole model ===
 
     fn unload_model(&mut self, model: &mut Model, actor: &Actor) -> Result<(), Failure> {
-        if model.stored.unloaded { Ok(()) } else { self.set_model_unloaded(model, true, actor) }
+        if model.is_out() { Ok(()) } else { self.set_model_unloaded(model, true, actor) }
     }
 
     fn set_model_unloaded(&mut self, model: &mut Model, unloaded: bool, actor: &Actor) -> Result<(), Failure> {
@@ -291,6 +311,10 @@ impl Services {
                 self.answer(reply, result);
             }
             WaitingRequest::UnloadModel { reply } => self.answer(reply, Ok(())),
+            WaitingRequest::Promote { request, reply } => {
+                let result = self.finish_return(model, *request);
+                self.answer(reply, result);
+            }
         }
     }
 
@@ -346,6 +370,7 @@ impl WaitingRequest {
     fn is_over(&self, model: &Model) -> bool {
         match self {
             WaitingRequest::Load { version, .. } => load_result(model, *version).is_some(),
+            WaitingRequest::Promote { request, .. } => promote_is_over(model, request.version),
             WaitingRequest::Unload { version, .. } => {
                 let is_unloaded = model.versions.get(version).is_none_or(|r| r.state() == State::Unloaded);
                 is_unloaded || !model.stored.operator_unloaded.contains(version)
@@ -354,9 +379,18 @@ impl WaitingRequest {
             WaitingRequest::LoadModel { .. } => model_load_result(model).is_some(),
             WaitingRequest::UnloadModel { .. } => {
                 let is_unloaded = |r: &VersionRecord| r.state() == State::Unloaded;
-                !model.stored.unloaded || model.versions.values().all(is_unloaded)
+                !model.is_out() || model.versions.values().all(is_unloaded)
             }
         }
+    }
+}
+
+/// Whether a version of a retired model is loaded, or cannot be.
+fn promote_is_over(model: &Model, version: Version) -> bool {
+    match model.versions.get(&version).map(VersionRecord::state) {
+        // It was unloaded with its model, and is about to be loaded.
+        Some(State::Unloaded | State::Draining) => false,
+        _ => load_result(model, version).is_some(),
     }
 }
 

@@ -20,13 +20,16 @@ pub(super) struct PolicyInput<'a> {
     pub evicted: Option<&'a BTreeSet<Version>>,
     /// Versions that stay ready for a rollback although `keep` leaves them out.
     pub kept_warm: BTreeSet<Version>,
-    /// The whole model is unloaded.
-    pub model_unloaded: bool,
+    /// Why no version of the model should be loaded.
+    pub out: Option<UnloadReason>,
+    /// Versions that are loaded all the same, to be promoted.
+    pub returning: BTreeSet<Version>,
 }
 
 /// Why a known version should not be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnloadReason {
+    Retired,
     ModelUnloaded,
     ByOperator,
     DirectoryGone,
@@ -39,6 +42,7 @@ impl UnloadReason {
     #[must_use]
     pub(super) const fn words(self) -> &'static str {
         match self {
+            UnloadReason::Retired => "the model was retired; promote a version to bring it back",
             UnloadReason::ModelUnloaded => "an operator unloaded the whole model",
             UnloadReason::ByOperator => "an operator unloaded it; it stays unloaded until it is loaded again",
             UnloadReason::DirectoryGone => "its directory is gone",
@@ -62,8 +66,10 @@ pub(super) fn wanted(input: &PolicyInput) -> BTreeMap<Version, Result<(), Unload
         Some(Keep::Listed(list)) => list.contains(&v),
     };
     let decide = |v: Version| {
-        if input.model_unloaded {
-            Err(UnloadReason::ModelUnloaded)
+        if input.returning.contains(&v) {
+            Ok(())
+        } else if let Some(out) = input.out {
+            Err(out)
         } else if input.required.contains(&v) {
             Ok(())
         } else if !input.found.contains(&v) {

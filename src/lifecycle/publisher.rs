@@ -3,12 +3,12 @@
 use super::Config;
 use super::model_record::Model;
 use super::state::is_settled;
-use crate::model::{ModelName, VersionId};
-use crate::registry::{Snapshot, Writer};
+use crate::model::{ModelName, Version, VersionId};
+use crate::registry::{Snapshot, State, Writer};
 use crate::telemetry::{Telemetry, names};
 use metrics::Gauge;
 use std::collections::{BTreeMap, BTreeSet};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// The only writer of the registry.
 pub(super) struct Publisher {
@@ -19,6 +19,7 @@ pub(super) struct Publisher {
     /// Runs after the next publish: replies and log lines that report what it made visible.
     after_publish: Vec<Box<dyn FnOnce() + Send>>,
     retired: Gauge,
+    unserved: Gauge,
 }
 
 /// Decides whether the server is ready. Once it is, it stays ready until it stops.
@@ -28,10 +29,24 @@ pub(super) struct Readiness {
     pub scanned: bool,
     /// Versions found at start that are neither ready nor failed yet.
     pub awaited: BTreeSet<VersionId>,
-    /// Models with a document whose versions are not all loaded.
-    unservable: BTreeSet<ModelName>,
+    /// Models with a document, and whether it can be served.
+    documents: BTreeMap<ModelName, Servable>,
     reached: bool,
 }
+
+/// Whether a model's document can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Servable {
+    Yes,
+    /// A version that it names is being loaded.
+    NotYet,
+    /// A version that it names failed or has no files.
+    No,
+}
+
+/// How often a version that a document names may fail for a reason that may pass, such as a network disk, before the server becomes ready
+/// without it: after about 7 s.
+const PATIENT_ATTEMPTS: u32 = 4;
 
 impl Publisher {
     #[must_use]
@@ -42,12 +57,15 @@ impl Publisher {
             changed: BTreeSet::new(),
             after_publish: Vec::new(),
             retired: telemetry.process().gauge(&names::SNAPSHOTS_RETIRED, &[]),
+            unserved: telemetry.process().gauge(&names::MODELS_UNSERVED, &[]),
         }
     }
 
     /// Publishes every changed model in one step, and then runs what waits for it. While `stopping`, nothing is published as loaded.
     pub(super) fn publish(&mut self, models: &BTreeMap<ModelName, Model>, config: &Config, stopping: bool) {
         self.readiness.update(&self.changed, models);
+        self.unserved
+            .set(self.readiness.documents.values().filter(|servable| **servable != Servable::Yes).count() as f64);
         let ready = !stopping && self.readiness.is_ready();
         let before = self.writer.snapshot();
         if !self.changed.is_empty() || before.ready != ready {
@@ -56,13 +74,29 @@ impl Publisher {
             drop(before);
             self.writer.publish(next);
             if ready && !std::mem::replace(&mut self.readiness.reached, true) {
-                info!("ready: every version found at start is ready or failed, and every model can be served");
+                self.report_ready();
             }
         }
         for report in std::mem::take(&mut self.after_publish) {
             report();
         }
         self.collect();
+    }
+
+    fn report_ready(&self) {
+        let snapshot = self.writer.snapshot();
+        let mut unserved: Vec<String> =
+            snapshot.models().filter_map(|entry| entry.unserved()).map(|unserved| unserved.to_string()).collect();
+        unserved.sort();
+        if unserved.is_empty() {
+            info!("ready: every version found at start is ready or failed, and every model can be served");
+        } else {
+            warn!(
+                models = unserved.len(),
+                "ready, but these models cannot be served as a whole: {}",
+                unserved.join(" | ")
+            );
+        }
     }
 
     fn entries(&mut self, before: &Snapshot, models: &BTreeMap<ModelName, Model>, config: &Config) -> Snapshot {
@@ -112,11 +146,9 @@ impl Readiness {
     fn update(&mut self, changed: &BTreeSet<ModelName>, models: &BTreeMap<ModelName, Model>) {
         for name in changed {
             // A model whose stored document cannot be read does not count: it must not make the others unavailable.
-            let unservable = |m: &Model| m.document.is_some() && !m.stored.unloaded && !m.can_serve();
-            if models.get(name).is_some_and(unservable) {
-                self.unservable.insert(name.clone());
-            } else {
-                self.unservable.remove(name);
+            match models.get(name).filter(|m| m.document.is_some() && !m.is_out()) {
+                Some(model) => drop(self.documents.insert(name.clone(), Servable::of(model))),
+                None => drop(self.documents.remove(name)),
             }
         }
         if !self.awaited.is_empty() {
@@ -130,7 +162,29 @@ impl Readiness {
         }
     }
 
+    /// What cannot be served is reported and holds nothing else. But a server that can serve none of its documents is not ready: its
+    /// models directory may not be mounted.
     fn is_ready(&self) -> bool {
-        self.reached || self.scanned && self.awaited.is_empty() && self.unservable.is_empty()
+        let is_waiting = self.documents.values().any(|servable| *servable == Servable::NotYet);
+        let serves = self.documents.is_empty() || self.documents.values().any(|servable| *servable == Servable::Yes);
+        self.reached || self.scanned && self.awaited.is_empty() && !is_waiting && serves
+    }
+}
+
+impl Servable {
+    fn of(model: &Model) -> Servable {
+        let missing = model.serving().into_iter().filter(|v| !model.is_callable(*v));
+        let may_come = |version: Version| {
+            model.versions.get(&version).is_some_and(|record| match record.state() {
+                State::Loading | State::Verifying | State::Warming | State::Ready | State::Serving => true,
+                State::Pending => record.has_files(),
+                State::Failed => record.retry_at.is_some() && record.attempts < PATIENT_ATTEMPTS,
+                State::Draining | State::Unloaded => false,
+            })
+        };
+        missing
+            .map(may_come)
+            .max()
+            .map_or(Servable::Yes, |may_come| if may_come { Servable::NotYet } else { Servable::No })
     }
 }

@@ -103,7 +103,7 @@ impl Services {
             }
         }
         let required = model.required();
-        let serving = if model.stored.unloaded { BTreeSet::new() } else { model.serving() };
+        let serving = if model.is_out() { BTreeSet::new() } else { model.serving() };
         let mut set_aside = std::mem::take(&mut model.set_aside);
         let pass = Pass {
             settings_complaint: model.settings_complaint.as_ref(),

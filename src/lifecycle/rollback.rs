@@ -71,7 +71,7 @@ impl PendingRollback {
 
     /// Whether the change can be made. `None` while versions are being loaded.
     fn result(&self, model: &Model) -> Option<Result<(), Failure>> {
-        if model.stored.revision != self.expected_revision || model.stored.unloaded {
+        if model.stored.revision != self.expected_revision || model.is_out() {
             let words = "somebody else changed the traffic while the rollback loaded its versions";
             return Some(Err(conflict(words)));
         }

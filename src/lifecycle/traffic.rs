@@ -62,7 +62,9 @@ impl Services {
 
     pub(super) fn promote(&mut self, model: &mut Model, request: Promote) -> Result<Promotion, Failure> {
         let Promote { version, reason, dry_run, allow_signature_change, gates, actor } = request;
-        check_model_loaded(model)?;
+        if model.stored.retired.is_none() {
+            check_model_loaded(model)?;
+        }
         // A promotion keeps the rest of the document, which cannot be read here.
         if model.document_error.is_some() {
             let words = format!(
@@ -81,7 +83,9 @@ impl Services {
         let unchanged = |would_be, gates| {
             Ok(Promotion { model: name, from, to: version, revision, changed: false, would_be, gates })
         };
-        if let Some(document) = model.document.as_ref().filter(|d| d.serves_alone(version)) {
+        if let Some(document) =
+            model.document.as_ref().filter(|d| d.serves_alone(version) && model.stored.retired.is_none())
+        {
             return unchanged(would_be(document), Vec::new());
         }
         let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
@@ -174,7 +178,7 @@ impl Services {
 
     /// Gives a model its first document, or promotes a version automatically. Returns whether anything changed.
     pub(super) fn serve_automatically(&mut self, model: &mut Model) -> bool {
-        if model.stored.unloaded || model.document_error.is_some() {
+        if model.is_out() || model.document_error.is_some() {
             return false;
         }
         let (version, action) = if model.document.is_none() {
@@ -271,6 +275,7 @@ impl Services {
             },
         })?;
 
+        let returns = model.stored.retired.is_some();
         let (before, from) = (model.serving(), model.document.as_ref().and_then(Document::heaviest));
         let to = next.heaviest();
         for version in next.serving() {
@@ -282,6 +287,7 @@ impl Services {
         model.document_error = None;
         model.stored.document = Some(text);
         model.stored.revision = committed.revision;
+        model.stored.retired = None;
         model.stored.highest_served = model.stored.highest_served.max(highest_served);
         model.stored.auto_promoted.extend(auto_promoted);
         self.schedule.look_now(model.name.clone());
@@ -291,6 +297,9 @@ impl Services {
             .filter_map(|v| model.versions.get(v)?.loaded.as_ref())
             .map(|loaded| Arc::clone(&loaded.metrics))
             .collect();
+        if returns {
+            info!(model = %model.name, actor = actor.0, "a promotion brings the retired model back");
+        }
         let gauge = self.telemetry.process().gauge(&names::SWAP_IN_FLIGHT, &[]);
         let name = model.name.clone();
         self.publisher.after_publish(move || {

@@ -103,24 +103,25 @@ fn run_stages(
         StageFailure { stage: Stage::Load, reason, retryable }
     })?;
     let runner = Runner::new(model);
-    clock.check()?;
+    clock.finish()?;
     let load = begun.elapsed();
 
     enter(State::Verifying);
     let clock = start_clock(Stage::Verify);
     let begun = Instant::now();
     let version_toml = VersionToml::read(dir)?;
-    let golden_cases = clock.end(verify::verify(dir, &version_toml, &sha256, &runner))?;
+    let golden_cases = clock.explain(verify::verify(dir, &version_toml, &sha256, &runner))?;
     let (runner, correction) = row_outputs::corrected(runner);
     let batching = batchability::decide(dir, &runner, job.execution.batching);
     let runner = Arc::new(runner.with_batching(batching).with_placement(job.execution.place));
-    clock.check()?;
+    clock.finish()?;
     let verify = begun.elapsed();
 
     enter(State::Warming);
     let clock = start_clock(Stage::Warm);
     let begun = Instant::now();
-    let note = clock.end(warm::warm(dir, &runner))?;
+    let note = clock.explain(warm::warm(dir, &runner))?;
+    clock.finish()?;
     let remarks: Vec<String> = [version_toml.remark, correction, note].into_iter().flatten().collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();

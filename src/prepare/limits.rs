@@ -1,6 +1,7 @@
 //! How long the stages of a version may take.
 
 use super::failure::StageFailure;
+use crate::execute::{RunLimit, limit_runs};
 use crate::registry::Stage;
 use std::time::{Duration, Instant};
 
@@ -42,25 +43,35 @@ impl TimeLimits {
     }
 }
 
-/// The clock of one stage.
-#[derive(Debug, Clone, Copy)]
+/// The clock of one stage. While it lives, runs of this thread are interrupted at the stage's deadline.
+#[derive(Debug)]
 pub(super) struct StageClock {
     limits: TimeLimits,
     stage: Stage,
     bytes: u64,
     deadline: Option<Instant>,
+    _runs: Option<RunLimit>,
 }
 
 impl StageClock {
     /// Starts the clock of a stage of a version whose files have `bytes` bytes.
     pub(super) fn start(limits: TimeLimits, stage: Stage, bytes: u64) -> StageClock {
         // A deadline that the clock cannot express never comes.
-        StageClock { limits, stage, bytes, deadline: Instant::now().checked_add(limits.of(stage, bytes)) }
+        let deadline = Instant::now().checked_add(limits.of(stage, bytes));
+        StageClock { limits, stage, bytes, deadline, _runs: deadline.map(limit_runs) }
+    }
+
+    /// Ends the stage.
+    ///
+    /// # Errors
+    /// When it took too long.
+    pub(super) fn finish(self) -> Result<(), StageFailure> {
+        self.check()
     }
 
     /// # Errors
     /// When the time is over.
-    pub(super) fn check(&self) -> Result<(), StageFailure> {
+    fn check(&self) -> Result<(), StageFailure> {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             Err(self.limits.exceeded(self.stage, self.bytes))
         } else {
@@ -72,7 +83,7 @@ impl StageClock {
     ///
     /// # Errors
     /// The stage's own, or that it took too long.
-    pub(super) fn end<T>(&self, result: Result<T, StageFailure>) -> Result<T, StageFailure> {
+    pub(super) fn explain<T>(&self, result: Result<T, StageFailure>) -> Result<T, StageFailure> {
         self.check().and(result)
     }
 }
@@ -99,11 +110,11 @@ mod tests {
     #[test]
     fn a_stage_that_took_too_long_fails_with_its_limit_whatever_it_returned() {
         let clock = StageClock::start(TimeLimits { verify: Duration::ZERO, ..LIMITS }, Stage::Verify, 0);
-        let failure = clock.end(Ok(1)).unwrap_err();
+        let failure = clock.explain(Ok(1)).unwrap_err();
         assert_eq!((failure.stage, failure.retryable), (Stage::Verify, false));
         assert_eq!(failure.reason, "took longer than 0 s; models.verify_timeout sets the limit");
         let other = StageFailure::permanent(Stage::Verify, "case 3 differs");
-        assert_eq!(clock.end::<()>(Err(other.clone())).unwrap_err(), failure);
-        assert_eq!(StageClock::start(LIMITS, Stage::Verify, 0).end::<()>(Err(other.clone())).unwrap_err(), other);
+        assert_eq!(clock.explain::<()>(Err(other.clone())).unwrap_err(), failure);
+        assert_eq!(StageClock::start(LIMITS, Stage::Verify, 0).explain::<()>(Err(other.clone())).unwrap_err(), other);
     }
 }

@@ -1,6 +1,6 @@
 //! One model: its versions, and how its traffic document routes requests to them.
 
-use super::version::{Loaded, Served, ShadowRoute, Stage, State, VersionStatus};
+use super::version::{Loaded, Retired, Served, ShadowRoute, Stage, State, VersionStatus};
 use crate::compare::Tolerance;
 use crate::model::{Code, Failure, ModelName, Role, Version};
 use crate::record::Stream;
@@ -16,8 +16,9 @@ pub struct Entry {
     versions: BTreeMap<Version, VersionStatus>,
     /// The document's revision. It grows by one with every change; 0 while there is no document.
     revision: u64,
-    /// An operator unloaded the whole model: its document is kept and no version answers.
+    /// An operator unloaded or retired the whole model: its document is kept and no version answers.
     taken_out: bool,
+    retired: Option<Retired>,
     traffic: Option<Traffic>,
     /// Why the stored traffic document cannot be read, where it cannot.
     document_error: Option<String>,
@@ -82,6 +83,24 @@ impl Routes {
     }
 }
 
+/// A model whose traffic document cannot be served as a whole, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unserved {
+    pub model: ModelName,
+    /// The versions that the document sends requests to and that are not loaded.
+    pub versions: Vec<Version>,
+    /// Why they are not loaded.
+    pub reason: String,
+    /// What an operator can do.
+    pub advice: String,
+}
+
+impl std::fmt::Display for Unserved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "model {}: {}; {}", self.model, self.reason, self.advice)
+    }
+}
+
 /// The version that answers a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Routed<'e> {
@@ -126,13 +145,30 @@ impl Entry {
             .collect();
         let tolerance = Tolerance::default();
         let streams = BTreeMap::new();
-        Ok(Entry { name, versions, revision, taken_out, traffic, document_error: None, pinned, tolerance, streams })
+        Ok(Entry {
+            name,
+            versions,
+            revision,
+            taken_out,
+            retired: None,
+            traffic,
+            document_error: None,
+            pinned,
+            tolerance,
+            streams,
+        })
     }
 
     /// Sets the reason why the stored traffic document cannot be read. Requests that name no version are then refused.
     #[must_use]
     pub fn with_document_error(self, document_error: Option<String>) -> Entry {
         Entry { document_error, ..self }
+    }
+
+    /// Says that the model is taken out because it was retired.
+    #[must_use]
+    pub fn with_retired(self, retired: Option<Retired>) -> Entry {
+        Entry { retired, ..self }
     }
 
     /// Sets the tolerance for shadows' answers.
@@ -173,6 +209,37 @@ impl Entry {
     #[must_use]
     pub fn taken_out(&self) -> bool {
         self.taken_out
+    }
+
+    /// When, by whom and why the model was retired. `None` where it was not.
+    #[must_use]
+    pub fn retired(&self) -> Option<&Retired> {
+        self.retired.as_ref()
+    }
+
+    /// What the traffic document names and cannot be served now. `None` where everything is served, where there is no document, and where
+    /// the model is taken out.
+    #[must_use]
+    pub fn unserved(&self) -> Option<Unserved> {
+        let document = self.document().filter(|_| !self.taken_out && !self.can_serve())?;
+        let missing: Vec<Version> = document.serving().into_iter().filter(|v| !self.pinned.contains_key(v)).collect();
+        let words = |version: &Version| {
+            let Some(status) = self.versions.get(version) else { return format!("version {version} is not known") };
+            let stage = status.stage.map(|stage| format!(" in {}", stage.as_str())).unwrap_or_default();
+            let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("version {version} is {}{stage}{reason}", status.state)
+        };
+        let reason = missing.iter().map(words).collect::<Vec<_>>().join("; ");
+        let name = &self.name;
+        let advice = match self.pinned.keys().next_back() {
+            Some(ready) => format!(
+                "version {ready} is ready: `sluicegate promote {name} {ready} --reason TEXT` sends all requests to it"
+            ),
+            None => format!(
+                "no version of it is ready: repair or restore its files, or retire it with `sluicegate retire {name} --reason TEXT`"
+            ),
+        };
+        Some(Unserved { model: name.clone(), versions: missing, reason, advice })
     }
 
     /// Whether all un-pinned requests can be answered now, whichever version the document routes them to.
@@ -236,6 +303,10 @@ impl Entry {
     /// exist. `INTERNAL` where the routes contradict the document, which [`Entry::new`] excludes.
     pub fn route(&self, request: &RouteRequest) -> Result<Routed<'_>, Failure> {
         let without_key = |served| Routed { served, keyless: false };
+        if let Some(Retired { at, reason, .. }) = &self.retired {
+            let message = format!("model {} was retired at {at:.0}: {reason}", self.name);
+            return Err(Failure::new(Code::ModelNotFound, message));
+        }
         if self.taken_out {
             let message = format!("model {} is unloaded; load it to use it again", self.name);
             return Err(Failure::new(Code::NotReady, message));

@@ -22,6 +22,7 @@ pub(crate) mod tests;
 mod version;
 
 pub use context::{Recording, RequestContext, Timing, micros};
+pub use entry::Unserved;
 pub use entry::{Entry, Routed};
 pub use publish::{Reader, Snapshot, Writer, new};
-pub use version::{Facts, Identity, Limits, Loaded, Served, ShadowRoute, Stage, State, VersionStatus};
+pub use version::{Facts, Identity, Limits, Loaded, Retired, Served, ShadowRoute, Stage, State, VersionStatus};

@@ -10,7 +10,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     models: HashMap<ModelName, Arc<Entry>>,
-    /// Every version found at start is ready or failed, except those an operator unloaded, and every model's document can be served.
+    /// Every version found at start is ready or failed, or takes long and is named by no document; every model's document is served as
+    /// far as it can be, and at least one is.
     pub ready: bool,
 }
 

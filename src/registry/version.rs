@@ -4,6 +4,7 @@ use crate::execute::Runner;
 use crate::model::{ModelName, Role, Signature, Version};
 use crate::telemetry::{ArmMetrics, VersionMetrics};
 use bytestring::ByteString;
+use jiff::Timestamp;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,6 +184,14 @@ pub struct ShadowRoute {
     /// Above 0 and at most 1.
     pub sample: f64,
     pub served: Arc<Served>,
+}
+
+/// When a model was retired, by whom and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    pub at: Timestamp,
+    pub by: String,
+    pub reason: String,
 }
 
 /// The status of one version, for operators.

@@ -117,6 +117,9 @@ impl Services {
             let snapshot = self.reader.snapshot();
             match snapshot.model(model.as_str()) {
                 None => "the model no longer exists".to_owned(),
+                Some(entry) if let Some(retired) = entry.retired() => {
+                    format!("the model was retired: {}", retired.reason)
+                }
                 Some(entry) if entry.taken_out() => "the whole model was unloaded".to_owned(),
                 Some(entry) if entry.revision() == rollout.state.revision => return,
                 Some(entry) => self.describe_change(model, entry.revision()),

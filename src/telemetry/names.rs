@@ -244,6 +244,12 @@ pub(crate) const LOADS_LEFT_BEHIND: Metric = metric(
     &[],
     "Loads that exceeded their time limit and have not ended: each keeps a thread and its memory",
 );
+pub(crate) const MODELS_UNSERVED: Metric = metric(
+    "sluicegate_models_unserved",
+    Kind::Gauge,
+    &[],
+    "Models whose traffic document cannot be served as a whole; /readyz of the admin plane names them",
+);
 pub(crate) const SWAPS: Metric = metric(
     "sluicegate_traffic_changes_total",
     Kind::Counter,
@@ -323,6 +329,7 @@ pub(crate) const ALL: &[Metric] = &[
     STAGE_SECONDS,
     STAGE_FAILURES,
     LOADS_LEFT_BEHIND,
+    MODELS_UNSERVED,
     SWAPS,
     ROLLOUT_PERCENT,
     ROLLOUTS_ENDED,

@@ -13,6 +13,7 @@ mod dataset;
 mod drain;
 mod execution;
 mod gates;
+mod lifecycle;
 mod map;
 mod predict;
 mod record;

@@ -2,6 +2,8 @@
 
 use crate::admin::error::ErrorResponse;
 use crate::admin::schemas::{FailedStage, TrafficDocument, VersionState};
+use crate::ledger::rfc3339;
+use crate::lifecycle::Retired;
 use crate::model::{Code, Failure, ModelName, Parameters, Signature, TensorSpec, Version};
 use crate::registry::{Entry, Stage, State, VersionStatus};
 use crate::route::{Document, RouteRequest, Selector};
@@ -26,8 +28,10 @@ pub(in crate::admin) struct Model {
     ready: bool,
     /// Why they are not.
     reason: Option<String>,
-    /// An operator unloaded the whole model; its document is kept.
+    /// An operator unloaded or retired the whole model; its document is kept.
     taken_out: bool,
+    /// Present where an operator retired the model.
+    retired: Option<Retirement>,
     /// The revision of the traffic document; 0 without one.
     revision: u64,
     #[schema(value_type = Option<TrafficDocument>)]
@@ -35,6 +39,35 @@ pub(in crate::admin) struct Model {
     /// The arms that answer requests that name no version. Rules and labels come first; they are in the document.
     answers: Vec<AnsweringArm>,
     versions: Vec<VersionSummary>,
+}
+
+/// When a model was retired, by whom and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct Retirement {
+    #[schema(format = DateTime)]
+    at: String,
+    by: String,
+    reason: String,
+}
+
+/// The result of a retirement.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct RetiredModel {
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// The revision of the traffic document; 0 without one.
+    revision: u64,
+    /// False if the model was retired already.
+    changed: bool,
+    retired: Retirement,
+}
+
+impl From<Retired> for RetiredModel {
+    fn from(retired: Retired) -> RetiredModel {
+        let Retired { model, revision, changed, retirement } = retired;
+        let retired = Retirement { at: rfc3339(retirement.ts), by: retirement.actor, reason: retirement.reason };
+        RetiredModel { model, revision, changed, retired }
+    }
 }
 
 /// An arm that answers requests.
@@ -172,6 +205,11 @@ impl Model {
             ready: entry.can_serve(),
             reason: entry.route(&any_request).err().map(|failure| failure.message),
             taken_out: entry.taken_out(),
+            retired: entry.retired().map(|retired| Retirement {
+                at: rfc3339(retired.at),
+                by: retired.by.clone(),
+                reason: retired.reason.clone(),
+            }),
             revision: entry.revision(),
             document: entry.document().cloned(),
             answers: arms.into_iter().filter(|arm| arm.share > 0.0).collect(),

@@ -3,7 +3,9 @@
 use crate::admin::{Admin, router};
 use crate::backend::{Model, RunError, Session};
 use crate::execute::{self, Runner};
+use crate::ledger::Retirement;
 use crate::ledger::{self, LedgerWriter};
+use crate::lifecycle::Retired;
 use crate::lifecycle::fake::{Asked, Told, manager};
 use crate::lifecycle::{LoadOutcome, Promotion, Published, RolledBack};
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
@@ -200,6 +202,16 @@ impl Fixture {
         writer.publish(next);
     }
 
+    /// The same for `fraud`, where the document names versions that are not loaded.
+    pub fn publish_incomplete(&mut self, versions: Vec<VersionStatus>, document: Document) {
+        let versions = versions.into_iter().map(|status| (status.version, status)).collect();
+        let entry = Entry::new(name("fraud"), versions, Some(document), 7, false, true).unwrap();
+        let mut writer = self.writer.lock().unwrap();
+        let mut next = Snapshot::clone(&writer.snapshot()).with(entry);
+        next.ready = true;
+        writer.publish(next);
+    }
+
     /// A loaded version of `fraud`.
     pub fn loaded(&self, n: u64, state: State) -> VersionStatus {
         self.loaded_as("fraud", n, state)
@@ -236,6 +248,12 @@ pub(super) fn accept(asked: &Asked) -> Told {
         Asked::RolloutCommit { steer, .. } => {
             Told::Steered(steer.at.unwrap_or(7) + u64::from(steer.document.is_some()))
         }
+        Asked::Retire { model, reason, actor } => Told::Retired(Retired {
+            model: model.clone(),
+            revision: 8,
+            retirement: Retirement { ts: jiff::Timestamp::UNIX_EPOCH, actor: actor.0.clone(), reason: reason.clone() },
+            changed: true,
+        }),
         Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
         Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
         Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } | Asked::SetAside(_) => Told::Done,

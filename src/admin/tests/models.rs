@@ -4,9 +4,10 @@ use super::fixture::{Fixture, bare, document, failed, name, version};
 use crate::lifecycle::Actor;
 use crate::lifecycle::fake::{Asked, Told};
 use crate::model::{Code, Failure};
-use crate::registry::{Stage, State, VersionStatus};
+use crate::registry::{Entry, Retired, Snapshot, Stage, State, VersionStatus};
 use crate::route::Document;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 #[test]
 fn models_are_listed_by_name_with_the_arms_that_answer() {
@@ -138,4 +139,44 @@ fn errors_of_the_manager_are_returned_unchanged() {
     fixture.post("/api/v1/models/fraud/versions/1:unload", "").refused(409, "CONFLICT", "names it");
     fixture.post("/api/v1/models/fraud/versions/1:load", "").refused(404, "VERSION_NOT_FOUND", "no such version");
     fixture.post("/v2/repository/models/fraud/load", "").refused(503, "DRAINING", "stopping");
+}
+
+#[test]
+fn a_model_is_retired_with_a_reason_and_shown_as_retired() {
+    let mut fixture = Fixture::new();
+    let one = fixture.loaded(1, State::Serving);
+    fixture.publish(vec![one], Some(Document::single(version(1))));
+    let path = "/api/v1/models/fraud";
+    let retired = fixture.send("DELETE", path, &[("x-sluicegate-actor", "ann")], r#"{"reason":"replaced"}"#).json();
+    let expected = json!({"model": "fraud", "revision": 8, "changed": true,
+                          "retired": {"at": "1970-01-01T00:00:00.000000Z", "by": "ann", "reason": "replaced"}});
+    assert_eq!(retired, expected);
+    let ask = Asked::Retire { model: name("fraud"), reason: "replaced".to_owned(), actor: Actor("ann".to_owned()) };
+    assert_eq!(fixture.asked(), [ask]);
+    fixture.send("DELETE", path, &[], "{}").refused(400, "INVALID_REQUEST", "reason");
+
+    let entry = Entry::new(name("old"), BTreeMap::new(), Some(Document::single(version(1))), 7, true, false).unwrap();
+    let by_ann = Retired { at: jiff::Timestamp::UNIX_EPOCH, by: "ann".to_owned(), reason: "replaced".to_owned() };
+    let mut writer = fixture.writer.lock().unwrap();
+    let next = Snapshot::clone(&writer.snapshot()).with(entry.with_retired(Some(by_ann)));
+    writer.publish(next);
+    drop(writer);
+    let old = fixture.get("/api/v1/models/old").json();
+    assert_eq!((&old["retired"], &old["taken_out"]), (&expected["retired"], &json!(true)));
+    assert_eq!(old["reason"], "model old was retired at 1970-01-01T00:00:00Z: replaced");
+}
+
+#[test]
+fn readiness_lists_models_that_cannot_be_served_with_what_can_be_done() {
+    let mut fixture = Fixture::new();
+    let two = fixture.loaded(2, State::Ready);
+    let gone = failed(1, Stage::Load, "its files are not in the models directory");
+    fixture.publish_incomplete(vec![gone, two], Document::single(version(1)));
+    let expected = json!({"ready": true, "unserved": [{
+        "model": "fraud",
+        "versions": ["1"],
+        "reason": "version 1 is failed in load: its files are not in the models directory",
+        "advice": "version 2 is ready: `sluicegate promote fraud 2 --reason TEXT` sends all requests to it",
+    }]});
+    assert_eq!(fixture.get("/readyz").json(), expected);
 }

@@ -22,7 +22,7 @@ fn unknown_paths_verbs_and_methods_are_refused() {
     let table = [
         ("POST", "/healthz", "GET,HEAD"),
         ("DELETE", "/api/v1/models", "GET,HEAD"),
-        ("POST", "/api/v1/models/fraud", "GET,HEAD"),
+        ("POST", "/api/v1/models/fraud", "GET,HEAD,DELETE"),
         ("GET", "/api/v1/models/fraud:promote", "POST"),
         ("PUT", "/api/v1/models/fraud:rollback", "POST"),
         ("POST", "/api/v1/models/fraud/versions/1", "GET,HEAD,PUT"),
@@ -109,7 +109,10 @@ fn readiness_comes_from_the_snapshot_until_the_server_stops() {
     assert_eq!(answer.header("retry-after"), "1");
     let ready = vec![fixture.loaded(1, State::Ready)];
     fixture.publish(ready, Some(Document::single(version(1))));
-    assert_eq!((fixture.get("/readyz").status.as_u16(), fixture.get("/readyz").json()), (200, json!({"ready": true})));
+    assert_eq!(
+        (fixture.get("/readyz").status.as_u16(), fixture.get("/readyz").json()),
+        (200, json!({"ready": true, "unserved": []}))
+    );
     fixture.stopping.store(true, Ordering::Relaxed);
     fixture.get("/readyz").refused(503, "NOT_READY", "stopping");
     assert_eq!(fixture.get("/healthz").status, 200, "still alive");

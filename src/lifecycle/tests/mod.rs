@@ -6,6 +6,7 @@ mod keep_warm;
 mod limits;
 mod operators;
 mod restart;
+mod retire;
 mod rules;
 mod serving;
 mod set_aside;

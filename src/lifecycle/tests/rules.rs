@@ -132,7 +132,8 @@ fn which_versions_should_be_loaded() {
             PolicyInput {
                 required: versions(&[1]),
                 found: versions(&[1, 2]),
-                model_unloaded: true,
+                out: Some(UnloadReason::ModelUnloaded),
+                returning: versions(&[3]),
                 ..PolicyInput::default()
             },
             vec![no(1, UnloadReason::ModelUnloaded), no(2, UnloadReason::ModelUnloaded)],

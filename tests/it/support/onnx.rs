@@ -206,6 +206,45 @@ pub fn nested_functions(depth: usize) -> Vec<u8> {
     outer.encode_to_vec()
 }
 
+/// `x` FP32 [N,4] → `y` FP32 [N,4]: multiplies `x` by one until its largest element is above 1e30, which no
+/// generated request is.
+pub fn never_ending() -> Vec<u8> {
+    let dims = [None, Some(4)];
+    let scalar = |name: &str, datatype: pb::tensor_proto::DataType| typed(name, datatype as i32, &[]);
+    let mut largest = node("ReduceMax", &["sum"], &["largest"]);
+    largest.attribute.push(int("keepdims", 0));
+    let body = GraphProto {
+        name: "body".into(),
+        node: vec![
+            node("Mul", &["sum_before", "one"], &["sum"]),
+            largest,
+            node("Less", &["largest", "far_away"], &["again"]),
+        ],
+        input: vec![
+            scalar("i", pb::tensor_proto::DataType::Int64),
+            scalar("again_before", pb::tensor_proto::DataType::Bool),
+            value("sum_before", &dims),
+        ],
+        output: vec![scalar("again", pb::tensor_proto::DataType::Bool), value("sum", &dims)],
+        initializer: vec![tensor("far_away", &[], &[1e30]), tensor("one", &[], &[1.0])],
+        ..Default::default()
+    };
+    let mut repeat = node("Loop", &["", "go", "x"], &["y"]);
+    repeat.attribute.push(AttributeProto {
+        name: "body".into(),
+        g: Some(body),
+        r#type: attribute_proto::AttributeType::Graph as i32,
+        ..Default::default()
+    });
+    let go = TensorProto {
+        name: "go".into(),
+        data_type: pb::tensor_proto::DataType::Bool as i32,
+        raw_data: vec![1],
+        ..Default::default()
+    };
+    model(vec![repeat], vec![go], vec![value("x", &dims)], vec![value("y", &dims)])
+}
+
 /// A model with an operator that no engine has.
 pub fn unknown_operator() -> Vec<u8> {
     model(
