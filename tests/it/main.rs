@@ -23,5 +23,6 @@ mod shadow;
 mod slots;
 mod split;
 mod swap;
+mod sweep;
 mod trial;
 mod tritonclient;

@@ -46,8 +46,6 @@ pub(super) struct Ended {
     pub how: String,
     /// Whether it ended for want of memory.
     pub memory: bool,
-    /// Whether it ended by itself, in order: it had nothing to do.
-    pub in_order: bool,
 }
 
 /// How long to wait for the status of a process whose events have ended.
@@ -125,17 +123,22 @@ impl TrialProcess {
         let status = self.status.recv_timeout(END).ok();
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let said = String::from_utf8_lossy(&said);
-        let memory = ["bad_alloc", "memory allocation of", "out of memory"].iter().any(|words| said.contains(words));
+        let memory = is_about_memory(&said);
         let Some(status) = status else {
-            return Ended { how: "an unknown end".to_owned(), memory, in_order: false };
+            return Ended { how: "an unknown end".to_owned(), memory };
         };
         let how = match status.signal() {
             Some(signal) => format!("signal {signal}{}", signal_name(signal)),
             None => format!("exit code {}", status.code().unwrap_or_default()),
         };
-        // The kernel ends processes with this signal where memory is short; nobody else ends this one.
-        let memory = memory || status.signal() == Some(libc::SIGKILL);
-        Ended { how, memory, in_order: status.success() }
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        if !status.success() {
+            tracing::warn!(%how, said = last, "a trial process ended");
+        }
+        // The kernel ends processes with this signal where memory is short; nobody else ends this one. The dynamic linker exits with 127
+        // where it gets no memory for a library that an engine needs, such as the one that unwinds C++ exceptions.
+        let memory = memory || status.signal() == Some(libc::SIGKILL) || status.code() == Some(127);
+        Ended { how, memory }
     }
 }
 
@@ -144,6 +147,12 @@ impl Drop for TrialProcess {
         // Fails only when it has ended. The thread that reads its output waits for it.
         let _ = pidfd_send_signal(&self.handle, Signal::KILL);
     }
+}
+
+/// Whether a process that ended said that it got no memory.
+fn is_about_memory(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["bad_alloc", "memory allocation of", "out of memory", "cannot allocate"].iter().any(|words| said.contains(words))
 }
 
 fn read_events(stdout: ChildStdout, events: &crossbeam_channel::Sender<Event>) {
