@@ -112,6 +112,13 @@ impl Signature {
         self.0.has_rows
     }
 
+    /// The same signature without rows: an output's first dimension is another count, although it is declared alike.
+    #[must_use]
+    pub fn without_rows(&self) -> Signature {
+        let Sides { inputs, outputs, .. } = &*self.0;
+        Signature(Arc::new(Sides { inputs: inputs.clone(), outputs: outputs.clone(), has_rows: false }))
+    }
+
     /// Checks a request against this signature.
     ///
     /// # Errors

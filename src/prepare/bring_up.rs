@@ -5,6 +5,7 @@ use super::batchability;
 use super::digest::{Digests, artifact_digests};
 use super::failure::StageFailure;
 use super::limits::{StageClock, TimeLimits};
+use super::repeat;
 use super::row_outputs;
 use super::verify;
 use super::version_toml::VersionToml;
@@ -114,6 +115,7 @@ fn run_stages(
     let (runner, correction) = row_outputs::corrected(runner);
     let batching = batchability::decide(dir, &runner, job.execution.batching);
     let runner = Arc::new(runner.with_batching(batching).with_placement(job.execution.place));
+    let repeats = repeat::remark(&runner);
     clock.finish()?;
     let verify = begun.elapsed();
 
@@ -122,7 +124,7 @@ fn run_stages(
     let begun = Instant::now();
     let note = clock.explain(warm::warm(dir, &runner))?;
     clock.finish()?;
-    let remarks: Vec<String> = [version_toml.remark, correction, note].into_iter().flatten().collect();
+    let remarks: Vec<String> = [version_toml.remark, correction, repeats, note].into_iter().flatten().collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();
 

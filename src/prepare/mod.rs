@@ -23,6 +23,7 @@ mod files;
 mod inputs;
 mod limits;
 mod offline;
+mod repeat;
 mod row_outputs;
 #[cfg(test)]
 mod tests;

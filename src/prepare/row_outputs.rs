@@ -1,10 +1,15 @@
-//! Outputs that are declared with a fixed first dimension and answer one element per row.
+//! Corrects what a file declares about rows, by trial runs: outputs with a fixed first dimension that answer one element per row, and outputs
+//! with a free first dimension that is not the number of rows.
 //!
 //! Exporters write such files: `onnxmltools` declares the label of a `LightGBM` classifier as `[1]`, and it has as many elements as the request
 //! has rows. Believed as it stands, such a version would have no rows: no batching, one record per request, and feedback for single rows
 //! would find no prediction.
+//!
+//! The other way round, a detection model answers as many boxes as it finds. Where their number happens to be that of the images, a record per
+//! row would join each image with a box.
 
 use super::inputs;
+use crate::backend::RowAnalysis;
 use crate::execute::Runner;
 use crate::model::{Dim, Signature, TensorSpec};
 
@@ -20,7 +25,7 @@ struct Corrected {
 
 /// The runner with its signature corrected by trial runs, and a note that says what was corrected.
 pub(super) fn corrected(runner: Runner) -> (Runner, Option<String>) {
-    match correct(&runner) {
+    match correct(&runner).or_else(|| find_other_counts(&runner)) {
         Some(Corrected { signature, note }) => (runner.with_signature(signature), Some(note)),
         None => (runner, None),
     }
@@ -64,6 +69,23 @@ fn correct(runner: &Runner) -> Option<Corrected> {
     Some(Corrected { signature, note })
 }
 
+/// Finds outputs whose first dimension is free and is not the number of rows. `None` where there are none, or where the graph shows the rows.
+fn find_other_counts(runner: &Runner) -> Option<Corrected> {
+    let declared = runner.signature();
+    if !declared.has_rows() || runner.graph().rows == RowAnalysis::Independent {
+        return None;
+    }
+    let other_count = |rows: usize| {
+        let request = inputs::generate(declared, rows, inputs::varied).ok()?;
+        let answer = runner.run_unmeasured(&declared.check(request).ok()?).ok()?.answer;
+        let (name, tensor) = answer.outputs.iter().find(|(_, tensor)| tensor.shape().first() != Some(&rows))?;
+        Some(format!("output {name:?} has the shape {} for a request of {rows} rows", tensor.shape()))
+    };
+    let found = TRIAL_ROWS.iter().find_map(|rows| other_count(*rows))?;
+    let note = format!("{found}: its first dimension is taken as another count, so that requests have no rows");
+    Some(Corrected { signature: declared.without_rows(), note })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +116,23 @@ mod tests {
             assert_eq!(corrected.signature.outputs()[0].wire_shape(), [-1]);
             assert!(corrected.note.contains(&format!("\"label\" as [{declared}]")), "{}", corrected.note);
         }
+    }
+
+    #[test]
+    fn a_free_first_dimension_that_is_another_count_takes_the_rows_away() {
+        let of = |answered: fn(usize) -> usize| {
+            let signature = Signature::new(vec![spec("x", &[None, Some(2)])], vec![spec("boxes", &[None])]);
+            let compute = move |request: &crate::model::Checked| {
+                let n = answered(request.inputs()[0].shape()[0]);
+                vec![Tensor::new(Shape::new(&[n]), Data::zeros(DataType::Fp32, n)).unwrap()]
+            };
+            corrected(Runner::new(Arc::new(Fake::new(signature, compute))))
+        };
+        let (runner, note) = of(|_| 3);
+        assert!(!runner.signature().has_rows());
+        assert!(note.unwrap().contains("\"boxes\" has the shape [3] for a request of 5 rows"));
+        let (runner, note) = of(|rows| rows);
+        assert!(runner.signature().has_rows() && note.is_none());
     }
 
     #[test]
