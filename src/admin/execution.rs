@@ -36,6 +36,9 @@ pub(super) struct VersionExecution {
     /// `at_once` in `model.toml`: true: every run on the thread that read the request; false: every run on a worker; null (not set): by
     /// the expected cost.
     at_once: Option<bool>,
+    /// Why no request runs on the thread that read it, whatever its expected cost and `at_once` say: an operator whose time lies in values,
+    /// or a run that was far slower than expected; null where requests may run there.
+    never_at_once: Option<String>,
     /// `spread` in `model.toml`: true: requests with many rows are split across idle workers; false: never; null (not set): by the
     /// expected cost.
     spread: Option<bool>,
@@ -83,6 +86,12 @@ pub(super) struct Runs {
     /// Requests dropped before they ran: their deadline had passed (`expired`), or their caller had disconnected (`left`).
     expired: u64,
     left: u64,
+    /// Runs that were ended: at their deadline, because their callers left, or because they took too long on the thread that read the
+    /// request.
+    interrupted: u64,
+    /// Runs that went on for two seconds after that. Each costs a thread until it ends; after three within ten minutes the version is set
+    /// aside.
+    lost: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -130,6 +139,8 @@ impl VersionExecution {
             Batching::Off { .. } => None,
         };
         let smallest = points.first().filter(|_| max_rows.is_some());
+        let never_at_once = runner.never_at_once().map(str::to_owned);
+        let (interrupted, lost) = runner.ended_runs();
         let counts = runner.counters().read();
         let RunCounts { single, batched, batch_failed, split, split_failed, expired, cancelled } = counts;
         let together = batched.into_iter().map(|(rows_up_to, runs)| Together { rows_up_to, runs }).collect();
@@ -149,9 +160,10 @@ impl VersionExecution {
                 .map(|point| CostPoint {
                     elements: point.elements,
                     us: micros(point.took),
-                    at_once: place.at_once.unwrap_or(point.took <= below),
+                    at_once: never_at_once.is_none() && place.at_once.unwrap_or(point.took <= below),
                 })
                 .collect(),
+            never_at_once,
             runs: Runs {
                 alone: single,
                 together,
@@ -160,6 +172,8 @@ impl VersionExecution {
                 taken_apart: batch_failed,
                 expired,
                 left: cancelled,
+                interrupted,
+                lost,
             },
         }
     }

@@ -77,6 +77,17 @@ pub(crate) struct Admin {
     pub(crate) allowed_hosts: Vec<String>,
     /// Whether the server is stopping; then `/readyz` is 503 whatever is loaded.
     pub(crate) stopping: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// The threads that answer requests.
+    pub(crate) threads: Arc<dyn Fn() -> Threads + Send + Sync>,
+}
+
+/// The threads that answer requests, for the probes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Threads {
+    /// A sentence for each thread that is held by a run.
+    pub(crate) stuck: Vec<String>,
+    /// Whether requests are answered all the same. Where not, only a restart helps.
+    pub(crate) serving: bool,
 }
 
 impl std::fmt::Debug for Admin {

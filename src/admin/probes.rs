@@ -1,8 +1,8 @@
 //! Handlers for orchestrators and scrapers: liveness, readiness, metrics.
 
-use super::Admin;
 use super::error::ErrorResponse;
 use super::schemas::Problem;
+use super::{Admin, Threads};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::{Snapshot, State, Unserved};
 use axum::Json;
@@ -19,10 +19,14 @@ pub(super) struct Live {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the members of the answer")]
 pub(super) struct Ready {
     ready: bool,
     /// Models whose traffic document cannot be served as a whole. They do not hold readiness.
     unserved: Vec<UnservedModel>,
+    /// A sentence for each thread that is held by a run that does not end. Requests are answered by the others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stuck_threads: Vec<String>,
 }
 
 /// A model whose traffic document cannot be served as a whole.
@@ -39,10 +43,23 @@ pub(super) struct UnservedModel {
     advice: String,
 }
 
-/// Liveness: whether the process is up
-#[utoipa::path(get, path = "/healthz", tag = "probes", responses((status = 200, description = "The process is up", body = Live)))]
-pub(super) async fn healthz() -> Json<Live> {
-    Json(Live { live: true })
+/// Liveness: whether the process answers requests, or only a restart helps
+#[utoipa::path(
+    get, path = "/healthz", tag = "probes",
+    responses(
+        (status = 200, description = "The process is up", body = Live),
+        (status = 503, description = "Every I/O thread is held by a run, or lost threads are not replaced any more", body = Problem),
+    )
+)]
+pub(super) async fn healthz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Live>, ErrorResponse> {
+    let threads = (admin.threads)();
+    if threads.serving { Ok(Json(Live { live: true })) } else { Err(not_serving(threads).into()) }
+}
+
+fn not_serving(threads: Threads) -> Failure {
+    let mut failure = Failure::new(Code::NotReady, "threads are held by runs that do not end: only a restart helps");
+    failure.details = threads.stuck;
+    failure
 }
 
 /// Readiness: whether callers should be sent here
@@ -53,16 +70,21 @@ pub(super) async fn healthz() -> Json<Live> {
     get, path = "/readyz", tag = "probes",
     responses(
         (status = 200, description = "Ready", body = Ready),
-        (status = 503, description = "Starting or stopping; the details say what is missing", body = Problem),
+        (status = 503, description = "Starting, stopping or stuck; the details say what is missing", body = Problem),
     )
 )]
 pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Ready>, ErrorResponse> {
     if (admin.stopping)() {
         return Err(Failure::new(Code::NotReady, "the server is stopping").into());
     }
+    let threads = (admin.threads)();
+    if !threads.serving {
+        return Err(not_serving(threads).into());
+    }
     let snapshot = admin.reader.snapshot();
     if snapshot.ready {
-        return Ok(Json(Ready { ready: true, unserved: unserved(&snapshot) }));
+        let (unserved, stuck_threads) = (unserved(&snapshot), threads.stuck);
+        return Ok(Json(Ready { ready: true, unserved, stuck_threads }));
     }
     let mut failure = Failure::new(Code::NotReady, "not every model is ready yet");
     failure.details = not_ready(&snapshot);

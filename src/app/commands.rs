@@ -5,9 +5,14 @@ use super::{App, StartError};
 use crate::backend::Engines;
 use crate::config::{self, Config, Overrides};
 use crate::prepare::{self, TrialProgram, VersionReport};
+use crate::{execute, machine};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// Runs that are still in progress at the end of a stop get this long to end after they were interrupted.
+const LAST_RUNS: Duration = Duration::from_millis(500);
 
 /// Exit codes: 0 done, 1 failed, 2 usage.
 pub(super) const FAILED: u8 = 1;
@@ -31,7 +36,13 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
         return ExitCode::from(USAGE);
     }
     match run(&config, read) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            if !execute::end_all_runs(LAST_RUNS) {
+                tracing::warn!("a run does not end; the process ends without it");
+            }
+            // Nothing is torn down: a load or a run that was left behind may still be inside an engine.
+            machine::exit_now(0)
+        }
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::from(FAILED)

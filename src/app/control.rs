@@ -1,6 +1,7 @@
 //! The control thread: it serves the admin API and updates metrics.
 
 use super::Phase;
+use super::threads::StuckVersions;
 use crate::admin::{self, Admin};
 use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, serve_connection};
 use crate::quality::Quality;
@@ -66,10 +67,12 @@ impl Control {
         let gauge = telemetry.process().gauge(&names::CONNECTIONS, &[("plane", "admin")]);
         let connections = Arc::new(Connections::new(gauge));
         let quality = plane.quality.clone();
+        let stuck = StuckVersions::new(plane.reader.clone(), plane.handle.clone(), &telemetry);
+        let threads = Arc::clone(&plane.threads);
         let router = admin::router(plane);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(async move {
-                let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality));
+                let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality, stuck, threads));
                 let served = serve(listener, router, limits, &connections);
                 tokio::select! {
                     served = served => if let Err(error) = served {
@@ -122,7 +125,13 @@ async fn serve(
     }
 }
 
-async fn upkeep(telemetry: Telemetry, data_plane: Arc<DataPlane>, quality: Quality) {
+async fn upkeep(
+    telemetry: Telemetry,
+    data_plane: Arc<DataPlane>,
+    quality: Quality,
+    mut stuck: StuckVersions,
+    threads: Arc<dyn Fn() -> admin::Threads + Send + Sync>,
+) {
     let process = telemetry.process();
     let (ready, depth, resident) = (
         process.gauge(&names::READY, &[]),
@@ -144,6 +153,7 @@ async fn upkeep(telemetry: Telemetry, data_plane: Arc<DataPlane>, quality: Quali
         if let Some(bytes) = crate::machine::resident_bytes() {
             resident.set(bytes as f64);
         }
+        stuck.look(&threads());
         show_quality(&telemetry, &quality);
     }
 }

@@ -15,6 +15,7 @@ mod commands;
 mod control;
 mod offline;
 mod signals;
+mod threads;
 
 pub use commands::{check, serve, trial};
 pub use offline::{export, replay, reproduce};
@@ -190,6 +191,7 @@ impl App {
 
         let (phase, phases) = watch::channel(Phase::Serving);
         let plane = admin::Admin {
+            threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
             reader,
             execution,
             rollouts: rollouts.clone(),
@@ -209,17 +211,8 @@ impl App {
             .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
-        Ok(App {
-            data_plane,
-            server,
-            shadows,
-            rollouts,
-            control,
-            manager,
-            prediction_log: log_stop,
-            phase,
-            config: config.clone(),
-        })
+        let (prediction_log, config) = (log_stop, config.clone());
+        Ok(App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, config })
     }
 
     #[must_use]

@@ -16,6 +16,9 @@ pub(super) fn execution(answer: &Value) -> String {
 fn version(version: &Value, of: &Value) -> String {
     let mut text = format!("version {} ({})\n", cell(&version["version"]), cell(&version["engine"]));
     let place = match version["at_once"].as_bool() {
+        _ if version["never_at_once"].is_string() => {
+            format!("always on a worker ({})", cell(&version["never_at_once"]))
+        }
         Some(true) => "always on the I/O thread (set in model.toml)".to_owned(),
         Some(false) => "always on a worker (set in model.toml)".to_owned(),
         None => format!(
@@ -58,8 +61,14 @@ fn version(version: &Value, of: &Value) -> String {
     text.push_str(&table(&["RUNS OF", "COUNT"], &counts));
     let _ = writeln!(
         text,
-        "split across idle workers: {} requests ({} failed splits)\nbatches that failed and were run again request by request: {}\ndropped before they ran: {} requests past their deadline, {} cancelled by the caller",
-        runs["spread"], runs["cut_in_vain"], runs["taken_apart"], runs["expired"], runs["left"]
+        "split across idle workers: {} requests ({} failed splits)\nbatches that failed and were run again request by request: {}\ndropped before they ran: {} requests past their deadline, {} cancelled by the caller\nended while they ran: {} ({} of them did not end)",
+        runs["spread"],
+        runs["cut_in_vain"],
+        runs["taken_apart"],
+        runs["expired"],
+        runs["left"],
+        runs["interrupted"],
+        runs["lost"]
     );
     text
 }

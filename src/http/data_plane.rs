@@ -1,6 +1,7 @@
 //! The state that all connections of the data plane share: the gateway, the limits, the counters.
 
 use super::config::Config;
+use super::io_health::IoThreads;
 use super::peers::Peers;
 use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
@@ -105,6 +106,7 @@ pub struct DataPlane {
     predict_in_flight: InFlight,
     feedback_in_flight: InFlight,
     pub(super) peers: Arc<Peers>,
+    pub(super) io_threads: IoThreads,
     /// The server is about to stop: readiness is 503.
     stopping: AtomicBool,
     refused: [Counter; Code::ALL.len()],
@@ -122,6 +124,7 @@ impl DataPlane {
             predict_in_flight: InFlight::default(),
             feedback_in_flight: InFlight::default(),
             peers: Peers::new(config.max_unfinished, config.max_unfinished_per_peer),
+            io_threads: IoThreads::default(),
             stopping: AtomicBool::new(false),
             refused: Code::ALL.map(|code| process.counter(&names::REFUSED, &[("code", code.as_str())])),
             panics: Task::ALL.map(|task| process.counter(&names::PANICS, &[("task", task.as_str())])),
@@ -131,6 +134,12 @@ impl DataPlane {
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// The heartbeats of the I/O threads.
+    #[must_use]
+    pub fn io_threads(&self) -> &IoThreads {
+        &self.io_threads
     }
 
     #[must_use]

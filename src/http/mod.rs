@@ -32,6 +32,8 @@ mod feedback;
 mod frames;
 mod handle;
 mod info;
+mod io_health;
+mod io_thread;
 mod negotiation;
 mod peers;
 mod predict;

@@ -2,20 +2,20 @@
 
 use super::accept::Acceptor;
 use super::config::Config;
-use super::connection::{self, Limits};
-use super::connections::{Connections, OpenConnection};
-use super::data_plane::{DataPlane, Task};
-use super::handle::{Caller, handle};
+use super::connection::Limits;
+use super::connections::Connections;
+use super::data_plane::DataPlane;
+use super::io_health::SILENT;
+use super::io_thread::{Handles, IoThreadPool};
 use crate::telemetry::{Telemetry, names};
 use crossbeam_channel::RecvTimeoutError;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// The running data plane.
 #[derive(Debug)]
@@ -24,17 +24,10 @@ pub struct Server {
     /// True: accept no more connections.
     close: watch::Sender<bool>,
     connections: Arc<Connections>,
-    io_threads: Vec<JoinHandle<()>>,
+    io_threads: Handles,
     /// Disconnected once all I/O threads have ended: each holds a sender.
     ended: crossbeam_channel::Receiver<()>,
     acceptor: Option<JoinHandle<()>>,
-}
-
-/// The acceptor's side of one I/O thread.
-struct IoThread {
-    /// Unbounded, but the acceptor keeps at most [`Config::max_connections`] open.
-    connections: mpsc::UnboundedSender<(TcpStream, OpenConnection)>,
-    open_connections: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -59,27 +52,13 @@ impl Server {
             write: config.write_timeout,
             max_streams: config.max_streams,
         };
-        let mut io_threads = Vec::new();
-        let mut targets = Vec::new();
-        for i in 0..config.io_threads.get() {
-            let (sender, incoming) = mpsc::unbounded_channel();
-            let open_connections = Arc::new(AtomicUsize::new(0));
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let run = io_thread(incoming, Arc::clone(plane), Arc::clone(&open_connections), limits);
-            let running = running.clone();
-            let thread = std::thread::Builder::new().name(format!("io-{i}"));
-            io_threads.push(thread.spawn(move || {
-                runtime.block_on(run);
-                drop(running);
-            })?);
-            targets.push(IoThread { connections: sender, open_connections });
-        }
+        let (pool, io_threads) = IoThreadPool::start(config.io_threads.get(), plane, limits, running)?;
         let (max, runtime) = (config.max_connections, Builder::new_current_thread().enable_all().build()?);
         let open = Arc::clone(&connections);
         let acceptor = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
             runtime.block_on(async {
                 match Acceptor::new(listener, "data", max, Arc::clone(&open)) {
-                    Ok(acceptor) => accept(acceptor, targets, &open, closing).await,
+                    Ok(acceptor) => accept(acceptor, pool, &open, closing).await,
                     Err(error) => tracing::error!(%error, "cannot accept connections"),
                 }
             });
@@ -121,7 +100,8 @@ impl Server {
         }
         let all_ended = ended == Err(RecvTimeoutError::Disconnected);
         if all_ended {
-            for thread in self.io_threads {
+            let threads = std::mem::take(&mut *self.io_threads.lock().unwrap_or_else(PoisonError::into_inner));
+            for thread in threads {
                 let _ = thread.join();
             }
         }
@@ -129,73 +109,28 @@ impl Server {
     }
 }
 
-/// Gives each new connection to the I/O thread with the fewest, to spread the work.
+/// Gives each new connection to an I/O thread. A connection that its thread has not looked at within a second goes to another one.
 async fn accept(
     mut acceptor: Acceptor,
-    threads: Vec<IoThread>,
+    mut pool: IoThreadPool,
     connections: &Arc<Connections>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let hand_over = |stream: tokio::net::TcpStream| {
-        let least = threads.iter().min_by_key(|t| t.open_connections.load(Ordering::Relaxed));
-        let (Some(thread), Ok(stream)) = (least, stream.into_std()) else { return };
-        thread.open_connections.fetch_add(1, Ordering::Relaxed);
-        // The thread has ended only if it panicked. Then the connection is closed.
-        let _ = thread.connections.send((stream, connections.open()));
+    let hand_over = |pool: &mut IoThreadPool, stream: tokio::net::TcpStream| {
+        if let Ok(stream) = stream.into_std() {
+            pool.hand_over(stream, connections.open());
+        }
     };
+    let mut look = tokio::time::interval(SILENT / 4);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            stream = acceptor.next() => hand_over(stream),
+            stream = acceptor.next() => hand_over(&mut pool, stream),
+            _ = look.tick() => pool.take_back_from_silent(),
             _ = closing.wait_for(|c| *c) => break,
         }
     }
     for stream in acceptor.close() {
-        hand_over(stream);
-    }
-}
-
-/// Runs the connections of one I/O thread, until the acceptor has ended and all connections have closed.
-async fn io_thread(
-    mut incoming: mpsc::UnboundedReceiver<(TcpStream, OpenConnection)>,
-    plane: Arc<DataPlane>,
-    open_connections: Arc<AtomicUsize>,
-    limits: Limits,
-) {
-    let mut running = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            stream = incoming.recv() => {
-                let Some((stream, open)) = stream else { break };
-                let guard = OnThread(Arc::clone(&open_connections));
-                let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
-                // The client has closed already if it has no address.
-                let Ok(peer) = stream.peer_addr() else { continue };
-                let caller = Arc::new(Caller::new(&plane, &open, peer.ip()));
-                running.spawn(async move {
-                    let answer = move |request, received| handle(Arc::clone(&caller), request, received);
-                    connection::serve(stream, open, limits, answer).await;
-                    drop(guard);
-                });
-            }
-            Some(ended) = running.join_next() => report_panic(&plane, ended),
-        }
-    }
-    while let Some(ended) = running.join_next().await {
-        report_panic(&plane, ended);
-    }
-}
-
-fn report_panic(plane: &DataPlane, ended: Result<(), tokio::task::JoinError>) {
-    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
-        plane.report_panic(Task::Connection, &*panic);
-    }
-}
-
-/// Counted among the open connections of an I/O thread until it is dropped.
-struct OnThread(Arc<AtomicUsize>);
-
-impl Drop for OnThread {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        hand_over(&mut pool, stream);
     }
 }

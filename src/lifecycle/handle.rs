@@ -309,7 +309,6 @@ impl Handle {
     /// Never waits. Returns false when the manager's queue is full or the manager has ended: the caller may try again later.
     /// `reason` is shown to callers, so it names no files.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "the rooms that watch runs and crashes call it"))]
     pub fn set_aside(&self, model: ModelName, version: Version, stage: Stage, reason: String) -> bool {
         let aside = SetAside { id: VersionId { model, version }, stage, reason };
         self.commands.try_send(Event::Command(Command::SetAside(aside))).is_ok()

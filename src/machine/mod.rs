@@ -3,6 +3,7 @@
 //! - [`Machine::detect`] reads the kernel's files once, at start: the cores this process may use, the memory of the machine, and the
 //!   limits of the process's control groups (cgroup v1 and v2). The smallest limit counts.
 //! - It never fails: a file that cannot be read sets no limit, and the result says where each number comes from.
+//! - [`exit_now`] ends the process while other threads are inside an engine.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
@@ -14,12 +15,14 @@
 
 mod cgroup;
 pub mod durable;
+mod exit;
 mod files;
 mod priority;
 mod socket;
 #[cfg(test)]
 mod tests;
 
+pub use exit::exit_now;
 pub use files::{OpenFiles, raise_open_files};
 pub use priority::lower_priority;
 #[cfg(target_os = "linux")]

@@ -7,7 +7,7 @@
 //!   of another. A few threads at the lowest priority run the copies.
 //! - [`Figures`] keeps running figures and the worst pairs for every primary and shadow.
 //!
-//! Uses: compare, record (offers), registry (reader, and through it what is loaded), model, tensor, telemetry.
+//! Uses: compare, execute (limits of runs), record (offers), registry (reader, and through it what is loaded), model, tensor, telemetry.
 //!
 //! Invariant: a caller never waits for anything in this room.
 //!
@@ -119,9 +119,8 @@ impl Shadows {
         });
         let sorting = Arc::clone(&shared);
         std::thread::Builder::new().name("shadow-sort".to_owned()).spawn(move || sort(&sorting))?;
-        for i in 0..threads {
-            let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name(format!("shadow-{i}")).spawn(move || worker::run(&shared))?;
+        for number in 0..threads {
+            worker::start(&shared, number)?;
         }
         Ok(Shadows(shared))
     }

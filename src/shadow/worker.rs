@@ -2,15 +2,33 @@
 
 use super::{FinishedCopy, ShadowCopy, Shared};
 use crate::compare::{Comparison, compare_answers};
+use crate::execute::{is_replaced, limit_runs, replace_when_lost};
 use crate::model::{Answer, Checked, Code, Failure, panic_message};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The loop of a thread that runs copies.
-pub(super) fn run(shared: &Shared) {
+/// A copy's run is ended after this long. It is many times the time of a run, because the thread runs only on idle cores.
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// Starts a thread that runs copies.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub(super) fn start(shared: &Arc<Shared>, number: usize) -> std::io::Result<()> {
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name(format!("shadow-{number}"));
+    thread.spawn(move || run(&shared, number)).map(drop)
+}
+
+/// The loop of a thread that runs copies. Another thread takes its place where a run does not end.
+fn run(shared: &Arc<Shared>, number: usize) {
+    let replacement = Arc::downgrade(shared);
+    replace_when_lost(move || replacement.upgrade().is_some_and(|shared| start(&shared, number).is_ok()));
     lower_priority();
-    while let Some(copy) = shared.lanes.next() {
+    while !is_replaced()
+        && let Some(copy) = shared.lanes.next()
+    {
         // Unwind safety: a panic leaves nothing behind but the copy, which is only read.
         let ran = catch_unwind(AssertUnwindSafe(|| run_and_compare(&copy)));
         let (request, outcome, comparison) = ran.unwrap_or_else(|panic| {
@@ -39,6 +57,7 @@ fn run_and_compare(ShadowCopy { original, shadow, .. }: &ShadowCopy) -> Run {
     match loaded.facts.signature.recheck(primary, &original.request) {
         Err(failure) => (None, Err(failure), None),
         Ok(request) => {
+            let _limit = limit_runs(Instant::now() + LONGEST);
             let outcome = loaded.runner.run_unmeasured(&request).map(|ran| (ran.answer, ran.infer));
             let comparison = match (&original.outcome, &outcome) {
                 (Ok(expected), Ok((got, _))) => Some(compare_answers(expected, got, original.context.tolerance)),

@@ -286,6 +286,24 @@ pub(crate) const RESIDENT_BYTES: Metric = metric(
     &[],
     "Resident memory of the process, read from the kernel",
 );
+pub(crate) const RUNS_INTERRUPTED: Metric = metric(
+    "sluicegate_runs_interrupted_total",
+    Kind::Counter,
+    &[],
+    "Runs that were ended: at their deadline, because their callers left, or because they took too long where they ran",
+);
+pub(crate) const RUNS_LOST: Metric = metric(
+    "sluicegate_runs_lost_total",
+    Kind::Counter,
+    &[],
+    "Runs that went on for two seconds after they were interrupted: each costs a thread until it ends",
+);
+pub(crate) const THREADS_STUCK: Metric = metric(
+    "sluicegate_threads_stuck",
+    Kind::Gauge,
+    &[],
+    "Threads that are held by a run or by other work now: lost workers, and I/O threads that answer nothing",
+);
 pub(crate) const CONNECTIONS: Metric = metric("sluicegate_connections", Kind::Gauge, &["plane"], "Open connections");
 pub(crate) const QUEUE_DEPTH: Metric =
     metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests that wait for a worker");
@@ -336,6 +354,9 @@ pub(crate) const ALL: &[Metric] = &[
     SWAP_IN_FLIGHT,
     SNAPSHOTS_RETIRED,
     RESIDENT_BYTES,
+    RUNS_INTERRUPTED,
+    RUNS_LOST,
+    THREADS_STUCK,
     CONNECTIONS,
     QUEUE_DEPTH,
     READY,

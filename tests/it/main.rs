@@ -19,6 +19,7 @@ mod predict;
 mod record;
 mod restart;
 mod rollout;
+mod runs;
 mod shadow;
 mod slots;
 mod split;

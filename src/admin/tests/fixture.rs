@@ -1,6 +1,6 @@
 //! The admin API in process: a published snapshot, a real ledger, and a fake manager whose replies a test chooses.
 
-use crate::admin::{Admin, router};
+use crate::admin::{Admin, Threads, router};
 use crate::backend::{Model, RunError, Session};
 use crate::execute::{self, Runner};
 use crate::ledger::Retirement;
@@ -42,6 +42,7 @@ pub(super) struct Fixture {
     pub ledger: LedgerWriter,
     pub telemetry: Telemetry,
     pub stopping: Arc<AtomicBool>,
+    pub threads: Arc<Mutex<Threads>>,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -96,6 +97,8 @@ impl Fixture {
         let (writer, reader) = registry::new();
         let (asked, stopping): (Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>) = Default::default();
         let (commands, stops) = (Arc::clone(&asked), Arc::clone(&stopping));
+        let threads = Arc::new(Mutex::new(Threads { stuck: Vec::new(), serving: true }));
+        let reported = Arc::clone(&threads);
         let telemetry = Telemetry::new();
         let handle = manager(move |command| {
             let told = answer(&command);
@@ -129,10 +132,11 @@ impl Fixture {
             max_push: MAX_PUSH,
             allowed_hosts: vec!["ops.example".to_owned()],
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
+            threads: Arc::new(move || reported.lock().unwrap().clone()),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let writer = Arc::new(Mutex::new(writer));
-        Fixture { router, runtime, dir, writer, figures, quality, reader, ledger, telemetry, stopping, asked }
+        Fixture { router, runtime, dir, writer, figures, quality, reader, ledger, telemetry, stopping, threads, asked }
     }
 
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {

@@ -1,6 +1,7 @@
 //! Behaviour that all endpoints share, and the probes.
 
 use super::fixture::{Fixture, bare, name, version};
+use crate::admin::Threads;
 use crate::lifecycle::Actor;
 use crate::lifecycle::fake::{Asked, Told};
 use crate::model::{Code, Failure};
@@ -113,6 +114,14 @@ fn readiness_comes_from_the_snapshot_until_the_server_stops() {
         (fixture.get("/readyz").status.as_u16(), fixture.get("/readyz").json()),
         (200, json!({"ready": true, "unserved": []}))
     );
+    let held = "thread infer-0: a run of model fraud, version 1, does not end";
+    *fixture.threads.lock().unwrap() = Threads { stuck: vec![held.to_owned()], serving: true };
+    assert_eq!(fixture.get("/readyz").json(), json!({"ready": true, "unserved": [], "stuck_threads": [held]}));
+    assert_eq!(fixture.get("/healthz").status, 200);
+    fixture.threads.lock().unwrap().serving = false;
+    fixture.get("/readyz").refused(503, "NOT_READY", held);
+    fixture.get("/healthz").refused(503, "NOT_READY", held);
+    fixture.threads.lock().unwrap().serving = true;
     fixture.stopping.store(true, Ordering::Relaxed);
     fixture.get("/readyz").refused(503, "NOT_READY", "stopping");
     assert_eq!(fixture.get("/healthz").status, 200, "still alive");

@@ -8,6 +8,8 @@ use tract_onnx::pb::{
 };
 
 const FLOAT: i32 = pb::tensor_proto::DataType::Float as i32;
+const INT64: i32 = pb::tensor_proto::DataType::Int64 as i32;
+const BOOL: i32 = pb::tensor_proto::DataType::Bool as i32;
 
 /// `x` FP32 [N,width] → `y` FP32 [N,1], every element `answer`. `weights` more floats make the model larger.
 pub fn answering(answer: f32, width: i64, weights: usize) -> Vec<u8> {
@@ -253,6 +255,94 @@ pub fn unknown_operator() -> Vec<u8> {
         vec![value("x", &[None, Some(2)])],
         vec![value("y", &[None, Some(2)])],
     )
+}
+
+/// `n` INT64 scalar → `count` FP32 scalar: counts to `n` in a `Loop`.
+pub fn counting() -> Vec<u8> {
+    let body = GraphProto {
+        name: "body".into(),
+        node: vec![node("Add", &["before", "one"], &["after"]), node("Identity", &["go_on"], &["goes_on"])],
+        initializer: vec![tensor("one", &[], &[1.0])],
+        input: vec![typed("i", INT64, &[]), typed("go_on", BOOL, &[]), value("before", &[])],
+        output: vec![typed("goes_on", BOOL, &[]), value("after", &[])],
+        ..Default::default()
+    };
+    let mut counted = node("Loop", &["n", "go", "start"], &["count"]);
+    counted.attribute.push(AttributeProto {
+        name: "body".into(),
+        g: Some(body),
+        r#type: attribute_proto::AttributeType::Graph as i32,
+        ..Default::default()
+    });
+    let go = TensorProto { name: "go".into(), data_type: BOOL, raw_data: vec![1], ..Default::default() };
+    let inputs = vec![typed("n", INT64, &[])];
+    model(vec![counted], vec![go, tensor("start", &[], &[0.0])], inputs, vec![value("count", &[])])
+}
+
+/// `n` INT64 scalar → `kept` INT64 scalar: keeps the boxes that do not overlap, of `n` boxes that do not. One node does it, in a time that
+/// grows with the square of `n`.
+pub fn keeping_boxes() -> Vec<u8> {
+    let with = |mut node: NodeProto, name: &str, i: i64| {
+        node.attribute.push(int(name, i));
+        node
+    };
+    let scalar = |name: &str, n: i64| TensorProto {
+        name: name.into(),
+        data_type: INT64,
+        raw_data: n.to_le_bytes().to_vec(),
+        ..Default::default()
+    };
+    let list = |name: &str, n: i64| TensorProto { dims: vec![1], ..scalar(name, n) };
+    model(
+        vec![
+            node("Range", &["zero", "n", "one"], &["numbers"]),
+            with(node("Cast", &["numbers"], &["low"]), "to", i64::from(FLOAT)),
+            node("Add", &["low", "half"], &["high"]),
+            node("Unsqueeze", &["low", "axis"], &["low1"]),
+            node("Unsqueeze", &["high", "axis"], &["high1"]),
+            with(node("Concat", &["low1", "low1", "high1", "high1"], &["corners"]), "axis", 1),
+            node("Unsqueeze", &["corners", "first"], &["boxes"]),
+            node("Neg", &["low"], &["score"]),
+            node("Unsqueeze", &["score", "both"], &["scores"]),
+            node("Unsqueeze", &["n", "first"], &["most"]),
+            node("NonMaxSuppression", &["boxes", "scores", "most", "overlap"], &["selected"]),
+            node("Shape", &["selected"], &["shape"]),
+            with(node("Gather", &["shape", "zero"], &["kept"]), "axis", 0),
+        ],
+        vec![
+            scalar("zero", 0),
+            scalar("one", 1),
+            tensor("half", &[], &[0.5]),
+            list("axis", 1),
+            list("first", 0),
+            TensorProto {
+                name: "both".into(),
+                dims: vec![2],
+                data_type: INT64,
+                raw_data: [0i64, 1].iter().flat_map(|i| i.to_le_bytes()).collect(),
+                ..Default::default()
+            },
+            tensor("overlap", &[1], &[0.5]),
+        ],
+        vec![typed("n", INT64, &[])],
+        vec![typed("kept", INT64, &[])],
+    )
+}
+
+/// `x` FP32 [A,B], `y` FP32 [B,C] → `z` FP32 [A,C]: their product. Two requests with as many elements may differ a thousand times in cost.
+pub fn product() -> Vec<u8> {
+    let matrix = |name: &str| ValueInfoProto {
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: FLOAT,
+                shape: Some(TensorShapeProto { dim: vec![tensor_shape_proto::Dimension::default(); 2] }),
+            })),
+            ..Default::default()
+        }),
+        name: name.into(),
+        ..Default::default()
+    };
+    model(vec![node("MatMul", &["x", "y"], &["z"])], vec![], vec![matrix("x"), matrix("y")], vec![matrix("z")])
 }
 
 /// Installs a version in one step: writes a temporary directory and renames it.
