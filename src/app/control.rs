@@ -64,8 +64,7 @@ impl Control {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, mut stopping) = watch::channel(false);
-        let gauge = telemetry.process().gauge(&names::CONNECTIONS, &[("plane", "admin")]);
-        let connections = Arc::new(Connections::new(gauge));
+        let connections = Arc::new(Connections::new(telemetry.process(), "admin"));
         let quality = plane.quality.clone();
         let stuck = StuckVersions::new(plane.reader.clone(), plane.handle.clone(), &telemetry);
         let threads = Arc::clone(&plane.threads);

@@ -95,11 +95,11 @@ impl Stream {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Resets the stream, unless HTTP/2 has all of the answer already.
-    pub(super) fn reset(&self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
+    /// Resets the stream. False if HTTP/2 has all of the answer already, or if it was reset before.
+    pub(super) fn reset(&self) -> bool {
+        let Some(task) = self.task.get().filter(|task| !task.is_finished()) else { return false };
+        task.abort();
+        true
     }
 }
 

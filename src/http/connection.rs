@@ -1,7 +1,7 @@
 //! One connection: its protocol, its time limits, and its end.
 
 use super::activity::{Activity, Stage, Stream};
-use super::connections::OpenConnection;
+use super::connections::{OpenConnection, Reason};
 use super::socket::Socket;
 use super::written::Written;
 use crate::machine;
@@ -72,9 +72,18 @@ where
     let is_h2 = tokio::select! {
         detected = tokio::time::timeout(limits.head, is_http2(&stream)) => match detected {
             Ok(Ok(is_h2)) => is_h2,
-            _ => return,
+            Ok(Err(_)) => return,
+            Err(_) => {
+                open.connections.count_closed(Reason::Headers);
+                return;
+            }
         },
-        () = closed => return,
+        () = closed => {
+            if activity.stage() != Stage::CloseIdle {
+                open.connections.count_closed(Reason::Room);
+            }
+            return;
+        }
     };
     let socket = stream.as_raw_fd();
     let io = TokioIo::new(Socket::new(stream, Arc::clone(activity), is_h2, limits.write));
@@ -96,7 +105,7 @@ where
             Ok::<_, Infallible>(response.map(|body| Written::new(body, guard)))
         }
     });
-    let watch = Watch { activity, limits, is_h2, socket };
+    let watch = Watch { open: &open, activity, limits, is_h2, socket };
     if is_h2 {
         activity.set_http2();
         let connection = http2::Builder::new(Streams)
@@ -129,6 +138,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 
 /// Runs a connection and enforces its time limits.
 struct Watch<'a> {
+    open: &'a OpenConnection,
     activity: &'a Activity,
     limits: Limits,
     is_h2: bool,
@@ -184,12 +194,15 @@ impl Watch<'_> {
                 Event::Ended => return,
                 Event::Look => {}
                 Event::Tick => {
-                    if self.is_over_a_limit(now, &mut progress) {
+                    if let Some(reason) = self.over_a_limit(now, &mut progress) {
+                        self.open.connections.count_closed(reason);
                         return;
                     }
                     held_back = false;
-                    if activity.is_idle() && activity.idle_for(now) >= self.limits.idle {
-                        closing.get_or_insert(now);
+                    let is_stale = activity.is_idle() && activity.idle_for(now) >= self.limits.idle;
+                    if is_stale && closing.is_none() {
+                        self.open.connections.count_closed(Reason::Idle);
+                        closing = Some(now);
                     }
                 }
             }
@@ -197,7 +210,11 @@ impl Watch<'_> {
                 announced = true;
                 finish(connection.as_mut());
             }
-            if activity.stage() == Stage::CloseIdle || (activity.take_eviction() && activity.is_idle()) {
+            if closing.is_none() && activity.take_eviction() && activity.is_idle() {
+                self.open.connections.count_closed(Reason::Room);
+                closing = Some(now);
+            }
+            if activity.stage() == Stage::CloseIdle {
                 closing.get_or_insert(now);
             }
             if (closing.is_some() || activity.is_half_closed()) && activity.is_idle() {
@@ -237,10 +254,10 @@ impl Watch<'_> {
         closing_for < CLOSE_TIME && (self.activity.partial_head() != 0 || machine::unread(self.socket) > 0)
     }
 
-    /// Whether the connection must be closed because of a time limit. A stream of HTTP/2 that makes no progress is reset here.
-    fn is_over_a_limit(&self, now: Instant, progress: &mut Progress) -> bool {
+    /// The time limit because of which the connection must be closed. A stream of HTTP/2 that makes no progress is reset here.
+    fn over_a_limit(&self, now: Instant, progress: &mut Progress) -> Option<Reason> {
         if self.head_is_late(now, progress) {
-            return true;
+            return Some(Reason::Headers);
         }
         let activity = self.activity;
         if activity.is_write_blocked() {
@@ -250,16 +267,16 @@ impl Watch<'_> {
                 Some((before, since)) if done >= *before + MIN_PROGRESS => (*before, *since) = (done, now),
                 Some((_, since)) if now.duration_since(*since) >= self.limits.write => {
                     activity.set_reset();
-                    return true;
+                    return Some(Reason::Reader);
                 }
                 Some(_) => {}
                 None => progress.writing = Some((done, now)),
             }
-            return false;
+            return None;
         }
         progress.writing = None;
         if !self.is_h2 {
-            return false;
+            return None;
         }
         // The client's window is closed for streams that make no progress here.
         let before = std::mem::take(&mut progress.streams);
@@ -272,17 +289,17 @@ impl Watch<'_> {
                     if stalled >= self.limits.write * 2 {
                         // The last bytes of an answer wait inside the protocol, where only the end of the connection frees them.
                         activity.set_reset();
-                        return true;
+                        return Some(Reason::Reader);
                     }
-                    if stalled >= self.limits.write {
-                        stream.reset();
+                    if stalled >= self.limits.write && stream.reset() {
+                        self.open.connections.count_closed(Reason::Stream);
                     }
                     progress.streams.push((stream, *before, *since));
                 }
                 _ => progress.streams.push((stream, taken, now)),
             }
         }
-        false
+        None
     }
 
     /// Whether the first bytes of a request's headers arrived too long ago.

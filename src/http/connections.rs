@@ -1,7 +1,8 @@
 //! The open connections of a server: their number, the longest idle ones, and what all of them are told.
 
 use super::activity::{Activity, Stage};
-use metrics::Gauge;
+use crate::telemetry::{Scope, names};
+use metrics::{Counter, Gauge};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,18 +27,46 @@ pub(crate) struct Connections {
     /// The longest idle connections of the last search, the longest one last.
     noted: Mutex<Vec<Arc<Activity>>>,
     gauge: Gauge,
+    closed: [Counter; Reason::ALL.len()],
+}
+
+/// The limit because of which the server closed a connection, or reset a stream of HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    Idle,
+    Room,
+    Headers,
+    Reader,
+    Stream,
+}
+
+impl Reason {
+    const ALL: [Reason; 5] = [Reason::Idle, Reason::Room, Reason::Headers, Reason::Reader, Reason::Stream];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Reason::Idle => "idle",
+            Reason::Room => "room",
+            Reason::Headers => "headers",
+            Reason::Reader => "reader",
+            Reason::Stream => "stream",
+        }
+    }
 }
 
 impl Connections {
-    /// `gauge` shows their number.
-    pub(crate) fn new(gauge: Gauge) -> Connections {
+    /// For the data plane or the admin plane, as the label `plane` of the metrics.
+    pub(crate) fn new(scope: &Scope, plane: &str) -> Connections {
         Connections {
             open: Mutex::default(),
             next: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Open as u8),
             ended: Notify::new(),
             noted: Mutex::default(),
-            gauge,
+            gauge: scope.gauge(&names::CONNECTIONS, &[("plane", plane)]),
+            closed: Reason::ALL.map(|reason| {
+                scope.counter(&names::CONNECTIONS_CLOSED, &[("plane", plane), ("reason", reason.as_str())])
+            }),
         }
     }
 
@@ -72,6 +101,10 @@ impl Connections {
         for activity in open.values() {
             activity.tell(stage);
         }
+    }
+
+    pub(super) fn count_closed(&self, reason: Reason) {
+        self.closed[reason as usize].increment(1);
     }
 
     pub(super) fn stage(&self) -> Stage {

@@ -7,7 +7,7 @@ use super::connections::Connections;
 use super::data_plane::DataPlane;
 use super::io_health::SILENT;
 use super::io_thread::{Handles, IoThreadPool};
-use crate::telemetry::{Telemetry, names};
+use crate::telemetry::Telemetry;
 use crossbeam_channel::RecvTimeoutError;
 use std::io;
 use std::net::SocketAddr;
@@ -44,8 +44,7 @@ impl Server {
         let address = listener.local_addr()?;
         let (close, closing) = watch::channel(false);
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
-        let gauge = telemetry.process().gauge(&names::CONNECTIONS, &[("plane", "data")]);
-        let connections = Arc::new(Connections::new(gauge));
+        let connections = Arc::new(Connections::new(telemetry.process(), "data"));
         let limits = Limits {
             head: config.header_timeout,
             idle: config.idle_timeout,

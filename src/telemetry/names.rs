@@ -305,6 +305,13 @@ pub(crate) const THREADS_STUCK: Metric = metric(
     "Threads that are held by a run or by other work now: lost workers, and I/O threads that answer nothing",
 );
 pub(crate) const CONNECTIONS: Metric = metric("sluicegate_connections", Kind::Gauge, &["plane"], "Open connections");
+pub(crate) const CONNECTIONS_CLOSED: Metric = metric(
+    "sluicegate_connections_closed_total",
+    Kind::Counter,
+    &["plane", "reason"],
+    "Connections that the server closed because of a limit, by reason: idle (idle_timeout), room (the longest idle one, at max_connections), \
+     headers (header_timeout), reader (write_timeout); and streams of HTTP/2 that it reset: stream (write_timeout)",
+);
 pub(crate) const QUEUE_DEPTH: Metric =
     metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests that wait for a worker");
 pub(crate) const READY: Metric =
@@ -358,6 +365,7 @@ pub(crate) const ALL: &[Metric] = &[
     RUNS_LOST,
     THREADS_STUCK,
     CONNECTIONS,
+    CONNECTIONS_CLOSED,
     QUEUE_DEPTH,
     READY,
 ];

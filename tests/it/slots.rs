@@ -1,6 +1,7 @@
 //! Clients that take places without using them: unfinished requests, idle connections, answers that nobody reads.
 
 use crate::support::http2::{self, Http2};
+use crate::support::process::Served;
 use crate::support::{Gateway, eventually, infer_body, onnx};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -38,9 +39,19 @@ fn wait_closed(stream: &mut TcpStream, what: &str) {
 }
 
 fn open_connections(gateway: &Gateway) -> usize {
+    metric(gateway, "sluicegate_connections{plane=\"data\"}")
+}
+
+/// How many connections of the data plane the server closed for this reason.
+fn closed(gateway: &Gateway, reason: &str) -> usize {
+    metric(gateway, &format!("sluicegate_connections_closed_total{{plane=\"data\",reason=\"{reason}\"}}"))
+}
+
+fn metric(gateway: &Gateway, series: &str) -> usize {
     let metrics = String::from_utf8(gateway.admin_get("/metrics").body).unwrap();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("sluicegate_connections{plane=\"data\"} "));
-    line.map_or(0, |value| value.parse().unwrap())
+    let line =
+        metrics.lines().find_map(|line| line.strip_prefix(series)).unwrap_or_else(|| panic!("{series}: {metrics}"));
+    line.trim().parse().unwrap()
 }
 
 #[test]
@@ -89,18 +100,7 @@ fn unfinished_requests_of_a_peer_are_limited_and_the_limit_is_named() {
 fn the_longest_idle_connection_makes_room_for_a_new_one() {
     let gateway = gateway("max_connections = 8");
     let address = gateway.data();
-    eventually("only this test has connections", || {
-        let mut idle: Vec<TcpStream> = Vec::new();
-        for i in 0..8 {
-            let mut stream = connect(address);
-            let request = "GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n";
-            stream.write_all(request.as_bytes()).unwrap();
-            assert!(stream.read(&mut [0; 1024]).unwrap() > 0, "connection {i} is served");
-            idle.push(stream);
-        }
-        (open_connections(&gateway) == 8).then_some(())
-    });
-    // The connections of the closure above are closed. These are the longest idle ones, in this order.
+    // The client that waited until the gateway is ready keeps a connection, which is the first to go.
     let mut idle: Vec<TcpStream> = Vec::new();
     for _ in 0..8 {
         let mut stream = connect(address);
@@ -110,6 +110,7 @@ fn the_longest_idle_connection_makes_room_for_a_new_one() {
         let until = Instant::now() + Duration::from_millis(5);
         eventually("each is idle for another time", || (Instant::now() > until).then_some(()));
     }
+    assert_eq!((open_connections(&gateway), closed(&gateway, "room")), (8, 1));
     let began = Instant::now();
     let mut new = connect(address);
     new.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
@@ -122,6 +123,7 @@ fn the_longest_idle_connection_makes_room_for_a_new_one() {
         stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
         assert!(stream.read(&mut [0; 1024]).unwrap() > 0, "the others stay open");
     }
+    assert_eq!(closed(&gateway, "room"), 2);
 }
 
 #[test]
@@ -145,6 +147,7 @@ fn incomplete_headers_have_a_time_limit_everywhere() {
     {
         wait_closed(&mut connection.stream, what);
     }
+    assert_eq!(closed(&gateway, "headers"), 3);
     for bytes in [&b""[..], b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"] {
         let mut admin = connect(gateway.admin());
         admin.write_all(bytes).unwrap();
@@ -187,6 +190,7 @@ fn a_reader_that_takes_nothing_is_disconnected() {
         let _ = silent.peek(&mut error);
         silent.take_error().unwrap().map(|e| assert_eq!(e.kind(), ErrorKind::ConnectionReset))
     });
+    assert_eq!(closed(&gateway, "reader"), 1);
 }
 
 #[test]
@@ -204,6 +208,7 @@ fn a_stream_whose_window_stays_closed_is_reset_and_others_go_on() {
     let mut client = Http2::connect(gateway.data(), 1);
     client.request(1, false, "/v2", true);
     wait_closed(&mut client.stream, "a connection that holds an answer back");
+    assert_eq!((closed(&gateway, "stream"), closed(&gateway, "reader")), (1, 1));
 }
 
 #[test]
@@ -233,4 +238,35 @@ fn a_client_that_stops_sending_gets_its_answer() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "the admin plane: {answer:?}");
+}
+
+/// A burst of clients waits in the kernel's backlog, and a low limit on open files is enough to serve them and the admin plane.
+#[test]
+fn a_burst_is_served_with_few_file_descriptors() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let models = dir.path().join("models");
+    onnx::install(&models, "self", 1, &onnx::answering(1.0, 4, 0));
+    let served = Served::start_with(dir.path(), &[("TEST_OPEN_FILES", "256")]);
+    served.ready();
+    let data: SocketAddr = served.data.parse().unwrap();
+    let backlog: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let pid = rustix::process::Pid::from_child(&served.child);
+    // While the process is stopped, only the backlog takes connections. The standard library's has room for 128.
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let burst: Vec<TcpStream> = (0..300.min(backlog))
+        .map(|i| {
+            TcpStream::connect_timeout(&data, Duration::from_millis(900))
+                .unwrap_or_else(|e| panic!("connection {i} finds room in the backlog: {e}"))
+        })
+        .collect();
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    // These connections never send anything. They are more than the process has descriptors for.
+    let mut answer = served.ask(&[]);
+    assert_eq!(answer.status(), 200, "a newcomer gets the place of an idle connection");
+    assert!(answer.body_mut().read_to_string().unwrap().contains("outputs"));
+    assert!(
+        served.admin_get("/metrics").contains("sluicegate_connections{plane=\"data\"}"),
+        "the admin plane has its own"
+    );
+    drop(burst);
 }

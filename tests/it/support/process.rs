@@ -18,13 +18,14 @@ impl Served {
         Served::start_with(dir, &[])
     }
 
-    /// The same, with environment variables; `TEST_ADDRESS_SPACE_KIB` limits the address space. SIGXFSZ is ignored: a file that reaches
+    /// The same, with environment variables; `TEST_ADDRESS_SPACE_KIB` limits the address space,
+    /// `TEST_OPEN_FILES` the open files. SIGXFSZ is ignored: a file that reaches
     /// its size limit is an error, and does not end the process.
     pub fn start_with(dir: &Path, environment: &[(&str, &str)]) -> Served {
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                "trap '' XFSZ; ulimit -v ${TEST_ADDRESS_SPACE_KIB:-unlimited}; exec \"$0\" \"$@\"",
+                "trap '' XFSZ; ulimit -v ${TEST_ADDRESS_SPACE_KIB:-unlimited}; ulimit -n ${TEST_OPEN_FILES:-$(ulimit -Hn)}; exec \"$0\" \"$@\"",
                 env!("CARGO_BIN_EXE_sluicegate"),
             ])
             .envs(environment.iter().copied())
