@@ -75,7 +75,8 @@ start() { # NAME PROGRAM-OR-URL
             "${on_server[@]}" "$program" --listen "127.0.0.1:$port" --model "$root/models/mlp32/1/model.onnx" >"$work/$1.log" 2>&1 &
     else
         # shellcheck disable=SC2086 # several options in one variable
-        (cd "$root" && exec "${on_server[@]}" "$program" serve --models "$root/models" --listen "127.0.0.1:$port" \
+        # Without a supervisor, so that the process that was started is the one that is measured.
+        (cd "$root" && SLUICEGATE__SERVER__SUPERVISE=false exec "${on_server[@]}" "$program" serve --models "$root/models" --listen "127.0.0.1:$port" \
             --admin-listen "127.0.0.1:$(free_port)" --data-dir "$work/$1-data" ${SLUICEGATE_ARGS:-}) >"$work/$1.log" 2>&1 &
     fi
     pids+=("$!") started+=("$!") urls+=("http://127.0.0.1:$port/v2/models/mlp32/infer")

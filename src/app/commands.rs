@@ -1,10 +1,12 @@
 //! The commands `serve` and `check`.
 
 use super::signals::{Request, Signals};
-use super::{App, StartError};
+use super::{App, StartError, listen_on_both};
 use crate::backend::Engines;
 use crate::config::{self, Config, Overrides};
+use crate::marks;
 use crate::prepare::{self, TrialProgram, VersionReport};
+use crate::supervisor::{self, Inherited, Sockets, Supervised};
 use crate::{execute, machine};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,11 +23,26 @@ pub(super) const USAGE: u8 = 2;
 /// Serves until a signal stops it. `file`: the configuration file from the command line; without it the default file, if it exists.
 #[must_use]
 pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
+    let inherited = match supervisor::inherited() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            eprintln!("sluicegate: cannot use what the supervisor passed: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
     let default = Path::new(Config::DEFAULT_FILE);
     let file = file.or_else(|| default.exists().then(|| default.to_owned()));
     let read = || Config::load(file.as_deref(), config::environment(), overrides);
-    let config = match read() {
-        Ok(config) => config,
+    // After a crash a file that was broken meanwhile must not end the server.
+    let copy = inherited.as_ref().filter(|i| i.parent.restarts > 0).and_then(|i| i.configuration.as_deref());
+    let loaded = read().map(|config| (config, None)).or_else(|complaints| match copy {
+        None => Err(complaints),
+        Some(copy) => {
+            Config::load(Some(copy), config::environment(), overrides).map(|config| (config, Some(complaints)))
+        }
+    });
+    let (config, complaints) = match loaded {
+        Ok(loaded) => loaded,
         Err(complaints) => {
             eprintln!("{complaints}");
             return ExitCode::from(USAGE);
@@ -35,27 +52,55 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
         eprintln!("{message}");
         return ExitCode::from(USAGE);
     }
-    match run(&config, read) {
-        Ok(()) => {
-            if !execute::end_all_runs(LAST_RUNS) {
-                tracing::warn!("a run does not end; the process ends without it");
-            }
-            // Nothing is torn down: a load or a run that was left behind may still be inside an engine.
-            machine::exit_now(0)
-        }
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(FAILED)
-        }
+    if let Some(complaints) = complaints {
+        tracing::error!(
+            "the server goes on with the configuration from before, because it cannot be read now: {complaints}"
+        );
     }
+    let done = match inherited {
+        Some(Inherited { sockets, parent, .. }) => serve_here(&config, &read, sockets, Some(parent)),
+        None if config.server.supervise => serve_in_child(&config, file.as_deref(), &read),
+        None => listen_on_both(&config).and_then(|sockets| serve_here(&config, &read, sockets, None)),
+    };
+    done.unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        ExitCode::from(FAILED)
+    })
 }
 
-fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Complaints>) -> Result<(), StartError> {
+/// Reads the configuration again.
+type Read<'r> = &'r dyn Fn() -> Result<Config, crate::settings::Complaints>;
+
+/// Starts the server as a child process. Where the system does not allow that, this process serves without a supervisor.
+fn serve_in_child(config: &Config, file: Option<&Path>, read: Read<'_>) -> Result<ExitCode, StartError> {
+    let sockets = listen_on_both(config)?;
+    let parent = supervisor::Config {
+        data_dir: config.data.dir.clone(),
+        crash_inputs: usize::try_from(config.server.crash_inputs).unwrap_or(usize::MAX),
+        shutdown_grace: config.server.shutdown_grace,
+        file: file.map(Path::to_owned),
+    };
+    supervisor::run(&parent, &sockets, &|| read().is_ok()).or_else(|error| {
+        tracing::warn!(%error, "the server runs without a supervisor: a crash ends it");
+        serve_here(config, read, sockets, None)
+    })
+}
+
+fn serve_here(
+    config: &Config,
+    read: Read<'_>,
+    sockets: Sockets,
+    parent: Option<Supervised>,
+) -> Result<ExitCode, StartError> {
     let start = |source| StartError::Start { what: "signal handling", source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
     // Before anything else, so that a signal during the start stops the server in order.
     let mut signals = runtime.block_on(async { Signals::listen() }).map_err(start)?;
-    let mut app = App::start_with(config, Some(trial_program(config.engines.onnxruntime.as_deref())))?;
+    supervisor::unblock_signals();
+    if parent.is_some() {
+        marks::catch_signals();
+    }
+    let mut app = App::start_on(config, sockets, parent, Some(trial_program(config.engines.onnxruntime.as_deref())))?;
     loop {
         match runtime.block_on(signals.next()) {
             Request::Stop => break,
@@ -66,7 +111,11 @@ fn run(config: &Config, read: impl Fn() -> Result<Config, crate::settings::Compl
         }
     }
     app.stop();
-    Ok(())
+    if !execute::end_all_runs(LAST_RUNS) {
+        tracing::warn!("a run does not end; the process ends without it");
+    }
+    // Nothing is torn down: a load or a run that was left behind may still be inside an engine.
+    machine::exit_now(0)
 }
 
 /// Serves trials to a server on standard input and output, until it is gone.

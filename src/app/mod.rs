@@ -28,13 +28,15 @@ use crate::execute::{self, Executor};
 use crate::http::{self, DataPlane, Server};
 use crate::lifecycle;
 use crate::machine::{self, Machine, OpenFiles};
+use crate::model::VersionId;
 use crate::prepare::{Loader, TrialConfig, TrialProgram, TriedEngines};
 use crate::quality::Quality;
 use crate::record::{self, Log};
 use crate::rollout::Rollouts;
 use crate::serve::Gateway;
 use crate::shadow::{self, Shadows};
-use crate::telemetry::Telemetry;
+use crate::supervisor::{Sockets, Supervised};
+use crate::telemetry::{Telemetry, names};
 use crate::{ledger, registry};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -97,6 +99,8 @@ pub struct App {
     manager: lifecycle::Stop,
     prediction_log: record::Stop,
     phase: watch::Sender<Phase>,
+    /// The supervisor, where there is one.
+    parent: Option<Supervised>,
     config: Config,
 }
 
@@ -106,14 +110,20 @@ impl App {
     /// # Errors
     /// A port cannot be bound, the data directory cannot be used, or a thread cannot be started.
     pub fn start(config: &Config) -> Result<App, StartError> {
-        App::start_with(config, None)
+        App::start_on(config, listen_on_both(config)?, None, None)
     }
 
-    /// Starts everything. With a program for trials, versions are tried in a process of their own before they are loaded.
+    /// Starts everything on sockets that are open. With a supervisor, its reports of crashes are stored first. With a program for trials,
+    /// versions are tried in a process of their own before they are loaded.
     ///
     /// # Errors
     /// As [`App::start`].
-    pub(crate) fn start_with(config: &Config, trials: Option<TrialProgram>) -> Result<App, StartError> {
+    pub(crate) fn start_on(
+        config: &Config,
+        sockets: Sockets,
+        parent: Option<Supervised>,
+        trials: Option<TrialProgram>,
+    ) -> Result<App, StartError> {
         let start = |what| move |source| StartError::Start { what, source };
         let machine = Machine::detect();
         let cores = NonZeroUsize::new(machine.cores).unwrap_or(NonZeroUsize::MIN);
@@ -125,23 +135,13 @@ impl App {
             memory_budget_mib = memory >> 20, "budget");
 
         let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
-        for engine in engines.describe() {
-            tracing::info!(
-                engine = engine.name,
-                version = engine.version,
-                available = engine.available,
-                "{}",
-                engine.note
-            );
-        }
+        log_engines(&engines);
 
         let loader = loader(engines, trials, config, &machine);
         let telemetry = Telemetry::new();
-        // Both ports first, so that a second server on one machine fails before it changes anything.
-        let admin_listener = listen("the admin plane", config.admin.listen)?;
-        let data_listener = listen("the data plane", config.server.listen)?;
+        let Sockets { data: data_listener, admin: admin_listener } = sockets;
         let dir = &config.data.dir;
-        let (ledger_writer, ledger_reader) = ledger::open(dir)
+        let (ledger_writer, ledger_reader, set_aside) = open_ledger(config, parent.as_ref())
             .map_err(|source| StartError::Ledger { dir: dir.display().to_string(), source: Box::new(source) })?;
         let (writer, reader) = registry::new();
 
@@ -159,7 +159,7 @@ impl App {
             policy: config.models.policy,
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
             recording: Some(recording),
-            set_aside: Vec::new(),
+            set_aside,
         };
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =
@@ -189,6 +189,7 @@ impl App {
             Rollouts::start(handle.clone(), reader.clone(), ledger_reader.clone(), figures.clone(), telemetry.clone())
                 .map_err(start("the rollouts"))?;
 
+        tell_about(parent.as_ref(), config, &telemetry);
         let (phase, phases) = watch::channel(Phase::Serving);
         let plane = admin::Admin {
             threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
@@ -212,7 +213,7 @@ impl App {
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
         let (prediction_log, config) = (log_stop, config.clone());
-        Ok(App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, config })
+        Ok(App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, parent, config })
     }
 
     #[must_use]
@@ -254,12 +255,26 @@ impl App {
         if let Err(error) = crate::telemetry::set_log_filter(&next.log.filter) {
             tracing::error!(error, "the log filter was not changed");
         }
+        if let Some(parent) = &self.parent {
+            parent.set_stop_within(next.server.shutdown_grace);
+        }
         self.config = next;
     }
 
     /// Stops in order, within `server.shutdown_grace`. True when every request was finished.
     pub fn stop(self) -> bool {
-        let App { data_plane, mut server, shadows, rollouts, control, manager, prediction_log, phase, config } = self;
+        let App {
+            data_plane,
+            mut server,
+            shadows,
+            rollouts,
+            control,
+            manager,
+            prediction_log,
+            phase,
+            parent: _,
+            config,
+        } = self;
         let began = Instant::now();
         let until = began + config.server.shutdown_grace;
         let left = || until.saturating_duration_since(Instant::now());
@@ -313,6 +328,78 @@ fn start_log(
         .map_err(|source| StartError::Start { what: "the prediction log", source })?;
     let choice = settings.choice.clone();
     Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality))
+}
+
+fn log_engines(engines: &Engines) {
+    for engine in engines.describe() {
+        tracing::info!(engine = engine.name, version = engine.version, available = engine.available, "{}", engine.note);
+    }
+}
+
+/// Tells a supervisor how long a stop may take, and shows how often it has started this process again.
+fn tell_about(parent: Option<&Supervised>, config: &Config, telemetry: &Telemetry) {
+    if let Some(parent) = parent {
+        parent.set_stop_within(config.server.shutdown_grace);
+    }
+    telemetry.process().counter(&names::RESTARTS, &[]).absolute(parent.map_or(0, |parent| parent.restarts));
+}
+
+/// Stores the crashes of earlier processes, and returns the versions that must not be loaded because of them.
+fn store_crashes(
+    config: &Config,
+    parent: Option<&Supervised>,
+    ledger: &mut ledger::LedgerWriter,
+) -> Result<Vec<lifecycle::SetAside>, ledger::LedgerError> {
+    let crashes = parent.map_or(&[][..], |parent| &parent.crashes);
+    let attributed = crashes.iter().filter_map(|crash| {
+        let version = crash.version.as_ref()?;
+        Some(lifecycle::CrashedVersion {
+            id: VersionId { model: version.model.clone(), version: version.version },
+            // The time of the report is one that this program wrote.
+            at: crash.at.parse().unwrap_or_default(),
+            artifact: version.artifact.clone(),
+            signal: crash.signal.clone(),
+            call: version.call.clone(),
+            inputs: version.inputs.clone(),
+        })
+    });
+    let attributed: Vec<_> = attributed.collect();
+    let set_aside = lifecycle::store_crashes(ledger, &config.models.dir, &attributed, config.models.crash_limit)?;
+    if let Some(parent) = parent {
+        parent.set_stored(crashes.len());
+    }
+    Ok(set_aside)
+}
+
+/// How long a start waits for the data directory. A server that was killed a moment ago may not have ended yet: the kernel frees its memory
+/// first, and then its locks.
+const WAIT_FOR_DATA: Duration = Duration::from_secs(2);
+
+/// The ledger, and the versions that must not be loaded because they ended the process before.
+type OpenLedger = (ledger::LedgerWriter, ledger::LedgerReader, Vec<lifecycle::SetAside>);
+
+/// # Errors
+/// As [`ledger::open`]. When another server still has the data directory after [`WAIT_FOR_DATA`].
+fn open_ledger(config: &Config, parent: Option<&Supervised>) -> Result<OpenLedger, ledger::LedgerError> {
+    let until = Instant::now() + WAIT_FOR_DATA;
+    loop {
+        match ledger::open(&config.data.dir) {
+            Err(ledger::LedgerError::InUse { .. }) if Instant::now() < until => {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            opened => {
+                let (mut writer, reader) = opened?;
+                let set_aside = store_crashes(config, parent, &mut writer)?;
+                return Ok((writer, reader, set_aside));
+            }
+        }
+    }
+}
+
+/// Opens both sockets before anything else, so that a second server on one machine fails before it changes anything.
+fn listen_on_both(config: &Config) -> Result<Sockets, StartError> {
+    let admin = listen("the admin plane", config.admin.listen)?;
+    Ok(Sockets { admin, data: listen("the data plane", config.server.listen)? })
 }
 
 fn listen(plane: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, StartError> {

@@ -61,7 +61,7 @@ fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change>
 // Every struct is destructured completely, so that a new key does not compile until this file says when it can change.
 
 impl Server {
-    fn changes(&self, new: &Server) -> [Option<Change>; 17] {
+    fn changes(&self, new: &Server) -> [Option<Change>; 19] {
         let Server {
             listen,
             max_in_flight,
@@ -79,6 +79,8 @@ impl Server {
             max_request_timeout,
             shutdown_grace,
             shutdown_announce,
+            supervise,
+            crash_inputs,
             io_threads,
         } = self;
         [
@@ -98,6 +100,8 @@ impl Server {
             at_run_time("server.max_request_timeout", max_request_timeout, &new.max_request_timeout),
             at_run_time("server.shutdown_grace", shutdown_grace, &new.shutdown_grace),
             at_run_time("server.shutdown_announce", shutdown_announce, &new.shutdown_announce),
+            at_start("server.supervise", supervise, &new.supervise),
+            at_start("server.crash_inputs", crash_inputs, &new.crash_inputs),
             at_start("server.io_threads", io_threads, &new.io_threads),
         ]
     }
@@ -114,9 +118,19 @@ impl Admin {
 }
 
 impl Models {
-    fn changes(&self, new: &Models) -> [Option<Change>; 11] {
-        let Models { dir, settle, rescan, memory_budget, load_threads, time_limits, drain_timeout, keep_warm, policy } =
-            self;
+    fn changes(&self, new: &Models) -> [Option<Change>; 13] {
+        let Models {
+            dir,
+            settle,
+            rescan,
+            memory_budget,
+            load_threads,
+            time_limits,
+            drain_timeout,
+            keep_warm,
+            crash_limit,
+            policy,
+        } = self;
         let new_limits = &new.time_limits;
         [
             at_start("models.dir", dir, &new.dir),
@@ -129,6 +143,8 @@ impl Models {
             at_start("models.warm_timeout", &time_limits.warm, &new_limits.warm),
             at_start("models.drain_timeout", drain_timeout, &new.drain_timeout),
             at_start("models.keep_warm", keep_warm, &new.keep_warm),
+            at_start("models.crash_limit", &crash_limit.crashes, &new.crash_limit.crashes),
+            at_start("models.crash_window", &crash_limit.within, &new.crash_limit.within),
             at_start("models.policy", policy, &new.policy),
         ]
     }

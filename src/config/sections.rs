@@ -1,6 +1,6 @@
 //! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
-use crate::lifecycle::{Policy, TimeLimits};
+use crate::lifecycle::{CrashLimit, Policy, TimeLimits};
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
 use crate::settings::Table;
@@ -61,6 +61,12 @@ pub struct Server {
     /// The time from SIGTERM until connections without a request are closed. Until then a client learns from the answer to its next
     /// request that its connection closes. Default 0: half of `shutdown_grace`, longer than the pauses of most clients.
     pub shutdown_announce: Duration,
+    /// Whether a small parent process owns the sockets and starts the server again after a crash. Default true: a signal inside an engine
+    /// would otherwise end all models, and refuse connections until something else starts the server.
+    pub supervise: bool,
+    /// The most bytes of a request's inputs that are kept for each thread while it runs a model, to be written to a file when the run ends
+    /// the process. Default 0, which keeps none: the copy costs time, and inputs may be personal data.
+    pub crash_inputs: u64,
     /// I/O threads, which read requests and send answers. Default 0: one per core of the CPU budget.
     pub io_threads: usize,
 }
@@ -101,6 +107,9 @@ pub struct Models {
     /// `keep_warm` in `model.toml` overrides it. Default 10 min: problems of a new version mostly show within minutes, and a rollback
     /// is then immediate.
     pub keep_warm: Duration,
+    /// When a version that ends the process is set aside. `crash_limit`: after how many crashes; default 3: the first may be chance, and
+    /// each one breaks the requests of all models. 0: never. `crash_window`: crashes longer ago do not count; default 10 min.
+    pub crash_limit: CrashLimit,
     /// What to do when a version does not fit into the memory budget. Default `keep_serving`: no request fails.
     pub policy: Policy,
 }
@@ -192,6 +201,8 @@ impl Default for Server {
             max_request_timeout: 5 * MINUTE,
             shutdown_grace: 20 * SECOND,
             shutdown_announce: Duration::ZERO,
+            supervise: true,
+            crash_inputs: 0,
             io_threads: 0,
         }
     }
@@ -220,6 +231,8 @@ impl Server {
             max_request_timeout: t.duration("max_request_timeout", MS..=HOUR).unwrap_or(d.max_request_timeout),
             shutdown_grace: t.duration("shutdown_grace", Duration::ZERO..=HOUR).unwrap_or(d.shutdown_grace),
             shutdown_announce: t.duration("shutdown_announce", Duration::ZERO..=HOUR).unwrap_or(d.shutdown_announce),
+            supervise: t.bool("supervise").unwrap_or(d.supervise),
+            crash_inputs: t.bytes("crash_inputs", 0..=256 * MIB).unwrap_or(d.crash_inputs),
             io_threads: t.integer("io_threads", 0..=1024).unwrap_or(d.io_threads),
         };
         if server.request_timeout > server.max_request_timeout {
@@ -292,6 +305,7 @@ impl Default for Models {
             time_limits: TimeLimits { load: MINUTE, verify: MINUTE, warm: MINUTE },
             drain_timeout: 30 * SECOND,
             keep_warm: 10 * MINUTE,
+            crash_limit: CrashLimit { crashes: 3, within: 10 * MINUTE },
             policy: Policy::default(),
         }
     }
@@ -314,6 +328,10 @@ impl Models {
             },
             drain_timeout: t.duration("drain_timeout", Duration::ZERO..=24 * HOUR).unwrap_or(d.drain_timeout),
             keep_warm: t.duration("keep_warm", Duration::ZERO..=30 * 24 * HOUR).unwrap_or(d.keep_warm),
+            crash_limit: CrashLimit {
+                crashes: t.integer("crash_limit", 0..=100).unwrap_or(d.crash_limit.crashes),
+                within: t.duration("crash_window", SECOND..=30 * 24 * HOUR).unwrap_or(d.crash_limit.within),
+            },
             policy: t.one_of("policy", &policies).unwrap_or(d.policy),
         }
     }

@@ -156,6 +156,8 @@ const ALL_DIFFERENT: &str = r#"
     request_timeout = "1s"
     max_request_timeout = "1s"
     shutdown_grace = "1s"
+    supervise = false
+    crash_inputs = "1KiB"
     shutdown_announce = "1s"
     io_threads = 1
     [admin]
@@ -170,6 +172,8 @@ const ALL_DIFFERENT: &str = r#"
     load_timeout = "1s"
     verify_timeout = "1s"
     warm_timeout = "1s"
+    crash_limit = 4
+    crash_window = "11m"
     drain_timeout = "1s"
     keep_warm = "1s"
     policy = "make_room"

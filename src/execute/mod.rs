@@ -16,7 +16,7 @@
 //! - A panic or an error inside an engine fails that run alone, and the session is dropped. A worker that panics elsewhere answers
 //!   the requests of that run with `INTERNAL` and goes on.
 //!
-//! Uses: backend, machine (processor time, priority), model, tensor.
+//! Uses: backend, machine (processor time, priority), marks, model, tensor.
 //!
 //! Invariant: no knowledge of routing or HTTP.
 //!

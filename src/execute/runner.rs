@@ -7,6 +7,7 @@ use super::counters::RunCounters;
 use super::watchdog::{Limit, MAX_LOST_RUNS, RunWatch, watched};
 use crate::backend::{GraphFacts, Model, RunError, Session};
 use crate::machine;
+use crate::marks::{self, Kind, VersionMark};
 use crate::model::{Answer, Checked, Code, Dim, Failure, Signature, panic_message};
 use crate::tensor::{Data, Shape, Tensor};
 use crossbeam_queue::ArrayQueue;
@@ -46,6 +47,8 @@ pub struct Runner {
     counters: RunCounters,
     at_once: AtOnce,
     watch: Arc<RunWatch>,
+    /// Names the version in the report of a crash.
+    mark: VersionMark,
 }
 
 /// Why a run gave no output.
@@ -100,6 +103,7 @@ impl Runner {
             batching: Batching::Off { why: "it was not verified that rows do not interact".to_owned() },
             placement: Placement::default(),
             counters: RunCounters::default(),
+            mark: VersionMark::default(),
         }
     }
 
@@ -119,6 +123,17 @@ impl Runner {
     #[must_use]
     pub fn with_placement(self, placement: Placement) -> Runner {
         Runner { placement, ..self }
+    }
+
+    /// Sets the mark of threads that run it.
+    #[must_use]
+    pub fn with_mark(self, mark: VersionMark) -> Runner {
+        Runner { mark, ..self }
+    }
+
+    #[must_use]
+    pub fn mark(&self) -> &VersionMark {
+        &self.mark
     }
 
     #[must_use]
@@ -366,8 +381,13 @@ impl Runner {
         let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<_, RunError> {
             let session = match &mut session {
                 Some(session) => session,
-                none => none.insert(Arc::clone(&self.model).session()?),
+                none => {
+                    let _inside = self.mark.enter(Kind::Session);
+                    none.insert(Arc::clone(&self.model).session()?)
+                }
             };
+            let _kept = marks::keep_inputs(self.model.signature(), request);
+            let _inside = self.mark.enter(Kind::Run);
             let started = Instant::now();
             let ran = watched(&self.watch, limit, started, |interrupt| session.run(request, interrupt));
             let tensors = ran.unwrap_or(Err(RunError::Interrupted))?;

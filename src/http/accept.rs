@@ -82,15 +82,22 @@ impl Acceptor {
     }
 
     /// Stops listening. Returns the connections that were established before.
-    pub(crate) fn close(self) -> Vec<TcpStream> {
-        let mut last = Vec::from_iter(self.held);
-        if let Ok(listener) = self.listener.into_std() {
-            // The kernel resets what is left in the backlog when the listener is closed.
-            while let Ok((stream, _)) = listener.accept() {
-                let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                last.extend(stream.ok());
-            }
+    pub(crate) fn close(mut self) -> Vec<TcpStream> {
+        let mut last = Vec::from_iter(self.held.take());
+        // The kernel resets what is left in the backlog when the socket stops listening.
+        while let Ok((socket, _)) = socket2::SockRef::from(&self.listener).accept() {
+            let stream = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket.into()));
+            last.extend(stream.ok());
         }
         last
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        // A supervisor holds the socket too, so that closing it here would not refuse new connections.
+        if let Err(error) = socket2::SockRef::from(&self.listener).shutdown(std::net::Shutdown::Both) {
+            tracing::debug!(%error, plane = self.plane, "the socket did not listen any more");
+        }
     }
 }

@@ -75,6 +75,12 @@ pub enum Effect {
     /// A version became ready with these bytes. The first time writes no audit event. The same bytes change nothing. Other bytes
     /// replace the stored ones and write an audit event.
     RecordArtifact { version: Version, sha256: String, bytes: u64 },
+    /// A version ended the process, with these files. Only the newest [`MAX_CRASHES`] of a version are kept.
+    RecordCrash { version: Version, artifact: String, at: Timestamp },
+    /// A version is not loaded again with these files.
+    SetAside { version: Version, artifact: String, reason: String },
+    /// A version may be loaded again, and its crashes no longer count. Writes no audit event.
+    ForgiveCrashes { version: Version },
     /// Only the audit event.
     None,
 }
@@ -107,6 +113,8 @@ pub enum Action {
     ReplaceArtifact,
     /// A version's runs did not end, or it ended the process.
     SetAside,
+    /// A version ended the process.
+    Crash,
     RolloutStart,
     RolloutStep,
     RolloutPause,
@@ -138,6 +146,7 @@ impl Action {
             Action::AutoPromote => "auto_promote",
             Action::ReplaceArtifact => "replace_artifact",
             Action::SetAside => "set_aside",
+            Action::Crash => "crash",
             Action::RolloutStart => "rollout_start",
             Action::RolloutStep => "rollout_step",
             Action::RolloutPause => "rollout_pause",
@@ -174,6 +183,24 @@ pub struct Revision {
     pub document: String,
 }
 
+/// A crash of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crash {
+    pub at: Timestamp,
+    /// Identifies the files that the version had.
+    pub artifact: String,
+}
+
+/// A version that is not loaded again while it has these files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAside {
+    pub artifact: String,
+    pub reason: String,
+}
+
+/// The crashes of a version that are kept.
+pub(crate) const MAX_CRASHES: u32 = 100;
+
 /// Everything stored about one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelState {
@@ -191,6 +218,9 @@ pub struct ModelState {
     pub operator_unloaded: BTreeSet<Version>,
     pub auto_promoted: BTreeSet<Version>,
     pub artifacts: BTreeMap<Version, Artifact>,
+    /// Oldest first.
+    pub crashes: BTreeMap<Version, Vec<Crash>>,
+    pub set_aside: BTreeMap<Version, StoredAside>,
     /// Why some of the stored values cannot be read. The fields that they belong to are then empty.
     pub unreadable: Option<String>,
 }
@@ -209,6 +239,8 @@ impl ModelState {
             operator_unloaded: BTreeSet::new(),
             auto_promoted: BTreeSet::new(),
             artifacts: BTreeMap::new(),
+            crashes: BTreeMap::new(),
+            set_aside: BTreeMap::new(),
             unreadable: None,
         }
     }

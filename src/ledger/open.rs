@@ -14,7 +14,7 @@ use std::time::Duration;
 /// step: existing databases have applied it.
 ///
 /// Versions are text, as in every document: they are unsigned 64-bit numbers, and SQLite's integers are signed.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE models (
         model          TEXT PRIMARY KEY NOT NULL,
@@ -68,6 +68,22 @@ pub(super) const MIGRATIONS: [&str; 3] = [
     // The event of the retirement.
     "
     ALTER TABLE models ADD COLUMN retired INTEGER REFERENCES events (id);
+",
+    "
+    CREATE TABLE crashes (
+        model    TEXT NOT NULL REFERENCES models (model),
+        version  TEXT NOT NULL,
+        ts       TEXT NOT NULL,
+        artifact TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX crashes_by_version ON crashes (model, version, ts);
+    CREATE TABLE set_aside (
+        model    TEXT NOT NULL REFERENCES models (model),
+        version  TEXT NOT NULL,
+        artifact TEXT NOT NULL,
+        reason   TEXT NOT NULL,
+        PRIMARY KEY (model, version)
+    ) STRICT;
 ",
 ];
 

@@ -4,7 +4,10 @@ use super::error::{LedgerError, is_unreadable_value};
 use super::identity::OpenFiles;
 use super::lock::Lock;
 use super::reader::{Text, previous_document, revision_of};
-use super::{Artifact, Change, Committed, Effect, ModelState, NewDocument, Retirement, Revision, rfc3339};
+use super::{
+    Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Retirement, Revision,
+    StoredAside, rfc3339,
+};
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
@@ -101,6 +104,23 @@ impl LedgerWriter {
         for row in statement.query_map([state.model.as_str()], |row| Ok((version(row)?, artifact(row, 1)?)))? {
             state.artifacts.extend(unreadable.or_empty("artifacts", row.map(Some))?);
         }
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT version, ts, artifact FROM crashes WHERE model = ?1 ORDER BY ts, rowid")?;
+        let crash = |row: &Row<'_>| {
+            Ok((version(row)?, Crash { at: row.get::<_, Text<Timestamp>>(1)?.0, artifact: row.get(2)? }))
+        };
+        for row in statement.query_map([state.model.as_str()], crash)? {
+            if let Some((version, crash)) = unreadable.or_empty("crashes", row.map(Some))? {
+                state.crashes.entry(version).or_default().push(crash);
+            }
+        }
+        let mut statement =
+            self.connection.prepare_cached("SELECT version, artifact, reason FROM set_aside WHERE model = ?1")?;
+        let aside = |row: &Row<'_>| Ok((version(row)?, StoredAside { artifact: row.get(1)?, reason: row.get(2)? }));
+        for row in statement.query_map([state.model.as_str()], aside)? {
+            state.set_aside.extend(unreadable.or_empty("set_aside", row.map(Some))?);
+        }
         state.unreadable = unreadable.words();
         Ok(state)
     }
@@ -181,9 +201,11 @@ fn write(transaction: &Transaction<'_>, mut change: Change) -> rusqlite::Result<
 }
 
 /// Whether a change writes an audit event. A version that becomes ready for the first time, or with the bytes it had before, writes
-/// none. Other bytes do, and the event shows both where the caller gave neither.
+/// none, and neither does forgiving its crashes. Other bytes do, and the event shows both where the caller gave neither.
 fn needs_event(transaction: &Transaction<'_>, change: &mut Change) -> rusqlite::Result<bool> {
-    let Effect::RecordArtifact { version, sha256, bytes } = &change.effect else { return Ok(true) };
+    let Effect::RecordArtifact { version, sha256, bytes } = &change.effect else {
+        return Ok(!matches!(change.effect, Effect::ForgiveCrashes { .. }));
+    };
     let stored = transaction
         .prepare_cached("SELECT sha256, bytes, first_ready_at FROM artifacts WHERE model = ?1 AND version = ?2")?
         .query_row(params![change.model.as_str(), version.to_string()], |row| artifact(row, 0))
@@ -248,6 +270,26 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
                 "DELETE FROM operator_unloaded WHERE model = ?1 AND version = ?2"
             };
             run(sql, &[&model, &version.to_string()])?;
+        }
+        Effect::RecordCrash { version, artifact, at } => {
+            let version = version.to_string();
+            run("INSERT INTO crashes VALUES (?1, ?2, ?3, ?4)", &[&model, &version, &rfc3339(*at), artifact])?;
+            run(
+                "DELETE FROM crashes WHERE rowid IN (SELECT rowid FROM crashes WHERE model = ?1 AND version = ?2
+                 ORDER BY ts DESC, rowid DESC LIMIT -1 OFFSET ?3)",
+                &[&model, &version, &MAX_CRASHES],
+            )?;
+        }
+        Effect::SetAside { version, artifact, reason } => {
+            run(
+                "INSERT OR REPLACE INTO set_aside VALUES (?1, ?2, ?3, ?4)",
+                &[&model, &version.to_string(), artifact, reason],
+            )?;
+        }
+        Effect::ForgiveCrashes { version } => {
+            let version = version.to_string();
+            run("DELETE FROM set_aside WHERE model = ?1 AND version = ?2", &[&model, &version])?;
+            run("DELETE FROM crashes WHERE model = ?1 AND version = ?2", &[&model, &version])?;
         }
         Effect::RecordArtifact { version, sha256, bytes } => {
             // No file is larger than 8 EiB, the largest number that SQLite stores.

@@ -3,6 +3,7 @@
 use super::loaders::Report;
 use super::memory;
 use crate::machine::resident_bytes;
+use crate::marks::Kind;
 use crate::model::VersionId;
 use crate::registry::Loaded;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -157,9 +158,13 @@ fn run(unused: &Receiver<Unused>, report: &(dyn Fn(Freed) -> bool + Send + Sync)
         // Trimming walks the whole heap, so it is done once for all versions that are freed together.
         for Unused { serial, id, loaded, drained } in std::iter::once(first).chain(unused.try_iter()) {
             let bytes = loaded.facts.bytes;
+            // The mark outlives the version, so that its name is still in the table while the engine frees it.
+            let mark = loaded.runner.mark().clone();
+            let inside = mark.enter(Kind::Free);
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(loaded))).is_err() {
                 tracing::error!(model = %id.model, version = %id.version, "the engine panicked while the version was freed");
             }
+            drop(inside);
             freed.push(Freed { serial, id, bytes, drained, resident: None });
         }
         memory::trim();

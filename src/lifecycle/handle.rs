@@ -310,7 +310,7 @@ impl Handle {
     /// `reason` is shown to callers, so it names no files.
     #[must_use]
     pub fn set_aside(&self, model: ModelName, version: Version, stage: Stage, reason: String) -> bool {
-        let aside = SetAside { id: VersionId { model, version }, stage, reason };
+        let aside = SetAside { id: VersionId { model, version }, stage, reason, recorded: false };
         self.commands.try_send(Event::Command(Command::SetAside(aside))).is_ok()
     }
 

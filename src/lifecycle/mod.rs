@@ -9,13 +9,14 @@
 //! - A half-copied or broken version never disturbs the versions that serve.
 //! - A stored document that cannot be read disables its own model only. When the manager panics, the server stops being ready.
 //!
-//! Uses: registry (writer), backend, compare, machine, route, ledger, model_settings, prepare, source, shadow (figures), model,
+//! Uses: registry (writer), backend, compare, machine, marks, route, ledger, model_settings, prepare, source, shadow (figures), model,
 //! telemetry.
 //!
 //! Invariant: nothing here knows a request in progress.
 //!
 //! To add an operator request: a method of [`Handle`], a variant of its command, and its arm in `operators.rs`.
 
+mod crashes;
 mod dispatch;
 mod drain;
 #[cfg(test)]
@@ -44,6 +45,8 @@ mod tests;
 mod traffic;
 mod version_record;
 
+pub(crate) use crashes::store_crashes;
+pub use crashes::{CrashLimit, CrashedVersion};
 #[cfg(test)]
 pub use handle::Published;
 pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Retired, RolledBack, RolloutCommit};

@@ -6,6 +6,7 @@
 use super::handle::{Actor, Reply};
 use super::model_record::conflict;
 use crate::backend::{EngineChoice, LoadError, VersionFiles};
+use crate::marks::{Kind, VersionMark};
 use crate::model::{Code, Failure, VersionId};
 use crate::prepare::Loader;
 use crate::source;
@@ -62,6 +63,8 @@ impl Push {
         })?;
         if self.try_it {
             let files = VersionFiles { dir: staged.dir.clone() };
+            let mark = VersionMark::register(&self.id.model, self.id.version, "");
+            let _inside = mark.enter(Kind::Load);
             match engines.load(self.engine, &files) {
                 Ok(model) => drop(model),
                 Err(LoadError::Io { what, source }) => {

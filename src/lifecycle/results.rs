@@ -139,7 +139,29 @@ impl Services {
         record.loaded = Some(loaded);
         self.figures.came_ready(&id.model, id.version, &facts.sha256);
         self.store_artifact(id, record, stored, &facts.sha256, facts.bytes);
+        self.forgive_crashes(id, stored);
         record.facts = Some(facts);
+    }
+
+    /// A version that was set aside for its crashes and is ready again, because an operator asked or its files changed, starts anew. Not
+    /// earlier: if it ends the process while it is loaded, it stays set aside.
+    fn forgive_crashes(&mut self, id: &VersionId, stored: &mut ModelState) {
+        if stored.set_aside.remove(&id.version).is_none() {
+            return;
+        }
+        let change = Change {
+            model: id.model.clone(),
+            actor: SYSTEM.to_owned(),
+            action: Action::Load,
+            reason: None,
+            before: None,
+            after: None,
+            effect: Effect::ForgiveCrashes { version: id.version },
+        };
+        if let Err(error) = self.journal.commit(change) {
+            // The version serves anyway. The next start will set it aside.
+            warn!(model = %id.model, version = %id.version, %error, "cannot store that the version is no longer set aside");
+        }
     }
 
     /// Stores which bytes became ready, so that a later start can tell whether they changed.

@@ -26,6 +26,8 @@ pub struct SetAside {
     pub stage: Stage,
     /// For operators and callers: no file names.
     pub reason: String,
+    /// Whether the audit trail has it already.
+    pub recorded: bool,
 }
 
 /// What the manager keeps about a version that is set aside.
@@ -40,7 +42,7 @@ pub(super) struct Aside {
 impl Manager {
     /// Sets a version aside, publishes that, and then writes the audit event. A ledger that cannot store the event changes nothing: the
     /// version must not run.
-    pub(super) fn set_aside(&mut self, SetAside { id, stage, reason }: SetAside) {
+    pub(super) fn set_aside(&mut self, SetAside { id, stage, reason, recorded }: SetAside) {
         let model = self.models.entry(id.model.clone()).or_insert_with(|| Model::new(id.model.clone()));
         let record = model.versions.get(&id.version);
         let before = record.map_or("unknown", |record| record.state().as_str());
@@ -49,6 +51,9 @@ impl Manager {
         model.set_aside.insert(id.version, Aside { stage, reason: reason.clone(), files });
         self.services.schedule.look_now(id.model.clone());
         self.work();
+        if recorded {
+            return;
+        }
         let change = Change {
             model: id.model.clone(),
             actor: SYSTEM.to_owned(),

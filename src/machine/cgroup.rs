@@ -41,6 +41,23 @@ impl Limits {
     }
 }
 
+/// How many processes of the groups in `membership` the kernel's OOM killer has ended. `None` where no group says so.
+pub(super) fn oom_kills(root: &Path, membership: &str) -> Option<u64> {
+    let of_group = |group: Group<'_>| {
+        let file = if group.is_v2() { "memory.events" } else { "memory.oom_control" };
+        // The process's own group counts every process in it, whichever limit was reached.
+        let own = |mount: &&str| ancestors(&root.join("sys/fs/cgroup").join(mount), group.path);
+        let texts = group.mounts().iter().flat_map(own).find_map(|dir| std::fs::read_to_string(dir.join(file)).ok())?;
+        count_after("oom_kill", &texts)
+    };
+    membership.lines().filter_map(Group::parse).filter_map(of_group).reduce(u64::saturating_add)
+}
+
+/// The number in the line `KEY NUMBER`, as in `/proc/vmstat`.
+pub(super) fn count_after(key: &str, text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
 /// One line of `/proc/self/cgroup`: `0::/path` (v2) or `4:cpu,cpuacct:/path` (v1).
 #[derive(Debug, PartialEq)]
 struct Group<'t> {

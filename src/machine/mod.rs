@@ -4,6 +4,7 @@
 //!   limits of the process's control groups (cgroup v1 and v2). The smallest limit counts.
 //! - It never fails: a file that cannot be read sets no limit, and the result says where each number comes from.
 //! - [`exit_now`] ends the process while other threads are inside an engine.
+//! - [`oom_kills`] counts the processes that the kernel's OOM killer has ended near this one.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
@@ -57,6 +58,19 @@ pub enum Source {
 
 /// The memory that is assumed when the kernel reports none.
 const GUESSED_MEMORY: u64 = 2 << 30;
+
+/// How many processes of this process's control group the kernel's OOM killer has ended. Where no control group counts them, those of the
+/// whole machine; 0 where nothing does.
+#[must_use]
+pub fn oom_kills() -> u64 {
+    oom_kills_under(Path::new("/"))
+}
+
+fn oom_kills_under(root: &Path) -> u64 {
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).ok();
+    let of_group = text("proc/self/cgroup").and_then(|membership| cgroup::oom_kills(root, &membership));
+    of_group.or_else(|| cgroup::count_after("oom_kill", &text("proc/vmstat")?)).unwrap_or(0)
+}
 
 impl Machine {
     /// Reads the kernel's files.

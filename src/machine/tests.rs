@@ -73,3 +73,31 @@ fn detection_never_fails() {
     let here = Machine::detect();
     assert!(here.cores >= 1 && here.memory_bytes > 64 << 20, "{here}");
 }
+
+#[test]
+fn oom_kills_are_counted_by_the_group_else_by_the_machine() {
+    let count = |files: &[(&str, &str)]| {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        oom_kills_under(root.path())
+    };
+    let machine = ("proc/vmstat", "oom_kill_disable 9\noom_kill 7\n");
+    assert_eq!(count(&[]), 0);
+    assert_eq!(count(&[machine]), 7);
+    let v2 = [
+        machine,
+        ("proc/self/cgroup", "0::/pods/ours\n"),
+        ("sys/fs/cgroup/pods/ours/memory.events", "low 0\noom 4\noom_kill 3\noom_group_kill 1\n"),
+        ("sys/fs/cgroup/pods/memory.events", "oom_kill 5\n"),
+    ];
+    assert_eq!(count(&v2), 3, "the group of the process, and not the one above it");
+    let v1 = [
+        ("proc/self/cgroup", "5:memory:/docker/abc\n1:name=systemd:/\n"),
+        ("sys/fs/cgroup/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+    ];
+    assert_eq!(count(&v1), 2, "in a container the mount is the group");
+}

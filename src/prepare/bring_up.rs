@@ -2,7 +2,7 @@
 
 use super::Loader;
 use super::batchability;
-use super::digest::{Digests, artifact_digests};
+use super::digest::{Digests, artifact_digests, artifact_sha256};
 use super::failure::StageFailure;
 use super::limits::{StageClock, TimeLimits};
 use super::repeat;
@@ -12,6 +12,7 @@ use super::version_toml::VersionToml;
 use super::warm;
 use crate::backend::{EngineChoice, VersionFiles};
 use crate::execute::Runner;
+use crate::marks::{Kind, VersionMark};
 use crate::model::VersionId;
 use crate::model_settings::ExecutionSettings;
 use crate::registry::{Facts, Limits, Loaded, Stage, State};
@@ -92,6 +93,8 @@ fn run_stages(
     let digests = artifact_digests(dir).map_err(|e| StageFailure::io(Stage::Load, "read its files", &e))?;
     let sha256 = digests.iter().find(|(name, _)| name == VersionFiles::MODEL).map(|(_, d)| d.clone());
     let sha256 = sha256.unwrap_or_default();
+    let mark = VersionMark::register(&job.id.model, job.id.version, &artifact_sha256(&digests));
+    let loading = mark.enter(Kind::Load);
     let model = engines.load(job.engine, &job.files).map_err(|error| {
         let retryable = error.is_worth_retrying();
         let mut reason = error.to_string();
@@ -103,11 +106,13 @@ fn run_stages(
         }
         StageFailure { stage: Stage::Load, reason, retryable }
     })?;
-    let runner = Runner::new(model);
+    drop(loading);
+    let runner = Runner::new(model).with_mark(mark.clone());
     clock.finish()?;
     let load = begun.elapsed();
 
     enter(State::Verifying);
+    let verifying = mark.enter(Kind::Verify);
     let clock = start_clock(Stage::Verify);
     let begun = Instant::now();
     let version_toml = VersionToml::read(dir)?;
@@ -119,11 +124,14 @@ fn run_stages(
     clock.finish()?;
     let verify = begun.elapsed();
 
+    drop(verifying);
     enter(State::Warming);
+    let warming = mark.enter(Kind::Warm);
     let clock = start_clock(Stage::Warm);
     let begun = Instant::now();
     let note = clock.explain(warm::warm(dir, &runner))?;
     clock.finish()?;
+    drop(warming);
     let remarks: Vec<String> = [version_toml.remark, correction, repeats, note].into_iter().flatten().collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();

@@ -19,6 +19,17 @@ pub fn artifact_digests(dir: &Path) -> io::Result<Digests> {
     artifact_files(dir)?.into_iter().map(digest).collect()
 }
 
+/// One SHA-256 for all files of the artifact, in lower-case hex.
+#[must_use]
+pub fn artifact_sha256(digests: &Digests) -> String {
+    let mut hasher = Sha256::new();
+    for (name, digest) in digests {
+        // The form of a name in a string literal has no line break, so that no two lists give the same text.
+        hasher.update(format!("{digest} {name:?}\n"));
+    }
+    format!("{:x}", hasher.finalize())
+}
+
 /// The SHA-256 of a version's `model.onnx`, in lower-case hex.
 ///
 /// # Errors

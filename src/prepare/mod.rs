@@ -8,7 +8,7 @@
 //! - Trial runs correct an output that is declared with a fixed first dimension and has one element per row (`row_outputs.rs`).
 //! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).
 //!
-//! Uses: backend, codec (golden answers, warm-up requests), compare, execute, machine (processor time), model, model_settings, registry (the loaded version), settings, source (fingerprints), telemetry, tensor.
+//! Uses: backend, codec (golden answers, warm-up requests), compare, execute, machine (processor time), marks, model, model_settings, registry (the loaded version), settings, source (fingerprints), telemetry, tensor.
 //!
 //! Invariant: nothing here knows which versions serve, or any live request.
 //!
@@ -34,7 +34,7 @@ mod warm;
 
 pub use bring_up::{Job, Outcome, ReadyVersion, bring_up};
 pub use check::{VersionReport, check};
-pub use digest::{Digests, artifact_digests, model_sha256};
+pub use digest::{Digests, artifact_digests, artifact_sha256, model_sha256};
 pub use failure::{StageFailure, backoff};
 pub use limits::TimeLimits;
 pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};

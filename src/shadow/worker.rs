@@ -3,6 +3,7 @@
 use super::{FinishedCopy, ShadowCopy, Shared};
 use crate::compare::{Comparison, compare_answers};
 use crate::execute::{is_replaced, limit_runs, replace_when_lost};
+use crate::marks::Kind;
 use crate::model::{Answer, Checked, Code, Failure, panic_message};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -58,7 +59,9 @@ fn run_and_compare(ShadowCopy { original, shadow, .. }: &ShadowCopy) -> Run {
         Err(failure) => (None, Err(failure), None),
         Ok(request) => {
             let _limit = limit_runs(Instant::now() + LONGEST);
+            let inside = loaded.runner.mark().enter(Kind::Shadow);
             let outcome = loaded.runner.run_unmeasured(&request).map(|ran| (ran.answer, ran.infer));
+            drop(inside);
             let comparison = match (&original.outcome, &outcome) {
                 (Ok(expected), Ok((got, _))) => Some(compare_answers(expected, got, original.context.tolerance)),
                 _ => None,

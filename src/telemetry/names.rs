@@ -304,6 +304,12 @@ pub(crate) const THREADS_STUCK: Metric = metric(
     &[],
     "Threads that are held by a run or by other work now: lost workers, and I/O threads that answer nothing",
 );
+pub(crate) const RESTARTS: Metric = metric(
+    "sluicegate_process_restarts_total",
+    Kind::Counter,
+    &[],
+    "Restarts of the server process after a crash, since its supervisor started",
+);
 pub(crate) const CONNECTIONS: Metric = metric("sluicegate_connections", Kind::Gauge, &["plane"], "Open connections");
 pub(crate) const CONNECTIONS_CLOSED: Metric = metric(
     "sluicegate_connections_closed_total",
@@ -364,6 +370,7 @@ pub(crate) const ALL: &[Metric] = &[
     RUNS_INTERRUPTED,
     RUNS_LOST,
     THREADS_STUCK,
+    RESTARTS,
     CONNECTIONS,
     CONNECTIONS_CLOSED,
     QUEUE_DEPTH,

@@ -23,6 +23,7 @@ mod runs;
 mod shadow;
 mod slots;
 mod split;
+mod supervisor;
 mod swap;
 mod sweep;
 mod trial;

@@ -241,6 +241,8 @@ fn kill_9_loses_nothing_with_disk_at_most_an_interval_with_memory_and_doubles_no
             ("SLUICEGATE__PREDICTION_LOG__FLUSH_INTERVAL", "1s"),
             // So that sealing and new segments happen between the kills.
             ("SLUICEGATE__PREDICTION_LOG__SEAL_AFTER", "300ms"),
+            // The moment of the kill must be known: a supervisor's child ends a moment after it.
+            ("SLUICEGATE__SERVER__SUPERVISE", "false"),
         ];
         let dir = tempfile::TempDir::new().unwrap();
         std::fs::create_dir(dir.path().join("models")).unwrap();
@@ -325,7 +327,7 @@ fn a_full_disk_refuses_durable_answers_and_recovers_by_itself() {
     };
     assert_eq!((ask("before").0, send_feedback()), (200, 202));
     // From here on no file can grow.
-    let pid = rustix::process::Pid::from_child(&served.child);
+    let pid = served.server_pid().unwrap();
     let limit = |most: Option<u64>| {
         let limit = rustix::process::Rlimit { current: most, maximum: None };
         rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).unwrap();

@@ -53,6 +53,8 @@ impl Running {
                 let mut command = Command::new(&programs.sluicegate);
                 command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--models"]);
                 command.arg(&models_dir).arg("--data-dir").arg(directory.join("data"));
+                // The process that is measured is the one that was started.
+                command.env("SLUICEGATE__SERVER__SUPERVISE", "false");
                 command
             }
             ServerKind::Floor => {

@@ -111,7 +111,12 @@ fn versions_that_are_set_aside_at_the_start_are_never_loaded() {
     workspace.put("m", 1, &answers(1));
     workspace.put("m", 2, &answers(2));
     let id = VersionId { model: name("m"), version: version(2) };
-    let aside = SetAside { id, stage: Stage::Crashed, reason: "the process ended 3 times in its runs".to_owned() };
+    let aside = SetAside {
+        id,
+        stage: Stage::Crashed,
+        reason: "the process ended 3 times in its runs".to_owned(),
+        recorded: false,
+    };
     let config = Config { set_aside: vec![aside], ..workspace.config() };
     let fixture = workspace.start_with(config);
     let status = fixture.wait_state("m", 2, State::Failed);

@@ -114,6 +114,40 @@ pub fn softmax_over_rows() -> Vec<u8> {
     model(vec![softmax], Vec::new(), vec![value("x", &[None, Some(2)])], vec![value("y", &[None, Some(2)])])
 }
 
+/// `x` FP32 [1,2] → `y` FP32 [1,2]: `x` itself, after as many turns of a loop as the larger element says. A turn takes some
+/// microseconds.
+pub fn looping() -> Vec<u8> {
+    let boolean = pb::tensor_proto::DataType::Bool as i32;
+    let body = GraphProto {
+        name: "body".into(),
+        node: vec![node("Identity", &["go_on"], &["goes_on"]), node("Add", &["sum", "nothing"], &["next_sum"])],
+        input: vec![
+            typed("turn", pb::tensor_proto::DataType::Int64 as i32, &[]),
+            typed("go_on", boolean, &[]),
+            value("sum", &[Some(1), Some(2)]),
+        ],
+        output: vec![typed("goes_on", boolean, &[]), value("next_sum", &[Some(1), Some(2)])],
+        ..Default::default()
+    };
+    let mut turns = node("Cast", &["most"], &["turns"]);
+    turns.attribute.push(int("to", pb::tensor_proto::DataType::Int64 as i64));
+    let mut most = node("ReduceMax", &["x"], &["most"]);
+    most.attribute.push(int("keepdims", 0));
+    let mut repeat = node("Loop", &["turns", "", "x"], &["y"]);
+    repeat.attribute.push(AttributeProto {
+        name: "body".into(),
+        g: Some(body),
+        r#type: attribute_proto::AttributeType::Graph as i32,
+        ..Default::default()
+    });
+    model(
+        vec![most, turns, repeat],
+        vec![tensor("nothing", &[1], &[0.0])],
+        vec![value("x", &[Some(1), Some(2)])],
+        vec![value("y", &[Some(1), Some(2)])],
+    )
+}
+
 /// Copies one [N,2] input of every datatype: `bool` → `bool_out`, `uint8` → `uint8_out`, … `string` → `string_out`.
 pub fn echoing_every_type() -> Vec<u8> {
     use pb::tensor_proto::DataType as T;

@@ -1,16 +1,20 @@
 //! The real binary as a process of its own, which a test can kill and whose memory it can read.
 
 use super::{eventually, infer_body};
+use rustix::process::Pid;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
-/// `sluicegate serve` on free ports.
+/// `sluicegate serve` on free ports, with its supervisor.
 pub struct Served {
+    /// The process that was started: the supervisor, or the server itself where the environment switches supervision off.
     pub child: Child,
     pub data: String,
     pub admin: String,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Served {
@@ -53,8 +57,33 @@ impl Served {
             admin = admin.or(json["admin"].as_str().map(str::to_owned));
         }
         // Keep reading, or the server would block on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Served { child, data: data.unwrap(), admin: admin.unwrap() }
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines_read = Arc::clone(&log);
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| lines_read.lock().unwrap().push(line)));
+        Served { child, data: data.unwrap(), admin: admin.unwrap(), log }
+    }
+
+    /// The id of the process that serves; `None` while there is none. The supervisor's child, where there is a supervisor.
+    pub fn server_pid(&self) -> Option<Pid> {
+        let parent = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?))
+    }
+
+    /// Waits until another process than `before` serves the model `self`. Returns its id.
+    pub fn wait_restarted(&self, before: Pid) -> Pid {
+        let pid = eventually("another server process was started", || self.server_pid().filter(|pid| *pid != before));
+        self.wait_state("self", 1, "serving");
+        pid
+    }
+
+    /// Waits for a log line with this message, and returns its fields. Lines before the one with the addresses are not kept.
+    pub fn wait_logged(&self, part: &str) -> Value {
+        eventually(&format!("the log says {part:?}"), || {
+            let log = self.log.lock().unwrap();
+            let line = log.iter().find(|line| line.contains(part))?;
+            Some(serde_json::from_str(line).unwrap())
+        })
     }
 
     /// Sends SIGTERM and waits until the process has ended.
@@ -104,9 +133,10 @@ impl Served {
         });
     }
 
-    /// Resident memory of the process, in bytes.
+    /// Resident memory of the server process, in bytes.
     pub fn resident(&self) -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
+        let pid = self.server_pid().expect("a server process is running").as_raw_nonzero();
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
         statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
     }
 
