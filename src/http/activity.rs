@@ -33,7 +33,7 @@ impl Stage {
     }
 }
 
-/// What one connection is doing. All fields are written by the task of the connection, except `stage` and `evicted`.
+/// What one connection is doing. All fields are written by the thread of the connection, except `stage` and `evicted`. Others read them.
 #[derive(Debug)]
 pub(crate) struct Activity {
     /// HTTP/1, as far as is known.
@@ -101,6 +101,21 @@ impl Stream {
         task.abort();
         true
     }
+}
+
+/// Adds without an atomic read-modify-write: only one thread writes the counters of a connection.
+fn add(counter: &AtomicU32, n: u32) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+fn add_long(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+fn subtract_one(counter: &AtomicU32) -> u32 {
+    let left = counter.load(Ordering::Relaxed).wrapping_sub(1);
+    counter.store(left, Ordering::Relaxed);
+    left
 }
 
 /// Milliseconds since the first call.
@@ -173,8 +188,8 @@ impl Activity {
 
     /// Begins a request. It is active until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>, has_body: bool, now: Instant) -> RequestGuard {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::Relaxed);
+        add_long(&self.requests, 1);
+        add(&self.active, 1);
         self.reading_body.store(has_body, Ordering::Relaxed);
         self.started.store(millis(now), Ordering::Relaxed);
         RequestGuard(Arc::clone(self))
@@ -250,7 +265,7 @@ impl Activity {
 
     /// The socket took bytes.
     pub(super) fn wrote(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        add_long(&self.written, bytes as u64);
         self.write_blocked.store(false, Ordering::Relaxed);
     }
 
@@ -308,10 +323,10 @@ impl RequestGuard {
     /// The answer begins. `stream` is the stream of HTTP/2 that it is sent on.
     pub(super) fn answer(self, stream: Option<Arc<Stream>>) -> AnswerGuard {
         if let Some(stream) = &stream {
-            stream.guards.fetch_add(1, Ordering::Relaxed);
+            add(&stream.guards, 1);
             self.0.lock_streams().insert(Arc::as_ptr(stream) as usize, Arc::clone(stream));
         }
-        self.0.answering.fetch_add(1, Ordering::Relaxed);
+        add(&self.0.answering, 1);
         AnswerGuard { request: self, stream, is_part: false }
     }
 }
@@ -326,7 +341,7 @@ impl Drop for RequestGuard {
                 activity.set_partial_head(0);
             }
         }
-        activity.active.fetch_sub(1, Ordering::Relaxed);
+        subtract_one(&activity.active);
     }
 }
 
@@ -342,11 +357,11 @@ impl AnswerGuard {
     /// For one more part of the answer.
     pub(super) fn again(&self) -> AnswerGuard {
         let activity = &self.request.0;
-        activity.active.fetch_add(1, Ordering::Relaxed);
-        activity.answering.fetch_add(1, Ordering::Relaxed);
+        add(&activity.active, 1);
+        add(&activity.answering, 1);
         if let Some(stream) = &self.stream {
-            stream.guards.fetch_add(1, Ordering::Relaxed);
-            stream.waiting.fetch_add(1, Ordering::Relaxed);
+            add(&stream.guards, 1);
+            add(&stream.waiting, 1);
         }
         AnswerGuard { request: RequestGuard(Arc::clone(activity)), stream: self.stream.clone(), is_part: true }
     }
@@ -359,7 +374,7 @@ impl AnswerGuard {
     /// Bytes of the answer were written.
     pub(super) fn took(&self, bytes: usize) {
         if let Some(stream) = &self.stream {
-            stream.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+            add_long(&stream.taken, bytes as u64);
         }
     }
 }
@@ -367,10 +382,12 @@ impl AnswerGuard {
 impl Drop for AnswerGuard {
     fn drop(&mut self) {
         let activity = &self.request.0;
-        activity.answering.fetch_sub(1, Ordering::Relaxed);
+        subtract_one(&activity.answering);
         if let Some(stream) = &self.stream {
-            stream.waiting.fetch_sub(u32::from(self.is_part), Ordering::Relaxed);
-            if stream.guards.fetch_sub(1, Ordering::Relaxed) == 1 {
+            if self.is_part {
+                subtract_one(&stream.waiting);
+            }
+            if subtract_one(&stream.guards) == 0 {
                 activity.lock_streams().remove(&(Arc::as_ptr(stream) as usize));
             }
         }

@@ -30,6 +30,8 @@ use tokio::net::TcpStream;
 const MIN_PROGRESS: u64 = 16 << 10;
 /// The longest time until a connection closes after it was asked to, while no request is in progress. With HTTP/2 it takes a round trip.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// At the end of a stop, a connection that was opened or used within this time is not closed yet.
+const LAST_CALL: Duration = Duration::from_millis(500);
 /// How often a connection that is about to close looks whether it is idle.
 const CLOSE_TICK: Duration = Duration::from_millis(50);
 
@@ -68,6 +70,9 @@ where
         while activity.stage() != Stage::CloseIdle && !activity.take_eviction() {
             activity.told().await;
         }
+        // The first bytes of a new connection may be on their way.
+        let opened = activity.idle_for(Instant::now());
+        tokio::time::sleep(LAST_CALL.saturating_sub(opened)).await;
     };
     let is_h2 = tokio::select! {
         detected = tokio::time::timeout(limits.head, is_http2(&stream)) => match detected {
@@ -87,17 +92,17 @@ where
     };
     let socket = stream.as_raw_fd();
     let io = TokioIo::new(Socket::new(stream, Arc::clone(activity), is_h2, limits.write));
-    let (counted, connections) = (Arc::clone(activity), Arc::clone(&open.connections));
+    let counted = Arc::clone(activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let received = Instant::now();
         let guard = counted.begin(!request.body().is_end_stream(), received);
-        let (activity, connections) = (Arc::clone(&counted), Arc::clone(&connections));
+        let activity = Arc::clone(&counted);
         let is_http1 = request.version() < Version::HTTP_2;
         let answering = answer(request, received);
         async move {
             let mut response = answering.await;
             // HTTP/2 has no such header. There a frame announces the end of the connection.
-            if is_http1 && (activity.is_half_closed() || connections.stage() != Stage::Open) {
+            if is_http1 && (activity.is_half_closed() || activity.stage() != Stage::Open) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             let stream = if is_http1 { None } else { STREAM.try_with(Arc::clone).ok() };
@@ -221,12 +226,10 @@ impl Watch<'_> {
                 match finished {
                     Some(since) if now.duration_since(since) >= CLOSE_TIME => return,
                     Some(_) => {}
-                    None if closing.is_some_and(|since| self.is_arriving(now.duration_since(since))) => {
-                        held_back = true;
-                    }
+                    None if closing.is_some_and(|since| self.is_request_likely(now, since)) => held_back = true,
                     None => {
                         finished = Some(now);
-                        if !activity.is_half_closed() {
+                        if machine::undelivered(self.socket) == 0 {
                             activity.set_closes_at_once();
                         }
                         finish(connection.as_mut());
@@ -248,10 +251,14 @@ impl Watch<'_> {
         }
     }
 
-    /// Whether a request is arriving on an idle connection that has been about to close for this long. Its bytes can be in the kernel,
-    /// or its headers can be incomplete.
-    fn is_arriving(&self, closing_for: Duration) -> bool {
-        closing_for < CLOSE_TIME && (self.activity.partial_head() != 0 || machine::unread(self.socket) > 0)
+    /// Whether an idle connection that is about to close since `closing` should wait, because a request is arriving or likely.
+    fn is_request_likely(&self, now: Instant, closing: Instant) -> bool {
+        let activity = self.activity;
+        let idle_for = activity.idle_for(now);
+        // The client of an answer that had begun before the stop was not told. It may have sent its next request.
+        let is_untold = activity.stage() == Stage::CloseIdle && idle_for < LAST_CALL;
+        let is_arriving = activity.partial_head() != 0 || machine::unread(self.socket) > 0;
+        is_untold || (is_arriving && idle_for.min(now.duration_since(closing)) < CLOSE_TIME)
     }
 
     /// The time limit because of which the connection must be closed. A stream of HTTP/2 that makes no progress is reset here.
