@@ -1,5 +1,6 @@
 //! The commands `serve` and `check`.
 
+use super::check_input::check_input;
 use super::signals::{Request, Signals};
 use super::{App, StartError, listen_on_both};
 use crate::backend::Engines;
@@ -134,9 +135,13 @@ fn trial_program(onnxruntime: Option<&Path>) -> TrialProgram {
     TrialProgram { path: PathBuf::from("/proc/self/exe"), arguments }
 }
 
-/// Checks a file or directory without a server, and prints the result as JSON or as text.
+/// Checks a file or directory without a server, and prints the result as JSON or as text. With `input`, runs a version on the request in that
+/// file instead.
 #[must_use]
-pub fn check(path: &Path, json: bool) -> ExitCode {
+pub fn check(path: &Path, input: Option<&Path>, json: bool) -> ExitCode {
+    if let Some(input) = input {
+        return check_input(path, input, json);
+    }
     let engines = Engines::discover(None);
     let report = match prepare::check(&engines, path) {
         Ok(report) => report,

@@ -11,6 +11,7 @@
 //!
 //! To add a room: start it in [`App::start`] after the rooms it needs, and stop it in [`App::stop`] before them.
 
+mod check_input;
 mod commands;
 mod control;
 mod offline;

@@ -75,10 +75,15 @@ enum Command {
     #[command(after_help = "Examples:
   sluicegate check model.onnx
   sluicegate check models/iris/2
+  sluicegate check models/fraud/3 --input data/crashes/2026-11-28T06-52-37-fraud-3.request
   sluicegate check models --json")]
     Check {
         /// An .onnx file, or the directory of a version, of a model or of all models.
         path: PathBuf,
+        /// Run the version in PATH on the request in this file, in a process of its own: an Open Inference Protocol request as JSON, or a
+        /// file that the server wrote after a crash.
+        #[arg(long, value_name = "FILE")]
+        input: Option<PathBuf>,
     },
     /// Try versions for a server, which names them on standard input.
     #[command(hide = true)]
@@ -375,7 +380,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Serve(ServeOptions { config, models, listen, admin_listen, data_dir }) => {
             return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir });
         }
-        Command::Check { path } => return (local.check)(&path, client.json()),
+        Command::Check { path, input } => return (local.check)(&path, input.as_deref(), client.json()),
         Command::Trial { onnxruntime } => return (local.trial)(onnxruntime.as_deref()),
         Command::Export(options) => return (local.export)(&options, client.json()),
         Command::Replay(options) => return (local.replay)(&options, client.json()),

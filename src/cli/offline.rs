@@ -9,7 +9,7 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy)]
 pub struct Local {
     pub serve: fn(Option<PathBuf>, &Overrides) -> ExitCode,
-    pub check: fn(&Path, bool) -> ExitCode,
+    pub check: fn(&Path, Option<&Path>, bool) -> ExitCode,
     pub trial: fn(Option<&Path>) -> ExitCode,
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,

@@ -100,7 +100,7 @@ impl CrashedVersion {
 }
 
 /// `SIGSEGV`, or the number of a signal that does not end a process because of an error.
-pub(super) fn signal_name(signal: i32) -> String {
+pub(crate) fn signal_name(signal: i32) -> String {
     let known = [
         (libc::SIGSEGV, "SIGSEGV"),
         (libc::SIGBUS, "SIGBUS"),

@@ -28,6 +28,7 @@ mod signals;
 mod tests;
 
 pub use child::{Inherited, Supervised, inherited};
+pub(crate) use crash::signal_name;
 #[cfg(target_os = "linux")]
 pub use signals::unblock as unblock_signals;
 

@@ -1,6 +1,6 @@
 //! The supervisor: what callers and operators see when a signal ends the server process.
 
-use crate::support::process::Served;
+use crate::support::process::{Served, onnxruntime};
 use crate::support::{eventually, infer_body, onnx};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -380,4 +380,68 @@ fn a_version_that_was_set_aside_is_loaded_when_its_files_changed() {
     onnx::install(&dir.path().join("models"), "loops", 1, &onnx::scaling(2.0));
     let served = Served::start_with(dir.path(), &environment);
     served.wait_state("loops", 1, "serving");
+}
+
+// === check --input ===
+
+fn check(dir: &Path, version: &str, input: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    command.args(["check", version, "--input", input, "--json"]).current_dir(dir).env("ORT_DYLIB_PATH", onnxruntime());
+    command
+}
+
+#[test]
+fn check_runs_a_version_on_the_inputs_in_a_file() {
+    let dir = directory();
+    let body = infer_body(&[1, 4], &[0.0; 4]);
+    std::fs::write(dir.path().join("as.json"), &body).unwrap();
+    let mut binary = json!({"inputs": [
+        {"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}},
+    ]})
+    .to_string()
+    .into_bytes();
+    // Bytes that look like the end of a JSON text are data here.
+    binary.extend([f32::from_le_bytes(*b"}]}}"), 1.0, 2.0, 3.0].into_iter().flat_map(f32::to_le_bytes));
+    std::fs::write(dir.path().join("as.request"), binary).unwrap();
+    std::fs::write(dir.path().join("narrow.json"), infer_body(&[1, 3], &[0.0; 3])).unwrap();
+    for (version, input) in [("models/self/1", "as.json"), ("models/self/1/model.onnx", "as.request")] {
+        let output = check(dir.path(), version, input).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["inputs"], json!(["x FP32[1,4]"]), "{report}");
+        assert_eq!(report["outputs"], json!(["y FP32[1,1]"]), "{report}");
+    }
+    for (version, input, words) in [
+        ("models/self/1", "narrow.json", "narrow.json: "),
+        ("models/self/1", "none.json", "none.json: "),
+        ("models/self/2", "as.json", "models/self/2: "),
+    ] {
+        let output = check(dir.path(), version, input).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(report["failure"].as_str().unwrap().contains(words), "{report}");
+    }
+}
+
+#[test]
+fn check_says_which_signal_ended_the_run() {
+    let dir = directory();
+    install_loops(dir.path());
+    std::fs::write(dir.path().join("long.json"), infer_body(&[1, 2], &[1e9, 2.0])).unwrap();
+    let checking = check(dir.path(), "models/loops/1", "long.json").stdout(Stdio::piped()).spawn().unwrap();
+    let child = eventually("the run has a process of its own, and is busy", || {
+        let parent = checking.id();
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        let pid: i32 = children.split_whitespace().next()?.parse().ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // A second of processor time: it has loaded the version long ago.
+        let ticks: u64 = stat.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok()?;
+        (ticks >= 100).then_some(pid)
+    });
+    kill_process(Pid::from_raw(child).unwrap(), Signal::ABORT).unwrap();
+    let output = checking.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["signal"], &report["run_ms"]), (&json!("SIGABRT"), &Value::Null), "{report}");
+    assert_eq!(report["inputs"], json!(["x FP32[1,2]"]), "it died in the run, and not before: {report}");
 }

@@ -8,6 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+/// The path of ONNX Runtime's library.
+pub fn onnxruntime() -> String {
+    std::env::var("ORT_DYLIB_PATH")
+        .unwrap_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join(".ort/libonnxruntime.so").display().to_string())
+}
+
 /// `sluicegate serve` on free ports, with its supervisor.
 pub struct Served {
     /// The process that was started: the supervisor, or the server itself where the environment switches supervision off.
@@ -39,12 +45,7 @@ impl Served {
             .arg(dir.join("data"))
             .current_dir(dir)
             .env("SLUICEGATE__LOG__FORMAT", "json")
-            .env(
-                "ORT_DYLIB_PATH",
-                std::env::var("ORT_DYLIB_PATH").unwrap_or_else(|_| {
-                    Path::new(env!("CARGO_MANIFEST_DIR")).join(".ort/libonnxruntime.so").display().to_string()
-                }),
-            )
+            .env("ORT_DYLIB_PATH", onnxruntime())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
