@@ -32,6 +32,8 @@ struct State {
     allowed: Option<usize>,
     /// How long each run takes after it was allowed.
     takes: Duration,
+    /// Runs do not look at their interrupt, like one long node of a real engine.
+    ignores_interrupts: bool,
     /// How the next runs fail.
     faults: VecDeque<Fault>,
     waiting: usize,
@@ -99,6 +101,11 @@ impl Fake {
         self.state().takes = duration;
     }
 
+    /// From now on runs do not look at their interrupt.
+    pub fn ignore_interrupts(&self) {
+        self.state().ignores_interrupts = true;
+    }
+
     /// The next run without another fault fails with this error.
     pub fn fail_next(&self, error: RunError) {
         self.state().faults.push_back(Fault::Fail(error));
@@ -154,15 +161,16 @@ impl Fake {
     }
 
     fn run(&self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
+        let is_interrupted = |state: &State| !state.ignores_interrupts && interrupt.is_requested();
         let mut state = self.state();
         state.waiting += 1;
         self.0.changed.notify_all();
-        while state.allowed == Some(0) && !interrupt.is_requested() {
+        while state.allowed == Some(0) && !is_interrupted(&state) {
             let waited = self.0.changed.wait_timeout(state, LOOK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.waiting -= 1;
-        if interrupt.is_requested() {
+        if is_interrupted(&state) {
             return Err(RunError::Interrupted);
         }
         state.runs += 1;
@@ -174,7 +182,7 @@ impl Fake {
         while Instant::now() < until {
             let waited = self.0.changed.wait_timeout(state, LOOK.min(until.saturating_duration_since(Instant::now())));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if interrupt.is_requested() {
+            if is_interrupted(&state) {
                 return Err(RunError::Interrupted);
             }
         }

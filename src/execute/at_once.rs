@@ -201,3 +201,110 @@ fn hash_of_shape(request: &Checked) -> u64 {
 fn index(hash: u64) -> usize {
     usize::try_from(hash % SHAPES as u64).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{InferenceRequest, NamedTensor, TensorSpec};
+    use crate::tensor::{Shape, Tensor};
+
+    const SLOW: Duration = Duration::from_millis(30);
+    const EXPECTED: Option<Duration> = Some(Duration::from_micros(100));
+
+    fn signature(inputs: &[(&str, DataType, &[Dim])]) -> Signature {
+        let spec = |(name, datatype, dims): &(&str, DataType, &[Dim])| TensorSpec {
+            name: (*name).into(),
+            datatype: *datatype,
+            dims: Some(dims.to_vec()),
+        };
+        let output = ("out", DataType::Fp32, &[Dim::Free(None)][..]);
+        Signature::new(inputs.iter().map(spec).collect(), vec![spec(&output)])
+    }
+
+    fn request(signature: &Signature, inputs: &[(&str, &[usize])]) -> Checked {
+        let inputs = inputs.iter().map(|(name, shape)| {
+            let of = signature.inputs().iter().find(|spec| *spec.name == **name).unwrap().datatype;
+            let tensor = Tensor::new(Shape::new(shape), Data::zeros(of, shape.iter().product())).unwrap();
+            NamedTensor { name: (*name).to_owned(), tensor }
+        });
+        signature.check(InferenceRequest { inputs: inputs.collect(), ..Default::default() }).unwrap()
+    }
+
+    fn at_once(signature: &Signature) -> AtOnce {
+        AtOnce::new(signature, &GraphFacts::unknown())
+    }
+
+    #[test]
+    fn rows_alone_are_judged_by_their_elements() {
+        let rows = signature(&[("x", DataType::Fp32, &[Dim::Free(None), Dim::Fixed(4)])]);
+        assert!(at_once(&rows).allows_request(&request(&rows, &[("x", &[3, 4])])));
+        let fixed = signature(&[("x", DataType::Fp32, &[Dim::Fixed(2), Dim::Fixed(4)])]);
+        assert!(at_once(&fixed).allows_request(&request(&fixed, &[("x", &[2, 4])])));
+        let two = signature(&[("x", DataType::Fp32, &[Dim::Free(None)]), ("y", DataType::Fp32, &[Dim::Free(None)])]);
+        assert!(at_once(&two).allows_request(&request(&two, &[("x", &[3]), ("y", &[3])])));
+        assert!(!at_once(&two).allows_request(&request(&two, &[("x", &[3]), ("y", &[2])])), "the rows differ");
+    }
+
+    #[test]
+    fn a_shape_that_was_not_measured_to_be_short_runs_on_a_worker() {
+        let matrix = signature(&[("x", DataType::Fp32, &[Dim::Free(None), Dim::Free(None)])]);
+        let (at_once, wide, tall) =
+            (at_once(&matrix), request(&matrix, &[("x", &[2, 8])]), request(&matrix, &[("x", &[8, 2])]));
+        assert!(!at_once.allows_request(&wide));
+        at_once.measured(&wide, Duration::from_micros(50));
+        at_once.measured(&tall, Duration::from_secs(1));
+        assert!(at_once.allows_request(&wide) && !at_once.allows_request(&tall), "as many elements, another cost");
+    }
+
+    #[test]
+    fn long_text_runs_on_a_worker() {
+        let text = signature(&[("t", DataType::Bytes, &[Dim::Free(None)])]);
+        let of = |bytes: usize| {
+            let data = Data::Bytes(vec![bytes::Bytes::from(vec![b'a'; bytes])]);
+            let tensor = Tensor::new(Shape::new(&[1]), data).unwrap();
+            let inputs = vec![NamedTensor { name: "t".to_owned(), tensor }];
+            text.check(InferenceRequest { inputs, ..Default::default() }).unwrap()
+        };
+        let at_once = at_once(&text);
+        assert!(at_once.allows_request(&of(MAX_TEXT)) && !at_once.allows_request(&of(MAX_TEXT + 1)));
+    }
+
+    #[test]
+    fn a_version_is_suspected_by_the_clock_and_judged_by_processor_time() {
+        let rows = signature(&[("x", DataType::Fp32, &[Dim::Free(None)])]);
+        let at_once = at_once(&rows);
+        at_once.ran(Duration::from_millis(4), EXPECTED);
+        assert!(at_once.allows_version(), "a pause of the machine");
+        at_once.ran(SLOW, EXPECTED);
+        assert!(!at_once.allows_version() && at_once.is_suspected());
+        at_once.used(Duration::from_micros(90), EXPECTED);
+        assert_eq!(at_once.never(), None, "the machine was slow, not the version");
+        at_once.workers_until.store(0, Ordering::Relaxed);
+        assert!(at_once.allows_version(), "the time is over");
+        at_once.used(Duration::from_micros(90), EXPECTED);
+        assert!(!at_once.is_suspected());
+        at_once.interrupted();
+        at_once.used(SLOW, EXPECTED);
+        assert!(at_once.never().unwrap().contains("30.0 ms of processor time where 0.100 ms were expected"));
+        assert!(!at_once.allows_version() && !at_once.is_suspected(), "for good");
+    }
+
+    #[test]
+    fn five_interrupted_runs_are_enough() {
+        let rows = signature(&[("x", DataType::Fp32, &[Dim::Free(None)])]);
+        let at_once = at_once(&rows);
+        (0..4).for_each(|_| at_once.interrupted());
+        assert_eq!(at_once.never(), None);
+        at_once.interrupted();
+        assert!(at_once.never().unwrap().starts_with("5 runs were ended after 50 ms"));
+    }
+
+    #[test]
+    fn an_operator_whose_time_lies_in_values_is_named() {
+        let rows = signature(&[("x", DataType::Fp32, &[Dim::Free(None)])]);
+        let facts = GraphFacts { time_by_values: Some("Loop".to_owned()), ..GraphFacts::unknown() };
+        let at_once = AtOnce::new(&rows, &facts);
+        assert!(!at_once.allows_version());
+        assert_eq!(at_once.never(), Some("operator Loop: values decide how long it takes"));
+    }
+}

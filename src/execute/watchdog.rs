@@ -235,10 +235,7 @@ pub(super) fn watched<T>(
         slot.run.store(until, Ordering::Release);
         let in_progress = InProgress { slot, until, has_callers: limit.callers.is_some() };
         let returned = run(&slot.interrupt);
-        if in_progress.end() {
-            version.interrupted.fetch_add(1, Ordering::Relaxed);
-            WATCHDOG.interrupted.fetch_add(1, Ordering::Relaxed);
-        }
+        in_progress.end();
         Some(returned)
     })
 }
@@ -251,14 +248,12 @@ struct InProgress<'s> {
 }
 
 impl InProgress<'_> {
-    /// Whether the run was interrupted.
-    fn end(self) -> bool {
-        let interrupted = self.finish();
+    fn end(self) {
+        self.finish();
         std::mem::forget(self);
-        interrupted
     }
 
-    fn finish(&self) -> bool {
+    fn finish(&self) {
         let slot = self.slot;
         let interrupted = loop {
             let (expected, next) = (self.until, IDLE);
@@ -285,7 +280,6 @@ impl InProgress<'_> {
                 );
             }
         }
-        interrupted
     }
 }
 
@@ -344,6 +338,11 @@ impl Slot {
         Duration::from_nanos(nanos(now).saturating_sub(self.began.load(Ordering::Relaxed)))
     }
 
+    /// The version of the run in progress, which must not end meanwhile.
+    fn version(&self) -> Option<Arc<RunWatch>> {
+        WATCHDOG.versions().get(&self.version.load(Ordering::Relaxed)).and_then(Weak::upgrade)
+    }
+
     fn is_over(&self, until: u64, now: u64) -> bool {
         // The lock is free, or held for as long as it takes to store a pointer.
         until <= now || self.callers().as_ref().is_some_and(|callers| callers.all_left())
@@ -357,6 +356,10 @@ impl Slot {
         // Looked at again, because the slot may have belonged to an earlier run a moment ago.
         if self.is_over(until, now) {
             self.interrupt.request();
+            WATCHDOG.interrupted.fetch_add(1, Ordering::Relaxed);
+            if let Some(version) = self.version() {
+                version.interrupted.fetch_add(1, Ordering::Relaxed);
+            }
             self.seen.interrupted.store(now, Ordering::Relaxed);
             self.run.store(INTERRUPTED, Ordering::Release);
         } else {
@@ -376,7 +379,7 @@ impl Slot {
         }
         self.lost.store(true, Ordering::Relaxed);
         WATCHDOG.lost.fetch_add(1, Ordering::Relaxed);
-        let version = WATCHDOG.versions().get(&self.version.load(Ordering::Relaxed)).and_then(Weak::upgrade);
+        let version = self.version();
         let age = self.age(now);
         let replace = self.replace.get().filter(|_| WATCHDOG.replaced_threads() < MAX_LOST_THREADS);
         let replaced = replace.is_some_and(|replace| replace());

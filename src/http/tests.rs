@@ -3,12 +3,17 @@ use super::config::Config;
 use super::data_plane::{DataPlane, InFlight, RequestKind};
 use super::endpoint::{Endpoint, VersionPart};
 use super::handle::or_500;
+use super::server::Server;
+use crate::backend::fake::Fake;
 use crate::execute::{self, Executor};
-use crate::model::{Code, Failure, RequestId};
-use crate::registry;
+use crate::model::{Code, Dim, Failure, RequestId, Signature, TensorSpec};
+use crate::registry::tests::fixture::{entry, loaded};
+use crate::registry::{self, Snapshot};
+use crate::route::Document;
 use crate::serve::Gateway;
 use crate::shadow::{self, Figures, Shadows};
 use crate::telemetry::Telemetry;
+use crate::tensor::DataType;
 use http::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
@@ -149,16 +154,10 @@ fn unknown_paths_and_methods_are_quoted_and_cut() {
     }
 }
 
-/// A data plane without models.
-fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Writer) {
-    let (writer, reader) = registry::new();
-    let shadows = shadow::Config { threads: NonZeroUsize::MIN, queue: 1, queue_bytes: 1 };
-    let shadows = Shadows::start(shadows, Figures::default(), reader.clone(), None).unwrap();
-    let execution =
-        execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
-    let gateway = Gateway::new(reader, Executor::start(&execution).unwrap(), shadows, None);
+/// The limits of a data plane with one I/O thread.
+fn config(max_in_flight: usize) -> Config {
     let second = Duration::from_secs(1);
-    let config = Config {
+    Config {
         max_in_flight,
         max_unfinished: 8,
         max_unfinished_per_peer: 4,
@@ -173,9 +172,19 @@ fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Wri
         request_timeout: second,
         max_request_timeout: second,
         io_threads: NonZeroUsize::MIN,
-    };
+    }
+}
+
+/// A data plane without models. Every run that was measured happens at once.
+fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Writer) {
+    let (writer, reader) = registry::new();
+    let shadows = shadow::Config { threads: NonZeroUsize::MIN, queue: 1, queue_bytes: 1 };
+    let shadows = Shadows::start(shadows, Figures::default(), reader.clone(), None).unwrap();
+    let execution =
+        execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
+    let gateway = Gateway::new(reader, Executor::start(&execution).unwrap(), shadows, None);
     let telemetry = Telemetry::new();
-    (DataPlane::new(gateway, &config, &telemetry), telemetry, writer)
+    (DataPlane::new(gateway, &config(max_in_flight), &telemetry), telemetry, writer)
 }
 
 #[test]
@@ -257,4 +266,62 @@ fn feedback_and_predictions_have_limits_of_their_own() {
     assert!(plane.admit(RequestKind::Predict).is_err());
     drop((permit, feedback));
     assert!(plane.admit(RequestKind::Predict).is_ok() && plane.admit(RequestKind::Feedback).is_ok());
+}
+
+/// Sends a request on a new connection, and reads the answer until the server closes or ten seconds have passed.
+fn asked(address: std::net::SocketAddr, request: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn liveness_is_answered_while_every_io_thread_is_in_a_run_that_does_not_end() {
+    let spec =
+        |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
+    let fake = Fake::echo(Signature::new(vec![spec("x")], vec![spec("y")]));
+    let (plane, telemetry, mut writer) = data_plane(100);
+    let version = loaded(1, fake.model(), "");
+    let document = Some(Document::single("1".parse().unwrap()));
+    writer.publish(Snapshot::default().with(entry("m", &[version], document, 1).unwrap()));
+    let limits = Config { max_connections: 100, body_timeout: Duration::from_secs(20), ..config(100) };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let server = Server::start(listener, &limits, &plane, &telemetry).unwrap();
+    let address = server.address();
+    let body = r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1.5]}]}"#;
+    let predict = format!(
+        "POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let live = "GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    // The first run is measured on a worker, the second happens on the I/O thread.
+    for _ in 0..2 {
+        assert!(asked(address, &predict).starts_with("HTTP/1.1 200"));
+    }
+    fake.block();
+    fake.ignore_interrupts();
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| asked(address, &predict));
+        fake.wait_for_waiting(1);
+        // This one is given to the held thread, which does not look at it, and then to another.
+        let early = scope.spawn(|| asked(address, live));
+        let mut stuck = Vec::new();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while stuck.is_empty() {
+            assert!(std::time::Instant::now() < until, "the held thread is reported");
+            assert!(asked(address, live).starts_with("HTTP/1.1 200"), "a new connection is answered");
+            assert!(plane.io_threads().add_stuck_to(&mut stuck), "a thread answers");
+        }
+        assert!(stuck.iter().all(|thread| thread.starts_with("thread io-0: ")), "{stuck:?}");
+        assert!(early.join().unwrap().starts_with("HTTP/1.1 200"));
+        fake.unblock();
+        assert!(held.join().unwrap().starts_with("HTTP/1.1 "), "the run ended, and so did its thread's pause");
+    });
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    assert!(server.finish(end, end), "both threads end");
 }
