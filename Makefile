@@ -52,6 +52,10 @@ test-loadtest: ## run the tests of the load runner
 sweep: build venv ## send legal and strange inputs to every operator of the ONNX project's cases (10 minutes)
 	ORT_DYLIB_PATH=$(CURDIR)/.ort/libonnxruntime.so $(VENV)/bin/python tests/python/sweep.py --binary target/release/sluicegate
 
+CHAOS_SECONDS ?= 600
+chaos: build ## check every answer of three models while others crash, hang, eat memory and are replaced (10 minutes after the build)
+	SLUICEGATE_CHAOS_SECONDS=$(CHAOS_SECONDS) SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it chaos:: -- --nocapture
+
 INPUTS ?= 1000000
 fuzz: ## run INPUTS mutations of the corpus through every decoder; SEED=n gives others
 	SLUICEGATE_FUZZ_INPUTS=$(INPUTS) SLUICEGATE_FUZZ_SEED=$(SEED) $(CARGO) test --locked --lib fuzzing -- --nocapture

@@ -5,13 +5,15 @@ use super::signals::{Request, Signals};
 use super::{App, StartError, listen_on_both};
 use crate::backend::Engines;
 use crate::config::{self, Config, Overrides};
+use crate::machine::Machine;
 use crate::marks;
-use crate::prepare::{self, TrialProgram, VersionReport};
+use crate::prepare::{self, TrialConfig, TrialProgram, TriedEngines, VersionReport};
 use crate::supervisor::{self, Inherited, Sockets, Supervised};
 use crate::{execute, machine};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs that are still in progress at the end of a stop get this long to end after they were interrupted.
@@ -142,7 +144,12 @@ pub fn check(path: &Path, input: Option<&Path>, json: bool) -> ExitCode {
     if let Some(input) = input {
         return check_input(path, input, json);
     }
-    let engines = Engines::discover(None);
+    let config = TrialConfig {
+        program: trial_program(None),
+        limits: config::Models::default().time_limits,
+        memory: Machine::detect().memory_bytes,
+    };
+    let engines = TriedEngines::new(Arc::new(Engines::discover(None)), config);
     let report = match prepare::check(&engines, path) {
         Ok(report) => report,
         Err(error) => {

@@ -1,5 +1,6 @@
 //! `sluicegate check`: tries versions on every engine, without a server.
 
+use super::Loader;
 use super::batchability;
 use super::digest::artifact_digests;
 use super::files;
@@ -7,7 +8,7 @@ use super::row_outputs;
 use super::verify;
 use super::version_toml::VersionToml;
 use super::warm;
-use crate::backend::{EngineChoice, Engines, VersionFiles};
+use crate::backend::{EngineChoice, VersionFiles};
 use crate::execute::Runner;
 use crate::model::{ModelName, Version};
 use crate::model_settings::ModelSettings;
@@ -80,7 +81,7 @@ const MAX_SIBLINGS: usize = 10_000;
 ///
 /// # Errors
 /// When the path cannot be read, or is none of these.
-pub fn check(engines: &Engines, path: &Path) -> io::Result<CheckReport> {
+pub fn check(engines: &dyn Loader, path: &Path) -> io::Result<CheckReport> {
     let path = std::fs::canonicalize(path)?;
     let kind = std::fs::metadata(&path)?;
     if kind.is_file() {
@@ -150,7 +151,7 @@ fn too_many(dir: &Path, what: impl Display, limit: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{} holds more than {limit} {what}", dir.display()))
 }
 
-fn check_version(engines: &Engines, dir: &Path) -> VersionReport {
+fn check_version(engines: &dyn Loader, dir: &Path) -> VersionReport {
     let mut report = VersionReport {
         path: dir.display().to_string(),
         sha256: None,
@@ -214,7 +215,7 @@ impl EngineReport {
 
 /// Does what [`bring_up`](fn@super::bring_up) does, on one engine, and times the model.
 fn check_engine(
-    engines: &Engines,
+    engines: &dyn Loader,
     choice: EngineChoice,
     dir: &Path,
     settings: &ModelSettings,

@@ -8,6 +8,8 @@ mod support;
 mod admin;
 mod api;
 mod bad_input;
+mod chaos;
+
 mod cli;
 mod dataset;
 mod drain;

@@ -55,13 +55,20 @@ fn empty_inputs_that_end_the_engine_are_refused_and_others_are_answered() {
 fn a_model_that_takes_all_memory_at_its_load_fails_in_words() {
     let models = [("bottomless", onnx::of_unbounded_memory()), ("good", onnx::scaling(2.0))];
     // The limit protects the machine of the test: the server sets one of its own for the trial.
-    let (_dir, served) = serve(&models, &[("TEST_ADDRESS_SPACE_KIB", "6291456")]);
+    let (dir, served) = serve(&models, &[("TEST_ADDRESS_SPACE_KIB", "6291456")]);
     served.wait_state("good", 1, "serving");
     served.wait_state("bottomless", 1, "failed");
     let state = version(&served, "bottomless");
     assert_eq!(state["stage"], "load");
     assert!(state["reason"].as_str().unwrap().contains("memory"), "{state}");
     assert_eq!(infer(&served, "good", &[1, 2]).0, 200);
+
+    let checked = served.cli(&["check", &dir.path().join("models/bottomless").display().to_string()]);
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        checked.status.code() == Some(1) && said.contains("failed: load:") && said.contains("memory"),
+        "{checked:?}"
+    );
 }
 
 #[test]

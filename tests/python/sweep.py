@@ -140,8 +140,8 @@ class Server:
     def start(self):
         config = self.work / "sweep.toml"
         # No deadline that is longer than a person would wait; nothing is recorded.
-        config.write_text('[server]\nrequest_timeout = "5s"\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"\n[log]\nformat = "json"\n'
-                          "[prediction_log]\nenabled = false\n[models]\nsettle = \"0s\"\nload_threads = 2\n" + SUPERVISE)
+        config.write_text('[server]\nsupervise = false\nrequest_timeout = "5s"\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"\n[log]\nformat = "json"\n'
+                          "[prediction_log]\nenabled = false\n[models]\nsettle = \"0s\"\nload_threads = 2\n")
         self.process = subprocess.Popen(["prlimit", f"--as={ADDRESS_SPACE}", "--core=0", self.binary, "serve", "--config", str(config), "--models",
                                          str(self.work / "models"), "--data-dir", str(self.work / "data")], stderr=subprocess.PIPE, cwd=self.work)
         self.lines = collections.deque(maxlen=200)
@@ -190,9 +190,6 @@ def send(connection, name, headers, payload):
     answer = connection.getresponse()
     answer.read()
     return answer.status
-
-
-SUPERVISE = ""
 
 
 def main():

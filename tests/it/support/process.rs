@@ -23,6 +23,11 @@ pub struct Served {
     log: Arc<Mutex<Vec<String>>>,
 }
 
+/// The binary of this build, or the one that `SLUICEGATE_TEST_BINARY` names.
+fn binary() -> String {
+    std::env::var("SLUICEGATE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluicegate").to_owned())
+}
+
 impl Served {
     pub fn start(dir: &Path) -> Served {
         Served::start_with(dir, &[])
@@ -36,7 +41,7 @@ impl Served {
             .args([
                 "-c",
                 "trap '' XFSZ; ulimit -v ${TEST_ADDRESS_SPACE_KIB:-unlimited}; ulimit -n ${TEST_OPEN_FILES:-$(ulimit -Hn)}; exec \"$0\" \"$@\"",
-                env!("CARGO_BIN_EXE_sluicegate"),
+                &binary(),
             ])
             .envs(environment.iter().copied())
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--models"])
