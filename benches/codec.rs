@@ -75,7 +75,7 @@ fn encode(c: &mut Criterion) {
     let cases = [("encode_json_32", 32, false), ("encode_json_1000", 1000, false), ("encode_binary_1000", 1000, true)];
     for (name, n, binary) in cases {
         let tensor = Tensor::new(Shape::new(&[1, n]), Data::Fp32(floats(n).into())).expect("the shape fits");
-        let answer = Answer { outputs: vec![("y".into(), tensor)] };
+        let answer = Answer::from(vec![("y".into(), tensor)]);
         let form = if binary { AnswerForm::binary() } else { AnswerForm::json() };
         let length = oip::encode(&answer, &head, &form).expect("floats encode").body.len();
         group.throughput(Throughput::Bytes(length as u64));

@@ -36,7 +36,7 @@ fn offer(c: &mut Criterion) {
         let input = NamedTensor { name: "x".into(), tensor: floats(width) };
         let request = InferenceRequest { inputs: vec![input], ..InferenceRequest::default() };
         let request = signature.check(request).expect("the request fits the signature");
-        let answer = Answer { outputs: vec![("y".into(), floats(8))] };
+        let answer = Answer::from(vec![("y".into(), floats(8))]);
         let about = About {
             model: "m".parse().expect("a name"),
             version: "1".parse().expect("a version"),

@@ -10,6 +10,7 @@
 //! `fuzz/Cargo.toml`, and some inputs in `fuzz/corpus/NAME/`.
 
 use crate::backend::{OnnxFile, VersionFiles};
+use crate::budget::Hold;
 use crate::codec::golden::{Golden, GoldenCase, parse_warmup, write_golden};
 use crate::codec::oip::{self, AnswerForm, AnswerHead};
 use crate::codec::{feedback as feedback_codec, tfs};
@@ -70,7 +71,7 @@ pub fn raw(bytes: &[u8]) {
     };
     let spec = TensorSpec { name: "x".into(), datatype, dims: Some(dims) };
     let signature = Signature::new(vec![spec], vec![]);
-    if let Ok(decoded) = oip::decode_raw(&Bytes::copy_from_slice(body), &signature) {
+    if let Ok(decoded) = oip::decode_raw(&Bytes::copy_from_slice(body), &signature, &Hold::uncounted()) {
         assert!(signature.check(decoded.request.clone()).is_ok(), "a raw request fits the signature it was read with");
         assert_oip_round_trip(&decoded.request.inputs);
     }
@@ -90,7 +91,7 @@ pub fn tfs(bytes: &[u8]) {
         vec![spec("b", DataType::Bool, 1), spec("h", DataType::Fp16, 1), spec("u", DataType::Uint64, 1)],
     ];
     for inputs in signatures {
-        if let Ok(decoded) = request.decode(&Signature::new(inputs, vec![])) {
+        if let Ok(decoded) = request.decode(&Signature::new(inputs, vec![]), &Hold::uncounted()) {
             assert_oip_round_trip(&decoded.inputs);
             // Not every request has outputs of the same shapes, so this may refuse; it must not panic.
             let _ = tfs::encode_predict(&answer_of(&decoded.inputs), request.style());
@@ -100,7 +101,7 @@ pub fn tfs(bytes: &[u8]) {
 
 /// The body of a feedback request.
 pub fn feedback(bytes: &[u8]) {
-    if let Ok(entries) = feedback_codec::decode(bytes, 0) {
+    if let Ok(entries) = feedback_codec::decode(&Bytes::copy_from_slice(bytes), 0, &Hold::uncounted()) {
         assert!(entries.len() <= 10_000, "{} entries, where the API allows 10,000", entries.len());
         for (name, value) in entries.iter().flat_map(|e| &e.values) {
             assert!(value.is_finite(), "the value {name:?} is {value}");
@@ -219,7 +220,7 @@ impl Drop for ScratchDir {
 }
 
 fn answer_of(tensors: &[NamedTensor]) -> Answer {
-    Answer { outputs: tensors.iter().map(|t| (t.name.as_str().into(), t.tensor.clone())).collect() }
+    Answer::from(tensors.iter().map(|t| (t.name.as_str().into(), t.tensor.clone())).collect::<Vec<_>>())
 }
 
 /// Writes tensors as an answer, in both forms, and reads them again as a request.

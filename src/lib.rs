@@ -3,6 +3,7 @@
 mod admin;
 pub mod app;
 pub mod backend;
+pub mod budget;
 pub mod cli;
 pub mod codec;
 mod compare;

@@ -137,6 +137,10 @@ async fn upkeep(
         process.gauge(&names::QUEUE_DEPTH, &[]),
         process.gauge(&names::RESIDENT_BYTES, &[]),
     );
+    let budget = data_plane.budget();
+    let (held, refused) =
+        (process.gauge(&names::REQUEST_MEMORY, &[]), process.counter(&names::REQUEST_MEMORY_REFUSED, &[]));
+    process.gauge(&names::REQUEST_MEMORY_LIMIT, &[]).set(budget.limit() as f64);
     let mut every = tokio::time::interval(UPKEEP);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = Instant::now();
@@ -149,10 +153,13 @@ async fn upkeep(
         }
         ready.set(f64::from(u8::from(data_plane.ready())));
         depth.set(data_plane.gateway().executor().queue_depth() as f64);
+        held.set(budget.held() as f64);
+        refused.absolute(budget.refused());
         if let Some(bytes) = crate::machine::resident_bytes() {
             resident.set(bytes as f64);
         }
         stuck.look(&threads());
+        quality.expire(crate::record::now());
         show_quality(&telemetry, &quality);
     }
 }

@@ -23,6 +23,7 @@ pub use offline::{export, replay, reproduce};
 
 use crate::admin;
 use crate::backend::Engines;
+use crate::budget::Budget;
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::execute::{self, Executor};
@@ -132,8 +133,9 @@ impl App {
         let (io, workers) = (or_cores(config.server.io_threads), or_cores(config.execute.workers));
         let shadow_threads = or_cores(config.shadows.threads_on(machine.cores));
         let memory = config.models.memory_budget_of(machine.memory_bytes);
+        let requests = Budget::new(config.server.memory_of(machine.memory_bytes));
         tracing::info!(machine = %machine, io_threads = io, workers, shadow_threads, load_threads = config.models.load_threads,
-            memory_budget_mib = memory >> 20, "budget");
+            memory_budget_mib = memory >> 20, request_memory_mib = requests.limit() >> 20, "budget");
 
         let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
         log_engines(&engines);
@@ -182,7 +184,8 @@ impl App {
         let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
             .map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()));
-        let data_plane = DataPlane::new(gateway, &http_config, &telemetry);
+        let data_plane = DataPlane::new(gateway, &http_config, requests, &telemetry)
+            .map_err(start("the threads for large bodies"))?;
         let server =
             Server::start(data_listener, &http_config, &data_plane, &telemetry).map_err(start("the data plane"))?;
 

@@ -217,6 +217,7 @@ fn base64_object(reader: &mut Reader<'_>) -> Result<Bytes, ElementError> {
     if !reader.eat(b'}') {
         return Err(ElementError::WrongValue(start));
     }
+    reader.grow(text.len() + 32)?;
     decode_base64(text.as_bytes()).map(Bytes::from).ok_or(ElementError::WrongValue(start))
 }
 

@@ -1,8 +1,11 @@
 //! Feedback: `{"feedback":[{"request_id":"…","row":0,"label":…,"values":{…},"ts":"RFC 3339"}]}`.
 
+use super::json::{Reader, Seen, Syntax};
+use crate::budget::Hold;
 use crate::model::{Complaints, Failure, Feedback, Label, RequestId, quoted};
+use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use sonic_number::{ParserNumber, parse_number};
 
 /// The most entries in one request. Larger requests are rejected, because a request is stored completely or not at all.
 const MAX_ENTRIES: usize = 10_000;
@@ -12,173 +15,309 @@ const MAX_VALUES: usize = 100;
 const MAX_TEXT: usize = 4096;
 /// How far a `ts` can be in the future, because clocks differ. In microseconds.
 const MAX_AHEAD: i64 = 24 * 3600 * 1_000_000;
+/// What a short string takes beside its text.
+const STRING: usize = 32;
 const MEMBERS: [&str; 5] = ["request_id", "row", "label", "values", "ts"];
 
-/// Decodes a body. `now` is the time for entries without a `ts`, in microseconds since 1970.
+/// Decodes a body, entry by entry: there is no tree of it, and the limits apply while it is parsed. `now` is the time for entries without a
+/// `ts`, in microseconds since 1970. `hold` counts the entries.
 ///
 /// # Errors
-/// `INVALID_REQUEST`, with all complaints. Each has the number of its entry.
-pub fn decode(body: &[u8], now: i64) -> Result<Vec<Feedback>, Failure> {
+/// `INVALID_REQUEST`, with all complaints. Each has the number of its entry. Those of [`Hold::grow`].
+pub fn decode(body: &Bytes, now: i64, hold: &Hold) -> Result<Vec<Feedback>, Failure> {
     let mut complaints = Complaints::default();
-    let feedback = entries(body, now, &mut complaints);
+    let mut reader = Reader::counted(body, hold);
+    let feedback = entries(&mut reader, now, &mut complaints)?;
     complaints.into_result(feedback)
 }
 
-fn entries(body: &[u8], now: i64, complaints: &mut Complaints) -> Vec<Feedback> {
-    let body: Value = match serde_json::from_slice(body) {
-        Ok(body) => body,
-        Err(e) => {
-            complaints.request(format!("the body is not JSON: {e}"));
-            return Vec::new();
+fn entries(reader: &mut Reader<'_>, now: i64, complaints: &mut Complaints) -> Result<Vec<Feedback>, Failure> {
+    let mut read = None;
+    if kind(reader) == "an object" {
+        reader.bump();
+        let mut first = true;
+        while let Some(member) = reader.next_member(&mut first)? {
+            match (&*member, kind(reader)) {
+                ("feedback", _) if read.is_some() => {
+                    complaints.request("feedback: given more than once");
+                    return Ok(Vec::new());
+                }
+                ("feedback", "a list") => match list(reader, now, complaints)? {
+                    Some(entries) => read = Some(entries),
+                    // The rest is not read: there are too many entries, or too many complaints.
+                    None => return Ok(Vec::new()),
+                },
+                ("feedback", other) => {
+                    complaints.request(format!("feedback: expected a list of entries, got {other}"));
+                    return Ok(Vec::new());
+                }
+                _ => {
+                    reader.skip_value()?;
+                }
+            }
         }
-    };
-    let Some(list) = body.get("feedback").and_then(Value::as_array) else {
-        let got = body.get("feedback").map_or("nothing", kind);
-        complaints.request(format!("feedback: expected a list of entries, got {got}"));
-        return Vec::new();
-    };
-    if list.len() > MAX_ENTRIES {
-        complaints.request(format!("feedback: at most {MAX_ENTRIES} entries at once, got {}", list.len()));
-        return Vec::new();
+    } else {
+        reader.skip_value()?;
     }
-    let mut read = Vec::with_capacity(list.len());
-    for (i, entry) in list.iter().enumerate() {
+    reader.end()?;
+    if read.is_none() {
+        complaints.request("feedback: expected a list of entries, got nothing");
+    }
+    Ok(read.unwrap_or_default())
+}
+
+/// Reads the entries. `None` where reading stops before their end.
+fn list(reader: &mut Reader<'_>, now: i64, complaints: &mut Complaints) -> Result<Option<Vec<Feedback>>, Syntax> {
+    reader.bump();
+    let mut read = Vec::new();
+    let (mut i, mut first) = (0, true);
+    while reader.next_item(&mut first)? {
+        if i == MAX_ENTRIES {
+            complaints.request(format!("feedback: at most {MAX_ENTRIES} entries at once, got more"));
+            return Ok(None);
+        }
         if complaints.is_full() {
-            break;
+            return Ok(None);
         }
         let mut of_entry = Complaints::default();
-        match entry.as_object() {
-            Some(members) => read.extend(one(members, now, &mut of_entry)),
-            None => of_entry.request(format!("expected an object, got {}", kind(entry))),
+        match kind(reader) {
+            "an object" => {
+                if let Some(entry) = one(reader, now, &mut of_entry)? {
+                    reader.room(&mut read, 1)?;
+                    read.push(entry);
+                }
+            }
+            other => {
+                of_entry.request(format!("expected an object, got {other}"));
+                reader.skip_value()?;
+            }
         }
         complaints.absorb(of_entry, &format!("feedback[{i}]"));
+        i += 1;
     }
-    read
+    Ok(Some(read))
 }
 
-fn one(members: &Map<String, Value>, now: i64, complaints: &mut Complaints) -> Option<Feedback> {
-    for unknown in members.keys().filter(|key| !MEMBERS.contains(&key.as_str())) {
-        complaints.request(format!("unknown member {}: an entry has {}", quoted(unknown), MEMBERS.join(", ")));
-    }
-    let request_id = match members.get("request_id") {
-        Some(Value::String(id)) if (1..=RequestId::MAX_BYTES).contains(&id.len()) => Some(id.clone()),
-        Some(Value::String(id)) => {
-            let expected = format!("1 to {} bytes", RequestId::MAX_BYTES);
-            complaints.request(format!("request_id: expected {expected}, got {}", id.len()));
-            None
+/// Reads one entry, whose `{` comes next.
+fn one(reader: &mut Reader<'_>, now: i64, complaints: &mut Complaints) -> Result<Option<Feedback>, Syntax> {
+    reader.bump();
+    let mut request_id = None;
+    let (mut row, mut ts) = (Some(0), Some(now));
+    let (mut given_label, mut given_values) = (None, Vec::new());
+    let mut seen = Seen::new(&MEMBERS);
+    let mut first = true;
+    while let Some(member) = reader.next_member(&mut first)? {
+        if seen.is_repeated(&member) {
+            complaints.request(format!("member {} is given more than once", quoted(&member)));
+            reader.skip_value()?;
+            continue;
         }
-        Some(other) => {
-            complaints.request(format!("request_id: expected a string, got {}", kind(other)));
-            None
-        }
-        None => {
-            complaints.request("request_id is missing: it identifies the prediction");
-            None
-        }
-    };
-    let row = match members.get("row") {
-        None => Some(0),
-        Some(row) => {
-            let number = row.as_u64().and_then(|n| i32::try_from(n).ok()).map(i32::unsigned_abs);
-            if number.is_none() {
-                complaints.request(format!("row: expected an integer from 0 to {}, got {}", i32::MAX, written(row)));
+        match &*member {
+            "request_id" => request_id = id(reader, complaints)?,
+            "row" => row = self::row(reader, complaints)?,
+            "label" => given_label = label(reader, complaints)?,
+            "values" => given_values = values(reader, complaints)?,
+            "ts" => ts = time(reader, now, complaints)?,
+            unknown => {
+                let known = MEMBERS.join(", ");
+                complaints.request(format!("unknown member {}: an entry has {known}", quoted(unknown)));
+                reader.skip_value()?;
             }
-            number
         }
-    };
-    let label = label(members.get("label"), complaints);
-    let values = values(members.get("values"), complaints);
-    let ts = members.get("ts").map_or(Some(now), |ts| time(ts, now, complaints));
-    if complaints.is_empty() && label.is_none() && values.is_empty() {
+    }
+    if !seen.contains("request_id") {
+        complaints.request("request_id is missing: it identifies the prediction");
+    }
+    if complaints.is_empty() && given_label.is_none() && given_values.is_empty() {
         complaints.request("the entry is empty: expected a label, values, or both");
     }
-    Some(Feedback { request_id: request_id?, row: row?, ts: ts?, label, values })
+    let (Some(request_id), Some(row), Some(ts)) = (request_id, row, ts) else { return Ok(None) };
+    Ok(Some(Feedback { request_id, row, ts, label: given_label, values: given_values }))
 }
 
-fn label(label: Option<&Value>, complaints: &mut Complaints) -> Option<Label> {
-    match label? {
-        Value::Null => None,
-        Value::Bool(b) => Some(Label::Number(f64::from(u8::from(*b)))),
-        Value::Number(n) => n.as_f64().map(Label::Number),
-        Value::String(text) if text.len() <= MAX_TEXT => Some(Label::Text(text.clone())),
-        Value::String(text) => {
-            complaints.request(format!("label: at most {MAX_TEXT} bytes, got {}", text.len()));
-            None
+fn id(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<String>, Syntax> {
+    let found = kind(reader);
+    if found != "a string" {
+        complaints.request(format!("request_id: expected a string, got {found}"));
+        reader.skip_value()?;
+        return Ok(None);
+    }
+    let text = reader.string()?;
+    if !(1..=RequestId::MAX_BYTES).contains(&text.len()) {
+        complaints.request(format!("request_id: expected 1 to {} bytes, got {}", RequestId::MAX_BYTES, text.len()));
+        return Ok(None);
+    }
+    reader.grow(text.len() + STRING)?;
+    Ok(Some(text.into_owned()))
+}
+
+fn row(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<u32>, Syntax> {
+    let found = kind(reader);
+    let start = reader.offset();
+    let number = if found == "a number" {
+        match reader.number(parse_number)? {
+            Some(ParserNumber::Unsigned(n)) => i32::try_from(n).ok().map(i32::unsigned_abs),
+            _ => None,
+        }
+    } else {
+        reader.skip_value()?;
+        None
+    };
+    if number.is_none() {
+        let got = written(reader, start, found);
+        complaints.request(format!("row: expected an integer from 0 to {}, got {got}", i32::MAX));
+    }
+    Ok(number)
+}
+
+fn label(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<Label>, Syntax> {
+    let start = reader.offset();
+    match kind(reader) {
+        "null" => reader.skip_value().map(|_| None),
+        "a boolean" => {
+            let range = reader.skip_value()?;
+            Ok(Some(Label::Number(f64::from(u8::from(reader.text().get(range.start) == Some(&b't'))))))
+        }
+        "a number" => {
+            let number = number(reader)?;
+            if number.is_none() {
+                complaints.request(format!("label: expected a double, got {}", reader.excerpt(start)));
+            }
+            Ok(number.map(Label::Number))
+        }
+        "a string" => {
+            let text = reader.string()?;
+            if text.len() > MAX_TEXT {
+                complaints.request(format!("label: at most {MAX_TEXT} bytes, got {}", text.len()));
+                return Ok(None);
+            }
+            reader.grow(text.len() + STRING)?;
+            Ok(Some(Label::Text(text.into_owned())))
         }
         other => {
-            complaints.request(format!("label: expected a number, a string or a boolean, got {}", kind(other)));
-            None
+            complaints.request(format!("label: expected a number, a string or a boolean, got {other}"));
+            reader.skip_value()?;
+            Ok(None)
         }
     }
 }
 
-fn values(values: Option<&Value>, complaints: &mut Complaints) -> Vec<(String, f64)> {
-    let members = match values {
-        None | Some(Value::Null) => return Vec::new(),
-        Some(Value::Object(members)) => members,
-        Some(other) => {
-            complaints.request(format!("values: expected an object of numbers, got {}", kind(other)));
-            return Vec::new();
+fn values(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Vec<(String, f64)>, Syntax> {
+    let mut read: Vec<(String, f64)> = Vec::new();
+    match kind(reader) {
+        "an object" => reader.bump(),
+        "null" => {
+            reader.skip_value()?;
+            return Ok(read);
         }
-    };
-    if members.len() > MAX_VALUES {
-        complaints.request(format!("values: at most {MAX_VALUES}, got {}", members.len()));
-        return Vec::new();
+        other => {
+            complaints.request(format!("values: expected an object of numbers, got {other}"));
+            reader.skip_value()?;
+            return Ok(read);
+        }
     }
-    let mut read = Vec::with_capacity(members.len());
-    for (name, value) in members {
-        if name.is_empty() || name.len() > MAX_TEXT {
+    let (mut count, mut first) = (0, true);
+    while let Some(name) = reader.next_member(&mut first)? {
+        let found = kind(reader);
+        count += 1;
+        if count > MAX_VALUES || complaints.is_full() {
+            reader.skip_value()?;
+        } else if name.is_empty() || name.len() > MAX_TEXT {
             let expected = format!("1 to {MAX_TEXT} bytes");
             complaints.request(format!("values: expected a name of {expected}, got {} bytes", name.len()));
-        } else if let Some(number) = value.as_f64() {
-            read.push((name.clone(), number));
+            reader.skip_value()?;
+        } else if found != "a number" {
+            complaints.request(format!("values.{}: expected a number, got {found}", quoted(&name)));
+            reader.skip_value()?;
+        } else if read.iter().any(|(known, _)| *known == name) {
+            complaints.request(format!("values.{}: given more than once", quoted(&name)));
+            reader.skip_value()?;
         } else {
-            complaints.request(format!("values.{}: expected a number, got {}", quoted(name), kind(value)));
+            let start = reader.offset();
+            match number(reader)? {
+                None => complaints.request(format!(
+                    "values.{}: expected a double, got {}",
+                    quoted(&name),
+                    reader.excerpt(start)
+                )),
+                Some(number) => {
+                    reader.grow(name.len() + STRING)?;
+                    reader.room(&mut read, 1)?;
+                    read.push((name.into_owned(), number));
+                }
+            }
         }
     }
-    read
+    if count > MAX_VALUES {
+        complaints.request(format!("values: at most {MAX_VALUES}, got {count}"));
+    }
+    Ok(read)
 }
 
-fn time(ts: &Value, now: i64, complaints: &mut Complaints) -> Option<i64> {
-    let read = ts.as_str().and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_microsecond);
-    match read {
+fn time(reader: &mut Reader<'_>, now: i64, complaints: &mut Complaints) -> Result<Option<i64>, Syntax> {
+    let found = kind(reader);
+    let start = reader.offset();
+    let text = if found == "a string" {
+        Some(reader.string()?)
+    } else {
+        reader.skip_value()?;
+        None
+    };
+    let read = text.and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_microsecond);
+    Ok(match read {
         None => {
             let expected = "a time of RFC 3339 such as \"2026-11-21T10:00:00Z\"";
-            complaints.request(format!("ts: expected {expected}, got {}", written(ts)));
+            complaints.request(format!("ts: expected {expected}, got {}", written(reader, start, found)));
             None
         }
         Some(read) if read > now.saturating_add(MAX_AHEAD) => {
-            complaints.request(format!("ts: {} is more than a day ahead of this server's clock", written(ts)));
+            let got = written(reader, start, found);
+            complaints.request(format!("ts: {got} is more than a day ahead of this server's clock"));
             None
         }
         read => read,
+    })
+}
+
+fn number(reader: &mut Reader<'_>) -> Result<Option<f64>, Syntax> {
+    Ok(reader.number(parse_number)?.map(|number| match number {
+        ParserNumber::Unsigned(n) => n as f64,
+        ParserNumber::Signed(n) => n as f64,
+        ParserNumber::Float(x) => x,
+    }))
+}
+
+/// The kind of the next value.
+fn kind(reader: &mut Reader<'_>) -> &'static str {
+    match reader.peek() {
+        None => "nothing",
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'"') => "a string",
+        Some(b'[') => "a list",
+        Some(b'{') => "an object",
+        Some(_) => "a number",
     }
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// A value for a message: a string or number as it is, anything else by its kind.
-fn written(value: &Value) -> String {
-    match value {
-        Value::String(text) => quoted(text),
-        Value::Number(number) => number.to_string(),
-        other => kind(other).to_owned(),
+/// The value at an offset, for a message: a string or number as it is, anything else by its kind.
+fn written(reader: &Reader<'_>, at: usize, kind: &str) -> String {
+    match kind {
+        "a string" => reader.at(at).string().map_or_else(|_| kind.to_owned(), |text| quoted(&text)),
+        "a number" => reader.excerpt(at),
+        other => other.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::budget::Budget;
+    use serde_json::{Value, json};
+
+    fn decode(body: &[u8], now: i64) -> Result<Vec<Feedback>, Failure> {
+        super::decode(&Bytes::copy_from_slice(body), now, &Hold::uncounted())
+    }
 
     const NOW: i64 = 1_800_000_000_000_000;
 
@@ -237,10 +376,42 @@ mod tests {
         }
         let many = json!({"feedback": vec![json!({"request_id": "a", "label": 1}); MAX_ENTRIES + 1]}).to_string();
         let message = decode(many.as_bytes(), NOW).unwrap_err().message;
-        assert_eq!(message, "feedback: at most 10000 entries at once, got 10001");
+        assert_eq!(message, "feedback: at most 10000 entries at once, got more");
         assert!(
             decode(b"[]", NOW).unwrap_err().message.starts_with("feedback: expected a list of entries, got nothing")
         );
-        assert!(decode(b"{", NOW).unwrap_err().message.starts_with("the body is not JSON"));
+        assert!(decode(b"{", NOW).unwrap_err().message.starts_with("the body is not valid JSON"));
+    }
+
+    #[test]
+    fn a_body_is_read_only_up_to_its_limits() {
+        // A tree of this body would take 4 GB.
+        let many = format!("{{\"feedback\":[{}{{}}]}}", "{},".repeat(9_000_000));
+        let budget = Budget::new(1 << 20);
+        let hold = Hold::open(&budget, &budget.connection(None)).unwrap();
+        let failure = super::decode(&many.into(), NOW, &hold).unwrap_err();
+        assert!(failure.message.starts_with("feedback[0]: request_id is missing"), "{}", failure.message);
+        let valid = format!("{{\"feedback\":[{}]}}", vec!["{\"request_id\":\"a\",\"label\":1}"; 1_000_000].join(","));
+        let failure = super::decode(&valid.into(), NOW, &Hold::uncounted()).unwrap_err();
+        assert_eq!(failure.message, "feedback: at most 10000 entries at once, got more");
+        assert!(hold.used() < 1000, "nothing of it is kept: {}", hold.used());
+
+        let entry = format!("{{\"request_id\":\"{}\",\"label\":\"{}\"}}", "i".repeat(1000), "l".repeat(4000));
+        let long = format!("{{\"feedback\":[{}]}}", vec![entry; 5000].join(","));
+        let failure = super::decode(&long.into(), NOW, &hold).unwrap_err();
+        assert_eq!(failure.code, crate::model::Code::BodyTooLarge, "the entries are counted: {}", failure.message);
+        let values: Vec<String> = (0..101).map(|i| format!("\"v{i}\":1")).collect();
+        let message = refused(
+            &serde_json::from_str(&format!("{{\"request_id\":\"a\",\"values\":{{{}}}}}", values.join(","))).unwrap(),
+        );
+        assert_eq!(message, "feedback[1]: values: at most 100, got 101");
+    }
+
+    #[test]
+    fn members_are_given_once() {
+        let twice = br#"{"feedback":[{"request_id":"a","label":1,"label":2}]}"#;
+        assert_eq!(decode(twice, NOW).unwrap_err().message, "feedback[0]: member \"label\" is given more than once");
+        let lists = br#"{"feedback":[],"feedback":[]}"#;
+        assert_eq!(decode(lists, NOW).unwrap_err().message, "feedback: given more than once");
     }
 }

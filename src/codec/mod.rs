@@ -5,10 +5,12 @@
 //!   OIP bodies. [`feedback`]: feedback bodies. [`inflate`]: compression and decompression of bodies.
 //! - JSON is parsed in one pass, directly into typed buffers: [`json`] is the parser, [`elements`] parses one value, [`nested`]
 //!   lists of values. There is no tree and no recursion. Memory is not reserved only because the sender announced a size.
+//! - Memory that grows with the request is counted on its [`Hold`](crate::budget::Hold), and is refused where it is not there. A large
+//!   answer is encoded in [`pieces`], as its reader takes them.
 //! - Each error is a [`Failure`](crate::model::Failure) that names the input and the element, what was expected and what was
 //!   found. No input makes this room panic.
 //!
-//! Uses: model, tensor.
+//! Uses: budget, model, tensor.
 //!
 //! Invariant: this room does not know which model will run, nor HTTP. Headers are passed in as values, bodies as bytes.
 //!
@@ -25,6 +27,7 @@ mod json;
 pub(crate) mod metadata;
 mod nested;
 pub mod oip;
+pub(crate) mod pieces;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -63,24 +63,27 @@ macro_rules! each_buffer {
 impl Buffer {
     /// An empty buffer with capacity for the announced number of elements, limited by the number of bytes left in the body: a
     /// shape alone must not cause a large allocation.
-    pub(super) fn new(datatype: DataType, announced: usize, reader: &Reader<'_>) -> Buffer {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn new(datatype: DataType, announced: usize, reader: &Reader<'_>) -> Result<Buffer, Syntax> {
         const MAX_RESERVED: usize = 1 << 16;
         let capacity = announced.min(reader.remaining() / 2).min(MAX_RESERVED);
-        match datatype {
-            DataType::Bool => Buffer::Bool(Vec::with_capacity(capacity)),
-            DataType::Uint8 => Buffer::Uint8(Vec::with_capacity(capacity)),
-            DataType::Uint16 => Buffer::Uint16(Vec::with_capacity(capacity)),
-            DataType::Uint32 => Buffer::Uint32(Vec::with_capacity(capacity)),
-            DataType::Uint64 => Buffer::Uint64(Vec::with_capacity(capacity)),
-            DataType::Int8 => Buffer::Int8(Vec::with_capacity(capacity)),
-            DataType::Int16 => Buffer::Int16(Vec::with_capacity(capacity)),
-            DataType::Int32 => Buffer::Int32(Vec::with_capacity(capacity)),
-            DataType::Int64 => Buffer::Int64(Vec::with_capacity(capacity)),
-            DataType::Fp16 => Buffer::Fp16(Vec::with_capacity(capacity)),
-            DataType::Fp32 => Buffer::Fp32(Vec::with_capacity(capacity)),
-            DataType::Fp64 => Buffer::Fp64(Vec::with_capacity(capacity)),
-            DataType::Bytes => Buffer::Bytes(Vec::with_capacity(capacity)),
-        }
+        Ok(match datatype {
+            DataType::Bool => Buffer::Bool(empty(capacity, reader)?),
+            DataType::Uint8 => Buffer::Uint8(empty(capacity, reader)?),
+            DataType::Uint16 => Buffer::Uint16(empty(capacity, reader)?),
+            DataType::Uint32 => Buffer::Uint32(empty(capacity, reader)?),
+            DataType::Uint64 => Buffer::Uint64(empty(capacity, reader)?),
+            DataType::Int8 => Buffer::Int8(empty(capacity, reader)?),
+            DataType::Int16 => Buffer::Int16(empty(capacity, reader)?),
+            DataType::Int32 => Buffer::Int32(empty(capacity, reader)?),
+            DataType::Int64 => Buffer::Int64(empty(capacity, reader)?),
+            DataType::Fp16 => Buffer::Fp16(empty(capacity, reader)?),
+            DataType::Fp32 => Buffer::Fp32(empty(capacity, reader)?),
+            DataType::Fp64 => Buffer::Fp64(empty(capacity, reader)?),
+            DataType::Bytes => Buffer::Bytes(empty(capacity, reader)?),
+        })
     }
 
     /// Parses a value, or values in nested lists, and appends them to the buffer.
@@ -105,6 +108,12 @@ impl Buffer {
             Buffer::Bytes(e) => Data::Bytes(e),
         }
     }
+}
+
+fn empty<T>(capacity: usize, reader: &Reader<'_>) -> Result<Vec<T>, Syntax> {
+    let mut elements = Vec::new();
+    reader.room(&mut elements, capacity)?;
+    Ok(elements)
 }
 
 /// The extents of nested lists, outermost first. Empty for a value without a list.
@@ -196,7 +205,10 @@ fn read_run<T: FromJson>(
     loop {
         let first = reader.peek().unwrap_or_default();
         match T::read(reader, first, rules) {
-            Ok(element) => out.push(element),
+            Ok(element) => {
+                reader.room(out, 1)?;
+                out.push(element);
+            }
             Err(error) => return Err(element_error::<T>(error, out.len() - before, reader, rules)),
         }
         if !listed || !reader.eat(b',') {

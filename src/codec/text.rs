@@ -61,9 +61,14 @@ pub(super) fn estimated_width(data: &Data) -> usize {
 
 /// Writes a JSON string.
 pub(super) fn string(out: &mut Vec<u8>, text: &str) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
-    let bytes = text.as_bytes();
+    escaped(out, text.as_bytes());
+    out.push(b'"');
+}
+
+/// Writes UTF-8 text as the inside of a JSON string.
+pub(super) fn escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut copied = 0;
     for (i, byte) in bytes.iter().enumerate() {
         let short = match byte {
@@ -83,7 +88,6 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
         copied = i + 1;
     }
     out.extend_from_slice(&bytes[copied..]);
-    out.push(b'"');
 }
 
 pub(super) fn plain(out: &mut Vec<u8>, text: &str) {

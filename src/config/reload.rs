@@ -61,7 +61,7 @@ fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change>
 // Every struct is destructured completely, so that a new key does not compile until this file says when it can change.
 
 impl Server {
-    fn changes(&self, new: &Server) -> [Option<Change>; 19] {
+    fn changes(&self, new: &Server) -> [Option<Change>; 20] {
         let Server {
             listen,
             max_in_flight,
@@ -70,6 +70,7 @@ impl Server {
             max_connections,
             max_streams,
             max_body,
+            memory,
             max_headers,
             header_timeout,
             body_timeout,
@@ -91,6 +92,7 @@ impl Server {
             at_start("server.max_connections", max_connections, &new.max_connections),
             at_start("server.max_streams", max_streams, &new.max_streams),
             at_run_time("server.max_body", max_body, &new.max_body),
+            at_start("server.memory", memory, &new.memory),
             at_start("server.max_headers", max_headers, &new.max_headers),
             at_start("server.header_timeout", header_timeout, &new.header_timeout),
             at_run_time("server.body_timeout", body_timeout, &new.body_timeout),
@@ -183,7 +185,7 @@ impl Shadows {
 }
 
 impl PredictionLog {
-    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 15] {
+    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 16] {
         let PredictionLog { choice, log, quality } = self;
         // The fields marked `_` are not keys of this section.
         let Choice {
@@ -209,7 +211,7 @@ impl PredictionLog {
             disk_budget,
             hash_key_file,
         } = log;
-        let quality::Config { rows, window } = quality;
+        let quality::Config { rows, bytes, window } = quality;
         [
             at_start("prediction_log.enabled", enabled, &new.choice.enabled),
             at_start("prediction_log.sample_rate", sample_rate, &new.choice.sample_rate),
@@ -226,6 +228,7 @@ impl PredictionLog {
             at_start("prediction_log.hash_key_file", hash_key_file, &new.log.hash_key_file),
             at_start("prediction_log.quality_window", window, &new.quality.window),
             at_start("prediction_log.quality_rows", rows, &new.quality.rows),
+            at_start("prediction_log.quality_bytes", bytes, &new.quality.bytes),
         ]
     }
 }

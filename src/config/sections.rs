@@ -1,5 +1,6 @@
 //! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
+use crate::budget::Budget;
 use crate::lifecycle::{CrashLimit, Policy, TimeLimits};
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
@@ -39,6 +40,10 @@ pub struct Server {
     /// The most bytes of a request's body, after decompression; more is answered with 413. Default 64 MiB: a batch of hundreds of
     /// images.
     pub max_body: u64,
+    /// The most bytes that all requests together may hold: bodies, tensors, and answers until they are sent; what does not fit is answered
+    /// with 503. Default 0: an eighth of the memory that this process may use; model files may take four fifths, and engines need memory
+    /// beside both.
+    pub memory: u64,
     /// The most bytes of a request's headers; more is answered with 431. Default 64 KiB: several times the limit of most proxies.
     pub max_headers: u64,
     /// The time limit for a request's headers, from the first byte. Default 10 s: enough for a bad network, too short for an attack
@@ -192,6 +197,7 @@ impl Default for Server {
             max_connections: 10_000,
             max_streams: 100,
             max_body: 64 * MIB,
+            memory: 0,
             max_headers: 64 * KIB,
             header_timeout: 10 * SECOND,
             body_timeout: 30 * SECOND,
@@ -221,6 +227,7 @@ impl Server {
             max_connections: t.integer("max_connections", 1..=1_000_000).unwrap_or(d.max_connections),
             max_streams: t.integer("max_streams", 1..=10_000).unwrap_or(d.max_streams),
             max_body: t.bytes("max_body", KIB..=16 * GIB).unwrap_or(d.max_body),
+            memory: t.bytes("memory", 0..=u64::MAX).unwrap_or(d.memory),
             // hyper needs at least 8 KiB.
             max_headers: t.bytes("max_headers", 8 * KIB..=16 * MIB).unwrap_or(d.max_headers),
             header_timeout: t.duration("header_timeout", 100 * MS..=10 * MINUTE).unwrap_or(d.header_timeout),
@@ -259,6 +266,12 @@ impl Server {
     #[must_use]
     pub fn announce_for(&self) -> Duration {
         if self.shutdown_announce.is_zero() { self.shutdown_grace / 2 } else { self.shutdown_announce }
+    }
+
+    /// The memory for requests in bytes, for a process that may use `memory` bytes.
+    #[must_use]
+    pub fn memory_of(&self, memory: u64) -> usize {
+        if self.memory == 0 { Budget::default_of(memory) } else { usize::try_from(self.memory).unwrap_or(usize::MAX) }
     }
 }
 
@@ -442,6 +455,7 @@ impl PredictionLog {
             quality: quality::Config {
                 window: t.duration("quality_window", SECOND..=30 * 24 * HOUR).unwrap_or(quality.window),
                 rows: t.integer("quality_rows", 1..=1_000_000_000).unwrap_or(quality.rows),
+                bytes: t.bytes("quality_bytes", MIB..=64 * GIB).map_or(quality.bytes, bytes),
             },
         }
     }

@@ -148,6 +148,7 @@ const ALL_DIFFERENT: &str = r#"
     max_connections = 1
     max_streams = 1
     max_body = "1KiB"
+    memory = "1GiB"
     max_headers = "8KiB"
     header_timeout = "1s"
     body_timeout = "1s"
@@ -206,6 +207,7 @@ const ALL_DIFFERENT: &str = r#"
     hash_key_file = "x"
     quality_window = "1s"
     quality_rows = 1
+    quality_bytes = "1MiB"
     [data]
     dir = "x"
     [log]

@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
     }
 
     fn replay(&mut self, logged: &LoggedRequest) -> Result<(), SkipReason> {
-        let expected = Answer { outputs: logged.outputs()? };
+        let expected = Answer::from(logged.outputs()?);
         let inputs = logged.inputs()?;
         let request_id = RequestId::from_caller(logged.request_id.clone()).map_err(|_| SkipReason::Unreadable)?;
         let at = Timestamp::from_microsecond(logged.ts).map_err(|_| SkipReason::Unreadable)?;
@@ -345,7 +345,7 @@ pub(super) fn run(
 /// The prediction in the outputs of one row. `None` if an output has another number of rows.
 fn predicted(answer: &Answer, row: usize, rows: usize) -> Option<Predicted> {
     let mut predicted = Predicted::default();
-    for (_, tensor) in &answer.outputs {
+    for (_, tensor) in answer.outputs.iter() {
         if rows > 1 && tensor.shape().first() != Some(&rows) {
             return None;
         }

@@ -128,7 +128,7 @@ fn try_to_run(
         None if logged.status != LoggedRequest::OK => format!("it was answered with {}", logged.status),
         None => reason.message().to_owned(),
     };
-    let expected = Answer { outputs: logged.outputs().map_err(why)? };
+    let expected = Answer::from(logged.outputs().map_err(why)?);
     let inputs = logged.inputs().map_err(why)?;
     let (number, dir) = find_version(models, logged)?;
     let version = load_offline(engines, &dir)?;

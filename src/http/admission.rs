@@ -3,6 +3,8 @@
 use super::body::{self, UnreadBody};
 use super::data_plane::{DataPlane, Permit, RequestKind};
 use super::negotiation::check_media_types;
+use super::workers::LARGE;
+use crate::budget::Hold;
 use crate::codec::inflate;
 use crate::model::{Code, Failure, quoted};
 use bytes::Bytes;
@@ -20,6 +22,8 @@ pub(super) struct AdmittedBody {
     pub _permit: Permit,
     pub deadline: Instant,
     pub body: Bytes,
+    /// Counts the body, and everything that is made of it.
+    pub hold: Hold,
 }
 
 /// Reads the body of a request and admits it. A request takes its place among those in flight only when its body is complete, so
@@ -34,23 +38,47 @@ pub(super) async fn admit_and_read(
     // A body that would be refused now is not read.
     let checked = plane.has_room(kind).and_then(|()| {
         check_media_types(headers)?;
-        Ok(received + timeout(plane, headers)?)
+        Ok((received + timeout(plane, headers)?, Hold::open(&plane.budget, &body.caller.account)?))
     });
-    let deadline = match checked {
-        Ok(deadline) => deadline,
+    let (deadline, hold) = match checked {
+        Ok(checked) => checked,
         Err(failure) => {
             body::discard_request(headers, body).await;
             return Err(failure);
         }
     };
     let max = plane.limits.max_body();
-    let body = body::read(headers, body, max, plane.limits.body_timeout(), deadline).await?;
+    let body = body::read(headers, body, max, plane.limits.body_timeout(), deadline, &hold).await?;
     let permit = plane.admit(kind)?;
-    let body = match headers.get(CONTENT_ENCODING) {
-        None => body,
-        Some(encoding) => inflate::inflate(&String::from_utf8_lossy(encoding.as_bytes()), body, max)?,
+    let (body, hold) = match headers.get(CONTENT_ENCODING) {
+        None => (body, hold),
+        Some(encoding) => {
+            inflate_body(plane, &String::from_utf8_lossy(encoding.as_bytes()), body, max, hold, deadline).await?
+        }
     };
-    Ok(AdmittedBody { _permit: permit, deadline, body })
+    Ok(AdmittedBody { _permit: permit, deadline, body, hold })
+}
+
+/// Inflates a body. What turns out to be large is inflated again on another thread: how much comes out of it is not known before.
+async fn inflate_body(
+    plane: &DataPlane,
+    encoding: &str,
+    body: Bytes,
+    max: usize,
+    hold: Hold,
+    deadline: Instant,
+) -> Result<(Bytes, Hold), Failure> {
+    if body.len() <= LARGE / 4 {
+        let most = max.min(LARGE);
+        match inflate::inflate_up_to(encoding, &body, most, &hold)? {
+            Some(plain) => return Ok((plain, hold)),
+            None if most == max => return Err(inflate::too_large(encoding, max)),
+            None => {}
+        }
+    }
+    let encoding = encoding.to_owned();
+    let inflate = move || inflate::inflate(&encoding, body, max, &hold).map(|plain| (plain, hold));
+    plane.workers.run(deadline, inflate).await?
 }
 
 /// The timeout that the header `x-request-timeout-ms` asks for, up to the configured maximum. Without the header, the configured

@@ -1,17 +1,17 @@
 //! The headers and bodies of answers.
 
+use super::answer_body::AnswerBody;
 use super::problem;
 use crate::model::{Failure, RequestId};
 use bytes::Bytes;
 use bytestring::ByteString;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, VARY};
 use http::{HeaderMap, Response};
-use http_body_util::Full;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 use std::time::Duration;
 
-pub(super) type HttpResponse = Response<Full<Bytes>>;
+pub(super) type HttpResponse = Response<AnswerBody>;
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const X_VERSION: HeaderName = HeaderName::from_static("x-sluicegate-version");
@@ -23,14 +23,18 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 
 /// A JSON answer with status 200.
 pub(super) fn json(body: impl Into<Bytes>) -> HttpResponse {
-    let mut response = Response::new(Full::new(body.into()));
+    json_body(body.into().into())
+}
+
+fn json_body(body: AnswerBody) -> HttpResponse {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }
 
 /// The answer to a prediction: JSON, or JSON of the given length followed by binary tensors.
-pub(super) fn prediction(body: Bytes, json_length: Option<usize>) -> HttpResponse {
-    let mut response = json(body);
+pub(super) fn prediction(body: AnswerBody, json_length: Option<usize>) -> HttpResponse {
+    let mut response = json_body(body);
     if let Some(length) = json_length {
         response.headers_mut().insert(CONTENT_TYPE, BINARY);
         response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -40,7 +44,7 @@ pub(super) fn prediction(body: Bytes, json_length: Option<usize>) -> HttpRespons
 
 /// An error answer.
 pub(super) fn error(failure: &Failure) -> HttpResponse {
-    problem::response(failure).map(Full::new)
+    problem::response(failure).map(AnswerBody::from)
 }
 
 /// Sets the headers of a compressed answer.

@@ -2,8 +2,9 @@
 
 use super::handle::Caller;
 use super::peers::PROMPT;
+use crate::budget::Hold;
 use crate::model::{Code, Failure};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::EXPECT;
 use http_body::Body;
@@ -52,7 +53,8 @@ pub(super) async fn discard_request(headers: &HeaderMap, mut body: UnreadBody<'_
 ///
 /// # Errors
 /// `BODY_TOO_LARGE` as soon as the size is known to exceed `max`, `BODY_TIMEOUT` if the body is not complete after `timeout`,
-/// `TOO_MANY_REQUESTS` if it is not complete soon and too many others are not complete either, `DEADLINE_EXCEEDED` if the request's own deadline comes first, `INVALID_REQUEST` if the
+/// `TOO_MANY_REQUESTS` if it is not complete soon and too many others are not complete either, `DEADLINE_EXCEEDED` if the request's own deadline comes first, those of
+/// [`Hold::room`] if there is no memory for it, `INVALID_REQUEST` if the
 /// connection ends too early or the transfer encoding is broken.
 pub(super) async fn read(
     headers: &HeaderMap,
@@ -60,6 +62,7 @@ pub(super) async fn read(
     max: usize,
     timeout: Duration,
     deadline: Instant,
+    hold: &Hold,
 ) -> Result<Bytes, Failure> {
     let too_large = |size: Option<u64>| {
         let got = size.map_or_else(|| "more".to_owned(), |n| n.to_string());
@@ -69,6 +72,18 @@ pub(super) async fn read(
     if announced > max as u64 {
         discard_request(headers, unread).await;
         return Err(too_large(Some(announced)));
+    }
+    // Memory is counted as it arrives and not as it is announced: the client may never send that much. A body that certainly does not fit is
+    // refused before it is sent.
+    let exact = unread.incoming.size_hint().exact().is_some();
+    let most = if exact { usize::try_from(announced).unwrap_or(max) } else { max };
+    if announced > 0 {
+        let fits = hold.grow(usize::try_from(announced).unwrap_or(usize::MAX));
+        hold.shrink_to(0);
+        if let Err(failure) = fits {
+            discard_request(headers, unread).await;
+            return Err(failure);
+        }
     }
     let caller = unread.caller;
     let body = &mut unread.incoming;
@@ -85,7 +100,7 @@ pub(super) async fn read(
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
     // A body of one frame is used as it is. One of several frames is copied together.
     let mut whole: Option<Bytes> = None;
-    let mut joined = BytesMut::new();
+    let mut joined: Vec<u8> = Vec::new();
     loop {
         let frame = if let Some(frame) = next.take() {
             frame
@@ -124,22 +139,33 @@ pub(super) async fn read(
             discard_request(headers, unread).await;
             return Err(too_large(None));
         }
-        match whole.take() {
-            None if joined.is_empty() => whole = Some(data),
-            None => joined.extend_from_slice(&data),
-            Some(start) => {
-                // Memory is not reserved for the announced length, because the client may never send that much.
-                joined.reserve(start.len() + data.len());
-                joined.extend_from_slice(&start);
-                joined.extend_from_slice(&data);
+        let kept = match whole.take() {
+            None if joined.is_empty() => {
+                let counted = hold.grow(data.len());
+                whole = Some(data);
+                counted
             }
+            start => {
+                let start = start.unwrap_or_default();
+                hold.room(&mut joined, start.len() + data.len(), most).map(|()| {
+                    hold.shrink_by(start.len());
+                    joined.extend_from_slice(&start);
+                    joined.extend_from_slice(&data);
+                })
+            }
+        };
+        if let Err(failure) = kept {
+            drop((whole, joined));
+            hold.shrink_to(0);
+            discard_request(headers, unread).await;
+            return Err(failure);
         }
         if body.is_end_stream() {
             break;
         }
     }
     caller.body_is_read();
-    Ok(whole.unwrap_or_else(|| joined.freeze()))
+    Ok(whole.unwrap_or_else(|| joined.into()))
 }
 
 fn too_slow(timeout: Duration, deadline: Instant) -> Failure {

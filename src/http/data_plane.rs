@@ -3,6 +3,8 @@
 use super::config::Config;
 use super::io_health::IoThreads;
 use super::peers::Peers;
+use super::workers::Workers;
+use crate::budget::Budget;
 use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
@@ -10,6 +12,7 @@ use http::header::HOST;
 use http::{HeaderMap, Version};
 use metrics::Counter;
 use std::any::Any;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -102,6 +105,9 @@ impl Task {
 pub struct DataPlane {
     pub(super) gateway: Gateway,
     pub(super) limits: Limits,
+    pub(super) budget: Budget,
+    /// For large bodies.
+    pub(super) workers: Workers,
     max_headers: usize,
     predict_in_flight: InFlight,
     feedback_in_flight: InFlight,
@@ -114,12 +120,18 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    #[must_use]
-    pub fn new(gateway: Gateway, config: &Config, telemetry: &Telemetry) -> Arc<DataPlane> {
+    /// Starts the threads for large bodies.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new(gateway: Gateway, config: &Config, budget: Budget, telemetry: &Telemetry) -> io::Result<Arc<DataPlane>> {
         let process = telemetry.process();
-        Arc::new(DataPlane {
+        let workers = Workers::start(config.io_threads.get())?;
+        Ok(Arc::new(DataPlane {
             gateway,
             limits: Limits::new(config),
+            budget,
+            workers,
             max_headers: config.max_headers,
             predict_in_flight: InFlight::default(),
             feedback_in_flight: InFlight::default(),
@@ -128,7 +140,7 @@ impl DataPlane {
             stopping: AtomicBool::new(false),
             refused: Code::ALL.map(|code| process.counter(&names::REFUSED, &[("code", code.as_str())])),
             panics: Task::ALL.map(|task| process.counter(&names::PANICS, &[("task", task.as_str())])),
-        })
+        }))
     }
 
     #[must_use]
@@ -140,6 +152,12 @@ impl DataPlane {
     #[must_use]
     pub fn io_threads(&self) -> &IoThreads {
         &self.io_threads
+    }
+
+    /// The memory that requests hold.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     #[must_use]

@@ -4,6 +4,7 @@ use super::admission::{AdmittedBody, admit_and_read};
 use super::answer::{self, HttpResponse};
 use super::body::UnreadBody;
 use super::data_plane::{DataPlane, RequestKind};
+use super::workers::LARGE;
 use crate::codec::feedback;
 use crate::model::Failure;
 use http::{HeaderMap, StatusCode};
@@ -41,8 +42,11 @@ async fn attempt(
     received: Instant,
 ) -> Result<usize, Failure> {
     let admitted = admit_and_read(plane, RequestKind::Feedback, headers, body, received).await?;
-    let AdmittedBody { _permit, deadline, body } = admitted;
-    let entries = feedback::decode(&body, Timestamp::now().as_microsecond())?;
+    let AdmittedBody { _permit, deadline, body, hold } = admitted;
+    let large = body.len() > LARGE;
+    let decode =
+        move || feedback::decode(&body, Timestamp::now().as_microsecond(), &hold).map(|entries| (entries, hold));
+    let (entries, _hold) = if large { plane.workers.run(deadline, decode).await?? } else { decode()? };
     plane.gateway.record_feedback(model, &entries, deadline).await?;
     Ok(entries.len())
 }

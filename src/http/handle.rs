@@ -9,7 +9,9 @@ use super::endpoint::{Endpoint, Refused};
 use super::peers::Peer;
 use super::predict::Protocol;
 use super::{feedback, info, predict};
+use crate::budget::{Account, Hold};
 use crate::model::{Code, Failure, RequestId};
+use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request};
@@ -28,12 +30,15 @@ pub(super) struct Caller {
     plane: Arc<DataPlane>,
     activity: Arc<Activity>,
     pub(super) peer: Peer,
+    /// What the connection's requests hold of the memory for requests.
+    pub(super) account: Account,
 }
 
 impl Caller {
     pub(super) fn new(plane: &Arc<DataPlane>, connection: &OpenConnection, address: IpAddr) -> Caller {
         let (plane, activity) = (Arc::clone(plane), Arc::clone(&connection.activity));
-        Caller { peer: plane.peers.of(address), plane, activity }
+        let account = plane.budget.connection(Some(address));
+        Caller { peer: plane.peers.of(address), account, plane, activity }
     }
 
     /// The body of the current request is complete.
@@ -89,6 +94,7 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
         }
         Ok(endpoint) => {
             let mut response = info::answer(plane, &endpoint).unwrap_or_else(|failure| answer::error(&failure));
+            hold_answer(plane, &body.caller.account, &mut response);
             answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
         }
@@ -101,6 +107,21 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
             }
             answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
+        }
+    }
+}
+
+/// Counts an answer until it is written. A short one is sent whether or not there is memory: probes must be answered.
+fn hold_answer(plane: &DataPlane, account: &Account, response: &mut HttpResponse) {
+    const SHORT: usize = 4 << 10;
+    let bytes = response.body().whole().map_or(0, Bytes::len);
+    let counted = Hold::open(&plane.budget, account).and_then(|hold| hold.grow(bytes).map(|()| hold));
+    match counted {
+        Ok(hold) => response.body_mut().hold(hold),
+        Err(_) if bytes <= SHORT => {}
+        Err(failure) => {
+            plane.count_refusal(failure.code);
+            *response = answer::error(&failure);
         }
     }
 }

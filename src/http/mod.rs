@@ -11,7 +11,7 @@
 //! - A panic in a request is counted, logged and answered with 500.
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
 //!
-//! Uses: codec, serve, registry (reader), route, model, telemetry, machine (sockets).
+//! Uses: budget, codec, serve, registry (reader), route, model, telemetry, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!
@@ -22,6 +22,7 @@ mod accept;
 mod activity;
 mod admission;
 mod answer;
+mod answer_body;
 mod body;
 mod config;
 mod connection;
@@ -42,6 +43,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod workers;
 mod written;
 
 pub(crate) use accept::Acceptor;

@@ -1,8 +1,9 @@
 //! Content negotiation: the media types of request and answer, and the compression of the answer.
 
 use super::answer::{self, HttpResponse};
-use crate::codec::inflate;
+use crate::codec::inflate::{self, Encoding};
 use crate::model::{Code, Failure, quoted};
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 
@@ -47,18 +48,20 @@ pub(super) fn check_media_types(headers: &HeaderMap) -> Result<(), Failure> {
     ))
 }
 
-/// Compresses an answer if the client accepts that and it makes the answer smaller.
-pub(super) fn compress(headers: &HeaderMap, response: HttpResponse) -> HttpResponse {
-    let Some(accepted) = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()) else { return response };
-    let Some(encoding) = inflate::negotiate(accepted) else { return response };
-    let (mut parts, body) = response.into_parts();
-    let plain = body.into_inner().unwrap_or_default();
-    let compressed = inflate::compress(encoding, &plain);
-    let body = if compressed.len() < plain.len() {
-        answer::set_encoding(&mut parts.headers, encoding.as_str());
-        compressed.into()
-    } else {
-        plain
-    };
-    HttpResponse::from_parts(parts, body.into())
+/// The coding of an answer that the client prefers; `None` for no compression.
+pub(super) fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
+    let accepted = headers.get(ACCEPT_ENCODING)?.to_str().ok()?;
+    inflate::negotiate(accepted)
+}
+
+/// Compresses a whole answer if the client accepts that and it makes the answer smaller. An answer in pieces is compressed as it is sent.
+pub(super) fn compress(headers: &HeaderMap, mut response: HttpResponse) -> HttpResponse {
+    let Some(encoding) = accepted_encoding(headers) else { return response };
+    let Some(plain) = response.body().whole() else { return response };
+    let compressed = inflate::compress(encoding, plain);
+    if compressed.len() < plain.len() {
+        answer::set_encoding(response.headers_mut(), encoding.as_str());
+        *response.body_mut() = Bytes::from(compressed).into();
+    }
+    response
 }

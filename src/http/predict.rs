@@ -2,17 +2,22 @@
 
 use super::admission::{AdmittedBody, admit_and_read};
 use super::answer::{self, HttpResponse};
+use super::answer_body::{AnswerBody, BUFFERED};
 use super::body::UnreadBody;
 use super::data_plane::{DataPlane, RequestKind, Task};
 use super::endpoint::Target;
-use super::negotiation::compress;
+use super::negotiation::{accepted_encoding, compress};
+use super::workers::LARGE;
+use crate::budget::Hold;
+use crate::codec::inflate::Compressor;
+use crate::codec::pieces::Pieces;
 use crate::codec::{oip, tfs};
-use crate::model::{Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
+use crate::model::{Answer, Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
 use crate::registry::Snapshot;
 use crate::route::RouteRequest;
 use crate::serve::{ActiveRequest, RunOutput, not_found};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,12 +82,16 @@ async fn attempt(
         failure
     };
     let admitted = admit_and_read(plane, RequestKind::Predict, headers, body, received).await;
-    let AdmittedBody { _permit, deadline, body } = admitted.map_err(refuse)?;
+    let AdmittedBody { _permit, deadline, body, hold } = admitted.map_err(refuse)?;
     let started = Instant::now();
     let snapshot = plane.gateway.snapshot();
     // An unknown model or version is reported before an error in the body.
     let target_not_found = || not_found(&snapshot, &target.model, target.version.selector());
-    let parsed = parse(protocol, headers, body).map_err(|failure| refuse(target_not_found().unwrap_or(failure)))?;
+    let large = body.len() > LARGE;
+    let length = headers.get(answer::HEADER_LENGTH).cloned();
+    let parse = move || parse(protocol, length.as_ref(), body, &hold).map(|parsed| (parsed, hold));
+    let parsed = if large { plane.workers.run(deadline, parse).await.flatten() } else { parse() };
+    let (parsed, hold) = parsed.map_err(|failure| refuse(target_not_found().unwrap_or(failure)))?;
     if let Parsed::Oip(request) = &parsed
         && let Some(text) = request.request.id.as_ref().filter(|id| !id.is_empty())
     {
@@ -94,8 +103,20 @@ async fn attempt(
     let id = &*id.get_or_insert_with(RequestId::generate);
     let mut active = open(plane, &snapshot, headers, target, &parsed, id, started).map_err(refuse)?;
     drop(snapshot);
-    let (mut response, outcome) = match run(plane, &mut active, parsed, target, id, deadline).await {
-        Ok((response, ran)) => (compress(headers, response), Ok(ran)),
+    let mut body = None;
+    let (mut response, outcome) = match run(plane, &mut active, Decoding { parsed, large, hold }, target, id, deadline)
+        .await
+    {
+        Ok(Ran { mut response, output, pieces, hold }) => {
+            match pieces {
+                None => {
+                    response = compress(headers, response);
+                    response.body_mut().hold(hold);
+                }
+                Some(pieces) => body = Some((pieces, hold)),
+            }
+            (response, Ok(output))
+        }
         Err(failure) => {
             if let Some(internal) = &failure.internal {
                 let loaded = &active.served().loaded;
@@ -114,7 +135,16 @@ async fn attempt(
         }
     };
     let served = Arc::clone(active.served());
-    match plane.gateway.end(active, outcome, deadline).await {
+    let ended = plane.gateway.end(active, outcome, deadline).await;
+    // The request's tensors are gone now; those of the answer stay until it was sent.
+    let ended = ended.and_then(|copies| match body.take() {
+        None => Ok(copies),
+        Some((pieces, hold)) => {
+            set_pieces(&mut response, pieces, headers, hold).map_err(refuse)?;
+            Ok(copies)
+        }
+    });
+    match ended {
         Ok(None) => {}
         Ok(Some(copies)) => {
             // A task of its own on this thread: it runs after the connection's task has written the answer.
@@ -131,18 +161,30 @@ async fn attempt(
     Ok(response)
 }
 
-fn parse(protocol: Protocol, headers: &HeaderMap, body: Bytes) -> Result<Parsed, Failure> {
+/// Makes the answer one that is encoded, and compressed where the client accepts it, as it is sent.
+fn set_pieces(response: &mut HttpResponse, pieces: Pieces, headers: &HeaderMap, hold: Hold) -> Result<(), Failure> {
+    hold.shrink_to(pieces.held());
+    hold.grow(BUFFERED)?;
+    let encoding = accepted_encoding(headers);
+    if let Some(encoding) = encoding {
+        answer::set_encoding(response.headers_mut(), encoding.as_str());
+    }
+    *response.body_mut() = AnswerBody::in_pieces(pieces, encoding.map(Compressor::new), hold);
+    Ok(())
+}
+
+fn parse(protocol: Protocol, length: Option<&HeaderValue>, body: Bytes, hold: &Hold) -> Result<Parsed, Failure> {
     match protocol {
         Protocol::Tfs => tfs::parse(&body).map(Parsed::Tfs),
         Protocol::Oip => {
-            let length = match headers.get(answer::HEADER_LENGTH) {
+            let length = match length {
                 None => None,
                 Some(value) => Some(oip::header_length(value.as_bytes(), body.len())?),
             };
             if length == Some(0) {
                 return Ok(Parsed::OipRaw(body));
             }
-            oip::decode(&body, length).map(Parsed::Oip)
+            oip::decode_counted(&body, length, hold).map(Parsed::Oip)
         }
     }
 }
@@ -168,48 +210,101 @@ fn open(
     plane.gateway.open(snapshot, &target.model, &request, id, started)
 }
 
+/// A parsed request, before the signature of its version is known.
+struct Decoding {
+    parsed: Parsed,
+    /// The body is large, so that it is decoded on another thread.
+    large: bool,
+    hold: Hold,
+}
+
+/// A request that ran.
+struct Ran {
+    /// The answer, without its body where that is made in pieces.
+    response: HttpResponse,
+    output: RunOutput,
+    pieces: Option<Pieces>,
+    hold: Hold,
+}
+
 /// Decodes, runs and encodes a request on its version. A failure here counts for that version.
 async fn run(
     plane: &DataPlane,
     active: &mut ActiveRequest,
-    parsed: Parsed,
+    decoding: Decoding,
     target: &Target<'_>,
     id: &RequestId,
     deadline: Instant,
-) -> Result<(HttpResponse, RunOutput), Failure> {
-    let (request, format) = decode(parsed, active.signature())?;
-    let ran = plane.gateway.infer(active, request, deadline).await?;
-    let mut response = match format {
+) -> Result<Ran, Failure> {
+    let Decoding { parsed, large, hold } = decoding;
+    let (request, format, hold) = if large {
+        let served = Arc::clone(active.served());
+        let decode = move || {
+            let (request, format) = decode(parsed, &served.loaded.facts.signature, &hold)?;
+            Ok::<_, Failure>((request, format, hold))
+        };
+        plane.workers.run(deadline, decode).await??
+    } else {
+        let (request, format) = decode(parsed, active.signature(), &hold)?;
+        (request, format, hold)
+    };
+    let output = plane.gateway.infer(active, request, deadline).await?;
+    hold.grow(output.answer.size())?;
+    let (mut response, pieces) = encode(&output.answer, format, active, target, id, &hold)?;
+    answer::set_timing(response.headers_mut(), output.queue, output.infer);
+    Ok(Ran { response, output, pieces, hold })
+}
+
+/// Encodes a small answer. Prepares a large one to be encoded in pieces.
+fn encode(
+    answer: &Answer,
+    format: AnswerFormat,
+    active: &ActiveRequest,
+    target: &Target<'_>,
+    id: &RequestId,
+    hold: &Hold,
+) -> Result<(HttpResponse, Option<Pieces>), Failure> {
+    let (body, json_length, nonfinite, pieces) = match format {
         AnswerFormat::Oip(form) => {
             let head = oip::AnswerHead {
                 model_name: &target.model,
                 model_version: &active.served().version_text,
                 id: id.as_str(),
             };
-            let encoded = oip::encode(&ran.answer, &head, &form)?;
-            active.nonfinite(encoded.nonfinite);
-            answer::prediction(encoded.body, encoded.json_length)
+            if oip::is_large(answer, &head, &form) {
+                let large = oip::encode_in_pieces(answer.clone(), &head, form, hold)?;
+                (Bytes::new(), large.json_length, large.nonfinite, Some(large.pieces))
+            } else {
+                let encoded = oip::encode(answer, &head, &form)?;
+                (encoded.body, encoded.json_length, encoded.nonfinite, None)
+            }
         }
         AnswerFormat::Tfs(style) => {
-            let encoded = tfs::encode_predict(&ran.answer, style)?;
-            active.nonfinite(encoded.nonfinite);
-            answer::json(encoded.body)
+            if tfs::is_large(answer, style) {
+                let (pieces, nonfinite) = tfs::predict_in_pieces(answer.clone(), style)?;
+                (Bytes::new(), None, nonfinite, Some(pieces))
+            } else {
+                let encoded = tfs::encode_predict(answer, style)?;
+                (encoded.body, None, encoded.nonfinite, None)
+            }
         }
     };
-    answer::set_timing(response.headers_mut(), ran.queue, ran.infer);
-    Ok((response, ran))
+    active.nonfinite(nonfinite);
+    hold.grow(body.len())?;
+    Ok((answer::prediction(body.into(), json_length), pieces))
 }
 
-fn decode(parsed: Parsed, signature: &Signature) -> Result<(InferenceRequest, AnswerFormat), Failure> {
+fn decode(parsed: Parsed, signature: &Signature, hold: &Hold) -> Result<(InferenceRequest, AnswerFormat), Failure> {
     match parsed {
         Parsed::Oip(oip::OipRequest { request, form }) => Ok((request, AnswerFormat::Oip(form))),
         Parsed::OipRaw(body) => {
-            let oip::OipRequest { request, form } = oip::decode_raw(&body, signature)?;
+            let oip::OipRequest { request, form } = oip::decode_raw(&body, signature, hold)?;
             Ok((request, AnswerFormat::Oip(form)))
         }
         Parsed::Tfs(parsed) => {
             let style = parsed.style();
-            Ok((parsed.decode(signature)?, AnswerFormat::Tfs(style)))
+            let request = parsed.decode(signature, hold)?;
+            Ok((request, AnswerFormat::Tfs(style)))
         }
     }
 }

@@ -5,6 +5,7 @@ use super::endpoint::{Endpoint, VersionPart};
 use super::handle::or_500;
 use super::server::Server;
 use crate::backend::fake::Fake;
+use crate::budget::Budget;
 use crate::execute::{self, Executor};
 use crate::model::{Code, Dim, Failure, RequestId, Signature, TensorSpec};
 use crate::registry::tests::fixture::{entry, loaded};
@@ -184,7 +185,7 @@ fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Wri
         execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
     let gateway = Gateway::new(reader, Executor::start(&execution).unwrap(), shadows, None);
     let telemetry = Telemetry::new();
-    (DataPlane::new(gateway, &config(max_in_flight), &telemetry), telemetry, writer)
+    (DataPlane::new(gateway, &config(max_in_flight), Budget::new(1 << 20), &telemetry).unwrap(), telemetry, writer)
 }
 
 #[test]

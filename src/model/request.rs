@@ -155,10 +155,16 @@ impl Checked {
     }
 }
 
-/// The outputs of a run: the requested ones, in the requested order.
+/// The outputs of a run: the requested ones, in the requested order. Clones share the tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    pub outputs: Vec<(Arc<str>, Tensor)>,
+    pub outputs: Arc<Vec<(Arc<str>, Tensor)>>,
+}
+
+impl From<Vec<(Arc<str>, Tensor)>> for Answer {
+    fn from(outputs: Vec<(Arc<str>, Tensor)>) -> Answer {
+        Answer { outputs: Arc::new(outputs) }
+    }
 }
 
 impl Answer {
@@ -168,21 +174,27 @@ impl Answer {
     #[must_use]
     pub fn named(signature: &Signature, wanted: &[usize], tensors: Vec<Tensor>) -> Answer {
         debug_assert_eq!(wanted.len(), tensors.len(), "an engine returns each requested output once");
-        let outputs = wanted.iter().zip(tensors).map(|(i, t)| (Arc::clone(&signature.outputs()[*i].name), t)).collect();
-        Answer { outputs }
+        let named = |(i, tensor): (&usize, _)| (Arc::clone(&signature.outputs()[*i].name), tensor);
+        wanted.iter().zip(tensors).map(named).collect::<Vec<_>>().into()
+    }
+
+    /// The size of all outputs in memory, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.outputs.iter().map(|(_, tensor)| tensor.size()).sum()
     }
 
     /// Splits an answer into answers with the given numbers of rows, in order. `None` if an output does not have exactly
     /// that many rows in all.
     #[must_use]
     pub fn split_rows(&self, rows: &[usize]) -> Option<Vec<Answer>> {
-        let mut answers: Vec<Answer> = rows.iter().map(|_| Answer { outputs: Vec::new() }).collect();
-        for (name, tensor) in &self.outputs {
-            for (answer, piece) in answers.iter_mut().zip(tensor.split_rows(rows)?) {
-                answer.outputs.push((Arc::clone(name), piece));
+        let mut answers: Vec<Vec<_>> = rows.iter().map(|_| Vec::with_capacity(self.outputs.len())).collect();
+        for (name, tensor) in self.outputs.iter() {
+            for (outputs, piece) in answers.iter_mut().zip(tensor.split_rows(rows)?) {
+                outputs.push((Arc::clone(name), piece));
             }
         }
-        Some(answers)
+        Some(answers.into_iter().map(Answer::from).collect())
     }
 
     /// One answer with the rows of all answers, in order. `None` if an output does not have the given number of rows, or if
@@ -199,6 +211,6 @@ impl Answer {
         };
         let first = answers.first().filter(|_| answers.len() == rows.len())?;
         let outputs = first.outputs.iter().enumerate().map(|(at, of_first)| output(at, of_first));
-        Some(Answer { outputs: outputs.collect::<Option<_>>()? })
+        outputs.collect::<Option<Vec<_>>>().map(Answer::from)
     }
 }

@@ -1,7 +1,8 @@
 //! The figures of one version on one arm.
 
 use super::label::{LabelResult, Predicted};
-use crate::model::{Feedback, Label};
+use super::window::Told;
+use crate::model::Label;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
@@ -124,14 +125,14 @@ impl Figures {
         let _ = self.delays.record(micros / 1000);
     }
 
-    pub(super) fn add(&mut self, predicted: &Predicted, feedback: &Feedback) {
+    pub(super) fn add(&mut self, predicted: &Predicted, feedback: &Told) {
         if let Some(label) = &feedback.label {
             self.labelled += 1;
             self.count(predicted, label, 1, Moments::add);
         }
         for (name, value) in &feedback.values {
-            if self.values.len() < MAX_VALUE_NAMES || self.values.contains_key(name) {
-                self.values.entry(name.clone()).or_default().add(*value);
+            if self.values.len() < MAX_VALUE_NAMES || self.values.contains_key(&**name) {
+                self.values.entry(name.to_string()).or_default().add(*value);
             } else {
                 self.values_left_out += 1;
             }
@@ -139,13 +140,13 @@ impl Figures {
     }
 
     /// Removes feedback that was added before, because later feedback replaces it.
-    pub(super) fn remove(&mut self, predicted: &Predicted, feedback: &Feedback) {
+    pub(super) fn remove(&mut self, predicted: &Predicted, feedback: &Told) {
         if let Some(label) = &feedback.label {
             self.labelled -= 1;
             self.count(predicted, label, -1, Moments::remove);
         }
         for (name, value) in &feedback.values {
-            match self.values.get_mut(name) {
+            match self.values.get_mut(&**name) {
                 Some(moments) => moments.remove(*value),
                 None => self.values_left_out -= 1,
             }

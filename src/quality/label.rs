@@ -54,6 +54,12 @@ impl Predicted {
         predicted
     }
 
+    /// Bytes of text that it keeps.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        if let Some(Class::Text(text)) = &self.class { text.len() } else { 0 }
+    }
+
     /// Adds an output of numbers, as little-endian bytes.
     pub fn add(&mut self, datatype: DataType, bytes: &[u8]) {
         let Some(width) = datatype.width() else { return };

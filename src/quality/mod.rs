@@ -1,8 +1,8 @@
 //! quality: joins predictions with feedback live, over a bounded recent window, and keeps figures of each version.
 //!
 //! - [`Quality::record_prediction`] and [`Quality::record_feedback`] may be called in any order. The latest `ts` about a row counts.
-//! - Memory is bounded. Rows older than the window are dropped, and if too many come in that time, only a share of the requests is
-//!   kept. Figures of an arm without predictions for a day are dropped too.
+//! - Memory is bounded, in bytes. Rows and feedback older than the window are dropped, and if too many come in that time, only a share of the
+//!   requests is kept. Figures of an arm without predictions for a day are dropped too.
 //! - [`Quality::of`] returns the figures of a model, by version and arm. They are sums since the start over the kept rows.
 //! - [`Predicted`] compares a label with the outputs of a row, for the live figures and for offline ones.
 //!

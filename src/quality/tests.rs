@@ -71,7 +71,7 @@ fn feedback_may_come_before_after_and_again() {
 
 #[test]
 fn memory_is_bounded_and_the_kept_share_is_representative() {
-    let quality = Quality::new(Config { rows: 1000, window: Duration::from_hours(1) });
+    let quality = Quality::new(Config { rows: 1000, window: Duration::from_hours(1), ..Config::default() });
     for i in 0..100_000 {
         predict(&quality, &format!("id-{i}"), i, 1.0);
     }
@@ -116,7 +116,7 @@ fn figures_of_idle_arms_and_models_are_dropped() {
     assert_eq!(control.1.predictions, 200, "an arm in use keeps its figures");
     assert!(arms.keys().all(|(version, arm)| arm == "control" || version.number() > 170), "the oldest are dropped");
     assert_eq!(quality.all().len(), 1, "a model without predictions and feedback is dropped");
-    // The dropped model's early feedback is still there, and its count is not.
+    // The dropped model's early feedback has expired with it.
     let seen = Seen {
         model: &other,
         version: "1".parse().unwrap(),
@@ -127,13 +127,15 @@ fn figures_of_idle_arms_and_models_are_dropped() {
     };
     quality.record_prediction(&seen, Predicted::default);
     let of = quality.of(&other);
-    assert_eq!((of.feedback, of.unmatched, only(of.arms).with_feedback), (0, 0, 1));
+    assert_eq!((of.feedback, of.unmatched, only(of.arms).with_feedback), (0, 0, 0));
+    quality.expire(400 * hour);
+    assert_eq!(quality.bytes(), 0, "nothing of it is counted any more");
 }
 
 #[test]
 fn a_clock_that_is_set_back_does_not_stop_the_window() {
     let hour = 3_600_000_000;
-    let quality = Quality::new(Config { rows: 100, window: Duration::from_hours(1) });
+    let quality = Quality::new(Config { rows: 100, window: Duration::from_hours(1), ..Config::default() });
     predict(&quality, "future", 10_000 * hour, 1.0);
     for i in 0..1000 {
         predict(&quality, &format!("id-{i}"), i * hour / 50, 1.0);
@@ -172,5 +174,88 @@ proptest! {
                 prop_assert!((found - variance).abs() < 1e-9 * 1e6, "{} {}", found, variance);
             }
         }
+    }
+}
+
+/// Feedback with as much text as one entry may have.
+fn large(id: &str, ts: i64) -> Feedback {
+    let values = (0..100).map(|i| (format!("{}{i}", "v".repeat(4000)), 1.0)).collect();
+    Feedback { request_id: id.to_owned(), row: 0, ts, label: Some(Label::Text("l".repeat(4096))), values }
+}
+
+#[test]
+fn feedback_for_unknown_ids_is_counted_in_bytes_and_expires() {
+    let config = Config { bytes: 8 << 20, ..Config::default() };
+    let quality = Quality::new(config);
+    let second: ModelName = "n".parse().unwrap();
+    for i in 0..100 {
+        quality.record_feedback(&model(), vec![large(&format!("unknown-{i}"), 1)], 1_000_000);
+        assert!(quality.bytes() <= 1 << 20, "one model has an eighth: {}", quality.bytes());
+    }
+    assert!(quality.bytes() > 500_000, "what fits is kept: {}", quality.bytes());
+    for i in 0..100_000 {
+        let entry = Feedback { label: None, ..feedback(&format!("u{i}"), 1, 0.0, 1.0) };
+        quality.record_feedback(&second, vec![entry], 2_000_000);
+    }
+    assert!(quality.bytes() <= 2 << 20, "all models have a quarter: {}", quality.bytes());
+    assert_eq!((quality.of(&model()).unmatched, quality.of(&second).unmatched), (100, 100_000));
+    // The oldest were dropped, the newest are joined.
+    predict_of(&quality, &second, "u99999", 3_000_000);
+    assert_eq!(quality.of(&second).unmatched, 99_999);
+    quality.expire(2_000_000 + micros(Duration::from_hours(1)));
+    assert!(quality.bytes() > 0);
+    quality.expire(3_000_001 + micros(Duration::from_hours(1)));
+    assert_eq!(quality.bytes(), 0, "everything expires without new records");
+}
+
+#[test]
+fn feedback_about_known_rows_is_counted_in_bytes() {
+    let quality = Quality::new(Config { bytes: 8 << 20, ..Config::default() });
+    for i in 0..1000 {
+        let id = format!("r{i}");
+        predict(&quality, &id, 1_000_000, 1.0);
+        quality.record_feedback(&model(), vec![large(&id, 2_000_000)], 2_000_000);
+        assert!(quality.bytes() <= 8 << 20, "{} bytes after {i}", quality.bytes());
+    }
+    assert!(quality.of(&model()).share < 1.0, "a share of the requests is kept");
+    quality.expire(1_000_001 + micros(Duration::from_hours(1)));
+    assert_eq!((quality.bytes(), quality.of(&model()).share), (0, 1.0), "with the rows their feedback goes");
+    assert!(only_arm(&quality).values_left_out > 0);
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap()
+}
+
+fn predict_of(quality: &Quality, model: &ModelName, id: &str, ts: i64) {
+    let seen = Seen { model, version: "1".parse().unwrap(), arm: "control", request_id: id, row: 0, ts };
+    quality.record_prediction(&seen, Predicted::default);
+}
+
+proptest! {
+    /// Whatever comes in whatever order: the bytes are never over the limit, and none are left when everything has expired.
+    #[test]
+    fn bytes_are_neither_lost_nor_counted_twice(
+        steps in proptest::collection::vec((0u8..4, 0usize..40, 0usize..2000, 0i64..600_000_000), 1..300),
+    ) {
+        let quality = Quality::new(Config { bytes: 64 << 10, rows: 50, window: Duration::from_mins(10) });
+        let mut now = 1_000_000;
+        for (action, id, size, later) in steps {
+            let id = format!("id{id}");
+            match action {
+                0 => predict(&quality, &id, now, 1.0),
+                1 | 2 => {
+                    let label = Some(Label::Text("x".repeat(size)));
+                    quality.record_feedback(&model(), vec![Feedback { label, ..feedback(&id, now, 0.0, 1.0) }], now);
+                }
+                _ => {
+                    now += later / 4;
+                    quality.expire(now);
+                }
+            }
+            prop_assert!(quality.bytes() <= 64 << 10);
+        }
+        quality.expire(now + micros(Duration::from_mins(10)) + 1);
+        prop_assert_eq!(quality.bytes(), 0);
     }
 }

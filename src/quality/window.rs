@@ -1,8 +1,11 @@
 //! Recent predictions that wait for feedback, and feedback that came before its prediction.
+//!
+//! Both are counted in bytes and expire by time. Feedback whose prediction is not known has a quarter of the bytes for all models together,
+//! and an eighth for one model: its ids are the caller's, so anybody can send as much as they like.
 
 use super::figures::Figures;
 use super::label::Predicted;
-use crate::model::{Feedback, ModelName, Version};
+use crate::model::{Feedback, Label, ModelName, Version};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +16,8 @@ use xxhash_rust::xxh3::Xxh3;
 pub struct Config {
     /// Limit for the rows that wait for feedback, over all models. A row takes about 200 bytes. Default 250 000.
     pub rows: usize,
+    /// Limit for the bytes of these rows, of feedback about them and of feedback that came before its prediction. Default 64 MiB.
+    pub bytes: usize,
     /// How long a row waits. Where more rows come in that time than the limit allows, only a share of the requests is kept. A hash of
     /// the request id chooses them. The share is halved and doubled as needed. Default 1 h.
     pub window: Duration,
@@ -24,7 +29,7 @@ const IDLE_ARM: Duration = Duration::from_hours(24);
 
 impl Default for Config {
     fn default() -> Config {
-        Config { rows: 250_000, window: Duration::from_hours(1) }
+        Config { rows: 250_000, bytes: 64 << 20, window: Duration::from_hours(1) }
     }
 }
 
@@ -66,11 +71,13 @@ type Key = u128;
 struct Window {
     config: Config,
     rows: HashMap<Key, Row>,
+    /// Bytes of the rows and the feedback about them, and of early feedback.
+    row_bytes: usize,
+    early_bytes: usize,
     /// Rows in the order of arrival. Some may be gone from `rows`.
     order: VecDeque<(i64, Key)>,
-    /// Feedback without a prediction in the window. It has the same limit as the rows; the oldest is dropped first.
+    /// Feedback without a prediction in the window. [`Model::early`] has its order; the oldest is dropped first.
     early: HashMap<Key, EarlyFeedback>,
-    early_order: VecDeque<(i64, Key)>,
     /// Requests whose hash is below this are kept.
     share: f64,
     models: BTreeMap<ModelName, Model>,
@@ -86,6 +93,9 @@ struct Model {
     feedback: u64,
     matched: u64,
     left_out: u64,
+    /// Early feedback in the order of arrival. Some may be gone.
+    early: VecDeque<(i64, Key)>,
+    early_bytes: usize,
     /// The time of the last prediction or feedback.
     last_used: i64,
 }
@@ -105,15 +115,56 @@ struct Row {
     /// Key in [`Model::arms`].
     arm: u64,
     predicted: Predicted,
-    feedback: Option<Box<Feedback>>,
+    feedback: Option<Box<Told>>,
 }
 
 #[derive(Debug)]
 struct EarlyFeedback {
-    latest: Feedback,
+    latest: Told,
     /// The `ts` of the first entry.
     first_ts: i64,
     entries: u64,
+    /// When the first entry arrived.
+    arrived: i64,
+}
+
+/// Feedback without what its key says already.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub ts: i64,
+    pub label: Option<Label>,
+    pub values: Box<[(Box<str>, f64)]>,
+}
+
+/// What a row takes beside its text: its place in the map and in the order, and what the allocator adds.
+const ROW_BYTES: usize = 200;
+/// The same for feedback.
+const TOLD_BYTES: usize = 160;
+/// The same for a text or a value of feedback.
+const PART_BYTES: usize = 48;
+
+impl From<Feedback> for Told {
+    fn from(Feedback { ts, label, values, .. }: Feedback) -> Told {
+        // The strings were allocated for the request. Exact copies do not keep what was reserved for it.
+        let label = match label {
+            Some(Label::Text(text)) => Some(Label::Text(text.as_str().to_owned())),
+            other => other,
+        };
+        Told { ts, label, values: values.into_iter().map(|(name, value)| (name.into(), value)).collect() }
+    }
+}
+
+impl Told {
+    fn bytes(&self) -> usize {
+        let label = if let Some(Label::Text(text)) = &self.label { PART_BYTES + text.len() } else { 0 };
+        TOLD_BYTES + label + self.values.iter().map(|(name, _)| PART_BYTES + name.len()).sum::<usize>()
+    }
+}
+
+impl Row {
+    fn bytes(&self) -> usize {
+        ROW_BYTES + self.predicted.text_bytes() + self.feedback.as_ref().map_or(0, |told| told.bytes())
+    }
 }
 
 impl Default for Quality {
@@ -128,9 +179,10 @@ impl Quality {
         Quality(Arc::new(Mutex::new(Window {
             config,
             rows: HashMap::new(),
+            row_bytes: 0,
+            early_bytes: 0,
             order: VecDeque::new(),
             early: HashMap::new(),
-            early_order: VecDeque::new(),
             share: 1.0,
             models: BTreeMap::new(),
             swept_at: i64::MIN,
@@ -148,6 +200,21 @@ impl Quality {
         for entry in entries {
             window.record_feedback(model, entry, now);
         }
+    }
+
+    /// Drops what is older than the window, also where nothing new comes. `now` is in microseconds since 1970, UTC.
+    pub fn expire(&self, now: i64) {
+        let mut window = self.lock();
+        window.drop_old_rows(now);
+        window.drop_old_feedback(now);
+        window.drop_idle_arms(now);
+    }
+
+    /// Bytes of the rows and the feedback that are kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let window = self.lock();
+        window.row_bytes + window.early_bytes
     }
 
     /// The figures of a model. They are empty for an unknown one.
@@ -214,14 +281,21 @@ impl Window {
         arm.last_used = seen.ts;
         arm.figures.predictions += 1;
         let mut row = Row { ts: seen.ts, arm: number, predicted: predicted(), feedback: None };
-        if let Some(EarlyFeedback { latest, first_ts, entries }) = self.early.remove(&key) {
+        if let Some(early) = self.early.remove(&key) {
+            let bytes = early.latest.bytes();
+            self.early_bytes -= bytes;
+            model.early_bytes -= bytes;
+            let EarlyFeedback { latest, first_ts, entries, .. } = early;
             model.matched += entries;
             arm.figures.record_first_feedback(seen.ts, first_ts);
             arm.figures.add(&row.predicted, &latest);
             row.feedback = Some(Box::new(latest));
         }
         // If an id is used again, feedback is about its newest prediction.
-        self.rows.insert(key, row);
+        self.row_bytes += row.bytes();
+        if let Some(replaced) = self.rows.insert(key, row) {
+            self.row_bytes -= replaced.bytes();
+        }
         self.order.push_back((seen.ts, key));
         self.drop_old_rows(seen.ts);
         self.drop_idle_arms(seen.ts);
@@ -229,44 +303,77 @@ impl Window {
 
     fn record_feedback(&mut self, name: &ModelName, entry: Feedback, now: i64) {
         let (key, position) = key(name, &entry.request_id, entry.row);
-        let model = self.models.entry(name.clone()).or_default();
+        if !self.models.contains_key(name) {
+            self.models.insert(name.clone(), Model::default());
+        }
+        let Some(model) = self.models.get_mut(name) else { return };
         model.feedback += 1;
         model.last_used = now;
         if position >= self.share {
             model.left_out += 1;
             return;
         }
+        let told = Told::from(entry);
         let Some(row) = self.rows.get_mut(&key) else {
-            self.keep_early(key, entry, now);
+            self.keep_early(name, key, told, now);
             return;
         };
         // The arm of an old row may have been dropped already.
         let Some(arm) = model.arms.get_mut(&row.arm) else { return };
         model.matched += 1;
+        let before = row.bytes();
         match &row.feedback {
-            Some(previous) if previous.ts > entry.ts => return,
+            Some(previous) if previous.ts > told.ts => return,
             Some(previous) => arm.figures.remove(&row.predicted, previous),
-            None => arm.figures.record_first_feedback(row.ts, entry.ts),
+            None => arm.figures.record_first_feedback(row.ts, told.ts),
         }
-        arm.figures.add(&row.predicted, &entry);
-        row.feedback = Some(Box::new(entry));
+        arm.figures.add(&row.predicted, &told);
+        row.feedback = Some(Box::new(told));
+        self.row_bytes = self.row_bytes + row.bytes() - before;
+        self.halve_while_full();
     }
 
-    fn keep_early(&mut self, key: Key, entry: Feedback, now: i64) {
-        if let Some(early) = self.early.get_mut(&key) {
-            early.entries += 1;
-            if entry.ts >= early.latest.ts {
-                early.latest = entry;
-            }
+    fn keep_early(&mut self, name: &ModelName, key: Key, told: Told, now: i64) {
+        let (total, of_one) = (self.config.bytes / 4, self.config.bytes / 8);
+        let bytes = told.bytes();
+        let Some(model) = self.models.get_mut(name) else { return };
+        if bytes > of_one {
             return;
         }
-        self.early.insert(key, EarlyFeedback { first_ts: entry.ts, latest: entry, entries: 1 });
-        self.early_order.push_back((now, key));
-        while self.early_order.len() > self.config.rows {
-            if let Some((_, key)) = self.early_order.pop_front() {
-                self.early.remove(&key);
+        if let Some(early) = self.early.get_mut(&key) {
+            early.entries += 1;
+            if told.ts >= early.latest.ts {
+                let before = early.latest.bytes();
+                early.latest = told;
+                model.early_bytes = model.early_bytes + bytes - before;
+                self.early_bytes = self.early_bytes + bytes - before;
+            }
+        } else {
+            model.early.push_back((now, key));
+            model.early_bytes += bytes;
+            self.early_bytes += bytes;
+            let first_ts = told.ts;
+            self.early.insert(key, EarlyFeedback { first_ts, latest: told, entries: 1, arrived: now });
+        }
+        while model.early_bytes > of_one || model.early.len() > self.config.rows {
+            self.early_bytes -= drop_oldest(model, &mut self.early);
+        }
+        while self.early_bytes > total {
+            // Only where several models have much: the one with the most gives way.
+            let Some(most) = self.models.values_mut().max_by_key(|model| model.early_bytes) else { return };
+            self.early_bytes -= drop_oldest(most, &mut self.early);
+        }
+    }
+
+    /// Drops early feedback that is older than the window.
+    fn drop_old_feedback(&mut self, now: i64) {
+        let window = micros(self.config.window).unsigned_abs();
+        for model in self.models.values_mut() {
+            while model.early.front().is_some_and(|(arrived, _)| now.abs_diff(*arrived) > window) {
+                self.early_bytes -= drop_oldest(model, &mut self.early);
             }
         }
+        shrink(&mut self.early);
     }
 
     /// Drops the rows that are older than the window. Halves the share of requests if too many are left.
@@ -276,24 +383,46 @@ impl Window {
         while let Some((ts, key)) = self.order.front()
             && now.abs_diff(*ts) > window
         {
-            if self.rows.get(key).is_some_and(|row| row.ts == *ts) {
-                self.rows.remove(key);
+            if self.rows.get(key).is_some_and(|row| row.ts == *ts)
+                && let Some(row) = self.rows.remove(key)
+            {
+                self.row_bytes -= row.bytes();
             }
             self.order.pop_front();
-            if self.share < 1.0 && self.order.len() < self.config.rows / 4 {
+            let (few, small) = (self.config.rows / 4, self.config.bytes / 16 * 3);
+            if self.share < 1.0 && self.order.len() < few && self.row_bytes < small {
                 self.share = (self.share * 2.0).min(1.0);
             }
         }
-        if self.order.len() <= self.config.rows {
-            return;
+        shrink(&mut self.rows);
+        if self.order.is_empty() {
+            self.share = 1.0;
         }
-        self.share /= 2.0;
-        let share = self.share;
-        self.rows.retain(|key, _| position(*key) < share);
-        self.order.retain(|(_, key)| position(*key) < share);
-        // Early feedback outside the share stays unmatched, because its prediction will not be kept.
-        self.early.retain(|key, _| position(*key) < share);
-        self.early_order.retain(|(_, key)| position(*key) < share);
+        self.halve_while_full();
+    }
+
+    /// Halves the share of requests until the rows fit into the limits.
+    fn halve_while_full(&mut self) {
+        let most = self.config.bytes / 4 * 3;
+        while self.order.len() > self.config.rows || self.row_bytes > most {
+            self.share /= 2.0;
+            let share = self.share;
+            let mut bytes = 0;
+            self.rows.retain(|key, row| {
+                let keep = position(*key) < share;
+                bytes += if keep { row.bytes() } else { 0 };
+                keep
+            });
+            self.row_bytes = bytes;
+            self.order.retain(|(_, key)| position(*key) < share);
+            // Early feedback outside the share stays unmatched, because its prediction will not be kept.
+            for model in self.models.values_mut() {
+                let outside = |(_, key): &(i64, Key)| position(*key) >= share;
+                while model.early.front().is_some_and(outside) {
+                    self.early_bytes -= drop_oldest(model, &mut self.early);
+                }
+            }
+        }
     }
 
     /// Drops the figures of arms and models that have been idle for a long time.
@@ -307,7 +436,37 @@ impl Window {
         for model in self.models.values_mut() {
             model.arms.retain(|_, arm| now.abs_diff(arm.last_used) <= limit);
         }
-        self.models.retain(|_, model| !model.arms.is_empty() || now.abs_diff(model.last_used) <= limit);
+        let (early, early_bytes) = (&mut self.early, &mut self.early_bytes);
+        self.models.retain(|_, model| {
+            let keep = !model.arms.is_empty() || now.abs_diff(model.last_used) <= limit;
+            // Feedback of a model that is dropped is older than the window.
+            while !keep && !model.early.is_empty() {
+                *early_bytes -= drop_oldest(model, early);
+            }
+            keep
+        });
+    }
+}
+
+/// Drops the oldest early feedback of a model. Returns its bytes.
+fn drop_oldest(model: &mut Model, early: &mut HashMap<Key, EarlyFeedback>) -> usize {
+    let Some((arrived, key)) = model.early.pop_front() else {
+        // Nothing is left, so nothing is counted.
+        return std::mem::take(&mut model.early_bytes);
+    };
+    // It may have found its prediction, and come again.
+    if early.get(&key).is_none_or(|of_key| of_key.arrived != arrived) {
+        return 0;
+    }
+    let bytes = early.remove(&key).map_or(0, |of_key| of_key.latest.bytes());
+    model.early_bytes -= bytes;
+    bytes
+}
+
+/// Gives memory back that a burst left.
+fn shrink<V>(map: &mut HashMap<Key, V>) {
+    if map.capacity() > 4096 && map.len() < map.capacity() / 4 {
+        map.shrink_to(map.len() * 2);
     }
 }
 

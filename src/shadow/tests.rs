@@ -80,7 +80,7 @@ impl Fixture {
                 recording: None,
             },
             request: Arc::new(request),
-            outcome: outcome.map(|y| Answer { outputs: vec![("y".into(), numbers(&y))] }),
+            outcome: outcome.map(|y| Answer::from(vec![("y".into(), numbers(&y))])),
             timing: Timing { ts: 0, latency: Duration::ZERO, infer: Duration::from_micros(10), batch_rows: 1 },
             recorded: false,
         }

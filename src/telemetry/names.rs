@@ -223,6 +223,24 @@ pub(crate) const REFUSED: Metric = metric(
     &["code"],
     "Predict requests refused before they reached a version (bad JSON, unknown model, too large, over a limit)",
 );
+pub(crate) const REQUEST_MEMORY: Metric = metric(
+    "sluicegate_request_memory_bytes",
+    Kind::Gauge,
+    &[],
+    "Bytes that requests hold: bodies, tensors, and answers until they are sent",
+);
+pub(crate) const REQUEST_MEMORY_LIMIT: Metric = metric(
+    "sluicegate_request_memory_limit_bytes",
+    Kind::Gauge,
+    &[],
+    "The most bytes that requests may hold (server.memory)",
+);
+pub(crate) const REQUEST_MEMORY_REFUSED: Metric = metric(
+    "sluicegate_request_memory_refused_total",
+    Kind::Counter,
+    &[],
+    "Requests refused because the memory for requests was full, or because one client or one request wanted too much of it",
+);
 pub(crate) const PANICS: Metric = metric(
     "sluicegate_panics_total",
     Kind::Counter,
@@ -355,6 +373,9 @@ pub(crate) const ALL: &[Metric] = &[
     QUALITY_VALUE_MEAN,
     QUALITY_VALUE_VARIANCE,
     REFUSED,
+    REQUEST_MEMORY,
+    REQUEST_MEMORY_LIMIT,
+    REQUEST_MEMORY_REFUSED,
     PANICS,
     STATES,
     STAGE_SECONDS,

@@ -17,6 +17,7 @@ mod execution;
 mod gates;
 mod lifecycle;
 mod map;
+mod memory;
 mod predict;
 mod record;
 mod restart;

@@ -3,21 +3,43 @@
 use super::{MAX_DEPTH, Reader};
 use crate::model::{Code, Failure};
 
-/// A syntax error: where it is, what was expected and what was found.
+/// Why the text could not be parsed on: a syntax error (where it is, what was expected and what was found), or no memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::codec) struct Syntax(Box<str>);
+pub(in crate::codec) struct Syntax(Box<Stop>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stop {
+    Syntax(String),
+    NoMemory(Failure),
+}
 
 impl Syntax {
     /// Adds the part of the body where the error is.
     #[cold]
-    pub(in crate::codec) fn within(self, part: &str) -> Syntax {
-        Syntax(format!("{part}: {}", self.0).into())
+    pub(in crate::codec) fn within(mut self, part: &str) -> Syntax {
+        if let Stop::Syntax(text) = &mut *self.0 {
+            *text = format!("{part}: {text}");
+        }
+        self
+    }
+
+    fn new(text: String) -> Syntax {
+        Syntax(Box::new(Stop::Syntax(text)))
+    }
+
+    /// There is no memory for what is parsed.
+    #[cold]
+    pub(in crate::codec) fn no_memory(failure: Failure) -> Syntax {
+        Syntax(Box::new(Stop::NoMemory(failure)))
     }
 }
 
 impl From<Syntax> for Failure {
     fn from(syntax: Syntax) -> Failure {
-        Failure::new(Code::InvalidRequest, format!("the body is not valid JSON: {}", syntax.0))
+        match *syntax.0 {
+            Stop::Syntax(text) => Failure::new(Code::InvalidRequest, format!("the body is not valid JSON: {text}")),
+            Stop::NoMemory(failure) => failure,
+        }
     }
 }
 
@@ -42,7 +64,7 @@ impl Reader<'_> {
             0xff if rest.starts_with(b"\xff\xfe") => ("a UTF-16 byte order mark (FF FE)", "send the text as UTF-8"),
             _ => return Ok(()),
         };
-        Err(Syntax(format!("it begins with {name}, which JSON does not have: {remedy}").into()))
+        Err(Syntax::new(format!("it begins with {name}, which JSON does not have: {remedy}")))
     }
 
     /// Whether a token such as `NaN` or `-Infinity` comes next. Clients send them, but JSON does not have them.
@@ -54,7 +76,7 @@ impl Reader<'_> {
 
     #[cold]
     pub(in crate::codec) fn too_deep(&self) -> Syntax {
-        Syntax(format!("{}: lists and objects are nested more than {MAX_DEPTH} deep", self.place(self.at)).into())
+        Syntax::new(format!("{}: lists and objects are nested more than {MAX_DEPTH} deep", self.place(self.at)))
     }
 
     /// The token at an offset, for a message: a scalar as it is (escaped and cut), a list or object by its kind.
@@ -95,7 +117,7 @@ impl Reader<'_> {
         if self.at(at).at_nonfinite_token() {
             return self.nonfinite(at);
         }
-        Syntax(format!("{}: expected {expected}, found {}", self.place(at), self.excerpt(at)).into())
+        Syntax::new(format!("{}: expected {expected}, found {}", self.place(at), self.excerpt(at)))
     }
 
     /// The error for a token that starts like a number at `start` but is invalid at `at`.
@@ -105,15 +127,11 @@ impl Reader<'_> {
     }
 
     fn nonfinite(&self, at: usize) -> Syntax {
-        Syntax(
-            format!(
-                "{}: found {}, but JSON has no NaN and no Infinity: send null for a missing value (NaN), or the tensor in \
-                 binary form",
-                self.place(at),
-                self.excerpt(at)
-            )
-            .into(),
-        )
+        Syntax::new(format!(
+            "{}: found {}, but JSON has no NaN and no Infinity: send null for a missing value (NaN), or the tensor in binary form",
+            self.place(at),
+            self.excerpt(at)
+        ))
     }
 
     fn place(&self, at: usize) -> String {

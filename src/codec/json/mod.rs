@@ -10,12 +10,16 @@ mod tests;
 pub(super) use messages::Syntax;
 
 use super::decimal::quick_single;
+use crate::budget::Hold;
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::ops::Range;
 
 /// The deepest nesting of lists and objects.
 pub(super) const MAX_DEPTH: usize = 64;
+
+/// For text that is not a caller's.
+static UNCOUNTED: Hold = Hold::uncounted();
 
 /// A position in JSON text. Cheap to copy. A copy is used to look ahead.
 #[derive(Debug, Clone, Copy)]
@@ -24,11 +28,29 @@ pub(super) struct Reader<'a> {
     source: &'a Bytes,
     text: &'a [u8],
     at: usize,
+    /// Counts the memory of what is parsed.
+    hold: &'a Hold,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(source: &'a Bytes) -> Reader<'a> {
-        Reader { source, text: source, at: 0 }
+        Reader { source, text: source, at: 0, hold: &UNCOUNTED }
+    }
+
+    /// A reader whose results are counted.
+    pub(super) fn counted(source: &'a Bytes, hold: &'a Hold) -> Reader<'a> {
+        Reader { source, text: source, at: 0, hold }
+    }
+
+    /// Makes room for more elements: see [`Hold::room`].
+    #[inline]
+    pub(super) fn room<T>(&self, vec: &mut Vec<T>, additional: usize) -> Result<(), Syntax> {
+        self.hold.room(vec, additional, usize::MAX).map_err(Syntax::no_memory)
+    }
+
+    /// Counts memory that is about to be allocated.
+    pub(super) fn grow(&self, bytes: usize) -> Result<(), Syntax> {
+        self.hold.grow(bytes).map_err(Syntax::no_memory)
     }
 
     /// A reader of the same text at another offset.

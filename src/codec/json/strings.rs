@@ -24,7 +24,11 @@ impl<'a> Reader<'a> {
     pub(in crate::codec) fn string_bytes(&mut self) -> Result<Bytes, Syntax> {
         match self.string()? {
             Cow::Borrowed(text) => Ok(self.source.slice_ref(text.as_bytes())),
-            Cow::Owned(text) => Ok(Bytes::from(text)),
+            Cow::Owned(text) => {
+                // The text and what the allocator adds to it.
+                self.grow(text.len() + 32)?;
+                Ok(Bytes::from(text))
+            }
         }
     }
 

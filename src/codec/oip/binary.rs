@@ -1,6 +1,7 @@
 //! The binary tensor extension: tensors as little-endian bytes after the JSON, or as the whole body.
 
 use super::{AnswerForm, OipRequest};
+use crate::budget::Hold;
 use crate::model::{Code, Complaints, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec};
 use crate::tensor::{Data, DataType, Element, Elements, Shape, Tensor};
 use bytes::{Buf as _, Bytes};
@@ -68,7 +69,7 @@ impl Blobs {
 /// # Errors
 /// If the model does not have exactly one input, the shape cannot be determined from the number of bytes, or the bytes do not fit
 /// the shape.
-pub fn decode_raw(body: &Bytes, signature: &Signature) -> Result<OipRequest, Failure> {
+pub fn decode_raw(body: &Bytes, signature: &Signature, hold: &Hold) -> Result<OipRequest, Failure> {
     let [spec] = signature.inputs() else {
         return Err(Failure::new(
             Code::InvalidRequest,
@@ -79,6 +80,7 @@ pub fn decode_raw(body: &Bytes, signature: &Signature) -> Result<OipRequest, Fai
             ),
         ));
     };
+    hold.grow(copied_bytes(spec.datatype, usize::MAX, body))?;
     let tensor = raw_tensor(spec, body)
         .map_err(|problem| Failure::new(Code::InvalidTensor, format!("input {:?}: {problem}", &*spec.name)))?;
     let input = NamedTensor { name: spec.name.to_string(), tensor };
@@ -112,6 +114,16 @@ pub(super) fn tensor_data(datatype: DataType, shape: &Shape, bytes: Bytes) -> Re
     })
 }
 
+/// The memory that [`tensor_data`] takes beside the bytes it is given.
+pub(super) fn copied_bytes(datatype: DataType, count: usize, bytes: &Bytes) -> usize {
+    match datatype.width() {
+        None => count.min(bytes.len() / 4).saturating_mul(size_of::<Bytes>()),
+        Some(_) if datatype == DataType::Bool => bytes.len(),
+        Some(width) if !bytes.as_ptr().addr().is_multiple_of(width) => bytes.len(),
+        Some(_) => 0,
+    }
+}
+
 /// The size of a tensor in binary form, in bytes.
 pub(super) fn binary_size(data: &Data) -> usize {
     match data {
@@ -136,6 +148,52 @@ pub(super) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks that a tensor has a binary form: strings have at most 4 GiB.
+pub(super) fn check_lengths(data: &Data) -> Result<(), String> {
+    let Data::Bytes(strings) = data else { return Ok(()) };
+    match strings.iter().position(|string| u32::try_from(string.len()).is_err()) {
+        Some(i) => Err(format!("element {i} has {} bytes, more than BYTES allows (4 GiB)", strings[i].len())),
+        None => Ok(()),
+    }
+}
+
+/// The position in a tensor that is written in binary form, in pieces.
+#[derive(Debug, Default)]
+pub(super) struct Blob {
+    /// The next string; for numbers 0.
+    element: usize,
+    /// The next byte of the string, or of all numbers.
+    byte: usize,
+}
+
+impl Blob {
+    /// Appends until `out` has `until` bytes or everything is written. Returns true when everything is written.
+    pub(super) fn write(&mut self, data: &Data, out: &mut Vec<u8>, until: usize) -> bool {
+        let Data::Bytes(strings) = data else {
+            return self.copy(data.le_bytes().unwrap_or_default(), out, until);
+        };
+        while out.len() < until
+            && let Some(string) = strings.get(self.element)
+        {
+            if self.byte == 0 {
+                // Checked by `check_lengths`.
+                out.extend_from_slice(&u32::try_from(string.len()).unwrap_or(u32::MAX).to_le_bytes());
+            }
+            if self.copy(string, out, until.max(out.len() + 1)) {
+                (self.element, self.byte) = (self.element + 1, 0);
+            }
+        }
+        self.element == strings.len()
+    }
+
+    fn copy(&mut self, bytes: &[u8], out: &mut Vec<u8>, until: usize) -> bool {
+        let end = bytes.len().min(self.byte + until.saturating_sub(out.len()));
+        out.extend_from_slice(&bytes[self.byte..end]);
+        self.byte = end;
+        end == bytes.len()
+    }
+}
+
 fn view<T: Element>(bytes: Bytes) -> Result<Elements<T>, String> {
     let length = bytes.len();
     Elements::view(bytes).ok_or_else(|| format!("{length} bytes are not a whole number of elements"))
@@ -151,7 +209,9 @@ fn bools(bytes: &[u8]) -> Result<Vec<bool>, String> {
 /// Parses BYTES: each element is a little-endian u32 length and that many bytes. Memory is reserved for at most as many elements as
 /// the bytes can contain.
 fn strings(count: usize, shape: &Shape, mut bytes: Bytes) -> Result<Vec<Bytes>, String> {
-    let mut strings = Vec::with_capacity(count.min(bytes.len() / 4));
+    let mut strings = Vec::new();
+    let capacity = count.min(bytes.len() / 4);
+    strings.try_reserve_exact(capacity).map_err(|_| format!("there is no memory for {capacity} strings"))?;
     while bytes.has_remaining() {
         let i = strings.len();
         if i == count {

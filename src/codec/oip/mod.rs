@@ -15,10 +15,11 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{AnswerHead, EncodedAnswer, encode};
+pub use answer::{AnswerHead, EncodedAnswer, LargeAnswer, encode, encode_in_pieces, is_large};
 pub use binary::decode_raw;
-pub use request::{OipRequest, decode, header_length};
+pub use request::{OipRequest, decode, decode_counted, header_length};
 
+pub(super) use answer::OipPieces;
 pub(super) use binary::Blobs;
 pub(super) use request::request_body;
 pub(super) use tensor::{Side, tensors};

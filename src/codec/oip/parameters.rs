@@ -1,6 +1,7 @@
 //! Parsing `parameters`: an object whose values are strings, numbers or booleans. Clients add members of their own with any value (`MLServer`
 //! sends `headers`); those are skipped.
 
+use super::tensor::STRING;
 use crate::codec::json::{Reader, Syntax};
 use crate::model::{Complaints, Parameter, Parameters, quoted};
 use sonic_number::{ParserNumber, parse_number};
@@ -21,7 +22,11 @@ pub(super) fn parameters(reader: &mut Reader<'_>, complaints: &mut Complaints) -
     let mut first = true;
     while let Some(name) = reader.next_member(&mut first)? {
         match value(reader)? {
-            Ok(parameter) => parameters.push((name.into_owned(), parameter)),
+            Ok(parameter) => {
+                let text = if let Parameter::String(text) = &parameter { text.len() } else { 0 };
+                reader.grow(size_of::<(String, Parameter)>() + 2 * STRING + name.len() + text)?;
+                parameters.push((name.into_owned(), parameter));
+            }
             // A null member is an absent one.
             Err(got) if got == "null" || !is_known(&name) => {}
             Err(got) => complaints.request(format!(

@@ -4,6 +4,7 @@ use super::AnswerForm;
 use super::binary::Blobs;
 use super::parameters::{parameters, quoted_value};
 use super::tensor::{Side, tensors};
+use crate::budget::Hold;
 use crate::codec::elements::Rules;
 use crate::codec::json::{Reader, Seen, Syntax};
 use crate::model::{Code, Complaints, Failure, InferenceRequest, Parameter, Parameters, quoted};
@@ -24,6 +25,14 @@ pub struct OipRequest {
 /// `INVALID_REQUEST` or `INVALID_TENSOR`, with the member, input, dimension or element that is wrong, and with several complaints
 /// at once where possible.
 pub fn decode(body: &Bytes, header_length: Option<usize>) -> Result<OipRequest, Failure> {
+    decode_counted(body, header_length, &Hold::uncounted())
+}
+
+/// The same, with the memory of the result counted.
+///
+/// # Errors
+/// As [`decode`], and those of [`Hold::grow`].
+pub fn decode_counted(body: &Bytes, header_length: Option<usize>, hold: &Hold) -> Result<OipRequest, Failure> {
     let json = match header_length {
         None => body.clone(),
         Some(0) => {
@@ -36,7 +45,7 @@ pub fn decode(body: &Bytes, header_length: Option<usize>) -> Result<OipRequest, 
         Some(length) => return Err(header_too_long(length, body.len())),
     };
     let blobs = Blobs::new(header_length.map(|length| body.slice(length..)));
-    let mut reader = Reader::new(&json);
+    let mut reader = Reader::counted(&json, hold);
     if reader.peek().is_none() {
         return Err(Failure::new(Code::InvalidRequest, "the body is empty: expected a JSON object with \"inputs\""));
     }

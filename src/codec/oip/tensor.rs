@@ -18,6 +18,9 @@ pub(in crate::codec) struct Side {
     pub(in crate::codec) one: &'static str,
 }
 
+/// What a short string takes beside its text: its place in a list, and what the allocator adds.
+pub(super) const STRING: usize = 64;
+
 /// Parses a list of tensors. Stops when the list of complaints is full.
 pub(in crate::codec) fn tensors(
     reader: &mut Reader<'_>,
@@ -40,6 +43,7 @@ pub(in crate::codec) fn tensors(
         let mut draft = Draft::new(rules);
         let read = draft.read(reader);
         let read = read.and_then(|()| draft.finish(reader, blobs));
+        reader.grow(size_of::<NamedTensor>() + STRING + draft.name.as_ref().map_or(0, String::len))?;
         match read {
             Ok(Some(tensor)) if draft.complaints.is_empty() => {
                 tensors.push(NamedTensor { name: draft.name.unwrap_or_default(), tensor });
@@ -160,13 +164,20 @@ impl Draft {
                 self.complaints.request("has neither \"data\" nor the parameter \"binary_data_size\"");
                 return Ok(None);
             }
-            (Values::Absent, Some(blob)) => binary::tensor_data(datatype, &shape, blob),
+            (Values::Absent, Some(blob)) => {
+                reader.grow(binary::copied_bytes(datatype, shape.elements().unwrap_or(0), &blob))?;
+                binary::tensor_data(datatype, &shape, blob)
+            }
             (Values::Parsed(data, nesting), None) if !nesting.is_accepted_for(&shape) => Err(if nesting.depth() == 0 {
                 format!("data is expected to be a list for shape {shape}, got a single value")
             } else {
                 format!("data nested as {} with {} elements does not fit shape {shape}", nesting.as_shape(), data.len())
             }),
-            (Values::Parsed(Data::Bytes(texts), _), None) if self.is_base64() => decode_base64(&texts),
+            (Values::Parsed(Data::Bytes(texts), _), None) if self.is_base64() => {
+                let content: usize = texts.iter().map(|text| text.len() + STRING).sum();
+                reader.grow(content)?;
+                decode_base64(&texts)
+            }
             (Values::Parsed(data, _), None) => Ok(data),
             (_, Some(_)) => {
                 self.complaints.request("has both \"data\" and the parameter \"binary_data_size\"");
@@ -198,7 +209,7 @@ impl Draft {
             return Ok(());
         }
         let expected = self.shape.as_ref().and_then(Shape::elements).unwrap_or_default();
-        let mut buffer = Buffer::new(datatype, expected, reader);
+        let mut buffer = Buffer::new(datatype, expected, reader)?;
         match buffer.read(reader, self.rules) {
             Ok(nesting) => self.values = Values::Parsed(buffer.finish(), nesting),
             Err(ParseError::Syntax(syntax)) => return Err(syntax),

@@ -1,13 +1,18 @@
 //! Decompression and the choice of a coding.
 
+use crate::budget::{Budget, Hold};
 use crate::codec::inflate::{Encoding, compress, inflate, negotiate};
-use crate::model::Code;
+use crate::model::{Code, Failure};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use std::io::Write as _;
 
 const PLAIN: &[u8] = br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}"#;
+
+fn inflated(encoding: &str, body: Bytes, max: usize) -> Result<Bytes, Failure> {
+    inflate(encoding, body, max, &Hold::uncounted())
+}
 
 fn raw_deflate(plain: &[u8]) -> Vec<u8> {
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
@@ -30,9 +35,9 @@ fn compressed_bodies_are_restored() {
         ("identity", PLAIN.to_vec()),
         ("", PLAIN.to_vec()),
     ] {
-        assert_eq!(inflate(encoding, body.into(), PLAIN.len()).unwrap(), PLAIN, "{encoding}");
+        assert_eq!(inflated(encoding, body.into(), PLAIN.len()).unwrap(), PLAIN, "{encoding}");
     }
-    let empty = inflate("gzip", compress(Encoding::Gzip, b"").into(), 0).unwrap();
+    let empty = inflated("gzip", compress(Encoding::Gzip, b"").into(), 0).unwrap();
     assert!(empty.is_empty());
 }
 
@@ -44,12 +49,12 @@ fn a_body_that_expands_past_the_limit_is_rejected() {
         [("gzip", compress(Encoding::Gzip, &bomb)), ("deflate", compress(Encoding::Deflate, &bomb)), ("deflate", raw)]
     {
         assert!(body.len() < 1 << 20, "the compressed body is small");
-        let failure = inflate(encoding, body.into(), 1 << 20).unwrap_err();
+        let failure = inflated(encoding, body.into(), 1 << 20).unwrap_err();
         assert_eq!(failure.code, Code::BodyTooLarge);
         assert!(failure.message.contains("1048576 bytes"), "{failure}");
     }
     assert_eq!(
-        inflate("gzip", compress(Encoding::Gzip, PLAIN).into(), PLAIN.len() - 1).unwrap_err().code,
+        inflated("gzip", compress(Encoding::Gzip, PLAIN).into(), PLAIN.len() - 1).unwrap_err().code,
         Code::BodyTooLarge
     );
 }
@@ -72,7 +77,7 @@ fn corrupt_streams_are_rejected() {
             (longer, ""),
             (PLAIN.to_vec(), "corrupt"),
         ] {
-            let failure = inflate(encoding.as_str(), body.clone().into(), 1 << 20).expect_err("a broken stream");
+            let failure = inflated(encoding.as_str(), body.clone().into(), 1 << 20).expect_err("a broken stream");
             assert_eq!(failure.code, Code::InvalidRequest);
             assert!(failure.message.contains(part), "{encoding:?} {body:?}: {failure}");
         }
@@ -82,7 +87,7 @@ fn corrupt_streams_are_rejected() {
 #[test]
 fn other_codings_are_rejected_with_their_name() {
     for encoding in ["br", "zstd", "gzip, deflate", "compress"] {
-        let failure = inflate(encoding, Bytes::from_static(PLAIN), 1 << 20).unwrap_err();
+        let failure = inflated(encoding, Bytes::from_static(PLAIN), 1 << 20).unwrap_err();
         assert_eq!(failure.code, Code::UnsupportedMediaType);
         assert!(
             failure.message.contains(encoding) && failure.message.contains("gzip, deflate or identity"),
@@ -121,4 +126,35 @@ fn the_answer_has_the_coding_with_the_highest_quality() {
     ] {
         assert_eq!(negotiate(accept), coding, "{accept:?}");
     }
+}
+
+#[test]
+fn what_comes_out_of_a_body_is_counted_and_refused_where_it_does_not_fit() {
+    let bomb = Bytes::from(compress(Encoding::Gzip, &vec![b' '; 32 << 20]));
+    let budget = Budget::new(16 << 20);
+    let hold = Hold::open(&budget, &budget.connection(None)).unwrap();
+    hold.grow(bomb.len()).unwrap();
+    let failure = inflate("gzip", bomb.clone(), 64 << 20, &hold).unwrap_err();
+    assert_eq!((failure.code, hold.used()), (Code::BodyTooLarge, bomb.len()), "only the body is still counted");
+    let small = Bytes::from(compress(Encoding::Gzip, &vec![b' '; 3 << 20]));
+    hold.shrink_to(0);
+    hold.grow(small.len()).unwrap();
+    let plain = inflate("gzip", small, 64 << 20, &hold).unwrap();
+    assert_eq!(plain.len(), 3 << 20);
+    assert!(
+        (3 << 20..=6 << 20).contains(&hold.used()),
+        "the plain body is counted, without the other: {}",
+        hold.used()
+    );
+}
+
+#[test]
+fn a_body_of_many_tiny_members_costs_no_more_than_its_size() {
+    let member = compress(Encoding::Gzip, b"x");
+    let first = compress(Encoding::Gzip, &vec![b'y'; 8 << 20]);
+    let body: Vec<u8> = first.into_iter().chain(member.repeat(50_000)).collect();
+    let started = std::time::Instant::now();
+    let plain = inflated("gzip", body.into(), 64 << 20).unwrap();
+    assert_eq!(plain.len(), (8 << 20) + 50_000);
+    assert!(started.elapsed().as_secs() < 20, "50,000 members took {:?}", started.elapsed());
 }

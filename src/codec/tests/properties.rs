@@ -1,5 +1,6 @@
 //! Properties of all tensors and of arbitrary bytes.
 
+use crate::budget::Hold;
 use crate::codec::golden::{Golden, parse_warmup};
 use crate::codec::inflate::{Encoding, compress, inflate};
 use crate::codec::oip::{self, AnswerForm, AnswerHead};
@@ -42,8 +43,9 @@ fn tensor() -> impl Strategy<Value = Tensor> {
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
-    vec(tensor(), 0..4).prop_map(|tensors| Answer {
-        outputs: tensors.into_iter().enumerate().map(|(i, t)| (format!("t{i}").into(), t)).collect(),
+    vec(tensor(), 0..4).prop_map(|tensors| {
+        let named = tensors.into_iter().enumerate().map(|(i, t)| (format!("t{i}").into(), t));
+        Answer::from(named.collect::<Vec<_>>())
     })
 }
 
@@ -57,9 +59,9 @@ fn has_json_form(answer: &Answer) -> bool {
 }
 
 fn json_answer() -> impl Strategy<Value = Answer> {
-    answer().prop_map(|mut answer| {
-        answer.outputs.retain(|(_, t)| t.datatype() != DataType::Fp16);
-        answer
+    answer().prop_map(|answer| {
+        let outputs = answer.outputs.iter().filter(|(_, t)| t.datatype() != DataType::Fp16);
+        Answer::from(outputs.cloned().collect::<Vec<_>>())
     })
 }
 
@@ -104,7 +106,77 @@ fn signature(sent: &Answer) -> Signature {
     Signature::new(specs.collect(), vec![])
 }
 
+/// All pieces together.
+fn joined(mut pieces: crate::codec::pieces::Pieces) -> Vec<u8> {
+    let length = pieces.length();
+    let mut all = Vec::new();
+    while let Some(piece) = pieces.next_piece() {
+        all.extend(piece);
+    }
+    assert!(length.is_none_or(|length| length == all.len() as u64), "the length that was announced");
+    all
+}
+
+/// Answers whose pieces end everywhere: in lists, in strings, between rows.
+fn long_answer() -> impl Strategy<Value = Answer> {
+    let text = prop_oneof![
+        Just(String::new()),
+        "[a-z\u{e9}\u{20ac}\u{1f600}\"\\\\]{1,9}",
+        (1usize..90_000, "[a\u{20ac}\"]").prop_map(|(n, unit)| unit.repeat(n)),
+    ];
+    let strings = vec(text, 6).prop_map(|v| Data::Bytes(v.into_iter().map(Bytes::from).collect()));
+    let numbers = vec(any::<f64>(), 6..7).prop_map(|v| Data::Fp64(v.repeat(4000).into()));
+    (strings, numbers, 0usize..3).prop_map(|(strings, numbers, order)| {
+        let strings = ("t_bytes".into(), Tensor::new(Shape::new(&[6, 1]), strings).unwrap());
+        let text = ("t".into(), strings.1.clone());
+        let numbers = ("n".into(), Tensor::new(Shape::new(&[6, 40, 100]), numbers).unwrap());
+        let mut all = vec![strings, text, numbers];
+        all.rotate_left(order);
+        Answer::from(all)
+    })
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_pieces_of_a_long_answer_are_the_whole_answer(sent in long_answer(), binary in any::<bool>()) {
+        let form = if binary { AnswerForm::binary() } else { AnswerForm::json() };
+        let whole = oip::encode(&sent, &HEAD, &form).unwrap();
+        let large = oip::encode_in_pieces(sent.clone(), &HEAD, form, &Hold::uncounted()).unwrap();
+        prop_assert_eq!((large.json_length, large.nonfinite), (whole.json_length, whole.nonfinite));
+        prop_assert!(joined(large.pieces) == whole.body);
+        for style in [Style::Columns, Style::Rows(6)] {
+            let whole = tfs::encode_predict(&sent, style).unwrap();
+            let (pieces, nonfinite) = tfs::predict_in_pieces(sent.clone(), style).unwrap();
+            prop_assert_eq!(nonfinite, whole.nonfinite);
+            prop_assert!(joined(pieces) == whole.body);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_pieces_of_an_answer_are_the_whole_answer(sent in answer(), json in json_answer(), rows in 1usize..4) {
+        let whole = oip::encode(&sent, &HEAD, &AnswerForm::binary()).unwrap();
+        let large = oip::encode_in_pieces(sent, &HEAD, AnswerForm::binary(), &Hold::uncounted()).unwrap();
+        prop_assert_eq!((large.json_length, large.nonfinite), (whole.json_length, whole.nonfinite));
+        prop_assert_eq!(joined(large.pieces), whole.body.to_vec());
+        let whole = oip::encode(&json, &HEAD, &AnswerForm::json()).unwrap();
+        let large = oip::encode_in_pieces(json.clone(), &HEAD, AnswerForm::json(), &Hold::uncounted()).unwrap();
+        prop_assert_eq!(joined(large.pieces), whole.body.to_vec());
+        for style in [Style::Columns, Style::Rows(rows)] {
+            match tfs::encode_predict(&json, style) {
+                Ok(whole) => {
+                    let (pieces, nonfinite) = tfs::predict_in_pieces(json.clone(), style).unwrap();
+                    prop_assert_eq!(nonfinite, whole.nonfinite);
+                    prop_assert_eq!(joined(pieces), whole.body.to_vec());
+                }
+                Err(failure) => prop_assert_eq!(tfs::predict_in_pieces(json.clone(), style).unwrap_err(), failure),
+            }
+        }
+    }
+
     #[test]
     fn binary_encoding_is_exact(sent in answer()) {
         let encoded = oip::encode(&sent, &HEAD, &AnswerForm::binary()).unwrap();
@@ -131,7 +203,7 @@ proptest! {
     fn tensorflow_columns_are_exact(sent in answer()) {
         let encoded = tfs::encode_predict(&sent, Style::Columns).unwrap();
         let body = String::from_utf8(encoded.body.to_vec()).unwrap().replacen("\"outputs\":", "\"inputs\":", 1);
-        let read = tfs::parse(&Bytes::from(body)).unwrap().decode(&signature(&sent)).unwrap();
+        let read = tfs::parse(&Bytes::from(body)).unwrap().decode(&signature(&sent), &Hold::uncounted()).unwrap();
         assert_same(&sent, &read.inputs, true)?;
         prop_assert_eq!(encoded.nonfinite, count_nonfinite(&sent));
     }
@@ -143,12 +215,12 @@ proptest! {
             let data: Vec<f32> = (0u8..).take(shape.elements().unwrap()).map(f32::from).collect();
             (format!("t{i}").into(), Tensor::new(shape, Data::Fp32(data.into())).unwrap())
         });
-        let sent = Answer { outputs: outputs.collect() };
+        let sent = Answer::from(outputs.collect::<Vec<_>>());
         let encoded = tfs::encode_predict(&sent, Style::Rows(rows)).unwrap();
         let body = String::from_utf8(encoded.body.to_vec()).unwrap().replacen("\"predictions\":", "\"instances\":", 1);
         let request = tfs::parse(&Bytes::from(body)).unwrap();
         prop_assert_eq!(request.style(), Style::Rows(rows));
-        assert_same(&sent, &request.decode(&signature(&sent)).unwrap().inputs, true)?;
+        assert_same(&sent, &request.decode(&signature(&sent), &Hold::uncounted()).unwrap().inputs, true)?;
     }
 
     #[test]
@@ -171,7 +243,7 @@ proptest! {
     fn compressed_bytes_are_restored(plain in vec(any::<u8>(), 0..2000), gzip in any::<bool>()) {
         let encoding = if gzip { Encoding::Gzip } else { Encoding::Deflate };
         let body = Bytes::from(compress(encoding, &plain));
-        prop_assert_eq!(inflate(encoding.as_str(), body, plain.len()).unwrap(), plain);
+        prop_assert_eq!(inflate(encoding.as_str(), body, plain.len(), &Hold::uncounted()).unwrap(), plain);
     }
 
     #[test]
@@ -212,12 +284,12 @@ fn decode_everything(body: &Bytes, length: Option<usize>) {
     let _ = oip::decode(body, length);
     let _ = oip::header_length(body, body.len());
     for signature in &signatures {
-        let _ = oip::decode_raw(body, signature);
-        let _ = tfs::parse(body).map(|request| request.decode(signature));
+        let _ = oip::decode_raw(body, signature, &Hold::uncounted());
+        let _ = tfs::parse(body).map(|request| request.decode(signature, &Hold::uncounted()));
     }
     let _ = Golden::parse(body);
     let _ = parse_warmup(body);
     for encoding in ["gzip", "deflate"] {
-        let _ = inflate(encoding, body.clone(), 1 << 16);
+        let _ = inflate(encoding, body.clone(), 1 << 16, &Hold::uncounted());
     }
 }

@@ -1,6 +1,7 @@
 //! Encoding an answer as `{"predictions": …}` or `{"outputs": …}`, in the style of its request.
 
 use super::Style;
+use crate::codec::pieces::{self, Form, Lists, Pieces, estimated_json};
 use crate::codec::text::{self, NotUtf8};
 use crate::model::{Answer, Code, Failure};
 use crate::tensor::{Data, Tensor};
@@ -29,17 +30,7 @@ pub fn encode_predict(answer: &Answer, style: Style) -> Result<EncodedPredict, F
             writer.entry(&outputs, |writer, output| writer.nested(output, output.tensor.shape(), &mut 0))?;
         }
         Style::Rows(rows) => {
-            if let Some(odd) = outputs.iter().find(|o| o.tensor.shape().first() != Some(&rows)) {
-                return Err(Failure::new(
-                    Code::InvalidRequest,
-                    format!(
-                        "output {:?} has shape {}, which is not one entry for each of the {rows} instances: send the request \
-                         in column form (\"inputs\")",
-                        odd.name,
-                        odd.tensor.shape()
-                    ),
-                ));
-            }
+            check_rows(answer, rows)?;
             text::plain(&mut writer.out, "{\"predictions\":[");
             for row in 0..rows {
                 if row > 0 {
@@ -55,6 +46,137 @@ pub fn encode_predict(answer: &Answer, style: Style) -> Result<EncodedPredict, F
     }
     writer.out.push(b'}');
     Ok(EncodedPredict { body: writer.out.into(), nonfinite: writer.nonfinite })
+}
+
+/// Whether an answer is encoded in pieces, because its text is large.
+#[must_use]
+pub fn is_large(answer: &Answer, style: Style) -> bool {
+    let names: usize = answer.outputs.iter().map(|(name, _)| name.len() + 8).sum();
+    let rows = if let Style::Rows(rows) = style { rows } else { 1 };
+    let values = answer.outputs.iter().fold(0usize, |sum, (_, tensor)| sum.saturating_add(estimated_json(tensor)));
+    rows.saturating_mul(names).saturating_add(values) > 4 * pieces::PIECE
+}
+
+/// Prepares to encode an answer in pieces, with the errors of [`encode_predict`]. Returns the number of elements that are not finite too.
+///
+/// # Errors
+/// As [`encode_predict`].
+pub fn predict_in_pieces(answer: Answer, style: Style) -> Result<(Pieces, usize), Failure> {
+    let mut nonfinite = 0;
+    for (name, tensor) in answer.outputs.iter() {
+        let output = Output::new(name, tensor);
+        if !output.base64
+            && let Some(index) = pieces::first_not_utf8(tensor.data())
+        {
+            return Err(not_utf8(name, NotUtf8(index)));
+        }
+        nonfinite += tensor.data().count_nonfinite();
+    }
+    let rows = match style {
+        Style::Columns => None,
+        Style::Rows(rows) => {
+            check_rows(&answer, rows)?;
+            Some(rows)
+        }
+    };
+    let state = TfsPieces { answer, rows, at: Place::Start, lists: None };
+    Ok((Pieces(Form::Tfs(state)), nonfinite))
+}
+
+/// The state between two pieces.
+#[derive(Debug)]
+pub(in crate::codec) struct TfsPieces {
+    answer: Answer,
+    /// `None` in column form, which is written like one row without a list around it.
+    rows: Option<usize>,
+    at: Place,
+    /// The values that are being written.
+    lists: Option<Lists>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Start,
+    /// The value of an output in a row, or the end of the row.
+    Value {
+        row: usize,
+        output: usize,
+    },
+    End,
+}
+
+impl TfsPieces {
+    pub(in crate::codec) fn held(&self) -> usize {
+        self.answer.size()
+    }
+
+    /// Appends to a piece until it is full or everything is written.
+    pub(in crate::codec) fn write(&mut self, out: &mut Vec<u8>) {
+        while !pieces::is_full(out) {
+            match self.at {
+                Place::Start => {
+                    text::plain(out, if self.rows.is_some() { "{\"predictions\":[" } else { "{\"outputs\":" });
+                    self.at = Place::Value { row: 0, output: 0 };
+                }
+                Place::Value { row, .. } if row >= self.rows.unwrap_or(1) => {
+                    text::plain(out, if self.rows.is_some() { "]}" } else { "}" });
+                    self.at = Place::End;
+                }
+                Place::Value { row, output } => self.value(out, row, output),
+                Place::End => return,
+            }
+        }
+    }
+
+    fn value(&mut self, out: &mut Vec<u8>, row: usize, output: usize) {
+        let alone = self.answer.outputs.len() == 1;
+        let Some((name, tensor)) = self.answer.outputs.get(output) else {
+            if !alone {
+                // Without outputs, a row is an empty object.
+                text::plain(out, if output == 0 { begin_row(row) } else { "" });
+                out.push(b'}');
+            }
+            self.at = Place::Value { row: row + 1, output: 0 };
+            return;
+        };
+        let rows = self.rows;
+        let lists = self.lists.get_or_insert_with(|| {
+            if alone {
+                text::plain(out, if row > 0 { "," } else { "" });
+            } else {
+                text::plain(out, if output == 0 { begin_row(row) } else { "," });
+                text::string(out, name);
+                out.push(b':');
+            }
+            let base64 = Output::new(name, tensor).base64;
+            match rows {
+                None => Lists::new(tensor.shape(), 0, base64),
+                Some(rows) => Lists::new(&tensor.shape()[1..], row * (tensor.data().len() / rows), base64),
+            }
+        });
+        if lists.write(out, tensor.data()) {
+            (self.lists, self.at) = (None, Place::Value { row, output: output + 1 });
+        }
+    }
+}
+
+fn begin_row(row: usize) -> &'static str {
+    if row > 0 { ",{" } else { "{" }
+}
+
+fn check_rows(answer: &Answer, rows: usize) -> Result<(), Failure> {
+    let Some((name, tensor)) = answer.outputs.iter().find(|(_, tensor)| tensor.shape().first() != Some(&rows)) else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        Code::InvalidRequest,
+        format!(
+            "output {:?} has shape {}, which is not one entry for each of the {rows} instances: send the request in column form \
+             (\"inputs\")",
+            &**name,
+            tensor.shape()
+        ),
+    ))
 }
 
 struct Output<'a> {

@@ -13,7 +13,8 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use answer::encode_predict;
+pub(super) use answer::TfsPieces;
+pub use answer::{encode_predict, is_large, predict_in_pieces};
 pub use describe::{VersionStatus, metadata_json, status_json};
 pub use request::{TfsRequest, parse};
 

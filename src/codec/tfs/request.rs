@@ -1,6 +1,7 @@
 //! Decoding `{"instances": …}` and `{"inputs": …}`.
 
 use super::Style;
+use crate::budget::Hold;
 use crate::codec::elements::Rules;
 use crate::codec::json::{Reader, Seen, Syntax};
 use crate::codec::nested::{Buffer, Nesting, ParseError};
@@ -84,9 +85,9 @@ impl TfsRequest {
     /// Parses the values with the signature's datatypes. [`Signature::check`] finds missing inputs and wrong dimensions later.
     ///
     /// # Errors
-    /// `INVALID_TENSOR` or `INVALID_REQUEST`, with the name of the input and the row or element that is wrong.
-    pub fn decode(&self, signature: &Signature) -> Result<InferenceRequest, Failure> {
-        let mut reader = Reader::new(&self.body).at(self.start);
+    /// `INVALID_TENSOR` or `INVALID_REQUEST`, with the name of the input and the row or element that is wrong, and those of [`Hold::grow`].
+    pub fn decode(&self, signature: &Signature, hold: &Hold) -> Result<InferenceRequest, Failure> {
+        let mut reader = Reader::counted(&self.body, hold).at(self.start);
         let specs = signature.inputs();
         let inputs = match (self.style, self.named) {
             (Style::Rows(rows), true) => named_rows(&mut reader, specs, rows)?,
@@ -106,10 +107,10 @@ struct Column<'s> {
 }
 
 impl<'s> Column<'s> {
-    fn new(spec: &'s TensorSpec, rows: usize, reader: &Reader<'_>) -> Column<'s> {
+    fn new(spec: &'s TensorSpec, rows: usize, reader: &Reader<'_>) -> Result<Column<'s>, Syntax> {
         let fixed = spec.dims.iter().flatten().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 });
         let expected = fixed.fold(rows, usize::saturating_mul);
-        Column { spec, buffer: Buffer::new(spec.datatype, expected, reader), nesting: None }
+        Ok(Column { spec, buffer: Buffer::new(spec.datatype, expected, reader)?, nesting: None })
     }
 
     /// Parses one value of this input. Each one must have the same nesting.
@@ -167,7 +168,7 @@ fn only_input(reader: &mut Reader<'_>, specs: &[TensorSpec], style: Style) -> Re
         return Err(invalid(format!("{given}, but expected {wanted} that names the inputs: {}", names(specs))));
     };
     let rows = if let Style::Rows(rows) = style { rows } else { 1 };
-    let mut column = Column::new(spec, rows, reader);
+    let mut column = Column::new(spec, rows, reader)?;
     column.read(reader)?;
     column.finish(None)
 }
@@ -182,7 +183,7 @@ fn named_columns(reader: &mut Reader<'_>, specs: &[TensorSpec]) -> Result<Vec<Na
         if inputs.iter().any(|input| input.name == name) {
             return Err(invalid(format!("input {name:?} is given more than once")));
         }
-        let mut column = Column::new(spec, 1, reader);
+        let mut column = Column::new(spec, 1, reader)?;
         column.read(reader)?;
         inputs.push(column.finish(None)?);
     }
@@ -191,7 +192,8 @@ fn named_columns(reader: &mut Reader<'_>, specs: &[TensorSpec]) -> Result<Vec<Na
 
 /// Parses `"instances": [{"a": …, "b": …}, …]`.
 fn named_rows(reader: &mut Reader<'_>, specs: &[TensorSpec], rows: usize) -> Result<Vec<NamedTensor>, Failure> {
-    let mut columns: Vec<Column<'_>> = specs.iter().map(|spec| Column::new(spec, rows, reader)).collect();
+    let mut columns: Vec<Column<'_>> =
+        specs.iter().map(|spec| Column::new(spec, rows, reader)).collect::<Result<_, _>>()?;
     // The number of rows in each column so far.
     let mut filled = vec![0usize; columns.len()];
     reader.bump();

@@ -19,7 +19,7 @@ fn two() -> Signature {
 }
 
 fn decode(text: &str, signature: &Signature) -> Result<InferenceRequest, Failure> {
-    parse(&Bytes::copy_from_slice(text.as_bytes()))?.decode(signature)
+    parse(&Bytes::copy_from_slice(text.as_bytes()))?.decode(signature, &crate::budget::Hold::uncounted())
 }
 
 /// Name, shape and data of each input.
@@ -163,11 +163,9 @@ fn errors_are_reported() {
 }
 
 fn answer(outputs: Vec<(&str, &[usize], Data)>) -> Answer {
-    let outputs = outputs
-        .into_iter()
-        .map(|(name, shape, data)| (name.into(), Tensor::new(Shape::new(shape), data).unwrap()))
-        .collect();
-    Answer { outputs }
+    let outputs =
+        outputs.into_iter().map(|(name, shape, data)| (name.into(), Tensor::new(Shape::new(shape), data).unwrap()));
+    Answer::from(outputs.collect::<Vec<_>>())
 }
 
 fn encoded(answer: &Answer, style: Style) -> String {

@@ -8,11 +8,9 @@ use half::f16;
 const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m\"1", model_version: "3", id: "r\u{1}-é" };
 
 fn answer(outputs: Vec<(&str, &[usize], Data)>) -> Answer {
-    let outputs = outputs
-        .into_iter()
-        .map(|(name, shape, data)| (name.into(), Tensor::new(Shape::new(shape), data).unwrap()))
-        .collect();
-    Answer { outputs }
+    let outputs =
+        outputs.into_iter().map(|(name, shape, data)| (name.into(), Tensor::new(Shape::new(shape), data).unwrap()));
+    Answer::from(outputs.collect::<Vec<_>>())
 }
 
 fn json(data: Data) -> String {

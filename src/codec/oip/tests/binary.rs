@@ -1,6 +1,7 @@
 //! Decoding the binary tensor extension.
 
 use super::*;
+use crate::budget::Hold;
 use crate::model::{Dim, Signature, TensorSpec};
 use crate::tensor::DataType;
 
@@ -161,12 +162,13 @@ fn a_raw_request_gets_its_shape_from_the_signature() {
         (&[-1], 8, "[2]"),
         (&[], 4, "[]"),
     ] {
-        let raw = decode_raw(&Bytes::from(vec![0; bytes]), &signature(Some(dims), DataType::Fp32)).unwrap();
+        let raw = decode_raw(&Bytes::from(vec![0; bytes]), &signature(Some(dims), DataType::Fp32), &Hold::uncounted())
+            .unwrap();
         assert_eq!(raw.request.inputs[0].name, "x");
         assert_eq!(raw.request.inputs[0].tensor.shape().to_string(), shape, "{dims:?} from {bytes} bytes");
         assert!(raw.form.is_binary("anything"));
     }
-    let strings = decode_raw(&body("as it is"), &signature(Some(&[-1]), DataType::Bytes)).unwrap();
+    let strings = decode_raw(&body("as it is"), &signature(Some(&[-1]), DataType::Bytes), &Hold::uncounted()).unwrap();
     assert_eq!(strings.request.inputs[0].tensor.data(), &Data::Bytes(vec![body("as it is")]));
 }
 
@@ -180,13 +182,19 @@ fn a_raw_request_that_does_not_fit_the_signature_is_rejected() {
         (None, DataType::Fp32, 16, "number of dimensions is free"),
         (Some(&[2]), DataType::Bytes, 4, "holds 2 elements, got 1"),
     ] {
-        let failure = decode_raw(&Bytes::from(vec![0; bytes]), &signature(dims, datatype)).unwrap_err();
+        let failure =
+            decode_raw(&Bytes::from(vec![0; bytes]), &signature(dims, datatype), &Hold::uncounted()).unwrap_err();
         assert!(failure.message.contains(part), "{dims:?} {bytes}: {failure}");
     }
     let two = Signature::new(
         ["a", "b"].map(|name| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![]) }).into(),
         vec![],
     );
-    assert!(decode_raw(&Bytes::new(), &two).unwrap_err().message.contains("exactly one input, this one has 2"));
+    assert!(
+        decode_raw(&Bytes::new(), &two, &Hold::uncounted())
+            .unwrap_err()
+            .message
+            .contains("exactly one input, this one has 2")
+    );
     assert!(decode(&Bytes::new(), Some(0)).unwrap_err().message.contains("raw binary request"));
 }
