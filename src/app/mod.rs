@@ -137,6 +137,7 @@ impl App {
         tracing::info!(machine = %machine, io_threads = io, workers, shadow_threads, load_threads = config.models.load_threads,
             memory_budget_mib = memory >> 20, request_memory_mib = requests.limit() >> 20, "budget");
 
+        Engines::set_skip_divisions(config.engines.skip_divisions);
         let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
         log_engines(&engines);
 

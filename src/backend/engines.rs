@@ -66,6 +66,12 @@ impl Engines {
         Engines { engines: vec![ort, built_in_tract()] }
     }
 
+    /// Whether an integer division that traps in an operator of ONNX Runtime fails its run only (`ort/trap.rs`). Default true; holds for the
+    /// process.
+    pub fn set_skip_divisions(skip: bool) {
+        OnnxRuntime::set_skip_divisions(skip);
+    }
+
     /// tract alone, as on a machine without ONNX Runtime.
     #[must_use]
     pub fn without_onnxruntime() -> Engines {

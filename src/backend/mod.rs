@@ -9,7 +9,7 @@
 //! - [`Model::graph`] says what the graph shows without a run: whether rows are independent, and which operators depend on values.
 //! - Values that an operator cannot take are the caller's error ([`RunError::Refused`]), not a failure of the engine.
 //! - Another thread ends a run by its [`Interrupt`] ([`RunError::Interrupted`]). The model and its sessions stay usable.
-//! - An error, a panic or an integer division that traps (`ort/trap.rs`) ends only that run. Any other signal inside an
+//! - An error, a panic or a division of integer elements that traps (`ort/trap.rs`) ends only that run. Any other signal inside an
 //!   engine ends the process.
 //! - [`Model::empty_inputs`] says which inputs without elements a version may be given: some kernels end the process on them.
 //! - Every engine passes the same conformance suite (`conformance/`). A case that an engine does not support is listed

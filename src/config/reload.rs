@@ -153,9 +153,12 @@ impl Models {
 }
 
 impl Engines {
-    fn changes(&self, new: &Engines) -> [Option<Change>; 1] {
-        let Engines { onnxruntime } = self;
-        [at_start("engines.onnxruntime", onnxruntime, &new.onnxruntime)]
+    fn changes(&self, new: &Engines) -> [Option<Change>; 2] {
+        let Engines { onnxruntime, skip_divisions } = self;
+        [
+            at_start("engines.onnxruntime", onnxruntime, &new.onnxruntime),
+            at_start("engines.skip_divisions", skip_divisions, &new.skip_divisions),
+        ]
     }
 }
 

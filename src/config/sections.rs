@@ -120,10 +120,13 @@ pub struct Models {
 }
 
 /// `[engines]`: the engines that run models.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engines {
     /// The path of ONNX Runtime's library. Default: searched for (`ORT_DYLIB_PATH`, then `.ort/`, then the system's library path).
     pub onnxruntime: Option<PathBuf>,
+    /// Whether an integer division that traps in ONNX Runtime's operators `Div` and `Mod` fails that run only. Default true: a value in
+    /// one request would otherwise end the process. What it skips is limited to instructions for which that is sound.
+    pub skip_divisions: bool,
 }
 
 /// `[execute]`: on which threads models run.
@@ -358,9 +361,19 @@ impl Models {
 
 // === impl Engines ===
 
+impl Default for Engines {
+    fn default() -> Engines {
+        Engines { onnxruntime: None, skip_divisions: true }
+    }
+}
+
 impl Engines {
     pub(super) fn read(t: &mut Table) -> Engines {
-        Engines { onnxruntime: t.path("onnxruntime") }
+        let d = Engines::default();
+        Engines {
+            onnxruntime: t.path("onnxruntime"),
+            skip_divisions: t.bool("skip_divisions").unwrap_or(d.skip_divisions),
+        }
     }
 }
 

@@ -180,6 +180,7 @@ const ALL_DIFFERENT: &str = r#"
     policy = "make_room"
     [engines]
     onnxruntime = "x"
+    skip_divisions = false
     [execute]
     inline_below = "1us"
     queue = 1

@@ -3,6 +3,7 @@
 //! One engine session per version is shared by all threads that run it, so that the weights are in memory once. A run
 //! uses the calling thread only; the engine has no threads of its own.
 
+mod divisions;
 mod errors;
 mod library;
 mod model;
@@ -11,7 +12,7 @@ mod trap;
 mod values;
 mod weights;
 
-use super::onnx::OnnxFile;
+use super::onnx::{OnnxFile, Operator};
 use super::{Backend, LoadError, Model, VersionFiles};
 use library::Library;
 use model::OrtModel;
@@ -35,6 +36,11 @@ impl OnnxRuntime {
         library::load(configured).map(|library| OnnxRuntime { library })
     }
 
+    /// Whether an integer division that traps in an operator fails its run only. Holds for the process.
+    pub(super) fn set_skip_divisions(skip: bool) {
+        trap::set_enabled(skip);
+    }
+
     #[must_use]
     pub(super) fn version(&self) -> &str {
         &self.library.version
@@ -54,6 +60,10 @@ impl Backend for OnnxRuntime {
 
     fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
         let file = OnnxFile::read(files)?;
+        let divides = |operator: &Operator| operator.domain.is_empty() && matches!(&*operator.name, "Div" | "Mod");
+        if trap::is_enabled() && file.operators().iter().any(divides) {
+            divisions::learn(self.library);
+        }
         Ok(Arc::new(OrtModel::load(self.library, &file)?))
     }
 }

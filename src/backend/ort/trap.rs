@@ -1,22 +1,43 @@
-//! Makes an integer division that traps inside the engine fail one run instead of ending the process.
+//! Makes an integer division that traps inside the engine's operators `Div` and `Mod` fail one run instead of ending the process.
 //!
-//! ONNX Runtime 1.31 checks `Div` and `Mod` for a divisor of zero, but not for the smallest integer divided by -1. On
-//! x86-64 that division raises SIGFPE; in older versions a zero does too. A value in one request must not end the process.
-//! So while the engine runs on a thread, the signal handler skips the instruction with a quotient of 0 and records the
-//! trap; the run's outputs are then dropped and the run is refused. A check of the inputs could only guess which values
-//! reach a divisor. This handler is exact: it costs nothing until a trap happens, works anywhere in the model (a branch of
-//! an `If`, a function, a constant folded while loading), and refuses nothing that does not trap. On `AArch64` an integer
-//! division never traps.
+//! ONNX Runtime 1.31 checks both for a divisor of zero, but not for the smallest integer divided by -1. On x86-64 that division
+//! raises SIGFPE; in older versions a zero does too. A value in one request must not end the process. So while the engine runs on
+//! a thread, the signal handler skips the instruction with a quotient and a remainder of 0 and records the trap; the run's outputs
+//! are then dropped and the run is refused. It costs nothing until a trap happens, works anywhere in the model (a branch of an
+//! `If`, a function, a constant folded while loading), and refuses nothing that does not trap. On `AArch64` an integer division
+//! never traps.
+//!
+//! Why this is sound: only instructions that `divisions.rs` has seen trap in `Div` and `Mod` are skipped. They divide one element of
+//! a tensor by another, and a quotient of 0 with a remainder of 0 is what they compute for other elements. So the engine goes on in a
+//! state that it reaches without a trap too. Anywhere else, such as in the computation of a size, a skipped division could lead the engine
+//! to write beyond its memory: the signal ends the process there, and the supervisor starts it again.
 //!
 //! Other causes of SIGFPE (a fault elsewhere, an unmasked floating-point trap, `kill -FPE`) have the effect that they would
-//! have without this file.
+//! have without this file. `[engines] skip_divisions = false` switches it off.
 
-use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, compiler_fence};
 
 /// The engine is not running on this thread: a trap is a bug in this program.
 const IDLE: u8 = 0;
 const ARMED: u8 = 1;
 const TRAPPED: u8 = 2;
+/// Every division is skipped, and its address is learned.
+const LEARNING: u8 = 3;
+
+/// The addresses of the instructions that are skipped; 0 is a free place. Far more than compilers make of two operators: what does not fit
+/// is not skipped.
+static LEARNED: [AtomicUsize; 256] = [const { AtomicUsize::new(0) }; 256];
+
+static ENABLED: AtomicBool = AtomicBool::new(true);
+
+/// Whether divisions that trap are skipped.
+pub(super) fn set_enabled(enabled: bool) {
+    ENABLED.store(enabled, Ordering::Relaxed);
+}
+
+pub(super) fn is_enabled() -> bool {
+    ENABLED.load(Ordering::Relaxed)
+}
 
 thread_local! {
     // Initialised at compile time and without a destructor, so that a signal handler may read it.
@@ -29,6 +50,9 @@ pub(super) struct Trapped;
 
 /// Runs engine code. `Err` when an integer division trapped in it.
 pub(super) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Trapped> {
+    if !is_enabled() {
+        return Ok(run());
+    }
     handler::install();
     set(ARMED);
     let disarm = Disarm;
@@ -38,6 +62,33 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Trapped> {
     let trapped = STATE.with(|s| s.load(Ordering::Relaxed)) == TRAPPED;
     drop(disarm);
     if trapped { Err(Trapped) } else { Ok(out) }
+}
+
+/// Runs code of the engine that is known to divide elements. Each division that traps in it is skipped here and in later runs.
+pub(super) fn learning<T>(run: impl FnOnce() -> T) -> T {
+    handler::install();
+    set(LEARNING);
+    let disarm = Disarm;
+    let out = run();
+    compiler_fence(Ordering::SeqCst);
+    drop(disarm);
+    out
+}
+
+/// Remembers an instruction. Returns false when there is no place left.
+fn remember(address: usize) -> bool {
+    LEARNED.iter().any(|place| {
+        let before = place.compare_exchange(0, address, Ordering::Relaxed, Ordering::Relaxed);
+        before.is_ok() || before == Err(address)
+    })
+}
+
+fn is_learned(address: usize) -> bool {
+    LEARNED
+        .iter()
+        .map(|place| place.load(Ordering::Relaxed))
+        .take_while(|known| *known != 0)
+        .any(|known| known == address)
 }
 
 /// Disarms when dropped, also on a panic.
@@ -63,7 +114,7 @@ mod handler {
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[expect(unsafe_code, reason = "a signal handler reads and writes the registers that the kernel saved")]
 mod handler {
-    use super::{ARMED, IDLE, STATE, TRAPPED};
+    use super::{ARMED, IDLE, LEARNING, STATE, TRAPPED, is_learned, remember};
     use std::mem::MaybeUninit;
     use std::sync::OnceLock;
     use std::sync::atomic::Ordering;
@@ -85,8 +136,8 @@ mod handler {
         BEFORE.get_or_init(|| {
             let on_trap: Handler = on_trap;
             // SAFETY: zeroed is a valid `sigaction` (no flags, an empty mask), and both pointers are to such structs.
-            // The handler is async-signal-safe: it touches a const thread-local, the saved registers and
-            // sigaction(2), and nothing else. sigaction(2) cannot fail for SIGFPE and valid pointers.
+            // The handler is async-signal-safe: it touches a const thread-local, atomic integers, the saved registers
+            // and sigaction(2), and nothing else. sigaction(2) cannot fail for SIGFPE and valid pointers.
             unsafe {
                 let mut before = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
                 let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
@@ -99,16 +150,18 @@ mod handler {
     }
 
     extern "C" fn on_trap(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-        let armed = STATE.with(|s| s.load(Ordering::Relaxed)) != IDLE;
+        let state = STATE.with(|s| s.load(Ordering::Relaxed));
         // SAFETY: the kernel passes valid pointers to a handler installed with SA_SIGINFO; the context is a
         // `ucontext_t`.
         unsafe {
             let code = (*info).si_code;
-            if armed
+            if state != IDLE
                 && code == FPE_INTDIV
-                && skip_division(&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs)
+                && skip_division(&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs, state)
             {
-                STATE.with(|s| s.store(TRAPPED, Ordering::Relaxed));
+                if state != LEARNING {
+                    STATE.with(|s| s.store(TRAPPED, Ordering::Relaxed));
+                }
                 return;
             }
             // Another cause: restore the previous handler. A fault repeats at once and reaches it; a signal sent by
@@ -122,12 +175,15 @@ mod handler {
         }
     }
 
-    /// Continues after the division, with quotient and remainder 0. `false` when the instruction is not a known division.
+    /// Continues after the division, with quotient and remainder 0. `false` when the instruction must not be skipped.
     ///
     /// # Safety
     /// The registers were saved at a fault, so that RIP points at the instruction that faulted.
-    unsafe fn skip_division(registers: &mut [libc::greg_t]) -> bool {
+    unsafe fn skip_division(registers: &mut [libc::greg_t], state: u8) -> bool {
         let Ok(address) = usize::try_from(registers[RIP]) else { return false };
+        if state == LEARNING && !remember(address) || state != LEARNING && !is_learned(address) {
+            return false;
+        }
         let at = std::ptr::with_exposed_provenance::<u8>(address);
         // SAFETY: the processor has just read the whole instruction there, and `division` reads no byte past it.
         let Some(division) = super::decode::division(|i| unsafe { *at.add(i) }) else { return false };
@@ -137,7 +193,7 @@ mod handler {
         true
     }
 
-    const _: () = assert!(ARMED != IDLE && TRAPPED != IDLE);
+    const _: () = assert!(ARMED != IDLE && TRAPPED != IDLE && LEARNING != IDLE);
 }
 
 /// Decodes an x86-64 integer division (Intel's manual, volume 2, `DIV` and `IDIV`: opcodes F6 and F7, /6 and /7).
@@ -272,26 +328,55 @@ mod tests {
         assert_eq!((all(1).clear_rax(-1), all(1).clear_rdx(-1)), (!0xffff, -1));
     }
 
+    /// A division in assembler, so that Rust does not check it. Each use is an instruction of its own.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    macro_rules! divide {
+        ($name:ident) => {
+            #[inline(never)]
+            #[expect(unsafe_code, reason = "the division is written in assembler")]
+            fn $name(dividend: i64, divisor: i64) -> (i64, i64) {
+                let (quotient, remainder);
+                // SAFETY: pure arithmetic; the tests handle the trap.
+                unsafe {
+                    std::arch::asm!(
+                        "cqo", "idiv {d}",
+                        d = in(reg) divisor, inout("rax") dividend => quotient, out("rdx") remainder,
+                    );
+                }
+                (quotient, remainder)
+            }
+        };
+    }
+
     #[test]
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    #[expect(unsafe_code, reason = "the division is written in assembler, so that Rust does not check it")]
-    fn a_trap_fails_the_run_it_happens_in() {
-        use super::{Trapped, guarded};
-        fn divide(dividend: i64, divisor: i64) -> (i64, i64) {
-            let (quotient, remainder);
-            // SAFETY: pure arithmetic; the test handles the trap.
-            unsafe {
-                std::arch::asm!(
-                    "cqo", "idiv {d}",
-                    d = in(reg) divisor, inout("rax") dividend => quotient, out("rdx") remainder,
-                );
-            }
-            (quotient, remainder)
-        }
+    fn a_trap_at_a_learned_division_fails_the_run_it_happens_in() {
+        use super::{Trapped, guarded, learning};
+        divide!(divide);
+        assert_eq!(learning(|| divide(7, 0)), (0, 0), "quotient and remainder are 0");
         assert_eq!(guarded(|| divide(7, 2)), Ok((3, 1)));
         assert_eq!(guarded(|| divide(7, 0)), Err(Trapped));
         assert_eq!(guarded(|| divide(i64::MIN, -1)), Err(Trapped));
         assert_eq!(guarded(|| [divide(1, 0), divide(2, 0)]), Err(Trapped));
         assert_eq!(guarded(|| divide(7, -1)), Ok((-7, 0)), "the next run is not affected");
+    }
+
+    /// Set in the process that divides.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    const VARIABLE: &str = "SLUICEGATE_TEST_DIVISION";
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn a_trap_anywhere_else_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt as _;
+        divide!(divide);
+        if std::env::var_os(VARIABLE).is_some() {
+            let _ = super::guarded(|| divide(7, 0));
+            return;
+        }
+        let name = "backend::ort::trap::tests::a_trap_anywhere_else_ends_the_process";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args([name, "--exact"]).env(VARIABLE, "1").output().unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGFPE), "{output:?}");
     }
 }
