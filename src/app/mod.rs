@@ -76,6 +76,9 @@ const BACKLOG: i32 = 4096;
 /// files while they are loaded, and the runtimes.
 const RESERVED_FILES: u64 = 512;
 
+/// How long a stop waits for versions to be unloaded while runs do not end.
+const HELD_VERSIONS: Duration = Duration::from_secs(1);
+
 /// The share of the grace for the phase `NotReady`: 2 s of the default 20 s.
 const NOT_READY_SHARE: f64 = 0.1;
 
@@ -308,7 +311,9 @@ impl App {
         // Nothing offers records any more: the queue is written, and sealed if there is time.
         prediction_log.stop(left());
         control.stop(left());
-        manager.stop(left());
+        // A version that is held by a run that does not end cannot be unloaded.
+        let held = !execute::stuck_threads().is_empty();
+        manager.stop(if held { left().min(HELD_VERSIONS) } else { left() });
         phase.send_replace(Phase::Stopped);
         tracing::info!(drained, "stopped");
         drained

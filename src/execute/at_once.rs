@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A run on the thread that read the request is interrupted after this long and repeated on a worker.
-pub(super) const AT_ONCE_LIMIT: Duration = Duration::from_millis(50);
+const AT_ONCE_LIMIT: Duration = Duration::from_millis(50);
+/// The same for a slow version that `model.toml` has run there: at most this.
+const LONGEST: Duration = Duration::from_secs(1);
 /// A run was far slower than expected where it took this many times as long …
 const FAR_OVER: u32 = 20;
 /// … and at least this long. A thread that loses its core for a moment takes a few milliseconds.
@@ -29,6 +31,12 @@ const MAX_TEXT: usize = 16 * 1024;
 const SHAPES: usize = 1024;
 /// A shape whose run took longer than this is not remembered.
 const SHORT: Duration = Duration::from_millis(1);
+
+/// How long a run on the thread that read the request may take. `expected`: the cost of a version that `model.toml` has run there,
+/// however slow it is.
+pub(super) fn longest(expected: Option<Duration>) -> Duration {
+    AT_ONCE_LIMIT.max(expected.unwrap_or_default().saturating_mul(FAR_OVER)).min(LONGEST)
+}
 
 /// What one version's runs on reading threads depend on, beyond their expected cost.
 #[derive(Debug)]
@@ -287,6 +295,14 @@ mod tests {
         at_once.used(SLOW, EXPECTED);
         assert!(at_once.never().unwrap().contains("30.0 ms of processor time where 0.100 ms were expected"));
         assert!(!at_once.allows_version() && !at_once.is_suspected(), "for good");
+    }
+
+    #[test]
+    fn the_limit_of_a_run_grows_with_what_model_toml_allows() {
+        assert_eq!(longest(None), AT_ONCE_LIMIT);
+        assert_eq!(longest(EXPECTED), AT_ONCE_LIMIT);
+        assert_eq!(longest(Some(Duration::from_millis(10))), Duration::from_millis(200));
+        assert_eq!(longest(Some(Duration::from_secs(3))), LONGEST);
     }
 
     #[test]

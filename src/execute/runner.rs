@@ -1,6 +1,6 @@
 //! One loaded version that can run on any thread.
 
-use super::at_once::{AT_ONCE_LIMIT, AtOnce};
+use super::at_once::{self, AtOnce};
 use super::batch::Batching;
 use super::cost::CostCurve;
 use super::counters::RunCounters;
@@ -274,7 +274,8 @@ impl Runner {
         now: Instant,
         deadline: Instant,
     ) -> Option<Result<RunOutput, Failure>> {
-        let limit = Limit { until: Some(deadline.min(now + AT_ONCE_LIMIT)), callers: None };
+        let expected = self.placement.at_once.and_then(|_| self.cost.estimate(request.elements()));
+        let limit = Limit { until: Some(deadline.min(now + at_once::longest(expected))), callers: None };
         match self.try_run(request, limit) {
             Ok(output) => {
                 let elements = request.elements();
