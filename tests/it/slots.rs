@@ -97,6 +97,19 @@ fn unfinished_requests_of_a_peer_are_limited_and_the_limit_is_named() {
 }
 
 #[test]
+fn a_client_that_leaves_in_the_middle_of_a_body_frees_its_place() {
+    let gateway = gateway("body_timeout = \"60s\"\nrequest_timeout = \"60s\"");
+    let before = open_connections(&gateway);
+    let mut leaving = connect(gateway.data());
+    leaving.write_all(b"POST /v2/models/scale/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").unwrap();
+    let until = Instant::now() + Duration::from_millis(300);
+    eventually("the body is awaited", || (Instant::now() > until).then_some(()));
+    assert_eq!(open_connections(&gateway), before + 1);
+    drop(leaving);
+    eventually("the connection is closed", || (open_connections(&gateway) == before).then_some(()));
+}
+
+#[test]
 fn the_longest_idle_connection_makes_room_for_a_new_one() {
     let gateway = gateway("max_connections = 8");
     let address = gateway.data();
