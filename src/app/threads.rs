@@ -27,7 +27,7 @@ fn lost_run(reader: &Reader, thread: &execute::StuckThread) -> String {
     let execute::StuckThread { thread: name, run_id, age, replaced } = thread;
     let whose = match loaded_by_run_id(reader, *run_id) {
         Some((model, version)) => format!("of model {model}, version {version}"),
-        None => "of a version that is not loaded any more".to_owned(),
+        None => "of a version that is not loaded".to_owned(),
     };
     let then = if *replaced { "another thread does its work" } else { "nothing else runs on it" };
     format!(

@@ -62,8 +62,11 @@ impl Executor {
     ///
     /// # Errors
     /// `OVERLOADED`: too many requests wait, or the wait would take more than half of the time left. `DEADLINE_EXCEEDED`: no time is
-    /// left.
+    /// left. `NOT_READY`: too many runs of this version did not end.
     pub fn admit(&self, runner: &Arc<Runner>, elements: usize, deadline: Instant) -> Result<(), Failure> {
+        if let Some(failure) = runner.refusal() {
+            return Err(failure);
+        }
         if self.queue_depth() == 0 || runner.may_run_at_once(elements, self.config.inline_below) {
             return Ok(());
         }

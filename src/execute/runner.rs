@@ -246,6 +246,12 @@ impl Runner {
         if self.placement.spread == Some(true) { most } else { self.cost.parts(request.elements(), most, least) }
     }
 
+    /// The failure of every request while [`Runner::stuck`].
+    pub(super) fn refusal(&self) -> Option<Failure> {
+        let why = self.stuck()?;
+        Some(Failure::new(Code::NotReady, format!("this version is set aside: {why}")))
+    }
+
     /// Runs a request on this thread. The request must have been checked against [`Runner::signature`].
     ///
     /// # Errors
@@ -363,8 +369,7 @@ impl Runner {
     }
 
     fn try_run(&self, request: &Checked, limit: Limit<'_>) -> Result<RunOutput, NoOutput> {
-        if let Some(why) = self.stuck() {
-            let failure = Failure::new(Code::NotReady, format!("this version is set aside: {why}"));
+        if let Some(failure) = self.refusal() {
             return Err(NoOutput::Failed(failure));
         }
         if let Some(answer) = self.answer_without_rows(request) {

@@ -11,15 +11,17 @@
 
 use crate::backend::Interrupt;
 use crate::machine;
+use crate::model::panic_message;
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// How often the watchdog looks while something runs: a run is ended at most this long after its limit.
+/// How often the watchdog looks while something runs: a run is interrupted at most this long after its limit.
 const LOOK: Duration = Duration::from_millis(25);
-/// How often it looks where nothing ran since the last time.
+/// How often it looks where nothing ran since the last time: the first run after a pause is interrupted at most this long after its limit.
 const LOOK_IDLE: Duration = Duration::from_millis(200);
 /// A run that goes on for this long after its interrupt has ignored it. One node of a graph rarely takes as long.
 const IGNORED: Duration = Duration::from_secs(2);
@@ -455,8 +457,12 @@ impl Watchdog {
 
     fn watch(&self) {
         loop {
-            let busy = self.look(Instant::now());
-            std::thread::park_timeout(if busy { LOOK } else { LOOK_IDLE });
+            // Unwind safety: what it looks at is atomic, and a lock that a panic poisoned is used as it is. Without this thread no run ends.
+            let looked = catch_unwind(AssertUnwindSafe(|| self.look(Instant::now())));
+            if let Err(panic) = &looked {
+                tracing::error!(panic = panic_message(&**panic), "the watchdog panicked; it goes on");
+            }
+            std::thread::park_timeout(if looked.unwrap_or(true) { LOOK } else { LOOK_IDLE });
         }
     }
 
