@@ -28,5 +28,6 @@ VOLUME /srv/sluicegate/data
 EXPOSE 8080
 # The admin plane listens on the container's loopback; this command asks it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["sluicegate", "models"]
+# Process 1 is the supervisor: it passes signals on and reaps processes, so that no --init is needed (docs/SUPERVISOR.md).
 ENTRYPOINT ["sluicegate"]
 CMD ["serve"]

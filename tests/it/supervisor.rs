@@ -264,13 +264,22 @@ fn crash_in_a_run(served: &Served) {
             // It breaks with the process.
             let _ = agent.post(&url).header("x-request-timeout-ms", "60000").send(infer_body(&[1, 2], &[1e9, 2.0]));
         });
-        let thread = busy_thread(pid);
-        #[expect(unsafe_code, reason = "no safe function sends a signal to a thread of another process")]
-        // SAFETY: the call takes numbers only.
-        let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw_nonzero().get(), thread, libc::SIGSEGV) };
-        assert_eq!(sent, 0, "the signal was sent");
+        send_to_thread(pid, busy_thread(pid));
     });
     served.wait_restarted(pid);
+}
+
+#[expect(unsafe_code, reason = "no safe function sends a signal to a thread of another process")]
+fn send_to_thread(pid: Pid, thread: i32) {
+    // SAFETY: the call takes numbers only.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw_nonzero().get(), thread, libc::SIGSEGV) };
+    assert_eq!(sent, 0, "the signal was sent");
+}
+
+/// The processor time in a `stat` file of the kernel, in hundredths of a second.
+fn user_time(stat: &Path) -> Option<u64> {
+    let stat = std::fs::read_to_string(stat).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok()
 }
 
 /// A thread that answers requests or runs models and has used a core for a quarter of a second.
@@ -382,6 +391,39 @@ fn a_version_that_was_set_aside_is_loaded_when_its_files_changed() {
     served.wait_state("loops", 1, "serving");
 }
 
+#[test]
+fn a_version_that_ends_the_process_before_it_is_ready_is_set_aside_and_the_others_serve() {
+    let dir = directory();
+    let served = Served::start_with(dir.path(), &[("SLUICEGATE__MODELS__CRASH_LIMIT", "1")]);
+    served.wait_state("self", 1, "serving");
+    let pid = served.server_pid().unwrap();
+    // Its warm-up takes so long that the version is not ready when the signal comes.
+    let long: Value = serde_json::from_str(&infer_body(&[1, 2], &[1e9, 2.0])).unwrap();
+    let hidden = dir.path().join("models/loops/.1.tmp");
+    std::fs::create_dir_all(&hidden).unwrap();
+    std::fs::write(hidden.join("model.onnx"), onnx::looping()).unwrap();
+    std::fs::write(hidden.join("warmup.json"), json!({"requests": [long]}).to_string()).unwrap();
+    std::fs::rename(&hidden, dir.path().join("models/loops/1")).unwrap();
+    served.wait_state("loops", 1, "warming");
+    let thread = eventually("the thread that warms it up is busy", || {
+        let mut tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
+        let is_busy = |task: &std::fs::DirEntry| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            name.starts_with("load-") && user_time(&task.path().join("stat")) >= Some(50)
+        };
+        let task = tasks.find_map(|task| task.ok().filter(is_busy))?;
+        task.file_name().to_str()?.parse().ok()
+    });
+    send_to_thread(pid, thread);
+    served.wait_restarted(pid);
+    let line = served.wait_logged("SIGSEGV in version 1 of loops (");
+    assert_eq!((&line["model"], &line["call"]), (&json!("loops"), &json!("warm")), "{line}");
+    served.wait_state("loops", 1, "failed");
+    let actions: Vec<String> = audit(&served, "loops").into_iter().map(|(action, _)| action).collect();
+    assert_eq!(actions, ["crash", "set_aside"]);
+    served.ready();
+}
+
 // === check --input ===
 
 fn check(dir: &Path, version: &str, input: &str) -> Command {
@@ -433,10 +475,8 @@ fn check_says_which_signal_ended_the_run() {
         let parent = checking.id();
         let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
         let pid: i32 = children.split_whitespace().next()?.parse().ok()?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // A second of processor time: it has loaded the version long ago.
-        let ticks: u64 = stat.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok()?;
-        (ticks >= 100).then_some(pid)
+        (user_time(Path::new(&format!("/proc/{pid}/stat"))) >= Some(100)).then_some(pid)
     });
     kill_process(Pid::from_raw(child).unwrap(), Signal::ABORT).unwrap();
     let output = checking.wait_with_output().unwrap();
