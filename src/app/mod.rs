@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::execute::{self, Executor};
 use crate::http::{self, DataPlane, Server};
 use crate::lifecycle;
-use crate::machine::{self, Machine, OpenFiles};
+use crate::machine::{self, Available, Machine, OpenFiles};
 use crate::model::VersionId;
 use crate::prepare::{Loader, TrialConfig, TrialProgram, TriedEngines};
 use crate::quality::Quality;
@@ -164,6 +164,7 @@ impl App {
             drain_timeout: config.models.drain_timeout,
             keep_warm: config.models.keep_warm,
             policy: config.models.policy,
+            available: Available::now,
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
             recording: Some(recording),
             set_aside,

@@ -99,6 +99,9 @@ impl LoadError {
     }
 }
 
+/// The message of a run that failed for want of memory.
+pub const OUT_OF_MEMORY: &str = "there is not enough memory for this request";
+
 /// Why a run returned no outputs.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {

@@ -3,9 +3,10 @@
 use super::Policy;
 use super::loaders::Task;
 use super::manager::Manager;
-use super::memory::TooLarge;
+use super::memory::{FileBytes, TooLarge};
 use super::model_record::Model;
 use super::reconcile::WAITING_FOR_MEMORY;
+use super::services::Services;
 use super::version_record::VersionRecord;
 use crate::backend::VersionFiles;
 use crate::model::{Version, VersionId};
@@ -14,6 +15,14 @@ use crate::registry::{Stage, State};
 use crate::source::Fingerprint;
 use std::time::Instant;
 use tracing::info;
+
+impl Services {
+    fn fail_for_memory(&mut self, id: &VersionId, record: &mut VersionRecord, at: Fingerprint, reason: String) {
+        record.tried = Some(at);
+        self.set_state(id, record, State::Loading);
+        self.fail(id, record, StageFailure { stage: Stage::Load, reason, retryable: true });
+    }
+}
 
 impl Manager {
     /// Gives the next task to a loading thread. Returns whether there may be more to do.
@@ -39,8 +48,14 @@ impl Manager {
     }
 
     fn begin_load(&mut self, id: &VersionId, fingerprint: Fingerprint) {
-        if let Err(too_large) = self.services.loading.reserve(fingerprint.bytes) {
-            return self.wait_for_memory(id, fingerprint, too_large);
+        let model = std::fs::metadata(VersionFiles { dir: self.services.dir(id) }.model()).map_or(0, |meta| meta.len());
+        let sizes = FileBytes { all: fingerprint.bytes, model: model.min(fingerprint.bytes) };
+        let loading = &mut self.services.loading;
+        if let Err(too_little) = loading.check_available(sizes, (self.services.config.available)()) {
+            return self.refuse_load(id, fingerprint, too_little.to_string());
+        }
+        if let Err(too_large) = loading.reserve_load(sizes) {
+            return self.wait_for_memory(id, fingerprint, sizes, too_large);
         }
         let Manager { models, services, .. } = self;
         services.schedule.look_now(id.model.clone());
@@ -50,42 +65,48 @@ impl Manager {
         record.tried = Some(fingerprint);
         record.busy = true;
         let files = VersionFiles { dir: services.dir(id) };
-        services.loading.loaders.give(Task::BringUp(Box::new(Job {
-            id: id.clone(),
-            files,
-            fingerprint,
-            engine: settings.engine,
-            limits: settings.limits,
-            time_limits: services.config.time_limits,
-            execution: settings.execution,
-            model_metadata: settings.metadata.clone(),
-        })));
+        services.loading.loaders.give(Task::BringUp(
+            Box::new(Job {
+                id: id.clone(),
+                files,
+                fingerprint,
+                engine: settings.engine,
+                limits: settings.limits,
+                time_limits: services.config.time_limits,
+                execution: settings.execution,
+                model_metadata: settings.metadata.clone(),
+            }),
+            sizes,
+        ));
     }
 
     /// The budget has no room for a version. It waits where memory is being freed, or can be. Otherwise it fails until memory is
     /// freed.
-    fn wait_for_memory(&mut self, id: &VersionId, at: Fingerprint, too_large: TooLarge) {
-        let will_fit = self.free_memory_for(id, at.bytes);
+    fn wait_for_memory(&mut self, id: &VersionId, at: Fingerprint, sizes: FileBytes, too_large: TooLarge) {
+        let will_fit = self.free_memory_for(id, sizes);
         self.services.loading.wait_for_memory(id.clone());
         self.with_version(id, |services, record| {
             if will_fit {
                 record.reason = Some(WAITING_FOR_MEMORY.to_owned());
             } else {
-                record.tried = Some(at);
-                services.set_state(id, record, State::Loading);
-                services.fail(
-                    id,
-                    record,
-                    StageFailure { stage: Stage::Load, reason: too_large.to_string(), retryable: true },
-                );
+                services.fail_for_memory(id, record, at, too_large.to_string());
             }
             record.waiting_for_memory = true;
         });
     }
 
+    /// The system has too little memory for a load. It is not begun, and tried again when memory is freed, and after a while.
+    fn refuse_load(&mut self, id: &VersionId, at: Fingerprint, reason: String) {
+        self.services.loading.wait_for_memory(id.clone());
+        self.with_version(id, |services, record| {
+            services.fail_for_memory(id, record, at, reason);
+            record.waiting_for_memory = true;
+        });
+    }
+
     /// Frees memory where the policy allows it. Returns whether the version will fit. Where it will not, nothing is unloaded.
-    fn free_memory_for(&mut self, id: &VersionId, bytes: u64) -> bool {
-        let missing = self.services.loading.missing(bytes).saturating_sub(self.services.drains.bytes());
+    fn free_memory_for(&mut self, id: &VersionId, sizes: FileBytes) -> bool {
+        let missing = self.services.loading.missing(sizes).saturating_sub(self.services.drains.bytes());
         missing == 0
             || self.release_kept_warm(id, missing)
             || self.services.config.policy == Policy::MakeRoom && self.make_room(id, missing)

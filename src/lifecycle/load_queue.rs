@@ -1,7 +1,8 @@
 //! What waits for a loading thread, and the memory that loads may use.
 
 use super::loaders::{Loaders, Task};
-use super::memory::{Budget, TooLarge};
+use super::memory::{Budget, FileBytes, TooLarge, TooLittle, check_available};
+use crate::machine::Available;
 use crate::model::{ModelName, Version, VersionId};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
@@ -72,24 +73,43 @@ impl LoadQueue {
 
     // === memory ===
 
-    /// Reserves memory for a load.
+    /// Reserves the peak of the load of these files.
     ///
     /// # Errors
     /// When it does not fit. Nothing is reserved then.
-    pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), TooLarge> {
-        self.budget.reserve(bytes)
+    pub(super) fn reserve_load(&mut self, files: FileBytes) -> Result<(), TooLarge> {
+        self.budget.reserve(files.peak())
     }
 
-    /// Ends a reservation. Versions that wait for memory are tried again.
+    /// A load ended with a loaded version: what it takes stays reserved.
+    pub(super) fn loaded(&mut self, files: FileBytes) {
+        self.release(files.peak() - files.all);
+    }
+
+    /// A load ended without a loaded version.
+    pub(super) fn not_loaded(&mut self, files: FileBytes) {
+        self.release(files.peak());
+    }
+
+    /// A version's memory was freed. Versions that wait for memory are tried again.
     pub(super) fn release(&mut self, bytes: u64) {
         self.budget.release(bytes);
         self.memory_freed = true;
     }
 
-    /// How many bytes must be released before `bytes` fit.
+    /// How many bytes must be released before these files can be loaded.
     #[must_use]
-    pub(super) fn missing(&self, bytes: u64) -> u64 {
-        self.budget.missing(bytes)
+    pub(super) fn missing(&self, files: FileBytes) -> u64 {
+        self.budget.missing(files.peak())
+    }
+
+    /// Checks that these files can be loaded with what the system has left.
+    ///
+    /// # Errors
+    /// The numbers, where they cannot.
+    pub(super) fn check_available(&self, files: FileBytes, available: Option<Available>) -> Result<(), TooLittle> {
+        let loading = self.loaders.loading().map(FileBytes::peak).fold(0, u64::saturating_add);
+        check_available(files, loading, available)
     }
 
     pub(super) fn wait_for_memory(&mut self, id: VersionId) {

@@ -5,7 +5,7 @@
 //! thread takes its place. What it returns later is dropped; its memory stays reserved until then.
 
 use super::handle::Reply;
-use super::memory;
+use super::memory::{self, FileBytes};
 use super::push::{Push, Staged};
 use crate::machine::lower_priority;
 use crate::model::{Code, Failure, VersionId};
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// A task for a loading thread.
 #[derive(Debug)]
 pub(super) enum Task {
-    BringUp(Box<Job>),
+    BringUp(Box<Job>, FileBytes),
     /// Hash the files of a loaded version that changed.
     Compare {
         id: VersionId,
@@ -53,7 +53,7 @@ pub(super) enum LoaderNews {
 
 #[derive(Debug)]
 pub(super) enum TaskResult {
-    BroughtUp { id: VersionId, bytes: u64, outcome: Outcome },
+    BroughtUp { id: VersionId, outcome: Outcome },
     Compared { id: VersionId, fingerprint: Fingerprint, digests: Option<Digests> },
     Staged { push: Box<Push>, staged: Result<Staged, Failure> },
 }
@@ -83,8 +83,7 @@ pub(super) struct Running {
     pub stage: Stage,
     /// When the stage began.
     since: Instant,
-    /// The size of the files.
-    bytes: u64,
+    pub files: FileBytes,
     /// Why its result is dropped, if it is.
     pub dropped: Option<Dropped>,
     /// It no longer delays the readiness of the server, and [`Loaders::overdue`] has said so.
@@ -248,10 +247,12 @@ impl Loaders {
         debug_assert!(self.waiting > 0, "a task was given to busy threads");
         self.waiting = self.waiting.saturating_sub(1);
         self.last_task += 1;
-        let (what, bytes) = match &mut task {
-            Task::BringUp(job) => (Work::BringUp(job.id.clone()), job.fingerprint.bytes),
-            Task::Compare { id, fingerprint, .. } => (Work::Compare(id.clone()), fingerprint.bytes),
-            Task::Stage(push) => (Work::Push(push.id.clone(), push.reply.take()), push.bytes),
+        let (what, files) = match &mut task {
+            Task::BringUp(job, files) => (Work::BringUp(job.id.clone()), *files),
+            Task::Compare { id, fingerprint, .. } => {
+                (Work::Compare(id.clone()), FileBytes::of_model(fingerprint.bytes))
+            }
+            Task::Stage(push) => (Work::Push(push.id.clone(), push.reply.take()), FileBytes::of_model(push.bytes)),
         };
         let progress: Arc<Progress> = Arc::default();
         let (since, number) = (Instant::now(), self.last_task);
@@ -259,7 +260,7 @@ impl Loaders {
             what,
             stage: Stage::Load,
             since,
-            bytes,
+            files,
             dropped: None,
             long: false,
             replaced: false,
@@ -335,7 +336,7 @@ impl Loaders {
                 );
             }
             running.dropped = Some(Dropped::GivenUp);
-            let bytes = running.bytes;
+            let bytes = running.files.all;
             overdue.push(match &mut running.what {
                 Work::BringUp(id) => Overdue::Version { id: id.clone(), stage: running.stage, bytes },
                 Work::Compare(id) => Overdue::Compare(id.clone()),
@@ -343,6 +344,12 @@ impl Loaders {
             });
         }
         overdue
+    }
+
+    /// The files of all versions that are being loaded.
+    pub(super) fn loading(&self) -> impl Iterator<Item = FileBytes> {
+        let is_load = |running: &&Running| !matches!(running.what, Work::Compare(_));
+        self.running.values().filter(is_load).map(|running| running.files)
     }
 
     /// Threads whose task was given up and has not ended.
@@ -364,13 +371,13 @@ impl Loaders {
 
 impl Running {
     fn after(&self, time: Duration) -> Instant {
-        let time = time.saturating_add(TimeLimits::reading_time(self.bytes));
+        let time = time.saturating_add(TimeLimits::reading_time(self.files.all));
         // A time that the clock cannot express never comes.
         self.since.checked_add(time).unwrap_or(self.since + Duration::from_hours(24 * 365))
     }
 
     fn give_up_at(&self, limits: &TimeLimits, grace: Duration) -> Instant {
-        let limit = limits.of(self.stage, self.bytes).saturating_add(grace);
+        let limit = limits.of(self.stage, self.files.all).saturating_add(grace);
         self.since.checked_add(limit).unwrap_or(self.since + Duration::from_hours(24 * 365))
     }
 }
@@ -423,12 +430,12 @@ fn run(
 
 fn work(task: Task, engines: &dyn Loader, telemetry: &Telemetry, say: &dyn Fn(State)) -> TaskResult {
     match task {
-        Task::BringUp(job) => {
+        Task::BringUp(job, _) => {
             let outcome = bring_up(&job, engines, telemetry, say);
             if !matches!(outcome, Outcome::Ready(_)) {
                 memory::trim();
             }
-            TaskResult::BroughtUp { bytes: job.fingerprint.bytes, id: job.id, outcome }
+            TaskResult::BroughtUp { id: job.id, outcome }
         }
         Task::Compare { id, dir, fingerprint } => {
             let digests = catch_unwind(AssertUnwindSafe(|| artifact_digests(&dir).ok())).ok().flatten();

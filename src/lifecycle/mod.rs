@@ -58,6 +58,7 @@ pub use crate::prepare::TimeLimits;
 
 use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
+use crate::machine::Available;
 use crate::model_settings::Recording;
 use crate::prepare::Loader;
 use crate::registry::Writer;
@@ -94,6 +95,8 @@ pub struct Config {
     /// not set it.
     pub keep_warm: Duration,
     pub policy: Policy,
+    /// Reads how much memory this process may still take.
+    pub available: fn() -> Option<Available>,
     /// How far a shadow's number may be from the primary's, for models that do not set it.
     pub tolerance: Tolerance,
     /// Where predictions are recorded. `None` records none.

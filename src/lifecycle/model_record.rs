@@ -36,6 +36,8 @@ pub(super) struct Model {
     /// There were never valid settings, so nothing is loaded.
     pub settings_missing: bool,
     pub versions: BTreeMap<Version, VersionRecord>,
+    /// What its directory holds in the wrong place.
+    pub ignored: Vec<String>,
     /// Versions that an operator loaded although `versions` leaves them out, since this process started.
     pub requested: BTreeSet<Version>,
     /// Versions that were unloaded to make room, since this process started.
@@ -124,6 +126,7 @@ impl Model {
             settings_complaint: None,
             settings_missing: false,
             versions: BTreeMap::new(),
+            ignored: Vec::new(),
             requested: BTreeSet::new(),
             evicted: BTreeSet::new(),
             set_aside: BTreeMap::new(),
@@ -144,7 +147,10 @@ impl Model {
     /// Whether operators and requests can see it. A model that only has a mark in the ledger is invisible.
     #[must_use]
     pub(super) fn is_visible(&self) -> bool {
-        !self.versions.is_empty() || self.document.is_some() || self.document_error.is_some()
+        !self.versions.is_empty()
+            || !self.ignored.is_empty()
+            || self.document.is_some()
+            || self.document_error.is_some()
     }
 
     #[must_use]
@@ -237,6 +243,7 @@ impl Model {
         let incomplete = starting || self.required().iter().all(|v| self.versions.get(v).is_some_and(is_known));
         let (name, revision) = (self.name.clone(), self.stored.revision);
         let entry = Entry::new(name, versions, document, revision, self.is_out(), incomplete)?;
+        let entry = entry.with_notes(self.ignored.clone());
         let retired = self.stored.retired.clone();
         let entry =
             entry.with_retired(retired.map(|Retirement { ts: at, actor: by, reason }| Retired { at, by, reason }));

@@ -3,6 +3,7 @@
 use super::handle::{Actor, Command, LoadOutcome, Reply};
 use super::loaders::Task;
 use super::manager::Manager;
+use super::memory::FileBytes;
 use super::model_record::{Model, WaitingRequest, check_model_loaded, conflict, no_model, no_version, not_ready};
 use super::push::{Push, Staged, sync_directory};
 use super::retire::{begin_return, check_not_retired};
@@ -125,7 +126,9 @@ impl Manager {
         }
         let engine = model.map(|m| m.settings.engine).unwrap_or_default();
         let bytes = std::fs::metadata(&file).map_or(0, |meta| meta.len());
-        let try_it = self.services.loading.missing(bytes) == 0;
+        let (loading, sizes) = (&self.services.loading, FileBytes::of_model(bytes));
+        let fits = loading.check_available(sizes, (self.services.config.available)()).is_ok();
+        let try_it = fits && loading.missing(sizes) == 0;
         let root = self.services.config.models_dir.clone();
         let push = Push { id, root, file, bytes, engine, try_it, actor, reply: Some(reply) };
         self.services.loading.push_task(Task::Stage(Box::new(push)));

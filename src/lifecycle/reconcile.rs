@@ -10,7 +10,7 @@ use crate::model::{ModelName, Version, VersionId};
 use crate::model_settings::ModelSettings;
 use crate::prepare::StageFailure;
 use crate::registry::{Stage, State};
-use crate::source::{FoundModel, Look};
+use crate::source::{FoundModel, Ignored, Look};
 use std::collections::BTreeSet;
 use std::time::Instant;
 use tracing::{info, warn};
@@ -24,7 +24,13 @@ impl Manager {
             if let Some(found) = &found {
                 read_settings(model, found);
             }
-            services.update_found(model, found.unwrap_or_default());
+            let found = found.unwrap_or_default();
+            let show = |i: &Ignored| {
+                let name = i.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                format!("{name} in the model's directory is ignored: {}", i.why)
+            };
+            model.ignored = found.ignored.iter().map(show).collect();
+            services.update_found(model, found);
             services.schedule.look_now(name);
         }
         let readiness = &mut services.publisher.readiness;
@@ -226,6 +232,8 @@ fn next_step(pass: &Pass, record: &VersionRecord) -> Next {
     };
     if let Some(trouble) = &found.trouble {
         wait(trouble)
+    } else if let Some(misnamed) = &found.misnamed {
+        Next::Wait(format!("there is no model.onnx in its directory; it has {misnamed}: rename it to model.onnx"))
     } else if !found.has_model {
         wait("there is no model.onnx in its directory yet")
     } else if !found.still {

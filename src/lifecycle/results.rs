@@ -5,6 +5,7 @@ use super::drain::Freed;
 use super::handle::stopping;
 use super::loaders::{Dropped, Running, TaskResult, Work};
 use super::manager::Manager;
+use super::memory::FileBytes;
 use super::services::Services;
 use super::version_record::{Note, VersionRecord};
 use crate::ledger::{Action, Artifact, Change, Effect, ModelState};
@@ -19,15 +20,15 @@ use tracing::{error, info, warn};
 
 impl Manager {
     pub(super) fn task_done(&mut self, task: u64, result: TaskResult) {
-        let Some(Running { what, dropped, .. }) = self.services.loading.loaders.done(task) else {
+        let Some(Running { what, dropped, files, .. }) = self.services.loading.loaders.done(task) else {
             error!(task, "bug in the manager: a loading thread finished a task that it did not have");
             return;
         };
         self.services.show_left_behind();
         match result {
-            TaskResult::BroughtUp { id, bytes, outcome } => match dropped {
-                None => self.brought_up(&id, bytes, outcome),
-                Some(why) => self.drop_late(&id, bytes, outcome, why),
+            TaskResult::BroughtUp { id, outcome } => match dropped {
+                None => self.brought_up(&id, files, outcome),
+                Some(why) => self.drop_late(&id, files, outcome, why),
             },
             // The operator was told that it took too long, or that the server stops. Dropping it removes the files.
             TaskResult::Staged { .. } if dropped.is_some() => {}
@@ -46,15 +47,16 @@ impl Manager {
     }
 
     /// A version was brought up that nobody waits for any more. Its memory is freed like that of every loaded version.
-    fn drop_late(&mut self, id: &VersionId, bytes: u64, outcome: Outcome, why: Dropped) {
+    fn drop_late(&mut self, id: &VersionId, files: FileBytes, outcome: Outcome, why: Dropped) {
         if why == Dropped::GivenUp {
             info!(model = %id.model, version = %id.version, "a load that took too long has ended; its result is dropped");
         }
         match outcome {
             Outcome::Ready(ready) => {
+                self.services.loading.loaded(files);
                 self.services.drains.begin(id.clone(), ready.loaded, Duration::ZERO);
             }
-            Outcome::FilesChanged | Outcome::Failed(_) => self.services.loading.release(bytes),
+            Outcome::FilesChanged | Outcome::Failed(_) => self.services.loading.not_loaded(files),
         }
         self.with_version(id, |_, record| {
             // Another load of the version may have begun since this one was given up.
@@ -65,7 +67,7 @@ impl Manager {
         });
     }
 
-    fn brought_up(&mut self, id: &VersionId, bytes: u64, outcome: Outcome) {
+    fn brought_up(&mut self, id: &VersionId, files: FileBytes, outcome: Outcome) {
         let Manager { models, services, stopping } = self;
         let Some(model) = models.get_mut(&id.model) else { return };
         let is_wanted = stopping.is_none() && model.wanted().get(&id.version) == Some(&Ok(()));
@@ -73,19 +75,23 @@ impl Manager {
         record.busy = false;
         let is_wanted = is_wanted && !model.set_aside.contains_key(&id.version);
         match outcome {
-            Outcome::Ready(ready) if is_wanted => services.became_ready(id, record, &mut model.stored, *ready),
+            Outcome::Ready(ready) if is_wanted => {
+                services.loading.loaded(files);
+                services.became_ready(id, record, &mut model.stored, *ready);
+            }
             Outcome::Ready(ready) => {
+                services.loading.loaded(files);
                 // Drained like every loaded version, so that its memory is freed and measured.
                 let timeout = services.config.drain_timeout;
                 record.drain = Some(services.drains.begin(id.clone(), ready.loaded, timeout));
             }
             Outcome::FilesChanged => {
-                services.loading.release(bytes);
+                services.loading.not_loaded(files);
                 services.set_state(id, record, State::Pending);
                 services.source.model(id.model.clone());
             }
             Outcome::Failed(failure) => {
-                services.loading.release(bytes);
+                services.loading.not_loaded(files);
                 services.fail(id, record, failure);
             }
         }

@@ -122,9 +122,41 @@ fn memory_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| *bytes < 1 << 60)
 }
 
+/// The memory that the process's group and the groups above it may still take. Files that the kernel can drop do not count as used.
+/// `None` where none of them has a limit.
+pub(super) fn available(root: &Path, membership: &str) -> Option<u64> {
+    let groups = membership.lines().filter_map(Group::parse).flat_map(|group| {
+        let dirs = group.mounts().into_iter().map(|mount| root.join("sys/fs/cgroup").join(mount));
+        let v2 = group.is_v2();
+        dirs.flat_map(|mount| ancestors(&mount, group.path)).map(move |dir| (dir, v2)).collect::<Vec<_>>()
+    });
+    groups.filter_map(|(dir, v2)| available_in(&dir, v2)).min()
+}
+
+fn available_in(dir: &Path, v2: bool) -> Option<u64> {
+    let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+    // A group above memory.high is slowed down, and its memory is reclaimed first; only memory.max ends a process.
+    let (limit, used, files) = if v2 {
+        ("memory.max", "memory.current", ["active_file ", "inactive_file "])
+    } else {
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", ["total_active_file ", "total_inactive_file "])
+    };
+    let limit = text(limit).and_then(|t| memory_limit(&t))?;
+    let used: u64 = text(used)?.trim().parse().ok()?;
+    let stat = text("memory.stat").unwrap_or_default();
+    let number = |key: &&str| stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+    let droppable: u64 = files.iter().filter_map(number).fold(0, u64::saturating_add);
+    Some(limit.saturating_sub(used.saturating_sub(droppable)))
+}
+
 /// `MemTotal` in `/proc/meminfo`, in bytes.
 pub(super) fn memory_total(text: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    kib_of(text, "MemTotal:")
+}
+
+/// A number of kB in `/proc/meminfo` or `/proc/self/status`, in bytes.
+pub(super) fn kib_of(text: &str, key: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

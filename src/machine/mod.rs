@@ -5,6 +5,7 @@
 //! - It never fails: a file that cannot be read sets no limit, and the result says where each number comes from.
 //! - [`exit_now`] ends the process while other threads are inside an engine.
 //! - [`oom_kills`] counts the processes that the kernel's OOM killer has ended near this one.
+//! - [`Available::now`] reads how much memory this process may still take.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
@@ -14,6 +15,7 @@
 //!
 //! To add a source: a pure function over a file's text in `cgroup.rs`, and its use in [`Machine::read`].
 
+mod available;
 mod cgroup;
 pub mod durable;
 mod exit;
@@ -23,6 +25,9 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+pub use available::Available;
+#[cfg(test)]
+pub use available::Limit;
 pub use exit::exit_now;
 pub use files::{OpenFiles, raise_open_files};
 pub use priority::lower_priority;

@@ -6,8 +6,8 @@ use super::inputs;
 use super::verify::verify;
 use super::version_toml::VersionToml;
 use super::warm::warm;
-use crate::backend::Engines;
 use crate::backend::fake::Fake;
+use crate::backend::{Engines, OUT_OF_MEMORY, RunError};
 use crate::execute::Runner;
 use crate::model::{Dim, Signature, TensorSpec};
 use crate::registry::Stage;
@@ -103,4 +103,18 @@ fn generated_inputs_have_a_size_limit_over_all_inputs() {
     for dims in [&[usize::MAX][..], &[usize::MAX, usize::MAX], &[1 << 40]] {
         assert!(generate(vec![spec("a", dims)]).is_err(), "{dims:?}");
     }
+}
+
+#[test]
+fn a_generated_warm_up_that_fails_for_want_of_memory_fails_the_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::echo(Signature::new(vec![spec("x", &[2])], vec![spec("y", &[2])]));
+    fake.fail_next(RunError::Failed { message: OUT_OF_MEMORY.to_owned(), internal: "bad alloc".to_owned() });
+    let failure = warm(dir.path(), &Runner::new(fake.model())).unwrap_err();
+    assert_eq!((failure.stage, failure.retryable), (Stage::Warm, true), "another try may find more memory");
+    assert!(failure.reason.contains(OUT_OF_MEMORY), "{failure:?}");
+
+    let fake = Fake::echo(Signature::new(vec![spec("x", &[2])], vec![spec("y", &[2])]));
+    fake.fail_next(RunError::Failed { message: "the model failed".to_owned(), internal: String::new() });
+    assert_eq!(warm(dir.path(), &Runner::new(fake.model())).unwrap(), None, "ones were accepted");
 }

@@ -5,9 +5,10 @@
 use super::failure::StageFailure;
 use super::files;
 use super::inputs;
+use crate::backend::OUT_OF_MEMORY;
 use crate::codec::golden::parse_warmup;
 use crate::execute::Runner;
-use crate::model::{Failure, InferenceRequest};
+use crate::model::{Code, Failure, InferenceRequest};
 use crate::registry::Stage;
 use crate::tensor::{Data, DataType};
 use std::path::Path;
@@ -46,20 +47,43 @@ pub(super) fn warm(dir: &Path, runner: &Runner) -> Result<Option<String>, StageF
     }
     match warm_with_generated(runner, begun) {
         Ok(()) => Ok(None),
-        Err(why) => Ok(Some(format!("the generated warm-up request failed: {why}"))),
+        Err(NoWarmUp::OutOfMemory(reason)) => {
+            let reason = format!("the generated warm-up request failed: {reason}");
+            Err(StageFailure { stage: Stage::Warm, reason, retryable: true })
+        }
+        Err(NoWarmUp::Refused(why)) => Ok(Some(format!("the generated warm-up request failed: {why}"))),
+    }
+}
+
+/// Why a generated request did not warm a version up.
+enum NoWarmUp {
+    /// Real requests would fail as well.
+    OutOfMemory(String),
+    /// The model refused it, which says little about real requests.
+    Refused(String),
+}
+
+impl From<Failure> for NoWarmUp {
+    fn from(failure: Failure) -> NoWarmUp {
+        let is_memory = failure.code == Code::EngineFailed && failure.message == OUT_OF_MEMORY;
+        let words = failure.operator_text();
+        if is_memory { NoWarmUp::OutOfMemory(words) } else { NoWarmUp::Refused(words) }
     }
 }
 
 /// Runs one row, and a batch where the model takes rows: of zeros, or of ones where it refuses zeros.
-fn warm_with_generated(runner: &Runner, begun: Instant) -> Result<(), String> {
+fn warm_with_generated(runner: &Runner, begun: Instant) -> Result<(), NoWarmUp> {
     let signature = runner.signature();
     let sizes: &[usize] = if signature.has_rows() { &[1, BATCH_ROWS] } else { &[1] };
     for rows in sizes {
         let attempt = |fill: fn(DataType, usize) -> Data| {
-            let request = inputs::generate(signature, *rows, fill)?;
-            run_until_stable(runner, &request, begun).map_err(|failure| failure.operator_text())
+            let request = inputs::generate(signature, *rows, fill).map_err(NoWarmUp::Refused)?;
+            run_until_stable(runner, &request, begun).map_err(NoWarmUp::from)
         };
-        attempt(Data::zeros).or_else(|zeros| attempt(inputs::ones).map_err(|_| zeros))?;
+        attempt(Data::zeros).or_else(|zeros| match zeros {
+            NoWarmUp::Refused(_) => attempt(inputs::ones).map_err(|_| zeros),
+            NoWarmUp::OutOfMemory(_) => Err(zeros),
+        })?;
     }
     Ok(())
 }

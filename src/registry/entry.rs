@@ -19,6 +19,8 @@ pub struct Entry {
     /// An operator unloaded or retired the whole model: its document is kept and no version answers.
     taken_out: bool,
     retired: Option<Retired>,
+    /// Remarks about its directory, for operators.
+    notes: Vec<String>,
     traffic: Option<Traffic>,
     /// Why the stored traffic document cannot be read, where it cannot.
     document_error: Option<String>,
@@ -151,6 +153,7 @@ impl Entry {
             revision,
             taken_out,
             retired: None,
+            notes: Vec::new(),
             traffic,
             document_error: None,
             pinned,
@@ -209,6 +212,17 @@ impl Entry {
     #[must_use]
     pub fn taken_out(&self) -> bool {
         self.taken_out
+    }
+
+    /// Sets the remarks about the model's directory.
+    #[must_use]
+    pub fn with_notes(self, notes: Vec<String>) -> Entry {
+        Entry { notes, ..self }
+    }
+
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// When, by whom and why the model was retired. `None` where it was not.

@@ -22,6 +22,6 @@ mod watch;
 
 pub(crate) use links::check_link;
 pub use scan::Fingerprint;
-pub(crate) use scan::{Found, FoundModel, artifact_files, look_at_root, look_at_version};
+pub(crate) use scan::{Found, FoundModel, Ignored, artifact_files, look_at_root, look_at_version};
 pub(crate) use staging::staging_name;
 pub(crate) use watch::{Look, WakeHandle, watch};

@@ -30,6 +30,8 @@ pub(crate) struct Found {
     pub fingerprint: Fingerprint,
     /// Whether `model.onnx` exists.
     pub has_model: bool,
+    /// A model file with another name, where there is no `model.onnx`.
+    pub misnamed: Option<String>,
     /// Whether the files have been unchanged for the settle time. Set by `watch.rs`.
     pub still: bool,
     /// Why the files cannot be listed or must not be read.
@@ -42,16 +44,24 @@ pub(crate) struct FoundModel {
     /// The text of `model.toml`, or why it cannot be read. `None` where there is none.
     pub settings: Option<Result<Arc<str>, String>>,
     pub versions: BTreeMap<Version, Found>,
-    /// Directories whose names are not versions.
-    pub ignored: Vec<PathBuf>,
+    /// Directories whose names are not versions, and model files in the wrong place.
+    pub ignored: Vec<Ignored>,
+}
+
+/// Something in the models directory that is not read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ignored {
+    pub path: PathBuf,
+    /// What it is, or what would be right. It completes "PATH is ignored: ".
+    pub why: String,
 }
 
 /// The models directory.
 #[derive(Debug, Default)]
 pub(crate) struct FoundRoot {
     pub models: Vec<ModelName>,
-    /// Directories whose names are not model names.
-    pub ignored: Vec<PathBuf>,
+    /// Directories whose names are not model names, and model files in the wrong place.
+    pub ignored: Vec<Ignored>,
 }
 
 /// Directories whose names begin with this are skipped: versions being pushed, `.git`, the data directories of volumes.
@@ -70,10 +80,22 @@ pub(crate) fn look_at_root(root: &Path) -> io::Result<FoundRoot> {
     let mut found = FoundRoot::default();
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
-        let Some(name) = visible_directory(&entry) else { continue };
+        let Some(name) = visible_directory(&entry) else {
+            found.ignored.extend(misplaced(&entry, |name| {
+                let model = name.split('.').next().unwrap_or_default();
+                format!(
+                    "a model file has to be in the directory of a version: move it to {model}/1/{}",
+                    VersionFiles::MODEL
+                )
+            }));
+            continue;
+        };
         match name.parse::<ModelName>() {
             Ok(name) => found.models.push(name),
-            Err(_) => found.ignored.push(entry.path()),
+            Err(_) => found.ignored.push(Ignored {
+                path: entry.path(),
+                why: "not a model name (a letter or digit, then letters, digits, '.', '_' or '-')".to_owned(),
+            }),
         }
     }
     Ok(found)
@@ -100,7 +122,12 @@ pub(super) fn look_at_model(root: &Path, model: &ModelName) -> io::Result<Option
     let mut found = FoundModel { settings, ..FoundModel::default() };
     for entry in entries {
         let entry = entry?;
-        let Some(name) = visible_directory(&entry) else { continue };
+        let Some(name) = visible_directory(&entry) else {
+            found.ignored.extend(misplaced(&entry, |_| {
+                format!("a model file has to be in the directory of a version: move it to 1/{}", VersionFiles::MODEL)
+            }));
+            continue;
+        };
         match name.parse::<Version>() {
             Ok(version) => {
                 let seen = match &refused {
@@ -109,7 +136,10 @@ pub(super) fn look_at_model(root: &Path, model: &ModelName) -> io::Result<Option
                 };
                 found.versions.insert(version, seen);
             }
-            Err(_) => found.ignored.push(entry.path()),
+            Err(_) => found.ignored.push(Ignored {
+                path: entry.path(),
+                why: "not a version (a positive integer without leading zeros)".to_owned(),
+            }),
         }
     }
     found.ignored.sort();
@@ -151,7 +181,8 @@ fn look(root: Option<&Path>, dir: &Path) -> Found {
     fingerprint.digest = hasher.digest128();
     let has_model = files.iter().any(|(name, _)| name == VersionFiles::MODEL);
     let trouble = listed.err().map(|e| format!("cannot list its files: {e}"));
-    Found { fingerprint, has_model, still: false, trouble }
+    let misnamed = files.iter().find(|(name, _)| !has_model && is_model_file(name)).map(|(name, _)| name.clone());
+    Found { fingerprint, has_model, misnamed, still: false, trouble }
 }
 
 /// The files that make up the artifact, relative to `dir`, sorted: all except those that check or describe the version.
@@ -176,7 +207,7 @@ impl Fingerprint {
 
 impl Found {
     fn refused(why: String) -> Found {
-        Found { fingerprint: Fingerprint::EMPTY, has_model: false, still: false, trouble: Some(why) }
+        Found { fingerprint: Fingerprint::EMPTY, has_model: false, misnamed: None, still: false, trouble: Some(why) }
     }
 }
 
@@ -233,6 +264,17 @@ fn visible_directory(entry: &DirEntry) -> Option<String> {
     // A link to a directory counts: Kubernetes mounts volumes as links.
     let is_directory = || std::fs::metadata(entry.path()).is_ok_and(|meta| meta.is_dir());
     (!name.starts_with(HIDDEN) && is_directory()).then_some(name)
+}
+
+fn is_model_file(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+}
+
+/// A model file where only directories belong. `advice` gets its name.
+fn misplaced(entry: &DirEntry, advice: impl FnOnce(&str) -> String) -> Option<Ignored> {
+    let name = entry.file_name().to_string_lossy().into_owned();
+    let is_misplaced = !name.starts_with(HIDDEN) && is_model_file(&name);
+    is_misplaced.then(|| Ignored { path: entry.path(), why: advice(&name) })
 }
 
 fn is_link(path: &Path) -> bool {

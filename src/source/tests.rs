@@ -174,11 +174,17 @@ fn names_that_are_no_model_and_no_version_are_ignored() {
         fixture.write(&format!("{dir}/model.onnx"), "x");
     }
     fixture.write("README.md", "no directory");
+    fixture.write("m/net.onnx", "in the wrong place");
     let look = fixture.state().look_at_all(Instant::now());
     let models: Vec<&str> = look.changed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(models, ["m"]);
     let found = look.changed[0].1.as_ref().unwrap();
     assert_eq!(found.versions.keys().copied().collect::<Vec<_>>(), [version(1)]);
+    let ignored: Vec<String> = found.ignored.iter().map(|i| format!("{}: {}", i.path.display(), i.why)).collect();
+    assert_eq!(ignored.len(), 4, "{ignored:?}");
+    assert!(ignored.iter().any(|i| {
+        i.ends_with("net.onnx: a model file has to be in the directory of a version: move it to 1/model.onnx")
+    }));
 }
 
 // === links ===

@@ -1,7 +1,7 @@
 //! The thread that watches the models directory: what changed since the last report, and which files have stopped changing.
 
 use super::notices::DirWatcher;
-use super::scan::{Fingerprint, Found, FoundModel, look_at_model, look_at_root};
+use super::scan::{Fingerprint, Found, FoundModel, Ignored, look_at_model, look_at_root};
 use super::staging::remove_leftovers;
 use crate::model::{ModelName, Version};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -89,11 +89,7 @@ impl ScanState {
             return Look::default();
         }
         self.warned.remove(&root);
-        for dir in found.ignored {
-            if self.is_first_warning(&dir) {
-                warn!(dir = %dir.display(), "ignored: not a model name (a letter or digit, then letters, digits, '.', '_' or '-')");
-            }
-        }
+        self.warn_of(&found.ignored);
         let mut names: BTreeSet<ModelName> = found.models.into_iter().collect();
         names.extend(self.reported.keys().cloned());
         let changed = self.look_at_each(names, now, true);
@@ -117,6 +113,14 @@ impl ScanState {
     #[must_use]
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.settling.values().map(|settling| settling.next_look).min()
+    }
+
+    fn warn_of(&mut self, ignored: &[Ignored]) {
+        for Ignored { path, why } in ignored {
+            if self.is_first_warning(path) {
+                warn!(path = %path.display(), "ignored: {why}");
+            }
+        }
     }
 
     /// `root_is_whole`: the root was just read and holds models. Otherwise it is read when a model's directory is missing.
@@ -146,11 +150,7 @@ impl ScanState {
                 }
                 Ok(Some(mut found)) => {
                     self.warned.remove(&path);
-                    for dir in &found.ignored {
-                        if self.is_first_warning(dir) {
-                            warn!(dir = %dir.display(), "ignored: not a version (a positive integer without leading zeros)");
-                        }
-                    }
+                    self.warn_of(&found.ignored);
                     for (version, seen) in &mut found.versions {
                         seen.still = self.is_still(&model, *version, seen, now);
                     }

@@ -123,3 +123,127 @@ fn a_model_is_retired_and_brought_back_from_the_command_line() {
 fn install(models: &Path, model: &str) {
     onnx::install(models, model, 1, &onnx::answering(1.0, 4, 0));
 }
+
+// === memory ===
+
+/// Bytes of a model that is large enough for its peak to be counted.
+const LARGE: usize = 40 << 20;
+
+fn install_large(dir: &Path) {
+    onnx::install(&dir.join("models"), "large", 1, &onnx::looking_up(LARGE / 4));
+}
+
+fn small_server(dir: &Path) -> Served {
+    std::fs::create_dir(dir.join("models")).unwrap();
+    install(&dir.join("models"), "self");
+    let served = Served::start_with(dir, &[("SLUICEGATE__SERVER__SUPERVISE", "false")]);
+    served.ready();
+    served
+}
+
+fn refused(served: &Served, by: &str) {
+    served.wait_state("large", 1, "failed");
+    let large: Value = serde_json::from_str(&served.admin_get("/api/v1/models/large/versions/1")).unwrap();
+    let reason = large["reason"].as_str().unwrap();
+    assert!(reason.contains(by) && reason.ends_with("it was not begun"), "{reason}");
+    assert_eq!(served.version_serving(), "1", "the other model serves");
+}
+
+#[test]
+fn a_load_that_would_exceed_the_address_space_is_refused_before_it_begins() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let dir = tempfile::TempDir::new().unwrap();
+    let served = small_server(dir.path());
+    let pid = Pid::from_child(&served.child);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", served.child.id())).unwrap();
+    let used = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let used = used.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
+    let limit = |bytes: u64| Rlimit { current: Some(bytes), maximum: None };
+    prlimit(Some(pid), Resource::As, limit(used + LARGE as u64)).unwrap();
+    install_large(dir.path());
+    refused(&served, "the limit of the address space has only");
+    // It is tried again by itself.
+    prlimit(Some(pid), Resource::As, limit(64 << 30)).unwrap();
+    served.wait_state("large", 1, "serving");
+}
+
+#[test]
+fn a_load_that_would_exceed_the_control_group_is_refused_before_it_begins() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let served = small_server(dir.path());
+    let Some(group) = Group::new(served.child.id(), 64 << 20) else {
+        println!("skipped: this machine allows no new control group");
+        return;
+    };
+    install_large(dir.path());
+    refused(&served, "the control group has only");
+    group.limit(1 << 30);
+    served.wait_state("large", 1, "serving");
+    drop(served);
+}
+
+/// A control group with a limit on memory, under the one of this process. Removed when dropped.
+struct Group {
+    dir: std::path::PathBuf,
+    limit: &'static str,
+}
+
+impl Group {
+    /// `None` where the machine does not allow it.
+    fn new(process: u32, bytes: u64) -> Option<Group> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let v1 = groups.lines().find_map(|line| line.split_once(":memory:"));
+        let (root, path, limit) = match v1 {
+            Some((_, path)) => ("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes"),
+            None => ("/sys/fs/cgroup", groups.lines().find_map(|line| line.strip_prefix("0::"))?, "memory.max"),
+        };
+        let name = format!("sluicegate-test-{process}");
+        let dir = Path::new(root).join(path.trim_start_matches('/')).join(name);
+        std::fs::create_dir(&dir).ok()?;
+        let group = Group { dir, limit };
+        std::fs::write(group.dir.join(limit), bytes.to_string()).ok()?;
+        std::fs::write(group.dir.join("cgroup.procs"), process.to_string()).ok()?;
+        Some(group)
+    }
+
+    fn limit(&self, bytes: u64) {
+        std::fs::write(self.dir.join(self.limit), bytes.to_string()).unwrap();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Fails while a process is in it.
+        let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
+// === the layout of directories ===
+
+#[test]
+fn model_files_in_the_wrong_place_are_told() {
+    let gateway = Gateway::start(|models| install(models, "other"));
+    let models = gateway.models();
+    std::fs::create_dir_all(models.join("flat")).unwrap();
+    std::fs::write(models.join("flat/model.onnx"), onnx::scaling(1.0)).unwrap();
+    std::fs::create_dir_all(models.join("named/1")).unwrap();
+    std::fs::write(models.join("named/1/net.onnx"), onnx::scaling(1.0)).unwrap();
+    let note = eventually("the note", || {
+        let model = gateway.admin_get("/api/v1/models/flat").json();
+        model["notes"][0].as_str().map(str::to_owned)
+    });
+    let expected = "model.onnx in the model's directory is ignored: a model file has to be in the directory of a version: move it to \
+                    1/model.onnx";
+    assert_eq!(note, expected);
+    let reason = eventually("the reason", || {
+        let version = version(&gateway, "named", 1);
+        version["reason"].as_str().filter(|r| r.contains("net.onnx")).map(str::to_owned)
+    });
+    assert_eq!(reason, "there is no model.onnx in its directory; it has net.onnx: rename it to model.onnx");
+    std::fs::create_dir(models.join("flat/1")).unwrap();
+    std::fs::rename(models.join("flat/model.onnx"), models.join("flat/1/model.onnx")).unwrap();
+    gateway.wait_state("flat", 1, "serving");
+    eventually("the note goes", || {
+        (gateway.admin_get("/api/v1/models/flat").json()["notes"] == json!([])).then_some(())
+    });
+}

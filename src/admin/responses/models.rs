@@ -39,6 +39,8 @@ pub(in crate::admin) struct Model {
     /// The arms that answer requests that name no version. Rules and labels come first; they are in the document.
     answers: Vec<AnsweringArm>,
     versions: Vec<VersionSummary>,
+    /// Remarks about its directory: files and directories in the wrong place.
+    notes: Vec<String>,
 }
 
 /// When a model was retired, by whom and why.
@@ -214,6 +216,7 @@ impl Model {
             document: entry.document().cloned(),
             answers: arms.into_iter().filter(|arm| arm.share > 0.0).collect(),
             versions: entry.versions().values().map(summary).collect(),
+            notes: entry.notes().to_vec(),
         }
     }
 }

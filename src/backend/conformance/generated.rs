@@ -37,6 +37,26 @@ pub(super) fn mlp(dir: &Path, widths: &[usize]) {
     write(dir, graph);
 }
 
+/// The same, with the weights in a file of their own.
+pub(super) fn mlp_external(dir: &Path, widths: &[usize]) {
+    mlp(dir, widths);
+    let file = dir.join("model.onnx");
+    let mut model = ModelProto::decode(&*std::fs::read(&file).unwrap()).unwrap();
+    let mut weights = Vec::new();
+    for tensor in &mut model.graph.as_mut().unwrap().initializer {
+        let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value };
+        tensor.external_data = vec![
+            entry("location", "weights.bin".into()),
+            entry("offset", weights.len().to_string()),
+            entry("length", tensor.raw_data.len().to_string()),
+        ];
+        tensor.data_location = Some(tensor_proto::DataLocation::External as i32);
+        weights.append(&mut tensor.raw_data);
+    }
+    std::fs::write(dir.join("weights.bin"), weights).unwrap();
+    std::fs::write(file, model.encode_to_vec()).unwrap();
+}
+
 /// Writes a model that counts to `n`, an INT64 scalar, in a `Loop`, and answers FP32 `count`.
 pub(super) fn counting(dir: &Path) {
     let scalar = |name: &str, datatype| value(name, datatype, Some(Vec::new()));

@@ -5,7 +5,7 @@
 //! ptrdiff_t) axis == 1 || … was false. Attempting to broadcast …`.
 
 use super::trap::Trapped;
-use crate::backend::{LoadError, RunError};
+use crate::backend::{LoadError, OUT_OF_MEMORY, RunError};
 use ort::{Error, ErrorCode};
 use std::path::Path;
 
@@ -41,7 +41,7 @@ pub(super) fn run_error(error: &Error) -> RunError {
 fn classify(code: ErrorCode, message: &str) -> RunError {
     let failed = |message: String, internal: &str| RunError::Failed { message, internal: internal.to_owned() };
     if is_out_of_memory(message) {
-        return failed("there is not enough memory for this request".to_owned(), message);
+        return failed(OUT_OF_MEMORY.to_owned(), message);
     }
     let (node, status) = node_and_status(message);
     let is_values = match code {

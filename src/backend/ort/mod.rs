@@ -64,6 +64,6 @@ impl Backend for OnnxRuntime {
         if trap::is_enabled() && file.operators().iter().any(divides) {
             divisions::learn(self.library);
         }
-        Ok(Arc::new(OrtModel::load(self.library, &file)?))
+        Ok(Arc::new(OrtModel::load(self.library, file)?))
     }
 }

@@ -33,17 +33,20 @@ pub(super) struct OrtModel {
 }
 
 impl OrtModel {
-    pub(super) fn load(library: &Library, file: &OnnxFile) -> Result<OrtModel, LoadError> {
+    pub(super) fn load(library: &Library, file: OnnxFile) -> Result<OrtModel, LoadError> {
         let inputs = file.inputs()?;
         let declared = file.outputs()?;
         let path = file.dir().join(crate::backend::VersionFiles::MODEL);
-        let weights = Weights::read(file)?;
+        let weights = Weights::read(&file)?;
         let scratch = Scratch::of(file.bytes().len() + weights.bytes(), &inputs);
+        let (graph, dir) = (file.facts(), file.dir().to_owned());
+        // The engine reads the file by itself. Both copies at once would add the size of the file to the peak.
+        drop(file);
         // `ort` panics on type descriptions it does not know.
         let loaded = catch_unwind(AssertUnwindSafe(|| trap::guarded(|| open(library, &path, weights, scratch))));
         let engine = match loaded {
             Ok(Ok(Ok(engine))) => engine,
-            Ok(Ok(Err(error))) => return Err(errors::load_error(&error, file.dir())),
+            Ok(Ok(Err(error))) => return Err(errors::load_error(&error, &dir)),
             Ok(Err(trapped)) => return Err(errors::trapped_load(trapped)),
             Err(_) => {
                 return Err(LoadError::Unsupported(
@@ -62,7 +65,7 @@ impl OrtModel {
             inputs: Names::new(inputs.iter().map(|spec| &*spec.name))?,
             outputs: Names::new(outputs.iter().map(|spec| &*spec.name))?,
             signature: Signature::new(inputs, outputs),
-            graph: file.facts(),
+            graph,
             engine,
         })
     }
@@ -189,7 +192,7 @@ impl Names {
 /// Makes the engine's session. It uses one thread, the calling one, so that no other thread has to be woken. Memory patterns
 /// are off: they made no run faster, and keep a plan for every input shape they have seen.
 fn open(library: &Library, path: &Path, weights: Weights, scratch: Scratch) -> Result<EngineSession, Error> {
-    let builder = EngineSession::builder(&library.environment)?
+    let mut builder = EngineSession::builder(&library.environment)?
         .with_intra_threads(1)?
         .with_inter_threads(1)?
         .with_parallel_execution(false)?
@@ -197,7 +200,10 @@ fn open(library: &Library, path: &Path, weights: Weights, scratch: Scratch) -> R
         .with_inter_op_spinning(false)?
         .with_memory_pattern(false)?
         .with_execution_providers([CPU::default().with_arena_allocator(scratch == Scratch::Arena).build()])?;
-    weights.add_to(builder)?.commit_from_file(path)
+    weights.add_to(&builder)?;
+    let session = builder.commit_from_file(path);
+    drop(weights);
+    session
 }
 
 /// The output as the file declares it, completed by what the engine infers.

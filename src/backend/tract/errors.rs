@@ -1,7 +1,7 @@
 //! Turns tract's errors and panics into [`RunError`].
 
 use super::build::shortened;
-use crate::backend::RunError;
+use crate::backend::{OUT_OF_MEMORY, RunError};
 use tract_onnx::prelude::TractError;
 
 const REFUSED: &str = "the model cannot take these values";
@@ -39,11 +39,8 @@ pub(super) fn panicked(panic: &str) -> RunError {
     } else if panic.contains("capacity overflow") || panic.contains("with overflow") {
         "a size in it is too large"
     } else {
-        let message = if panic.contains("failed to allocate") {
-            "there is not enough memory for this request"
-        } else {
-            "the engine panicked on this request"
-        };
+        let message =
+            if panic.contains("failed to allocate") { OUT_OF_MEMORY } else { "the engine panicked on this request" };
         return RunError::Failed { message: message.to_owned(), internal: format!("panic in tract: {panic}") };
     };
     RunError::Refused(format!("{REFUSED}: {reason}"))

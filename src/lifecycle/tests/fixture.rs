@@ -140,6 +140,7 @@ impl Workspace {
             drain_timeout: Duration::from_secs(20),
             keep_warm: Duration::from_mins(10),
             policy: Policy::default(),
+            available: || None,
             tolerance: Tolerance::default(),
             recording: None,
             set_aside: Vec::new(),
@@ -329,8 +330,8 @@ fn read(files: &VersionFiles, gate: &Arc<Gate>) -> Result<Fake, LoadError> {
         vec![Tensor::new(Shape::new(&[rows]), Data::Fp32(vec![answer; rows].into())).unwrap()]
     });
     if strict {
-        // Eight rows are tried for batching, then one row of zeros and one of ones.
-        for _ in 0..10 {
+        // More than the runs of all trials, and of the warm-up with zeros and with ones.
+        for _ in 0..20 {
             fake.fail_next(RunError::Refused("neither zeros nor ones".to_owned()));
         }
     }
