@@ -1,6 +1,7 @@
 //! Stopping the server while connections are in use.
 
 use crate::support::http2::{self, Http2};
+use crate::support::process::Served;
 use crate::support::{Gateway, eventually, infer_body, onnx};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -79,6 +80,27 @@ fn a_running_request_is_answered_before_the_server_stops() {
         "the answer announces the end of the connection: {answer}"
     );
     assert!(stopping.join().unwrap(), "all connections ended in time");
+}
+
+#[test]
+fn a_supervised_server_refuses_new_connections_while_it_drains() {
+    let dir = tempfile::TempDir::new().unwrap();
+    onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+    let mut served = Served::start_with(dir.path(), &[("SLUICEGATE__SERVER__SHUTDOWN_GRACE", "8s")]);
+    served.ready();
+    let address: SocketAddr = served.data.parse().unwrap();
+    let request = predict(&body());
+    let mut slow = connect(address);
+    slow.write_all(&request[..request.len() - 20]).unwrap();
+    let pid = rustix::process::Pid::from_child(&served.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    eventually("new connections are refused", || TcpStream::connect(address).is_err().then_some(()));
+    assert!(served.server_pid().is_some(), "the server answers what it has begun");
+    slow.write_all(&request[request.len() - 20..]).unwrap();
+    assert!(
+        answer(&mut slow).is_some_and(|head| head.starts_with("http/1.1 200") && head.contains("connection: close"))
+    );
+    assert!(served.child.wait().unwrap().success());
 }
 
 #[test]

@@ -263,7 +263,7 @@ fn a_burst_is_served_with_few_file_descriptors() {
     served.ready();
     let data: SocketAddr = served.data.parse().unwrap();
     let backlog: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
-    let pid = rustix::process::Pid::from_child(&served.child);
+    let pid = served.server_pid().unwrap();
     // While the process is stopped, only the backlog takes connections. The standard library's has room for 128.
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     let burst: Vec<TcpStream> = (0..300.min(backlog))
