@@ -96,6 +96,12 @@ fn serve_here(
     parent: Option<Supervised>,
 ) -> Result<ExitCode, StartError> {
     let start = |source| StartError::Start { what: "signal handling", source };
+    if let Some(bytes) = machine::limit_allocations(&Machine::detect()) {
+        tracing::info!(
+            mib = bytes >> 20,
+            "allocations beyond this fail (RLIMIT_DATA), as the control group could not hold them"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
     // Before anything else, so that a signal during the start stops the server in order.
     let mut signals = runtime.block_on(async { Signals::listen() }).map_err(start)?;

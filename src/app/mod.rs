@@ -165,6 +165,7 @@ impl App {
             keep_warm: config.models.keep_warm,
             policy: config.models.policy,
             available: Available::now,
+            max_answer: usize::try_from(config.server.max_answer).unwrap_or(usize::MAX),
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
             recording: Some(recording),
             set_aside,

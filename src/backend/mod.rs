@@ -113,6 +113,9 @@ pub enum RunError {
     /// paths; `internal` is the engine's own message, for the log.
     #[error("{message}")]
     Failed { message: String, internal: String },
+    /// The outputs are larger than [`Model::limit_outputs`] allows. They were not copied.
+    #[error("the outputs have {bytes} bytes, and at most {most} are allowed")]
+    OutputsTooLarge { bytes: usize, most: usize },
     /// The run was ended by its [`Interrupt`]. It says nothing about the request or the model.
     #[error("the run was interrupted")]
     Interrupted,
@@ -138,6 +141,10 @@ pub trait Model: Send + Sync + std::fmt::Debug {
         static UNKNOWN: std::sync::LazyLock<GraphFacts> = std::sync::LazyLock::new(GraphFacts::unknown);
         &UNKNOWN
     }
+
+    /// From now on runs fail whose outputs have more bytes together, before these are copied. An engine that does not copy outputs ignores
+    /// it, as whoever runs the model checks too.
+    fn limit_outputs(&self, _bytes: usize) {}
 
     /// Which inputs without elements a run may have. All, unless a trial limits them.
     fn empty_inputs(&self) -> &EmptyInputs {

@@ -61,7 +61,7 @@ fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change>
 // Every struct is destructured completely, so that a new key does not compile until this file says when it can change.
 
 impl Server {
-    fn changes(&self, new: &Server) -> [Option<Change>; 20] {
+    fn changes(&self, new: &Server) -> [Option<Change>; 21] {
         let Server {
             listen,
             max_in_flight,
@@ -70,6 +70,7 @@ impl Server {
             max_connections,
             max_streams,
             max_body,
+            max_answer,
             memory,
             max_headers,
             header_timeout,
@@ -92,6 +93,7 @@ impl Server {
             at_start("server.max_connections", max_connections, &new.max_connections),
             at_start("server.max_streams", max_streams, &new.max_streams),
             at_run_time("server.max_body", max_body, &new.max_body),
+            at_start("server.max_answer", max_answer, &new.max_answer),
             at_start("server.memory", memory, &new.memory),
             at_start("server.max_headers", max_headers, &new.max_headers),
             at_start("server.header_timeout", header_timeout, &new.header_timeout),

@@ -40,6 +40,9 @@ pub struct Server {
     /// The most bytes of a request's body, after decompression; more is answered with 413. Default 64 MiB: a batch of hundreds of
     /// images.
     pub max_body: u64,
+    /// The most bytes of the tensors of one answer; a larger one is refused with 413. `max_answer` in the `[limits]` of a `model.toml`
+    /// overrides it. Default 256 MiB: four times the largest body.
+    pub max_answer: u64,
     /// The most bytes that all requests together may hold: bodies, tensors, and answers until they are sent; what does not fit is answered
     /// with 503. Default 0: an eighth of the memory that this process may use; model files may take four fifths, and engines need memory
     /// beside both.
@@ -200,6 +203,7 @@ impl Default for Server {
             max_connections: 10_000,
             max_streams: 100,
             max_body: 64 * MIB,
+            max_answer: 256 * MIB,
             memory: 0,
             max_headers: 64 * KIB,
             header_timeout: 10 * SECOND,
@@ -230,6 +234,7 @@ impl Server {
             max_connections: t.integer("max_connections", 1..=1_000_000).unwrap_or(d.max_connections),
             max_streams: t.integer("max_streams", 1..=10_000).unwrap_or(d.max_streams),
             max_body: t.bytes("max_body", KIB..=16 * GIB).unwrap_or(d.max_body),
+            max_answer: t.bytes("max_answer", KIB..=64 * GIB).unwrap_or(d.max_answer),
             memory: t.bytes("memory", 0..=u64::MAX).unwrap_or(d.memory),
             // hyper needs at least 8 KiB.
             max_headers: t.bytes("max_headers", 8 * KIB..=16 * MIB).unwrap_or(d.max_headers),

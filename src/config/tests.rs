@@ -148,6 +148,7 @@ const ALL_DIFFERENT: &str = r#"
     max_connections = 1
     max_streams = 1
     max_body = "1KiB"
+    max_answer = "1KiB"
     memory = "1GiB"
     max_headers = "8KiB"
     header_timeout = "1s"

@@ -41,7 +41,7 @@ pub use batch::Batching;
 pub use cost::{CostCurve, Measured};
 pub use counters::{RunCounters, RunCounts};
 pub use executor::{Config, Executor};
-pub use runner::{Placement, RunOutput, Runner};
+pub use runner::{Placement, RunOutput, Runner, answer_too_large};
 pub use watchdog::{
     RunLimit, StuckThread, WatchCounts, can_replace_threads, end_all_runs, is_replaced, limit_runs, replace_when_lost,
     stuck_threads, watch_counts,

@@ -125,6 +125,13 @@ impl Runner {
         Runner { placement, ..self }
     }
 
+    /// Limits the bytes of the outputs of a run. More is refused with `BODY_TOO_LARGE`.
+    #[must_use]
+    pub fn with_max_answer(self, bytes: usize) -> Runner {
+        self.model.limit_outputs(bytes);
+        self
+    }
+
     /// Sets the mark of threads that run it.
     #[must_use]
     pub fn with_mark(self, mark: VersionMark) -> Runner {
@@ -428,10 +435,25 @@ impl Runner {
     }
 }
 
+/// An answer has more bytes than allowed.
+#[cold]
+#[must_use]
+pub fn answer_too_large(bytes: usize, most: usize) -> Failure {
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let message = format!(
+        "the answer has {:.1} MiB, and at most {:.1} MiB are allowed ([server] max_answer, or [limits] max_answer in model.toml): request \
+         fewer rows or outputs",
+        mib(bytes),
+        mib(most)
+    );
+    Failure::new(Code::BodyTooLarge, message)
+}
+
 fn no_output(error: RunError) -> NoOutput {
     NoOutput::Failed(match error {
         RunError::Interrupted => return NoOutput::Interrupted,
         RunError::Refused(message) => Failure::new(Code::InvalidTensor, message),
+        RunError::OutputsTooLarge { bytes, most } => answer_too_large(bytes, most),
         RunError::Failed { message, internal } => Failure::new(Code::EngineFailed, message).with_internal(internal),
     })
 }

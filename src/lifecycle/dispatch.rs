@@ -11,7 +11,7 @@ use super::version_record::VersionRecord;
 use crate::backend::VersionFiles;
 use crate::model::{Version, VersionId};
 use crate::prepare::{Job, StageFailure};
-use crate::registry::{Stage, State};
+use crate::registry::{Limits, Stage, State};
 use crate::source::Fingerprint;
 use std::time::Instant;
 use tracing::info;
@@ -71,7 +71,10 @@ impl Manager {
                 files,
                 fingerprint,
                 engine: settings.engine,
-                limits: settings.limits,
+                limits: Limits {
+                    max_answer: settings.limits.max_answer.or(Some(services.config.max_answer)),
+                    ..settings.limits
+                },
                 time_limits: services.config.time_limits,
                 execution: settings.execution,
                 model_metadata: settings.metadata.clone(),

@@ -99,6 +99,8 @@ pub struct Config {
     pub available: fn() -> Option<Available>,
     /// How far a shadow's number may be from the primary's, for models that do not set it.
     pub tolerance: Tolerance,
+    /// The most bytes of the tensors of one answer, for models that do not set it.
+    pub max_answer: usize,
     /// Where predictions are recorded. `None` records none.
     pub recording: Option<Recording>,
     /// Versions that are not loaded, because they ended the process before. As if [`Handle::set_aside`] was called before anything

@@ -161,6 +161,12 @@ pub(super) fn kib_of(text: &str, key: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
+/// The soft limit of address space in `/proc/self/limits`, in bytes. `None`: not limited.
+pub(super) fn address_space(text: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
 /// The number of processors in `/proc/cpuinfo`.
 pub(super) fn processors(text: &str) -> usize {
     text.lines().filter(|line| line.split(':').next().is_some_and(|key| key.trim() == "processor")).count()

@@ -1,12 +1,13 @@
 //! machine: how many cores and how much memory this process may use, and has used.
 //!
 //! - [`Machine::detect`] reads the kernel's files once, at start: the cores this process may use, the memory of the machine, and the
-//!   limits of the process's control groups (cgroup v1 and v2). The smallest limit counts.
+//!   limits of the process's control groups (cgroup v1 and v2), and its own limit of address space. The smallest limit counts.
 //! - It never fails: a file that cannot be read sets no limit, and the result says where each number comes from.
 //! - [`exit_now`] ends the process while other threads are inside an engine.
 //! - [`oom_kills`] counts the processes that the kernel's OOM killer has ended near this one.
 //! - [`Available::now`] reads how much memory this process may still take.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
+//! - [`limit_allocations`] lets allocations fail that a control group cannot hold.
 //! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
 //! Uses: nothing.
@@ -20,6 +21,7 @@ mod cgroup;
 pub mod durable;
 mod exit;
 mod files;
+mod own_memory;
 mod priority;
 mod socket;
 #[cfg(test)]
@@ -30,6 +32,7 @@ pub use available::Available;
 pub use available::Limit;
 pub use exit::exit_now;
 pub use files::{OpenFiles, raise_open_files};
+pub use own_memory::limit_allocations;
 pub use priority::lower_priority;
 #[cfg(target_os = "linux")]
 pub use priority::lower_priority_of;
@@ -57,6 +60,8 @@ pub enum Source {
     Affinity,
     /// A control group: a container's limit.
     Cgroup,
+    /// The process's own limit (`ulimit -v`, `prlimit --as`).
+    Process,
     /// No file could be read.
     Guess,
 }
@@ -105,6 +110,8 @@ impl Machine {
             (None, Some(limit)) => (limit, Source::Cgroup),
             (None, None) => (GUESSED_MEMORY, Source::Guess),
         };
+        let own = text("proc/self/limits").and_then(|t| cgroup::address_space(&t)).filter(|own| *own < memory_bytes);
+        let (memory_bytes, memory_from) = own.map_or((memory_bytes, memory_from), |own| (own, Source::Process));
         Machine { cores, cores_from, memory_bytes, memory_from }
     }
 }
@@ -125,6 +132,7 @@ impl fmt::Display for Source {
             Source::Machine => "the machine's",
             Source::Affinity => "the process's affinity",
             Source::Cgroup => "the control group's",
+            Source::Process => "the process's limit",
             Source::Guess => "assumed: the kernel does not report it",
         })
     }

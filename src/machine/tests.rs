@@ -101,3 +101,16 @@ fn oom_kills_are_counted_by_the_group_else_by_the_machine() {
     ];
     assert_eq!(count(&v1), 2, "in a container the mount is the group");
 }
+
+#[test]
+fn the_process_limit_of_address_space_counts() {
+    let limits = |soft: &str| {
+        format!(
+            "Limit                     Soft Limit           Hard Limit           Units     \nMax address space         {soft}           unlimited            bytes     \n"
+        )
+    };
+    let limited = machine(&[("proc/self/limits", &limits("2147483648"))], 4);
+    assert_eq!((limited.memory_bytes, limited.memory_from), (2 * GIB, Source::Process));
+    let unlimited = machine(&[("proc/self/limits", &limits("unlimited"))], 4);
+    assert_eq!((unlimited.memory_bytes, unlimited.memory_from), (8 * GIB, Source::Machine));
+}

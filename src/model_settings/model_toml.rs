@@ -24,7 +24,7 @@ pub struct ModelSettings {
     pub keep_warm: Option<Duration>,
     /// `[gates]`: the conditions for `auto_promote`, and for a promote that gives no gates of its own.
     pub gates: Gates,
-    /// `[limits]`: `max_in_flight` and `max_rows`, both absent by default. A change applies to versions loaded afterwards.
+    /// `[limits]`: `max_in_flight`, `max_rows` and `max_answer`, absent by default. A change applies to versions loaded afterwards.
     pub limits: Limits,
     /// `[shadow] rtol` and `atol`: the allowed difference between the numbers of a shadow and the primary. Absent: the values of the
     /// server's configuration.
@@ -91,6 +91,9 @@ impl ModelSettings {
         let limits = Limits {
             max_in_flight: limits.integer("max_in_flight", 1..=1_000_000),
             max_rows: limits.integer("max_rows", 1..=1_000_000_000),
+            max_answer: limits
+                .bytes("max_answer", 1..=u64::MAX)
+                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         };
         let shadow = table.section("shadow");
         let (relative, absolute) = (shadow.float("rtol", 0.0..=1.0), shadow.float("atol", 0.0..=f64::MAX));

@@ -107,7 +107,8 @@ fn run_stages(
         StageFailure { stage: Stage::Load, reason, retryable }
     })?;
     drop(loading);
-    let runner = Runner::new(model).with_mark(mark.clone());
+    let most = job.limits.max_answer.unwrap_or(usize::MAX);
+    let runner = Runner::new(model).with_mark(mark.clone()).with_max_answer(most);
     clock.finish()?;
     let load = begun.elapsed();
 

@@ -111,6 +111,8 @@ pub struct Limits {
     pub max_in_flight: Option<u64>,
     /// Rows of one request. A request with more is refused with `INVALID_TENSOR`.
     pub max_rows: Option<usize>,
+    /// Bytes of the tensors of one answer. A larger one is refused with `BODY_TOO_LARGE`.
+    pub max_answer: Option<usize>,
 }
 
 /// A version in memory.

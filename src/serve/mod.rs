@@ -15,8 +15,8 @@
 #[cfg(test)]
 mod tests;
 
-use crate::execute::Executor;
 pub use crate::execute::RunOutput;
+use crate::execute::{Executor, answer_too_large};
 use crate::model::{Checked, Code, Failure, Feedback, InferenceRequest, Parameters, RequestId, Role, Signature};
 use crate::record::{self, Log, Ticket};
 use crate::registry::{Entry, Reader, RequestContext, Routed, Served, Snapshot, Timing, micros};
@@ -154,7 +154,7 @@ impl Gateway {
                     // The same as a refusal before the check: no record and no copies.
                     Code::Overloaded => active.request = None,
                     // The engine does not accept these values, which is the caller's mistake.
-                    Code::InvalidTensor => active.counts_against_version = false,
+                    Code::InvalidTensor | Code::BodyTooLarge => active.counts_against_version = false,
                     _ => {}
                 }
                 return Err(failure);
@@ -162,6 +162,12 @@ impl Gateway {
         };
         if output.counts {
             loaded.metrics.ran(output.infer);
+        }
+        if let Some(most) = loaded.limits.max_answer
+            && output.answer.size() > most
+        {
+            active.counts_against_version = false;
+            return Err(answer_too_large(output.answer.size(), most));
         }
         if !output.queue.is_zero() {
             loaded.metrics.queued(output.queue);

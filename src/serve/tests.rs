@@ -218,7 +218,7 @@ fn a_limit_of_requests_in_flight_admits_exactly_that_many() {
     const ROUNDS: usize = 500;
     let mut fixture = fixture(1.0);
     for limit in [1, 3] {
-        let limits = Limits { max_in_flight: Some(limit), max_rows: None };
+        let limits = Limits { max_in_flight: Some(limit), max_rows: None, max_answer: None };
         let version = Loaded {
             limits,
             model: fixture.primary.1.model.clone(),

@@ -23,7 +23,7 @@ enum Store<T: Element> {
 impl<T: Element> Elements<T> {
     /// Interprets little-endian bytes as elements. Copies them only if they are not aligned for `T`.
     ///
-    /// Returns `None` if the length is not a whole number of elements.
+    /// Returns `None` if the length is not a whole number of elements, or if there is no memory for a copy.
     ///
     /// The wire format is little-endian. A compile-time check rejects big-endian targets.
     #[must_use]
@@ -35,7 +35,10 @@ impl<T: Element> Elements<T> {
         if bytemuck::try_cast_slice::<u8, T>(&bytes).is_ok() {
             return Some(Elements(Store::View(bytes, PhantomData)));
         }
-        let mut owned = vec![T::zeroed(); bytes.len() / size_of::<T>()];
+        let n = bytes.len() / size_of::<T>();
+        let mut owned = Vec::new();
+        owned.try_reserve_exact(n).ok()?;
+        owned.resize(n, T::zeroed());
         bytemuck::cast_slice_mut::<T, u8>(&mut owned).copy_from_slice(&bytes);
         Some(Elements(Store::Owned(owned)))
     }

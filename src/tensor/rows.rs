@@ -10,7 +10,8 @@ impl Tensor {
             && matches!((&self.shape()[..], &other.shape()[..]), ([_, left @ ..], [_, right @ ..]) if left == right)
     }
 
-    /// Copies the rows of all tensors, in order, into one tensor. `None` if they do not stack, or if the list is empty.
+    /// Copies the rows of all tensors, in order, into one tensor. `None` if they do not stack, if the list is empty, or if there is
+    /// no memory for it.
     #[must_use]
     pub fn stack(tensors: &[&Tensor]) -> Option<Tensor> {
         let (first, others) = tensors.split_first()?;
@@ -24,7 +25,8 @@ impl Tensor {
             ($($kind:ident),*) => {
                 match first.data() {
                     $(Data::$kind(_) => {
-                        let mut all = Vec::with_capacity(tensors.iter().map(|t| t.data().len()).sum());
+                        let mut all = Vec::new();
+                        all.try_reserve_exact(tensors.iter().map(|t| t.data().len()).sum()).ok()?;
                         for tensor in tensors {
                             // `stacks_with` has checked that all have the same type.
                             if let Data::$kind(elements) = tensor.data() {
@@ -56,7 +58,7 @@ impl Tensor {
         rows.iter().map(piece).collect()
     }
 
-    /// Copies `rows` rows, starting at row `from`. `None` if there are not that many.
+    /// Copies `rows` rows, starting at row `from`. `None` if there are not that many, or if there is no memory for them.
     #[must_use]
     pub fn slice_rows(&self, from: usize, rows: usize) -> Option<Tensor> {
         let (all, inner) = self.shape().split_first()?;
@@ -67,17 +69,22 @@ impl Tensor {
             return None;
         }
         let shape = std::iter::once(rows).chain(inner.iter().copied()).collect();
-        Tensor::new(shape, self.data().copy_range(range)).ok()
+        Tensor::new(shape, self.data().copy_range(range)?).ok()
     }
 }
 
 impl Data {
-    /// A copy of a range of the elements.
-    fn copy_range(&self, range: std::ops::Range<usize>) -> Data {
+    /// A copy of a range of the elements. `None` if there is no memory for it.
+    fn copy_range(&self, range: std::ops::Range<usize>) -> Option<Data> {
         macro_rules! copied {
             ($($kind:ident),*) => {
                 match self {
-                    $(Data::$kind(elements) => Data::$kind(elements[range].to_vec().into()),)*
+                    $(Data::$kind(elements) => {
+                        let mut copy = Vec::new();
+                        copy.try_reserve_exact(range.len()).ok()?;
+                        copy.extend_from_slice(&elements[range]);
+                        Some(Data::$kind(copy.into()))
+                    })*
                 }
             };
         }

@@ -1,6 +1,7 @@
 //! Memory that strangers take: bodies that never end, answers that nobody reads, compressed bodies, feedback. None of it ends the server,
 //! each is bounded or refused in words, and others go on being answered.
 
+use crate::support::process::Served;
 use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -273,4 +274,59 @@ fn a_request_that_can_never_fit_is_told_so() {
     assert!(error.contains("[server] memory") && error.contains("2.0 MiB"), "{error}");
     still_serves(&gateway);
     wait_idle(&gateway);
+}
+
+#[test]
+fn an_answer_may_have_a_limited_size_that_model_toml_overrides() {
+    let gateway = Gateway::start_with("[server]\nmax_answer = \"1MiB\"\n", |models| {
+        for model in ["scale", "more"] {
+            onnx::install(models, model, 1, &onnx::scaling(2.0));
+        }
+        std::fs::write(models.join("more/model.toml"), "[limits]\nmax_answer = \"2MiB\"\n").unwrap();
+    });
+    let body = |rows: usize| format!("{{\"instances\":[{}]}}", vec!["[1,2]"; rows].join(","));
+    for (model, rows, status) in
+        [("scale", 131_072, 200), ("scale", 131_073, 413), ("more", 262_144, 200), ("more", 262_145, 413)]
+    {
+        let answer = gateway.post(&format!("/v1/models/{model}:predict"), body(rows));
+        assert_eq!(answer.status, status, "{model} with {rows} rows");
+        if status == 413 {
+            let error = answer.json()["error"].as_str().unwrap().to_owned();
+            assert_eq!(answer.code(), "BODY_TOO_LARGE");
+            assert!(error.contains("the answer has") && error.contains("max_answer"), "{error}");
+        }
+    }
+    still_serves(&gateway);
+    wait_idle(&gateway);
+}
+
+/// The real process with a limit on its address space: what the engine makes by the caller's number is refused, and the process goes on.
+#[test]
+fn outputs_that_no_memory_holds_do_not_end_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = dir.path().join("models");
+    std::fs::create_dir(&models).unwrap();
+    onnx::install(&models, "self", 1, &onnx::answering(1.0, 4, 0));
+    onnx::install(&models, "zeros", 1, &onnx::zeros());
+    onnx::install(&models, "range", 1, &onnx::counting_down());
+    let served = Served::start_with(dir.path(), &[("TEST_ADDRESS_SPACE_KIB", "5242880")]);
+    served.ready();
+    let before = served.server_pid();
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    for (model, input, shape, number) in [
+        ("zeros", "shape", "[1]", 393_216_000u32),
+        ("range", "end", "[]", 2_147_483_647),
+        ("zeros", "shape", "[1]", 70_000_000),
+    ] {
+        let body = format!(
+            "{{\"inputs\":[{{\"name\":\"{input}\",\"shape\":{shape},\"datatype\":\"INT64\",\"data\":[{number}]}}]}}"
+        );
+        let url = format!("http://{}/v2/models/{model}/infer", served.data);
+        let mut answer = agent.post(&url).header("x-request-timeout-ms", "60000").send(body).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        assert!(matches!(answer.status().as_u16(), 413 | 500), "{model} of {number}: {} {text}", answer.status());
+        assert!(text.contains("the answer has") || text.contains("not enough memory"), "{text}");
+        assert_eq!(served.version_serving(), "1");
+    }
+    assert_eq!(served.server_pid(), before, "the process was not restarted");
 }

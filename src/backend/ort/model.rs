@@ -2,7 +2,7 @@
 
 use super::library::Library;
 use super::scratch::Scratch;
-use super::values::{Value, check, copy_out};
+use super::values::{Output, Value, check};
 use super::weights::Weights;
 use super::{OnnxRuntime, errors, trap};
 use crate::backend::onnx::{DeclaredOutput, OnnxFile};
@@ -20,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A loaded version.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(super) struct OrtModel {
     graph: GraphFacts,
     inputs: Names,
     outputs: Names,
+    /// The most bytes of all outputs of a run.
+    most: AtomicUsize,
 }
 
 impl OrtModel {
@@ -67,6 +70,7 @@ impl OrtModel {
             signature: Signature::new(inputs, outputs),
             graph,
             engine,
+            most: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -120,12 +124,19 @@ impl OrtModel {
         ran.map_err(errors::trapped_run)?.map_err(|error| {
             if interrupt.is_requested() { RunError::Interrupted } else { errors::run_error(&error) }
         })?;
-        let mut tensors = Vec::with_capacity(outputs.len());
-        for value in &outputs {
-            let value = value.as_ref().ok_or_else(|| Error::new("an output has no value"));
-            tensors.push(value.and_then(copy_out).map_err(|e| errors::run_error(&e))?);
+        drop(lent);
+        let mut found = SmallVec::<[Output; 8]>::new();
+        for value in outputs {
+            let value = value.ok_or_else(|| Error::new("an output has no value"));
+            found.push(value.and_then(Output::of).map_err(|e| errors::run_error(&e))?);
         }
-        Ok(tensors)
+        let bytes = found.iter().fold(0usize, |sum, output| sum.saturating_add(output.bytes()));
+        let most = self.most.load(Ordering::Relaxed);
+        if bytes > most {
+            return Err(RunError::OutputsTooLarge { bytes, most });
+        }
+        // Each is freed by the engine before the next is copied.
+        found.into_iter().map(|output| output.copy().map_err(|e| errors::run_error(&e))).collect()
     }
 }
 
@@ -140,6 +151,10 @@ impl Model for OrtModel {
 
     fn graph(&self) -> &GraphFacts {
         &self.graph
+    }
+
+    fn limit_outputs(&self, bytes: usize) {
+        self.most.store(bytes, Ordering::Relaxed);
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {

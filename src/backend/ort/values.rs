@@ -56,45 +56,92 @@ impl Drop for Value<'_> {
     }
 }
 
-/// Copies an output out of the engine.
-///
-/// # Errors
-/// The engine's error, or an error when the output is not a tensor of a known type.
-pub(super) fn copy_out(value: &Value<'_>) -> Result<Tensor, Error> {
-    let (element_type, shape) = type_and_shape(value)?;
-    let n = shape.elements().ok_or_else(|| Error::new("an output is larger than this machine can address"))?;
-    let mut at: *mut c_void = null_mut();
-    if element_type != ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING {
-        // SAFETY: a live tensor of numbers.
-        check(unsafe { (api().GetTensorMutableData)(value.as_ptr(), &raw mut at) })?;
-    }
-    let at = at.cast_const();
-    // SAFETY: the tensor holds `n` elements of the type that the engine reports, starting at `at`. With `n` of 0, `at` is
-    // not read.
-    let data = unsafe {
-        match element_type {
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Data::Fp32(copy::<f32>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => Data::Fp64(copy::<f64>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => Data::Fp16(copy::<f16>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => Data::Int64(copy::<i64>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => Data::Int32(copy::<i32>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16 => Data::Int16(copy::<i16>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 => Data::Int8(copy::<i8>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64 => Data::Uint64(copy::<u64>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32 => Data::Uint32(copy::<u32>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 => Data::Uint16(copy::<u16>(at, n).into()),
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => Data::Uint8(copy::<u8>(at, n).into()),
-            // Read as bytes: Rust's `bool` must be 0 or 1, which the engine does not guarantee.
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL => {
-                Data::Bool(copy::<u8>(at, n).into_iter().map(|b| b != 0).collect())
-            }
-            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING => Data::Bytes(strings(value, n)?),
-            other => {
-                return Err(Error::new(format!("an output has element type {other:?}, which answers cannot contain")));
-            }
+/// An output that is still in the engine.
+pub(super) struct Output {
+    value: Value<'static>,
+    element_type: ElementType,
+    shape: Shape,
+    elements: usize,
+    /// Bytes of all strings; 0 for numbers.
+    text: usize,
+}
+
+impl Output {
+    /// Finds out what an output is.
+    ///
+    /// # Errors
+    /// The engine's error, or an error when the output is not a tensor.
+    pub(super) fn of(value: Value<'static>) -> Result<Output, Error> {
+        let (element_type, shape) = type_and_shape(&value)?;
+        let elements =
+            shape.elements().ok_or_else(|| Error::new("an output is larger than this machine can address"))?;
+        let mut text = 0;
+        if element_type == ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING {
+            // SAFETY: a live tensor of strings.
+            check(unsafe { (api().GetStringTensorDataLength)(value.as_ptr(), &raw mut text) })?;
         }
-    };
-    Tensor::new(shape, data).map_err(|e| Error::new(e.to_string()))
+        Ok(Output { value, element_type, shape, elements, text })
+    }
+
+    /// Bytes of the copy.
+    pub(super) fn bytes(&self) -> usize {
+        let width = match self.element_type {
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
+            | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+            | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64 => 8,
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+            | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16
+            | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 => 2,
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8
+            | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+            | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL => 1,
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING => size_of::<Bytes>(),
+            _ => 4,
+        };
+        self.elements.saturating_mul(width).saturating_add(self.text)
+    }
+
+    /// Copies the output out of the engine, which frees its own copy.
+    ///
+    /// # Errors
+    /// The engine's error, an error when the output is of an unknown type, or when there is no memory for the copy.
+    pub(super) fn copy(self) -> Result<Tensor, Error> {
+        let Output { value, element_type, shape, elements: n, text } = self;
+        let mut at: *mut c_void = null_mut();
+        if element_type != ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING {
+            // SAFETY: a live tensor of numbers.
+            check(unsafe { (api().GetTensorMutableData)(value.as_ptr(), &raw mut at) })?;
+        }
+        let at = at.cast_const();
+        // SAFETY: the tensor holds `n` elements of the type that the engine reports, starting at `at`. With `n` of 0, `at` is
+        // not read.
+        let data = unsafe {
+            match element_type {
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Data::Fp32(copy::<f32>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => Data::Fp64(copy::<f64>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => Data::Fp16(copy::<f16>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => Data::Int64(copy::<i64>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => Data::Int32(copy::<i32>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16 => Data::Int16(copy::<i16>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 => Data::Int8(copy::<i8>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64 => Data::Uint64(copy::<u64>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32 => Data::Uint32(copy::<u32>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 => Data::Uint16(copy::<u16>(at, n)?.into()),
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => Data::Uint8(copy::<u8>(at, n)?.into()),
+                // Read as bytes: Rust's `bool` must be 0 or 1, which the engine does not guarantee. The allocation is used again.
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL => {
+                    Data::Bool(copy::<u8>(at, n)?.into_iter().map(|b| b != 0).collect())
+                }
+                ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING => Data::Bytes(strings(&value, n, text)?),
+                other => {
+                    return Err(Error::new(format!(
+                        "an output has element type {other:?}, which answers cannot contain"
+                    )));
+                }
+            }
+        };
+        Tensor::new(shape, data).map_err(|e| Error::new(e.to_string()))
+    }
 }
 
 /// Converts a status into a result and releases it.
@@ -234,31 +281,41 @@ fn type_and_shape(value: &Value<'_>) -> Result<(ElementType, Shape), Error> {
 
 /// # Safety
 /// `at` points at `n` elements of `T`, or `n` is 0.
-unsafe fn copy<T: Element>(at: *const c_void, n: usize) -> Vec<T> {
+unsafe fn copy<T: Element>(at: *const c_void, n: usize) -> Result<Vec<T>, Error> {
     if n == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let mut out = Vec::<T>::with_capacity(n);
+    let mut out = empty::<T>(n)?;
     // SAFETY: the caller guarantees `n` elements, `out` has capacity for them, and every bit pattern is a valid `T`.
     unsafe {
         std::ptr::copy_nonoverlapping(at.cast::<T>(), out.as_mut_ptr(), n);
         out.set_len(n);
     }
-    out
+    Ok(out)
 }
 
-/// Copies all strings into one buffer; each string is a view into it.
-fn strings(value: &Value<'_>, n: usize) -> Result<Vec<Bytes>, Error> {
-    let mut total = 0;
-    // SAFETY: a live tensor of strings.
-    check(unsafe { (api().GetStringTensorDataLength)(value.as_ptr(), &raw mut total) })?;
-    let mut content = vec![0u8; total];
-    let mut starts = vec![0usize; n];
+/// A list with room for `n` elements: the number is the model's or the caller's, so that there may be no memory for it.
+fn empty<T>(n: usize) -> Result<Vec<T>, Error> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(n).map_err(|_| Error::new(format!("{OUT_OF_MEMORY} for {n} elements of an output")))?;
+    Ok(out)
+}
+
+/// The beginning of a message that is recognised as missing memory.
+const OUT_OF_MEMORY: &str = "std::bad_alloc: there is no memory";
+
+/// Copies all strings into one buffer of `total` bytes; each string is a view into it.
+fn strings(value: &Value<'_>, n: usize, total: usize) -> Result<Vec<Bytes>, Error> {
+    let (mut content, mut starts) = (empty::<u8>(total)?, empty::<usize>(n)?);
+    content.resize(total, 0);
+    starts.resize(n, 0);
     // SAFETY: a live tensor of strings. The buffers have the sizes that the engine reported.
     check(unsafe {
         (api().GetStringTensorContent)(value.as_ptr(), content.as_mut_ptr().cast(), total, starts.as_mut_ptr(), n)
     })?;
     let content = Bytes::from(content);
     let ends = starts.iter().skip(1).copied().chain([total]);
-    Ok(starts.iter().zip(ends).map(|(start, end)| content.slice(*start..end)).collect())
+    let mut strings = empty::<Bytes>(n)?;
+    strings.extend(starts.iter().zip(ends).map(|(start, end)| content.slice(*start..end)));
+    Ok(strings)
 }

@@ -196,14 +196,18 @@ impl Blob {
 
 fn view<T: Element>(bytes: Bytes) -> Result<Elements<T>, String> {
     let length = bytes.len();
-    Elements::view(bytes).ok_or_else(|| format!("{length} bytes are not a whole number of elements"))
+    Elements::view(bytes)
+        .ok_or_else(|| format!("{length} bytes are not a whole number of elements, or there is no memory for them"))
 }
 
 fn bools(bytes: &[u8]) -> Result<Vec<bool>, String> {
-    match bytes.iter().position(|b| *b > 1) {
-        Some(i) => Err(format!("element {i} is expected to be the byte 0 or 1 (BOOL), got {}", bytes[i])),
-        None => Ok(bytes.iter().map(|b| *b == 1).collect()),
+    if let Some(i) = bytes.iter().position(|b| *b > 1) {
+        return Err(format!("element {i} is expected to be the byte 0 or 1 (BOOL), got {}", bytes[i]));
     }
+    let mut bools = Vec::new();
+    bools.try_reserve_exact(bytes.len()).map_err(|_| format!("there is no memory for {} booleans", bytes.len()))?;
+    bools.extend(bytes.iter().map(|b| *b == 1));
+    Ok(bools)
 }
 
 /// Parses BYTES: each element is a little-endian u32 length and that many bytes. Memory is reserved for at most as many elements as

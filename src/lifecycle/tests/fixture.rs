@@ -142,6 +142,7 @@ impl Workspace {
             policy: Policy::default(),
             available: || None,
             tolerance: Tolerance::default(),
+            max_answer: usize::MAX,
             recording: None,
             set_aside: Vec::new(),
         }

@@ -160,6 +160,32 @@ pub fn looping() -> Vec<u8> {
     )
 }
 
+/// `shape` INT64 [1] → `y` FP32 [N]: as many zeros as `shape` says.
+pub fn zeros() -> Vec<u8> {
+    model(
+        vec![node("ConstantOfShape", &["shape"], &["y"])],
+        Vec::new(),
+        vec![typed("shape", pb::tensor_proto::DataType::Int64 as i32, &[Some(1)])],
+        vec![value("y", &[None])],
+    )
+}
+
+/// `end` INT64 [] → `y` INT64 [N]: the numbers from `end` down to 1 in steps of 5.
+pub fn counting_down() -> Vec<u8> {
+    let integer = pb::tensor_proto::DataType::Int64;
+    let cast = |from: &str, to: &str| {
+        let mut cast = node("Cast", &[from], &[to]);
+        cast.attribute.push(int("to", integer as i64));
+        cast
+    };
+    model(
+        vec![cast("zero", "last"), cast("five", "by"), node("Range", &["end", "last", "by"], &["y"])],
+        vec![tensor("zero", &[], &[0.0]), tensor("five", &[], &[-5.0])],
+        vec![typed("end", integer as i32, &[])],
+        vec![typed("y", integer as i32, &[None])],
+    )
+}
+
 /// Copies one [N,2] input of every datatype: `bool` → `bool_out`, `uint8` → `uint8_out`, … `string` → `string_out`.
 pub fn echoing_every_type() -> Vec<u8> {
     use pb::tensor_proto::DataType as T;
