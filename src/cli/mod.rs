@@ -86,7 +86,11 @@ enum Command {
         input: Option<PathBuf>,
     },
     /// Try versions for a server, which names them on standard input.
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Examples:
+  sluicegate trial"
+    )]
     Trial {
         /// The path of ONNX Runtime's library.
         #[arg(long, value_name = "FILE")]
