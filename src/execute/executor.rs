@@ -3,6 +3,7 @@
 use super::lanes::Lanes;
 use super::pool::{Job, LaneKey, Pool};
 use super::runner::{RunOutput, Runner};
+use super::watchdog::can_replace_threads;
 use crate::model::{Checked, Code, Failure};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -49,6 +50,12 @@ impl Executor {
     #[must_use]
     pub fn queue_depth(&self) -> usize {
         self.pool.waiting()
+    }
+
+    /// Whether a worker whose run does not end would be replaced. Where not, only a restart helps.
+    #[must_use]
+    pub fn can_replace_workers(&self) -> bool {
+        can_replace_threads()
     }
 
     /// Workers that are idle now.

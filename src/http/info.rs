@@ -14,7 +14,11 @@ use std::sync::Arc;
 pub(super) fn answer(plane: &DataPlane, endpoint: &Endpoint) -> Result<HttpResponse, Failure> {
     match endpoint {
         Endpoint::ServerMetadata => Ok(answer::json(metadata::server_json(env!("CARGO_PKG_VERSION")))),
-        Endpoint::Live => Ok(answer::json("{\"live\":true}")),
+        Endpoint::Live if plane.gateway().executor().can_replace_workers() => Ok(answer::json("{\"live\":true}")),
+        Endpoint::Live => Err(Failure::new(
+            Code::NotReady,
+            "too many threads are held by runs that do not end: only a restart helps; the admin plane names them",
+        )),
         Endpoint::Ready if plane.ready() => Ok(answer::json("{\"ready\":true}")),
         Endpoint::Ready => Err(Failure::new(
             Code::NotReady,

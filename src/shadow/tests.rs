@@ -358,3 +358,21 @@ fn a_shadow_thread_that_panics_counts_the_copy_and_goes_on() {
     eventually("all comparisons", || fixture.counts(2).compared_so_far() + fixture.counts(3).compared_so_far() == 4);
     assert_eq!((fixture.pair(2).shadow_failed, fixture.pair(3).shadow_failed), (2, 2));
 }
+
+#[test]
+fn a_copy_whose_run_does_not_end_is_ended_or_its_thread_is_replaced() {
+    let (echo, held) = (adding(|_| 0.0), adding(|_| 0.0));
+    let fixture = Fixture::new(1, 1000, 1 << 20, vec![loaded(1, &echo, "a"), loaded(2, &held, "b")]);
+    held.block();
+    fixture.echoed("heeds its interrupt", &[1.0]);
+    eventually("the copy fails", || fixture.counts(2).compared_so_far() == 1);
+    let pair = fixture.pair(2);
+    assert_eq!((pair.pairs, pair.agreed), (1, 0), "the shadow failed");
+    held.ignore_interrupts();
+    fixture.echoed("ignores it", &[2.0]);
+    fixture.echoed("runs on another thread", &[3.0]);
+    held.wait_for_waiting(2);
+    held.unblock();
+    eventually("both copies are compared", || fixture.counts(2).compared_so_far() == 3);
+    assert_eq!(fixture.pair(2).agreed, 2);
+}
