@@ -5,7 +5,7 @@ use crate::ledger::{self, Change, Effect};
 use crate::lifecycle::RolloutCommit;
 use crate::lifecycle::fake::{Asked, Told};
 use crate::model::Code;
-use crate::registry::{Entry, Snapshot, Stage, State, Writer};
+use crate::registry::{Entry, Retired, Snapshot, Stage, State, Writer};
 use crate::route::Document;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -278,4 +278,20 @@ fn a_rollout_to_a_version_that_is_set_aside_is_taken_back_with_its_reason() {
         (&back["state"], &back["why"]),
         (&json!("taken_back"), &json!("version 2 failed (stuck): its runs do not end"))
     );
+}
+
+#[test]
+fn a_rollout_of_a_model_that_is_retired_stops_with_its_reason() {
+    let (fixture, _) = new();
+    fixture.post(BEGIN, plan());
+    let mut writer = fixture.writer.lock().unwrap();
+    let snapshot = writer.snapshot();
+    let entry = snapshot.model("fraud").unwrap();
+    let (versions, document) = (entry.versions().clone(), entry.document().cloned());
+    let out = Entry::new(name("fraud"), versions, document, entry.revision(), true, false).unwrap();
+    let retired = Retired { at: jiff::Timestamp::UNIX_EPOCH, by: "ann".to_owned(), reason: "replaced".to_owned() };
+    writer.publish(Snapshot::clone(&snapshot).with(out.with_retired(Some(retired))));
+    drop(writer);
+    let stopped = show(&fixture);
+    assert_eq!((&stopped["state"], &stopped["why"]), (&json!("stopped"), &json!("the model was retired: replaced")));
 }
