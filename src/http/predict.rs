@@ -249,7 +249,7 @@ async fn run(
         (request, format, hold)
     };
     let output = plane.gateway.infer(active, request, deadline).await?;
-    hold.grow(output.answer.size())?;
+    hold.grow(output.answer.size()).inspect_err(|_| active.excuse_version())?;
     let (mut response, pieces) = encode(&output.answer, format, active, target, id, &hold)?;
     answer::set_timing(response.headers_mut(), output.queue, output.infer);
     Ok(Ran { response, output, pieces, hold })

@@ -304,6 +304,11 @@ impl ActiveRequest {
         &self.served.loaded.facts.signature
     }
 
+    /// A failure from here on is not the version's: it ran, and there is no memory for its answer.
+    pub fn excuse_version(&mut self) {
+        self.counts_against_version = false;
+    }
+
     /// Counts output elements that JSON has no number for.
     pub fn nonfinite(&self, elements: usize) {
         self.served.metrics.nonfinite(elements);
