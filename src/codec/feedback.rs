@@ -27,6 +27,7 @@ const MEMBERS: [&str; 5] = ["request_id", "row", "label", "values", "ts"];
 pub fn decode(body: &Bytes, now: i64, hold: &Hold) -> Result<Vec<Feedback>, Failure> {
     let mut complaints = Complaints::default();
     let mut reader = Reader::counted(body, hold);
+    reader.refuse_byte_order_mark()?;
     let feedback = entries(&mut reader, now, &mut complaints)?;
     complaints.into_result(feedback)
 }
@@ -380,6 +381,8 @@ mod tests {
         assert!(
             decode(b"[]", NOW).unwrap_err().message.starts_with("feedback: expected a list of entries, got nothing")
         );
+        let with_mark = decode("\u{feff}{\"feedback\":[]}".as_bytes(), NOW).unwrap_err();
+        assert!(with_mark.message.contains("UTF-8 byte order mark"), "{with_mark}");
         assert!(decode(b"{", NOW).unwrap_err().message.starts_with("the body is not valid JSON"));
     }
 

@@ -1,13 +1,18 @@
 //! Accepts connections, within the limit on their number.
 
+use super::activity::Activity;
 use super::connections::Connections;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How long a connection that was asked to close has before the next one is asked.
+/// How often an acceptor that waits for room looks for it.
 const ROOM_TIME: Duration = Duration::from_millis(20);
+/// How long a connection that was asked to close has to take note, before the next one is asked.
+const EVICTION_TIME: Duration = Duration::from_secs(1);
+/// How long one that has taken note has to close, likewise.
+const CLOSE_TIME: Duration = Duration::from_millis(300);
 /// The pause after an error, most likely because file descriptors are used up. Retrying at once would only use CPU.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// At most one message about errors in this time.
@@ -22,6 +27,8 @@ pub(crate) struct Acceptor {
     connections: Arc<Connections>,
     /// A connection that waits for room.
     held: Option<TcpStream>,
+    /// The connection that was asked to make room, and when.
+    evicted: Option<(Arc<Activity>, Instant)>,
     logged: Option<Instant>,
 }
 
@@ -34,7 +41,7 @@ impl Acceptor {
         connections: Arc<Connections>,
     ) -> io::Result<Acceptor> {
         let listener = TcpListener::from_std(listener)?;
-        Ok(Acceptor { listener, plane, max, connections, held: None, logged: None })
+        Ok(Acceptor { listener, plane, max, connections, held: None, evicted: None, logged: None })
     }
 
     /// The next connection, once there is room for it. No connection is lost if the future is dropped.
@@ -56,16 +63,20 @@ impl Acceptor {
         }
     }
 
-    /// Returns once there are fewer connections than the limit.
-    async fn make_room(&self) {
+    /// Returns once there are fewer connections than the limit. The longest idle one is closed. If all are in use, the newcomer waits,
+    /// and others wait in the kernel's backlog.
+    async fn make_room(&mut self) {
         while self.connections.count() >= self.max {
-            // If all are in use, the newcomer waits, and others wait in the kernel's backlog.
-            self.connections.evict_longest_idle();
-            let until = Instant::now() + ROOM_TIME;
-            while self.connections.count() >= self.max && Instant::now() < until {
-                self.connections.one_ended(until.saturating_duration_since(Instant::now())).await;
+            let waits = self.evicted.as_ref().is_some_and(|(activity, at)| {
+                // One that was asked and is still open is in use again, or its thread is busy.
+                at.elapsed() < if activity.is_evicted() { EVICTION_TIME } else { CLOSE_TIME }
+            });
+            if !waits {
+                self.evicted = self.connections.evict_longest_idle().map(|activity| (activity, Instant::now()));
             }
+            self.connections.one_ended(ROOM_TIME).await;
         }
+        self.evicted = None;
     }
 
     async fn pause_after(&mut self, error: &io::Error) {

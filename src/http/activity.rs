@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// How soon after its request a client closes its sending half if it waits for the answer (`nc -N`, `socat`). A client that closes
+/// How soon after the end of its request a client closes its sending half if it waits for the answer (`nc -N`, `socat`). A client that closes
 /// later gave up: its request is dropped.
 const HALF_CLOSE: Duration = Duration::from_millis(100);
 
@@ -58,8 +58,8 @@ pub(crate) struct Activity {
     half_closed: AtomicBool,
     /// It did so in the middle of a request.
     is_cut_off: AtomicBool,
-    /// When the current request began. For HTTP/1.
-    started: AtomicU64,
+    /// When the current request was complete, as far as is known. For HTTP/1.
+    complete: AtomicU64,
     /// When the last request ended, or else when the connection began.
     last: AtomicU64,
     /// The socket takes no more bytes at the moment.
@@ -139,7 +139,7 @@ impl Activity {
             reading_body: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
             is_cut_off: AtomicBool::new(false),
-            started: AtomicU64::new(now),
+            complete: AtomicU64::new(now),
             last: AtomicU64::new(now),
             write_blocked: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
@@ -191,12 +191,13 @@ impl Activity {
         add_long(&self.requests, 1);
         add(&self.active, 1);
         self.reading_body.store(has_body, Ordering::Relaxed);
-        self.started.store(millis(now), Ordering::Relaxed);
+        self.complete.store(millis(now), Ordering::Relaxed);
         RequestGuard(Arc::clone(self))
     }
 
     /// The body of the current request is complete.
     pub(super) fn body_is_read(&self) {
+        self.complete.store(millis(Instant::now()), Ordering::Relaxed);
         self.reading_body.store(false, Ordering::Relaxed);
     }
 
@@ -230,19 +231,23 @@ impl Activity {
     }
 
     /// The client closed its sending half. Returns whether the request in progress is answered all the same, which hides the end from
-    /// the protocol.
+    /// the protocol. Where its body is being read, [`Activity::cut_off_request`] tells afterwards whether it had arrived.
     pub(super) fn client_stopped_sending(&self) -> bool {
         let is_waiting = !self.is_idle()
             && !self.is_cut_off.load(Ordering::Relaxed)
-            && (self.is_answering() || self.is_write_blocked() || self.just_began());
+            && (self.is_half_closed()
+                || self.reading_body.load(Ordering::Relaxed)
+                || self.is_answering()
+                || self.is_write_blocked()
+                || self.is_just_complete());
         if is_waiting {
             self.half_closed.store(true, Ordering::Relaxed);
         }
         is_waiting
     }
 
-    fn just_began(&self) -> bool {
-        let age = millis(Instant::now()).saturating_sub(self.started.load(Ordering::Relaxed));
+    fn is_just_complete(&self) -> bool {
+        let age = millis(Instant::now()).saturating_sub(self.complete.load(Ordering::Relaxed));
         u128::from(age) <= HALF_CLOSE.as_millis()
     }
 
@@ -391,5 +396,46 @@ impl Drop for AnswerGuard {
                 activity.lock_streams().remove(&(Arc::as_ptr(stream) as usize));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_longer_than_a_half_close() {
+        let until = Instant::now() + HALF_CLOSE * 2;
+        while Instant::now() < until {
+            std::thread::park_timeout(HALF_CLOSE);
+        }
+    }
+
+    #[test]
+    fn a_client_that_stops_sending_right_after_its_request_is_answered_however_long_the_run_is() {
+        let activity = Arc::new(Activity::new(Stage::Open));
+        let request = activity.begin(true, Instant::now());
+        wait_longer_than_a_half_close();
+        assert!(activity.client_stopped_sending(), "the last bytes of the body may have arrived before");
+        activity.body_is_read();
+        assert!(!activity.cut_off_request(), "the body is complete");
+        wait_longer_than_a_half_close();
+        assert!(activity.client_stopped_sending(), "the run goes on");
+        drop(request.answer(None));
+        assert!(activity.is_idle() && !activity.client_stopped_sending());
+    }
+
+    #[test]
+    fn a_client_that_leaves_later_or_within_its_request_is_not_answered() {
+        let activity = Arc::new(Activity::new(Stage::Open));
+        let _request = activity.begin(false, Instant::now());
+        wait_longer_than_a_half_close();
+        assert!(!activity.client_stopped_sending(), "it gave up");
+
+        let activity = Arc::new(Activity::new(Stage::Open));
+        let _request = activity.begin(true, Instant::now());
+        assert!(activity.client_stopped_sending());
+        assert!(activity.cut_off_request(), "the body is incomplete");
+        assert!(!activity.cut_off_request(), "once");
+        assert!(!activity.client_stopped_sending(), "the end is no longer hidden");
     }
 }

@@ -111,15 +111,15 @@ impl Connections {
         Stage::of(self.stage.load(Ordering::Acquire))
     }
 
-    /// Asks the longest idle connection to close. False if no connection has been idle for a second.
-    pub(crate) fn evict_longest_idle(&self) -> bool {
+    /// Asks the longest idle connection to close, and returns it. `None` if no connection has been idle for a second.
+    pub(super) fn evict_longest_idle(&self) -> Option<Arc<Activity>> {
         let now = Instant::now();
         let can_go = |activity: &Activity| activity.is_idle() && activity.idle_for(now) >= MIN_IDLE;
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(activity) = noted.pop() {
             if can_go(&activity) && !activity.is_evicted() {
                 activity.evict();
-                return true;
+                return Some(activity);
             }
         }
         let open = self.lock();
@@ -135,9 +135,9 @@ impl Connections {
         }
         idle.sort_unstable_by_key(|(idle_for, _)| *idle_for);
         noted.extend(idle.into_iter().map(|(_, activity)| Arc::clone(activity)));
-        let Some(longest) = noted.pop() else { return false };
+        let longest = noted.pop()?;
         longest.evict();
-        true
+        Some(longest)
     }
 
     /// Waits until a connection has ended, or for the given time.

@@ -238,6 +238,19 @@ fn a_client_that_stops_sending_gets_its_answer() {
             assert!(answer.starts_with("HTTP/1.1 200"), "attempt {i} of {request:?}: {answer:?}");
         }
     }
+    // A body that takes a while to arrive.
+    let rows = 200_000;
+    let large = infer_body(&[rows, 2], &vec![1.0; rows * 2]);
+    let mut stream = connect(gateway.data());
+    let head = format!("POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", large.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    let until = Instant::now() + Duration::from_millis(200);
+    eventually("time passes", || (Instant::now() > until).then_some(()));
+    stream.write_all(large.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "a large body: {:?}", answer.get(..100));
     // A request that is cut off is not complete, however long the server would wait for its body.
     let mut cut_off = connect(gateway.data());
     cut_off.write_all(&predict.as_bytes()[..predict.len() - 5]).unwrap();
