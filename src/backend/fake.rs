@@ -1,6 +1,6 @@
 //! A fake engine that tests control: what a run returns, when it returns, and whether it fails.
 
-use super::{Backend, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
+use super::{Backend, EmptyInputs, GraphFacts, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature};
 use crate::tensor::Tensor;
 use std::collections::VecDeque;
@@ -202,6 +202,16 @@ impl Model for Fake {
 
     fn signature(&self) -> &Signature {
         &self.0.signature
+    }
+
+    fn graph(&self) -> &GraphFacts {
+        GraphFacts::not_read()
+    }
+
+    fn limit_outputs(&self, _bytes: usize) {}
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {

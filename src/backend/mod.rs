@@ -131,25 +131,22 @@ pub trait Backend: Send + Sync {
 }
 
 /// A loaded version. It holds the weights once.
+///
+/// No method has a default, so that a model that wraps another one (`prepare/trial`) cannot hide what the other one does.
 pub trait Model: Send + Sync + std::fmt::Debug {
     fn engine(&self) -> &'static str;
 
     fn signature(&self) -> &Signature;
 
     /// What the graph says about runs: whether rows are independent, and whether values decide how long a run takes.
-    fn graph(&self) -> &GraphFacts {
-        static UNKNOWN: std::sync::LazyLock<GraphFacts> = std::sync::LazyLock::new(GraphFacts::unknown);
-        &UNKNOWN
-    }
+    fn graph(&self) -> &GraphFacts;
 
     /// From now on runs fail whose outputs have more bytes together, before these are copied. An engine that does not copy outputs ignores
     /// it, as whoever runs the model checks too.
-    fn limit_outputs(&self, _bytes: usize) {}
+    fn limit_outputs(&self, bytes: usize);
 
-    /// Which inputs without elements a run may have. All, unless a trial limits them.
-    fn empty_inputs(&self) -> &EmptyInputs {
-        &EmptyInputs::Any
-    }
+    /// Which inputs without elements a run may have. [`EmptyInputs::Any`], unless a trial limits them.
+    fn empty_inputs(&self) -> &EmptyInputs;
 
     /// Makes a light handle, to be used by one worker at a time.
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError>;

@@ -1,7 +1,7 @@
 //! The admin API in process: a published snapshot, a real ledger, and a fake manager whose replies a test chooses.
 
 use crate::admin::{Admin, Threads, router};
-use crate::backend::{Model, RunError, Session};
+use crate::backend::{EmptyInputs, GraphFacts, Model, RunError, Session};
 use crate::execute::{self, Runner};
 use crate::ledger::Retirement;
 use crate::ledger::{self, LedgerWriter};
@@ -311,6 +311,16 @@ impl Model for NeverRun {
 
     fn signature(&self) -> &Signature {
         &self.0
+    }
+
+    fn graph(&self) -> &GraphFacts {
+        GraphFacts::not_read()
+    }
+
+    fn limit_outputs(&self, _bytes: usize) {}
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {

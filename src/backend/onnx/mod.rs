@@ -52,6 +52,13 @@ pub struct GraphFacts {
 }
 
 impl GraphFacts {
+    /// Of a model that has no graph.
+    #[cfg(test)]
+    pub(crate) fn not_read() -> &'static GraphFacts {
+        static NOT_READ: std::sync::LazyLock<GraphFacts> = std::sync::LazyLock::new(GraphFacts::unknown);
+        &NOT_READ
+    }
+
     /// Of a model whose graph cannot be read.
     #[must_use]
     pub fn unknown() -> GraphFacts {

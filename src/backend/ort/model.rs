@@ -6,7 +6,7 @@ use super::values::{Output, Value, check};
 use super::weights::Weights;
 use super::{OnnxRuntime, errors, trap};
 use crate::backend::onnx::{DeclaredOutput, OnnxFile};
-use crate::backend::{GraphFacts, Interrupt, LoadError, Model, RunError, Session};
+use crate::backend::{EmptyInputs, GraphFacts, Interrupt, LoadError, Model, RunError, Session};
 use crate::model::{Checked, Dim, Signature, TensorSpec};
 use crate::tensor::{DataType, Tensor};
 use ort::ep::CPU;
@@ -155,6 +155,10 @@ impl Model for OrtModel {
 
     fn limit_outputs(&self, bytes: usize) {
         self.most.store(bytes, Ordering::Relaxed);
+    }
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {

@@ -8,7 +8,7 @@ mod convert;
 mod errors;
 
 use super::onnx::OnnxFile;
-use super::{Backend, GraphFacts, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
+use super::{Backend, EmptyInputs, GraphFacts, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature, panic_message};
 use crate::tensor::Tensor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,6 +58,12 @@ impl Model for TractModel {
 
     fn graph(&self) -> &GraphFacts {
         &self.graph
+    }
+
+    fn limit_outputs(&self, _bytes: usize) {}
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {

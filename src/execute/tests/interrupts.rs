@@ -31,6 +31,16 @@ impl Model for TimedModel {
         &self.signature
     }
 
+    fn graph(&self) -> &GraphFacts {
+        GraphFacts::not_read()
+    }
+
+    fn limit_outputs(&self, _bytes: usize) {}
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
+    }
+
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         Ok(Box::new(TimedRun(self)))
     }

@@ -3,7 +3,7 @@ mod interrupts;
 mod split;
 
 use super::*;
-use crate::backend::{Interrupt, Model, RunError, Session};
+use crate::backend::{EmptyInputs, GraphFacts, Interrupt, Model, RunError, Session};
 use crate::model::{Checked, Code, Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use std::num::NonZeroUsize;
@@ -91,6 +91,16 @@ impl Model for ScriptedModel {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn graph(&self) -> &GraphFacts {
+        GraphFacts::not_read()
+    }
+
+    fn limit_outputs(&self, _bytes: usize) {}
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
@@ -321,6 +331,16 @@ impl Model for NoSession {
 
     fn signature(&self) -> &Signature {
         &self.0
+    }
+
+    fn graph(&self) -> &GraphFacts {
+        GraphFacts::not_read()
+    }
+
+    fn limit_outputs(&self, _bytes: usize) {}
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {

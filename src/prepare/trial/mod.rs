@@ -332,6 +332,10 @@ impl Model for TriedModel {
         self.model.graph()
     }
 
+    fn limit_outputs(&self, bytes: usize) {
+        self.model.limit_outputs(bytes);
+    }
+
     fn empty_inputs(&self) -> &EmptyInputs {
         &self.empty_inputs
     }

@@ -1,7 +1,7 @@
 pub(crate) mod fixture;
 
 use super::*;
-use crate::backend::{Model, RunError, Session};
+use crate::backend::{EmptyInputs, GraphFacts, Model, RunError, Session};
 use crate::model::{Code, Parameters, Role, Signature};
 use crate::route::{Document, RouteRequest, Selector};
 use fixture::{entry, version};
@@ -23,6 +23,16 @@ impl Model for Tracked {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn graph(&self) -> &GraphFacts {
+        GraphFacts::not_read()
+    }
+
+    fn limit_outputs(&self, _bytes: usize) {}
+
+    fn empty_inputs(&self) -> &EmptyInputs {
+        &EmptyInputs::Any
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
