@@ -154,6 +154,7 @@ pub fn check(path: &Path, input: Option<&Path>, json: bool) -> ExitCode {
         program: trial_program(None),
         limits: config::Models::default().time_limits,
         memory: Machine::detect().memory_bytes,
+        known: None,
     };
     let engines = TriedEngines::new(Arc::new(Engines::discover(None)), config);
     let report = match prepare::check(&engines, path) {

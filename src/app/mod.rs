@@ -60,8 +60,9 @@ pub enum Phase {
 
 /// The engines, which with a program for trials try each version in another process first.
 fn loader(engines: Arc<Engines>, trials: Option<TrialProgram>, config: &Config, machine: &Machine) -> Arc<dyn Loader> {
-    let Some(program) = trials else { return engines };
-    let config = TrialConfig { program, limits: config.models.time_limits, memory: machine.memory_bytes };
+    let Some(program) = trials.filter(|_| config.models.trials) else { return engines };
+    let known = Some(config.data.dir.join("trials.jsonl"));
+    let config = TrialConfig { program, limits: config.models.time_limits, memory: machine.memory_bytes, known };
     Arc::new(TriedEngines::new(engines, config))
 }
 

@@ -122,7 +122,7 @@ impl Admin {
 }
 
 impl Models {
-    fn changes(&self, new: &Models) -> [Option<Change>; 13] {
+    fn changes(&self, new: &Models) -> [Option<Change>; 14] {
         let Models {
             dir,
             settle,
@@ -134,6 +134,7 @@ impl Models {
             keep_warm,
             crash_limit,
             policy,
+            trials,
         } = self;
         let new_limits = &new.time_limits;
         [
@@ -150,6 +151,7 @@ impl Models {
             at_start("models.crash_limit", &crash_limit.crashes, &new.crash_limit.crashes),
             at_start("models.crash_window", &crash_limit.within, &new.crash_limit.within),
             at_start("models.policy", policy, &new.policy),
+            at_start("models.trials", trials, &new.trials),
         ]
     }
 }

@@ -120,6 +120,8 @@ pub struct Models {
     pub crash_limit: CrashLimit,
     /// What to do when a version does not fit into the memory budget. Default `keep_serving`: no request fails.
     pub policy: Policy,
+    /// Whether each version is loaded and run in a process of its own first. Default true: a file can end the engine's process.
+    pub trials: bool,
 }
 
 /// `[engines]`: the engines that run models.
@@ -328,6 +330,7 @@ impl Default for Models {
             keep_warm: 10 * MINUTE,
             crash_limit: CrashLimit { crashes: 3, within: 10 * MINUTE },
             policy: Policy::default(),
+            trials: true,
         }
     }
 }
@@ -354,6 +357,7 @@ impl Models {
                 within: t.duration("crash_window", SECOND..=30 * 24 * HOUR).unwrap_or(d.crash_limit.within),
             },
             policy: t.one_of("policy", &policies).unwrap_or(d.policy),
+            trials: t.bool("trials").unwrap_or(d.trials),
         }
     }
 

@@ -179,6 +179,7 @@ const ALL_DIFFERENT: &str = r#"
     drain_timeout = "1s"
     keep_warm = "1s"
     policy = "make_room"
+    trials = false
     [engines]
     onnxruntime = "x"
     skip_divisions = false

@@ -102,6 +102,28 @@ fn trial_processes_end_with_the_server() {
     });
 }
 
+#[test]
+fn a_restart_does_not_repeat_trials() {
+    let (dir, mut served) = serve(&[("lstm", onnx::lstm())], &[]);
+    served.ready();
+    assert_eq!(trial_processes(served.child.id()).len(), 1);
+    let before = infer(&served, "lstm", &[1, 0, 4]).0;
+    served.stop();
+    let served = Served::start(dir.path());
+    served.ready();
+    assert!(trial_processes(served.child.id()).is_empty(), "the result was kept");
+    assert_eq!(infer(&served, "lstm", &[1, 0, 4]).0, before, "what is known of empty inputs too");
+    assert_eq!(infer(&served, "lstm", &[2, 3, 4]).0, 200);
+}
+
+#[test]
+fn trials_can_be_switched_off() {
+    let (_dir, served) = serve(&[("good", onnx::scaling(2.0))], &[("SLUICEGATE__MODELS__TRIALS", "false")]);
+    served.ready();
+    assert!(trial_processes(served.child.id()).is_empty());
+    assert_eq!(infer(&served, "good", &[1, 2]).0, 200);
+}
+
 /// The trial processes of a server: processes below it with that argument.
 fn trial_processes(server: u32) -> Vec<u32> {
     // `pid (name) state parent …`

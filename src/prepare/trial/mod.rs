@@ -13,9 +13,11 @@
 //! | the process ends on an empty input | requests with such inputs are refused (400) |
 //! | no trial is possible (no process can be started, the files are too large for a second copy) | the version loads; empty inputs are refused |
 //!
-//! A process serves many trials, one after another. It ends after 20 s without work, and with the server.
+//! A process serves many trials, one after another. It ends after 20 s without work, and with the server. Complete results are kept in the
+//! data directory (`known.rs`): a restart does not repeat them.
 
 mod child;
+mod known;
 mod message;
 mod plan;
 mod process;
@@ -24,6 +26,7 @@ pub use child::run_trials;
 pub use process::Program;
 
 use super::Loader;
+use super::digest::{artifact_digests, artifact_sha256};
 use super::limits::TimeLimits;
 use crate::backend::{
     EmptyAxes, EmptyInputs, EngineChoice, Engines, GraphFacts, LoadError, Model, RunError, Session, Tried,
@@ -32,10 +35,12 @@ use crate::backend::{
 use crate::machine;
 use crate::model::Signature;
 use crate::registry::Stage;
+use known::Known;
 use message::{Event, Order, engine_name};
 use process::{Ended, NoEvent, TrialProcess};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +52,8 @@ pub struct TrialConfig {
     pub limits: TimeLimits,
     /// The memory that this process and the trial process may use together, in bytes.
     pub memory: u64,
+    /// The file that keeps the results.
+    pub known: Option<PathBuf>,
 }
 
 /// The longest that all requests of a trial may take.
@@ -69,6 +76,7 @@ const TIMES_FILES: u64 = 6;
 pub struct TriedEngines {
     engines: Arc<Engines>,
     config: TrialConfig,
+    known: Option<Known>,
     /// Processes without work, at most [`MAX_IDLE`].
     idle: Mutex<Vec<TrialProcess>>,
     /// Said once: trials are not possible here.
@@ -107,7 +115,7 @@ enum Step {
 
 impl Loader for TriedEngines {
     fn load(&self, choice: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
-        let trial = self.try_version(choice, &files.dir)?;
+        let trial = self.try_or_remember(choice, &files.dir)?;
         let model = self.engines.load(choice, files)?;
         let empty_inputs = match trial {
             Trial::Done { engine, empty } if engine == model.engine() => empty.known(model.signature()),
@@ -124,7 +132,39 @@ impl Loader for TriedEngines {
 impl TriedEngines {
     #[must_use]
     pub fn new(engines: Arc<Engines>, config: TrialConfig) -> TriedEngines {
-        TriedEngines { engines, config, idle: Mutex::default(), impossible: Once::new() }
+        let known = config.known.as_deref().map(Known::open);
+        TriedEngines { engines, config, known, idle: Mutex::default(), impossible: Once::new() }
+    }
+
+    /// Tries a version whose files were not tried before.
+    ///
+    /// # Errors
+    /// As [`TriedEngines::try_version`].
+    fn try_or_remember(&self, choice: EngineChoice, dir: &Path) -> Result<Trial, LoadError> {
+        // Files that cannot be read are the load's to report.
+        let key = self.known.as_ref().and_then(|known| Some((known, self.key(choice, dir)?)));
+        if let Some((known, key)) = &key
+            && let Some((engine, empty)) = known.get(key)
+        {
+            return Ok(Trial::Done { engine, empty });
+        }
+        let trial = self.try_version(choice, dir)?;
+        if let (Some((known, key)), Trial::Done { engine, empty }) = (&key, &trial) {
+            known.keep(key, engine, empty);
+        }
+        Ok(trial)
+    }
+
+    /// What a result depends on: the bytes of the files, the engines, the release of this program. `None` where a file cannot be read.
+    fn key(&self, choice: EngineChoice, dir: &Path) -> Option<String> {
+        let mut key = artifact_sha256(&artifact_digests(dir).ok()?);
+        for engine in self.engines.describe() {
+            if let Some(version) = engine.version {
+                let _ = write!(key, " {} {version}", engine.name);
+            }
+        }
+        let _ = write!(key, " {} {}", engine_name(choice), env!("CARGO_PKG_VERSION"));
+        Some(key)
     }
 
     /// Tries a version.
