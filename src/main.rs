@@ -3,7 +3,11 @@
 use sluicegate::{app, cli};
 use std::process::ExitCode;
 
+#[expect(unsafe_code, reason = "the standard library has no safe way to change the environment")]
 fn main() -> ExitCode {
+    // ONNX Runtime opens a database of usage events in the home directory when its environment is made; its own switch comes too late for that.
+    // SAFETY: this is the only thread, so that no other one reads the environment meanwhile.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
     cli::run(&cli::Local {
         serve: app::serve,
         check: app::check,
