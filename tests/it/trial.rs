@@ -106,8 +106,8 @@ fn trial_processes_end_with_the_server() {
 fn the_engine_opens_no_database_of_usage() {
     let (_dir, served) = serve(&[("good", onnx::scaling(2.0))], &[]);
     served.ready();
-    let server = served.server_pid().unwrap().as_raw_nonzero().get().unsigned_abs();
-    for pid in trial_processes(served.child.id()).into_iter().chain([server]) {
+    let pid = served.server_pid().unwrap().as_raw_nonzero().get().unsigned_abs();
+    for pid in trial_processes(served.child.id()).into_iter().chain([pid]) {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
         let open: Vec<_> = files.filter_map(|file| std::fs::read_link(file.path()).ok()).collect();
         let of_engine = open.iter().find(|path| path.to_string_lossy().contains("onnxruntime.db"));
