@@ -1,5 +1,6 @@
 //! Sluicegate: a low-latency model-serving gateway. Each module is a room; `docs/ARCHITECTURE.md` is the map.
 
+pub mod access;
 mod admin;
 pub mod app;
 pub mod backend;

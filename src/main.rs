@@ -15,5 +15,6 @@ fn main() -> ExitCode {
         export: app::export,
         replay: app::replay,
         reproduce: app::reproduce,
+        token: app::token,
     })
 }

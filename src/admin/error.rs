@@ -25,6 +25,6 @@ impl IntoResponse for ErrorResponse {
 }
 
 /// The response to a path with invalid escapes.
-pub(super) fn invalid_path() -> ErrorResponse {
-    Failure::new(Code::NotFound, "the path is not valid UTF-8").into()
+pub(super) fn invalid_path() -> Failure {
+    Failure::new(Code::NotFound, "the path is not valid UTF-8")
 }

@@ -1,5 +1,6 @@
 //! Extractors for everything but the body: names in the path, query parameters, the operator, `if-match`.
 
+use super::caller::Caller;
 use super::error::{ErrorResponse, invalid_path};
 use crate::lifecycle::Actor;
 use crate::model::{Code, Failure, ModelName, NameError, Version};
@@ -18,24 +19,43 @@ pub(super) struct SegmentWithoutVerb(pub(super) String);
 pub(super) struct Target {
     model: String,
     version: String,
+    token: String,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, ErrorResponse> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| invalid_path())?;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Target, ErrorResponse> {
+        Ok(Target::of(parts).await?)
+    }
+}
+
+impl Target {
+    /// What the path names.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when the path has invalid escapes.
+    pub(super) async fn of(parts: &mut Parts) -> Result<Target, Failure> {
+        let params = RawPathParams::from_request_parts(parts, &()).await.map_err(|_| invalid_path())?;
         let without_verb = parts.extensions.get::<SegmentWithoutVerb>();
         let last = params.iter().last().map(|(name, _)| name);
         let named = |name: &str| {
             let value = params.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
             without_verb.filter(|_| last == Some(name)).map_or(value, |segment| segment.0.as_str()).to_owned()
         };
-        Ok(Target { model: named("model"), version: named("version") })
+        Ok(Target { model: named("model"), version: named("version"), token: named("token") })
     }
-}
 
-impl Target {
+    /// The model as the path names it.
+    pub(super) fn model_text(&self) -> &str {
+        &self.model
+    }
+
+    /// The token as the path names it.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The name of an existing model. A name that is not valid is reported as unknown, like any other.
     pub(super) fn model(&self) -> Result<ModelName, ErrorResponse> {
         self.model.parse().map_err(|_| unknown_model(&self.model).into())
@@ -123,27 +143,16 @@ impl Parameters {
     }
 }
 
-/// The operator's name for the audit trail. Until there are tokens, it is whatever the client sends.
+/// The caller as the actor of the audit trail.
 #[derive(Debug)]
 pub(super) struct Operator(pub(super) Actor);
-
-impl Operator {
-    const HEADER: &'static str = "x-sluicegate-actor";
-    const MAX_CHARS: usize = 128;
-}
 
 impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Operator, ErrorResponse> {
-        let Some(value) = parts.headers.get(Self::HEADER) else { return Ok(Operator(Actor("local".to_owned()))) };
-        let name = std::str::from_utf8(value.as_bytes()).map(str::trim).ok();
-        let fits = |name: &&str| !name.is_empty() && name.chars().count() <= Self::MAX_CHARS;
-        let Some(name) = name.filter(fits) else {
-            let message = format!("{}: expected 1 to {} characters of UTF-8", Self::HEADER, Self::MAX_CHARS);
-            return Err(Failure::new(Code::InvalidRequest, message).into());
-        };
-        Ok(Operator(Actor(name.to_owned())))
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Operator, ErrorResponse> {
+        let Caller(identity) = Caller::from_request_parts(parts, state).await?;
+        Ok(Operator(Actor(identity.name.clone())))
     }
 }
 

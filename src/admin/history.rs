@@ -1,9 +1,11 @@
 //! History and audit trail: what was changed, by whom and why.
 
 use super::Admin;
+use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::schemas::{Problem, TrafficDocument};
+use crate::access::{Action, Identity};
 use crate::ledger::{AuditQuery, Event, HistoryEntry, LedgerError, LedgerReader, rfc3339};
 use crate::model::{Code, Failure, ModelName};
 use axum::Json;
@@ -49,8 +51,9 @@ pub(super) struct AuditEvent {
     ts: String,
     actor: String,
     action: String,
-    #[schema(value_type = String)]
-    model: ModelName,
+    /// Null for a change that concerns no model, such as a token.
+    #[schema(value_type = Option<String>)]
+    model: Option<ModelName>,
     reason: Option<String>,
     /// The value before the change; null if there was none.
     before: Value,
@@ -94,6 +97,7 @@ pub(super) async fn history(State(admin): State<Arc<Admin>>, target: Target) -> 
 )]
 pub(super) async fn audit(
     State(admin): State<Arc<Admin>>,
+    Caller(caller): Caller,
     mut parameters: Parameters,
 ) -> Result<Json<Audit>, ErrorResponse> {
     let model = parameters.take("model", |text| text.parse().map_err(|_| "the name of a model".to_owned()));
@@ -105,8 +109,13 @@ pub(super) async fn audit(
     });
     parameters.finish()?;
     let query = AuditQuery { model, since, limit: limit.unwrap_or(DEFAULT_EVENTS) };
-    let events = read(&admin.ledger, move |ledger| ledger.audit(&query)).await?;
+    let events = read(&admin.ledger, move |ledger| ledger.audit_of(&query, |model| sees(&caller, model))).await?;
     Ok(Json(Audit { events: events.into_iter().map(TryInto::try_into).collect::<Result<_, Failure>>()? }))
+}
+
+/// Whether a caller may see the events of this model. A caller who sees only some models sees no event that concerns no model.
+fn sees(caller: &Identity, model: Option<&ModelName>) -> bool {
+    caller.may(Action::View, model.map(ModelName::as_str))
 }
 
 /// Each event has two traffic documents, so all events at once could be hundreds of megabytes.

@@ -6,10 +6,12 @@
 //!   they are durable and published. They are completed even if the client disconnects.
 //! - One table (`routes.rs`) lists the endpoints. `docs/openapi.json` is generated from the handlers, and tests compare the three.
 //! - Request bodies are limited in size and read strictly: unknown and duplicate members are refused by name.
+//! - `caller.rs` identifies the caller of each endpoint before its handler runs, and refuses whom the endpoint's permission does not allow. The
+//!   table states a permission for each endpoint.
 //! - A web page in an operator's browser cannot use this API: a host name must be an allowed one (DNS rebinding), and a request that
 //!   changes something must not carry the `Origin` of another page (`guard.rs`).
 //!
-//! Uses: http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -17,6 +19,7 @@
 //! `UPDATE_OPENAPI=1 cargo test --lib openapi` (`docs/how-to-add/admin-command.md`).
 
 mod body;
+mod caller;
 mod error;
 mod execution;
 mod extract;
@@ -36,11 +39,13 @@ mod schemas;
 mod shadows;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod traffic;
 mod triton;
 
 pub(crate) use shadows::pair_json;
 
+use crate::access::Access;
 use crate::execute;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
@@ -73,6 +78,10 @@ pub(crate) struct Admin {
     pub(crate) models_dir: PathBuf,
     /// The largest file that may be pushed, in bytes; larger ones are answered 413.
     pub(crate) max_push: u64,
+    /// Who the callers are.
+    pub(crate) access: Access,
+    /// Whether a caller needs credentials. Without this, one that has none may do everything.
+    pub(crate) require_token: bool,
     /// Names under which operators may reach the API, besides `localhost` and IP addresses.
     pub(crate) allowed_hosts: Vec<String>,
     /// Whether the server is stopping; then `/readyz` is 503 whatever is loaded.

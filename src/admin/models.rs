@@ -2,11 +2,13 @@
 
 use super::Admin;
 use super::body::JsonBody;
+use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{Operator, Parameters, Target};
 use super::requests::{ReasonRequest, read_empty};
 use super::responses::models::{Changed, InFlight, Model, Models, RetiredModel, VersionDetail, unknown_version};
 use super::schemas::Problem;
+use crate::access::Action;
 use crate::lifecycle::LoadOutcome;
 use crate::model::{ModelName, Version};
 use crate::registry;
@@ -18,12 +20,13 @@ use std::sync::Arc;
 /// All models
 #[utoipa::path(
     get, path = "/api/v1/models", operation_id = "list_models", tag = "models",
-    responses((status = 200, description = "Ordered by name", body = Models))
+    responses((status = 200, description = "Those that the caller may see, ordered by name", body = Models))
 )]
-pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Models> {
+pub(super) async fn list(State(admin): State<Arc<Admin>>, Caller(caller): Caller) -> Json<Models> {
     let snapshot = admin.reader.snapshot();
     let in_flight = InFlight::now(&admin.telemetry);
-    let mut entries: Vec<_> = snapshot.models().collect();
+    let visible = |entry: &&Arc<registry::Entry>| caller.may(Action::View, Some(entry.name().as_str()));
+    let mut entries: Vec<_> = snapshot.models().filter(visible).collect();
     entries.sort_by_key(|entry| entry.name());
     Json(Models { models: entries.into_iter().map(|entry| Model::of(entry, &in_flight)).collect() })
 }

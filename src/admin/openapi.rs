@@ -1,8 +1,11 @@
 //! The `OpenAPI` document, generated from the handlers.
 
-use super::{execution, history, models, probes, push, quality, rollout, shadows, traffic, triton};
+use super::routes::{Endpoint, endpoints};
+use super::{execution, history, models, probes, push, quality, rollout, shadows, tokens, traffic, triton};
+use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
+use serde_json::{Value, json};
 use std::sync::LazyLock;
 use utoipa::OpenApi;
 
@@ -12,14 +15,20 @@ use utoipa::OpenApi;
         title = "Sluicegate admin API",
         description = "For operators: which versions are loaded, which of them answers, and who changed that. Every error has the body \
                        Problem. The host must be an IP address, localhost or a name in `allowed_hosts` (section [admin] of the \
-                       configuration). A request with the `origin` header of another site may only read. The header \
-                       `x-sluicegate-actor` names the operator for the audit trail; without it, the name is `local`."
+                       configuration). A request with the `origin` header of another site may only read. Where credentials \
+                       are needed, 401 UNAUTHENTICATED is the answer to none or wrong ones, and 403 FORBIDDEN to those that do not allow it. \
+                       The name of the token, of the certificate or of the identity provider is the actor in the audit trail. Where none are \
+                       needed, the header `x-sluicegate-actor` names the operator; without it, the name is `local`."
     ),
     paths(
         probes::healthz,
         probes::readyz,
         probes::metrics,
         document,
+        tokens::whoami,
+        tokens::list,
+        tokens::create,
+        tokens::revoke,
         models::list,
         models::show,
         models::retire,
@@ -49,6 +58,7 @@ use utoipa::OpenApi;
     ),
     tags(
         (name = "probes", description = "For orchestrators and scrapers"),
+        (name = "access", description = "Who may do what"),
         (name = "models", description = "Models and their versions"),
         (name = "traffic", description = "Which version answers"),
         (name = "quality", description = "Quality from feedback, and the prediction log"),
@@ -60,9 +70,42 @@ struct Document;
 
 /// The text of `docs/openapi.json`.
 pub(super) static TEXT: LazyLock<String> = LazyLock::new(|| {
-    let text = Document::openapi().to_pretty_json();
-    text.expect("the document consists of strings and lists, which always serialize") + "\n"
+    let document = serde_json::to_value(Document::openapi());
+    let mut document = document.expect("the document consists of strings and lists, which always serialize");
+    add_permissions(&mut document);
+    format!("{document:#}\n")
 });
+
+/// Adds what each endpoint needs of its caller, as the table of endpoints states it: `x-permission`, `security`, and the answers 401 and 403.
+fn add_permissions(document: &mut Value) {
+    let bearer = json!({"type": "http", "scheme": "bearer", "description": "A token of `sluicegate token create`"});
+    document["components"]["securitySchemes"] = json!({"bearer": bearer});
+    let problem = |description: &str| {
+        let schema = json!({"$ref": "#/components/schemas/Problem"});
+        json!({"description": description, "content": {"application/json": {"schema": schema}}})
+    };
+    for Endpoint { method, path, permission, .. } in endpoints() {
+        let operation = &mut document["paths"][path][method.as_str().to_lowercase()];
+        let (needs, scope) = match permission {
+            Permission::Open => ("nothing", None),
+            Permission::AnyIdentity => ("any identity", None),
+            Permission::To(action, Scope::Model) => (action.as_str(), Some("the model in the path")),
+            Permission::To(action, Scope::Listed) => (action.as_str(), Some("some model; the answer has only those")),
+            Permission::To(action, Scope::Everything) => (action.as_str(), Some("all models")),
+        };
+        operation["x-permission"] = json!({"action": needs, "scope": scope});
+        if permission == Permission::Open {
+            operation["security"] = json!([]);
+            continue;
+        }
+        operation["security"] = json!([{"bearer": []}, {}]);
+        operation["responses"]["401"] = problem("No credentials where they are needed, or wrong ones");
+        operation["responses"]["403"] = problem("The credentials do not allow it; the error says what would be needed");
+        if let Some(responses) = operation["responses"].as_object_mut() {
+            responses.sort_keys();
+        }
+    }
+}
 
 /// This document
 #[utoipa::path(

@@ -1,10 +1,12 @@
 //! The table of endpoints, and the router built from it.
 
+use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, execution, guard, history, models, openapi, probes, push, quality, rollout, shadows, traffic, triton,
+    Admin, execution, guard, history, models, openapi, probes, push, quality, rollout, shadows, tokens, traffic, triton,
 };
+use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
 use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -18,64 +20,71 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tower::ServiceExt;
 
-/// One method of one path. A path may end in a verb: `/api/v1/models/{model}:promote`.
+/// One method of one path, with what it needs of its caller. A path may end in a verb: `/api/v1/models/{model}:promote`.
 pub(super) struct Endpoint {
-    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it with the OpenAPI document"))]
     pub(super) method: Method,
     pub(super) path: &'static str,
+    pub(super) permission: Permission,
     methods: MethodRouter<Arc<Admin>>,
 }
 
-/// The table.
+/// The table. Open are the probes, which an orchestrator sends without credentials, and the description of this API, which is public.
 pub(super) fn endpoints() -> Vec<Endpoint> {
+    use Action::{Administer, Operate, View};
+    use Permission::{AnyIdentity, Open, To};
+    use Scope::{Everything, Listed, Model};
     vec![
-        get("/healthz", probes::healthz),
-        get("/readyz", probes::readyz),
-        get("/metrics", probes::metrics),
-        get("/openapi.json", openapi::document),
-        get("/api/v1/models", models::list),
-        get("/api/v1/models/{model}", models::show),
-        delete("/api/v1/models/{model}", models::retire),
-        post("/api/v1/models/{model}:promote", traffic::promote),
-        post("/api/v1/models/{model}:rollback", traffic::rollback),
-        post("/api/v1/models/{model}:rollout", rollout::begin),
-        get("/api/v1/models/{model}/rollout", rollout::show),
-        post("/api/v1/models/{model}/rollout:pause", rollout::pause),
-        post("/api/v1/models/{model}/rollout:resume", rollout::resume),
-        post("/api/v1/models/{model}/rollout:abort", rollout::abort),
-        get("/api/v1/models/{model}/versions/{version}", models::version),
-        put("/api/v1/models/{model}/versions/{version}", push::push),
-        post("/api/v1/models/{model}/versions/{version}:load", models::load),
-        post("/api/v1/models/{model}/versions/{version}:unload", models::unload),
-        get("/api/v1/models/{model}/traffic", traffic::show),
-        put("/api/v1/models/{model}/traffic", traffic::replace),
-        get("/api/v1/models/{model}/shadows", shadows::list),
-        get("/api/v1/models/{model}/shadows/{version}", shadows::show),
-        get("/api/v1/models/{model}/execution", execution::show),
-        get("/api/v1/models/{model}/quality", quality::show),
-        get("/api/v1/log", quality::log),
-        get("/api/v1/models/{model}/history", history::history),
-        get("/api/v1/audit", history::audit),
-        post("/v2/repository/index", triton::index),
-        post("/v2/repository/models/{model}/load", triton::load),
-        post("/v2/repository/models/{model}/unload", triton::unload),
+        get("/healthz", Open, probes::healthz),
+        get("/readyz", Open, probes::readyz),
+        get("/metrics", To(View, Everything), probes::metrics),
+        get("/openapi.json", Open, openapi::document),
+        get("/api/v1/whoami", AnyIdentity, tokens::whoami),
+        get("/api/v1/tokens", To(Administer, Everything), tokens::list),
+        post("/api/v1/tokens", To(Administer, Everything), tokens::create),
+        delete("/api/v1/tokens/{token}", To(Administer, Everything), tokens::revoke),
+        get("/api/v1/models", To(View, Listed), models::list),
+        get("/api/v1/models/{model}", To(View, Model), models::show),
+        delete("/api/v1/models/{model}", To(Operate, Model), models::retire),
+        post("/api/v1/models/{model}:promote", To(Operate, Model), traffic::promote),
+        post("/api/v1/models/{model}:rollback", To(Operate, Model), traffic::rollback),
+        post("/api/v1/models/{model}:rollout", To(Operate, Model), rollout::begin),
+        get("/api/v1/models/{model}/rollout", To(View, Model), rollout::show),
+        post("/api/v1/models/{model}/rollout:pause", To(Operate, Model), rollout::pause),
+        post("/api/v1/models/{model}/rollout:resume", To(Operate, Model), rollout::resume),
+        post("/api/v1/models/{model}/rollout:abort", To(Operate, Model), rollout::abort),
+        get("/api/v1/models/{model}/versions/{version}", To(View, Model), models::version),
+        put("/api/v1/models/{model}/versions/{version}", To(Operate, Model), push::push),
+        post("/api/v1/models/{model}/versions/{version}:load", To(Operate, Model), models::load),
+        post("/api/v1/models/{model}/versions/{version}:unload", To(Operate, Model), models::unload),
+        get("/api/v1/models/{model}/traffic", To(View, Model), traffic::show),
+        put("/api/v1/models/{model}/traffic", To(Operate, Model), traffic::replace),
+        get("/api/v1/models/{model}/shadows", To(View, Model), shadows::list),
+        get("/api/v1/models/{model}/shadows/{version}", To(View, Model), shadows::show),
+        get("/api/v1/models/{model}/execution", To(View, Model), execution::show),
+        get("/api/v1/models/{model}/quality", To(View, Model), quality::show),
+        get("/api/v1/log", To(View, Everything), quality::log),
+        get("/api/v1/models/{model}/history", To(View, Model), history::history),
+        get("/api/v1/audit", To(View, Listed), history::audit),
+        post("/v2/repository/index", To(View, Listed), triton::index),
+        post("/v2/repository/models/{model}/load", To(Operate, Model), triton::load),
+        post("/v2/repository/models/{model}/unload", To(Operate, Model), triton::unload),
     ]
 }
 
-fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
-    Endpoint { method: Method::GET, path, methods: routing::get(handler) }
+fn get<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::GET, path, permission, methods: routing::get(handler) }
 }
 
-fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
-    Endpoint { method: Method::POST, path, methods: routing::post(handler) }
+fn post<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::POST, path, permission, methods: routing::post(handler) }
 }
 
-fn delete<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
-    Endpoint { method: Method::DELETE, path, methods: routing::delete(handler) }
+fn delete<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::DELETE, path, permission, methods: routing::delete(handler) }
 }
 
-fn put<T: 'static>(path: &'static str, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
-    Endpoint { method: Method::PUT, path, methods: routing::put(handler) }
+fn put<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    Endpoint { method: Method::PUT, path, permission, methods: routing::put(handler) }
 }
 
 /// The methods of one path for each of its verbs; `None` is the path without a verb.
@@ -87,7 +96,9 @@ pub(super) fn build(admin: &Arc<Admin>) -> Router {
         // After a parameter, axum would read the verb as part of the value. After a fixed segment it is an ordinary part of the path.
         let verb = endpoint.path.split_once(':').filter(|(path, _)| path.ends_with('}'));
         let (path, verb) = verb.map_or((endpoint.path, None), |(path, verb)| (path, Some(verb)));
-        let methods = endpoint.methods.with_state(Arc::clone(admin));
+        let needs = Needs { admin: Arc::clone(admin), permission: endpoint.permission };
+        let methods = endpoint.methods.route_layer(from_fn_with_state(needs, caller::check));
+        let methods = methods.with_state(Arc::clone(admin));
         let verbs = paths.entry(path).or_default();
         match verbs.iter_mut().find(|(known, _)| *known == verb) {
             Some((_, known)) => *known = std::mem::take(known).merge(methods),
@@ -111,7 +122,7 @@ fn dispatch(verbs: Verbs) -> MethodRouter {
     routing::any(move |params: Result<RawPathParams, RawPathParamsRejection>, mut request: Request| {
         let verbs = Arc::clone(&verbs);
         async move {
-            let Ok(params) = params else { return invalid_path().into_response() };
+            let Ok(params) = params else { return ErrorResponse::from(invalid_path()).into_response() };
             let last = params.iter().last().map_or("", |(_, segment)| segment);
             let (segment, verb) = last.rsplit_once(':').map_or((last, None), |(segment, verb)| (segment, Some(verb)));
             let Some((_, methods)) = verbs.iter().find(|(known, _)| *known == verb) else {

@@ -2,10 +2,12 @@
 
 use super::Admin;
 use super::body::JsonBody;
+use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{Operator, Target};
 use super::requests::{IndexRequest, RepositoryRequest};
 use super::schemas::Problem;
+use crate::access::Action;
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::{Entry, State, VersionStatus};
 use axum::Json;
@@ -38,11 +40,13 @@ pub(super) struct IndexEntry {
 )]
 pub(super) async fn index(
     Shared(admin): Shared<Arc<Admin>>,
+    Caller(caller): Caller,
     body: JsonBody,
 ) -> Result<Json<Vec<IndexEntry>>, ErrorResponse> {
     let IndexRequest { ready } = IndexRequest::read(body)?;
     let snapshot = admin.reader.snapshot();
-    let mut entries: Vec<_> = snapshot.models().collect();
+    let visible = |entry: &&Arc<Entry>| caller.may(Action::View, Some(entry.name().as_str()));
+    let mut entries: Vec<_> = snapshot.models().filter(visible).collect();
     entries.sort_by_key(|entry| entry.name());
     let mut index: Vec<IndexEntry> = entries.into_iter().flat_map(|entry| versions(entry)).collect();
     index.retain(|version| !ready || version.state == "READY");

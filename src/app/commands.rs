@@ -67,7 +67,7 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         tracing::error!("{error}");
-        ExitCode::from(FAILED)
+        ExitCode::from(if matches!(error, StartError::NoCredentials { .. }) { USAGE } else { FAILED })
     })
 }
 

@@ -2,8 +2,10 @@
 
 use super::Phase;
 use super::threads::StuckVersions;
+use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, serve_connection};
+use crate::lifecycle::Handle;
 use crate::quality::Quality;
 use crate::telemetry::{QualityFigures, Telemetry, names};
 use ::http::Request;
@@ -22,6 +24,9 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// second took 6 % of a core. With few models a pass runs every second, because waiting samples take up memory and cache: at 50,000
 /// samples per second, passes five seconds apart cost a tenth of the throughput.
 const FOLD_SHARE: f64 = 0.02;
+
+/// How often the times at which tokens were used are stored.
+const STORE_USES: Duration = Duration::from_mins(1);
 
 /// The most connections of the admin plane; for a further one the longest idle one is closed. Operators, dashboards and scrapers use a
 /// few.
@@ -53,6 +58,19 @@ pub(super) fn connection_limits(config: &http::Config) -> ConnectionLimits {
     }
 }
 
+/// Stores when tokens were used.
+#[derive(Debug, Clone)]
+struct TokenUses {
+    access: Access,
+    handle: Handle,
+}
+
+impl TokenUses {
+    fn store(&self) {
+        self.handle.store_token_uses(self.access.take_uses());
+    }
+}
+
 impl Control {
     pub(super) fn start(
         listener: std::net::TcpListener,
@@ -66,12 +84,13 @@ impl Control {
         let (stop, mut stopping) = watch::channel(false);
         let connections = Arc::new(Connections::new(telemetry.process(), "admin"));
         let quality = plane.quality.clone();
+        let uses = TokenUses { access: plane.access.clone(), handle: plane.handle.clone() };
         let stuck = StuckVersions::new(plane.reader.clone(), plane.handle.clone(), &telemetry);
         let threads = Arc::clone(&plane.threads);
         let router = admin::router(plane);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(async move {
-                let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality, stuck, threads));
+                let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality, stuck, threads, uses.clone()));
                 let served = serve(listener, router, limits, &connections);
                 tokio::select! {
                     served = served => if let Err(error) = served {
@@ -87,6 +106,7 @@ impl Control {
                     connections.one_ended(until.saturating_duration_since(Instant::now())).await;
                 }
                 upkeep.abort();
+                uses.store();
             });
         })?;
         Ok(Control { address, stop, thread })
@@ -130,6 +150,7 @@ async fn upkeep(
     quality: Quality,
     mut stuck: StuckVersions,
     threads: Arc<dyn Fn() -> admin::Threads + Send + Sync>,
+    uses: TokenUses,
 ) {
     let process = telemetry.process();
     let (ready, depth, resident) = (
@@ -144,6 +165,7 @@ async fn upkeep(
     let mut every = tokio::time::interval(UPKEEP);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = Instant::now();
+    let mut uses_due = Instant::now();
     loop {
         every.tick().await;
         let now = Instant::now();
@@ -157,6 +179,10 @@ async fn upkeep(
         refused.absolute(budget.refused());
         if let Some(bytes) = crate::machine::resident_bytes() {
             resident.set(bytes as f64);
+        }
+        if now >= uses_due {
+            uses.store();
+            uses_due = now + STORE_USES;
         }
         stuck.look(&threads());
         quality.expire(crate::record::now());

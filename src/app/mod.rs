@@ -17,10 +17,13 @@ mod control;
 mod offline;
 mod signals;
 mod threads;
+mod tokens;
 
 pub use commands::{check, serve, trial};
 pub use offline::{export, replay, reproduce};
+pub use tokens::token;
 
+use crate::access::{self, Access};
 use crate::admin;
 use crate::backend::Engines;
 use crate::budget::Budget;
@@ -90,6 +93,11 @@ pub enum StartError {
     Listen { plane: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("cannot use the data directory {dir}: {source}")]
     Ledger { dir: String, source: Box<ledger::LedgerError> },
+    #[error(
+        "admin.listen is {address}, which other machines can reach, and nobody has credentials: make a token first \
+         (sluicegate token create --name root --role admin --data-dir {dir}), set admin.first_token, or listen on 127.0.0.1"
+    )]
+    NoCredentials { address: SocketAddr, dir: String },
     #[error("cannot start {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
 }
@@ -149,8 +157,9 @@ impl App {
         let telemetry = Telemetry::new();
         let Sockets { data: data_listener, admin: admin_listener } = sockets;
         let dir = &config.data.dir;
-        let (ledger_writer, ledger_reader, set_aside) = open_ledger(config, parent.as_ref())
+        let (mut ledger_writer, ledger_reader, set_aside) = open_ledger(config, parent.as_ref())
             .map_err(|source| StartError::Ledger { dir: dir.display().to_string(), source: Box::new(source) })?;
+        let access = start_access(config, &mut ledger_writer, &ledger_reader)?;
         let (writer, reader) = registry::new();
 
         let (prediction_log, log_stop, recording, quality) = start_log(config, io, &telemetry)?;
@@ -191,7 +200,8 @@ impl App {
         let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
             .map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()));
-        let data_plane = DataPlane::new(gateway, &http_config, requests, &telemetry)
+        let callers = config.server.require_token.then(|| access.clone());
+        let data_plane = DataPlane::new(gateway, &http_config, callers, requests, &telemetry)
             .map_err(start("the threads for large bodies"))?;
         let server =
             Server::start(data_listener, &http_config, &data_plane, &telemetry).map_err(start("the data plane"))?;
@@ -215,6 +225,8 @@ impl App {
             telemetry: telemetry.clone(),
             models_dir: config.models.dir.clone(),
             max_push: MAX_PUSH,
+            access,
+            require_token: config.admin.needs_credentials(),
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
         };
@@ -341,6 +353,28 @@ fn start_log(
         .map_err(|source| StartError::Start { what: "the prediction log", source })?;
     let choice = settings.choice.clone();
     Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality))
+}
+
+/// Reads the tokens, and makes the first one where that is asked for.
+fn start_access(
+    config: &Config,
+    writer: &mut ledger::LedgerWriter,
+    reader: &ledger::LedgerReader,
+) -> Result<Access, StartError> {
+    let dir = config.data.dir.display().to_string();
+    let failed = |source| StartError::Ledger { dir: dir.clone(), source: Box::new(source) };
+    let access = Access::new(access::Config::default(), &reader.tokens().map_err(failed)?);
+    if config.admin.first_token && !access.has_admin_token() {
+        tokens::print_first_token(writer).map_err(failed)?;
+        access.reload(|| reader.tokens()).map_err(failed)?;
+    }
+    if !config.admin.is_loopback() {
+        if !access.has_credentials(false) {
+            return Err(StartError::NoCredentials { address: config.admin.listen, dir });
+        }
+        tracing::warn!(address = %config.admin.listen, "other machines can reach the admin plane; every request needs credentials");
+    }
+    Ok(access)
 }
 
 fn log_engines(engines: &Engines) {

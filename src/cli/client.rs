@@ -1,6 +1,9 @@
 //! The client commands' requests to the admin API.
 
-use super::{ClientOptions, CommandError, PromoteOptions, TrafficOptions, show, show_execution, show_shadow};
+use super::{
+    ClientOptions, CommandError, PromoteOptions, TokenCommand, TrafficOptions, show, show_access, show_execution,
+    show_shadow,
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -169,6 +172,28 @@ impl Client {
         })
     }
 
+    pub(super) fn token(&self, command: &TokenCommand) -> Done {
+        match command {
+            TokenCommand::Create { name, role, models, expires, data_dir: _ } => {
+                let mut body = json!({"name": name, "role": role, "expires": expires});
+                if !models.is_empty() {
+                    body["models"] = json!(models);
+                }
+                let answer = self.send("POST", "/api/v1/tokens", &body)?;
+                self.show(&answer, |answer| show::cell(&answer["token"]) + "\n")
+            }
+            TokenCommand::List { data_dir: _ } => self.show(&self.get("/api/v1/tokens")?, show_access::tokens),
+            TokenCommand::Revoke { name, data_dir: _ } => {
+                let place = format!("/api/v1/tokens/{}", segment(name));
+                self.show(&self.send("DELETE", &place, &json!({}))?, |_| format!("the token {name} is revoked\n"))
+            }
+        }
+    }
+
+    pub(super) fn whoami(&self) -> Done {
+        self.show(&self.get("/api/v1/whoami")?, show_access::whoami)
+    }
+
     pub(super) fn history(&self, model: &str) -> Done {
         self.show(&self.get(&format!("{}/history", path(model, "")))?, show::history)
     }
@@ -231,7 +256,7 @@ impl Client {
         if let Some(user) =
             std::env::var("USER").ok().filter(|u| u.bytes().all(|b| b.is_ascii_graphic()) && !u.is_empty())
         {
-            // For the audit trail. Nothing proves this name, as there are no tokens yet.
+            // For the audit trail of a server that needs no credentials. Nothing proves this name.
             request = request.header("x-sluicegate-actor", user);
         }
         if let Some(token) = &self.options.token {

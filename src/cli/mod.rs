@@ -18,13 +18,15 @@ mod client;
 mod offline;
 mod rollout;
 mod show;
+mod show_access;
 mod show_execution;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
 
-pub use offline::{ExportOptions, Local, PickOptions, ReplayOptions, ReproduceOptions};
+pub use offline::{ExportOptions, Local, PickOptions, ReplayOptions, ReproduceOptions, TokenCommand};
 pub(crate) use show::table;
+pub(crate) use show_access::tokens as token_table;
 pub(crate) use show_shadow::pairs as shadow_pairs;
 
 use crate::config::Overrides;
@@ -241,6 +243,24 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
         /// The name of the model.
         model: String,
     },
+    /// Make, list or revoke tokens: who may do what.
+    #[command(
+        arg_required_else_help = true,
+        after_help = "Examples:
+  sluicegate token create --name root --role admin --data-dir data
+  sluicegate token create --name ci --role operator --models 'fraud-*' --expires 90d
+  sluicegate token list
+  sluicegate token revoke ci"
+    )]
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Show who the server takes you for, and what you may do.
+    #[command(after_help = "Examples:
+  sluicegate whoami
+  SLUICEGATE_TOKEN=$TOKEN sluicegate whoami --json")]
+    Whoami,
     /// List who changed what, newest first.
     #[command(after_help = "Examples:
   sluicegate audit
@@ -270,7 +290,7 @@ struct ServeOptions {
     /// The address for predictions [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// The address of the admin API, loopback only [default: 127.0.0.1:8081]
+    /// The address of the admin API [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<String>,
     /// The directory for traffic documents, the audit trail and the prediction log [default: data]
@@ -401,6 +421,11 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Load { model, version } => client.load(&model, &version, "load"),
         Command::Unload { model, version } => client.load(&model, &version, "unload"),
         Command::Push { model, version, file } => client.push(&model, &version, &file),
+        Command::Token { command } => match command.data_dir() {
+            Some(dir) => return (local.token)(&command, dir, client.json()),
+            None => client.token(&command),
+        },
+        Command::Whoami => client.whoami(),
         Command::History { model } => client.history(&model),
         Command::Audit { model, since, limit } => client.audit(model.as_deref(), since.as_deref(), limit),
     };

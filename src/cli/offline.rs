@@ -14,6 +14,67 @@ pub struct Local {
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
+    /// Changes or lists the tokens in the data directory of a stopped server.
+    pub token: fn(&TokenCommand, &Path, bool) -> ExitCode,
+}
+
+/// What to do with tokens.
+#[derive(Debug, clap::Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it, alone, on standard output. Nobody can read it again.
+    #[command(after_help = "Examples:
+  sluicegate token create --name root --role admin --data-dir data       the first token, while the server is stopped
+  sluicegate token create --name ci --role operator --models 'fraud-*' --expires 90d
+  SLUICEGATE_TOKEN=$(sluicegate token create --name shop --role predict --models iris)")]
+    Create {
+        /// The name that stands in the audit trail: one for each person or program.
+        #[arg(long)]
+        name: String,
+        /// predict, viewer, operator, approver or admin.
+        #[arg(long)]
+        role: String,
+        /// The models it is limited to: names, and patterns with `*`, separated by commas [default: all]
+        #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+        models: Vec<String>,
+        /// The time until it expires, such as 90d or 12h [default: never]
+        #[arg(long, value_name = "DURATION")]
+        expires: Option<String>,
+        /// Write into this data directory, of a server that is stopped, instead of asking a running server.
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// List the tokens with their roles and when they were used last.
+    #[command(after_help = "Examples:
+  sluicegate token list
+  sluicegate token list --data-dir data")]
+    List {
+        /// Read this data directory, of a server that is stopped, instead of asking a running server.
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// Revoke a token: requests with it are refused from then on.
+    #[command(after_help = "Examples:
+  sluicegate token revoke ci
+  sluicegate token revoke ci --data-dir data")]
+    Revoke {
+        /// The name of the token.
+        name: String,
+        /// Write into this data directory, of a server that is stopped, instead of asking a running server.
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+}
+
+impl TokenCommand {
+    /// The data directory of a stopped server; `None` asks a running one.
+    #[must_use]
+    pub fn data_dir(&self) -> Option<&Path> {
+        match self {
+            TokenCommand::Create { data_dir, .. }
+            | TokenCommand::List { data_dir }
+            | TokenCommand::Revoke { data_dir, .. } => data_dir.as_deref(),
+        }
+    }
 }
 
 /// Selects records of the prediction log.

@@ -61,7 +61,7 @@ fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change>
 // Every struct is destructured completely, so that a new key does not compile until this file says when it can change.
 
 impl Server {
-    fn changes(&self, new: &Server) -> [Option<Change>; 21] {
+    fn changes(&self, new: &Server) -> [Option<Change>; 22] {
         let Server {
             listen,
             max_in_flight,
@@ -83,6 +83,7 @@ impl Server {
             shutdown_announce,
             supervise,
             crash_inputs,
+            require_token,
             io_threads,
         } = self;
         [
@@ -106,16 +107,19 @@ impl Server {
             at_run_time("server.shutdown_announce", shutdown_announce, &new.shutdown_announce),
             at_start("server.supervise", supervise, &new.supervise),
             at_start("server.crash_inputs", crash_inputs, &new.crash_inputs),
+            at_start("server.require_token", require_token, &new.require_token),
             at_start("server.io_threads", io_threads, &new.io_threads),
         ]
     }
 }
 
 impl Admin {
-    fn changes(&self, new: &Admin) -> [Option<Change>; 2] {
-        let Admin { listen, allowed_hosts } = self;
+    fn changes(&self, new: &Admin) -> [Option<Change>; 4] {
+        let Admin { listen, require_token, first_token, allowed_hosts } = self;
         [
             at_start("admin.listen", listen, &new.listen),
+            at_start("admin.require_token", require_token, &new.require_token),
+            at_start("admin.first_token", first_token, &new.first_token),
             at_start("admin.allowed_hosts", allowed_hosts, &new.allowed_hosts),
         ]
     }

@@ -75,6 +75,8 @@ pub struct Server {
     /// The most bytes of a request's inputs that are kept for each thread while it runs a model, to be written to a file when the run ends
     /// the process. Default 0, which keeps none: the copy costs time, and inputs may be personal data.
     pub crash_inputs: u64,
+    /// Whether requests need credentials; the probes never do. Default false: callers are known by the network they are in.
+    pub require_token: bool,
     /// I/O threads, which read requests and send answers. Default 0: one per core of the CPU budget.
     pub io_threads: usize,
 }
@@ -82,8 +84,13 @@ pub struct Server {
 /// `[admin]`: the admin plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Default `127.0.0.1:8081`. Loopback only, because there are no tokens yet: everybody who can connect can change what serves.
+    /// Default `127.0.0.1:8081`: only this machine can connect, so that the plane is safe without credentials.
     pub listen: SocketAddr,
+    /// Whether every request needs credentials. Default false, for a machine with one user. On any address but loopback they are always
+    /// needed, and the server does not start without any.
+    pub require_token: bool,
+    /// Make a token for an admin at start and print it to standard output, if there is none. Default false.
+    pub first_token: bool,
     /// Host names under which operators reach the admin plane, without a port. Default none: `localhost` and IP addresses are always
     /// allowed. Other names are refused, because a web page could use one of its own to reach the plane (DNS rebinding).
     pub allowed_hosts: Vec<String>,
@@ -218,6 +225,7 @@ impl Default for Server {
             shutdown_announce: Duration::ZERO,
             supervise: true,
             crash_inputs: 0,
+            require_token: false,
             io_threads: 0,
         }
     }
@@ -250,6 +258,7 @@ impl Server {
             shutdown_announce: t.duration("shutdown_announce", Duration::ZERO..=HOUR).unwrap_or(d.shutdown_announce),
             supervise: t.bool("supervise").unwrap_or(d.supervise),
             crash_inputs: t.bytes("crash_inputs", 0..=256 * MIB).unwrap_or(d.crash_inputs),
+            require_token: t.bool("require_token").unwrap_or(d.require_token),
             io_threads: t.integer("io_threads", 0..=1024).unwrap_or(d.io_threads),
         };
         if server.request_timeout > server.max_request_timeout {
@@ -289,7 +298,12 @@ impl Server {
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081), allowed_hosts: Vec::new() }
+        Admin {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081),
+            require_token: false,
+            first_token: false,
+            allowed_hosts: Vec::new(),
+        }
     }
 }
 
@@ -297,6 +311,8 @@ impl Admin {
     pub(super) fn read(t: &mut Table) -> Admin {
         let admin = Admin {
             listen: t.socket_addr("listen").unwrap_or(Admin::default().listen),
+            require_token: t.bool("require_token").unwrap_or_default(),
+            first_token: t.bool("first_token").unwrap_or_default(),
             allowed_hosts: t.string_list("allowed_hosts").unwrap_or_default(),
         };
         let is_host_name = |host: &String| {
@@ -306,12 +322,19 @@ impl Admin {
         if !admin.allowed_hosts.iter().all(is_host_name) {
             t.complain("allowed_hosts", "host names without scheme and port, such as [\"sluicegate.internal\"]");
         }
-        if !admin.listen.ip().is_loopback() {
-            let right = "a loopback address, such as \"127.0.0.1:8081\": there are no tokens yet, so anyone who reaches the \
-                         admin plane may change what serves";
-            t.complain("listen", right);
-        }
         admin
+    }
+
+    /// Whether only programs on this machine can connect.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.listen.ip().is_loopback()
+    }
+
+    /// Whether every request needs credentials.
+    #[must_use]
+    pub fn needs_credentials(&self) -> bool {
+        self.require_token || !self.is_loopback()
     }
 }
 

@@ -1,14 +1,17 @@
 //! The state that all connections of the data plane share: the gateway, the limits, the counters.
 
 use super::config::Config;
+use super::endpoint::Endpoint;
 use super::io_health::IoThreads;
 use super::peers::Peers;
 use super::workers::Workers;
+use crate::access::{Access, ClientCertificate, Permission, Scope, credentials_needed};
 use crate::budget::Budget;
 use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
 use http::header::HOST;
+use http::request::Parts;
 use http::{HeaderMap, Version};
 use metrics::Counter;
 use std::any::Any;
@@ -106,6 +109,8 @@ pub struct DataPlane {
     pub(super) gateway: Gateway,
     pub(super) limits: Limits,
     pub(super) budget: Budget,
+    /// `None`: every caller may send every request.
+    access: Option<Access>,
     /// For large bodies.
     pub(super) workers: Workers,
     max_headers: usize,
@@ -120,17 +125,24 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Starts the threads for large bodies.
+    /// Starts the threads for large bodies. With `access`, requests need credentials.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn new(gateway: Gateway, config: &Config, budget: Budget, telemetry: &Telemetry) -> io::Result<Arc<DataPlane>> {
+    pub fn new(
+        gateway: Gateway,
+        config: &Config,
+        access: Option<Access>,
+        budget: Budget,
+        telemetry: &Telemetry,
+    ) -> io::Result<Arc<DataPlane>> {
         let process = telemetry.process();
         let workers = Workers::start(config.io_threads.get())?;
         Ok(Arc::new(DataPlane {
             gateway,
             limits: Limits::new(config),
             budget,
+            access,
             workers,
             max_headers: config.max_headers,
             predict_in_flight: InFlight::default(),
@@ -180,6 +192,26 @@ impl DataPlane {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.predict_in_flight.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether the caller may use the endpoint.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` without credentials or with wrong ones; `FORBIDDEN` when they do not allow it.
+    pub(super) fn check_caller(&self, endpoint: &Endpoint<'_>, parts: &Parts) -> Result<(), Failure> {
+        let Some(access) = &self.access else { return Ok(()) };
+        let (permission, model) = endpoint.permission();
+        if permission == Permission::Open {
+            return Ok(());
+        }
+        let certificate = parts.extensions.get::<ClientCertificate>();
+        let identity = access.identify(&parts.headers, certificate)?.ok_or_else(|| credentials_needed(certificate))?;
+        match permission {
+            Permission::Open | Permission::AnyIdentity => Ok(()),
+            Permission::To(action, Scope::Model) => identity.check(action, model),
+            Permission::To(action, Scope::Listed) => identity.check_somewhere(action),
+            Permission::To(action, Scope::Everything) => identity.check(action, None),
+        }
     }
 
     /// Admits one request, or refuses it at once.

@@ -1,5 +1,6 @@
 //! The endpoints of the data plane, and their paths.
 
+use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure, Version, quoted};
 use crate::route::Selector;
 use http::Method;
@@ -47,6 +48,25 @@ impl VersionPart<'_> {
             VersionPart::Any => Selector::Traffic,
             VersionPart::Version(v) => Selector::Version(*v),
             VersionPart::Label(l) => Selector::Label(l),
+        }
+    }
+}
+
+impl Endpoint<'_> {
+    /// What it needs of its caller, and the model that it is about. Open are the probes: an orchestrator sends them without credentials,
+    /// and they name no model.
+    pub(super) fn permission(&self) -> (Permission, Option<&str>) {
+        const OF_MODEL: Permission = Permission::To(Action::Predict, Scope::Model);
+        match self {
+            Endpoint::Live | Endpoint::Ready => (Permission::Open, None),
+            Endpoint::ServerMetadata => (Permission::AnyIdentity, None),
+            Endpoint::Metadata(target)
+            | Endpoint::ModelReady(target)
+            | Endpoint::Infer(target)
+            | Endpoint::TfsStatus(target)
+            | Endpoint::TfsMetadata(target)
+            | Endpoint::TfsPredict(target) => (OF_MODEL, Some(&target.model)),
+            Endpoint::Feedback(model) => (OF_MODEL, Some(model)),
         }
     }
 }

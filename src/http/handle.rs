@@ -79,7 +79,8 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
     let parsed = plane
         .check_head(parts.version, &parts.headers)
         .map_err(Refused::from)
-        .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()));
+        .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()))
+        .and_then(|endpoint| plane.check_caller(&endpoint, parts).map(|()| endpoint).map_err(Refused::from));
     match parsed {
         Ok(Endpoint::Infer(target)) => {
             predict::predict(plane, &parts.headers, body, Protocol::Oip, &target, received).await

@@ -10,8 +10,9 @@
 //!   is written to its end.
 //! - A panic in a request is counted, logged and answered with 500.
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
+//! - Where credentials are required, each endpoint states the permission that it needs ([`Endpoint::permission`](endpoint::Endpoint::permission)).
 //!
-//! Uses: budget, codec, serve, registry (reader), route, model, telemetry, machine (sockets).
+//! Uses: access, budget, codec, serve, registry (reader), route, model, telemetry, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!

@@ -2,7 +2,7 @@
 
 use crate::model::{Code, Failure};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
@@ -56,6 +56,10 @@ pub fn response(failure: &Failure) -> Response<Bytes> {
     let retry = status(failure.code) == StatusCode::SERVICE_UNAVAILABLE || failure.code == Code::TooManyRequests;
     if retry {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if failure.code == Code::Unauthenticated {
+        let scheme = HeaderValue::from_static("Bearer realm=\"sluicegate\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
     }
     response
 }

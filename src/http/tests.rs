@@ -185,7 +185,11 @@ fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Wri
         execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
     let gateway = Gateway::new(reader, Executor::start(&execution).unwrap(), shadows, None);
     let telemetry = Telemetry::new();
-    (DataPlane::new(gateway, &config(max_in_flight), Budget::new(1 << 20), &telemetry).unwrap(), telemetry, writer)
+    (
+        DataPlane::new(gateway, &config(max_in_flight), None, Budget::new(1 << 20), &telemetry).unwrap(),
+        telemetry,
+        writer,
+    )
 }
 
 #[test]

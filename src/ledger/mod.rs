@@ -24,11 +24,13 @@ mod open;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod writer;
 
 pub use error::LedgerError;
 pub use open::open;
 pub use reader::{AuditQuery, Event, HistoryEntry, LedgerReader};
+pub use tokens::{StoredToken, TokenChange, TokenEffect};
 pub use writer::LedgerWriter;
 
 use crate::model::{ModelName, Version};
@@ -126,6 +128,8 @@ pub enum Action {
     RolloutFinish,
     /// It ended and traffic stays as it is, because another change came between.
     RolloutStop,
+    TokenCreate,
+    TokenRevoke,
 }
 
 impl Action {
@@ -155,6 +159,8 @@ impl Action {
             Action::RolloutTakeBack => "rollout_take_back",
             Action::RolloutFinish => "rollout_finish",
             Action::RolloutStop => "rollout_stop",
+            Action::TokenCreate => "token_create",
+            Action::TokenRevoke => "token_revoke",
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// step: existing databases have applied it.
 ///
 /// Versions are text, as in every document: they are unsigned 64-bit numbers, and SQLite's integers are signed.
-pub(super) const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE models (
         model          TEXT PRIMARY KEY NOT NULL,
@@ -83,6 +83,19 @@ pub(super) const MIGRATIONS: [&str; 4] = [
         artifact TEXT NOT NULL,
         reason   TEXT NOT NULL,
         PRIMARY KEY (model, version)
+    ) STRICT;
+",
+    // The hash is the SHA-256 of the token, which is stored nowhere.
+    "
+    CREATE TABLE tokens (
+        name       TEXT PRIMARY KEY NOT NULL,
+        hash       BLOB NOT NULL UNIQUE,
+        role       TEXT NOT NULL,
+        models     TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        created_by TEXT NOT NULL,
+        expires_at TEXT,
+        last_used  TEXT
     ) STRICT;
 ",
 ];

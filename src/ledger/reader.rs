@@ -42,7 +42,8 @@ pub struct Event {
     pub ts: Timestamp,
     pub actor: String,
     pub action: String,
-    pub model: ModelName,
+    /// `None` for a change that concerns no model, such as a token.
+    pub model: Option<ModelName>,
     pub reason: Option<String>,
     /// JSON.
     pub before: Option<String>,
@@ -105,21 +106,38 @@ impl LedgerReader {
     }
 
     /// The selected events, newest first.
+    #[cfg(test)]
     pub fn audit(&self, query: &AuditQuery) -> Result<Vec<Event>, LedgerError> {
+        self.audit_of(query, |_| true)
+    }
+
+    /// The selected events whose model is `visible`, newest first.
+    pub fn audit_of(
+        &self,
+        query: &AuditQuery,
+        visible: impl Fn(Option<&ModelName>) -> bool,
+    ) -> Result<Vec<Event>, LedgerError> {
         let since = query.since.map(rfc3339);
-        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
         let select = "SELECT id, ts, actor, action, model, reason, before, after FROM events";
+        // SQLite returns row after row, so that nothing is read beyond the last event that is needed.
+        let take = |rows: &mut dyn Iterator<Item = rusqlite::Result<Event>>| {
+            rows.filter(|row| row.as_ref().map_or(true, |event| visible(event.model.as_ref())))
+                .take(query.limit)
+                .collect()
+        };
         self.query("read the audit trail", |connection| match &query.model {
-            Some(model) => connection
-                .prepare_cached(&format!(
-                    "{select} WHERE model = ?1 AND (?2 IS NULL OR ts >= ?2) ORDER BY id DESC LIMIT ?3"
-                ))?
-                .query_map(params![model.as_str(), since, limit], event)?
-                .collect(),
-            None => connection
-                .prepare_cached(&format!("{select} WHERE ?1 IS NULL OR ts >= ?1 ORDER BY id DESC LIMIT ?2"))?
-                .query_map(params![since, limit], event)?
-                .collect(),
+            Some(model) => take(
+                &mut connection
+                    .prepare_cached(&format!(
+                        "{select} WHERE model = ?1 AND (?2 IS NULL OR ts >= ?2) ORDER BY id DESC"
+                    ))?
+                    .query_map(params![model.as_str(), since], event)?,
+            ),
+            None => take(
+                &mut connection
+                    .prepare_cached(&format!("{select} WHERE ?1 IS NULL OR ts >= ?1 ORDER BY id DESC"))?
+                    .query_map(params![since], event)?,
+            ),
         })
     }
 
@@ -128,7 +146,7 @@ impl LedgerReader {
         self.query("read the previous document", |connection| previous_document(connection, model))
     }
 
-    fn query<T>(
+    pub(super) fn query<T>(
         &self,
         doing: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -175,11 +193,19 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         ts: row.get::<_, Text<Timestamp>>(1)?.0,
         actor: row.get(2)?,
         action: row.get(3)?,
-        model: row.get::<_, Text<ModelName>>(4)?.0,
+        model: model_of(row, 4)?,
         reason: row.get(5)?,
         before: row.get(6)?,
         after: row.get(7)?,
     })
+}
+
+/// The model of an event. An event that concerns no model has an empty text, as the column has always been required.
+fn model_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<ModelName>> {
+    match row.get_ref(column)?.as_str() {
+        Ok("") => Ok(None),
+        _ => row.get::<_, Text<ModelName>>(column).map(|name| Some(name.0)),
+    }
 }
 
 /// A value stored as text. Text that does not parse is an unreadable value.

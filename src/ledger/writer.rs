@@ -4,8 +4,9 @@ use super::error::{LedgerError, is_unreadable_value};
 use super::identity::OpenFiles;
 use super::lock::Lock;
 use super::reader::{Text, previous_document, revision_of};
+use super::tokens::{TokenChange, change_token, store_uses};
 use super::{
-    Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Retirement, Revision,
+    Action, Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Retirement, Revision,
     StoredAside, rfc3339,
 };
 use crate::model::{ModelName, Version};
@@ -53,6 +54,31 @@ impl LedgerWriter {
         files.check()?;
         transaction.commit().map_err(failed)?;
         Ok(committed)
+    }
+
+    /// Stores a change of a token with its event, in one transaction. False, and nothing is stored, when the name is taken, or there is no
+    /// token to revoke.
+    pub fn commit_token(&mut self, change: &TokenChange) -> Result<bool, LedgerError> {
+        let LedgerWriter { connection, file, files, .. } = self;
+        let failed = |error| LedgerError::sqlite(file, "store the token", error);
+        files.check()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        if !change_token(&transaction, Timestamp::now(), change).map_err(failed)? {
+            return Ok(false);
+        }
+        files.check()?;
+        transaction.commit().map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Stores when tokens were used last. Writes no event.
+    pub fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError> {
+        let LedgerWriter { connection, file, files, .. } = self;
+        let failed = |error| LedgerError::sqlite(file, "store the use of tokens", error);
+        files.check()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        store_uses(&transaction, uses).map_err(failed)?;
+        transaction.commit().map_err(failed)
     }
 
     fn load_all(&self) -> rusqlite::Result<Vec<ModelState>> {
@@ -226,11 +252,33 @@ fn needs_event(transaction: &Transaction<'_>, change: &mut Change) -> rusqlite::
 
 fn record_event(transaction: &Transaction<'_>, change: &Change, ts: Timestamp) -> rusqlite::Result<i64> {
     let Change { model, actor, action, reason, before, after, .. } = change;
+    let (reason, before, after) = (reason.as_deref(), before.as_deref(), after.as_deref());
+    insert_event(transaction, ts, &NewEvent { actor, action: *action, model: model.as_str(), reason, before, after })
+}
+
+/// An event of the audit trail that is about to be stored.
+pub(super) struct NewEvent<'e> {
+    pub actor: &'e str,
+    pub action: Action,
+    /// Empty where the event concerns no model.
+    pub model: &'e str,
+    pub reason: Option<&'e str>,
+    pub before: Option<&'e str>,
+    pub after: Option<&'e str>,
+}
+
+/// The only place that adds an event.
+pub(super) fn insert_event(
+    transaction: &Transaction<'_>,
+    ts: Timestamp,
+    event: &NewEvent<'_>,
+) -> rusqlite::Result<i64> {
+    let NewEvent { actor, action, model, reason, before, after } = event;
     transaction
         .prepare_cached(
             "INSERT INTO events (ts, actor, action, model, reason, before, after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
-        .execute(params![rfc3339(ts), actor, action.as_str(), model.as_str(), reason, before, after])?;
+        .execute(params![rfc3339(ts), actor, action.as_str(), model, reason, before, after])?;
     Ok(transaction.last_insert_rowid())
 }
 

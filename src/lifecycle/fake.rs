@@ -5,6 +5,7 @@ use super::handle::{
 };
 use super::manager::Event;
 use super::set_aside::SetAside;
+use crate::ledger::TokenChange;
 use crate::model::{Failure, ModelName, Version};
 use crate::route::Proposal;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub(crate) enum Asked {
     UnloadModel { model: ModelName, actor: Actor },
     Push { model: ModelName, version: Version, staged: PathBuf, actor: Actor },
     SetAside(SetAside),
+    Token(TokenChange),
 }
 
 /// The answer that a test chooses. Its kind must fit the request.
@@ -36,6 +38,7 @@ pub(crate) enum Told {
     Retired(Retired),
     Loaded(LoadOutcome),
     Done,
+    Stored(bool),
     Refused(Failure),
 }
 
@@ -95,6 +98,10 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         }
         // Nothing waits for it.
         Command::SetAside(aside) => drop(answer(Asked::SetAside(aside))),
+        Command::Token { change, reply } => {
+            send!(reply, Asked::Token(*change), Told::Stored(stored) => stored);
+        }
+        Command::TokenUses(_) => {}
         Command::Push { model, version, staged, actor, reply } => {
             send!(reply, Asked::Push { model, version, staged, actor }, Told::Done => ());
         }

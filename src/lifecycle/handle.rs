@@ -2,11 +2,12 @@
 
 use super::manager::Event;
 use super::set_aside::SetAside;
-use crate::ledger::{Action, Retirement};
+use crate::ledger::{Action, Retirement, TokenChange};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{Gates, Verdict};
 use crate::registry::Stage;
 use crate::route::{Document, Proposal};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
@@ -163,6 +164,12 @@ pub(super) enum Command {
         actor: Actor,
         reply: Reply<()>,
     },
+    Token {
+        change: Box<TokenChange>,
+        reply: Reply<bool>,
+    },
+    /// Not an operator's: the times at which tokens were used.
+    TokenUses(Vec<(String, Timestamp)>),
     /// Not an operator's: a thread that watches runs asks for it, and waits for nothing.
     SetAside(SetAside),
 }
@@ -181,7 +188,8 @@ impl Command {
             Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Push { reply, .. } => {
                 drop(reply.send(Err(failure)));
             }
-            Command::SetAside(_) => {}
+            Command::Token { reply, .. } => drop(reply.send(Err(failure))),
+            Command::SetAside(_) | Command::TokenUses(_) => {}
         }
     }
 }
@@ -312,6 +320,21 @@ impl Handle {
     pub fn set_aside(&self, model: ModelName, version: Version, stage: Stage, reason: String) -> bool {
         let aside = SetAside { id: VersionId { model, version }, stage, reason, recorded: false };
         self.commands.try_send(Event::Command(Command::SetAside(aside))).is_ok()
+    }
+
+    /// Makes or revokes a token. False when the name is taken, or there is no such token.
+    ///
+    /// # Errors
+    /// `INTERNAL` when it cannot be stored.
+    pub async fn change_token(&self, change: TokenChange) -> Result<bool, Failure> {
+        self.send(|reply| Command::Token { change: Box::new(change), reply }).await
+    }
+
+    /// Stores when tokens were used. Never waits: where the manager's queue is full, this is left out.
+    pub fn store_token_uses(&self, uses: Vec<(String, Timestamp)>) {
+        if !uses.is_empty() {
+            let _ = self.commands.try_send(Event::Command(Command::TokenUses(uses)));
+        }
     }
 
     /// Adds a version from a file on the file system of the models directory, whole or not at all. `staged` is moved.

@@ -1,13 +1,16 @@
 //! The part of the ledger that the manager uses.
 
-use crate::ledger::{Change, Committed, LedgerError, LedgerWriter, ModelState, Revision};
+use crate::ledger::{Change, Committed, LedgerError, LedgerWriter, ModelState, Revision, TokenChange};
 use crate::model::{Code, Failure, ModelName};
+use jiff::Timestamp;
 
 /// The ledger's writer. A trait, so that tests can simulate a full disk.
 pub(crate) trait Journal: Send {
     fn load(&self) -> Result<Vec<ModelState>, LedgerError>;
     fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError>;
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError>;
+    fn commit_token(&mut self, change: &TokenChange) -> Result<bool, LedgerError>;
+    fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError>;
 }
 
 impl Journal for LedgerWriter {
@@ -21,6 +24,14 @@ impl Journal for LedgerWriter {
 
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError> {
         LedgerWriter::commit(self, change)
+    }
+
+    fn commit_token(&mut self, change: &TokenChange) -> Result<bool, LedgerError> {
+        LedgerWriter::commit_token(self, change)
+    }
+
+    fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError> {
+        LedgerWriter::store_token_uses(self, uses)
     }
 }
 

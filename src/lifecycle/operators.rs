@@ -1,6 +1,7 @@
 //! Operator requests for single versions and whole models, and when they are answered.
 
 use super::handle::{Actor, Command, LoadOutcome, Reply};
+use super::journal;
 use super::loaders::Task;
 use super::manager::Manager;
 use super::memory::FileBytes;
@@ -81,6 +82,15 @@ impl Manager {
                 });
             }
             Command::SetAside(aside) => self.set_aside(aside),
+            Command::Token { change, reply } => {
+                let stored = self.services.journal.commit_token(&change).map_err(|e| journal::failure(&e));
+                self.services.answer(reply, stored);
+            }
+            Command::TokenUses(uses) => {
+                if let Err(error) = self.services.journal.store_token_uses(&uses) {
+                    error!(%error, "the times at which tokens were used cannot be stored");
+                }
+            }
             Command::Push { model, version, staged, actor, reply } => {
                 self.push(VersionId { model, version }, staged, actor, reply);
             }

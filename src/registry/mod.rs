@@ -1,4 +1,4 @@
-//! registry: what is loaded and how traffic is split, as one snapshot; the only place that names `ArcSwap`.
+//! registry: what is loaded and how traffic is split, as one snapshot.
 //!
 //! - A [`Snapshot`] is immutable and consistent: an [`Entry`] whose document names a version that is not loaded is only built where
 //!   the manager knows why. Requests for that version are refused with its state; the others are served.

@@ -247,6 +247,12 @@ pub(crate) const PANICS: Metric = metric(
     &["task"],
     "Panics that were caught in the data plane, by task: request (answered with 500), connection, shadow_copies",
 );
+pub(crate) const ADMIN_REFUSED: Metric = metric(
+    "sluicegate_admin_refused_total",
+    Kind::Counter,
+    &["code"],
+    "Requests to the admin plane that were refused before they reached their endpoint, by code: UNAUTHENTICATED, FORBIDDEN",
+);
 pub(crate) const STATES: Metric = metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state");
 pub(crate) const STAGE_SECONDS: Metric = metric(
     "sluicegate_stage_duration_seconds",
@@ -377,6 +383,7 @@ pub(crate) const ALL: &[Metric] = &[
     REQUEST_MEMORY_LIMIT,
     REQUEST_MEMORY_REFUSED,
     PANICS,
+    ADMIN_REFUSED,
     STATES,
     STAGE_SECONDS,
     STAGE_FAILURES,

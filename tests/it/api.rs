@@ -75,7 +75,9 @@ fn written_out(path: &str) -> Vec<String> {
 fn documented(file: &str) -> BTreeSet<String> {
     let document: Value = serde_json::from_str(&read(file)).unwrap();
     let paths = document["paths"].as_object().unwrap().keys();
-    let named = |p: &String| p.replace("{model}", "M").replace("{version}", "V").replace("{label}", "L");
+    let named = |p: &String| {
+        p.replace("{model}", "M").replace("{version}", "V").replace("{label}", "L").replace("{token}", "NAME")
+    };
     paths.map(named).collect()
 }
 

@@ -1,5 +1,6 @@
 //! The admin API in process: a published snapshot, a real ledger, and a fake manager whose replies a test chooses.
 
+use crate::access::{self, Access, Grant, Models, NewToken, Role};
 use crate::admin::{Admin, Threads, router};
 use crate::backend::{EmptyInputs, GraphFacts, Model, RunError, Session};
 use crate::execute::{self, Runner};
@@ -90,8 +91,36 @@ impl Fixture {
     pub fn answering(answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Fixture {
         Fixture::start(tempfile::tempdir().unwrap(), answer)
     }
+
+    /// The same as [`Fixture::new`], where every request needs credentials. The tokens are the names of these roles and models.
+    pub fn closed(tokens: &[(Role, &str)]) -> (Fixture, Vec<String>) {
+        let made = tokens.iter().enumerate().map(|(n, (role, models))| {
+            let grant = Grant { role: *role, models: Models::of(models.split(',')).unwrap() };
+            let name = format!("{role}-{n}");
+            NewToken { name, grant, expires_at: None, created_by: "a test".to_owned() }.make().unwrap()
+        });
+        let (secrets, stored): (Vec<String>, Vec<_>) = made.unzip();
+        let access = Access::new(access::Config::default(), &stored);
+        let mut fixture = Fixture::start_with(tempfile::tempdir().unwrap(), accept, &access, true);
+        for token in stored {
+            let effect = ledger::TokenEffect::Create(Box::new(token));
+            let change = ledger::TokenChange { actor: "a test".to_owned(), reason: None, effect };
+            assert!(fixture.ledger.commit_token(&change).unwrap(), "the token is stored");
+        }
+        (fixture, secrets)
+    }
+
     /// With a data directory that may have a ledger already.
-    pub fn start(dir: TempDir, mut answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Fixture {
+    pub fn start(dir: TempDir, answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Fixture {
+        Fixture::start_with(dir, answer, &Access::new(access::Config::default(), &[]), false)
+    }
+
+    fn start_with(
+        dir: TempDir,
+        mut answer: impl FnMut(&Asked) -> Told + Send + 'static,
+        access: &Access,
+        require_token: bool,
+    ) -> Fixture {
         std::fs::create_dir_all(dir.path().join("models")).unwrap();
         let (ledger, ledger_reader) = ledger::open(&dir.path().join("data")).unwrap();
         let (writer, reader) = registry::new();
@@ -131,6 +160,8 @@ impl Fixture {
             telemetry: telemetry.clone(),
             models_dir: dir.path().join("models"),
             max_push: MAX_PUSH,
+            access: access.clone(),
+            require_token,
             allowed_hosts: vec!["ops.example".to_owned()],
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
             threads: Arc::new(move || reported.lock().unwrap().clone()),
@@ -177,6 +208,15 @@ impl Fixture {
                 () = reached => {}
             }
         });
+    }
+
+    /// Stores an event of a model in the ledger.
+    pub fn record(&mut self, model: &str) {
+        let effect = ledger::Effect::None;
+        let (actor, action) = ("a test".to_owned(), ledger::Action::Load);
+        let change =
+            ledger::Change { model: name(model), actor, action, reason: None, before: None, after: None, effect };
+        self.ledger.commit(change).unwrap();
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -236,6 +276,12 @@ impl Fixture {
     }
 }
 
+/// Publishes `fraud` with two versions that are ready.
+pub(super) fn loaded_two(fixture: &mut Fixture) {
+    let versions = vec![fixture.loaded(1, State::Ready), fixture.loaded(2, State::Ready)];
+    fixture.publish(versions, Some(document(&serde_json::json!({"split": [{"version": "1", "weight": 1}]}))));
+}
+
 /// Replies of a manager that accepts every command.
 pub(super) fn accept(asked: &Asked) -> Told {
     match asked {
@@ -261,6 +307,7 @@ pub(super) fn accept(asked: &Asked) -> Told {
         }),
         Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
         Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
+        Asked::Token(_) => Told::Stored(true),
         Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } | Asked::SetAside(_) => Told::Done,
     }
 }

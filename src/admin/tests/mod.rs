@@ -1,3 +1,4 @@
+mod access;
 mod fixture;
 mod guard;
 mod history;

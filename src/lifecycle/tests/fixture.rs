@@ -406,4 +406,12 @@ impl Journal for FaultyJournal {
             Fault::Panic => panic!("the ledger panics"),
         }
     }
+
+    fn commit_token(&mut self, change: &crate::ledger::TokenChange) -> Result<bool, LedgerError> {
+        self.ledger.commit_token(change)
+    }
+
+    fn store_token_uses(&mut self, uses: &[(String, jiff::Timestamp)]) -> Result<(), LedgerError> {
+        self.ledger.store_token_uses(uses)
+    }
 }

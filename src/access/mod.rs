@@ -1,0 +1,143 @@
+//! access: who a caller is, and what a caller may do.
+//!
+//! - [`Access::identify`] turns the credentials of a request (a bearer token or a client certificate) into an [`Identity`]. Wrong
+//!   credentials are an error, never an anonymous caller.
+//! - An [`Identity`] has grants: a [`Role`] and the models it is limited to. [`Identity::check`] allows an [`Action`], or says what would be
+//!   needed.
+//! - A [`Permission`] states what an endpoint needs. Both planes require one of every endpoint: neither compiles without.
+//! - Tokens have 256 random bits and are kept as SHA-256 hashes, in one snapshot that a request reads without a lock. A slow hash (bcrypt,
+//!   Argon2) protects secrets that can be guessed; 256 random bits cannot, and a slow hash would cost every request milliseconds.
+//! - The stored tokens belong to the ledger, and their changes are events of the audit trail.
+//!
+//! Uses: ledger (the stored form of a token), model.
+//!
+//! Invariant: nothing here reads a request's path or body, and no secret is kept, logged or printed; the one who makes a token gets it once.
+//!
+//! To add a role: a variant of [`Role`], its arm in `Role::allows`, and its column in docs/SECURITY.md (a test compares them).
+
+mod certificate;
+mod identity;
+mod pattern;
+mod permission;
+mod role;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+pub use certificate::{CertificateRule, ClientCertificate};
+pub use identity::{Grant, Identity, Via};
+pub use pattern::{Models, Pattern};
+pub use permission::{Permission, Scope};
+pub use role::{Action, Role};
+pub use tokens::{NewToken, TokenFacts, is_token_name};
+
+use crate::ledger::StoredToken;
+use crate::model::{Code, Failure};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use std::sync::Arc;
+use tokens::Tokens;
+
+/// The settings of this room.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// Who the holders of client certificates are. The first rule that fits applies.
+    pub certificates: Vec<CertificateRule>,
+}
+
+/// Identifies callers. Cheap to clone; all clones share the tokens.
+#[derive(Debug, Clone)]
+pub struct Access(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tokens: Tokens,
+    config: Config,
+}
+
+impl Access {
+    /// With these tokens. A stored token that cannot be read is reported in the log, and nobody can use it.
+    #[must_use]
+    pub fn new(config: Config, tokens: &[StoredToken]) -> Access {
+        Access(Arc::new(Inner { tokens: Tokens::new(tokens), config }))
+    }
+
+    /// The caller with these credentials; `None` without any.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` when there are credentials and they are wrong.
+    pub fn identify(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Option<Arc<Identity>>, Failure> {
+        let Inner { tokens, config } = &*self.0;
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = given.next() else {
+            return Ok(certificate.and_then(|certificate| certificate.identity(&config.certificates)));
+        };
+        if given.next().is_some() {
+            return Err(unauthenticated("the request has more than one authorization header"));
+        }
+        let bearer = value.to_str().ok().and_then(|text| {
+            let (scheme, credentials) = text.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| credentials.trim())
+        });
+        let Some(secret) = bearer else {
+            return Err(unauthenticated("the authorization header is not of the form \"Bearer TOKEN\""));
+        };
+        tokens.identify(secret).map(Some)
+    }
+
+    /// Whether anybody could get in: an unexpired token, or a rule for client certificates.
+    #[must_use]
+    pub fn has_credentials(&self, certificates_are_checked: bool) -> bool {
+        self.0.tokens.any_valid() || (certificates_are_checked && !self.0.config.certificates.is_empty())
+    }
+
+    /// Whether there is a token that has not expired and may make others.
+    #[must_use]
+    pub fn has_admin_token(&self) -> bool {
+        self.0.tokens.any_valid_admin()
+    }
+
+    /// Replaces the tokens by those that `read` returns. Calls are carried out one after the other, so that the last one read is in force.
+    ///
+    /// # Errors
+    /// Those of `read`. The tokens stay as they were then.
+    pub fn reload<E>(&self, read: impl FnOnce() -> Result<Vec<StoredToken>, E>) -> Result<(), E> {
+        self.0.tokens.reload(read)
+    }
+
+    /// All tokens without their secrets, in the order of their names.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<TokenFacts> {
+        self.0.tokens.facts()
+    }
+
+    /// The tokens that were used since the last call, with the times. They are kept in memory until somebody stores them.
+    #[must_use]
+    pub fn take_uses(&self) -> Vec<(String, jiff::Timestamp)> {
+        self.0.tokens.take_uses()
+    }
+}
+
+/// The answer to a request whose endpoint needs credentials, when it has none.
+#[must_use]
+pub fn credentials_needed(certificate: Option<&ClientCertificate>) -> Failure {
+    let hint = certificate.map_or_else(String::new, |certificate| {
+        format!(
+            "; no rule in [access] certificates of the configuration fits the client certificate of {:?}",
+            certificate.subject
+        )
+    });
+    unauthenticated(&format!(
+        "this needs credentials: send the header \"authorization: Bearer TOKEN\" (`sluicegate token create` makes a token, and the command line \
+         sends the one in SLUICEGATE_TOKEN){hint}"
+    ))
+}
+
+fn unauthenticated(message: &str) -> Failure {
+    Failure::new(Code::Unauthenticated, message)
+}

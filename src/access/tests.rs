@@ -1,0 +1,260 @@
+use super::pattern::Models;
+use super::secret;
+use super::*;
+use http::HeaderValue;
+use jiff::Timestamp;
+use proptest::prelude::*;
+use std::convert::Infallible;
+use std::time::Duration;
+
+fn token(name: &str, role: Role, models: &str) -> (String, StoredToken) {
+    new(name, role, models, None).make().unwrap()
+}
+
+fn new(name: &str, role: Role, models: &str, expires_at: Option<Timestamp>) -> NewToken {
+    let grant = Grant { role, models: Models::of(models.split(',')).unwrap() };
+    NewToken { name: name.to_owned(), grant, expires_at, created_by: "a test".to_owned() }
+}
+
+fn bearer(secret: &str) -> HeaderMap {
+    [(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {secret}")).unwrap())].into_iter().collect()
+}
+
+#[track_caller]
+fn refused(access: &Access, headers: &HeaderMap, words: &str) {
+    let failure = access.identify(headers, None).unwrap_err();
+    assert_eq!(failure.code, Code::Unauthenticated);
+    assert!(failure.message.contains(words), "{words:?} is not in {:?}", failure.message);
+}
+
+#[test]
+fn a_token_identifies_its_holder_until_it_is_revoked() {
+    let (anna, stored_anna) = token("anna", Role::Operator, "fraud-*,iris");
+    let (bob, stored_bob) = token("bob", Role::Viewer, "*");
+    let access = Access::new(Config::default(), &[stored_anna.clone(), stored_bob]);
+    let identity = access.identify(&bearer(&anna), None).unwrap().expect("a caller");
+    assert_eq!((identity.name.as_str(), identity.via), ("anna", Via::Token));
+    assert!(identity.may(Action::Operate, Some("fraud-eu")) && identity.may(Action::Predict, Some("iris")));
+    assert!(!identity.may(Action::Operate, Some("risk")) && !identity.may(Action::Operate, None));
+    assert!(!identity.may(Action::Administer, Some("iris")));
+    assert_eq!(access.identify(&bearer(&bob), None).unwrap().expect("a caller").name, "bob");
+
+    access.reload(|| Ok::<_, Infallible>(vec![stored_anna])).unwrap();
+    refused(&access, &bearer(&bob), "revoked");
+    assert!(access.identify(&bearer(&anna), None).is_ok(), "the other token stays");
+}
+
+#[test]
+fn wrong_credentials_are_refused_and_none_are_nobody() {
+    let (secret, stored) = token("anna", Role::Viewer, "*");
+    let access = Access::new(Config::default(), &[stored]);
+    assert_eq!(access.identify(&HeaderMap::new(), None), Ok(None));
+    let mut mistyped = secret.clone().into_bytes();
+    mistyped[10] = if mistyped[10] == b'a' { b'b' } else { b'a' };
+    for (text, words) in [
+        (format!("Bearer {}", String::from_utf8(mistyped).unwrap()), "mistyped"),
+        (format!("Bearer {}", &secret[..secret.len() - 1]), "cut"),
+        ("Bearer ".to_owned(), "not one of this server"),
+        ("Bearer".to_owned(), "not of the form"),
+        (secret.clone(), "not of the form"),
+        (format!("Basic {secret}"), "not of the form"),
+        (format!("Bearer {}", token("other", Role::Admin, "*").0), "another server"),
+        (format!("Bearer {}", "x".repeat(60_000)), "not one of this server"),
+    ] {
+        let headers: HeaderMap = [(AUTHORIZATION, HeaderValue::try_from(text).unwrap())].into_iter().collect();
+        refused(&access, &headers, words);
+    }
+    let not_text: HeaderMap =
+        [(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff\xfe").unwrap())].into_iter().collect();
+    refused(&access, &not_text, "not of the form");
+    let mut twice = bearer(&secret);
+    twice.append(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    refused(&access, &twice, "more than one");
+    let lower: HeaderMap =
+        [(AUTHORIZATION, HeaderValue::try_from(format!("bearer   {secret}")).unwrap())].into_iter().collect();
+    assert!(access.identify(&lower, None).unwrap().is_some(), "the scheme has no case (RFC 9110)");
+}
+
+#[test]
+fn an_expired_token_is_refused_and_is_no_credential_to_start_with() {
+    let past = Timestamp::now() - Duration::from_secs(1);
+    let (secret, stored) = new("anna", Role::Admin, "*", Some(past)).make().unwrap();
+    let access = Access::new(Config::default(), &[stored]);
+    refused(&access, &bearer(&secret), "expired");
+    assert!(!access.has_credentials(true) && !access.has_admin_token());
+    assert!(access.tokens()[0].is_expired(Timestamp::now()), "it is listed");
+    let (_, predict) = token("shop", Role::Predict, "*");
+    assert!(
+        !Access::new(Config::default(), &[predict]).has_credentials(true),
+        "nobody could use the admin plane with it"
+    );
+    let (_, limited) = token("eu", Role::Admin, "eu-*");
+    assert!(!Access::new(Config::default(), &[limited]).has_admin_token());
+}
+
+#[test]
+fn the_last_use_is_kept_in_memory_and_over_a_reload() {
+    let (secret, stored) = token("anna", Role::Viewer, "*");
+    let access = Access::new(Config::default(), std::slice::from_ref(&stored));
+    assert_eq!((access.tokens()[0].last_used, access.take_uses()), (None, vec![]));
+    access.identify(&bearer(&secret), None).unwrap();
+    access.reload(|| Ok::<_, Infallible>(vec![stored])).unwrap();
+    let used = access.tokens()[0].last_used.expect("it was used");
+    assert_eq!(access.take_uses(), [("anna".to_owned(), used)]);
+    assert_eq!(access.take_uses(), [], "each use is taken once");
+}
+
+#[test]
+fn the_secret_has_a_form_that_scanners_find_and_is_stored_nowhere() {
+    let (secret, stored) = token("anna", Role::Viewer, "*");
+    let digits = secret.strip_prefix("sluice_").expect("the prefix");
+    assert_eq!(digits.len(), 49);
+    assert!(digits.bytes().all(|b| b.is_ascii_alphanumeric()), "{secret}");
+    assert!(secret::is_whole(&secret));
+    assert!(!format!("{stored:?}").contains(&secret[7..20]));
+    // The largest number fits.
+    assert!(secret::is_whole(&secret::of_bits([0xff; 32])) && secret::of_bits([0xff; 32]).len() == 56);
+    assert_ne!(token("a", Role::Viewer, "*").0, token("a", Role::Viewer, "*").0);
+}
+
+#[test]
+fn a_stored_token_that_cannot_be_read_is_nobodys() {
+    let (secret, stored) = token("anna", Role::Viewer, "*");
+    let access = Access::new(Config::default(), &[StoredToken { role: "king".to_owned(), ..stored }]);
+    refused(&access, &bearer(&secret), "unknown");
+    assert_eq!(access.tokens(), []);
+}
+
+#[test]
+fn a_refusal_says_what_would_be_needed_and_what_the_caller_has() {
+    let (secret, stored) = token("anna", Role::Viewer, "fraud-*");
+    let access = Access::new(Config::default(), &[stored]);
+    let anna = access.identify(&bearer(&secret), None).unwrap().unwrap();
+    let words = |refused: Result<(), Failure>| refused.unwrap_err().message;
+    assert_eq!(
+        words(anna.check(Action::Operate, Some("iris"))),
+        "this needs the role operator or admin for model \"iris\"; \"anna\" has viewer for fraud-*"
+    );
+    assert_eq!(
+        words(anna.check(Action::View, None)),
+        "this needs the role viewer, operator, approver or admin for all models; \"anna\" has viewer for fraud-*"
+    );
+    assert_eq!(
+        words(anna.check_somewhere(Action::Predict)),
+        "this needs the role predict, operator or admin; \"anna\" has viewer for fraud-*"
+    );
+    assert_eq!(anna.check(Action::View, Some("fraud-2")), Ok(()));
+}
+
+#[test]
+fn certificates_are_mapped_by_common_name_or_alternative_name() {
+    let rule = |name: &str, role, models: &str| CertificateRule {
+        name: name.to_owned(),
+        grant: Grant { role, models: Models::of(models.split(',')).unwrap() },
+    };
+    let certificates = vec![
+        rule("ops", Role::Operator, "iris"),
+        rule("ops", Role::Approver, "fraud"),
+        rule("spiffe://corp/anna", Role::Viewer, "*"),
+    ];
+    let access = Access::new(Config { certificates }, &[]);
+    assert!(access.has_credentials(true) && !access.has_credentials(false));
+    let with = |subject: &str, names: &[&str]| ClientCertificate {
+        subject: subject.to_owned(),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let of = |certificate: &ClientCertificate| access.identify(&HeaderMap::new(), Some(certificate)).unwrap();
+    let ops = of(&with("ops", &[])).expect("mapped");
+    assert_eq!((ops.name.as_str(), ops.via, ops.grants.len()), ("ops", Via::Certificate, 2));
+    assert!(ops.may(Action::Approve, Some("fraud")) && !ops.may(Action::Approve, Some("iris")));
+    assert_eq!(of(&with("", &["a.example", "spiffe://corp/anna"])).expect("mapped").name, "spiffe://corp/anna");
+    assert_eq!(of(&with("OPS", &["ops.example"])), None);
+    let words = credentials_needed(Some(&with("nobody", &[]))).message;
+    assert!(words.contains("\"nobody\"") && words.contains("[access]"), "{words}");
+    let (secret, stored) = token("anna", Role::Viewer, "*");
+    let access = Access::new(Config { certificates: vec![rule("ops", Role::Admin, "*")] }, &[stored]);
+    let both = access.identify(&bearer(&secret), Some(&with("ops", &[]))).unwrap().unwrap();
+    assert_eq!(both.name, "anna", "a token says who uses the connection");
+    assert!(access.identify(&bearer("wrong"), Some(&with("ops", &[]))).is_err(), "a wrong token is never ignored");
+}
+
+#[test]
+fn patterns_match_whole_names() {
+    let fits = |pattern: &str, name: &str| pattern.parse::<Pattern>().unwrap().fits(name);
+    for (pattern, name) in [
+        ("iris", "iris"),
+        ("*", ""),
+        ("fraud-*", "fraud-"),
+        ("*-eu", "a-eu"),
+        ("a*b*c", "abc"),
+        ("a*b*c", "aXbYbZc"),
+        ("**", "x"),
+    ] {
+        assert!(fits(pattern, name), "{pattern} {name}");
+    }
+    for (pattern, name) in [
+        ("iris", "iris2"),
+        ("iris", "Iris"),
+        ("a*a", "a"),
+        ("a*b*c", "acb"),
+        ("*-eu", "-eu-x"),
+        ("ab*ab", "ab"),
+        ("a*", "ba"),
+    ] {
+        assert!(!fits(pattern, name), "{pattern} {name}");
+    }
+    for text in ["", "a b", "é", "a/b", "[a]", &"a".repeat(129)] {
+        assert!(text.parse::<Pattern>().is_err(), "{text}");
+    }
+    assert_eq!(Models::of([]), Ok(Models::All));
+    assert_eq!(Models::of(["a", "*"]), Ok(Models::All));
+    assert!(Models::of(std::iter::repeat_n("a", 65)).unwrap_err().contains("too many"));
+}
+
+#[test]
+fn names_of_tokens_can_stand_in_a_log_line_and_are_not_those_of_the_server() {
+    for name in ["anna", "anna@example.org", "ci-1", "a.b_c+d"] {
+        assert!(is_token_name(name), "{name}");
+    }
+    for name in ["", "local", "system", "a b", "a\n", "ä", &"a".repeat(65)] {
+        assert!(!is_token_name(name), "{name}");
+    }
+}
+
+#[test]
+fn security_md_has_the_table_of_roles() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SECURITY.md")).unwrap();
+    for role in Role::ALL {
+        let cells: Vec<&str> =
+            Action::ALL.iter().map(|action| if role.allows(*action) { "yes" } else { "–" }).collect();
+        let row = format!("| `{role}` | {} |", cells.join(" | "));
+        assert!(text.contains(&row), "docs/SECURITY.md has the row {row:?}");
+    }
+    let head: Vec<&str> = Action::ALL.iter().map(|action| action.as_str()).collect();
+    assert!(text.contains(&format!("| role | {} |", head.join(" | "))));
+}
+
+/// A slow and simple matcher.
+fn fits_simply(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern {
+        [] => name.is_empty(),
+        [b'*', rest @ ..] => (0..=name.len()).any(|at| fits_simply(rest, &name[at..])),
+        [c, rest @ ..] => name.first() == Some(c) && fits_simply(rest, &name[1..]),
+    }
+}
+
+proptest! {
+    #[test]
+    fn patterns_agree_with_a_simple_matcher(pattern in "[ab*]{1,8}", name in "[ab]{0,10}") {
+        let fast = pattern.parse::<Pattern>().unwrap().fits(&name);
+        prop_assert_eq!(fast, fits_simply(pattern.as_bytes(), name.as_bytes()));
+    }
+
+    #[test]
+    fn any_change_of_a_secret_is_noticed(at in 7_usize..56, digit in "[0-9A-Za-z]") {
+        let secret = secret::of_bits([7; 32]);
+        let mut changed = secret.clone();
+        changed.replace_range(at..=at, &digit);
+        prop_assert_eq!(secret::is_whole(&changed), changed == secret);
+    }
+}

@@ -1,0 +1,274 @@
+//! Who may do what, on the real binary: tokens made offline and over the API, both planes closed, and the refusals.
+
+use crate::support::process::Served;
+use crate::support::{eventually, infer_body, onnx};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
+
+struct Reply {
+    status: u16,
+    headers: ureq::http::HeaderMap,
+    text: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+}
+
+fn call(method: &str, url: &str, token: Option<&str>, body: Option<&str>) -> Reply {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let answer = match body {
+        Some(body) => agent.run(request.header("content-type", "application/json").body(body.to_owned()).unwrap()),
+        None => agent.run(request.body(()).unwrap()),
+    };
+    let mut answer = answer.unwrap_or_else(|e| panic!("{method} {url}: {e}"));
+    let text = answer.body_mut().read_to_string().unwrap();
+    Reply { status: answer.status().as_u16(), headers: answer.headers().clone(), text }
+}
+
+fn sluicegate(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .args(arguments)
+        .env_remove("SLUICEGATE_TOKEN")
+        .env_remove("SLUICEGATE_ADMIN")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Makes a token in a data directory without a server.
+fn token(dir: &Path, name: &str, role: &str, models: &str) -> String {
+    let data = dir.join("data").display().to_string();
+    let mut arguments = vec!["token", "create", "--name", name, "--role", role, "--data-dir", &data];
+    if !models.is_empty() {
+        arguments.extend(["--models", models]);
+    }
+    let text = printed(&sluicegate(&arguments, &[]));
+    let secret = text.strip_suffix('\n').expect("one line");
+    assert!(secret.len() == 56 && secret.starts_with("sluice_"), "the token alone is on standard output: {text:?}");
+    secret.to_owned()
+}
+
+fn models(dir: &Path) {
+    let models = dir.join("models");
+    onnx::install(&models, "self", 1, &onnx::answering(1.0, 4, 0));
+    onnx::install(&models, "other", 1, &onnx::answering(1.0, 4, 0));
+}
+
+fn wait_ready(served: &Served) {
+    served.ready();
+}
+
+#[test]
+fn a_closed_data_plane_answers_those_whose_role_and_model_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    models(dir.path());
+    let shop = token(dir.path(), "shop", "predict", "se*");
+    let viewer = token(dir.path(), "watch", "viewer", "");
+    let mut served = Served::start_with(dir.path(), &[("SLUICEGATE__SERVER__REQUIRE_TOKEN", "true")]);
+    wait_ready(&served);
+    let body = String::from_utf8(infer_body(&[1, 4], &[0.0; 4]).into()).unwrap();
+    let url = |path: &str| format!("http://{}{path}", served.data);
+    let post = |path: &str, token: Option<&str>, body: &str| call("POST", &url(path), token, Some(body));
+
+    assert_eq!(post("/v2/models/self/infer", Some(&shop), &body).status, 200);
+    let anonymous = post("/v2/models/self/infer", None, &body);
+    assert_eq!(
+        (anonymous.status, anonymous.json()["code"].clone()),
+        (401, json!("UNAUTHENTICATED")),
+        "{}",
+        anonymous.text
+    );
+    assert_eq!(anonymous.headers["www-authenticate"], "Bearer realm=\"sluicegate\"");
+    assert!(
+        anonymous.headers.contains_key("x-request-id") && anonymous.text.contains("token create"),
+        "{}",
+        anonymous.text
+    );
+    // Neither says whether the model exists.
+    for model in ["other", "nobody"] {
+        let refused = post(&format!("/v2/models/{model}/infer"), Some(&shop), &body);
+        assert_eq!((refused.status, refused.json()["code"].clone()), (403, json!("FORBIDDEN")), "{}", refused.text);
+    }
+    for (method, path) in [
+        ("POST", "/v1/models/self:predict"),
+        ("POST", "/v1/models/self:feedback"),
+        ("GET", "/v2/models/self"),
+        ("GET", "/v2/models/self/ready"),
+        ("GET", "/v1/models/self"),
+        ("GET", "/v1/models/self/metadata"),
+    ] {
+        let body = (method == "POST").then_some("{}");
+        assert_eq!(call(method, &url(path), None, body).status, 401, "{method} {path}");
+        assert_eq!(call(method, &url(path), Some(&viewer), body).status, 403, "{method} {path}");
+        let allowed = call(method, &url(path), Some(&shop), body).status;
+        assert!(allowed == 200 || allowed == 400, "{method} {path}: {allowed}");
+    }
+    assert_eq!(call("GET", &url("/v2"), None, None).status, 401);
+    assert_eq!(call("GET", &url("/v2"), Some(&viewer), None).status, 200, "any identity may read the server's name");
+    for probe in ["/v2/health/live", "/v2/health/ready"] {
+        assert_eq!(call("GET", &url(probe), None, None).status, 200, "{probe} is open");
+        assert_eq!(call("GET", &url(probe), Some("wrong"), None).status, 200, "{probe} looks at no credentials");
+    }
+    // A large body that is refused is still read, so that the client gets its answer.
+    let large = "x".repeat(4 << 20);
+    assert_eq!(post("/v2/models/self/infer", None, &large).status, 401);
+
+    // The admin plane on loopback is open, and shows the use.
+    let list = call("GET", &format!("http://{}/api/v1/tokens", served.admin), None, None).json();
+    let shop_facts = list["tokens"].as_array().unwrap().iter().find(|t| t["name"] == "shop").unwrap().clone();
+    assert!(shop_facts["last_used"].is_string(), "{shop_facts}");
+    served.stop();
+    let data = dir.path().join("data").display().to_string();
+    let offline = printed(&sluicegate(&["token", "list", "--data-dir", &data, "--json"], &[]));
+    let offline: Value = serde_json::from_str(&offline).unwrap();
+    let kept = offline["tokens"].as_array().unwrap().iter().find(|t| t["name"] == "shop").unwrap();
+    assert!(kept["last_used"].is_string(), "the last use survives a stop: {kept}");
+}
+
+#[test]
+fn tokens_work_from_the_command_line_and_their_names_are_in_the_audit_trail() {
+    let dir = tempfile::tempdir().unwrap();
+    models(dir.path());
+    let root = token(dir.path(), "root", "admin", "");
+    let served = Served::start_with(dir.path(), &[("SLUICEGATE__ADMIN__REQUIRE_TOKEN", "true")]);
+    wait_ready(&served);
+    let address = format!("http://{}", served.admin);
+    let run = |token: &str, arguments: &[&str]| {
+        sluicegate(arguments, &[("SLUICEGATE_ADMIN", &address), ("SLUICEGATE_TOKEN", token)])
+    };
+    let made = printed(&run(
+        &root,
+        &["token", "create", "--name", "anna", "--role", "operator", "--models", "self", "--expires", "1h"],
+    ));
+    let anna = made.trim();
+    assert_eq!(made.lines().count(), 1, "{made:?}");
+    let who = printed(&run(anna, &["whoami"]));
+    assert!(who.starts_with("anna (by token)\n") && who.contains("operator for self"), "{who}");
+    eventually("self serves", || {
+        run(anna, &["versions", "self"]).stdout.windows(7).any(|w| w == b"serving").then_some(())
+    });
+
+    printed(&run(anna, &["retire", "self", "--reason", "a test"]));
+    let refused = run(anna, &["retire", "other", "--reason", "a test"]);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("operator or admin for model \"other\""), "{words}");
+    let nobody = sluicegate(&["models"], &[("SLUICEGATE_ADMIN", &address)]);
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("SLUICEGATE_TOKEN"), "{nobody:?}");
+    assert!(!run(anna, &["token", "list"]).status.success(), "an operator lists no tokens");
+
+    let audit = printed(&run(&root, &["audit"]));
+    let line = |action: &str| {
+        audit.lines().find(|l| l.contains(action)).unwrap_or_else(|| panic!("{action}: {audit}")).to_owned()
+    };
+    assert!(line("retire").contains("anna"), "{audit}");
+    assert!(line("token_create").contains("root") || line("token_create").contains("local"), "{audit}");
+    assert!(!audit.contains(&anna[..20]), "no secret is in the audit trail");
+
+    printed(&run(&root, &["token", "revoke", "anna"]));
+    let refused = run(anna, &["whoami"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("revoked"), "{refused:?}");
+    assert!(printed(&run(&root, &["audit"])).contains("token_revoke"));
+    // A running server keeps its data directory to itself.
+    let data = dir.path().join("data").display().to_string();
+    let offline = sluicegate(&["token", "list", "--data-dir", &data], &[]);
+    assert!(String::from_utf8_lossy(&offline.stderr).contains("leave out --data-dir"), "{offline:?}");
+}
+
+fn serve(dir: &Path, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "0.0.0.0:0", "--models"])
+        .arg(dir.join("models"))
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .current_dir(dir)
+        .envs(environment.iter().copied());
+    command
+}
+
+#[test]
+fn a_public_admin_plane_without_credentials_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    models(dir.path());
+    // A token of the data plane opens nothing there.
+    token(dir.path(), "shop", "predict", "");
+    for supervise in ["true", "false"] {
+        let output = serve(dir.path(), &[("SLUICEGATE__SERVER__SUPERVISE", supervise)]).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "supervise = {supervise}: {words}");
+        assert!(words.contains("nobody has credentials") && words.contains("token create"), "{words}");
+    }
+}
+
+#[test]
+fn the_first_token_is_printed_once_where_it_is_asked_for() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    models(dir.path());
+    let mut secrets: Vec<String> = Vec::new();
+    for _ in 0..2 {
+        let mut child =
+            serve(dir.path(), &[("SLUICEGATE__ADMIN__FIRST_TOKEN", "true"), ("SLUICEGATE__LOG__FORMAT", "json")])
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let admin = loop {
+            let line = log.next().expect("the server says where it listens").unwrap();
+            assert!(!line.contains("sluice_"), "the log has no token: {line}");
+            let json: Value = serde_json::from_str(&line).unwrap();
+            if let Some(admin) = json["admin"].as_str() {
+                break admin.replace("0.0.0.0", "127.0.0.1");
+            }
+        };
+        let rest = std::thread::spawn(move || log.for_each(drop));
+        assert_eq!(call("GET", &format!("http://{admin}/api/v1/models"), None, None).status, 401);
+        if let Some(secret) = secrets.first() {
+            let who = call("GET", &format!("http://{admin}/api/v1/whoami"), Some(secret), None).json();
+            assert_eq!((&who["actor"], &who["grants"][0]["role"]), (&json!("first-admin"), &json!("admin")));
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let output = child.wait_with_output().unwrap();
+        rest.join().unwrap();
+        secrets.extend(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned));
+    }
+    assert_eq!(secrets.len(), 1, "one token, at the first start: {secrets:?}");
+}
+
+#[test]
+fn wrong_arguments_of_the_token_commands_are_usage_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    for (arguments, words) in [
+        (vec!["--name", "a b", "--role", "viewer"], "--name"),
+        (vec!["--name", "a", "--role", "king"], "predict, viewer, operator, approver or admin"),
+        (vec!["--name", "a", "--role", "viewer", "--models", "a/b"], "--models"),
+        (vec!["--name", "a", "--role", "viewer", "--expires", "soon"], "--expires"),
+    ] {
+        let output = sluicegate(&[&["token", "create", "--data-dir", &data], &arguments[..]].concat(), &[]);
+        let found = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {found}");
+        assert!(found.contains(words), "{words:?}: {found}");
+    }
+    assert!(!Path::new(&data).exists(), "a wrong command line makes no data directory");
+    token(dir.path(), "a", "viewer", "");
+    let twice = sluicegate(&["token", "create", "--data-dir", &data, "--name", "a", "--role", "admin"], &[]);
+    assert_eq!(twice.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("already"), "{twice:?}");
+}
