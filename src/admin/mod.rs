@@ -18,6 +18,7 @@
 //! To add an endpoint: a handler with its `#[utoipa::path]`, its line in `routes.rs` and in `openapi.rs`, and
 //! `UPDATE_OPENAPI=1 cargo test --lib openapi` (`docs/how-to-add/admin-command.md`).
 
+mod approvals;
 mod body;
 mod caller;
 mod error;

@@ -1,7 +1,7 @@
 //! The `OpenAPI` document, generated from the handlers.
 
 use super::routes::{Endpoint, endpoints};
-use super::{execution, history, models, probes, push, quality, rollout, shadows, tokens, traffic, triton};
+use super::{approvals, execution, history, models, probes, push, quality, rollout, shadows, tokens, traffic, triton};
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -29,6 +29,9 @@ use utoipa::OpenApi;
         tokens::list,
         tokens::create,
         tokens::revoke,
+        approvals::show,
+        approvals::approve,
+        approvals::reject,
         models::list,
         models::show,
         models::retire,

@@ -85,8 +85,12 @@ pub(super) struct ValueQuality {
 )]
 pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Quality>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
-    let model = target.entry(&snapshot)?.name().clone();
-    let of = admin.quality.of(&model);
+    Ok(Json(quality_of(&admin, target.entry(&snapshot)?.name())))
+}
+
+/// The quality of a model.
+pub(super) fn quality_of(admin: &Admin, model: &ModelName) -> Quality {
+    let of = admin.quality.of(model);
     let arm = |((version, arm), figures): ((Version, String), Figures)| ArmQuality {
         version,
         arm,
@@ -105,14 +109,14 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
         },
         values: figures.values.iter().map(|(name, moments)| (name.clone(), ValueQuality::of(moments))).collect(),
     };
-    Ok(Json(Quality {
-        model,
+    Quality {
+        model: model.clone(),
         feedback: of.feedback,
         unmatched: of.unmatched,
         left_out: of.left_out,
         share: of.share,
         arms: of.arms.into_iter().map(arm).collect(),
-    }))
+    }
 }
 
 impl ValueQuality {

@@ -26,6 +26,9 @@ pub(super) struct PromoteRequest {
     /// What the version must pass. Absent: the gates of model.toml. `{}`: none.
     #[schema(required = false, value_type = GatesSchema)]
     pub(super) gates: Option<Gates>,
+    /// Promote although nobody approved the version. Only for admins; the audit trail, the log and a metric have it.
+    #[schema(required = false)]
+    pub(super) break_glass: bool,
 }
 
 /// The body of a request that needs nothing but a reason.
@@ -58,9 +61,10 @@ impl PromoteRequest {
         let (version, reason) = (members.version(), members.reason());
         let (dry_run, allow_signature_change) = (members.flag("dry_run"), members.flag("allow_signature_change"));
         let gates = members.parse("gates", Gates::parse);
+        let break_glass = members.flag("break_glass");
         members.finish()?;
         let (version, reason) = (required(version, "version")?, required(reason, "reason")?);
-        Ok(PromoteRequest { version, reason, dry_run, allow_signature_change, gates })
+        Ok(PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass })
     }
 }
 

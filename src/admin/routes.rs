@@ -4,7 +4,8 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, execution, guard, history, models, openapi, probes, push, quality, rollout, shadows, tokens, traffic, triton,
+    Admin, approvals, execution, guard, history, models, openapi, probes, push, quality, rollout, shadows, tokens,
+    traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -30,7 +31,7 @@ pub(super) struct Endpoint {
 
 /// The table. Open are the probes, which an orchestrator sends without credentials, and the description of this API, which is public.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    use Action::{Administer, Operate, View};
+    use Action::{Administer, Approve, Operate, View};
     use Permission::{AnyIdentity, Open, To};
     use Scope::{Everything, Listed, Model};
     vec![
@@ -56,6 +57,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         put("/api/v1/models/{model}/versions/{version}", To(Operate, Model), push::push),
         post("/api/v1/models/{model}/versions/{version}:load", To(Operate, Model), models::load),
         post("/api/v1/models/{model}/versions/{version}:unload", To(Operate, Model), models::unload),
+        get("/api/v1/models/{model}/versions/{version}/approval", To(View, Model), approvals::show),
+        post("/api/v1/models/{model}/versions/{version}:approve", To(Approve, Model), approvals::approve),
+        post("/api/v1/models/{model}/versions/{version}:reject", To(Approve, Model), approvals::reject),
         get("/api/v1/models/{model}/traffic", To(View, Model), traffic::show),
         put("/api/v1/models/{model}/traffic", To(Operate, Model), traffic::replace),
         get("/api/v1/models/{model}/shadows", To(View, Model), shadows::list),

@@ -119,6 +119,9 @@ pub(super) struct TrafficProposal {
     /// Accept a version whose signature breaks callers.
     #[schema(required = false)]
     allow_signature_change: bool,
+    /// Give traffic to versions that nobody approved. Only for admins; the audit trail, the log and a metric have it.
+    #[schema(required = false)]
+    break_glass: bool,
 }
 
 /// What a version must pass before it is promoted.

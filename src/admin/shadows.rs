@@ -200,7 +200,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
 }
 
 impl Shadow {
-    fn of(entry: &Entry, version: Version, pairs: &[PairFigures]) -> Shadow {
+    pub(super) fn of(entry: &Entry, version: Version, pairs: &[PairFigures]) -> Shadow {
         let served = |shadowing: &&ShadowRoute| shadowing.served.loaded.version == version;
         let sample = entry.document().and_then(|d| d.shadows.iter().find(|s| s.version == version)).map(|s| s.sample);
         let loaded = entry.shadows().iter().find(served).map(|s| &s.served.loaded);

@@ -2,13 +2,15 @@
 
 use super::Admin;
 use super::body::JsonBody;
+use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{IfMatch, Operator, Target};
 use super::requests::{PromoteRequest, ReasonRequest, read_proposal};
 use super::responses::traffic::{PromotionResponse, RollbackResponse, Traffic};
 use super::schemas::{Problem, TrafficProposal};
+use crate::access::{Action, Identity};
 use crate::lifecycle::Promote;
-use crate::model::{Code, Failure};
+use crate::model::{Code, Failure, ModelName};
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -64,6 +66,7 @@ pub(super) async fn replace(
     State(admin): State<Arc<Admin>>,
     target: Target,
     if_match: IfMatch,
+    Caller(caller): Caller,
     Operator(actor): Operator,
     JsonBody { value, complaints: duplicates }: JsonBody,
 ) -> Result<impl IntoResponse, ErrorResponse> {
@@ -75,6 +78,7 @@ pub(super) async fn replace(
         members.retain(|name, _| !Traffic::READ_ONLY.contains(&name.as_str()));
     }
     let proposal = read_proposal(&value, duplicates)?;
+    check_break_glass(proposal.break_glass, &caller, &model)?;
     let if_match = match if_match {
         IfMatch::Absent => None,
         IfMatch::Revisions(revisions) => Some(revisions),
@@ -92,6 +96,11 @@ pub(super) async fn replace(
     let snapshot = admin.reader.snapshot();
     let entry = snapshot.model(model.as_str()).map(Arc::as_ref);
     Ok(with_etag(Traffic::of(model, published.revision, published.document, entry), published.revision))
+}
+
+/// Only an admin of the model may override a missing approval.
+fn check_break_glass(break_glass: bool, caller: &Identity, model: &ModelName) -> Result<(), Failure> {
+    if break_glass { caller.check(Action::Administer, Some(model.as_str())) } else { Ok(()) }
 }
 
 fn with_etag(traffic: Traffic, revision: u64) -> impl IntoResponse {
@@ -118,12 +127,15 @@ fn with_etag(traffic: Traffic, revision: u64) -> impl IntoResponse {
 pub(super) async fn promote(
     State(admin): State<Arc<Admin>>,
     target: Target,
+    Caller(caller): Caller,
     Operator(actor): Operator,
     body: JsonBody,
 ) -> Result<Json<PromotionResponse>, ErrorResponse> {
     let model = target.model()?;
-    let PromoteRequest { version, reason, dry_run, allow_signature_change, gates } = PromoteRequest::read(body)?;
-    let promote = Promote { version, reason, dry_run, allow_signature_change, gates, actor };
+    let PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass } =
+        PromoteRequest::read(body)?;
+    check_break_glass(break_glass, &caller, &model)?;
+    let promote = Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, actor };
     let promotion = admin.handle.promote(model, promote).await?;
     Ok(Json(PromotionResponse::of(promotion, dry_run)))
 }

@@ -174,6 +174,7 @@ impl App {
             drain_timeout: config.models.drain_timeout,
             keep_warm: config.models.keep_warm,
             policy: config.models.policy,
+            approval_required: config.approval.required,
             available: Available::now,
             max_answer: usize::try_from(config.server.max_answer).unwrap_or(usize::MAX),
             tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },

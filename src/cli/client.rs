@@ -115,14 +115,21 @@ impl Client {
         if options.allow_signature_change {
             document["allow_signature_change"] = true.into();
         }
+        if options.break_glass {
+            document["break_glass"] = true.into();
+        }
         Ok((document, now.etag))
     }
 
     pub(super) fn promote(&self, options: &PromoteOptions) -> Done {
-        let PromoteOptions { model, version, reason, dry_run, allow_signature_change, gates, no_gates } = options;
+        let PromoteOptions { model, version, reason, dry_run, allow_signature_change, gates, no_gates, break_glass } =
+            options;
         let mut body = json!({"version": version, "reason": reason, "dry_run": dry_run});
         if *allow_signature_change {
             body["allow_signature_change"] = true.into();
+        }
+        if *break_glass {
+            body["break_glass"] = true.into();
         }
         if *no_gates || !gates.is_empty() {
             body["gates"] = parse_gates(gates)?;
@@ -321,7 +328,7 @@ pub(super) fn error_message(status: u16, bytes: &[u8]) -> String {
     message + &new_details
 }
 
-fn segment(text: &str) -> String {
+pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 

@@ -14,6 +14,7 @@
 //! To add a command: a variant of [`Command`] with examples, its request in `client.rs`, its table in `show*.rs`
 //! (`docs/how-to-add/admin-command.md`).
 
+mod approve;
 mod client;
 mod offline;
 mod rollout;
@@ -243,6 +244,18 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
         /// The name of the model.
         model: String,
     },
+    /// Show what there is to look at before a version gets traffic, and approve it.
+    #[command(after_help = "Examples:
+  sluicegate approve iris 3                                   show it, and approve nothing
+  sluicegate approve iris 3 --reason \"golden answers and shadow agree\"
+  sluicegate replay iris --version 3 --json > replay.json && sluicegate approve iris 3 --attach replay.json --reason \"replay is fine\"
+
+Who pushed a version or asked for its traffic cannot approve it.")]
+    Approve(ReviewOptions),
+    /// Show what there is to look at before a version gets traffic, and reject it.
+    #[command(after_help = "Examples:
+  sluicegate reject iris 3 --reason \"trained on last year's data\"")]
+    Reject(ReviewOptions),
     /// Make, list or revoke tokens: who may do what.
     #[command(
         arg_required_else_help = true,
@@ -276,6 +289,21 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
+}
+
+/// Options of `sluicegate approve` and `reject`.
+#[derive(Debug, Args)]
+pub(crate) struct ReviewOptions {
+    /// The name of the model.
+    model: String,
+    /// The version.
+    version: String,
+    /// Why; stored in the audit trail. Without it, only show what there is to look at.
+    #[arg(long)]
+    reason: Option<String>,
+    /// A JSON file that was looked at too; it is kept with the review; may be repeated.
+    #[arg(long = "attach", value_name = "FILE", requires = "reason")]
+    attachments: Vec<PathBuf>,
 }
 
 /// Options of `sluicegate serve`. Each one overrides the configuration.
@@ -360,9 +388,13 @@ pub(crate) struct TrafficOptions {
     /// With --split: accept a version whose inputs or outputs do not fit what callers use.
     #[arg(long, requires = "split", conflicts_with = "set")]
     allow_signature_change: bool,
+    /// With --split: give traffic to versions that nobody approved. For admins, in an emergency; the audit trail, the log and a metric have it.
+    #[arg(long, requires = "split", requires = "reason", conflicts_with = "set")]
+    break_glass: bool,
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub(crate) struct PromoteOptions {
     /// The name of the model.
     model: String,
@@ -384,6 +416,9 @@ pub(crate) struct PromoteOptions {
     /// Promote without the gates in model.toml; the audit trail records that.
     #[arg(long, conflicts_with = "gates")]
     no_gates: bool,
+    /// Promote although nobody approved the version. For admins, in an emergency; the audit trail, the log and a metric have it.
+    #[arg(long)]
+    break_glass: bool,
 }
 
 /// Why a command failed: the message for standard error, and the exit code.
@@ -421,6 +456,8 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Load { model, version } => client.load(&model, &version, "load"),
         Command::Unload { model, version } => client.load(&model, &version, "unload"),
         Command::Push { model, version, file } => client.push(&model, &version, &file),
+        Command::Approve(options) => client.review(&options, true),
+        Command::Reject(options) => client.review(&options, false),
         Command::Token { command } => match command.data_dir() {
             Some(dir) => return (local.token)(&command, dir, client.json()),
             None => client.token(&command),

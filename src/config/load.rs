@@ -1,6 +1,6 @@
 //! Loads the configuration from a file, the environment and the command line.
 
-use super::{Admin, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
@@ -72,6 +72,7 @@ impl Config {
         let config = Config {
             server: Server::read(table.section("server")),
             admin: Admin::read(table.section("admin")),
+            approval: Approval::read(table.section("approval")),
             models: Models::read(table.section("models")),
             engines: Engines::read(table.section("engines")),
             execute: Execute::read(table.section("execute")),
@@ -86,6 +87,10 @@ impl Config {
         if overlap && public.port() == admin.port() && admin.port() != 0 {
             let right = format!("another port than server.listen, which is {public}");
             table.section("admin").complain("listen", right);
+        }
+        if config.approval.required && !config.admin.needs_credentials() {
+            let right = "false, or admin.require_token = true: without credentials nobody can tell two people apart";
+            table.section("approval").complain("required", right);
         }
         config
     }

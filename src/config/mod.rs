@@ -22,13 +22,14 @@ mod tests;
 
 pub use load::{Overrides, environment};
 pub use reload::Change;
-pub use sections::{Admin, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 
 /// The whole configuration, one field per section.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
     pub server: Server,
     pub admin: Admin,
+    pub approval: Approval,
     pub models: Models,
     pub engines: Engines,
     pub execute: Execute,

@@ -1,6 +1,6 @@
 //! Compares two configurations: which keys changed, and which of them need a restart.
 
-use super::{Admin, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::quality;
 use crate::record::{self, Choice};
 
@@ -17,10 +17,11 @@ impl Config {
     /// The keys with another value in `new`, in the order of the file.
     #[must_use]
     pub fn changes(&self, new: &Config) -> Vec<Change> {
-        let Config { server, admin, models, engines, execute, shadows, prediction_log, data, log } = self;
-        let sections: [Vec<Option<Change>>; 9] = [
+        let Config { server, admin, approval, models, engines, execute, shadows, prediction_log, data, log } = self;
+        let sections: [Vec<Option<Change>>; 10] = [
             server.changes(&new.server).into(),
             admin.changes(&new.admin).into(),
+            approval.changes(new.approval).into(),
             models.changes(&new.models).into(),
             engines.changes(&new.engines).into(),
             execute.changes(&new.execute).into(),
@@ -122,6 +123,13 @@ impl Admin {
             at_start("admin.first_token", first_token, &new.first_token),
             at_start("admin.allowed_hosts", allowed_hosts, &new.allowed_hosts),
         ]
+    }
+}
+
+impl Approval {
+    fn changes(self, new: Approval) -> [Option<Change>; 1] {
+        let Approval { required } = self;
+        [at_start("approval.required", &required, &new.required)]
     }
 }
 

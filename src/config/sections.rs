@@ -96,6 +96,13 @@ pub struct Admin {
     pub allowed_hosts: Vec<String>,
 }
 
+/// `[approval]`: whether a second person must approve a version before it gets un-pinned traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Approval {
+    /// Default false: one person may release a version. True for all models; `model.toml` can require it of one.
+    pub required: bool,
+}
+
 /// `[models]`: where versions are found, and how they are loaded and unloaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Models {
@@ -335,6 +342,14 @@ impl Admin {
     #[must_use]
     pub fn needs_credentials(&self) -> bool {
         self.require_token || !self.is_loopback()
+    }
+}
+
+// === impl Approval ===
+
+impl Approval {
+    pub(super) fn read(t: &mut Table) -> Approval {
+        Approval { required: t.bool("required").unwrap_or_default() }
     }
 }
 

@@ -168,6 +168,8 @@ const ALL_DIFFERENT: &str = r#"
     require_token = true
     first_token = true
     allowed_hosts = ["ops.example"]
+    [approval]
+    required = true
     [models]
     dir = "x"
     settle = "1s"

@@ -83,6 +83,10 @@ pub enum Effect {
     SetAside { version: Version, artifact: String, reason: String },
     /// A version may be loaded again, and its crashes no longer count. Writes no audit event.
     ForgiveCrashes { version: Version },
+    /// Somebody looked at these files of a version and approved or rejected them. Replaces the version's review before.
+    Review { version: Version, artifact: String, approved: bool },
+    /// The actor pushed a version, or asked for its traffic, and so may not approve it.
+    Propose { version: Version },
     /// Only the audit event.
     None,
 }
@@ -130,6 +134,10 @@ pub enum Action {
     RolloutStop,
     TokenCreate,
     TokenRevoke,
+    Approve,
+    Reject,
+    /// Traffic for a version was refused, because nobody else has approved it.
+    Propose,
 }
 
 impl Action {
@@ -161,6 +169,9 @@ impl Action {
             Action::RolloutStop => "rollout_stop",
             Action::TokenCreate => "token_create",
             Action::TokenRevoke => "token_revoke",
+            Action::Approve => "approve",
+            Action::Reject => "reject",
+            Action::Propose => "propose",
         }
     }
 }
@@ -227,6 +238,9 @@ pub struct ModelState {
     /// Oldest first.
     pub crashes: BTreeMap<Version, Vec<Crash>>,
     pub set_aside: BTreeMap<Version, StoredAside>,
+    pub reviews: BTreeMap<Version, Review>,
+    /// Everybody who pushed a version or asked for its traffic.
+    pub proposers: BTreeMap<Version, BTreeSet<String>>,
     /// Why some of the stored values cannot be read. The fields that they belong to are then empty.
     pub unreadable: Option<String>,
 }
@@ -247,9 +261,22 @@ impl ModelState {
             artifacts: BTreeMap::new(),
             crashes: BTreeMap::new(),
             set_aside: BTreeMap::new(),
+            reviews: BTreeMap::new(),
+            proposers: BTreeMap::new(),
             unreadable: None,
         }
     }
+}
+
+/// The newest review of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Review {
+    /// Identifies the files that were looked at.
+    pub artifact: String,
+    pub approved: bool,
+    pub actor: String,
+    pub ts: Timestamp,
+    pub reason: String,
 }
 
 /// When a model was retired, by whom and why.

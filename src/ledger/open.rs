@@ -14,7 +14,7 @@ use std::time::Duration;
 /// step: existing databases have applied it.
 ///
 /// Versions are text, as in every document: they are unsigned 64-bit numbers, and SQLite's integers are signed.
-pub(super) const MIGRATIONS: [&str; 5] = [
+pub(super) const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE models (
         model          TEXT PRIMARY KEY NOT NULL,
@@ -96,6 +96,23 @@ pub(super) const MIGRATIONS: [&str; 5] = [
         created_by TEXT NOT NULL,
         expires_at TEXT,
         last_used  TEXT
+    ) STRICT;
+",
+    // The newest review of each version, and everybody who pushed it or asked for its traffic.
+    "
+    CREATE TABLE reviews (
+        model    TEXT NOT NULL REFERENCES models (model),
+        version  TEXT NOT NULL,
+        artifact TEXT NOT NULL,
+        approved INTEGER NOT NULL,
+        event    INTEGER NOT NULL REFERENCES events (id),
+        PRIMARY KEY (model, version)
+    ) STRICT;
+    CREATE TABLE proposers (
+        model   TEXT NOT NULL REFERENCES models (model),
+        version TEXT NOT NULL,
+        actor   TEXT NOT NULL,
+        PRIMARY KEY (model, version, actor)
     ) STRICT;
 ",
 ];

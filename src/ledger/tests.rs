@@ -231,7 +231,7 @@ fn a_newer_schema_is_refused_and_not_changed() {
     drop((writer, reader));
     let refused = open(dir.path()).unwrap_err().to_string();
     assert!(
-        refused.contains("written by a newer sluicegate: its schema version is 99, this program supports up to 5"),
+        refused.contains("written by a newer sluicegate: its schema version is 99, this program supports up to 6"),
         "{refused}"
     );
     let connection = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();

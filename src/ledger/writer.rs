@@ -6,8 +6,8 @@ use super::lock::Lock;
 use super::reader::{Text, previous_document, revision_of};
 use super::tokens::{TokenChange, change_token, store_uses};
 use super::{
-    Action, Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Retirement, Revision,
-    StoredAside, rfc3339,
+    Action, Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Retirement, Review,
+    Revision, StoredAside, rfc3339,
 };
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
@@ -146,6 +146,26 @@ impl LedgerWriter {
         let aside = |row: &Row<'_>| Ok((version(row)?, StoredAside { artifact: row.get(1)?, reason: row.get(2)? }));
         for row in statement.query_map([state.model.as_str()], aside)? {
             state.set_aside.extend(unreadable.or_empty("set_aside", row.map(Some))?);
+        }
+        let mut statement = self.connection.prepare_cached(
+            "SELECT r.version, r.artifact, r.approved, e.actor, e.ts, e.reason FROM reviews r JOIN events e ON e.id = r.event
+             WHERE r.model = ?1",
+        )?;
+        let review = |row: &Row<'_>| {
+            let (artifact, approved, actor) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            let (ts, reason) =
+                (row.get::<_, Text<Timestamp>>(4)?.0, row.get::<_, Option<String>>(5)?.unwrap_or_default());
+            Ok((version(row)?, Review { artifact, approved, actor, ts, reason }))
+        };
+        for row in statement.query_map([state.model.as_str()], review)? {
+            state.reviews.extend(unreadable.or_empty("reviews", row.map(Some))?);
+        }
+        let mut statement = self.connection.prepare_cached("SELECT version, actor FROM proposers WHERE model = ?1")?;
+        let proposer = |row: &Row<'_>| Ok((version(row)?, row.get::<_, String>(1)?));
+        for row in statement.query_map([state.model.as_str()], proposer)? {
+            if let Some((version, actor)) = unreadable.or_empty("proposers", row.map(Some))? {
+                state.proposers.entry(version).or_default().insert(actor);
+            }
         }
         state.unreadable = unreadable.words();
         Ok(state)
@@ -333,6 +353,16 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
                 "INSERT OR REPLACE INTO set_aside VALUES (?1, ?2, ?3, ?4)",
                 &[&model, &version.to_string(), artifact, reason],
             )?;
+        }
+        Effect::Review { version, artifact, approved } => {
+            run(
+                "INSERT OR REPLACE INTO reviews VALUES (?1, ?2, ?3, ?4, ?5)",
+                &[&model, &version.to_string(), artifact, approved, &event_id],
+            )?;
+        }
+        Effect::Propose { version } => {
+            let version = version.to_string();
+            run("INSERT OR IGNORE INTO proposers VALUES (?1, ?2, ?3)", &[&model, &version, &change.actor])?;
         }
         Effect::ForgiveCrashes { version } => {
             let version = version.to_string();

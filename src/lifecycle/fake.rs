@@ -1,7 +1,8 @@
 //! A manager whose answers a test decides: for tests of code that has a [`Handle`].
 
 use super::handle::{
-    Actor, Command, Handle, LoadOutcome, Promote, Promotion, Published, Retired, RolledBack, RolloutCommit,
+    Actor, ApprovalState, Command, Handle, LoadOutcome, Promote, Promotion, Published, Retired, ReviewRequest,
+    Reviewed, RolledBack, RolloutCommit,
 };
 use super::manager::Event;
 use super::set_aside::SetAside;
@@ -26,6 +27,8 @@ pub(crate) enum Asked {
     Push { model: ModelName, version: Version, staged: PathBuf, actor: Actor },
     SetAside(SetAside),
     Token(TokenChange),
+    Approval { model: ModelName, version: Version },
+    Review { model: ModelName, ask: ReviewRequest },
 }
 
 /// The answer that a test chooses. Its kind must fit the request.
@@ -39,6 +42,8 @@ pub(crate) enum Told {
     Loaded(LoadOutcome),
     Done,
     Stored(bool),
+    Approval(ApprovalState),
+    Reviewed(Reviewed),
     Refused(Failure),
 }
 
@@ -102,6 +107,12 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
             send!(reply, Asked::Token(*change), Told::Stored(stored) => stored);
         }
         Command::TokenUses(_) => {}
+        Command::Approval { model, version, reply } => {
+            send!(reply, Asked::Approval { model, version }, Told::Approval(state) => state);
+        }
+        Command::Review { model, request, reply } => {
+            send!(reply, Asked::Review { model, ask: *request }, Told::Reviewed(reviewed) => reviewed);
+        }
         Command::Push { model, version, staged, actor, reply } => {
             send!(reply, Asked::Push { model, version, staged, actor }, Told::Done => ());
         }

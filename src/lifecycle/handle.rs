@@ -2,13 +2,14 @@
 
 use super::manager::Event;
 use super::set_aside::SetAside;
-use crate::ledger::{Action, Retirement, TokenChange};
+use crate::ledger::{Action, Retirement, Review, TokenChange};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{Gates, Verdict};
 use crate::registry::Stage;
 use crate::route::{Document, Proposal};
 use jiff::Timestamp;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +26,8 @@ pub struct Promote {
     pub allow_signature_change: bool,
     /// `None`: the gates of `model.toml`.
     pub gates: Option<Gates>,
+    /// Promote although nobody approved the version. For admins.
+    pub break_glass: bool,
     pub actor: Actor,
 }
 
@@ -59,6 +62,39 @@ pub struct RolledBack {
     pub loaded: Vec<Version>,
 }
 
+/// A review of a version's files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReviewRequest {
+    pub version: Version,
+    /// Identifies the files that the reviewer saw. With other ones it is refused.
+    pub artifact: Option<String>,
+    pub approved: bool,
+    pub reason: String,
+    /// What the reviewer saw.
+    pub evidence: serde_json::Value,
+    pub actor: Actor,
+}
+
+/// The approval of a version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApprovalState {
+    /// Whether the version gets un-pinned traffic only with an approval.
+    pub required: bool,
+    /// Identifies the files that are loaded; `None` while it is not loaded.
+    pub artifact: Option<String>,
+    pub review: Option<Review>,
+    /// Who pushed it or asked for its traffic.
+    pub proposers: BTreeSet<String>,
+}
+
+/// A stored review.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reviewed {
+    pub model: ModelName,
+    pub version: Version,
+    pub review: Review,
+}
+
 /// The result of a retirement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retired {
@@ -82,6 +118,8 @@ pub struct RolloutCommit {
     /// The revision that must be in force. `None` where only the rollout's state is stored.
     pub at: Option<u64>,
     pub document: Option<Document>,
+    /// The version that the rollout moves traffic to.
+    pub candidate: Version,
     /// JSON, stored in the same transaction.
     pub state: String,
     pub allow_signature_change: bool,
@@ -147,6 +185,16 @@ pub(super) enum Command {
         actor: Actor,
         reply: Reply<Retired>,
     },
+    Approval {
+        model: ModelName,
+        version: Version,
+        reply: Reply<ApprovalState>,
+    },
+    Review {
+        model: ModelName,
+        request: Box<ReviewRequest>,
+        reply: Reply<Reviewed>,
+    },
     LoadModel {
         model: ModelName,
         actor: Actor,
@@ -184,6 +232,8 @@ impl Command {
             Command::PutTraffic { reply, .. } => drop(reply.send(Err(failure))),
             Command::RolloutCommit { reply, .. } => drop(reply.send(Err(failure))),
             Command::Retire { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Approval { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Review { reply, .. } => drop(reply.send(Err(failure))),
             Command::Load { reply, .. } | Command::Unload { reply, .. } => drop(reply.send(Err(failure))),
             Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Push { reply, .. } => {
                 drop(reply.send(Err(failure)));
@@ -297,6 +347,23 @@ impl Handle {
     /// `MODEL_NOT_FOUND`.
     pub async fn retire(&self, model: ModelName, reason: String, actor: Actor) -> Result<Retired, Failure> {
         self.send(|reply| Command::Retire { model, reason, actor, reply }).await
+    }
+
+    /// The approval of a version. Changes nothing.
+    ///
+    /// # Errors
+    /// `MODEL_NOT_FOUND`, `VERSION_NOT_FOUND`.
+    pub async fn approval(&self, model: ModelName, version: Version) -> Result<ApprovalState, Failure> {
+        self.send(|reply| Command::Approval { model, version, reply }).await
+    }
+
+    /// Approves or rejects the files of a loaded version.
+    ///
+    /// # Errors
+    /// `CONFLICT` when it is not loaded or has other files than the reviewer saw; `FORBIDDEN` when the actor pushed it or asked for its
+    /// traffic.
+    pub async fn review(&self, model: ModelName, request: ReviewRequest) -> Result<Reviewed, Failure> {
+        self.send(|reply| Command::Review { model, request: Box::new(request), reply }).await
     }
 
     /// Loads a whole model again (Triton's repository `load`): the versions that the document names, and the others.

@@ -6,6 +6,7 @@
 //! - The states are one enum, and one function moves a version between them. Policies are pure functions.
 //! - Background threads at low priority load, verify and warm. Memory is freed on a thread of its own.
 //! - A version whose runs do not end, or that ended the process, is set aside: `failed`, unpublished, and not waited for.
+//! - Where approvals are required, a change that gives a version un-pinned traffic needs one by a second person (`approval.rs`).
 //! - A half-copied or broken version never disturbs the versions that serve.
 //! - A stored document that cannot be read disables its own model only. When the manager panics, the server stops being ready.
 //!
@@ -16,6 +17,7 @@
 //!
 //! To add an operator request: a method of [`Handle`], a variant of its command, and its arm in `operators.rs`.
 
+mod approval;
 mod crashes;
 mod dispatch;
 mod drain;
@@ -47,9 +49,11 @@ mod version_record;
 
 pub(crate) use crashes::store_crashes;
 pub use crashes::{CrashLimit, CrashedVersion};
+pub use handle::{
+    Actor, ApprovalState, Handle, LoadOutcome, Promote, Promotion, Retired, ReviewRequest, RolledBack, RolloutCommit,
+};
 #[cfg(test)]
-pub use handle::Published;
-pub use handle::{Actor, Handle, LoadOutcome, Promote, Promotion, Retired, RolledBack, RolloutCommit};
+pub use handle::{Published, Reviewed};
 pub(crate) use journal::Journal;
 pub use loaders::Patience;
 pub use set_aside::SetAside;
@@ -95,6 +99,8 @@ pub struct Config {
     /// not set it.
     pub keep_warm: Duration,
     pub policy: Policy,
+    /// Every model needs approvals. Otherwise those whose `model.toml` says so.
+    pub approval_required: bool,
     /// Reads how much memory this process may still take.
     pub available: fn() -> Option<Available>,
     /// How far a shadow's number may be from the primary's, for models that do not set it.

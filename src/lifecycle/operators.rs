@@ -39,6 +39,12 @@ impl Manager {
             Command::Retire { model, reason, actor, reply } => {
                 self.answer_now(&model, reply, |services, model| services.retire(model, reason, &actor));
             }
+            Command::Approval { model, version, reply } => {
+                self.answer_now(&model, reply, |services, model| services.approval(model, version));
+            }
+            Command::Review { model, request, reply } => {
+                self.answer_now(&model, reply, |services, model| services.review(model, *request));
+            }
             Command::PutTraffic { model, proposal, if_match, actor, reply } => {
                 self.answer_now(&model, reply, |services, model| {
                     services.put_traffic(model, *proposal, if_match.as_deref(), actor)
@@ -152,6 +158,7 @@ impl Manager {
             // Known at once, so that the caller can ask for it. It landed whole, so there is no settle time to wait for.
             let found = Found { still: true, ..look_at_version(&place) };
             let model = models.entry(id.model.clone()).or_insert_with(|| Model::new(id.model.clone()));
+            model.stored.proposers.entry(id.version).or_default().insert(actor.0.clone());
             if !model.versions.contains_key(&id.version) {
                 services.add_version(model, id.version);
             }
@@ -353,7 +360,8 @@ impl Services {
             reason: None,
             before: None,
             after: Some(format!("{{\"version\":\"{}\"}}", id.version)),
-            effect: Effect::None,
+            // Who pushed a version may not approve it.
+            effect: Effect::Propose { version: id.version },
         };
         if let Err(refused) = self.commit(change) {
             // A version without an audit event must not stay.

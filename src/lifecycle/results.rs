@@ -11,7 +11,7 @@ use super::version_record::{Note, VersionRecord};
 use crate::ledger::{Action, Artifact, Change, Effect, ModelState};
 use crate::model::VersionId;
 use crate::prepare::{Digests, Outcome, ReadyVersion, StageFailure, backoff};
-use crate::registry::State;
+use crate::registry::{Stage, State};
 use crate::source::Fingerprint;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,10 +71,19 @@ impl Manager {
         let Manager { models, services, stopping } = self;
         let Some(model) = models.get_mut(&id.model) else { return };
         let is_wanted = stopping.is_none() && model.wanted().get(&id.version) == Some(&Ok(()));
+        let refused = match &outcome {
+            Outcome::Ready(ready) if is_wanted => services.other_files(model, id.version, ready),
+            _ => None,
+        };
         let record = model.versions.entry(id.version).or_insert_with(VersionRecord::new);
         record.busy = false;
         let is_wanted = is_wanted && !model.set_aside.contains_key(&id.version);
         match outcome {
+            Outcome::Ready(ready) if is_wanted && refused.is_some() => {
+                services.loading.loaded(files);
+                services.drains.begin(id.clone(), ready.loaded, Duration::ZERO);
+                services.fail(id, record, StageFailure::permanent(Stage::Verify, refused.unwrap_or_default()));
+            }
             Outcome::Ready(ready) if is_wanted => {
                 services.loading.loaded(files);
                 services.became_ready(id, record, &mut model.stored, *ready);

@@ -1,5 +1,6 @@
 //! Rollbacks: back to the document before the last change, once the versions that it names are loaded.
 
+use super::approval::Approvals;
 use super::handle::{Actor, RolledBack};
 use super::journal;
 use super::model_record::{Model, PendingRollback, check_model_loaded, conflict, not_ready};
@@ -53,6 +54,8 @@ impl Services {
         let PendingRollback { document, to_load, reason, actor, .. } = rollback;
         let from = model.document.as_ref().and_then(Document::heaviest);
         let to = document.heaviest().ok_or_else(|| conflict("the previous document sends traffic to no version"))?;
+        let unapproved = self.unapproved(model, document, actor);
+        self.check_approved(model, unapproved, actor, Approvals::Required)?;
         for version in document.named() {
             self.clear_operator_unloaded(model, version, actor, Some("a rollback needs it"))?;
         }

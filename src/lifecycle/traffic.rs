@@ -2,6 +2,7 @@
 //! nothing), stored in the ledger, and then published.
 
 use super::SYSTEM;
+use super::approval::Approvals;
 use super::handle::{Actor, Promote, Promotion, Published, RolloutCommit};
 use super::model_record::{Model, check_model_loaded, conflict, no_version, not_ready};
 use super::policy::{self, Progress};
@@ -9,7 +10,7 @@ use super::services::Services;
 use super::version_record::{Note, VersionRecord};
 use crate::ledger::{Action, Change, Effect, NewDocument};
 use crate::model::{Code, Failure, Version};
-use crate::model_settings::{Evidence, Gates, Judged};
+use crate::model_settings::{Evidence, Gates, Judged, Verdict};
 use crate::registry::State;
 use crate::route::{Document, Proposal};
 use crate::telemetry::{VersionMetrics, names};
@@ -31,6 +32,8 @@ pub(super) struct TrafficChange {
     rollout: Option<String>,
     /// The verdicts of its gates, for the audit trail.
     gates: Option<Judged>,
+    /// The versions that get traffic although nobody approved them.
+    break_glass: Vec<Version>,
 }
 
 /// The state after a change, as the audit trail shows it.
@@ -40,6 +43,9 @@ struct AuditAfter<'a> {
     document: &'a Document,
     #[serde(skip_serializing_if = "Option::is_none")]
     gates: Option<&'a Judged>,
+    /// The versions whose missing approval an admin overrode.
+    #[serde(skip_serializing_if = "<[Version]>::is_empty")]
+    break_glass: &'a [Version],
 }
 
 /// How long to wait before an automatic change that the ledger could not store is tried again.
@@ -49,7 +55,16 @@ const GATE_CHECK: Duration = Duration::from_secs(1);
 
 impl TrafficChange {
     pub(super) fn new(next: Document, action: Action, actor: Actor) -> TrafficChange {
-        TrafficChange { next, action, actor, reason: None, auto_promoted: None, rollout: None, gates: None }
+        TrafficChange {
+            next,
+            action,
+            actor,
+            reason: None,
+            auto_promoted: None,
+            rollout: None,
+            gates: None,
+            break_glass: Vec::new(),
+        }
     }
 
     pub(super) fn with_reason(self, reason: Option<String>) -> TrafficChange {
@@ -61,7 +76,7 @@ impl Services {
     // === operators ===
 
     pub(super) fn promote(&mut self, model: &mut Model, request: Promote) -> Result<Promotion, Failure> {
-        let Promote { version, reason, dry_run, allow_signature_change, gates, actor } = request;
+        let Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, actor } = request;
         if model.stored.retired.is_none() {
             check_model_loaded(model)?;
         }
@@ -92,15 +107,24 @@ impl Services {
         next.reason = Some(reason).filter(|r| !r.is_empty());
         check(model, &next, allow_signature_change)?;
         let judged = self.judge(model, version, gates.as_ref());
-        let verdicts = judged.as_ref().map(|judged| judged.verdicts.clone()).unwrap_or_default();
+        let mut verdicts = judged.as_ref().map(|judged| judged.verdicts.clone()).unwrap_or_default();
+        let unapproved = self.unapproved(model, &next, &actor);
+        if self.needs_approval(model) {
+            let found = unapproved.first().map_or_else(|| "approved".to_owned(), |(_, why)| why.clone());
+            let asked = "approved by a second person".to_owned();
+            verdicts.push(Verdict { gate: "approval", asked, found, passed: unapproved.is_empty() || break_glass });
+        }
         if dry_run {
             return unchanged(would_be(&next), verdicts);
         }
         if let Some(failed) = judged.as_ref().filter(|judged| !judged.passed()) {
             return Err(failed.refusal(&format!("version {version} of model {}", model.name)));
         }
+        let approvals = if break_glass { Approvals::BreakGlass } else { Approvals::Required };
+        let break_glass = self.check_approved(model, unapproved, &actor, approvals)?;
         let reason = next.reason.clone();
-        let change = TrafficChange { reason, gates: judged, ..TrafficChange::new(next, Action::Promote, actor) };
+        let change =
+            TrafficChange { reason, gates: judged, break_glass, ..TrafficChange::new(next, Action::Promote, actor) };
         let revision = self.change_traffic(model, change)?;
         let model = model.name.clone();
         Ok(Promotion { model, from, to: version, revision, changed: true, would_be: None, gates: verdicts })
@@ -130,7 +154,7 @@ impl Services {
         if_match: Option<&[u64]>,
         actor: Actor,
     ) -> Result<Published, Failure> {
-        let Proposal { document, allow_signature_change } = proposal;
+        let Proposal { document, allow_signature_change, break_glass } = proposal;
         let revision = model.stored.revision;
         if if_match.is_some_and(|etags| !etags.contains(&revision)) {
             let words = format!("the traffic document is at revision {revision} now; read it again and decide again");
@@ -143,9 +167,12 @@ impl Services {
         if model.document.as_ref() == Some(&next) {
             return Ok(Published { revision, document: next });
         }
+        let approvals = if break_glass { Approvals::BreakGlass } else { Approvals::Required };
+        let unapproved = self.unapproved(model, &next, &actor);
+        let break_glass = self.check_approved(model, unapproved, &actor, approvals)?;
         let reason = next.reason.clone();
         let document = next.clone();
-        let change = TrafficChange { reason, ..TrafficChange::new(next, Action::PutTraffic, actor) };
+        let change = TrafficChange { reason, break_glass, ..TrafficChange::new(next, Action::PutTraffic, actor) };
         let revision = self.change_traffic(model, change)?;
         Ok(Published { revision, document })
     }
@@ -157,7 +184,7 @@ impl Services {
         commit: RolloutCommit,
         actor: Actor,
     ) -> Result<u64, Failure> {
-        let RolloutCommit { at, document, state, allow_signature_change, action, reason } = commit;
+        let RolloutCommit { at, document, candidate, state, allow_signature_change, action, reason } = commit;
         let revision = model.stored.revision;
         if at.is_some_and(|at| at != revision) {
             return Err(conflict(format!("the traffic document is at revision {revision} now")));
@@ -170,6 +197,14 @@ impl Services {
         };
         check_model_loaded(model)?;
         check(model, &next, allow_signature_change)?;
+        // What served before a rollout may always be restored. A rollout that begins with a shadow needs the approval before it begins.
+        if action == Action::RolloutStart {
+            let unapproved = self.unapproved_of(model, [candidate], &actor);
+            self.check_approved(model, unapproved, &actor, Approvals::Required)?;
+        } else if !matches!(action, Action::RolloutTakeBack | Action::RolloutAbort) {
+            let unapproved = self.unapproved_of(model, [candidate], &actor);
+            self.check_approved(model, unapproved, &actor, Approvals::RequiredOfSystem)?;
+        }
         let change = TrafficChange { reason, rollout: Some(state), ..TrafficChange::new(next, action, actor) };
         self.change_traffic(model, change)
     }
@@ -209,12 +244,22 @@ impl Services {
             model.versions.entry(version).and_modify(|record| record.note(Note::AutoPromote, Some(words)));
             return false;
         }
+        let actor = Actor(SYSTEM.to_owned());
+        if let Some((_, why)) = self.unapproved(model, &next, &actor).first() {
+            let words = format!("not promoted automatically: it needs an approval: {why}");
+            if let Some(record) = model.versions.get_mut(&version) {
+                if !record.notes.contains_key(&Note::AutoPromote) {
+                    info!(model = %model.name, %version, "{words}");
+                }
+                record.note(Note::AutoPromote, Some(words));
+            }
+            return false;
+        }
         let gates = auto_promoted.and_then(|_| self.judge(model, version, None));
         if let Some(failed) = gates.as_ref().filter(|judged| !judged.passed()) {
             self.wait_for_gates(model, version, failed);
             return false;
         }
-        let actor = Actor(SYSTEM.to_owned());
         let change = TrafficChange { auto_promoted, gates, ..TrafficChange::new(next, action, actor) };
         match self.change_traffic(model, change) {
             Ok(_) => true,
@@ -253,9 +298,9 @@ impl Services {
     /// # Errors
     /// When the document cannot be stored. Nothing was changed then.
     pub(super) fn change_traffic(&mut self, model: &mut Model, change: TrafficChange) -> Result<u64, Failure> {
-        let TrafficChange { next, action, actor, reason, auto_promoted, rollout, gates } = change;
+        let TrafficChange { next, action, actor, reason, auto_promoted, rollout, gates, break_glass } = change;
         let (next, text) = stored_form(&next)?;
-        let after = AuditAfter { document: &next, gates: gates.as_ref() };
+        let after = AuditAfter { document: &next, gates: gates.as_ref(), break_glass: &break_glass };
         let after = serde_json::to_string(&after)
             .map_err(|e| Failure::new(Code::Internal, "the change cannot be written").with_internal(e.to_string()))?;
         let highest_served = next.serving().last().copied();
@@ -263,7 +308,7 @@ impl Services {
             model: model.name.clone(),
             actor: actor.0.clone(),
             action,
-            reason,
+            reason: reason.clone(),
             before: audit_before(model),
             after: Some(after),
             effect: match rollout {
@@ -275,6 +320,13 @@ impl Services {
             },
         })?;
 
+        if !break_glass.is_empty() {
+            self.telemetry.process().counter(&names::BREAK_GLASS, &[("action", action.as_str())]).increment(1);
+            error!(
+                model = %model.name, actor = actor.0, action = %action, versions = ?break_glass, reason = reason.as_deref().unwrap_or_default(),
+                "BREAK GLASS: an admin gives traffic to versions that nobody approved"
+            );
+        }
         let returns = model.stored.retired.is_some();
         let (before, from) = (model.serving(), model.document.as_ref().and_then(Document::heaviest));
         let to = next.heaviest();

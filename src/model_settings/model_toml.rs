@@ -24,6 +24,9 @@ pub struct ModelSettings {
     pub keep_warm: Option<Duration>,
     /// `[gates]`: the conditions for `auto_promote`, and for a promote that gives no gates of its own.
     pub gates: Gates,
+    /// `[approval] required`: a version gets un-pinned traffic only after somebody with the role approver approved it. Default false; the
+    /// server's configuration can require it of every model.
+    pub approval: bool,
     /// `[limits]`: `max_in_flight`, `max_rows` and `max_answer`, absent by default. A change applies to versions loaded afterwards.
     pub limits: Limits,
     /// `[shadow] rtol` and `atol`: the allowed difference between the numbers of a shadow and the primary. Absent: the values of the
@@ -87,6 +90,7 @@ impl ModelSettings {
         let auto_promote = table.bool("auto_promote").unwrap_or_default();
         let keep_warm = table.duration("keep_warm", Duration::ZERO..=MAX_KEEP_WARM);
         let gates = Gates::read(table.section("gates"));
+        let approval = table.section("approval").bool("required").unwrap_or_default();
         let limits = table.section("limits");
         let limits = Limits {
             max_in_flight: limits.integer("max_in_flight", 1..=1_000_000),
@@ -123,6 +127,7 @@ impl ModelSettings {
             auto_promote,
             keep_warm,
             gates,
+            approval,
             limits,
             shadow_rtol: relative,
             shadow_atol: absolute,

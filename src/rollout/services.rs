@@ -170,6 +170,7 @@ impl Services {
         let commit = RolloutCommit {
             at: moves_traffic.then_some(revision),
             document,
+            candidate: next.plan.to,
             state: stored(&next)?,
             // The document from before the rollout may always be restored.
             allow_signature_change: next.plan.allow_signature_change

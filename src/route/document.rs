@@ -70,6 +70,8 @@ pub struct Document {
 pub struct Proposal {
     pub document: Document,
     pub allow_signature_change: bool,
+    /// Give traffic to versions that nobody approved. For admins.
+    pub break_glass: bool,
 }
 
 impl Document {
@@ -172,8 +174,16 @@ impl Proposal {
                 false
             }
         };
+        let break_glass = match member(members, "break_glass") {
+            None => false,
+            Some(Value::Bool(b)) => *b,
+            Some(other) => {
+                parser.complain("break_glass", "true or false", other);
+                false
+            }
+        };
         if parser.complaints.is_empty() {
-            Ok(Proposal { document, allow_signature_change })
+            Ok(Proposal { document, allow_signature_change, break_glass })
         } else {
             Err(parser.complaints)
         }
@@ -217,8 +227,17 @@ impl Parser {
     }
 
     fn document(&mut self, members: &Map<String, Value>) -> Document {
-        const KNOWN: [&str; 8] =
-            ["split", "sticky_by", "rules", "shadows", "labels", "salt", "reason", "allow_signature_change"];
+        const KNOWN: [&str; 9] = [
+            "split",
+            "sticky_by",
+            "rules",
+            "shadows",
+            "labels",
+            "salt",
+            "reason",
+            "allow_signature_change",
+            "break_glass",
+        ];
         self.refuse_unknown("", members, &KNOWN);
         let split = self.split(member(members, "split"));
         let sticky_by = member(members, "sticky_by").and_then(|v| self.key(v));

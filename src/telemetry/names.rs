@@ -253,6 +253,12 @@ pub(crate) const ADMIN_REFUSED: Metric = metric(
     &["code"],
     "Requests to the admin plane that were refused before they reached their endpoint, by code: UNAUTHENTICATED, FORBIDDEN",
 );
+pub(crate) const BREAK_GLASS: Metric = metric(
+    "sluicegate_break_glass_total",
+    Kind::Counter,
+    &["action"],
+    "Changes by which an admin gave traffic to a version that nobody approved, by action; alert on any",
+);
 pub(crate) const STATES: Metric = metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state");
 pub(crate) const STAGE_SECONDS: Metric = metric(
     "sluicegate_stage_duration_seconds",
@@ -384,6 +390,7 @@ pub(crate) const ALL: &[Metric] = &[
     REQUEST_MEMORY_REFUSED,
     PANICS,
     ADMIN_REFUSED,
+    BREAK_GLASS,
     STATES,
     STAGE_SECONDS,
     STAGE_FAILURES,

@@ -272,3 +272,82 @@ fn wrong_arguments_of_the_token_commands_are_usage_errors() {
     assert_eq!(twice.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&twice.stderr).contains("already"), "{twice:?}");
 }
+
+/// From nothing to two people and an approval, by the command line alone.
+#[test]
+fn a_version_gets_traffic_when_a_second_person_approved_it() {
+    let dir = tempfile::tempdir().unwrap();
+    models(dir.path());
+    let anna = token(dir.path(), "anna", "operator", "");
+    let bob = token(dir.path(), "bob", "approver", "self");
+    let root = token(dir.path(), "root", "admin", "");
+    let environment = [("SLUICEGATE__ADMIN__REQUIRE_TOKEN", "true"), ("SLUICEGATE__APPROVAL__REQUIRED", "true")];
+    let mut served = Served::start_with(dir.path(), &environment);
+    let address = format!("http://{}", served.admin);
+    let run = |token: &str, arguments: &[&str]| {
+        sluicegate(arguments, &[("SLUICEGATE_ADMIN", &address), ("SLUICEGATE_TOKEN", token)])
+    };
+    let in_state = |version: &str, state: &str| {
+        eventually(&format!("version {version} is {state}"), || {
+            let text = String::from_utf8(run(&anna, &["versions", "self"]).stdout).unwrap();
+            text.lines().any(|line| line.starts_with(version) && line.contains(state)).then_some(())
+        });
+    };
+    let file = dir.path().join("two.onnx");
+    onnx::install(&dir.path().join("spare"), "self", 2, &onnx::answering(2.0, 4, 0));
+    std::fs::copy(dir.path().join("spare/self/2/model.onnx"), &file).unwrap();
+    in_state("1", "ready");
+    let refused = |output: Output, words: &str| {
+        let found = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && found.contains(words), "{words:?}: {found}");
+    };
+    refused(run(&anna, &["promote", "self", "1", "--reason", "first"]), "needs an approval");
+    let shown = printed(&run(&bob, &["approve", "self", "1"]));
+    assert!(shown.contains("approval      none") && shown.contains("anna") && shown.contains("golden"), "{shown}");
+    refused(run(&anna, &["promote", "self", "1", "--reason", "first"]), "nobody has approved");
+    printed(&run(&bob, &["approve", "self", "1", "--reason", "the golden answers are right"]));
+    // A first version serves as soon as it is approved.
+    in_state("1", "serving");
+
+    printed(&run(&anna, &["push", "self", "2", file.to_str().unwrap()]));
+    in_state("2", "ready");
+    refused(run(&bob, &["promote", "self", "2", "--reason", "mine"]), "operator or admin");
+    refused(run(&anna, &["approve", "self", "2", "--reason", "mine"]), "approver or admin");
+    refused(run(&anna, &["rollout", "self", "--to", "2", "--reason", "slowly"]), "needs an approval");
+    refused(run(&anna, &["traffic", "self", "--split", "1=9,2=1", "--reason", "some"]), "needs an approval");
+    refused(run(&anna, &["promote", "self", "2", "--reason", "now", "--break-glass"]), "admin for model");
+    let attached = dir.path().join("replay.json");
+    std::fs::write(&attached, r#"{"agreement": 0.999}"#).unwrap();
+    let file = attached.to_str().unwrap();
+    let approved = printed(&run(&bob, &["approve", "self", "2", "--attach", file, "--reason", "the replay agrees"]));
+    assert!(approved.contains("is approved by bob"), "{approved}");
+    served.stop();
+    served = Served::start_with(dir.path(), &environment);
+    let address = format!("http://{}", served.admin);
+    let run = |token: &str, arguments: &[&str]| {
+        sluicegate(arguments, &[("SLUICEGATE_ADMIN", &address), ("SLUICEGATE_TOKEN", token)])
+    };
+    eventually("the promotion is accepted after the restart", || {
+        run(&anna, &["promote", "self", "2", "--reason", "approved"]).status.success().then_some(())
+    });
+    let audit = printed(&run(&root, &["audit", "--json"]));
+    let audit: Value = serde_json::from_str(&audit).unwrap();
+    let approval = audit["events"].as_array().unwrap().iter().find(|e| e["action"] == "approve").unwrap();
+    assert_eq!((&approval["actor"], &approval["reason"]), (&json!("bob"), &json!("the replay agrees")));
+    assert_eq!(approval["after"]["evidence"]["attachments"]["replay.json"]["agreement"], 0.999);
+    assert!(approval["after"]["evidence"]["version"]["sha256"].is_string(), "{approval}");
+
+    // Version 1 was approved too.
+    printed(&run(&anna, &["rollback", "self", "--reason", "worse"]));
+    onnx::install(&dir.path().join("models"), "self", 3, &onnx::answering(3.0, 4, 0));
+    eventually("the emergency release", || {
+        run(&root, &["promote", "self", "3", "--reason", "the house burns", "--break-glass"])
+            .status
+            .success()
+            .then_some(())
+    });
+    let metrics = call("GET", &format!("{address}/metrics"), Some(&root), None).text;
+    assert!(metrics.contains("sluicegate_break_glass_total{action=\"promote\"} 1"), "it is counted");
+    let logged = served.wait_logged("BREAK GLASS");
+    assert_eq!((&logged["level"], &logged["actor"]), (&json!("ERROR"), &json!("root")), "{logged}");
+}

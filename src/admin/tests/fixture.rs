@@ -8,7 +8,7 @@ use crate::ledger::Retirement;
 use crate::ledger::{self, LedgerWriter};
 use crate::lifecycle::Retired;
 use crate::lifecycle::fake::{Asked, Told, manager};
-use crate::lifecycle::{LoadOutcome, Promotion, Published, RolledBack};
+use crate::lifecycle::{ApprovalState, LoadOutcome, Promotion, Published, Reviewed, RolledBack};
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
 use crate::quality::{self, Quality};
 use crate::record::{self, Log};
@@ -308,6 +308,23 @@ pub(super) fn accept(asked: &Asked) -> Told {
         Asked::Load { wait: false, .. } | Asked::Unload { wait: false, .. } => Told::Loaded(LoadOutcome::Accepted),
         Asked::Load { .. } | Asked::Unload { .. } => Told::Loaded(LoadOutcome::Done),
         Asked::Token(_) => Told::Stored(true),
+        Asked::Approval { .. } => Told::Approval(ApprovalState {
+            required: true,
+            artifact: Some("cd".repeat(32)),
+            review: None,
+            proposers: ["ann".to_owned()].into(),
+        }),
+        Asked::Review { model, ask } => Told::Reviewed(Reviewed {
+            model: model.clone(),
+            version: ask.version,
+            review: ledger::Review {
+                artifact: "cd".repeat(32),
+                approved: ask.approved,
+                actor: ask.actor.0.clone(),
+                ts: jiff::Timestamp::UNIX_EPOCH,
+                reason: ask.reason.clone(),
+            },
+        }),
         Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } | Asked::SetAside(_) => Told::Done,
     }
 }

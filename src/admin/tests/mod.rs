@@ -1,4 +1,5 @@
 mod access;
+mod approvals;
 mod fixture;
 mod guard;
 mod history;

@@ -144,6 +144,7 @@ fn a_promote_returns_from_to_and_revision() {
             dry_run,
             allow_signature_change,
             gates: None,
+            break_glass: false,
             actor: Actor("local".to_owned()),
         },
     };

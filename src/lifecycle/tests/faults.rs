@@ -97,11 +97,12 @@ fn a_disabled_model_can_be_unloaded_and_loaded_and_outlives_its_directory() {
 fn a_document_that_could_not_be_read_back_is_refused() {
     let fixture = two_models();
     let document = Document { split: Vec::new(), ..Document::single(version(1)) };
-    let proposal = Proposal { document, allow_signature_change: false };
+    let proposal = Proposal { document, allow_signature_change: false, break_glass: false };
     let refused = wait(fixture.handle.put_traffic(name("m"), proposal, None, ann())).unwrap_err();
     assert!(refused.code == Code::InvalidRequest && refused.message.contains("read back"), "{refused:?}");
     let document = Document { split: Vec::new(), ..Document::single(version(1)) };
     let step = RolloutCommit {
+        candidate: version(2),
         at: Some(2),
         document: Some(document),
         state: "{}".to_owned(),
@@ -234,6 +235,7 @@ fn a_request_is_carried_out_when_its_caller_is_gone() {
     send_and_leave(handle.put_traffic(name("m"), proposal, None, ann()));
     eventually("the document is put", || revision() == 4 && fixture.predict("m").unwrap() == 1);
     let step = RolloutCommit {
+        candidate: version(2),
         at: Some(4),
         document: Some(Document::single(version(2))),
         state: "{}".to_owned(),

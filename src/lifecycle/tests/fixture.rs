@@ -140,6 +140,7 @@ impl Workspace {
             drain_timeout: Duration::from_secs(20),
             keep_warm: Duration::from_mins(10),
             policy: Policy::default(),
+            approval_required: false,
             available: || None,
             tolerance: Tolerance::default(),
             max_answer: usize::MAX,
@@ -276,6 +277,7 @@ pub fn promote(v: u64) -> Promote {
         dry_run: false,
         allow_signature_change: false,
         gates: None,
+        break_glass: false,
         actor: ann(),
     }
 }

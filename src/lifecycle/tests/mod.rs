@@ -1,3 +1,4 @@
+mod approval;
 mod crashes;
 mod faults;
 mod fixture;
