@@ -77,6 +77,10 @@ pub(super) struct Runs {
     alone: u64,
     /// Runs of several requests in a batch, by rows.
     together: Vec<Together>,
+    /// Those of them on the thread that read their requests, because the requests were ready in the same turn of its event loop.
+    gathered: u64,
+    /// The requests in these runs.
+    gathered_requests: u64,
     /// Requests that were split by rows across idle workers.
     spread: u64,
     /// Split requests that failed and then succeeded as one run. After three of them the version's requests are not split any more.
@@ -142,7 +146,17 @@ impl VersionExecution {
         let never_at_once = runner.never_at_once().map(str::to_owned);
         let (interrupted, lost) = runner.ended_runs();
         let counts = runner.counters().read();
-        let RunCounts { single, batched, batch_failed, split, split_failed, expired, cancelled } = counts;
+        let RunCounts {
+            single,
+            batched,
+            gathered_runs,
+            gathered_requests,
+            batch_failed,
+            split,
+            split_failed,
+            expired,
+            cancelled,
+        } = counts;
         let together = batched.into_iter().map(|(rows_up_to, runs)| Together { rows_up_to, runs }).collect();
         VersionExecution {
             version: loaded.version,
@@ -167,6 +181,8 @@ impl VersionExecution {
             runs: Runs {
                 alone: single,
                 together,
+                gathered: gathered_runs,
+                gathered_requests,
                 spread: split,
                 cut_in_vain: split_failed,
                 taken_apart: batch_failed,

@@ -31,10 +31,11 @@ pub fn replay(options: &ReplayOptions, json: bool) -> ExitCode {
     finish(json, replay_as(options), replayed_text, replayed_json, passed)
 }
 
-/// Runs a logged prediction again. The exit code is 1 unless every output is bit for bit the same.
+/// Runs a logged prediction again. The exit code is 1 unless every output is the same: bit for bit, or within rounding where the request did
+/// not run alone.
 #[must_use]
 pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
-    let equal = |all: &Vec<Reproduced>| all.iter().all(Reproduced::is_equal);
+    let equal = |all: &Vec<Reproduced>| all.iter().all(Reproduced::is_reproduced);
     finish(
         json,
         reproduce_as(options),
@@ -280,22 +281,27 @@ fn reproduce_as(options: &ReproduceOptions) -> Result<Vec<Reproduced>, Error> {
     dataset::reproduce(&engines, &options.data_dir, &options.models, model.as_ref(), &options.request_id)
 }
 
+/// How a request ran that did not run alone and whole.
+fn not_alone(reproduced: &Reproduced) -> Option<String> {
+    let others = reproduced.batch_rows.saturating_sub(reproduced.records);
+    if others > 0 {
+        return Some(format!("it ran in a batch with {others} rows of other requests"));
+    }
+    (reproduced.batch_rows < reproduced.records).then(|| "it was split into several runs".to_owned())
+}
+
 /// The outcome, as in the JSON answer and as a sentence.
 fn outcome(reproduced: &Reproduced) -> (&'static str, String) {
     let outputs = |n: usize| if n == 1 { "1 output".to_owned() } else { format!("{n} outputs") };
     match &reproduced.outcome {
         Outcome::Equal { outputs: n } => ("equal", format!("{}, bit for bit as logged", outputs(*n))),
+        Outcome::Close(comparison) => {
+            let how = not_alone(reproduced).unwrap_or_default();
+            ("close", format!("the same within rounding, not bit for bit; {how}, and alone now; {comparison}"))
+        }
         Outcome::Different(comparison) => {
-            let others = reproduced.batch_rows.saturating_sub(reproduced.records);
-            let batched =
-                format!("; it ran in a batch with {others} rows of other requests, which can change the rounding");
-            let split = "; it was split into several runs, which can change the rounding";
-            let cause = match reproduced.batch_rows {
-                _ if others > 0 => batched.as_str(),
-                rows if rows < reproduced.records => split,
-                _ => "",
-            };
-            ("apart", format!("not bit for bit as logged; {comparison}{cause}"))
+            let cause = not_alone(reproduced).map(|how| format!("; {how}, which can change the rounding"));
+            ("apart", format!("not bit for bit as logged; {comparison}{}", cause.unwrap_or_default()))
         }
         Outcome::NotRun(reason) => ("not", reason.clone()),
     }
@@ -324,6 +330,7 @@ fn reproduced_text(reproduced: &Reproduced) -> String {
     };
     let verdict = match outcome {
         "equal" => "REPRODUCED",
+        "close" => "REPRODUCED within rounding",
         "apart" => "DIFFERENT",
         _ => "NOT RUN",
     };

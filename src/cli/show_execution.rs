@@ -61,7 +61,9 @@ fn version(version: &Value, of: &Value) -> String {
     text.push_str(&table(&["RUNS OF", "COUNT"], &counts));
     let _ = writeln!(
         text,
-        "split across idle workers: {} requests ({} failed splits)\nbatches that failed and were run again request by request: {}\ndropped before they ran: {} requests past their deadline, {} cancelled by the caller\nended while they ran: {} ({} of them did not end)",
+        "read in one turn and run together: {} requests in {} runs\nsplit across idle workers: {} requests ({} failed splits)\nbatches that failed and were run again request by request: {}\ndropped before they ran: {} requests past their deadline, {} cancelled by the caller\nended while they ran: {} ({} of them did not end)",
+        cell(&runs["gathered_requests"]),
+        cell(&runs["gathered"]),
         runs["spread"],
         runs["cut_in_vain"],
         runs["taken_apart"],

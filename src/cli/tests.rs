@@ -208,7 +208,7 @@ fn execution_is_shown_with_the_reasons() {
     let version = json!({"version": "2", "engine": "onnxruntime", "at_once": null,
         "batching": {"enabled": true, "why": "8 rows were the same", "max_rows": 64, "worth_elements": 4096},
         "cost": [{"elements": 32, "us": 4.26, "at_once": true}, {"elements": 4096, "us": 1234.0, "at_once": false}],
-        "runs": {"alone": 7, "spread": 5, "cut_in_vain": 1, "together": [{"rows_up_to": 8, "runs": 3}], "taken_apart": 0, "expired": 1, "left": 2,
+        "runs": {"alone": 7, "gathered": 2, "gathered_requests": 12, "spread": 5, "cut_in_vain": 1, "together": [{"rows_up_to": 8, "runs": 3}], "taken_apart": 0, "expired": 1, "left": 2,
             "interrupted": 4, "lost": 1}});
     let answer = json!({"model": "m", "at_once_below_us": 200.0, "workers": 2, "versions": [version]});
     let expected = "version 2 (onnxruntime)
@@ -221,6 +221,7 @@ INPUT ELEMENTS  RUN TIME  THREAD
 RUNS OF              COUNT
 one request          7
 batch, up to 8 rows  3
+read in one turn and run together: 12 requests in 2 runs
 split across idle workers: 5 requests (1 failed splits)
 batches that failed and were run again request by request: 0
 dropped before they ran: 1 requests past their deadline, 2 cancelled by the caller
@@ -228,7 +229,7 @@ ended while they ran: 4 (1 of them did not end)
 ";
     assert_eq!(show_execution::execution(&answer), expected);
     let pinned = json!({"version": "1", "engine": "tract", "at_once": false, "batching": {"enabled": false, "why": "no rows"},
-        "cost": [], "runs": {"alone": 0, "spread": 0, "cut_in_vain": 0, "together": [], "taken_apart": 0, "expired": 0, "left": 0,
+        "cost": [], "runs": {"alone": 0, "gathered": 0, "gathered_requests": 0, "spread": 0, "cut_in_vain": 0, "together": [], "taken_apart": 0, "expired": 0, "left": 0,
             "interrupted": 0, "lost": 0}});
     let mut looping = pinned.clone();
     looping["never_at_once"] = "operator Loop: values decide how long it takes".into();

@@ -34,6 +34,19 @@ pub struct Tolerance {
     pub atol: f64,
 }
 
+impl Tolerance {
+    /// How far the results of a row may differ between a run of this row and a run of many. Engines sum in another order where there are more
+    /// rows. FP16 has three decimal digits.
+    #[must_use]
+    pub fn of_rounding(datatypes: impl IntoIterator<Item = DataType>) -> Tolerance {
+        if datatypes.into_iter().any(|datatype| datatype == DataType::Fp16) {
+            Tolerance { rtol: 1e-2, atol: 1e-3 }
+        } else {
+            Tolerance { rtol: 1e-4, atol: 1e-5 }
+        }
+    }
+}
+
 impl Default for Tolerance {
     /// The defaults of numpy.
     fn default() -> Self {

@@ -97,6 +97,11 @@ impl AtOnce {
             && (!self.has_text || text_bytes(request) <= MAX_TEXT)
     }
 
+    /// Whether the rows of several requests are known to take as long as their elements say.
+    pub(super) fn allows_more_rows(&self) -> bool {
+        !self.many_shapes
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }

@@ -4,7 +4,7 @@ use super::runner::Runner;
 use crate::model::Checked;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Whether requests of a version may run together, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,14 @@ const WINDOW: usize = 256;
 /// Takes the requests that run together out of a lane: the first one that is still wanted, and those behind it that stack with it, in
 /// the order they came. The batch grows while it is worth it ([`super::CostCurve::batch_elements`]) and its expected time is at most
 /// half of the shortest time left. The first request of a lane is always taken, so none is passed over for ever. A request that
-/// could not be done in time counts as expired if others wait, because running it would only delay them.
-pub(super) fn select<J: BatchItem>(runner: &Runner, jobs: &mut VecDeque<J>, now: Instant) -> Selected<J> {
+/// could not be done in time counts as expired if others wait, because running it would only delay them. With `most`, requests are added
+/// only while the whole run is expected to take no longer.
+pub(super) fn select<J: BatchItem>(
+    runner: &Runner,
+    jobs: &mut VecDeque<J>,
+    now: Instant,
+    most: Option<Duration>,
+) -> Selected<J> {
     let mut selected = Selected::default();
     let cost = |job: &J| runner.cost().estimate(job.request().elements()).unwrap_or_default();
     let first = loop {
@@ -91,6 +97,9 @@ pub(super) fn select<J: BatchItem>(runner: &Runner, jobs: &mut VecDeque<J>, now:
     let leader = Arc::clone(first.request());
     let (mut rows, mut elements, mut deadline) = (leader.rows().unwrap_or(1), leader.elements(), first.deadline());
     selected.batch.push(first);
+    if jobs.is_empty() {
+        return selected;
+    }
     let Batching::On { max_rows, .. } = *runner.batching() else { return selected };
     let worthwhile = runner.cost().batch_elements(elements / rows.max(1));
     let mut at = 0;
@@ -106,7 +115,10 @@ pub(super) fn select<J: BatchItem>(runner: &Runner, jobs: &mut VecDeque<J>, now:
         let fits = added <= max_rows
             && rows + added <= max_rows
             && !job.is_cancelled()
-            && runner.cost().estimate(larger).is_none_or(|cost| cost <= left / 2)
+            && runner
+                .cost()
+                .estimate(larger)
+                .is_none_or(|cost| cost <= most.map_or(left / 2, |most| most.min(left / 2)))
             && leader.stacks_with(job.request());
         if fits {
             (rows, elements, deadline) = (rows + added, larger, earliest);

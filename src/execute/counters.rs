@@ -10,6 +10,8 @@ const SIZE_CLASSES: usize = 13;
 pub struct RunCounters {
     single: AtomicU64,
     batched: [AtomicU64; SIZE_CLASSES],
+    gathered_runs: AtomicU64,
+    gathered_requests: AtomicU64,
     batch_failed: AtomicU64,
     split: AtomicU64,
     split_failed: AtomicU64,
@@ -24,6 +26,10 @@ pub struct RunCounts {
     pub single: u64,
     /// Runs of several requests together: the largest number of rows of each size class, and the runs of that class.
     pub batched: Vec<(usize, u64)>,
+    /// Those of them on a thread that read several requests in one turn.
+    pub gathered_runs: u64,
+    /// The requests in these runs.
+    pub gathered_requests: u64,
     /// Batches that failed and were run again in halves.
     pub batch_failed: u64,
     /// Runs of one request that was split across several workers.
@@ -44,6 +50,12 @@ impl RunCounters {
     pub(super) fn batched(&self, rows: usize) {
         let class = (usize::BITS - rows.saturating_sub(1).leading_zeros()) as usize;
         self.batched[class.min(SIZE_CLASSES - 1)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a batch of this many requests that were read in one turn.
+    pub(super) fn gathered(&self, requests: usize) {
+        self.gathered_runs.fetch_add(1, Ordering::Relaxed);
+        self.gathered_requests.fetch_add(requests as u64, Ordering::Relaxed);
     }
 
     pub(super) fn batch_failed(&self) {
@@ -77,6 +89,8 @@ impl RunCounters {
         RunCounts {
             single: read(&self.single),
             batched: classes.filter(|(_, runs)| *runs > 0).collect(),
+            gathered_runs: read(&self.gathered_runs),
+            gathered_requests: read(&self.gathered_requests),
             batch_failed: read(&self.batch_failed),
             split: read(&self.split),
             split_failed: read(&self.split_failed),

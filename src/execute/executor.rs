@@ -3,8 +3,10 @@
 use super::lanes::Lanes;
 use super::pool::{Job, LaneKey, Pool};
 use super::runner::{RunOutput, Runner};
+use super::turn;
 use super::watchdog::can_replace_threads;
 use crate::model::{Checked, Code, Failure};
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,6 +102,12 @@ impl Executor {
         Err(Refusal::Slow { wait, left })
     }
 
+    /// Makes this thread one that gathers requests: those that are ready in the same turn of its event loop run together, where their
+    /// versions allow that. The future never ends. It is to be polled as a task of the thread's own, single-threaded runtime.
+    pub fn end_turns(&self) -> impl Future<Output = Infallible> + Send + use<> {
+        turn::end_turns(self.config.inline_below)
+    }
+
     /// Runs a request on this thread or on a worker, and returns its answer. A run that takes too long on this thread is ended and repeated on
     /// a worker. There it is ended at the deadline, or when this future is dropped.
     ///
@@ -117,7 +125,11 @@ impl Executor {
             return Err(expired());
         }
         if runner.runs_at_once(&request, self.config.inline_below) {
-            if let Some(result) = runner.run_at_once(&request, queued, deadline) {
+            let ended = match turn::join(runner, &request, deadline) {
+                Some(answer) => answer.await.unwrap_or_else(|_| Some(Err(turn::lost()))),
+                None => runner.run_at_once(&request, queued, deadline),
+            };
+            if let Some(result) = ended {
                 return result;
             }
             // It took too long here. A worker runs it again, if there is time.

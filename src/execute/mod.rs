@@ -4,6 +4,8 @@
 //! - [`Executor::execute`] runs a request at once where its measured cost is below the cost of a hand-off. Otherwise it hands the
 //!   request to a worker. A free worker takes what waits, so a lone request is not delayed and batches form under load. Only versions
 //!   whose rows were shown not to interact run in batches ([`Batching`]).
+//! - Requests of such a version that may run at once and are ready in the same turn of their thread's event loop run together
+//!   ([`Executor::end_turns`]).
 //! - A request of zero such rows is answered without the engine.
 //! - A request of many such rows is split across the workers that are idle.
 //! - Each version waits in a lane of its own. Turns go by the time used, so one version cannot starve another.
@@ -20,7 +22,7 @@
 //!
 //! Invariant: no knowledge of routing or HTTP.
 //!
-//! To change how runs are placed: `executor.rs` and `at_once.rs` decide where a run happens, `watchdog.rs` when it is ended, `batch.rs` what runs together, `split_run.rs` and
+//! To change how runs are placed: `executor.rs` and `at_once.rs` decide where a run happens, `turn.rs` is what an I/O thread runs together, `watchdog.rs` when it is ended, `batch.rs` what runs together, `split_run.rs` and
 //! `cost.rs` what is split, `idle.rs` across which workers, `lanes.rs` whose turn it is, and `pool.rs` is what a worker does.
 
 mod at_once;
@@ -35,6 +37,7 @@ mod runner;
 mod split_run;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod watchdog;
 
 pub use batch::Batching;

@@ -311,7 +311,7 @@ impl Pool {
         loop {
             let taken = state.lanes.take(|jobs| {
                 let runner = jobs.front().map(|job| Arc::clone(&job.runner));
-                let selected = runner.map(|runner| select(&runner, jobs, Instant::now())).unwrap_or_default();
+                let selected = runner.map(|runner| select(&runner, jobs, Instant::now(), None)).unwrap_or_default();
                 let Selected { batch, expired, cancelled } = &selected;
                 let cost = batch.iter().chain(expired).chain(cancelled).map(|job| job.cost).sum();
                 (selected, cost)
@@ -451,7 +451,7 @@ impl Pool {
         let answer = run.answer()?;
         runner.counters().split();
         let batch_rows = run.rows_of_largest_part();
-        Some(RunOutput { answer, queue: Duration::ZERO, infer: began.elapsed(), batch_rows, counts: true })
+        Some(RunOutput { answer, queue: Duration::ZERO, infer: began.elapsed(), batch_rows, requests: 1, counts: true })
     }
 }
 

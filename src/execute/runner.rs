@@ -11,6 +11,7 @@ use crate::marks::{self, Kind, VersionMark};
 use crate::model::{Answer, Checked, Code, Dim, Failure, Signature, panic_message};
 use crate::tensor::{Data, Shape, Tensor};
 use crossbeam_queue::ArrayQueue;
+use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ pub struct RunOutput {
     /// Rows that ran together, this request's own included; 1 where there are no rows. For a split request, the rows of its largest
     /// part.
     pub batch_rows: usize,
+    /// Requests that ran together, this one included.
+    pub requests: usize,
     /// Whether this output counts the run in metrics: true for one of the requests that ran together.
     pub counts: bool,
 }
@@ -49,6 +52,17 @@ pub struct Runner {
     watch: Arc<RunWatch>,
     /// Names the version in the report of a crash.
     mark: VersionMark,
+}
+
+/// How a run of several requests on the thread that read them ended.
+#[derive(Debug)]
+pub(super) enum TogetherAtOnce {
+    /// An output for each request.
+    Ran(Vec<RunOutput>),
+    /// It was interrupted. Workers should run the requests.
+    TookTooLong,
+    /// It failed for any reason. Each request may succeed alone.
+    Failed,
 }
 
 /// Why a run gave no output.
@@ -200,6 +214,11 @@ impl Runner {
             && (self.placement.at_once == Some(true) || self.at_once.allows_request(request))
     }
 
+    /// Whether a request that runs at once may run together with others that are ready in the same turn.
+    pub(super) fn gathers(&self, request: &Checked) -> bool {
+        self.batching.is_on() && request.rows().is_some() && self.at_once.allows_more_rows()
+    }
+
     /// Why no request of this version runs on the thread that read it, whatever its cost and `model.toml` say. `None` where they may.
     #[must_use]
     pub fn never_at_once(&self) -> Option<&str> {
@@ -306,6 +325,59 @@ impl Runner {
         }
     }
 
+    /// Runs requests that were read in one turn of this thread as one batch, and gives each the rows of its own answer. It is ended at
+    /// `latest`, the last of their deadlines, and where it takes too long here.
+    pub(super) fn run_together_at_once(&self, requests: &[&Checked], now: Instant, latest: Instant) -> TogetherAtOnce {
+        let Some(batch) = Checked::stack(requests) else { return TogetherAtOnce::Failed };
+        // The text of all may be too long.
+        if self.placement.at_once.is_none() && !self.at_once.allows_request(&batch) {
+            return TogetherAtOnce::Failed;
+        }
+        let elements = batch.elements();
+        let before = self.cost.estimate_near(elements);
+        let until = latest.min(now + at_once::longest(self.placement.at_once.and(before)));
+        let output = match self.try_run(&batch, Limit { until: Some(until), callers: None }) {
+            Ok(output) => output,
+            Err(NoOutput::Interrupted) => {
+                self.at_once.interrupted();
+                return TogetherAtOnce::TookTooLong;
+            }
+            Err(NoOutput::Failed(_)) => {
+                self.counters.batch_failed();
+                return TogetherAtOnce::Failed;
+            }
+        };
+        self.at_once.ran(output.infer, before);
+        self.cost.learn(elements, output.infer);
+        match self.divide(output, requests) {
+            Some(outputs) => {
+                self.counters.gathered(requests.len());
+                TogetherAtOnce::Ran(outputs)
+            }
+            None => {
+                self.counters.batch_failed();
+                TogetherAtOnce::Failed
+            }
+        }
+    }
+
+    /// Gives each request of a batch its rows. `None` where an output has not as many.
+    fn divide(&self, output: RunOutput, requests: &[&Checked]) -> Option<Vec<RunOutput>> {
+        let RunOutput { answer, infer, batch_rows, .. } = output;
+        let rows: SmallVec<[usize; 32]> = requests.iter().map(|request| request.rows()).collect::<Option<_>>()?;
+        let answers = answer.split_rows(&rows)?;
+        self.counters.batched(batch_rows);
+        let output = |answer| RunOutput {
+            answer,
+            queue: Duration::ZERO,
+            infer,
+            batch_rows,
+            requests: requests.len(),
+            counts: true,
+        };
+        Some(answers.into_iter().map(output).collect())
+    }
+
     /// Runs a request on a worker, and learns from it.
     fn run_measured(&self, request: &Checked, limit: Limit<'_>) -> Result<RunOutput, NoOutput> {
         let suspected = self.at_once.is_suspected().then(machine::thread_time);
@@ -353,12 +425,8 @@ impl Runner {
 
     fn try_together(&self, requests: &[&Checked], limit: Limit<'_>) -> Option<Vec<RunOutput>> {
         let batch = Checked::stack(requests)?;
-        let rows: Vec<usize> = requests.iter().map(|request| request.rows()).collect::<Option<_>>()?;
-        let RunOutput { answer, infer, batch_rows, .. } = self.run_measured(&batch, limit).ok()?;
-        let answers = answer.split_rows(&rows)?;
-        self.counters.batched(batch_rows);
-        let output = |answer| RunOutput { answer, queue: Duration::ZERO, infer, batch_rows, counts: true };
-        Some(answers.into_iter().map(output).collect())
+        let output = self.run_measured(&batch, limit).ok()?;
+        self.divide(output, requests)
     }
 
     /// Runs a part of a split request on this thread. `None` where that failed for any reason, as the whole request is run then.
@@ -385,6 +453,7 @@ impl Runner {
                 queue: Duration::ZERO,
                 infer: Duration::ZERO,
                 batch_rows: 0,
+                requests: 1,
                 counts: false,
             });
         }
@@ -431,7 +500,7 @@ impl Runner {
         }
         let answer = Answer::named(self.signature(), request.wanted(), tensors);
         let batch_rows = request.rows().unwrap_or(1);
-        Ok(RunOutput { answer, queue: Duration::ZERO, infer, batch_rows, counts: true })
+        Ok(RunOutput { answer, queue: Duration::ZERO, infer, batch_rows, requests: 1, counts: true })
     }
 }
 

@@ -71,12 +71,15 @@ impl IoThreadPool {
         let heart = self.plane.io_threads().add(name.clone());
         let beating = Beating { plane: Arc::clone(&self.plane), heart: Arc::clone(&heart) };
         let run = serve(Arc::clone(&incoming), Arc::clone(&self.plane), Arc::clone(&open_connections), self.limits);
+        let turns = self.plane.gateway.executor().end_turns();
         let running = self.running.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let heart = Arc::clone(&beating.heart);
             runtime.block_on(async {
                 // Ends with the runtime.
                 tokio::spawn(async move { heart.beat().await });
+                // So does this one.
+                tokio::spawn(turns);
                 run.await;
             });
             drop((beating, running));

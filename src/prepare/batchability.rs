@@ -25,10 +25,6 @@ const ROWS: usize = 8;
 const MAX_TIME: Duration = Duration::from_secs(15);
 /// Limit for the elapsed time. It is eight times as long, because this thread has a low priority.
 const MAX_WAIT: Duration = Duration::from_mins(2);
-/// How far a row's results may differ between runs. Engines sum in another order where a batch has more rows.
-const TOLERANCE: Tolerance = Tolerance { rtol: 1e-4, atol: 1e-5 };
-/// The same for FP16, which has three decimal digits.
-const FP16_TOLERANCE: Tolerance = Tolerance { rtol: 1e-2, atol: 1e-3 };
 
 /// The result of the test.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,8 +94,7 @@ fn test_rows(dir: &Path, runner: &Runner) -> RowsAre {
     let [(_, first), others @ ..] = rows.as_slice() else {
         return RowsAre::Unknown("the model refused every test row".to_owned());
     };
-    let fp16 = runner.signature().outputs().iter().any(|spec| spec.datatype == DataType::Fp16);
-    let tolerance = if fp16 { FP16_TOLERANCE } else { TOLERANCE };
+    let tolerance = Tolerance::of_rounding(runner.signature().outputs().iter().map(|spec| spec.datatype));
     // Results of different rows must differ by more than the tolerance below. Two NaN count as equal.
     let coarse = Tolerance { rtol: 10.0 * tolerance.rtol, atol: 10.0 * tolerance.atol };
     let all_equal = others.iter().all(|(_, answer)| compare_answers(first, answer, coarse).agrees());

@@ -169,11 +169,12 @@ impl Gateway {
             active.counts_against_version = false;
             return Err(answer_too_large(output.answer.size(), most));
         }
-        if !output.queue.is_zero() {
+        let on_worker = !output.queue.is_zero();
+        if on_worker {
             loaded.metrics.queued(output.queue);
-            if output.counts {
-                loaded.metrics.batched(output.batch_rows);
-            }
+        }
+        if output.counts && (on_worker || output.requests > 1) {
+            loaded.metrics.batched(output.batch_rows);
         }
         Ok(output)
     }

@@ -91,7 +91,7 @@ pub(crate) const BATCH_ROWS_M: Metric = metric(
     "sluicegate_batch_rows",
     Kind::Histogram(BATCH_ROWS),
     VERSION,
-    "Rows of a run on a worker: of all requests that ran together, or of the largest part of a split request; runs on an I/O thread are not counted",
+    "Rows of a run on a worker, or of several requests on an I/O thread: of all requests that ran together, or of the largest part of a split request; runs of one request on an I/O thread are not counted",
 );
 pub(crate) const NONFINITE: Metric = metric(
     "sluicegate_nonfinite_outputs_total",

@@ -28,6 +28,8 @@ pub struct Fixture {
 /// A request in the log.
 #[derive(Clone)]
 pub struct Request {
+    /// By default the request's own rows.
+    pub batch_rows: Option<usize>,
     pub id: String,
     pub ts: i64,
     pub role: Role,
@@ -80,6 +82,7 @@ pub fn floats(shape: &[usize], values: &[f32]) -> Tensor {
 /// A request for the signature `pairs`. `y` gives the number of rows.
 pub fn request(id: &str, at: i64, x: &[f32], y: &[f32]) -> Request {
     Request {
+        batch_rows: None,
         id: id.to_owned(),
         ts: DAY + at,
         role: Role::Primary,
@@ -139,7 +142,7 @@ impl Fixture {
                     ts: r.ts,
                     latency_us: 900,
                     infer_us: 100,
-                    batch_rows: 1,
+                    batch_rows: u32::try_from(r.batch_rows.unwrap_or(if r.by_rows { rows } else { 1 })).unwrap(),
                     sample_rate: 1.0,
                     role: r.role,
                     truncated: r.truncated,

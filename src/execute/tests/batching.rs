@@ -63,7 +63,7 @@ fn selected(runner: &Runner, model: &ScriptedModel, now: Instant, jobs: &[(usize
         cancelled: false,
     };
     let mut jobs: VecDeque<Job> = jobs.iter().map(job).collect();
-    let Selected { batch, expired, cancelled } = select(runner, &mut jobs, now);
+    let Selected { batch, expired, cancelled } = select(runner, &mut jobs, now, None);
     [batch.len(), expired.len(), cancelled.len(), jobs.len()]
 }
 
@@ -121,7 +121,7 @@ fn a_cancelled_request_is_removed_at_its_turn() {
     let now = Instant::now();
     let job = |cancelled| Job { request: of(&model, 1, 2, 0), deadline: now + Duration::from_secs(1), cancelled };
     let mut jobs: VecDeque<Job> = [true, false, true, false].map(job).into();
-    let Selected { batch, cancelled, .. } = select(&runner, &mut jobs, now);
+    let Selected { batch, cancelled, .. } = select(&runner, &mut jobs, now, None);
     assert_eq!((batch.len(), cancelled.len(), jobs.len()), (2, 1, 1));
 }
 
