@@ -39,6 +39,81 @@ fn only_versions_whose_rows_do_not_interact_are_batched() {
     assert_eq!(gateway.admin_get("/api/v1/models/none/execution").status, 404);
 }
 
+/// The values of `y` in the answers to requests of one row each, sent at once as streams of one HTTP/2 connection.
+async fn streams(address: std::net::SocketAddr, rows: Vec<[f32; 2]>) -> Vec<Vec<f64>> {
+    use http_body_util::BodyExt;
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let sent: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let body = http_body_util::Full::new(bytes::Bytes::from(infer_body(&[1, 2], row)));
+            let request = hyper::Request::post(format!("http://{address}/v2/models/s/infer")).body(body).unwrap();
+            sender.send_request(request)
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for answer in sent {
+        let body = answer.await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        let json: Value = serde_json::from_slice(&body).unwrap();
+        answers.push(serde_json::from_value(json["outputs"][0]["data"].clone()).unwrap());
+    }
+    answers
+}
+
+#[test]
+fn requests_of_one_turn_run_together_over_the_wire_and_get_their_own_answers() {
+    // Long enough that the first runs of a busy machine happen at once too.
+    let config = "[execute]\ninline_below = \"5ms\"\n[server]\nio_threads = 1\n";
+    let gateway = Gateway::start_with(config, |models| {
+        onnx::install(models, "s", 1, &onnx::scaling(3.0));
+        onnx::install(models, "off", 1, &onnx::scaling(3.0));
+        std::fs::write(models.join("off/model.toml"), "[batching]\nenabled = false\n").unwrap();
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let gathered = |model: &str| shown(&gateway, model)["versions"][0]["runs"]["gathered_requests"].as_u64().unwrap();
+    let mut from = 0_u16;
+    eventually("streams of a connection run together", || {
+        let rows: Vec<[f32; 2]> = (from..from + 40).map(|i| [f32::from(i), -1.0]).collect();
+        from += 40;
+        let answers = runtime.block_on(streams(gateway.data(), rows.clone()));
+        for (row, answer) in rows.iter().zip(answers) {
+            assert_eq!(answer, row.map(|x| 3.0 * f64::from(x)));
+        }
+        (gathered("s") > 1).then_some(())
+    });
+    let before = gathered("s");
+    eventually("requests of several connections run together", || {
+        std::thread::scope(|scope| {
+            for thread in 0..8_u16 {
+                let gateway = &gateway;
+                scope.spawn(move || {
+                    for i in 0..25_u16 {
+                        let x = [f32::from(thread), f32::from(i)];
+                        for model in ["s", "off"] {
+                            let answer = gateway.post(&format!("/v2/models/{model}/infer"), infer_body(&[1, 2], &x));
+                            assert_eq!(answer.status, 200, "{answer:?}");
+                            assert_eq!(
+                                answer.json()["outputs"][0]["data"],
+                                serde_json::json!(x.map(|x| 3.0 * f64::from(x)))
+                            );
+                        }
+                    }
+                });
+            }
+        });
+        (gathered("s") > before).then_some(())
+    });
+    assert_eq!(gathered("off"), 0, "without batching each request runs alone");
+    assert!(
+        String::from_utf8_lossy(&gateway.admin_get("/metrics").body)
+            .contains("sluicegate_batch_rows_count{model=\"s\"")
+    );
+}
+
 #[test]
 fn requests_that_are_batched_under_load_get_their_own_answers() {
     // One worker and no inline runs: requests that arrive during a run are batched.
