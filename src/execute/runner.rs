@@ -349,15 +349,12 @@ impl Runner {
         };
         self.at_once.ran(output.infer, before);
         self.cost.learn(elements, output.infer);
-        match self.divide(output, requests) {
-            Some(outputs) => {
-                self.counters.gathered(requests.len());
-                TogetherAtOnce::Ran(outputs)
-            }
-            None => {
-                self.counters.batch_failed();
-                TogetherAtOnce::Failed
-            }
+        if let Some(outputs) = self.divide(output, requests) {
+            self.counters.gathered(requests.len());
+            TogetherAtOnce::Ran(outputs)
+        } else {
+            self.counters.batch_failed();
+            TogetherAtOnce::Failed
         }
     }
 

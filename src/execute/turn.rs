@@ -141,7 +141,7 @@ pub(super) async fn end_turns(most: Duration) -> Infallible {
     impl Drop for Gathering {
         fn drop(&mut self) {
             // The thread is ending where this fails.
-            let _ = TURN.try_with(|turn| turn.take());
+            let _ = TURN.try_with(RefCell::take);
         }
     }
     let _gathering = Gathering;

@@ -8,7 +8,9 @@ use crate::backend::{EngineChoice, Engines, VersionFiles};
 use crate::compare::{Tolerance, compare_answers};
 use crate::model::Failure;
 use proptest::prelude::*;
+use std::future::poll_fn;
 use std::sync::LazyLock;
+use std::task::Poll;
 use tokio::task::JoinHandle;
 
 type Ran = Result<RunOutput, Failure>;
@@ -44,7 +46,8 @@ impl Thread {
 
     /// Adds a task to the event loop of the thread, as a socket that becomes readable does.
     fn wake<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        self.runtime.block_on(async { tokio::spawn(task) })
+        let mut task = Some(task);
+        self.runtime.block_on(poll_fn(|_| Poll::Ready(task.take().map(tokio::spawn)))).expect("polled once")
     }
 
     fn spawn(&self, runner: &Arc<Runner>, request: &Arc<Checked>, deadline: Instant) -> JoinHandle<Ran> {
@@ -57,7 +60,11 @@ impl Thread {
         let (executor, runner, request) = (Arc::clone(&self.executor), Arc::clone(runner), Arc::clone(request));
         self.wake(async move {
             let mut waiting = std::pin::pin!(executor.execute(&runner, request, soon()));
-            std::future::poll_fn(|context| std::task::Poll::Ready(drop(waiting.as_mut().poll(context)))).await;
+            poll_fn(|context| {
+                assert!(waiting.as_mut().poll(context).is_pending(), "it waits for the end of the turn");
+                Poll::Ready(())
+            })
+            .await;
         })
     }
 
@@ -350,7 +357,7 @@ proptest! {
             }
         }
         if callers.iter().any(|(_, _, caller)| *caller == Caller::IsLate) {
-            thread.wake(async move { std::thread::sleep(late.saturating_duration_since(Instant::now())) });
+            thread.wake(async move { std::thread::park_timeout(late.saturating_duration_since(Instant::now())) });
         }
         for (task, request, caller) in spawned {
             match thread.runtime.block_on(task).unwrap() {
