@@ -99,8 +99,8 @@ fn run(path: &Path, input: &Path, report: &mut Report) -> Result<(), String> {
     let body = Bytes::from(std::fs::read(input).map_err(|e| at_file(e.to_string()))?);
     let request = oip::decode(&body, binary_data(&body)).map_err(|failure| at_file(failure.message))?.request;
     let request = runner.signature().check(request).map_err(|failure| at_file(failure.message))?;
-    let specs = runner.signature().inputs().iter().zip(request.inputs());
-    report.inputs = specs.map(|(spec, tensor)| show_tensor(&spec.name, tensor)).collect();
+    let given = runner.signature().given(&request);
+    report.inputs = given.map(|(spec, tensor)| show_tensor(&spec.name, tensor)).collect();
     report.tell();
     let begun = Instant::now();
     let ran = runner.run(&request).map_err(|failure| failure.operator_text())?;

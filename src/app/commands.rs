@@ -187,6 +187,7 @@ fn format_version(version: &VersionReport) -> String {
         line(format_args!("{problem}"));
     }
     version.inputs.iter().for_each(|spec| line(format_args!("input   {spec}")));
+    version.optional_inputs.iter().for_each(|spec| line(format_args!("input   {spec} (optional)")));
     version.outputs.iter().for_each(|spec| line(format_args!("output  {spec}")));
     for engine in &version.engines {
         if let Some(failure) = &engine.failure {

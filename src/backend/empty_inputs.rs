@@ -85,10 +85,14 @@ impl EmptyInputs {
     /// # Errors
     /// `INVALID_TENSOR`, which names the input, its shape and what is known.
     pub fn check(&self, signature: &Signature, request: &Checked) -> Result<(), Failure> {
-        let Some(first) = request.inputs().iter().position(|tensor| tensor.data().is_empty()) else { return Ok(()) };
+        let mut given = signature.given(request);
+        let Some((spec, empty)) = given.find(|(_, tensor)| tensor.data().is_empty()) else { return Ok(()) };
         let why = match self {
             EmptyInputs::Any => return Ok(()),
             EmptyInputs::Untried(why) => why.to_string(),
+            EmptyInputs::Tried(_) if request.optional().iter().any(|(_, tensor)| tensor.data().is_empty()) => {
+                "no trial run was made with empty optional inputs".to_owned()
+            }
             EmptyInputs::Tried(tried) => match EmptyAxes::of(&tried.axes, request.inputs()) {
                 Some(axes) if axes == EmptyAxes::default() || tried.safe.contains(&axes) => return Ok(()),
                 Some(axes) if tried.fatal.iter().any(|fatal| axes.contains(*fatal)) => {
@@ -97,9 +101,7 @@ impl EmptyInputs {
                 _ => "no trial run showed that the engine can take it".to_owned(),
             },
         };
-        let spec = signature.inputs().get(first);
-        let name = spec.map_or("?", |spec| &*spec.name);
-        let shape = request.inputs()[first].shape();
+        let (name, shape) = (&*spec.name, empty.shape());
         Err(Failure::new(
             Code::InvalidTensor,
             format!(

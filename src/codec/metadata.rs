@@ -42,6 +42,11 @@ pub fn model_json(model: &str, versions: &[Version], platform: &str, signature: 
     string(&mut out, platform);
     plain(&mut out, ",\"inputs\":");
     side(&mut out, signature.inputs());
+    // A member of its own: clients fill everything that stands under `inputs`.
+    if !signature.optional_inputs().is_empty() {
+        plain(&mut out, ",\"optional_inputs\":");
+        side(&mut out, signature.optional_inputs());
+    }
     plain(&mut out, ",\"outputs\":");
     side(&mut out, signature.outputs());
     out.push(b'}');

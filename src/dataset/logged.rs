@@ -24,7 +24,7 @@ pub(super) struct LoggedRequest {
     pub(super) infer: Duration,
     /// The rows of the batch in which it ran, including its own.
     pub(super) batch_rows: usize,
-    /// One per tensor of the signature, in its order. `None` if it was not recorded, not requested, or cannot be read.
+    /// One per tensor of the signature, in its order. `None` if it was not recorded, not requested, not given, or cannot be read.
     pub(super) inputs: Vec<Option<Tensor>>,
     pub(super) outputs: Vec<Option<Tensor>>,
     /// The label of each record, if feedback was joined.
@@ -84,16 +84,16 @@ impl LoggedRequest {
         &self.about.model
     }
 
-    /// All inputs with their names, as they were sent.
+    /// All inputs with their names, as they were sent. An optional input without a value was not sent.
     ///
     /// # Errors
-    /// When one is missing.
+    /// When one is missing, or may be.
     pub(super) fn inputs(&self) -> Result<Vec<(Arc<str>, Tensor)>, SkipReason> {
         if self.first_row != 0 {
             return Err(SkipReason::Incomplete);
         }
         let any_input_in = |names: &BTreeSet<String>| {
-            let mut columns = self.about.signature.inputs().iter();
+            let mut columns = self.about.signature.all_inputs().iter();
             columns.any(|spec| names.contains(&format!("{}.{}", Side::Inputs.as_str(), spec.name)))
         };
         if any_input_in(&self.about.dropped) {
@@ -104,8 +104,14 @@ impl LoggedRequest {
         }
         let missing =
             if self.truncated && self.read_error.is_none() { SkipReason::Truncated } else { SkipReason::Unreadable };
-        let specs = self.about.signature.inputs().iter();
-        specs.zip(&self.inputs).map(|(spec, t)| Ok((Arc::clone(&spec.name), t.clone().ok_or(missing)?))).collect()
+        let is_complete = !self.truncated && self.read_error.is_none();
+        let (specs, required) = (self.about.signature.all_inputs(), self.about.signature.inputs().len());
+        let sent = specs.iter().zip(&self.inputs).enumerate().filter_map(|(i, (spec, tensor))| match tensor {
+            Some(tensor) => Some(Ok((Arc::clone(&spec.name), tensor.clone()))),
+            None if i >= required && is_complete => None,
+            None => Some(Err(missing)),
+        });
+        sent.collect()
     }
 
     /// The recorded outputs with their names.

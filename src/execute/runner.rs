@@ -210,7 +210,9 @@ impl Runner {
 
     /// Like [`Runner::may_run_at_once`], for a request whose shape and text are known.
     pub(super) fn runs_at_once(&self, request: &Checked, below: Duration) -> bool {
-        self.may_run_at_once(request.elements(), below)
+        // What an optional input makes of a run was not measured, and the graph was analysed without it.
+        request.optional().is_empty()
+            && self.may_run_at_once(request.elements(), below)
             && (self.placement.at_once == Some(true) || self.at_once.allows_request(request))
     }
 
@@ -377,6 +379,9 @@ impl Runner {
 
     /// Runs a request on a worker, and learns from it.
     fn run_measured(&self, request: &Checked, limit: Limit<'_>) -> Result<RunOutput, NoOutput> {
+        if !request.optional().is_empty() {
+            return self.try_run(request, limit);
+        }
         let suspected = self.at_once.is_suspected().then(machine::thread_time);
         let ran = self.try_run(request, limit);
         if let Some(before) = suspected {

@@ -66,8 +66,8 @@ struct Writer {
 
 impl Writer {
     fn request(&mut self, signature: &Signature, request: &Checked) -> Option<()> {
-        self.number(request.inputs().len())?;
-        for (spec, tensor) in signature.inputs().iter().zip(request.inputs()) {
+        self.number(signature.given(request).count())?;
+        for (spec, tensor) in signature.given(request) {
             self.text(spec.name.as_bytes())?;
             self.number(DataType::ALL.iter().position(|known| *known == tensor.datatype())?)?;
             self.number(tensor.shape().len())?;

@@ -87,15 +87,37 @@ pub(super) type Wanted = SmallVec<[usize; 4]>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
     pub(super) inputs: Vec<Tensor>,
+    /// The optional inputs that were given, with their indices among the signature's optional inputs. In their order.
+    pub(super) optional: Vec<(usize, Tensor)>,
     pub(super) wanted: Wanted,
     pub(super) rows: Option<usize>,
 }
 
 impl Checked {
-    /// One tensor for each input of the signature, in its order.
+    /// One tensor for each input of the signature that a request must give, in its order.
     #[must_use]
     pub fn inputs(&self) -> &[Tensor] {
         &self.inputs
+    }
+
+    /// The optional inputs that were given, each with its index in [`Signature::optional_inputs`], in that order. Mostly none.
+    #[must_use]
+    pub fn optional(&self) -> &[(usize, Tensor)] {
+        &self.optional
+    }
+
+    /// All tensors of the request.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> + Clone {
+        self.inputs.iter().chain(self.optional.iter().map(|(_, tensor)| tensor))
+    }
+
+    /// The tensor for an input of [`Signature::all_inputs`]. `None` for an optional input that was not given.
+    #[must_use]
+    pub fn input(&self, index: usize) -> Option<&Tensor> {
+        match index.checked_sub(self.inputs.len()) {
+            None => self.inputs.get(index),
+            Some(index) => self.optional.iter().find(|(i, _)| *i == index).map(|(_, tensor)| tensor),
+        }
     }
 
     /// Indices into the signature's outputs, in the requested order. Empty only if the model has no outputs.
@@ -104,25 +126,32 @@ impl Checked {
         &self.wanted
     }
 
-    /// The number of examples in the request. `None` if the signature has no rows ([`Signature::has_rows`]) or the inputs
-    /// have different numbers of rows.
+    /// The number of examples in the request, each of which could be a request of its own. `None` if the signature has no rows
+    /// ([`Signature::has_rows`]), if the inputs have different numbers of rows, or if an optional input was given: such a request
+    /// is one whole.
     #[must_use]
     pub fn rows(&self) -> Option<usize> {
+        self.rows.filter(|_| self.optional.is_empty())
+    }
+
+    /// The number of rows that were sent, also where an optional input was given.
+    #[must_use]
+    pub fn sent_rows(&self) -> Option<usize> {
         self.rows
     }
 
     /// The number of elements in all inputs together.
     #[must_use]
     pub fn elements(&self) -> usize {
-        self.inputs.iter().map(|tensor| tensor.data().len()).sum()
+        self.tensors().map(|tensor| tensor.data().len()).sum()
     }
 
     /// Whether two requests of one signature can run as one: both have rows of the same shape and request the same outputs.
     #[must_use]
     pub fn stacks_with(&self, other: &Checked) -> bool {
         let pairs = || self.inputs.iter().zip(&other.inputs);
-        self.rows.is_some()
-            && other.rows.is_some()
+        self.rows().is_some()
+            && other.rows().is_some()
             && self.wanted == other.wanted
             && pairs().all(|(mine, theirs)| mine.stacks_with(theirs))
     }
@@ -134,24 +163,24 @@ impl Checked {
         if !others.iter().all(|other| first.stacks_with(other)) {
             return None;
         }
-        let rows = requests.iter().try_fold(0usize, |sum, request| sum.checked_add(request.rows?))?;
+        let rows = requests.iter().try_fold(0usize, |sum, request| sum.checked_add(request.rows()?))?;
         let input = |i| Tensor::stack(&requests.iter().map(|request| &request.inputs[i]).collect::<Vec<_>>());
         let inputs = (0..first.inputs.len()).map(input).collect::<Option<Vec<_>>>()?;
-        Some(Checked { inputs, wanted: first.wanted.clone(), rows: Some(rows) })
+        Some(Checked { inputs, optional: Vec::new(), wanted: first.wanted.clone(), rows: Some(rows) })
     }
 
     /// One request for each row, for at most `max` rows. `None` if the request has no rows.
     #[must_use]
     pub fn single_rows(&self, max: usize) -> Option<Vec<Checked>> {
-        (0..self.rows?.min(max)).map(|row| self.slice_rows(row, 1)).collect()
+        (0..self.rows()?.min(max)).map(|row| self.slice_rows(row, 1)).collect()
     }
 
     /// A request with `rows` rows of this one, starting at row `from`. `None` if there are not that many.
     #[must_use]
     pub fn slice_rows(&self, from: usize, rows: usize) -> Option<Checked> {
-        self.rows?;
+        self.rows()?;
         let inputs = self.inputs.iter().map(|tensor| tensor.slice_rows(from, rows)).collect::<Option<_>>()?;
-        Some(Checked { inputs, wanted: self.wanted.clone(), rows: Some(rows) })
+        Some(Checked { inputs, optional: Vec::new(), wanted: self.wanted.clone(), rows: Some(rows) })
     }
 }
 

@@ -81,9 +81,12 @@ impl fmt::Display for TensorSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature(Arc<Sides>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Sides {
+    /// Those that a request must give, then the optional ones.
     inputs: Vec<TensorSpec>,
+    /// The number of inputs that a request must give.
+    required: usize,
     outputs: Vec<TensorSpec>,
     has_rows: bool,
 }
@@ -91,12 +94,41 @@ struct Sides {
 impl Signature {
     #[must_use]
     pub fn new(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Signature {
-        let has_rows = has_rows(&inputs, &outputs);
-        Signature(Arc::new(Sides { inputs, outputs, has_rows }))
+        let (has_rows, required) = (has_rows(&inputs, &outputs), inputs.len());
+        Signature(Arc::new(Sides { inputs, required, outputs, has_rows }))
     }
 
+    /// The same signature with these inputs that a request may leave out: the model has a value for each.
+    #[must_use]
+    pub fn with_optional_inputs(&self, optional: Vec<TensorSpec>) -> Signature {
+        let mut sides = Sides::clone(&self.0);
+        sides.inputs.truncate(sides.required);
+        sides.inputs.extend(optional);
+        Signature(Arc::new(sides))
+    }
+
+    /// The same inputs with other outputs.
+    #[must_use]
+    pub fn with_outputs(&self, outputs: Vec<TensorSpec>) -> Signature {
+        Signature::new(self.inputs().to_vec(), outputs).with_optional_inputs(self.optional_inputs().to_vec())
+    }
+
+    /// The inputs that a request must give.
     #[must_use]
     pub fn inputs(&self) -> &[TensorSpec] {
+        &self.0.inputs[..self.0.required]
+    }
+
+    /// The inputs that a request may give. Without them the model uses its own values. A request that gives one runs alone: the
+    /// value counts for all of its rows.
+    #[must_use]
+    pub fn optional_inputs(&self) -> &[TensorSpec] {
+        &self.0.inputs[self.0.required..]
+    }
+
+    /// [`Signature::inputs`], then [`Signature::optional_inputs`].
+    #[must_use]
+    pub fn all_inputs(&self) -> &[TensorSpec] {
         &self.0.inputs
     }
 
@@ -115,8 +147,7 @@ impl Signature {
     /// The same signature without rows: an output's first dimension is another count, although it is declared alike.
     #[must_use]
     pub fn without_rows(&self) -> Signature {
-        let Sides { inputs, outputs, .. } = &*self.0;
-        Signature(Arc::new(Sides { inputs: inputs.clone(), outputs: outputs.clone(), has_rows: false }))
+        Signature(Arc::new(Sides { has_rows: false, ..Sides::clone(&self.0) }))
     }
 
     /// Checks a request against this signature.
@@ -154,15 +185,17 @@ impl Signature {
             check_dims(spec, given.tensor.shape(), &mut symbols, &mut complaints);
             slots[i] = Some(given.tensor);
         }
-        for (spec, _) in self.0.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_none()) {
+        for (spec, _) in self.inputs().iter().zip(&slots).filter(|(_, slot)| slot.is_none()) {
             complaints.tensor(format!("input {} is missing: expected {spec}", quoted(&spec.name)));
         }
         complaints.into_result(())?;
         let wanted = self.wanted(request.outputs)?;
-        let mut inputs = Vec::with_capacity(slots.len());
-        inputs.extend(slots.into_iter().flatten());
+        let mut slots = slots.into_iter();
+        let mut inputs = Vec::with_capacity(self.0.required);
+        inputs.extend(slots.by_ref().take(self.0.required).flatten());
+        let optional = slots.enumerate().filter_map(|(i, slot)| Some((i, slot?))).collect();
         let rows = self.rows_of(&inputs);
-        Ok(Checked { inputs, wanted, rows })
+        Ok(Checked { inputs, optional, wanted, rows })
     }
 
     /// Checks a request that was checked against `other` against this signature. If it fits unchanged (the same names in the
@@ -174,7 +207,7 @@ impl Signature {
         if self == other || self.fits_in_place(other, request) {
             return Ok(Arc::clone(request));
         }
-        let inputs = other.0.inputs.iter().zip(&request.inputs);
+        let inputs = other.given(request);
         let inputs = inputs.map(|(spec, tensor)| NamedTensor { name: spec.name.to_string(), tensor: tensor.clone() });
         let outputs = request.wanted.iter().map(|i| other.0.outputs[*i].name.to_string()).collect();
         let again =
@@ -182,11 +215,19 @@ impl Signature {
         self.check(again).map(Arc::new)
     }
 
+    /// The inputs of a request that was checked against this signature, each with its tensor.
+    pub fn given<'r>(&'r self, request: &'r Checked) -> impl Iterator<Item = (&'r TensorSpec, &'r Tensor)> {
+        let optional =
+            request.optional.iter().filter_map(|(i, tensor)| Some((self.optional_inputs().get(*i)?, tensor)));
+        self.inputs().iter().zip(&request.inputs).chain(optional)
+    }
+
     fn fits_in_place(&self, other: &Signature, request: &Checked) -> bool {
         let names = |specs: &[TensorSpec]| specs.iter().map(|spec| Arc::clone(&spec.name)).collect::<Vec<_>>();
         let (mut symbols, mut complaints) = (Symbols::new(), Complaints::default());
-        let mut inputs = self.0.inputs.iter().zip(&request.inputs);
+        let mut inputs = self.given(request);
         self.0.has_rows == other.0.has_rows
+            && self.0.required == other.0.required
             && names(&self.0.inputs) == names(&other.0.inputs)
             && names(&self.0.outputs) == names(&other.0.outputs)
             && inputs.all(|(spec, tensor)| {
@@ -195,14 +236,17 @@ impl Signature {
             })
     }
 
-    /// The changes that would break callers of `self` if `other` answered them: inputs added or removed, outputs removed,
-    /// datatypes or fixed dimensions changed. Empty if each request that fits `self` also fits `other`.
+    /// The changes that would break callers of `self` if `other` answered them: inputs added or removed, optional inputs removed or
+    /// made necessary, outputs removed, datatypes or fixed dimensions changed. Empty if each request that fits `self` also fits `other`.
     #[must_use]
     pub fn breaking_changes(&self, other: &Signature) -> Vec<String> {
         let mut changes = Vec::new();
-        side_changes("input", &self.0.inputs, &other.0.inputs, &mut changes);
-        for new in &other.0.inputs {
-            if !self.0.inputs.iter().any(|old| old.name == new.name) {
+        side_changes("input", self.inputs(), other.all_inputs(), &mut changes);
+        side_changes("optional input", self.optional_inputs(), other.all_inputs(), &mut changes);
+        for new in other.inputs() {
+            if self.optional_inputs().iter().any(|old| old.name == new.name) {
+                changes.push(format!("input {:?} is not optional any more", &*new.name));
+            } else if !self.inputs().iter().any(|old| old.name == new.name) {
                 changes.push(format!("input {:?} is new: {new}", &*new.name));
             }
         }
@@ -311,7 +355,7 @@ fn side_changes(side: &str, old: &[TensorSpec], new: &[TensorSpec], changes: &mu
                         // An input that accepted any extent and now accepts only one breaks callers. An output that was
                         // free and is now fixed does not.
                         (Dim::Free(_), Dim::Fixed(_)) => side == "output",
-                        (Dim::Fixed(_), Dim::Free(_)) => side == "input",
+                        (Dim::Fixed(_), Dim::Free(_)) => side != "output",
                         (Dim::Free(_), Dim::Free(_)) => true,
                     })
             }

@@ -1,6 +1,7 @@
 use super::failure::MAX_TEXT_BYTES;
 use super::*;
 use crate::tensor::{Data, DataType, Shape, Tensor};
+use std::sync::Arc;
 
 fn spec(name: &str, datatype: DataType, dims: &[i64]) -> TensorSpec {
     let dims = dims.iter().map(|d| usize::try_from(*d).map_or(Dim::Free(None), Dim::Fixed)).collect();
@@ -93,6 +94,76 @@ fn breaking_changes_lists_what_breaks_callers() {
             "input \"c\" is new: c BOOL []",
             "output \"z\" is removed",
         ]
+    );
+}
+
+/// `x` [-1,2] and the optional `k` [1] and `flag` [].
+fn with_optional() -> Signature {
+    let (x, y) = (spec("x", DataType::Fp32, &[-1, 2]), spec("y", DataType::Fp32, &[-1, 2]));
+    Signature::new(vec![x], vec![y])
+        .with_optional_inputs(vec![spec("k", DataType::Fp32, &[1]), spec("flag", DataType::Fp32, &[])])
+}
+
+fn giving(inputs: Vec<NamedTensor>) -> InferenceRequest {
+    InferenceRequest { inputs, ..Default::default() }
+}
+
+#[test]
+fn optional_inputs_are_checked_where_they_are_given() {
+    let signature = with_optional();
+    let without = signature.check(giving(vec![named("x", &[3, 2])])).unwrap();
+    assert_eq!((without.rows(), without.optional().len(), without.elements()), (Some(3), 0, 6));
+    assert_eq!((without.input(0).is_some(), without.input(1), without.input(3)), (true, None, None));
+    let with = signature.check(giving(vec![named("flag", &[]), named("x", &[3, 2])])).unwrap();
+    assert_eq!((with.rows(), with.sent_rows(), with.elements()), (None, Some(3), 7));
+    assert_eq!((with.inputs().len(), with.optional()[0].0, with.input(1)), (1, 1, None));
+    assert!(with.input(2).is_some());
+    assert!(!with.stacks_with(&without) && !with.stacks_with(&with) && !without.stacks_with(&with));
+    assert_eq!((with.single_rows(9), with.slice_rows(0, 1)), (None, None), "its value counts for all rows");
+    let names: Vec<&str> = signature.given(&with).map(|(spec, _)| &*spec.name).collect();
+    assert_eq!(names, ["x", "flag"]);
+    for (inputs, message) in [
+        (vec![named("k", &[1])], "input \"x\" is missing: expected x FP32 [-1,2]"),
+        (vec![named("x", &[1, 2]), named("k", &[2])], "input \"k\": dimension 0 is fixed at 1, got 2 in shape [2]"),
+        (vec![named("x", &[1, 2]), named("k", &[1]), named("k", &[1])], "input \"k\" is given more than once"),
+        (vec![named("x", &[1, 2]), named("q", &[1])], "unknown input \"q\": this model takes \"x\", \"k\", \"flag\""),
+    ] {
+        assert_eq!(signature.check(giving(inputs)).unwrap_err().message, message);
+    }
+}
+
+#[test]
+fn a_request_with_optional_inputs_is_checked_against_another_signature_by_name() {
+    let signature = with_optional();
+    let given = Arc::new(signature.check(giving(vec![named("x", &[1, 2]), named("k", &[1])])).unwrap());
+    let again = signature.without_rows().recheck(&signature, &given).unwrap();
+    assert_eq!((again.optional().len(), again.sent_rows()), (1, None));
+    let outputs = || vec![spec("y", DataType::Fp32, &[-1, 2])];
+    let x = || spec("x", DataType::Fp32, &[-1, 2]);
+    // There it is an input that every request must give, or there is none.
+    let required = Signature::new(vec![spec("k", DataType::Fp32, &[1]), x()], outputs());
+    assert_eq!(required.recheck(&signature, &given).unwrap().inputs().len(), 2);
+    let none = Signature::new(vec![x()], outputs());
+    assert_eq!(none.recheck(&signature, &given).unwrap_err().message, "unknown input \"k\": this model takes \"x\"");
+    let left_out = Arc::new(signature.check(giving(vec![named("x", &[1, 2])])).unwrap());
+    assert!(none.recheck(&signature, &left_out).is_ok() && required.recheck(&signature, &left_out).is_err());
+}
+
+#[test]
+fn optional_inputs_that_disappear_break_callers_and_new_ones_do_not() {
+    let (signature, plain) = (with_optional(), with_optional().with_optional_inputs(Vec::new()));
+    assert_eq!(plain.breaking_changes(&signature), [""; 0]);
+    assert_eq!(
+        signature.breaking_changes(&plain),
+        ["optional input \"k\" is removed", "optional input \"flag\" is removed"]
+    );
+    let other =
+        signature.with_optional_inputs(vec![spec("k", DataType::Fp64, &[1]), spec("flag", DataType::Fp32, &[])]);
+    assert_eq!(signature.breaking_changes(&other), ["optional input \"k\" changes from k FP32 [1] to k FP64 [1]"]);
+    let all = signature.all_inputs().to_vec();
+    assert_eq!(
+        signature.breaking_changes(&Signature::new(all, signature.outputs().to_vec())),
+        ["input \"k\" is not optional any more", "input \"flag\" is not optional any more"]
     );
 }
 

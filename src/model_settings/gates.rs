@@ -257,7 +257,11 @@ fn judge_signature(evidence: &Evidence) -> Verdict {
 fn difference(version: Version, old: &Signature, new: &Signature) -> String {
     let specs = |signature: &Signature| {
         let inputs = signature.inputs().iter().map(|spec| format!("input {spec}"));
-        inputs.chain(signature.outputs().iter().map(|spec| format!("output {spec}"))).collect::<Vec<String>>()
+        let optional = signature.optional_inputs().iter().map(|spec| format!("optional input {spec}"));
+        inputs
+            .chain(optional)
+            .chain(signature.outputs().iter().map(|spec| format!("output {spec}")))
+            .collect::<Vec<String>>()
     };
     let (old, new) = (specs(old), specs(new));
     let only = |these: &[String], those: &[String]| {

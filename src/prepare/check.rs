@@ -35,6 +35,8 @@ pub struct VersionReport {
     pub settings: Option<String>,
     /// `name DATATYPE [dims]`, according to the first engine that loads the model.
     pub inputs: Vec<String>,
+    /// Those that a request may leave out.
+    pub optional_inputs: Vec<String>,
     pub outputs: Vec<String>,
     pub engines: Vec<EngineReport>,
 }
@@ -157,6 +159,7 @@ fn check_version(engines: &dyn Loader, dir: &Path) -> VersionReport {
         sha256: None,
         settings: None,
         inputs: Vec::new(),
+        optional_inputs: Vec::new(),
         outputs: Vec::new(),
         engines: Vec::new(),
     };
@@ -236,6 +239,7 @@ fn check_engine(
     if report.outputs.is_empty() {
         let shown = |specs: &[crate::model::TensorSpec]| specs.iter().map(ToString::to_string).collect();
         report.inputs = shown(signature.inputs());
+        report.optional_inputs = shown(signature.optional_inputs());
         report.outputs = shown(signature.outputs());
     }
     let sha256 = report.sha256.as_deref().unwrap_or_default();

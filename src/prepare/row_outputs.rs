@@ -47,7 +47,7 @@ fn correct(runner: &Runner) -> Option<Corrected> {
         spec
     };
     let outputs = declared.outputs().iter().map(freed).collect();
-    let signature = Signature::new(declared.inputs().to_vec(), outputs);
+    let signature = declared.with_outputs(outputs);
     let fits = |rows: usize| {
         let request = inputs::generate(&signature, rows, inputs::ones).ok()?;
         let answer = runner.run_unmeasured(&signature.check(request).ok()?).ok()?.answer;

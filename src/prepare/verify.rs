@@ -63,7 +63,7 @@ fn check_names(signature: &Signature) -> Result<(), String> {
     if signature.outputs().is_empty() {
         return Err("the model has no output".to_owned());
     }
-    for (side, specs) in [("input", signature.inputs()), ("output", signature.outputs())] {
+    for (side, specs) in [("input", signature.all_inputs()), ("output", signature.outputs())] {
         let mut names = BTreeSet::new();
         let name = |spec: &TensorSpec| spec.name.to_string();
         if let Some(name) = specs.iter().map(name).find(|name| name.is_empty() || !names.insert(name.clone())) {

@@ -54,7 +54,7 @@ impl About {
     #[must_use]
     pub(crate) fn specs(&self, side: Side) -> &[TensorSpec] {
         match side {
-            Side::Inputs => self.signature.inputs(),
+            Side::Inputs => self.signature.all_inputs(),
             Side::Outputs => self.signature.outputs(),
         }
     }
@@ -85,7 +85,11 @@ impl About {
     #[must_use]
     pub(crate) fn signature_json(&self) -> serde_json::Value {
         let side = |specs: &[TensorSpec]| specs.iter().map(SpecJson::of).collect();
-        let json = SidesJson { inputs: side(self.signature.inputs()), outputs: side(self.signature.outputs()) };
+        let json = SidesJson {
+            inputs: side(self.signature.inputs()),
+            optional_inputs: side(self.signature.optional_inputs()),
+            outputs: side(self.signature.outputs()),
+        };
         serde_json::to_value(json).expect("names and numbers are JSON")
     }
 
@@ -96,7 +100,8 @@ impl About {
     pub(crate) fn signature_of(json: serde_json::Value) -> Result<Signature, String> {
         let sides: SidesJson = serde_json::from_value(json).map_err(|e| format!("the signature: {e}"))?;
         let side = |specs: Vec<SpecJson>| specs.into_iter().map(SpecJson::into_spec).collect::<Result<Vec<_>, _>>();
-        Ok(Signature::new(side(sides.inputs)?, side(sides.outputs)?))
+        let signature = Signature::new(side(sides.inputs)?, side(sides.outputs)?);
+        Ok(signature.with_optional_inputs(side(sides.optional_inputs)?))
     }
 
     pub(super) fn to_json(&self) -> serde_json::Value {
@@ -152,6 +157,8 @@ struct AboutJson {
 #[derive(Serialize, Deserialize)]
 struct SidesJson {
     inputs: Vec<SpecJson>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    optional_inputs: Vec<SpecJson>,
     outputs: Vec<SpecJson>,
 }
 

@@ -106,7 +106,7 @@ impl<'a> Planned<'a> {
     fn tensors(&self) -> impl Iterator<Item = (&'a Column, Option<&'a Tensor>)> {
         let (stream, p) = (self.stream, self.prediction);
         let inputs = stream.inputs.iter().enumerate().map(move |(i, column)| {
-            let tensor = p.request.inputs().get(column.index);
+            let tensor = p.request.input(column.index);
             (column, tensor.filter(|_| !self.truncated.leaves_out(Side::Inputs, i)))
         });
         let outputs = p.outcome.ok().into_iter().flat_map(move |answer| {
@@ -199,8 +199,7 @@ impl Truncation {
     fn new(stream: &Stream, p: &Prediction, records: usize) -> Truncation {
         let limit = stream.choice.max_record_bytes.saturating_mul(records);
         let inputs = stream.inputs.iter().enumerate();
-        let inputs =
-            inputs.filter_map(|(i, c)| Some((Side::Inputs, i, elements_size(c, p.request.inputs().get(c.index)?))));
+        let inputs = inputs.filter_map(|(i, c)| Some((Side::Inputs, i, elements_size(c, p.request.input(c.index)?))));
         let outputs = p.outcome.iter().flat_map(|answer| {
             let columns = stream.outputs.iter().enumerate();
             columns.filter_map(|(i, c)| Some((Side::Outputs, i, elements_size(c, output(p.request, answer, c.index)?))))

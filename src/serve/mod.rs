@@ -140,7 +140,7 @@ impl Gateway {
         if active.log.is_some() || !active.shadows.is_empty() {
             active.request = Some(Arc::clone(&checked));
         }
-        if let (Some(limit), Some(rows)) = (loaded.limits.max_rows, checked.rows())
+        if let (Some(limit), Some(rows)) = (loaded.limits.max_rows, checked.sent_rows())
             && rows > limit
         {
             let message = format!("a request may have at most {limit} rows by this model's model.toml, got {rows}");

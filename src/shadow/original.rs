@@ -20,7 +20,7 @@ pub struct Original {
 impl Original {
     /// The size of its tensors in memory.
     pub(super) fn bytes(&self) -> usize {
-        let inputs = self.request.inputs().iter();
+        let inputs = self.request.tensors();
         let outputs = self.outcome.iter().flat_map(|answer| answer.outputs.iter().map(|(_, tensor)| tensor));
         inputs.chain(outputs).map(Tensor::size).sum()
     }

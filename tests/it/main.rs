@@ -19,6 +19,7 @@ mod gates;
 mod lifecycle;
 mod map;
 mod memory;
+mod optional;
 mod predict;
 mod record;
 mod restart;

@@ -137,6 +137,8 @@ pub(in crate::admin) struct VersionDetail {
 #[schema(as = SignatureAnswer)]
 pub(in crate::admin) struct SignatureResponse {
     inputs: Vec<TensorResponse>,
+    /// Inputs that a request may leave out: the model has a value for each.
+    optional_inputs: Vec<TensorResponse>,
     outputs: Vec<TensorResponse>,
 }
 
@@ -262,6 +264,7 @@ impl SignatureResponse {
         };
         SignatureResponse {
             inputs: signature.inputs().iter().map(tensor).collect(),
+            optional_inputs: signature.optional_inputs().iter().map(tensor).collect(),
             outputs: signature.outputs().iter().map(tensor).collect(),
         }
     }

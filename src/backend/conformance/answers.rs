@@ -254,3 +254,47 @@ fn changes_to_weight_files_after_the_load_have_no_effect() {
         assert_eq!(ask(), before, "{}", engine.name());
     }
 }
+
+#[test]
+fn initializers_that_are_inputs_may_be_given_or_left_out() {
+    for engine in engines() {
+        let dir = tempfile::TempDir::new().unwrap();
+        generated::adjustable(dir.path(), 8, 0);
+        let (model, name) = (load(&*engine, dir.path()), engine.name());
+        let names = |specs: &[crate::model::TensorSpec]| specs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(model.signature().inputs()), ["x FP32 [N,2]"], "{name}");
+        assert_eq!(names(model.signature().optional_inputs()), ["factor FP32 [1]", "shift FP32 [1]"], "{name}");
+        assert!(model.signature().has_rows());
+        let x = ("x", floats(&[2, 2], &[1.0, 2.0, 3.0, 4.0]));
+        let (factor, shift) = (("factor", floats(&[1], &[10.0])), ("shift", floats(&[1], &[-1.0])));
+        let mut session = Arc::clone(&model).session().unwrap();
+        // Each after the others: what a request gave is not kept.
+        for (inputs, expected) in [
+            (vec![x.clone()], [2.5, 4.5, 6.5, 8.5]),
+            (vec![x.clone(), shift.clone(), factor.clone()], [9.0, 19.0, 29.0, 39.0]),
+            (vec![x.clone(), shift], [1.0, 3.0, 5.0, 7.0]),
+            (vec![factor, x.clone()], [10.5, 20.5, 30.5, 40.5]),
+            (vec![x], [2.5, 4.5, 6.5, 8.5]),
+        ] {
+            let request = request(&*model, &inputs, None);
+            assert_eq!((request.rows().is_some(), request.sent_rows()), (inputs.len() == 1, Some(2)), "{name}");
+            let got = session.run(&request, &Interrupt::new()).unwrap();
+            assert_eq!(got, [floats(&[2, 2], &expected)], "{name}: {inputs:?}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_listed_as_inputs_for_another_reason_are_not_optional() {
+    for engine in engines() {
+        // Before IR version 4 all initializers had to be listed, and exporters with many did it by habit.
+        for (ir_version, more) in [(3, 0), (8, 31)] {
+            let dir = tempfile::TempDir::new().unwrap();
+            generated::adjustable(dir.path(), ir_version, more);
+            let model = load(&*engine, dir.path());
+            assert_eq!(model.signature().optional_inputs(), [], "{}", engine.name());
+            let answer = run(&model, &[("x", floats(&[1, 2], &[1.0, 2.0]))], None).unwrap();
+            assert_eq!(answer.outputs[0].1, floats(&[1, 2], &[2.5, 4.5]), "{}", engine.name());
+        }
+    }
+}

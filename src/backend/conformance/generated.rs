@@ -57,6 +57,42 @@ pub(super) fn mlp_external(dir: &Path, widths: &[usize]) {
     std::fs::write(file, model.encode_to_vec()).unwrap();
 }
 
+/// Writes `y = x * factor + shift` of FP32 [N,2], with `factor` (2) and `shift` (0.5), both [1], listed as inputs beside `more` weights that
+/// nothing reads.
+pub(super) fn adjustable(dir: &Path, ir_version: i64, more: usize) {
+    let weight = |name: &str, value: f32| TensorProto {
+        name: name.into(),
+        dims: vec![1],
+        data_type: tensor_proto::DataType::Float as i32,
+        raw_data: value.to_le_bytes().to_vec(),
+        ..Default::default()
+    };
+    let node = |op: &str, input: [&str; 2], output: &str| NodeProto {
+        op_type: op.into(),
+        input: input.iter().map(|s| (*s).to_owned()).collect(),
+        output: vec![output.into()],
+        ..Default::default()
+    };
+    let rows = |name: &str| value(name, DataType::Fp32, Some(vec![Value::DimParam("N".into()), Value::DimValue(2)]));
+    let scalar = |name: &str| value(name, DataType::Fp32, Some(vec![Value::DimValue(1)]));
+    let more: Vec<String> = (0..more).map(|i| format!("w{i}")).collect();
+    let graph = GraphProto {
+        name: "adjustable".into(),
+        node: vec![node("Mul", ["x", "factor"], "product"), node("Add", ["product", "shift"], "y")],
+        initializer: [weight("factor", 2.0), weight("shift", 0.5)]
+            .into_iter()
+            .chain(more.iter().map(|name| weight(name, 2.0)))
+            .collect(),
+        input: [scalar("factor"), rows("x"), scalar("shift")]
+            .into_iter()
+            .chain(more.iter().map(|name| scalar(name)))
+            .collect(),
+        output: vec![rows("y")],
+        ..Default::default()
+    };
+    std::fs::write(dir.join("model.onnx"), ModelProto { ir_version, ..model(graph) }.encode_to_vec()).unwrap();
+}
+
 /// Writes a model that counts to `n`, an INT64 scalar, in a `Loop`, and answers FP32 `count`.
 pub(super) fn counting(dir: &Path) {
     let scalar = |name: &str, datatype| value(name, datatype, Some(Vec::new()));

@@ -23,6 +23,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A file that lists more initializers among its inputs was exported with all its weights there. None of them is optional then: each would
+/// stand in the metadata and in every record.
+const MAX_OPTIONAL_INPUTS: usize = 32;
+
 /// A version's `model.onnx`, read and checked: it is a model, and all its weight files are present.
 #[derive(Debug)]
 pub(crate) struct OnnxFile {
@@ -168,6 +172,24 @@ impl OnnxFile {
             }
         }
         if complaints.is_empty() { Ok(inputs) } else { Err(LoadError::Unsupported(complaints.join("; "))) }
+    }
+
+    /// The inputs a caller may send, in the model's order: initializers that the file lists among its inputs, of types that requests can
+    /// contain and with a declared number of dimensions. Files with an IR version before 4 list all their weights there, which is not
+    /// meant so.
+    pub(crate) fn optional_inputs(&self) -> Vec<TensorSpec> {
+        if self.model.ir_version < 4 {
+            return Vec::new();
+        }
+        let is_optional = |port: &&proto::Port| self.graph.initializer.iter().any(|i| i.name == port.name);
+        let spec = |port: &proto::Port| match tensor_of("input", port) {
+            Ok(Some((Some(datatype), dims @ Some(_)))) => {
+                Some(TensorSpec { name: port.name.as_str().into(), datatype, dims })
+            }
+            _ => None,
+        };
+        let optional: Vec<TensorSpec> = self.graph.input.iter().filter(is_optional).filter_map(spec).collect();
+        if optional.len() > MAX_OPTIONAL_INPUTS { Vec::new() } else { optional }
     }
 
     /// The outputs, in the model's order.

@@ -29,6 +29,7 @@ pub(super) struct OrtModel {
     engine: EngineSession,
     signature: Signature,
     graph: GraphFacts,
+    /// Of all inputs, the optional ones last.
     inputs: Names,
     outputs: Names,
     /// The most bytes of all outputs of a run.
@@ -37,7 +38,7 @@ pub(super) struct OrtModel {
 
 impl OrtModel {
     pub(super) fn load(library: &Library, file: OnnxFile) -> Result<OrtModel, LoadError> {
-        let inputs = file.inputs()?;
+        let (inputs, mut optional) = (file.inputs()?, file.optional_inputs());
         let declared = file.outputs()?;
         let path = file.dir().join(crate::backend::VersionFiles::MODEL);
         let weights = Weights::read(&file)?;
@@ -64,14 +65,26 @@ impl OrtModel {
                 output_spec(declared, found)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        if !optional.is_empty() {
+            // As for the load, `ort` may panic on types. Then none is offered.
+            let found = catch_unwind(AssertUnwindSafe(|| engine.overridable_initializers())).unwrap_or_default();
+            optional.retain(|spec| found.iter().any(|found| found.name() == &*spec.name));
+        }
         Ok(OrtModel {
-            inputs: Names::new(inputs.iter().map(|spec| &*spec.name))?,
+            inputs: Names::new(inputs.iter().chain(&optional).map(|spec| &*spec.name))?,
             outputs: Names::new(outputs.iter().map(|spec| &*spec.name))?,
-            signature: Signature::new(inputs, outputs),
+            signature: Signature::new(inputs, outputs).with_optional_inputs(optional),
             graph,
             engine,
             most: AtomicUsize::new(usize::MAX),
         })
+    }
+
+    /// The names of the tensors of a request, in their order.
+    fn names_of(&self, request: &Checked) -> SmallVec<[*const c_char; 8]> {
+        let required = self.signature.inputs().len();
+        let optional = request.optional().iter().map(|(i, _)| required + i);
+        (0..required).chain(optional).map(|i| self.inputs.pointer(i)).collect()
     }
 
     #[expect(
@@ -83,13 +96,10 @@ impl OrtModel {
         if interrupt.is_requested() {
             return Err(RunError::Interrupted);
         }
-        let lent: SmallVec<[Value<'_>; 8]> = request
-            .inputs()
-            .iter()
-            .map(Value::lend)
-            .collect::<Result<_, Error>>()
-            .map_err(|e| errors::run_error(&e))?;
+        let lent: SmallVec<[Value<'_>; 8]> =
+            request.tensors().map(Value::lend).collect::<Result<_, Error>>().map_err(|e| errors::run_error(&e))?;
         let inputs: SmallVec<[*const OrtValue; 8]> = lent.iter().map(|value| value.as_ptr().cast_const()).collect();
+        let input_names: SmallVec<[*const c_char; 8]> = self.names_of(request);
         let names: SmallVec<[*const c_char; 8]> = request.wanted().iter().map(|i| self.outputs.pointer(*i)).collect();
         let mut outputs: SmallVec<[*mut OrtValue; 8]> = smallvec![null_mut(); names.len()];
         let ran = trap::guarded(|| {
@@ -106,7 +116,7 @@ impl OrtModel {
                 (api().Run)(
                     self.engine.ptr().cast_mut(),
                     options.ptr(),
-                    self.inputs.all(),
+                    input_names.as_ptr(),
                     inputs.as_ptr(),
                     inputs.len(),
                     names.as_ptr(),
@@ -197,10 +207,6 @@ impl Names {
             .collect::<Result<_, _>>()
             .map_err(|_| LoadError::Unsupported("the name of an input or an output contains a NUL".to_owned()))?;
         Ok(Names { pointers: strings.iter().map(|s| s.as_ptr()).collect(), _strings: strings })
-    }
-
-    fn all(&self) -> *const *const c_char {
-        self.pointers.as_ptr()
     }
 
     fn pointer(&self, i: usize) -> *const c_char {

@@ -9,14 +9,40 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tract_onnx::data_resolver::FopenDataResolver;
 use tract_onnx::prelude::{
-    Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TVec, TractResult,
-    TypedModel, TypedRunnableModel,
+    Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TVec, Tensor,
+    TractResult, TypedModel, TypedRunnableModel,
 };
 use tract_onnx::tract_core::ops::cast::cast;
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::{ShapeFactoid, SpecialOps, Symbol, TDim, bail};
 
-pub(super) fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableModel>), LoadError> {
+/// The graph of a version, ready to run.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) signature: Signature,
+    pub(super) plan: Arc<TypedRunnableModel>,
+    /// The graph once more, for requests that give optional inputs.
+    pub(super) open: Option<OpenPlan>,
+}
+
+/// A graph with the optional inputs open. In [`Built::plan`] their values are constants that tract has computed with.
+#[derive(Debug)]
+pub(super) struct OpenPlan {
+    pub(super) plan: Arc<TypedRunnableModel>,
+    /// Its inputs in its order.
+    pub(super) inputs: Vec<OpenInput>,
+}
+
+#[derive(Debug)]
+pub(super) struct OpenInput {
+    /// Among [`Signature::all_inputs`].
+    pub(super) index: usize,
+    /// The value where a request gives none; `None` for an input that every request gives.
+    pub(super) default: Option<Arc<Tensor>>,
+}
+
+pub(super) fn build(file: &OnnxFile) -> Result<Built, LoadError> {
     let inputs = file.inputs()?;
     let declared = file.outputs()?;
     refuse_unknown_operators(file)?;
@@ -33,7 +59,18 @@ pub(super) fn build(file: &OnnxFile) -> Result<(Signature, Arc<TypedRunnableMode
         .enumerate()
         .map(|(i, output)| output_spec(file, output, i, &plan, &names))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok((Signature::new(inputs, outputs), plan))
+    let signature = Signature::new(inputs, outputs);
+    let optional = file.optional_inputs();
+    if optional.is_empty() {
+        return Ok(Built { signature, plan, open: None });
+    }
+    // Not every graph can be built without these values: the shape of a Reshape is one. They stay constants then.
+    let with_optional = signature.with_optional_inputs(optional);
+    let open = catch_unwind(AssertUnwindSafe(|| open_plan(file, &with_optional)));
+    Ok(match open {
+        Ok(Ok(open)) => Built { signature: with_optional, plan, open: Some(open) },
+        _ => Built { signature, plan, open: None },
+    })
 }
 
 /// Shortens an error chain, which may contain the debug form of a graph, to one line of at most 600 characters.
@@ -82,11 +119,47 @@ fn unsupported(file: &OnnxFile, reason: &str) -> LoadError {
 }
 
 /// The symbols of dimensions that the model names, and the plan.
-type Built = (Vec<Symbol>, Arc<TypedRunnableModel>);
+type Plan = (Vec<Symbol>, Arc<TypedRunnableModel>);
 
-fn parse_and_optimise(file: &OnnxFile, inputs: &[TensorSpec]) -> TractResult<Built> {
+fn framework() -> tract_onnx::Onnx {
     // Files are read, not mapped: a file truncated meanwhile must be an error, not a signal.
-    let onnx = tract_onnx::Onnx { provider: Arc::new(FopenDataResolver), ..tract_onnx::onnx() };
+    tract_onnx::Onnx { provider: Arc::new(FopenDataResolver), ..tract_onnx::onnx() }
+}
+
+/// Builds the graph once more, with the optional inputs of the signature as inputs.
+fn open_plan(file: &OnnxFile, signature: &Signature) -> TractResult<OpenPlan> {
+    let onnx = framework();
+    let mut proto = onnx.proto_model_for_read(&mut file.bytes())?;
+    let closed = onnx.parse(&proto, file.dir().to_str())?;
+    let is_optional = |name: &str| signature.optional_inputs().iter().any(|spec| *spec.name == *name);
+    if let Some(graph) = &mut proto.graph {
+        graph.initializer.retain(|initializer| !is_optional(&initializer.name));
+    }
+    let model = onnx.parse(&proto, file.dir().to_str())?.model;
+    let mut inputs = Vec::new();
+    for outlet in &model.inputs {
+        let name = &model.node(outlet.node).name;
+        let Some(index) = signature.all_inputs().iter().position(|spec| *spec.name == **name) else {
+            bail!("the signature has no input {name:?}");
+        };
+        let default = match closed.outlets_by_name.get(name).filter(|_| index >= signature.inputs().len()) {
+            Some(outlet) => closed.model.node(outlet.node).op_as::<Const>().map(|constant| Arc::clone(constant.val())),
+            None => None,
+        };
+        inputs.push(OpenInput { index, default });
+    }
+    let has_default = |input: &OpenInput| input.default.is_some() || input.index < signature.inputs().len();
+    if inputs.len() != signature.all_inputs().len() || !inputs.iter().all(has_default) {
+        bail!("the optional inputs cannot be opened");
+    }
+    let specs: Vec<TensorSpec> = inputs.iter().map(|input| signature.all_inputs()[input.index].clone()).collect();
+    let batched = free_dims(model.clone(), &specs, true).and_then(optimise);
+    let plan = batched.or_else(|first| free_dims(model, &specs, false).and_then(optimise).map_err(|_| first))?;
+    Ok(OpenPlan { plan, inputs })
+}
+
+fn parse_and_optimise(file: &OnnxFile, inputs: &[TensorSpec]) -> TractResult<Plan> {
+    let onnx = framework();
     let proto = onnx.proto_model_for_read(&mut file.bytes())?;
     let parsed = onnx.parse(&proto, file.dir().to_str())?;
     if !parsed.unresolved_inputs.is_empty() {

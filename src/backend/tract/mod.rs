@@ -7,13 +7,14 @@ mod build;
 mod convert;
 mod errors;
 
+use self::build::{Built, OpenInput};
 use super::onnx::OnnxFile;
 use super::{Backend, EmptyInputs, GraphFacts, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature, panic_message};
 use crate::tensor::Tensor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use tract_onnx::prelude::{TVec, TractError, TypedRunnableModel, TypedSimpleState};
+use tract_onnx::prelude::{IntoTValue, TValue, TVec, TractError, TypedSimpleState};
 use tract_onnx::tract_core::plan::eval;
 
 /// The version of the crate, which has no constant for it. A test compares it with `Cargo.lock`.
@@ -34,17 +35,16 @@ impl Backend for Tract {
 
     fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
         let file = OnnxFile::read(files)?;
-        let (signature, plan) = build::build(&file)?;
-        Ok(Arc::new(TractModel { signature, graph: file.facts(), plan }))
+        let built = build::build(&file)?;
+        Ok(Arc::new(TractModel { built, graph: file.facts() }))
     }
 }
 
 /// A loaded version: the optimised graph, whose weights all sessions share.
 #[derive(Debug)]
 struct TractModel {
-    signature: Signature,
+    built: Built,
     graph: GraphFacts,
-    plan: Arc<TypedRunnableModel>,
 }
 
 impl Model for TractModel {
@@ -53,7 +53,7 @@ impl Model for TractModel {
     }
 
     fn signature(&self) -> &Signature {
-        &self.signature
+        &self.built.signature
     }
 
     fn graph(&self) -> &GraphFacts {
@@ -79,10 +79,16 @@ struct TractSession {
 
 impl Session for TractSession {
     fn run(&mut self, request: &Checked, interrupt: &Interrupt) -> Result<Vec<Tensor>, RunError> {
-        let inputs = request.inputs().iter().map(convert::into_tract).collect::<Result<TVec<_>, _>>()?;
-        let mut state = match self.state.take() {
+        let Built { signature, plan, open } = &self.model.built;
+        // A request with optional inputs is rare, so its state is not kept.
+        let open = open.as_ref().filter(|_| !request.optional().is_empty());
+        let (plan, inputs) = match open {
+            None => (plan, request.inputs().iter().map(convert::into_tract).collect::<Result<TVec<_>, _>>()?),
+            Some(open) => (&open.plan, open_inputs(&open.inputs, request)?),
+        };
+        let mut state = match self.state.take().filter(|_| open.is_none()) {
             Some(state) => state,
-            None => self.model.plan.spawn().map_err(|e| errors::failed("the engine could not start a run", &e))?,
+            None => plan.spawn().map_err(|e| errors::failed("the engine could not start a run", &e))?,
         };
         // Unwind safety: the state is dropped on a panic.
         // tract has no flag of its own. This looks at ours before each node; one node (a `Scan` is one) runs to its end.
@@ -99,18 +105,31 @@ impl Session for TractSession {
             Ok(outputs) => outputs.map_err(|e| errors::run_error(&e))?,
             Err(panic) => return Err(errors::panicked(&panic_message(&*panic))),
         };
-        self.state = Some(state);
+        self.state = Some(state).filter(|_| open.is_none());
         // tract computes all outputs; those that were not requested are dropped here.
         request
             .wanted()
             .iter()
             .map(|i| {
-                let spec = &self.model.signature.outputs()[*i];
+                let spec = &signature.outputs()[*i];
                 convert::from_tract(&outputs[*i], spec)
                     .map_err(|e| errors::failed("the model computed an output of another type", &e))
             })
             .collect()
     }
+}
+
+/// The inputs of the plan with open inputs: those of the request, and the model's own values.
+fn open_inputs(inputs: &[OpenInput], request: &Checked) -> Result<TVec<TValue>, RunError> {
+    let input = |input: &OpenInput| match (request.input(input.index), &input.default) {
+        (Some(tensor), _) => convert::into_tract(tensor),
+        (None, Some(default)) => Ok(Arc::clone(default).into_tvalue()),
+        (None, None) => Err(RunError::Failed {
+            message: "an input could not be passed to the engine".to_owned(),
+            internal: format!("input {} is missing", input.index),
+        }),
+    };
+    inputs.iter().map(input).collect()
 }
 
 #[cfg(test)]

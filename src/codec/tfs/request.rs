@@ -90,8 +90,8 @@ impl TfsRequest {
         let mut reader = Reader::counted(&self.body, hold).at(self.start);
         let specs = signature.inputs();
         let inputs = match (self.style, self.named) {
-            (Style::Rows(rows), true) => named_rows(&mut reader, specs, rows)?,
-            (Style::Columns, true) => named_columns(&mut reader, specs)?,
+            (Style::Rows(rows), true) => named_rows(&mut reader, signature, rows)?,
+            (Style::Columns, true) => named_columns(&mut reader, signature.all_inputs())?,
             (style, false) => vec![only_input(&mut reader, specs, style)?],
         };
         Ok(InferenceRequest { inputs, ..InferenceRequest::default() })
@@ -191,7 +191,8 @@ fn named_columns(reader: &mut Reader<'_>, specs: &[TensorSpec]) -> Result<Vec<Na
 }
 
 /// Parses `"instances": [{"a": …, "b": …}, …]`.
-fn named_rows(reader: &mut Reader<'_>, specs: &[TensorSpec], rows: usize) -> Result<Vec<NamedTensor>, Failure> {
+fn named_rows(reader: &mut Reader<'_>, signature: &Signature, rows: usize) -> Result<Vec<NamedTensor>, Failure> {
+    let specs = signature.inputs();
     let mut columns: Vec<Column<'_>> =
         specs.iter().map(|spec| Column::new(spec, rows, reader)).collect::<Result<_, _>>()?;
     // The number of rows in each column so far.
@@ -210,6 +211,11 @@ fn named_rows(reader: &mut Reader<'_>, specs: &[TensorSpec], rows: usize) -> Res
         }
         let mut first = true;
         while let Some(name) = reader.next_member(&mut first)? {
+            if signature.optional_inputs().iter().any(|spec| *spec.name == *name) {
+                return Err(in_row(invalid(format!(
+                    "input {name:?} is optional and counts for all rows: give it in the column form, {{\"inputs\": {{…}}}}"
+                ))));
+            }
             let i = known(specs, &name).map_err(in_row)?;
             if filled[i] > row {
                 return Err(in_row(invalid(format!("input {name:?} is given more than once"))));

@@ -43,6 +43,16 @@ pub fn scaling(factor: f32) -> Vec<u8> {
     )
 }
 
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` times `factor` plus `shift`, both FP32 [1] and optional: 2 and 0.5 where a request gives none.
+pub fn adjustable() -> Vec<u8> {
+    model(
+        vec![node("Mul", &["x", "factor"], &["product"]), node("Add", &["product", "shift"], &["y"])],
+        vec![tensor("factor", &[1], &[2.0]), tensor("shift", &[1], &[0.5])],
+        vec![value("factor", &[Some(1)]), value("x", &[None, Some(2)]), value("shift", &[Some(1)])],
+        vec![value("y", &[None, Some(2)])],
+    )
+}
+
 /// `x` FP32 [N,2] → `y` FP32 [N,2]: `x`, with `off` added to the first element of each row where it is above `threshold`.
 pub fn off_above(threshold: f32, off: f32) -> Vec<u8> {
     let mut cast = node("Cast", &["is_above"], &["one_or_zero"]);
