@@ -5,9 +5,10 @@ use crate::support::process::Served;
 use crate::support::{eventually, onnx};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// The checked models, and the factor that each multiplies its input with.
@@ -28,14 +29,14 @@ struct Asked {
     fault: Option<String>,
 }
 
-/// A time in which the server was ended and started again.
+/// A time: of an event, or in which the server was ended and started again.
 #[derive(Debug, Clone, Copy)]
-struct Restart {
+struct Span {
     from: Instant,
     until: Instant,
 }
 
-impl Restart {
+impl Span {
     fn touches(&self, asked: &Asked) -> bool {
         asked.ended >= self.from && asked.begun <= self.until
     }
@@ -76,9 +77,31 @@ fn checked_answers_stay_right_while_other_models_misbehave() {
         ],
     );
     served.ready();
+    let story = Mutex::new(String::new());
+    // A failure is kept with the server's log: it may not come again for hours.
+    let ran = catch_unwind(AssertUnwindSafe(|| run(&served, &models, total, &story)));
+    let failure = ran.as_ref().err().map(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default());
+    let kept = keep(failure.as_deref(), &story.into_inner().unwrap_or_else(PoisonError::into_inner), &served.log());
+    if let Err(panic) = ran {
+        eprintln!("the findings and the server's log are in {}", kept.display());
+        resume_unwind(panic);
+    }
+}
 
+/// Writes what was found, and the server's log, to a file. Returns its path.
+fn keep(failure: Option<&str>, story: &str, log: &[String]) -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/chaos");
+    std::fs::create_dir_all(&dir).unwrap();
+    let outcome = if failure.is_some() { "failed" } else { "passed" };
+    let file = dir.join(format!("{outcome}-{}.log", std::process::id()));
+    let text = format!("{}\n\n{story}\n\n{}\n", failure.unwrap_or("passed"), log.join("\n"));
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn run(served: &Served, models: &Path, total: Duration, story: &Mutex<String>) {
     let (data, stop) = (served.data.clone(), Arc::new(AtomicBool::new(false)));
-    let (asked, restarts) = (Arc::new(Mutex::new(Vec::new())), Mutex::new(Vec::new()));
+    let asked = Arc::new(Mutex::new(Vec::new()));
     let live = Arc::new(Mutex::new(Vec::new()));
     let clients: Vec<_> = CHECKED
         .iter()
@@ -95,20 +118,21 @@ fn checked_answers_stay_right_while_other_models_misbehave() {
     let begun = Instant::now();
     pause(total / 5);
     let steady_until = Instant::now();
-    let mut events = Events { served: &served, models: &models, next_version: 2, counts: Vec::new() };
+    let mut events = Events { served, models, next_version: 2, past: Vec::new(), restarts: Vec::new() };
     let mut turn = 0;
-    while begun.elapsed() < total {
-        if let Some(restart) = events.one(turn) {
-            restarts.lock().unwrap().push(restart);
+    let failed = catch_unwind(AssertUnwindSafe(|| {
+        while begun.elapsed() < total {
+            writeln!(story.lock().unwrap(), "{:.3} s: turn {turn}", begun.elapsed().as_secs_f64()).unwrap();
+            events.one(turn);
+            turn += 1;
         }
-        turn += 1;
-    }
+    }));
     stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.join().unwrap();
     }
 
-    let restarts = restarts.into_inner().unwrap();
+    let Events { past, restarts, .. } = events;
     let outside = |asked: &&Asked| !restarts.iter().any(|restart| restart.touches(asked));
     let asked = asked.lock().unwrap();
     let faults: Vec<&Asked> = asked.iter().filter(outside).filter(|asked| asked.fault.is_some()).collect();
@@ -122,6 +146,12 @@ fn checked_answers_stay_right_while_other_models_misbehave() {
         times.sort_by(f64::total_cmp);
         times.get(times.len().saturating_sub(1) * 99 / 100).copied().unwrap_or(f64::NAN)
     };
+    let during = |what: &str| {
+        let spans: Vec<Span> = past.iter().filter(|(of, _)| *of == what).map(|(_, span)| *span).collect();
+        let is_during =
+            |a: &&Asked| outside(a) && spans.iter().any(|span| a.begun >= span.from && a.begun <= span.until);
+        (spans.len(), asked.iter().filter(is_during).count(), p99(&is_during))
+    };
     let steady = p99(&|a: &&Asked| a.ended <= steady_until);
     let beside = p99(&|a: &&Asked| a.begun > steady_until && outside(a));
     let longest = restarts.iter().map(|r| (r.until - r.from).as_secs_f64()).fold(0.0, f64::max);
@@ -131,10 +161,21 @@ fn checked_answers_stay_right_while_other_models_misbehave() {
         live.len(),
         restarts.len()
     );
-    for (what, n) in &events.counts {
-        write!(report, " {what} {n},").unwrap();
+    for what in EVENTS {
+        let (times, requests, p99) = during(what);
+        write!(report, " {what} {times} (p99 {p99:.2} ms of {requests}),").unwrap();
     }
     println!("{report}");
+    let mut all = story.lock().unwrap();
+    writeln!(all, "{report}").unwrap();
+    for asked in faults.iter().chain(&not_live).chain(&wrong) {
+        let at = |time: Instant| time.saturating_duration_since(begun).as_secs_f64();
+        writeln!(all, "{:.3} to {:.3} s: {:?}", at(asked.begun), at(asked.ended), asked.fault).unwrap();
+    }
+    drop(all);
+    if let Err(panic) = failed {
+        resume_unwind(panic);
+    }
     assert!(wrong.is_empty(), "wrong answers: {:?}", &wrong[..wrong.len().min(5)]);
     assert!(
         faults.is_empty(),
@@ -197,53 +238,33 @@ fn look_whether_live(data: &str, stop: &AtomicBool, live: &Mutex<Vec<Asked>>) {
     }
 }
 
+/// What happens, in turn.
+const EVENTS: [&str; 7] =
+    ["push and promote", "hang", "eat memory", "empty inputs", "retire and promote", "endless load", "crash"];
+
 /// What happens to the models that nobody checks.
 struct Events<'s> {
     served: &'s Served,
     models: &'s Path,
     next_version: u64,
-    counts: Vec<(&'static str, u32)>,
+    past: Vec<(&'static str, Span)>,
+    restarts: Vec<Span>,
 }
 
 impl Events<'_> {
-    /// The event of a turn. Returns the restart that it caused.
-    fn one(&mut self, turn: usize) -> Option<Restart> {
-        let mut restart = None;
-        let what = match turn % 7 {
-            0 => {
-                self.push_and_promote();
-                "push and promote"
-            }
-            1 => {
-                self.hang();
-                "hang"
-            }
-            2 => {
-                self.eat_memory();
-                "eat memory"
-            }
-            3 => {
-                self.empty_inputs();
-                "empty inputs"
-            }
-            4 => {
-                self.retire_and_promote();
-                "retire and promote"
-            }
-            5 => {
-                self.endless_load();
-                "endless load"
-            }
-            _ => {
-                restart = Some(self.crash());
-                "crash"
-            }
-        };
-        match self.counts.iter_mut().find(|(counted, _)| *counted == what) {
-            Some((_, n)) => *n += 1,
-            None => self.counts.push((what, 1)),
+    /// The event of a turn.
+    fn one(&mut self, turn: usize) {
+        let (what, from) = (EVENTS[turn % EVENTS.len()], Instant::now());
+        match what {
+            "push and promote" => self.push_and_promote(),
+            "hang" => self.hang(),
+            "eat memory" => self.eat_memory(),
+            "empty inputs" => self.empty_inputs(),
+            "retire and promote" => self.retire_and_promote(),
+            "endless load" => self.endless_load(),
+            _ => self.crash(),
         }
-        restart
+        self.past.push((what, Span { from, until: Instant::now() }));
     }
 
     fn admin(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
@@ -317,10 +338,12 @@ impl Events<'_> {
     }
 
     /// A signal, as from inside an engine. The next server answers for all checked models before this returns.
-    fn crash(&self) -> Restart {
+    fn crash(&mut self) {
         let from = Instant::now();
         let pid = self.served.server_pid().expect("a server process is running");
         rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+        // The signal ends the process when a thread of it gets a processor next. Until then it answers as before.
+        eventually("another server process was started", || self.served.server_pid().filter(|new| *new != pid));
         for (name, _) in CHECKED {
             let url = format!("http://{}/v2/models/{name}/infer", self.served.data);
             eventually("a checked model answers after a crash", || {
@@ -328,9 +351,8 @@ impl Events<'_> {
                 (answer.status() == 200).then_some(())
             });
         }
-        let until = Instant::now();
+        self.restarts.push(Span { from, until: Instant::now() });
         // Everything else is loaded again before the next event.
         self.served.ready();
-        Restart { from, until }
     }
 }

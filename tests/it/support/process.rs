@@ -92,6 +92,11 @@ impl Served {
         })
     }
 
+    /// All log lines so far, without those before the addresses.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
     /// Sends SIGTERM and waits until the process has ended.
     pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
