@@ -6,7 +6,9 @@ use super::idle::{IdleWorkers, OtherCpuLoad};
 use super::lanes::{Lanes, Turn};
 use super::runner::{NoOutput, RunOutput, Runner};
 use super::split_run::SplitRun;
-use super::watchdog::{Callers, Limit, OnLook, also_look_at, is_replaced, replace_when_lost};
+use super::watchdog::{
+    Callers, Limit, OnLook, also_look_at, is_aside, is_replaced, replace_when_lost, step_aside_when_slow,
+};
 use crate::machine;
 use crate::model::{Checked, Failure, panic_message};
 use std::collections::VecDeque;
@@ -72,11 +74,11 @@ struct Group {
     was_ended: bool,
 }
 
-/// A batch is ended early where it takes this many times its expected time, so that one slow request does not hold the others: its halves
-/// run then.
-const BATCH_OVER: u32 = 20;
-/// A batch is not ended earlier than this.
-const BATCH_AT_LEAST: Duration = Duration::from_millis(100);
+/// A run is slow where it takes this many times its expected time. A batch is ended then, so that one slow request does not hold the others:
+/// its halves run. A single request goes on with a lower priority.
+const SLOW: u32 = 20;
+/// A run is not slow before this.
+const SLOW_AT_LEAST: Duration = Duration::from_millis(100);
 /// One more worker is started where a request waits and every worker has been in its run for this long: a version whose runs are long
 /// must not keep the others waiting.
 const ALL_BUSY_FOR: Duration = Duration::from_millis(250);
@@ -124,6 +126,9 @@ pub(super) struct State {
     started: usize,
     /// The work in progress of live workers.
     working: Vec<Working>,
+    /// The work in progress of workers that stepped aside: at most [`MOST_WORKERS`] times [`Config::workers`], so that slow runs of many
+    /// versions do not start a thread each.
+    aside: Vec<Working>,
     stopping: bool,
 }
 
@@ -174,6 +179,7 @@ impl State {
     /// A worker ends a piece of work. `before`: its thread's processor time at the begin.
     fn end_work(&mut self, worker: usize, before: Duration) {
         self.working.retain(|working| working.worker != worker);
+        self.aside.retain(|working| working.worker != worker);
         self.worked += machine::thread_time().saturating_sub(before);
     }
 }
@@ -188,6 +194,7 @@ impl Pool {
             live: 0,
             started: 0,
             working: Vec::new(),
+            aside: Vec::new(),
             stopping: false,
         };
         Pool {
@@ -236,8 +243,34 @@ impl Pool {
         Ok(())
     }
 
+    /// Starts a worker beside one whose run is slow, which ends after its run. False where it could not be started.
+    fn relieve_worker(self: &Arc<Self>, worker: usize) -> bool {
+        let most = self.workers.get() * MOST_WORKERS;
+        let may_start = self.lock().aside.len() < most;
+        if !may_start || self.start_worker().is_err() {
+            return false;
+        }
+        let mut state = self.lock();
+        state.live -= 1;
+        // Its lane's turn goes on: the version has no more threads than before.
+        if let Some(at) = state.working.iter().position(|working| working.worker == worker) {
+            let working = state.working.swap_remove(at);
+            state.aside.push(working);
+        }
+        true
+    }
+
     /// Starts a worker in place of one whose run does not end. False where it could not be started.
     fn replace_worker(self: &Arc<Self>, worker: usize) -> bool {
+        let mut state = self.lock();
+        if let Some(at) = state.aside.iter().position(|working| working.worker == worker) {
+            // Another worker has its place already.
+            if let Some(lane) = state.aside.swap_remove(at).lane {
+                state.lanes.lose_worker(lane);
+            }
+            return true;
+        }
+        drop(state);
         if let Err(error) = self.start_worker() {
             tracing::error!(%error, "a worker could not be replaced");
             return false;
@@ -263,6 +296,8 @@ impl Pool {
     fn work(self: &Arc<Self>, worker: usize) {
         let pool = Arc::downgrade(self);
         replace_when_lost(move || pool.upgrade().is_some_and(|pool| pool.replace_worker(worker)));
+        let pool = Arc::downgrade(self);
+        step_aside_when_slow(move || pool.upgrade().is_some_and(|pool| pool.relieve_worker(worker)));
         // Unwind safety: what a panic passed through is dropped with it, and a lock it poisoned is used as it is.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| while self.work_once(worker) {})) {
             tracing::error!(panic = panic_message(&*panic), "a worker panicked while it looked for work");
@@ -300,6 +335,11 @@ impl Pool {
                 state.lanes.charge(lane, began.elapsed());
                 state.end_work(worker, time_before);
             }
+        }
+        if is_aside() {
+            // This worker would have taken what its lane could not give to another one meanwhile.
+            self.wake_worker();
+            return false;
         }
         !is_replaced()
     }
@@ -393,9 +433,10 @@ impl Pool {
         let (runner, request, deadline) = (Arc::clone(&job.runner), Arc::clone(&job.request), job.deadline);
         let jobs = vec![job];
         let until = if ends_early { early_limit(&runner, &jobs, began) } else { deadline };
+        let slow_from = slow_after(&runner, request.elements()).and_then(|after| began.checked_add(after));
         let in_run = InRun::new(jobs);
         let callers: Arc<dyn Callers> = in_run.clone();
-        let whole = || runner.run_within(&request, Limit { until: Some(until), callers: Some(&callers) });
+        let whole = || runner.run_within(&request, Limit { until: Some(until), callers: Some(&callers), slow_from });
         let split = if ends_early { None } else { self.split(&runner, &request, deadline, &callers) };
         let result = match split {
             None => whole(),
@@ -481,7 +522,7 @@ fn run_together(batch: Vec<Job>, now: Instant) -> (Option<Vec<RunOutput>>, Vec<J
     let until = early_limit(&runner, &batch, now);
     let in_run = InRun::new(batch);
     let callers: Arc<dyn Callers> = in_run.clone();
-    let limit = Limit { until: Some(until), callers: Some(&callers) };
+    let limit = Limit { until: Some(until), callers: Some(&callers), ..Limit::default() };
     let outputs = runner.run_together(&requests.iter().map(|request| &**request).collect::<Vec<_>>(), limit);
     (outputs, in_run.take())
 }
@@ -493,8 +534,14 @@ fn early_limit(runner: &Runner, batch: &[Job], now: Instant) -> Instant {
     // What is left then is for another attempt.
     let most = earliest.saturating_duration_since(now).mul_f64(0.75);
     let elements = batch.iter().map(|job| job.request.elements()).sum();
-    let expected = runner.cost().estimate(elements).unwrap_or(most);
-    latest.min(now + expected.saturating_mul(BATCH_OVER).min(most).max(BATCH_AT_LEAST))
+    let slow = slow_after(runner, elements).unwrap_or(most);
+    latest.min(now + slow.min(most).max(SLOW_AT_LEAST))
+}
+
+/// How long a run of this many elements takes at least that is slow. `None` before the first run.
+fn slow_after(runner: &Runner, elements: usize) -> Option<Duration> {
+    let expected = runner.cost().estimate(elements)?;
+    Some(expected.saturating_mul(SLOW).max(SLOW_AT_LEAST))
 }
 
 /// Returns the job if its deadline is ahead and its caller is there. Otherwise counts and answers it.

@@ -309,7 +309,7 @@ impl Runner {
         deadline: Instant,
     ) -> Option<Result<RunOutput, Failure>> {
         let expected = self.placement.at_once.and_then(|_| self.cost.estimate(request.elements()));
-        let limit = Limit { until: Some(deadline.min(now + at_once::longest(expected))), callers: None };
+        let limit = Limit { until: Some(deadline.min(now + at_once::longest(expected))), ..Limit::default() };
         match self.try_run(request, limit) {
             Ok(output) => {
                 let elements = request.elements();
@@ -338,7 +338,7 @@ impl Runner {
         let elements = batch.elements();
         let before = self.cost.estimate_near(elements);
         let until = latest.min(now + at_once::longest(self.placement.at_once.and(before)));
-        let output = match self.try_run(&batch, Limit { until: Some(until), callers: None }) {
+        let output = match self.try_run(&batch, Limit { until: Some(until), ..Limit::default() }) {
             Ok(output) => output,
             Err(NoOutput::Interrupted) => {
                 self.at_once.interrupted();

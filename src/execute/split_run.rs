@@ -73,7 +73,7 @@ impl SplitRun {
         let Some(Part { runner, index, from_row, rows }) = self.take() else { return false };
         // Unwind safety: what a panic passed through is dropped with it, and the part has no answer. An engine's panic is caught
         // before this one.
-        let limit = Limit { until: Some(self.until), callers: Some(&self.callers) };
+        let limit = Limit { until: Some(self.until), callers: Some(&self.callers), ..Limit::default() };
         let run = || runner.run_part(&self.request.slice_rows(from_row, rows)?, limit);
         let answer = catch_unwind(AssertUnwindSafe(run));
         drop(runner);

@@ -7,6 +7,9 @@
 //! An engine notices an interrupt between two nodes of the graph. A run that is still going [`IGNORED`] later is counted as lost: its
 //! thread is replaced, where it said how ([`replace_when_lost`]), and its version is refused after [`MAX_LOST_RUNS`] of them.
 //!
+//! A run that takes far longer than expected goes on with a lower priority, where its thread said who takes its place
+//! ([`step_aside_when_slow`]): the threads that answer in microseconds would wait for its time slices.
+//!
 //! There is one watchdog in a process, as threads of all rooms run models.
 
 use crate::backend::Interrupt;
@@ -30,8 +33,9 @@ pub(super) const MAX_LOST_RUNS: u32 = 3;
 const LOST_WINDOW: Duration = Duration::from_mins(10);
 /// No more threads than this are replaced while they are lost. Each uses a core, and the memory of its run.
 const MAX_LOST_THREADS: usize = 64;
-/// The nice value of a replaced thread: it gets a tenth of a core where all cores are busy.
-const LOST_NICE: i32 = 10;
+/// The nice value of a replaced thread: it gets a tenth of a core where all cores are busy. It cannot be raised again without a privilege, so
+/// such a thread ends after its run.
+pub(super) const LOST_NICE: i32 = 10;
 
 /// No run. Any other value below [`UNLIMITED`] is the time when the run is interrupted, in nanoseconds since [`EPOCH`].
 const IDLE: u64 = 0;
@@ -64,6 +68,8 @@ pub(super) struct Limit<'c> {
     pub(super) until: Option<Instant>,
     /// When all of them left.
     pub(super) callers: Option<&'c Arc<dyn Callers>>,
+    /// Not interrupted, but slower than expected: from this time on it has a lower priority.
+    pub(super) slow_from: Option<Instant>,
 }
 
 // === the runs of a version ===
@@ -151,6 +157,8 @@ struct Slot {
     /// The version that runs, and since when.
     version: AtomicU64,
     began: AtomicU64,
+    /// [`Limit::slow_from`], [`UNLIMITED`] without one and after it was dealt with.
+    slow_from: AtomicU64,
     /// Runs begun. Only this thread writes it.
     runs: AtomicU64,
     callers: Mutex<Option<Arc<dyn Callers>>>,
@@ -159,6 +167,9 @@ struct Slot {
     /// A thread was started in its place.
     replaced: AtomicBool,
     replace: OnceLock<Replace>,
+    /// The thread has a lower priority, and another one does its work.
+    aside: AtomicBool,
+    step_aside: OnceLock<Replace>,
     /// Only the watchdog uses it.
     seen: Seen,
 }
@@ -194,11 +205,14 @@ impl OwnSlot {
             run: AtomicU64::new(IDLE),
             version: AtomicU64::new(0),
             began: AtomicU64::new(0),
+            slow_from: AtomicU64::new(UNLIMITED),
             runs: AtomicU64::new(0),
             callers: Mutex::new(None),
             lost: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             replace: OnceLock::new(),
+            aside: AtomicBool::new(false),
+            step_aside: OnceLock::new(),
             seen: Seen::default(),
         });
         WATCHDOG.slots().push(Arc::clone(&slot));
@@ -230,6 +244,7 @@ pub(super) fn watched<T>(
         }
         slot.version.store(version.id, Ordering::Relaxed);
         slot.began.store(now, Ordering::Relaxed);
+        slot.slow_from.store(limit.slow_from.map_or(UNLIMITED, nanos), Ordering::Relaxed);
         slot.runs.store(slot.runs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         if let Some(callers) = limit.callers {
             *slot.callers() = Some(Arc::clone(callers));
@@ -325,6 +340,21 @@ pub fn replace_when_lost(replace: impl Fn() -> bool + Send + Sync + 'static) {
     });
 }
 
+/// Says how this thread steps aside when a run on it takes far longer than expected: `start` starts another thread for its work, and returns
+/// whether it did. Afterwards [`is_aside`] is true, and this thread should end when its run has.
+pub(super) fn step_aside_when_slow(start: impl Fn() -> bool + Send + Sync + 'static) {
+    OWN.with(|own| {
+        // A thread says it once, when it starts.
+        let _ = own.slot.step_aside.set(Box::new(start));
+    });
+}
+
+/// Whether this thread has stepped aside.
+#[must_use]
+pub(super) fn is_aside() -> bool {
+    OWN.with(|own| own.slot.aside.load(Ordering::Acquire))
+}
+
 /// Whether another thread was started in place of this one.
 #[must_use]
 pub fn is_replaced() -> bool {
@@ -373,6 +403,31 @@ impl Slot {
     fn hold(&self, state: u64) -> bool {
         self.run.compare_exchange(state, HELD, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
+
+    /// Gives the run in progress a lower priority, if it is slow.
+    #[cfg(target_os = "linux")]
+    fn step_aside_if_slow(&self, until: u64, now: u64) {
+        if self.slow_from.load(Ordering::Relaxed) > now || !self.hold(until) {
+            return;
+        }
+        // Looked at again, because the slot may have belonged to an earlier run a moment ago.
+        if self.slow_from.load(Ordering::Relaxed) <= now {
+            self.slow_from.store(UNLIMITED, Ordering::Relaxed);
+            if self.step_aside.get().is_some_and(|start| start()) {
+                self.aside.store(true, Ordering::Release);
+                machine::lower_priority_of(self.id, &self.thread, LOST_NICE);
+                tracing::debug!(
+                    thread = self.thread,
+                    "a run takes far longer than expected: it goes on with a lower priority"
+                );
+            }
+        }
+        self.run.store(until, Ordering::Release);
+    }
+
+    /// Threads have no priorities of their own here.
+    #[cfg(not(target_os = "linux"))]
+    fn step_aside_if_slow(&self, _until: u64, _now: u64) {}
 
     /// Counts an interrupted run as lost, and replaces its thread.
     fn lose(&self, now: Instant) {
@@ -500,6 +555,7 @@ impl Watchdog {
             until => {
                 let until_now = if self.end_all.load(Ordering::Relaxed) > 0 { u64::MAX } else { at };
                 slot.interrupt_if_over(until, until_now);
+                slot.step_aside_if_slow(until, at);
                 true
             }
         }

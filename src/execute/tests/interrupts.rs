@@ -10,6 +10,8 @@ use crate::model::Failure;
 struct TimedModel {
     signature: Signature,
     runs: AtomicU64,
+    /// The nice value of the thread at the end of each run.
+    nice: Mutex<Vec<i32>>,
 }
 
 impl TimedModel {
@@ -17,7 +19,7 @@ impl TimedModel {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, dims: Some(vec![Dim::Free(None)]) };
         let signature = Signature::new(vec![spec("x")], vec![spec("y")]);
-        let model = Arc::new(TimedModel { signature, runs: AtomicU64::new(0) });
+        let model = Arc::new(TimedModel { signature, runs: AtomicU64::new(0), nice: Mutex::default() });
         (Arc::clone(&model), Runner::new(model as Arc<dyn Model>))
     }
 }
@@ -31,15 +33,7 @@ impl Model for TimedModel {
         &self.signature
     }
 
-    fn graph(&self) -> &GraphFacts {
-        GraphFacts::not_read()
-    }
-
-    fn limit_outputs(&self, _bytes: usize) {}
-
-    fn empty_inputs(&self) -> &EmptyInputs {
-        &EmptyInputs::Any
-    }
+    fake::says_nothing_about_itself!();
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         Ok(Box::new(TimedRun(self)))
@@ -60,6 +54,8 @@ impl Session for TimedRun {
             }
             std::thread::park_timeout(Duration::from_millis(1));
         }
+        #[cfg(target_os = "linux")]
+        self.0.nice.lock().unwrap().push(rustix::process::getpriority_process(None).unwrap());
         Ok(request.inputs().to_vec())
     }
 }
@@ -167,6 +163,34 @@ fn a_run_that_ignores_its_interrupt_costs_its_worker_which_is_replaced_and_the_v
         until("the threads come back and end", || !stuck_threads().iter().any(|stuck| stuck.run_id == runner.run_id()))
             .await;
     });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_that_takes_far_longer_than_expected_goes_on_with_a_lower_priority_on_a_thread_that_ends_after_it() {
+    let executor = workers(1, Duration::ZERO);
+    let own = rustix::process::getpriority_process(None).unwrap();
+    let lowered = own.max(crate::execute::watchdog::LOST_NICE);
+    // Twice, as its thread ends after it. Each with a new version: a slow run changes what is expected.
+    for _ in 0..2 {
+        let (model, runner) = TimedModel::runner();
+        let (runner, other) = (Arc::new(runner), Arc::new(TimedModel::runner().1));
+        runtime().block_on(async {
+            for _ in 0..4 {
+                assert!(submit(&executor, &runner, &[0.1], LONG).await.unwrap().is_ok());
+            }
+            let slow = submit(&executor, &runner, &[600.0], LONG);
+            until("the slow run begins", || model.runs.load(Ordering::SeqCst) == 5).await;
+            let began = Instant::now();
+            assert!(submit(&executor, &other, &[0.0], LONG).await.unwrap().is_ok());
+            assert!(began.elapsed() < Duration::from_millis(500), "another thread was started: {:?}", began.elapsed());
+            assert!(slow.await.unwrap().is_ok(), "it is not ended");
+            assert!(submit(&executor, &runner, &[0.1], LONG).await.unwrap().is_ok());
+        });
+        let nice = model.nice.lock().unwrap().split_off(4);
+        assert_eq!(nice, [lowered, own], "the thread that was lowered runs nothing else");
+        assert_eq!(runner.ended_runs(), (0, 0));
+    }
 }
 
 #[test]
