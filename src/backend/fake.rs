@@ -1,6 +1,6 @@
 //! A fake engine that tests control: what a run returns, when it returns, and whether it fails.
 
-use super::{Backend, EmptyInputs, GraphFacts, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
+use super::{Backend, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
 use crate::model::{Checked, Signature};
 use crate::tensor::Tensor;
 use std::collections::VecDeque;
@@ -11,6 +11,22 @@ use std::time::{Duration, Instant};
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
 /// How often a run that takes time looks at its interrupt.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// The methods of [`Model`] that say something about a graph, for a model that has none.
+macro_rules! says_nothing_about_itself {
+    () => {
+        fn graph(&self) -> &$crate::backend::GraphFacts {
+            $crate::backend::GraphFacts::not_read()
+        }
+
+        fn limit_outputs(&self, _bytes: usize) {}
+
+        fn empty_inputs(&self) -> &$crate::backend::EmptyInputs {
+            &$crate::backend::EmptyInputs::Any
+        }
+    };
+}
+pub(crate) use says_nothing_about_itself;
 
 type Compute = dyn Fn(&Checked) -> Vec<Tensor> + Send + Sync;
 type Load = dyn Fn(&VersionFiles) -> Result<Fake, LoadError> + Send + Sync;
@@ -204,15 +220,7 @@ impl Model for Fake {
         &self.0.signature
     }
 
-    fn graph(&self) -> &GraphFacts {
-        GraphFacts::not_read()
-    }
-
-    fn limit_outputs(&self, _bytes: usize) {}
-
-    fn empty_inputs(&self) -> &EmptyInputs {
-        &EmptyInputs::Any
-    }
+    says_nothing_about_itself!();
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         self.state().sessions += 1;

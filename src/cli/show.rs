@@ -124,7 +124,11 @@ pub(super) fn promotion(answer: &Value, dry_run: bool) -> String {
     if dry_run {
         let (model, to) = (cell(&answer["model"]), cell(&answer["to"]));
         let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
-        text = format!("dry run: {model} would change{from} to version {to}; nothing was changed\n");
+        text = if answer["returns"] == true {
+            format!("dry run: retired model {model} would be served again, by version {to}; nothing was changed\n")
+        } else {
+            format!("dry run: {model} would change{from} to version {to}; nothing was changed\n")
+        };
         if !answer["would_be"].is_null() {
             let _ = writeln!(text, "the traffic document would be: {}", answer["would_be"]);
         }
@@ -163,6 +167,9 @@ pub(super) fn retired(answer: &Value) -> String {
 fn moved(answer: &Value) -> String {
     let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
     let (model, to, revision) = (cell(&answer["model"]), cell(&answer["to"]), cell(&answer["revision"]));
+    if answer["returns"] == true {
+        return format!("{model}: was retired, and is served again by version {to}, revision {revision}\n");
+    }
     format!("{model}: changed{from} to version {to}, revision {revision}\n")
 }
 

@@ -179,6 +179,12 @@ fn promotions_and_rollbacks_are_shown() {
     assert!(text.starts_with("dry run: m would change from version 1 to version 2; nothing was changed\n"), "{text}");
     assert!(text.contains("golden        passed") && text.contains("shadow_pairs  FAILED"), "{text}");
     assert!(text.ends_with("the promotion would be refused\n"), "{text}");
+    let returned = json!({"model": "m", "from": null, "to": "2", "revision": 5, "returns": true, "gates": []});
+    assert_eq!(show::promotion(&returned, false), "m: was retired, and is served again by version 2, revision 5\n");
+    assert_eq!(
+        show::promotion(&returned, true),
+        "dry run: retired model m would be served again, by version 2; nothing was changed\n"
+    );
     let back = json!({"model": "m", "from": "2", "to": "1", "revision": 4, "loaded": ["1", "3"]});
     let text = show::rollback(&back);
     assert_eq!(text, "m: changed from version 2 to version 1, revision 4\nloaded again first: 1, 3\n");

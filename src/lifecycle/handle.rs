@@ -35,7 +35,7 @@ pub struct Promote {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Promotion {
     pub model: ModelName,
-    /// The heaviest version before. `None` where there was no document.
+    /// The heaviest version before. `None` where none served: there was no document, or the model was retired.
     pub from: Option<Version>,
     /// The heaviest version after.
     pub to: Version,
@@ -43,6 +43,8 @@ pub struct Promotion {
     pub revision: u64,
     /// False when the version already served alone, and for a dry run.
     pub changed: bool,
+    /// The model was retired, and is served again. For a dry run: it would be.
+    pub returns: bool,
     /// For a dry run: the document that the promotion would put in force.
     pub would_be: Option<Document>,
     /// The verdict of each gate. Empty without gates, and where nothing has to change.

@@ -65,7 +65,7 @@ impl Push {
             let files = VersionFiles { dir: staged.dir.clone() };
             let mark = VersionMark::register(&self.id.model, self.id.version, "");
             let _inside = mark.enter(Kind::Load);
-            match engines.load(self.engine, &files) {
+            match engines.load(self.engine, &files, None) {
                 Ok(model) => drop(model),
                 Err(LoadError::Io { what, source }) => {
                     return Err(Failure::new(Code::Internal, "the file could not be read back")

@@ -92,15 +92,14 @@ impl Services {
         if !record.is_callable() {
             return Err(conflict(not_ready(model, version)));
         }
-        let from = model.document.as_ref().and_then(Document::heaviest);
+        let returns = model.stored.retired.is_some();
+        let from = model.document.as_ref().and_then(Document::heaviest).filter(|_| !returns);
         let (name, revision) = (model.name.clone(), model.stored.revision);
         let would_be = |document: &Document| dry_run.then(|| document.clone());
         let unchanged = |would_be, gates| {
-            Ok(Promotion { model: name, from, to: version, revision, changed: false, would_be, gates })
+            Ok(Promotion { model: name, from, to: version, revision, changed: false, returns, would_be, gates })
         };
-        if let Some(document) =
-            model.document.as_ref().filter(|d| d.serves_alone(version) && model.stored.retired.is_none())
-        {
+        if let Some(document) = model.document.as_ref().filter(|d| d.serves_alone(version) && !returns) {
             return unchanged(would_be(document), Vec::new());
         }
         let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
@@ -127,7 +126,7 @@ impl Services {
             TrafficChange { reason, gates: judged, break_glass, ..TrafficChange::new(next, Action::Promote, actor) };
         let revision = self.change_traffic(model, change)?;
         let model = model.name.clone();
-        Ok(Promotion { model, from, to: version, revision, changed: true, would_be: None, gates: verdicts })
+        Ok(Promotion { model, from, to: version, revision, changed: true, returns, would_be: None, gates: verdicts })
     }
 
     /// The verdicts of the gates of a promotion: those of the request, else those of the model.

@@ -93,9 +93,10 @@ fn run_stages(
     let digests = artifact_digests(dir).map_err(|e| StageFailure::io(Stage::Load, "read its files", &e))?;
     let sha256 = digests.iter().find(|(name, _)| name == VersionFiles::MODEL).map(|(_, d)| d.clone());
     let sha256 = sha256.unwrap_or_default();
-    let mark = VersionMark::register(&job.id.model, job.id.version, &artifact_sha256(&digests));
+    let artifact = artifact_sha256(&digests);
+    let mark = VersionMark::register(&job.id.model, job.id.version, &artifact);
     let loading = mark.enter(Kind::Load);
-    let model = engines.load(job.engine, &job.files).map_err(|error| {
+    let model = engines.load(job.engine, &job.files, Some(&artifact)).map_err(|error| {
         let retryable = error.is_worth_retrying();
         let mut reason = error.to_string();
         // A damaged file fails here first. The wrong digest explains more than the message of the engine.

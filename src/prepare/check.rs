@@ -226,7 +226,7 @@ fn check_engine(
     result: &mut EngineReport,
 ) {
     let begun = Instant::now();
-    let runner = match engines.load(choice, &VersionFiles { dir: dir.to_owned() }) {
+    let runner = match engines.load(choice, &VersionFiles { dir: dir.to_owned() }, None) {
         Ok(model) => Runner::new(model),
         Err(error) => {
             result.failure = Some(format!("load: {error}"));

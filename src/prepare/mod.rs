@@ -46,12 +46,22 @@ use std::sync::Arc;
 
 /// Loads model files. Tests use a fake.
 pub trait Loader: Send + Sync + Debug {
-    /// Loads a version. Blocks, and is slow for large files.
-    fn load(&self, engine: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError>;
+    /// Loads a version. Blocks, and is slow for large files. `artifact`: the [`artifact_sha256`] of the files, where the caller knows it.
+    fn load(
+        &self,
+        engine: EngineChoice,
+        files: &VersionFiles,
+        artifact: Option<&str>,
+    ) -> Result<Arc<dyn Model>, LoadError>;
 }
 
 impl Loader for Engines {
-    fn load(&self, engine: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
+    fn load(
+        &self,
+        engine: EngineChoice,
+        files: &VersionFiles,
+        _artifact: Option<&str>,
+    ) -> Result<Arc<dyn Model>, LoadError> {
         Engines::load(self, engine, files)
     }
 }

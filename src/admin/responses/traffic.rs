@@ -65,7 +65,7 @@ pub(in crate::admin) struct Share {
 pub(in crate::admin) struct PromotionResponse {
     #[schema(value_type = String)]
     model: ModelName,
-    /// The version with the largest weight before; null if there was no document.
+    /// The version with the largest weight before; null if none served.
     #[schema(value_type = Option<String>)]
     from: Option<Version>,
     /// The version with the largest weight after.
@@ -73,6 +73,10 @@ pub(in crate::admin) struct PromotionResponse {
     to: Version,
     /// The revision in force.
     revision: u64,
+    /// The model was retired, and this version serves it again; absent if it was not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    returns: bool,
     /// For a dry run: the document that a promote would put in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<TrafficDocument>)]
@@ -151,11 +155,11 @@ impl Traffic {
 
 impl PromotionResponse {
     pub(in crate::admin) fn of(promotion: Promotion, dry_run: bool) -> PromotionResponse {
-        let Promotion { model, from, to, revision, would_be, gates, changed: _ } = promotion;
+        let Promotion { model, from, to, revision, returns, would_be, gates, changed: _ } = promotion;
         let would_pass = dry_run.then(|| gates.iter().all(|verdict| verdict.passed));
         let verdict = |Verdict { gate, asked, found, passed }| GateVerdict { gate, asked, found, passed };
         let gates = gates.into_iter().map(verdict).collect();
-        PromotionResponse { model, from, to, revision, would_be, would_pass, gates }
+        PromotionResponse { model, from, to, revision, returns, would_be, would_pass, gates }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::access::{self, Access, Grant, Models, NewToken, Role};
 use crate::admin::{Admin, Threads, router};
-use crate::backend::{EmptyInputs, GraphFacts, Model, RunError, Session};
+use crate::backend::{Model, RunError, Session, fake};
 use crate::execute::{self, Runner};
 use crate::ledger::Retirement;
 use crate::ledger::{self, LedgerWriter};
@@ -377,15 +377,7 @@ impl Model for NeverRun {
         &self.0
     }
 
-    fn graph(&self) -> &GraphFacts {
-        GraphFacts::not_read()
-    }
-
-    fn limit_outputs(&self, _bytes: usize) {}
-
-    fn empty_inputs(&self) -> &EmptyInputs {
-        &EmptyInputs::Any
-    }
+    fake::says_nothing_about_itself!();
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         Err(RunError::Refused("never run".to_owned()))
@@ -394,7 +386,7 @@ impl Model for NeverRun {
 
 pub(super) fn promotion(model: &ModelName, to: Version) -> Promotion {
     let (model, from) = (model.clone(), Some(version(9)));
-    Promotion { model, from, to, revision: 8, changed: true, would_be: None, gates: Vec::new() }
+    Promotion { model, from, to, revision: 8, changed: true, returns: false, would_be: None, gates: Vec::new() }
 }
 
 pub(super) fn name(text: &str) -> ModelName {

@@ -59,6 +59,7 @@ fn a_version_is_shown_with_all_details() {
     let expected = json!({
         "model": "fraud", "version": "1", "state": "serving", "stage": null, "reason": null, "notes": ["a remark"],
         "signature": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 30]}],
+                      "optional_inputs": [],
                       "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]},
                                   {"name": "any", "datatype": "FP32", "shape": null}]},
         "sha256": "ab".repeat(32), "engine": "tract", "bytes": 1234, "load_ms": 1.5, "verify_ms": 2.0, "warm_ms": 3.0,

@@ -262,7 +262,7 @@ pub fn read(path: &Path) -> RecordBatch {
 pub struct Fakes(pub BTreeMap<u64, Fake>);
 
 impl Loader for Fakes {
-    fn load(&self, _: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
+    fn load(&self, _: EngineChoice, files: &VersionFiles, _: Option<&str>) -> Result<Arc<dyn Model>, LoadError> {
         let number = files.dir.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap();
         self.0.get(&number).map(Fake::model).ok_or_else(|| LoadError::Unsupported("unknown version".to_owned()))
     }

@@ -4,7 +4,7 @@ mod split;
 mod turn;
 
 use super::*;
-use crate::backend::{EmptyInputs, GraphFacts, Interrupt, Model, RunError, Session};
+use crate::backend::{Interrupt, Model, RunError, Session, fake};
 use crate::model::{Checked, Code, Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use std::num::NonZeroUsize;
@@ -94,15 +94,7 @@ impl Model for ScriptedModel {
         &self.signature
     }
 
-    fn graph(&self) -> &GraphFacts {
-        GraphFacts::not_read()
-    }
-
-    fn limit_outputs(&self, _bytes: usize) {}
-
-    fn empty_inputs(&self) -> &EmptyInputs {
-        &EmptyInputs::Any
-    }
+    fake::says_nothing_about_itself!();
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         Ok(Box::new(Run(self)))
@@ -334,15 +326,7 @@ impl Model for NoSession {
         &self.0
     }
 
-    fn graph(&self) -> &GraphFacts {
-        GraphFacts::not_read()
-    }
-
-    fn limit_outputs(&self, _bytes: usize) {}
-
-    fn empty_inputs(&self) -> &EmptyInputs {
-        &EmptyInputs::Any
-    }
+    fake::says_nothing_about_itself!();
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         panic!("on purpose")

@@ -351,7 +351,7 @@ pub fn answers(n: u64) -> String {
 struct OneEngine(FakeEngine);
 
 impl Loader for OneEngine {
-    fn load(&self, _: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
+    fn load(&self, _: EngineChoice, files: &VersionFiles, _: Option<&str>) -> Result<Arc<dyn Model>, LoadError> {
         self.0.load(files)
     }
 }

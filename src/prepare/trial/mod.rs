@@ -114,8 +114,13 @@ enum Step {
 }
 
 impl Loader for TriedEngines {
-    fn load(&self, choice: EngineChoice, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
-        let trial = self.try_or_remember(choice, &files.dir)?;
+    fn load(
+        &self,
+        choice: EngineChoice,
+        files: &VersionFiles,
+        artifact: Option<&str>,
+    ) -> Result<Arc<dyn Model>, LoadError> {
+        let trial = self.try_or_remember(choice, &files.dir, artifact)?;
         let model = self.engines.load(choice, files)?;
         let empty_inputs = match trial {
             Trial::Done { engine, empty } if engine == model.engine() => empty.known(model.signature()),
@@ -140,9 +145,9 @@ impl TriedEngines {
     ///
     /// # Errors
     /// As [`TriedEngines::try_version`].
-    fn try_or_remember(&self, choice: EngineChoice, dir: &Path) -> Result<Trial, LoadError> {
+    fn try_or_remember(&self, choice: EngineChoice, dir: &Path, artifact: Option<&str>) -> Result<Trial, LoadError> {
         // Files that cannot be read are the load's to report.
-        let key = self.known.as_ref().and_then(|known| Some((known, self.key(choice, dir)?)));
+        let key = self.known.as_ref().and_then(|known| Some((known, self.key(choice, dir, artifact)?)));
         if let Some((known, key)) = &key
             && let Some((engine, empty)) = known.get(key)
         {
@@ -156,8 +161,12 @@ impl TriedEngines {
     }
 
     /// What a result depends on: the bytes of the files, the engines, the release of this program. `None` where a file cannot be read.
-    fn key(&self, choice: EngineChoice, dir: &Path) -> Option<String> {
-        let mut key = artifact_sha256(&artifact_digests(dir).ok()?);
+    fn key(&self, choice: EngineChoice, dir: &Path, artifact: Option<&str>) -> Option<String> {
+        // Large files are hashed once: who loads a version has done it.
+        let mut key = match artifact {
+            Some(artifact) => artifact.to_owned(),
+            None => artifact_sha256(&artifact_digests(dir).ok()?),
+        };
         for engine in self.engines.describe() {
             if let Some(version) = engine.version {
                 let _ = write!(key, " {} {version}", engine.name);

@@ -1,7 +1,7 @@
 pub(crate) mod fixture;
 
 use super::*;
-use crate::backend::{EmptyInputs, GraphFacts, Model, RunError, Session};
+use crate::backend::{Model, RunError, Session, fake};
 use crate::model::{Code, Parameters, Role, Signature};
 use crate::route::{Document, RouteRequest, Selector};
 use fixture::{entry, version};
@@ -25,15 +25,7 @@ impl Model for Tracked {
         &self.signature
     }
 
-    fn graph(&self) -> &GraphFacts {
-        GraphFacts::not_read()
-    }
-
-    fn limit_outputs(&self, _bytes: usize) {}
-
-    fn empty_inputs(&self) -> &EmptyInputs {
-        &EmptyInputs::Any
-    }
+    fake::says_nothing_about_itself!();
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         Err(RunError::Refused("this model never runs".to_owned()))
