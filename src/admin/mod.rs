@@ -89,6 +89,21 @@ pub(crate) struct Admin {
     pub(crate) stopping: Arc<dyn Fn() -> bool + Send + Sync>,
     /// The threads that answer requests.
     pub(crate) threads: Arc<dyn Fn() -> Threads + Send + Sync>,
+    /// The memory of requests.
+    pub(crate) memory: Arc<dyn Fn() -> Memory + Send + Sync>,
+}
+
+/// The bytes that requests and what is made of them hold now, each with the most that it may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Memory {
+    /// Bodies, tensors, and answers until they are sent.
+    pub(crate) requests: (u64, u64),
+    /// Records that wait to be written.
+    pub(crate) prediction_log: (u64, u64),
+    /// Copies for shadows that wait or run.
+    pub(crate) shadows: (u64, u64),
+    /// Of the process; `None` where the kernel does not say.
+    pub(crate) resident: Option<u64>,
 }
 
 /// The threads that answer requests, for the probes.

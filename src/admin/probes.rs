@@ -2,7 +2,7 @@
 
 use super::error::ErrorResponse;
 use super::schemas::Problem;
-use super::{Admin, Threads};
+use super::{Admin, Memory, Threads};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::{Snapshot, State, Unserved};
 use axum::Json;
@@ -27,6 +27,40 @@ pub(super) struct Ready {
     /// A sentence for each thread that is held by a run that does not end. Requests are answered by the others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stuck_threads: Vec<String>,
+    /// The memory of requests. It does not hold readiness: what does not fit is refused.
+    memory: MemoryAnswer,
+}
+
+/// What requests and what is made of them hold now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MemoryAnswer {
+    /// Bodies, tensors, and answers until they are sent.
+    requests: HeldBytes,
+    /// Records that wait to be written.
+    prediction_log: HeldBytes,
+    /// Copies for shadows that wait or run.
+    shadows: HeldBytes,
+    /// Resident memory of the process; null where the kernel does not say.
+    resident_bytes: Option<u64>,
+}
+
+/// Bytes that are held, and the most that may be.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HeldBytes {
+    held: u64,
+    limit: u64,
+}
+
+impl MemoryAnswer {
+    fn of(memory: Memory) -> MemoryAnswer {
+        let of = |(held, limit): (u64, u64)| HeldBytes { held, limit };
+        MemoryAnswer {
+            requests: of(memory.requests),
+            prediction_log: of(memory.prediction_log),
+            shadows: of(memory.shadows),
+            resident_bytes: memory.resident,
+        }
+    }
 }
 
 /// A model whose traffic document cannot be served as a whole.
@@ -84,7 +118,7 @@ pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Rea
     let snapshot = admin.reader.snapshot();
     if snapshot.ready {
         let (unserved, stuck_threads) = (unserved(&snapshot), threads.stuck);
-        return Ok(Json(Ready { ready: true, unserved, stuck_threads }));
+        return Ok(Json(Ready { ready: true, unserved, stuck_threads, memory: MemoryAnswer::of((admin.memory)()) }));
     }
     let mut failure = Failure::new(Code::NotReady, "not every model is ready yet");
     failure.details = not_ready(&snapshot);

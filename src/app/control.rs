@@ -4,9 +4,12 @@ use super::Phase;
 use super::threads::StuckVersions;
 use crate::access::Access;
 use crate::admin::{self, Admin};
+use crate::config::Config;
 use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, serve_connection};
 use crate::lifecycle::Handle;
 use crate::quality::Quality;
+use crate::record::Log;
+use crate::shadow::Shadows;
 use crate::telemetry::{QualityFigures, Telemetry, names};
 use ::http::Request;
 use hyper::body::Incoming;
@@ -48,13 +51,31 @@ pub(super) fn stopping(mut phases: watch::Receiver<Phase>) -> Arc<dyn Fn() -> bo
     Arc::new(move || *phases.borrow() != Phase::Serving)
 }
 
-/// The limits of an admin connection.
-pub(super) fn connection_limits(config: &http::Config) -> ConnectionLimits {
+/// Reports what requests and their copies hold, for the admin plane.
+pub(super) fn memory(
+    data_plane: Arc<DataPlane>,
+    shadows: Shadows,
+    log: Log,
+    config: &Config,
+) -> Arc<dyn Fn() -> admin::Memory + Send + Sync> {
+    let of = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+    let (queue, copies) = (of(config.prediction_log.log.queue_bytes), config.shadows.queue_bytes);
+    Arc::new(move || admin::Memory {
+        requests: (of(data_plane.budget().held()), of(data_plane.budget().limit())),
+        prediction_log: (of(log.queue_bytes()), queue),
+        shadows: (of(shadows.waiting_bytes()), copies),
+        resident: crate::machine::resident_bytes(),
+    })
+}
+
+/// The limits of an admin connection. `memory`: the bytes that requests may hold.
+pub(super) fn connection_limits(config: &http::Config, memory: usize) -> ConnectionLimits {
     ConnectionLimits {
         head: config.header_timeout,
         idle: config.idle_timeout,
         write: config.write_timeout,
         max_streams: config.max_streams,
+        memory,
     }
 }
 

@@ -215,6 +215,7 @@ impl App {
         let (phase, phases) = watch::channel(Phase::Serving);
         let plane = admin::Admin {
             threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
+            memory: control::memory(Arc::clone(&data_plane), shadows.clone(), prediction_log.clone(), config),
             reader,
             execution,
             rollouts: rollouts.clone(),
@@ -231,7 +232,7 @@ impl App {
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
         };
-        let limits = control::connection_limits(&http_config);
+        let limits = control::connection_limits(&http_config, data_plane.budget().limit());
         let control = control::Control::start(admin_listener, plane, limits, telemetry, Arc::clone(&data_plane))
             .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),

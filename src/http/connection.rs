@@ -46,7 +46,43 @@ pub(crate) struct Limits {
     pub write: Duration,
     /// The most requests at the same time on a connection of HTTP/2.
     pub max_streams: u32,
+    /// The bytes that all requests together may hold.
+    pub memory: usize,
 }
+
+/// What a client of HTTP/2 may send before it was read. Nobody counts these bytes, so they are a small part of the memory for requests. Bodies
+/// are read as they arrive: only a thread that is held for long leaves them there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Windows {
+    connection: u32,
+    /// Half of the connection's, so that one stream that is not read does not stop the others.
+    stream: u32,
+}
+
+impl Windows {
+    /// The protocol's own, which a connection cannot go below.
+    const LEAST: u32 = 65_535;
+    /// A client at a distance of 50 ms can send 20 MB/s.
+    const MOST: u32 = 1 << 20;
+    /// A connection may send this part of the memory.
+    const PART: usize = 16;
+
+    fn of(memory: usize) -> Windows {
+        let part = u32::try_from(memory / Windows::PART).unwrap_or(Windows::MOST);
+        let connection = part.clamp(Windows::LEAST, Windows::MOST);
+        Windows { connection, stream: (connection / 2).max(Windows::LEAST) }
+    }
+}
+
+/// The smallest that the protocol allows, so that frames of several streams alternate.
+const FRAME: u32 = 16 << 10;
+/// More than `max_headers` by default, so that a request with larger headers reads an error in words. The protocol itself refuses it beyond
+/// this.
+const HEADERS: u32 = 128 << 10;
+/// A client that does not answer a ping in this time is gone, and so are its requests. The system would notice after a quarter of an hour.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often clients are asked: at most this.
+const PING_EVERY: Duration = Duration::from_mins(1);
 
 tokio::task_local! {
     /// The stream of HTTP/2 that the current task answers.
@@ -113,10 +149,17 @@ where
     let watch = Watch { open: &open, activity, limits, is_h2, socket };
     if is_h2 {
         activity.set_http2();
+        let windows = Windows::of(limits.memory);
+        let ping = PING_EVERY.min(limits.idle / 2);
         let connection = http2::Builder::new(Streams)
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_streams)
-            .max_header_list_size(128 * 1024)
+            .max_header_list_size(HEADERS)
+            .max_frame_size(FRAME)
+            .initial_connection_window_size(windows.connection)
+            .initial_stream_window_size(windows.stream)
+            .keep_alive_interval(ping)
+            .keep_alive_timeout(PING_TIMEOUT.min(ping))
             .serve_connection(io, service);
         watch.run(connection, http2::Connection::graceful_shutdown).await;
     } else {
@@ -355,5 +398,19 @@ async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
         }
         // One or two bytes of the preface have arrived. Those keep the socket readable, so only polling finds the third.
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_windows_of_a_connection_are_a_part_of_the_memory() {
+        let of = |memory| Windows::of(memory);
+        assert_eq!(of(usize::MAX), Windows { connection: 1 << 20, stream: 1 << 19 });
+        assert_eq!(of(4 << 20), Windows { connection: 1 << 18, stream: 1 << 17 });
+        assert_eq!(of(1 << 20), Windows { connection: 65_536, stream: 65_535 });
+        assert_eq!(of(0), Windows { connection: 65_535, stream: 65_535 });
     }
 }

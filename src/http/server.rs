@@ -50,6 +50,7 @@ impl Server {
             idle: config.idle_timeout,
             write: config.write_timeout,
             max_streams: config.max_streams,
+            memory: plane.budget().limit(),
         };
         let (pool, io_threads) = IoThreadPool::start(config.io_threads.get(), plane, limits, running)?;
         let (max, runtime) = (config.max_connections, Builder::new_current_thread().enable_all().build()?);

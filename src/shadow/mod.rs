@@ -145,6 +145,12 @@ impl Shadows {
         false
     }
 
+    /// Bytes of the copies that wait or run. At most [`Config::queue_bytes`].
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.0.waiting_bytes.load(Ordering::Relaxed)
+    }
+
     /// Offers a request to the shadows that admitted it. Never waits.
     pub fn offer(&self, original: Original, to: impl IntoIterator<Item = Target>) {
         let Shared { config, intake, waiting_bytes, .. } = &*self.0;

@@ -296,3 +296,63 @@ fn a_burst_is_served_with_few_file_descriptors() {
     );
     drop(burst);
 }
+
+// === HTTP/2 ===
+
+/// The settings and the window of a new connection: (setting, value) pairs, and how much the server lets it send.
+fn offered(gateway: &Gateway) -> (Vec<(u16, u32)>, u32) {
+    let mut client = Http2::connect(gateway.data(), 65_535);
+    let settings = client.next_of(http2::SETTINGS).unwrap();
+    let number = |bytes: &[u8]| bytes.iter().fold(0u32, |n, byte| n << 8 | u32::from(*byte));
+    let settings =
+        settings.payload.chunks(6).map(|pair| (u16::try_from(number(&pair[..2])).unwrap(), number(&pair[2..])));
+    let settings = settings.collect();
+    client.request(1, false, "/v2/health/live", true);
+    let mut window = 65_535;
+    while let Some(frame) = client.next() {
+        match frame.kind {
+            http2::WINDOW_UPDATE if frame.stream == 0 => window += number(&frame.payload),
+            http2::HEADERS => break,
+            _ => {}
+        }
+    }
+    (settings, window)
+}
+
+#[test]
+fn the_windows_of_http2_are_a_part_of_the_memory_for_requests() {
+    for (memory, connection, stream) in
+        [("1GiB", 1 << 20, 1 << 19), ("4MiB", 1 << 18, 1 << 17), ("2MiB", 1 << 17, 1 << 16)]
+    {
+        let (settings, window) = offered(&gateway(&format!("memory = \"{memory}\"")));
+        let setting = |id: u16| settings.iter().find(|(known, _)| *known == id).map(|(_, value)| *value);
+        // RFC 9113, 6.5.2: streams, window of a stream, frame, headers. Values that are the protocol's own may be left out.
+        assert_eq!((setting(4).unwrap_or(65_535), window), (stream, connection), "{memory}: {settings:?}");
+        assert_eq!((setting(5).unwrap_or(16 << 10), setting(6)), (16 << 10, Some(128 << 10)), "{settings:?}");
+        assert!(setting(3).is_some(), "{settings:?}");
+    }
+}
+
+#[test]
+fn a_client_of_http2_that_does_not_answer_a_ping_is_gone_and_its_memory_is_free() {
+    let gateway = gateway("idle_timeout = \"1s\"\nbody_timeout = \"60s\"\nrequest_timeout = \"60s\"");
+    let held = || gateway.admin_get("/readyz").json()["memory"]["requests"]["held"].as_u64().unwrap();
+    let mut gone = Http2::connect(gateway.data(), 65_535);
+    gone.request(1, true, INFER, false);
+    let mut there = Http2::connect(gateway.data(), 65_535);
+    there.request(1, true, INFER, false);
+    eventually("both requests hold memory", || (held() >= 2 * 16 * 1024).then_some(()));
+    // This one answers: `next` does it.
+    let until = Instant::now() + Duration::from_millis(2500);
+    there.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut pings = 0;
+    while Instant::now() < until {
+        pings += u32::from(there.next().is_some_and(|frame| frame.kind == http2::PING));
+    }
+    assert!(pings >= 2, "it was asked {pings} times");
+    wait_closed(&mut gone.stream, "a connection whose client answers no ping");
+    eventually("one request holds memory", || (held() < 2 * 16 * 1024).then_some(()));
+    there.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    there.send(http2::DATA, http2::END_STREAM, 1, crate::support::infer_body(&[1, 2], &[1.0, 2.0]).as_bytes());
+    assert!(there.next_of(http2::DATA).is_some(), "the other one is answered");
+}

@@ -1,7 +1,7 @@
 //! The admin API in process: a published snapshot, a real ledger, and a fake manager whose replies a test chooses.
 
 use crate::access::{self, Access, Grant, Models, NewToken, Role};
-use crate::admin::{Admin, Threads, router};
+use crate::admin::{Admin, Memory, Threads, router};
 use crate::backend::{Model, RunError, Session, fake};
 use crate::execute::{self, Runner};
 use crate::ledger::Retirement;
@@ -165,6 +165,7 @@ impl Fixture {
             allowed_hosts: vec!["ops.example".to_owned()],
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
             threads: Arc::new(move || reported.lock().unwrap().clone()),
+            memory: Arc::new(|| Memory { requests: (5, 100), resident: Some(7), ..Memory::default() }),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let writer = Arc::new(Mutex::new(writer));
@@ -382,6 +383,13 @@ impl Model for NeverRun {
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, RunError> {
         Err(RunError::Refused("never run".to_owned()))
     }
+}
+
+/// What the fixture reports as the memory of requests, as `/readyz` shows it.
+pub(super) fn memory() -> Value {
+    let none = serde_json::json!({"held": 0, "limit": 0});
+    let requests = serde_json::json!({"held": 5, "limit": 100});
+    serde_json::json!({"requests": requests, "prediction_log": none, "shadows": none, "resident_bytes": 7})
 }
 
 pub(super) fn promotion(model: &ModelName, to: Version) -> Promotion {

@@ -1,6 +1,6 @@
 //! Models, versions, load and unload.
 
-use super::fixture::{Fixture, bare, document, failed, name, version};
+use super::fixture::{self, Fixture, bare, document, failed, name, version};
 use crate::lifecycle::Actor;
 use crate::lifecycle::fake::{Asked, Told};
 use crate::model::{Code, Failure};
@@ -178,6 +178,6 @@ fn readiness_lists_models_that_cannot_be_served_with_what_can_be_done() {
         "versions": ["1"],
         "reason": "version 1 is failed in load: its files are not in the models directory",
         "advice": "version 2 is ready: `sluicegate promote fraud 2 --reason TEXT` sends all requests to it",
-    }]});
+    }], "memory": fixture::memory()});
     assert_eq!(fixture.get("/readyz").json(), expected);
 }

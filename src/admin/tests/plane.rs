@@ -1,6 +1,6 @@
 //! Behaviour that all endpoints share, and the probes.
 
-use super::fixture::{Fixture, bare, name, version};
+use super::fixture::{self, Fixture, bare, name, version};
 use crate::admin::Threads;
 use crate::lifecycle::Actor;
 use crate::lifecycle::fake::{Asked, Told};
@@ -112,11 +112,12 @@ fn readiness_comes_from_the_snapshot_until_the_server_stops() {
     fixture.publish(ready, Some(Document::single(version(1))));
     assert_eq!(
         (fixture.get("/readyz").status.as_u16(), fixture.get("/readyz").json()),
-        (200, json!({"ready": true, "unserved": []}))
+        (200, json!({"ready": true, "unserved": [], "memory": fixture::memory()}))
     );
     let held = "thread infer-0: a run of model fraud, version 1, does not end";
     *fixture.threads.lock().unwrap() = Threads { stuck: vec![held.to_owned()], serving: true };
-    assert_eq!(fixture.get("/readyz").json(), json!({"ready": true, "unserved": [], "stuck_threads": [held]}));
+    let expected = json!({"ready": true, "unserved": [], "stuck_threads": [held], "memory": fixture::memory()});
+    assert_eq!(fixture.get("/readyz").json(), expected);
     assert_eq!(fixture.get("/healthz").status, 200);
     fixture.threads.lock().unwrap().serving = false;
     fixture.get("/readyz").refused(503, "NOT_READY", held);
