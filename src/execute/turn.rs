@@ -6,7 +6,8 @@
 //! stack in one run. Their tasks are woken, and write their answers in the same turn. No request waits for one that has not arrived, and
 //! nothing is locked or handed to another thread.
 //!
-//! - A turn that gathered one request runs it as if it had not waited.
+//! - A turn that gathered one request runs it as if it had not waited. After [`LONE_TURNS`] such turns in a row, requests do not even join:
+//!   only one in [`RETRY`] does, to see whether others are ready again.
 //! - A run is expected to take at most [`super::Config::inline_below`]. After each run, the tasks it answered go first. So neither
 //!   answers nor other connections wait for all that has gathered.
 //! - A failed run is taken apart: its halves run, so that a request fails only for itself. A run that takes too long is ended, and its
@@ -29,6 +30,11 @@ use tokio::sync::oneshot;
 
 /// The most requests that one thread gathers. One more runs alone, at once.
 const MOST_REQUESTS: usize = 1024;
+
+/// After this many turns in a row that gathered one request, requests run alone without joining …
+const LONE_TURNS: u32 = 8;
+/// … but for one in this many.
+const RETRY: u32 = 32;
 
 /// How a request of a turn ended. `None`: it took too long on this thread, and a worker should run it.
 pub(super) type Ended = Option<Result<RunOutput, Failure>>;
@@ -72,6 +78,9 @@ struct Turn {
     groups: VecDeque<Group>,
     /// All waiting requests, at most [`MOST_REQUESTS`].
     requests: usize,
+    /// The turns in a row that gathered one request, and the requests since then that did not join.
+    lone_turns: u32,
+    passed: u32,
     /// The memory of an earlier group.
     spare: VecDeque<Waiting>,
 }
@@ -101,6 +110,12 @@ impl Turn {
     ) -> Option<oneshot::Receiver<Ended>> {
         let end = self.end.as_ref().filter(|_| self.requests < MOST_REQUESTS)?;
         if self.groups.is_empty() {
+            if self.lone_turns >= LONE_TURNS {
+                self.passed = (self.passed + 1) % RETRY;
+                if self.passed != 0 {
+                    return None;
+                }
+            }
             end.wake_by_ref();
         }
         let (reply, answer) = oneshot::channel();
@@ -119,6 +134,7 @@ impl Turn {
     /// Takes the requests of the next run.
     fn take(&mut self, now: Instant, most: Duration) -> Option<(Arc<Runner>, Selected<Waiting>)> {
         let mut group = self.groups.pop_front()?;
+        self.lone_turns = if self.requests == 1 { self.lone_turns.saturating_add(1) } else { 0 };
         let runner = Arc::clone(&group.runner);
         let before = group.waiting.len();
         let selected = select(&runner, &mut group.waiting, now, Some(most));
