@@ -5,8 +5,10 @@
 //! far slower than expected, and a shape with several free dimensions only after it was measured on a worker.
 
 use crate::backend::GraphFacts;
+use crate::machine;
 use crate::model::{Checked, Dim, Signature};
 use crate::tensor::{Data, DataType};
+use std::cell::Cell;
 use std::hash::Hasher;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -31,6 +33,32 @@ const MAX_TEXT: usize = 16 * 1024;
 const SHAPES: usize = 1024;
 /// A shape whose run took longer than this is not remembered.
 const SHORT: Duration = Duration::from_millis(1);
+
+/// How often a thread reads how long it has waited for cores. What it waited since the last time may have been before the run in question.
+const READ_DELAY: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// When this thread last read how long it has waited for cores, and what it read.
+    static DELAY: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// To be called before a run on the thread that read the request, so that [`waited_for_core`] knows about it.
+pub(super) fn before_run(now: Instant) {
+    let read_at = DELAY.get().map(|(at, _)| at);
+    if read_at.is_none_or(|at| now.saturating_duration_since(at) >= READ_DELAY) {
+        DELAY.set(machine::run_delay().map(|delay| (now, delay)));
+    }
+}
+
+/// How long this thread may have waited for a core in the run that began after [`before_run`]: on a busy machine, or where the quota of its
+/// control group was used up. That says nothing about the version.
+#[cold]
+fn waited_for_core() -> Duration {
+    match (DELAY.get(), machine::run_delay()) {
+        (Some((_, before)), Some(now)) => now.saturating_sub(before),
+        _ => Duration::ZERO,
+    }
+}
 
 /// How long a run on the thread that read the request may take. `expected`: the cost of a version that `model.toml` has run there,
 /// however slow it is.
@@ -126,8 +154,15 @@ impl AtOnce {
         self.shapes.get().is_some_and(|shapes| shapes[index(hash)].load(Ordering::Relaxed) == hash)
     }
 
-    /// A run on the thread that read the request was interrupted.
-    pub(super) fn interrupted(&self) {
+    /// A run on the thread that read the request was interrupted after this long.
+    pub(super) fn interrupted(&self, took: Duration) {
+        self.interrupted_after(took, waited_for_core());
+    }
+
+    fn interrupted_after(&self, took: Duration, waited: Duration) {
+        if took.saturating_sub(waited) < AT_LEAST {
+            return;
+        }
         self.suspect();
         if self.interrupted.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_INTERRUPTED {
             let _ = self.never.set(format!(
@@ -140,6 +175,12 @@ impl AtOnce {
     /// A run on the thread that read the request took this long. `expected`: the cost known before.
     pub(super) fn ran(&self, took: Duration, expected: Option<Duration>) {
         if is_far_over(took, expected) {
+            self.ran_long(took, waited_for_core(), expected);
+        }
+    }
+
+    fn ran_long(&self, took: Duration, waited: Duration, expected: Option<Duration>) {
+        if is_far_over(took.saturating_sub(waited), expected) {
             self.suspect();
         }
     }
@@ -288,7 +329,10 @@ mod tests {
         let at_once = at_once(&rows);
         at_once.ran(Duration::from_millis(4), EXPECTED);
         assert!(at_once.allows_version(), "a pause of the machine");
-        at_once.ran(SLOW, EXPECTED);
+        at_once.ran_long(SLOW, Duration::from_millis(26), EXPECTED);
+        at_once.interrupted_after(SLOW, Duration::from_millis(26));
+        assert!(at_once.allows_version(), "the thread waited for a core nearly all the time");
+        at_once.ran_long(SLOW, Duration::from_millis(20), EXPECTED);
         assert!(!at_once.allows_version() && at_once.is_suspected());
         at_once.used(Duration::from_micros(90), EXPECTED);
         assert_eq!(at_once.never(), None, "the machine was slow, not the version");
@@ -296,7 +340,7 @@ mod tests {
         assert!(at_once.allows_version(), "the time is over");
         at_once.used(Duration::from_micros(90), EXPECTED);
         assert!(!at_once.is_suspected());
-        at_once.interrupted();
+        at_once.interrupted_after(SLOW, Duration::ZERO);
         at_once.used(SLOW, EXPECTED);
         assert!(at_once.never().unwrap().contains("30.0 ms of processor time where 0.100 ms were expected"));
         assert!(!at_once.allows_version() && !at_once.is_suspected(), "for good");
@@ -314,9 +358,9 @@ mod tests {
     fn five_interrupted_runs_are_enough() {
         let rows = signature(&[("x", DataType::Fp32, &[Dim::Free(None)])]);
         let at_once = at_once(&rows);
-        (0..4).for_each(|_| at_once.interrupted());
+        (0..4).for_each(|_| at_once.interrupted_after(SLOW, Duration::ZERO));
         assert_eq!(at_once.never(), None);
-        at_once.interrupted();
+        at_once.interrupted_after(SLOW, Duration::ZERO);
         assert!(at_once.never().unwrap().starts_with("5 runs were ended after 50 ms"));
     }
 

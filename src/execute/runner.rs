@@ -310,6 +310,7 @@ impl Runner {
     ) -> Option<Result<RunOutput, Failure>> {
         let expected = self.placement.at_once.and_then(|_| self.cost.estimate(request.elements()));
         let limit = Limit { until: Some(deadline.min(now + at_once::longest(expected))), ..Limit::default() };
+        at_once::before_run(now);
         match self.try_run(request, limit) {
             Ok(output) => {
                 let elements = request.elements();
@@ -320,7 +321,7 @@ impl Runner {
                 Some(Ok(output))
             }
             Err(NoOutput::Interrupted) => {
-                self.at_once.interrupted();
+                self.at_once.interrupted(now.elapsed());
                 None
             }
             Err(NoOutput::Failed(failure)) => Some(Err(failure)),
@@ -338,10 +339,11 @@ impl Runner {
         let elements = batch.elements();
         let before = self.cost.estimate_near(elements);
         let until = latest.min(now + at_once::longest(self.placement.at_once.and(before)));
+        at_once::before_run(now);
         let output = match self.try_run(&batch, Limit { until: Some(until), ..Limit::default() }) {
             Ok(output) => output,
             Err(NoOutput::Interrupted) => {
-                self.at_once.interrupted();
+                self.at_once.interrupted(now.elapsed());
                 return TogetherAtOnce::TookTooLong;
             }
             Err(NoOutput::Failed(_)) => {

@@ -152,6 +152,16 @@ pub fn thread_time() -> std::time::Duration {
     processor_time(rustix::time::ClockId::ThreadCPUTime)
 }
 
+/// How long the calling thread has waited for a core since it was started, although it could have run: other threads had the cores, or the quota
+/// of the control group was used up. `None` where the kernel does not count it. Reading it takes a few microseconds.
+#[must_use]
+pub fn run_delay() -> Option<std::time::Duration> {
+    // "time on a core, time waiting for a core, time slices", in nanoseconds
+    // (<https://docs.kernel.org/scheduler/sched-stats.html>).
+    let counts = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    counts.split_ascii_whitespace().nth(1)?.parse().ok().map(std::time::Duration::from_nanos)
+}
+
 /// Processor time used by all threads of this process.
 #[must_use]
 pub fn process_time() -> std::time::Duration {

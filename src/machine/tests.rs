@@ -114,3 +114,25 @@ fn the_process_limit_of_address_space_counts() {
     let unlimited = machine(&[("proc/self/limits", &limits("unlimited"))], 4);
     assert_eq!((unlimited.memory_bytes, unlimited.memory_from), (8 * GIB, Source::Machine));
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_thread_that_waits_for_a_core_is_told() {
+    let Some(before) = run_delay() else { return eprintln!("this kernel does not count it (CONFIG_SCHED_INFO)") };
+    // More threads than cores, so that some wait.
+    let threads = 1 + std::thread::available_parallelism().unwrap().get();
+    let delays: Vec<std::time::Duration> = std::thread::scope(|scope| {
+        let spin = || {
+            let (began, before) = (std::time::Instant::now(), run_delay().unwrap());
+            let mut waited = std::time::Duration::ZERO;
+            while waited.is_zero() && began.elapsed() < std::time::Duration::from_secs(20) {
+                waited = run_delay().unwrap().saturating_sub(before);
+            }
+            waited
+        };
+        let spinning: Vec<_> = (0..threads).map(|_| scope.spawn(spin)).collect();
+        spinning.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(delays.iter().any(|waited| !waited.is_zero()), "{delays:?}");
+    assert!(run_delay().unwrap() >= before);
+}
