@@ -18,21 +18,35 @@ struct State {
     lanes: VecDeque<VecDeque<ShadowCopy>>,
     /// Copies that ran and still have to be recorded and freed.
     finished: Vec<FinishedCopy>,
+    /// Threads that wait for a copy.
+    idle: usize,
     closed: bool,
 }
 
 impl Lanes {
-    /// Puts a copy at the end of its shadow's lane. [`super::Shadows::admit`] bounds the length of a lane.
-    pub(super) fn push(&self, copy: ShadowCopy) {
-        let mut state = self.lock();
-        let is_same_shadow = |lane: &&mut VecDeque<ShadowCopy>| {
-            lane.front().is_some_and(|first| Arc::ptr_eq(&first.shadow.loaded, &copy.shadow.loaded))
-        };
-        match state.lanes.iter_mut().find(is_same_shadow) {
-            Some(lane) => lane.push_back(copy),
-            None => state.lanes.push_back(VecDeque::from([copy])),
+    /// Puts copies at the end of their shadows' lanes, in order, and wakes as many threads as can run one. [`super::Shadows::admit`] bounds
+    /// the length of a lane.
+    pub(super) fn push_all(&self, copies: &mut Vec<ShadowCopy>) {
+        if copies.is_empty() {
+            return;
         }
-        self.changed.notify_one();
+        let n = copies.len();
+        let mut state = self.lock();
+        for copy in copies.drain(..) {
+            let is_same_shadow = |lane: &&mut VecDeque<ShadowCopy>| {
+                lane.front().is_some_and(|first| Arc::ptr_eq(&first.shadow.loaded, &copy.shadow.loaded))
+            };
+            match state.lanes.iter_mut().find(is_same_shadow) {
+                Some(lane) => lane.push_back(copy),
+                None => state.lanes.push_back(VecDeque::from([copy])),
+            }
+        }
+        let idle = state.idle;
+        drop(state);
+        // A thread that runs copies takes the next one without being woken.
+        for _ in 0..n.min(idle) {
+            self.changed.notify_one();
+        }
     }
 
     /// Waits for the next copy and takes it from the lane whose turn it is. `None` once closed.
@@ -49,7 +63,9 @@ impl Lanes {
                 }
                 return next;
             }
+            state.idle += 1;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
     }
 

@@ -95,8 +95,9 @@ struct FinishedCopy {
 
 /// Copies between two polls of the sorting thread: 20 ms of 100,000 requests a second.
 const INTAKE: usize = 2048;
-/// The polling interval while copies come. Waking a thread for each copy would cost the thread that answers callers microseconds.
-const BUSY_POLL: Duration = Duration::from_millis(1);
+/// The polling interval while copies come. Waking a thread for each copy would cost the thread that answers callers microseconds, and a
+/// shorter interval would cost this one as much.
+const BUSY_POLL: Duration = Duration::from_millis(2);
 /// The polling interval while no copies come.
 const IDLE_POLL: Duration = Duration::from_millis(20);
 
@@ -191,13 +192,11 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Moves new copies to their lanes. Returns whether there were any.
-    fn sort_intake(&self) -> bool {
-        let mut any = false;
-        while let Some(copy) = self.intake.pop() {
-            any = true;
-            self.lanes.push(copy);
-        }
+    /// Moves new copies to their lanes, all at once. Returns whether there were any.
+    fn sort_intake(&self, copies: &mut Vec<ShadowCopy>) -> bool {
+        copies.extend(std::iter::from_fn(|| self.intake.pop()).take(INTAKE));
+        let any = !copies.is_empty();
+        self.lanes.push_all(copies);
         any
     }
 
@@ -231,11 +230,16 @@ impl Shared {
 /// so that a thread without a core never holds memory or locks of the threads that answer callers.
 fn sort(shared: &Shared) {
     let mut last_copy = Instant::now();
+    let mut last_look = last_copy;
+    let mut copies = Vec::new();
     while !shared.is_stopping() {
         let now = Instant::now();
-        let came = shared.sort_intake();
+        let came = shared.sort_intake(&mut copies);
         let finished = shared.release_finished();
-        shared.drop_removed_shadows();
+        if now - last_look >= IDLE_POLL {
+            shared.drop_removed_shadows();
+            last_look = now;
+        }
         if came || finished {
             last_copy = now;
         }
