@@ -1,12 +1,14 @@
-//! The cost of a record on the request path while the writer runs: 32 floats in and 8 out, and 1,000 floats in.
+//! The cost of a record on the request path while the writer runs (32 floats in and 8 out, 1,000 floats in, a picture of 600 kB), and the
+//! cost of sealing a segment of such records. `TMPDIR=/dev/shm` leaves the disk out.
 
-use criterion::{BenchmarkId, Criterion, criterion_group};
-use sluicegate::model::{Answer, Dim, InferenceRequest, NamedTensor, Role, Signature, TensorSpec};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
+use sluicegate::model::{Answer, Checked, Dim, InferenceRequest, NamedTensor, Role, Signature, TensorSpec};
 use sluicegate::quality::Quality;
-use sluicegate::record::{self, About, Choice, Config, Log, Prediction};
+use sluicegate::record::{self, About, Acknowledge, Choice, Config, Log, Prediction, Stop};
 use sluicegate::telemetry::Telemetry;
 use sluicegate::tensor::{Data, DataType, Shape, Tensor};
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use support::{Measured, row};
 
@@ -20,23 +22,26 @@ fn spec(name: &str, width: usize) -> TensorSpec {
     TensorSpec { name: name.into(), datatype: DataType::Fp32, dims }
 }
 
-fn floats(n: u16) -> Tensor {
-    let values: Vec<f32> = (0..n).map(|i| f32::from(i) * 0.37 - 4.0).collect();
-    Tensor::new(Shape::new(&[1, usize::from(n)]), Data::Fp32(values.into()))
-        .expect("the shape has this number of elements")
+fn floats(n: usize) -> Tensor {
+    // Random, as the pixels of a picture: they do not compress.
+    let mut random = fastrand::Rng::with_seed(7);
+    let values: Vec<f32> = (0..n).map(|_| random.f32() * 8.0 - 4.0).collect();
+    Tensor::new(Shape::new(&[1, n]), Data::Fp32(values.into())).expect("the shape has this number of elements")
 }
 
-fn offer(c: &mut Criterion) {
-    let mut group = c.benchmark_group("record_offer");
-    for width in [32_u16, 1000] {
-        let dir = tempfile::TempDir::new().expect("a temporary directory");
-        let config = Config { queue_bytes: 256 << 20, ..Config::of(dir.path().to_owned()) };
-        let (log, stop) = Log::start(config, Quality::default(), &Telemetry::new()).expect("a log");
-        let signature = Signature::new(vec![spec("x", usize::from(width))], vec![spec("y", 8)]);
+/// One request with `width` floats in and 8 out, and its answer.
+struct Example {
+    about: About,
+    request: std::sync::Arc<Checked>,
+    answer: Answer,
+}
+
+impl Example {
+    fn new(width: usize) -> Example {
+        let signature = Signature::new(vec![spec("x", width)], vec![spec("y", 8)]);
         let input = NamedTensor { name: "x".into(), tensor: floats(width) };
         let request = InferenceRequest { inputs: vec![input], ..InferenceRequest::default() };
         let request = signature.check(request).expect("the request fits the signature");
-        let answer = Answer::from(vec![("y".into(), floats(8))]);
         let about = About {
             model: "m".parse().expect("a name"),
             version: "1".parse().expect("a version"),
@@ -45,30 +50,56 @@ fn offer(c: &mut Criterion) {
             hashed: [].into(),
             dropped: [].into(),
         };
-        let stream = log.stream(&about, &Choice::default()).expect("the choice is enabled");
-        let prediction = Prediction {
+        Example { about, request: request.into(), answer: Answer::from(vec![("y".into(), floats(8))]) }
+    }
+
+    fn prediction(&self) -> Prediction<'_> {
+        Prediction {
             request_id: "0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11",
             ts: record::now(),
             role: Role::Primary,
             arm: "1",
             route_key: None,
             traceparent: None,
-            request: &request,
-            outcome: Ok(&answer),
+            request: &self.request,
+            outcome: Ok(&self.answer),
             latency_us: 120,
             infer_us: 20,
             batch_rows: 1,
             sample_rate: 1.0,
-        };
+        }
+    }
+}
+
+/// A log that never samples, because its answers wait for the disk; the records here do not wait.
+fn start(dir: &Path, segment_bytes: u64) -> (Log, Stop) {
+    let config = Config {
+        queue_bytes: 256 << 20,
+        segment_bytes,
+        acknowledge: Acknowledge::Disk,
+        disk_budget: u64::MAX,
+        ..Config::of(dir.to_owned())
+    };
+    Log::start(config, Quality::default(), &Telemetry::new()).expect("a log")
+}
+
+fn offer(c: &mut Criterion) {
+    let mut group = c.benchmark_group("record_offer");
+    for (width, burst) in [(32, BURST), (1000, BURST), (150_528, 100)] {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let (log, stop) = start(dir.path(), 64 << 20);
+        let example = Example::new(width);
+        let stream = log.stream(&example.about, &Choice::default()).expect("the choice is enabled");
+        let prediction = example.prediction();
         group.bench_function(BenchmarkId::from_parameter(format!("{width}_floats")), |b| {
             b.iter_custom(|times| {
                 let mut took = Duration::ZERO;
                 let mut left = times;
                 while left > 0 {
-                    let now = left.min(BURST);
+                    let now = left.min(burst);
                     let started = Instant::now();
                     for _ in 0..now {
-                        let _ = black_box(log.offer(&stream, black_box(&prediction), true));
+                        let _ = black_box(log.offer(&stream, black_box(&prediction), false));
                     }
                     took += started.elapsed();
                     left -= now;
@@ -85,7 +116,61 @@ fn offer(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, offer);
+/// The segment that a killed server leaves after this many bytes of records.
+fn segment(width: usize, bytes: usize) -> Vec<u8> {
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let (log, stop) = start(dir.path(), 1 << 30);
+    let example = Example::new(width);
+    let stream = log.stream(&example.about, &Choice::default()).expect("the choice is enabled");
+    for _ in 0..bytes / (4 * width + 200) {
+        let _ = log.offer(&stream, &example.prediction(), false);
+    }
+    let written = || {
+        std::fs::read_dir(dir.path().join("log")).expect("a directory").flatten().find_map(|entry| {
+            let path = entry.path();
+            path.extension().is_some_and(|e| e == "seg").then(|| std::fs::read(path).expect("a segment"))
+        })
+    };
+    let until = Instant::now() + Duration::from_secs(30);
+    let segment = loop {
+        match written() {
+            Some(segment) if segment.len() > bytes / 10 * 9 => break segment,
+            _ => assert!(Instant::now() < until, "the segment is not written"),
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    };
+    stop.stop(Duration::from_mins(1));
+    segment
+}
+
+fn seal(c: &mut Criterion) {
+    const BYTES: usize = 64 << 20;
+    let mut group = c.benchmark_group("record_seal");
+    group.sample_size(10).throughput(Throughput::Bytes(BYTES as u64));
+    for width in [32, 1000, 150_528] {
+        let segment = segment(width, BYTES);
+        group.bench_function(BenchmarkId::from_parameter(format!("{width}_floats")), |b| {
+            b.iter_custom(|times| {
+                let mut took = Duration::ZERO;
+                for _ in 0..times {
+                    let dir = tempfile::TempDir::new().expect("a temporary directory");
+                    std::fs::create_dir(dir.path().join("log")).expect("a directory");
+                    std::fs::write(dir.path().join("log/00000000000000000007.seg"), &segment).expect("a segment");
+                    let started = Instant::now();
+                    let (_log, stop) = start(dir.path(), 64 << 20);
+                    stop.stop(Duration::from_mins(1));
+                    took += started.elapsed();
+                    let left = std::fs::read_dir(dir.path().join("log")).expect("a directory").count();
+                    assert_eq!(left, 0, "the segment is sealed");
+                }
+                took
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, offer, seal);
 
 fn main() {
     let measured = Measured::from_now();

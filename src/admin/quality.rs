@@ -133,8 +133,21 @@ pub(super) struct LogStatus {
     records: u64,
     /// Records lost since then, by reason: `queue_full`, `disk`, `too_large`, `budget`, `stopping`.
     dropped: BTreeMap<&'static str, u64>,
+    /// The share of the offered records that the log kept lately; 1 while it keeps up.
+    kept_share: f64,
+    /// Since when only a share of the records is kept, because the log cannot keep up; null while all are kept.
+    #[schema(format = DateTime)]
+    sampling_since: Option<String>,
+    /// Records left out for this reason since the start. `sample_rate` of the others accounts for them.
+    left_out: u64,
     /// Bytes of records waiting to be written.
     queue_bytes: usize,
+    /// Bytes on the disk of records that are not converted to Parquet yet.
+    segment_bytes: u64,
+    /// Bytes of the Parquet files.
+    sealed_bytes: u64,
+    /// The most bytes that both may take together.
+    disk_budget: u64,
     #[schema(format = DateTime)]
     last_written: Option<String>,
     /// Since when writing fails; null while it works.
@@ -153,11 +166,17 @@ pub(super) struct LogStatus {
     responses((status = 200, description = "Since the server started", body = LogStatus))
 )]
 pub(super) async fn log(State(admin): State<Arc<Admin>>) -> Json<LogStatus> {
-    let status = admin.log.status();
+    let (status, disk) = (admin.log.status(), admin.log.disk_bytes());
     Json(LogStatus {
         records: status.records,
         dropped: admin.log.dropped().map(|(why, records)| (why.as_str(), records)).collect(),
+        kept_share: status.kept_share,
+        sampling_since: status.sampling_since.map(rfc3339),
+        left_out: admin.log.left_out(),
         queue_bytes: admin.log.queue_bytes(),
+        segment_bytes: disk.segments,
+        sealed_bytes: disk.sealed,
+        disk_budget: disk.budget,
         last_written: status.last_written.map(rfc3339),
         failing_since: status.failing_since.map(rfc3339),
         last_error: status.last_error,

@@ -349,6 +349,7 @@ fn start_log(
         data: config.data.dir.clone(),
         // The I/O threads, and the thread that sorts copies for shadows.
         shards: io_threads.get() + 1,
+        cores: Machine::detect().cores,
         ..settings.log.clone()
     };
     let (log, stop) = Log::start(log_config, quality.clone(), telemetry)

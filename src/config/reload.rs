@@ -204,7 +204,7 @@ impl Shadows {
 }
 
 impl PredictionLog {
-    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 16] {
+    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 17] {
         let PredictionLog { choice, log, quality } = self;
         // The fields marked `_` are not keys of this section.
         let Choice {
@@ -224,6 +224,8 @@ impl PredictionLog {
             flush_interval,
             queue_bytes,
             shards: _,
+            cores: _,
+            seal_cpu_share,
             segment_bytes,
             seal_after,
             keep_for,
@@ -240,6 +242,7 @@ impl PredictionLog {
             at_start("prediction_log.on_failure", on_failure, &new.log.on_failure),
             at_start("prediction_log.flush_interval", flush_interval, &new.log.flush_interval),
             at_start("prediction_log.queue_bytes", queue_bytes, &new.log.queue_bytes),
+            at_start("prediction_log.seal_cpu_share", seal_cpu_share, &new.log.seal_cpu_share),
             at_start("prediction_log.segment_bytes", segment_bytes, &new.log.segment_bytes),
             at_start("prediction_log.seal_after", seal_after, &new.log.seal_after),
             at_start("prediction_log.keep_for", keep_for, &new.log.keep_for),

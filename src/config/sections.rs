@@ -192,7 +192,7 @@ pub struct Data {
 pub struct PredictionLog {
     /// What is recorded, for models whose `model.toml` does not say: `enabled`, `sample_rate`, `hash_route_key`, `max_record_bytes`.
     pub choice: Choice,
-    /// How it is recorded. `data` and `shards` are not keys of this section; the server sets them at start.
+    /// How it is recorded. `data`, `shards` and `cores` are not keys of this section; the server sets them at start.
     pub log: record::Config,
     /// The live figures: `quality_rows`, `quality_window`.
     pub quality: quality::Config,
@@ -503,6 +503,7 @@ impl PredictionLog {
                 on_failure: t.one_of("on_failure", &on_failure).unwrap_or(log.on_failure),
                 flush_interval: t.duration("flush_interval", 2 * MS..=MINUTE).unwrap_or(log.flush_interval),
                 queue_bytes: t.bytes("queue_bytes", 64 * KIB..=64 * GIB).map_or(log.queue_bytes, bytes),
+                seal_cpu_share: t.float("seal_cpu_share", 0.001..=1.0).unwrap_or(log.seal_cpu_share),
                 segment_bytes: t.bytes("segment_bytes", 64 * KIB..=GIB).unwrap_or(log.segment_bytes),
                 seal_after: t.duration("seal_after", 100 * MS..=24 * HOUR).unwrap_or(log.seal_after),
                 keep_for: t

@@ -208,6 +208,7 @@ const ALL_DIFFERENT: &str = r#"
     on_failure = "serve"
     flush_interval = "1s"
     queue_bytes = "1MiB"
+    seal_cpu_share = 0.5
     segment_bytes = "1MiB"
     seal_after = "1s"
     keep_for = "1s"

@@ -38,6 +38,21 @@ pub(crate) struct Layout {
     shapes: bool,
 }
 
+/// A column of a tensor in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TensorColumn {
+    pub side: Side,
+    /// Its place among the columns of its side.
+    pub at: usize,
+    /// Its place among the leaves of the schema, which are Parquet's columns.
+    pub leaf: usize,
+    /// The type of its elements; `None` for hashes.
+    pub datatype: Option<DataType>,
+}
+
+/// The number of columns before the tensors.
+const HEADS: usize = 14;
+
 impl Layout {
     #[must_use]
     pub fn new(about: &Arc<About>) -> Layout {
@@ -49,6 +64,18 @@ impl Layout {
     #[must_use]
     pub(super) fn columns(&self) -> (&[Column], &[Column]) {
         (&self.inputs, &self.outputs)
+    }
+
+    /// The columns of tensors, inputs first.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = TensorColumn> {
+        // Before the inputs there are columns of one leaf each; a side without tensors is one leaf.
+        let before = HEADS + self.inputs.len().max(1);
+        let column = |side, first, (at, column): (usize, &Column)| {
+            let datatype = Some(column.spec.datatype).filter(|_| !column.hashed);
+            TensorColumn { side, at, leaf: first + at, datatype }
+        };
+        let inputs = self.inputs.iter().enumerate().map(move |c| column(Side::Inputs, HEADS, c));
+        inputs.chain(self.outputs.iter().enumerate().map(move |c| column(Side::Outputs, before, c)))
     }
 
     /// Adds the columns and types that a record needs. Call it with every record of a file before the first batch.
@@ -158,6 +185,8 @@ pub(crate) struct Builder {
     has_inputs: Vec<bool>,
     has_outputs: Vec<bool>,
     shapes: Vec<Option<String>>,
+    /// Columns that get no elements here, because they are written another way.
+    without: Vec<(Side, usize)>,
 }
 
 /// All columns but the tensors.
@@ -195,8 +224,16 @@ impl Builder {
             has_inputs: Vec::new(),
             has_outputs: Vec::new(),
             shapes: Vec::new(),
+            without: Vec::new(),
             layout,
         }
+    }
+
+    /// Leaves these columns empty. Whether a side of a record has tensors is not affected.
+    #[must_use]
+    pub(super) fn without(mut self, columns: &[TensorColumn]) -> Builder {
+        self.without = columns.iter().map(|column| (column.side, column.at)).collect();
+        self
     }
 
     /// Adds a prediction's records and passes each full batch to `full`.
@@ -209,15 +246,23 @@ impl Builder {
         full: &mut dyn FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         let records = view.records();
-        let inputs = rows_of(&view.inputs, &self.layout.inputs, records);
-        let outputs = view.outputs.as_deref().map(|outputs| rows_of(outputs, &self.layout.outputs, records));
+        let mut inputs = rows_of(&view.inputs, &self.layout.inputs, records);
+        let mut outputs = view.outputs.as_deref().map(|outputs| rows_of(outputs, &self.layout.outputs, records));
+        let (has_inputs, has_outputs) = (view.has(Side::Inputs), view.has(Side::Outputs));
+        for (side, at) in &self.without {
+            match (side, &mut outputs) {
+                (Side::Inputs, _) => inputs[*at] = None,
+                (Side::Outputs, Some(outputs)) => outputs[*at] = None,
+                (Side::Outputs, None) => {}
+            }
+        }
         for row in 0..records {
             self.heads.push(view, row);
-            self.has_inputs.push(inputs.iter().any(Option::is_some));
+            self.has_inputs.push(has_inputs);
             for (builder, rows) in self.inputs.iter_mut().zip(&inputs) {
                 builder.push(rows.as_ref(), row);
             }
-            self.has_outputs.push(outputs.iter().flatten().any(Option::is_some));
+            self.has_outputs.push(has_outputs);
             for (i, builder) in self.outputs.iter_mut().enumerate() {
                 builder.push(outputs.as_ref().and_then(|outputs| outputs[i].as_ref()), row);
             }
@@ -233,9 +278,18 @@ impl Builder {
     }
 
     /// The records since the last full batch; `None` where there are none.
+    #[cfg(test)]
     #[must_use]
     pub fn finish(mut self) -> Option<RecordBatch> {
         (!self.heads.row.is_empty()).then(|| self.batch())
+    }
+
+    /// Passes the records since the last full batch to `full`, where there are any.
+    ///
+    /// # Errors
+    /// The error of `full`.
+    pub(super) fn flush<E>(&mut self, full: &mut dyn FnMut(RecordBatch) -> Result<(), E>) -> Result<(), E> {
+        if self.heads.row.is_empty() { Ok(()) } else { full(self.batch()) }
     }
 
     fn batch(&mut self) -> RecordBatch {

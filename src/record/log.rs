@@ -4,10 +4,12 @@ use super::config::{Acknowledge, Config, OnFailure};
 use super::disk::{Disk, RealDisk};
 use super::gaps::{DropReason, Gap};
 use super::hash::HashKey;
-use super::prediction::{Planned, Prediction};
+use super::prediction::{Hashes, Planned, Prediction};
 use super::queue::{Queue, Ticket};
-use super::seal::{self, Sealer};
+use super::sampling::{self, Kept, Sampling};
+use super::seal::Sealer;
 use super::segment::{self, Number, Segment};
+use super::space::{self, Space};
 use super::stream::{Choice, Stream};
 use super::writer::Writer;
 use super::{About, Side, feedback, now, unavailable};
@@ -16,6 +18,7 @@ use crate::quality::Quality;
 use crate::telemetry::{LogMetrics, Telemetry};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use jiff::Timestamp;
+use smallvec::SmallVec;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
@@ -25,7 +28,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The state of the log.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Status {
     /// Records written since the start.
     pub records: u64,
@@ -35,6 +38,21 @@ pub struct Status {
     /// Why a segment cannot be sealed.
     pub seal_error: Option<String>,
     pub last_written: Option<Timestamp>,
+    /// The share of the offered records that was kept lately: 1 while the log keeps up.
+    pub kept_share: f64,
+    /// Since when records are left out because the log cannot keep up; `None` while all are kept.
+    pub sampling_since: Option<Timestamp>,
+}
+
+/// Bytes of the log on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskBytes {
+    /// All segments: records that are not sealed yet.
+    pub segments: u64,
+    /// The sealed Parquet files.
+    pub sealed: u64,
+    /// The most bytes that both may have.
+    pub budget: u64,
 }
 
 /// The prediction log. Cheap to clone.
@@ -69,8 +87,11 @@ pub(super) struct Shared {
     /// The segment that is being written, which the sealer leaves alone; 0 for none.
     pub open_segment: AtomicU64,
     pub open_length: AtomicU64,
-    /// Bytes of the segments that wait to be sealed.
-    pub closed_bytes: AtomicU64,
+    /// What is on the disk.
+    pub space: Space,
+    pub sampling: Sampling,
+    /// Bytes of segments that the sealer seals per second, as the bits of an `f64`; 0 before it has sealed one.
+    pub seal_speed: AtomicU64,
     status: Mutex<Status>,
     pub metrics: LogMetrics,
     /// Tells the writer to stop.
@@ -110,15 +131,18 @@ impl Log {
             last_number: AtomicU64::new(left.last().copied().unwrap_or(0)),
             open_segment: AtomicU64::new(0),
             open_length: AtomicU64::new(0),
-            closed_bytes: AtomicU64::new(0),
+            space: Space::find(&config)?,
+            sampling: Sampling::new(config.acknowledge == Acknowledge::Memory),
+            seal_speed: AtomicU64::new(0),
             status: Mutex::new(Status::default()),
-            metrics: LogMetrics::new(telemetry, &reasons, &seal::DELETED),
+            metrics: LogMetrics::new(telemetry, &reasons, &space::DELETED),
             stopping: AtomicBool::new(false),
             sealer_stopping: AtomicBool::new(false),
             seal_now: AtomicBool::new(false),
             sealer,
             config,
         });
+        shared.space.show(&shared.metrics);
         // An existing marker keeps its time until the gap it stands for is written: this server may be killed before.
         if gap.is_none() {
             shared.mark_running();
@@ -156,25 +180,90 @@ impl Log {
         Some(stream)
     }
 
-    /// Queues a prediction. Never waits. With `waits` and `acknowledge = "disk"` there is a ticket to wait for.
+    /// Queues a prediction. Never waits. With `waits` and `acknowledge = "disk"` there is a ticket to wait for. While the log cannot keep
+    /// up, only a share of the predictions is kept, unless answers wait for the disk.
     ///
     /// # Errors
     /// `LOG_UNAVAILABLE` when the prediction must not be answered, as its record cannot be queued.
     pub fn offer(&self, stream: &Stream, prediction: &Prediction, waits: bool) -> Result<Option<Ticket>, Failure> {
-        let Some(frame) = Planned::new(stream, prediction) else { return Ok(None) };
-        let waits = waits && self.0.config.acknowledge == Acknowledge::Disk;
-        let queue = &self.0.queue;
-        let offered = queue.reserve(frame.bytes(), frame.records()).and_then(|reserved| {
+        self.plan(stream, prediction).map_or(Ok(None), |frame| self.queue(&frame, waits))
+    }
+
+    /// Queues the predictions of a group, which share one operation of the queue. The results have the order of the predictions; each is
+    /// what [`Log::offer`] would return for it.
+    pub fn offer_group(
+        &self,
+        group: &[(&Stream, Prediction)],
+        waits: bool,
+    ) -> SmallVec<[Result<Option<Ticket>, Failure>; 8]> {
+        let frames: SmallVec<[Option<Planned>; 8]> =
+            group.iter().map(|(stream, prediction)| self.plan(stream, prediction)).collect();
+        let kept = || frames.iter().flatten();
+        let bytes = kept().try_fold(0usize, |sum, frame| sum.checked_add(frame.bytes()));
+        let records = kept().map(Planned::records).sum();
+        let Some(reserved) =
+            bytes.filter(|bytes| *bytes > 0).and_then(|bytes| self.0.queue.try_reserve(bytes, records))
+        else {
+            // What does not fit together is queued one by one: each prediction is kept or refused for itself.
+            return frames
+                .iter()
+                .map(|frame| frame.as_ref().map_or(Ok(None), |frame| self.queue(frame, waits)))
+                .collect();
+        };
+        let hashes: SmallVec<[Hashes; 8]> = kept().map(Planned::hash).collect();
+        let queued = reserved.append(self.waits(waits), kept().map(|frame| frame.stream().id), |out| {
+            for (frame, hashes) in kept().zip(&hashes) {
+                frame.write(out, hashes);
+            }
+        });
+        let result = |frame: &Option<Planned>| {
+            frame.as_ref().map_or(Ok(None), |frame| self.answer(queued.clone(), frame.bytes(), waits))
+        };
+        frames.iter().map(result).collect()
+    }
+
+    /// The frame of a prediction; `None` where it has no record, or is not in the sample that the log can keep up with. Decided before
+    /// anything is copied.
+    fn plan<'a>(&self, stream: &'a Stream, prediction: &'a Prediction<'a>) -> Option<Planned<'a>> {
+        let frame = Planned::new(stream, prediction)?;
+        let sampling = &self.0.sampling;
+        let probability = sampling.probability(frame.bytes(), self.0.queue.full_for(frame.bytes()));
+        if probability >= 1.0 {
+            return Some(frame);
+        }
+        if !sampling::is_kept(prediction.request_id, prediction.ts, probability) {
+            sampling.leave_out(frame.records());
+            return None;
+        }
+        Some(frame.sampled(probability))
+    }
+
+    fn queue(&self, frame: &Planned, waits: bool) -> Result<Option<Ticket>, Failure> {
+        let queued = self.0.queue.reserve(frame.bytes(), frame.records()).and_then(|reserved| {
             // Only a record that fits is hashed, and before a shard is locked.
             let hashes = frame.hash();
-            reserved.append(waits, Some(stream.id), |out| frame.write(out, &hashes))
+            reserved.append(self.waits(waits), [frame.stream().id], |out| frame.write(out, &hashes))
         });
-        match offered {
-            Ok(ticket) => Ok(ticket),
-            Err(reason) if waits && self.0.config.on_failure == OnFailure::Refuse => {
-                Err(self.refusal(reason, frame.bytes()))
+        self.answer(queued, frame.bytes(), waits)
+    }
+
+    /// Whether an answer waits for its record.
+    fn waits(&self, waits: bool) -> bool {
+        waits && self.0.config.acknowledge == Acknowledge::Disk
+    }
+
+    /// What a caller of [`Log::offer`] gets.
+    fn answer(
+        &self,
+        queued: Result<Option<Ticket>, DropReason>,
+        bytes: usize,
+        waits: bool,
+    ) -> Result<Option<Ticket>, Failure> {
+        match queued {
+            Err(reason) if self.waits(waits) && self.0.config.on_failure == OnFailure::Refuse => {
+                Err(self.refusal(reason, bytes))
             }
-            Err(_) => Ok(None),
+            queued => Ok(queued.unwrap_or(None)),
         }
     }
 
@@ -210,7 +299,7 @@ impl Log {
         feedback::write(&mut frame, model, now(), entries).map_err(too_large)?;
         let queued = queue
             .reserve(frame.len(), 0)
-            .and_then(|reserved| reserved.append(true, None, |out| out.extend_from_slice(&frame)));
+            .and_then(|reserved| reserved.append(true, [], |out| out.extend_from_slice(&frame)));
         let ticket = queued.map_err(|reason| match reason {
             DropReason::TooLarge => self.too_many(entries.len()),
             reason => self.refusal(reason, frame.len()),
@@ -252,10 +341,23 @@ impl Log {
         DropReason::ALL.map(|reason| (reason, self.0.queue.dropped(reason))).into_iter()
     }
 
+    /// Records left out since the start because the log could not keep up. `sample_rate` of the others accounts for them.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.0.sampling.left_out()
+    }
+
     /// Bytes that wait to be written.
     #[must_use]
     pub fn queue_bytes(&self) -> usize {
         self.0.queue.bytes()
+    }
+
+    /// Bytes on the disk.
+    #[must_use]
+    pub fn disk_bytes(&self) -> DiskBytes {
+        let space = &self.0.space;
+        DiskBytes { segments: space.segments(), sealed: space.sealed(), budget: space.budget() }
     }
 }
 
@@ -329,7 +431,31 @@ impl Drop for CloseQueue {
     }
 }
 
+impl Default for Status {
+    fn default() -> Status {
+        Status {
+            records: 0,
+            last_error: None,
+            failing_since: None,
+            seal_error: None,
+            last_written: None,
+            kept_share: 1.0,
+            sampling_since: None,
+        }
+    }
+}
+
 impl Status {
+    /// Notes how much was kept. Returns whether the log samples, where that has changed.
+    pub(super) fn kept(&mut self, kept: Kept) -> Option<bool> {
+        self.kept_share = kept.share;
+        if kept.samples == self.sampling_since.is_some() {
+            return None;
+        }
+        self.sampling_since = kept.samples.then(Timestamp::now);
+        Some(kept.samples)
+    }
+
     pub(super) fn worked(&mut self, records: u64) {
         self.records += records;
         self.last_written = Some(Timestamp::now());

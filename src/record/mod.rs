@@ -23,11 +23,16 @@ mod gaps;
 mod hash;
 mod learn;
 mod log;
+mod pace;
+mod parquet_file;
+mod plain;
 mod prediction;
 mod queue;
 mod read;
+mod sampling;
 mod seal;
 mod segment;
+mod space;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -37,7 +42,7 @@ mod writer;
 pub use about::About;
 pub use config::{Acknowledge, Config, OnFailure};
 pub use gaps::DropReason;
-pub use log::{Log, Status, Stop};
+pub use log::{DiskBytes, Log, Status, Stop};
 pub use prediction::Prediction;
 pub use queue::Ticket;
 pub use stream::{Choice, Stream};
@@ -45,8 +50,8 @@ pub use stream::{Choice, Stream};
 pub(crate) use about::Side;
 pub(crate) use columns::{Layout, SHAPES, timestamp};
 pub(crate) use feedback::schema as feedback_schema;
+pub(crate) use parquet_file::properties as parquet_properties;
 pub(crate) use read::unsealed;
-pub(crate) use seal::properties as parquet_properties;
 #[cfg(test)]
 pub(crate) use {
     columns::Builder,

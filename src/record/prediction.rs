@@ -40,6 +40,7 @@ pub(super) struct Planned<'a> {
     prediction: &'a Prediction<'a>,
     rows: Option<usize>,
     records: usize,
+    sample_rate: f64,
     truncated: Truncation,
     route_key: Option<&'a str>,
     traceparent: Option<&'a str>,
@@ -69,6 +70,7 @@ impl<'a> Planned<'a> {
             prediction: p,
             rows,
             records,
+            sample_rate: p.sample_rate,
             truncated: Truncation::new(stream, p, records),
             route_key: p.route_key.filter(|_| is_kept("route_key")),
             traceparent: p.traceparent.filter(|_| is_kept("traceparent")),
@@ -80,6 +82,16 @@ impl<'a> Planned<'a> {
 
     pub fn records(&self) -> usize {
         self.records
+    }
+
+    pub fn stream(&self) -> &'a Stream {
+        self.stream
+    }
+
+    /// Notes that such a prediction is only kept with this probability, beyond what its `sample_rate` says already.
+    pub fn sampled(mut self, probability: f64) -> Planned<'a> {
+        self.sample_rate *= probability;
+        self
     }
 
     /// The exact size of the frame.
@@ -151,7 +163,7 @@ impl<'a> Planned<'a> {
             out.extend_from_slice(&p.infer_us.to_le_bytes());
             out.extend_from_slice(&as_u32(p.batch_rows).to_le_bytes());
             out.extend_from_slice(&self.rows.map_or(0, as_u32).to_le_bytes());
-            out.extend_from_slice(&p.sample_rate.to_le_bytes());
+            out.extend_from_slice(&self.sample_rate.to_le_bytes());
             out.push(p.role as u8);
             out.push(flags);
             write_text(out, p.request_id);

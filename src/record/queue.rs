@@ -16,7 +16,7 @@ use tokio::sync::watch;
 type Outcome = Option<Result<(), Failure>>;
 
 /// Resolves when the frames it was given for are on the disk, or could not be written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[must_use = "the frames are on the disk only once the ticket has resolved"]
 pub struct Ticket(watch::Receiver<Outcome>);
 
@@ -69,6 +69,8 @@ struct Filling {
     current: Vec<u8>,
     full: Vec<Vec<u8>>,
     spare: Vec<Vec<u8>>,
+    /// Empty buffers of large frames, kept while such frames come: a new buffer costs more than the copy into it.
+    large: Vec<Vec<u8>>,
     bytes: usize,
     records: u64,
     streams: Vec<u32>,
@@ -82,15 +84,16 @@ struct Filling {
 pub(super) struct Filled {
     shard: usize,
     pub chunks: Vec<Vec<u8>>,
+    pub bytes: u64,
     pub records: u64,
     /// The streams its predictions belong to, each once.
     pub streams: Vec<u32>,
     waiting: Option<watch::Sender<Outcome>>,
 }
 
-/// Budget set aside for one frame; given back when dropped without [`Reservation::append`].
+/// Budget set aside for frames; given back when dropped without [`Reservation::append`].
 #[derive(Debug)]
-#[must_use = "a frame is only queued by append"]
+#[must_use = "frames are only queued by append"]
 pub(super) struct Reservation<'q> {
     queue: &'q Queue,
     bytes: usize,
@@ -103,6 +106,8 @@ const CHUNK: usize = 256 << 10;
 const MAX_FRAME: usize = 1 << 30;
 /// Empty buffers that a shard keeps.
 const SPARE: usize = 8;
+/// Bytes of empty buffers of large frames that a shard keeps.
+const LARGE: usize = 8 << 20;
 
 thread_local! {
     static SHARD: Cell<Option<usize>> = const { Cell::new(None) };
@@ -129,27 +134,30 @@ impl Queue {
         let _ = self.writer.set(writer);
     }
 
-    /// Sets budget aside for a frame of exactly `bytes` bytes with this many records.
+    /// Sets budget aside for frames of exactly `bytes` bytes together, with this many records.
     ///
     /// # Errors
     /// Why the frame cannot be queued; its records are then counted as dropped.
     pub fn reserve(&self, bytes: usize, records: usize) -> Result<Reservation<'_>, DropReason> {
-        let reserved = if self.over_budget.load(Ordering::Acquire) {
-            Err(DropReason::Budget)
-        } else if bytes > self.max_frame() {
-            Err(DropReason::TooLarge)
-        } else {
-            // One step, so that two frames that do not fit together never refuse each other.
-            let add = |waiting: usize| waiting.checked_add(bytes).filter(|sum| *sum <= self.max_bytes);
-            self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, add).map_err(|_| DropReason::QueueFull)
-        };
-        match reserved {
-            Ok(_) => Ok(Reservation { queue: self, bytes, records }),
-            Err(reason) => {
-                self.count_dropped(reason, records as u64);
-                Err(reason)
-            }
+        self.reserved(bytes, records).inspect_err(|reason| self.count_dropped(*reason, records as u64))
+    }
+
+    /// Like [`Queue::reserve`], but counts nothing as dropped where there is no room.
+    pub fn try_reserve(&self, bytes: usize, records: usize) -> Option<Reservation<'_>> {
+        self.reserved(bytes, records).ok()
+    }
+
+    fn reserved(&self, bytes: usize, records: usize) -> Result<Reservation<'_>, DropReason> {
+        if self.over_budget.load(Ordering::Acquire) {
+            return Err(DropReason::Budget);
         }
+        if bytes > self.max_frame() {
+            return Err(DropReason::TooLarge);
+        }
+        // One step, so that two frames that do not fit together never refuse each other.
+        let add = |waiting: usize| waiting.checked_add(bytes).filter(|sum| *sum <= self.max_bytes);
+        let added = self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, add);
+        added.map(|_| Reservation { queue: self, bytes, records }).map_err(|_| DropReason::QueueFull)
     }
 
     fn shard(&self) -> usize {
@@ -197,20 +205,25 @@ impl Queue {
             let mut filling = shard.lock();
             filling.closed |= close;
             if filling.bytes == 0 {
+                let unused = std::mem::take(&mut filling.large);
+                drop(filling);
+                drop(unused);
                 return None;
             }
             let next = filling.spare.pop().unwrap_or_default();
             let last = std::mem::replace(&mut filling.current, next);
             let mut chunks = std::mem::take(&mut filling.full);
             chunks.push(last);
+            let bytes = std::mem::take(&mut filling.bytes);
             let filled = Filled {
                 shard: i,
                 chunks,
+                bytes: bytes as u64,
                 records: std::mem::take(&mut filling.records),
                 streams: std::mem::take(&mut filling.streams),
                 waiting: filling.waiting.take(),
             };
-            self.bytes.fetch_sub(std::mem::take(&mut filling.bytes), Ordering::AcqRel);
+            self.bytes.fetch_sub(bytes, Ordering::AcqRel);
             Some(filled)
         };
         self.shards.iter().enumerate().filter_map(take).collect()
@@ -222,17 +235,30 @@ impl Queue {
         if let Some(waiting) = waiting {
             waiting.send_replace(Some(outcome));
         }
-        chunks.retain(|chunk| chunk.capacity() > 0 && chunk.capacity() <= 2 * CHUNK);
+        chunks.retain(|chunk| chunk.capacity() > 0);
         chunks.iter_mut().for_each(Vec::clear);
         let mut filling = self.shards[shard].lock();
-        while filling.spare.len() < SPARE
-            && let Some(chunk) = chunks.pop()
-        {
-            filling.spare.push(chunk);
-        }
+        let mut large: usize = filling.large.iter().map(Vec::capacity).sum();
+        let keep = |chunk: Vec<u8>| {
+            if chunk.capacity() > 2 * CHUNK {
+                large += chunk.capacity();
+                if large > LARGE {
+                    Some(chunk)
+                } else {
+                    filling.large.push(chunk);
+                    None
+                }
+            } else if filling.spare.len() < SPARE {
+                filling.spare.push(chunk);
+                None
+            } else {
+                Some(chunk)
+            }
+        };
+        let left: Vec<Vec<u8>> = chunks.into_iter().filter_map(keep).collect();
         drop(filling);
         // The remaining buffers are freed here, on the writer's thread and without the lock.
-        drop(chunks);
+        drop(left);
     }
 
     /// Drops new records while the directory is over its budget.
@@ -240,10 +266,28 @@ impl Queue {
         self.over_budget.store(over, Ordering::Release);
     }
 
+    #[must_use]
+    pub fn is_over_budget(&self) -> bool {
+        self.over_budget.load(Ordering::Acquire)
+    }
+
     /// Bytes that wait to be written.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The share of the queue that is in use.
+    #[must_use]
+    pub fn full(&self) -> f64 {
+        self.bytes() as f64 / self.max_bytes.max(1) as f64
+    }
+
+    /// The share of the queue that is in use; `None` where `bytes` more do not fit.
+    #[must_use]
+    pub fn full_for(&self, bytes: usize) -> Option<f64> {
+        let fits = self.bytes().checked_add(bytes).is_some_and(|sum| sum <= self.max_bytes);
+        fits.then(|| self.full())
     }
 
     pub fn count_dropped(&self, reason: DropReason, records: u64) {
@@ -258,14 +302,15 @@ impl Queue {
 }
 
 impl Reservation<'_> {
-    /// Queues the frame that `write` appends, which must have the size that was reserved. With `wait` there is a ticket.
+    /// Queues the frames that `write` appends, which together must have the size that was reserved. `streams`: those the frames belong to.
+    /// With `wait` there is a ticket.
     ///
     /// # Errors
     /// When the queue was closed meanwhile; the records are then counted as dropped.
     pub fn append(
         mut self,
         wait: bool,
-        stream: Option<u32>,
+        streams: impl IntoIterator<Item = u32>,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Option<Ticket>, DropReason> {
         let queue = self.queue;
@@ -275,9 +320,7 @@ impl Reservation<'_> {
             queue.count_dropped(DropReason::Stopping, self.records as u64);
             return Err(DropReason::Stopping);
         }
-        if filling.current.capacity() == 0 {
-            filling.current = filling.spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK));
-        }
+        filling.make_current(self.bytes);
         let start = filling.current.len();
         write(&mut filling.current);
         let written = filling.current.len() - start;
@@ -285,8 +328,10 @@ impl Reservation<'_> {
         // Now the shard accounts for these bytes.
         filling.bytes += std::mem::take(&mut self.bytes);
         filling.records += self.records as u64;
-        if let Some(stream) = stream.filter(|stream| !filling.streams.contains(stream)) {
-            filling.streams.push(stream);
+        for stream in streams {
+            if !filling.streams.contains(&stream) {
+                filling.streams.push(stream);
+            }
         }
         if filling.current.len() >= CHUNK {
             let next = filling.spare.pop().unwrap_or_default();
@@ -306,6 +351,24 @@ impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.queue.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Filling {
+    /// Makes `current` a buffer for a frame of this size. A large frame gets a buffer that need not grow.
+    fn make_current(&mut self, bytes: usize) {
+        if bytes > CHUNK && self.current.capacity() < self.current.len() + bytes {
+            let fits = self.large.iter().position(|spare| spare.capacity() >= bytes);
+            let buffer = fits.map_or_else(|| Vec::with_capacity(bytes), |at| self.large.swap_remove(at));
+            let before = std::mem::replace(&mut self.current, buffer);
+            if before.is_empty() {
+                self.spare.extend((before.capacity() > 0).then_some(before));
+            } else {
+                self.full.push(before);
+            }
+        } else if self.current.capacity() == 0 {
+            self.current = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK));
         }
     }
 }

@@ -6,7 +6,6 @@ use super::segment::{self, Number, Segment};
 use crate::model::ModelName;
 use arrow_array::RecordBatch;
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,15 +37,7 @@ pub(crate) fn unsealed(data: &Path, model: &ModelName) -> io::Result<Unsealed> {
         for ((at, _), bodies) in &contents.predictions {
             let about = &contents.abouts[*at];
             if about.model == *model {
-                let mut batches = Vec::new();
-                let mut keep = |batch| {
-                    batches.push(batch);
-                    Ok::<_, Infallible>(())
-                };
-                match segment::batches(about, bodies, |_| Ok(()), &mut keep) {
-                    Ok(()) => found.predictions.push((Arc::clone(about), batches)),
-                    Err(never) => match never {},
-                }
+                found.predictions.push((Arc::clone(about), segment::batches(about, bodies)));
             }
         }
         for ((of, _), bodies) in &contents.feedback {

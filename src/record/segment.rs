@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::Offset;
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -73,7 +74,23 @@ pub(super) struct Contents<'s> {
 
 impl Segment {
     pub fn read(path: &Path) -> io::Result<Segment> {
-        Ok(Segment { bytes: std::fs::read(path)? })
+        Segment::read_into(path, Vec::new())
+    }
+
+    /// Reads a segment into memory that may have held another one.
+    pub fn read_into(path: &Path, mut bytes: Vec<u8>) -> io::Result<Segment> {
+        let mut file = std::fs::File::open(path)?;
+        bytes.clear();
+        // Exactly as much as the file has: growing would copy.
+        bytes.reserve_exact(usize::try_from(file.metadata()?.len()).unwrap_or(0));
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        Ok(Segment { bytes })
+    }
+
+    /// The memory, for the next segment.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Its length, including bytes that cannot be read.
@@ -140,33 +157,32 @@ impl fmt::Display for Day {
     }
 }
 
-/// Decodes predictions of one stream into batches. `begin` gets the columns first, `full` gets each batch.
-///
-/// # Errors
-/// The error of `begin` or `full`.
-pub(super) fn batches<E>(
-    about: &Arc<About>,
-    bodies: &[&[u8]],
-    begin: impl FnOnce(&Layout) -> Result<(), E>,
-    full: &mut dyn FnMut(RecordBatch) -> Result<(), E>,
-) -> Result<(), E> {
+/// Decodes predictions of one stream into batches.
+#[must_use]
+pub(super) fn batches(about: &Arc<About>, bodies: &[&[u8]]) -> Vec<RecordBatch> {
     let mut layout = Layout::new(about);
     for body in bodies {
         if let Some(view) = read_view(&layout, body) {
             layout.allow(&view);
         }
     }
-    begin(&layout)?;
+    let mut batches = Vec::new();
+    let mut keep = |batch| {
+        batches.push(batch);
+        Ok::<_, Infallible>(())
+    };
     let mut builder = Builder::new(layout.clone());
     for body in bodies {
         if let Some(view) = read_view(&layout, body) {
-            builder.push(&view, full)?;
+            builder.push(&view, &mut keep).unwrap_or_else(|never| match never {});
         }
     }
-    builder.finish().map_or(Ok(()), full)
+    builder.flush(&mut keep).unwrap_or_else(|never| match never {});
+    batches
 }
 
-fn read_view<'f>(layout: &Layout, body: &'f [u8]) -> Option<PredictionView<'f>> {
+/// Reads a prediction for the columns of a file.
+pub(super) fn read_view<'f>(layout: &Layout, body: &'f [u8]) -> Option<PredictionView<'f>> {
     let (inputs, outputs) = layout.columns();
     view::read_prediction(body, inputs, outputs)
 }

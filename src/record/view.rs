@@ -1,6 +1,6 @@
 //! A prediction read from its frame, without copying.
 
-use super::about::Column;
+use super::about::{Column, Side};
 use super::frame::Reader;
 use crate::model::Role;
 use crate::tensor::Shape;
@@ -29,11 +29,26 @@ pub(crate) struct PredictionView<'f> {
     pub outputs: Option<Tensors<'f>>,
 }
 
-impl PredictionView<'_> {
+impl<'f> PredictionView<'f> {
     /// The number of records.
     #[must_use]
     pub fn records(&self) -> usize {
         self.rows.map_or(1, |rows| rows as usize)
+    }
+
+    /// The tensors of one side; empty where there was no answer.
+    #[must_use]
+    pub(super) fn side(&self, side: Side) -> &[Option<TensorView<'f>>] {
+        match side {
+            Side::Inputs => &self.inputs,
+            Side::Outputs => self.outputs.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// Whether a side has any tensor.
+    #[must_use]
+    pub(super) fn has(&self, side: Side) -> bool {
+        self.side(side).iter().any(Option::is_some)
     }
 }
 

@@ -5,6 +5,7 @@ use super::frame::{self, Kind, MAGIC};
 use super::gaps::{self, DropReason, Gap, Gaps};
 use super::log::Shared;
 use super::queue::Filled;
+use super::sampling::Control;
 use super::segment::{self, Number};
 use super::{now, unavailable};
 use crate::quality::Quality;
@@ -29,7 +30,15 @@ pub(super) struct Writer {
     checked: i64,
     /// After a failure, the time of the next attempt.
     not_before: Option<Instant>,
+    control: Control,
+    /// Bytes after which a segment is sealed.
+    segment_bytes: u64,
+    /// Bytes that may wait to be sealed.
+    backlog: u64,
 }
+
+/// Segments that may wait to be sealed before records are sampled.
+const BACKLOG: u64 = 8;
 
 /// The segment that is being written.
 #[derive(Debug)]
@@ -48,7 +57,13 @@ impl Writer {
         for gap in known {
             gaps.add(gap);
         }
+        let config = &shared.config;
+        // Segments are small against the budget, so that old records can be deleted in small steps.
+        let segment_bytes = config.segment_bytes.min(config.disk_budget / 16);
         Writer {
+            segment_bytes,
+            backlog: (BACKLOG * segment_bytes).min(config.disk_budget / 4).max(1),
+            control: Control::new(),
             shared,
             disk,
             quality,
@@ -76,6 +91,7 @@ impl Writer {
             if Instant::now() >= next {
                 next = Instant::now() + every;
             }
+            self.control.found(self.shared.queue.full());
             let filled = self.shared.queue.take();
             self.flush(filled, false);
         }
@@ -89,14 +105,30 @@ impl Writer {
     fn flush(&mut self, filled: Vec<Filled>, last: bool) {
         self.shared.metrics.queue_bytes.set(self.shared.queue.bytes() as f64);
         self.count_drops();
+        self.adjust_sampling();
+        if self.shared.queue.is_over_budget() && self.shared.space.make_room(1, &self.shared.metrics) {
+            self.shared.queue.set_over_budget(false);
+        }
         let gaps = self.gaps.take_due(self.checked, last);
         if filled.is_empty() && gaps.is_empty() {
             self.roll();
             return;
         }
         let begun = Instant::now();
-        let outcome = self.write(&filled, &gaps);
+        let bytes: u64 = filled.iter().map(|filled| filled.bytes).sum();
         let records: u64 = filled.iter().map(|filled| filled.records).sum();
+        if !self.shared.space.make_room(bytes, &self.shared.metrics) {
+            self.shared.queue.set_over_budget(true);
+            self.shared.queue.count_dropped(DropReason::Budget, records);
+            self.gaps.put_back(gaps);
+            let failure = unavailable(DropReason::Budget.as_str());
+            for filled in filled {
+                self.shared.queue.done(filled, Err(failure.clone()));
+            }
+            self.roll();
+            return;
+        }
+        let outcome = self.write(&filled, &gaps);
         if let Err(error) = outcome {
             self.failed(&error, records, gaps);
             let failure = unavailable(&error.to_string());
@@ -107,9 +139,10 @@ impl Writer {
         }
         self.shared.metrics.sync.record(begun.elapsed());
         self.shared.metrics.records.increment(records);
+        self.control.wrote(bytes, records);
         self.shared.status().worked(records);
         self.shared.metrics.failing.set(0.0);
-        self.shared.metrics.segment_bytes.set(self.shared.segment_bytes() as f64);
+        self.shared.space.show(&self.shared.metrics);
         for filled in filled {
             // Live figures first, so that they include everything that was acknowledged.
             self.learn(&filled);
@@ -130,6 +163,7 @@ impl Writer {
         let written = append(&mut open, &self.shared, filled, gaps);
         match written {
             Ok(length) => {
+                self.shared.space.wrote(length - open.length);
                 open.length = length;
                 self.shared.open_length.store(length, Ordering::Release);
                 self.open = Some(open);
@@ -160,6 +194,7 @@ impl Writer {
             return Err(error);
         }
         let length = MAGIC.len() as u64;
+        self.shared.space.wrote(length);
         Ok(Open { number, file, length, begun: Instant::now(), streams: HashSet::new() })
     }
 
@@ -170,7 +205,11 @@ impl Writer {
             let mut end = Vec::new();
             // An empty frame is never too large. A segment without it is complete too, but looks like one of a killed server.
             let _ = frame::write_frame(&mut end, Kind::End, |_| {});
-            if let Err(error) = open.file.append(&end).and_then(|()| open.file.sync()) {
+            let ended = open.file.append(&end).and_then(|()| open.file.sync());
+            if ended.is_ok() {
+                self.shared.space.wrote(end.len() as u64);
+            }
+            if let Err(error) = ended {
                 tracing::warn!(segment = open.number, %error, "the end marker of a segment could not be written");
             }
         }
@@ -185,10 +224,29 @@ impl Writer {
         let config = &self.shared.config;
         let is_due = |open: &Open| {
             let requested = self.shared.seal_now.swap(false, Ordering::AcqRel);
-            open.length >= config.segment_bytes || open.begun.elapsed() >= config.seal_after || requested
+            open.length >= self.segment_bytes || open.begun.elapsed() >= config.seal_after || requested
         };
         if self.open.as_ref().is_some_and(is_due) {
             self.close(true);
+        }
+    }
+
+    /// Lets in as many records as the log can keep up with.
+    fn adjust_sampling(&mut self) {
+        let shared = &self.shared;
+        let waiting = shared.space.backlog(shared.open_length.load(Ordering::Acquire));
+        let speed = f64::from_bits(shared.seal_speed.load(Ordering::Acquire));
+        let speed = Some(speed).filter(|speed| *speed > 0.0);
+        let backlog = waiting as f64 / self.backlog as f64;
+        let Some(kept) = self.control.adjust(&shared.sampling, backlog, speed) else { return };
+        shared.metrics.kept_share.set(kept.share);
+        let left_out = shared.sampling.left_out();
+        shared.metrics.left_out.absolute(left_out);
+        let changed = shared.status().kept(kept);
+        if changed == Some(true) {
+            tracing::warn!("the prediction log cannot keep up: records are sampled, and their sample_rate says so");
+        } else if changed == Some(false) {
+            tracing::info!(left_out, "the prediction log keeps up again: all records are kept");
         }
     }
 
@@ -257,10 +315,4 @@ fn append(open: &mut Open, shared: &Shared, filled: &[Filled], gaps: &[Gap]) -> 
     }
     open.file.sync()?;
     Ok(length)
-}
-
-impl Shared {
-    fn segment_bytes(&self) -> u64 {
-        self.closed_bytes.load(Ordering::Acquire) + self.open_length.load(Ordering::Acquire)
-    }
 }

@@ -14,6 +14,8 @@ pub(crate) struct LogMetrics {
     pub sync: Histogram,
     pub seal: Histogram,
     pub failing: Gauge,
+    pub kept_share: Gauge,
+    pub left_out: Counter,
     dropped: Vec<(&'static str, Counter)>,
     deleted: Vec<(&'static str, Counter)>,
 }
@@ -40,8 +42,14 @@ impl LogMetrics {
         };
         let records = scope.counter(&names::LOG_RECORDS, &[]);
         records.increment(0);
+        let kept_share = scope.gauge(&names::LOG_KEPT_SHARE, &[]);
+        kept_share.set(1.0);
+        let left_out = scope.counter(&names::LOG_LEFT_OUT, &[]);
+        left_out.increment(0);
         LogMetrics {
             records,
+            kept_share,
+            left_out,
             feedback: scope.counter(&names::FEEDBACK, &[]),
             queue_bytes: scope.gauge(&names::LOG_QUEUE_BYTES, &[]),
             segment_bytes: scope.gauge(&names::LOG_BYTES, &[("kind", "segments")]),

@@ -153,13 +153,25 @@ pub(crate) const LOG_DROPPED: Metric = metric(
     &["reason"],
     "Prediction records that were dropped: queue_full, disk, too_large, budget, stopping; each is part of a row in gaps/",
 );
+pub(crate) const LOG_LEFT_OUT: Metric = metric(
+    "sluicegate_log_left_out_total",
+    Kind::Counter,
+    &[],
+    "Prediction records left out because the log could not keep up with all; sample_rate of the others accounts for them",
+);
+pub(crate) const LOG_KEPT_SHARE: Metric = metric(
+    "sluicegate_log_kept_share",
+    Kind::Gauge,
+    &[],
+    "Share of the offered prediction records that the log kept lately; 1 while it keeps up",
+);
 pub(crate) const LOG_QUEUE_BYTES: Metric =
     metric("sluicegate_log_queue_bytes", Kind::Gauge, &[], "Bytes of records that wait to be written");
 pub(crate) const LOG_BYTES: Metric = metric(
     "sluicegate_log_bytes",
     Kind::Gauge,
     &["kind"],
-    "Bytes of the log on the disk: segments, and sealed Parquet files",
+    "Bytes of the log on the disk: segments (records that are not sealed yet), and sealed Parquet files; together at most disk_budget",
 );
 pub(crate) const LOG_SYNC: Metric = metric(
     "sluicegate_log_sync_duration_seconds",
@@ -370,6 +382,8 @@ pub(crate) const ALL: &[Metric] = &[
     SHADOW_DROPPED,
     LOG_RECORDS,
     LOG_DROPPED,
+    LOG_LEFT_OUT,
+    LOG_KEPT_SHARE,
     LOG_QUEUE_BYTES,
     LOG_BYTES,
     LOG_SYNC,

@@ -5,8 +5,14 @@ use crate::support::{Gateway, eventually, infer_body, onnx};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
+use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
+use sluicegate::model::{Code, Dim, InferenceRequest, NamedTensor, Role, Signature, TensorSpec};
+use sluicegate::quality::Quality;
+use sluicegate::record::{self, About, Choice, Log, Prediction};
+use sluicegate::telemetry::Telemetry;
+use sluicegate::tensor::{Data, DataType, Elements, Shape, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
@@ -459,4 +465,95 @@ fn a_model_with_recording_disabled_leaves_no_files() {
     assert_eq!(gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[1.0, 2.0])).status, 200);
     let dir = gateway.stop();
     assert!(predictions(&dir.path().join("data")).is_empty());
+}
+
+/// Bytes that do not compress, or do, from the number of a record; `tests/python/large_tensors.py` computes the same.
+fn bytes_of(record: u64, n: u64, repeats: bool) -> Bytes {
+    // SplitMix64.
+    let random = |k: u64| {
+        let z = k.wrapping_add(record.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb).to_be_bytes()[0]
+    };
+    (0..n).map(|k| if repeats { (k % 3).to_le_bytes()[0] } else { random(k) }).collect()
+}
+
+#[test]
+fn pyarrow_and_duckdb_read_tensors_that_are_stored_as_they_are() {
+    const ELEMENTS: u64 = 5000;
+    let types = [
+        ("uint8", DataType::Uint8),
+        ("int8", DataType::Int8),
+        ("int32", DataType::Int32),
+        ("uint32", DataType::Uint32),
+        ("int64", DataType::Int64),
+        ("uint64", DataType::Uint64),
+        ("float16", DataType::Fp16),
+        ("float32", DataType::Fp32),
+        ("float64", DataType::Fp64),
+        ("repeats", DataType::Fp32),
+    ];
+    let dims = Some(vec![Dim::Free(None), Dim::Fixed(5000)]);
+    let specs = types.map(|(name, datatype)| TensorSpec { name: name.into(), datatype, dims: dims.clone() });
+    let about = About {
+        model: "m".parse().unwrap(),
+        version: "1".parse().unwrap(),
+        sha256: "ab".repeat(32),
+        signature: Signature::new(specs.to_vec(), vec![]),
+        hashed: [].into(),
+        dropped: [].into(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let config = record::Config { acknowledge: record::Acknowledge::Disk, ..record::Config::of(dir.path().to_owned()) };
+    let (log, stop) = Log::start(config, Quality::default(), &Telemetry::new()).unwrap();
+    let all = log.stream(&about, &Choice::default()).unwrap();
+    // One of the largest tensors, `int64`, is left out of these.
+    let cut = log.stream(&about, &Choice { max_record_bytes: 200_000, ..Choice::default() }).unwrap();
+    for record in 0..50 {
+        let tensor = |(name, datatype): (&str, DataType)| {
+            let bytes = bytes_of(record, ELEMENTS * datatype.width().unwrap() as u64, name == "repeats");
+            let data = match datatype {
+                DataType::Uint8 => Data::Uint8(Elements::view(bytes).unwrap()),
+                DataType::Int8 => Data::Int8(Elements::view(bytes).unwrap()),
+                DataType::Int32 => Data::Int32(Elements::view(bytes).unwrap()),
+                DataType::Uint32 => Data::Uint32(Elements::view(bytes).unwrap()),
+                DataType::Int64 => Data::Int64(Elements::view(bytes).unwrap()),
+                DataType::Uint64 => Data::Uint64(Elements::view(bytes).unwrap()),
+                DataType::Fp16 => Data::Fp16(Elements::view(bytes).unwrap()),
+                DataType::Fp32 => Data::Fp32(Elements::view(bytes).unwrap()),
+                _ => Data::Fp64(Elements::view(bytes).unwrap()),
+            };
+            NamedTensor { name: name.to_owned(), tensor: Tensor::new(Shape::new(&[1, 5000]), data).unwrap() }
+        };
+        let inputs = types.map(tensor).to_vec();
+        let request = about.signature.check(InferenceRequest { inputs, ..InferenceRequest::default() }).unwrap();
+        let id = record.to_string();
+        let prediction = Prediction {
+            request_id: &id,
+            ts: record::now(),
+            role: Role::Primary,
+            arm: "1",
+            route_key: None,
+            traceparent: None,
+            request: &request,
+            outcome: Err(Code::EngineFailed),
+            latency_us: 1,
+            infer_us: 1,
+            batch_rows: 1,
+            sample_rate: 1.0,
+        };
+        let stream = if record % 7 == 6 { &cut } else { &all };
+        assert!(log.offer(stream, &prediction, true).unwrap().is_some());
+    }
+    stop.stop(Duration::from_mins(2));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python =
+        std::env::var("SLUICEGATE_TEST_PYTHON").unwrap_or_else(|_| root.join(".venv/bin/python").display().to_string());
+    let output = Command::new(&python)
+        .arg(root.join("tests/python/large_tensors.py"))
+        .arg(dir.path())
+        .output()
+        .unwrap_or_else(|e| panic!("{python} should run (make venv makes it): {e}"));
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("ok"), "{said}");
 }

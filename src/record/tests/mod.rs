@@ -20,8 +20,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+mod keeping_up;
+mod large;
 mod records;
 mod survival;
 
@@ -94,6 +97,7 @@ struct Fixture {
     log: Log,
     stop: Option<Stop>,
     quality: Quality,
+    telemetry: Telemetry,
 }
 
 impl Fixture {
@@ -105,8 +109,9 @@ impl Fixture {
         let mut config = Config::of(dir.path().to_owned());
         change(&mut config);
         let quality = Quality::new(quality::Config::default());
-        let (log, stop) = Log::start_on(config, quality.clone(), &Telemetry::new(), disk).unwrap();
-        Fixture { dir, log, stop: Some(stop), quality }
+        let telemetry = Telemetry::new();
+        let (log, stop) = Log::start_on(config, quality.clone(), &telemetry, disk).unwrap();
+        Fixture { dir, log, stop: Some(stop), quality, telemetry }
     }
 
     /// Stops in order, so that everything is sealed.
@@ -149,6 +154,26 @@ fn files(dir: &Path) -> BTreeMap<String, PathBuf> {
     found
 }
 
+/// Bytes of all files under a directory.
+fn bytes_under(dir: &Path) -> u64 {
+    sizes_under(dir).values().sum()
+}
+
+/// The size of each file under a directory. Files may come and go meanwhile.
+fn sizes_under(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut sizes = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(&next).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => dirs.push(entry.path()),
+                meta => drop(sizes.insert(entry.path(), meta.map_or(0, |meta| meta.len()))),
+            }
+        }
+    }
+    sizes
+}
+
 fn read(path: &Path) -> Vec<RecordBatch> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
     reader.map(Result::unwrap).collect()
@@ -164,6 +189,29 @@ fn ids(batches: &[RecordBatch]) -> Vec<String> {
         ids.iter().map(|id| id.unwrap().to_owned()).collect::<Vec<_>>()
     };
     batches.iter().flat_map(column).collect()
+}
+
+/// While it is set, writes block.
+#[derive(Debug, Default)]
+struct Stall(Mutex<bool>, Condvar);
+
+impl Stall {
+    fn set(&self, stalled: bool) {
+        *self.0.lock().unwrap() = stalled;
+        self.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |stalled| *stalled).unwrap());
+    }
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::yield_now();
+    }
 }
 
 fn text(batch: &RecordBatch, column: &str, row: usize) -> Option<String> {

@@ -2,22 +2,6 @@
 
 use super::*;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Condvar, Mutex};
-
-/// While it is set, writes and syncs block.
-#[derive(Debug, Default)]
-struct Stall(Mutex<bool>, Condvar);
-
-impl Stall {
-    fn set(&self, stalled: bool) {
-        *self.0.lock().unwrap() = stalled;
-        self.1.notify_all();
-    }
-
-    fn pass(&self) {
-        drop(self.1.wait_while(self.0.lock().unwrap(), |stalled| *stalled).unwrap());
-    }
-}
 
 /// A disk that fails or stalls on request.
 #[derive(Debug, Default, Clone)]
@@ -67,14 +51,6 @@ impl Appender for FaultyFile {
 fn durable(config: &mut Config) {
     config.acknowledge = Acknowledge::Disk;
     config.flush_interval = Duration::from_millis(20);
-}
-
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -264,6 +240,8 @@ fn a_killed_server_leaves_a_gap_and_a_stopped_server_does_not() {
 #[test]
 fn a_full_queue_drops_records_counts_them_and_leaves_a_gap() {
     let tiny = |config: &mut Config| {
+        // Such a log drops what does not fit, and never samples.
+        config.acknowledge = Acknowledge::Disk;
         config.queue_bytes = 600;
         config.flush_interval = Duration::from_mins(1);
     };
@@ -274,7 +252,8 @@ fn a_full_queue_drops_records_counts_them_and_leaves_a_gap() {
     let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 1);
     let (many, answers) = rows(&about, 100);
-    fixture.offer(&stream, &prediction("large", &many, Ok(&answers))).unwrap();
+    let offer = |prediction: &Prediction| drop(fixture.log.offer(&stream, prediction, false).unwrap());
+    offer(&prediction("large", &many, Ok(&answers)));
     let lost = |reason: DropReason| fixture.log.dropped().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum::<u64>();
     assert_eq!(lost(DropReason::TooLarge), 100);
     let entries = vec![feedback_for("large"); 100];
@@ -283,7 +262,7 @@ fn a_full_queue_drops_records_counts_them_and_leaves_a_gap() {
     faults.stalled.set(true);
     let offered = 100;
     for _ in 0..offered {
-        fixture.offer(&stream, &prediction("x", &request, Ok(&answer))).unwrap();
+        offer(&prediction("x", &request, Ok(&answer)));
     }
     let full = lost(DropReason::QueueFull);
     assert!(full > 0 && full < offered, "{full}");
@@ -318,25 +297,30 @@ fn files_that_are_too_old_or_over_the_budget_are_deleted_oldest_first() {
 }
 
 #[test]
-fn records_are_refused_while_unsealed_segments_exceed_the_budget() {
+fn records_are_refused_while_segments_that_cannot_be_sealed_fill_the_budget() {
     let small = |config: &mut Config| {
         durable(config);
-        config.disk_budget = 1000;
+        config.disk_budget = 20_000;
     };
-    let fixture = Fixture::new(small, Box::new(RealDisk));
+    let dir = tempfile::tempdir().unwrap();
+    // A file where the directory of the predictions should be: no segment can be sealed.
+    let obstacle = dir.path().join("predictions");
+    std::fs::write(&obstacle, b"").unwrap();
+    let fixture = Fixture::on(dir, small, Box::new(RealDisk));
     let about = simple();
     let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
     let (request, answer) = rows(&about, 1);
     let offer = || fixture.offer(&stream, &prediction("x", &request, Ok(&answer)));
-    while fixture.log.0.open_length.load(Ordering::Acquire) <= 1000 {
-        offer().unwrap();
-    }
+    eventually("the segments fill the budget", || offer().is_err());
+    let disk = fixture.log.disk_bytes();
+    assert!(disk.segments > 19_000 && disk.segments <= 20_000 && disk.sealed == 0, "{disk:?}");
+    assert_eq!(disk.segments, bytes_under(&segment::dir(fixture.dir.path())));
+    let lost = |reason: DropReason| fixture.log.dropped().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum::<u64>();
+    assert!(lost(DropReason::Budget) > 0);
+    assert_eq!(fixture.log.left_out(), 0, "what cannot be sealed at all is no reason to sample");
+    // Once sealed, they can be deleted, and records are accepted again.
+    std::fs::remove_file(&obstacle).unwrap();
     fixture.log.0.wake_sealer();
-    eventually("the open segment alone exceeds the budget", || offer().is_err());
-    let lost = fixture.log.dropped().find(|(reason, _)| *reason == DropReason::Budget).map(|(_, n)| n);
-    assert!(lost.is_some_and(|n| n > 0));
-    // Once sealed, it can be deleted, and records are accepted again.
-    fixture.log.0.seal_now.store(true, Ordering::Release);
     eventually("records are accepted again", || offer().is_ok());
     fixture.stop();
 }

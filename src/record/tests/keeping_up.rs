@@ -1,0 +1,310 @@
+//! More records than the log can keep up with: the budget holds, and what is kept says how it was sampled.
+
+use super::*;
+use arrow_array::types::Float64Type;
+
+/// A disk on which each write takes this long.
+#[derive(Debug)]
+struct SlowDisk(Duration);
+
+#[derive(Debug)]
+struct SlowFile(Box<dyn Appender>, Duration);
+
+impl Disk for SlowDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Appender>> {
+        Ok(Box::new(SlowFile(RealDisk.create(path)?, self.0)))
+    }
+}
+
+impl Appender for SlowFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        std::thread::park_timeout(self.1);
+        self.0.append(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.0.truncate(length)
+    }
+}
+
+fn floats(about: &About, n: usize) -> Checked {
+    let mut random = fastrand::Rng::with_seed(5);
+    checked(about, vec![tensor(&[1, n], Data::Fp32((0..n).map(|_| random.f32()).collect::<Vec<_>>().into()))])
+}
+
+/// The number of records that the sealed ones stand for, with its standard deviation.
+fn estimate(dir: &Path, of: impl Fn(&str) -> bool) -> (f64, f64) {
+    let (mut sum, mut variance) = (0.0, 0.0);
+    for batch in predictions(dir) {
+        let rates = batch["sample_rate"].as_primitive::<Float64Type>();
+        for (id, rate) in ids(std::slice::from_ref(&batch)).iter().zip(rates.values()) {
+            if of(id) {
+                sum += 1.0 / rate;
+                variance += (1.0 - rate) / (rate * rate);
+            }
+        }
+    }
+    (sum, variance.sqrt())
+}
+
+fn lost(log: &Log, reason: DropReason) -> u64 {
+    log.dropped().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum()
+}
+
+#[test]
+fn a_flood_of_large_records_never_exceeds_the_budget_by_more_than_a_segment_and_the_oldest_go_first() {
+    const BUDGET: u64 = 4 << 20;
+    let flood = |config: &mut Config| {
+        config.acknowledge = Acknowledge::Disk;
+        config.disk_budget = BUDGET;
+        config.queue_bytes = 512 << 10;
+    };
+    let fixture = Fixture::new(flood, Box::new(RealDisk));
+    let about = about(vec![spec("x", DataType::Fp32, &[FREE, FREE])], vec![]);
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
+    let request = floats(&about, 25_000);
+    // A segment has at most a sixteenth of the budget, and what the queue holds.
+    let segment = BUDGET / 16 + (512 << 10);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let deleted = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = 0;
+            let mut before = BTreeMap::new();
+            while !done.load(Ordering::Acquire) {
+                // Looking takes time. What is the same twice was there at one time.
+                let sizes = sizes_under(fixture.dir.path());
+                if sizes == before {
+                    most = most.max(sizes.values().sum());
+                }
+                before = sizes;
+            }
+            most
+        });
+        for i in 0..400 {
+            // Ten times the budget. Records are refused while nothing can be deleted.
+            while fixture.offer(&stream, &prediction(&format!("{i:04}"), &request, Err(Code::EngineFailed))).is_err() {
+                std::thread::yield_now();
+            }
+        }
+        done.store(true, Ordering::Release);
+        let most = watch.join().unwrap();
+        assert!(most > BUDGET / 2 && most <= BUDGET + segment, "{most} bytes of {BUDGET}");
+        fixture.log.disk_bytes()
+    });
+    assert!(deleted.sealed + deleted.segments <= BUDGET, "{deleted:?}");
+    assert_eq!(fixture.log.left_out(), 0, "a log whose answers wait for the disk never samples");
+    let log = fixture.log.clone();
+    let dir = fixture.stop();
+    let disk = log.disk_bytes();
+    assert_eq!((disk.segments, disk.sealed + 64), (0, bytes_under(dir.path())), "and the key for hashes");
+    let kept = ids(&predictions(dir.path()));
+    let newest: Vec<String> = (400 - kept.len()..400).map(|i| format!("{i:04}")).collect();
+    assert_eq!(kept, newest, "the newest are kept");
+    assert!(kept.len() > 10, "{}", kept.len());
+}
+
+#[test]
+fn segments_of_an_earlier_server_count_from_the_start_and_its_unfinished_files_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(segment::dir(dir.path())).unwrap();
+    for number in 1..=3 {
+        std::fs::write(segment::path(dir.path(), number), vec![7; 1 << 20]).unwrap();
+    }
+    let day = dir.path().join("predictions/model=m/date=2020-01-01");
+    std::fs::create_dir_all(&day).unwrap();
+    let unfinished = day.join("00000000000000000001-0.tmp");
+    std::fs::write(&unfinished, vec![0; 1000]).unwrap();
+    std::fs::write(day.join("00000000000000000001-1.parquet"), vec![0; 5000]).unwrap();
+    // A file in the way: they cannot be sealed.
+    std::fs::write(dir.path().join("gaps"), b"").unwrap();
+    let fixture = Fixture::on(dir, |_| {}, Box::new(RealDisk));
+    let disk = fixture.log.disk_bytes();
+    assert_eq!((disk.segments, disk.sealed), (3 << 20, 5000));
+    assert!(!unfinished.exists());
+    let shown = fixture.telemetry.render();
+    assert!(shown.contains("sluicegate_log_bytes{kind=\"segments\"} 3145728"), "{shown}");
+    fixture.stop();
+}
+
+#[test]
+fn a_queue_that_is_nearly_full_samples_and_the_rates_give_the_number_of_records() {
+    let small = |config: &mut Config| {
+        config.queue_bytes = 64 << 10;
+        config.flush_interval = Duration::from_millis(20);
+    };
+    let fixture = Fixture::new(small, Box::new(SlowDisk(Duration::from_millis(5))));
+    let about = simple();
+    let stream = fixture.log.stream(&about, &Choice { sample_rate: 0.5, ..Choice::default() }).unwrap();
+    let (request, answer) = rows(&about, 1);
+    let began = Instant::now();
+    let mut offered = 0;
+    // Bursts of half of the queue: the disk takes longer for each than the pause between them.
+    while fixture.log.left_out() < 2000 {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", fixture.log.status());
+        for _ in 0..100 {
+            offered += 1;
+            // As the server does it: half of the requests, by their ids.
+            let id = format!("{offered}");
+            if stream.samples(&id) {
+                let prediction = Prediction { sample_rate: 0.5, ts: offered, ..prediction(&id, &request, Ok(&answer)) };
+                assert!(fixture.log.offer(&stream, &prediction, true).unwrap().is_none());
+            }
+        }
+        std::thread::park_timeout(Duration::from_micros(500));
+    }
+    let dropped = lost(&fixture.log, DropReason::QueueFull);
+    let dir = fixture.stop();
+    // A dropped record would have stood for two requests; the gaps say how many there were.
+    let (sum, deviation) = estimate(dir.path(), |_| true);
+    let (seen, deviation) = (sum + 2.0 * dropped as f64, (deviation.powi(2) + 2.0 * dropped as f64).sqrt());
+    let most = 6.0 * deviation + 0.02 * offered as f64;
+    assert!((seen - offered as f64).abs() < most, "{sum} ± {deviation} of {offered}, {dropped} dropped");
+}
+
+#[test]
+fn while_sealing_is_behind_large_records_are_sampled_and_small_ones_kept_until_it_has_caught_up() {
+    let slow = |config: &mut Config| {
+        config.segment_bytes = 256 << 10;
+        config.seal_cpu_share = 0.001;
+        config.flush_interval = Duration::from_millis(20);
+    };
+    let fixture = Fixture::new(slow, Box::new(RealDisk));
+    let large = about(vec![spec("x", DataType::Fp32, &[FREE, FREE])], vec![]);
+    let large_stream = fixture.log.stream(&large, &Choice::default()).unwrap();
+    let request = floats(&large, 25_000);
+    let small = simple();
+    let small_stream = fixture.log.stream(&small, &Choice::default()).unwrap();
+    let (row, answer) = rows(&small, 1);
+    let (mut offered, began) = (0, Instant::now());
+    while fixture.log.left_out() < 100 {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", fixture.log.status());
+        let (id, other) = (format!("large-{offered}"), format!("small-{offered}"));
+        let big = Prediction { ts: now(), ..prediction(&id, &request, Err(Code::EngineFailed)) };
+        let little = Prediction { ts: now(), ..prediction(&other, &row, Ok(&answer)) };
+        let _ = fixture.log.offer(&large_stream, &big, true).unwrap();
+        let _ = fixture.log.offer(&small_stream, &little, true).unwrap();
+        offered += 1;
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    eventually("the status says so", || fixture.log.status().sampling_since.is_some());
+    let shown = fixture.telemetry.render();
+    assert!(shown.contains("sluicegate_log_left_out_total"), "{shown}");
+    let log = fixture.log.clone();
+    let dir = fixture.stop();
+    assert_eq!(lost(&log, DropReason::QueueFull), 0);
+    let rates: Vec<f64> = predictions(dir.path())
+        .iter()
+        .flat_map(|batch| {
+            let rates = batch["sample_rate"].as_primitive::<Float64Type>().clone();
+            let ids = ids(std::slice::from_ref(batch));
+            ids.into_iter()
+                .zip(rates.values().to_vec())
+                .filter(|(id, _)| id.starts_with("small"))
+                .map(|(_, rate)| rate)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(rates.len() == offered && rates.iter().all(|rate| *rate >= 1.0), "{} of {offered}", rates.len());
+    let (sum, deviation) = estimate(dir.path(), |id| id.starts_with("large"));
+    assert!(deviation > 0.0 && (sum - offered as f64).abs() < 6.0 * deviation, "{sum} ± {deviation} of {offered}");
+    // The next server has nothing to catch up with.
+    let fixture = Fixture::on(dir, slow, Box::new(RealDisk));
+    let again = fixture.log.stream(&large, &Choice::default()).unwrap();
+    let _ = fixture.log.offer(&again, &prediction("again", &request, Err(Code::EngineFailed)), true).unwrap();
+    assert!(fixture.log.0.sampling.whole().is_infinite() && fixture.log.left_out() == 0);
+    fixture.stop();
+}
+
+#[test]
+fn a_log_that_keeps_up_again_returns_to_the_full_rate() {
+    let fixture = Fixture::new(|config| config.flush_interval = Duration::from_millis(20), Box::new(RealDisk));
+    fixture.log.0.sampling.set_whole(1000.0);
+    eventually("all records are kept", || fixture.log.0.sampling.whole().is_infinite());
+    fixture.stop();
+}
+
+#[test]
+fn a_group_is_queued_with_one_operation_and_each_of_it_has_its_own_result() {
+    let stalled = Arc::new(Stall::default());
+    let fixture = Fixture::new(
+        |config| {
+            config.acknowledge = Acknowledge::Disk;
+            config.queue_bytes = 2000;
+        },
+        Box::new(StalledDisk(Arc::clone(&stalled))),
+    );
+    let about = simple();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
+    let other =
+        fixture.log.stream(&about, &Choice { drop: ["inputs.name".to_owned()].into(), ..Choice::default() }).unwrap();
+    let ((request, answer), (none, nothing)) = (rows(&about, 2), rows(&about, 0));
+    let (many, answers) = rows(&about, 200);
+    let group = [
+        (&*stream, prediction("a", &request, Ok(&answer))),
+        (&*stream, prediction("no rows", &none, Ok(&nothing))),
+        (&*other, prediction("b", &request, Err(Code::EngineFailed))),
+    ];
+    let tickets: Vec<_> = fixture.log.offer_group(&group, true).into_iter().map(Result::unwrap).collect();
+    assert!(tickets[0].is_some() && tickets[1].is_none() && tickets[2].is_some());
+    for ticket in tickets.into_iter().flatten() {
+        block_on(fixture.log.durable(ticket, soon())).unwrap();
+    }
+    // What does not fit together is offered one by one.
+    let group = [
+        (&*stream, prediction("too large", &many, Ok(&answers))),
+        (&*stream, prediction("fits", &request, Ok(&answer))),
+    ];
+    let mut results = fixture.log.offer_group(&group, true).into_iter();
+    assert_eq!(results.next().unwrap().unwrap_err().code, Code::LogUnavailable);
+    block_on(fixture.log.durable(results.next().unwrap().unwrap().unwrap(), soon())).unwrap();
+    assert_eq!(lost(&fixture.log, DropReason::TooLarge), 200);
+    // A full queue refuses as many as do not fit.
+    stalled.set(true);
+    let group: Vec<_> = (0..20).map(|_| (&*stream, prediction("x", &request, Ok(&answer)))).collect();
+    let results = fixture.log.offer_group(&group, true);
+    let refused = results.iter().filter(|result| result.is_err()).count();
+    assert!(refused > 0 && refused < 20, "{refused}");
+    assert_eq!(lost(&fixture.log, DropReason::QueueFull), 2 * refused as u64);
+    stalled.set(false);
+    for ticket in results.into_iter().filter_map(Result::ok).flatten() {
+        block_on(fixture.log.durable(ticket, soon())).unwrap();
+    }
+    let dir = fixture.stop();
+    let mut kept = ids(&predictions(dir.path()));
+    kept.dedup();
+    kept.retain(|id| id != "x");
+    kept.sort();
+    assert_eq!(kept, ["a", "b", "fits"]);
+}
+
+/// A disk that stalls on request.
+#[derive(Debug)]
+struct StalledDisk(Arc<Stall>);
+
+#[derive(Debug)]
+struct StalledFile(Box<dyn Appender>, Arc<Stall>);
+
+impl Disk for StalledDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Appender>> {
+        Ok(Box::new(StalledFile(RealDisk.create(path)?, Arc::clone(&self.0))))
+    }
+}
+
+impl Appender for StalledFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.1.pass();
+        self.0.append(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.0.truncate(length)
+    }
+}
