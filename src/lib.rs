@@ -33,3 +33,4 @@ mod source;
 mod supervisor;
 pub mod telemetry;
 pub mod tensor;
+pub mod tls;

@@ -3,8 +3,8 @@
 use super::identity::{Grant, Identity, Via};
 use std::sync::Arc;
 
-/// The verified certificate of a client. The connection adds it to each of its requests as an extension; it is there only if the
-/// certificate's chain ends in a configured authority (`client_ca`).
+/// The verified certificate of a client. The connection adds it to each of its requests as an `Arc` among the extensions; it is there only if
+/// the certificate's chain ends in a configured authority (`client_ca`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The common name of the subject; empty where there is none.

@@ -64,7 +64,7 @@ async fn allowed(needs: &Needs, parts: &mut Parts) -> Result<Option<Caller>, Fai
     if *permission == Permission::Open {
         return Ok(None);
     }
-    let certificate = parts.extensions.get::<ClientCertificate>();
+    let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
     let identity = match admin.access.identify(&parts.headers, certificate)? {
         Some(identity) => identity,
         None if admin.require_token => return Err(credentials_needed(certificate)),

@@ -87,6 +87,8 @@ pub(crate) struct Admin {
     pub(crate) allowed_hosts: Vec<String>,
     /// Whether the server is stopping; then `/readyz` is 503 whatever is loaded.
     pub(crate) stopping: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Sentences for an operator that do not hold readiness, such as about a certificate that ends soon.
+    pub(crate) warnings: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// The threads that answer requests.
     pub(crate) threads: Arc<dyn Fn() -> Threads + Send + Sync>,
     /// The memory of requests.

@@ -27,6 +27,10 @@ pub(super) struct Ready {
     /// A sentence for each thread that is held by a run that does not end. Requests are answered by the others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stuck_threads: Vec<String>,
+    /// What an operator should look at, such as a certificate that expires within two weeks or cannot be loaded again. It does not hold
+    /// readiness.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     /// The memory of requests. It does not hold readiness: what does not fit is refused.
     memory: MemoryAnswer,
 }
@@ -118,7 +122,13 @@ pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Rea
     let snapshot = admin.reader.snapshot();
     if snapshot.ready {
         let (unserved, stuck_threads) = (unserved(&snapshot), threads.stuck);
-        return Ok(Json(Ready { ready: true, unserved, stuck_threads, memory: MemoryAnswer::of((admin.memory)()) }));
+        return Ok(Json(Ready {
+            ready: true,
+            unserved,
+            stuck_threads,
+            warnings: (admin.warnings)(),
+            memory: MemoryAnswer::of((admin.memory)()),
+        }));
     }
     let mut failure = Failure::new(Code::NotReady, "not every model is ready yet");
     failure.details = not_ready(&snapshot);

@@ -1,16 +1,18 @@
 //! The control thread: it serves the admin API and updates metrics.
 
 use super::Phase;
+use super::certificates::Certificates;
 use super::threads::StuckVersions;
 use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::config::Config;
-use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, serve_connection};
+use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, Secure, serve_connection};
 use crate::lifecycle::Handle;
 use crate::quality::Quality;
 use crate::record::Log;
 use crate::shadow::Shadows;
 use crate::telemetry::{QualityFigures, Telemetry, names};
+use crate::tls::Tls;
 use ::http::Request;
 use hyper::body::Incoming;
 use std::io;
@@ -99,6 +101,7 @@ impl Control {
         limits: ConnectionLimits,
         telemetry: Telemetry,
         data_plane: Arc<DataPlane>,
+        tls: Certificates,
     ) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -109,10 +112,12 @@ impl Control {
         let stuck = StuckVersions::new(plane.reader.clone(), plane.handle.clone(), &telemetry);
         let threads = Arc::clone(&plane.threads);
         let router = admin::router(plane);
+        let secure = |tls: &Arc<Tls>| Secure::new(Arc::clone(tls), "admin", telemetry.process(), MAX_CONNECTIONS);
+        let secure = tls.admin.as_ref().map(secure);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(async move {
-                let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality, stuck, threads, uses.clone()));
-                let served = serve(listener, router, limits, &connections);
+                let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality, stuck, threads, uses.clone(), tls));
+                let served = serve(listener, router, limits, secure, &connections);
                 tokio::select! {
                     served = served => if let Err(error) = served {
                         tracing::error!(%error, "the admin API ended");
@@ -151,6 +156,7 @@ async fn serve(
     listener: std::net::TcpListener,
     router: axum::Router,
     limits: ConnectionLimits,
+    secure: Option<Arc<Secure>>,
     connections: &Arc<Connections>,
 ) -> io::Result<()> {
     let mut acceptor = Acceptor::new(listener, "admin", MAX_CONNECTIONS, Arc::clone(connections))?;
@@ -161,7 +167,7 @@ async fn serve(
             let answering = router.clone().oneshot(request);
             async move { answering.await.unwrap_or_else(|never| match never {}) }
         };
-        tokio::spawn(serve_connection(stream, open, limits, answer));
+        tokio::spawn(serve_connection(stream, open, limits, secure.clone(), answer));
     }
 }
 
@@ -172,6 +178,7 @@ async fn upkeep(
     mut stuck: StuckVersions,
     threads: Arc<dyn Fn() -> admin::Threads + Send + Sync>,
     uses: TokenUses,
+    tls: Certificates,
 ) {
     let process = telemetry.process();
     let (ready, depth, resident) = (
@@ -206,6 +213,7 @@ async fn upkeep(
             uses_due = now + STORE_USES;
         }
         stuck.look(&threads());
+        tls.look();
         quality.expire(crate::record::now());
         show_quality(&telemetry, &quality);
     }

@@ -11,6 +11,7 @@
 //!
 //! To add a room: start it in [`App::start`] after the rooms it needs, and stop it in [`App::stop`] before them.
 
+mod certificates;
 mod check_input;
 mod commands;
 mod control;
@@ -19,6 +20,8 @@ mod signals;
 mod threads;
 mod tokens;
 
+use certificates::Certificates;
+pub use certificates::certificate;
 pub use commands::{check, serve, trial};
 pub use offline::{export, replay, reproduce};
 pub use tokens::token;
@@ -98,6 +101,8 @@ pub enum StartError {
          (sluicegate token create --name root --role admin --data-dir {dir}), set admin.first_token, or listen on 127.0.0.1"
     )]
     NoCredentials { address: SocketAddr, dir: String },
+    #[error("the certificates of the {plane} plane cannot be used: {source}")]
+    Tls { plane: &'static str, source: crate::tls::TlsError },
     #[error("cannot start {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
 }
@@ -116,6 +121,7 @@ pub struct App {
     /// The supervisor, where there is one.
     parent: Option<Supervised>,
     config: Config,
+    tls: Certificates,
 }
 
 impl App {
@@ -204,8 +210,9 @@ impl App {
         let callers = config.server.require_token.then(|| access.clone());
         let data_plane = DataPlane::new(gateway, &http_config, callers, requests, &telemetry)
             .map_err(start("the threads for large bodies"))?;
-        let server =
-            Server::start(data_listener, &http_config, &data_plane, &telemetry).map_err(start("the data plane"))?;
+        let tls = Certificates::load(config, &telemetry)?;
+        let server = Server::start(data_listener, &http_config, &data_plane, &telemetry, tls.data.clone())
+            .map_err(start("the data plane"))?;
 
         let rollouts =
             Rollouts::start(handle.clone(), reader.clone(), ledger_reader.clone(), figures.clone(), telemetry.clone())
@@ -231,14 +238,16 @@ impl App {
             require_token: config.admin.needs_credentials(),
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
+            warnings: tls.warnings(),
         };
         let limits = control::connection_limits(&http_config, data_plane.budget().limit());
-        let control = control::Control::start(admin_listener, plane, limits, telemetry, Arc::clone(&data_plane))
-            .map_err(start("the admin plane"))?;
+        let control =
+            control::Control::start(admin_listener, plane, limits, telemetry, Arc::clone(&data_plane), tls.clone())
+                .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
         let (prediction_log, config) = (log_stop, config.clone());
-        Ok(App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, parent, config })
+        Ok(App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, parent, config, tls })
     }
 
     #[must_use]
@@ -283,6 +292,7 @@ impl App {
         if let Some(parent) = &self.parent {
             parent.set_stop_within(next.server.shutdown_grace);
         }
+        self.tls.reload(&next);
         self.config = next;
     }
 
@@ -299,6 +309,7 @@ impl App {
             phase,
             parent: _,
             config,
+            tls: _,
         } = self;
         let began = Instant::now();
         let until = began + config.server.shutdown_grace;
@@ -371,11 +382,17 @@ fn start_access(
         tokens::print_first_token(writer).map_err(failed)?;
         access.reload(|| reader.tokens()).map_err(failed)?;
     }
+    let clients_have_certificates = config.admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     if !config.admin.is_loopback() {
-        if !access.has_credentials(false) {
+        if !access.has_credentials(clients_have_certificates) {
             return Err(StartError::NoCredentials { address: config.admin.listen, dir });
         }
         tracing::warn!(address = %config.admin.listen, "other machines can reach the admin plane; every request needs credentials");
+        if config.admin.tls.is_none() {
+            tracing::warn!(
+                "tokens of operators cross the network in clear text: give the admin plane a certificate ([admin.tls])"
+            );
+        }
     }
     Ok(access)
 }

@@ -2,10 +2,11 @@
 
 use super::{
     ClientOptions, CommandError, PromoteOptions, TokenCommand, TrafficOptions, show, show_access, show_execution,
-    show_shadow,
+    show_shadow, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -25,7 +26,8 @@ const MAX_ANSWER: u64 = 1 << 30;
 
 /// A client of the admin API.
 pub(super) struct Client {
-    agent: ureq::Agent,
+    /// Made for the first request, which is when certificates are read.
+    agent: OnceCell<ureq::Agent>,
     options: ClientOptions,
 }
 
@@ -50,14 +52,27 @@ pub(super) type Done = Result<(), CommandError>;
 
 impl Client {
     pub(super) fn new(options: ClientOptions) -> Client {
-        let config = ureq::Agent::config_builder()
+        Client { agent: OnceCell::new(), options }
+    }
+
+    fn agent(&self) -> Result<&ureq::Agent, CommandError> {
+        if let Some(agent) = self.agent.get() {
+            return Ok(agent);
+        }
+        let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(SHORT))
             .timeout_connect(Some(Duration::from_secs(5)))
             // The admin API is on this machine or behind a tunnel: a proxy from the environment does not apply.
-            .proxy(None)
-            .build();
-        Client { agent: config.into(), options }
+            .proxy(None);
+        let ClientOptions { admin, ca, client_cert, client_key, .. } = &self.options;
+        if admin.starts_with("https://") {
+            config = config.tls_config(tls::config(ca.as_deref(), client_cert.as_deref(), client_key.as_deref())?);
+        } else if ca.is_some() || client_cert.is_some() {
+            let message = format!("--admin {admin}: --ca and --client-cert need an address that begins with https://");
+            return Err(CommandError::Usage(message));
+        }
+        Ok(self.agent.get_or_init(|| config.build().into()))
     }
 
     pub(super) fn json(&self) -> bool {
@@ -90,7 +105,7 @@ impl Client {
             }
             (None, None) => return self.show(&self.get(&place)?, show::traffic),
         };
-        let mut request = self.request("PUT", &place)?.header("content-type", "application/json");
+        let mut request = self.request("PUT", &place).header("content-type", "application/json");
         if let Some(etag) = if_match {
             request = request.header("if-match", etag);
         }
@@ -171,7 +186,7 @@ impl Client {
         let opened =
             File::open(file).map_err(|e| CommandError::Failed(format!("cannot read {}: {e}", file.display())))?;
         let place = format!("{}/versions/{}", path(model, ""), segment(version));
-        let request = self.request("PUT", &place)?.header("content-type", "application/octet-stream");
+        let request = self.request("PUT", &place).header("content-type", "application/octet-stream");
         let request = request.body(ureq::SendBody::from_owned_reader(opened)).map_err(|e| self.bad_address(&e))?;
         let answer = self.run(request, LONG)?;
         self.show(&answer, |_| {
@@ -231,7 +246,7 @@ impl Client {
     }
 
     pub(super) fn get(&self, place: &str) -> Result<Answer, CommandError> {
-        let request = self.request("GET", place)?.body(()).map_err(|e| self.bad_address(&e))?;
+        let request = self.request("GET", place).body(()).map_err(|e| self.bad_address(&e))?;
         self.run(request, SHORT)
     }
 
@@ -247,18 +262,13 @@ impl Client {
         body: &Value,
         deadline: Duration,
     ) -> Result<Answer, CommandError> {
-        let request = self.request(method, place)?.header("content-type", "application/json");
+        let request = self.request(method, place).header("content-type", "application/json");
         let request = request.body(body.to_string()).map_err(|e| self.bad_address(&e))?;
         self.run(request, deadline)
     }
 
-    fn request(&self, method: &str, place: &str) -> Result<ureq::http::request::Builder, CommandError> {
+    fn request(&self, method: &str, place: &str) -> ureq::http::request::Builder {
         let base = self.options.admin.trim_end_matches('/');
-        if base.starts_with("https://") {
-            return Err(CommandError::Usage(format!(
-                "--admin {base}: the admin API uses plain HTTP on loopback: use http://, and a tunnel if the server is remote"
-            )));
-        }
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{base}{place}"));
         if let Some(user) =
             std::env::var("USER").ok().filter(|u| u.bytes().all(|b| b.is_ascii_graphic()) && !u.is_empty())
@@ -269,7 +279,7 @@ impl Client {
         if let Some(token) = &self.options.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        Ok(request)
+        request
     }
 
     fn bad_address(&self, error: &ureq::http::Error) -> CommandError {
@@ -285,15 +295,20 @@ impl Client {
         request: ureq::http::Request<impl ureq::AsSendBody>,
         deadline: Duration,
     ) -> Result<Answer, CommandError> {
-        let request = self.agent.configure_request(request).timeout_global(Some(deadline)).build();
+        let agent = self.agent()?;
+        let request = agent.configure_request(request).timeout_global(Some(deadline)).build();
         let admin = &self.options.admin;
-        let mut answer = self.agent.run(request).map_err(|error| match error {
+        let mut answer = agent.run(request).map_err(|error| match error {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
                 CommandError::Usage(format!("--admin {admin:?} is not an address: {error}"))
             }
             ureq::Error::Timeout(ureq::Timeout::Global) => CommandError::Failed(format!(
                 "the server at {admin} did not answer within {} s; it may still complete the request",
                 deadline.as_secs()
+            )),
+            error if tls::advice(&error).is_some() => CommandError::Failed(format!(
+                "cannot use TLS with {admin}: {error}; {}",
+                tls::advice(&error).unwrap_or_default()
             )),
             error => CommandError::Failed(format!(
                 "cannot reach the admin API at {admin}: {error}; is the server running? `sluicegate serve` starts it; --admin or \

@@ -24,8 +24,11 @@ mod show_execution;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-pub use offline::{ExportOptions, Local, PickOptions, ReplayOptions, ReproduceOptions, TokenCommand};
+pub use offline::{
+    CertificateOptions, ExportOptions, Local, PickOptions, ReplayOptions, ReproduceOptions, TokenCommand,
+};
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
 pub(crate) use show_shadow::pairs as shadow_pairs;
@@ -60,6 +63,15 @@ pub(crate) struct ClientOptions {
     /// Sent as a bearer token. Better set in the environment: other users can see the command line.
     #[arg(long, global = true, hide = true, value_name = "TOKEN", env = "SLUICEGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Trust this certificate or authority (PEM) for an https address, instead of those that the system trusts.
+    #[arg(long, global = true, value_name = "FILE", env = "SLUICEGATE_CA")]
+    ca: Option<PathBuf>,
+    /// The certificate that this client proves its identity with (PEM), if the server asks for one.
+    #[arg(long, global = true, value_name = "FILE", env = "SLUICEGATE_CLIENT_CERT")]
+    client_cert: Option<PathBuf>,
+    /// The private key of the client's certificate (PEM).
+    #[arg(long, global = true, value_name = "FILE", env = "SLUICEGATE_CLIENT_KEY")]
+    client_key: Option<PathBuf>,
     /// Print JSON instead of text. Client commands print the admin API's answer unchanged.
     #[arg(long, global = true)]
     json: bool,
@@ -88,6 +100,16 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         input: Option<PathBuf>,
     },
+    /// Make certificates for trying TLS: one for a server, which signs itself, and ones for clients.
+    #[command(after_help = "Examples:
+  sluicegate certificate --for localhost
+  sluicegate certificate --for gateway.internal,10.1.2.3 --days 90 --dir /etc/sluicegate/tls
+  sluicegate certificate --for localhost --client anna --client ben
+  sluicegate certificate --client carl
+
+Files that exist are not overwritten. Private keys are readable by their owner only. The first --client makes an authority (client-ca.crt), and
+later ones use it.")]
+    Certificate(CertificateOptions),
     /// Try versions for a server, which names them on standard input.
     #[command(
         hide = true,
@@ -440,6 +462,7 @@ pub fn run(local: &Local) -> ExitCode {
             return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir });
         }
         Command::Check { path, input } => return (local.check)(&path, input.as_deref(), client.json()),
+        Command::Certificate(options) => return (local.certificate)(&options),
         Command::Trial { onnxruntime } => return (local.trial)(onnxruntime.as_deref()),
         Command::Export(options) => return (local.export)(&options, client.json()),
         Command::Replay(options) => return (local.replay)(&options, client.json()),

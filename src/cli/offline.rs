@@ -10,6 +10,7 @@ use std::process::ExitCode;
 pub struct Local {
     pub serve: fn(Option<PathBuf>, &Overrides) -> ExitCode,
     pub check: fn(&Path, Option<&Path>, bool) -> ExitCode,
+    pub certificate: fn(&CertificateOptions) -> ExitCode,
     pub trial: fn(Option<&Path>) -> ExitCode,
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
@@ -75,6 +76,22 @@ impl TokenCommand {
             | TokenCommand::Revoke { data_dir, .. } => data_dir.as_deref(),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub struct CertificateOptions {
+    /// The names and addresses of the server, separated by commas.
+    #[arg(long = "for", value_name = "NAME,…", value_delimiter = ',')]
+    pub names: Vec<String>,
+    /// The name of a client, which becomes its common name; may be repeated.
+    #[arg(long = "client", value_name = "NAME")]
+    pub clients: Vec<String>,
+    /// The directory to write to, which is created.
+    #[arg(long, value_name = "DIR", default_value = "tls")]
+    pub dir: PathBuf,
+    /// How many days the certificates are valid.
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub days: u16,
 }
 
 /// Selects records of the prediction log.

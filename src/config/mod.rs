@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: budget (its default), lifecycle (its policy), quality, record, settings, telemetry.
+//! Uses: budget (its default), lifecycle (its policy), quality, record, settings, telemetry, tls.
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!

@@ -3,6 +3,7 @@
 use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::quality;
 use crate::record::{self, Choice};
+use crate::tls;
 
 /// A key whose value changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,8 @@ impl Config {
     pub fn changes(&self, new: &Config) -> Vec<Change> {
         let Config { server, admin, approval, models, engines, execute, shadows, prediction_log, data, log } = self;
         let sections: [Vec<Option<Change>>; 10] = [
-            server.changes(&new.server).into(),
-            admin.changes(&new.admin).into(),
+            server.changes(&new.server),
+            admin.changes(&new.admin),
             approval.changes(new.approval).into(),
             models.changes(&new.models).into(),
             engines.changes(&new.engines).into(),
@@ -44,6 +45,11 @@ impl Config {
         next.server.max_request_timeout = new.server.max_request_timeout;
         next.server.shutdown_grace = new.server.shutdown_grace;
         next.server.shutdown_announce = new.server.shutdown_announce;
+        for (next, new) in [(&mut next.server.tls, &new.server.tls), (&mut next.admin.tls, &new.admin.tls)] {
+            if let (Some(next), Some(new)) = (next, new) {
+                next.clone_from(new);
+            }
+        }
         next.log.filter.clone_from(&new.log.filter);
         next
     }
@@ -59,10 +65,32 @@ fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change>
     (old != new).then_some(Change { key, needs_restart: true })
 }
 
+/// Other files are read at once. A plane that has no TLS gets it at a restart, and the other way round.
+fn tls_changes(
+    [certificate, key, client_ca, client_auth]: [&'static str; 4],
+    old: Option<&tls::Config>,
+    new: Option<&tls::Config>,
+) -> [Option<Change>; 4] {
+    match (old, new) {
+        (Some(old), Some(new)) => [
+            at_run_time(certificate, &old.certificate, &new.certificate),
+            at_run_time(key, &old.key, &new.key),
+            at_run_time(client_ca, &old.client_ca, &new.client_ca),
+            at_run_time(client_auth, &old.client_auth, &new.client_auth),
+        ],
+        _ => [
+            at_start(certificate, &old.map(|tls| &tls.certificate), &new.map(|tls| &tls.certificate)),
+            at_start(key, &old.map(|tls| &tls.key), &new.map(|tls| &tls.key)),
+            at_start(client_ca, &old.map(|tls| &tls.client_ca), &new.map(|tls| &tls.client_ca)),
+            at_start(client_auth, &old.map(|tls| tls.client_auth), &new.map(|tls| tls.client_auth)),
+        ],
+    }
+}
+
 // Every struct is destructured completely, so that a new key does not compile until this file says when it can change.
 
 impl Server {
-    fn changes(&self, new: &Server) -> [Option<Change>; 22] {
+    fn changes(&self, new: &Server) -> Vec<Option<Change>> {
         let Server {
             listen,
             max_in_flight,
@@ -86,8 +114,11 @@ impl Server {
             crash_inputs,
             require_token,
             io_threads,
+            tls,
         } = self;
-        [
+        let keys = ["server.tls.certificate", "server.tls.key", "server.tls.client_ca", "server.tls.client_auth"];
+        let tls = tls_changes(keys, tls.as_ref(), new.tls.as_ref());
+        let others = [
             at_start("server.listen", listen, &new.listen),
             at_run_time("server.max_in_flight", max_in_flight, &new.max_in_flight),
             at_start("server.max_unfinished", max_unfinished, &new.max_unfinished),
@@ -110,19 +141,23 @@ impl Server {
             at_start("server.crash_inputs", crash_inputs, &new.crash_inputs),
             at_start("server.require_token", require_token, &new.require_token),
             at_start("server.io_threads", io_threads, &new.io_threads),
-        ]
+        ];
+        others.into_iter().chain(tls).collect()
     }
 }
 
 impl Admin {
-    fn changes(&self, new: &Admin) -> [Option<Change>; 4] {
-        let Admin { listen, require_token, first_token, allowed_hosts } = self;
-        [
+    fn changes(&self, new: &Admin) -> Vec<Option<Change>> {
+        let Admin { listen, require_token, first_token, allowed_hosts, tls } = self;
+        let keys = ["admin.tls.certificate", "admin.tls.key", "admin.tls.client_ca", "admin.tls.client_auth"];
+        let tls = tls_changes(keys, tls.as_ref(), new.tls.as_ref());
+        let others = [
             at_start("admin.listen", listen, &new.listen),
             at_start("admin.require_token", require_token, &new.require_token),
             at_start("admin.first_token", first_token, &new.first_token),
             at_start("admin.allowed_hosts", allowed_hosts, &new.allowed_hosts),
-        ]
+        ];
+        others.into_iter().chain(tls).collect()
     }
 }
 

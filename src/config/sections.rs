@@ -6,6 +6,7 @@ use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
 use crate::settings::Table;
 use crate::telemetry::LogFormat;
+use crate::tls::{self, ClientAuth};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -79,6 +80,8 @@ pub struct Server {
     pub require_token: bool,
     /// I/O threads, which read requests and send answers. Default 0: one per core of the CPU budget.
     pub io_threads: usize,
+    /// `[server.tls]`: `certificate`, `key`, `client_ca`, `client_auth`. Default none: plain HTTP, for a proxy in front.
+    pub tls: Option<tls::Config>,
 }
 
 /// `[admin]`: the admin plane.
@@ -94,6 +97,8 @@ pub struct Admin {
     /// Host names under which operators reach the admin plane, without a port. Default none: `localhost` and IP addresses are always
     /// allowed. Other names are refused, because a web page could use one of its own to reach the plane (DNS rebinding).
     pub allowed_hosts: Vec<String>,
+    /// `[admin.tls]`: the same keys as `[server.tls]`. Default none.
+    pub tls: Option<tls::Config>,
 }
 
 /// `[approval]`: whether a second person must approve a version before it gets un-pinned traffic.
@@ -234,6 +239,7 @@ impl Default for Server {
             crash_inputs: 0,
             require_token: false,
             io_threads: 0,
+            tls: None,
         }
     }
 }
@@ -267,6 +273,7 @@ impl Server {
             crash_inputs: t.bytes("crash_inputs", 0..=256 * MIB).unwrap_or(d.crash_inputs),
             require_token: t.bool("require_token").unwrap_or(d.require_token),
             io_threads: t.integer("io_threads", 0..=1024).unwrap_or(d.io_threads),
+            tls: read_tls(t.section("tls")),
         };
         if server.request_timeout > server.max_request_timeout {
             let most = crate::settings::show_duration(server.max_request_timeout);
@@ -301,6 +308,30 @@ impl Server {
     }
 }
 
+/// Reads `[server.tls]` or `[admin.tls]`.
+fn read_tls(t: &mut Table) -> Option<tls::Config> {
+    let (certificate, key, client_ca) = (t.path("certificate"), t.path("key"), t.path("client_ca"));
+    let choices = [("required", ClientAuth::Required), ("optional", ClientAuth::Optional)];
+    let client_auth = t.one_of("client_auth", &choices).unwrap_or_default();
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(tls::Config { certificate, key, client_ca, client_auth }),
+        (Some(_), None) => {
+            t.complain("key", "the file with the private key of the certificate (PEM)");
+            None
+        }
+        (None, Some(_)) => {
+            t.complain("certificate", "the file with the certificate of the key (PEM)");
+            None
+        }
+        (None, None) => {
+            if client_ca.is_some() {
+                t.complain("certificate", "the certificate of the server too, because client_ca is set");
+            }
+            None
+        }
+    }
+}
+
 // === impl Admin ===
 
 impl Default for Admin {
@@ -310,6 +341,7 @@ impl Default for Admin {
             require_token: false,
             first_token: false,
             allowed_hosts: Vec::new(),
+            tls: None,
         }
     }
 }
@@ -321,6 +353,7 @@ impl Admin {
             require_token: t.bool("require_token").unwrap_or_default(),
             first_token: t.bool("first_token").unwrap_or_default(),
             allowed_hosts: t.string_list("allowed_hosts").unwrap_or_default(),
+            tls: read_tls(t.section("tls")),
         };
         let is_host_name = |host: &String| {
             let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

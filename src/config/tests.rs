@@ -163,11 +163,21 @@ const ALL_DIFFERENT: &str = r#"
     shutdown_announce = "1s"
     require_token = true
     io_threads = 1
+    [server.tls]
+    certificate = "x"
+    key = "x"
+    client_ca = "x"
+    client_auth = "optional"
     [admin]
     listen = "127.0.0.1:1"
     require_token = true
     first_token = true
     allowed_hosts = ["ops.example"]
+    [admin.tls]
+    certificate = "x"
+    key = "x"
+    client_ca = "x"
+    client_auth = "optional"
     [approval]
     required = true
     [models]
@@ -252,4 +262,24 @@ fn the_memory_budget_and_shadow_threads_follow_the_machine_unless_they_are_set()
     config.shadows.threads = 5;
     assert_eq!(config.models.memory_budget_of(1000), 7);
     assert_eq!(config.shadows.threads_on(8), 5);
+}
+
+#[test]
+fn other_certificate_files_are_read_at_run_time_but_tls_begins_and_ends_with_a_restart() {
+    let read = |text: &str| {
+        let mut table = Table::parse("test", text);
+        let config = Config::read(&mut table);
+        table.finish().unwrap();
+        config
+    };
+    let plain = Config::default();
+    let first = read("[server.tls]\ncertificate = \"a.crt\"\nkey = \"a.key\"\n");
+    let second = read("[server.tls]\ncertificate = \"b.crt\"\nkey = \"a.key\"\nclient_ca = \"ca.crt\"\n");
+    let keys = |changes: Vec<Change>| changes.into_iter().map(|c| (c.key, c.needs_restart)).collect::<Vec<_>>();
+    assert_eq!(keys(first.changes(&second)), [("server.tls.certificate", false), ("server.tls.client_ca", false)]);
+    assert_eq!(first.reloaded(&second).server.tls, second.server.tls);
+    for (old, new) in [(&plain, &first), (&first, &plain)] {
+        assert!(old.changes(new).iter().all(|change| change.needs_restart), "{:?}", old.changes(new));
+        assert_eq!(old.reloaded(new).server.tls, old.server.tls);
+    }
 }

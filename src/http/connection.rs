@@ -2,7 +2,8 @@
 
 use super::activity::{Activity, Stage, Stream};
 use super::connections::{OpenConnection, Reason};
-use super::socket::Socket;
+use super::handshake::{Outcome, Secure};
+use super::opening::{self, Opened};
 use super::written::Written;
 use crate::machine;
 use bytes::Bytes;
@@ -17,7 +18,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ const CLOSE_TICK: Duration = Duration::from_millis(50);
 /// The limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// For the first byte, and from the first byte of a request's headers to their end.
+    /// For the first byte and TLS, and from the first byte of a request's headers to their end.
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
@@ -89,10 +89,16 @@ tokio::task_local! {
     static STREAM: Arc<Stream>;
 }
 
-/// Serves a connection until it ends, breaks its limits, or the server stops. `answer` answers one request; it is given the time at
-/// which the request arrived.
-pub(crate) async fn serve<A, F, B>(stream: TcpStream, open: OpenConnection, limits: Limits, answer: A)
-where
+/// Serves a connection until it ends, breaks its limits, or the server stops. With `secure` it begins with a TLS handshake. `answer` answers
+/// one request; it is given the time at which the request arrived. A client that proved its identity stands as an
+/// `Arc<access::ClientCertificate>` among the extensions of each request.
+pub(crate) async fn serve<A, F, B>(
+    stream: TcpStream,
+    open: OpenConnection,
+    limits: Limits,
+    secure: Option<Arc<Secure>>,
+    answer: A,
+) where
     A: Fn(Request<Incoming>, Instant) -> F + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -110,27 +116,49 @@ where
         let opened = activity.idle_for(Instant::now());
         tokio::time::sleep(LAST_CALL.saturating_sub(opened)).await;
     };
-    let is_h2 = tokio::select! {
-        detected = tokio::time::timeout(limits.head, is_http2(&stream)) => match detected {
-            Ok(Ok(is_h2)) => is_h2,
-            Ok(Err(_)) => return,
-            Err(_) => {
-                open.connections.count_closed(Reason::Headers);
+    let socket = stream.as_raw_fd();
+    // Without an address the client has closed already.
+    let slot = secure.as_ref().and_then(|secure| Some(secure.slot(stream.peer_addr().ok()?.ip())));
+    let crowded_out = async {
+        match &slot {
+            Some(slot) => slot.closed().await,
+            None => std::future::pending().await,
+        }
+    };
+    let opening = opening::open(stream, activity, limits, secure.as_deref());
+    let reason = tokio::select! {
+        opened = tokio::time::timeout(limits.head, opening) => match opened {
+            Ok(Some(opened)) => Ok(opened),
+            Ok(None) => return,
+            Err(_) if secure.is_some() => Err(Reason::Handshake),
+            Err(_) => Err(Reason::Headers),
+        },
+        () = crowded_out => Err(Reason::Handshake),
+        () = closed => {
+            if activity.stage() == Stage::CloseIdle {
                 return;
             }
-        },
-        () = closed => {
-            if activity.stage() != Stage::CloseIdle {
-                open.connections.count_closed(Reason::Room);
+            Err(Reason::Room)
+        }
+    };
+    drop(slot);
+    let Opened { socket: io, is_http2: is_h2, client } = match reason {
+        Ok(opened) => opened,
+        Err(reason) => {
+            open.connections.count_closed(reason);
+            if let Some(secure) = &secure {
+                secure.count(Outcome::Closed);
             }
             return;
         }
     };
-    let socket = stream.as_raw_fd();
-    let io = TokioIo::new(Socket::new(stream, Arc::clone(activity), is_h2, limits.write));
+    let io = TokioIo::new(io);
     let counted = Arc::clone(activity);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let received = Instant::now();
+        if let Some(client) = &client {
+            request.extensions_mut().insert(Arc::clone(client));
+        }
         let guard = counted.begin(!request.body().is_end_stream(), received);
         let activity = Arc::clone(&counted);
         let is_http1 = request.version() < Version::HTTP_2;
@@ -272,7 +300,8 @@ impl Watch<'_> {
                     None if closing.is_some_and(|since| self.is_request_likely(now, since)) => held_back = true,
                     None => {
                         finished = Some(now);
-                        if machine::undelivered(self.socket) == 0 {
+                        // With TLS, bytes of an answer may also wait in front of the socket.
+                        if machine::undelivered(self.socket) == 0 && !activity.is_write_blocked() {
                             activity.set_closes_at_once();
                         }
                         finish(connection.as_mut());
@@ -356,8 +385,9 @@ impl Watch<'_> {
     fn head_is_late(&self, now: Instant, progress: &mut Progress) -> bool {
         let activity = self.activity;
         let number = match (self.is_h2, activity.requests(), activity.partial_head()) {
-            // The first request, with all frames that come before it.
+            // The first request, with all frames of HTTP/2 that come before it.
             (true, 0, _) => u64::MAX,
+            (false, 0, _) if activity.is_idle() => u64::MAX,
             (true, _, number) => number,
             (false, _, 0) => 0,
             // The bytes belong to the current request's body or to the next request.
@@ -380,27 +410,6 @@ struct Progress {
     writing: Option<(u64, Instant)>,
     streams: Vec<(Arc<Stream>, u64, Instant)>,
 }
-
-/// Whether the connection starts with the HTTP/2 preface ("PRI * HTTP/2.0…"). No HTTP/1 method starts with "PRI".
-async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
-    const PREFACE: &[u8] = b"PRI";
-    let mut start = [0u8; 3];
-    loop {
-        let n = stream.peek(&mut start).await?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if start[..n] != PREFACE[..n] {
-            return Ok(false);
-        }
-        if n == PREFACE.len() {
-            return Ok(true);
-        }
-        // One or two bytes of the preface have arrived. Those keep the socket readable, so only polling finds the third.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

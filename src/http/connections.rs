@@ -36,18 +36,21 @@ pub(super) enum Reason {
     Idle,
     Room,
     Headers,
+    Handshake,
     Reader,
     Stream,
 }
 
 impl Reason {
-    const ALL: [Reason; 5] = [Reason::Idle, Reason::Room, Reason::Headers, Reason::Reader, Reason::Stream];
+    const ALL: [Reason; 6] =
+        [Reason::Idle, Reason::Room, Reason::Headers, Reason::Handshake, Reason::Reader, Reason::Stream];
 
     fn as_str(self) -> &'static str {
         match self {
             Reason::Idle => "idle",
             Reason::Room => "room",
             Reason::Headers => "headers",
+            Reason::Handshake => "handshake",
             Reason::Reader => "reader",
             Reason::Stream => "stream",
         }

@@ -204,7 +204,7 @@ impl DataPlane {
         if permission == Permission::Open {
             return Ok(());
         }
-        let certificate = parts.extensions.get::<ClientCertificate>();
+        let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
         let identity = access.identify(&parts.headers, certificate)?.ok_or_else(|| credentials_needed(certificate))?;
         match permission {
             Permission::Open | Permission::AnyIdentity => Ok(()),

@@ -4,6 +4,7 @@ use super::connection::{self, Limits};
 use super::connections::OpenConnection;
 use super::data_plane::{DataPlane, Task};
 use super::handle::{Caller, handle};
+use super::handshake::Secure;
 use super::io_health::Heart;
 use std::io;
 use std::net::TcpStream;
@@ -24,6 +25,7 @@ pub(super) struct IoThreadPool {
     most: usize,
     plane: Arc<DataPlane>,
     limits: Limits,
+    secure: Option<Arc<Secure>>,
     /// Each thread holds a clone until it ends.
     running: crossbeam_channel::Sender<()>,
     handles: Handles,
@@ -51,12 +53,13 @@ impl IoThreadPool {
         threads: usize,
         plane: &Arc<DataPlane>,
         limits: Limits,
+        secure: Option<Arc<Secure>>,
         running: crossbeam_channel::Sender<()>,
     ) -> io::Result<(IoThreadPool, Handles)> {
         let (plane, handles) = (Arc::clone(plane), Handles::default());
         let most = threads * MOST_THREADS;
         let mut pool =
-            IoThreadPool { threads: Vec::new(), most, plane, limits, running, handles: Arc::clone(&handles) };
+            IoThreadPool { threads: Vec::new(), most, plane, limits, secure, running, handles: Arc::clone(&handles) };
         for _ in 0..threads {
             pool.start_thread()?;
         }
@@ -70,8 +73,9 @@ impl IoThreadPool {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let heart = self.plane.io_threads().add(name.clone());
         let beating = Beating { plane: Arc::clone(&self.plane), heart: Arc::clone(&heart) };
-        let run = serve(Arc::clone(&incoming), Arc::clone(&self.plane), Arc::clone(&open_connections), self.limits);
         let turns = self.plane.gateway.executor().end_turns();
+        let (plane, secure) = (Arc::clone(&self.plane), self.secure.clone());
+        let run = serve(Arc::clone(&incoming), plane, Arc::clone(&open_connections), self.limits, secure);
         let running = self.running.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let heart = Arc::clone(&beating.heart);
@@ -142,6 +146,7 @@ async fn serve(
     plane: Arc<DataPlane>,
     open_connections: Arc<AtomicUsize>,
     limits: Limits,
+    secure: Option<Arc<Secure>>,
 ) {
     let mut running = tokio::task::JoinSet::new();
     loop {
@@ -154,9 +159,10 @@ async fn serve(
                 // The client has closed already if it has no address.
                 let Ok(peer) = stream.peer_addr() else { continue };
                 let caller = Arc::new(Caller::new(&plane, &open, peer.ip()));
+                let secure = secure.clone();
                 running.spawn(async move {
                     let answer = move |request, received| handle(Arc::clone(&caller), request, received);
-                    connection::serve(stream, open, limits, answer).await;
+                    connection::serve(stream, open, limits, secure, answer).await;
                     drop(guard);
                 });
             }

@@ -2,7 +2,8 @@
 //!
 //! - One acceptor gives each connection to the I/O thread that has the fewest. Each I/O thread has a single-threaded runtime. A
 //!   request stays on the thread that read it, unless its inference is long.
-//! - HTTP/1.1 (keep-alive, pipelining) and cleartext HTTP/2 with prior knowledge on one port, by hyper.
+//! - HTTP/1.1 (keep-alive, pipelining) and cleartext HTTP/2 with prior knowledge on one port, by hyper. With TLS the two are told
+//!   apart by ALPN. Handshakes are limited in number, in time, and in what they cost other connections of their thread.
 //! - [`Endpoint`](endpoint::Endpoint) is a closed enum: any other path is 404, a wrong method is 405.
 //! - Connections, bodies, headers, slow senders, slow readers and requests in flight are limited. The error says which limit was
 //!   reached. A request takes its place among those in flight when its body is complete.
@@ -12,7 +13,7 @@
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
 //! - Where credentials are required, each endpoint states the permission that it needs ([`Endpoint::permission`](endpoint::Endpoint::permission)).
 //!
-//! Uses: access, budget, codec, serve, registry (reader), route, model, telemetry, machine (sockets).
+//! Uses: access, budget, codec, serve, registry (reader), route, model, telemetry, tls, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!
@@ -33,10 +34,12 @@ mod endpoint;
 mod feedback;
 mod frames;
 mod handle;
+mod handshake;
 mod info;
 mod io_health;
 mod io_thread;
 mod negotiation;
+mod opening;
 mod peers;
 mod predict;
 pub mod problem;
@@ -44,6 +47,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod workers;
 mod written;
 
@@ -53,4 +57,5 @@ pub use config::Config;
 pub(crate) use connection::{Limits as ConnectionLimits, serve as serve_connection};
 pub(crate) use connections::Connections;
 pub use data_plane::DataPlane;
+pub(crate) use handshake::Secure;
 pub use server::Server;

@@ -107,7 +107,7 @@ fn enter(count: &AtomicUsize, limit: usize) -> bool {
 }
 
 /// What counts as one peer. A host with IPv6 usually has a network of 64 bits to itself.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -5,9 +5,11 @@ use super::config::Config;
 use super::connection::Limits;
 use super::connections::Connections;
 use super::data_plane::DataPlane;
+use super::handshake::Secure;
 use super::io_health::SILENT;
 use super::io_thread::{Handles, IoThreadPool};
 use crate::telemetry::Telemetry;
+use crate::tls::Tls;
 use crossbeam_channel::RecvTimeoutError;
 use std::io;
 use std::net::SocketAddr;
@@ -31,7 +33,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the threads. The listener is bound and non-blocking.
+    /// Starts the threads. The listener is bound and non-blocking. With `tls` every connection begins with a handshake.
     ///
     /// # Errors
     /// When a thread or runtime cannot be created.
@@ -40,6 +42,7 @@ impl Server {
         config: &Config,
         plane: &Arc<DataPlane>,
         telemetry: &Telemetry,
+        tls: Option<Arc<Tls>>,
     ) -> io::Result<Server> {
         let address = listener.local_addr()?;
         let (close, closing) = watch::channel(false);
@@ -52,7 +55,8 @@ impl Server {
             max_streams: config.max_streams,
             memory: plane.budget().limit(),
         };
-        let (pool, io_threads) = IoThreadPool::start(config.io_threads.get(), plane, limits, running)?;
+        let secure = tls.map(|tls| Secure::new(tls, "data", telemetry.process(), config.max_connections));
+        let (pool, io_threads) = IoThreadPool::start(config.io_threads.get(), plane, limits, secure, running)?;
         let (max, runtime) = (config.max_connections, Builder::new_current_thread().enable_all().build()?);
         let open = Arc::clone(&connections);
         let acceptor = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {

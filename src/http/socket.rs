@@ -1,90 +1,36 @@
-//! A connection's socket: it notes in the connection's activity what arrives and what is taken, and it closes without losing bytes.
+//! What HTTP reads from and writes to: the TCP socket, or TLS on it. It notes in the connection's activity what arrives.
 
 use super::activity::Activity;
 use super::frames::Frames;
-use crate::machine;
+use super::wire::Wire;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 
-/// How long a closing connection waits for the client to close too. If the socket were closed while bytes of the client are unread,
-/// the kernel would reset the connection, and the client could lose the end of its answer.
-const LINGER: Duration = Duration::from_secs(1);
-/// How often a closing connection looks whether the kernel has sent everything, once the client has closed its half.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// A connection's socket.
+/// What HTTP reads from and writes to.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     activity: Arc<Activity>,
     /// With HTTP/2, the frames that arrive.
     frames: Option<Frames>,
-    /// The client has closed its sending half.
+    /// The client sends nothing more.
     ended: bool,
-    closing: Option<Closing>,
-    /// How long a closing connection waits for a client that takes no bytes.
-    write_timeout: Duration,
 }
 
-/// The sending half is closed, and the client's last bytes are awaited.
 #[derive(Debug)]
-struct Closing {
-    timer: Pin<Box<Sleep>>,
-    /// The bytes that the kernel had not delivered, and when their number last fell.
-    undelivered: (usize, Instant),
+pub(super) enum Stream {
+    Plain(Wire),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, is_http2: bool, write_timeout: Duration) -> Socket {
+    pub(super) fn new(stream: Stream, activity: Arc<Activity>, is_http2: bool) -> Socket {
         let frames = is_http2.then(Frames::new);
-        Socket { stream, activity, frames, ended: false, closing: None, write_timeout }
-    }
-
-    /// Waits until the client has closed and everything is delivered, or for a limited time.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
-        loop {
-            let mut scratch = [MaybeUninit::uninit(); 4096];
-            while !self.ended {
-                let mut scratch = ReadBuf::uninit(&mut scratch);
-                match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
-                    Poll::Ready(Ok(())) if scratch.filled().is_empty() => {
-                        self.ended = true;
-                        closing.timer.as_mut().reset((Instant::now() + LOOK).into());
-                    }
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => break,
-                }
-            }
-            let is_due = closing.timer.as_mut().poll(cx).is_ready();
-            if !is_due && !self.ended {
-                return Poll::Pending;
-            }
-            let left = machine::undelivered(self.stream.as_raw_fd());
-            let now = Instant::now();
-            if left == 0 {
-                return Poll::Ready(());
-            }
-            if left < closing.undelivered.0 {
-                closing.undelivered = (left, now);
-            } else if now.duration_since(closing.undelivered.1) >= self.write_timeout {
-                self.activity.set_reset();
-                return Poll::Ready(());
-            }
-            if !is_due {
-                return Poll::Pending;
-            }
-            closing.timer.as_mut().reset((now + LOOK).into());
-        }
+        Socket { stream, activity, frames, ended: false }
     }
 }
 
@@ -93,7 +39,13 @@ impl AsyncRead for Socket {
         let this = &mut *self;
         let before = buf.filled().len();
         if !this.ended {
-            std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            match std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf)) {
+                Ok(()) => {}
+                // TLS ends with a message of its own, but many clients just close. HTTP knows where a request ends, so that nothing can be
+                // cut off unnoticed (RFC 9112, section 9.8).
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
             let arrived = &buf.filled()[before..];
             if !arrived.is_empty() {
                 this.activity.set_partial_head(this.frames.as_mut().map_or(1, |frames| frames.read(arrived)));
@@ -112,8 +64,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        note(&self.activity, polled)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -121,8 +72,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        note(&self.activity, polled)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,36 +84,56 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.closing.is_none() {
-            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            if this.activity.closes_at_once() {
-                return Poll::Ready(Ok(()));
-            }
-            this.activity.set_lingers();
-            let (now, first) = (Instant::now(), if this.ended { LOOK } else { LINGER });
-            let timer = Box::pin(tokio::time::sleep(first));
-            this.closing = Some(Closing { timer, undelivered: (usize::MAX, now) });
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain(wire) => Pin::new(wire).poll_read(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
-        this.poll_linger(cx).map(Ok)
     }
 }
 
-/// Notes what the socket took, or that it takes nothing at the moment.
-fn note(activity: &Activity, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-    match &polled {
-        Poll::Ready(Ok(written)) => activity.wrote(*written),
-        Poll::Ready(Err(_)) => {}
-        Poll::Pending => activity.set_write_blocked(),
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Stream::Plain(wire) => Pin::new(wire).poll_write(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
     }
-    polled
-}
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.activity.is_reset() {
-            // The kernel would keep the unsent bytes for minutes. If setting the option fails, it does.
-            let _ = self.stream.set_zero_linger();
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Stream::Plain(wire) => Pin::new(wire).poll_write_vectored(cx, bufs),
+            Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Plain(wire) => wire.is_write_vectored(),
+            Stream::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain(wire) => Pin::new(wire).poll_flush(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

@@ -296,7 +296,7 @@ fn liveness_is_answered_while_every_io_thread_is_in_a_run_that_does_not_end() {
     let limits = Config { max_connections: 100, body_timeout: Duration::from_secs(20), ..config(100) };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
-    let server = Server::start(listener, &limits, &plane, &telemetry).unwrap();
+    let server = Server::start(listener, &limits, &plane, &telemetry, None).unwrap();
     let address = server.address();
     let body = r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1.5]}]}"#;
     let predict = format!(

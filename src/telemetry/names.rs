@@ -358,7 +358,26 @@ pub(crate) const CONNECTIONS_CLOSED: Metric = metric(
     Kind::Counter,
     &["plane", "reason"],
     "Connections that the server closed because of a limit, by reason: idle (idle_timeout), room (the longest idle one, at max_connections), \
-     headers (header_timeout), reader (write_timeout); and streams of HTTP/2 that it reset: stream (write_timeout)",
+     headers (header_timeout), handshake (TLS: header_timeout, or too many at the same time), reader (write_timeout); and streams of HTTP/2 \
+     that it reset: stream (write_timeout)",
+);
+pub(crate) const TLS_HANDSHAKES: Metric = metric(
+    "sluicegate_tls_handshakes_total",
+    Kind::Counter,
+    &["plane", "result"],
+    "TLS handshakes by result: full, resumed, failed (what the client sent, or that it left), not_tls (another protocol), closed (a limit)",
+);
+pub(crate) const TLS_EXPIRES: Metric = metric(
+    "sluicegate_tls_certificate_expires_timestamp_seconds",
+    Kind::Gauge,
+    &["plane"],
+    "When the certificate of the plane expires, as a Unix time",
+);
+pub(crate) const TLS_RELOADS: Metric = metric(
+    "sluicegate_tls_reloads_total",
+    Kind::Counter,
+    &["plane", "result"],
+    "Changed certificate files that were loaded (ok), or could not be used, so that the old ones stay (refused)",
 );
 pub(crate) const QUEUE_DEPTH: Metric =
     metric("sluicegate_queue_depth", Kind::Gauge, &[], "Requests that wait for a worker");
@@ -422,6 +441,9 @@ pub(crate) const ALL: &[Metric] = &[
     RESTARTS,
     CONNECTIONS,
     CONNECTIONS_CLOSED,
+    TLS_HANDSHAKES,
+    TLS_EXPIRES,
+    TLS_RELOADS,
     QUEUE_DEPTH,
     READY,
 ];

@@ -31,5 +31,6 @@ mod split;
 mod supervisor;
 mod swap;
 mod sweep;
+mod tls;
 mod trial;
 mod tritonclient;

@@ -163,6 +163,7 @@ impl Fixture {
             access: access.clone(),
             require_token,
             allowed_hosts: vec!["ops.example".to_owned()],
+            warnings: Arc::new(Vec::new),
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
             threads: Arc::new(move || reported.lock().unwrap().clone()),
             memory: Arc::new(|| Memory { requests: (5, 100), resident: Some(7), ..Memory::default() }),

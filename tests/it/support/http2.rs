@@ -17,9 +17,9 @@ pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 pub const ACK: u8 = 1;
 
-/// A connection.
-pub struct Http2 {
-    pub stream: TcpStream,
+/// A connection, plain or with TLS.
+pub struct Http2<S = TcpStream> {
+    pub stream: S,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -33,8 +33,15 @@ pub struct Frame {
 impl Http2 {
     /// Connects. `window` is the number of bytes that the server may send on each stream without being asked for more.
     pub fn connect(address: SocketAddr, window: u32) -> Http2 {
-        let mut stream = TcpStream::connect(address).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Http2::over(stream, window)
+    }
+}
+
+impl<S: Read + Write> Http2<S> {
+    /// Begins HTTP/2 on a connection.
+    pub fn over(mut stream: S, window: u32) -> Http2<S> {
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         let mut connection = Http2 { stream };
         connection.set_window(window);
