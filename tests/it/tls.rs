@@ -128,7 +128,7 @@ fn the_whole_program_with_certificates_of_its_own_for_curl_and_the_command_line(
     let (code, said) = cli(&["--admin", &format!("http://{}", served.admin), "models"]);
     assert!(code == 1 && said.contains("this port speaks TLS, and the client sent plain HTTP: use https://"), "{said}");
     let with_ben = ["--cacert", &ca, "--cert", &at("ben.crt"), "--key", &at("ben.key"), &format!("{admin}/readyz")];
-    assert!(text(&curl(&with_ben)).contains("\"ready\":true"));
+    eventually("ben is answered", || text(&curl(&with_ben)).contains("\"ready\":true").then_some(()));
     let without = curl(&["--cacert", &ca, &format!("{admin}/readyz")]);
     assert!(!without.status.success() && text(&without).contains("certificate required"), "{}", text(&without));
 
