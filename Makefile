@@ -74,10 +74,10 @@ valgrind: ## run the unit tests of tensor, codec, registry and route under valgr
 bench: ort ## run the criterion benchmarks
 	$(CARGO) bench --locked
 
-loadtest: build runner ## run a short version of every load scenario (5 minutes)
+loadtest: build runner ## run a short version of every load scenario (6 minutes)
 	loadtest/runner/target/release/sluicegate-loadtest all --short
 
-targets: build runner ## measure the performance targets (13 minutes)
+targets: build runner ## measure the performance targets (17 minutes)
 	loadtest/runner/target/release/sluicegate-loadtest targets
 
 runner: ## build the load runner and the baseline server

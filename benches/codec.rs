@@ -1,5 +1,5 @@
-//! Decoding and encoding of 32 and 1,000 floats, JSON and binary. The baseline is sonic-rs with a struct that has a `Vec<f32>`
-//! and checks nothing.
+//! Decoding and encoding of 32 and 1,000 floats, JSON and binary, and decoding of JSON bodies of 64 kB and 1 MB. The baseline is
+//! sonic-rs with a struct that has a `Vec<f32>` and checks nothing.
 //!
 //! Run with `cargo bench --bench codec`.
 
@@ -15,7 +15,10 @@ use support::{Measured, row};
 
 mod support;
 
-criterion_group!(benches, decode_json, decode_binary, encode);
+criterion_group!(benches, decode_json, decode_large_json, decode_binary, encode);
+
+/// The names of large bodies, and their sizes in bytes.
+const LARGE: [(&str, usize); 2] = [("64k", 64 << 10), ("1m", 1 << 20)];
 
 fn main() {
     let measured = Measured::from_now();
@@ -25,6 +28,15 @@ fn main() {
     if let (Some(json), Some(binary)) = (nanos("decode_json_1000"), nanos("decode_binary_1000")) {
         let times = json / binary;
         row("1,000 floats, binary against JSON: decoding alone", "at least 10", &format!("{times:.1}"), times >= 10.0);
+    }
+    for (name, size) in LARGE {
+        let (ours, theirs) = (nanos(&format!("decode_json_{name}")), nanos(&format!("sonic_vec_f32_{name}")));
+        if let (Some(ours), Some(theirs)) = (ours, theirs) {
+            let (length, ratio) = (large_body(size).len() as f64, theirs / ours);
+            let measure = format!("JSON body of {} kB: MB/s decoded against sonic-rs into Vec<f32>", size >> 10);
+            let [ours, theirs] = [ours, theirs].map(|nanos| length / nanos * 1e3);
+            row(&measure, "at least 1.0", &format!("{ratio:.2} ({ours:.0} to {theirs:.0})"), ratio >= 1.0);
+        }
     }
 }
 
@@ -42,17 +54,26 @@ struct BareInput {
 }
 
 fn decode_json(c: &mut Criterion) {
-    let mut group = c.benchmark_group("codec");
     for n in [32, 1000] {
-        let body = json_body(n);
-        group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_function(format!("decode_json_{n}"), |b| {
-            b.iter(|| oip::decode(black_box(&body), None).expect("the body is valid"));
-        });
-        group.bench_function(format!("sonic_vec_f32_{n}"), |b| {
-            b.iter(|| sonic_rs::from_slice::<Bare>(black_box(&body)).expect("the body is valid"));
-        });
+        decode_one(c, &n.to_string(), &json_body(n));
     }
+}
+
+fn decode_large_json(c: &mut Criterion) {
+    for (name, size) in LARGE {
+        decode_one(c, name, &large_body(size));
+    }
+}
+
+fn decode_one(c: &mut Criterion, name: &str, body: &Bytes) {
+    let mut group = c.benchmark_group("codec");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function(format!("decode_json_{name}"), |b| {
+        b.iter(|| oip::decode(black_box(body), None).expect("the body is valid"));
+    });
+    group.bench_function(format!("sonic_vec_f32_{name}"), |b| {
+        b.iter(|| sonic_rs::from_slice::<Bare>(black_box(body)).expect("the body is valid"));
+    });
 }
 
 fn decode_binary(c: &mut Criterion) {
@@ -96,6 +117,12 @@ fn floats(n: usize) -> Vec<f32> {
     };
     let scales = [0.01, 0.1, 1.0, 10.0, 100.0];
     (0..n).map(|_| ((next() >> 40) as f32 / 16_777_216.0 - 0.5) * scales[(next() % 5) as usize]).collect()
+}
+
+/// A body of about `size` bytes.
+fn large_body(size: usize) -> Bytes {
+    let of_a_thousand = json_body(1000).len();
+    json_body(size * 1000 / of_a_thousand)
 }
 
 fn json_body(n: usize) -> Bytes {

@@ -5,8 +5,11 @@
 //! request. It has no routing, versions, checks, metrics or log: the difference to it is the cost of those. Not for production.
 //!
 //! - any `POST`: runs the model on the first input (FP32) and answers its first output
+//! - the same with `Inference-Header-Content-Length`: the first input is the bytes after the JSON, used where they are if they are
+//!   aligned; the answer has its output after its JSON too
 //! - any `GET`: answers a constant, to measure hyper and the sockets alone
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::error::Error;
@@ -17,7 +20,7 @@ use std::process::ExitCode;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -35,6 +38,8 @@ sluicegate-floor [--listen ADDR] [--threads N] [--model FILE.onnx] [--sessions N
   --sessions sessions of the model in each thread, used in turn, to measure what many models cost the engine; default 1
   --dylib    ONNX Runtime's library; default $ORT_DYLIB_PATH, else .ort/libonnxruntime.so";
 
+const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
 type AnyError = Box<dyn Error>;
 
 #[derive(Deserialize)]
@@ -46,6 +51,37 @@ struct InferRequest {
 struct InputTensor {
     shape: Vec<i64>,
     data: Vec<f32>,
+}
+
+/// The JSON before binary tensors.
+#[derive(Deserialize)]
+struct BinaryRequest {
+    inputs: Vec<BinaryInput>,
+}
+
+#[derive(Deserialize)]
+struct BinaryInput {
+    shape: Vec<i64>,
+    parameters: BinarySize,
+}
+
+#[derive(Deserialize, Serialize)]
+struct BinarySize {
+    binary_data_size: usize,
+}
+
+#[derive(Serialize)]
+struct BinaryAnswer<'a> {
+    model_name: &'a str,
+    outputs: [BinaryOutput<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct BinaryOutput<'a> {
+    name: &'a str,
+    shape: &'a [i64],
+    datatype: &'a str,
+    parameters: BinarySize,
 }
 
 #[derive(Serialize)]
@@ -147,9 +183,10 @@ impl Options {
 }
 
 impl Models {
-    fn answer(&mut self, body: &[u8]) -> Result<Vec<u8>, AnyError> {
+    /// The model whose turn it is.
+    fn next(&mut self) -> &mut Model {
         self.next = (self.next + 1) % self.models.len();
-        self.models[self.next].answer(body)
+        &mut self.models[self.next]
     }
 }
 
@@ -172,6 +209,30 @@ impl Model {
             model_name: "floor",
             outputs: [OutputTensor { name: &self.output, shape, datatype: "FP32", data }],
         })?)
+    }
+
+    /// The same for a binary tensor after `head` bytes of JSON. Returns the answer and the length of its JSON.
+    fn answer_binary(&mut self, body: &[u8], head: usize) -> Result<(Vec<u8>, usize), AnyError> {
+        let (head, rest) = body.split_at_checked(head).ok_or("the body is shorter than its JSON")?;
+        let request: BinaryRequest = sonic_rs::from_slice(head)?;
+        let input = request.inputs.first().ok_or("no inputs")?;
+        let bytes = rest.get(..input.parameters.binary_data_size).ok_or("the body is shorter than its tensor")?;
+        let values: Cow<[f32]> = match bytemuck::try_cast_slice(bytes) {
+            Ok(aligned) => aligned.into(),
+            Err(_) => bytes.as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect::<Vec<_>>().into(),
+        };
+        let tensor = TensorRef::from_array_view((input.shape.as_slice(), &*values))?;
+        let outputs = self.session.run(ort::inputs![self.input.as_str() => tensor])?;
+        let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
+        let data: &[u8] = bytemuck::cast_slice(data);
+        let parameters = BinarySize { binary_data_size: data.len() };
+        let mut answer = sonic_rs::to_vec(&BinaryAnswer {
+            model_name: "floor",
+            outputs: [BinaryOutput { name: &self.output, shape, datatype: "FP32", parameters }],
+        })?;
+        let head = answer.len();
+        answer.extend_from_slice(data);
+        Ok((answer, head))
     }
 }
 
@@ -209,20 +270,31 @@ async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     if request.method() == Method::GET {
         return Ok(json(StatusCode::OK, Bytes::from_static(br#"{"constant":true}"#)));
     }
-    let Ok(body) = request.into_body().collect().await else {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = body.collect().await else {
         return Ok(json(StatusCode::BAD_REQUEST, Bytes::new()));
     };
     let body = body.to_bytes();
-    let answered = MODELS.with_borrow_mut(|models| models.answer(&body));
-    Ok(match answered {
-        Ok(answer) => json(StatusCode::OK, answer.into()),
-        Err(error) => json(StatusCode::BAD_REQUEST, error.to_string().into()),
-    })
+    let wrong = |error: AnyError| json(StatusCode::BAD_REQUEST, error.to_string().into());
+    let Some(head) = parts.headers.get(HEADER_LENGTH) else {
+        let answered = MODELS.with_borrow_mut(|models| models.next().answer(&body));
+        return Ok(answered.map_or_else(wrong, |answer| json(StatusCode::OK, answer.into())));
+    };
+    let Some(head) = head.to_str().ok().and_then(|head| head.parse().ok()) else {
+        return Ok(wrong("Inference-Header-Content-Length is not a number".into()));
+    };
+    let answered = MODELS.with_borrow_mut(|models| models.next().answer_binary(&body, head));
+    Ok(answered.map_or_else(wrong, |(answer, head)| {
+        let mut response = Response::new(Full::new(answer.into()));
+        response.headers_mut().insert(CONTENT_TYPE, const { HeaderValue::from_static("application/octet-stream") });
+        response.headers_mut().insert(HEADER_LENGTH, head.into());
+        response
+    }))
 }
 
 fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, const { hyper::header::HeaderValue::from_static("application/json") });
+    response.headers_mut().insert(CONTENT_TYPE, const { HeaderValue::from_static("application/json") });
     response
 }

@@ -48,7 +48,8 @@ impl Admin {
         let request = Request::builder()
             .method(method.clone())
             .uri(path)
-            .header(HOST, "sluicegate-loadtest")
+            // The admin port refuses names that it does not know, and takes any address.
+            .header(HOST, self.0.to_string())
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .while_doing(what)?;

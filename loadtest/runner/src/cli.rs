@@ -14,10 +14,13 @@ use crate::server::Programs;
 use crate::wrong::{Result, While, Wrong};
 
 /// The scenarios of `targets`, in the order of the table.
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 15] = [
     "floor",
     "open-loop",
     "binary",
+    "picture",
+    "json-large",
+    "trees",
     "batching",
     "large",
     "swap",

@@ -6,6 +6,9 @@ use crate::figures::median;
 use crate::run::{PhaseRun, Ran};
 use crate::scenario::{Expectation, Measure};
 
+/// Above this share of the machine's CPU time, the load generator itself limits what is measured, and the row says so.
+const GENERATOR_SHARE: f64 = 1.0 / 3.0;
+
 /// A row of the table.
 #[derive(Debug, Serialize)]
 pub struct Row {
@@ -17,6 +20,10 @@ pub struct Row {
     /// The measured value as text, with its unit.
     pub said: String,
     pub verdict: Verdict,
+    /// CPU time of the server per answer, of the phase and of the one it is compared with.
+    pub cpu: String,
+    /// What a reader must know about the value.
+    pub note: String,
     /// Whether it is a row of the table of targets.
     pub is_target: bool,
 }
@@ -52,14 +59,17 @@ pub fn rows(ran: &Ran) -> Vec<Row> {
         measured: failed as f64,
         said: format!("{failed} of {requests}"),
         verdict: if failed == 0 && requests > 0 { Verdict::Met } else { Verdict::Missed },
+        cpu: String::new(),
+        note: String::new(),
         is_target: false,
     });
     rows
 }
 
 fn row(ran: &Ran, e: &Expectation) -> Row {
-    let of =
-        |phase: &str| -> Vec<f64> { ran.phases.iter().filter(|p| p.name == phase).map(|p| measure(p, e)).collect() };
+    let of = |phase: &str| -> Vec<f64> {
+        ran.phases.iter().filter(|p| p.name == phase).map(|p| measure(ran, p, e)).collect()
+    };
     let this = of(&e.phase);
     let here = median(this.clone());
     let (measured, said) = match (&e.against, e.difference_per) {
@@ -95,13 +105,49 @@ fn row(ran: &Ran, e: &Expectation) -> Row {
         Some(false) => Verdict::Missed,
     };
     let (scenario, name) = (ran.scenario.name.clone(), e.name.clone());
-    Row { scenario, name, target, measured, said, verdict, is_target: e.target }
+    let (cpu, note) = (cpu(ran, e), note(ran, e));
+    Row { scenario, name, target, measured, said, verdict, cpu, note, is_target: e.target }
 }
 
-fn measure(phase: &PhaseRun, e: &Expectation) -> f64 {
+/// The medians over rounds of a figure of the phases of an expectation.
+fn medians(ran: &Ran, e: &Expectation, figure: fn(&PhaseRun) -> f64) -> Vec<f64> {
+    let of = |name: &String| median(ran.phases.iter().filter(|p| p.name == *name).map(figure).collect());
+    std::iter::once(&e.phase).chain(&e.against).map(of).collect()
+}
+
+fn cpu(ran: &Ran, e: &Expectation) -> String {
+    match medians(ran, e, |p| p.figures.cpu_us)[..] {
+        // The row itself has it, or has nothing to do with requests.
+        _ if matches!(e.measure, Measure::CpuUs | Measure::ResidentKb | Measure::Actions | Measure::Share) => {
+            String::new()
+        }
+        [this, that] => format!("{this:.1} to {that:.1} ({:.2})", this / that),
+        [this, ..] => format!("{this:.1}"),
+        [] => String::new(),
+    }
+}
+
+/// The note of an expectation, and a large share of the load generator.
+fn note(ran: &Ran, e: &Expectation) -> String {
+    let most = medians(ran, e, |p| p.generator).into_iter().fold(0.0, f64::max);
+    let mut notes = Vec::new();
+    if most > GENERATOR_SHARE {
+        notes.push(format!("generator {:.0} % of the machine", most * 100.0));
+    }
+    if !e.note.is_empty() {
+        notes.push(e.note.clone());
+    }
+    notes.join("; ")
+}
+
+fn measure(ran: &Ran, phase: &PhaseRun, e: &Expectation) -> f64 {
     let figures = &phase.figures;
     match e.measure {
         Measure::Throughput => figures.throughput,
+        Measure::Rows => {
+            let rows = ran.scenario.phases.iter().find(|p| p.name == phase.name).map_or(1, |p| p.ask[0].rows);
+            figures.throughput * rows as f64
+        }
         Measure::CpuUs => figures.cpu_us,
         Measure::P50Us => figures.windowed.p50_us,
         Measure::P99Us => figures.windowed.p99_us,
@@ -117,7 +163,7 @@ fn measure(phase: &PhaseRun, e: &Expectation) -> f64 {
 
 fn with_unit(value: f64, measure: Measure) -> String {
     match measure {
-        Measure::Throughput => format!("{value:.0}/s"),
+        Measure::Throughput | Measure::Rows => format!("{value:.0}/s"),
         Measure::CpuUs | Measure::P50Us | Measure::P99Us | Measure::P999Us | Measure::WholeP99Us => {
             if value >= 10_000.0 { format!("{:.1} ms", value / 1e3) } else { format!("{value:.1} us") }
         }
@@ -169,6 +215,7 @@ mod tests {
                 at_s: 0.0,
                 seconds: 1.0,
                 elsewhere: 0.0,
+                generator: if name == "a" { 0.4 } else { 0.2 },
                 figures: Figures::new(&vec![one; good], 1.0, 1.0, 1.0),
                 marks: Vec::new(),
                 complaints: Vec::new(),
@@ -184,6 +231,9 @@ mod tests {
         assert_eq!(rows[0].measured, 0.8, "80 to 100: the medians, not the single rounds");
         assert_eq!(rows[0].verdict, Verdict::Met);
         assert!(rows[0].said.contains("rounds 0.10 to 0.80"), "{}", rows[0].said);
+        assert_eq!(rows[0].note, "generator 40 % of the machine", "the larger of both phases");
+        // 1 us of CPU time in each phase; the middle one of b's 80, 10 and 90 answers is 80, of a's 100.
+        assert_eq!(rows[0].cpu, "0.0 to 0.0 (1.25)");
     }
 
     #[test]

@@ -28,6 +28,11 @@ pub fn process_cpu_us(id: u32) -> Result<f64> {
     Ok(ticks as f64 * 1e6 / ticks_per_second())
 }
 
+/// The share of the machine's CPU time between two readings that `us` is.
+pub fn share(before: Times, after: Times, us: f64) -> f64 {
+    us * ticks_per_second() / 1e6 / (after.all.saturating_sub(before.all) as f64).max(1.0)
+}
+
 /// The share of the machine's CPU time between two readings that other processes used. `ours_us`: CPU time of the test itself.
 pub fn elsewhere(before: Times, after: Times, ours_us: f64) -> f64 {
     let all = after.all.saturating_sub(before.all) as f64;
@@ -69,6 +74,7 @@ mod tests {
         let after = parse("cpu  150 0 120 1100 10 0 7 20 0 0\n").unwrap();
         assert_eq!(after, Times { busy: 290, all: 1407 });
         let ours_us = 50.0 * 1e6 / ticks_per_second();
+        assert!((share(before, after, ours_us) - 50.0 / 207.0).abs() < 1e-9, "50 of 207");
         assert!((elsewhere(before, after, ours_us) - 40.0 / 207.0).abs() < 1e-9, "90 busy, 50 of them ours");
     }
 }

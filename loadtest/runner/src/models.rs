@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::onnx;
-use crate::scenario::{Model, Version};
+use crate::scenario::{Model, ModelKind, Version};
 use crate::wrong::{Result, While};
 
 /// The names of a model: its own name, or numbered names when it has copies.
@@ -26,7 +26,7 @@ pub fn write_all<'a>(directory: &Path, root: &Path, models: impl Iterator<Item =
                     // Every copy has different weights, so that a server cannot share them.
                     Version::Seed { seed, widths } => {
                         let widths = if widths.is_empty() { &model.widths } else { widths };
-                        onnx::perceptron(widths, seed + 1000 * copy as u64)
+                        made(model, widths, seed + 1000 * copy as u64)
                     }
                     Version::File { file } => {
                         let path = root.join(file);
@@ -41,6 +41,15 @@ pub fn write_all<'a>(directory: &Path, root: &Path, models: impl Iterator<Item =
         }
     }
     Ok(())
+}
+
+/// A model from a seed. `Scenario::parse` has checked its dimensions.
+fn made(model: &Model, widths: &[usize], seed: u64) -> Vec<u8> {
+    match model.kind {
+        ModelKind::Perceptron => onnx::perceptron(widths, seed),
+        ModelKind::Cnn => onnx::cnn([model.row[0], model.row[1], model.row[2]], widths[1], widths[2], seed),
+        ModelKind::Trees { count, leaves } => onnx::trees(widths[0], count, leaves, seed),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

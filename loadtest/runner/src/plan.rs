@@ -66,12 +66,12 @@ impl Plan {
                             .map(|_| (rng.random_range(-2.0..2.0_f32) * 1e6).round() / 1e6)
                             .collect();
                         let body = if ask.binary {
-                            let (body, head) = binary(&values, ask.rows);
+                            let (body, head) = binary(&values, ask.rows, &model.row);
                             // All cases have the same shape, and so the same length.
                             headers.insert(HEADER_LENGTH, head.into());
                             body
                         } else {
-                            json(&values, ask.rows)
+                            json(&values, ask.rows, &model.row)
                         };
                         Case { body: body.into(), answers: Vec::new() }
                     })
@@ -113,10 +113,10 @@ fn bounds(weights: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// An Open Inference Protocol body with one input `x` of shape `[rows, values / rows]`.
-fn json(values: &[f32], rows: usize) -> Vec<u8> {
-    let columns = values.len() / rows;
-    let mut body = format!(r#"{{"inputs":[{{"name":"x","shape":[{rows},{columns}],"datatype":"FP32","data":["#);
+/// An Open Inference Protocol body with one input `x`: `rows` rows with the dimensions `row`.
+fn json(values: &[f32], rows: usize, row: &[usize]) -> Vec<u8> {
+    let shape = shape(rows, row);
+    let mut body = format!(r#"{{"inputs":[{{"name":"x","shape":{shape},"datatype":"FP32","data":["#);
     for (i, value) in values.iter().enumerate() {
         let comma = if i == 0 { "" } else { "," };
         write!(body, "{comma}{value:.6}").expect("writing to a string cannot fail");
@@ -126,15 +126,20 @@ fn json(values: &[f32], rows: usize) -> Vec<u8> {
 }
 
 /// The same as a binary tensor, and asks for a binary answer. Returns the body and the length of its JSON part.
-fn binary(values: &[f32], rows: usize) -> (Vec<u8>, usize) {
-    let (columns, size) = (values.len() / rows, values.len() * 4);
+fn binary(values: &[f32], rows: usize, row: &[usize]) -> (Vec<u8>, usize) {
+    let (shape, size) = (shape(rows, row), values.len() * 4);
     let mut body = format!(
-        r#"{{"inputs":[{{"name":"x","shape":[{rows},{columns}],"datatype":"FP32","parameters":{{"binary_data_size":{size}}}}}],"parameters":{{"binary_data_output":true}}}}"#
+        r#"{{"inputs":[{{"name":"x","shape":{shape},"datatype":"FP32","parameters":{{"binary_data_size":{size}}}}}],"parameters":{{"binary_data_output":true}}}}"#
     )
     .into_bytes();
     let head = body.len();
     body.extend(values.iter().flat_map(|v| v.to_le_bytes()));
     (body, head)
+}
+
+fn shape(rows: usize, row: &[usize]) -> String {
+    let dimensions: Vec<_> = std::iter::once(&rows).chain(row).map(usize::to_string).collect();
+    format!("[{}]", dimensions.join(","))
 }
 
 #[cfg(test)]
@@ -143,11 +148,11 @@ mod tests {
 
     #[test]
     fn bodies_follow_the_protocol() {
-        let value: serde_json::Value = serde_json::from_slice(&json(&[1.5, -2.0], 1)).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&json(&[1.5, -2.0], 1, &[2])).unwrap();
         assert_eq!(value["inputs"][0]["data"], serde_json::json!([1.5, -2.0]));
-        let (body, head) = binary(&[1.5, -2.0], 2);
+        let (body, head) = binary(&[1.5, -2.0], 2, &[1, 1]);
         let value: serde_json::Value = serde_json::from_slice(&body[..head]).unwrap();
-        assert_eq!(value["inputs"][0]["shape"], serde_json::json!([2, 1]));
+        assert_eq!(value["inputs"][0]["shape"], serde_json::json!([2, 1, 1]));
         assert_eq!(body[head..], [1.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat());
     }
 

@@ -31,13 +31,13 @@ pub fn write_rows(path: &Path, rows: &[&Row]) -> Result<()> {
 
 /// The table of results, with aligned columns.
 pub fn table(rows: &[&Row]) -> String {
-    let head = ["scenario", "measure", "target", "measured", "verdict"].map(str::to_owned);
+    let head = ["scenario", "measure", "target", "measured", "verdict", "server cpu us", "note"].map(str::to_owned);
     let mut lines = vec![head];
-    lines.extend(
-        rows.iter().map(|r| {
-            [r.scenario.clone(), r.name.clone(), r.target.clone(), r.said.clone(), r.verdict.word().to_owned()]
-        }),
-    );
+    lines.extend(rows.iter().map(|r| {
+        let verdict = r.verdict.word().to_owned();
+        let (cpu, note) = (r.cpu.clone(), r.note.clone());
+        [r.scenario.clone(), r.name.clone(), r.target.clone(), r.said.clone(), verdict, cpu, note]
+    }));
     aligned(&lines)
 }
 
@@ -55,6 +55,7 @@ pub fn phases(ran: &Ran) -> String {
         "late p99",
         "refused",
         "failed",
+        "generator",
         "others",
     ];
     let mut lines = vec![head.map(str::to_owned)];
@@ -72,6 +73,7 @@ pub fn phases(ran: &Ran) -> String {
             format!("{:.0}", f.late_p99_us),
             f.refused.to_string(),
             f.failed.to_string(),
+            format!("{:.0} %", phase.generator * 100.0),
             format!("{:.0} %", phase.elsewhere * 100.0),
         ]);
     }

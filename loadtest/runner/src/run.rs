@@ -19,8 +19,14 @@ use crate::wrong::{Result, While, Wrong};
 
 /// Time for the generators to open their connections before the first request.
 const LEAD: Duration = Duration::from_millis(200);
-/// Pause between phases, for background work of the last one (writing logs, freeing memory).
-const PAUSE: Duration = Duration::from_millis(400);
+/// Pause between phases.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest wait for the background work that a phase leaves (writing logs, freeing memory). It belongs to that phase: it would slow
+/// the next one down, and its CPU time is that of the requests.
+const SETTLE: Duration = Duration::from_secs(8);
+/// A server has settled when it uses less of a core than this over `SETTLE_WINDOW`.
+const SETTLED: f64 = 0.1;
+const SETTLE_WINDOW: Duration = Duration::from_millis(150);
 /// Requests per second that one generator thread can send on time.
 const RATE_OF_A_THREAD: f64 = 25_000.0;
 const COMPLAINTS: usize = 5;
@@ -51,6 +57,8 @@ pub struct PhaseRun {
     pub seconds: f64,
     /// The share of the machine's CPU time that other processes used (0 to 1).
     pub elsewhere: f64,
+    /// The share of the machine's CPU time that the load generator used (0 to 1).
+    pub generator: f64,
     pub figures: Figures,
     pub marks: Vec<Mark>,
     pub complaints: Vec<String>,
@@ -138,11 +146,29 @@ async fn one_phase(phase: &Phase, server: &Running, load: Load, bar: &ProgressBa
         complaints.extend(seen.complaints);
     }
     complaints.truncate(COMPLAINTS);
-    let cpu_us = server.cpu_us()? - server_cpu;
-    let elsewhere = machine::elsewhere(machine_before, machine::times()?, cpu_us + own_cpu_us()? - own_cpu);
-    let figures = Figures::new(&samples, seconds, cpu_us, server.resident_kb()?);
+    let (machine_after, own_us) = (machine::times()?, own_cpu_us()? - own_cpu);
+    let elsewhere = machine::elsewhere(machine_before, machine_after, server.cpu_us()? - server_cpu + own_us);
+    let generator = machine::share(machine_before, machine_after, own_us);
+    let resident_kb = server.resident_kb()?;
+    settle(server).await?;
+    let figures = Figures::new(&samples, seconds, server.cpu_us()? - server_cpu, resident_kb);
     let name = phase.name.clone();
-    Ok(PhaseRun { name, round: 0, at_s: 0.0, seconds, elsewhere, figures, marks: acted?, complaints })
+    Ok(PhaseRun { name, round: 0, at_s: 0.0, seconds, elsewhere, generator, figures, marks: acted?, complaints })
+}
+
+/// Waits until a server does nothing more for a phase, for at most `SETTLE`.
+async fn settle(server: &Running) -> Result<()> {
+    let limit = Instant::now() + SETTLE;
+    let mut before = server.cpu_us()?;
+    loop {
+        let from = Instant::now();
+        tokio::time::sleep(SETTLE_WINDOW).await;
+        let now = server.cpu_us()?;
+        if now - before < SETTLED * from.elapsed().as_secs_f64() * 1e6 || Instant::now() > limit {
+            return Ok(());
+        }
+        before = now;
+    }
 }
 
 /// Makes the admin calls of a phase.

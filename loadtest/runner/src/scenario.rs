@@ -34,13 +34,19 @@ pub struct Scenario {
     pub expectations: Vec<Expectation>,
 }
 
-/// A model with one FP32 input `x` of `[n, widths.first]` and one FP32 output of `[n, widths.last]`.
+/// A model with one FP32 input `x` of `[n, widths.first]`, or of `row` with a free dimension before it, and one FP32 output of
+/// `[n, widths.last]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     pub name: String,
-    /// The layers of the perceptron, from input to output.
+    #[serde(default)]
+    pub kind: ModelKind,
+    /// Perceptron: the layers, from input to output. Network for images: values of an image, channels, outputs. Trees: features and 1.
     pub widths: Vec<usize>,
+    /// The dimensions of one row of the input; by default `[widths.first]`. An image has channels, height and width.
+    #[serde(default)]
+    pub row: Vec<usize>,
     /// Version `i + 1` comes from the `i`-th of these.
     pub versions: Vec<Version>,
     /// Text of its `model.toml`.
@@ -49,6 +55,18 @@ pub struct Model {
     /// Number of copies. More than one are named `<name>-<number>`.
     #[serde(default = "one")]
     pub count: u32,
+}
+
+/// What is made from a seed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum ModelKind {
+    #[default]
+    Perceptron,
+    /// A small convolutional network: one convolution, the mean over the image, one layer.
+    Cnn,
+    /// Gradient-boosted trees for a regression.
+    Trees { count: usize, leaves: usize },
 }
 
 /// A version has random weights from a seed, or is a file of the repository.
@@ -199,6 +217,9 @@ pub struct Expectation {
     /// Whether it is a row of the table of targets.
     #[serde(default)]
     pub target: bool,
+    /// What a reader must know about the value, printed beside it.
+    #[serde(default)]
+    pub note: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -206,6 +227,8 @@ pub struct Expectation {
 pub enum Measure {
     /// Good answers per second.
     Throughput,
+    /// Rows of good answers per second. All requests of the phase must have the same number of rows.
+    Rows,
     /// Server CPU time per answer, in microseconds.
     CpuUs,
     /// Latency of good answers in microseconds: medians over quarter-second windows.
@@ -265,6 +288,11 @@ impl Scenario {
     }
 
     fn fill_in(&mut self) -> Result<()> {
+        for model in &mut self.models {
+            if model.row.is_empty() {
+                model.row.extend(model.widths.first());
+            }
+        }
         let (Some(model), Some(server)) = (self.models.first(), self.servers.first()) else {
             return Err(Wrong::new("needs at least one [[model]] and one [[server]]"));
         };
@@ -301,6 +329,24 @@ impl Scenario {
         for m in &self.models {
             must(m.widths.len() >= 2, format!("model {:?}: widths needs input and output", m.name));
             must(!m.versions.is_empty(), format!("model {:?}: needs a version", m.name));
+            let values = m.row.iter().try_fold(1_usize, |all, &d| all.checked_mul(d));
+            must(values == m.widths.first().copied(), format!("model {:?}: row is not widths.first values", m.name));
+            match m.kind {
+                ModelKind::Perceptron => {
+                    must(m.row.len() == 1, format!("model {:?}: a perceptron's row has one dimension", m.name));
+                }
+                ModelKind::Cnn => {
+                    let fits = m.row.len() == 3 && m.widths.len() == 3 && m.row[1].min(m.row[2]) >= 3;
+                    let needs = "a cnn needs row = [channels, height, width] and widths = [values, channels, outputs]";
+                    must(fits, format!("model {:?}: {needs}", m.name));
+                }
+                ModelKind::Trees { count, leaves } => {
+                    let fits = m.row.len() == 1 && m.widths.len() == 2 && m.widths[1] == 1;
+                    must(fits, format!("model {:?}: trees need widths = [features, 1]", m.name));
+                    let bounded = (1..=10_000).contains(&count) && (2..=1024).contains(&leaves);
+                    must(bounded, format!("model {:?}: expected 1 to 10000 trees of 2 to 1024 leaves", m.name));
+                }
+            }
             for version in &m.versions {
                 if let Version::Seed { widths, .. } = version
                     && !widths.is_empty()
@@ -351,6 +397,14 @@ impl Scenario {
             }
             let needs = e.measure == Measure::Share;
             must(needs == e.version.is_some(), format!("expectation {:?}: `version` goes with share", e.name));
+            if e.measure == Measure::Rows {
+                let named = |p: &&Phase| p.name == e.phase || Some(&p.name) == e.against.as_ref();
+                let same = |p: &Phase| p.ask.windows(2).all(|pair| pair[0].rows == pair[1].rows);
+                must(
+                    self.phases.iter().filter(named).all(same),
+                    format!("expectation {:?}: `rows` needs requests of one size in a phase", e.name),
+                );
+            }
         }
         wrong
     }

@@ -96,15 +96,13 @@ impl Running {
                 }
             }
             let ready = match (kind, self.admin) {
-                (ServerKind::Floor, _) => TcpStream::connect(self.data).await.is_ok(),
-                (ServerKind::Sluicegate, Some(admin)) => admin.ready().await.is_ok(),
-                (ServerKind::Sluicegate, None) => false,
+                (ServerKind::Floor, _) => TcpStream::connect(self.data).await.map(drop).while_doing(|| "floor".into()),
+                (ServerKind::Sluicegate, Some(admin)) => admin.ready().await,
+                (ServerKind::Sluicegate, None) => Err(Wrong::new("its log names no addresses")),
             };
-            if ready {
-                return Ok(());
-            }
+            let Err(why) = ready else { return Ok(()) };
             if Instant::now() > limit {
-                return Err(Wrong::new(format!("server {:?} is not ready: {}", self.name, self.last_words())));
+                return Err(Wrong::new(format!("server {:?} is not ready: {why}: {}", self.name, self.last_words())));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

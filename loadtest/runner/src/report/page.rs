@@ -8,15 +8,17 @@ use crate::run::Ran;
 pub fn page(ran: &Ran, rows: &[Row], latency: &str, timeline: &str) -> String {
     let mut table = String::new();
     for row in rows {
-        let cells = [&row.name, &row.target, &row.said].map(|cell| escaped(cell));
+        let cells = [&row.name, &row.target, &row.said, &row.cpu, &row.note].map(|cell| escaped(cell));
         writeln!(
             table,
-            "<tr><td>{}<td>{}<td>{}<td style=\"color:{}\">{}",
+            "<tr><td>{}<td>{}<td>{}<td style=\"color:{}\">{}<td>{}<td>{}",
             cells[0],
             cells[1],
             cells[2],
             super::colour(row.verdict),
-            row.verdict.word()
+            row.verdict.word(),
+            cells[3],
+            cells[4]
         )
         .expect("writing to a string cannot fail");
     }
@@ -28,7 +30,7 @@ pub fn page(ran: &Ran, rows: &[Row], latency: &str, timeline: &str) -> String {
 table{{border-collapse:collapse}}td,th{{text-align:left;padding:.2em 1em .2em 0;border-bottom:1px solid #ddd}}
 pre{{overflow-x:auto;font-size:12px}}svg{{max-width:100%;height:auto}}</style>
 <h1>{name}</h1><p>{summary}
-<table><tr><th>measure<th>target<th>measured<th>verdict
+<table><tr><th>measure<th>target<th>measured<th>verdict<th>server CPU, us<th>note
 {table}</table>
 <h2>Latency</h2>{latency}
 <h2>Latency over time</h2>{timeline}
