@@ -13,6 +13,7 @@ mod dataset;
 pub mod execute;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod heads;
 pub(crate) mod http;
 mod ledger;
 mod lifecycle;

@@ -17,5 +17,6 @@ fn main() -> ExitCode {
         replay: app::replay,
         reproduce: app::reproduce,
         token: app::token,
+        audit: app::audit,
     })
 }

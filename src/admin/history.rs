@@ -6,10 +6,12 @@ use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::schemas::{Problem, TrafficDocument};
 use crate::access::{Action, Identity};
-use crate::ledger::{AuditQuery, Event, HistoryEntry, LedgerError, LedgerReader, rfc3339};
+use crate::ledger::{AuditQuery, Event, Head, HistoryEntry, LedgerError, LedgerReader, rfc3339};
 use crate::model::{Code, Failure, ModelName};
 use axum::Json;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -59,6 +61,21 @@ pub(super) struct AuditEvent {
     before: Value,
     /// The value after the change.
     after: Value,
+    /// The SHA-256 of this event and of the hash of the event before it.
+    hash: Option<String>,
+}
+
+/// The newest event of the audit trail. Kept elsewhere, it proves that the events up to it are still there and unchanged.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditHead {
+    /// Identifies the chain of hashes: a data directory keeps its own.
+    chain: String,
+    /// The number of the newest event; 0 before the first one.
+    id: u64,
+    hash: String,
+    /// The time of this answer.
+    #[schema(format = DateTime)]
+    ts: String,
 }
 
 /// All traffic documents of a model, newest first
@@ -118,6 +135,49 @@ fn sees(caller: &Identity, model: Option<&ModelName>) -> bool {
     caller.may(Action::View, model.map(ModelName::as_str))
 }
 
+/// The newest event of the audit trail with its hash
+#[utoipa::path(
+    get, path = "/api/v1/audit/head", operation_id = "audit_head", tag = "history",
+    responses((status = 200, description = "Keep it outside the data directory; docs/AUDIT.md says why", body = AuditHead))
+)]
+pub(super) async fn head(State(admin): State<Arc<Admin>>) -> Result<Json<AuditHead>, ErrorResponse> {
+    let Head { chain, id, hash, ts } = read(&admin.ledger, LedgerReader::head).await?;
+    Ok(Json(AuditHead { chain, id, hash: hash.to_string(), ts }))
+}
+
+/// The audit trail as JSON lines, oldest first, in pages
+#[utoipa::path(
+    get, path = "/api/v1/audit/export", operation_id = "audit_export", tag = "history",
+    params(
+        ("after" = Option<u64>, Query, description = "Only events with a higher number; absent: from the first one"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 10_000, description = "The largest number of events; absent: 1000"),
+    ),
+    responses(
+        (status = 200, description = "One event per line with its hashes; before and after are texts, as they are hashed. A page has 4 MiB or a \
+                                      little more at most. The next page begins after the number of the last line; an empty page is the end",
+         body = String, content_type = "application/jsonl"),
+        (status = 400, description = "A parameter is wrong; the error names it", body = Problem),
+    )
+)]
+pub(super) async fn export(
+    State(admin): State<Arc<Admin>>,
+    mut parameters: Parameters,
+) -> Result<impl IntoResponse, ErrorResponse> {
+    let after = parameters.take("after", |text| text.parse().map_err(|_| "the number of an event".to_owned()));
+    let limit = parameters.take("limit", |text| {
+        let limit = text.parse().ok().filter(|n| (1..=MAX_EVENTS).contains(n));
+        limit.ok_or(format!("a number from 1 to {MAX_EVENTS}"))
+    });
+    parameters.finish()?;
+    let (after, limit) = (after.unwrap_or(0), limit.unwrap_or(PAGE_EVENTS));
+    let lines = read(&admin.ledger, move |ledger| ledger.export(after, limit, PAGE_BYTES)).await?;
+    Ok(([(CONTENT_TYPE, "application/jsonl")], lines))
+}
+
+/// The default size of a page, and the bytes after which a page gets no further event.
+const PAGE_EVENTS: usize = 1000;
+const PAGE_BYTES: usize = 4 << 20;
+
 /// Each event has two traffic documents, so all events at once could be hundreds of megabytes.
 const DEFAULT_EVENTS: usize = 100;
 const MAX_EVENTS: usize = 10_000;
@@ -158,9 +218,10 @@ impl TryFrom<Event> for AuditEvent {
     type Error = Failure;
 
     fn try_from(event: Event) -> Result<AuditEvent, Failure> {
-        let Event { id, ts, actor, action, model, reason, before, after } = event;
+        let Event { id, ts, actor, action, model, reason, before, after, hash } = event;
         let (before, after) = (parse_json(before.as_deref())?, parse_json(after.as_deref())?);
-        Ok(AuditEvent { id, ts: rfc3339(ts), actor, action, model, reason, before, after })
+        let hash = hash.map(|hash| hash.to_string());
+        Ok(AuditEvent { id, ts: rfc3339(ts), actor, action, model, reason, before, after, hash })
     }
 }
 

@@ -55,6 +55,8 @@ use utoipa::OpenApi;
         quality::log,
         history::history,
         history::audit,
+        history::head,
+        history::export,
         triton::index,
         triton::load,
         triton::unload,

@@ -69,6 +69,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/log", To(View, Everything), quality::log),
         get("/api/v1/models/{model}/history", To(View, Model), history::history),
         get("/api/v1/audit", To(View, Listed), history::audit),
+        get("/api/v1/audit/head", To(View, Everything), history::head),
+        get("/api/v1/audit/export", To(View, Everything), history::export),
         post("/v2/repository/index", To(View, Listed), triton::index),
         post("/v2/repository/models/{model}/load", To(Operate, Model), triton::load),
         post("/v2/repository/models/{model}/unload", To(Operate, Model), triton::unload),

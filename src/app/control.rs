@@ -2,6 +2,7 @@
 
 use super::Phase;
 use super::certificates::Certificates;
+use super::retention::Retention;
 use super::threads::StuckVersions;
 use crate::access::Access;
 use crate::admin::{self, Admin};
@@ -102,6 +103,7 @@ impl Control {
         telemetry: Telemetry,
         data_plane: Arc<DataPlane>,
         tls: Certificates,
+        retention: Retention,
     ) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -117,6 +119,7 @@ impl Control {
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(async move {
                 let upkeep = tokio::spawn(upkeep(telemetry, data_plane, quality, stuck, threads, uses.clone(), tls));
+                let retention = tokio::spawn(retention.run());
                 let served = serve(listener, router, limits, secure, &connections);
                 tokio::select! {
                     served = served => if let Err(error) = served {
@@ -133,6 +136,7 @@ impl Control {
                 }
                 upkeep.abort();
                 uses.store();
+                retention.abort();
             });
         })?;
         Ok(Control { address, stop, thread })

@@ -11,15 +11,18 @@
 //!
 //! To add a room: start it in [`App::start`] after the rooms it needs, and stop it in [`App::stop`] before them.
 
+mod audit;
 mod certificates;
 mod check_input;
 mod commands;
 mod control;
 mod offline;
+mod retention;
 mod signals;
 mod threads;
 mod tokens;
 
+pub use audit::audit;
 use certificates::Certificates;
 pub use certificates::certificate;
 pub use commands::{check, serve, trial};
@@ -33,6 +36,7 @@ use crate::budget::Budget;
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::execute::{self, Executor};
+use crate::heads::Heads;
 use crate::http::{self, DataPlane, Server};
 use crate::lifecycle;
 use crate::machine::{self, Available, Machine, OpenFiles};
@@ -116,6 +120,8 @@ pub struct App {
     rollouts: Rollouts,
     control: control::Control,
     manager: lifecycle::Stop,
+    retention: retention::Retention,
+    heads: Heads,
     prediction_log: record::Stop,
     phase: watch::Sender<Phase>,
     /// The supervisor, where there is one.
@@ -155,11 +161,7 @@ impl App {
         tracing::info!(machine = %machine, io_threads = io, workers, shadow_threads, load_threads = config.models.load_threads,
             memory_budget_mib = memory >> 20, request_memory_mib = requests.limit() >> 20, "budget");
 
-        Engines::set_skip_divisions(config.engines.skip_divisions);
-        let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
-        log_engines(&engines);
-
-        let loader = loader(engines, trials, config, &machine);
+        let loader = loader(engines(config), trials, config, &machine);
         let telemetry = Telemetry::new();
         let Sockets { data: data_listener, admin: admin_listener } = sockets;
         let dir = &config.data.dir;
@@ -169,24 +171,7 @@ impl App {
         let (writer, reader) = registry::new();
 
         let (prediction_log, log_stop, recording, quality) = start_log(config, io, &telemetry)?;
-        let lifecycle_config = lifecycle::Config {
-            models_dir: config.models.dir.clone(),
-            settle: config.models.settle,
-            rescan: config.models.rescan,
-            memory_budget: memory,
-            load_threads: config.models.load_threads,
-            time_limits: config.models.time_limits,
-            patience: lifecycle::Patience::default(),
-            drain_timeout: config.models.drain_timeout,
-            keep_warm: config.models.keep_warm,
-            policy: config.models.policy,
-            approval_required: config.approval.required,
-            available: Available::now,
-            max_answer: usize::try_from(config.server.max_answer).unwrap_or(usize::MAX),
-            tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
-            recording: Some(recording),
-            set_aside,
-        };
+        let lifecycle_config = lifecycle_config(config, memory, recording, set_aside);
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =
             lifecycle::start(lifecycle_config, loader, writer, ledger_writer, figures.clone(), telemetry.clone())
@@ -199,11 +184,7 @@ impl App {
             max_connections: fitting_connections(config.server.max_connections, machine::raise_open_files()),
             ..http_config(config, io)
         };
-        let shadow_config = shadow::Config {
-            threads: shadow_threads,
-            queue: config.shadows.queue,
-            queue_bytes: usize::try_from(config.shadows.queue_bytes).unwrap_or(usize::MAX),
-        };
+        let shadow_config = shadow_config(config, shadow_threads);
         let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
             .map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()));
@@ -219,6 +200,9 @@ impl App {
                 .map_err(start("the rollouts"))?;
 
         tell_about(parent.as_ref(), config, &telemetry);
+        let retention = retention::Retention { log: prediction_log.clone(), handle: handle.clone() };
+        let heads = Heads::start(&config.audit, ledger_reader.clone(), &telemetry)
+            .map_err(start("the heads of the audit trail"))?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let plane = admin::Admin {
             threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
@@ -241,13 +225,33 @@ impl App {
             warnings: tls.warnings(),
         };
         let limits = control::connection_limits(&http_config, data_plane.budget().limit());
-        let control =
-            control::Control::start(admin_listener, plane, limits, telemetry, Arc::clone(&data_plane), tls.clone())
-                .map_err(start("the admin plane"))?;
+        let control = control::Control::start(
+            admin_listener,
+            plane,
+            limits,
+            telemetry,
+            Arc::clone(&data_plane),
+            tls.clone(),
+            retention.clone(),
+        )
+        .map_err(start("the admin plane"))?;
         tracing::info!(data = %server.address(), admin = %control.address(), models = %config.models.dir.display(),
             data_dir = %dir.display(), "listening");
-        let (prediction_log, config) = (log_stop, config.clone());
-        Ok(App { data_plane, server, shadows, rollouts, control, manager, prediction_log, phase, parent, config, tls })
+        Ok(App {
+            data_plane,
+            server,
+            shadows,
+            rollouts,
+            control,
+            manager,
+            retention,
+            heads,
+            prediction_log: log_stop,
+            phase,
+            parent,
+            config: config.clone(),
+            tls,
+        })
     }
 
     #[must_use]
@@ -305,6 +309,8 @@ impl App {
             rollouts,
             control,
             manager,
+            retention,
+            heads,
             prediction_log,
             phase,
             parent: _,
@@ -339,12 +345,51 @@ impl App {
         // Nothing offers records any more: the queue is written, and sealed if there is time.
         prediction_log.stop(left());
         control.stop(left());
+        retention.stop(left());
         // A version that is held by a run that does not end cannot be unloaded.
         let held = !execute::stuck_threads().is_empty();
         manager.stop(if held { left().min(HELD_VERSIONS) } else { left() });
+        // The manager has written its last event.
+        heads.stop(left());
         phase.send_replace(Phase::Stopped);
         tracing::info!(drained, "stopped");
         drained
+    }
+}
+
+/// The settings of the manager.
+fn lifecycle_config(
+    config: &Config,
+    memory_budget: u64,
+    recording: crate::model_settings::Recording,
+    set_aside: Vec<lifecycle::SetAside>,
+) -> lifecycle::Config {
+    lifecycle::Config {
+        models_dir: config.models.dir.clone(),
+        settle: config.models.settle,
+        rescan: config.models.rescan,
+        memory_budget,
+        load_threads: config.models.load_threads,
+        time_limits: config.models.time_limits,
+        patience: lifecycle::Patience::default(),
+        drain_timeout: config.models.drain_timeout,
+        keep_warm: config.models.keep_warm,
+        policy: config.models.policy,
+        approval_required: config.approval.required,
+        available: Available::now,
+        max_answer: usize::try_from(config.server.max_answer).unwrap_or(usize::MAX),
+        tolerance: Tolerance { rtol: config.shadows.rtol, atol: config.shadows.atol },
+        recording: Some(recording),
+        set_aside,
+    }
+}
+
+/// The settings of the shadows.
+fn shadow_config(config: &Config, threads: NonZeroUsize) -> shadow::Config {
+    shadow::Config {
+        threads,
+        queue: config.shadows.queue,
+        queue_bytes: usize::try_from(config.shadows.queue_bytes).unwrap_or(usize::MAX),
     }
 }
 
@@ -395,6 +440,14 @@ fn start_access(
         }
     }
     Ok(access)
+}
+
+/// The engines of this machine.
+fn engines(config: &Config) -> Arc<Engines> {
+    Engines::set_skip_divisions(config.engines.skip_divisions);
+    let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
+    log_engines(&engines);
+    engines
 }
 
 fn log_engines(engines: &Engines) {

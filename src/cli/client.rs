@@ -229,6 +229,14 @@ impl Client {
         self.show(&self.get(&format!("/api/v1/audit?{}", query.join("&")))?, show::audit)
     }
 
+    /// The page of the audit trail after an event, as lines of JSON. Empty after the last event.
+    pub(super) fn audit_page(&self, after: u64) -> Result<Vec<u8>, String> {
+        match self.get(&format!("/api/v1/audit/export?after={after}")) {
+            Ok(page) => Ok(page.bytes),
+            Err(CommandError::Failed(message) | CommandError::Usage(message)) => Err(message),
+        }
+    }
+
     pub(super) fn show(&self, answer: &Answer, table: impl FnOnce(&Value) -> String) -> Done {
         let mut out = io::stdout().lock();
         let written = if self.options.json {

@@ -27,7 +27,8 @@ mod tests;
 mod tls;
 
 pub use offline::{
-    CertificateOptions, ExportOptions, Local, PickOptions, ReplayOptions, ReproduceOptions, TokenCommand,
+    AuditOptions, CertificateOptions, ExportOptions, Local, Pages, PickOptions, ReplayOptions, ReproduceOptions,
+    TokenCommand,
 };
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
@@ -296,21 +297,16 @@ Who pushed a version or asked for its traffic cannot approve it.")]
   sluicegate whoami
   SLUICEGATE_TOKEN=$TOKEN sluicegate whoami --json")]
     Whoami,
-    /// List who changed what, newest first.
+    /// List who changed what, newest first; or verify or export the whole audit trail.
     #[command(after_help = "Examples:
   sluicegate audit
-  sluicegate audit --model iris --since 2026-11-01T00:00:00Z --limit 20")]
-    Audit {
-        /// Only changes of this model.
-        #[arg(long)]
-        model: Option<String>,
-        /// Only changes since this time (RFC 3339).
-        #[arg(long, value_name = "TIME")]
-        since: Option<String>,
-        /// At most this many changes.
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
-    },
+  sluicegate audit --model iris --since 2026-11-01T00:00:00Z --limit 20
+  sluicegate audit --verify --heads /mnt/audit/heads.jsonl   verify the trail of a running server
+  sluicegate audit --verify --data-dir data                  verify a data directory, without a server
+  sluicegate audit --export                                  write all events to standard output
+  sluicegate audit --export --after 1024                     write what came since
+  sluicegate audit --verify --file audit.jsonl               verify an export, on any machine")]
+    Audit(AuditOptions),
 }
 
 /// Options of `sluicegate approve` and `reject`.
@@ -487,7 +483,12 @@ pub fn run(local: &Local) -> ExitCode {
         },
         Command::Whoami => client.whoami(),
         Command::History { model } => client.history(&model),
-        Command::Audit { model, since, limit } => client.audit(model.as_deref(), since.as_deref(), limit),
+        Command::Audit(options) if options.verify || options.export => {
+            return (local.audit)(&options, &mut |after| client.audit_page(after), client.json());
+        }
+        Command::Audit(AuditOptions { model, since, limit, .. }) => {
+            client.audit(model.as_deref(), since.as_deref(), limit)
+        }
     };
     let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,

@@ -17,6 +17,8 @@ pub struct Local {
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
     /// Changes or lists the tokens in the data directory of a stopped server.
     pub token: fn(&TokenCommand, &Path, bool) -> ExitCode,
+    /// `audit --verify` and `audit --export`.
+    pub audit: fn(&AuditOptions, Pages<'_>, bool) -> ExitCode,
 }
 
 /// What to do with tokens.
@@ -92,6 +94,40 @@ pub struct CertificateOptions {
     /// How many days the certificates are valid.
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub days: u16,
+}
+
+/// Gets the page of the server's audit trail after an event. The error is a message for standard error.
+pub type Pages<'p> = &'p mut dyn FnMut(u64) -> Result<Vec<u8>, String>;
+
+#[derive(Debug, Args)]
+pub struct AuditOptions {
+    /// Only changes of this model.
+    #[arg(long, conflicts_with = "whole")]
+    pub model: Option<String>,
+    /// Only changes since this time (RFC 3339).
+    #[arg(long, value_name = "TIME", conflicts_with = "whole")]
+    pub since: Option<String>,
+    /// At most this many changes.
+    #[arg(long, value_name = "N", conflicts_with = "whole")]
+    pub limit: Option<u32>,
+    /// Verify that no event was altered, removed, inserted or moved; exit code 1 and the event, if one was.
+    #[arg(long, group = "whole")]
+    pub verify: bool,
+    /// Write all events with their hashes to standard output, oldest first, as lines of JSON.
+    #[arg(long, group = "whole")]
+    pub export: bool,
+    /// With --verify or --export: read this data directory, without a server.
+    #[arg(long, value_name = "DIR", requires = "whole")]
+    pub data_dir: Option<PathBuf>,
+    /// With --verify: read an export from this file; `-` reads standard input.
+    #[arg(long, value_name = "FILE", requires = "verify", conflicts_with = "data_dir")]
+    pub file: Option<PathBuf>,
+    /// With --verify: compare with the heads in this file, which the server wrote (`heads_file`, `webhook` or its log as JSON).
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    pub heads: Option<PathBuf>,
+    /// With --export: only events after this one.
+    #[arg(long, value_name = "ID", requires = "export")]
+    pub after: Option<u64>,
 }
 
 /// Selects records of the prediction log.

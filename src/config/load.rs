@@ -1,6 +1,6 @@
 //! Loads the configuration from a file, the environment and the command line.
 
-use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows, sections};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
@@ -79,6 +79,7 @@ impl Config {
             shadows: Shadows::read(table.section("shadows")),
             prediction_log: PredictionLog::read(table.section("prediction_log")),
             data: Data::read(table.section("data")),
+            audit: sections::audit(table.section("audit")),
             log: Log::read(table.section("log")),
         };
         let (public, admin) = (config.server.listen, config.admin.listen);

@@ -1,6 +1,7 @@
 //! Compares two configurations: which keys changed, and which of them need a restart.
 
 use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use crate::heads;
 use crate::quality;
 use crate::record::{self, Choice};
 use crate::tls;
@@ -18,8 +19,9 @@ impl Config {
     /// The keys with another value in `new`, in the order of the file.
     #[must_use]
     pub fn changes(&self, new: &Config) -> Vec<Change> {
-        let Config { server, admin, approval, models, engines, execute, shadows, prediction_log, data, log } = self;
-        let sections: [Vec<Option<Change>>; 10] = [
+        let Config { server, admin, approval, models, engines, execute, shadows, prediction_log, data, audit, log } =
+            self;
+        let sections: [Vec<Option<Change>>; 11] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             approval.changes(new.approval).into(),
@@ -29,6 +31,7 @@ impl Config {
             shadows.changes(&new.shadows).into(),
             prediction_log.changes(&new.prediction_log).into(),
             data.changes(&new.data).into(),
+            audit_changes(audit, &new.audit).into(),
             log.changes(&new.log).into(),
         ];
         sections.into_iter().flatten().flatten().collect()
@@ -295,6 +298,16 @@ impl Data {
         let Data { dir } = self;
         [at_start("data.dir", dir, &new.dir)]
     }
+}
+
+fn audit_changes(old: &heads::Config, new: &heads::Config) -> [Option<Change>; 4] {
+    let heads::Config { interval, file, webhook, webhook_timeout } = old;
+    [
+        at_start("audit.head_interval", interval, &new.interval),
+        at_start("audit.heads_file", file, &new.file),
+        at_start("audit.webhook", webhook, &new.webhook),
+        at_start("audit.webhook_timeout", webhook_timeout, &new.webhook_timeout),
+    ]
 }
 
 impl Log {

@@ -1,6 +1,7 @@
 //! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
 use crate::budget::Budget;
+use crate::heads;
 use crate::lifecycle::{CrashLimit, Policy, TimeLimits};
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
@@ -502,6 +503,25 @@ impl Shadows {
     pub fn threads_on(&self, cores: usize) -> usize {
         if self.threads == 0 { (cores / 4).max(1) } else { self.threads }
     }
+}
+
+/// `[audit]`: where the hashes of the audit trail are sent. The fields of [`heads::Config`] document the keys and their defaults.
+pub(super) fn audit(t: &mut Table) -> heads::Config {
+    let d = heads::Config::default();
+    let audit = heads::Config {
+        interval: t.duration("head_interval", SECOND..=24 * HOUR).unwrap_or(d.interval),
+        file: t.path("heads_file"),
+        webhook: t.string("webhook"),
+        webhook_timeout: t.duration("webhook_timeout", 100 * MS..=MINUTE).unwrap_or(d.webhook_timeout),
+    };
+    let is_address = |url: &String| {
+        let uri: Result<::http::Uri, _> = url.parse();
+        uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
+    };
+    if !audit.webhook.iter().all(is_address) {
+        t.complain("webhook", "an address that begins with http://, such as \"http://audit.internal:9000/heads\"");
+    }
+    audit
 }
 
 // === impl PredictionLog ===

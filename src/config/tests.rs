@@ -229,6 +229,11 @@ const ALL_DIFFERENT: &str = r#"
     quality_bytes = "1MiB"
     [data]
     dir = "x"
+    [audit]
+    head_interval = "1s"
+    heads_file = "x"
+    webhook = "http://x/"
+    webhook_timeout = "1s"
     [log]
     format = "json"
     filter = "warn"

@@ -21,6 +21,12 @@ pub enum LedgerError {
         file.display()
     )]
     Newer { file: PathBuf, found: i64, known: i64 },
+    #[error(
+        "{} was written by an older sluicegate (schema version {found}, this program writes {known}), so its events have no hashes yet: \
+         start the server once, which adds them",
+        file.display()
+    )]
+    Older { file: PathBuf, found: i64, known: i64 },
     /// The change was rolled back.
     #[error("no space is left to write {}; nothing was changed: free some space and try again", file.display())]
     Full { file: PathBuf },

@@ -5,6 +5,8 @@
 //! - [`LedgerWriter::commit`] is one transaction. After `Ok`, the change and its audit event are both on disk (SQLite,
 //!   `synchronous=FULL`). After an error, neither is.
 //! - A commit fails when the database file was removed or replaced while the server runs: nobody would find the change later.
+//! - Each event carries the hash of the one before ([`chain`]), so that [`verify`] finds an event that was altered, removed, inserted or
+//!   moved. The hash is written in the transaction of its event. [`Head`]s that are kept elsewhere also show that the end was cut off.
 //! - A model's revisions are 1, 2, 3, … without gaps. A rollback goes to the document before the last change. All steps of one
 //!   rollout count as one change. A rollback is itself a change, so two rollbacks in a row cancel each other.
 //! - One unreadable row disables one model, never the start ([`ModelState::unreadable`]).
@@ -17,20 +19,29 @@
 //! To store something new: add a migration at the end of `MIGRATIONS` (never change a released one), a field of [`ModelState`] and a
 //! variant of [`Effect`].
 
+mod chain;
 mod error;
 mod identity;
 mod lock;
 mod open;
 mod reader;
+mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_chain;
 mod tokens;
+mod verify;
 mod writer;
 
+pub use chain::Head;
 pub use error::LedgerError;
-pub use open::open;
+pub use open::{open, open_for_reading};
 pub use reader::{AuditQuery, Event, HistoryEntry, LedgerReader};
 pub use tokens::{StoredToken, TokenChange, TokenEffect};
+#[cfg(test)]
+pub(crate) use verify::ProblemKind;
+pub use verify::{Heads, Verified, Verifier};
 pub use writer::LedgerWriter;
 
 use crate::model::{ModelName, Version};
@@ -48,6 +59,19 @@ pub struct Change {
     pub before: Option<String>,
     pub after: Option<String>,
     pub effect: Effect,
+}
+
+/// An event that changes nothing else that is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// `None`: it is about the server, not about a model.
+    pub model: Option<ModelName>,
+    pub actor: String,
+    pub action: Action,
+    pub reason: Option<String>,
+    /// JSON texts. Other text is refused.
+    pub before: Option<String>,
+    pub after: Option<String>,
 }
 
 /// What a change writes, besides its audit event.
@@ -138,6 +162,10 @@ pub enum Action {
     Reject,
     /// Traffic for a version was refused, because nobody else has approved it.
     Propose,
+    /// The events before this one got their hashes afterwards: they are older than the hash chain.
+    ChainBegin,
+    /// Files of the prediction log were deleted, because of their age or to stay within the budget.
+    Retention,
 }
 
 impl Action {
@@ -172,6 +200,8 @@ impl Action {
             Action::Approve => "approve",
             Action::Reject => "reject",
             Action::Propose => "propose",
+            Action::ChainBegin => "chain_begin",
+            Action::Retention => "retention",
         }
     }
 }

@@ -4,8 +4,10 @@ use super::error::LedgerError;
 use super::identity::OpenFiles;
 use super::lock::Lock;
 use super::reader::LedgerReader;
+use super::rows;
 use super::writer::LedgerWriter;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use std::time::Duration;
 /// step: existing databases have applied it.
 ///
 /// Versions are text, as in every document: they are unsigned 64-bit numbers, and SQLite's integers are signed.
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     "
     CREATE TABLE models (
         model          TEXT PRIMARY KEY NOT NULL,
@@ -115,7 +117,21 @@ pub(super) const MIGRATIONS: [&str; 6] = [
         PRIMARY KEY (model, version, actor)
     ) STRICT;
 ",
+    // The hash chain. `chained_later`: the last event that got its hash from this migration. The code beside it fills both.
+    "
+    ALTER TABLE events ADD COLUMN previous TEXT;
+    ALTER TABLE events ADD COLUMN hash TEXT;
+    CREATE TABLE chain (
+        chain         TEXT NOT NULL,
+        chained_later INTEGER NOT NULL
+    ) STRICT;
+",
 ];
+/// The migration that begins the hash chain.
+const CHAIN: i64 = 7;
+
+/// What is percent-encoded in the path of a database that is opened by its URI.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-');
 
 /// How long to wait for another process, such as a person with the `sqlite3` tool, to release its lock on the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -159,6 +175,46 @@ pub fn open(dir: &Path) -> Result<(LedgerWriter, LedgerReader), LedgerError> {
     Ok((LedgerWriter::new(connection, file.clone(), files, lock), LedgerReader::new(reading, file)))
 }
 
+/// Opens the ledger of a data directory for reading, without its lock: a server may be using it. Nothing is created or migrated.
+///
+/// # Errors
+/// [`LedgerError::Older`] when an older program wrote the database, [`LedgerError::Newer`] when a newer one did, and the system's error when
+/// the directory has no ledger.
+pub fn open_for_reading(dir: &Path) -> Result<LedgerReader, LedgerError> {
+    let file = dir.join("ledger.sqlite3");
+    if let Err(source) = std::fs::metadata(&file) {
+        return Err(LedgerError::Directory { dir: dir.to_owned(), source });
+    }
+    let at_file = |doing| {
+        let file = file.clone();
+        move |source| LedgerError::sqlite(&file, doing, source)
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = |path: &Path, flags| {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let version = schema_version(&connection)?;
+        Ok((connection, version))
+    };
+    let opened = open(&file, flags).or_else(|error: rusqlite::Error| {
+        // On a read-only file system, SQLite reads a database without a write-ahead log only when it is told that nothing changes it.
+        let alone = std::fs::metadata(dir.join("ledger.sqlite3-wal")).map_or(0, |meta| meta.len()) == 0;
+        let unwritable = matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly));
+        if !(alone && unwritable) {
+            return Err(error);
+        }
+        let path = percent_encoding::percent_encode(file.as_os_str().as_encoded_bytes(), PATH);
+        open(Path::new(&format!("file:{path}?immutable=1")), flags | OpenFlags::SQLITE_OPEN_URI)
+    });
+    let (connection, version) = opened.map_err(at_file("open the database"))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    match version {
+        found if found > known => Err(LedgerError::Newer { file, found, known }),
+        found if found < known => Err(LedgerError::Older { file, found, known }),
+        _ => Ok(LedgerReader::new(connection, file)),
+    }
+}
+
 fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
@@ -169,6 +225,9 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     for (version, step) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > applied) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(step)?;
+        if version == CHAIN {
+            rows::begin_chain(&transaction)?;
+        }
         transaction.pragma_update(None, "user_version", version)?;
         transaction.commit()?;
     }

@@ -1,7 +1,9 @@
 //! Reads the history and the audit trail.
 
+use super::chain::{Beginning, EventHash, Head};
 use super::error::{LedgerError, is_unreadable_value};
-use super::{Revision, rfc3339};
+use super::verify::{Heads, Verified, Verifier};
+use super::{Revision, rfc3339, rows};
 use crate::model::ModelName;
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
@@ -49,6 +51,8 @@ pub struct Event {
     pub before: Option<String>,
     /// JSON.
     pub after: Option<String>,
+    /// The hash of this event and, through it, of all events before it.
+    pub hash: Option<EventHash>,
 }
 
 /// Selects events of the audit trail.
@@ -118,7 +122,7 @@ impl LedgerReader {
         visible: impl Fn(Option<&ModelName>) -> bool,
     ) -> Result<Vec<Event>, LedgerError> {
         let since = query.since.map(rfc3339);
-        let select = "SELECT id, ts, actor, action, model, reason, before, after FROM events";
+        let select = "SELECT id, ts, actor, action, model, reason, before, after, hash FROM events";
         // SQLite returns row after row, so that nothing is read beyond the last event that is needed.
         let take = |rows: &mut dyn Iterator<Item = rusqlite::Result<Event>>| {
             rows.filter(|row| row.as_ref().map_or(true, |event| visible(event.model.as_ref())))
@@ -138,6 +142,49 @@ impl LedgerReader {
                     .prepare_cached(&format!("{select} WHERE ?1 IS NULL OR ts >= ?1 ORDER BY id DESC"))?
                     .query_map(params![since], event)?,
             ),
+        })
+    }
+
+    /// The newest event, with its hash.
+    pub fn head(&self) -> Result<Head, LedgerError> {
+        self.query("read the newest event", |connection| {
+            let Beginning { chain, .. } = rows::beginning(connection)?;
+            let (id, hash) = rows::last(connection, &chain)?;
+            Ok(Head { chain, id: id.cast_unsigned(), hash, ts: rfc3339(Timestamp::now()) })
+        })
+    }
+
+    /// The events after a number, in order, as lines of an export: at most `limit` events, and no further one once they have `bytes`. Empty
+    /// after the last event.
+    pub fn export(&self, after: u64, limit: usize, bytes: usize) -> Result<String, LedgerError> {
+        self.query("read the audit trail", |connection| {
+            let Beginning { chain, .. } = rows::beginning(connection)?;
+            let mut lines = String::new();
+            rows::each_event(connection, after, limit, |event| {
+                lines.push_str(&event.to_line(&chain));
+                lines.len() < bytes
+            })?;
+            Ok(lines)
+        })
+    }
+
+    /// Verifies the audit trail, all of it as it is at one moment: the hash chain, and the stored documents that it names. Memory does not grow
+    /// with the number of events. Other readers wait meanwhile: for a reader of its own, see [`super::open_for_reading`].
+    pub fn verify(&self, heads: Heads) -> Result<Verified, LedgerError> {
+        self.query("verify the audit trail", |connection| {
+            // One transaction, so that a server may go on writing.
+            let transaction = connection.unchecked_transaction()?;
+            let beginning = rows::beginning(&transaction)?;
+            let mut verifier = Verifier::of_ledger(&beginning, heads);
+            rows::each_event(&transaction, 0, usize::MAX, |event| {
+                verifier.event(&event);
+                true
+            })?;
+            rows::check_documents(&transaction, &beginning, &mut verifier)?;
+            rows::check_tokens(&transaction, &mut verifier)?;
+            rows::check_reviews(&transaction, &mut verifier)?;
+            let counted = rows::counted(&transaction)?;
+            Ok(verifier.finish(Some(counted.cast_unsigned())))
         })
     }
 
@@ -197,6 +244,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         reason: row.get(5)?,
         before: row.get(6)?,
         after: row.get(7)?,
+        hash: row.get(8).or_else(|e| if is_unreadable_value(&e) { Ok(None) } else { Err(e) })?,
     })
 }
 

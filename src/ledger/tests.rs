@@ -8,32 +8,32 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
-fn name(text: &str) -> ModelName {
+pub(super) fn name(text: &str) -> ModelName {
     text.parse().unwrap()
 }
 
-fn version(n: u64) -> Version {
+pub(super) fn version(n: u64) -> Version {
     n.to_string().parse().unwrap()
 }
 
-fn document(n: u64) -> String {
+pub(super) fn document(n: u64) -> String {
     format!(r#"{{"split":[{{"version":"{n}","weight":1}}]}}"#)
 }
 
-fn change(model: &str, action: Action, effect: Effect) -> Change {
+pub(super) fn change(model: &str, action: Action, effect: Effect) -> Change {
     let (before, after) = (Some(r#"{"was":1}"#.to_owned()), Some(r#"{"is":2}"#.to_owned()));
     Change { model: name(model), actor: "ann".into(), action, reason: Some("because".into()), before, after, effect }
 }
 
-fn put(model: &str, document: String) -> Change {
+pub(super) fn put(model: &str, document: String) -> Change {
     change(model, Action::PutTraffic, Effect::SetDocument { document, highest_served: None, auto_promoted: None })
 }
 
-fn all_events() -> AuditQuery {
+pub(super) fn all_events() -> AuditQuery {
     AuditQuery { model: None, since: None, limit: usize::MAX }
 }
 
-fn open_new() -> (TempDir, LedgerWriter, LedgerReader) {
+pub(super) fn open_new() -> (TempDir, LedgerWriter, LedgerReader) {
     let dir = tempfile::tempdir().unwrap();
     let (writer, reader) = open(dir.path()).unwrap();
     (dir, writer, reader)
@@ -231,7 +231,7 @@ fn a_newer_schema_is_refused_and_not_changed() {
     drop((writer, reader));
     let refused = open(dir.path()).unwrap_err().to_string();
     assert!(
-        refused.contains("written by a newer sluicegate: its schema version is 99, this program supports up to 6"),
+        refused.contains("written by a newer sluicegate: its schema version is 99, this program supports up to 7"),
         "{refused}"
     );
     let connection = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
@@ -450,6 +450,9 @@ fn a_kill_at_any_moment_loses_nothing_acknowledged() {
         assert_eq!(history.len() as u64, stored);
         assert!(history.iter().all(|e| e.document == document(e.revision)));
         assert_eq!(reader.audit(&all_events()).unwrap().len() as u64, stored, "each change has its event");
+        let verified = reader.verify(Heads::default()).unwrap();
+        let only_documents = verified.problems.iter().all(|p| p.kind == ProblemKind::Document);
+        assert!(only_documents, "the chain is whole after a kill: {verified:?}");
         least = stored;
     }
 }

@@ -4,9 +4,10 @@ use super::error::{LedgerError, is_unreadable_value};
 use super::identity::OpenFiles;
 use super::lock::Lock;
 use super::reader::{Text, previous_document, revision_of};
+use super::rows;
 use super::tokens::{TokenChange, change_token, store_uses};
 use super::{
-    Action, Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Retirement, Review,
+    Action, Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Note, Retirement, Review,
     Revision, StoredAside, rfc3339,
 };
 use crate::model::{ModelName, Version};
@@ -79,6 +80,25 @@ impl LedgerWriter {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         store_uses(&transaction, uses).map_err(failed)?;
         transaction.commit().map_err(failed)
+    }
+
+    /// Stores an event that changes nothing else. Returns its number.
+    pub fn note(&mut self, note: Note) -> Result<u64, LedgerError> {
+        let Note { model, actor, action, reason, before, after } = note;
+        for (what, text) in [("`before` of the event", &before), ("`after` of the event", &after)] {
+            check_text(what, text.as_ref())?;
+        }
+        let LedgerWriter { connection, file, files, .. } = self;
+        let failed = |error| LedgerError::sqlite(file, "store the event", error);
+        files.check()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let model = model.as_ref().map_or("", ModelName::as_str);
+        let (reason, before, after) = (reason.as_deref(), before.as_deref(), after.as_deref());
+        let event = NewEvent { actor: &actor, action, model, reason, before, after };
+        let id = insert_event(&transaction, now(), &event).map_err(failed)?;
+        files.check()?;
+        transaction.commit().map_err(failed)?;
+        Ok(id.cast_unsigned())
     }
 
     fn load_all(&self) -> rusqlite::Result<Vec<ModelState>> {
@@ -223,18 +243,25 @@ fn check_json(change: &Change) -> Result<(), LedgerError> {
         ("`after` of the change", change.after.as_ref()),
     ];
     for (what, text) in texts {
-        if let Some(text) = text {
-            serde_json::from_str::<serde::de::IgnoredAny>(text)
-                .map_err(|source| LedgerError::NotJson { what, source })?;
-        }
+        check_text(what, text)?;
     }
     Ok(())
 }
 
-fn write(transaction: &Transaction<'_>, mut change: Change) -> rusqlite::Result<Committed> {
+fn check_text(what: &'static str, text: Option<&String>) -> Result<(), LedgerError> {
+    let Some(text) = text else { return Ok(()) };
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|source| LedgerError::NotJson { what, source })?;
+    Ok(())
+}
+
+/// Rounded as it is stored, so that the answer now and a later reading agree.
+fn now() -> Timestamp {
     let ts = Timestamp::now();
-    // Rounded as it is stored, so that the answer now and a later reading agree.
-    let ts = Timestamp::from_microsecond(ts.as_microsecond()).unwrap_or(ts);
+    Timestamp::from_microsecond(ts.as_microsecond()).unwrap_or(ts)
+}
+
+fn write(transaction: &Transaction<'_>, mut change: Change) -> rusqlite::Result<Committed> {
+    let ts = now();
     let model = change.model.as_str().to_owned();
     if change.effect != Effect::None {
         transaction.prepare_cached("INSERT OR IGNORE INTO models (model) VALUES (?1)")?.execute([&model])?;
@@ -293,13 +320,7 @@ pub(super) fn insert_event(
     ts: Timestamp,
     event: &NewEvent<'_>,
 ) -> rusqlite::Result<i64> {
-    let NewEvent { actor, action, model, reason, before, after } = event;
-    transaction
-        .prepare_cached(
-            "INSERT INTO events (ts, actor, action, model, reason, before, after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![rfc3339(ts), actor, action.as_str(), model, reason, before, after])?;
-    Ok(transaction.last_insert_rowid())
+    rows::append(transaction, ts, event)
 }
 
 fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id: Option<i64>) -> rusqlite::Result<()> {

@@ -6,7 +6,7 @@ use super::handle::{
 };
 use super::manager::Event;
 use super::set_aside::SetAside;
-use crate::ledger::TokenChange;
+use crate::ledger::{Note, TokenChange};
 use crate::model::{Failure, ModelName, Version};
 use crate::route::Proposal;
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ pub(crate) enum Asked {
     Token(TokenChange),
     Approval { model: ModelName, version: Version },
     Review { model: ModelName, ask: ReviewRequest },
+    Note(Note),
 }
 
 /// The answer that a test chooses. Its kind must fit the request.
@@ -112,6 +113,9 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         }
         Command::Review { model, request, reply } => {
             send!(reply, Asked::Review { model, ask: *request }, Told::Reviewed(reviewed) => reviewed);
+        }
+        Command::Note { note, reply } => {
+            send!(reply, Asked::Note(note), Told::Done => 1);
         }
         Command::Push { model, version, staged, actor, reply } => {
             send!(reply, Asked::Push { model, version, staged, actor }, Told::Done => ());

@@ -2,7 +2,7 @@
 
 use super::manager::Event;
 use super::set_aside::SetAside;
-use crate::ledger::{Action, Retirement, Review, TokenChange};
+use crate::ledger::{Action, Note, Retirement, Review, TokenChange};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{Gates, Verdict};
 use crate::registry::Stage;
@@ -222,6 +222,10 @@ pub(super) enum Command {
     TokenUses(Vec<(String, Timestamp)>),
     /// Not an operator's: a thread that watches runs asks for it, and waits for nothing.
     SetAside(SetAside),
+    Note {
+        note: Note,
+        reply: Reply<u64>,
+    },
 }
 
 impl Command {
@@ -232,7 +236,7 @@ impl Command {
             Command::Promote { reply, .. } => drop(reply.send(Err(failure))),
             Command::Rollback { reply, .. } => drop(reply.send(Err(failure))),
             Command::PutTraffic { reply, .. } => drop(reply.send(Err(failure))),
-            Command::RolloutCommit { reply, .. } => drop(reply.send(Err(failure))),
+            Command::RolloutCommit { reply, .. } | Command::Note { reply, .. } => drop(reply.send(Err(failure))),
             Command::Retire { reply, .. } => drop(reply.send(Err(failure))),
             Command::Approval { reply, .. } => drop(reply.send(Err(failure))),
             Command::Review { reply, .. } => drop(reply.send(Err(failure))),
@@ -404,6 +408,14 @@ impl Handle {
         if !uses.is_empty() {
             let _ = self.commands.try_send(Event::Command(Command::TokenUses(uses)));
         }
+    }
+
+    /// Stores an event of the audit trail that changes nothing else. Returns its number.
+    ///
+    /// # Errors
+    /// When the ledger cannot store it.
+    pub async fn note(&self, note: Note) -> Result<u64, Failure> {
+        self.send(|reply| Command::Note { note, reply }).await
     }
 
     /// Adds a version from a file on the file system of the models directory, whole or not at all. `staged` is moved.

@@ -1,6 +1,6 @@
 //! The part of the ledger that the manager uses.
 
-use crate::ledger::{Change, Committed, LedgerError, LedgerWriter, ModelState, Revision, TokenChange};
+use crate::ledger::{Change, Committed, LedgerError, LedgerWriter, ModelState, Note, Revision, TokenChange};
 use crate::model::{Code, Failure, ModelName};
 use jiff::Timestamp;
 
@@ -11,6 +11,7 @@ pub(crate) trait Journal: Send {
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError>;
     fn commit_token(&mut self, change: &TokenChange) -> Result<bool, LedgerError>;
     fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError>;
+    fn note(&mut self, note: Note) -> Result<u64, LedgerError>;
 }
 
 impl Journal for LedgerWriter {
@@ -32,6 +33,10 @@ impl Journal for LedgerWriter {
 
     fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError> {
         LedgerWriter::store_token_uses(self, uses)
+    }
+
+    fn note(&mut self, note: Note) -> Result<u64, LedgerError> {
+        LedgerWriter::note(self, note)
     }
 }
 

@@ -97,6 +97,11 @@ impl Manager {
                     error!(%error, "the times at which tokens were used cannot be stored");
                 }
             }
+            Command::Note { note, reply } => {
+                let noted = self.services.journal.note(note).map_err(|e| journal::failure(&e));
+                // A send fails only when the caller no longer waits. The event stays.
+                let _ = reply.send(noted);
+            }
             Command::Push { model, version, staged, actor, reply } => {
                 self.push(VersionId { model, version }, staged, actor, reply);
             }

@@ -1,6 +1,7 @@
 //! The log itself: starts and stops its threads, and takes records.
 
 use super::config::{Acknowledge, Config, OnFailure};
+use super::deleted::{Deleted, Deletions};
 use super::disk::{Disk, RealDisk};
 use super::gaps::{DropReason, Gap};
 use super::hash::HashKey;
@@ -329,6 +330,16 @@ impl Log {
             "{entries} entries of feedback take more than the {limit} bytes that one request may have; send fewer entries"
         );
         Failure::new(Code::BodyTooLarge, words)
+    }
+
+    /// The files that were deleted since the last call.
+    pub(crate) fn take_deleted(&self) -> Vec<Deleted> {
+        self.0.space.deletions(Deletions::take)
+    }
+
+    /// Puts a deletion back that could not be stored in the audit trail.
+    pub(crate) fn put_deleted_back(&self, deleted: Deleted) {
+        self.0.space.deletions(|deletions| deletions.put_back(deleted));
     }
 
     #[must_use]

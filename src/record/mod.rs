@@ -16,6 +16,7 @@
 mod about;
 mod columns;
 mod config;
+mod deleted;
 mod disk;
 mod feedback;
 mod frame;
@@ -41,6 +42,7 @@ mod writer;
 
 pub use about::About;
 pub use config::{Acknowledge, Config, OnFailure};
+pub use deleted::Deleted;
 pub use gaps::DropReason;
 pub use log::{DiskBytes, Log, Status, Stop};
 pub use prediction::Prediction;

@@ -1,6 +1,7 @@
 //! The bytes of the log on the disk, against its budget. Deletes the oldest sealed files.
 
 use super::config::Config;
+use super::deleted::Deletions;
 use super::segment::{self, Number};
 use crate::telemetry::LogMetrics;
 use std::collections::BTreeMap;
@@ -30,9 +31,18 @@ pub(super) struct Space {
 struct Sealed {
     files: BTreeMap<(Number, PathBuf), u64>,
     bytes: u64,
+    /// The directory of the files.
+    data: PathBuf,
+    /// What was deleted, for the audit trail.
+    deletions: Deletions,
 }
 
 impl Space {
+    /// Reads or changes what is to be reported as deleted.
+    pub fn deletions<T>(&self, of: impl FnOnce(&Deletions) -> T) -> T {
+        of(&self.lock().deletions)
+    }
+
     /// Counts what earlier servers left, and removes their unfinished files.
     ///
     /// # Errors
@@ -139,7 +149,7 @@ impl Space {
 
 impl Sealed {
     fn find(data: &Path) -> Sealed {
-        let mut sealed = Sealed::default();
+        let mut sealed = Sealed { data: data.to_owned(), ..Sealed::default() };
         for kind in ["predictions", "feedback", "gaps"] {
             let mut dirs = vec![data.join(kind)];
             while let Some(dir) = dirs.pop() {
@@ -175,8 +185,9 @@ impl Sealed {
         // This only removes a directory without files.
         let _ = path.parent().map(std::fs::remove_dir);
         metrics.deleted(reason);
-        if let Some((_, size)) = self.files.pop_first() {
+        if let Some(((_, path), size)) = self.files.pop_first() {
             self.bytes = self.bytes.saturating_sub(size);
+            self.deletions.add(&self.data, &path, size, reason);
         }
         true
     }

@@ -384,6 +384,21 @@ pub(crate) const QUEUE_DEPTH: Metric =
 pub(crate) const READY: Metric =
     metric("sluicegate_ready", Kind::Gauge, &[], "1 when the readiness endpoint answers 200, else 0");
 
+pub(crate) const AUDIT_EVENTS: Metric =
+    metric("sluicegate_audit_events", Kind::Gauge, &[], "The number of the newest event of the audit trail");
+pub(crate) const AUDIT_HEADS: Metric = metric(
+    "sluicegate_audit_heads_total",
+    Kind::Counter,
+    &["to"],
+    "Heads of the audit trail that were sent, by place: log, file, webhook",
+);
+pub(crate) const AUDIT_HEAD_FAILURES: Metric = metric(
+    "sluicegate_audit_head_failures_total",
+    Kind::Counter,
+    &["to"],
+    "Failed tries to send a head of the audit trail, by place: file, webhook",
+);
+
 /// All metrics, in the order of the documentation.
 pub(crate) const ALL: &[Metric] = &[
     REQUESTS,
@@ -446,4 +461,7 @@ pub(crate) const ALL: &[Metric] = &[
     TLS_RELOADS,
     QUEUE_DEPTH,
     READY,
+    AUDIT_EVENTS,
+    AUDIT_HEADS,
+    AUDIT_HEAD_FAILURES,
 ];

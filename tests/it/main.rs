@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod admin;
 mod api;
+mod audit;
 mod bad_input;
 mod chaos;
 

@@ -327,7 +327,11 @@ pub(super) fn accept(asked: &Asked) -> Told {
                 reason: ask.reason.clone(),
             },
         }),
-        Asked::LoadModel { .. } | Asked::UnloadModel { .. } | Asked::Push { .. } | Asked::SetAside(_) => Told::Done,
+        Asked::LoadModel { .. }
+        | Asked::UnloadModel { .. }
+        | Asked::Push { .. }
+        | Asked::SetAside(_)
+        | Asked::Note(_) => Told::Done,
     }
 }
 

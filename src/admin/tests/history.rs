@@ -52,7 +52,7 @@ fn audit_lists_changes_newest_first() {
     let ids: Vec<u64> = events.iter().map(|e| e["id"].as_u64().unwrap()).collect();
     assert_eq!(ids, [3, 2, 1]);
     let names: Vec<&String> = events[1].as_object().unwrap().keys().collect();
-    assert_eq!(names, ["id", "ts", "actor", "action", "model", "reason", "before", "after"]);
+    assert_eq!(names, ["id", "ts", "actor", "action", "model", "reason", "before", "after", "hash"]);
     assert_eq!((&events[1]["before"], &events[2]["before"]), (&json!({"was": 1}), &json!(null)));
     assert_eq!(events[1]["after"]["split"][0]["version"], "2");
 }
@@ -99,4 +99,40 @@ fn audit_names_the_wrong_parameter() {
     }
     let several = fixture.get("/api/v1/audit?limit=0&since=x").json();
     assert_eq!(several["details"].as_array().unwrap().len(), 2, "all complaints at once: {several}");
+}
+
+#[test]
+fn the_trail_is_exported_in_pages_that_verify() {
+    let fixture = with_history();
+    let page = |query: &str| {
+        let answer = fixture.get(&format!("/api/v1/audit/export?{query}"));
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/jsonl"));
+        String::from_utf8(answer.bytes).unwrap()
+    };
+    let whole = page("");
+    let events = whole.lines().count() as u64;
+    assert!(events >= 3, "{whole}");
+    let pages: String = (0..events).map(|after| page(&format!("after={after}&limit=1"))).collect();
+    assert_eq!(pages, whole);
+    assert_eq!(page(&format!("after={events}")), "", "the end");
+    let verified = crate::ledger::Verifier::of_export(crate::ledger::Heads::default()).read(whole.as_bytes()).unwrap();
+    assert!(verified.ok && verified.events == events, "{verified:?}");
+
+    let head = fixture.get("/api/v1/audit/head").json();
+    assert_eq!(
+        (head["id"].as_u64(), head["hash"].as_str()),
+        (Some(events), verified.hash.map(|h| h.to_string()).as_deref())
+    );
+    let newest = fixture.get("/api/v1/audit?limit=1").json()["events"][0].clone();
+    assert_eq!(newest["hash"], head["hash"]);
+    fixture.get("/api/v1/audit/export?after=-1").refused(
+        400,
+        "INVALID_REQUEST",
+        "after: expected the number of an event",
+    );
+    fixture.get("/api/v1/audit/export?limit=0").refused(
+        400,
+        "INVALID_REQUEST",
+        "limit: expected a number from 1 to 10000",
+    );
 }

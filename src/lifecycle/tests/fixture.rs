@@ -4,7 +4,7 @@ use super::super::{Config, Handle, Journal, Patience, Policy, Promote, Stop, sta
 use crate::backend::fake::{Fake, FakeEngine};
 use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
 use crate::compare::Tolerance;
-use crate::ledger::{self, Change, Committed, LedgerError, LedgerReader, LedgerWriter, ModelState, Revision};
+use crate::ledger::{self, Change, Committed, LedgerError, LedgerReader, LedgerWriter, ModelState, Note, Revision};
 use crate::lifecycle::Actor;
 use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
 use crate::prepare::{Loader, TimeLimits};
@@ -415,5 +415,9 @@ impl Journal for FaultyJournal {
 
     fn store_token_uses(&mut self, uses: &[(String, jiff::Timestamp)]) -> Result<(), LedgerError> {
         self.ledger.store_token_uses(uses)
+    }
+
+    fn note(&mut self, note: Note) -> Result<u64, LedgerError> {
+        self.ledger.note(note)
     }
 }
