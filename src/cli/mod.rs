@@ -271,7 +271,7 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
     #[command(after_help = "Examples:
   sluicegate approve iris 3                                   show it, and approve nothing
   sluicegate approve iris 3 --reason \"golden answers and shadow agree\"
-  sluicegate replay iris --version 3 --json > replay.json && sluicegate approve iris 3 --attach replay.json --reason \"replay is fine\"
+  sluicegate approve iris 3 --attach replay.json --reason \"replay is fine\"
 
 Who pushed a version or asked for its traffic cannot approve it.")]
     Approve(ReviewOptions),

@@ -79,7 +79,8 @@ fn every_help_says_what_the_command_does_has_examples_and_describes_every_option
         let help = command.get_after_help().unwrap_or_else(|| panic!("{name} has examples")).to_string();
         let examples =
             help.strip_prefix("Examples:\n").unwrap_or_else(|| panic!("{name} begins with examples: {help}"));
-        let call = if name == "sluicegate" { "sluicegate ".to_owned() } else { format!("sluicegate {name}") };
+        // With the names of the commands above it: `sluicegate token revoke`.
+        let call = command.get_bin_name().unwrap_or("sluicegate").to_owned();
         assert!(examples.contains(&call), "{name}: {examples}");
         // Every example has to be a command line that is accepted.
         for line in examples.lines().map_while(|line| line.strip_prefix("  sluicegate ")) {
