@@ -10,6 +10,10 @@
 #
 #   loadtest/compare.sh loadtest/floor/target/release/sluicegate-floor target/release/sluicegate
 #
+# A program after "tls:" is started with TLS and a certificate of its own. The cost of TLS:
+#
+#   loadtest/compare.sh target/release/sluicegate tls:target/release/sluicegate
+#
 # Rounds are interleaved because the speed of a shared machine changes more from minute to minute than the two servers differ. The
 # median is used because stalls affect single rounds. The load generator uses the same cores, so only the ratio means something.
 # SLUICEGATE_ARGS adds options to `sluicegate serve`. Exit code 1 when any answer was not 2xx. Needs wrk, curl and awk.
@@ -63,29 +67,36 @@ free_port() { # an unused port below the range from which the kernel assigns por
 }
 
 start() { # NAME PROGRAM-OR-URL
-    if [[ $2 == http://* ]]; then
+    if [[ $2 == http://* || $2 == https://* ]]; then
         urls+=("$2") started+=("")
         return
     fi
-    [[ -x $2 ]] || fail "$2 is neither a URL nor a program."
-    local port program
-    port=$(free_port) program=$(realpath "$2")
+    local port program scheme=http
+    local -a tls=()
+    program=${2#tls:}
+    [[ -x $program ]] || fail "$2 is neither a URL nor a program."
+    port=$(free_port) program=$(realpath "$program")
+    if [[ $2 == tls:* ]]; then
+        scheme=https
+        "$program" certificate --for 127.0.0.1 --dir "$work/$1-tls" >/dev/null
+        tls=("SLUICEGATE__SERVER__TLS__CERTIFICATE=$work/$1-tls/server.crt" "SLUICEGATE__SERVER__TLS__KEY=$work/$1-tls/server.key")
+    fi
     if [[ $(basename "$2") == *floor* ]]; then
         ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$root/.ort/libonnxruntime.so} \
             "${on_server[@]}" "$program" --listen "127.0.0.1:$port" --model "$root/models/mlp32/1/model.onnx" >"$work/$1.log" 2>&1 &
     else
         # shellcheck disable=SC2086 # several options in one variable
         # Without a supervisor, so that the process that was started is the one that is measured.
-        (cd "$root" && SLUICEGATE__SERVER__SUPERVISE=false exec "${on_server[@]}" "$program" serve --models "$root/models" --listen "127.0.0.1:$port" \
+        (cd "$root" && SLUICEGATE__SERVER__SUPERVISE=false exec "${on_server[@]}" env "${tls[@]}" "$program" serve --models "$root/models" --listen "127.0.0.1:$port" \
             --admin-listen "127.0.0.1:$(free_port)" --data-dir "$work/$1-data" ${SLUICEGATE_ARGS:-}) >"$work/$1.log" 2>&1 &
     fi
-    pids+=("$!") started+=("$!") urls+=("http://127.0.0.1:$port/v2/models/mlp32/infer")
+    pids+=("$!") started+=("$!") urls+=("$scheme://127.0.0.1:$port/v2/models/mlp32/infer")
 }
 
 await() { # INDEX NAME: waits for an answer with 200 and prints its numbers
     local tries answer
     for ((tries = 0; tries < 300; tries++)); do
-        if answer=$(curl -sf --max-time 5 -H 'content-type: application/json' -d "@$here/mlp32.json" "${urls[$1]}"); then
+        if answer=$(curl -sfk --max-time 5 -H 'content-type: application/json' -d "@$here/mlp32.json" "${urls[$1]}"); then
             sed -E 's/.*"data":\[([^]]*)\].*/\1/' <<<"$answer"
             return
         fi

@@ -11,6 +11,9 @@ use tokio::task::AbortHandle;
 /// later gave up: its request is dropped.
 const HALF_CLOSE: Duration = Duration::from_millis(100);
 
+/// The frames of HTTP/2 after which other connections of the thread are served. A frame may be a request, which takes microseconds.
+const FRAMES_PER_TURN: u32 = 128;
+
 /// What a connection is told, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -72,6 +75,10 @@ pub(crate) struct Activity {
     closes_at_once: AtomicBool,
     /// Close without waiting for the client, and drop what the kernel has not sent.
     reset: AtomicBool,
+    /// Frames of HTTP/2 that were read since the connection's turn on its thread began.
+    turn: AtomicU32,
+    /// The client has sent too many frames that carry no request.
+    flooded: AtomicBool,
     /// Answers on streams of HTTP/2 that are not handed to the socket completely.
     /// The key is the address of the value.
     streams: Mutex<HashMap<usize, Arc<Stream>>>,
@@ -146,6 +153,8 @@ impl Activity {
             written: AtomicU64::new(0),
             closes_at_once: AtomicBool::new(false),
             reset: AtomicBool::new(false),
+            turn: AtomicU32::new(0),
+            flooded: AtomicBool::new(false),
             streams: Mutex::default(),
         }
     }
@@ -217,6 +226,30 @@ impl Activity {
     /// How long the connection has been without a request.
     pub(super) fn idle_for(&self, now: Instant) -> Duration {
         Duration::from_millis(millis(now).saturating_sub(self.last.load(Ordering::Relaxed)))
+    }
+
+    // === frames ===
+
+    /// The thread begins to serve this connection.
+    pub(super) fn begin_turn(&self) {
+        self.turn.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_to_turn(&self, frames: u32) {
+        self.turn.store(self.turn.load(Ordering::Relaxed).saturating_add(frames), Ordering::Relaxed);
+    }
+
+    /// Whether so many frames were read that the thread should serve other connections first.
+    pub(super) fn turn_is_over(&self) -> bool {
+        self.turn.load(Ordering::Relaxed) >= FRAMES_PER_TURN
+    }
+
+    pub(super) fn set_flooded(&self) {
+        self.flooded.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     // === bytes ===

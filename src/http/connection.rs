@@ -2,6 +2,7 @@
 
 use super::activity::{Activity, Stage, Stream};
 use super::connections::{OpenConnection, Reason};
+use super::data_plane::framing_is_clear;
 use super::handshake::{Outcome, Secure};
 use super::opening::{self, Opened};
 use super::written::Written;
@@ -32,6 +33,8 @@ const MIN_PROGRESS: u64 = 16 << 10;
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// At the end of a stop, a connection that was opened or used within this time is not closed yet.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// The most bytes of a request that HTTP/1 holds before they are parsed or taken, as hyper has it today.
+const MAX_BUFFER: usize = 408 << 10;
 /// How often a connection that is about to close looks whether it is idle.
 const CLOSE_TICK: Duration = Duration::from_millis(50);
 
@@ -162,11 +165,13 @@ pub(crate) async fn serve<A, F, B>(
         let guard = counted.begin(!request.body().is_end_stream(), received);
         let activity = Arc::clone(&counted);
         let is_http1 = request.version() < Version::HTTP_2;
+        // What follows a body of two readings is not read as a request.
+        let must_close = is_http1 && !framing_is_clear(request.headers());
         let answering = answer(request, received);
         async move {
             let mut response = answering.await;
             // HTTP/2 has no such header. There a frame announces the end of the connection.
-            if is_http1 && (activity.is_half_closed() || activity.stage() != Stage::Open) {
+            if must_close || is_http1 && (activity.is_half_closed() || activity.stage() != Stage::Open) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             let stream = if is_http1 { None } else { STREAM.try_with(Arc::clone).ok() };
@@ -183,6 +188,11 @@ pub(crate) async fn serve<A, F, B>(
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_streams)
             .max_header_list_size(HEADERS)
+            // Each of these is the default of today: a version of hyper with others should not change what strangers can do.
+            .max_pending_accept_reset_streams(20)
+            .max_local_error_reset_streams(1024)
+            .header_table_size(4 << 10)
+            .max_send_buf_size(400 << 10)
             .max_frame_size(FRAME)
             .initial_connection_window_size(windows.connection)
             .initial_stream_window_size(windows.stream)
@@ -194,6 +204,8 @@ pub(crate) async fn serve<A, F, B>(
         let connection = http1::Builder::new()
             // The watch enforces this limit. It needs no timer per request, and treats idle connections differently.
             .header_read_timeout(None)
+            // The number of headers has hyper's limit of 100: another one would cost an allocation for each request.
+            .max_buf_size(MAX_BUFFER)
             .serve_connection(io, service);
         watch.run(connection, http1::Connection::graceful_shutdown).await;
     }
@@ -254,6 +266,7 @@ impl Watch<'_> {
             let event = tokio::select! {
                 biased;
                 event = poll_fn(|cx| loop {
+                    activity.begin_turn();
                     match connection.as_mut().poll(cx) {
                         Poll::Ready(_) => return Poll::Ready(Event::Ended),
                         // The protocol must be told.
@@ -267,7 +280,12 @@ impl Watch<'_> {
             };
             let now = Instant::now();
             match event {
-                Event::Ended => return,
+                Event::Ended => {
+                    if activity.is_flooded() {
+                        self.open.connections.count_closed(Reason::Flood);
+                    }
+                    return;
+                }
                 Event::Look => {}
                 Event::Tick => {
                     if let Some(reason) = self.over_a_limit(now, &mut progress) {

@@ -39,11 +39,12 @@ pub(super) enum Reason {
     Handshake,
     Reader,
     Stream,
+    Flood,
 }
 
 impl Reason {
-    const ALL: [Reason; 6] =
-        [Reason::Idle, Reason::Room, Reason::Headers, Reason::Handshake, Reason::Reader, Reason::Stream];
+    const ALL: [Reason; 7] =
+        [Reason::Idle, Reason::Room, Reason::Headers, Reason::Handshake, Reason::Reader, Reason::Stream, Reason::Flood];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -53,6 +54,7 @@ impl Reason {
             Reason::Handshake => "handshake",
             Reason::Reader => "reader",
             Reason::Stream => "stream",
+            Reason::Flood => "flood",
         }
     }
 }

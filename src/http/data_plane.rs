@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Version};
 use metrics::Counter;
@@ -280,6 +280,11 @@ impl DataPlane {
                 ));
             }
         }
+        if !framing_is_clear(headers) {
+            let message = "the header \"transfer-encoding\" is expected to be \"chunked\", once: proxies could read different bodies \
+                           (RFC 9112, section 6.1)";
+            return Err(Failure::new(Code::InvalidRequest, message));
+        }
         // The size on the wire: 4 more bytes per header, for ": " and the line break.
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if size <= self.max_headers {
@@ -288,6 +293,13 @@ impl DataPlane {
         let message = format!("the headers may have at most {} bytes, got {size}", self.max_headers);
         Err(Failure::new(Code::HeadersTooLarge, message))
     }
+}
+
+/// Whether all parsers find the same end of a request's body. hyper checks everything else.
+pub(super) fn framing_is_clear(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    encodings.next().is_none_or(is_chunked) && encodings.next().is_none()
 }
 
 /// Whether a `host` header has the form of RFC 9110, section 7.2: a name or an address, and an optional port. It may be empty.

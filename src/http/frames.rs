@@ -1,12 +1,25 @@
-//! Follows the frames that a client sends over HTTP/2, as far as the time limit for headers needs it (RFC 9113, sections 4 and 6).
+//! Follows the frames that a client sends over HTTP/2, as far as limits need it: the time limit for headers, and the number of frames that
+//! carry no request (RFC 9113, sections 4, 6 and 10.5).
+
+use std::time::Instant;
 
 /// "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".
 const PREFACE: usize = 24;
 const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// Frames that carry no request which a client may send at once, and per second: PING, SETTINGS, PRIORITY, and resets, each of which counts twice.
+/// A frame with headers or data pays for one of them, but data of a few bytes counts like them: h2 ignores what arrives for a stream that has
+/// ended. A client with requests may so reset every second one, and measure its bandwidth with pings.
+const BURST: u32 = 1000;
+const PER_SECOND: u32 = 100;
+/// Frames of data with fewer bytes count, unless they end a request.
+const SMALL: usize = 64;
 
 /// Where the bytes received so far end. The protocol itself is checked elsewhere.
 #[derive(Debug)]
@@ -22,11 +35,28 @@ pub(super) struct Frames {
     in_headers: bool,
     /// Complete frames, where the frames of one header block count as one.
     complete: u64,
+    /// Frames that have begun since [`Frames::take_begun`] was called.
+    begun: u32,
+    /// How many frames without a request the client may send, since this time.
+    credit: u32,
+    since: Instant,
+    is_flood: bool,
 }
 
 impl Frames {
     pub(super) fn new() -> Frames {
-        Frames { preface: PREFACE, head: [0; HEAD], have: 0, left: 0, in_headers: false, complete: 0 }
+        Frames {
+            preface: PREFACE,
+            head: [0; HEAD],
+            have: 0,
+            left: 0,
+            in_headers: false,
+            complete: 0,
+            begun: 0,
+            credit: BURST,
+            since: Instant::now(),
+            is_flood: false,
+        }
     }
 
     /// Reads the next bytes. Returns 0, or the number of a frame or header block that is not complete after them. Frames with data
@@ -47,6 +77,7 @@ impl Frames {
                 self.left =
                     usize::from(self.head[0]) << 16 | usize::from(self.head[1]) << 8 | usize::from(self.head[2]);
                 self.in_headers |= self.head[3] == HEADERS;
+                self.count();
             }
             let taken = self.left.min(bytes.len());
             self.left -= taken;
@@ -57,6 +88,44 @@ impl Frames {
         }
         let in_frame = self.have > 0 && !(self.have == HEAD && self.head[3] == DATA);
         if self.preface > 0 || in_frame || self.in_headers { self.complete + 1 } else { 0 }
+    }
+
+    /// How many frames have begun since the last call.
+    pub(super) fn take_begun(&mut self) -> u32 {
+        std::mem::take(&mut self.begun)
+    }
+
+    /// Whether the client has sent more frames without a request than it may.
+    pub(super) fn is_flood(&self) -> bool {
+        self.is_flood
+    }
+
+    /// Counts the frame whose head is complete.
+    fn count(&mut self) {
+        self.begun = self.begun.saturating_add(1);
+        let cost = match self.head[3] {
+            DATA if self.left < SMALL && self.head[4] & END_STREAM == 0 => 1,
+            DATA | HEADERS => {
+                self.credit = (self.credit + 1).min(BURST);
+                return;
+            }
+            // Large answers need many of the one; the number of the others is limited with their headers.
+            WINDOW_UPDATE | CONTINUATION => return,
+            RST_STREAM => 2,
+            _ => 1,
+        };
+        if self.credit < cost {
+            let now = Instant::now();
+            let earned = now.duration_since(self.since).as_millis() * u128::from(PER_SECOND) / 1000;
+            let earned = u32::try_from(earned).unwrap_or(BURST).min(BURST);
+            if earned > 0 {
+                (self.credit, self.since) = ((self.credit + earned).min(BURST), now);
+            }
+        }
+        match self.credit.checked_sub(cost) {
+            Some(left) => self.credit = left,
+            None => self.is_flood = true,
+        }
     }
 
     fn end_frame(&mut self) {
@@ -97,6 +166,36 @@ mod tests {
         assert_eq!(frames.read(&data[..50]), 0, "half a frame of data");
         assert_eq!(frames.read(&data[50..]), 0);
         assert_ne!(frames.read(&[0]), 0);
+    }
+
+    #[test]
+    fn frames_without_a_request_are_limited_and_requests_pay_for_them() {
+        let (ping, reset) = (frame(6, 0, 8), frame(RST_STREAM, 0, 4));
+        let request = frame(HEADERS, END_HEADERS, 10);
+        let preface = [0; PREFACE];
+        let flooded_after = |unit: &[u8], most: usize| {
+            let mut frames = Frames::new();
+            frames.read(&preface);
+            (0..most).find(|_| {
+                frames.read(unit);
+                frames.is_flood()
+            })
+        };
+        // The test itself takes time, in which a little more is allowed.
+        assert!(flooded_after(&ping, 3000).is_some_and(|n| (1000..2000).contains(&n)));
+        assert!(flooded_after(&reset, 3000).is_some_and(|n| (500..1000).contains(&n)));
+        let rapid_reset = [&request[..], &reset].concat();
+        assert!(flooded_after(&rapid_reset, 3000).is_some_and(|n| (999..2000).contains(&n)));
+        let hedged = [&request[..], &request, &reset].concat();
+        assert_eq!(flooded_after(&hedged, 3000), None, "every second request is taken back");
+        assert_eq!(flooded_after(&frame(WINDOW_UPDATE, 0, 4), 3000), None);
+        assert!(flooded_after(&frame(DATA, 0, 1), 3000).is_some_and(|n| (1000..2000).contains(&n)));
+        assert_eq!(flooded_after(&frame(DATA, 0, SMALL), 3000), None, "a body in many parts");
+        assert_eq!(flooded_after(&[&request[..], &frame(DATA, END_STREAM, 1)].concat(), 3000), None, "small requests");
+        let mut frames = Frames::new();
+        frames.read(&preface);
+        frames.read(&rapid_reset);
+        assert_eq!((frames.take_begun(), frames.take_begun()), (2, 0));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -22,6 +24,9 @@ use tokio_rustls::server::TlsStream;
 /// The most handshakes that are incomplete at the same time on one plane. A handshake takes two round trips: a second on the worst
 /// networks, so that this is 500 new connections per second there. Each holds about 10 KiB, or 64 KiB if its client sends as much.
 const MAX_HANDSHAKES: usize = 512;
+
+/// How long a client whose handshake failed may take to read why.
+const ALERT_TIME: Duration = Duration::from_secs(1);
 
 /// TLS of one plane.
 #[derive(Debug)]
@@ -86,11 +91,17 @@ impl Secure {
     /// What the client sent is not a handshake that can be completed.
     pub(super) async fn handshake(&self, wire: Wire) -> io::Result<Secured> {
         let accepting = TlsAcceptor::from(self.tls.current()).accept(wire);
-        let stream = in_turn(accepting).await.inspect_err(|error| {
-            self.count(Outcome::Failed);
-            // A client may send anything, so this is not for the usual log.
-            tracing::debug!(%error, "a TLS handshake failed");
-        })?;
+        let stream = match in_turn(accepting.into_fallible()).await {
+            Ok(stream) => stream,
+            Err((error, mut wire)) => {
+                self.count(Outcome::Failed);
+                // A client may send anything, so this is not for the usual log.
+                tracing::debug!(%error, "a TLS handshake failed");
+                // The client may have sent its request already. If that were not read, the kernel would drop the alert that says why.
+                let _ = tokio::time::timeout(ALERT_TIME, wire.shutdown()).await;
+                return Err(error);
+            }
+        };
         let (_, session) = stream.get_ref();
         let is_http2 = session.alpn_protocol() == Some(b"h2");
         let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);

@@ -38,6 +38,11 @@ impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
+        if this.frames.is_some() && this.activity.turn_is_over() {
+            // Other connections of this thread are served first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if !this.ended {
             match std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf)) {
                 Ok(()) => {}
@@ -48,7 +53,15 @@ impl AsyncRead for Socket {
             }
             let arrived = &buf.filled()[before..];
             if !arrived.is_empty() {
-                this.activity.set_partial_head(this.frames.as_mut().map_or(1, |frames| frames.read(arrived)));
+                let partial_head = this.frames.as_mut().map_or(1, |frames| frames.read(arrived));
+                this.activity.set_partial_head(partial_head);
+                if let Some(frames) = &mut this.frames {
+                    this.activity.add_to_turn(frames.take_begun());
+                    if frames.is_flood() {
+                        this.activity.set_flooded();
+                        return Poll::Ready(Err(io::Error::other("too many frames that carry no request")));
+                    }
+                }
                 return Poll::Ready(Ok(()));
             }
             this.ended = buf.remaining() > 0;

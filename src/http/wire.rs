@@ -16,6 +16,8 @@ use tokio::time::Sleep;
 /// How long a closing connection waits for the client to close too. If the socket were closed while bytes of the client are unread,
 /// the kernel would reset the connection, and the client could lose the end of its answer.
 const LINGER: Duration = Duration::from_secs(1);
+/// The most bytes that it reads meanwhile. A client that sends more does not read its answer.
+const LINGER_BYTES: usize = 16 << 20;
 /// How often a closing connection looks whether the kernel has sent everything, once the client has closed its half.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -35,6 +37,8 @@ pub(super) struct Wire {
 #[derive(Debug)]
 struct Closing {
     timer: Pin<Box<Sleep>>,
+    /// Bytes of the client that were read and dropped.
+    dropped: usize,
     /// The bytes that the kernel had not delivered, and when their number last fell.
     undelivered: (usize, Instant),
 }
@@ -56,7 +60,12 @@ impl Wire {
                         self.ended = true;
                         closing.timer.as_mut().reset((Instant::now() + LOOK).into());
                     }
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => {
+                        closing.dropped += scratch.filled().len();
+                        if closing.dropped > LINGER_BYTES {
+                            return Poll::Ready(());
+                        }
+                    }
                     Poll::Ready(Err(_)) => return Poll::Ready(()),
                     Poll::Pending => break,
                 }
@@ -126,7 +135,7 @@ impl AsyncWrite for Wire {
             this.activity.set_lingers();
             let (now, first) = (Instant::now(), if this.ended { LOOK } else { LINGER });
             let timer = Box::pin(tokio::time::sleep(first));
-            this.closing = Some(Closing { timer, undelivered: (usize::MAX, now) });
+            this.closing = Some(Closing { timer, dropped: 0, undelivered: (usize::MAX, now) });
         }
         this.poll_linger(cx).map(Ok)
     }

@@ -358,8 +358,8 @@ pub(crate) const CONNECTIONS_CLOSED: Metric = metric(
     Kind::Counter,
     &["plane", "reason"],
     "Connections that the server closed because of a limit, by reason: idle (idle_timeout), room (the longest idle one, at max_connections), \
-     headers (header_timeout), handshake (TLS: header_timeout, or too many at the same time), reader (write_timeout); and streams of HTTP/2 \
-     that it reset: stream (write_timeout)",
+     headers (header_timeout), handshake (TLS: header_timeout, or too many at the same time), reader (write_timeout), flood (frames of \
+     HTTP/2 that carry no request); and streams of HTTP/2 that it reset: stream (write_timeout)",
 );
 pub(crate) const TLS_HANDSHAKES: Metric = metric(
     "sluicegate_tls_handshakes_total",
