@@ -33,12 +33,14 @@ fn load(telemetry: &Telemetry, batching: Batching) -> Arc<Loaded> {
         warm: Duration::ZERO,
         golden_cases: 0,
         metadata: serde_json::Value::Null,
+        origin: sluicegate::registry::Origin::default(),
     };
     Arc::new(Loaded {
         metrics: VersionMetrics::new(telemetry.scope(), name.clone(), version),
         runner: Arc::new(Runner::new(model).with_batching(batching)),
         facts: Arc::new(facts),
         limits: Limits::default(),
+        breaker: sluicegate::registry::Breaker::new(None),
         version,
         model: name,
     })

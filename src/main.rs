@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         replay: app::replay,
         reproduce: app::reproduce,
         token: app::token,
+        keygen: app::keygen,
+        sign: app::sign,
         audit: app::audit,
     })
 }

@@ -6,7 +6,7 @@ use super::extract::Target;
 use super::schemas::Problem;
 use crate::execute::{Batching, RunCounts};
 use crate::model::{ModelName, Version};
-use crate::registry::{Entry, Loaded};
+use crate::registry::{BreakerStatus, Entry, Loaded};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -45,6 +45,21 @@ pub(super) struct VersionExecution {
     /// Measured run times, ordered by size.
     cost: Vec<CostPoint>,
     runs: Runs,
+    breaker: BreakerAnswer,
+}
+
+/// The breaker keeps requests from the version while its engine fails.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BreakerAnswer {
+    /// `closed`; `open`: requests are refused, or answered by the fallback of the traffic document; `probing`: one request tries now.
+    state: &'static str,
+    /// Failures of the engine in the current window.
+    failures: u32,
+    /// Since the version was loaded: how often it opened, and the requests that it kept from the version.
+    opened: u64,
+    kept_off: u64,
+    /// How often it stayed closed, because the version answered a request of its warm-up: the values of the failing requests were to blame.
+    spared: u64,
 }
 
 /// Whether concurrent requests are batched.
@@ -178,6 +193,7 @@ impl VersionExecution {
                 })
                 .collect(),
             never_at_once,
+            breaker: BreakerAnswer::of(loaded.breaker.status()),
             runs: Runs {
                 alone: single,
                 together,
@@ -192,5 +208,12 @@ impl VersionExecution {
                 lost,
             },
         }
+    }
+}
+
+impl BreakerAnswer {
+    fn of(status: BreakerStatus) -> BreakerAnswer {
+        let BreakerStatus { state, failures, opened, refused, spared } = status;
+        BreakerAnswer { state, failures, opened, kept_off: refused, spared }
     }
 }

@@ -192,7 +192,7 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 /// Reads the ledger on a thread that may block.
-async fn read<T: Send + 'static>(
+pub(super) async fn read<T: Send + 'static>(
     ledger: &LedgerReader,
     query: impl FnOnce(&LedgerReader) -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, Failure> {

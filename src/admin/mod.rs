@@ -27,6 +27,7 @@ mod extract;
 mod guard;
 mod history;
 mod json;
+mod lineage;
 mod models;
 mod openapi;
 mod probes;

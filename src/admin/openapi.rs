@@ -1,7 +1,9 @@
 //! The `OpenAPI` document, generated from the handlers.
 
 use super::routes::{Endpoint, endpoints};
-use super::{approvals, execution, history, models, probes, push, quality, rollout, shadows, tokens, traffic, triton};
+use super::{
+    approvals, execution, history, lineage, models, probes, push, quality, rollout, shadows, tokens, traffic, triton,
+};
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -44,6 +46,7 @@ use utoipa::OpenApi;
         rollout::abort,
         models::version,
         push::push,
+        lineage::show,
         models::load,
         models::unload,
         traffic::show,

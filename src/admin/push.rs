@@ -30,7 +30,11 @@ use tokio::sync::mpsc;
 /// The body is the .onnx file. It is stored completely or not at all, and gets no traffic until it is promoted.
 #[utoipa::path(
     put, path = "/api/v1/models/{model}/versions/{version}", operation_id = "push_version", tag = "models",
-    params(("model" = String, Path), ("version" = String, Path)),
+    params(
+        ("model" = String, Path), ("version" = String, Path),
+        ("x-sluicegate-signature" = Option<String>, Header, description = "The content of model.sig, as one line of Base64; needed where \
+                                                                            [models] trusted_keys has a key"),
+    ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "The version is in the models directory", body = Changed,
@@ -48,6 +52,7 @@ pub(super) async fn push(
 ) -> Result<impl IntoResponse, ErrorResponse> {
     let (model, version) = target.new_version()?;
     refuse_encoding(request.headers())?;
+    let signature = signature(request.headers())?;
     let mut body = request.into_body();
     if let Err(failure) = refuse_early(&admin, &model, version, &body) {
         discard(&mut body).await;
@@ -57,7 +62,7 @@ pub(super) async fn push(
     let (handle, name) = (admin.handle.clone(), model.clone());
     // In a task of its own, because the file must stay until the manager has moved it, even if the client disconnects meanwhile.
     let pushing = tokio::spawn(async move {
-        let result = handle.push(name, version, file.path.clone(), actor).await;
+        let result = handle.push(name, version, file.path.clone(), signature, actor).await;
         drop(file);
         result
     });
@@ -67,6 +72,22 @@ pub(super) async fn push(
     let state = state_of(&admin, &model, version);
     let changed = Changed { model, version, state, next: Some(next) };
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(changed)))
+}
+
+/// The signature in the headers, as the content of a `model.sig`.
+fn signature(headers: &http::HeaderMap) -> Result<Option<String>, Failure> {
+    const HEADER: &str = "x-sluicegate-signature";
+    // The Base64 of 64 bytes.
+    const LENGTH: usize = 88;
+    let Some(value) = headers.get(HEADER) else { return Ok(None) };
+    let is_digit = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
+    match value.to_str().map(str::trim) {
+        Ok(text) if text.len() == LENGTH && text.bytes().all(is_digit) => Ok(Some(format!("{text}\n"))),
+        _ => Err(Failure::new(
+            Code::InvalidRequest,
+            format!("{HEADER}: expected the Base64 of 64 bytes, {LENGTH} characters"),
+        )),
+    }
 }
 
 /// Refuses what can be refused before gigabytes are sent. This sees the snapshot only; the manager checks the directory later.

@@ -4,8 +4,8 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, approvals, execution, guard, history, models, openapi, probes, push, quality, rollout, shadows, tokens,
-    traffic, triton,
+    Admin, approvals, execution, guard, history, lineage, models, openapi, probes, push, quality, rollout, shadows,
+    tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -55,6 +55,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         post("/api/v1/models/{model}/rollout:abort", To(Operate, Model), rollout::abort),
         get("/api/v1/models/{model}/versions/{version}", To(View, Model), models::version),
         put("/api/v1/models/{model}/versions/{version}", To(Operate, Model), push::push),
+        get("/api/v1/models/{model}/versions/{version}/lineage", To(View, Model), lineage::show),
         post("/api/v1/models/{model}/versions/{version}:load", To(Operate, Model), models::load),
         post("/api/v1/models/{model}/versions/{version}:unload", To(Operate, Model), models::unload),
         get("/api/v1/models/{model}/versions/{version}/approval", To(View, Model), approvals::show),

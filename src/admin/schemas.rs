@@ -65,12 +65,21 @@ pub(super) struct TrafficDocument {
     /// From label to version.
     #[schema(required = false)]
     labels: BTreeMap<String, String>,
+    /// Answers in place of a version whose breaker is open, or that failed after it was ready. Absent: such requests are answered 503.
+    #[schema(required = false)]
+    fallback: TrafficFallback,
     /// A new salt assigns all keys to arms anew. Absent: the model's name.
     #[schema(required = false)]
     salt: String,
     /// Kept in history and audit trail.
     #[schema(required = false)]
     reason: String,
+}
+
+/// The version that answers in place of one that cannot.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TrafficFallback {
+    version: String,
 }
 
 /// One arm of a split.

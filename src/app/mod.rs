@@ -18,6 +18,7 @@ mod commands;
 mod control;
 mod offline;
 mod retention;
+mod sign;
 mod signals;
 mod threads;
 mod tokens;
@@ -27,6 +28,7 @@ use certificates::Certificates;
 pub use certificates::certificate;
 pub use commands::{check, serve, trial};
 pub use offline::{export, replay, reproduce};
+pub use sign::{keygen, sign};
 pub use tokens::token;
 
 use crate::access::{self, Access};
@@ -187,7 +189,8 @@ impl App {
         let shadow_config = shadow_config(config, shadow_threads);
         let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
             .map_err(start("the shadow threads"))?;
-        let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()));
+        let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()))
+            .with_breakers(config.breaker);
         let callers = config.server.require_token.then(|| access.clone());
         let data_plane = DataPlane::new(gateway, &http_config, callers, requests, &telemetry)
             .map_err(start("the threads for large bodies"))?;
@@ -371,6 +374,7 @@ fn lifecycle_config(
         memory_budget,
         load_threads: config.models.load_threads,
         time_limits: config.models.time_limits,
+        trusted_keys: config.models.trusted_keys.clone(),
         patience: lifecycle::Patience::default(),
         drain_timeout: config.models.drain_timeout,
         keep_warm: config.models.keep_warm,

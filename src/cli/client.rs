@@ -2,7 +2,7 @@
 
 use super::{
     ClientOptions, CommandError, PromoteOptions, TokenCommand, TrafficOptions, show, show_access, show_execution,
-    show_shadow, tls,
+    show_lineage, show_shadow, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -182,11 +182,19 @@ impl Client {
         self.show(&answer, |_| format!("version {version} of {model} is {verb}ed\n"))
     }
 
-    pub(super) fn push(&self, model: &str, version: &str, file: &Path) -> Done {
+    pub(super) fn push(&self, model: &str, version: &str, file: &Path, signature: Option<&Path>) -> Done {
         let opened =
             File::open(file).map_err(|e| CommandError::Failed(format!("cannot read {}: {e}", file.display())))?;
         let place = format!("{}/versions/{}", path(model, ""), segment(version));
-        let request = self.request("PUT", &place).header("content-type", "application/octet-stream");
+        let mut request = self.request("PUT", &place).header("content-type", "application/octet-stream");
+        if let Some(path) = signature {
+            let wrong =
+                |e: &dyn std::fmt::Display| CommandError::Failed(format!("cannot read {}: {e}", path.display()));
+            let signature = read_file(path)?;
+            let text =
+                String::from_utf8(signature).map_err(|_| wrong(&"it is not Base64; `sluicegate sign` writes it so"))?;
+            request = request.header("x-sluicegate-signature", text.trim());
+        }
         let request = request.body(ureq::SendBody::from_owned_reader(opened)).map_err(|e| self.bad_address(&e))?;
         let answer = self.run(request, LONG)?;
         self.show(&answer, |_| {
@@ -214,6 +222,11 @@ impl Client {
 
     pub(super) fn whoami(&self) -> Done {
         self.show(&self.get("/api/v1/whoami")?, show_access::whoami)
+    }
+
+    pub(super) fn lineage(&self, model: &str, version: &str) -> Done {
+        let place = format!("{}/versions/{}/lineage", path(model, ""), segment(version));
+        self.show(&self.get(&place)?, show_lineage::lineage)
     }
 
     pub(super) fn history(&self, model: &str) -> Done {

@@ -21,14 +21,15 @@ mod rollout;
 mod show;
 mod show_access;
 mod show_execution;
+mod show_lineage;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 pub use offline::{
-    AuditOptions, CertificateOptions, ExportOptions, Local, Pages, PickOptions, ReplayOptions, ReproduceOptions,
-    TokenCommand,
+    AuditOptions, CertificateOptions, ExportOptions, KeygenOptions, Local, Pages, PickOptions, ReplayOptions,
+    ReproduceOptions, SignOptions, TokenCommand,
 };
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
@@ -251,7 +252,8 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
     },
     /// Upload a new version of a model.
     #[command(after_help = "Examples:
-  sluicegate push iris 3 model.onnx")]
+  sluicegate push iris 3 model.onnx
+  sluicegate push iris 3 model.onnx --signature model.sig")]
     Push {
         /// The name of the model; a new name makes a new model.
         model: String,
@@ -259,7 +261,28 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
         version: String,
         /// The .onnx file.
         file: PathBuf,
+        /// The signature of the version, as `sluicegate sign` writes it; needed where the server has trusted keys.
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
     },
+    /// Show where a version comes from: files, training, parents, changes, comparisons; and what of that is not known.
+    #[command(after_help = "Examples:
+  sluicegate lineage iris 3
+  sluicegate lineage iris 3 --json")]
+    Lineage {
+        /// The name of the model.
+        model: String,
+        /// The version.
+        version: String,
+    },
+    /// Make a key for signing versions, and print its public key for `trusted_keys` in the section [models].
+    #[command(after_help = "Examples:
+  sluicegate keygen -o ci-key.pem --name ci")]
+    Keygen(KeygenOptions),
+    /// Sign a version: write model.sig beside its model.
+    #[command(after_help = "Examples:
+  sluicegate sign models/iris/3 --key ci-key.pem")]
+    Sign(SignOptions),
     /// List the changes of a model's traffic, newest first.
     #[command(after_help = "Examples:
   sluicegate history iris")]
@@ -474,7 +497,10 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),
         Command::Load { model, version } => client.load(&model, &version, "load"),
         Command::Unload { model, version } => client.load(&model, &version, "unload"),
-        Command::Push { model, version, file } => client.push(&model, &version, &file),
+        Command::Push { model, version, file, signature } => client.push(&model, &version, &file, signature.as_deref()),
+        Command::Lineage { model, version } => client.lineage(&model, &version),
+        Command::Keygen(options) => return (local.keygen)(&options),
+        Command::Sign(options) => return (local.sign)(&options),
         Command::Approve(options) => client.review(&options, true),
         Command::Reject(options) => client.review(&options, false),
         Command::Token { command } => match command.data_dir() {

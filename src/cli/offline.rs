@@ -17,6 +17,8 @@ pub struct Local {
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
     /// Changes or lists the tokens in the data directory of a stopped server.
     pub token: fn(&TokenCommand, &Path, bool) -> ExitCode,
+    pub keygen: fn(&KeygenOptions) -> ExitCode,
+    pub sign: fn(&SignOptions) -> ExitCode,
     /// `audit --verify` and `audit --export`.
     pub audit: fn(&AuditOptions, Pages<'_>, bool) -> ExitCode,
 }
@@ -94,6 +96,25 @@ pub struct CertificateOptions {
     /// How many days the certificates are valid.
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub days: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct KeygenOptions {
+    /// The new file for the private key (PEM); only its owner can read it.
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub output: PathBuf,
+    /// The name of the key, which operators read.
+    #[arg(long, value_name = "NAME", default_value = "key")]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct SignOptions {
+    /// The directory of the version, such as models/iris/3.
+    pub version: PathBuf,
+    /// The file with the private key (PEM, PKCS #8).
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
 }
 
 /// Gets the page of the server's audit trail after an event. The error is a message for standard error.

@@ -44,6 +44,15 @@ fn version(version: &Value, of: &Value) -> String {
     if batching["enabled"] == true {
         let _ = writeln!(text, "splitting: {split}");
     }
+    let breaker = &version["breaker"];
+    if breaker["state"].as_str().is_some_and(|state| state != "closed") || breaker["opened"].as_u64() > Some(0) {
+        let (opened, kept_off) = (cell(&breaker["opened"]), cell(&breaker["kept_off"]));
+        let _ = writeln!(
+            text,
+            "breaker:   {}; opened {opened} times, kept off {kept_off} requests",
+            cell(&breaker["state"])
+        );
+    }
     let costs: Vec<Vec<String>> = list(version, "cost")
         .map(|point| {
             let place = if point["at_once"] == true { "I/O thread" } else { "worker" };

@@ -80,6 +80,7 @@ impl Config {
             prediction_log: PredictionLog::read(table.section("prediction_log")),
             data: Data::read(table.section("data")),
             audit: sections::audit(table.section("audit")),
+            breaker: sections::breaker(table.section("breaker")),
             log: Log::read(table.section("log")),
         };
         let (public, admin) = (config.server.listen, config.admin.listen);

@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: budget (its default), heads (its settings), lifecycle (its policy), quality, record, settings, telemetry, tls.
+//! Uses: budget (its default), heads (its settings), lifecycle (its policy), quality, record, registry (breakers), settings, telemetry, tls.
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -25,6 +25,7 @@ pub use reload::Change;
 pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 
 use crate::heads;
+use crate::registry::BreakerConfig;
 
 /// The whole configuration, one field per section.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -39,5 +40,6 @@ pub struct Config {
     pub prediction_log: PredictionLog,
     pub data: Data,
     pub audit: heads::Config,
+    pub breaker: BreakerConfig,
     pub log: Log,
 }

@@ -4,6 +4,7 @@ use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, Predic
 use crate::heads;
 use crate::quality;
 use crate::record::{self, Choice};
+use crate::registry::BreakerConfig;
 use crate::tls;
 
 /// A key whose value changed.
@@ -19,9 +20,21 @@ impl Config {
     /// The keys with another value in `new`, in the order of the file.
     #[must_use]
     pub fn changes(&self, new: &Config) -> Vec<Change> {
-        let Config { server, admin, approval, models, engines, execute, shadows, prediction_log, data, audit, log } =
-            self;
-        let sections: [Vec<Option<Change>>; 11] = [
+        let Config {
+            server,
+            admin,
+            approval,
+            models,
+            engines,
+            execute,
+            shadows,
+            prediction_log,
+            data,
+            audit,
+            breaker,
+            log,
+        } = self;
+        let sections: [Vec<Option<Change>>; 12] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             approval.changes(new.approval).into(),
@@ -32,6 +45,7 @@ impl Config {
             prediction_log.changes(&new.prediction_log).into(),
             data.changes(&new.data).into(),
             audit_changes(audit, &new.audit).into(),
+            breaker_changes(breaker, &new.breaker).into(),
             log.changes(&new.log).into(),
         ];
         sections.into_iter().flatten().flatten().collect()
@@ -172,7 +186,7 @@ impl Approval {
 }
 
 impl Models {
-    fn changes(&self, new: &Models) -> [Option<Change>; 14] {
+    fn changes(&self, new: &Models) -> [Option<Change>; 15] {
         let Models {
             dir,
             settle,
@@ -184,6 +198,7 @@ impl Models {
             keep_warm,
             crash_limit,
             policy,
+            trusted_keys,
             trials,
         } = self;
         let new_limits = &new.time_limits;
@@ -201,6 +216,7 @@ impl Models {
             at_start("models.crash_limit", &crash_limit.crashes, &new.crash_limit.crashes),
             at_start("models.crash_window", &crash_limit.within, &new.crash_limit.within),
             at_start("models.policy", policy, &new.policy),
+            at_start("models.trusted_keys", trusted_keys, &new.trusted_keys),
             at_start("models.trials", trials, &new.trials),
         ]
     }
@@ -298,6 +314,17 @@ impl Data {
         let Data { dir } = self;
         [at_start("data.dir", dir, &new.dir)]
     }
+}
+
+fn breaker_changes(old: &BreakerConfig, new: &BreakerConfig) -> [Option<Change>; 5] {
+    let BreakerConfig { failures, share, window, pause, probes } = old;
+    [
+        at_start("breaker.failures", failures, &new.failures),
+        at_start("breaker.share", share, &new.share),
+        at_start("breaker.window", window, &new.window),
+        at_start("breaker.pause", pause, &new.pause),
+        at_start("breaker.probes", probes, &new.probes),
+    ]
 }
 
 fn audit_changes(old: &heads::Config, new: &heads::Config) -> [Option<Change>; 4] {

@@ -2,9 +2,10 @@
 
 use crate::budget::Budget;
 use crate::heads;
-use crate::lifecycle::{CrashLimit, Policy, TimeLimits};
+use crate::lifecycle::{CrashLimit, Policy, TimeLimits, TrustedKeys};
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
+use crate::registry::BreakerConfig;
 use crate::settings::Table;
 use crate::telemetry::LogFormat;
 use crate::tls::{self, ClientAuth};
@@ -140,6 +141,9 @@ pub struct Models {
     pub crash_limit: CrashLimit,
     /// What to do when a version does not fit into the memory budget. Default `keep_serving`: no request fails.
     pub policy: Policy,
+    /// `NAME=KEY` for each Ed25519 key of which one must have signed a version (`model.sig`); others are `failed{verify}`. Default none: versions
+    /// need no signature.
+    pub trusted_keys: TrustedKeys,
     /// Whether each version is loaded and run in a process of its own first. Default true: a file can end the engine's process.
     pub trials: bool,
 }
@@ -402,6 +406,7 @@ impl Default for Models {
             keep_warm: 10 * MINUTE,
             crash_limit: CrashLimit { crashes: 3, within: 10 * MINUTE },
             policy: Policy::default(),
+            trusted_keys: TrustedKeys::default(),
             trials: true,
         }
     }
@@ -429,6 +434,17 @@ impl Models {
                 within: t.duration("crash_window", SECOND..=30 * 24 * HOUR).unwrap_or(d.crash_limit.within),
             },
             policy: t.one_of("policy", &policies).unwrap_or(d.policy),
+            trusted_keys: t
+                .custom(
+                    "trusted_keys",
+                    "up to 32 Ed25519 public keys with names, as `sluicegate keygen` prints them, such as [\"ci=MCowBQYDK2VwAyEA…\"]",
+                    |value| {
+                        let texts: Option<Vec<String>> =
+                            value.as_list()?.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+                        TrustedKeys::parse(&texts?)
+                    },
+                )
+                .unwrap_or_default(),
             trials: t.bool("trials").unwrap_or(d.trials),
         }
     }
@@ -522,6 +538,18 @@ pub(super) fn audit(t: &mut Table) -> heads::Config {
         t.complain("webhook", "an address that begins with http://, such as \"http://audit.internal:9000/heads\"");
     }
     audit
+}
+
+/// `[breaker]`: when a version whose engine fails is closed to requests. The fields of [`BreakerConfig`] document the keys and their defaults.
+pub(super) fn breaker(t: &mut Table) -> BreakerConfig {
+    let d = BreakerConfig::default();
+    BreakerConfig {
+        failures: t.integer("failures", 0..=1_000_000).unwrap_or(d.failures),
+        share: t.float("share", 0.01..=1.0).unwrap_or(d.share),
+        window: t.duration("window", 100 * MS..=HOUR).unwrap_or(d.window),
+        pause: t.duration("pause", 10 * MS..=HOUR).unwrap_or(d.pause),
+        probes: t.integer("probes", 1..=1000).unwrap_or(d.probes),
+    }
 }
 
 // === impl PredictionLog ===

@@ -194,6 +194,7 @@ const ALL_DIFFERENT: &str = r#"
     drain_timeout = "1s"
     keep_warm = "1s"
     policy = "make_room"
+    trusted_keys = ["ci=MCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
     trials = false
     [engines]
     onnxruntime = "x"
@@ -229,6 +230,12 @@ const ALL_DIFFERENT: &str = r#"
     quality_bytes = "1MiB"
     [data]
     dir = "x"
+    [breaker]
+    failures = 1
+    share = 0.25
+    window = "1s"
+    pause = "2s"
+    probes = 1
     [audit]
     head_interval = "1s"
     heads_file = "x"

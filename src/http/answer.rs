@@ -16,6 +16,7 @@ pub(super) type HttpResponse = Response<AnswerBody>;
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const X_VERSION: HeaderName = HeaderName::from_static("x-sluicegate-version");
 pub(super) const X_ARM: HeaderName = HeaderName::from_static("x-sluicegate-arm");
+pub(super) const X_FALLBACK: HeaderName = HeaderName::from_static("x-sluicegate-fallback");
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -83,6 +84,11 @@ pub(super) fn set_served_by(headers: &mut HeaderMap, version: &ByteString, arm: 
             headers.insert(name, value);
         }
     }
+}
+
+/// Says that the document's fallback answered, and why.
+pub(super) fn set_fallback(headers: &mut HeaderMap, reason: &'static str) {
+    headers.insert(X_FALLBACK, HeaderValue::from_static(reason));
 }
 
 /// Sets `server-timing` (W3C Server Timing), in milliseconds with three decimals.

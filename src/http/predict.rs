@@ -134,7 +134,7 @@ async fn attempt(
             (response, Err(failure))
         }
     };
-    let served = Arc::clone(active.served());
+    let (served, fallback) = (Arc::clone(active.served()), active.fallback());
     let ended = plane.gateway.end(active, outcome, deadline).await;
     // The request's tensors are gone now; those of the answer stay until it was sent.
     let ended = ended.and_then(|copies| match body.take() {
@@ -158,6 +158,9 @@ async fn attempt(
         Err(failure) => response = answer::error(&failure),
     }
     answer::set_served_by(response.headers_mut(), &served.version_text, served.arm());
+    if let Some(reason) = fallback {
+        answer::set_fallback(response.headers_mut(), reason);
+    }
     Ok(response)
 }
 

@@ -3,8 +3,8 @@
 use super::chain::{Beginning, EventHash, Head};
 use super::error::{LedgerError, is_unreadable_value};
 use super::verify::{Heads, Verified, Verifier};
-use super::{Revision, rfc3339, rows};
-use crate::model::ModelName;
+use super::{Artifact, Revision, rfc3339, rows};
+use crate::model::{ModelName, Version};
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -122,7 +122,6 @@ impl LedgerReader {
         visible: impl Fn(Option<&ModelName>) -> bool,
     ) -> Result<Vec<Event>, LedgerError> {
         let since = query.since.map(rfc3339);
-        let select = "SELECT id, ts, actor, action, model, reason, before, after, hash FROM events";
         // SQLite returns row after row, so that nothing is read beyond the last event that is needed.
         let take = |rows: &mut dyn Iterator<Item = rusqlite::Result<Event>>| {
             rows.filter(|row| row.as_ref().map_or(true, |event| visible(event.model.as_ref())))
@@ -133,15 +132,43 @@ impl LedgerReader {
             Some(model) => take(
                 &mut connection
                     .prepare_cached(&format!(
-                        "{select} WHERE model = ?1 AND (?2 IS NULL OR ts >= ?2) ORDER BY id DESC"
+                        "{SELECT} WHERE model = ?1 AND (?2 IS NULL OR ts >= ?2) ORDER BY id DESC"
                     ))?
                     .query_map(params![model.as_str(), since], event)?,
             ),
             None => take(
                 &mut connection
-                    .prepare_cached(&format!("{select} WHERE ?1 IS NULL OR ts >= ?1 ORDER BY id DESC"))?
+                    .prepare_cached(&format!("{SELECT} WHERE ?1 IS NULL OR ts >= ?1 ORDER BY id DESC"))?
                     .query_map(params![since], event)?,
             ),
+        })
+    }
+
+    /// Calls `take` with the events of a model, newest first, `most` at most. Returns whether there are more.
+    pub fn each_event_of(
+        &self,
+        model: &ModelName,
+        most: usize,
+        mut take: impl FnMut(Event),
+    ) -> Result<bool, LedgerError> {
+        self.query("read the audit trail", |connection| {
+            let mut statement = connection.prepare_cached(&format!("{SELECT} WHERE model = ?1 ORDER BY id DESC"))?;
+            let mut rows = statement.query([model.as_str()])?;
+            for _ in 0..most {
+                let Some(row) = rows.next()? else { return Ok(false) };
+                take(event(row)?);
+            }
+            Ok(rows.next()?.is_some())
+        })
+    }
+
+    /// The bytes that a version became ready with. `None` where it never was ready.
+    pub fn artifact(&self, model: &ModelName, version: Version) -> Result<Option<Artifact>, LedgerError> {
+        self.query("read the artifact", |connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT sha256, bytes, first_ready_at FROM artifacts WHERE model = ?1 AND version = ?2",
+            )?;
+            statement.query_row(params![model.as_str(), version.to_string()], |row| artifact(row, 0)).optional()
         })
     }
 
@@ -234,6 +261,8 @@ pub(super) fn previous_document(connection: &Connection, model: &ModelName) -> r
         .optional()
 }
 
+const SELECT: &str = "SELECT id, ts, actor, action, model, reason, before, after, hash FROM events";
+
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     Ok(Event {
         id: row.get::<_, i64>(0)?.cast_unsigned(),
@@ -254,6 +283,15 @@ fn model_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<ModelName>>
         Ok("") => Ok(None),
         _ => row.get::<_, Text<ModelName>>(column).map(|name| Some(name.0)),
     }
+}
+
+/// Reads an artifact from the columns that begin at `first`.
+pub(super) fn artifact(row: &Row<'_>, first: usize) -> rusqlite::Result<Artifact> {
+    Ok(Artifact {
+        sha256: row.get(first)?,
+        bytes: row.get::<_, i64>(first + 1)?.cast_unsigned(),
+        first_ready_at: row.get::<_, Text<Timestamp>>(first + 2)?.0,
+    })
 }
 
 /// A value stored as text. Text that does not parse is an unreadable value.

@@ -3,12 +3,12 @@
 use super::error::{LedgerError, is_unreadable_value};
 use super::identity::OpenFiles;
 use super::lock::Lock;
-use super::reader::{Text, previous_document, revision_of};
+use super::reader::{Text, artifact, previous_document, revision_of};
 use super::rows;
 use super::tokens::{TokenChange, change_token, store_uses};
 use super::{
-    Action, Artifact, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Note, Retirement, Review,
-    Revision, StoredAside, rfc3339,
+    Action, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Note, Retirement, Review, Revision,
+    StoredAside, rfc3339,
 };
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
@@ -450,13 +450,4 @@ fn retirement(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Retirement
         actor: row.get(first + 2)?,
         reason: row.get::<_, Option<String>>(first + 3)?.unwrap_or_default(),
     }))
-}
-
-/// Reads an artifact from the columns that begin at `first`.
-fn artifact(row: &Row<'_>, first: usize) -> rusqlite::Result<Artifact> {
-    Ok(Artifact {
-        sha256: row.get(first)?,
-        bytes: row.get::<_, i64>(first + 1)?.cast_unsigned(),
-        first_ready_at: row.get::<_, Text<Timestamp>>(first + 2)?.0,
-    })
 }

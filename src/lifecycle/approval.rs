@@ -32,8 +32,8 @@ impl Services {
     /// The versions that a document would newly give un-pinned traffic and that are not approved, each with the reason. `actor` asks for it.
     pub(super) fn unapproved(&self, model: &Model, next: &Document, actor: &Actor) -> Vec<(Version, String)> {
         // A retired model serves nothing.
-        let serving = if model.stored.retired.is_some() { BTreeSet::new() } else { model.serving() };
-        self.unapproved_of(model, next.serving().difference(&serving).copied(), actor)
+        let answering = if model.stored.retired.is_some() { BTreeSet::new() } else { model.answering() };
+        self.unapproved_of(model, next.answering().difference(&answering).copied(), actor)
     }
 
     /// The same for these versions.
@@ -162,7 +162,7 @@ impl Services {
     /// Why a version that is loaded again must not serve: a traffic document names it, and its files are not those that served before or were
     /// approved. `None` where it may.
     pub(super) fn other_files(&self, model: &Model, version: Version, ready: &ReadyVersion) -> Option<String> {
-        if !self.needs_approval(model) || !model.serving().contains(&version) {
+        if !self.needs_approval(model) || !model.answering().contains(&version) {
             return None;
         }
         let found = artifact_sha256(&ready.digests);

@@ -77,6 +77,7 @@ impl Manager {
                 },
                 time_limits: services.config.time_limits,
                 execution: settings.execution,
+                trusted_keys: services.config.trusted_keys.clone(),
                 model_metadata: settings.metadata.clone(),
             }),
             sizes,

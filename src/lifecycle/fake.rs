@@ -24,7 +24,7 @@ pub(crate) enum Asked {
     Retire { model: ModelName, reason: String, actor: Actor },
     LoadModel { model: ModelName, actor: Actor },
     UnloadModel { model: ModelName, actor: Actor },
-    Push { model: ModelName, version: Version, staged: PathBuf, actor: Actor },
+    Push { model: ModelName, version: Version, staged: PathBuf, signature: Option<String>, actor: Actor },
     SetAside(SetAside),
     Token(TokenChange),
     Approval { model: ModelName, version: Version },
@@ -117,8 +117,8 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         Command::Note { note, reply } => {
             send!(reply, Asked::Note(note), Told::Done => 1);
         }
-        Command::Push { model, version, staged, actor, reply } => {
-            send!(reply, Asked::Push { model, version, staged, actor }, Told::Done => ());
+        Command::Push { model, version, staged, signature, actor, reply } => {
+            send!(reply, Asked::Push { model, version, staged, signature, actor }, Told::Done => ());
         }
     }
 }

@@ -211,6 +211,8 @@ pub(super) enum Command {
         model: ModelName,
         version: Version,
         staged: PathBuf,
+        /// The content of `model.sig`.
+        signature: Option<String>,
         actor: Actor,
         reply: Reply<()>,
     },
@@ -418,11 +420,19 @@ impl Handle {
         self.send(|reply| Command::Note { note, reply }).await
     }
 
-    /// Adds a version from a file on the file system of the models directory, whole or not at all. `staged` is moved.
+    /// Adds a version from a file on the file system of the models directory, whole or not at all. `staged` is moved. `signature` is the content
+    /// of its `model.sig`.
     ///
     /// # Errors
-    /// `CONFLICT` when the version exists; `INVALID_REQUEST` when the file is not an ONNX model.
-    pub async fn push(&self, model: ModelName, version: Version, staged: PathBuf, actor: Actor) -> Result<(), Failure> {
-        self.send(|reply| Command::Push { model, version, staged, actor, reply }).await
+    /// `CONFLICT` when the version exists; `INVALID_REQUEST` when the file is not an ONNX model, or is not signed where that is asked for.
+    pub async fn push(
+        &self,
+        model: ModelName,
+        version: Version,
+        staged: PathBuf,
+        signature: Option<String>,
+        actor: Actor,
+    ) -> Result<(), Failure> {
+        self.send(|reply| Command::Push { model, version, staged, signature, actor, reply }).await
     }
 }

@@ -58,7 +58,7 @@ pub(crate) use journal::Journal;
 pub use loaders::Patience;
 pub use set_aside::SetAside;
 
-pub use crate::prepare::TimeLimits;
+pub use crate::prepare::{TimeLimits, TrustedKeys};
 
 use crate::compare::Tolerance;
 use crate::ledger::LedgerWriter;
@@ -92,6 +92,8 @@ pub struct Config {
     pub load_threads: usize,
     /// How long the stages of a version may take.
     pub time_limits: TimeLimits,
+    /// A version must be signed by one of these, where there are any.
+    pub trusted_keys: TrustedKeys,
     pub patience: Patience,
     /// How long to wait for the requests on a version that is being unloaded.
     pub drain_timeout: Duration,

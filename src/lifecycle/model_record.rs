@@ -164,6 +164,12 @@ impl Model {
         self.document.as_ref().map(Document::serving).unwrap_or_default()
     }
 
+    /// The same, and the fallback.
+    #[must_use]
+    pub(super) fn answering(&self) -> BTreeSet<Version> {
+        self.document.as_ref().map(Document::answering).unwrap_or_default()
+    }
+
     /// The versions that must stay loaded: those that the document names, and those that a pending rollback will name.
     #[must_use]
     pub(super) fn required(&self) -> BTreeSet<Version> {

@@ -102,8 +102,8 @@ impl Manager {
                 // A send fails only when the caller no longer waits. The event stays.
                 let _ = reply.send(noted);
             }
-            Command::Push { model, version, staged, actor, reply } => {
-                self.push(VersionId { model, version }, staged, actor, reply);
+            Command::Push { model, version, staged, signature, actor, reply } => {
+                self.push(VersionId { model, version }, staged, signature, actor, reply);
             }
         }
     }
@@ -138,7 +138,7 @@ impl Manager {
 
     // === push ===
 
-    fn push(&mut self, id: VersionId, file: PathBuf, actor: Actor, reply: Reply<()>) {
+    fn push(&mut self, id: VersionId, file: PathBuf, signature: Option<String>, actor: Actor, reply: Reply<()>) {
         let model = self.models.get(&id.model);
         // The directory itself is checked, because the last report about it may be old.
         if model.is_some_and(|model| model.is_callable(id.version)) || self.services.dir(&id).exists() {
@@ -151,7 +151,8 @@ impl Manager {
         let fits = loading.check_available(sizes, (self.services.config.available)()).is_ok();
         let try_it = fits && loading.missing(sizes) == 0;
         let root = self.services.config.models_dir.clone();
-        let push = Push { id, root, file, bytes, engine, try_it, actor, reply: Some(reply) };
+        let trusted_keys = self.services.config.trusted_keys.clone();
+        let push = Push { id, root, file, bytes, engine, signature, trusted_keys, try_it, actor, reply: Some(reply) };
         self.services.loading.push_task(Task::Stage(Box::new(push)));
     }
 

@@ -8,12 +8,12 @@ use super::model_record::conflict;
 use crate::backend::{EngineChoice, LoadError, VersionFiles};
 use crate::marks::{Kind, VersionMark};
 use crate::model::{Code, Failure, VersionId};
-use crate::prepare::Loader;
+use crate::prepare::{Loader, SIGNATURE_FILE, TrustedKeys, artifact_digests};
 use crate::source;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// A file that an operator wants to add as a version.
@@ -25,6 +25,10 @@ pub(super) struct Push {
     pub file: PathBuf,
     pub bytes: u64,
     pub engine: EngineChoice,
+    /// The content of its `model.sig`.
+    pub signature: Option<String>,
+    /// It must be signed by one of these, where there are any.
+    pub trusted_keys: TrustedKeys,
     /// Whether an engine loads it first. Not where it does not fit into the memory budget.
     pub try_it: bool,
     pub actor: Actor,
@@ -61,6 +65,15 @@ impl Push {
             // It may have been moved already.
             let _ = std::fs::remove_file(&self.file);
         })?;
+        // Before any engine reads the file.
+        let digests = if self.trusted_keys.is_empty() {
+            Vec::new()
+        } else {
+            artifact_digests(&staged.dir).map_err(|e| self.io(&e))?
+        };
+        self.trusted_keys
+            .check(&staged.dir, &digests)
+            .map_err(|why| Failure::new(Code::InvalidRequest, format!("the file is not pushed: {why}")))?;
         if self.try_it {
             let files = VersionFiles { dir: staged.dir.clone() };
             let mark = VersionMark::register(&self.id.model, self.id.version, "");
@@ -84,10 +97,12 @@ impl Push {
         let model = self.root.join(self.id.model.as_str());
         source::check_link(&self.root, &model)
             .map_err(|why| conflict(format!("the directory of model {} {why}", self.id.model)))?;
-        self.write_staging(&model).map_err(|e| {
-            Failure::new(Code::Internal, "the file could not be written into the models directory")
-                .with_internal(format!("push of {}: {e}", self.id))
-        })
+        self.write_staging(&model).map_err(|e| self.io(&e))
+    }
+
+    fn io(&self, error: &io::Error) -> Failure {
+        Failure::new(Code::Internal, "the file could not be written into the models directory")
+            .with_internal(format!("push of {}: {error}", self.id))
     }
 
     fn write_staging(&self, model: &Path) -> io::Result<Staged> {
@@ -106,6 +121,11 @@ impl Push {
             other => other?,
         }
         File::open(&file)?.sync_all()?;
+        if let Some(signature) = &self.signature {
+            let mut file = File::create_new(staged.dir.join(SIGNATURE_FILE))?;
+            file.write_all(signature.as_bytes())?;
+            file.sync_all()?;
+        }
         sync_directory(&staged.dir)?;
         Ok(staged)
     }

@@ -409,7 +409,7 @@ pub(super) fn check(model: &Model, next: &Document, allow_signature_change: bool
     let serving = model.serving();
     let facts = |record: &VersionRecord| record.facts.clone();
     let mut breaks: Vec<String> = Vec::new();
-    for new in next.serving().difference(&serving) {
+    for new in next.answering().difference(&model.answering()) {
         for old in &serving {
             let before = model.versions.get(old).and_then(facts);
             let after = model.versions.get(new).and_then(facts);

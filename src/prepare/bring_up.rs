@@ -7,15 +7,16 @@ use super::failure::StageFailure;
 use super::limits::{StageClock, TimeLimits};
 use super::repeat;
 use super::row_outputs;
+use super::signed::TrustedKeys;
 use super::verify;
 use super::version_toml::VersionToml;
-use super::warm;
+use super::warm::{self, Warmed};
 use crate::backend::{EngineChoice, VersionFiles};
 use crate::execute::Runner;
 use crate::marks::{Kind, VersionMark};
 use crate::model::VersionId;
 use crate::model_settings::ExecutionSettings;
-use crate::registry::{Facts, Limits, Loaded, Stage, State};
+use crate::registry::{Breaker, Facts, Limits, Loaded, Origin, Stage, State};
 use crate::source::{Fingerprint, look_at_version};
 use crate::telemetry::{Telemetry, VersionMetrics};
 use std::cell::Cell;
@@ -35,6 +36,8 @@ pub struct Job {
     pub limits: Limits,
     pub time_limits: TimeLimits,
     pub execution: ExecutionSettings,
+    /// A version must be signed by one of these, where there are any.
+    pub trusted_keys: TrustedKeys,
     /// Metadata in `model.toml` for all versions.
     pub model_metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -93,6 +96,9 @@ fn run_stages(
     let digests = artifact_digests(dir).map_err(|e| StageFailure::io(Stage::Load, "read its files", &e))?;
     let sha256 = digests.iter().find(|(name, _)| name == VersionFiles::MODEL).map(|(_, d)| d.clone());
     let sha256 = sha256.unwrap_or_default();
+    // Before any engine reads the files.
+    let signed_by = job.trusted_keys.check(dir, &digests);
+    let signed_by = signed_by.map_err(|reason| StageFailure::permanent(Stage::Verify, reason))?;
     let artifact = artifact_sha256(&digests);
     let mark = VersionMark::register(&job.id.model, job.id.version, &artifact);
     let loading = mark.enter(Kind::Load);
@@ -131,7 +137,7 @@ fn run_stages(
     let warming = mark.enter(Kind::Warm);
     let clock = start_clock(Stage::Warm);
     let begun = Instant::now();
-    let note = clock.explain(warm::warm(dir, &runner))?;
+    let Warmed { note, known_good } = clock.explain(warm::warm(dir, &runner))?;
     clock.finish()?;
     drop(warming);
     let remarks: Vec<String> = [version_toml.remark, correction, repeats, note].into_iter().flatten().collect();
@@ -152,9 +158,18 @@ fn run_stages(
         warm,
         golden_cases,
         metadata: metadata(version_toml.metadata, &job.model_metadata),
+        origin: Origin { files: digests.clone(), digest: artifact, signed_by, lineage: version_toml.lineage },
     });
     Ok(ReadyVersion {
-        loaded: Arc::new(Loaded { model, version, runner, metrics, facts, limits: job.limits }),
+        loaded: Arc::new(Loaded {
+            model,
+            version,
+            runner,
+            metrics,
+            facts,
+            limits: job.limits,
+            breaker: Breaker::new(known_good),
+        }),
         digests,
         note,
     })

@@ -5,6 +5,7 @@ use super::batchability;
 use super::digest::artifact_digests;
 use super::files;
 use super::row_outputs;
+use super::signed::SIGNATURE_FILE;
 use super::verify;
 use super::version_toml::VersionToml;
 use super::warm;
@@ -245,7 +246,7 @@ fn check_engine(
     let sha256 = report.sha256.as_deref().unwrap_or_default();
     let checked = VersionToml::read(dir)
         .and_then(|version_toml| verify::verify(dir, &version_toml, sha256, &runner))
-        .and_then(|cases| warm::warm(dir, &runner).map(|note| (cases, note)));
+        .and_then(|cases| warm::warm(dir, &runner).map(|warmed| (cases, warmed.note)));
     match checked {
         Ok((cases, note)) => {
             result.golden_cases = cases;
@@ -282,7 +283,7 @@ impl LinkedDir {
             let entry = entry.map_err(|e| at(parent, &e))?;
             let target = linked.dir.join(entry.file_name());
             // These would be checked against the model, and may belong to another one.
-            let skipped = ["golden.json", "warmup.json", "version.toml", VersionFiles::MODEL];
+            let skipped = ["golden.json", "warmup.json", "version.toml", SIGNATURE_FILE, VersionFiles::MODEL];
             if entry.path().is_file() && !skipped.iter().any(|name| entry.file_name() == *name) {
                 std::os::unix::fs::symlink(entry.path(), target)?;
             }

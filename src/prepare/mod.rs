@@ -2,6 +2,7 @@
 //!
 //! - [`bring_up`](fn@bring_up) runs the three stages and returns the ready version, or the stage and the reason of the failure.
 //! - [`check()`] reports for every engine whether a version would become ready; [`load_offline`] loads one without a server.
+//! - Where keys are configured ([`TrustedKeys`]), a version without a signature by one of them is refused before an engine reads its files.
 //! - Every stage has a time limit ([`TimeLimits`]).
 //! - Every failure is a value ([`Outcome`]). Panics of an engine are caught.
 //! - [`TriedEngines`] loads and runs each version in another process first, so that no file can end this one (`trial/`).
@@ -22,9 +23,11 @@ mod failure;
 mod files;
 mod inputs;
 mod limits;
+mod lineage;
 mod offline;
 mod repeat;
 mod row_outputs;
+mod signed;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -38,6 +41,7 @@ pub use digest::{Digests, artifact_digests, artifact_sha256, model_sha256};
 pub use failure::{StageFailure, backoff};
 pub use limits::TimeLimits;
 pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};
+pub use signed::{SIGNATURE_FILE, SigningKey, TrustedKeys};
 pub use trial::{Program as TrialProgram, TrialConfig, TriedEngines, run_trials};
 
 use crate::backend::{EngineChoice, Engines, LoadError, Model, VersionFiles};

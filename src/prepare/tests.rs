@@ -116,5 +116,7 @@ fn a_generated_warm_up_that_fails_for_want_of_memory_fails_the_version() {
 
     let fake = Fake::echo(Signature::new(vec![spec("x", &[2])], vec![spec("y", &[2])]));
     fake.fail_next(RunError::Failed { message: "the model failed".to_owned(), internal: String::new() });
-    assert_eq!(warm(dir.path(), &Runner::new(fake.model())).unwrap(), None, "ones were accepted");
+    let warmed = warm(dir.path(), &Runner::new(fake.model())).unwrap();
+    assert_eq!(warmed.note, None, "ones were accepted");
+    assert!(warmed.known_good.is_some(), "they are kept as the known good request");
 }

@@ -2,7 +2,8 @@
 
 use super::failure::StageFailure;
 use super::files;
-use crate::registry::Stage;
+use super::lineage;
+use crate::registry::{Lineage, Stage};
 use crate::settings::Table;
 use std::path::Path;
 
@@ -13,12 +14,14 @@ pub(super) struct VersionToml {
     pub sha256: Option<String>,
     /// The whole file as JSON. `null` where there is no file.
     pub metadata: serde_json::Value,
+    /// The section `[lineage]`. Keys that are wrong are left out, with a remark.
+    pub lineage: Lineage,
     /// Why the file could not be used. It only describes a version, so invalid TOML is a remark and no failure.
     pub remark: Option<String>,
 }
 
 impl VersionToml {
-    /// Reads the file. All keys but `sha256` are free.
+    /// Reads the file. All keys but `sha256` and `[lineage]` are free.
     ///
     /// # Errors
     /// When the file cannot be read, or `sha256` is invalid: then a check that was asked for cannot be made.
@@ -40,7 +43,14 @@ impl VersionToml {
         table.rest();
         table.finish().map_err(|complaints| StageFailure::permanent(Stage::Verify, complaints.to_string()))?;
         match serde_json::to_value(Table::parse("version.toml", &text).rest()) {
-            Ok(metadata) => Ok(VersionToml { sha256, metadata, remark: None }),
+            Ok(metadata) => {
+                let mut table = Table::parse("version.toml", &text);
+                let lineage = lineage::read(table.section("lineage"));
+                table.rest();
+                // It only describes the version.
+                let remark = table.finish().err().map(|complaints| complaints.to_string());
+                Ok(VersionToml { sha256, metadata, lineage, remark })
+            }
             Err(error) => unusable(error.to_string()),
         }
     }

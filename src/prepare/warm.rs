@@ -8,10 +8,11 @@ use super::inputs;
 use crate::backend::OUT_OF_MEMORY;
 use crate::codec::golden::parse_warmup;
 use crate::execute::Runner;
-use crate::model::{Code, Failure, InferenceRequest};
+use crate::model::{Checked, Code, Failure, InferenceRequest};
 use crate::registry::Stage;
-use crate::tensor::{Data, DataType};
+use crate::tensor::{Data, DataType, Tensor};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Limit for the runs of one request.
@@ -27,11 +28,23 @@ const NEAR_BEST: f64 = 1.5;
 /// Rows of the batch in a generated warm-up, which also has a single row.
 const BATCH_ROWS: usize = 8;
 
-/// Warms a version up with its `warmup.json`, else with generated requests. Returns a remark, where there is one.
+/// The largest request that is kept as the known good one, in bytes of its tensors.
+const MAX_KNOWN_GOOD: usize = 1 << 20;
+
+/// What a warm-up found.
+#[derive(Debug, Default)]
+pub(super) struct Warmed {
+    /// A remark, where there is one.
+    pub note: Option<String>,
+    /// A request that the version answered, where it is small.
+    pub known_good: Option<Arc<Checked>>,
+}
+
+/// Warms a version up with its `warmup.json`, else with generated requests.
 ///
 /// # Errors
 /// When a request of `warmup.json` fails, because its author expected it to work.
-pub(super) fn warm(dir: &Path, runner: &Runner) -> Result<Option<String>, StageFailure> {
+pub(super) fn warm(dir: &Path, runner: &Runner) -> Result<Warmed, StageFailure> {
     let begun = Instant::now();
     if let Some(bytes) = files::read_beside(dir, "warmup.json", files::MAX_REQUESTS_BYTES, Stage::Warm)? {
         let failed = |reason: String| StageFailure::permanent(Stage::Warm, format!("warmup.json: {reason}"));
@@ -39,20 +52,31 @@ pub(super) fn warm(dir: &Path, runner: &Runner) -> Result<Option<String>, StageF
         if requests.len() > MAX_REQUESTS {
             return Err(failed(format!("it has {} requests, the limit is {MAX_REQUESTS}", requests.len())));
         }
+        let mut known_good = None;
         for (number, request) in requests.iter().enumerate() {
             let in_request = |f: Failure| failed(format!("request {number}: {}", f.operator_text()));
-            run_until_stable(runner, request, begun).map_err(in_request)?;
+            let checked = run_until_stable(runner, request, begun).map_err(in_request)?;
+            known_good = known_good.or_else(|| small(checked));
         }
-        return Ok(None);
+        return Ok(Warmed { note: None, known_good });
     }
     match warm_with_generated(runner, begun) {
-        Ok(()) => Ok(None),
+        Ok(known_good) => Ok(Warmed { note: None, known_good }),
         Err(NoWarmUp::OutOfMemory(reason)) => {
             let reason = format!("the generated warm-up request failed: {reason}");
             Err(StageFailure { stage: Stage::Warm, reason, retryable: true })
         }
-        Err(NoWarmUp::Refused(why)) => Ok(Some(format!("the generated warm-up request failed: {why}"))),
+        Err(NoWarmUp::Refused(why)) => {
+            let note = Some(format!("the generated warm-up request failed: {why}"));
+            Ok(Warmed { note, known_good: None })
+        }
     }
+}
+
+/// The request, where it is small enough to be kept.
+fn small(request: Checked) -> Option<Arc<Checked>> {
+    let bytes: usize = request.inputs().iter().map(Tensor::size).sum();
+    (bytes <= MAX_KNOWN_GOOD).then(|| Arc::new(request))
 }
 
 /// Why a generated request did not warm a version up.
@@ -72,20 +96,22 @@ impl From<Failure> for NoWarmUp {
 }
 
 /// Runs one row, and a batch where the model takes rows: of zeros, or of ones where it refuses zeros.
-fn warm_with_generated(runner: &Runner, begun: Instant) -> Result<(), NoWarmUp> {
+fn warm_with_generated(runner: &Runner, begun: Instant) -> Result<Option<Arc<Checked>>, NoWarmUp> {
     let signature = runner.signature();
     let sizes: &[usize] = if signature.has_rows() { &[1, BATCH_ROWS] } else { &[1] };
+    let mut known_good = None;
     for rows in sizes {
         let attempt = |fill: fn(DataType, usize) -> Data| {
             let request = inputs::generate(signature, *rows, fill).map_err(NoWarmUp::Refused)?;
             run_until_stable(runner, &request, begun).map_err(NoWarmUp::from)
         };
-        attempt(Data::zeros).or_else(|zeros| match zeros {
+        let checked = attempt(Data::zeros).or_else(|zeros| match zeros {
             NoWarmUp::Refused(_) => attempt(inputs::ones).map_err(|_| zeros),
             NoWarmUp::OutOfMemory(_) => Err(zeros),
         })?;
+        known_good = known_good.or_else(|| small(checked));
     }
-    Ok(())
+    Ok(known_good)
 }
 
 /// The median time of a generated request with `rows` rows, in microseconds. `None` where the model refuses it.
@@ -103,7 +129,7 @@ pub(super) fn median_us(runner: &Runner, rows: usize) -> Option<f64> {
 }
 
 /// Runs a request until its latency is stable, or a limit is reached.
-fn run_until_stable(runner: &Runner, request: &InferenceRequest, begun: Instant) -> Result<(), Failure> {
+fn run_until_stable(runner: &Runner, request: &InferenceRequest, begun: Instant) -> Result<Checked, Failure> {
     let checked = runner.signature().check(request.clone())?;
     let mut best = f64::INFINITY;
     let mut near_best = 0;
@@ -115,5 +141,5 @@ fn run_until_stable(runner: &Runner, request: &InferenceRequest, begun: Instant)
             break;
         }
     }
-    Ok(())
+    Ok(checked)
 }

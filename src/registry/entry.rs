@@ -51,6 +51,8 @@ struct Routes {
     arms: Vec<Arc<Served>>,
     /// The shadows that are loaded.
     shadows: Vec<ShadowRoute>,
+    /// The version that answers in place of one that cannot, where it is loaded.
+    fallback: Option<Arc<Served>>,
     /// Every version of the split, the rules and the labels is loaded.
     complete: bool,
 }
@@ -77,6 +79,9 @@ impl Routes {
         Routes {
             arms: split.iter().filter_map(|arm| arm.as_ref().ok()).cloned().collect(),
             shadows: shadows.collect(),
+            fallback: document
+                .fallback
+                .and_then(|fallback| Some(Served::new(loaded(fallback.version).ok()?, Role::Primary, "fallback"))),
             complete: split.iter().chain(&rules).chain(labels.values()).all(Result::is_ok),
             split,
             rules,
@@ -109,6 +114,8 @@ pub struct Routed<'e> {
     pub served: &'e Arc<Served>,
     /// The document has a sticky key and the request lacks it, so the request id was used instead.
     pub keyless: bool,
+    /// Why the document's fallback answers: the stage in which the version failed that the document chose.
+    pub fallback: Option<&'static str>,
 }
 
 impl Entry {
@@ -316,7 +323,7 @@ impl Entry {
     /// `NOT_READY` where no version can answer now, `VERSION_NOT_FOUND` and `LABEL_NOT_FOUND` where the URL names one that does not
     /// exist. `INTERNAL` where the routes contradict the document, which [`Entry::new`] excludes.
     pub fn route(&self, request: &RouteRequest) -> Result<Routed<'_>, Failure> {
-        let without_key = |served| Routed { served, keyless: false };
+        let without_key = |served| Routed { served, keyless: false, fallback: None };
         if let Some(Retired { at, reason, .. }) = &self.retired {
             let message = format!("model {} was retired at {at:.0}: {reason}", self.name);
             return Err(Failure::new(Code::ModelNotFound, message));
@@ -356,10 +363,24 @@ impl Entry {
         };
         let keyless = matches!(route, Route::Arm { keyless: true, .. });
         match target {
-            Some(Ok(served)) => Ok(Routed { served, keyless }),
-            Some(Err(version)) => Err(self.no_version(*version)),
+            Some(Ok(served)) => Ok(Routed { served, keyless, fallback: None }),
+            Some(Err(version)) => {
+                let stage = self.versions.get(version).filter(|status| status.state == State::Failed);
+                let stage = stage.and_then(|status| status.stage).filter(|_| !matches!(route, Route::Label(_)));
+                match (stage, self.fallback_for(*version)) {
+                    (Some(stage), Some(served)) => Ok(Routed { served, keyless, fallback: Some(stage.as_str()) }),
+                    _ => Err(self.no_version(*version)),
+                }
+            }
             None => Err(self.inconsistent(route)),
         }
+    }
+
+    /// The version that answers in place of this one, where the document names another one and it is loaded.
+    #[must_use]
+    pub fn fallback_for(&self, version: Version) -> Option<&Arc<Served>> {
+        let fallback = self.traffic.as_ref()?.routes.as_ref()?.fallback.as_ref();
+        fallback.filter(|served| served.loaded.version != version)
     }
 
     /// The failure for a decision that the routes do not have. It is a bug, so it is logged.

@@ -6,6 +6,7 @@
 //!   [`Reader::snapshot`] exactly once. A publish replaces the whole snapshot by one atomic store.
 //! - The writer keeps a replaced snapshot until no request holds it ([`Writer::collect`]). So its memory is freed on the manager's
 //!   thread and never on a request's.
+//! - Each loaded version has a [`Breaker`]: after repeated failures of its engine, requests are refused, or answered by the document's fallback.
 //! - A [`RequestContext`] holds what was decided about one request when it was routed.
 //!
 //! Uses: compare (the tolerance), execute, record (streams, the record of a request), route, model, telemetry.
@@ -14,15 +15,19 @@
 //!
 //! To add something that requests read: a field of [`Entry`] or [`Served`], set where the manager builds the entry.
 
+mod breaker;
 mod context;
 mod entry;
+mod origin;
 mod publish;
 #[cfg(test)]
 pub(crate) mod tests;
 mod version;
 
+pub use breaker::{Admission, AfterFailure, Breaker, BreakerConfig, BreakerStatus};
 pub use context::{Recording, RequestContext, Timing, micros};
 pub use entry::Unserved;
 pub use entry::{Entry, Routed};
+pub use origin::{Lineage, Origin, Parent, SourceCode, TrainingData};
 pub use publish::{Reader, Snapshot, Writer, new};
 pub use version::{Facts, Identity, Limits, Loaded, Retired, Served, ShadowRoute, Stage, State, VersionStatus};

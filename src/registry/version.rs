@@ -1,5 +1,7 @@
 //! Versions: their states, what is known about them, and a loaded version in the role it serves in.
 
+use super::breaker::Breaker;
+use super::origin::Origin;
 use crate::execute::Runner;
 use crate::model::{ModelName, Role, Signature, Version};
 use crate::telemetry::{ArmMetrics, VersionMetrics};
@@ -102,6 +104,8 @@ pub struct Facts {
     pub golden_cases: usize,
     /// The contents of `version.toml` as JSON; `null` where there is none.
     pub metadata: serde_json::Value,
+    /// Its files, who signed them, and what its author says about its training.
+    pub origin: Origin,
 }
 
 /// The limits on requests to a version, read from `model.toml` when the version was loaded.
@@ -126,6 +130,8 @@ pub struct Loaded {
     pub metrics: Arc<VersionMetrics>,
     pub facts: Arc<Facts>,
     pub limits: Limits,
+    /// Refuses requests while its engine fails.
+    pub breaker: Breaker,
 }
 
 /// Which version answers a request, in which role and arm. It does not keep the version loaded, so work that is done after the

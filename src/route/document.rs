@@ -46,6 +46,12 @@ pub struct Shadow {
     pub sample: f64,
 }
 
+/// The version that answers in place of one that cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Fallback {
+    pub version: Version,
+}
+
 /// A valid traffic document. It serializes to JSON that parses to the same document.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Document {
@@ -59,6 +65,8 @@ pub struct Document {
     pub shadows: Vec<Shadow>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Version>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub salt: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +92,7 @@ impl Document {
             rules: Vec::new(),
             shadows: Vec::new(),
             labels: BTreeMap::new(),
+            fallback: None,
             salt: None,
             reason: None,
         }
@@ -131,10 +140,18 @@ impl Document {
         split.chain(rules).chain(self.labels.values().copied()).collect()
     }
 
-    /// Every version the document names, shadows included. None of these may be unloaded.
+    /// Every version that may answer callers: those of [`Document::serving`], and the fallback.
+    #[must_use]
+    pub fn answering(&self) -> BTreeSet<Version> {
+        let mut answering = self.serving();
+        answering.extend(self.fallback.map(|fallback| fallback.version));
+        answering
+    }
+
+    /// Every version the document names, shadows and the fallback included. None of these may be unloaded.
     #[must_use]
     pub fn named(&self) -> BTreeSet<Version> {
-        let mut named = self.serving();
+        let mut named = self.answering();
         named.extend(self.shadows.iter().map(|s| s.version));
         named
     }
@@ -227,12 +244,13 @@ impl Parser {
     }
 
     fn document(&mut self, members: &Map<String, Value>) -> Document {
-        const KNOWN: [&str; 9] = [
+        const KNOWN: [&str; 10] = [
             "split",
             "sticky_by",
             "rules",
             "shadows",
             "labels",
+            "fallback",
             "salt",
             "reason",
             "allow_signature_change",
@@ -245,9 +263,10 @@ impl Parser {
         let rules = rules.into_iter().map(|(_, rule)| rule).collect();
         let shadows = self.shadows(member(members, "shadows"));
         let labels = self.labels(member(members, "labels"));
+        let fallback = member(members, "fallback").and_then(|v| self.fallback(v));
         let salt = self.text("salt", member(members, "salt"));
         let reason = self.text("reason", member(members, "reason"));
-        Document { split, sticky_by, rules, shadows, labels, salt, reason }
+        Document { split, sticky_by, rules, shadows, labels, fallback, salt, reason }
     }
 
     fn split(&mut self, value: Option<&Value>) -> Vec<Arm> {
@@ -387,6 +406,15 @@ impl Parser {
                 BTreeMap::new()
             }
         }
+    }
+
+    fn fallback(&mut self, value: &Value) -> Option<Fallback> {
+        let Value::Object(members) = value else {
+            self.complain("fallback", "{\"version\":\"1\"}", value);
+            return None;
+        };
+        self.refuse_unknown("fallback", members, &["version"]);
+        self.version("fallback.version", member(members, "version")).map(|version| Fallback { version })
     }
 
     fn key(&mut self, value: &Value) -> Option<Key> {

@@ -17,6 +17,6 @@ mod sample_ratio;
 #[cfg(test)]
 mod tests;
 
-pub use document::{Arm, Document, Key, Proposal, Rule, Shadow};
+pub use document::{Arm, Document, Fallback, Key, Proposal, Rule, Shadow};
 pub use router::{Route, RouteRequest, Router, Selector};
 pub use sample_ratio::{SampleRatio, Verdict};

@@ -458,3 +458,27 @@ fn a_split_without_a_weighted_arm_routes_to_no_arm() {
     let empty = Router::new(&"m".parse().unwrap(), document);
     assert_eq!(route(&empty, &[], &Parameters::new(), "id"), Route::NoArm);
 }
+
+#[test]
+fn a_fallback_is_named_kept_by_a_promotion_and_read_back() {
+    let parse = |fallback: serde_json::Value| {
+        Proposal::parse(&json!({"split": [{"version": "2", "weight": 1}], "fallback": fallback}))
+    };
+    let document = parse(json!({"version": "1"})).unwrap().document;
+    let versions =
+        |numbers: &[&str]| numbers.iter().map(|n| n.parse().unwrap()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(document.named(), versions(&["1", "2"]), "it may not be unloaded");
+    assert_eq!(document.serving(), versions(&["2"]), "it gets no traffic of its own");
+    assert_eq!(Document::from_json(&document.to_json()).unwrap(), document);
+    assert_eq!(document.promoted("3".parse().unwrap()).fallback, document.fallback);
+    assert_eq!(parse(json!(null)).unwrap().document.fallback, None);
+    for (wrong, key) in [
+        (json!("1"), "fallback: expected {\"version\":\"1\"}"),
+        (json!({}), "fallback.version: expected a version"),
+        (json!({"version": 1}), "fallback.version: expected a version"),
+        (json!({"version": "1", "weight": 1}), "fallback.weight: unknown member"),
+    ] {
+        let complaints = parse(wrong).unwrap_err();
+        assert!(complaints.len() == 1 && complaints[0].starts_with(key), "{key}: {complaints:?}");
+    }
+}

@@ -3,6 +3,7 @@
 //! - [`Gateway::open`] routes a request on a snapshot and returns an [`ActiveRequest`], which keeps the version that answers loaded.
 //!   A request takes one snapshot ([`Gateway::snapshot`]), and all that it reads comes from that one.
 //! - [`Gateway::infer`] checks the request against that version's signature and runs it.
+//! - A version whose engine fails again and again is closed by its breaker; the document's fallback answers in its place, or 503.
 //! - Every request is counted and recorded once: by [`Gateway::end`], or, if it is dropped before, as one whose client went away.
 //! - A request waits only for its own inference. Copies for shadows ([`ShadowCopies`]) are offered after the answer is written.
 //!
@@ -19,7 +20,9 @@ pub use crate::execute::RunOutput;
 use crate::execute::{Executor, answer_too_large};
 use crate::model::{Checked, Code, Failure, Feedback, InferenceRequest, Parameters, RequestId, Role, Signature};
 use crate::record::{self, Log, Ticket};
-use crate::registry::{Entry, Reader, RequestContext, Routed, Served, Snapshot, Timing, micros};
+use crate::registry::{
+    Admission, AfterFailure, BreakerConfig, Entry, Reader, RequestContext, Routed, Served, Snapshot, Timing, micros,
+};
 use crate::route::{RouteRequest, Selector};
 use crate::shadow::{Original, Shadows, Target};
 use crate::telemetry::InFlight;
@@ -33,10 +36,12 @@ pub struct Gateway {
     executor: Executor,
     shadows: Shadows,
     log: Option<Log>,
+    breakers: BreakerConfig,
 }
 
 /// One request on one version. It keeps the version loaded, and is counted once when it ends.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each says what has happened to the request")]
 pub struct ActiveRequest {
     context: RequestContext,
     served: Arc<Served>,
@@ -52,6 +57,10 @@ pub struct ActiveRequest {
     recorded: bool,
     /// A failure now counts against the version: the request fits its signature and limits, or was refused before that was checked.
     counts_against_version: bool,
+    /// Why the document's fallback answers, where it does.
+    fallback: Option<&'static str>,
+    /// It tries whether the version works again, and the result is not known yet.
+    probe: bool,
     ended: bool,
     _in_flight: InFlight,
 }
@@ -67,7 +76,13 @@ pub struct ShadowCopies {
 impl Gateway {
     #[must_use]
     pub fn new(reader: Reader, executor: Executor, shadows: Shadows, log: Option<Log>) -> Gateway {
-        Gateway { reader, executor, shadows, log }
+        Gateway { reader, executor, shadows, log, breakers: BreakerConfig::default() }
+    }
+
+    /// Sets when breakers open and close.
+    #[must_use]
+    pub fn with_breakers(self, breakers: BreakerConfig) -> Gateway {
+        Gateway { breakers, ..self }
     }
 
     /// The current snapshot. A request calls this once and uses the result for everything.
@@ -84,7 +99,8 @@ impl Gateway {
     /// Routes a request, whose body was read at `started`, to the version that answers it.
     ///
     /// # Errors
-    /// `MODEL_NOT_FOUND`, what [`Entry::route`] returns, and `TOO_MANY_REQUESTS` at the model's own limit.
+    /// `MODEL_NOT_FOUND`, what [`Entry::route`] returns, `TOO_MANY_REQUESTS` at the model's own limit, and `NOT_READY` while the version's
+    /// breaker is open and the document has no fallback.
     pub fn open(
         &self,
         snapshot: &Snapshot,
@@ -94,11 +110,17 @@ impl Gateway {
         started: Instant,
     ) -> Result<ActiveRequest, Failure> {
         let entry = find(snapshot, model)?;
-        let Routed { served, keyless } = entry.route(request)?;
+        let Routed { served, keyless, fallback } = entry.route(request)?;
+        let Passed { served, fallback, probe } = pass_breaker(entry, served, fallback)?;
         let loaded = &served.loaded;
+        if fallback.is_some() {
+            loaded.metrics.falls_back();
+        }
         if keyless {
             loaded.metrics.keyless();
         }
+        // Released where the request does not begin.
+        let probe = Probe(probe.then_some(served));
         let in_flight = match loaded.limits.max_in_flight {
             None => loaded.metrics.enter(),
             Some(limit) => loaded.metrics.try_enter(limit).ok_or_else(|| {
@@ -116,6 +138,8 @@ impl Gateway {
             request: None,
             recorded: false,
             counts_against_version: false,
+            fallback,
+            probe: probe.keep(),
             ended: false,
             _in_flight: in_flight,
             context,
@@ -148,8 +172,18 @@ impl Gateway {
         }
         active.counts_against_version = true;
         let output = match self.executor.execute(&loaded.runner, checked, deadline).await {
-            Ok(output) => output,
+            Ok(output) => {
+                if loaded.breaker.answered(&self.breakers, active.probe, Instant::now) {
+                    loaded.metrics.breaker_open(false);
+                    tracing::info!(model = %loaded.model, version = %loaded.version, "the version answers again: its breaker closes");
+                }
+                active.probe = false;
+                output
+            }
             Err(failure) => {
+                if matches!(failure.code, Code::EngineFailed | Code::Internal) {
+                    self.engine_failed(active, deadline).await;
+                }
                 match failure.code {
                     // The same as a refusal before the check: no record and no copies.
                     Code::Overloaded => active.request = None,
@@ -177,6 +211,37 @@ impl Gateway {
             loaded.metrics.batched(output.batch_rows);
         }
         Ok(output)
+    }
+
+    /// The engine failed a request. Opens the version's breaker where it fails often, and not because of the requests.
+    async fn engine_failed(&self, active: &mut ActiveRequest, deadline: Instant) {
+        let loaded = Arc::clone(&active.served.loaded);
+        let (model, version) = (&loaded.model, loaded.version);
+        if loaded.breaker.failed(&self.breakers, active.probe, Instant::now()) == AfterFailure::Nothing {
+            return;
+        }
+        // One caller's values must not close a version to all others.
+        if let Some(known_good) = loaded.breaker.known_good() {
+            match self.executor.execute(&loaded.runner, Arc::clone(known_good), deadline).await {
+                Ok(_) => {
+                    if loaded.breaker.spare() {
+                        loaded.metrics.breaker_open(false);
+                    }
+                    active.probe = false;
+                    tracing::warn!(%model, %version, "the engine fails requests, but answers a request of the warm-up: the values of these \
+                        requests are to blame, and the breaker stays closed");
+                    return;
+                }
+                Err(failure) if matches!(failure.code, Code::EngineFailed | Code::Internal) => {}
+                // There was no time for it. A later failure decides.
+                Err(_) => return,
+            }
+        }
+        active.probe = false;
+        if loaded.breaker.open(&self.breakers, Instant::now()) {
+            loaded.metrics.breaker_open(true);
+            tracing::error!(%model, %version, "the engine fails again and again: the version's breaker opens");
+        }
     }
 
     /// Records a request and counts it as done or failed, with the time from the body read to now. Returns the copies for its
@@ -271,6 +336,61 @@ fn sample_shadows(entry: &Entry, role: Role) -> Vec<Target> {
     entry.shadows().iter().filter(|shadow| draw < shadow.sample).map(|shadow| target(&shadow.served)).collect()
 }
 
+/// The version that answers, after its breaker.
+struct Passed<'e> {
+    served: &'e Arc<Served>,
+    fallback: Option<&'static str>,
+    probe: bool,
+}
+
+/// Asks the breaker of the version that the document or the URL chose, and where it is open takes the document's fallback.
+///
+/// # Errors
+/// `NOT_READY`: the breaker is open, and there is no fallback, or its breaker is open as well.
+fn pass_breaker<'e>(
+    entry: &'e Entry,
+    served: &'e Arc<Served>,
+    fallback: Option<&'static str>,
+) -> Result<Passed<'e>, Failure> {
+    let kept_off = match served.loaded.breaker.admit(Instant::now) {
+        Admission::Run => return Ok(Passed { served, fallback, probe: false }),
+        Admission::Probe => return Ok(Passed { served, fallback, probe: true }),
+        Admission::Refused { .. } => served,
+    };
+    // For a rollout, this is a failure of the version.
+    kept_off.metrics.ended(Some(Code::NotReady), Duration::ZERO, true);
+    kept_off.loaded.metrics.kept_off();
+    let version = kept_off.loaded.version;
+    let other = entry.fallback_for(version).filter(|_| kept_off.role() == Role::Primary && fallback.is_none());
+    let other = other.filter(|other| other.loaded.breaker.admit(Instant::now) == Admission::Run);
+    let Some(served) = other else {
+        let message = format!(
+            "the engine fails the requests to version {version} of model {}; it is tried again every few seconds",
+            entry.name()
+        );
+        return Err(Failure::new(Code::NotReady, message));
+    };
+    Ok(Passed { served, fallback: Some("breaker_open"), probe: false })
+}
+
+/// A try of a version whose breaker is open, until the request holds it. Dropped before, the next request may try.
+struct Probe<'s>(Option<&'s Arc<Served>>);
+
+impl Probe<'_> {
+    /// The request holds it now. Returns whether it is a try.
+    fn keep(mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        if let Some(served) = self.0 {
+            served.loaded.breaker.probe_came_to_nothing();
+        }
+    }
+}
+
 /// Finds a model by the name in the URL.
 ///
 /// # Errors
@@ -303,6 +423,13 @@ impl ActiveRequest {
     #[must_use]
     pub fn signature(&self) -> &Signature {
         &self.served.loaded.facts.signature
+    }
+
+    /// Why the document's fallback answers: `breaker_open`, or the stage in which the version failed that the document chose. `None` where
+    /// that version answers.
+    #[must_use]
+    pub fn fallback(&self) -> Option<&'static str> {
+        self.fallback
     }
 
     /// A failure from here on is not the version's: it ran, and there is no memory for its answer.
@@ -358,6 +485,10 @@ impl ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
+        if self.probe {
+            // It ended without a verdict of the engine: the next request may try.
+            self.served.loaded.breaker.probe_came_to_nothing();
+        }
         if !self.ended {
             // A request is dropped before its end when its client disconnects, or when its task panics.
             let code = if std::thread::panicking() { Code::Internal } else { Code::ClientClosed };

@@ -226,6 +226,7 @@ fn a_limit_of_requests_in_flight_admits_exactly_that_many() {
             runner: Arc::clone(&fixture.primary.1.runner),
             metrics: Arc::clone(&fixture.primary.1.metrics),
             facts: Arc::clone(&fixture.primary.1.facts),
+            breaker: registry::Breaker::new(None),
         };
         let document = Proposal::parse(&json!({"split": [{"version": "1", "weight": 1}]})).unwrap().document;
         let next = Snapshot::default().with(entry("m", &[Arc::new(version)], Some(document), 2).unwrap());
@@ -254,4 +255,168 @@ fn a_limit_of_requests_in_flight_admits_exactly_that_many() {
         });
         assert_eq!(admitted.into_inner() as u64, limit * ROUNDS as u64, "of four at once, exactly {limit}");
     }
+}
+
+// === breakers ===
+
+/// A model of two versions: 1 is the fallback, 2 gets the traffic. Version 2 panics on every request while it is broken, and always on values
+/// above 100. `known_good`: whether version 2 has a request that it answers while it is not broken.
+struct Breakers {
+    fixture: Fixture,
+    broken: Arc<std::sync::atomic::AtomicBool>,
+    second: Arc<Loaded>,
+}
+
+fn request_of(value: f32) -> InferenceRequest {
+    let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![value].into())).unwrap();
+    let inputs = vec![NamedTensor { name: "x".to_owned(), tensor }];
+    InferenceRequest { inputs, ..InferenceRequest::default() }
+}
+
+impl Breakers {
+    fn new(known_good: bool, fallback: bool) -> Breakers {
+        let mut fixture = fixture(1.0);
+        let broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_broken = Arc::clone(&broken);
+        let signature = fixture.primary.1.facts.signature.clone();
+        let fake = Fake::new(signature.clone(), move |request| {
+            let is_poison = matches!(request.inputs()[0].data(), Data::Fp32(values) if values[0] > 100.0);
+            assert!(!is_poison && !is_broken.load(std::sync::atomic::Ordering::Relaxed), "the engine fails");
+            request.wanted().iter().map(|i| request.inputs()[*i].clone()).collect()
+        });
+        let known_good = known_good.then(|| Arc::new(signature.check(request_of(0.0)).unwrap()));
+        let second = Arc::into_inner(loaded(2, fake.model(), "")).unwrap();
+        let second = Arc::new(Loaded { breaker: registry::Breaker::new(known_good), ..second });
+        let mut document = json!({"split": [{"version": "2", "weight": 1}]});
+        if fallback {
+            document["fallback"] = json!({"version": "1"});
+        }
+        let document = Proposal::parse(&document).unwrap().document;
+        let held = [Arc::clone(&fixture.primary.1), Arc::clone(&second)];
+        fixture.writer.publish(Snapshot::default().with(entry("m", &held, Some(document), 2).unwrap()));
+        let config =
+            BreakerConfig { failures: 3, pause: Duration::from_millis(20), probes: 2, ..BreakerConfig::default() };
+        fixture.gateway = fixture.gateway.with_breakers(config);
+        Breakers { fixture, broken, second }
+    }
+
+    fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The version that answered, and why it was the fallback; or the code of the failure.
+    fn ask(&self, selector: Selector, value: f32) -> Result<(String, Option<&'static str>), Code> {
+        let request = RouteRequest { selector, header: &|_| None, parameters: &Parameters::new(), request_id: "r" };
+        let gateway = &self.fixture.gateway;
+        let opened = gateway.open(&gateway.snapshot(), "m", &request, &RequestId::generate(), Instant::now());
+        let mut active = opened.map_err(|failure| failure.code)?;
+        let answered = (active.served().version_text.to_string(), active.fallback());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let outcome = self.fixture.runtime.block_on(gateway.infer(&mut active, request_of(value), deadline));
+        let failed = outcome.as_ref().err().map(|failure| failure.code);
+        self.fixture.end(active, outcome);
+        failed.map_or(Ok(answered), Err)
+    }
+
+    fn state(&self) -> &'static str {
+        self.second.breaker.status().state
+    }
+}
+
+#[test]
+fn a_version_whose_engine_fails_is_replaced_by_the_fallback_until_it_answers_again() {
+    let breakers = Breakers::new(true, true);
+    let two = || Ok(("2".to_owned(), None));
+    assert_eq!(breakers.ask(Selector::Traffic, 1.0), two());
+    breakers.set_broken(true);
+    for _ in 0..3 {
+        assert_eq!(breakers.ask(Selector::Traffic, 1.0), Err(Code::EngineFailed));
+    }
+    assert_eq!(breakers.state(), "open");
+    let failed = breakers.second.metrics.in_flight();
+    assert_eq!(failed, 0);
+    // At most one request tries it, and the others are answered by version 1.
+    let answers: Vec<_> = (0..10).map(|_| breakers.ask(Selector::Traffic, 1.0)).collect();
+    let by_fallback = answers.iter().filter(|a| **a == Ok(("1".to_owned(), Some("breaker_open")))).count();
+    assert!(by_fallback >= 8, "{answers:?}");
+    let pinned = breakers.ask(Selector::Version("2".parse().unwrap()), 1.0);
+    assert!(
+        matches!(pinned, Err(Code::NotReady | Code::EngineFailed)),
+        "who names the version gets no other: {pinned:?}"
+    );
+    breakers.set_broken(false);
+    let until = Instant::now() + Duration::from_secs(20);
+    while breakers.state() != "closed" {
+        assert!(breakers.ask(Selector::Traffic, 1.0).is_ok(), "a try is answered too");
+        assert!(Instant::now() < until, "it closes within 20 s");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    assert_eq!(breakers.ask(Selector::Traffic, 1.0), two());
+    assert_eq!(breakers.second.breaker.status().opened, 1);
+}
+
+#[test]
+fn without_a_fallback_requests_are_refused_at_once() {
+    let breakers = Breakers::new(false, false);
+    breakers.set_broken(true);
+    for _ in 0..3 {
+        assert_eq!(breakers.ask(Selector::Traffic, 1.0), Err(Code::EngineFailed));
+    }
+    let codes: Vec<_> = (0..5).map(|_| breakers.ask(Selector::Traffic, 1.0).unwrap_err()).collect();
+    assert!(codes.iter().filter(|code| **code == Code::NotReady).count() >= 4, "{codes:?}");
+}
+
+#[test]
+fn values_that_the_engine_cannot_take_do_not_close_a_version_to_others() {
+    let breakers = Breakers::new(true, true);
+    for _ in 0..50 {
+        assert_eq!(breakers.ask(Selector::Traffic, 666.0), Err(Code::EngineFailed));
+    }
+    assert_eq!(breakers.ask(Selector::Traffic, 1.0), Ok(("2".to_owned(), None)));
+    let status = breakers.second.breaker.status();
+    assert_eq!((status.state, status.opened), ("closed", 0));
+    assert!(status.spared > 0, "{status:?}");
+    // While it is open, a try with such values closes it where the engine works again.
+    breakers.set_broken(true);
+    // Some failures are counted already.
+    for _ in 0..3 {
+        let _ = breakers.ask(Selector::Traffic, 1.0);
+    }
+    assert_eq!(breakers.state(), "open");
+    breakers.set_broken(false);
+    let until = Instant::now() + Duration::from_secs(20);
+    while breakers.state() != "closed" {
+        let _ = breakers.ask(Selector::Traffic, 666.0);
+        assert!(Instant::now() < until, "it closes within 20 s");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_version_that_was_set_aside_is_replaced_by_the_fallback() {
+    use crate::registry::{Stage, State, VersionStatus};
+    let mut breakers = Breakers::new(true, true);
+    let status = |state, stage, loaded: Option<&Arc<Loaded>>, n: &str| VersionStatus {
+        version: n.parse().unwrap(),
+        state,
+        stage,
+        reason: Some("its runs did not end".to_owned()),
+        notes: Vec::new(),
+        facts: None,
+        loaded: loaded.map(Arc::clone),
+    };
+    let document = Proposal::parse(&json!({
+        "split": [{"version": "2", "weight": 1}], "labels": {"new": "2"}, "fallback": {"version": "1"},
+    }));
+    let versions = [
+        status(State::Serving, None, Some(&breakers.fixture.primary.1), "1"),
+        status(State::Failed, Some(Stage::Stuck), None, "2"),
+    ];
+    let versions = versions.into_iter().map(|status| (status.version, status)).collect();
+    let document = Some(document.unwrap().document);
+    let aside = Entry::new("m".parse().unwrap(), versions, document, 3, false, true).unwrap();
+    breakers.fixture.writer.publish(Snapshot::default().with(aside));
+    assert_eq!(breakers.ask(Selector::Traffic, 1.0), Ok(("1".to_owned(), Some("stuck"))));
+    assert_eq!(breakers.ask(Selector::Label("new"), 1.0), Err(Code::NotReady));
+    assert_eq!(breakers.ask(Selector::Version("2".parse().unwrap()), 1.0), Err(Code::NotReady));
 }

@@ -185,12 +185,12 @@ fn look(root: Option<&Path>, dir: &Path) -> Found {
     Found { fingerprint, has_model, misnamed, still: false, trouble }
 }
 
-/// The files that make up the artifact, relative to `dir`, sorted: all except those that check or describe the version.
+/// The files that make up the artifact, relative to `dir`, sorted: all except those that check, describe or sign the version.
 ///
 /// # Errors
 /// When they cannot be listed.
 pub(crate) fn artifact_files(dir: &Path) -> io::Result<Vec<String>> {
-    const NOT_PART: [&str; 3] = ["golden.json", "warmup.json", "version.toml"];
+    const NOT_PART: [&str; 4] = ["golden.json", "warmup.json", "version.toml", "model.sig"];
     let mut listing = Listing { root: None, files: Vec::new() };
     listing.add(dir, "", 0)?;
     let mut names: Vec<String> = listing.files.into_iter().map(|(name, _)| name).collect();

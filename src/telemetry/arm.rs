@@ -27,6 +27,9 @@ pub struct VersionMetrics {
     arms: Mutex<Vec<RevisionCounts>>,
     /// Made when the version first becomes a shadow; most versions never do.
     shadow: OnceLock<ShadowMetrics>,
+    /// Made when its breaker first keeps a request from it, and when it first answers as a fallback.
+    breaker_refused: OnceLock<Counter>,
+    fallbacks: OnceLock<Counter>,
 }
 
 /// The counts of one arm under one revision of the traffic document.
@@ -52,6 +55,8 @@ impl VersionMetrics {
             in_flight: AtomicU64::new(0),
             arms: Mutex::new(Vec::new()),
             shadow: OnceLock::new(),
+            breaker_refused: OnceLock::new(),
+            fallbacks: OnceLock::new(),
             scope,
             model,
             version,
@@ -98,6 +103,27 @@ impl VersionMetrics {
     /// Counts a request without the key that the split uses.
     pub(crate) fn keyless(&self) {
         self.missing_key.increment(1);
+    }
+
+    /// Shows whether its breaker is open.
+    pub(crate) fn breaker_open(&self, open: bool) {
+        let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
+        self.scope.gauge(&names::BREAKER_OPEN, &labels).set(f64::from(u8::from(open)));
+    }
+
+    /// Counts a request that its open breaker kept from it.
+    pub(crate) fn kept_off(&self) {
+        self.once(&self.breaker_refused, &names::BREAKER_REFUSED).increment(1);
+    }
+
+    /// Counts a request that it answers as a fallback.
+    pub(crate) fn falls_back(&self) {
+        self.once(&self.fallbacks, &names::FALLBACKS).increment(1);
+    }
+
+    fn once<'c>(&self, counter: &'c OnceLock<Counter>, name: &names::Metric) -> &'c Counter {
+        let labels = [("model", self.model.as_str()), ("version", self.version.as_str())];
+        counter.get_or_init(|| self.scope.counter(name, &labels))
     }
 
     /// Sets the bytes of the version's files, as counted against the memory budget.

@@ -384,6 +384,24 @@ pub(crate) const QUEUE_DEPTH: Metric =
 pub(crate) const READY: Metric =
     metric("sluicegate_ready", Kind::Gauge, &[], "1 when the readiness endpoint answers 200, else 0");
 
+pub(crate) const BREAKER_OPEN: Metric = metric(
+    "sluicegate_breaker_open",
+    Kind::Gauge,
+    VERSION,
+    "1 while requests to the version are refused because its engine fails, else 0; absent before its breaker opened",
+);
+pub(crate) const BREAKER_REFUSED: Metric = metric(
+    "sluicegate_breaker_refused_total",
+    Kind::Counter,
+    VERSION,
+    "Requests that an open breaker kept from the version: refused, or answered by the fallback",
+);
+pub(crate) const FALLBACKS: Metric = metric(
+    "sluicegate_fallback_total",
+    Kind::Counter,
+    VERSION,
+    "Requests that this version answered as the fallback, in place of one that could not",
+);
 pub(crate) const AUDIT_EVENTS: Metric =
     metric("sluicegate_audit_events", Kind::Gauge, &[], "The number of the newest event of the audit trail");
 pub(crate) const AUDIT_HEADS: Metric = metric(
@@ -461,6 +479,9 @@ pub(crate) const ALL: &[Metric] = &[
     TLS_RELOADS,
     QUEUE_DEPTH,
     READY,
+    BREAKER_OPEN,
+    BREAKER_REFUSED,
+    FALLBACKS,
     AUDIT_EVENTS,
     AUDIT_HEADS,
     AUDIT_HEAD_FAILURES,

@@ -19,6 +19,7 @@ mod drain;
 mod execution;
 mod gates;
 mod lifecycle;
+mod lineage;
 mod map;
 mod memory;
 mod optional;

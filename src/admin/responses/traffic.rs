@@ -57,6 +57,8 @@ pub(in crate::admin) struct Share {
     observed: Option<f64>,
     /// Since this revision.
     requests: u64,
+    /// The state of its version's breaker: `closed`, `open` or `probing`; null where the version is not loaded.
+    breaker: Option<&'static str>,
 }
 
 /// The result of a promote or of its dry run.
@@ -137,6 +139,9 @@ impl Traffic {
             configured: arm.share,
             observed: (all > 0).then(|| requests as f64 / all as f64),
             requests,
+            breaker: entry
+                .and_then(|entry| entry.pinned(arm.version))
+                .map(|served| served.loaded.breaker.status().state),
         };
         let shares = configured_arms(&document).into_iter().zip(counts).map(share).collect();
         let sample_ratio = SampleRatioResponse {

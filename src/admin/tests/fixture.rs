@@ -268,6 +268,7 @@ impl Fixture {
         let facts = facts();
         let loaded = Loaded {
             limits: crate::registry::Limits::default(),
+            breaker: crate::registry::Breaker::new(None),
             model: name(model),
             version: version(n),
             runner: Arc::new(Runner::new(Arc::new(NeverRun(facts.signature.clone())))),
@@ -368,6 +369,7 @@ fn facts() -> Arc<Facts> {
         warm: Duration::from_millis(3),
         golden_cases: 4,
         metadata: serde_json::json!({"git": "abc", "metrics": {"auc": 0.99}}),
+        origin: crate::registry::Origin::default(),
     })
 }
 

@@ -62,6 +62,7 @@ fn schemas_of_other_rooms_match_their_types() {
         "rules": [{"header": "h", "equals": "e", "version": "1"}],
         "shadows": [{"version": "2", "sample": 0.5}],
         "labels": {"stable": "1"},
+        "fallback": {"version": "1"},
         "salt": "s",
         "reason": "r",
     });
@@ -73,6 +74,7 @@ fn schemas_of_other_rooms_match_their_types() {
         ("TrafficArm", &whole["split"][0]),
         ("TrafficRule", &whole["rules"][0]),
         ("TrafficShadow", &whole["shadows"][0]),
+        ("TrafficFallback", &whole["fallback"]),
     ] {
         assert_eq!(members(&schema(name)["properties"]), members(value), "{name}");
     }

@@ -47,8 +47,8 @@ fn the_document_is_shown_with_its_shares_and_can_be_sent_back() {
         assert_eq!(&json[member], value, "{member} is at the top level, as it was put");
     }
     let shares = json!([
-        {"arm": "control", "version": "1", "configured": 0.9, "observed": 0.75, "requests": 3},
-        {"arm": "challenger", "version": "2", "configured": 0.1, "observed": 0.25, "requests": 1},
+        {"arm": "control", "version": "1", "configured": 0.9, "observed": 0.75, "requests": 3, "breaker": "closed"},
+        {"arm": "challenger", "version": "2", "configured": 0.1, "observed": 0.25, "requests": 1, "breaker": "closed"},
     ]);
     assert_eq!((&json["shares"], &json["revision"], &json["model"]), (&shares, &json!(7), &json!("fraud")));
 

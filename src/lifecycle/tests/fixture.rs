@@ -136,6 +136,7 @@ impl Workspace {
             memory_budget: 1 << 20,
             load_threads: 1,
             time_limits: TimeLimits { load: TIMEOUT, verify: TIMEOUT, warm: TIMEOUT },
+            trusted_keys: crate::lifecycle::TrustedKeys::default(),
             patience: Patience::default(),
             drain_timeout: Duration::from_secs(20),
             keep_warm: Duration::from_mins(10),

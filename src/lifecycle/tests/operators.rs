@@ -270,7 +270,7 @@ fn a_push_lands_whole_or_not_at_all() {
     let push = |model: &str, v: u64, text: &str| {
         let staged = fixture.workspace.dir.path().join("staged");
         std::fs::write(&staged, text).unwrap();
-        let result = wait(fixture.handle.push(name(model), version(v), staged.clone(), ann()));
+        let result = wait(fixture.handle.push(name(model), version(v), staged.clone(), None, ann()));
         assert!(!staged.exists(), "the file is moved or removed, whatever the result is");
         result
     };

@@ -27,12 +27,14 @@ pub(crate) fn loaded(n: u64, runs: Arc<dyn Model>, sha256: &str) -> Arc<Loaded> 
         warm: Duration::ZERO,
         golden_cases: 0,
         metadata: serde_json::Value::Null,
+        origin: crate::registry::Origin::default(),
     };
     Arc::new(Loaded {
         metrics: VersionMetrics::new(Telemetry::new().scope(), model.clone(), version(n)),
         runner: Arc::new(Runner::new(runs)),
         facts: Arc::new(facts),
         limits: Limits::default(),
+        breaker: crate::registry::Breaker::new(None),
         version: version(n),
         model,
     })
