@@ -15,7 +15,7 @@ fn callers(c: &mut Criterion) {
     };
     for count in [1, 1000] {
         let (secrets, stored): (Vec<String>, Vec<_>) = (0..count).map(made).unzip();
-        let access = Access::new(Config::default(), &stored);
+        let access = Access::start(Config::default(), &stored).expect("no thread is started");
         let mut headers = HeaderMap::new();
         for (name, value) in
             [("host", "sluicegate.example"), ("content-type", "application/json"), ("user-agent", "wrk")]

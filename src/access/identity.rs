@@ -10,6 +10,8 @@ use std::fmt;
 pub enum Via {
     Token,
     Certificate,
+    /// A token of an identity provider.
+    Oidc,
     /// Nothing proved it: a plane that needs no credentials. The name is what the client sent.
     Unproven,
 }
@@ -20,6 +22,7 @@ impl Via {
         match self {
             Via::Token => "token",
             Via::Certificate => "certificate",
+            Via::Oidc => "oidc",
             Via::Unproven => "unproven",
         }
     }

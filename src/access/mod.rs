@@ -1,6 +1,6 @@
 //! access: who a caller is, and what a caller may do.
 //!
-//! - [`Access::identify`] turns the credentials of a request (a bearer token or a client certificate) into an [`Identity`]. Wrong
+//! - [`Access::identify`] turns the credentials of a request (a bearer token, one of an identity provider, or a client certificate) into an [`Identity`]. Wrong
 //!   credentials are an error, never an anonymous caller.
 //! - An [`Identity`] has grants: a [`Role`] and the models it is limited to. [`Identity::check`] allows an [`Action`], or says what would be
 //!   needed.
@@ -11,12 +11,13 @@
 //!
 //! Uses: ledger (the stored form of a token), model.
 //!
-//! Invariant: nothing here reads a request's path or body, and no secret is kept, logged or printed; the one who makes a token gets it once.
+//! Invariant: nothing here reads a request's path or body, no request waits for a file or the network, and no secret is kept, logged or printed; the one who makes a token gets it once.
 //!
 //! To add a role: a variant of [`Role`], its arm in `Role::allows`, and its column in docs/SECURITY.md (a test compares them).
 
 mod certificate;
 mod identity;
+mod oidc;
 mod pattern;
 mod permission;
 mod role;
@@ -27,6 +28,7 @@ mod tokens;
 
 pub use certificate::{CertificateRule, ClientCertificate};
 pub use identity::{Grant, Identity, Via};
+pub use oidc::{ALGORITHMS, KeySource, OidcConfig, RoleRule};
 pub use pattern::{Models, Pattern};
 pub use permission::{Permission, Scope};
 pub use role::{Action, Role};
@@ -36,6 +38,7 @@ use crate::ledger::StoredToken;
 use crate::model::{Code, Failure};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use oidc::Oidc;
 use std::sync::Arc;
 use tokens::Tokens;
 
@@ -44,6 +47,8 @@ use tokens::Tokens;
 pub struct Config {
     /// Who the holders of client certificates are. The first rule that fits applies.
     pub certificates: Vec<CertificateRule>,
+    /// Whose JSON Web Tokens are accepted.
+    pub oidc: Option<OidcConfig>,
 }
 
 /// Identifies callers. Cheap to clone; all clones share the tokens.
@@ -53,14 +58,19 @@ pub struct Access(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     tokens: Tokens,
-    config: Config,
+    certificates: Vec<CertificateRule>,
+    oidc: Option<Oidc>,
 }
 
 impl Access {
     /// With these tokens. A stored token that cannot be read is reported in the log, and nobody can use it.
-    #[must_use]
-    pub fn new(config: Config, tokens: &[StoredToken]) -> Access {
-        Access(Arc::new(Inner { tokens: Tokens::new(tokens), config }))
+    ///
+    /// # Errors
+    /// When the thread that reads the keys of an identity provider cannot be started.
+    pub fn start(config: Config, tokens: &[StoredToken]) -> std::io::Result<Access> {
+        let Config { certificates, oidc } = config;
+        let oidc = oidc.map(Oidc::start).transpose()?;
+        Ok(Access(Arc::new(Inner { tokens: Tokens::new(tokens), certificates, oidc })))
     }
 
     /// The caller with these credentials; `None` without any.
@@ -72,10 +82,10 @@ impl Access {
         headers: &HeaderMap,
         certificate: Option<&ClientCertificate>,
     ) -> Result<Option<Arc<Identity>>, Failure> {
-        let Inner { tokens, config } = &*self.0;
+        let Inner { tokens, certificates, oidc } = &*self.0;
         let mut given = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = given.next() else {
-            return Ok(certificate.and_then(|certificate| certificate.identity(&config.certificates)));
+            return Ok(certificate.and_then(|certificate| certificate.identity(certificates)));
         };
         if given.next().is_some() {
             return Err(unauthenticated("the request has more than one authorization header"));
@@ -87,13 +97,17 @@ impl Access {
         let Some(secret) = bearer else {
             return Err(unauthenticated("the authorization header is not of the form \"Bearer TOKEN\""));
         };
-        tokens.identify(secret).map(Some)
+        match oidc {
+            Some(oidc) if Oidc::is_jwt(secret) => oidc.identify(secret).map(Some),
+            _ => tokens.identify(secret).map(Some),
+        }
     }
 
-    /// Whether anybody could get in: an unexpired token, or a rule for client certificates.
+    /// Whether anybody could get in: an unexpired token, a role of an identity provider, or a rule for client certificates.
     #[must_use]
     pub fn has_credentials(&self, certificates_are_checked: bool) -> bool {
-        self.0.tokens.any_valid() || (certificates_are_checked && !self.0.config.certificates.is_empty())
+        let by_certificate = certificates_are_checked && !self.0.certificates.is_empty();
+        self.0.tokens.any_valid() || self.0.oidc.is_some() || by_certificate
     }
 
     /// Whether there is a token that has not expired and may make others.

@@ -1,11 +1,16 @@
 use super::pattern::Models;
 use super::secret;
 use super::*;
+use base64::Engine as _;
 use http::HeaderValue;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use std::convert::Infallible;
 use std::time::Duration;
+
+fn started(config: Config, tokens: &[StoredToken]) -> Access {
+    Access::start(config, tokens).unwrap()
+}
 
 fn token(name: &str, role: Role, models: &str) -> (String, StoredToken) {
     new(name, role, models, None).make().unwrap()
@@ -31,7 +36,7 @@ fn refused(access: &Access, headers: &HeaderMap, words: &str) {
 fn a_token_identifies_its_holder_until_it_is_revoked() {
     let (anna, stored_anna) = token("anna", Role::Operator, "fraud-*,iris");
     let (bob, stored_bob) = token("bob", Role::Viewer, "*");
-    let access = Access::new(Config::default(), &[stored_anna.clone(), stored_bob]);
+    let access = started(Config::default(), &[stored_anna.clone(), stored_bob]);
     let identity = access.identify(&bearer(&anna), None).unwrap().expect("a caller");
     assert_eq!((identity.name.as_str(), identity.via), ("anna", Via::Token));
     assert!(identity.may(Action::Operate, Some("fraud-eu")) && identity.may(Action::Predict, Some("iris")));
@@ -47,7 +52,7 @@ fn a_token_identifies_its_holder_until_it_is_revoked() {
 #[test]
 fn wrong_credentials_are_refused_and_none_are_nobody() {
     let (secret, stored) = token("anna", Role::Viewer, "*");
-    let access = Access::new(Config::default(), &[stored]);
+    let access = started(Config::default(), &[stored]);
     assert_eq!(access.identify(&HeaderMap::new(), None), Ok(None));
     let mut mistyped = secret.clone().into_bytes();
     mistyped[10] = if mistyped[10] == b'a' { b'b' } else { b'a' };
@@ -79,23 +84,20 @@ fn wrong_credentials_are_refused_and_none_are_nobody() {
 fn an_expired_token_is_refused_and_is_no_credential_to_start_with() {
     let past = Timestamp::now() - Duration::from_secs(1);
     let (secret, stored) = new("anna", Role::Admin, "*", Some(past)).make().unwrap();
-    let access = Access::new(Config::default(), &[stored]);
+    let access = started(Config::default(), &[stored]);
     refused(&access, &bearer(&secret), "expired");
     assert!(!access.has_credentials(true) && !access.has_admin_token());
     assert!(access.tokens()[0].is_expired(Timestamp::now()), "it is listed");
     let (_, predict) = token("shop", Role::Predict, "*");
-    assert!(
-        !Access::new(Config::default(), &[predict]).has_credentials(true),
-        "nobody could use the admin plane with it"
-    );
+    assert!(!started(Config::default(), &[predict]).has_credentials(true), "nobody could use the admin plane with it");
     let (_, limited) = token("eu", Role::Admin, "eu-*");
-    assert!(!Access::new(Config::default(), &[limited]).has_admin_token());
+    assert!(!started(Config::default(), &[limited]).has_admin_token());
 }
 
 #[test]
 fn the_last_use_is_kept_in_memory_and_over_a_reload() {
     let (secret, stored) = token("anna", Role::Viewer, "*");
-    let access = Access::new(Config::default(), std::slice::from_ref(&stored));
+    let access = started(Config::default(), std::slice::from_ref(&stored));
     assert_eq!((access.tokens()[0].last_used, access.take_uses()), (None, vec![]));
     access.identify(&bearer(&secret), None).unwrap();
     access.reload(|| Ok::<_, Infallible>(vec![stored])).unwrap();
@@ -120,7 +122,7 @@ fn the_secret_has_a_form_that_scanners_find_and_is_stored_nowhere() {
 #[test]
 fn a_stored_token_that_cannot_be_read_is_nobodys() {
     let (secret, stored) = token("anna", Role::Viewer, "*");
-    let access = Access::new(Config::default(), &[StoredToken { role: "king".to_owned(), ..stored }]);
+    let access = started(Config::default(), &[StoredToken { role: "king".to_owned(), ..stored }]);
     refused(&access, &bearer(&secret), "unknown");
     assert_eq!(access.tokens(), []);
 }
@@ -128,7 +130,7 @@ fn a_stored_token_that_cannot_be_read_is_nobodys() {
 #[test]
 fn a_refusal_says_what_would_be_needed_and_what_the_caller_has() {
     let (secret, stored) = token("anna", Role::Viewer, "fraud-*");
-    let access = Access::new(Config::default(), &[stored]);
+    let access = started(Config::default(), &[stored]);
     let anna = access.identify(&bearer(&secret), None).unwrap().unwrap();
     let words = |refused: Result<(), Failure>| refused.unwrap_err().message;
     assert_eq!(
@@ -157,7 +159,7 @@ fn certificates_are_mapped_by_common_name_or_alternative_name() {
         rule("ops", Role::Approver, "fraud"),
         rule("spiffe://corp/anna", Role::Viewer, "*"),
     ];
-    let access = Access::new(Config { certificates }, &[]);
+    let access = started(Config { certificates, oidc: None }, &[]);
     assert!(access.has_credentials(true) && !access.has_credentials(false));
     let with = |subject: &str, names: &[&str]| ClientCertificate {
         subject: subject.to_owned(),
@@ -172,7 +174,7 @@ fn certificates_are_mapped_by_common_name_or_alternative_name() {
     let words = credentials_needed(Some(&with("nobody", &[]))).message;
     assert!(words.contains("\"nobody\"") && words.contains("[access]"), "{words}");
     let (secret, stored) = token("anna", Role::Viewer, "*");
-    let access = Access::new(Config { certificates: vec![rule("ops", Role::Admin, "*")] }, &[stored]);
+    let access = started(Config { certificates: vec![rule("ops", Role::Admin, "*")], oidc: None }, &[stored]);
     let both = access.identify(&bearer(&secret), Some(&with("ops", &[]))).unwrap().unwrap();
     assert_eq!(both.name, "anna", "a token says who uses the connection");
     assert!(access.identify(&bearer("wrong"), Some(&with("ops", &[]))).is_err(), "a wrong token is never ignored");
@@ -256,5 +258,195 @@ proptest! {
         let mut changed = secret.clone();
         changed.replace_range(at..=at, &digit);
         prop_assert_eq!(secret::is_whole(&changed), changed == secret);
+    }
+}
+
+/// An identity provider with Ed25519 keys.
+struct Provider {
+    dir: tempfile::TempDir,
+    keys: Vec<(String, ring::signature::Ed25519KeyPair, Vec<u8>)>,
+}
+
+impl Provider {
+    fn new() -> Provider {
+        let mut provider = Provider { dir: tempfile::tempdir().unwrap(), keys: Vec::new() };
+        provider.add("one");
+        provider
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.dir.path().join("jwks.json")
+    }
+
+    /// Makes a key. It is known once it is announced.
+    fn add(&mut self, id: &str) {
+        let random = ring::rand::SystemRandom::new();
+        let pkcs8 = ring::signature::Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref().to_vec();
+        let pair = ring::signature::Ed25519KeyPair::from_pkcs8(&pkcs8).unwrap();
+        self.keys.push((id.to_owned(), pair, pkcs8));
+    }
+
+    fn announced(&self) -> String {
+        use ring::signature::KeyPair as _;
+        let x = |pair: &ring::signature::Ed25519KeyPair| {
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(pair.public_key().as_ref())
+        };
+        let keys: Vec<_> = self
+            .keys
+            .iter()
+            .map(|(id, pair, _)| serde_json::json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": id, "x": x(pair)}))
+            .collect();
+        serde_json::json!({"keys": keys}).to_string()
+    }
+
+    fn announce(&self) {
+        std::fs::write(self.file(), self.announced()).unwrap();
+    }
+
+    fn config(&self) -> OidcConfig {
+        let rule = |value: &str, role, models: &str| RoleRule {
+            value: value.to_owned(),
+            grant: Grant { role, models: Models::of(models.split(',')).unwrap() },
+        };
+        OidcConfig {
+            issuer: "https://idp.example".to_owned(),
+            audience: "sluicegate".to_owned(),
+            keys: KeySource::File(self.file()),
+            refresh: Duration::from_mins(10),
+            algorithms: vec![jsonwebtoken::Algorithm::EdDSA],
+            leeway: Duration::from_mins(1),
+            name_claim: "email".to_owned(),
+            roles_claim: "realm.roles".to_owned(),
+            roles: vec![rule("ops", Role::Operator, "fraud-*"), rule("risk", Role::Approver, "*")],
+        }
+    }
+
+    fn start(&self) -> Access {
+        started(Config { certificates: Vec::new(), oidc: Some(self.config()) }, &[])
+    }
+
+    fn sign(&self, id: &str, algorithm: jsonwebtoken::Algorithm, claims: &serde_json::Value) -> String {
+        let (_, _, pkcs8) = self.keys.iter().find(|(known, ..)| known == id).unwrap();
+        let header = jsonwebtoken::Header { kid: Some(id.to_owned()), ..jsonwebtoken::Header::new(algorithm) };
+        let key = if algorithm == jsonwebtoken::Algorithm::HS256 {
+            jsonwebtoken::EncodingKey::from_secret(b"shared")
+        } else {
+            jsonwebtoken::EncodingKey::from_ed_der(pkcs8)
+        };
+        jsonwebtoken::encode(&header, claims, &key).unwrap()
+    }
+
+    fn good(&self, id: &str) -> String {
+        self.sign(id, jsonwebtoken::Algorithm::EdDSA, &claims())
+    }
+}
+
+fn claims() -> serde_json::Value {
+    let now = Timestamp::now().as_second();
+    serde_json::json!({
+        "iss": "https://idp.example", "aud": ["other", "sluicegate"], "sub": "1234", "exp": now + 300, "nbf": now - 5,
+        "email": "anna@example.org", "realm": {"roles": ["ops", "unknown"]},
+    })
+}
+
+#[test]
+fn a_token_of_the_identity_provider_gives_the_roles_of_its_claims() {
+    let provider = Provider::new();
+    provider.announce();
+    let access = provider.start();
+    let anna = access.identify(&bearer(&provider.good("one")), None).unwrap().unwrap();
+    assert_eq!((anna.name.as_str(), anna.via, anna.grants.len()), ("anna@example.org", Via::Oidc, 1));
+    assert!(anna.may(Action::Operate, Some("fraud-eu")) && !anna.may(Action::Operate, Some("iris")));
+    let with = |member: &str, value: serde_json::Value| {
+        let mut changed = claims();
+        changed[member] = value;
+        provider.sign("one", jsonwebtoken::Algorithm::EdDSA, &changed)
+    };
+    let both = with("realm", serde_json::json!({"roles": "risk ops"}));
+    let both = access.identify(&bearer(&both), None).unwrap().unwrap();
+    assert!(both.may(Action::Approve, Some("iris")) && both.may(Action::Operate, Some("fraud-1")));
+    for roles in [
+        serde_json::json!(null),
+        serde_json::json!({"roles": []}),
+        serde_json::json!({"roles": {"ops": true}}),
+        serde_json::json!("ops"),
+    ] {
+        let nobody = access.identify(&bearer(&with("realm", roles)), None).unwrap().unwrap();
+        assert!(nobody.grants.is_empty() && nobody.check_somewhere(Action::View).is_err());
+    }
+    let now = Timestamp::now().as_second();
+    for (member, value, words) in [
+        ("iss", serde_json::json!("https://evil.example"), "another issuer"),
+        ("aud", serde_json::json!("other"), "another audience"),
+        ("exp", serde_json::json!(now - 120), "has expired"),
+        ("nbf", serde_json::json!(now + 120), "not valid yet"),
+        ("exp", serde_json::json!(null), "cannot be accepted"),
+        ("aud", serde_json::json!(null), "cannot be accepted"),
+        ("email", serde_json::json!(null), "is not a name"),
+        ("email", serde_json::json!("system"), "is not a name"),
+        ("email", serde_json::json!("a\nb"), "is not a name"),
+        ("email", serde_json::json!("x".repeat(200)), "is not a name"),
+    ] {
+        refused(&access, &bearer(&with(member, value)), words);
+    }
+    assert!(access.identify(&bearer(&with("exp", serde_json::json!(now - 30))), None).is_ok(), "within the leeway");
+    assert!(access.has_credentials(false));
+}
+
+#[test]
+fn forged_tokens_of_an_identity_provider_are_refused() {
+    let provider = Provider::new();
+    provider.announce();
+    let access = provider.start();
+    let good = provider.good("one");
+    let [head, body, signature] = good.split('.').collect::<Vec<_>>()[..] else { panic!("{good}") };
+    let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+    let none = encode(r#"{"alg":"none","typ":"JWT"}"#);
+    let mut admin = claims();
+    admin["email"] = "root".into();
+    let other_body = encode(&admin.to_string());
+    for (token, words) in [
+        (format!("{none}.{body}."), "not a JSON Web Token"),
+        (format!("{head}.{other_body}.{signature}"), "wrong signature"),
+        (format!("{head}.{body}."), "wrong signature"),
+        (format!("{head}.{body}.{}", encode("x")), "wrong signature"),
+        ("..".to_owned(), "not a JSON Web Token"),
+        (format!("{head}.{}.{signature}", "x".repeat(20_000)), "longer than"),
+        (provider.sign("one", jsonwebtoken::Algorithm::HS256, &claims()), "signed with HS256: expected EdDSA"),
+        (Provider::new().good("one"), "wrong signature"),
+        (format!("{good}.x"), "not one of this server"),
+    ] {
+        refused(&access, &bearer(&token), words);
+    }
+}
+
+#[test]
+fn keys_are_read_again_when_a_token_names_an_unknown_one_and_stay_when_that_fails() {
+    let mut provider = Provider::new();
+    provider.announce();
+    let access = provider.start();
+    assert!(access.identify(&bearer(&provider.good("one")), None).is_ok());
+    std::fs::write(provider.file(), "{").unwrap();
+    provider.add("two");
+    let new = provider.good("two");
+    refused(&access, &bearer(&new), "key \"two\", which is unknown");
+    assert!(access.identify(&bearer(&provider.good("one")), None).is_ok(), "the keys stay as they were");
+    assert_eq!(
+        oidc::usable_keys("{"),
+        Err("it is not JSON: EOF while parsing an object at line 1 column 1".to_owned())
+    );
+    assert!(oidc::usable_keys("{}").unwrap_err().contains("no list"));
+    assert!(oidc::usable_keys(r#"{"keys":[]}"#).unwrap_err().contains("no key"));
+    let mixed = provider.announced().replacen(
+        "{\"keys\":[",
+        "{\"keys\":[{\"kty\":\"new\"},7,{\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"eA\"},",
+        1,
+    );
+    assert_eq!(oidc::usable_keys(&mixed), Ok(2), "unknown kinds hide nothing, and shared secrets are no keys");
+    provider.announce();
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while access.identify(&bearer(&new), None).is_err() {
+        assert!(std::time::Instant::now() < until, "the new key is found");
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }

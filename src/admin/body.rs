@@ -2,12 +2,12 @@
 
 use super::error::ErrorResponse;
 use super::json::{self, StrictJson};
-use crate::model::{Code, Failure, Version};
+use crate::model::{Code, Failure, Version, quoted};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) const MAX_JSON: usize = 1 << 20;
 /// The longest wait for a whole JSON body, and for the next piece of a pushed file.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A JSON body; an empty body and `null` are `None`. The content type is ignored: it can only be JSON, and `curl -d` sends a wrong one.
+/// A JSON body; an empty body and `null` are `None`. The content type is JSON or absent: a form of a web page cannot send JSON.
 #[derive(Debug)]
 pub(super) struct JsonBody {
     pub(super) value: Option<Value>,
@@ -31,11 +31,13 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
     async fn from_request(request: Request, _: &S) -> Result<JsonBody, ErrorResponse> {
         refuse_encoding(request.headers())?;
+        let typed = check_media_type(request.headers(), is_json, "application/json");
         let bytes =
             tokio::time::timeout(BODY_TIMEOUT, receive(request.into_body())).await.map_err(|_| timed_out())??;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(JsonBody { value: None, complaints: Vec::new() });
         }
+        typed?;
         let StrictJson { value, complaints } = json::parse(&bytes)?;
         Ok(JsonBody { value: Some(value).filter(|value| !value.is_null()), complaints })
     }
@@ -63,6 +65,28 @@ pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+fn is_json(media: &str) -> bool {
+    media.eq_ignore_ascii_case("application/json")
+        || (media.len() > 5 && media.is_ascii() && media[media.len() - 5..].eq_ignore_ascii_case("+json"))
+}
+
+/// Refuses a body of another type. Absent is accepted: programs leave it out, and a web page's form cannot.
+pub(super) fn check_media_type(
+    headers: &HeaderMap,
+    accepts: impl Fn(&str) -> bool,
+    expected: &str,
+) -> Result<(), Failure> {
+    let mut given = headers.get_all(CONTENT_TYPE).iter();
+    let Some(value) = given.next() else { return Ok(()) };
+    let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if accepts(media) && given.next().is_none() {
+        return Ok(());
+    }
+    let message =
+        format!("content-type: expected {expected} (curl: -H 'content-type: {expected}'), got {}", quoted(media));
+    Err(Failure::new(Code::UnsupportedMediaType, message))
 }
 
 /// The next piece of a body; `None` at its end.

@@ -1,10 +1,11 @@
 //! Protection against web pages in an operator's browser.
 //!
-//! The API asks for no token, and any page can make a browser on this machine send requests to it. Two checks stop that:
+//! On loopback the API may ask for no token, and any page can make a browser on this machine send requests to it. These checks stop that:
 //!
 //! - **Host.** With DNS rebinding a page's own host name resolves to this machine, so that the browser treats the API as the page's
 //!   origin and lets the page read answers. The `Host` header still carries the page's name, so only known names are allowed. IP
 //!   addresses are always allowed, because they cannot be rebound.
+//! - **Sec-Fetch-Site.** Browsers say whether a request comes from a page of another site. Such a request may not change anything.
 //! - **Origin.** Browsers add the page's origin to requests that change something. It must be this API itself. Requests that only read
 //!   pass: the browser does not show the answer to a page of another origin.
 
@@ -73,6 +74,11 @@ fn check_host(host: Option<&Authority>, allowed: &[String]) -> Result<(), Failur
 
 fn check_origin(request: &Request, host: Option<&Authority>) -> Result<(), Failure> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if !reads && !matches!(site, None | Some(b"same-origin" | b"none")) {
+        let message = "the sec-fetch-site header says that a web page of another origin sends this, which may not change anything here";
+        return Err(Failure::new(Code::Forbidden, message));
+    }
     match request.headers().get(ORIGIN) {
         Some(origin) if !reads && !is_same_origin(origin, host) => {
             let message = "the origin header names a web page of another origin, which may not change anything here";

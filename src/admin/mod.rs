@@ -9,7 +9,8 @@
 //! - `caller.rs` identifies the caller of each endpoint before its handler runs, and refuses whom the endpoint's permission does not allow. The
 //!   table states a permission for each endpoint.
 //! - A web page in an operator's browser cannot use this API: a host name must be an allowed one (DNS rebinding), and a request that
-//!   changes something must not carry the `Origin` of another page (`guard.rs`).
+//!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
+//!   content type.
 //!
 //! Uses: access, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
@@ -25,6 +26,7 @@ mod error;
 mod execution;
 mod extract;
 mod guard;
+mod headers;
 mod history;
 mod json;
 mod lineage;

@@ -1,7 +1,7 @@
 //! Push: receives a new version over HTTP.
 
 use super::Admin;
-use super::body::{next_piece, refuse_encoding};
+use super::body::{check_media_type, next_piece, refuse_encoding};
 use super::error::ErrorResponse;
 use super::extract::{Operator, Target};
 use super::models::state_of;
@@ -52,9 +52,15 @@ pub(super) async fn push(
 ) -> Result<impl IntoResponse, ErrorResponse> {
     let (model, version) = target.new_version()?;
     refuse_encoding(request.headers())?;
+    let is_model = |media: &str| {
+        ["application/octet-stream", "application/onnx", "application/x-onnx"]
+            .iter()
+            .any(|known| media.eq_ignore_ascii_case(known))
+    };
+    let typed = check_media_type(request.headers(), is_model, "application/octet-stream");
     let signature = signature(request.headers())?;
     let mut body = request.into_body();
-    if let Err(failure) = refuse_early(&admin, &model, version, &body) {
+    if let Err(failure) = typed.and_then(|()| refuse_early(&admin, &model, version, &body)) {
         discard(&mut body).await;
         return Err(failure.into());
     }

@@ -4,8 +4,8 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, approvals, execution, guard, history, lineage, models, openapi, probes, push, quality, rollout, shadows,
-    tokens, traffic, triton,
+    Admin, approvals, execution, guard, headers, history, lineage, models, openapi, probes, push, quality, rollout,
+    shadows, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::handler::Handler;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use http::Method;
@@ -116,7 +116,8 @@ pub(super) fn build(admin: &Arc<Admin>) -> Router {
     for (path, verbs) in paths {
         router = router.route(path, dispatch(verbs));
     }
-    router.fallback(not_found).layer(from_fn_with_state(Arc::clone(admin), guard::check))
+    let router = router.fallback(not_found).layer(from_fn_with_state(Arc::clone(admin), guard::check));
+    router.layer(map_response(headers::add))
 }
 
 /// Routes by the verb after the last `:` of the path. Patterns of axum cannot express that.

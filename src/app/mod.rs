@@ -31,7 +31,7 @@ pub use offline::{export, replay, reproduce};
 pub use sign::{keygen, sign};
 pub use tokens::token;
 
-use crate::access::{self, Access};
+use crate::access::Access;
 use crate::admin;
 use crate::backend::Engines;
 use crate::budget::Budget;
@@ -426,7 +426,8 @@ fn start_access(
 ) -> Result<Access, StartError> {
     let dir = config.data.dir.display().to_string();
     let failed = |source| StartError::Ledger { dir: dir.clone(), source: Box::new(source) };
-    let access = Access::new(access::Config::default(), &reader.tokens().map_err(failed)?);
+    let started = Access::start(config.access.clone(), &reader.tokens().map_err(failed)?);
+    let access = started.map_err(|source| StartError::Start { what: "the keys of the identity provider", source })?;
     if config.admin.first_token && !access.has_admin_token() {
         tokens::print_first_token(writer).map_err(failed)?;
         access.reload(|| reader.tokens()).map_err(failed)?;

@@ -1,5 +1,6 @@
 //! Loads the configuration from a file, the environment and the command line.
 
+use super::access_section;
 use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows, sections};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
@@ -72,6 +73,7 @@ impl Config {
         let config = Config {
             server: Server::read(table.section("server")),
             admin: Admin::read(table.section("admin")),
+            access: access_section::read(table.section("access")),
             approval: Approval::read(table.section("approval")),
             models: Models::read(table.section("models")),
             engines: Engines::read(table.section("engines")),

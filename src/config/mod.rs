@@ -7,13 +7,14 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: budget (its default), heads (its settings), lifecycle (its policy), quality, record, registry (breakers), settings, telemetry, tls.
+//! Uses: access (its settings), budget (its default), heads (its settings), lifecycle (its policy), quality, record, registry (breakers), settings, telemetry, tls.
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
 //! To add a key: a field, its default and its line in `read` (`sections.rs`), its line in `reload.rs` (the compiler requires it),
 //! and its entry in `config/sluicegate.toml` (a test requires it).
 
+mod access_section;
 mod load;
 mod reload;
 mod sections;
@@ -24,6 +25,7 @@ pub use load::{Overrides, environment};
 pub use reload::Change;
 pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 
+use crate::access;
 use crate::heads;
 use crate::registry::BreakerConfig;
 
@@ -32,6 +34,7 @@ use crate::registry::BreakerConfig;
 pub struct Config {
     pub server: Server,
     pub admin: Admin,
+    pub access: access::Config,
     pub approval: Approval,
     pub models: Models,
     pub engines: Engines,

@@ -1,6 +1,7 @@
 //! Compares two configurations: which keys changed, and which of them need a restart.
 
 use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use crate::access::{self, OidcConfig};
 use crate::heads;
 use crate::quality;
 use crate::record::{self, Choice};
@@ -23,6 +24,7 @@ impl Config {
         let Config {
             server,
             admin,
+            access,
             approval,
             models,
             engines,
@@ -34,9 +36,10 @@ impl Config {
             breaker,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 12] = [
+        let sections: [Vec<Option<Change>>; 13] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
+            access_changes(access, &new.access).into(),
             approval.changes(new.approval).into(),
             models.changes(&new.models).into(),
             engines.changes(&new.engines).into(),
@@ -176,6 +179,28 @@ impl Admin {
         ];
         others.into_iter().chain(tls).collect()
     }
+}
+
+/// Without an identity provider its keys have their defaults, and nothing of them changed.
+fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>; 10] {
+    let access::Config { certificates, oidc } = old;
+    let of = |pick: fn(&OidcConfig) -> String| (oidc.as_ref().map(pick), new.oidc.as_ref().map(pick));
+    let changed = |key, pick: fn(&OidcConfig) -> String| {
+        let (old, new) = of(pick);
+        at_start(key, &old, &new)
+    };
+    [
+        at_start("access.certificates", certificates, &new.certificates),
+        changed("access.oidc.issuer", |c| c.issuer.clone()),
+        changed("access.oidc.audience", |c| c.audience.clone()),
+        changed("access.oidc.jwks", |c| format!("{:?}", c.keys)),
+        changed("access.oidc.refresh", |c| format!("{:?}", c.refresh)),
+        changed("access.oidc.algorithms", |c| format!("{:?}", c.algorithms)),
+        changed("access.oidc.leeway", |c| format!("{:?}", c.leeway)),
+        changed("access.oidc.name_claim", |c| c.name_claim.clone()),
+        changed("access.oidc.roles_claim", |c| c.roles_claim.clone()),
+        changed("access.oidc.roles", |c| format!("{:?}", c.roles)),
+    ]
 }
 
 impl Approval {

@@ -178,6 +178,18 @@ const ALL_DIFFERENT: &str = r#"
     key = "x"
     client_ca = "x"
     client_auth = "optional"
+    [access]
+    certificates = [{ name = "ops", role = "viewer" }]
+    [access.oidc]
+    issuer = "https://idp.example"
+    audience = "a"
+    jwks = "keys.json"
+    refresh = "1m"
+    algorithms = ["ES384"]
+    leeway = "2m"
+    name_claim = "email"
+    roles_claim = "groups"
+    roles = [{ value = "ops", role = "operator", models = ["a-*"] }]
     [approval]
     required = true
     [models]
@@ -293,5 +305,43 @@ fn other_certificate_files_are_read_at_run_time_but_tls_begins_and_ends_with_a_r
     for (old, new) in [(&plain, &first), (&first, &plain)] {
         assert!(old.changes(new).iter().all(|change| change.needs_restart), "{:?}", old.changes(new));
         assert_eq!(old.reloaded(new).server.tls, old.server.tls);
+    }
+}
+
+#[test]
+fn wrong_keys_of_access_are_reported_with_what_would_be_right() {
+    let text = r#"
+        [access]
+        certificates = [{ name = "ops", role = "king" }]
+        [access.oidc]
+        issuer = "https://idp.example"
+        jwks = "http://idp.example/keys"
+        algorithms = ["HS256"]
+        roles = [{ value = "x", role = "viewer", more = 1 }]
+    "#;
+    let mut table = Table::parse("access.toml", text);
+    Config::read(&mut table);
+    let found = table.finish().unwrap_err().to_string();
+    for words in [
+        "access.certificates: expected a list such as",
+        "access.oidc.jwks: expected the path of a file, an https:// address, or an http:// address on this machine",
+        "access.oidc.algorithms: expected a list of some of RS256",
+        "access.oidc.roles: expected a list such as",
+        "access.oidc.audience (not set): expected the claim aud",
+    ] {
+        assert!(found.contains(words), "{words:?} is missing in {found}");
+    }
+    for (jwks, right) in [
+        ("http://127.0.0.1:9000/keys", true),
+        ("http://localhost/keys", true),
+        ("http://[::1]:9000/keys", true),
+        ("http://localhost.evil.example/keys", false),
+        ("ftp://x/keys", false),
+        ("keys.json", true),
+    ] {
+        let text = format!("[access.oidc]\nissuer = \"i\"\naudience = \"a\"\njwks = \"{jwks}\"\n");
+        let mut table = Table::parse("access.toml", &text);
+        assert_eq!(Config::read(&mut table).access.oidc.is_some(), right, "{jwks}");
+        assert_eq!(table.finish().is_ok(), right, "{jwks}");
     }
 }

@@ -351,3 +351,110 @@ fn a_version_gets_traffic_when_a_second_person_approved_it() {
     let logged = served.wait_logged("BREAK GLASS");
     assert_eq!((&logged["level"], &logged["actor"]), (&json!("ERROR"), &json!("root")), "{logged}");
 }
+
+/// Requests that schemathesis generates from one of the documents: every status is documented, and every body fits its schema.
+fn schemathesis(document: &str, address: &str, token: Option<&str>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python =
+        std::env::var("SLUICEGATE_TEST_PYTHON").unwrap_or_else(|_| root.join(".venv/bin/python").display().to_string());
+    let program = Path::new(&python).with_file_name("schemathesis");
+    let mut command = Command::new(&program);
+    command.arg("run").arg(root.join("docs").join(document)).args(["-u", &format!("http://{address}")]);
+    if let Some(token) = token {
+        command.args(["-H", &format!("authorization: Bearer {token}")]);
+    }
+    let checks = "status_code_conformance,content_type_conformance,response_schema_conformance";
+    // The seed makes a failure repeatable; the time bounds the run.
+    command.args(["--phases", "coverage,fuzzing", "-n", "10", "--max-time", "10", "--seed", "1", "-c", checks]);
+    command.args(["--continue-on-failure", "--request-timeout", "10"]).current_dir(std::env::temp_dir());
+    let output =
+        command.output().unwrap_or_else(|e| panic!("{} should run (make venv makes it): {e}", program.display()));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let with = if token.is_some() { "with a token" } else { "without a token" };
+    assert!(output.status.success(), "{document} {with}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+    let passed = printed.lines().find(|line| line.contains("generated,") && line.contains("passed"));
+    assert!(passed.is_some(), "{document} {with}: requests were generated: {printed}");
+}
+
+#[test]
+fn generated_requests_get_documented_answers_with_and_without_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let iris = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/iris");
+    crate::support::copy(&iris, &dir.path().join("models/iris"));
+    let root = token(dir.path(), "root", "admin", "");
+    let environment = [("SLUICEGATE__SERVER__REQUIRE_TOKEN", "true"), ("SLUICEGATE__ADMIN__REQUIRE_TOKEN", "true")];
+    let mut served = Served::start_with(dir.path(), &environment);
+    wait_ready(&served);
+    std::thread::scope(|scope| {
+        for (document, address) in [("openapi-data.json", &served.data), ("openapi.json", &served.admin)] {
+            for token in [None, Some(root.as_str())] {
+                scope.spawn(move || schemathesis(document, address, token));
+            }
+        }
+    });
+    let metrics = call("GET", &format!("http://{}/metrics", served.admin), Some(&root), None).text;
+    let panics = metrics.lines().filter(|line| line.starts_with("sluicegate_panics_total") && !line.ends_with(" 0"));
+    assert_eq!(panics.collect::<Vec<_>>(), Vec::<&str>::new());
+    // Whatever was sent, the server still stops in order.
+    served.stop();
+}
+
+/// The matrix role × endpoint × model, from the document that the server serves.
+#[test]
+fn each_operation_of_the_openapi_document_allows_what_its_permission_says() {
+    let dir = tempfile::tempdir().unwrap();
+    models(dir.path());
+    let roles = ["predict", "viewer", "operator", "approver", "admin"];
+    let tokens: Vec<(&str, &str, String)> = roles
+        .iter()
+        .flat_map(|role| [("", role), ("self", role)])
+        .enumerate()
+        .map(|(n, (models, role))| (*role, models, token(dir.path(), &format!("t{n}"), role, models)))
+        .collect();
+    let served = Served::start_with(dir.path(), &[("SLUICEGATE__ADMIN__REQUIRE_TOKEN", "true")]);
+    wait_ready(&served);
+    let base = format!("http://{}", served.admin);
+    let document = call("GET", &format!("{base}/openapi.json"), None, None).json();
+    let allows = |role: &str, action: &str| match action {
+        "any identity" => true,
+        "predict" => matches!(role, "predict" | "operator" | "admin"),
+        "view" => role != "predict",
+        "operate" => matches!(role, "operator" | "admin"),
+        "approve" => matches!(role, "approver" | "admin"),
+        "administer" => role == "admin",
+        other => panic!("the permission {other:?} is unknown here"),
+    };
+    let (mut allowed, mut refused) = (0, 0);
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let permission = &operation["x-permission"];
+            let action = permission["action"].as_str().unwrap_or_else(|| panic!("{method} {path} states a permission"));
+            for model in ["self", "other"] {
+                let path = path.replace("{model}", model).replace("{version}", "7").replace("{token}", "nobody");
+                let url = format!("{base}{path}");
+                let method = method.to_uppercase();
+                // A body that no endpoint accepts: what is allowed gets 4xx from its handler and changes nothing.
+                let body = (method != "GET").then_some(r#"{"nonsense": 1}"#);
+                let anonymous = call(&method, &url, None, body).status;
+                if action == "nothing" {
+                    assert!(anonymous < 400, "{method} {path} is open: {anonymous}");
+                    continue;
+                }
+                assert_eq!(anonymous, 401, "{method} {path}");
+                for (role, models, token) in &tokens {
+                    let in_scope = match permission["scope"].as_str() {
+                        Some("all models") => models.is_empty(),
+                        Some("the model in the path") => models.is_empty() || model == "self",
+                        _ => true,
+                    };
+                    let answer = call(&method, &url, Some(token), body);
+                    let may = allows(role, action) && in_scope;
+                    assert_eq!(answer.status != 403, may, "{method} {path} as {role} of {models:?}: {}", answer.text);
+                    assert!(answer.status != 401 && answer.status != 500, "{method} {path}: {}", answer.text);
+                    *(if may { &mut allowed } else { &mut refused }) += 1;
+                }
+            }
+        }
+    }
+    assert!(allowed > 100 && refused > 100, "{allowed} allowed, {refused} refused");
+}

@@ -100,7 +100,7 @@ impl Fixture {
             NewToken { name, grant, expires_at: None, created_by: "a test".to_owned() }.make().unwrap()
         });
         let (secrets, stored): (Vec<String>, Vec<_>) = made.unzip();
-        let access = Access::new(access::Config::default(), &stored);
+        let access = Access::start(access::Config::default(), &stored).unwrap();
         let mut fixture = Fixture::start_with(tempfile::tempdir().unwrap(), accept, &access, true);
         for token in stored {
             let effect = ledger::TokenEffect::Create(Box::new(token));
@@ -112,7 +112,7 @@ impl Fixture {
 
     /// With a data directory that may have a ledger already.
     pub fn start(dir: TempDir, answer: impl FnMut(&Asked) -> Told + Send + 'static) -> Fixture {
-        Fixture::start_with(dir, answer, &Access::new(access::Config::default(), &[]), false)
+        Fixture::start_with(dir, answer, &Access::start(access::Config::default(), &[]).unwrap(), false)
     }
 
     fn start_with(

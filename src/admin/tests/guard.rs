@@ -128,3 +128,34 @@ fn a_page_of_another_origin_may_read_but_not_change_anything() {
         assert_eq!(post(host, origin).status, 200, "{origin}");
     }
 }
+
+#[test]
+fn a_request_that_a_page_of_another_site_sends_may_not_change_anything() {
+    let fixture = Fixture::new();
+    let send = |method: &str, path: &str, site: &str| fixture.send(method, path, &[("sec-fetch-site", site)], BODY);
+    for site in ["cross-site", "same-site", "", "anything"] {
+        send("POST", PATH, site).refused(403, "FORBIDDEN", "sec-fetch-site");
+    }
+    assert!(fixture.asked().is_empty(), "no command reached the manager");
+    for site in ["same-origin", "none"] {
+        assert_eq!(send("POST", PATH, site).status, 200, "{site}");
+    }
+    assert_eq!(fixture.send("GET", "/api/v1/models", &[("sec-fetch-site", "cross-site")], "").status, 200);
+}
+
+#[test]
+fn another_port_of_localhost_is_another_origin() {
+    let fixture = Fixture::new();
+    for origin in [
+        "http://localhost",
+        "http://localhost:3000",
+        "https://localhost:80",
+        "http://127.0.0.1:8081",
+        "http://localhost:*",
+    ] {
+        let headers = [("host", "localhost:8081"), ("origin", origin)];
+        fixture.send("POST", PATH, &headers, BODY).refused(403, "FORBIDDEN", "another origin");
+    }
+    let own = [("host", "localhost:8081"), ("origin", "http://localhost:8081")];
+    assert_eq!(fixture.send("POST", PATH, &own, BODY).status, 200);
+}

@@ -75,9 +75,49 @@ fn bodies_must_be_uncompressed_json_below_the_size_limit() {
     fixture.post(path, vec![b' '; (1 << 20) + 1]).refused(413, "BODY_TOO_LARGE", "1048576");
     let packed = fixture.send("POST", path, &[("content-encoding", "gzip")], "{}");
     packed.refused(415, "UNSUPPORTED_MEDIA_TYPE", "gzip");
-    let form = [("content-type", "application/x-www-form-urlencoded")];
-    let curled = fixture.send("POST", path, &form, r#"{"reason":"curl -d says form"}"#);
-    assert_eq!(curled.status, 200, "{curled:?}");
+    // What a form of a web page can send, and what no JSON is.
+    for media in
+        ["application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "multipart/form-data; boundary=x", "", "json"]
+    {
+        let form = fixture.send("POST", path, &[("content-type", media)], r#"{"reason":"r"}"#);
+        form.refused(415, "UNSUPPORTED_MEDIA_TYPE", "expected application/json");
+    }
+    let twice = [("content-type", "application/json"), ("content-type", "text/plain")];
+    fixture.send("POST", path, &twice, r#"{"reason":"r"}"#).refused(415, "UNSUPPORTED_MEDIA_TYPE", "");
+    for media in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
+        assert_eq!(fixture.send("POST", path, &[("content-type", media)], r#"{"reason":"r"}"#).status, 200, "{media}");
+    }
+    assert_eq!(fixture.asked().len(), 3);
+    let push = fixture.send("PUT", "/api/v1/models/fraud/versions/9", &[("content-type", "text/plain")], "x");
+    push.refused(415, "UNSUPPORTED_MEDIA_TYPE", "application/octet-stream");
+}
+
+#[test]
+fn every_answer_tells_browsers_to_do_nothing_with_it() {
+    let (fixture, _) = Fixture::closed(&[]);
+    for (method, path, host, status) in [
+        ("GET", "/healthz", "localhost", 200),
+        ("GET", "/api/v1/models", "localhost", 401),
+        ("GET", "/nowhere", "localhost", 404),
+        ("PATCH", "/api/v1/models", "localhost", 405),
+        ("OPTIONS", "/api/v1/models", "localhost", 405),
+        ("GET", "/openapi.json", "evil.example", 403),
+    ] {
+        let headers = [("host", host), ("origin", "https://evil.example"), ("access-control-request-method", "GET")];
+        let answer = fixture.send(method, path, &headers[..], "");
+        let expected = if method == "GET" || status == 403 { status } else { 403 };
+        assert_eq!(answer.status, expected, "{method} {path}");
+        assert!(answer.header("content-security-policy").contains("frame-ancestors 'none'"), "{answer:?}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        assert_eq!(answer.header("x-frame-options"), "DENY");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer");
+        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin");
+        assert_eq!(answer.header("cache-control"), "no-store");
+        let cors = answer.headers.keys().find(|name| name.as_str().starts_with("access-control-"));
+        assert_eq!(cors, None, "no other site reads an answer");
+    }
+    let preflight = fixture.send("OPTIONS", "/api/v1/models", &[("host", "localhost")], "");
+    assert_eq!(preflight.status, 405, "there is no preflight");
 }
 
 #[test]
