@@ -6,8 +6,8 @@ use crate::model::{Code, Failure, Version, quoted};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -18,7 +18,8 @@ pub(super) const MAX_JSON: usize = 1 << 20;
 /// The longest wait for a whole JSON body, and for the next piece of a pushed file.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A JSON body; an empty body and `null` are `None`. The content type is JSON or absent: a form of a web page cannot send JSON.
+/// A JSON body; an empty body and `null` are `None`. With POST, the content type is JSON or absent: that is what a form of a web page cannot
+/// send. A web page cannot send other methods without asking first, and `curl -d` and other clients name a wrong type.
 #[derive(Debug)]
 pub(super) struct JsonBody {
     pub(super) value: Option<Value>,
@@ -31,7 +32,10 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
     async fn from_request(request: Request, _: &S) -> Result<JsonBody, ErrorResponse> {
         refuse_encoding(request.headers())?;
-        let typed = check_media_type(request.headers(), is_json, "application/json");
+        let typed = match *request.method() {
+            Method::POST => check_media_type(request.headers(), is_json, "application/json"),
+            _ => Ok(()),
+        };
         let bytes =
             tokio::time::timeout(BODY_TIMEOUT, receive(request.into_body())).await.map_err(|_| timed_out())??;
         if bytes.iter().all(u8::is_ascii_whitespace) {

@@ -81,6 +81,7 @@ pub(super) async fn version(
     responses(
         (status = 200, description = "The version is loaded", body = Changed),
         (status = 202, description = "The version is being loaded", body = Changed),
+        (status = 400, description = "`wait` is neither true nor false, or given twice", body = Problem),
         (status = 404, description = "The models directory has no such version", body = Problem),
         (status = 409, description = "The version failed; the error says in which stage and why", body = Problem),
     )
@@ -109,6 +110,7 @@ pub(super) async fn load(
     responses(
         (status = 200, description = "The version is unloaded", body = Changed),
         (status = 202, description = "The version is being unloaded", body = Changed),
+        (status = 400, description = "`wait` is neither true nor false, or given twice", body = Problem),
         (status = 404, description = "No such model or version", body = Problem),
         (status = 409, description = "The traffic document names it", body = Problem),
     )

@@ -52,12 +52,9 @@ pub(super) async fn push(
 ) -> Result<impl IntoResponse, ErrorResponse> {
     let (model, version) = target.new_version()?;
     refuse_encoding(request.headers())?;
-    let is_model = |media: &str| {
-        ["application/octet-stream", "application/onnx", "application/x-onnx"]
-            .iter()
-            .any(|known| media.eq_ignore_ascii_case(known))
-    };
-    let typed = check_media_type(request.headers(), is_model, "application/octet-stream");
+    // Clients name all kinds of types for a file. In a form, the file is only a part of the body.
+    let is_file = |media: &str| !media.to_ascii_lowercase().starts_with("multipart/");
+    let typed = check_media_type(request.headers(), is_file, "application/octet-stream");
     let signature = signature(request.headers())?;
     let mut body = request.into_body();
     if let Err(failure) = typed.and_then(|()| refuse_early(&admin, &model, version, &body)) {

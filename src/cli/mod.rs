@@ -275,7 +275,7 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
         /// The version.
         version: String,
     },
-    /// Make a key for signing versions, and print its public key for `trusted_keys` in the section [models].
+    /// Make a key for signing versions, and print its public key for `trusted_keys` in the section `[models]`.
     #[command(after_help = "Examples:
   sluicegate keygen -o ci-key.pem --name ci")]
     Keygen(KeygenOptions),

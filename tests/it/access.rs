@@ -365,7 +365,7 @@ fn schemathesis(document: &str, address: &str, token: Option<&str>) {
     }
     let checks = "status_code_conformance,content_type_conformance,response_schema_conformance";
     // The seed makes a failure repeatable; the time bounds the run.
-    command.args(["--phases", "coverage,fuzzing", "-n", "10", "--max-time", "10", "--seed", "1", "-c", checks]);
+    command.args(["--phases", "coverage,fuzzing", "-n", "10", "--max-time", "30", "--seed", "1", "-c", checks]);
     command.args(["--continue-on-failure", "--request-timeout", "10"]).current_dir(std::env::temp_dir());
     let output =
         command.output().unwrap_or_else(|e| panic!("{} should run (make venv makes it): {e}", program.display()));

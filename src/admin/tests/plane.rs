@@ -88,7 +88,12 @@ fn bodies_must_be_uncompressed_json_below_the_size_limit() {
         assert_eq!(fixture.send("POST", path, &[("content-type", media)], r#"{"reason":"r"}"#).status, 200, "{media}");
     }
     assert_eq!(fixture.asked().len(), 3);
-    let push = fixture.send("PUT", "/api/v1/models/fraud/versions/9", &[("content-type", "text/plain")], "x");
+    // No form sends these.
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    fixture.send("PUT", "/api/v1/models/fraud/traffic", &form, "{").refused(400, "INVALID_REQUEST", "not JSON");
+    assert_eq!(fixture.send("PUT", "/api/v1/models/fraud/versions/9", &form, "file").status, 201);
+    let parts = [("content-type", "multipart/form-data; boundary=x")];
+    let push = fixture.send("PUT", "/api/v1/models/fraud/versions/9", &parts, "x");
     push.refused(415, "UNSUPPORTED_MEDIA_TYPE", "application/octet-stream");
 }
 
