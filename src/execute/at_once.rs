@@ -34,6 +34,10 @@ const SHAPES: usize = 1024;
 /// A shape whose run took longer than this is not remembered.
 const SHORT: Duration = Duration::from_millis(1);
 
+/// After a run that took this long, and this many times the expected time, the thread reads how long it waited for a core. Not after every run,
+/// because that takes a few microseconds.
+const PAUSE: Duration = Duration::from_micros(500);
+const SLOW: u32 = 4;
 /// How often a thread reads how long it has waited for cores. What it waited since the last time may have been before the run in question.
 const READ_DELAY: Duration = Duration::from_millis(10);
 
@@ -172,17 +176,20 @@ impl AtOnce {
         }
     }
 
-    /// A run on the thread that read the request took this long. `expected`: the cost known before.
-    pub(super) fn ran(&self, took: Duration, expected: Option<Duration>) {
-        if is_far_over(took, expected) {
-            self.ran_long(took, waited_for_core(), expected);
-        }
+    /// A run on the thread that read the request took this long. `expected`: the cost known before. Returns its cost: the time without what the
+    /// thread waited for a core.
+    pub(super) fn ran(&self, took: Duration, expected: Option<Duration>) -> Duration {
+        let looks_slow = took >= PAUSE && expected.is_some_and(|expected| took >= expected.saturating_mul(SLOW));
+        if looks_slow { self.ran_long(took, waited_for_core(), expected) } else { took }
     }
 
-    fn ran_long(&self, took: Duration, waited: Duration, expected: Option<Duration>) {
-        if is_far_over(took.saturating_sub(waited), expected) {
+    fn ran_long(&self, took: Duration, waited: Duration, expected: Option<Duration>) -> Duration {
+        // Some of the wait may have been before this run.
+        let cost = took.saturating_sub(waited).max(expected.unwrap_or_default().min(took));
+        if is_far_over(cost, expected) {
             self.suspect();
         }
+        cost
     }
 
     fn suspect(&self) {
@@ -262,7 +269,7 @@ mod tests {
     use crate::model::{InferenceRequest, NamedTensor, TensorSpec};
     use crate::tensor::{Shape, Tensor};
 
-    const SLOW: Duration = Duration::from_millis(30);
+    const SLOW_RUN: Duration = Duration::from_millis(30);
     const EXPECTED: Option<Duration> = Some(Duration::from_micros(100));
 
     fn signature(inputs: &[(&str, DataType, &[Dim])]) -> Signature {
@@ -329,10 +336,15 @@ mod tests {
         let at_once = at_once(&rows);
         at_once.ran(Duration::from_millis(4), EXPECTED);
         assert!(at_once.allows_version(), "a pause of the machine");
-        at_once.ran_long(SLOW, Duration::from_millis(26), EXPECTED);
-        at_once.interrupted_after(SLOW, Duration::from_millis(26));
+        assert_eq!(at_once.ran_long(SLOW_RUN, Duration::from_millis(26), EXPECTED), Duration::from_millis(4));
+        assert_eq!(
+            at_once.ran_long(SLOW_RUN, Duration::from_secs(1), EXPECTED),
+            EXPECTED.unwrap(),
+            "it waited before the run too"
+        );
+        at_once.interrupted_after(SLOW_RUN, Duration::from_millis(26));
         assert!(at_once.allows_version(), "the thread waited for a core nearly all the time");
-        at_once.ran_long(SLOW, Duration::from_millis(20), EXPECTED);
+        at_once.ran_long(SLOW_RUN, Duration::from_millis(20), EXPECTED);
         assert!(!at_once.allows_version() && at_once.is_suspected());
         at_once.used(Duration::from_micros(90), EXPECTED);
         assert_eq!(at_once.never(), None, "the machine was slow, not the version");
@@ -340,8 +352,8 @@ mod tests {
         assert!(at_once.allows_version(), "the time is over");
         at_once.used(Duration::from_micros(90), EXPECTED);
         assert!(!at_once.is_suspected());
-        at_once.interrupted_after(SLOW, Duration::ZERO);
-        at_once.used(SLOW, EXPECTED);
+        at_once.interrupted_after(SLOW_RUN, Duration::ZERO);
+        at_once.used(SLOW_RUN, EXPECTED);
         assert!(at_once.never().unwrap().contains("30.0 ms of processor time where 0.100 ms were expected"));
         assert!(!at_once.allows_version() && !at_once.is_suspected(), "for good");
     }
@@ -358,9 +370,9 @@ mod tests {
     fn five_interrupted_runs_are_enough() {
         let rows = signature(&[("x", DataType::Fp32, &[Dim::Free(None)])]);
         let at_once = at_once(&rows);
-        (0..4).for_each(|_| at_once.interrupted_after(SLOW, Duration::ZERO));
+        (0..4).for_each(|_| at_once.interrupted_after(SLOW_RUN, Duration::ZERO));
         assert_eq!(at_once.never(), None);
-        at_once.interrupted_after(SLOW, Duration::ZERO);
+        at_once.interrupted_after(SLOW_RUN, Duration::ZERO);
         assert!(at_once.never().unwrap().starts_with("5 runs were ended after 50 ms"));
     }
 

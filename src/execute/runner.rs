@@ -315,8 +315,8 @@ impl Runner {
             Ok(output) => {
                 let elements = request.elements();
                 // Compared with the cost of the runs before it, so before it is learned.
-                self.at_once.ran(output.infer, self.cost.estimate_near(elements));
-                self.cost.learn(elements, output.infer);
+                let cost = self.at_once.ran(output.infer, self.cost.estimate_near(elements));
+                self.cost.learn(elements, cost);
                 self.counters.single();
                 Some(Ok(output))
             }
@@ -351,8 +351,7 @@ impl Runner {
                 return TogetherAtOnce::Failed;
             }
         };
-        self.at_once.ran(output.infer, before);
-        self.cost.learn(elements, output.infer);
+        self.cost.learn(elements, self.at_once.ran(output.infer, before));
         if let Some(outputs) = self.divide(output, requests) {
             self.counters.gathered(requests.len());
             TogetherAtOnce::Ran(outputs)
