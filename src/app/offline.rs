@@ -336,7 +336,8 @@ fn reproduced_text(reproduced: &Reproduced) -> String {
     };
     let rows = if *records == 1 { String::new() } else { format!(" of {records} rows") };
     format!(
-        "{verdict}: {sentence}\n  {role} answer{rows} of {model} version {version}, {at}, sha256 {}; run again with {by}\n",
+        "{verdict}: {sentence}\n  {role} answer{rows} of {model} version {version}, {at}, sha256 {}; run again with {by}\n  \
+         where this version comes from: sluicegate lineage {model} {version}\n",
         sha256.get(..12).unwrap_or(sha256),
     )
 }

@@ -42,7 +42,7 @@ pub struct Config {
     /// The cores that this process may use.
     pub cores: usize,
     /// The share of these cores that sealing may use on average, from 0 (excluded) to 1. Sealing is one thread, so it never uses more than
-    /// one core. Default 0.05: enough for 30,000 small records a second on each core.
+    /// one core. Default 0.05: by estimate enough for 30,000 small records a second on each core.
     pub seal_cpu_share: f64,
     /// The bytes after which a segment is sealed into Parquet. Default 64 MiB: sealing holds a segment in memory.
     pub segment_bytes: u64,

@@ -376,6 +376,39 @@ fn a_version_that_ends_the_process_too_often_is_set_aside_until_an_operator_load
 }
 
 #[test]
+fn the_fallback_of_the_document_answers_for_a_version_that_was_set_aside() {
+    let dir = directory();
+    install_loops(dir.path());
+    onnx::install(&dir.path().join("models"), "loops", 2, &onnx::looping());
+    let mut served = Served::start_with(dir.path(), &[("SLUICEGATE__MODELS__CRASH_LIMIT", "1")]);
+    served.ready();
+    let document = dir.path().join("traffic.json");
+    let split = json!([{"version": "1", "weight": 1}]);
+    std::fs::write(&document, json!({"split": split, "fallback": {"version": "2"}}).to_string()).unwrap();
+    let set = served.cli(&["traffic", "loops", "--set", &document.display().to_string()]);
+    assert!(set.status.success(), "{set:?}");
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let answered = |served: &Served, version: &str| {
+        let url = format!("http://{}/v2/models/loops{version}/infer", served.data);
+        let answer = agent.post(&url).send(infer_body(&[1, 2], &[1.0, 2.0])).unwrap();
+        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), header("x-sluicegate-version"), header("x-sluicegate-fallback"))
+    };
+    assert_eq!(answered(&served, ""), (200, Some("1".to_owned()), None));
+    crash_in_a_run(&served);
+    served.wait_state("loops", 1, "failed");
+    assert_eq!(answered(&served, ""), (200, Some("2".to_owned()), Some("crashed".to_owned())));
+    assert_eq!(answered(&served, "/versions/1").0, 503, "whoever names a version gets no other one");
+    served.stop();
+    let served = Served::start_with(dir.path(), &[("SLUICEGATE__MODELS__CRASH_LIMIT", "1")]);
+    served.wait_state("loops", 2, "ready");
+    let after = eventually("it answers after a restart too", || {
+        Some(answered(&served, "")).filter(|(status, ..)| *status == 200)
+    });
+    assert_eq!(after, (200, Some("2".to_owned()), Some("crashed".to_owned())));
+}
+
+#[test]
 fn a_version_that_was_set_aside_is_loaded_when_its_files_changed() {
     let dir = directory();
     install_loops(dir.path());
