@@ -107,7 +107,7 @@ pub(super) fn quality_of(admin: &Admin, model: &ModelName) -> Quality {
             p50_s: figures.delay_quantile(0.5),
             p95_s: figures.delay_quantile(0.95),
         },
-        values: figures.values.iter().map(|(name, moments)| (name.clone(), ValueQuality::of(moments))).collect(),
+        values: figures.known_values().map(|(name, moments)| (name.clone(), ValueQuality::of(moments))).collect(),
     };
     Quality {
         model: model.clone(),

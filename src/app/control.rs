@@ -229,7 +229,7 @@ fn show_quality(telemetry: &Telemetry, quality: &Quality) {
     let arms = all.iter().flat_map(|(model, of)| of.arms.iter().map(move |arm| (model, arm)));
     telemetry.show_quality(arms.filter(|(_, (_, figures))| figures.with_feedback > 0).map(
         |(model, ((version, arm), figures))| {
-            let values = figures.values.iter().map(|(name, m)| (name.as_str(), m.count, m.mean, m.variance()));
+            let values = figures.known_values().map(|(name, m)| (name.as_str(), m.count, m.mean, m.variance()));
             QualityFigures {
                 model,
                 version: *version,

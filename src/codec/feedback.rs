@@ -1,8 +1,9 @@
-//! Feedback: `{"feedback":[{"request_id":"…","row":0,"label":…,"values":{…},"ts":"RFC 3339"}]}`.
+//! Feedback: `{"feedback":[{"request_id":"…","row":0,"label":…,"values":{…},"ts":"RFC 3339"}]}`. `null` for a label or for one value
+//! retracts it. A member that is absent says nothing, and neither does `"values": null`.
 
 use super::json::{Reader, Seen, Syntax};
 use crate::budget::Hold;
-use crate::model::{Complaints, Failure, Feedback, Label, RequestId, quoted};
+use crate::model::{Complaints, Failure, Feedback, Label, RequestId, Update, quoted};
 use bytes::Bytes;
 use jiff::Timestamp;
 use sonic_number::{ParserNumber, parse_number};
@@ -171,20 +172,21 @@ fn row(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<u3
     Ok(number)
 }
 
-fn label(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<Label>, Syntax> {
+fn label(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<Update<Label>>, Syntax> {
     let start = reader.offset();
     match kind(reader) {
-        "null" => reader.skip_value().map(|_| None),
+        "null" => reader.skip_value().map(|_| Some(Update::Retract)),
         "a boolean" => {
             let range = reader.skip_value()?;
-            Ok(Some(Label::Number(f64::from(u8::from(reader.text().get(range.start) == Some(&b't'))))))
+            let number = f64::from(u8::from(reader.text().get(range.start) == Some(&b't')));
+            Ok(Some(Update::Set(Label::Number(number))))
         }
         "a number" => {
             let number = number(reader)?;
             if number.is_none() {
                 complaints.request(format!("label: expected a double, got {}", reader.excerpt(start)));
             }
-            Ok(number.map(Label::Number))
+            Ok(number.map(Label::Number).map(Update::Set))
         }
         "a string" => {
             let text = reader.string()?;
@@ -193,18 +195,18 @@ fn label(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Option<
                 return Ok(None);
             }
             reader.grow(text.len() + STRING)?;
-            Ok(Some(Label::Text(text.into_owned())))
+            Ok(Some(Update::Set(Label::Text(text.into_owned()))))
         }
         other => {
-            complaints.request(format!("label: expected a number, a string or a boolean, got {other}"));
+            complaints.request(format!("label: expected a number, a string, a boolean or null, got {other}"));
             reader.skip_value()?;
             Ok(None)
         }
     }
 }
 
-fn values(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Vec<(String, f64)>, Syntax> {
-    let mut read: Vec<(String, f64)> = Vec::new();
+fn values(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Vec<(String, Update<f64>)>, Syntax> {
+    let mut read: Vec<(String, Update<f64>)> = Vec::new();
     match kind(reader) {
         "an object" => reader.bump(),
         "null" => {
@@ -227,24 +229,30 @@ fn values(reader: &mut Reader<'_>, complaints: &mut Complaints) -> Result<Vec<(S
             let expected = format!("1 to {MAX_TEXT} bytes");
             complaints.request(format!("values: expected a name of {expected}, got {} bytes", name.len()));
             reader.skip_value()?;
-        } else if found != "a number" {
-            complaints.request(format!("values.{}: expected a number, got {found}", quoted(&name)));
+        } else if !matches!(found, "a number" | "null") {
+            complaints.request(format!("values.{}: expected a number or null, got {found}", quoted(&name)));
             reader.skip_value()?;
         } else if read.iter().any(|(known, _)| *known == name) {
             complaints.request(format!("values.{}: given more than once", quoted(&name)));
             reader.skip_value()?;
         } else {
             let start = reader.offset();
-            match number(reader)? {
+            let update = if found == "null" {
+                reader.skip_value()?;
+                Some(Update::Retract)
+            } else {
+                number(reader)?.map(Update::Set)
+            };
+            match update {
                 None => complaints.request(format!(
                     "values.{}: expected a double, got {}",
                     quoted(&name),
                     reader.excerpt(start)
                 )),
-                Some(number) => {
+                Some(update) => {
                     reader.grow(name.len() + STRING)?;
                     reader.room(&mut read, 1)?;
-                    read.push((name.into_owned(), number));
+                    read.push((name.into_owned(), update));
                 }
             }
         }
@@ -335,12 +343,18 @@ mod tests {
             {"request_id": "a", "row": 3, "label": true, "ts": "2026-11-21T10:00:00+01:00"},
             {"request_id": "b", "label": "cat", "values": {"revenue": 1.5, "clicked": 0}},
             {"request_id": "c", "label": null, "values": {"n": 1e300}},
+            {"request_id": "d", "values": {"n": null}},
+            {"request_id": "e", "label": null, "values": null},
         ]});
         let read = decode(body.to_string().as_bytes(), NOW).unwrap();
-        assert_eq!((read[0].row, read[0].ts, &read[0].label), (3, 1_795_251_600_000_000, &Some(Label::Number(1.0))));
-        assert_eq!((read[1].row, read[1].ts, &read[1].label), (0, NOW, &Some(Label::Text("cat".to_owned()))));
-        assert_eq!(read[1].values, [("revenue".to_owned(), 1.5), ("clicked".to_owned(), 0.0)]);
-        assert_eq!((&read[2].label, read[2].values.len()), (&None, 1));
+        let label = |i: usize| read[i].label.clone();
+        assert_eq!((read[0].row, read[0].ts, label(0)), (3, 1_795_251_600_000_000, Some(Update::Set(Label::Number(1.0)))));
+        assert_eq!((read[1].row, read[1].ts, label(1)), (0, NOW, Some(Update::Set(Label::Text("cat".to_owned())))));
+        let clicked = ("clicked".to_owned(), Update::Set(0.0));
+        assert_eq!(read[1].values, [("revenue".to_owned(), Update::Set(1.5)), clicked]);
+        assert_eq!((label(2), read[2].values.len()), (Some(Update::Retract), 1), "null retracts");
+        assert_eq!((label(3), &read[3].values[..]), (None, &[("n".to_owned(), Update::Retract)][..]));
+        assert_eq!((label(4), read[4].values.len()), (Some(Update::Retract), 0));
         assert_eq!(decode(b"{\"feedback\":[]}", NOW).unwrap(), []);
     }
 
@@ -357,11 +371,11 @@ mod tests {
             (json!({"request_id": "a", "row": 1.5, "label": 1}), "feedback[1]: row: expected an integer"),
             (
                 json!({"request_id": "a", "label": [1]}),
-                "feedback[1]: label: expected a number, a string or a boolean, got a list",
+                "feedback[1]: label: expected a number, a string, a boolean or null, got a list",
             ),
             (
                 json!({"request_id": "a", "values": {"x": "1"}}),
-                "feedback[1]: values.\"x\": expected a number, got a string",
+                "feedback[1]: values.\"x\": expected a number or null, got a string",
             ),
             (json!({"request_id": "a", "label": 1, "ts": "yesterday"}), "feedback[1]: ts: expected a time of RFC 3339"),
             (
@@ -370,6 +384,7 @@ mod tests {
             ),
             (json!({"request_id": "a", "lable": 1}), "feedback[1]: unknown member \"lable\""),
             (json!({"request_id": "a"}), "feedback[1]: the entry is empty"),
+            (json!({"request_id": "a", "values": null}), "feedback[1]: the entry is empty"),
             (json!("a"), "feedback[1]: expected an object, got a string"),
         ] {
             let message = refused(&entry);

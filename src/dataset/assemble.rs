@@ -66,7 +66,7 @@ impl Assembler {
                     && partial.next_row == row
                     && (&*logged.request_id, logged.ts) == (id, ts)
             };
-            let label = scanned.feedback.get(id, row).and_then(|feedback| feedback.label.clone());
+            let label = scanned.feedback.get(id, row).and_then(|feedback| feedback.label().cloned());
             if let Some(partial) = self.current.as_mut().filter(|partial| row > 0 && continues(partial)) {
                 partial.next_row += 1;
                 partial.logged.records += 1;

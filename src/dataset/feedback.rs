@@ -1,10 +1,10 @@
-//! The latest feedback for a chunk of predictions.
+//! The feedback for a chunk of predictions: of each field, the latest.
 
 use super::columns::{column, doubles, maps, texts, times};
 use super::error::Error;
 use super::sources::Stored;
-use crate::model::Label;
-use crate::record::{feedback_schema, timestamp};
+use crate::model::{Label, Update};
+use crate::record::{feedback_schema, stored_update, timestamp};
 use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
@@ -28,14 +28,16 @@ pub(super) struct FeedbackIndex {
     bytes: usize,
 }
 
-/// The latest feedback for one row.
-#[derive(Debug)]
+/// What is known about one row: of each field, the latest.
+#[derive(Debug, Default)]
 pub(super) struct Feedback {
-    pub(super) ts: i64,
-    received_at: i64,
-    pub(super) label: Option<Label>,
-    values: Box<[(u32, f64)]>,
+    label: Option<(Time, Update<Label>)>,
+    /// Each name once.
+    values: Vec<(u32, Time, Update<f64>)>,
 }
+
+/// The `ts` and the `received_at` of an entry. The later counts.
+type Time = (i64, i64);
 
 const NONE: u32 = u32::MAX;
 
@@ -92,7 +94,8 @@ impl FeedbackIndex {
         self.bytes
     }
 
-    /// Adds feedback of registered predictions. The latest for a row counts: by `ts`, then by `received_at`, then the last one read.
+    /// Adds feedback of registered predictions. The latest for a field of a row counts: by `ts`, then by `received_at`, then the last one
+    /// read.
     ///
     /// # Errors
     /// When a column is missing or of another type.
@@ -104,25 +107,23 @@ impl FeedbackIndex {
         for i in 0..batch.num_rows() {
             let Some(at) = self.index.get_mut(&key(request_id.value(i), row.value(i))) else { continue };
             let time = (ts.value(i), received_at.value(i));
-            let known = self.found.get(*at as usize);
-            if known.is_some_and(|known| (known.ts, known.received_at) > time) {
-                continue;
-            }
             let label = if number.is_valid(i) {
-                Some(Label::Number(number.value(i)))
+                Some(match stored_update(number.value(i)) {
+                    Update::Set(number) => Update::Set(Label::Number(number)),
+                    Update::Retract => Update::Retract,
+                })
             } else {
-                text.is_valid(i).then(|| Label::Text(text.value(i).to_owned()))
+                text.is_valid(i).then(|| Update::Set(Label::Text(text.value(i).to_owned())))
             };
             let values = read_values(&values.value(i), &mut self.names, &mut self.name_numbers)?;
-            let feedback = Feedback { ts: time.0, received_at: time.1, label, values };
-            self.bytes += feedback.size();
-            if let Some(known) = self.found.get_mut(*at as usize) {
-                self.bytes -= known.size();
-                *known = feedback;
-            } else {
+            if self.found.get(*at as usize).is_none() {
                 *at = u32::try_from(self.found.len()).unwrap_or(NONE);
-                self.found.push(feedback);
+                self.found.push(Feedback::default());
             }
+            let Some(known) = self.found.get_mut(*at as usize) else { continue };
+            self.bytes -= known.size();
+            known.merge(time, label, &values);
+            self.bytes += known.size();
         }
         Ok(())
     }
@@ -149,25 +150,25 @@ impl FeedbackIndex {
     /// The feedback columns for these rows.
     #[must_use]
     pub(super) fn columns(&self, rows: &[Option<&Feedback>]) -> Vec<ArrayRef> {
-        let number = |row: Option<&Feedback>| match row?.label {
-            Some(Label::Number(n)) => Some(n),
-            _ => None,
+        let number = |row: Option<&Feedback>| match row?.label()? {
+            Label::Number(n) => Some(*n),
+            Label::Text(_) => None,
         };
-        let text = |row: Option<&Feedback>| match row.and_then(|row| row.label.as_ref()) {
-            Some(Label::Text(text)) => Some(text.clone()),
-            _ => None,
+        let text = |row: Option<&Feedback>| match row?.label()? {
+            Label::Text(text) => Some(text.clone()),
+            Label::Number(_) => None,
         };
         let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
         let mut values = MapBuilder::new(Some(names), StringBuilder::new(), Float64Builder::new())
             .with_values_field(Field::new("value", DataType::Float64, false));
         for row in rows {
-            for (name, value) in row.iter().flat_map(|row| &row.values) {
-                values.keys().append_value(&self.names[*name as usize]);
-                values.values().append_value(*value);
+            for (name, value) in row.iter().flat_map(|row| row.values()) {
+                values.keys().append_value(&self.names[name as usize]);
+                values.values().append_value(value);
             }
             values.append(row.is_some()).expect("each name has a value");
         }
-        let ts: TimestampMicrosecondArray = rows.iter().map(|row| row.map(|row| row.ts)).collect();
+        let ts: TimestampMicrosecondArray = rows.iter().map(|row| row.and_then(Feedback::ts)).collect();
         vec![
             Arc::new(rows.iter().copied().map(number).collect::<Float64Array>()),
             Arc::new(rows.iter().copied().map(text).collect::<StringArray>()),
@@ -178,9 +179,46 @@ impl FeedbackIndex {
 }
 
 impl Feedback {
+    fn merge(&mut self, time: Time, label: Option<Update<Label>>, values: &[(u32, Update<f64>)]) {
+        if let Some(label) = label
+            && self.label.as_ref().is_none_or(|(known, _)| *known <= time)
+        {
+            self.label = Some((time, label));
+        }
+        if self.values.is_empty() {
+            // Most rows get one entry.
+            self.values.reserve_exact(values.len());
+        }
+        for (name, value) in values {
+            match self.values.iter_mut().find(|(known, ..)| known == name) {
+                None => self.values.push((*name, time, *value)),
+                Some((_, known, _)) if *known > time => {}
+                Some(known) => *known = (*name, time, *value),
+            }
+        }
+    }
+
+    /// The label. `None` where none came or the latest entry retracts it.
+    #[must_use]
+    pub(super) fn label(&self) -> Option<&Label> {
+        self.label.as_ref().and_then(|(_, label)| label.value())
+    }
+
+    /// The values that hold, by the number of their name.
+    fn values(&self) -> impl Iterator<Item = (u32, f64)> {
+        self.values.iter().filter_map(|(name, _, value)| Some((*name, *value.value()?)))
+    }
+
+    /// The time of the label. Without a label, the time of the latest entry that counts.
+    fn ts(&self) -> Option<i64> {
+        let of_label = self.label.as_ref().map(|((ts, _), _)| *ts);
+        let of_any = || self.values.iter().map(|(_, (ts, _), _)| *ts).chain(of_label).max();
+        of_label.filter(|_| self.label().is_some()).or_else(of_any)
+    }
+
     fn size(&self) -> usize {
-        let text = if let Some(Label::Text(text)) = &self.label { text.len() } else { 0 };
-        text + size_of_val(&*self.values)
+        let text = if let Some((_, Update::Set(Label::Text(text)))) = &self.label { text.len() } else { 0 };
+        text + self.values.capacity() * size_of::<(u32, Time, Update<f64>)>()
     }
 }
 
@@ -188,7 +226,7 @@ fn read_values(
     entries: &arrow_array::StructArray,
     names: &mut Vec<Box<str>>,
     name_numbers: &mut HashMap<Box<str>, u32>,
-) -> Result<Box<[(u32, f64)]>, Error> {
+) -> Result<Vec<(u32, Update<f64>)>, Error> {
     let wrong_type = || Error::Failed("the column values is expected to be map<string, double>".to_owned());
     let [keys, values] = entries.columns() else { return Err(wrong_type()) };
     let keys = keys.as_string_opt::<i32>().ok_or_else(wrong_type)?;
@@ -201,7 +239,7 @@ fn read_values(
             number
         })
     };
-    Ok((0..entries.len()).map(|i| (number(keys.value(i)), values.value(i))).collect())
+    Ok((0..entries.len()).map(|i| (number(keys.value(i)), stored_update(values.value(i)))).collect())
 }
 
 /// The feedback columns that are read.

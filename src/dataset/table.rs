@@ -98,7 +98,7 @@ fn join(
     if !require_label {
         return Ok(batch);
     }
-    let has_label = feedback.iter().map(|row| Some(row.is_some_and(|row| row.label.is_some())));
+    let has_label = feedback.iter().map(|row| Some(row.is_some_and(|row| row.label().is_some())));
     filter_record_batch(&batch, &has_label.collect::<BooleanArray>()).map_err(failed)
 }
 

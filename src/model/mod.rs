@@ -24,7 +24,7 @@ mod tests;
 pub(crate) use complaints::Complaints;
 pub use failure::{Code, Failure};
 pub(crate) use failure::{panic_message, quoted};
-pub use feedback::{Feedback, Label};
+pub use feedback::{Feedback, Label, Update};
 pub use name::{ArmName, ModelName, NameError, RequestId, Version, VersionId};
 pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters, Role};
 pub(crate) use signature::names;

@@ -50,7 +50,7 @@ pub struct Figures {
     pub predictions: u64,
     /// Rows with feedback.
     pub with_feedback: u64,
-    /// Rows with a label.
+    /// Rows with a label that was not retracted.
     pub labelled: u64,
     /// Labels that could not be compared with any output.
     pub unfit: u64,
@@ -115,6 +115,11 @@ impl Figures {
         (!self.delays.is_empty()).then(|| self.delays.value_at_quantile(quantile) as f64 / 1e3)
     }
 
+    /// The business values that any row has. Names of which every value was retracted are left out.
+    pub fn known_values(&self) -> impl Iterator<Item = (&String, &Moments)> {
+        self.values.iter().filter(|(_, moments)| moments.count > 0)
+    }
+
     /// Counts the first feedback about a prediction. Both times are in microseconds.
     pub(super) fn record_first_feedback(&mut self, predicted_at: i64, feedback_ts: i64) {
         self.with_feedback += 1;
@@ -126,28 +131,30 @@ impl Figures {
     }
 
     pub(super) fn add(&mut self, predicted: &Predicted, feedback: &Told) {
-        if let Some(label) = &feedback.label {
+        if let Some(label) = feedback.label() {
             self.labelled += 1;
             self.count(predicted, label, 1, Moments::add);
         }
-        for (name, value) in &feedback.values {
-            if self.values.len() < MAX_VALUE_NAMES || self.values.contains_key(&**name) {
-                self.values.entry(name.to_string()).or_default().add(*value);
+        self.values_left_out += feedback.left_out;
+        for (name, value) in feedback.values() {
+            if self.values.len() < MAX_VALUE_NAMES || self.values.contains_key(name) {
+                self.values.entry(name.to_owned()).or_default().add(value);
             } else {
                 self.values_left_out += 1;
             }
         }
     }
 
-    /// Removes feedback that was added before, because later feedback replaces it.
+    /// Removes feedback that was added before, because later feedback changes it.
     pub(super) fn remove(&mut self, predicted: &Predicted, feedback: &Told) {
-        if let Some(label) = &feedback.label {
+        if let Some(label) = feedback.label() {
             self.labelled -= 1;
             self.count(predicted, label, -1, Moments::remove);
         }
-        for (name, value) in &feedback.values {
-            match self.values.get_mut(&**name) {
-                Some(moments) => moments.remove(*value),
+        self.values_left_out -= feedback.left_out;
+        for (name, value) in feedback.values() {
+            match self.values.get_mut(name) {
+                Some(moments) => moments.remove(value),
                 None => self.values_left_out -= 1,
             }
         }

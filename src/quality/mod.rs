@@ -1,6 +1,7 @@
 //! quality: joins predictions with feedback live, over a bounded recent window, and keeps figures of each version.
 //!
-//! - [`Quality::record_prediction`] and [`Quality::record_feedback`] may be called in any order. The latest `ts` about a row counts.
+//! - [`Quality::record_prediction`] and [`Quality::record_feedback`] may be called in any order. Entries about a row are merged: of each field, the latest
+//!   `ts` counts.
 //! - Memory is bounded, in bytes. Rows and feedback older than the window are dropped, and if too many come in that time, only a share of the
 //!   requests is kept. Figures of an arm without predictions for a day are dropped too.
 //! - [`Quality::of`] returns the figures of a model, by version and arm. They are sums since the start over the kept rows.

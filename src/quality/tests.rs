@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Feedback, Label, ModelName, Version};
+use crate::model::{Feedback, Label, ModelName, Update, Version};
 use crate::tensor::DataType;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ fn feedback(id: &str, ts: i64, label: f64, revenue: f64) -> Feedback {
         request_id: id.to_owned(),
         row: 0,
         ts,
-        label: Some(Label::Number(label)),
-        values: vec![("revenue".to_owned(), revenue)],
+        label: Some(Update::Set(Label::Number(label))),
+        values: vec![("revenue".to_owned(), Update::Set(revenue))],
     }
 }
 
@@ -67,6 +67,65 @@ fn feedback_may_come_before_after_and_again() {
     assert_eq!(figures.values["revenue"].mean, 20.0);
     let of = quality.of(&model());
     assert_eq!((of.feedback, of.unmatched, of.left_out), (6, 1, 0));
+}
+
+fn entry(id: &str, ts: i64, label: Option<Update<Label>>, values: &[(&str, Update<f64>)]) -> Feedback {
+    let values = values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    Feedback { request_id: id.to_owned(), row: 0, ts, label, values }
+}
+
+fn label(number: f64) -> Update<Label> {
+    Update::Set(Label::Number(number))
+}
+
+#[test]
+fn entries_about_a_row_are_merged_field_by_field() {
+    let quality = Quality::new(Config::default());
+    let tell = |entry: Feedback| quality.record_feedback(&model(), vec![entry], 9_000_000);
+    for id in ["before", "after"] {
+        if id == "after" {
+            predict(&quality, id, 1_000_000, 3.0);
+        }
+        tell(entry(id, 10_000_000, Some(label(3.0)), &[]));
+        tell(entry(id, 20_000_000, None, &[("revenue", Update::Set(5.0)), ("clicked", Update::Set(1.0))]));
+        // It came late: its label is older than the label, its cost is new.
+        tell(entry(id, 5_000_000, Some(label(7.0)), &[("cost", Update::Set(2.0)), ("revenue", Update::Set(100.0))]));
+        if id == "before" {
+            predict(&quality, id, 1_000_000, 3.0);
+        }
+    }
+    let figures = only_arm(&quality);
+    assert_eq!((figures.with_feedback, figures.labelled), (2, 2), "revenue does not remove the label");
+    assert_eq!(figures.mean_absolute_error(), Some(0.0), "an older label does not replace a newer one");
+    let value = |figures: &Figures, name: &str| (figures.values[name].count, figures.values[name].mean);
+    assert_eq!(value(&figures, "revenue"), (2, 5.0));
+    assert_eq!((value(&figures, "clicked"), value(&figures, "cost")), ((2, 1.0), (2, 2.0)));
+
+    // An older retraction changes nothing, a newer one holds until a newer label comes.
+    tell(entry("after", 9_000_000, Some(Update::Retract), &[("revenue", Update::Retract)]));
+    assert_eq!((only_arm(&quality).labelled, value(&only_arm(&quality), "revenue")), (2, (2, 5.0)));
+    tell(entry("after", 30_000_000, Some(Update::Retract), &[("revenue", Update::Retract)]));
+    let figures = only_arm(&quality);
+    assert_eq!((figures.with_feedback, figures.labelled, value(&figures, "revenue")), (2, 1, (1, 5.0)));
+    assert_eq!(value(&figures, "clicked"), (2, 1.0), "the others keep their values");
+    tell(entry("after", 25_000_000, Some(label(8.0)), &[]));
+    assert_eq!(only_arm(&quality).labelled, 1, "a label from before the retraction is retracted too");
+    tell(entry("after", 30_000_000, Some(label(4.0)), &[]));
+    let figures = only_arm(&quality);
+    assert_eq!((figures.labelled, figures.mean_absolute_error()), (2, Some(0.5)), "of equal times the last counts");
+}
+
+#[test]
+fn a_row_keeps_a_limited_number_of_values() {
+    let quality = Quality::new(Config::default());
+    predict(&quality, "a", 1_000_000, 3.0);
+    for i in 0..1000 {
+        let name = format!("v{i}");
+        quality.record_feedback(&model(), vec![entry("a", i, None, &[(&name, Update::Set(1.0))])], 9_000_000);
+    }
+    assert!(quality.bytes() < 20_000, "{} bytes", quality.bytes());
+    let figures = only_arm(&quality);
+    assert_eq!(figures.values.values().map(|moments| moments.count).sum::<u64>() + figures.values_left_out, 1000);
 }
 
 #[test]
@@ -179,8 +238,8 @@ proptest! {
 
 /// Feedback with as much text as one entry may have.
 fn large(id: &str, ts: i64) -> Feedback {
-    let values = (0..100).map(|i| (format!("{}{i}", "v".repeat(4000)), 1.0)).collect();
-    Feedback { request_id: id.to_owned(), row: 0, ts, label: Some(Label::Text("l".repeat(4096))), values }
+    let values = (0..100).map(|i| (format!("{}{i}", "v".repeat(4000)), Update::Set(1.0))).collect();
+    Feedback { request_id: id.to_owned(), row: 0, ts, label: Some(Update::Set(Label::Text("l".repeat(4096)))), values }
 }
 
 #[test]
@@ -245,7 +304,7 @@ proptest! {
             match action {
                 0 => predict(&quality, &id, now, 1.0),
                 1 | 2 => {
-                    let label = Some(Label::Text("x".repeat(size)));
+                    let label = Some(Update::Set(Label::Text("x".repeat(size))));
                     quality.record_feedback(&model(), vec![Feedback { label, ..feedback(&id, now, 0.0, 1.0) }], now);
                 }
                 _ => {

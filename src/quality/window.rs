@@ -5,7 +5,7 @@
 
 use super::figures::Figures;
 use super::label::Predicted;
-use crate::model::{Feedback, Label, ModelName, Version};
+use crate::model::{Feedback, Label, ModelName, Update, Version};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -120,7 +120,7 @@ struct Row {
 
 #[derive(Debug)]
 struct EarlyFeedback {
-    latest: Told,
+    merged: Told,
     /// The `ts` of the first entry.
     first_ts: i64,
     entries: u64,
@@ -128,36 +128,80 @@ struct EarlyFeedback {
     arrived: i64,
 }
 
-/// Feedback without what its key says already.
-#[derive(Debug)]
+/// What the entries about a row say, merged: of each field, the latest.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Told {
-    pub ts: i64,
-    pub label: Option<Label>,
-    pub values: Box<[(Box<str>, f64)]>,
+    /// With its `ts`.
+    label: Option<(i64, Update<Label>)>,
+    /// Each name once, with the `ts`.
+    values: Vec<(Box<str>, i64, Update<f64>)>,
+    /// Values that were not kept, because the row had [`MAX_ROW_VALUES`] names already.
+    pub left_out: u64,
 }
+
+/// The most names of values that are kept for a row. One entry has at most as many.
+const MAX_ROW_VALUES: usize = 100;
 
 /// What a row takes beside its text: its place in the map and in the order, and what the allocator adds.
 const ROW_BYTES: usize = 200;
 /// The same for feedback.
 const TOLD_BYTES: usize = 160;
 /// The same for a text or a value of feedback.
-const PART_BYTES: usize = 48;
-
-impl From<Feedback> for Told {
-    fn from(Feedback { ts, label, values, .. }: Feedback) -> Told {
-        // The strings were allocated for the request. Exact copies do not keep what was reserved for it.
-        let label = match label {
-            Some(Label::Text(text)) => Some(Label::Text(text.as_str().to_owned())),
-            other => other,
-        };
-        Told { ts, label, values: values.into_iter().map(|(name, value)| (name.into(), value)).collect() }
-    }
-}
+const PART_BYTES: usize = 64;
 
 impl Told {
+    /// Adds an entry. Returns whether it changes anything.
+    fn merge(&mut self, entry: Feedback) -> bool {
+        let mut changed = false;
+        let ts = entry.ts;
+        if let Some(label) = entry.label
+            && self.label.as_ref().is_none_or(|(known, _)| *known <= ts)
+        {
+            // The strings were allocated for the request. Exact copies do not keep what was reserved for it.
+            let label = match label {
+                Update::Set(Label::Text(text)) => Update::Set(Label::Text(text.as_str().to_owned())),
+                other => other,
+            };
+            self.label = Some((ts, label));
+            changed = true;
+        }
+        if self.values.is_empty() {
+            self.values.reserve_exact(entry.values.len());
+        }
+        for (name, value) in entry.values {
+            match self.values.iter_mut().find(|(known, ..)| **known == *name) {
+                Some((_, known, _)) if *known > ts => {}
+                Some((_, known, held)) => {
+                    (*known, *held) = (ts, value);
+                    changed = true;
+                }
+                None => {
+                    changed = true;
+                    if self.values.len() < MAX_ROW_VALUES {
+                        self.values.push((name.into(), ts, value));
+                    } else {
+                        self.left_out += 1;
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// The label. `None` where none came or the latest entry retracts it.
+    pub(super) fn label(&self) -> Option<&Label> {
+        self.label.as_ref().and_then(|(_, label)| label.value())
+    }
+
+    /// The values that hold, by name.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.values.iter().filter_map(|(name, _, value)| Some((&**name, *value.value()?)))
+    }
+
     fn bytes(&self) -> usize {
-        let label = if let Some(Label::Text(text)) = &self.label { PART_BYTES + text.len() } else { 0 };
-        TOLD_BYTES + label + self.values.iter().map(|(name, _)| PART_BYTES + name.len()).sum::<usize>()
+        let label =
+            if let Some((_, Update::Set(Label::Text(text)))) = &self.label { PART_BYTES + text.len() } else { 0 };
+        TOLD_BYTES + label + self.values.iter().map(|(name, ..)| PART_BYTES + name.len()).sum::<usize>()
     }
 }
 
@@ -282,14 +326,14 @@ impl Window {
         arm.figures.predictions += 1;
         let mut row = Row { ts: seen.ts, arm: number, predicted: predicted(), feedback: None };
         if let Some(early) = self.early.remove(&key) {
-            let bytes = early.latest.bytes();
+            let bytes = early.merged.bytes();
             self.early_bytes -= bytes;
             model.early_bytes -= bytes;
-            let EarlyFeedback { latest, first_ts, entries, .. } = early;
+            let EarlyFeedback { merged, first_ts, entries, .. } = early;
             model.matched += entries;
             arm.figures.record_first_feedback(seen.ts, first_ts);
-            arm.figures.add(&row.predicted, &latest);
-            row.feedback = Some(Box::new(latest));
+            arm.figures.add(&row.predicted, &merged);
+            row.feedback = Some(Box::new(merged));
         }
         // If an id is used again, feedback is about its newest prediction.
         self.row_bytes += row.bytes();
@@ -313,47 +357,53 @@ impl Window {
             model.left_out += 1;
             return;
         }
-        let told = Told::from(entry);
         let Some(row) = self.rows.get_mut(&key) else {
-            self.keep_early(name, key, told, now);
+            self.keep_early(name, key, entry, now);
             return;
         };
         // The arm of an old row may have been dropped already.
         let Some(arm) = model.arms.get_mut(&row.arm) else { return };
         model.matched += 1;
         let before = row.bytes();
-        match &row.feedback {
-            Some(previous) if previous.ts > told.ts => return,
-            Some(previous) => arm.figures.remove(&row.predicted, previous),
-            None => arm.figures.record_first_feedback(row.ts, told.ts),
+        if row.feedback.is_none() {
+            arm.figures.record_first_feedback(row.ts, entry.ts);
         }
-        arm.figures.add(&row.predicted, &told);
-        row.feedback = Some(Box::new(told));
+        let known = row.feedback.as_deref();
+        let mut merged = known.cloned().unwrap_or_default();
+        if !merged.merge(entry) {
+            return;
+        }
+        if let Some(known) = known {
+            arm.figures.remove(&row.predicted, known);
+        }
+        arm.figures.add(&row.predicted, &merged);
+        row.feedback = Some(Box::new(merged));
         self.row_bytes = self.row_bytes + row.bytes() - before;
         self.halve_while_full();
     }
 
-    fn keep_early(&mut self, name: &ModelName, key: Key, told: Told, now: i64) {
+    fn keep_early(&mut self, name: &ModelName, key: Key, entry: Feedback, now: i64) {
         let (total, of_one) = (self.config.bytes / 4, self.config.bytes / 8);
-        let bytes = told.bytes();
         let Some(model) = self.models.get_mut(name) else { return };
-        if bytes > of_one {
-            return;
-        }
         if let Some(early) = self.early.get_mut(&key) {
             early.entries += 1;
-            if told.ts >= early.latest.ts {
-                let before = early.latest.bytes();
-                early.latest = told;
-                model.early_bytes = model.early_bytes + bytes - before;
-                self.early_bytes = self.early_bytes + bytes - before;
-            }
+            let before = early.merged.bytes();
+            early.merged.merge(entry);
+            let bytes = early.merged.bytes();
+            model.early_bytes = model.early_bytes + bytes - before;
+            self.early_bytes = self.early_bytes + bytes - before;
         } else {
+            let first_ts = entry.ts;
+            let mut merged = Told::default();
+            merged.merge(entry);
+            let bytes = merged.bytes();
+            if bytes > of_one {
+                return;
+            }
             model.early.push_back((now, key));
             model.early_bytes += bytes;
             self.early_bytes += bytes;
-            let first_ts = told.ts;
-            self.early.insert(key, EarlyFeedback { first_ts, latest: told, entries: 1, arrived: now });
+            self.early.insert(key, EarlyFeedback { merged, first_ts, entries: 1, arrived: now });
         }
         while model.early_bytes > of_one || model.early.len() > self.config.rows {
             self.early_bytes -= drop_oldest(model, &mut self.early);
@@ -458,7 +508,7 @@ fn drop_oldest(model: &mut Model, early: &mut HashMap<Key, EarlyFeedback>) -> us
     if early.get(&key).is_none_or(|of_key| of_key.arrived != arrived) {
         return 0;
     }
-    let bytes = early.remove(&key).map_or(0, |of_key| of_key.latest.bytes());
+    let bytes = early.remove(&key).map_or(0, |of_key| of_key.merged.bytes());
     model.early_bytes -= bytes;
     bytes
 }

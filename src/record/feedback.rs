@@ -1,8 +1,11 @@
 //! Feedback: its frame and its columns.
+//!
+//! A retracted label or value is stored as NaN. JSON has no NaN, so no caller can send one, and the columns are the same with and without
+//! retractions.
 
 use super::columns::timestamp;
 use super::frame::{Kind, Reader, TooLarge, write_frame, write_text};
-use crate::model::{Feedback, Label, ModelName};
+use crate::model::{Feedback, Label, ModelName, Update};
 use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema};
@@ -25,22 +28,38 @@ pub(super) fn write(
             out.extend_from_slice(&entry.ts.to_le_bytes());
             match &entry.label {
                 None => out.push(0),
-                Some(Label::Number(n)) => {
+                Some(Update::Set(Label::Number(n))) => {
                     out.push(1);
                     out.extend_from_slice(&n.to_le_bytes());
                 }
-                Some(Label::Text(text)) => {
+                Some(Update::Set(Label::Text(text))) => {
                     out.push(2);
                     write_text(out, text);
+                }
+                Some(Update::Retract) => {
+                    out.push(1);
+                    out.extend_from_slice(&RETRACTED.to_le_bytes());
                 }
             }
             write_count(out, entry.values.len());
             for (name, value) in &entry.values {
                 write_text(out, name);
-                out.extend_from_slice(&value.to_le_bytes());
+                out.extend_from_slice(&stored(value).to_le_bytes());
             }
         }
     })
+}
+
+/// How a retracted label or value is stored.
+const RETRACTED: f64 = f64::NAN;
+
+fn stored(value: &Update<f64>) -> f64 {
+    value.value().copied().unwrap_or(RETRACTED)
+}
+
+/// What a stored number says.
+pub(crate) fn stored_update(number: f64) -> Update<f64> {
+    if number.is_nan() { Update::Retract } else { Update::Set(number) }
 }
 
 fn write_count(out: &mut Vec<u8>, n: usize) {
@@ -65,11 +84,14 @@ fn read_entry(reader: &mut Reader) -> Option<Feedback> {
     let (request_id, row, ts) = (reader.text()?.to_owned(), reader.u32()?, reader.i64()?);
     let label = match reader.u8()? {
         0 => None,
-        1 => Some(Label::Number(f64::from_le_bytes(reader.array()?))),
-        _ => Some(Label::Text(reader.text()?.to_owned())),
+        1 => Some(match stored_update(f64::from_le_bytes(reader.array()?)) {
+            Update::Set(number) => Update::Set(Label::Number(number)),
+            Update::Retract => Update::Retract,
+        }),
+        _ => Some(Update::Set(Label::Text(reader.text()?.to_owned()))),
     };
     let values = reader.u32()?;
-    let mut value = |_| Some((reader.text()?.to_owned(), f64::from_le_bytes(reader.array()?)));
+    let mut value = |_| Some((reader.text()?.to_owned(), stored_update(f64::from_le_bytes(reader.array()?))));
     let values = (0..values).map(&mut value).collect::<Option<_>>()?;
     Some(Feedback { request_id, row, ts, label, values })
 }
@@ -108,16 +130,20 @@ pub(super) fn batch(bodies: &[&[u8]]) -> RecordBatch {
     for (_, entry) in &all {
         for (name, value) in &entry.values {
             values.keys().append_value(name);
-            values.values().append_value(*value);
+            values.values().append_value(stored(value));
         }
         values.append(true).expect("each name was appended with a value");
     }
     let time = |of: fn(&(i64, Feedback)) -> i64| -> ArrayRef {
         Arc::new(TimestampMicrosecondArray::from_iter_values(all.iter().map(of)).with_timezone("UTC"))
     };
-    let number = |entry: &Feedback| if let Some(Label::Number(n)) = entry.label { Some(n) } else { None };
+    let number = |entry: &Feedback| match &entry.label {
+        Some(Update::Set(Label::Number(n))) => Some(*n),
+        Some(Update::Retract) => Some(RETRACTED),
+        _ => None,
+    };
     let text = |entry: &Feedback| match &entry.label {
-        Some(Label::Text(text)) => Some(text.clone()),
+        Some(Update::Set(Label::Text(text))) => Some(text.clone()),
         _ => None,
     };
     let row = |entry: &Feedback| i32::try_from(entry.row).unwrap_or(i32::MAX);

@@ -51,7 +51,7 @@ pub use stream::{Choice, Stream};
 
 pub(crate) use about::Side;
 pub(crate) use columns::{Layout, SHAPES, timestamp};
-pub(crate) use feedback::schema as feedback_schema;
+pub(crate) use feedback::{schema as feedback_schema, stored_update};
 pub(crate) use parquet_file::properties as parquet_properties;
 pub(crate) use read::unsealed;
 #[cfg(test)]

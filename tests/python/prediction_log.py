@@ -14,6 +14,7 @@ at which sending began; other times are relative to it.
 import datetime
 import http.client
 import json
+import math
 import os
 import pathlib
 import re
@@ -123,7 +124,7 @@ def expected_of_m():
 
 def feedback_plan():
     """The entries in the order of sending: those sent before the predictions, and those sent after. An entry is request id, row,
-    microseconds relative to the clock (None: no time is sent), label, values.
+    microseconds relative to the clock (None: no time is sent), label (None: it is not sent), values. NaN is sent as null, which retracts.
     """
     rng = np.random.default_rng([SEED, 2])
     top = np.concatenate([np.argmax(batch(i), axis=1) for i in range(REQUESTS)])
@@ -141,11 +142,13 @@ def feedback_plan():
                 label = str(label)
             elif kind[k] < 0.17:
                 label = 0.5
+            elif kind[k] < 0.19:
+                label = math.nan
             elif kind[k] < 0.3:
                 label = None
             values = {"revenue": revenue[k]} if shown[k, 0] or label is None else {}
             if shown[k, 1]:
-                values["clicked"] = float(clicked[k])
+                values["clicked"] = math.nan if kind[k] > 0.97 else float(clicked[k])
             request_id, row = about(at) if about else (f"p-{at // ROWS:04}", at % ROWS)
             made.append((request_id, int(row), offsets[k], label, values))
         return made
@@ -186,6 +189,17 @@ def feedback_plan():
     after = clock + first + again + numbers + [("fits", 0, None, 1, {}), ("fits", 1, None, 1, {})] + unmatched[2:] + twice
     check(len(before) + len(after) == FEEDBACK, "the plan has", len(before) + len(after), "entries")
     return before, after
+
+
+def is_nan(value):
+    return isinstance(value, float) and math.isnan(value)
+
+
+def comparable(value):
+    """NaN, also in tuples, as a text: it is not equal to itself."""
+    if isinstance(value, tuple):
+        return tuple(comparable(item) for item in value)
+    return "NaN" if is_nan(value) else value
 
 
 # === send ===
@@ -274,10 +288,10 @@ class Sender:
             zone = datetime.timezone(datetime.timedelta(hours=2 if k % 7 == 0 else 0))
             at = (clock + datetime.timedelta(microseconds=offset)).astimezone(zone).isoformat()
             sent["ts"] = at.replace("+00:00", "Z")
-        if label is not None or k % 3 == 0:
-            sent["label"] = label
+        if label is not None:
+            sent["label"] = None if is_nan(label) else label
         if values or k % 3 == 1:
-            sent["values"] = values
+            sent["values"] = {name: None if is_nan(value) else value for name, value in values.items()}
         return sent
 
 
@@ -548,9 +562,10 @@ def check_feedback(db, data):
         for k, (request_id, row, offset, label, values) in enumerate(plan):
             is_text = isinstance(label, str)
             number = None if label is None or is_text else float(label)
-            wanted = (request_id, row, number, label if is_text else None, values)
+            wanted = (request_id, row, number, label if is_text else None, *sorted(values.items()))
             got = tuple(column[name][k] for name in ("request_id", "row", "label_num", "label_str"))
-            got += (dict(column["values"][k]),)
+            got += tuple(sorted(dict(column["values"][k]).items()))
+            wanted, got = comparable(wanted), comparable(got)
             check(got == wanted, f"{reader} finds the feedback {got} instead of {wanted}")
             if offset is None:
                 in_time = clock <= ts[k] <= received[k] + 1_000_000
@@ -585,20 +600,28 @@ FROM read_parquet('{data}/feedback/model=m/*/*.parquet', filename = true, file_r
 CREATE TABLE joined AS
 WITH latest_feedback AS (
     SELECT request_id, row, arg_min(feedback_at, came) AS first_feedback_at,
-           arg_max(struct_pack(label_num, label_str, "values"), struct_pack(feedback_at, came)) AS latest
+           arg_max(struct_pack(label_num, label_str), struct_pack(feedback_at, came))
+               FILTER (label_num IS NOT NULL OR label_str IS NOT NULL) AS latest
     FROM entries GROUP BY ALL
+), labels AS (
+    -- NaN retracts the label.
+    SELECT *, CASE WHEN NOT isnan(latest.label_num) THEN latest.label_num END AS label FROM latest_feedback
 )
-SELECT a.*, t.latest, t.first_feedback_at,
-       t.latest.label_num AS label, t.latest.label_num IS NOT NULL OR t.latest.label_str IS NOT NULL AS is_labelled,
+SELECT a.*, t.first_feedback_at,
+       t.label, t.label IS NOT NULL OR t.latest.label_str IS NOT NULL AS is_labelled,
        CASE WHEN len(y) > 1 THEN list_position(y, list_max(y)) - 1 END AS top,
-       CASE WHEN len(y) = 1 THEN abs(y[1]::DOUBLE - t.latest.label_num) END AS error,
+       CASE WHEN len(y) = 1 THEN abs(y[1]::DOUBLE - t.label) END AS error,
        -- DuckDB's greatest passes nulls over, so greatest(null, 0) is 0.
-       CASE WHEN t.latest IS NOT NULL THEN greatest(t.first_feedback_at - predicted_at, 0) END AS delay
-FROM answered a LEFT JOIN latest_feedback t USING (request_id, row);
+       CASE WHEN t.first_feedback_at IS NOT NULL THEN greatest(t.first_feedback_at - predicted_at, 0) END AS delay
+FROM answered a LEFT JOIN labels t USING (request_id, row);
+
+CREATE VIEW latest_values AS
+WITH each_value AS (SELECT request_id, row, feedback_at, came, unnest(map_entries("values")) AS e FROM entries)
+SELECT request_id, row, e.key AS name, arg_max(e.value, struct_pack(feedback_at, came)) AS value FROM each_value GROUP BY ALL;
 """
 
 FIGURES = """
-SELECT version, arm, count(*) AS predictions, count(latest) AS told, count(*) FILTER (is_labelled) AS labelled,
+SELECT version, arm, count(*) AS predictions, count(first_feedback_at) AS told, count(*) FILTER (is_labelled) AS labelled,
        count(*) FILTER (is_labelled AND (label IS NULL OR top IS NULL AND NOT isfinite(error))) AS unfit,
        count(*) FILTER (label IS NOT NULL AND top IS NOT NULL) AS classified,
        avg((label = top)::INT) FILTER (label IS NOT NULL AND top IS NOT NULL) AS accuracy,
@@ -608,8 +631,8 @@ FROM joined GROUP BY ALL
 """
 
 VALUES = """
-WITH one AS (SELECT version, arm, unnest(map_entries(latest."values")) AS e FROM joined WHERE latest IS NOT NULL)
-SELECT version, arm, e.key AS name, count(*) AS count, avg(e.value) AS mean, var_samp(e.value) AS variance FROM one GROUP BY ALL
+SELECT version, arm, name, count(*) AS count, avg(value) AS mean, var_samp(value) AS variance
+FROM answered JOIN latest_values USING (request_id, row) WHERE NOT isnan(value) GROUP BY ALL
 """
 
 

@@ -106,6 +106,63 @@ fn predictions_are_joined_with_the_latest_feedback() {
 }
 
 #[test]
+fn feedback_is_merged_field_by_field() {
+    let fixture = Fixture::new();
+    let ids = ["merged", "late", "retracted", "again"];
+    let requests: Vec<_> = (1..).zip(ids).map(|(at, id)| request(id, at, &[1.0, 2.0], &[3.0])).collect();
+    fixture.seal(1, &about(1, "aa", pairs()), &requests);
+    let value = |id, ts, name, value| FeedbackRow {
+        number: None,
+        values: vec![(name, value)],
+        ..feedback(id, 0, ts, ts, 0.0)
+    };
+    fixture.add_feedback(
+        1,
+        &[
+            value("merged", 50, "revenue", 5.0),
+            feedback("late", 0, 60, 60, 1.0),
+            FeedbackRow { values: vec![("revenue", 7.0), ("cost", 2.0)], ..feedback("retracted", 0, 10, 10, 4.0) },
+            feedback("again", 0, 20, 20, f64::NAN),
+        ],
+    );
+    fixture.add_feedback(
+        2,
+        &[
+            // Received last, though it is older: its label counts, because no other entry has one.
+            FeedbackRow { values: vec![("revenue", 1.0)], ..feedback("merged", 0, 40, 90, 3.0) },
+            FeedbackRow { text: Some("old"), number: None, ..feedback("late", 0, 50, 70, 0.0) },
+            FeedbackRow { values: vec![("revenue", f64::NAN)], ..feedback("retracted", 0, 20, 20, f64::NAN) },
+            feedback("again", 0, 20, 21, 6.0),
+        ],
+    );
+    for budget in [Budget::default(), Budget { rows: 1, bytes: 0 }] {
+        let (exported, path) = fixture.run("out.parquet", |options| options.budget = budget).unwrap();
+        let batch = read(&path);
+        let labels: Vec<_> = rows(&batch).into_iter().map(|(id, _, label)| (id, label)).collect();
+        let expected = [Some(3.0), Some(1.0), None, Some(6.0)];
+        assert_eq!(labels, ids.iter().map(|id| (*id).to_owned()).zip(expected).collect::<Vec<_>>());
+        assert_eq!(batch["label_str"].null_count(), 4, "the text is older than the number");
+        let values = batch["values"].as_map();
+        let values: Vec<Vec<(String, f64)>> = (0..4)
+            .map(|i| {
+                let entries = values.value(i);
+                let (names, numbers) = (entries.column(0).as_string::<i32>(), entries.column(1));
+                let numbers = numbers.as_primitive::<Float64Type>();
+                (0..entries.len()).map(|k| (names.value(k).to_owned(), numbers.value(k))).collect()
+            })
+            .collect();
+        let (revenue, cost) = (vec![("revenue".to_owned(), 5.0)], vec![("cost".to_owned(), 2.0)]);
+        assert_eq!(values, [revenue, vec![], cost, vec![]], "the later revenue, and the cost that nothing retracts");
+        let times = batch["label_ts"].as_primitive::<TimestampMicrosecondType>();
+        let times: Vec<i64> = (0..4).map(|i| times.value(i) - DAY).collect();
+        assert_eq!(times, [40, 60, 20, 20], "the time of the label, else of the latest entry that counts");
+        assert_eq!(exported.labelled, 3);
+    }
+    let (exported, _) = fixture.run("out.parquet", |options| options.require_label = true).unwrap();
+    assert_eq!(exported.rows, 3, "a retracted label is no label");
+}
+
+#[test]
 fn many_small_chunks_give_the_same_as_a_large_one() {
     let fixture = filled();
     let (_, path) = fixture.run("one.parquet", |_| {}).unwrap();

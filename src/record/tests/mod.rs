@@ -4,12 +4,12 @@ use super::prediction::Planned;
 use super::queue::Queue;
 use super::stream::is_sampled;
 use super::*;
-use crate::model::{Answer, Checked, Dim, Feedback, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec};
+use crate::model::{Answer, Checked, Dim, Feedback, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec, Update};
 use crate::quality::{self, Quality};
 use crate::telemetry::Telemetry;
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float16Type, Float32Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::types::{Float16Type, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use half::f16;
@@ -224,7 +224,7 @@ fn feedback_for(id: &str) -> Feedback {
         request_id: id.to_owned(),
         row: 0,
         ts: 5,
-        label: Some(Label::Number(1.0)),
-        values: vec![("v".to_owned(), 2.0)],
+        label: Some(Update::Set(Label::Number(1.0))),
+        values: vec![("v".to_owned(), Update::Set(2.0))],
     }
 }

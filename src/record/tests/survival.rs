@@ -160,15 +160,17 @@ fn acknowledged_feedback_is_on_the_disk_and_in_the_live_figures() {
     fixture.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
     let entries = [
         feedback_for("a"),
-        Feedback { label: Some(Label::Text("x".to_owned())), values: Vec::new(), ..feedback_for("b") },
+        Feedback { label: Some(Update::Set(Label::Text("x".to_owned()))), values: Vec::new(), ..feedback_for("b") },
+        Feedback { label: Some(Update::Retract), values: vec![("v".to_owned(), Update::Retract)], ..feedback_for("c") },
+        Feedback { label: None, ..feedback_for("d") },
     ];
     block_on(fixture.log.record_feedback(&about.model, &entries, soon())).unwrap();
     let of = fixture.quality.of(&about.model);
-    assert_eq!((of.feedback, of.unmatched), (2, 1));
+    assert_eq!((of.feedback, of.unmatched), (4, 3));
     let figures = &of.arms[&("3".parse().unwrap(), "control".to_owned())];
     assert_eq!((figures.labelled, figures.mean_absolute_error()), (1, Some(0.5)));
     let unsealed = unsealed(fixture.dir.path(), &about.model).unwrap();
-    assert_eq!(ids(&unsealed.feedback), ["a", "b"]);
+    assert_eq!(ids(&unsealed.feedback), ["a", "b", "c", "d"]);
     assert_eq!(ids(&unsealed.predictions[0].1), ["a"]);
     let dir = fixture.stop();
     let sealed = files(&dir.path().join("feedback"));
@@ -178,6 +180,12 @@ fn acknowledged_feedback_is_on_the_disk_and_in_the_live_figures() {
     assert_eq!((text(batch, "label_str", 0), text(batch, "label_str", 1)), (None, Some("x".to_owned())));
     let values = batch["values"].as_map();
     assert_eq!(values.value(0).column(0).as_string::<i32>().value(0), "v");
+    let numbers = batch["label_num"].as_primitive::<Float64Type>();
+    assert!(numbers.is_valid(2) && numbers.value(2).is_nan(), "a retracted label is stored as NaN");
+    assert!(numbers.is_null(3), "an entry without a label says nothing about it");
+    let value = |row: usize| values.value(row).column(1).as_primitive::<Float64Type>().value(0);
+    assert!(value(2).is_nan(), "so is a retracted value");
+    assert_eq!(value(3), 2.0);
 }
 
 #[test]
