@@ -31,9 +31,22 @@ pub(super) struct PromoteRequest {
     pub(super) break_glass: bool,
 }
 
+/// The body of a rollback.
+#[derive(ToSchema)]
+pub(super) struct RollbackRequest {
+    /// Kept in history and audit trail.
+    pub(super) reason: String,
+    /// The revision whose traffic document is put in force. Absent: the document before the last change; after a rollout that was taken
+    /// back or aborted, it has to be given.
+    #[schema(required = false, minimum = 1)]
+    pub(super) to_revision: Option<u64>,
+    /// Return what would change, and change nothing.
+    #[schema(required = false)]
+    pub(super) dry_run: bool,
+}
+
 /// The body of a request that needs nothing but a reason.
 #[derive(ToSchema)]
-#[schema(as = RollbackRequest)]
 pub(super) struct ReasonRequest {
     /// Kept in history and audit trail.
     pub(super) reason: String,
@@ -65,6 +78,20 @@ impl PromoteRequest {
         members.finish()?;
         let (version, reason) = (required(version, "version")?, required(reason, "reason")?);
         Ok(PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass })
+    }
+}
+
+impl RollbackRequest {
+    pub(super) fn read(body: JsonBody) -> Result<RollbackRequest, Failure> {
+        let mut members = Members::of(body, "{\"reason\":\"…\"}")?;
+        let (reason, dry_run) = (members.reason(), members.flag("dry_run"));
+        let to_revision = members.take("to_revision");
+        let revision = to_revision.as_ref().and_then(Value::as_u64).filter(|revision| *revision > 0);
+        if to_revision.is_some() && revision.is_none() {
+            members.complain("to_revision", "a revision of the history, such as 3", to_revision.as_ref());
+        }
+        members.finish()?;
+        Ok(RollbackRequest { reason: required(reason, "reason")?, to_revision: revision, dry_run })
     }
 }
 

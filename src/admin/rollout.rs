@@ -159,7 +159,7 @@ pub(super) async fn show(admin: State<Arc<Admin>>, target: Target) -> Result<Jso
 
 /// Hold a rollout at its step
 ///
-/// Guardrails are still checked. Pausing a paused rollout changes nothing.
+/// Guardrails are still checked. Pausing a paused rollout with another reason replaces the reason.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}/rollout:pause", operation_id = "pause_rollout", tag = "traffic",
     params(("model" = String, Path)),

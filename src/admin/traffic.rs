@@ -5,11 +5,11 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{IfMatch, Operator, Target};
-use super::requests::{PromoteRequest, ReasonRequest, read_proposal};
-use super::responses::traffic::{PromotionResponse, RollbackResponse, Traffic};
+use super::requests::{PromoteRequest, RollbackRequest, read_proposal};
+use super::responses::traffic::{EndsRollout, PromotionResponse, RollbackResponse, Traffic};
 use super::schemas::{Problem, TrafficProposal};
 use crate::access::{Action, Identity};
-use crate::lifecycle::Promote;
+use crate::lifecycle::{Promote, Rollback};
 use crate::model::{Code, Failure, ModelName};
 use axum::Json;
 use axum::extract::State;
@@ -45,7 +45,8 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
 /// Replace the traffic document
 ///
 /// In one atomic step: no request sees half of it. Every version it names must be ready or serving. The members that GET adds
-/// (`model`, `revision`, `shares`, `sample_ratio`) are ignored; other unknown members are refused.
+/// (`model`, `revision`, `shares`, `sample_ratio`) are ignored; other unknown members are refused. A change ends an active rollout of the
+/// model, which `ends_rollout` then names.
 #[utoipa::path(
     put, path = "/api/v1/models/{model}/traffic", operation_id = "replace_traffic", tag = "traffic",
     params(
@@ -92,15 +93,25 @@ pub(super) async fn replace(
             None
         }
     };
+    let rollout = active_rollout(&admin, &model).await;
     let published = admin.handle.put_traffic(model.clone(), proposal, if_match, actor).await?;
     let snapshot = admin.reader.snapshot();
     let entry = snapshot.model(model.as_str()).map(Arc::as_ref);
-    Ok(with_etag(Traffic::of(model, published.revision, published.document, entry), published.revision))
+    let mut traffic = Traffic::of(model, published.revision, published.document, entry);
+    traffic.ends_rollout = rollout.filter(|rollout| rollout.is_ended_by(published.revision));
+    Ok(with_etag(traffic, published.revision))
 }
 
 /// Only an admin of the model may override a missing approval.
 fn check_break_glass(break_glass: bool, caller: &Identity, model: &ModelName) -> Result<(), Failure> {
     if break_glass { caller.check(Action::Administer, Some(model.as_str())) } else { Ok(()) }
+}
+
+/// The rollout that a change of the traffic would end.
+async fn active_rollout(admin: &Admin, model: &ModelName) -> Option<EndsRollout> {
+    // A model without a rollout is an error here. A rollout that cannot be read is not active.
+    let view = admin.rollouts.view(model.clone()).await.ok()?;
+    view.state.is_active().then(|| EndsRollout::of(&view))
 }
 
 fn with_etag(traffic: Traffic, revision: u64) -> impl IntoResponse {
@@ -135,24 +146,27 @@ pub(super) async fn promote(
     let PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass } =
         PromoteRequest::read(body)?;
     check_break_glass(break_glass, &caller, &model)?;
+    let rollout = active_rollout(&admin, &model).await;
     let promote = Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, actor };
     let promotion = admin.handle.promote(model, promote).await?;
-    Ok(Json(PromotionResponse::of(promotion, dry_run)))
+    Ok(Json(PromotionResponse::of(promotion, dry_run, rollout)))
 }
 
-/// Restore the traffic document from before the last change
+/// Restore an earlier traffic document
 ///
-/// A rollback is a change itself, so a second one undoes the first. Versions that are not loaded are loaded first; the response lists
-/// them.
+/// Without `to_revision`, the one from before the last change. A rollback is a change itself, so a second one undoes the first. All steps of
+/// a rollout are one change. A rollout that was taken back or aborted is undone already: then `to_revision` is required. Versions that are not
+/// loaded are loaded first; the response lists them.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}:rollback", tag = "traffic",
     params(("model" = String, Path)),
-    request_body = ReasonRequest,
+    request_body = RollbackRequest,
     responses(
-        (status = 200, description = "Rolled back", body = RollbackResponse),
+        (status = 200, description = "Rolled back; for a dry run, what would change", body = RollbackResponse),
         (status = 400, description = "The body is wrong", body = Problem),
-        (status = 404, description = "No model has this name", body = Problem),
-        (status = 409, description = "There is no earlier document, or a version it names cannot be made ready", body = Problem),
+        (status = 404, description = "No model has this name, or it has no such revision", body = Problem),
+        (status = 409, description = "There is no earlier document, the last change is already undone, the document is in force, or a \
+                                      version it names cannot be made ready", body = Problem),
     )
 )]
 pub(super) async fn rollback(
@@ -162,6 +176,8 @@ pub(super) async fn rollback(
     body: JsonBody,
 ) -> Result<Json<RollbackResponse>, ErrorResponse> {
     let model = target.model()?;
-    let ReasonRequest { reason } = ReasonRequest::read(body)?;
-    Ok(Json(admin.handle.rollback(model, reason, actor).await?.into()))
+    let RollbackRequest { reason, to_revision, dry_run } = RollbackRequest::read(body)?;
+    let rollout = active_rollout(&admin, &model).await;
+    let rolled_back = admin.handle.rollback(model, Rollback { to_revision, reason, dry_run, actor }).await?;
+    Ok(Json(RollbackResponse::of(rolled_back, dry_run, rollout)))
 }

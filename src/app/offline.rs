@@ -324,9 +324,11 @@ fn reproduced_text(reproduced: &Reproduced) -> String {
     let Reproduced { model, version, role, at, sha256, records, ran, .. } = reproduced;
     let (outcome, sentence) = outcome(reproduced);
     let by = match ran {
-        Some((other, engine)) if other != version => format!("version {other}, which has the same bytes, on {engine}"),
-        Some((_, engine)) => format!("the same version on {engine}"),
-        None => "no version".to_owned(),
+        Some((other, engine)) if other != version => {
+            format!("run again with version {other}, which has the same bytes, on {engine}")
+        }
+        Some((_, engine)) => format!("run again with the same version on {engine}"),
+        None => "not run again".to_owned(),
     };
     let verdict = match outcome {
         "equal" => "REPRODUCED",
@@ -336,7 +338,7 @@ fn reproduced_text(reproduced: &Reproduced) -> String {
     };
     let rows = if *records == 1 { String::new() } else { format!(" of {records} rows") };
     format!(
-        "{verdict}: {sentence}\n  {role} answer{rows} of {model} version {version}, {at}, sha256 {}; run again with {by}\n  \
+        "{verdict}: {sentence}\n  {role} answer{rows} of {model} version {version}, {at}, sha256 {}; {by}\n  \
          where this version comes from: sluicegate lineage {model} {version}\n",
         sha256.get(..12).unwrap_or(sha256),
     )

@@ -1,8 +1,8 @@
 //! The client commands' requests to the admin API.
 
 use super::{
-    ClientOptions, CommandError, PromoteOptions, TokenCommand, TrafficOptions, show, show_access, show_execution,
-    show_lineage, show_shadow, tls,
+    ClientOptions, CommandError, PromoteOptions, RollbackOptions, TokenCommand, TrafficOptions, show, show_access,
+    show_execution, show_lineage, show_shadow, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -157,9 +157,17 @@ impl Client {
         Ok(())
     }
 
-    pub(super) fn rollback(&self, model: &str, reason: &str) -> Done {
-        let body = json!({"reason": reason});
-        self.show(&self.send("POST", &path(model, ":rollback"), &body)?, show::rollback)
+    pub(super) fn rollback(&self, options: &RollbackOptions) -> Done {
+        let RollbackOptions { model, to_revision, reason, dry_run } = options;
+        // A dry run stores nothing, but the API asks for a reason.
+        let reason = reason.as_deref().unwrap_or("a dry run");
+        let mut body = json!({"reason": reason, "dry_run": dry_run});
+        if let Some(revision) = to_revision {
+            body["to_revision"] = (*revision).into();
+        }
+        // It may have to load versions.
+        let answer = self.send_and_wait("POST", &path(model, ":rollback"), &body, LONG)?;
+        self.show(&answer, |answer| show::rollback(answer, *dry_run))
     }
 
     pub(super) fn retire(&self, model: &str, reason: &str) -> Done {

@@ -184,16 +184,15 @@ A gate without any data fails.")]
   sluicegate promote iris 2 --reason \"better recall\"
   sluicegate promote iris 2 --reason \"as good\" --gate shadow_agreement=0.99 --gate shadow_pairs=5000 --gate golden")]
     Promote(PromoteOptions),
-    /// Undo the last change of a model's traffic; a second rollback undoes the first.
+    /// Undo the last change of a model's traffic, or restore an earlier traffic document; a second rollback undoes the first.
     #[command(after_help = "Examples:
-  sluicegate rollback iris --reason \"errors in checkout\"")]
-    Rollback {
-        /// The name of the model.
-        model: String,
-        /// Why; stored in the history and the audit trail.
-        #[arg(long)]
-        reason: String,
-    },
+  sluicegate rollback iris --dry-run
+  sluicegate rollback iris --reason \"errors in checkout\"
+  sluicegate rollback iris --to-revision 3 --reason \"the last good one\"
+
+`sluicegate history` lists the revisions. All steps of a rollout are one change. After a rollout that was taken back or aborted, there is
+nothing to undo: --to-revision goes back further.")]
+    Rollback(RollbackOptions),
     /// Stop serving a model, also after a restart, until a version of it is promoted. Its files and its history stay.
     #[command(after_help = "Examples:
   sluicegate retire iris --reason \"replaced by iris-2\"
@@ -435,6 +434,21 @@ pub(crate) struct TrafficOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RollbackOptions {
+    /// The name of the model.
+    model: String,
+    /// Restore the traffic document of this revision, instead of the one before the last change.
+    #[arg(long, value_name = "N")]
+    to_revision: Option<u64>,
+    /// Why; stored in the history and the audit trail.
+    #[arg(long, required_unless_present = "dry_run")]
+    reason: Option<String>,
+    /// Show what would change, without changing anything.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub(crate) struct PromoteOptions {
     /// The name of the model.
@@ -491,7 +505,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Execution { model } => client.execution(&model),
         Command::Traffic(options) => client.traffic(&options),
         Command::Promote(options) => client.promote(&options),
-        Command::Rollback { model, reason } => client.rollback(&model, &reason),
+        Command::Rollback(options) => client.rollback(&options),
         Command::Retire { model, reason } => client.retire(&model, &reason),
         Command::Rollout(options) => client.rollout(&options),
         Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),

@@ -45,10 +45,7 @@ impl Client {
                 Some("shadowing" | "running" | "paused") => std::thread::park_timeout(WATCH_INTERVAL),
                 other => {
                     let state = other.unwrap_or("unknown");
-                    return Err(CommandError::Failed(format!(
-                        "the rollout of {model} is {state}: {}",
-                        cell(&now["why"])
-                    )));
+                    return Err(CommandError::Failed(format!("the rollout of {model} is {state}: {}", why(&now))));
                 }
             }
         }
@@ -90,7 +87,13 @@ fn guardrail(text: &str) -> Result<(String, Value), CommandError> {
 /// One line: the state, the share and the reason.
 fn line(rollout: &Value) -> String {
     let (to, state, percent) = (cell(&rollout["to"]), cell(&rollout["state"]), number(&rollout["percent"]));
-    format!("{}: version {to} {state} at {percent} %: {}\n", cell(&rollout["model"]), cell(&rollout["why"]))
+    format!("{}: version {to} {state} at {percent} %: {}\n", cell(&rollout["model"]), why(rollout))
+}
+
+/// The reason for the state. It may begin with the state's name, which is printed before it.
+fn why(rollout: &Value) -> String {
+    let (why, state) = (cell(&rollout["why"]), cell(&rollout["state"]));
+    why.strip_prefix(&format!("{state}: ")).map_or(why.clone(), str::to_owned)
 }
 
 pub(super) fn text(rollout: &Value) -> String {

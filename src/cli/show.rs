@@ -120,18 +120,9 @@ pub(super) fn traffic(answer: &Value) -> String {
 }
 
 pub(super) fn promotion(answer: &Value, dry_run: bool) -> String {
-    let mut text = moved(answer);
-    if dry_run {
-        let (model, to) = (cell(&answer["model"]), cell(&answer["to"]));
-        let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
-        text = if answer["returns"] == true {
-            format!("dry run: retired model {model} would be served again, by version {to}; nothing was changed\n")
-        } else {
-            format!("dry run: {model} would change{from} to version {to}; nothing was changed\n")
-        };
-        if !answer["would_be"].is_null() {
-            let _ = writeln!(text, "the traffic document would be: {}", answer["would_be"]);
-        }
+    let mut text = moved(answer, dry_run);
+    if dry_run && !answer["would_be"].is_null() {
+        let _ = writeln!(text, "the traffic document would be: {}", answer["would_be"]);
     }
     let gates: Vec<Vec<String>> = list(answer, "gates")
         .map(|g| {
@@ -148,11 +139,14 @@ pub(super) fn promotion(answer: &Value, dry_run: bool) -> String {
     text
 }
 
-pub(super) fn rollback(answer: &Value) -> String {
-    let mut text = moved(answer);
+pub(super) fn rollback(answer: &Value, dry_run: bool) -> String {
+    let mut text = moved(answer, dry_run);
+    let tense = if dry_run { "would restore" } else { "restored" };
+    let _ = writeln!(text, "{tense} the traffic document of revision {}", cell(&answer["restored"]));
     let loaded = list(answer, "loaded").map(cell).collect::<Vec<_>>().join(", ");
     if !loaded.is_empty() {
-        let _ = writeln!(text, "loaded again first: {loaded}");
+        let tense = if dry_run { "would be loaded first" } else { "loaded again first" };
+        let _ = writeln!(text, "{tense}: {loaded}");
     }
     text
 }
@@ -164,13 +158,47 @@ pub(super) fn retired(answer: &Value) -> String {
     format!("{model} is{already} retired ({at}, {by}: {reason}); promoting a version brings it back\n")
 }
 
-fn moved(answer: &Value) -> String {
-    let from = answer["from"].as_str().map(|v| format!(" from version {v}")).unwrap_or_default();
+/// One line that says from where to where the traffic moved, and lines with the differences and the rollout that it ends.
+fn moved(answer: &Value, dry_run: bool) -> String {
     let (model, to, revision) = (cell(&answer["model"]), cell(&answer["to"]), cell(&answer["revision"]));
-    if answer["returns"] == true {
-        return format!("{model}: was retired, and is served again by version {to}, revision {revision}\n");
+    let from = side(answer, "from_split", "from");
+    let to_side = side(answer, "to_split", "to").unwrap_or_default();
+    let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
+    let mut text = match (answer["returns"] == true, dry_run) {
+        (true, true) => {
+            format!("dry run: retired model {model} would be served again, by version {to}; nothing was changed\n")
+        }
+        (true, false) => format!("{model}: was retired, and is served again by version {to}, revision {revision}\n"),
+        (false, true) => format!("dry run: {model} would change{from} to {to_side}; nothing was changed\n"),
+        (false, false) => format!("{model}: changed{from} to {to_side}, revision {revision}\n"),
+    };
+    for difference in list(answer, "difference") {
+        let _ = writeln!(text, "  {}", cell(difference));
     }
-    format!("{model}: changed{from} to version {to}, revision {revision}\n")
+    let rollout = &answer["ends_rollout"];
+    if !rollout.is_null() {
+        let ends = if dry_run { "would end" } else { "ended" };
+        let (to, percent, by) = (cell(&rollout["to"]), &rollout["percent"], cell(&rollout["by"]));
+        let percent = percent.as_f64().unwrap_or_default();
+        let _ = writeln!(text, "this {ends} the rollout to version {to} at {percent} %, which {by} began");
+    }
+    text
+}
+
+/// `version 1`, or `the split 1=70, 2=30` where several arms get traffic. `None` where nothing served.
+fn side(answer: &Value, split: &str, heaviest: &str) -> Option<String> {
+    let arms: Vec<&Value> = list(answer, split).filter(|arm| arm["weight"].as_f64() > Some(0.0)).collect();
+    if arms.len() > 1 {
+        return Some(format!("the split {}", arms.into_iter().map(show_arm).collect::<Vec<_>>().join(", ")));
+    }
+    answer[heaviest].as_str().map(|version| format!("version {version}"))
+}
+
+/// `1=70`, with the name of an arm that differs from its version.
+fn show_arm(arm: &Value) -> String {
+    let (name, version, weight) =
+        (cell(&arm["arm"]), cell(&arm["version"]), arm["weight"].as_f64().unwrap_or_default());
+    if name == version { format!("{version}={weight}") } else { format!("{name}:{version}={weight}") }
 }
 
 pub(super) fn history(answer: &Value) -> String {

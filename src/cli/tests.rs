@@ -25,6 +25,8 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "promote iris 2 --reason why --gate shadow_agreement=0.99 --gate shadow_pairs=1000 --gate golden --gate signature",
         "promote iris 2 --reason why --no-gates",
         "rollback iris --reason why",
+        "rollback iris --to-revision 3 --reason why",
+        "rollback iris --dry-run",
         "retire iris --reason why",
         "load iris 2",
         "unload iris 2",
@@ -186,9 +188,46 @@ fn promotions_and_rollbacks_are_shown() {
         show::promotion(&returned, true),
         "dry run: retired model m would be served again, by version 2; nothing was changed\n"
     );
-    let back = json!({"model": "m", "from": "2", "to": "1", "revision": 4, "loaded": ["1", "3"]});
-    let text = show::rollback(&back);
-    assert_eq!(text, "m: changed from version 2 to version 1, revision 4\nloaded again first: 1, 3\n");
+    let back = json!({"model": "m", "from": "2", "to": "1", "revision": 4, "restored": 2, "loaded": ["1", "3"]});
+    let text = show::rollback(&back, false);
+    let restored = "restored the traffic document of revision 2\n";
+    assert_eq!(
+        text,
+        format!("m: changed from version 2 to version 1, revision 4\n{restored}loaded again first: 1, 3\n")
+    );
+}
+
+#[test]
+fn a_change_names_the_split_it_leaves_and_the_rollout_it_ends() {
+    let arm = |name: &str, version: &str, weight: f64| json!({"arm": name, "version": version, "weight": weight});
+    let difference = "split: 1=70, canary:2=30 → 1=1";
+    let promoted = json!({
+        "model": "m", "from": "1", "to": "1", "revision": 5, "gates": [], "difference": [difference],
+        "from_split": [arm("1", "1", 70.0), arm("canary", "2", 30.0), arm("3", "3", 0.0)],
+        "ends_rollout": {"to": "2", "percent": 30.0, "by": "ann", "revision": 4},
+    });
+    assert_eq!(
+        show::promotion(&promoted, false),
+        format!(
+            "m: changed from the split 1=70, canary:2=30 to version 1, revision 5\n  {difference}\nthis ended the rollout to version 2 \
+             at 30 %, which ann began\n"
+        )
+    );
+    let text = show::promotion(&promoted, true);
+    assert!(
+        text.starts_with("dry run: m would change from the split 1=70, canary:2=30 to version 1; nothing"),
+        "{text}"
+    );
+    assert!(text.contains("this would end the rollout to version 2 at 30 %"), "{text}");
+    let back = json!({
+        "model": "m", "from": "1", "to": "1", "revision": 5, "restored": 3, "loaded": ["2"], "difference": ["split: 1=1 → 1=70, 2=30"],
+        "from_split": [arm("1", "1", 1.0)], "to_split": [arm("1", "1", 70.0), arm("2", "2", 30.0)],
+    });
+    assert_eq!(
+        show::rollback(&back, true),
+        "dry run: m would change from version 1 to the split 1=70, 2=30; nothing was changed\n  split: 1=1 → 1=70, 2=30\nwould restore \
+         the traffic document of revision 3\nwould be loaded first: 2\n"
+    );
 }
 
 #[test]
@@ -276,6 +315,11 @@ fn a_rollout_shows_its_guardrails_with_the_confidence_of_their_intervals() {
         "guardrails": [guardrail(0.5, Some(1.5), false), guardrail(1.2, None, true), guardrail(0.0, None, false)], "moves": [],
     }));
     assert!(text.contains("m: version 2 running at 5 %: w\n"), "{text}");
+    let aborted = json!({"model": "m", "to": "2", "state": "aborted", "percent": 0.0, "why": "aborted: complaints"});
+    assert!(
+        rollout::text(&aborted).starts_with("m: version 2 aborted at 0 %: complaints\n"),
+        "the state is named once"
+    );
     assert!(text.contains("each for at least 10m and 100 requests; this step has run for 3m\n"), "{text}");
     assert!(text.contains("95 % INTERVAL"), "{text}");
     let cells: Vec<&str> = text.lines().filter(|line| line.starts_with("error_rate")).collect();

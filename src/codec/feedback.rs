@@ -348,7 +348,10 @@ mod tests {
         ]});
         let read = decode(body.to_string().as_bytes(), NOW).unwrap();
         let label = |i: usize| read[i].label.clone();
-        assert_eq!((read[0].row, read[0].ts, label(0)), (3, 1_795_251_600_000_000, Some(Update::Set(Label::Number(1.0)))));
+        assert_eq!(
+            (read[0].row, read[0].ts, label(0)),
+            (3, 1_795_251_600_000_000, Some(Update::Set(Label::Number(1.0))))
+        );
         assert_eq!((read[1].row, read[1].ts, label(1)), (0, NOW, Some(Update::Set(Label::Text("cat".to_owned())))));
         let clicked = ("clicked".to_owned(), Update::Set(0.0));
         assert_eq!(read[1].values, [("revenue".to_owned(), Update::Set(1.5)), clicked]);

@@ -261,6 +261,32 @@ pub(super) fn previous_document(connection: &Connection, model: &ModelName) -> r
         .optional()
 }
 
+/// The document of a revision.
+pub(super) fn document_at(
+    connection: &Connection,
+    model: &ModelName,
+    revision: u64,
+) -> rusqlite::Result<Option<Revision>> {
+    let number = i64::try_from(revision).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached("SELECT document FROM documents WHERE model = ?1 AND revision = ?2")?
+        .query_row(params![model.as_str(), number], |row| Ok(Revision { revision, document: row.get(0)? }))
+        .optional()
+}
+
+/// The action that put the document in force.
+pub(super) fn last_change(connection: &Connection, model: &ModelName) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached(
+            "SELECT e.action FROM models m
+             JOIN documents d ON d.model = m.model AND d.revision = m.revision
+             JOIN events e ON e.id = d.event
+             WHERE m.model = ?1",
+        )?
+        .query_row([model.as_str()], |row| row.get(0))
+        .optional()
+}
+
 const SELECT: &str = "SELECT id, ts, actor, action, model, reason, before, after, hash FROM events";
 
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {

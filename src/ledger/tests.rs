@@ -190,6 +190,11 @@ fn a_rollback_skips_the_steps_of_a_rollout() {
     }
     writer.commit(step(Action::RolloutTakeBack, 2)).unwrap();
     assert_eq!(previous(), Some(document(1)), "an aborted rollout is not a change to go back over");
+    let action = writer.last_change(&name("m")).unwrap();
+    assert_eq!(action.as_deref(), Some(Action::RolloutTakeBack.as_str()), "it is undone already");
+    let at = |revision| writer.document_at(&name("m"), revision).unwrap().map(|revision| revision.document);
+    assert_eq!((at(4), at(5), at(6), at(0)), (Some(document(11)), Some(document(2)), None, None));
+    assert_eq!((at(u64::MAX), writer.last_change(&name("unknown")).unwrap()), (None, None));
     writer.commit(change("m", Action::Rollback, put("m", document(1)).effect)).unwrap();
     assert_eq!(previous(), Some(document(2)), "two rollbacks cancel each other");
     writer.commit(step(Action::RolloutStart, 20)).unwrap();

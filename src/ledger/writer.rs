@@ -3,7 +3,7 @@
 use super::error::{LedgerError, is_unreadable_value};
 use super::identity::OpenFiles;
 use super::lock::Lock;
-use super::reader::{Text, artifact, previous_document, revision_of};
+use super::reader::{Text, artifact, document_at, last_change, previous_document, revision_of};
 use super::rows;
 use super::tokens::{TokenChange, change_token, store_uses};
 use super::{
@@ -40,6 +40,18 @@ impl LedgerWriter {
     pub fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError> {
         previous_document(&self.connection, model)
             .map_err(|e| LedgerError::sqlite(&self.file, "read the previous document", e))
+    }
+
+    /// A document of the past.
+    pub fn document_at(&self, model: &ModelName, revision: u64) -> Result<Option<Revision>, LedgerError> {
+        document_at(&self.connection, model, revision)
+            .map_err(|e| LedgerError::sqlite(&self.file, "read a traffic document", e))
+    }
+
+    /// The action that put the document in force, as [`Action::as_str`] spells it. `None` where there is no document.
+    pub fn last_change(&self, model: &ModelName) -> Result<Option<String>, LedgerError> {
+        last_change(&self.connection, model)
+            .map_err(|e| LedgerError::sqlite(&self.file, "read the last change of the traffic", e))
     }
 
     /// Stores a change in one transaction. After `Ok` it is on disk, after an error nothing of it is.

@@ -2,7 +2,7 @@
 
 use super::handle::{
     Actor, ApprovalState, Command, Handle, LoadOutcome, Promote, Promotion, Published, Retired, ReviewRequest,
-    Reviewed, RolledBack, RolloutCommit,
+    Reviewed, Rollback, RolledBack, RolloutCommit,
 };
 use super::manager::Event;
 use super::set_aside::SetAside;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Asked {
     Promote { model: ModelName, ask: Promote },
-    Rollback { model: ModelName, reason: String, actor: Actor },
+    Rollback { model: ModelName, ask: Rollback },
     PutTraffic { model: ModelName, proposal: Proposal, if_match: Option<Vec<u64>>, actor: Actor },
     RolloutCommit { model: ModelName, steer: RolloutCommit, actor: Actor },
     Load { model: ModelName, version: Version, wait: bool, actor: Actor },
@@ -77,8 +77,8 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         Command::Promote { model, request: ask, reply } => {
             send!(reply, Asked::Promote { model, ask }, Told::Promoted(p) => p);
         }
-        Command::Rollback { model, reason, actor, reply } => {
-            send!(reply, Asked::Rollback { model, reason, actor }, Told::RolledBack(r) => r);
+        Command::Rollback { model, request: ask, reply } => {
+            send!(reply, Asked::Rollback { model, ask }, Told::RolledBack(r) => r);
         }
         Command::PutTraffic { model, proposal, if_match, actor, reply } => {
             let asked = Asked::PutTraffic { model, proposal: *proposal, if_match, actor };

@@ -45,22 +45,41 @@ pub struct Promotion {
     pub changed: bool,
     /// The model was retired, and is served again. For a dry run: it would be.
     pub returns: bool,
-    /// For a dry run: the document that the promotion would put in force.
-    pub would_be: Option<Document>,
+    /// The document before. `None` where there was none, or the model was retired.
+    pub before: Option<Document>,
+    /// The document after. For a dry run: the one that the promotion would put in force.
+    pub after: Document,
     /// The verdict of each gate. Empty without gates, and where nothing has to change.
     pub gates: Vec<Verdict>,
 }
 
-/// The result of a rollback.
+/// A request to put an earlier traffic document in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollback {
+    /// The revision whose document is put in force. `None`: the document before the last change.
+    pub to_revision: Option<u64>,
+    pub reason: String,
+    pub dry_run: bool,
+    pub actor: Actor,
+}
+
+/// The result of a rollback, or of its dry run.
+#[derive(Debug, Clone, PartialEq)]
 pub struct RolledBack {
     pub model: ModelName,
     /// The heaviest version before.
     pub from: Option<Version>,
     /// The heaviest version after.
     pub to: Version,
+    /// The revision after. The same as before for a dry run.
     pub revision: u64,
-    /// The versions that had to be loaded first.
+    /// The revision whose document is in force again.
+    pub restored: u64,
+    /// The document before. `None` where none was in force, or it could not be read.
+    pub before: Option<Document>,
+    /// The document after.
+    pub after: Document,
+    /// The versions that had to be loaded first. For a dry run: that would have to be.
     pub loaded: Vec<Version>,
 }
 
@@ -150,8 +169,7 @@ pub(super) enum Command {
     },
     Rollback {
         model: ModelName,
-        reason: String,
-        actor: Actor,
+        request: Rollback,
         reply: Reply<RolledBack>,
     },
     PutTraffic {
@@ -294,8 +312,8 @@ impl Handle {
     ///
     /// # Errors
     /// `CONFLICT` when there is no earlier document, or a version that it names cannot be loaded.
-    pub async fn rollback(&self, model: ModelName, reason: String, actor: Actor) -> Result<RolledBack, Failure> {
-        self.send(|reply| Command::Rollback { model, reason, actor, reply }).await
+    pub async fn rollback(&self, model: ModelName, request: Rollback) -> Result<RolledBack, Failure> {
+        self.send(|reply| Command::Rollback { model, request, reply }).await
     }
 
     /// Replaces the traffic document. `if_match`: one of these revisions must be in force.

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 pub(crate) trait Journal: Send {
     fn load(&self) -> Result<Vec<ModelState>, LedgerError>;
     fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError>;
+    fn document_at(&self, model: &ModelName, revision: u64) -> Result<Option<Revision>, LedgerError>;
+    fn last_change(&self, model: &ModelName) -> Result<Option<String>, LedgerError>;
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError>;
     fn commit_token(&mut self, change: &TokenChange) -> Result<bool, LedgerError>;
     fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError>;
@@ -21,6 +23,14 @@ impl Journal for LedgerWriter {
 
     fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError> {
         LedgerWriter::previous_document(self, model)
+    }
+
+    fn document_at(&self, model: &ModelName, revision: u64) -> Result<Option<Revision>, LedgerError> {
+        LedgerWriter::document_at(self, model, revision)
+    }
+
+    fn last_change(&self, model: &ModelName) -> Result<Option<String>, LedgerError> {
+        LedgerWriter::last_change(self, model)
     }
 
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError> {

@@ -50,7 +50,8 @@ mod version_record;
 pub(crate) use crashes::store_crashes;
 pub use crashes::{CrashLimit, CrashedVersion};
 pub use handle::{
-    Actor, ApprovalState, Handle, LoadOutcome, Promote, Promotion, Retired, ReviewRequest, RolledBack, RolloutCommit,
+    Actor, ApprovalState, Handle, LoadOutcome, Promote, Promotion, Retired, ReviewRequest, Rollback, RolledBack,
+    RolloutCommit,
 };
 #[cfg(test)]
 pub use handle::{Published, Reviewed};

@@ -91,6 +91,8 @@ pub(super) enum WaitingRequest {
 pub(super) struct PendingRollback {
     /// The document to go back to.
     pub document: Document,
+    /// The revision that it had.
+    pub restored: u64,
     /// The revision in force when it began. With another one in force it is refused.
     pub expected_revision: u64,
     /// Versions that were not loaded when it began.

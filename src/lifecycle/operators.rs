@@ -53,9 +53,12 @@ impl Manager {
             Command::RolloutCommit { model, commit, actor, reply } => {
                 self.answer_now(&model, reply, |services, model| services.commit_rollout(model, *commit, actor));
             }
-            Command::Rollback { model, reason, actor, reply } => {
+            Command::Rollback { model, request, reply } if request.dry_run => {
+                self.answer_now(&model, reply, |services, model| services.try_rollback(model, &request));
+            }
+            Command::Rollback { model, request, reply } => {
                 self.with_model(&model, reply, |services, model, reply| {
-                    match services.begin_rollback(model, reason, actor) {
+                    match services.begin_rollback(model, request) {
                         Ok(rollback) => model.waiting.push(WaitingRequest::Rollback { rollback, reply }),
                         Err(failure) => services.answer(reply, Err(failure)),
                     }

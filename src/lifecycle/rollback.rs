@@ -1,13 +1,15 @@
-//! Rollbacks: back to the document before the last change, once the versions that it names are loaded.
+//! Rollbacks: back to an earlier document, once the versions that it names are loaded. Without a revision it is the document before the last
+//! change. After a rollout that was taken back or aborted, that change is undone already, so a revision must be named: the document before
+//! the rollout's predecessor may send everything to a version that is known to be bad.
 
 use super::approval::Approvals;
-use super::handle::{Actor, RolledBack};
+use super::handle::{Rollback, RolledBack};
 use super::journal;
 use super::model_record::{Model, PendingRollback, check_model_loaded, conflict, not_ready};
 use super::services::Services;
 use super::traffic::TrafficChange;
 use crate::ledger::Action;
-use crate::model::{Code, Failure};
+use crate::model::{Code, Failure, Version};
 use crate::registry::State;
 use crate::route::Document;
 use std::time::Instant;
@@ -17,28 +19,85 @@ impl Services {
     pub(super) fn begin_rollback(
         &mut self,
         model: &mut Model,
-        reason: String,
-        actor: Actor,
+        request: Rollback,
     ) -> Result<Box<PendingRollback>, Failure> {
-        let document = self.previous_document(model)?;
+        let (restored, document) = self.document_to_restore(model, request.to_revision)?;
         // An operator asked, so failed versions are tried again at once.
         for version in document.named() {
             model.set_aside.remove(&version);
             model.versions.entry(version).and_modify(|record| record.retry_at = Some(Instant::now()));
         }
-        let to_load = document.named().into_iter().filter(|v| !model.is_callable(*v)).collect();
+        let to_load = missing(model, &document);
         let expected_revision = model.stored.revision;
-        Ok(Box::new(PendingRollback { document, expected_revision, to_load, reason, actor }))
+        let Rollback { reason, actor, .. } = request;
+        Ok(Box::new(PendingRollback { document, restored, expected_revision, to_load, reason, actor }))
     }
 
-    fn previous_document(&self, model: &Model) -> Result<Document, Failure> {
+    /// What a rollback would do. Changes nothing.
+    pub(super) fn try_rollback(&self, model: &Model, request: &Rollback) -> Result<RolledBack, Failure> {
+        let (restored, after) = self.document_to_restore(model, request.to_revision)?;
+        let unapproved = self.unapproved(model, &after, &request.actor);
+        if !unapproved.is_empty() {
+            let why = |(version, why)| format!("version {version} needs an approval: {why}");
+            return Err(Failure::several(Code::Conflict, unapproved.into_iter().map(why).collect()));
+        }
+        let gone: Vec<Version> = after.named().into_iter().filter(|v| !model.versions.contains_key(v)).collect();
+        if !gone.is_empty() {
+            return Err(Failure::several(Code::Conflict, gone.into_iter().map(|v| not_ready(model, v)).collect()));
+        }
+        let (from, to) = (model.document.as_ref().and_then(Document::heaviest), heaviest(&after)?);
+        let (before, loaded) = (model.document.clone(), missing(model, &after));
+        let (model, revision) = (model.name.clone(), model.stored.revision);
+        Ok(RolledBack { model, from, to, revision, restored, before, after, loaded })
+    }
+
+    /// The document that a rollback puts in force, with its revision.
+    fn document_to_restore(&self, model: &Model, to_revision: Option<u64>) -> Result<(u64, Document), Failure> {
         check_model_loaded(model)?;
-        let none = || conflict(format!("model {} has no traffic document before the current one", model.name));
-        let previous = self.journal.previous_document(&model.name).map_err(|e| journal::failure(&e))?;
-        Document::from_json(&previous.ok_or_else(none)?.document).map_err(|complaints| {
-            Failure::new(Code::Internal, "the previous traffic document cannot be read; put a new document")
-                .with_internal(complaints.join("; "))
-        })
+        let (name, now) = (&model.name, model.stored.revision);
+        let failed = |e| journal::failure(&e);
+        let found = match to_revision {
+            None => {
+                let previous = self.journal.previous_document(name).map_err(failed)?;
+                let last_change = self.journal.last_change(name).map_err(failed)?.unwrap_or_default();
+                let undone = [(Action::RolloutTakeBack, "taken back"), (Action::RolloutAbort, "aborted")];
+                if let Some((_, how)) = undone.into_iter().find(|(action, _)| action.as_str() == last_change) {
+                    let further = previous.map_or_else(
+                        || "there is no earlier document".to_owned(),
+                        |previous| {
+                            format!(
+                                "to go back further, name the revision, such as --to-revision {}",
+                                previous.revision
+                            )
+                        },
+                    );
+                    return Err(conflict(format!(
+                        "already undone: the rollout of model {name} was {how}, and revision {now} is the traffic document from before \
+                         it; {further}"
+                    )));
+                }
+                previous
+                    .ok_or_else(|| conflict(format!("model {name} has no traffic document before the current one")))?
+            }
+            Some(revision) => self.journal.document_at(name, revision).map_err(failed)?.ok_or_else(|| {
+                let message =
+                    format!("model {name} has no traffic document with revision {revision}; it has 1 to {now}");
+                Failure::new(Code::NotFound, message)
+            })?,
+        };
+        let document = Document::from_json(&found.document).map_err(|complaints| {
+            let message =
+                format!("the traffic document of revision {} cannot be read; put a new document", found.revision);
+            Failure::new(Code::Internal, message).with_internal(complaints.join("; "))
+        })?;
+        if to_revision.is_some() && model.document.as_ref().is_some_and(|now| now.differences(&document).is_empty()) {
+            let message = format!(
+                "the traffic document of revision {} is in force already, as revision {now}; nothing was changed",
+                found.revision
+            );
+            return Err(conflict(message));
+        }
+        Ok((found.revision, document))
     }
 
     /// Makes the change of a rollback.
@@ -51,9 +110,9 @@ impl Services {
         rollback: &PendingRollback,
     ) -> Result<RolledBack, Failure> {
         rollback.result(model).unwrap_or(Ok(()))?;
-        let PendingRollback { document, to_load, reason, actor, .. } = rollback;
-        let from = model.document.as_ref().and_then(Document::heaviest);
-        let to = document.heaviest().ok_or_else(|| conflict("the previous document sends traffic to no version"))?;
+        let PendingRollback { document, restored, to_load, reason, actor, .. } = rollback;
+        let (from, before) = (model.document.as_ref().and_then(Document::heaviest), model.document.clone());
+        let to = heaviest(document)?;
         let unapproved = self.unapproved(model, document, actor);
         self.check_approved(model, unapproved, actor, Approvals::Required)?;
         for version in document.named() {
@@ -62,8 +121,18 @@ impl Services {
         let reason = Some(reason.clone()).filter(|r| !r.is_empty());
         let change = TrafficChange::new(document.clone(), Action::Rollback, actor.clone());
         let revision = self.change_traffic(model, change.with_reason(reason))?;
-        Ok(RolledBack { model: model.name.clone(), from, to, revision, loaded: to_load.clone() })
+        let (model, after, loaded) = (model.name.clone(), document.clone(), to_load.clone());
+        Ok(RolledBack { model, from, to, revision, restored: *restored, before, after, loaded })
     }
+}
+
+fn heaviest(document: &Document) -> Result<Version, Failure> {
+    document.heaviest().ok_or_else(|| conflict("the earlier document sends traffic to no version"))
+}
+
+/// The versions that a document names and that cannot answer now.
+fn missing(model: &Model, document: &Document) -> Vec<Version> {
+    document.named().into_iter().filter(|version| !model.is_callable(*version)).collect()
 }
 
 impl PendingRollback {

@@ -95,12 +95,10 @@ impl Services {
         let returns = model.stored.retired.is_some();
         let from = model.document.as_ref().and_then(Document::heaviest).filter(|_| !returns);
         let (name, revision) = (model.name.clone(), model.stored.revision);
-        let would_be = |document: &Document| dry_run.then(|| document.clone());
-        let unchanged = |would_be, gates| {
-            Ok(Promotion { model: name, from, to: version, revision, changed: false, returns, would_be, gates })
-        };
-        if let Some(document) = model.document.as_ref().filter(|d| d.serves_alone(version) && !returns) {
-            return unchanged(would_be(document), Vec::new());
+        let before = model.document.clone().filter(|_| !returns);
+        if let Some(document) = before.as_ref().filter(|document| document.serves_alone(version)) {
+            let (model, after, gates) = (name, document.clone(), Vec::new());
+            return Ok(Promotion { model, from, to: version, revision, changed: false, returns, before, after, gates });
         }
         let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
         next.reason = Some(reason).filter(|r| !r.is_empty());
@@ -114,19 +112,20 @@ impl Services {
             verdicts.push(Verdict { gate: "approval", asked, found, passed: unapproved.is_empty() || break_glass });
         }
         if dry_run {
-            return unchanged(would_be(&next), verdicts);
+            let (model, after, gates) = (name, next, verdicts);
+            return Ok(Promotion { model, from, to: version, revision, changed: false, returns, before, after, gates });
         }
         if let Some(failed) = judged.as_ref().filter(|judged| !judged.passed()) {
             return Err(failed.refusal(&format!("version {version} of model {}", model.name)));
         }
         let approvals = if break_glass { Approvals::BreakGlass } else { Approvals::Required };
         let break_glass = self.check_approved(model, unapproved, &actor, approvals)?;
-        let reason = next.reason.clone();
+        let (reason, after) = (next.reason.clone(), next.clone());
         let change =
             TrafficChange { reason, gates: judged, break_glass, ..TrafficChange::new(next, Action::Promote, actor) };
         let revision = self.change_traffic(model, change)?;
-        let model = model.name.clone();
-        Ok(Promotion { model, from, to: version, revision, changed: true, returns, would_be: None, gates: verdicts })
+        let (model, gates) = (name, verdicts);
+        Ok(Promotion { model, from, to: version, revision, changed: true, returns, before, after, gates })
     }
 
     /// The verdicts of the gates of a promotion: those of the request, else those of the model.

@@ -149,17 +149,20 @@ impl RolloutActor {
         let Some(rollout) = self.rollouts.get_mut(model) else { return Err(self.missing(model)) };
         self.services.stop_if_traffic_changed(model, rollout).await;
         if !rollout.state.is_active() {
-            let message =
-                format!("the rollout of model {model} has ended ({}): {}", rollout.state.name(), rollout.state.why);
+            let (name, why) = (rollout.state.name(), &rollout.state.why);
+            // The reason of an abort begins with the state's name.
+            let why = why.strip_prefix(&format!("{name}: ")).unwrap_or(why);
+            let message = format!("the rollout of model {model} has ended ({name}): {why}");
             return Err(Failure::new(Code::Conflict, message));
         }
         let mut next = rollout.state.clone();
         let mut document = None;
         let action = match change {
-            Change::Pause if next.paused => return Ok(rollout.view(model)),
+            // A repeated request changes nothing. Another reason replaces the one before.
+            Change::Pause if next.paused && next.why == paused(&reason) => return Ok(rollout.view(model)),
             Change::Resume if !next.paused => return Ok(rollout.view(model)),
             Change::Pause => {
-                (next.paused, next.why) = (true, format!("paused: {reason}"));
+                (next.paused, next.why) = (true, paused(&reason));
                 Action::RolloutPause
             }
             Change::Resume => {
@@ -200,4 +203,9 @@ impl RolloutActor {
             self.services.check(model, rollout).await;
         }
     }
+}
+
+/// What a paused rollout says of itself.
+fn paused(reason: &str) -> String {
+    format!("paused: {reason}")
 }

@@ -13,7 +13,7 @@ use crate::shadow::Figures;
 use crate::telemetry::{Telemetry, names};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// What the actor reads and changes. Kept apart from the rollouts, so that one of them can be changed with it.
 pub(super) struct Services {
@@ -180,7 +180,11 @@ impl Services {
         };
         self.handle.commit_rollout(model.clone(), commit, actor).await?;
         let (to, percent, ended) = (next.plan.to, next.percent(), next.ended);
-        info!(%model, %to, percent, action = action.as_str(), "rollout: {reason}");
+        if action == Action::RolloutTakeBack {
+            warn!(%model, %to, percent, action = action.as_str(), "rollout taken back: {reason}");
+        } else {
+            info!(%model, %to, percent, action = action.as_str(), "rollout: {reason}");
+        }
         if moves_traffic && ended.is_none() {
             *rollout = ActiveRollout::new(next);
         } else {

@@ -156,6 +156,40 @@ impl Document {
         named
     }
 
+    /// What differs in `next`, member by member, in words: `split: 1=70, 2=30 → 2=100`. The reason is not compared. Empty where nothing differs.
+    #[must_use]
+    pub fn differences(&self, next: &Document) -> Vec<String> {
+        let members = |document: &Document| match serde_json::to_value(document) {
+            Ok(Value::Object(members)) => members,
+            _ => Map::new(),
+        };
+        let (before, after) = (members(self), members(next));
+        let show = |document: &Document, name: &str, value: Option<&Value>| match (name, value) {
+            ("split", _) => document.show_split(),
+            (_, Some(value)) => value.to_string(),
+            (_, None) => "none".to_owned(),
+        };
+        // In the order of the document's members.
+        let names = ["split", "sticky_by", "rules", "shadows", "labels", "fallback", "salt"];
+        let changed = names.into_iter().filter(|name| before.get(*name) != after.get(*name));
+        changed
+            .map(|name| {
+                let (was, is) = (show(self, name, before.get(name)), show(next, name, after.get(name)));
+                format!("{name}: {was} → {is}")
+            })
+            .collect()
+    }
+
+    /// The split in words: `1=70, 2=30`, with the names of arms that differ from their version.
+    #[must_use]
+    pub fn show_split(&self) -> String {
+        let arm = |Arm { version, weight, arm }: &Arm| {
+            let version = version.to_string();
+            if arm.as_str() == version { format!("{version}={weight}") } else { format!("{arm}:{version}={weight}") }
+        };
+        self.split.iter().map(arm).collect::<Vec<_>>().join(", ")
+    }
+
     /// The document as JSON text, as the ledger stores it.
     #[must_use]
     pub fn to_json(&self) -> String {

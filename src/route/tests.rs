@@ -482,3 +482,30 @@ fn a_fallback_is_named_kept_by_a_promotion_and_read_back() {
         assert!(complaints.len() == 1 && complaints[0].starts_with(key), "{key}: {complaints:?}");
     }
 }
+
+#[test]
+fn the_differences_of_two_documents_are_named_member_by_member() {
+    let document = |json: serde_json::Value| Document::from_json(&json.to_string()).unwrap();
+    let before = document(json!({
+        "split": [{"version": "1", "weight": 70, "arm": "control"}, {"version": "2", "weight": 30}],
+        "sticky_by": {"header": "x-user-id"},
+        "shadows": [{"version": "3", "sample": 0.25}],
+        "reason": "a",
+    }));
+    assert_eq!(before.differences(&before), [""; 0]);
+    let reason = Document { reason: None, ..before.clone() };
+    assert_eq!(before.differences(&reason), [""; 0], "the reason is no difference");
+    let after = document(json!({
+        "split": [{"version": "2", "weight": 1}],
+        "sticky_by": {"header": "x-user-id"},
+        "labels": {"stable": "1"},
+    }));
+    assert_eq!(
+        before.differences(&after),
+        [
+            "split: control:1=70, 2=30 → 2=1",
+            "shadows: [{\"version\":\"3\",\"sample\":0.25}] → none",
+            "labels: none → {\"stable\":\"1\"}",
+        ]
+    );
+}

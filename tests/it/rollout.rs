@@ -178,9 +178,21 @@ fn a_candidate_that_fails_from_step_two_on_is_moved_back() {
     // fail while the ledger writes to the disk, so they are not counted.
     let seen = errors["candidate"]["bad"].as_u64().unwrap();
     assert!((1..2000).contains(&seen), "decided after {seen} failures");
-    // A rollback does not lead to the version that failed.
-    let back = gateway.admin_send("POST", "/api/v1/models/m:rollback", &[], &json!({"reason": "a test"})).json();
-    assert_eq!(back["to"], "2", "the first document, before the promote: {back}");
+    // A rollback has nothing to undo, and a document from before must be named.
+    let rollback = |body: &Value| gateway.admin_send("POST", "/api/v1/models/m:rollback", &[], body);
+    for dry_run in [true, false] {
+        let refused = rollback(&json!({"reason": "a test", "dry_run": dry_run}));
+        let words = refused.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(
+            refused.status == 409 && words.starts_with("already undone: ") && words.contains("--to-revision 1"),
+            "{words}"
+        );
+    }
+    let dry = rollback(&json!({"reason": "a test", "to_revision": 1, "dry_run": true})).json();
+    assert_eq!((&dry["to"], &dry["difference"][0]), (&json!("2"), &json!("split: 1=1 → 2=1")), "{dry}");
+    assert_eq!(gateway.admin_get("/api/v1/models/m/traffic").json()["split"], before, "a dry run changes nothing");
+    let back = rollback(&json!({"reason": "a test", "to_revision": 1})).json();
+    assert_eq!((&back["to"], &back["restored"]), (&json!("2"), &json!(1)), "the first document: {back}");
     assert_eq!(gateway.promote("m", 1).status, 200);
     // From now on no request fails.
     let until_now = callers.failed();

@@ -1,12 +1,13 @@
 //! Responses about traffic: the document with its shares, promotions, rollbacks.
 
 use super::models::{AnsweringArm, configured_arms};
-use crate::admin::schemas::TrafficDocument;
+use crate::admin::schemas::{TrafficArm, TrafficDocument};
 use crate::lifecycle::{Promotion, RolledBack};
 use crate::model::{ModelName, Version};
 use crate::model_settings::Verdict;
 use crate::registry::Entry;
-use crate::route::{Document, SampleRatio};
+use crate::rollout::View;
+use crate::route::{Arm, Document, SampleRatio};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,6 +29,24 @@ pub(in crate::admin) struct Traffic {
     /// Whether the arms got the shares that their weights say: Pearson's chi-squared test over the requests since this revision.
     #[schema(read_only)]
     sample_ratio: SampleRatioResponse,
+    /// After a PUT: the rollout that it ended; absent if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(read_only)]
+    pub(in crate::admin) ends_rollout: Option<EndsRollout>,
+}
+
+/// An active rollout that a change of the traffic ends.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct EndsRollout {
+    /// The version that it moves traffic to.
+    #[schema(value_type = String)]
+    to: Version,
+    /// The share of that version, in percent.
+    percent: f64,
+    /// The operator who began it.
+    by: String,
+    /// The revision that it put in force last.
+    revision: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -79,6 +98,15 @@ pub(in crate::admin) struct PromotionResponse {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     returns: bool,
+    /// The split before; empty if none served.
+    #[schema(value_type = Vec<TrafficArm>)]
+    from_split: Vec<Arm>,
+    /// What changes in the traffic document, member by member, in words.
+    #[schema(example = json!(["split: 1=70, 2=30 → 2=1"]))]
+    difference: Vec<String>,
+    /// The active rollout that this ends; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_rollout: Option<EndsRollout>,
     /// For a dry run: the document that a promote would put in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<TrafficDocument>)]
@@ -102,7 +130,7 @@ pub(in crate::admin) struct GateVerdict {
     passed: bool,
 }
 
-/// The result of a rollback.
+/// The result of a rollback or of its dry run.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RollbackAnswer)]
 pub(in crate::admin) struct RollbackResponse {
@@ -116,14 +144,32 @@ pub(in crate::admin) struct RollbackResponse {
     to: Version,
     /// The revision in force.
     revision: u64,
-    /// The versions that had to be loaded for it.
+    /// The earlier revision whose traffic document it restores.
+    restored: u64,
+    /// The split before; empty if there was no document.
+    #[schema(value_type = Vec<TrafficArm>)]
+    from_split: Vec<Arm>,
+    /// The split after.
+    #[schema(value_type = Vec<TrafficArm>)]
+    to_split: Vec<Arm>,
+    /// What changes in the traffic document, member by member, in words.
+    #[schema(example = json!(["split: 2=1 → 1=70, 2=30"]))]
+    difference: Vec<String>,
+    /// The active rollout that this ends; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_rollout: Option<EndsRollout>,
+    /// The versions that had to be loaded for it; for a dry run, that would have to be.
     #[schema(value_type = Vec<String>)]
     loaded: Vec<Version>,
+    /// For a dry run: the document that the rollback would put in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TrafficDocument>)]
+    would_be: Option<Document>,
 }
 
 impl Traffic {
     /// Members of the response that are not the document's.
-    pub(in crate::admin) const READ_ONLY: [&str; 4] = ["model", "revision", "shares", "sample_ratio"];
+    pub(in crate::admin) const READ_ONLY: [&str; 5] = ["model", "revision", "shares", "sample_ratio", "ends_rollout"];
 
     /// `entry` is the published model. Its counts are used if they belong to this revision.
     pub(in crate::admin) fn of(model: ModelName, revision: u64, document: Document, entry: Option<&Entry>) -> Traffic {
@@ -154,23 +200,75 @@ impl Traffic {
                 |_| "all requests of a sticky key go to one arm, so a few busy keys can cause a mismatch by themselves",
             ),
         };
-        Traffic { document, model, revision, shares, sample_ratio }
+        Traffic { document, model, revision, shares, sample_ratio, ends_rollout: None }
     }
+}
+
+impl EndsRollout {
+    pub(in crate::admin) fn of(view: &View) -> EndsRollout {
+        let state = &view.state;
+        let by = state.started_by.clone();
+        EndsRollout { to: state.plan.to, percent: state.percent(), by, revision: state.revision }
+    }
+
+    /// Whether the rollout ends when the traffic document has this revision.
+    pub(in crate::admin) fn is_ended_by(&self, revision: u64) -> bool {
+        self.revision != revision
+    }
+}
+
+/// What changes between two documents, in words. Empty where there was none before.
+fn difference(before: Option<&Document>, after: &Document) -> Vec<String> {
+    before.map(|before| before.differences(after)).unwrap_or_default()
 }
 
 impl PromotionResponse {
-    pub(in crate::admin) fn of(promotion: Promotion, dry_run: bool) -> PromotionResponse {
-        let Promotion { model, from, to, revision, returns, would_be, gates, changed: _ } = promotion;
+    /// `rollout` was active before.
+    pub(in crate::admin) fn of(promotion: Promotion, dry_run: bool, rollout: Option<EndsRollout>) -> PromotionResponse {
+        let Promotion { model, from, to, revision, returns, before, after, gates, changed } = promotion;
+        let difference = difference(before.as_ref(), &after);
+        let ends_rollout = rollout.filter(|_| changed || dry_run && !difference.is_empty());
+        let from_split = before.map(|before| before.split).unwrap_or_default();
         let would_pass = dry_run.then(|| gates.iter().all(|verdict| verdict.passed));
         let verdict = |Verdict { gate, asked, found, passed }| GateVerdict { gate, asked, found, passed };
         let gates = gates.into_iter().map(verdict).collect();
-        PromotionResponse { model, from, to, revision, returns, would_be, would_pass, gates }
+        PromotionResponse {
+            model,
+            from,
+            to,
+            revision,
+            returns,
+            from_split,
+            difference,
+            ends_rollout,
+            would_be: dry_run.then_some(after),
+            would_pass,
+            gates,
+        }
     }
 }
 
-impl From<RolledBack> for RollbackResponse {
-    fn from(rolled_back: RolledBack) -> RollbackResponse {
-        let RolledBack { model, from, to, revision, loaded } = rolled_back;
-        RollbackResponse { model, from, to, revision, loaded }
+impl RollbackResponse {
+    /// `ends_rollout` was active before.
+    pub(in crate::admin) fn of(
+        rolled_back: RolledBack,
+        dry_run: bool,
+        ends_rollout: Option<EndsRollout>,
+    ) -> RollbackResponse {
+        let RolledBack { model, from, to, revision, restored, before, after, loaded } = rolled_back;
+        let difference = difference(before.as_ref(), &after);
+        RollbackResponse {
+            model,
+            from,
+            to,
+            revision,
+            restored,
+            from_split: before.map(|before| before.split).unwrap_or_default(),
+            to_split: after.split.clone(),
+            difference,
+            ends_rollout,
+            loaded,
+            would_be: dry_run.then_some(after),
+        }
     }
 }

@@ -294,6 +294,9 @@ pub(super) fn accept(asked: &Asked) -> Told {
             from: Some(version(9)),
             to: version(1),
             revision: 8,
+            restored: 5,
+            before: Some(Document::single(version(9))),
+            after: Document::single(version(1)),
             loaded: vec![version(1)],
         }),
         Asked::PutTraffic { proposal, .. } => {
@@ -401,7 +404,8 @@ pub(super) fn memory() -> Value {
 
 pub(super) fn promotion(model: &ModelName, to: Version) -> Promotion {
     let (model, from) = (model.clone(), Some(version(9)));
-    Promotion { model, from, to, revision: 8, changed: true, returns: false, would_be: None, gates: Vec::new() }
+    let (before, after) = (Some(Document::single(version(9))), Document::single(to));
+    Promotion { model, from, to, revision: 8, changed: true, returns: false, before, after, gates: Vec::new() }
 }
 
 pub(super) fn name(text: &str) -> ModelName {

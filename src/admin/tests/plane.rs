@@ -2,8 +2,8 @@
 
 use super::fixture::{self, Fixture, bare, name, version};
 use crate::admin::Threads;
-use crate::lifecycle::Actor;
 use crate::lifecycle::fake::{Asked, Told};
+use crate::lifecycle::{Actor, Rollback};
 use crate::model::{Code, Failure};
 use crate::registry::{Snapshot, State};
 use crate::route::Document;
@@ -133,7 +133,11 @@ fn the_actor_comes_from_the_header_and_is_local_without_it() {
         (answer.status.as_u16(), fixture.asked().pop())
     };
     let asked = |actor: &str| {
-        let rollback = Asked::Rollback { model: name("fraud"), reason: "r".to_owned(), actor: Actor(actor.to_owned()) };
+        let rollback = {
+            let actor = Actor(actor.to_owned());
+            let ask = Rollback { to_revision: None, reason: "r".to_owned(), dry_run: false, actor };
+            Asked::Rollback { model: name("fraud"), ask }
+        };
         (200, Some(rollback))
     };
     assert_eq!(actor(&[]), asked("local"));

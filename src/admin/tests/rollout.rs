@@ -109,10 +109,24 @@ fn a_rollout_whose_client_disconnects_can_be_paused_resumed_and_aborted() {
     assert_eq!((&begun["state"], &begun["percent"], &begun["revision"]), (&json!("running"), &json!(50.0), &json!(8)));
     fixture.post(BEGIN, plan()).refused(409, "CONFLICT", "already active");
     assert_eq!(verb(&fixture, "pause").json()["state"], "paused");
+    let pauses =
+        |paused: &Value| paused["moves"].as_array().unwrap().iter().filter(|m| m["action"] == "rollout_pause").count();
+    let again = verb(&fixture, "pause").json();
+    assert_eq!((pauses(&again), &again["why"]), (1, &json!("paused: a test")), "the same request changes nothing");
+    let again = fixture.post(&format!("{ROLLOUT}:pause"), r#"{"reason":"and the campaign"}"#).json();
+    assert_eq!((pauses(&again), &again["why"]), (2, &json!("paused: and the campaign")), "another reason is kept");
     assert_eq!(verb(&fixture, "resume").json()["state"], "running");
+    let ends = json!({"to": "2", "percent": 50.0, "by": "local", "revision": 8});
+    for (change, body) in
+        [("promote", r#"{"version":"2","reason":"r"}"#), ("rollback", r#"{"reason":"r","dry_run":true}"#)]
+    {
+        let answer = fixture.post(&format!("/api/v1/models/fraud:{change}"), body).json();
+        assert_eq!(answer["ends_rollout"], ends, "a change says which rollout it ends: {answer}");
+    }
     let aborted = verb(&fixture, "abort").json();
     assert_eq!((&aborted["state"], &aborted["why"]), (&json!("aborted"), &json!("aborted: a test")));
     assert_eq!(revision_and_versions(&fixture), (9, vec!["1".to_owned()]));
+    verb(&fixture, "pause").refused(409, "CONFLICT", "the rollout of model fraud has ended (aborted): a test");
 }
 
 #[test]

@@ -134,7 +134,10 @@ fn a_document_refused_by_the_manager_is_409_or_412() {
 fn a_promote_returns_from_to_and_revision() {
     let fixture = Fixture::new();
     let answer = fixture.post("/api/v1/models/fraud:promote", r#"{"version":"2","reason":"better","dry_run":false}"#);
-    let expected = json!({"model": "fraud", "from": "9", "to": "2", "revision": 8, "gates": []});
+    let expected = json!({
+        "model": "fraud", "from": "9", "to": "2", "revision": 8, "gates": [], "difference": ["split: 9=1 → 2=1"],
+        "from_split": [{"version": "9", "weight": 1.0, "arm": "9"}],
+    });
     assert_eq!((answer.status.as_u16(), answer.json()), (200, expected));
     let asked = |dry_run, allow_signature_change| Asked::Promote {
         model: name("fraud"),
@@ -269,10 +272,10 @@ fn a_syntax_error_names_the_member_it_is_in() {
 fn a_dry_run_shows_the_new_document() {
     let fixture = Fixture::answering(|asked| {
         let Asked::Promote { model, ask } = asked else { panic!("a promote") };
-        let would_be = Some(Document::single(ask.version));
+        let before = document(&json!({"split": [{"version": "1", "weight": 70}, {"version": "2", "weight": 30}]}));
         Told::Promoted(crate::lifecycle::Promotion {
             from: None,
-            would_be,
+            before: Some(before),
             changed: false,
             ..promotion(model, ask.version)
         })
@@ -280,6 +283,14 @@ fn a_dry_run_shows_the_new_document() {
     let body = r#"{"version":"2","reason":"better","dry_run":true}"#;
     let json = fixture.post("/api/v1/models/fraud:promote", body).json();
     assert_eq!((&json["from"], &json["would_be"]["split"][0]["version"]), (&json!(null), &json!("2")));
+    assert_eq!(json["difference"], json!(["split: 1=70, 2=30 → 2=1"]));
+    let arm = |version: &str, weight: f64| json!({"version": version, "weight": weight, "arm": version});
+    assert_eq!(
+        json["from_split"],
+        json!([arm("1", 70.0), arm("2", 30.0)]),
+        "the split is named, not its heaviest version"
+    );
+    assert_eq!(json.get("ends_rollout"), None, "there is no rollout");
 }
 
 #[test]
@@ -303,7 +314,21 @@ fn promote_and_rollback_require_a_reason_and_refuse_unknown_members() {
         (promote, "7", "expected a JSON object such as {\"version\":\"2\""),
         (rollback, "", "a reason for the audit trail (required)"),
         (rollback, r#"{"reason":""}"#, "a reason for the audit trail (required)"),
-        (rollback, r#"{"reason":"r","dry_run":true}"#, "dry_run: unknown member; known members: reason"),
+        (
+            rollback,
+            r#"{"reason":"r","version":"1"}"#,
+            "version: unknown member; known members: reason, dry_run, to_revision",
+        ),
+        (
+            rollback,
+            r#"{"reason":"r","to_revision":0}"#,
+            "to_revision: expected a revision of the history, such as 3, got 0",
+        ),
+        (
+            rollback,
+            r#"{"reason":"r","to_revision":"3"}"#,
+            "to_revision: expected a revision of the history, such as 3, got ",
+        ),
     ];
     for (path, body, words) in table {
         let answer = fixture.post(path, body);
@@ -317,7 +342,16 @@ fn promote_and_rollback_require_a_reason_and_refuse_unknown_members() {
     fixture.post("/api/v1/models/-x:promote", "{}").refused(404, "MODEL_NOT_FOUND", "-x");
     assert!(fixture.asked().is_empty(), "no command reached the manager");
     let back = fixture.post(rollback, r#"{"reason":"it was worse"}"#);
-    assert_eq!(back.json(), json!({"model": "fraud", "from": "9", "to": "1", "revision": 8, "loaded": ["1"]}));
+    let arm = |version: &str| json!([{"version": version, "weight": 1.0, "arm": version}]);
+    let expected = json!({
+        "model": "fraud", "from": "9", "to": "1", "revision": 8, "restored": 5, "loaded": ["1"],
+        "from_split": arm("9"), "to_split": arm("1"), "difference": ["split: 9=1 → 1=1"],
+    });
+    assert_eq!(back.json(), expected);
+    let dry = fixture.post(rollback, r#"{"reason":"it was worse","to_revision":5,"dry_run":true}"#).json();
+    assert_eq!((&dry["would_be"]["split"], &dry["difference"]), (&arm("1"), &expected["difference"]));
+    let [.., Asked::Rollback { ask, .. }] = &fixture.asked()[..] else { panic!("a rollback") };
+    assert_eq!((ask.to_revision, ask.dry_run), (Some(5), true));
 }
 
 #[test]

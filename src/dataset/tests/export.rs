@@ -111,11 +111,8 @@ fn feedback_is_merged_field_by_field() {
     let ids = ["merged", "late", "retracted", "again"];
     let requests: Vec<_> = (1..).zip(ids).map(|(at, id)| request(id, at, &[1.0, 2.0], &[3.0])).collect();
     fixture.seal(1, &about(1, "aa", pairs()), &requests);
-    let value = |id, ts, name, value| FeedbackRow {
-        number: None,
-        values: vec![(name, value)],
-        ..feedback(id, 0, ts, ts, 0.0)
-    };
+    let value =
+        |id, ts, name, value| FeedbackRow { number: None, values: vec![(name, value)], ..feedback(id, 0, ts, ts, 0.0) };
     fixture.add_feedback(
         1,
         &[

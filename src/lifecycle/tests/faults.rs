@@ -4,7 +4,7 @@
 use super::super::{Config, Policy, RolloutCommit};
 use super::fixture::*;
 use crate::ledger::{Action, AuditQuery};
-use crate::lifecycle::LoadOutcome;
+use crate::lifecycle::{LoadOutcome, Rollback};
 use crate::model::Code;
 use crate::registry::State;
 use crate::route::{Document, Proposal, Selector};
@@ -253,7 +253,9 @@ fn a_request_is_carried_out_when_its_caller_is_gone() {
     // A rollback that waits for its version.
     fixture.unload("m", 1).unwrap();
     fixture.workspace.gate.close(&fixture.workspace.version_dir("m", 1));
-    send_and_leave(handle.rollback(name("m"), String::new(), ann()));
+    send_and_leave(
+        handle.rollback(name("m"), Rollback { to_revision: None, reason: String::new(), dry_run: false, actor: ann() }),
+    );
     fixture.wait_state("m", 1, State::Loading);
     fixture.workspace.gate.open();
     eventually("the rollback is made", || revision() == 6 && fixture.predict("m").unwrap() == 1);
@@ -280,7 +282,14 @@ fn requests_that_wait_are_refused_when_the_server_stops() {
     let waiting = [
         std::thread::spawn({
             let handle = handle.clone();
-            move || wait(handle.rollback(name("m"), String::new(), ann())).unwrap_err().code
+            move || {
+                wait(handle.rollback(
+                    name("m"),
+                    Rollback { to_revision: None, reason: String::new(), dry_run: false, actor: ann() },
+                ))
+                .unwrap_err()
+                .code
+            }
         }),
         std::thread::spawn(move || wait(handle.load(name("m"), version(2), true, ann())).unwrap_err().code),
     ];

@@ -5,7 +5,7 @@ use crate::backend::fake::{Fake, FakeEngine};
 use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
 use crate::compare::Tolerance;
 use crate::ledger::{self, Change, Committed, LedgerError, LedgerReader, LedgerWriter, ModelState, Note, Revision};
-use crate::lifecycle::Actor;
+use crate::lifecycle::{Actor, Rollback};
 use crate::model::{Dim, Failure, InferenceRequest, ModelName, NamedTensor, Signature, TensorSpec, Version};
 use crate::prepare::{Loader, TimeLimits};
 use crate::registry::{self, Entry, Reader, Snapshot, State, VersionStatus};
@@ -251,7 +251,17 @@ impl Fixture {
     }
 
     pub fn rollback(&self, model: &str) -> Result<super::super::RolledBack, Failure> {
-        wait(self.handle.rollback(name(model), "back".to_owned(), ann()))
+        self.roll_back(model, None, false)
+    }
+
+    pub fn roll_back(
+        &self,
+        model: &str,
+        to_revision: Option<u64>,
+        dry_run: bool,
+    ) -> Result<super::super::RolledBack, Failure> {
+        let reason = "back".to_owned();
+        wait(self.handle.rollback(name(model), Rollback { to_revision, reason, dry_run, actor: ann() }))
     }
 
     pub fn load(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
@@ -399,6 +409,14 @@ impl Journal for FaultyJournal {
 
     fn previous_document(&self, model: &ModelName) -> Result<Option<Revision>, LedgerError> {
         self.ledger.previous_document(model)
+    }
+
+    fn document_at(&self, model: &ModelName, revision: u64) -> Result<Option<Revision>, LedgerError> {
+        self.ledger.document_at(model, revision)
+    }
+
+    fn last_change(&self, model: &ModelName) -> Result<Option<String>, LedgerError> {
+        self.ledger.last_change(model)
     }
 
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError> {

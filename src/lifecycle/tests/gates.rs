@@ -169,7 +169,7 @@ fn a_dry_run_reports_which_gates_would_fail() {
     let result = fixture.promote_as("m", Promote { dry_run: true, ..promote(2) }).unwrap();
     let verdicts: Vec<(&str, bool)> = result.gates.iter().map(|v: &Verdict| (v.gate, v.passed)).collect();
     assert_eq!(verdicts, [("golden", false), ("signature", true)]);
-    assert!(result.would_be.unwrap().serves_alone(version(2)) && !result.changed);
+    assert!(result.after.serves_alone(version(2)) && !result.changed);
     assert_eq!(fixture.predict("m").unwrap(), 1);
 }
 

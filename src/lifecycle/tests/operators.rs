@@ -1,10 +1,11 @@
 //! Operator requests and their answers.
 
 use super::fixture::*;
-use crate::lifecycle::{LoadOutcome, Promote};
+use crate::ledger::Action;
+use crate::lifecycle::{LoadOutcome, Promote, Rollback, RolloutCommit};
 use crate::model::Code;
 use crate::registry::State;
-use crate::route::{Proposal, Selector};
+use crate::route::{Document, Proposal, Selector};
 use serde_json::json;
 
 fn three_versions() -> Fixture {
@@ -34,7 +35,7 @@ fn a_dry_run_reports_the_result_and_changes_nothing() {
     let dry = |v| fixture.promote_as("m", Promote { dry_run: true, ..promote(v) });
     let result = dry(1).unwrap();
     assert_eq!((result.from, result.to, result.revision, result.changed), (Some(version(3)), version(1), 1, false));
-    assert!(result.would_be.unwrap().serves_alone(version(1)));
+    assert!(result.after.serves_alone(version(1)));
     assert_eq!((fixture.predict("m").unwrap(), fixture.entry("m").unwrap().revision()), (3, 1));
     assert_eq!(dry(9).unwrap_err().code, Code::VersionNotFound);
 }
@@ -117,6 +118,84 @@ fn a_rollback_goes_back_one_change_and_two_cancel_each_other() {
     assert_eq!(fixture.predict("m").unwrap(), 2);
 }
 
+fn back() -> Rollback {
+    Rollback { to_revision: None, reason: "back".to_owned(), dry_run: false, actor: ann() }
+}
+
+#[test]
+fn a_rollback_to_a_revision_puts_that_document_in_force() {
+    let fixture = three_versions();
+    fixture.promote("m", 1).unwrap();
+    fixture.promote("m", 2).unwrap();
+    let dry = fixture.roll_back("m", Some(1), true).unwrap();
+    assert_eq!((dry.from, dry.to, dry.revision, dry.restored), (Some(version(2)), version(3), 3, 1));
+    let differences = dry.before.unwrap().differences(&dry.after);
+    assert_eq!(differences, ["split: 2=1 → 3=1"]);
+    assert_eq!((fixture.predict("m").unwrap(), fixture.entry("m").unwrap().revision()), (2, 3), "nothing was changed");
+    let done = fixture.roll_back("m", Some(1), false).unwrap();
+    assert_eq!((done.to, done.revision, done.restored), (version(3), 4, 1));
+    assert_eq!(fixture.predict("m").unwrap(), 3);
+    for dry_run in [true, false] {
+        let unknown = fixture.roll_back("m", Some(9), dry_run).unwrap_err();
+        let words = "model m has no traffic document with revision 9; it has 1 to 4";
+        assert_eq!((unknown.code, &*unknown.message), (Code::NotFound, words));
+        let same = fixture.roll_back("m", Some(1), dry_run).unwrap_err();
+        assert!(same.code == Code::Conflict && same.message.contains("is in force already, as revision 4"), "{same:?}");
+    }
+    let dry = fixture.roll_back("m", None, true).unwrap();
+    assert_eq!((dry.to, dry.restored, dry.revision), (version(2), 3, 4), "the document before the last change");
+}
+
+#[test]
+fn a_dry_rollback_names_what_would_be_loaded_and_loads_nothing() {
+    let fixture = three_versions();
+    fixture.promote("m", 1).unwrap();
+    fixture.unload("m", 3).unwrap();
+    let dry = fixture.roll_back("m", None, true).unwrap();
+    assert_eq!((dry.to, dry.loaded), (version(3), vec![version(3)]));
+    assert_eq!(fixture.state("m", 3), Some(State::Unloaded));
+}
+
+#[test]
+fn what_a_rollout_has_undone_is_not_undone_again() {
+    let fixture = three_versions();
+    fixture.promote("m", 1).unwrap();
+    fixture.promote("m", 2).unwrap();
+    let before = fixture.entry("m").unwrap().document().unwrap().clone();
+    for (revision, action, how) in [(3, Action::RolloutTakeBack, "taken back"), (5, Action::RolloutAbort, "aborted")] {
+        let commit = |at, document: &Document, action| {
+            let commit = RolloutCommit {
+                at: Some(at),
+                document: Some(document.clone()),
+                candidate: version(3),
+                state: "{}".to_owned(),
+                allow_signature_change: false,
+                action,
+                reason: Some("a test".to_owned()),
+            };
+            wait(fixture.handle.commit_rollout(name("m"), commit, ann())).unwrap()
+        };
+        let mut step = before.clone();
+        step.split.extend(Document::single(version(3)).split);
+        commit(revision, &step, Action::RolloutStart);
+        assert_eq!(fixture.roll_back("m", None, true).unwrap().restored, revision, "a rollout is one change");
+        commit(revision + 1, &before, action);
+        for dry_run in [true, false] {
+            let refused = fixture.roll_back("m", None, dry_run).unwrap_err();
+            let now = revision + 2;
+            let words = format!(
+                "already undone: the rollout of model m was {how}, and revision {now} is the traffic document from before it; to go \
+                 back further, name the revision, such as --to-revision 2"
+            );
+            assert_eq!((refused.code, refused.message), (Code::Conflict, words));
+        }
+        assert_eq!(fixture.predict("m").unwrap(), 2);
+    }
+    let back = fixture.roll_back("m", Some(2), false).unwrap();
+    assert_eq!((back.to, fixture.predict("m").unwrap()), (version(1), 1), "a named revision is put in force");
+    assert_eq!(fixture.rollback("m").unwrap().to, version(2), "and two rollbacks cancel each other again");
+}
+
 #[test]
 fn a_rollback_loads_the_versions_it_needs() {
     let fixture = three_versions();
@@ -125,7 +204,7 @@ fn a_rollback_loads_the_versions_it_needs() {
     fixture.workspace.gate.close(&fixture.workspace.version_dir("m", 3));
     let back = {
         let handle = fixture.handle.clone();
-        std::thread::spawn(move || wait(handle.rollback(name("m"), "back".to_owned(), ann())))
+        std::thread::spawn(move || wait(handle.rollback(name("m"), back())))
     };
     fixture.wait_state("m", 3, State::Loading);
     assert_eq!(fixture.predict("m").unwrap(), 1, "the serving version goes on meanwhile");
@@ -158,7 +237,7 @@ fn a_promotion_cancels_a_rollback_that_is_still_loading() {
     fixture.workspace.gate.close(&fixture.workspace.version_dir("m", 3));
     let back = {
         let handle = fixture.handle.clone();
-        std::thread::spawn(move || wait(handle.rollback(name("m"), "back".to_owned(), ann())))
+        std::thread::spawn(move || wait(handle.rollback(name("m"), back())))
     };
     fixture.wait_state("m", 3, State::Loading);
     fixture.promote("m", 2).unwrap();

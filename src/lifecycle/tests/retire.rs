@@ -89,7 +89,7 @@ fn a_promotion_of_a_retired_model_that_fails_or_is_a_dry_run_leaves_it_retired()
     let refused = fixture.promote("m", 2).unwrap_err();
     assert!(refused.code == Code::Conflict && refused.message.contains("Frobnicate"), "{refused:?}");
     let dry = fixture.promote_as("m", super::super::Promote { dry_run: true, ..promote(1) }).unwrap();
-    assert!(!dry.changed && dry.would_be.is_some());
+    assert!(!dry.changed && dry.before.is_none() && dry.after.serves_alone(version(1)));
     fixture.wait_state("m", 1, State::Unloaded);
     assert_eq!(fixture.predict("m").unwrap_err().code, Code::ModelNotFound);
 }

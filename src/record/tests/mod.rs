@@ -4,7 +4,9 @@ use super::prediction::Planned;
 use super::queue::Queue;
 use super::stream::is_sampled;
 use super::*;
-use crate::model::{Answer, Checked, Dim, Feedback, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec, Update};
+use crate::model::{
+    Answer, Checked, Dim, Feedback, InferenceRequest, Label, NamedTensor, Role, Signature, TensorSpec, Update,
+};
 use crate::quality::{self, Quality};
 use crate::telemetry::Telemetry;
 use crate::tensor::{Data, DataType, Shape, Tensor};
