@@ -51,6 +51,7 @@ use utoipa::OpenApi;
         models::unload,
         traffic::show,
         traffic::replace,
+        traffic::assignment,
         shadows::list,
         shadows::show,
         execution::show,

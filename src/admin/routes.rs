@@ -63,6 +63,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         post("/api/v1/models/{model}/versions/{version}:reject", To(Approve, Model), approvals::reject),
         get("/api/v1/models/{model}/traffic", To(View, Model), traffic::show),
         put("/api/v1/models/{model}/traffic", To(Operate, Model), traffic::replace),
+        get("/api/v1/models/{model}/assignment", To(View, Model), traffic::assignment),
         get("/api/v1/models/{model}/shadows", To(View, Model), shadows::list),
         get("/api/v1/models/{model}/shadows/{version}", To(View, Model), shadows::show),
         get("/api/v1/models/{model}/execution", To(View, Model), execution::show),

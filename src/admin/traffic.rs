@@ -4,13 +4,14 @@ use super::Admin;
 use super::body::JsonBody;
 use super::caller::Caller;
 use super::error::ErrorResponse;
-use super::extract::{IfMatch, Operator, Target};
+use super::extract::{IfMatch, Operator, Parameters, Target};
 use super::requests::{PromoteRequest, RollbackRequest, read_proposal};
-use super::responses::traffic::{EndsRollout, PromotionResponse, RollbackResponse, Traffic};
+use super::responses::traffic::{Assignment, EndsRollout, PromotionResponse, RollbackResponse, Traffic};
 use super::schemas::{Problem, TrafficProposal};
 use crate::access::{Action, Identity};
 use crate::lifecycle::{Promote, Rollback};
 use crate::model::{Code, Failure, ModelName};
+use crate::route::{Moves, Router};
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -33,11 +34,7 @@ use std::sync::Arc;
 pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<impl IntoResponse, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
-    let Some(document) = entry.document() else {
-        let message =
-            format!("model {} has no traffic document yet: none of its versions has become ready", entry.name());
-        return Err(Failure::new(Code::NotFound, message).into());
-    };
+    let document = entry.document().ok_or_else(|| no_document(entry.name()))?;
     let traffic = Traffic::of(entry.name().clone(), entry.revision(), document.clone(), Some(entry));
     Ok(with_etag(traffic, entry.revision()))
 }
@@ -45,8 +42,8 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
 /// Replace the traffic document
 ///
 /// In one atomic step: no request sees half of it. Every version it names must be ready or serving. The members that GET adds
-/// (`model`, `revision`, `shares`, `sample_ratio`) are ignored; other unknown members are refused. A change ends an active rollout of the
-/// model, which `ends_rollout` then names.
+/// (`model`, `revision`, `shares`, `sample_ratio`, …) are ignored; other unknown members are refused. A change ends an active rollout of the
+/// model, which `ends_rollout` then names. `moves` says how many keys get another version, and warns of arms that are renamed.
 #[utoipa::path(
     put, path = "/api/v1/models/{model}/traffic", operation_id = "replace_traffic", tag = "traffic",
     params(
@@ -94,10 +91,13 @@ pub(super) async fn replace(
         }
     };
     let rollout = active_rollout(&admin, &model).await;
+    let before = target.entry(&admin.reader.snapshot()).ok().and_then(|entry| entry.document().cloned());
     let published = admin.handle.put_traffic(model.clone(), proposal, if_match, actor).await?;
     let snapshot = admin.reader.snapshot();
     let entry = snapshot.model(model.as_str()).map(Arc::as_ref);
+    let moves = before.map(|before| Moves::between(&model, &before, &published.document).into());
     let mut traffic = Traffic::of(model, published.revision, published.document, entry);
+    traffic.moves = moves;
     traffic.ends_rollout = rollout.filter(|rollout| rollout.is_ended_by(published.revision));
     Ok(with_etag(traffic, published.revision))
 }
@@ -105,6 +105,43 @@ pub(super) async fn replace(
 /// Only an admin of the model may override a missing approval.
 fn check_break_glass(break_glass: bool, caller: &Identity, model: &ModelName) -> Result<(), Failure> {
     if break_glass { caller.check(Action::Administer, Some(model.as_str())) } else { Ok(()) }
+}
+
+/// The arm of a key
+///
+/// Which arm of the split a sticky key gets, and why: the draw and the score of each arm. Rules come before the split and are not looked at.
+#[utoipa::path(
+    get, path = "/api/v1/models/{model}/assignment", operation_id = "show_assignment", tag = "traffic",
+    params(
+        ("model" = String, Path),
+        ("key" = String, Query, description = "The value of the header or parameter that sticky_by names; without sticky_by, a request id"),
+    ),
+    responses(
+        (status = 200, description = "The arm that the document in force gives this key", body = Assignment),
+        (status = 400, description = "The query is wrong", body = Problem),
+        (status = 404, description = "No model has this name, or it has no document yet", body = Problem),
+    )
+)]
+pub(super) async fn assignment(
+    State(admin): State<Arc<Admin>>,
+    target: Target,
+    mut parameters: Parameters,
+) -> Result<Json<Assignment>, ErrorResponse> {
+    let key = parameters.take("key", |key| Ok(key.to_owned()));
+    parameters.finish()?;
+    let key = key.ok_or_else(|| {
+        Failure::new(Code::InvalidRequest, "key: expected the value of a sticky key, such as ?key=u1, got nothing")
+    })?;
+    let snapshot = admin.reader.snapshot();
+    let entry = target.entry(&snapshot)?;
+    let document = entry.document().ok_or_else(|| no_document(entry.name()))?;
+    let router = Router::new(entry.name(), document.clone());
+    Ok(Json(Assignment::of(entry.name().clone(), entry.revision(), &router, key)?))
+}
+
+fn no_document(model: &ModelName) -> Failure {
+    let message = format!("model {model} has no traffic document yet: none of its versions has become ready");
+    Failure::new(Code::NotFound, message)
 }
 
 /// The rollout that a change of the traffic would end.

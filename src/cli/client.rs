@@ -103,7 +103,11 @@ impl Client {
                 let (document, if_match) = self.with_split(&place, split, options)?;
                 (document.to_string().into_bytes(), if_match)
             }
-            (None, None) => return self.show(&self.get(&place)?, show::traffic),
+            (None, None) => {
+                let Some(key) = &options.key else { return self.show(&self.get(&place)?, show::traffic) };
+                let place = format!("{}/assignment?key={}", path(&options.model, ""), segment(key));
+                return self.show(&self.get(&place)?, show::assignment);
+            }
         };
         let mut request = self.request("PUT", &place).header("content-type", "application/json");
         if let Some(etag) = if_match {
@@ -122,9 +126,17 @@ impl Client {
     ) -> Result<(Value, Option<String>), CommandError> {
         let now = self.get(place)?;
         let mut document = now.json()?;
+        let had_one_arm = has_one_arm(&document);
         document["split"] = parse_split(split, &document)?;
         if let Some(key) = &options.sticky_by {
             document["sticky_by"] = parse_key(key)?;
+        }
+        if let Some(salt) = &options.salt {
+            document["salt"] = salt.as_str().into();
+        } else if had_one_arm && !has_one_arm(&document) && !document["sticky_by"].is_null() {
+            // A new experiment. With the salt of the last one, mostly the users that it treated would be treated again. Replicas with the
+            // same history get the same salt, so that a user has the same arm on all of them.
+            document["salt"] = format!("{}-{}", options.model, document["revision"]).into();
         }
         document["reason"] = options.reason.clone().map_or(Value::Null, Value::String);
         if options.allow_signature_change {
@@ -439,6 +451,12 @@ pub(super) fn parse_split(text: &str, now: &Value) -> Result<Value, CommandError
             "--split {text:?}: expected VERSION=WEIGHT or ARM:VERSION=WEIGHT, separated by commas, such as 1=90,2=10"
         ))
     })
+}
+
+/// Whether at most one arm of a document gets requests.
+pub(super) fn has_one_arm(document: &Value) -> bool {
+    let arms = document["split"].as_array().into_iter().flatten();
+    arms.filter(|arm| arm["weight"].as_f64() > Some(0.0)).count() <= 1
 }
 
 /// Parses `header:x-user-id` or `parameter:user_id`.

@@ -175,8 +175,12 @@ A gate without any data fails.")]
     #[command(after_help = "Examples:
   sluicegate traffic iris
   sluicegate traffic iris --split 1=90,2=10 --sticky-by header:x-user-id --reason \"try version 2\"
+  sluicegate traffic iris --key u1
   sluicegate traffic iris --set traffic.json --reason \"try version 2\"
-  sluicegate traffic iris --json | jq .split")]
+  sluicegate traffic iris --json | jq .split
+
+With --split, a new experiment (from one arm to several, with a sticky key) gets a new salt, so that not the same users are treated again.
+--salt sets one. As long as an experiment runs, its salt stays, and changing a weight moves only the keys that have to move.")]
     Traffic(TrafficOptions),
     /// Send all requests that do not ask for a version to this version.
     #[command(after_help = "Examples:
@@ -422,6 +426,12 @@ pub(crate) struct TrafficOptions {
     /// With --split: requests with the same `header:NAME` or `parameter:NAME` always get the same arm.
     #[arg(long, value_name = "KEY", requires = "split", conflicts_with = "set")]
     sticky_by: Option<String>,
+    /// With --split: the salt of the hash that assigns keys to arms. By default, a new experiment gets one.
+    #[arg(long, value_name = "TEXT", requires = "split", conflicts_with = "set")]
+    salt: Option<String>,
+    /// Show which arm this sticky key gets, and why.
+    #[arg(long, value_name = "KEY", conflicts_with = "change")]
+    key: Option<String>,
     /// With --split or --set: why; stored in the history and the audit trail. Replaces the reason in the file.
     #[arg(long, requires = "change")]
     reason: Option<String>,

@@ -116,6 +116,34 @@ pub(super) fn traffic(answer: &Value) -> String {
             let _ = writeln!(text, "{key}: {}", answer[key]);
         }
     }
+    if let Some(share) = answer["moves"]["share"].as_f64() {
+        let keys = if answer["sticky_by"].is_null() { "requests" } else { "keys" };
+        let _ = writeln!(text, "this change moved about {:.1} % of the {keys} to another arm", 100.0 * share);
+        for note in list(&answer["moves"], "notes") {
+            let _ = writeln!(text, "  {}", cell(note));
+        }
+    }
+    let rollout = &answer["ends_rollout"];
+    if !rollout.is_null() {
+        text.push_str(&ended_rollout(rollout, false));
+    }
+    text
+}
+
+/// Which arm a key gets, and why.
+pub(super) fn assignment(answer: &Value) -> String {
+    let (key, arm, version) = (cell(&answer["key"]), cell(&answer["arm"]), cell(&answer["version"]));
+    let mut text =
+        format!("{key}: arm {arm}, version {version} (revision {})\n{}\n", answer["revision"], cell(&answer["why"]));
+    let source = if answer["default_salt"] == true { " (the model's name)" } else { "" };
+    let _ = writeln!(text, "salt: {}{source}", cell(&answer["salt"]));
+    let number = |value: &Value| value.as_f64().map_or_else(|| "overflow".to_owned(), |n| format!("{n:.6}"));
+    let rows: Vec<Vec<String>> = list(answer, "arms")
+        .map(|a| {
+            vec![cell(&a["arm"]), cell(&a["version"]), cell(&a["weight"]), number(&a["draw"]), number(&a["score"])]
+        })
+        .collect();
+    text.push_str(&table(&["ARM", "VERSION", "WEIGHT", "DRAW", "SCORE"], &rows));
     text
 }
 
@@ -177,12 +205,16 @@ fn moved(answer: &Value, dry_run: bool) -> String {
     }
     let rollout = &answer["ends_rollout"];
     if !rollout.is_null() {
-        let ends = if dry_run { "would end" } else { "ended" };
-        let (to, percent, by) = (cell(&rollout["to"]), &rollout["percent"], cell(&rollout["by"]));
-        let percent = percent.as_f64().unwrap_or_default();
-        let _ = writeln!(text, "this {ends} the rollout to version {to} at {percent} %, which {by} began");
+        text.push_str(&ended_rollout(rollout, dry_run));
     }
     text
+}
+
+fn ended_rollout(rollout: &Value, dry_run: bool) -> String {
+    let ends = if dry_run { "would end" } else { "ended" };
+    let (to, percent, by) = (cell(&rollout["to"]), &rollout["percent"], cell(&rollout["by"]));
+    let percent = percent.as_f64().unwrap_or_default();
+    format!("this {ends} the rollout to version {to} at {percent} %, which {by} began\n")
 }
 
 /// `version 1`, or `the split 1=70, 2=30` where several arms get traffic. `None` where nothing served.

@@ -1,4 +1,4 @@
-use super::client::{error_message, parse_gates, parse_key, parse_split, set_reason};
+use super::client::{error_message, has_one_arm, parse_gates, parse_key, parse_split, set_reason};
 use super::{Cli, Command, CommandError, rollout, show, show_execution, show_shadow};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
@@ -27,6 +27,8 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "rollback iris --reason why",
         "rollback iris --to-revision 3 --reason why",
         "rollback iris --dry-run",
+        "traffic iris --key u1",
+        "traffic iris --split 1=1,2=1 --sticky-by header:x --salt s",
         "retire iris --reason why",
         "load iris 2",
         "unload iris 2",
@@ -48,6 +50,9 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "retire iris",
         "traffic iris --set f --split 1=1",
         "traffic iris --reason x",
+        "traffic iris --salt s",
+        "traffic iris --set f --salt s",
+        "traffic iris --key u1 --split 1=1",
         "traffic iris --set f --sticky-by header:x",
         "traffic iris --set f --allow-signature-change",
         "nonsense",
@@ -156,6 +161,31 @@ fn splits_and_keys_are_parsed() {
     }
     assert_eq!(parse_key("header:x-user-id").unwrap(), json!({"header": "x-user-id"}));
     assert!(matches!(parse_key("cookie:a"), Err(CommandError::Usage(_))));
+}
+
+#[test]
+fn an_experiment_is_a_split_with_several_arms_that_get_requests() {
+    let split = |weights: &[f64]| {
+        let arm = |weight: &f64| json!({"version": "1", "weight": weight});
+        json!({"split": weights.iter().map(arm).collect::<Vec<_>>()})
+    };
+    assert!(has_one_arm(&split(&[1.0])) && has_one_arm(&split(&[0.0, 5.0])) && has_one_arm(&split(&[])));
+    assert!(!has_one_arm(&split(&[1.0, 0.5])));
+}
+
+#[test]
+fn an_assignment_is_shown_with_its_scores() {
+    let arm = |arm: &str, version: &str, draw: f64| json!({"arm": arm, "version": version, "weight": 1.0, "draw": draw, "score": 2.0});
+    let text = show::assignment(&json!({
+        "key": "u1", "arm": "b", "version": "2", "revision": 7, "why": "w", "salt": "iris", "default_salt": true,
+        "arms": [arm("a", "1", 0.25), arm("b", "2", 0.5)],
+    }));
+    assert!(text.starts_with("u1: arm b, version 2 (revision 7)\nw\nsalt: iris (the model's name)\n"), "{text}");
+    assert!(text.contains("b    2        1.0     0.500000  2.000000"), "{text}");
+    let changed =
+        json!({"revision": 2, "sticky_by": {"header": "x"}, "moves": {"share": 0.333, "notes": ["arm a is new"]}});
+    let text = show::traffic(&changed);
+    assert!(text.contains("this change moved about 33.3 % of the keys to another arm\n  arm a is new\n"), "{text}");
 }
 
 #[test]

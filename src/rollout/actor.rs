@@ -111,9 +111,13 @@ impl RolloutActor {
         let now = Timestamp::now();
         let step = if plan.guardrails.shadow_disagreement.is_some() { Step::Shadow } else { Step::At(0) };
         let reason = plan.reason.clone();
+        // A split that is there already keeps its salt: another one would move the keys of its arms. Replicas with the same history get the
+        // same salt, so that a user has the same arm on all of them.
+        let salt = (before.sticky_by.is_some() && before.has_one_arm()).then(|| format!("{model}-{revision}"));
         let mut state = State {
             plan,
             before,
+            salt,
             revision,
             step,
             paused: false,

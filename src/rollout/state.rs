@@ -14,6 +14,8 @@ pub(crate) struct State {
     pub(crate) plan: Plan,
     /// The traffic document from before the rollout, restored when it is moved back or aborted.
     pub(crate) before: Document,
+    /// The salt of its steps, so that not the users of the last rollout are the first ones again. `None`: the salt of `before`.
+    pub(crate) salt: Option<String>,
     /// The revision of the document that the rollout put in force last.
     pub(crate) revision: u64,
     pub(crate) step: Step,
@@ -68,6 +70,8 @@ pub(crate) struct Move {
 struct StoredState {
     plan: Value,
     before: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    salt: Option<String>,
     revision: u64,
     step: Step,
     paused: bool,
@@ -138,6 +142,9 @@ impl State {
         } else {
             with_candidate(&self.before, self.plan.to, percent)
         };
+        if percent < 100.0 && self.salt.is_some() {
+            next.salt.clone_from(&self.salt);
+        }
         next.reason = Some(self.plan.reason.clone());
         next
     }
@@ -162,6 +169,7 @@ impl State {
         let stored = StoredState {
             plan: self.plan.to_json(),
             before: serde_json::to_value(&self.before).unwrap_or(Value::Null),
+            salt: self.salt.clone(),
             revision: self.revision,
             step: self.step,
             paused: self.paused,
@@ -191,6 +199,7 @@ impl State {
         Ok(State {
             plan,
             before,
+            salt: stored.salt,
             revision: stored.revision,
             step: stored.step,
             paused: stored.paused,
@@ -253,6 +262,7 @@ mod tests {
         State {
             plan,
             before: Proposal::parse(before).unwrap().document,
+            salt: None,
             revision: 3,
             step: Step::At(0),
             paused: false,
@@ -282,6 +292,8 @@ mod tests {
     fn a_state_can_be_read_back_from_its_json() {
         let state = state(&json!({"split": [{"version": "1", "weight": 1}], "labels": {"a": "1"}}), "2");
         assert_eq!(State::from_json(&state.to_json()).unwrap(), state);
+        let salted = State { salt: Some("s".to_owned()), ..state.clone() };
+        assert_eq!(State::from_json(&salted.to_json()).unwrap(), salted);
         let broken = |member: &str, value: Value| {
             let mut json: Value = serde_json::from_str(&state.to_json()).unwrap();
             json[member] = value;
@@ -318,6 +330,17 @@ mod tests {
         let last = state.document(Step::At(2));
         assert_eq!(arms(&last), [arm("4", "4", 1.0)]);
         assert!(last.shadows.is_empty(), "the same as after a promote");
+    }
+
+    #[test]
+    fn the_salt_of_a_rollout_is_the_same_in_every_step() {
+        let before =
+            json!({"split": [{"version": "1", "weight": 1}], "sticky_by": {"header": "x-user"}, "salt": "old"});
+        let state = State { salt: Some("new".to_owned()), ..state(&before, "2") };
+        let salt = |step| state.document(step).salt.unwrap();
+        assert_eq!((salt(Step::At(0)), salt(Step::At(1))), ("new".to_owned(), "new".to_owned()));
+        assert_eq!(salt(Step::At(2)), "old", "one arm alone has nothing to draw");
+        assert_eq!(salt(Step::Shadow), "old");
     }
 
     #[test]

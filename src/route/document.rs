@@ -156,6 +156,12 @@ impl Document {
         named
     }
 
+    /// Whether at most one arm of the split gets requests: there is no experiment, and the salt decides nothing.
+    #[must_use]
+    pub fn has_one_arm(&self) -> bool {
+        self.split.iter().filter(|arm| arm.weight > 0.0).count() <= 1
+    }
+
     /// What differs in `next`, member by member, in words: `split: 1=70, 2=30 → 2=100`. The reason is not compared. Empty where nothing differs.
     #[must_use]
     pub fn differences(&self, next: &Document) -> Vec<String> {

@@ -3,6 +3,7 @@
 //! - A [`Document`] is one valid traffic document. It is validated when it is parsed, with all complaints at once.
 //! - A [`Router`] makes decisions from one document. The same document, model and key give the same arm in every process.
 //! - Changing a weight moves only the keys that have to move (weighted rendezvous hashing).
+//! - [`Moves`] tells how many keys a change of the document moves.
 //! - A [`SampleRatio`] tells whether the arms got the shares of requests that their weights ask for.
 //!
 //! Uses: model.
@@ -12,11 +13,13 @@
 //! To add a way of choosing a version: a member of [`Document`], its parsing in `document.rs`, its place in [`Router::route`].
 
 mod document;
+mod moves;
 mod router;
 mod sample_ratio;
 #[cfg(test)]
 mod tests;
 
 pub use document::{Arm, Document, Fallback, Key, Proposal, Rule, Shadow};
-pub use router::{Route, RouteRequest, Router, Selector};
+pub use moves::Moves;
+pub use router::{Route, RouteRequest, Router, Score, Selector};
 pub use sample_ratio::{SampleRatio, Verdict};

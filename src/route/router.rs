@@ -65,6 +65,17 @@ struct Candidate {
     seed: u64,
 }
 
+/// What an arm scores for a key. The highest score wins.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// The arm's index in the split.
+    pub index: usize,
+    /// The hash of salt, arm and key, between 0 and 1.
+    pub draw: f64,
+    /// `-weight / ln(draw)`, where the weights are scaled by a common power of two.
+    pub score: f64,
+}
+
 /// Makes routing decisions from one document. The decisions are the same in every process.
 #[derive(Debug)]
 pub struct Router {
@@ -131,25 +142,37 @@ impl Router {
         Some(key).filter(|key| !key.is_empty())
     }
 
+    /// The arm that the split chooses for a key, and the scores of all arms with a weight, in the order of the split. Rules are not looked at.
+    #[must_use]
+    pub fn explain(&self, key: &str) -> (Option<usize>, Vec<Score>) {
+        (self.arm_for(key), self.candidates.iter().map(|candidate| candidate.score(key)).collect())
+    }
+
     /// The index of the arm for a key, by weighted rendezvous hashing: the arm with the highest score wins. An arm's score is
     /// `-weight / ln(u)`, where `u` in (0,1) is a hash of salt, arm and key (Schindelhauer and Schomaker, "Weighted distributed
     /// hash tables", SPAA 2005). Raising a weight raises the scores of that arm alone, so keys only move to it; lowering it
     /// only moves keys away from it. `None` where no arm has a weight.
-    fn arm_for(&self, key: &str) -> Option<usize> {
+    pub(super) fn arm_for(&self, key: &str) -> Option<usize> {
         if let [only] = self.candidates.as_slice() {
             return Some(only.index);
         }
         let mut best: Option<(usize, f64)> = None;
         for candidate in &self.candidates {
-            let hash = xxh3_64_with_seed(key.as_bytes(), candidate.seed);
-            // 53 bits plus one half, so that u is never 0 and never 1.
-            let u = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-            let score = -candidate.weight / u.ln();
+            let Score { score, .. } = candidate.score(key);
             if best.is_none_or(|(_, highest)| score > highest) {
                 best = Some((candidate.index, score));
             }
         }
         best.map(|(index, _)| index)
+    }
+}
+
+impl Candidate {
+    fn score(&self, key: &str) -> Score {
+        let hash = xxh3_64_with_seed(key.as_bytes(), self.seed);
+        // 53 bits plus one half, so that the draw is never 0 and never 1.
+        let draw = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        Score { index: self.index, draw, score: -self.weight / draw.ln() }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::{Parameter, Parameters};
+use proptest::prelude::*;
 use serde_json::json;
 
 fn document(value: &serde_json::Value) -> Document {
@@ -508,4 +509,64 @@ fn the_differences_of_two_documents_are_named_member_by_member() {
             "labels: none → {\"stable\":\"1\"}",
         ]
     );
+}
+
+fn moves(before: &serde_json::Value, after: &serde_json::Value) -> Moves {
+    let document = |value: &serde_json::Value| Proposal::parse(value).unwrap().document;
+    Moves::between(&"m".parse().unwrap(), &document(before), &document(after))
+}
+
+#[test]
+fn a_change_says_how_many_keys_it_moves() {
+    let split = |arms: &[(&str, &str, f64)]| {
+        let arm =
+            |(arm, version, weight): &(&str, &str, f64)| json!({"arm": arm, "version": version, "weight": weight});
+        json!({"split": arms.iter().map(arm).collect::<Vec<_>>()})
+    };
+    let even = split(&[("a", "1", 1.0), ("b", "2", 1.0)]);
+    assert_eq!(moves(&even, &even), Moves { share: 0.0, notes: Vec::new() });
+    let near = |found: f64, expected: f64| assert!((found - expected).abs() < 0.02, "{found} instead of {expected}");
+
+    // A weight: only the keys that have to move.
+    let more = moves(&even, &split(&[("a", "1", 4.0), ("b", "2", 6.0)]));
+    near(more.share, 0.1);
+    assert_eq!(more.notes, [""; 0]);
+    // A third arm takes its share, and no key moves between the others.
+    let added = moves(&even, &split(&[("a", "1", 1.0), ("b", "2", 1.0), ("c", "3", 2.0)]));
+    near(added.share, 0.5);
+    let share = format!("{:.1} %", 100.0 * added.share);
+    assert_eq!(added.notes, [format!("arm c is new: about {share} of the keys move to version 3")]);
+    // Another name: half of the keys get another arm by chance, half of those another version.
+    let renamed = moves(&even, &split(&[("a", "1", 1.0), ("treatment", "2", 1.0)]));
+    near(renamed.share, 1.0 / 3.0);
+    assert!(renamed.notes[0].starts_with("arm b of version 2 is named treatment now"), "{:?}", renamed.notes);
+    // Another salt assigns every key anew.
+    let mut salted = even.clone();
+    salted["salt"] = json!("another");
+    let salted = moves(&even, &salted);
+    near(salted.share, 0.5);
+    assert_eq!(salted.notes, ["the salt is another one: every key is assigned anew"]);
+    // One arm alone: neither its name nor the salt moves anybody.
+    let alone = moves(&split(&[("a", "1", 1.0)]), &split(&[("x", "1", 1.0)]));
+    assert_eq!(alone.share, 0.0);
+    // The two arms of an A/A test are told apart.
+    let aa = split(&[("a", "1", 1.0), ("b", "1", 1.0)]);
+    near(moves(&aa, &split(&[("a", "1", 1.0), ("b", "1", 3.0)])).share, 0.25);
+}
+
+proptest! {
+    #[test]
+    fn an_explanation_names_the_arm_that_is_chosen(
+        weights in proptest::collection::vec(0.0..10.0f64, 1..6), key in "[a-z0-9]{1,12}", salt in "[a-z]{0,4}",
+    ) {
+        prop_assume!(weights.iter().any(|weight| *weight > 0.0));
+        let arm = |(i, weight): (usize, &f64)| json!({"version": (i + 1).to_string(), "weight": weight});
+        let split: Vec<_> = weights.iter().enumerate().map(arm).collect();
+        let router = router(&json!({"split": split, "salt": salt}));
+        let (chosen, scores) = router.explain(&key);
+        let best = scores.iter().max_by(|a, b| a.score.total_cmp(&b.score)).map(|score| score.index);
+        prop_assert_eq!(chosen, best);
+        prop_assert_eq!(scores.len(), weights.iter().filter(|weight| **weight > 0.0).count());
+        prop_assert!(scores.iter().all(|score| score.draw > 0.0 && score.draw < 1.0));
+    }
 }

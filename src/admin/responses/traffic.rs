@@ -1,13 +1,13 @@
 //! Responses about traffic: the document with its shares, promotions, rollbacks.
 
 use super::models::{AnsweringArm, configured_arms};
-use crate::admin::schemas::{TrafficArm, TrafficDocument};
+use crate::admin::schemas::{TrafficArm, TrafficDocument, TrafficKey};
 use crate::lifecycle::{Promotion, RolledBack};
-use crate::model::{ModelName, Version};
+use crate::model::{Code, Failure, ModelName, Version};
 use crate::model_settings::Verdict;
 use crate::registry::Entry;
 use crate::rollout::View;
-use crate::route::{Arm, Document, SampleRatio};
+use crate::route::{Arm, Document, Key, Moves, Router, SampleRatio, Score};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -33,6 +33,115 @@ pub(in crate::admin) struct Traffic {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(read_only)]
     pub(in crate::admin) ends_rollout: Option<EndsRollout>,
+    /// After a PUT: what it means for the keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(read_only)]
+    pub(in crate::admin) moves: Option<MovesResponse>,
+}
+
+/// How many keys a change of the split moves. A key is a sticky key, or a request id where the document has none.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MovesAnswer)]
+pub(in crate::admin) struct MovesResponse {
+    /// From 0 to 1: the share of the keys that get another version or another arm than before; an estimate.
+    share: f64,
+    /// In words: arms that are new or renamed, and another salt.
+    notes: Vec<String>,
+}
+
+impl From<Moves> for MovesResponse {
+    fn from(Moves { share, notes }: Moves) -> MovesResponse {
+        MovesResponse { share, notes }
+    }
+}
+
+/// The arm that a key gets, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct Assignment {
+    #[schema(value_type = String)]
+    model: ModelName,
+    revision: u64,
+    key: String,
+    /// The arm of this key.
+    arm: String,
+    #[schema(value_type = String)]
+    version: Version,
+    /// Why it is this arm, in words.
+    why: String,
+    /// Where the key of a request is read from; null: each request is drawn by its id.
+    #[schema(value_type = Option<TrafficKey>)]
+    sticky_by: Option<Key>,
+    /// The salt of the hash.
+    salt: String,
+    /// The document has no salt, so it is the model's name.
+    default_salt: bool,
+    /// The number of rules that come before the split.
+    rules: usize,
+    /// The arms that get requests. The highest score wins.
+    arms: Vec<AssignmentArm>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct AssignmentArm {
+    arm: String,
+    #[schema(value_type = String)]
+    version: Version,
+    weight: f64,
+    /// The hash of salt, arm and key, between 0 and 1.
+    draw: f64,
+    /// `-weight / ln(draw)`, where the weights are scaled by a common power of two; null if it overflows.
+    score: Option<f64>,
+}
+
+impl Assignment {
+    pub(in crate::admin) fn of(
+        model: ModelName,
+        revision: u64,
+        router: &Router,
+        key: String,
+    ) -> Result<Assignment, Failure> {
+        let document = router.document();
+        let (chosen, scores) = router.explain(&key);
+        let chosen = chosen
+            .and_then(|index| document.split.get(index))
+            .ok_or_else(|| Failure::new(Code::Conflict, format!("no arm of model {model} gets requests")))?;
+        let source = match &document.sticky_by {
+            Some(Key::Header(name)) => format!("requests whose header {name} is this key get it"),
+            Some(Key::Parameter(name)) => format!("requests whose parameter {name} is this key get it"),
+            None => "the document has no sticky_by: a request with this id gets it".to_owned(),
+        };
+        let reason = if scores.len() == 1 {
+            format!("arm {} is the only one that gets requests", chosen.arm)
+        } else {
+            let count = scores.len();
+            format!(
+                "arm {} has the highest score of {count}: a score is -weight / ln(draw), and a draw is a hash of salt, arm and key",
+                chosen.arm
+            )
+        };
+        let rules = match document.rules.len() {
+            0 => String::new(),
+            n => format!("; a request that one of the {n} rules matches does not come to the split"),
+        };
+        let arm = |Score { index, draw, score }: &Score| {
+            let Arm { version, weight, arm } = document.split.get(*index)?;
+            let score = Some(*score).filter(|score| score.is_finite());
+            Some(AssignmentArm { arm: arm.to_string(), version: *version, weight: *weight, draw: *draw, score })
+        };
+        Ok(Assignment {
+            revision,
+            arm: chosen.arm.to_string(),
+            version: chosen.version,
+            why: format!("{reason}; {source}{rules}"),
+            sticky_by: document.sticky_by.clone(),
+            salt: document.salt.clone().unwrap_or_else(|| model.to_string()),
+            default_salt: document.salt.is_none(),
+            rules: document.rules.len(),
+            arms: scores.iter().filter_map(arm).collect(),
+            key,
+            model,
+        })
+    }
 }
 
 /// An active rollout that a change of the traffic ends.
@@ -169,7 +278,8 @@ pub(in crate::admin) struct RollbackResponse {
 
 impl Traffic {
     /// Members of the response that are not the document's.
-    pub(in crate::admin) const READ_ONLY: [&str; 5] = ["model", "revision", "shares", "sample_ratio", "ends_rollout"];
+    pub(in crate::admin) const READ_ONLY: [&str; 6] =
+        ["model", "revision", "shares", "sample_ratio", "ends_rollout", "moves"];
 
     /// `entry` is the published model. Its counts are used if they belong to this revision.
     pub(in crate::admin) fn of(model: ModelName, revision: u64, document: Document, entry: Option<&Entry>) -> Traffic {
@@ -200,7 +310,7 @@ impl Traffic {
                 |_| "all requests of a sticky key go to one arm, so a few busy keys can cause a mismatch by themselves",
             ),
         };
-        Traffic { document, model, revision, shares, sample_ratio, ends_rollout: None }
+        Traffic { document, model, revision, shares, sample_ratio, ends_rollout: None, moves: None }
     }
 }
 
