@@ -5,7 +5,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use sluicegate::backend::{EngineChoice, Engines, VersionFiles};
 use sluicegate::codec::oip;
 use sluicegate::execute::{Batching, Config, Executor, Runner};
-use sluicegate::model::{ModelName, Parameters, RequestId, Version};
+use sluicegate::model::{ModelName, Parameters, RequestId, Requester, Version};
 use sluicegate::registry::{self, Entry, Facts, Limits, Loaded, Snapshot, State, VersionStatus, Writer};
 use sluicegate::route::{Document, RouteRequest, Selector};
 use sluicegate::serve::Gateway;
@@ -103,12 +103,7 @@ fn snapshot(c: &mut Criterion) {
 fn gateway(loaded: &Arc<Loaded>) -> Gateway {
     let (mut writer, reader) = registry::new();
     writer.publish(Snapshot::default().with(entry(loaded)));
-    let config = Config {
-        inline_below: Duration::from_micros(200),
-        queue: 16,
-        workers: NonZeroUsize::MIN,
-        cores: NonZeroUsize::MIN,
-    };
+    let config = Config { queue: 16, ..Config::default() };
     let shadow_config = shadow::Config { threads: NonZeroUsize::MIN, queue: 16, queue_bytes: 1 << 20 };
     let shadows = Shadows::start(shadow_config, Figures::default(), reader.clone(), None).expect("a shadow thread");
     Gateway::new(reader, Executor::start(&config).expect("a worker thread"), shadows, None)
@@ -135,7 +130,7 @@ async fn answer(gateway: &Gateway, body: &Bytes) -> Bytes {
         gateway.open(&snapshot, "mlp32", &route, &id, started).expect("mlp32 is served")
     };
     let deadline = started + Duration::from_secs(10);
-    let output = gateway.infer(&mut active, request, deadline).await.expect("mlp32 answers");
+    let output = gateway.infer(&mut active, request, deadline, Requester::default()).await.expect("mlp32 answers");
     let version = active.served().version_text.clone();
     let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
     let answer = oip::encode(&output.answer, &head, &form).expect("floats have a JSON form");

@@ -5,6 +5,7 @@ mod admin;
 pub mod app;
 pub mod backend;
 pub mod budget;
+mod callers;
 pub mod cli;
 pub mod codec;
 mod compare;

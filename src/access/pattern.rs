@@ -27,6 +27,13 @@ impl FromStr for Pattern {
 }
 
 impl Pattern {
+    /// A pattern for names of callers, which may have any characters that can be printed. `None` where it is empty, too long or cannot be
+    /// printed.
+    #[must_use]
+    pub fn for_callers(text: &str) -> Option<Pattern> {
+        ((1..=256).contains(&text.len()) && !text.chars().any(char::is_control)).then(|| Pattern(text.into()))
+    }
+
     /// Whether a name fits. Takes time in proportion to both lengths: each part between stars is searched for once, from the left.
     #[must_use]
     pub fn fits(&self, name: &str) -> bool {

@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, callers, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -22,6 +22,7 @@
 mod approvals;
 mod body;
 mod caller;
+mod callers;
 mod error;
 mod execution;
 mod extract;
@@ -50,6 +51,7 @@ mod triton;
 pub(crate) use shadows::pair_json;
 
 use crate::access::Access;
+use crate::callers::Callers;
 use crate::execute;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
@@ -86,6 +88,8 @@ pub(crate) struct Admin {
     pub(crate) access: Access,
     /// Whether a caller needs credentials. Without this, one that has none may do everything.
     pub(crate) require_token: bool,
+    /// The callers of the data plane.
+    pub(crate) callers: Arc<Callers>,
     /// Names under which operators may reach the API, besides `localhost` and IP addresses.
     pub(crate) allowed_hosts: Vec<String>,
     /// Whether the server is stopping; then `/readyz` is 503 whatever is loaded.

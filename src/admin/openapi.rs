@@ -2,7 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    approvals, execution, history, lineage, models, probes, push, quality, rollout, shadows, tokens, traffic, triton,
+    approvals, callers, execution, history, lineage, models, probes, push, quality, rollout, shadows, tokens, traffic,
+    triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -28,6 +29,7 @@ use utoipa::OpenApi;
         probes::metrics,
         document,
         tokens::whoami,
+        callers::list,
         tokens::list,
         tokens::create,
         tokens::revoke,

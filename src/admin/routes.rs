@@ -4,8 +4,8 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, approvals, execution, guard, headers, history, lineage, models, openapi, probes, push, quality, rollout,
-    shadows, tokens, traffic, triton,
+    Admin, approvals, callers, execution, guard, headers, history, lineage, models, openapi, probes, push, quality,
+    rollout, shadows, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -40,6 +40,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/metrics", To(View, Everything), probes::metrics),
         get("/openapi.json", Open, openapi::document),
         get("/api/v1/whoami", AnyIdentity, tokens::whoami),
+        get("/api/v1/callers", To(View, Everything), callers::list),
         get("/api/v1/tokens", To(Administer, Everything), tokens::list),
         post("/api/v1/tokens", To(Administer, Everything), tokens::create),
         delete("/api/v1/tokens/{token}", To(Administer, Everything), tokens::revoke),

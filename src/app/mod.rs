@@ -35,11 +35,12 @@ use crate::access::Access;
 use crate::admin;
 use crate::backend::Engines;
 use crate::budget::Budget;
+use crate::callers::Callers;
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::execute::{self, Executor};
 use crate::heads::Heads;
-use crate::http::{self, DataPlane, Server};
+use crate::http::{self, DataPlane, Doors, Server};
 use crate::lifecycle;
 use crate::machine::{self, Available, Machine, OpenFiles};
 use crate::model::VersionId;
@@ -179,8 +180,8 @@ impl App {
             lifecycle::start(lifecycle_config, loader, writer, ledger_writer, figures.clone(), telemetry.clone())
                 .map_err(start("the manager"))?;
 
-        let (inline_below, queue) = (config.execute.inline_below, config.execute.queue);
-        let execution = Arc::new(execute::Config { inline_below, queue, workers, cores });
+        let crate::config::Execute { inline_below, queue, max_wait, .. } = config.execute;
+        let execution = Arc::new(execute::Config { inline_below, queue, max_wait, workers, cores });
         let executor = Executor::start(&execution).map_err(start("the inference workers"))?;
         let http_config = http::Config {
             max_connections: fitting_connections(config.server.max_connections, machine::raise_open_files()),
@@ -191,8 +192,9 @@ impl App {
             .map_err(start("the shadow threads"))?;
         let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()))
             .with_breakers(config.breaker);
-        let callers = config.server.require_token.then(|| access.clone());
-        let data_plane = DataPlane::new(gateway, &http_config, callers, requests, &telemetry)
+        let callers = Callers::new(config.callers.with_places(config.server.max_in_flight));
+        let doors = Doors { access: access.clone(), require_token: config.server.require_token, callers };
+        let data_plane = DataPlane::new(gateway, &http_config, doors, requests, &telemetry)
             .map_err(start("the threads for large bodies"))?;
         let tls = Certificates::load(config, &telemetry)?;
         let server = Server::start(data_listener, &http_config, &data_plane, &telemetry, tls.data.clone())
@@ -223,6 +225,7 @@ impl App {
             max_push: MAX_PUSH,
             access,
             require_token: config.admin.needs_credentials(),
+            callers: Arc::clone(data_plane.callers()),
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
             warnings: tls.warnings(),
@@ -293,6 +296,7 @@ impl App {
         }
         let next = self.config.reloaded(new);
         self.data_plane.limits().apply(&http_config(&next, NonZeroUsize::MIN));
+        self.data_plane.callers().apply(next.callers.with_places(next.server.max_in_flight));
         if let Err(error) = crate::telemetry::set_log_filter(&next.log.filter) {
             tracing::error!(error, "the log filter was not changed");
         }

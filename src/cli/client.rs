@@ -240,6 +240,10 @@ impl Client {
         }
     }
 
+    pub(super) fn callers(&self) -> Done {
+        self.show(&self.get("/api/v1/callers")?, show_access::callers)
+    }
+
     pub(super) fn whoami(&self) -> Done {
         self.show(&self.get("/api/v1/whoami")?, show_access::whoami)
     }

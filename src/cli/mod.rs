@@ -323,6 +323,11 @@ Who pushed a version or asked for its traffic cannot approve it.")]
   sluicegate whoami
   SLUICEGATE_TOKEN=$TOKEN sluicegate whoami --json")]
     Whoami,
+    /// List the callers of the data plane that send the most requests, and what was refused.
+    #[command(after_help = "Examples:
+  sluicegate callers
+  sluicegate callers --json | jq '.callers[0]'")]
+    Callers,
     /// List who changed what, newest first; or verify or export the whole audit trail.
     #[command(after_help = "Examples:
   sluicegate audit
@@ -532,6 +537,7 @@ pub fn run(local: &Local) -> ExitCode {
             None => client.token(&command),
         },
         Command::Whoami => client.whoami(),
+        Command::Callers => client.callers(),
         Command::History { model } => client.history(&model),
         Command::Audit(options) if options.verify || options.export => {
             return (local.audit)(&options, &mut |after| client.audit_page(after), client.json());

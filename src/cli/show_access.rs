@@ -30,6 +30,20 @@ pub(crate) fn tokens(answer: &Value) -> String {
     table(&["NAME", "ROLE", "MODELS", "EXPIRES", "LAST USED", "CREATED"], &rows)
 }
 
+pub(super) fn callers(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = list(answer, "callers")
+        .map(|caller| {
+            let idle = format!("{:.0} s", caller["idle_s"].as_f64().unwrap_or_default());
+            let columns = ["caller", "priority", "in_flight", "last_minute", "refused_last_minute"];
+            columns.iter().map(|column| cell(&caller[*column])).chain([idle]).collect()
+        })
+        .collect();
+    if rows.is_empty() {
+        return "nobody has sent a request\n".to_owned();
+    }
+    table(&["CALLER", "PRIORITY", "IN FLIGHT", "LAST MINUTE", "REFUSED", "IDLE"], &rows)
+}
+
 pub(super) fn whoami(answer: &Value) -> String {
     let how = match answer["via"].as_str() {
         Some("unproven") => "no credentials, and none are needed".to_owned(),

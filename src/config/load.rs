@@ -1,7 +1,9 @@
 //! Loads the configuration from a file, the environment and the command line.
 
 use super::access_section;
-use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows, sections};
+use super::{
+    Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows, sections,
+};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
@@ -74,6 +76,7 @@ impl Config {
             server: Server::read(table.section("server")),
             admin: Admin::read(table.section("admin")),
             access: access_section::read(table.section("access")),
+            callers: Callers::read(table.section("callers")),
             approval: Approval::read(table.section("approval")),
             models: Models::read(table.section("models")),
             engines: Engines::read(table.section("engines")),

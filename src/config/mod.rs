@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: access (its settings), budget (its default), heads (its settings), lifecycle (its policy), quality, record, registry (breakers), settings, telemetry, tls.
+//! Uses: access (its settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), model, quality, record, registry (breakers), settings, telemetry, tls.
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -15,12 +15,14 @@
 //! and its entry in `config/sluicegate.toml` (a test requires it).
 
 mod access_section;
+mod callers_section;
 mod load;
 mod reload;
 mod sections;
 #[cfg(test)]
 mod tests;
 
+pub use callers_section::Callers;
 pub use load::{Overrides, environment};
 pub use reload::Change;
 pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
@@ -35,6 +37,7 @@ pub struct Config {
     pub server: Server,
     pub admin: Admin,
     pub access: access::Config,
+    pub callers: Callers,
     pub approval: Approval,
     pub models: Models,
     pub engines: Engines,

@@ -1,6 +1,6 @@
 //! Compares two configurations: which keys changed, and which of them need a restart.
 
-use super::{Admin, Approval, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use super::{Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::access::{self, OidcConfig};
 use crate::heads;
 use crate::quality;
@@ -25,6 +25,7 @@ impl Config {
             server,
             admin,
             access,
+            callers,
             approval,
             models,
             engines,
@@ -36,10 +37,11 @@ impl Config {
             breaker,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 13] = [
+        let sections: [Vec<Option<Change>>; 14] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             access_changes(access, &new.access).into(),
+            callers.changes(&new.callers).into(),
             approval.changes(new.approval).into(),
             models.changes(&new.models).into(),
             engines.changes(&new.engines).into(),
@@ -70,6 +72,7 @@ impl Config {
                 next.clone_from(new);
             }
         }
+        next.callers.clone_from(&new.callers);
         next.log.filter.clone_from(&new.log.filter);
         next
     }
@@ -203,6 +206,18 @@ fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>
     ]
 }
 
+impl Callers {
+    fn changes(&self, new: &Callers) -> [Option<Change>; 4] {
+        let Callers { max_in_flight, rate, burst, rules } = self;
+        [
+            at_run_time("callers.max_in_flight", max_in_flight, &new.max_in_flight),
+            at_run_time("callers.rate", rate, &new.rate),
+            at_run_time("callers.burst", burst, &new.burst),
+            at_run_time("callers.rules", rules, &new.rules),
+        ]
+    }
+}
+
 impl Approval {
     fn changes(self, new: Approval) -> [Option<Change>; 1] {
         let Approval { required } = self;
@@ -258,11 +273,12 @@ impl Engines {
 }
 
 impl Execute {
-    fn changes(&self, new: &Execute) -> [Option<Change>; 3] {
-        let Execute { inline_below, queue, workers } = self;
+    fn changes(&self, new: &Execute) -> [Option<Change>; 4] {
+        let Execute { inline_below, queue, max_wait, workers } = self;
         [
             at_start("execute.inline_below", inline_below, &new.inline_below),
             at_start("execute.queue", queue, &new.queue),
+            at_start("execute.max_wait", max_wait, &new.max_wait),
             at_start("execute.workers", workers, &new.workers),
         ]
     }

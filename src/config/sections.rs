@@ -167,6 +167,9 @@ pub struct Execute {
     /// The most requests of one version that wait for a worker; further ones are answered with 503. Default 1024: a longer queue would
     /// pass the deadlines.
     pub queue: usize,
+    /// The longest expected wait for a worker of a request of interactive priority, or eight times its own expected run where that is more;
+    /// with a longer one it is answered with 503. Default 1 s: many callers set no deadline and would not wait for longer.
+    pub max_wait: Duration,
     /// Worker threads, for longer runs. Default 0: one per core of the CPU budget.
     pub workers: usize,
 }
@@ -478,7 +481,7 @@ impl Engines {
 
 impl Default for Execute {
     fn default() -> Execute {
-        Execute { inline_below: Duration::from_micros(200), queue: 1024, workers: 0 }
+        Execute { inline_below: Duration::from_micros(200), queue: 1024, max_wait: SECOND, workers: 0 }
     }
 }
 
@@ -488,6 +491,7 @@ impl Execute {
         Execute {
             inline_below: t.duration("inline_below", Duration::ZERO..=SECOND).unwrap_or(d.inline_below),
             queue: t.integer("queue", 1..=1_000_000).unwrap_or(d.queue),
+            max_wait: t.duration("max_wait", MS..=HOUR).unwrap_or(d.max_wait),
             workers: t.integer("workers", 0..=1024).unwrap_or(d.workers),
         }
     }

@@ -127,7 +127,7 @@ fn an_unreadable_file_is_an_error() {
 }
 
 /// The keys that can change at run time. The others need a restart.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 12] = [
     "server.max_in_flight",
     "server.max_body",
     "server.body_timeout",
@@ -135,6 +135,10 @@ const LIVE: [&str; 8] = [
     "server.max_request_timeout",
     "server.shutdown_grace",
     "server.shutdown_announce",
+    "callers.max_in_flight",
+    "callers.rate",
+    "callers.burst",
+    "callers.rules",
     "log.filter",
 ];
 
@@ -190,6 +194,11 @@ const ALL_DIFFERENT: &str = r#"
     name_claim = "email"
     roles_claim = "groups"
     roles = [{ value = "ops", role = "operator", models = ["a-*"] }]
+    [callers]
+    max_in_flight = 1
+    rate = 1
+    burst = 1
+    rules = [{ caller = "nightly-*", priority = "batch" }]
     [approval]
     required = true
     [models]
@@ -214,6 +223,7 @@ const ALL_DIFFERENT: &str = r#"
     [execute]
     inline_below = "1us"
     queue = 1
+    max_wait = "2s"
     workers = 1
     [shadows]
     threads = 1

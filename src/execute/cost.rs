@@ -112,6 +112,12 @@ impl CostCurve {
         (0..BUCKETS as usize).filter_map(|bucket| self.point(bucket))
     }
 
+    /// The longest time of the measured sizes; zero before the first run.
+    #[must_use]
+    pub fn largest(&self) -> Duration {
+        self.measured().map(|point| point.took).max().unwrap_or_default()
+    }
+
     /// The expected time of a run of this size; `None` before the first run. For a size that was not measured, the smaller one of two
     /// upper estimates: the nearest smaller size scaled by its elements, and the nearest larger size as it is.
     pub fn estimate(&self, elements: usize) -> Option<Duration> {

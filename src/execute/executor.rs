@@ -1,11 +1,10 @@
 //! Decides where a request runs, and whether it is admitted.
 
-use super::lanes::Lanes;
-use super::pool::{Job, LaneKey, Pool};
+use super::pool::{Job, LaneKey, Pool, State, give_up_place};
 use super::runner::{RunOutput, Runner};
 use super::turn;
 use super::watchdog::can_replace_threads;
-use crate::model::{Checked, Code, Failure};
+use crate::model::{CallerId, Checked, Code, Failure, Priority, Requester};
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -21,10 +20,24 @@ pub struct Config {
     pub inline_below: Duration,
     /// Requests of one version that may wait for a worker. One more is refused with `OVERLOADED`.
     pub queue: usize,
+    /// The longest expected wait of an interactive request, unless the request itself takes an eighth of it or more.
+    pub max_wait: Duration,
     /// Threads that run what is not run at once.
     pub workers: NonZeroUsize,
     /// Cores that the whole process may use.
     pub cores: NonZeroUsize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            inline_below: Duration::from_micros(200),
+            queue: 1024,
+            max_wait: Duration::from_secs(1),
+            workers: NonZeroUsize::MIN,
+            cores: NonZeroUsize::MIN,
+        }
+    }
 }
 
 /// Places runs. Dropping it stops the workers when nothing waits any more.
@@ -70,9 +83,15 @@ impl Executor {
     /// costs little. A request that runs at once is never refused.
     ///
     /// # Errors
-    /// `OVERLOADED`: too many requests wait, or the wait would take more than half of the time left. `DEADLINE_EXCEEDED`: no time is
-    /// left. `NOT_READY`: too many runs of this version did not end.
-    pub fn admit(&self, runner: &Arc<Runner>, elements: usize, deadline: Instant) -> Result<(), Failure> {
+    /// `OVERLOADED`: too many requests wait, or the wait would be too long. `DEADLINE_EXCEEDED`: no time is left. `NOT_READY`: too many
+    /// runs of this version did not end.
+    pub fn admit(
+        &self,
+        runner: &Arc<Runner>,
+        elements: usize,
+        deadline: Instant,
+        requester: Requester,
+    ) -> Result<(), Failure> {
         if let Some(failure) = runner.refusal() {
             return Err(failure);
         }
@@ -83,23 +102,48 @@ impl Executor {
         if left.is_zero() {
             return Err(expired());
         }
+        let cost = runner.cost().estimate(elements).unwrap_or_default();
+        let most = self.most_wait(left, cost, requester.priority);
         // The message is built after the lock is released.
-        let fits = self.fits(&self.pool.lock().lanes, LaneKey::of(runner), left);
+        let key = LaneKey::of(runner, requester.priority);
+        let fits = self.fits(&self.pool.lock(), key, requester.caller, most);
         fits.map_err(Refusal::failure)
     }
 
-    /// Whether a request that has this much time left may wait in its lane.
-    fn fits(&self, lanes: &Lanes<LaneKey, Job>, key: LaneKey, left: Duration) -> Result<(), Refusal> {
-        if lanes.is_full(key) {
-            return Err(Refusal::Full { capacity: lanes.capacity() });
-        }
-        let workers = u32::try_from(self.config.workers.get()).unwrap_or(u32::MAX);
-        let wait = lanes.work_ahead(key) / workers;
-        // A 503 now is better than a 504 later, as another replica may have time. An empty lane always takes a request.
-        if wait <= left / 2 {
+    /// Whether a request of which nothing is known but its version, its deadline and its priority would be refused, if its caller has the
+    /// most work waiting. It takes no lock, and uses what the version's lane published last.
+    ///
+    /// # Errors
+    /// `OVERLOADED`, as in [`Executor::admit`].
+    pub fn would_fit(&self, runner: &Runner, deadline: Instant, priority: Priority) -> Result<(), Failure> {
+        let wait = runner.wait(priority);
+        if wait.is_zero() {
             return Ok(());
         }
-        Err(Refusal::Slow { wait, left })
+        let left = deadline.saturating_duration_since(Instant::now());
+        // The size is not known: the request may be as expensive as any that was measured.
+        let most = self.most_wait(left, runner.cost().largest(), priority);
+        if wait <= most { Ok(()) } else { Err(Refusal::Slow { wait, most }.failure()) }
+    }
+
+    /// The longest wait with which a request is admitted. A 503 now is better than a 504 later, as another replica may have time. So a
+    /// request may wait for half of the time that it has left. An interactive one is not to wait long whatever its deadline is, as
+    /// many callers do not set any; where the runs themselves take long, a few of them may wait.
+    fn most_wait(&self, left: Duration, cost: Duration, priority: Priority) -> Duration {
+        let by_deadline = left / 2;
+        match priority {
+            Priority::Interactive => by_deadline.min(self.config.max_wait.max(cost.saturating_mul(8))),
+            Priority::Batch => by_deadline,
+        }
+    }
+
+    /// Whether a request of this caller may wait in its lane. An empty lane always takes a request.
+    fn fits(&self, state: &State, key: LaneKey, caller: CallerId, most: Duration) -> Result<(), Refusal> {
+        let wait = self.pool.shared_by_workers(state.lanes.work_ahead(key, caller));
+        if state.lanes.is_full_for(key, caller) {
+            return Err(Refusal::Full { capacity: state.lanes.capacity(), wait });
+        }
+        if wait <= most { Ok(()) } else { Err(Refusal::Slow { wait, most }) }
     }
 
     /// Makes this thread one that gathers requests: those that are ready in the same turn of its event loop run together, where their
@@ -119,6 +163,7 @@ impl Executor {
         runner: &Arc<Runner>,
         request: Arc<Checked>,
         deadline: Instant,
+        requester: Requester,
     ) -> Result<RunOutput, Failure> {
         let mut queued = Instant::now();
         if queued >= deadline {
@@ -140,7 +185,8 @@ impl Executor {
         }
         let (reply, answer) = oneshot::channel();
         let cost = runner.expected_share(&request);
-        self.enqueue(Job { runner: Arc::clone(runner), request, deadline, queued, cost, reply })?;
+        let (runner, tag) = (Arc::clone(runner), Duration::ZERO);
+        self.enqueue(Job { runner, request, deadline, queued, requester, cost, tag, reply })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
             Err(_) => Err(expired()),
@@ -151,16 +197,24 @@ impl Executor {
     }
 
     fn enqueue(&self, job: Job) -> Result<(), Failure> {
-        let (key, cost) = (LaneKey::of(&job.runner), job.cost);
+        let Requester { caller, priority } = job.requester;
+        let (key, runner) = (LaneKey::of(&job.runner, priority), Arc::clone(&job.runner));
         let left = job.deadline.saturating_duration_since(job.queued);
+        let cost = runner.cost().estimate(job.request.elements()).unwrap_or_default();
+        let most = self.most_wait(left, cost, priority);
         let mut state = self.pool.lock();
-        let fits = self.fits(&state.lanes, key, left);
+        let fits = self.fits(&state, key, caller, most);
+        let mut displaced = None;
         if fits.is_ok() {
-            state.lanes.push(key, job, cost);
+            displaced = state.lanes.push(key, job);
             self.pool.publish_waiting(&state);
+            self.pool.publish_wait(&state, &runner, key);
         }
         drop(state);
         fits.map_err(Refusal::failure)?;
+        if let Some(job) = displaced {
+            give_up_place(job, runner.wait(priority));
+        }
         self.pool.wake_worker();
         Ok(())
     }
@@ -174,19 +228,24 @@ impl Drop for Executor {
 
 /// Why a request may not wait in its lane.
 enum Refusal {
-    Full { capacity: usize },
-    Slow { wait: Duration, left: Duration },
+    Full { capacity: usize, wait: Duration },
+    Slow { wait: Duration, most: Duration },
 }
 
 impl Refusal {
     fn failure(self) -> Failure {
-        let reason = match self {
-            Refusal::Full { capacity } => format!("{capacity} requests of this version are waiting already"),
-            Refusal::Slow { wait, left } => {
-                format!("the expected wait is {} ms, and {} ms are left", wait.as_millis(), left.as_millis())
+        let (reason, retry_after) = match self {
+            // Some of the lane is worked off by then.
+            Refusal::Full { capacity, wait } => {
+                (format!("{capacity} requests of this version are waiting already"), wait / 2)
+            }
+            Refusal::Slow { wait, most } => {
+                let (expected, limit) = (wait.as_millis(), most.as_millis());
+                let words = format!("the expected wait is {expected} ms, and this request may wait {limit} ms");
+                (words, wait.saturating_sub(most))
             }
         };
-        Failure::new(Code::Overloaded, format!("{reason}; try again shortly"))
+        Failure::new(Code::Overloaded, format!("{reason}; try again shortly")).with_retry_after(retry_after)
     }
 }
 

@@ -1,11 +1,23 @@
-//! Waiting jobs, in one lane per version, and the order of the lanes' turns.
+//! Waiting jobs, in one lane per version and priority, and the order of the lanes' turns.
 //!
 //! The lane that has used the least worker time is next (start-time fair queueing, Goyal, Vin and Cheng 1996, with a run's measured
-//! time as its length). So a slow version gets its share of the workers and no more.
+//! time as its length). So a slow version gets its share of the workers and no more. The time of a lane counts times its weight, so that
+//! lanes of batch priority get a smaller share.
 
+use super::batch::Selected;
+use super::queue::{Queue, Queued};
+use crate::model::CallerId;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
+
+/// Identifies a lane.
+pub(super) trait LaneId: Eq + Hash + Copy {
+    /// How much the time that it uses counts; at least 1.
+    fn weight(self) -> u32;
+    /// The other lanes of its version: they share the workers that a version may use.
+    fn of_same_version(self) -> impl Iterator<Item = Self>;
+}
 
 /// The lanes of all waiting jobs. `K` identifies a lane.
 #[derive(Debug)]
@@ -13,7 +25,7 @@ pub(super) struct Lanes<K, J> {
     by_key: HashMap<K, Lane<J>>,
     /// Jobs that may wait in one lane.
     capacity: usize,
-    /// Workers that one lane may use at once.
+    /// Workers that the lanes of one version may use at once.
     most_workers: usize,
     waiting: usize,
     /// The used time of the lane that had the last turn. A new lane starts here, so it cannot claim time from before it existed.
@@ -22,12 +34,10 @@ pub(super) struct Lanes<K, J> {
 
 #[derive(Debug)]
 struct Lane<J> {
-    jobs: VecDeque<J>,
-    /// The expected time of all of them.
-    work: Duration,
+    jobs: Queue<J>,
     /// Workers that run jobs of this lane.
     running: usize,
-    /// The worker time it has used. Runs in progress count with their expected time.
+    /// The worker time it has used, times its weight. Runs in progress count with their expected time.
     used: Duration,
 }
 
@@ -45,13 +55,7 @@ impl<K: Copy> Turn<K> {
     }
 }
 
-impl<J> Lane<J> {
-    fn may_run(&self, most_workers: usize) -> bool {
-        !self.jobs.is_empty() && self.running < most_workers
-    }
-}
-
-impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
+impl<K: LaneId, J: Queued> Lanes<K, J> {
     pub(super) fn new(capacity: usize, most_workers: usize) -> Lanes<K, J> {
         Lanes { by_key: HashMap::new(), capacity, most_workers, waiting: 0, now: Duration::ZERO }
     }
@@ -61,10 +65,26 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
         self.waiting
     }
 
-    /// The worker time ahead of a job that is added now: all jobs of its lane, and at most the same time for each other lane.
-    pub(super) fn work_ahead(&self, key: K) -> Duration {
-        let Some(mine) = self.by_key.get(&key).map(|lane| lane.work) else { return Duration::ZERO };
-        self.by_key.values().map(|lane| lane.work.min(mine)).sum()
+    /// The worker time ahead of a job of this caller that is added now: the jobs before it in its lane, and at most the same time for each
+    /// other lane, as the weights divide it.
+    pub(super) fn work_ahead(&self, key: K, caller: CallerId) -> Duration {
+        self.by_key.get(&key).map_or(Duration::ZERO, |lane| self.work_beside(key, lane.jobs.work_before(caller)))
+    }
+
+    /// The worker time ahead of a job that is added at the end of a lane.
+    pub(super) fn work_of_all(&self, key: K) -> Duration {
+        self.by_key.get(&key).map_or(Duration::ZERO, |lane| self.work_beside(key, lane.jobs.work()))
+    }
+
+    /// What all lanes work while this one works for so long.
+    fn work_beside(&self, key: K, mine: Duration) -> Duration {
+        if mine.is_zero() {
+            return mine;
+        }
+        let others = self.by_key.iter().filter(|(other, _)| **other != key);
+        let others: Duration =
+            others.map(|(other, lane)| lane.jobs.work().min(mine * key.weight() / other.weight())).sum();
+        mine + others
     }
 
     /// Jobs that may wait in one lane.
@@ -72,51 +92,64 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
         self.capacity
     }
 
-    /// Whether a lane is at its capacity.
-    pub(super) fn is_full(&self, key: K) -> bool {
-        self.by_key.get(&key).is_some_and(|lane| lane.jobs.len() >= self.capacity)
+    /// Whether no further job of this caller may wait in the lane: it is full, and the job would be the last one.
+    pub(super) fn is_full_for(&self, key: K, caller: CallerId) -> bool {
+        self.by_key.get(&key).is_some_and(|lane| lane.jobs.len() >= self.capacity && lane.jobs.would_be_last(caller))
     }
 
-    /// Puts a job at the end of its lane. `cost`: its expected time.
-    pub(super) fn push(&mut self, key: K, job: J, cost: Duration) {
-        let fresh = || Lane { jobs: VecDeque::new(), work: Duration::ZERO, running: 0, used: self.now };
+    /// Puts a job into its lane, behind the jobs that callers with less waiting work have there. Where the lane is full, the last job of it is
+    /// returned: its caller has the most work waiting.
+    pub(super) fn push(&mut self, key: K, job: J) -> Option<J> {
+        let fresh = || Lane { jobs: Queue::default(), running: 0, used: self.now };
         let lane = self.by_key.entry(key).or_insert_with(fresh);
         if lane.jobs.is_empty() {
             lane.used = lane.used.max(self.now);
         }
-        lane.jobs.push_back(job);
-        lane.work += cost;
+        lane.jobs.push(job);
+        if lane.jobs.len() > self.capacity {
+            return lane.jobs.pop_last();
+        }
         self.waiting += 1;
+        None
+    }
+
+    fn may_run(&self, key: K, lane: &Lane<J>) -> bool {
+        let of_others = key.of_same_version().filter_map(|other| self.by_key.get(&other)).map(|lane| lane.running);
+        !lane.jobs.is_empty() && lane.running + of_others.sum::<usize>() < self.most_workers
     }
 
     /// Whether a worker would find a job now.
     pub(super) fn has_turn(&self) -> bool {
-        self.by_key.values().any(|lane| lane.may_run(self.most_workers))
+        self.by_key.iter().any(|(key, lane)| self.may_run(*key, lane))
     }
 
-    /// Gives a turn to the next lane: `select` removes at least one job from it and returns the expected time of what it removed. `None`
-    /// where no job waits, except in lanes that use as many workers as they may.
-    pub(super) fn take<B>(&mut self, select: impl FnOnce(&mut VecDeque<J>) -> (B, Duration)) -> Option<(Turn<K>, B)> {
+    /// Gives a turn to the next lane: `select` removes at least one job from it. `None` where no job waits, except in lanes whose version uses
+    /// as many workers as it may.
+    pub(super) fn take(
+        &mut self,
+        select: impl FnOnce(&mut VecDeque<J>) -> Selected<J>,
+    ) -> Option<(Turn<K>, Selected<J>)> {
         let now = self.now;
         // An idle lane is forgotten once the others have used as much time.
         self.by_key.retain(|_, lane| lane.running > 0 || !lane.jobs.is_empty() || lane.used > now);
-        let waits = self.by_key.iter_mut().filter(|(_, lane)| lane.may_run(self.most_workers));
-        let (key, lane) = waits.min_by_key(|(_, lane)| lane.used)?;
+        let waits = self.by_key.iter().filter(|(key, lane)| self.may_run(**key, lane));
+        let key = waits.min_by_key(|(_, lane)| lane.used).map(|(key, _)| *key)?;
+        let lane = self.by_key.get_mut(&key)?;
         self.now = self.now.max(lane.used);
         let before = lane.jobs.len();
-        let (selected, charged) = select(&mut lane.jobs);
+        let (selected, cost) = lane.jobs.take(select);
         lane.running += 1;
         self.waiting -= before - lane.jobs.len();
-        lane.work = if lane.jobs.is_empty() { Duration::ZERO } else { lane.work.saturating_sub(charged) };
         // Charged now and not at the end: otherwise other free workers would take from the same lane meanwhile.
+        let charged = cost * key.weight();
         lane.used += charged;
-        Some((Turn { key: *key, charged }, selected))
+        Some((Turn { key, charged }, selected))
     }
 
     /// Charges a lane for time that a helper worked on its turn.
     pub(super) fn charge(&mut self, key: K, took: Duration) {
         if let Some(lane) = self.by_key.get_mut(&key) {
-            lane.used += took;
+            lane.used += took * key.weight();
         }
     }
 
@@ -130,7 +163,7 @@ impl<K: Eq + Hash + Copy, J> Lanes<K, J> {
     /// Ends a turn that took this long.
     pub(super) fn end_turn(&mut self, turn: &Turn<K>, took: Duration) {
         let Some(lane) = self.by_key.get_mut(&turn.key) else { return };
-        lane.used = (lane.used + took).saturating_sub(turn.charged);
+        lane.used = (lane.used + took * turn.key.weight()).saturating_sub(turn.charged);
         lane.running -= 1;
     }
 }
@@ -141,12 +174,55 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn one(jobs: &mut VecDeque<u32>) -> (u32, Duration) {
-        (jobs.pop_front().unwrap(), MS)
+    /// A lower-case letter is the interactive lane of a version, and the upper-case one its batch lane.
+    impl LaneId for char {
+        fn weight(self) -> u32 {
+            if self.is_ascii_uppercase() { 10 } else { 1 }
+        }
+
+        fn of_same_version(self) -> impl Iterator<Item = char> {
+            let other = if self.is_ascii_uppercase() { self.to_ascii_lowercase() } else { self.to_ascii_uppercase() };
+            std::iter::once(other)
+        }
+    }
+
+    #[derive(Debug)]
+    struct Job {
+        cost: Duration,
+        caller: CallerId,
+        tag: Duration,
+    }
+
+    impl Queued for Job {
+        fn caller(&self) -> CallerId {
+            self.caller
+        }
+        fn cost(&self) -> Duration {
+            self.cost
+        }
+        fn tag(&self) -> Duration {
+            self.tag
+        }
+        fn set_tag(&mut self, tag: Duration) {
+            self.tag = tag;
+        }
+    }
+
+    fn job(cost: Duration) -> Job {
+        Job { cost, caller: CallerId::default(), tag: Duration::ZERO }
+    }
+
+    fn one(jobs: &mut VecDeque<Job>) -> Selected<Job> {
+        Selected { batch: jobs.pop_front().into_iter().collect(), ..Selected::default() }
+    }
+
+    /// Adds a job that is expected to take this long. It must fit.
+    fn push(lanes: &mut Lanes<char, Job>, key: char, cost: Duration) {
+        assert!(lanes.push(key, job(cost)).is_none());
     }
 
     /// Gives one turn that takes the time that `takes` returns for the lane.
-    fn turn(lanes: &mut Lanes<char, u32>, takes: impl Fn(char) -> Duration) -> Option<char> {
+    fn turn(lanes: &mut Lanes<char, Job>, takes: impl Fn(char) -> Duration) -> Option<char> {
         let (turn, _) = lanes.take(one)?;
         lanes.end_turn(&turn, takes(turn.key));
         Some(turn.key)
@@ -155,9 +231,9 @@ mod tests {
     #[test]
     fn turns_go_by_time_used_and_not_by_jobs_waiting() {
         let mut lanes = Lanes::new(1000, 9);
-        for i in 0..100 {
-            lanes.push('s', i, MS);
-            lanes.push('f', i, MS);
+        for _ in 0..100 {
+            push(&mut lanes, 's', MS);
+            push(&mut lanes, 'f', MS);
         }
         let mut turns = HashMap::from([('s', 0), ('f', 0)]);
         for _ in 0..44 {
@@ -172,15 +248,15 @@ mod tests {
     fn a_lane_that_refills_at_once_keeps_its_used_time() {
         let mut lanes = Lanes::new(1000, 9);
         let mut turns = Vec::new();
-        lanes.push('s', 0, MS);
-        for i in 0..100 {
-            lanes.push('f', i, MS);
+        push(&mut lanes, 's', MS);
+        for _ in 0..100 {
+            push(&mut lanes, 'f', MS);
         }
         for _ in 0..60 {
             let key = turn(&mut lanes, |key| if key == 's' { 20 * MS } else { MS }).unwrap();
             if key == 's' {
                 // Its only caller sends the next request.
-                lanes.push('s', 0, MS);
+                push(&mut lanes, 's', MS);
             }
             turns.push(key);
         }
@@ -191,11 +267,11 @@ mod tests {
     #[test]
     fn a_running_turn_counts_before_it_ends() {
         let mut lanes = Lanes::new(10, 9);
-        for i in 0..3 {
-            lanes.push('s', i, MS);
+        for _ in 0..3 {
+            push(&mut lanes, 's', MS);
         }
         let (first, _) = lanes.take(one).unwrap();
-        lanes.push('f', 0, MS);
+        push(&mut lanes, 'f', MS);
         let (second, _) = lanes.take(one).unwrap();
         assert_eq!((first.key, second.key), ('s', 'f'), "the second worker does not take from the same lane");
         lanes.end_turn(&first, MS);
@@ -205,9 +281,9 @@ mod tests {
     #[test]
     fn time_of_helpers_is_charged_to_the_lane() {
         let mut lanes = Lanes::new(10, 9);
-        for i in 0..3 {
-            lanes.push('l', i, MS);
-            lanes.push('o', i, MS);
+        for _ in 0..3 {
+            push(&mut lanes, 'l', MS);
+            push(&mut lanes, 'o', MS);
         }
         let (first, _) = lanes.take(one).unwrap();
         lanes.charge(first.key, 5 * MS);
@@ -220,13 +296,13 @@ mod tests {
     #[test]
     fn an_idle_lane_saves_up_no_time() {
         let mut lanes = Lanes::new(10, 9);
-        for i in 0..3 {
-            lanes.push('a', i, MS);
+        for _ in 0..3 {
+            push(&mut lanes, 'a', MS);
         }
         turn(&mut lanes, |_| 1000 * MS);
         turn(&mut lanes, |_| 1000 * MS);
-        for i in 0..3 {
-            lanes.push('b', i, MS);
+        for _ in 0..3 {
+            push(&mut lanes, 'b', MS);
         }
         // The new lane is next, once: it starts with the used time of the other.
         assert_eq!(turn(&mut lanes, |_| 1500 * MS), Some('b'));
@@ -236,26 +312,69 @@ mod tests {
 
     #[test]
     fn a_full_lane_does_not_affect_other_lanes() {
+        let anybody = CallerId::default();
         let mut lanes = Lanes::new(2, 9);
-        lanes.push('a', 1, MS);
-        assert!(!lanes.is_full('a'));
-        lanes.push('a', 2, 4 * MS);
-        assert!(lanes.is_full('a') && !lanes.is_full('b'));
-        assert_eq!((lanes.work_ahead('a'), lanes.work_ahead('b')), (5 * MS, Duration::ZERO));
-        lanes.push('b', 1, MS);
-        assert_eq!(
-            (lanes.work_ahead('a'), lanes.work_ahead('b')),
-            (6 * MS, 2 * MS),
-            "at most the same time for each other lane"
-        );
+        push(&mut lanes, 'a', MS);
+        assert!(!lanes.is_full_for('a', anybody));
+        push(&mut lanes, 'a', 4 * MS);
+        assert!(lanes.is_full_for('a', anybody) && !lanes.is_full_for('b', anybody));
+        let ahead = |lanes: &Lanes<char, Job>| (lanes.work_ahead('a', anybody), lanes.work_ahead('b', anybody));
+        assert_eq!(ahead(&lanes), (5 * MS, Duration::ZERO));
+        push(&mut lanes, 'b', MS);
+        assert_eq!(ahead(&lanes), (6 * MS, 2 * MS), "at most the same time for each other lane");
         assert_eq!(lanes.waiting(), 3);
-        let all = |jobs: &mut VecDeque<u32>| (jobs.drain(..).count(), MS);
+        let all = |jobs: &mut VecDeque<Job>| Selected { batch: jobs.drain(..).collect(), ..Selected::default() };
         let (first, jobs) = lanes.take(all).unwrap();
         lanes.end_turn(&first, MS);
-        assert_eq!(lanes.waiting(), 3 - jobs);
+        assert_eq!(lanes.waiting(), 3 - jobs.batch.len());
         let (second, _) = lanes.take(all).unwrap();
         lanes.end_turn(&second, MS);
         assert!(lanes.waiting() == 0 && lanes.take(all).is_none());
-        assert_eq!((lanes.work_ahead('a'), lanes.work_ahead('b')), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(ahead(&lanes), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_full_lane_takes_a_job_of_a_caller_with_less_waiting_work() {
+        let mut lanes = Lanes::new(3, 9);
+        for _ in 0..3 {
+            push(&mut lanes, 'a', MS);
+        }
+        let modest = CallerId::of("modest");
+        assert!(lanes.is_full_for('a', CallerId::default()) && !lanes.is_full_for('a', modest));
+        assert_eq!(lanes.work_ahead('a', modest), MS, "behind the first job, which came before");
+        let out = lanes.push('a', Job { caller: modest, ..job(MS) }).unwrap();
+        assert_eq!((out.caller, lanes.waiting()), (CallerId::default(), 3));
+        assert!(lanes.is_full_for('a', modest), "its next one would be behind all others: each caller has its share");
+    }
+
+    #[test]
+    fn batch_lanes_get_a_smaller_share_and_do_not_starve() {
+        let mut lanes = Lanes::new(1000, 9);
+        for _ in 0..200 {
+            push(&mut lanes, 'a', MS);
+            push(&mut lanes, 'A', MS);
+            push(&mut lanes, 'B', MS);
+        }
+        let turns: Vec<char> = (0..120).map(|_| turn(&mut lanes, |_| MS).unwrap()).collect();
+        let of = |key| turns.iter().filter(|turn| **turn == key).count();
+        assert!((99..=101).contains(&of('a')) && (9..=11).contains(&of('A')), "{turns:?}");
+        // 100 jobs of the lane itself, 10 of each batch lane beside them.
+        assert_eq!(lanes.work_of_all('a'), 120 * MS);
+        let batch = lanes.work_of_all('A');
+        assert!(batch >= 190 * MS + 100 * MS + 190 * MS, "all of the interactive work goes first: {batch:?}");
+    }
+
+    #[test]
+    fn the_lanes_of_a_version_share_its_workers() {
+        let mut lanes = Lanes::new(9, 2);
+        for key in ['a', 'a', 'A', 'b'] {
+            push(&mut lanes, key, MS);
+        }
+        let turns: Vec<_> = std::iter::from_fn(|| lanes.take(one)).map(|(turn, _)| turn).collect();
+        let of_a = turns.iter().filter(|turn| turn.key.eq_ignore_ascii_case(&'a')).count();
+        assert_eq!((turns.len(), of_a), (3, 2));
+        assert!(!lanes.has_turn());
+        lanes.end_turn(turns.iter().find(|turn| turn.key != 'b').unwrap(), MS);
+        assert!(lanes.has_turn());
     }
 }

@@ -8,9 +8,11 @@
 //!   ([`Executor::end_turns`]).
 //! - A request of zero such rows is answered without the engine.
 //! - A request of many such rows is split across the workers that are idle.
-//! - Each version waits in a lane of its own. Turns go by the time used, so one version cannot starve another.
+//! - Each version waits in lanes of its own, one for each priority. Turns go by the time used, so one version cannot starve another; the
+//!   time of batch priority counts more. Within a lane, callers take turns by the time that their requests take ([`Requester`]).
 //! - A lane is bounded. When it is full or the wait is too long, the request is refused with `OVERLOADED` and nothing else is lost:
-//!   by [`Executor::admit`] before the request is checked, and by [`Executor::execute`] where the lane filled up since.
+//!   by [`Executor::would_fit`] before its body is read, by [`Executor::admit`] before it is checked, and by [`Executor::execute`]
+//!   where the lane filled up since.
 //! - Work past its deadline is dropped before it runs (`DEADLINE_EXCEEDED`). Work whose caller went away is skipped.
 //! - A run in progress is interrupted at its deadline, when its callers left, and where it takes far too long on the thread that read the
 //!   request; then a worker repeats it. [`limit_runs`] sets a limit for runs without a caller. A run that ignores its interrupt costs its
@@ -18,12 +20,14 @@
 //! - A panic or an error inside an engine fails that run alone, and the session is dropped. A worker that panics elsewhere answers
 //!   the requests of that run with `INTERNAL` and goes on.
 //!
+//! [`Requester`]: crate::model::Requester
+//!
 //! Uses: backend, machine (processor time, priority), marks, model, tensor.
 //!
 //! Invariant: no knowledge of routing or HTTP.
 //!
 //! To change how runs are placed: `executor.rs` and `at_once.rs` decide where a run happens, `turn.rs` is what an I/O thread runs together, `watchdog.rs` when it is ended, `batch.rs` what runs together, `split_run.rs` and
-//! `cost.rs` what is split, `idle.rs` across which workers, `lanes.rs` whose turn it is, and `pool.rs` is what a worker does.
+//! `cost.rs` what is split, `idle.rs` across which workers, `lanes.rs` which version's turn it is, `queue.rs` which caller's, and `pool.rs` is what a worker does.
 
 mod at_once;
 mod batch;
@@ -33,6 +37,7 @@ mod executor;
 mod idle;
 mod lanes;
 mod pool;
+mod queue;
 mod runner;
 mod split_run;
 #[cfg(test)]

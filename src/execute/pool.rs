@@ -3,14 +3,15 @@
 use super::batch::{BatchItem, Selected, select};
 use super::executor::{Config, expired};
 use super::idle::{IdleWorkers, OtherCpuLoad};
-use super::lanes::{Lanes, Turn};
+use super::lanes::{LaneId, Lanes, Turn};
+use super::queue::Queued;
 use super::runner::{NoOutput, RunOutput, Runner};
 use super::split_run::SplitRun;
 use super::watchdog::{
     Callers, Limit, OnLook, also_look_at, is_aside, is_replaced, replace_when_lost, step_aside_when_slow,
 };
 use crate::machine;
-use crate::model::{Checked, Failure, panic_message};
+use crate::model::{CallerId, Checked, Code, Failure, Priority, Requester, panic_message};
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroUsize;
@@ -27,8 +28,11 @@ pub(super) struct Job {
     pub(super) request: Arc<Checked>,
     pub(super) deadline: Instant,
     pub(super) queued: Instant,
+    pub(super) requester: Requester,
     /// The worker time it is expected to take.
     pub(super) cost: Duration,
+    /// Its place in the lane.
+    pub(super) tag: Duration,
     /// Closed when the caller went away. Dropped without an answer only by a panic.
     pub(super) reply: oneshot::Sender<Result<RunOutput, Failure>>,
 }
@@ -44,6 +48,24 @@ impl BatchItem for Job {
 
     fn is_cancelled(&self) -> bool {
         self.reply.is_closed()
+    }
+}
+
+impl Queued for Job {
+    fn caller(&self) -> CallerId {
+        self.requester.caller
+    }
+
+    fn cost(&self) -> Duration {
+        self.cost
+    }
+
+    fn tag(&self) -> Duration {
+        self.tag
+    }
+
+    fn set_tag(&mut self, tag: Duration) {
+        self.tag = tag;
     }
 }
 
@@ -87,14 +109,37 @@ const MOST_WORKERS: usize = 4;
 /// A worker that is not needed any more ends after it was idle for this long.
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
-/// Identifies a version's lane by the runner's address. The lane holds no reference, so it keeps nothing loaded. A version loaded
-/// later at the same address inherits the time used by the one before it.
+/// How much less of the workers a lane of batch priority gets than one of interactive priority: enough that interactive requests hardly
+/// notice it, and not so little that batch requests never run.
+const BATCH_WEIGHT: u32 = 16;
+
+/// Identifies a version's lane by the runner's address, and the priority. The lane holds no reference, so it keeps nothing loaded. A version
+/// loaded later at the same address inherits the time used by the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct LaneKey(usize);
+pub(super) struct LaneKey {
+    runner: usize,
+    priority: Priority,
+}
 
 impl LaneKey {
-    pub(super) fn of(runner: &Arc<Runner>) -> LaneKey {
-        LaneKey(Arc::as_ptr(runner).addr())
+    pub(super) fn of(runner: &Arc<Runner>, priority: Priority) -> LaneKey {
+        LaneKey { runner: Arc::as_ptr(runner).addr(), priority }
+    }
+}
+
+impl LaneId for LaneKey {
+    fn weight(self) -> u32 {
+        match self.priority {
+            Priority::Interactive => 1,
+            Priority::Batch => BATCH_WEIGHT,
+        }
+    }
+
+    fn of_same_version(self) -> impl Iterator<Item = LaneKey> {
+        Priority::ALL
+            .into_iter()
+            .filter(move |other| *other != self.priority)
+            .map(move |priority| LaneKey { priority, ..self })
     }
 }
 
@@ -219,6 +264,16 @@ impl Pool {
     /// Makes the number of waiting jobs visible to [`Pool::waiting`].
     pub(super) fn publish_waiting(&self, state: &State) {
         self.waiting.store(state.lanes.waiting(), Ordering::Relaxed);
+    }
+
+    /// Tells the door how long a further request of this lane would wait at most.
+    pub(super) fn publish_wait(&self, state: &State, runner: &Runner, key: LaneKey) {
+        runner.set_wait(key.priority, self.shared_by_workers(state.lanes.work_of_all(key)));
+    }
+
+    /// How long the workers take for this much worker time.
+    pub(super) fn shared_by_workers(&self, work: Duration) -> Duration {
+        work / u32::try_from(self.workers.get()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn wake_worker(&self) {
@@ -349,14 +404,18 @@ impl Pool {
         let mut state = self.lock();
         let mut waited = false;
         loop {
+            let mut of_runner = None;
             let taken = state.lanes.take(|jobs| {
                 let runner = jobs.front().map(|job| Arc::clone(&job.runner));
-                let selected = runner.map(|runner| select(&runner, jobs, Instant::now(), None)).unwrap_or_default();
-                let Selected { batch, expired, cancelled } = &selected;
-                let cost = batch.iter().chain(expired).chain(cancelled).map(|job| job.cost).sum();
-                (selected, cost)
+                let selected =
+                    runner.as_ref().map(|runner| select(runner, jobs, Instant::now(), None)).unwrap_or_default();
+                of_runner = runner;
+                selected
             });
             self.publish_waiting(&state);
+            if let (Some(runner), Some((turn, _))) = (of_runner, &taken) {
+                self.publish_wait(&state, &runner, turn.key());
+            }
             if let Some((turn, selected)) = taken {
                 state.idle.record_turn(waited);
                 state.begin_work(worker, Some(turn.key()));
@@ -431,13 +490,14 @@ impl Pool {
     fn run_single(&self, job: Job, began: Instant, ends_early: bool) -> Option<Job> {
         let job = still_wanted(job, began)?;
         let (runner, request, deadline) = (Arc::clone(&job.runner), Arc::clone(&job.request), job.deadline);
+        let lane = LaneKey::of(&runner, job.requester.priority);
         let jobs = vec![job];
         let until = if ends_early { early_limit(&runner, &jobs, began) } else { deadline };
         let slow_from = slow_after(&runner, request.elements()).and_then(|after| began.checked_add(after));
         let in_run = InRun::new(jobs);
         let callers: Arc<dyn Callers> = in_run.clone();
         let whole = || runner.run_within(&request, Limit { until: Some(until), callers: Some(&callers), slow_from });
-        let split = if ends_early { None } else { self.split(&runner, &request, deadline, &callers) };
+        let split = if ends_early { None } else { self.split(&runner, &request, deadline, lane, &callers) };
         let result = match split {
             None => whole(),
             Some(run) => match self.run_split(&runner, &run) {
@@ -463,6 +523,7 @@ impl Pool {
         runner: &Arc<Runner>,
         request: &Arc<Checked>,
         deadline: Instant,
+        lane: LaneKey,
         callers: &Arc<dyn Callers>,
     ) -> Option<Arc<SplitRun>> {
         if !runner.may_split(request) {
@@ -476,7 +537,6 @@ impl Pool {
             return None;
         }
         let run = Arc::new(SplitRun::new(runner, request, parts, deadline, callers)?);
-        let lane = LaneKey::of(runner);
         (1..parts).for_each(|_| state.idle.ask_for_help(Help { lane, run: Arc::clone(&run) }));
         drop(state);
         (1..parts).for_each(|_| self.work.notify_one());
@@ -558,6 +618,16 @@ fn still_wanted(job: Job, now: Instant) -> Option<Job> {
     Some(job)
 }
 
+/// Answers a job that lost its place to one of another caller.
+pub(super) fn give_up_place(job: Job, retry_after: Duration) {
+    let failure = Failure::new(
+        Code::Overloaded,
+        "the queue of this version is full, and its last place went to a caller with fewer waiting requests; try again shortly",
+    );
+    let queued = job.queued;
+    reply(Err(failure.with_retry_after(retry_after)), job, queued);
+}
+
 /// Answers a job. Returns false where its caller went away.
 fn reply(result: Result<RunOutput, Failure>, job: Job, began: Instant) -> bool {
     let Job { runner, request, queued, reply, .. } = job;
@@ -576,18 +646,18 @@ mod tests {
     fn waiting_jobs_come_before_parts_of_split_runs() {
         let model = scripted();
         let (runner, request) = (Arc::new(Runner::new(model.clone())), request(&model));
-        let cores = NonZeroUsize::MIN;
-        let pool = Pool::new(&Config { inline_below: Duration::ZERO, queue: 9, workers: cores, cores });
+        let pool = Pool::new(&Config { inline_below: Duration::ZERO, queue: 9, ..Config::default() });
         pool.stop();
-        let lane = LaneKey::of(&runner);
+        let lane = LaneKey::of(&runner, Priority::Interactive);
         let callers: Arc<dyn Callers> = InRun::new(Vec::new());
         let run = Arc::new(SplitRun::new(&runner, &request, 2, Instant::now(), &callers).unwrap());
         pool.lock().idle.ask_for_help(Help { lane, run });
         let (reply, _answer) = oneshot::channel();
         let queued = Instant::now();
-        let job =
-            Job { runner, request, deadline: queued + Duration::from_mins(1), queued, cost: Duration::ZERO, reply };
-        pool.lock().lanes.push(lane, job, Duration::ZERO);
+        let (deadline, requester) = (queued + Duration::from_mins(1), Requester::default());
+        let (cost, tag) = (Duration::ZERO, Duration::ZERO);
+        let job = Job { runner, request, deadline, queued, requester, cost, tag, reply };
+        assert!(pool.lock().lanes.push(lane, job).is_none());
         assert!(matches!(pool.next(0), Some(Work::Turn(..))));
         assert!(matches!(pool.next(0), Some(Work::Help(..))));
         assert!(pool.next(0).is_none());

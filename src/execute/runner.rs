@@ -8,12 +8,13 @@ use super::watchdog::{Limit, MAX_LOST_RUNS, RunWatch, watched};
 use crate::backend::{GraphFacts, Model, RunError, Session};
 use crate::machine;
 use crate::marks::{self, Kind, VersionMark};
-use crate::model::{Answer, Checked, Code, Dim, Failure, Signature, panic_message};
+use crate::model::{Answer, Checked, Code, Dim, Failure, Priority, Signature, panic_message};
 use crate::tensor::{Data, Shape, Tensor};
 use crossbeam_queue::ArrayQueue;
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The answer to one request, and how it was run.
@@ -50,6 +51,8 @@ pub struct Runner {
     counters: RunCounters,
     at_once: AtOnce,
     watch: Arc<RunWatch>,
+    /// How long a further request would wait for a worker, in nanoseconds, by priority. Written at each change of the version's lanes.
+    waits: [AtomicU64; Priority::ALL.len()],
     /// Names the version in the report of a crash.
     mark: VersionMark,
 }
@@ -111,6 +114,7 @@ impl Runner {
             signature: model.signature().clone(),
             at_once: AtOnce::new(model.signature(), model.graph()),
             watch: RunWatch::new(),
+            waits: Default::default(),
             model,
             idle: ArrayQueue::new(Self::MAX_IDLE_SESSIONS),
             cost: CostCurve::new(),
@@ -231,6 +235,17 @@ impl Runner {
     #[must_use]
     pub fn run_id(&self) -> u64 {
         self.watch.id()
+    }
+
+    /// How long a further request would wait for a worker at most, as of the last change of this version's lanes. Zero where none waits.
+    #[must_use]
+    pub fn wait(&self, priority: Priority) -> Duration {
+        Duration::from_nanos(self.waits[priority as usize].load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_wait(&self, priority: Priority, wait: Duration) {
+        let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        self.waits[priority as usize].store(nanos, Ordering::Relaxed);
     }
 
     /// Runs that were interrupted, and runs that ignored their interrupt.

@@ -1,7 +1,9 @@
 //! Admitting a request and reading its body, under the limits.
 
-use super::body::{self, UnreadBody};
-use super::data_plane::{DataPlane, Permit, RequestKind};
+use super::body;
+use super::data_plane::{DataPlane, RequestKind};
+use super::door::{self, Admitted, Arrived};
+use super::endpoint::Target;
 use super::negotiation::check_media_types;
 use super::workers::LARGE;
 use crate::budget::Hold;
@@ -19,7 +21,7 @@ const X_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 #[derive(Debug)]
 pub(super) struct AdmittedBody {
     /// Held until the request is answered.
-    pub _permit: Permit,
+    pub _admitted: Admitted,
     pub deadline: Instant,
     pub body: Bytes,
     /// Counts the body, and everything that is made of it.
@@ -31,15 +33,17 @@ pub(super) struct AdmittedBody {
 pub(super) async fn admit_and_read(
     plane: &Arc<DataPlane>,
     kind: RequestKind,
-    headers: &HeaderMap,
-    body: UnreadBody<'_>,
-    received: Instant,
+    request: Arrived<'_>,
+    target: Option<&Target<'_>>,
 ) -> Result<AdmittedBody, Failure> {
     // A body that would be refused now is not read.
-    let checked = plane.has_room(kind).and_then(|()| {
-        check_media_types(headers)?;
-        Ok((received + timeout(plane, headers)?, Hold::open(&plane.budget, &body.caller.account)?))
+    let checked = timeout(plane, request.headers).and_then(|timeout| {
+        let deadline = request.received + timeout;
+        door::enter(plane, &request, kind, target, deadline)?;
+        check_media_types(request.headers)?;
+        Ok((deadline, Hold::open(&plane.budget, &request.body.caller.account)?))
     });
+    let Arrived { headers, body, received, sender } = request;
     let (deadline, hold) = match checked {
         Ok(checked) => checked,
         Err(failure) => {
@@ -49,14 +53,14 @@ pub(super) async fn admit_and_read(
     };
     let max = plane.limits.max_body();
     let body = body::read(headers, body, max, plane.limits.body_timeout(), deadline, &hold).await?;
-    let permit = plane.admit(kind)?;
+    let admitted = door::admit(plane, kind, sender, received)?;
     let (body, hold) = match headers.get(CONTENT_ENCODING) {
         None => (body, hold),
         Some(encoding) => {
             inflate_body(plane, &String::from_utf8_lossy(encoding.as_bytes()), body, max, hold, deadline).await?
         }
     };
-    Ok(AdmittedBody { _permit: permit, deadline, body, hold })
+    Ok(AdmittedBody { _admitted: admitted, deadline, body, hold })
 }
 
 /// Inflates a body. What turns out to be large is inflated again on another thread: how much comes out of it is not known before.

@@ -17,6 +17,7 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 pub(super) const X_VERSION: HeaderName = HeaderName::from_static("x-sluicegate-version");
 pub(super) const X_ARM: HeaderName = HeaderName::from_static("x-sluicegate-arm");
 pub(super) const X_FALLBACK: HeaderName = HeaderName::from_static("x-sluicegate-fallback");
+pub(super) const X_PRIORITY: HeaderName = HeaderName::from_static("x-sluicegate-priority");
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -1,16 +1,18 @@
 //! The state that all connections of the data plane share: the gateway, the limits, the counters.
 
 use super::config::Config;
+use super::door::{Doors, Shed};
 use super::endpoint::Endpoint;
 use super::io_health::IoThreads;
 use super::peers::Peers;
 use super::workers::Workers;
-use crate::access::{Access, ClientCertificate, Permission, Scope, credentials_needed};
+use crate::access::{ClientCertificate, Identity, Permission, Scope, credentials_needed};
 use crate::budget::Budget;
+use crate::callers::Callers;
 use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Version};
 use metrics::Counter;
@@ -83,6 +85,15 @@ pub(super) enum RequestKind {
 /// throughput.
 const MAX_FEEDBACK_IN_FLIGHT: usize = 256;
 
+/// How many of the places a request may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    Interactive,
+    /// An interactive request of a caller that holds less than its share of the places.
+    Modest,
+    Batch,
+}
+
 /// Where a panic was caught, as the label `task` of the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
@@ -109,8 +120,8 @@ pub struct DataPlane {
     pub(super) gateway: Gateway,
     pub(super) limits: Limits,
     pub(super) budget: Budget,
-    /// `None`: every caller may send every request.
-    access: Option<Access>,
+    doors: Doors,
+    pub(super) shed: Shed,
     /// For large bodies.
     pub(super) workers: Workers,
     max_headers: usize,
@@ -125,14 +136,14 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Starts the threads for large bodies. With `access`, requests need credentials.
+    /// Starts the threads for large bodies.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub fn new(
         gateway: Gateway,
         config: &Config,
-        access: Option<Access>,
+        doors: Doors,
         budget: Budget,
         telemetry: &Telemetry,
     ) -> io::Result<Arc<DataPlane>> {
@@ -142,7 +153,8 @@ impl DataPlane {
             gateway,
             limits: Limits::new(config),
             budget,
-            access,
+            doors,
+            shed: Shed::new(process),
             workers,
             max_headers: config.max_headers,
             predict_in_flight: InFlight::default(),
@@ -172,6 +184,12 @@ impl DataPlane {
         &self.budget
     }
 
+    /// What each caller has in flight.
+    #[must_use]
+    pub fn callers(&self) -> &Arc<Callers> {
+        &self.doors.callers
+    }
+
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -194,17 +212,26 @@ impl DataPlane {
         self.predict_in_flight.0.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller may use the endpoint.
+    /// Whether the caller may use the endpoint, and who it is where it proved that.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` without credentials or with wrong ones; `FORBIDDEN` when they do not allow it.
-    pub(super) fn check_caller(&self, endpoint: &Endpoint<'_>, parts: &Parts) -> Result<(), Failure> {
-        let Some(access) = &self.access else { return Ok(()) };
+    /// `UNAUTHENTICATED` without credentials or with wrong ones; `FORBIDDEN` when they do not allow it. Neither where no credentials are
+    /// needed: then wrong ones name nobody, as they may be meant for a proxy.
+    pub(super) fn check_caller(
+        &self,
+        endpoint: &Endpoint<'_>,
+        parts: &Parts,
+    ) -> Result<Option<Arc<Identity>>, Failure> {
+        let Doors { access, require_token, .. } = &self.doors;
         let (permission, model) = endpoint.permission();
         if permission == Permission::Open {
-            return Ok(());
+            return Ok(None);
         }
         let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
+        if !require_token {
+            let is_given = certificate.is_some() || parts.headers.contains_key(AUTHORIZATION);
+            return Ok(if is_given { access.identify(&parts.headers, certificate).ok().flatten() } else { None });
+        }
         let identity = access.identify(&parts.headers, certificate)?.ok_or_else(|| credentials_needed(certificate))?;
         match permission {
             Permission::Open | Permission::AnyIdentity => Ok(()),
@@ -212,11 +239,12 @@ impl DataPlane {
             Permission::To(action, Scope::Listed) => identity.check_somewhere(action),
             Permission::To(action, Scope::Everything) => identity.check(action, None),
         }
+        .map(|()| Some(identity))
     }
 
     /// Admits one request, or refuses it at once.
-    pub(super) fn admit(self: &Arc<Self>, kind: RequestKind) -> Result<Permit, Failure> {
-        let limit = self.limit_of(kind);
+    pub(super) fn admit(self: &Arc<Self>, kind: RequestKind, claim: Claim) -> Result<Permit, Failure> {
+        let limit = self.limit_of(kind, claim);
         if self.in_flight_of(kind).enter(limit) {
             return Ok(Permit { plane: Arc::clone(self), kind });
         }
@@ -224,15 +252,22 @@ impl DataPlane {
     }
 
     /// Refuses a request whose body has not been read if it could not be admitted now.
-    pub(super) fn has_room(&self, kind: RequestKind) -> Result<(), Failure> {
-        let limit = self.limit_of(kind);
+    pub(super) fn has_room(&self, kind: RequestKind, claim: Claim) -> Result<(), Failure> {
+        let limit = self.limit_of(kind, claim);
         if self.in_flight_of(kind).0.load(Ordering::Relaxed) < limit { Ok(()) } else { Err(too_many(kind, limit)) }
     }
 
-    fn limit_of(&self, kind: RequestKind) -> usize {
-        match kind {
+    /// How many requests may be in flight for one more to be let in. The upper half is for interactive requests only, and some more places
+    /// are for callers that hold less than their share, so that one caller cannot keep all others out.
+    fn limit_of(&self, kind: RequestKind, claim: Claim) -> usize {
+        let places = match kind {
             RequestKind::Predict => self.limits.max_in_flight.load(Ordering::Relaxed),
             RequestKind::Feedback => MAX_FEEDBACK_IN_FLIGHT,
+        };
+        match claim {
+            Claim::Interactive => places,
+            Claim::Modest => places.saturating_add((places / 16).max(1)),
+            Claim::Batch => (places / 2).max(1),
         }
     }
 

@@ -2,26 +2,19 @@
 
 use super::admission::{AdmittedBody, admit_and_read};
 use super::answer::{self, HttpResponse};
-use super::body::UnreadBody;
 use super::data_plane::{DataPlane, RequestKind};
+use super::door::Arrived;
 use super::workers::LARGE;
 use crate::codec::feedback;
 use crate::model::Failure;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Stores feedback about a model's predictions: all entries of a request or none. The answer is sent after they are on the disk,
 /// or an error at the request's deadline.
-pub(super) async fn feedback(
-    plane: &Arc<DataPlane>,
-    headers: &HeaderMap,
-    body: UnreadBody<'_>,
-    model: &str,
-    received: Instant,
-) -> HttpResponse {
-    match attempt(plane, headers, body, model, received).await {
+pub(super) async fn feedback(plane: &Arc<DataPlane>, request: Arrived<'_>, model: &str) -> HttpResponse {
+    match attempt(plane, request, model).await {
         Ok(stored) => {
             let mut response = answer::json(format!("{{\"taken\":{stored}}}"));
             *response.status_mut() = StatusCode::ACCEPTED;
@@ -34,15 +27,9 @@ pub(super) async fn feedback(
     }
 }
 
-async fn attempt(
-    plane: &Arc<DataPlane>,
-    headers: &HeaderMap,
-    body: UnreadBody<'_>,
-    model: &str,
-    received: Instant,
-) -> Result<usize, Failure> {
-    let admitted = admit_and_read(plane, RequestKind::Feedback, headers, body, received).await?;
-    let AdmittedBody { _permit, deadline, body, hold } = admitted;
+async fn attempt(plane: &Arc<DataPlane>, request: Arrived<'_>, model: &str) -> Result<usize, Failure> {
+    let admitted = admit_and_read(plane, RequestKind::Feedback, request, None).await?;
+    let AdmittedBody { _admitted, deadline, body, hold } = admitted;
     let large = body.len() > LARGE;
     let decode =
         move || feedback::decode(&body, Timestamp::now().as_microsecond(), &hold).map(|entries| (entries, hold));

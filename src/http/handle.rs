@@ -5,11 +5,15 @@ use super::answer::{self, HttpResponse};
 use super::body::UnreadBody;
 use super::connections::OpenConnection;
 use super::data_plane::{DataPlane, Task};
+use super::door::{Arrived, Sender};
 use super::endpoint::{Endpoint, Refused};
-use super::peers::Peer;
+use super::io_health::Heart;
+use super::peers::{Peer, network};
 use super::predict::Protocol;
 use super::{feedback, info, predict};
+use crate::access::Identity;
 use crate::budget::{Account, Hold};
+use crate::callers;
 use crate::model::{Code, Failure, RequestId};
 use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
@@ -20,7 +24,7 @@ use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -32,13 +36,40 @@ pub(super) struct Caller {
     pub(super) peer: Peer,
     /// What the connection's requests hold of the memory for requests.
     pub(super) account: Account,
+    /// The heartbeat of the connection's thread.
+    pub(super) heart: Arc<Heart>,
+    /// The caller of requests that do not prove a name.
+    by_address: Arc<callers::Caller>,
+    /// The caller of the last request that proved a name: most connections have one.
+    by_name: Mutex<Option<(Arc<Identity>, Arc<callers::Caller>)>>,
 }
 
 impl Caller {
-    pub(super) fn new(plane: &Arc<DataPlane>, connection: &OpenConnection, address: IpAddr) -> Caller {
+    pub(super) fn new(
+        plane: &Arc<DataPlane>,
+        connection: &OpenConnection,
+        address: IpAddr,
+        heart: &Arc<Heart>,
+    ) -> Caller {
         let (plane, activity) = (Arc::clone(plane), Arc::clone(&connection.activity));
         let account = plane.budget.connection(Some(address));
-        Caller { peer: plane.peers.of(address), account, plane, activity }
+        let by_address = plane.callers().get(callers::Key::Address(network(address)), Instant::now());
+        let (heart, by_name) = (Arc::clone(heart), Mutex::new(None));
+        Caller { peer: plane.peers.of(address), account, heart, by_address, by_name, plane, activity }
+    }
+
+    /// The caller of a request, by name where it proved one.
+    fn caller_of(&self, identity: Option<Arc<Identity>>, now: Instant) -> Arc<callers::Caller> {
+        let Some(identity) = identity else { return Arc::clone(&self.by_address) };
+        let mut last = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, caller)) = &*last
+            && (Arc::ptr_eq(known, &identity) || known.name == identity.name)
+        {
+            return Arc::clone(caller);
+        }
+        let caller = self.plane.callers().get(callers::Key::Name(identity.name.as_str().into()), now);
+        *last = Some((identity, Arc::clone(&caller)));
+        caller
     }
 
     /// The body of the current request is complete.
@@ -80,20 +111,26 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
         .check_head(parts.version, &parts.headers)
         .map_err(Refused::from)
         .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()))
-        .and_then(|endpoint| plane.check_caller(&endpoint, parts).map(|()| endpoint).map_err(Refused::from));
+        .and_then(|endpoint| {
+            let identity = plane.check_caller(&endpoint, parts)?;
+            let sender = Sender::new(body.caller.caller_of(identity, received), &parts.headers)?;
+            Ok((endpoint, sender))
+        });
+    let headers = &parts.headers;
     match parsed {
-        Ok(Endpoint::Infer(target)) => {
-            predict::predict(plane, &parts.headers, body, Protocol::Oip, &target, received).await
+        Ok((Endpoint::Infer(target), sender)) => {
+            predict::predict(plane, Arrived { headers, body, received, sender: &sender }, Protocol::Oip, &target).await
         }
-        Ok(Endpoint::TfsPredict(target)) => {
-            predict::predict(plane, &parts.headers, body, Protocol::Tfs, &target, received).await
+        Ok((Endpoint::TfsPredict(target), sender)) => {
+            predict::predict(plane, Arrived { headers, body, received, sender: &sender }, Protocol::Tfs, &target).await
         }
-        Ok(Endpoint::Feedback(model)) => {
-            let mut response = feedback::feedback(plane, &parts.headers, body, &model, received).await;
+        Ok((Endpoint::Feedback(model), sender)) => {
+            let mut response =
+                feedback::feedback(plane, Arrived { headers, body, received, sender: &sender }, &model).await;
             answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
         }
-        Ok(endpoint) => {
+        Ok((endpoint, _)) => {
             let mut response = info::answer(plane, &endpoint).unwrap_or_else(|failure| answer::error(&failure));
             hold_answer(plane, &body.caller.account, &mut response);
             answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));

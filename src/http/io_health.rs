@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 /// The time between two beats.
 const BEAT: Duration = Duration::from_millis(250);
+/// The time between two beats of a thread that was late, to see soon when it has caught up.
+const BEAT_WHILE_LATE: Duration = Duration::from_millis(25);
+/// A beat is late from here on. Timers have a resolution of a millisecond.
+const LATE: Duration = Duration::from_millis(5);
 /// A thread that was silent for this long gets no new connections. Shorter pauses happen on a busy machine.
 pub(super) const SILENT: Duration = Duration::from_secs(1);
 /// Where every thread was silent for this long, the data plane answers nobody.
@@ -23,18 +27,32 @@ pub(super) struct Heart {
     since: Instant,
     /// The last beat, in nanoseconds since `since`.
     last: AtomicU64,
+    /// How late the last two beats were, the smaller of both, in nanoseconds.
+    late: AtomicU64,
 }
 
 impl Heart {
     /// Beats for as long as it is polled.
     pub(super) async fn beat(&self) {
-        let mut every = tokio::time::interval(BEAT);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let mut late_before = Duration::ZERO;
+        let mut due = tokio::time::Instant::now();
         loop {
-            every.tick().await;
-            let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.last.store(now, Ordering::Relaxed);
+            tokio::time::sleep_until(due).await;
+            let now = tokio::time::Instant::now();
+            self.last.store(nanos(self.since.elapsed()), Ordering::Relaxed);
+            let late = now.saturating_duration_since(due);
+            // The smaller of two, because a single pause of the machine is over when it is noticed.
+            self.late.store(nanos(late.min(late_before)), Ordering::Relaxed);
+            late_before = late;
+            due = now + if late > LATE { BEAT_WHILE_LATE } else { BEAT };
         }
+    }
+
+    /// How long a task of this thread waits until it is run: what a request waits for before it is read. It is measured every 250 ms, and
+    /// every 25 ms while the thread is late.
+    pub(super) fn late(&self) -> Duration {
+        Duration::from_nanos(self.late.load(Ordering::Relaxed))
     }
 
     fn silent_for(&self) -> Duration {
@@ -49,7 +67,7 @@ impl Heart {
 impl IoThreads {
     /// Adds a thread. It counts until [`IoThreads::remove`].
     pub(super) fn add(&self, thread: String) -> Arc<Heart> {
-        let heart = Arc::new(Heart { thread, since: Instant::now(), last: AtomicU64::new(0) });
+        let heart = Arc::new(Heart { thread, since: Instant::now(), last: AtomicU64::new(0), late: AtomicU64::new(0) });
         self.lock().push(Arc::clone(&heart));
         heart
     }

@@ -75,7 +75,8 @@ impl IoThreadPool {
         let beating = Beating { plane: Arc::clone(&self.plane), heart: Arc::clone(&heart) };
         let turns = self.plane.gateway.executor().end_turns();
         let (plane, secure) = (Arc::clone(&self.plane), self.secure.clone());
-        let run = serve(Arc::clone(&incoming), plane, Arc::clone(&open_connections), self.limits, secure);
+        let run =
+            serve(Arc::clone(&incoming), plane, Arc::clone(&open_connections), self.limits, secure, Arc::clone(&heart));
         let running = self.running.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let heart = Arc::clone(&beating.heart);
@@ -147,6 +148,7 @@ async fn serve(
     open_connections: Arc<AtomicUsize>,
     limits: Limits,
     secure: Option<Arc<Secure>>,
+    heart: Arc<Heart>,
 ) {
     let mut running = tokio::task::JoinSet::new();
     loop {
@@ -158,7 +160,7 @@ async fn serve(
                 let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
                 // The client has closed already if it has no address.
                 let Ok(peer) = stream.peer_addr() else { continue };
-                let caller = Arc::new(Caller::new(&plane, &open, peer.ip()));
+                let caller = Arc::new(Caller::new(&plane, &open, peer.ip(), &heart));
                 let secure = secure.clone();
                 running.spawn(async move {
                     let answer = move |request, received| handle(Arc::clone(&caller), request, received);

@@ -7,13 +7,14 @@
 //! - [`Endpoint`](endpoint::Endpoint) is a closed enum: any other path is 404, a wrong method is 405.
 //! - Connections, bodies, headers, slow senders, slow readers and requests in flight are limited. The error says which limit was
 //!   reached. A request takes its place among those in flight when its body is complete.
+//! - The door (`door.rs`) refuses under load before a body is read: by places, by caller, by the lateness of the thread, by the queue.
 //! - A stop is announced first: each answer says that its connection closes. Connections without a request close later, and an answer
 //!   is written to its end.
 //! - A panic in a request is counted, logged and answered with 500.
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
 //! - Where credentials are required, each endpoint states the permission that it needs ([`Endpoint::permission`](endpoint::Endpoint::permission)).
 //!
-//! Uses: access, budget, codec, serve, registry (reader), route, model, telemetry, tls, machine (sockets).
+//! Uses: access, budget, callers, codec, serve, registry (reader), route, model, telemetry, tls, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!
@@ -30,6 +31,7 @@ mod config;
 mod connection;
 mod connections;
 mod data_plane;
+mod door;
 mod endpoint;
 mod feedback;
 mod frames;
@@ -57,5 +59,6 @@ pub use config::Config;
 pub(crate) use connection::{Limits as ConnectionLimits, serve as serve_connection};
 pub(crate) use connections::Connections;
 pub use data_plane::DataPlane;
+pub use door::Doors;
 pub(crate) use handshake::Secure;
 pub use server::Server;

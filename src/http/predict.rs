@@ -3,8 +3,8 @@
 use super::admission::{AdmittedBody, admit_and_read};
 use super::answer::{self, HttpResponse};
 use super::answer_body::{AnswerBody, BUFFERED};
-use super::body::UnreadBody;
 use super::data_plane::{DataPlane, RequestKind, Task};
+use super::door::{Arrived, Reason};
 use super::endpoint::Target;
 use super::negotiation::{accepted_encoding, compress};
 use super::workers::LARGE;
@@ -12,7 +12,7 @@ use crate::budget::Hold;
 use crate::codec::inflate::Compressor;
 use crate::codec::pieces::Pieces;
 use crate::codec::{oip, tfs};
-use crate::model::{Answer, Code, Failure, InferenceRequest, Parameters, RequestId, Signature};
+use crate::model::{Answer, Code, Failure, InferenceRequest, Parameters, RequestId, Requester, Signature};
 use crate::registry::Snapshot;
 use crate::route::RouteRequest;
 use crate::serve::{ActiveRequest, RunOutput, not_found};
@@ -48,14 +48,12 @@ enum AnswerFormat {
 /// Answers a predict request. Each answer, also an error, has the request's id.
 pub(super) async fn predict(
     plane: &Arc<DataPlane>,
-    headers: &HeaderMap,
-    body: UnreadBody<'_>,
+    request: Arrived<'_>,
     protocol: Protocol,
     target: &Target<'_>,
-    received: Instant,
 ) -> HttpResponse {
-    let mut id = answer::caller_id(headers);
-    let mut response = match attempt(plane, headers, body, protocol, target, received, &mut id).await {
+    let mut id = answer::caller_id(request.headers);
+    let mut response = match attempt(plane, request, protocol, target, &mut id).await {
         Ok(response) => response,
         Err(failure) => answer::error(&failure),
     };
@@ -70,19 +68,18 @@ pub(super) async fn predict(
 /// The steps of a prediction. A failure returned here is not counted for any version. Failures on a version become a response.
 async fn attempt(
     plane: &Arc<DataPlane>,
-    headers: &HeaderMap,
-    body: UnreadBody<'_>,
+    request: Arrived<'_>,
     protocol: Protocol,
     target: &Target<'_>,
-    received: Instant,
     id: &mut Option<RequestId>,
 ) -> Result<HttpResponse, Failure> {
     let refuse = |failure: Failure| {
         plane.count_refusal(failure.code);
         failure
     };
-    let admitted = admit_and_read(plane, RequestKind::Predict, headers, body, received).await;
-    let AdmittedBody { _permit, deadline, body, hold } = admitted.map_err(refuse)?;
+    let Arrived { headers, received, sender, .. } = request;
+    let admitted = admit_and_read(plane, RequestKind::Predict, request, Some(target)).await;
+    let AdmittedBody { _admitted, deadline, body, hold } = admitted.map_err(refuse)?;
     let started = Instant::now();
     let snapshot = plane.gateway.snapshot();
     // An unknown model or version is reported before an error in the body.
@@ -92,20 +89,32 @@ async fn attempt(
     let parse = move || parse(protocol, length.as_ref(), body, &hold).map(|parsed| (parsed, hold));
     let parsed = if large { plane.workers.run(deadline, parse).await.flatten() } else { parse() };
     let (parsed, hold) = parsed.map_err(|failure| refuse(target_not_found().unwrap_or(failure)))?;
-    if let Parsed::Oip(request) = &parsed
-        && let Some(text) = request.request.id.as_ref().filter(|id| !id.is_empty())
-    {
-        *id = Some(
-            RequestId::from_caller(text.clone())
-                .map_err(|e| refuse(Failure::new(Code::InvalidRequest, format!("id: {e}"))))?,
-        );
+    if let Some(given) = id_of(&parsed).map_err(refuse)? {
+        *id = Some(given);
     }
     let id = &*id.get_or_insert_with(RequestId::generate);
-    let mut active = open(plane, &snapshot, headers, target, &parsed, id, started).map_err(refuse)?;
+    let shed = |reason| {
+        plane.shed.count(reason, sender.priority);
+        sender.caller.count_refused(received);
+    };
+    let mut active = open(plane, &snapshot, headers, target, &parsed, id, started).map_err(|failure| {
+        if failure.code == Code::TooManyRequests {
+            shed(Reason::Model);
+        }
+        refuse(failure)
+    })?;
     drop(snapshot);
     let mut body = None;
-    let (mut response, outcome) = match run(plane, &mut active, Decoding { parsed, large, hold }, target, id, deadline)
-        .await
+    let (mut response, outcome) = match run(
+        plane,
+        &mut active,
+        Decoding { parsed, large, hold },
+        target,
+        id,
+        deadline,
+        sender.requester(),
+    )
+    .await
     {
         Ok(Ran { mut response, output, pieces, hold }) => {
             match pieces {
@@ -118,6 +127,9 @@ async fn attempt(
             (response, Ok(output))
         }
         Err(failure) => {
+            if failure.code == Code::Overloaded {
+                shed(Reason::Queue);
+            }
             if let Some(internal) = &failure.internal {
                 let loaded = &active.served().loaded;
                 tracing::warn!(request_id = %id, model = %loaded.model, version = %loaded.version, code = %failure.code,
@@ -192,6 +204,13 @@ fn parse(protocol: Protocol, length: Option<&HeaderValue>, body: Bytes, hold: &H
     }
 }
 
+/// The id in the body of a request, where it has one.
+fn id_of(parsed: &Parsed) -> Result<Option<RequestId>, Failure> {
+    let Parsed::Oip(request) = parsed else { return Ok(None) };
+    let Some(text) = request.request.id.as_ref().filter(|id| !id.is_empty()) else { return Ok(None) };
+    RequestId::from_caller(text.clone()).map(Some).map_err(|e| Failure::new(Code::InvalidRequest, format!("id: {e}")))
+}
+
 /// Routes the request and takes hold of the version that answers it.
 fn open(
     plane: &DataPlane,
@@ -238,6 +257,7 @@ async fn run(
     target: &Target<'_>,
     id: &RequestId,
     deadline: Instant,
+    requester: Requester,
 ) -> Result<Ran, Failure> {
     let Decoding { parsed, large, hold } = decoding;
     let (request, format, hold) = if large {
@@ -251,7 +271,7 @@ async fn run(
         let (request, format) = decode(parsed, active.signature(), &hold)?;
         (request, format, hold)
     };
-    let output = plane.gateway.infer(active, request, deadline).await?;
+    let output = plane.gateway.infer(active, request, deadline, requester).await?;
     hold.grow(output.answer.size()).inspect_err(|_| active.excuse_version())?;
     let (mut response, pieces) = encode(&output.answer, format, active, target, id, &hold)?;
     answer::set_timing(response.headers_mut(), output.queue, output.infer);

@@ -47,6 +47,13 @@ fn body(failure: &Failure) -> Bytes {
     serde_json::to_vec(&problem).expect("strings always serialize").into()
 }
 
+/// In whole seconds, as the header has them, and at least one: where it is not known, the cause may be gone by then.
+fn retry_after(failure: &Failure) -> u64 {
+    const MOST: u64 = 60;
+    let after = failure.retry_after.unwrap_or_default();
+    (after.as_secs() + u64::from(after.subsec_nanos() > 0)).clamp(1, MOST)
+}
+
 /// The complete error answer: status, `retry-after` if a retry can help, JSON body.
 #[must_use]
 pub fn response(failure: &Failure) -> Response<Bytes> {
@@ -55,7 +62,7 @@ pub fn response(failure: &Failure) -> Response<Bytes> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let retry = status(failure.code) == StatusCode::SERVICE_UNAVAILABLE || failure.code == Code::TooManyRequests;
     if retry {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after(failure)));
     }
     if failure.code == Code::Unauthenticated {
         let scheme = HeaderValue::from_static("Bearer realm=\"sluicegate\"");

@@ -1,11 +1,14 @@
 use super::answer::{self, HttpResponse};
 use super::config::Config;
-use super::data_plane::{DataPlane, InFlight, RequestKind};
+use super::data_plane::{Claim, DataPlane, InFlight, RequestKind};
+use super::door::Doors;
 use super::endpoint::{Endpoint, VersionPart};
 use super::handle::or_500;
 use super::server::Server;
+use crate::access::{self, Access};
 use crate::backend::fake::Fake;
 use crate::budget::Budget;
+use crate::callers;
 use crate::execute::{self, Executor};
 use crate::model::{Code, Dim, Failure, RequestId, Signature, TensorSpec};
 use crate::registry::tests::fixture::{entry, loaded};
@@ -176,17 +179,26 @@ fn config(max_in_flight: usize) -> Config {
     }
 }
 
+/// Every caller may send what there is room for.
+fn doors() -> Doors {
+    let limits = callers::Limits { max_in_flight: usize::MAX, rate: None, burst: None };
+    Doors {
+        access: Access::start(access::Config::default(), &[]).unwrap(),
+        require_token: false,
+        callers: callers::Callers::new(callers::Config { limits, rules: Vec::new() }),
+    }
+}
+
 /// A data plane without models. Every run that was measured happens at once.
 fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Writer) {
     let (writer, reader) = registry::new();
     let shadows = shadow::Config { threads: NonZeroUsize::MIN, queue: 1, queue_bytes: 1 };
     let shadows = Shadows::start(shadows, Figures::default(), reader.clone(), None).unwrap();
-    let execution =
-        execute::Config { inline_below: Duration::MAX, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
+    let execution = execute::Config { inline_below: Duration::MAX, queue: 1, ..execute::Config::default() };
     let gateway = Gateway::new(reader, Executor::start(&execution).unwrap(), shadows, None);
     let telemetry = Telemetry::new();
     (
-        DataPlane::new(gateway, &config(max_in_flight), None, Budget::new(1 << 20), &telemetry).unwrap(),
+        DataPlane::new(gateway, &config(max_in_flight), doors(), Budget::new(1 << 20), &telemetry).unwrap(),
         telemetry,
         writer,
     )
@@ -203,7 +215,7 @@ fn a_panic_is_answered_with_500_and_the_connection_stays_open() {
         let plane = Arc::clone(&shared);
         async move {
             let answering = async {
-                let permit = plane.admit(RequestKind::Predict).unwrap();
+                let permit = plane.admit(RequestKind::Predict, Claim::Interactive).unwrap();
                 tokio::task::yield_now().await;
                 assert!(request.uri().path() != "/panics", "a fault in a handler");
                 drop(permit);
@@ -262,15 +274,22 @@ fn threads_at_the_limit_get_exactly_the_places_there_are() {
 #[test]
 fn feedback_and_predictions_have_limits_of_their_own() {
     let (plane, _telemetry, _writer) = data_plane(1);
-    let feedback: Vec<_> = std::iter::from_fn(|| plane.admit(RequestKind::Feedback).ok()).take(10_000).collect();
+    let feedback: Vec<_> =
+        std::iter::from_fn(|| plane.admit(RequestKind::Feedback, Claim::Interactive).ok()).take(10_000).collect();
     assert_eq!(feedback.len(), 256, "feedback is bounded");
-    let refused = plane.admit(RequestKind::Feedback).unwrap_err();
+    let refused = plane.admit(RequestKind::Feedback, Claim::Interactive).unwrap_err();
     assert_eq!(refused.code, Code::TooManyRequests);
     assert!(refused.message.contains("256 feedback requests"), "{refused}");
-    let permit = plane.admit(RequestKind::Predict).unwrap();
-    assert!(plane.admit(RequestKind::Predict).is_err());
+    let permit = plane.admit(RequestKind::Predict, Claim::Interactive).unwrap();
+    assert!(plane.admit(RequestKind::Predict, Claim::Interactive).is_err());
+    let modest = plane.admit(RequestKind::Predict, Claim::Modest).expect("some places are for callers that hold few");
+    assert!(plane.admit(RequestKind::Predict, Claim::Modest).is_err());
+    drop(modest);
     drop((permit, feedback));
-    assert!(plane.admit(RequestKind::Predict).is_ok() && plane.admit(RequestKind::Feedback).is_ok());
+    assert!(
+        plane.admit(RequestKind::Predict, Claim::Interactive).is_ok()
+            && plane.admit(RequestKind::Feedback, Claim::Interactive).is_ok()
+    );
 }
 
 /// Sends a request on a new connection, and reads the answer until the server closes or ten seconds have passed.

@@ -1,6 +1,7 @@
 //! Errors: one closed set of codes, and a message for the caller.
 
 use std::fmt;
+use std::time::Duration;
 
 /// The stable error codes, used on both planes, in metrics and in records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,6 +119,8 @@ pub struct Failure {
     pub details: Vec<String>,
     /// For the log only: paths, engine messages, causes.
     pub internal: Option<String>,
+    /// When the caller may try again, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
@@ -128,7 +131,7 @@ impl Failure {
 
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
-        Failure { code, message: bounded_text(message.into()), details: Vec::new(), internal: None }
+        Failure { code, message: bounded_text(message.into()), details: Vec::new(), internal: None, retry_after: None }
     }
 
     /// Several complaints at once. The first is the message. All of them are details if there is more than one.
@@ -140,12 +143,20 @@ impl Failure {
         if complaints.len() == 1 {
             return Failure::new(code, complaints.remove(0));
         }
-        let mut failure = Failure { code, message: String::new(), details: complaints, internal: None };
+        let mut failure =
+            Failure { code, message: String::new(), details: complaints, internal: None, retry_after: None };
         let count = failure.details.len();
         failure.limit();
         let first = failure.details.first().map_or(code.as_str(), String::as_str);
         failure.message = format!("{first} (and {} more, see details)", count.saturating_sub(1));
         failure
+    }
+
+    /// Says when the caller may try again.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Failure {
+        self.retry_after = Some(after);
+        self
     }
 
     /// Adds text that only the log may contain.

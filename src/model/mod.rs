@@ -17,6 +17,7 @@ mod failure;
 mod feedback;
 mod name;
 mod request;
+mod requester;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -27,5 +28,6 @@ pub(crate) use failure::{panic_message, quoted};
 pub use feedback::{Feedback, Label, Update};
 pub use name::{ArmName, ModelName, NameError, RequestId, Version, VersionId};
 pub use request::{Answer, Checked, InferenceRequest, NamedTensor, Parameter, Parameters, Role};
+pub use requester::{CallerId, Priority, Requester};
 pub(crate) use signature::names;
 pub use signature::{Dim, Signature, TensorSpec};

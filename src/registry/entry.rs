@@ -317,6 +317,21 @@ impl Entry {
         heaviest.and_then(|v| self.pinned.get(&v)).or_else(|| self.pinned.values().next_back())
     }
 
+    /// The versions that may answer a request with this selector, whatever else it contains. Fallbacks are not among them.
+    pub fn candidates<'e>(&'e self, selector: Selector) -> impl Iterator<Item = &'e Arc<Served>> {
+        let routes = self.traffic.as_ref().and_then(|traffic| traffic.routes.as_ref());
+        let (pinned, label, arms, rules) = match selector {
+            Selector::Version(version) => (self.pinned.get(&version), None, None, None),
+            Selector::Label(label) => {
+                let version = self.document().and_then(|document| document.labels.get(label));
+                (None, version.and_then(|version| routes?.labels.get(version)), None, None)
+            }
+            Selector::Traffic => (None, None, routes.map(|routes| &routes.arms), routes.map(|routes| &routes.rules)),
+        };
+        let rules = rules.into_iter().flatten().chain(label).filter_map(|target| target.as_ref().ok());
+        pinned.into_iter().chain(arms.into_iter().flatten()).chain(rules)
+    }
+
     /// Decides which version answers a request.
     ///
     /// # Errors

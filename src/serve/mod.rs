@@ -18,7 +18,9 @@ mod tests;
 
 pub use crate::execute::RunOutput;
 use crate::execute::{Executor, answer_too_large};
-use crate::model::{Checked, Code, Failure, Feedback, InferenceRequest, Parameters, RequestId, Role, Signature};
+use crate::model::{
+    Checked, Code, Failure, Feedback, InferenceRequest, Parameters, Priority, RequestId, Requester, Role, Signature,
+};
 use crate::record::{self, Log, Ticket};
 use crate::registry::{
     Admission, AfterFailure, BreakerConfig, Entry, Reader, RequestContext, Routed, Served, Snapshot, Timing, micros,
@@ -96,6 +98,33 @@ impl Gateway {
         &self.executor
     }
 
+    /// Whether a request to this model would be refused now if its caller has the most work waiting: every version that could answer it
+    /// has too many waiting requests. Called before the body is read, so it takes no lock and knows only the URL.
+    ///
+    /// # Errors
+    /// `OVERLOADED`, as [`Executor::would_fit`].
+    pub fn would_fit(
+        &self,
+        model: &str,
+        selector: Selector,
+        deadline: Instant,
+        priority: Priority,
+    ) -> Result<(), Failure> {
+        if self.executor.queue_depth() == 0 {
+            return Ok(());
+        }
+        let snapshot = self.reader.snapshot();
+        let Some(entry) = snapshot.model(model) else { return Ok(()) };
+        let mut refusal = Ok(());
+        for served in entry.candidates(selector) {
+            refusal = self.executor.would_fit(&served.loaded.runner, deadline, priority);
+            if refusal.is_ok() {
+                return Ok(());
+            }
+        }
+        refusal
+    }
+
     /// Routes a request, whose body was read at `started`, to the version that answers it.
     ///
     /// # Errors
@@ -156,9 +185,10 @@ impl Gateway {
         active: &mut ActiveRequest,
         request: InferenceRequest,
         deadline: Instant,
+        requester: Requester,
     ) -> Result<RunOutput, Failure> {
         let loaded = &active.served.loaded;
-        let admitted = self.executor.admit(&loaded.runner, request.elements(), deadline);
+        let admitted = self.executor.admit(&loaded.runner, request.elements(), deadline, requester);
         admitted.inspect_err(|_| active.counts_against_version = true)?;
         let checked = Arc::new(loaded.facts.signature.check(request)?);
         if active.log.is_some() || !active.shadows.is_empty() {
@@ -171,7 +201,7 @@ impl Gateway {
             return Err(Failure::new(Code::InvalidTensor, message));
         }
         active.counts_against_version = true;
-        let output = match self.executor.execute(&loaded.runner, checked, deadline).await {
+        let output = match self.executor.execute(&loaded.runner, checked, deadline, requester).await {
             Ok(output) => {
                 if loaded.breaker.answered(&self.breakers, active.probe, Instant::now) {
                     loaded.metrics.breaker_open(false);
@@ -222,7 +252,7 @@ impl Gateway {
         }
         // One caller's values must not close a version to all others.
         if let Some(known_good) = loaded.breaker.known_good() {
-            match self.executor.execute(&loaded.runner, Arc::clone(known_good), deadline).await {
+            match self.executor.execute(&loaded.runner, Arc::clone(known_good), deadline, Requester::default()).await {
                 Ok(_) => {
                     if loaded.breaker.spare() {
                         loaded.metrics.breaker_open(false);

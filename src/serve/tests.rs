@@ -46,7 +46,7 @@ fn fixture_with(sample: f64, inline_below: Duration) -> Fixture {
     writer.publish(Snapshot::default().with(entry("m", &held, Some(document), 1).unwrap()));
     let config = shadow::Config { threads: NonZeroUsize::MIN, queue: 100_000, queue_bytes: 1 << 30 };
     let shadows = Shadows::start(config, Figures::default(), reader.clone(), None).unwrap();
-    let config = execute::Config { inline_below, queue: 1, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN };
+    let config = execute::Config { inline_below, queue: 1, ..execute::Config::default() };
     let gateway = Gateway::new(reader, Executor::start(&config).unwrap(), shadows, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     Fixture { gateway, writer, primary, shadow, runtime }
@@ -64,7 +64,7 @@ impl Fixture {
         let tensor = Tensor::new(Shape::new(&[1]), Data::Fp32(vec![1.0].into())).unwrap();
         let inputs = vec![NamedTensor { name: "x".to_owned(), tensor }];
         let request = InferenceRequest { inputs, ..InferenceRequest::default() };
-        self.runtime.block_on(self.gateway.infer(active, request, Instant::now() + deadline))
+        self.runtime.block_on(self.gateway.infer(active, request, Instant::now() + deadline, Requester::default()))
     }
 
     fn end(&self, active: ActiveRequest, outcome: Result<RunOutput, Failure>) -> Option<ShadowCopies> {
@@ -134,7 +134,8 @@ fn requests_that_do_not_fit_the_signature_are_not_copied() {
     let fixture = fixture(1.0);
     let mut active = fixture.open(Selector::Traffic, None);
     let nothing = InferenceRequest::default();
-    let outcome = fixture.runtime.block_on(fixture.gateway.infer(&mut active, nothing, Instant::now()));
+    let outcome =
+        fixture.runtime.block_on(fixture.gateway.infer(&mut active, nothing, Instant::now(), Requester::default()));
     assert_eq!(outcome.as_ref().unwrap_err().code, Code::InvalidTensor);
     assert!(fixture.end(active, outcome).is_none());
 }
@@ -149,7 +150,7 @@ fn under_overload_requests_are_refused_unchecked_unless_they_run_at_once() {
         let mut active = fixture.open(Selector::Traffic, None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let soon = Instant::now() + Duration::from_mins(1);
-        (runtime.block_on(fixture.gateway.infer(&mut active, request, soon)), active)
+        (runtime.block_on(fixture.gateway.infer(&mut active, request, soon, Requester::default())), active)
     };
     let large = |name: &str| {
         let tensor = Tensor::new(Shape::new(&[1000]), Data::Fp32(vec![1.0; 1000].into())).unwrap();
@@ -171,7 +172,8 @@ fn under_overload_requests_are_refused_unchecked_unless_they_run_at_once() {
             assert!(active.request.is_none() && active.counts_against_version, "no record, and not the caller's fault");
             assert!(fixture.end(active, outcome).is_none());
         }
-        let admit = |elements| fixture.gateway.executor().admit(&loaded.runner, elements, Instant::now());
+        let admit =
+            |elements| fixture.gateway.executor().admit(&loaded.runner, elements, Instant::now(), Requester::default());
         assert!(admit(1).is_ok(), "it runs at once");
         assert_eq!(admit(1000).unwrap_err().code, Code::DeadlineExceeded);
         fake.unblock();
@@ -312,7 +314,12 @@ impl Breakers {
         let mut active = opened.map_err(|failure| failure.code)?;
         let answered = (active.served().version_text.to_string(), active.fallback());
         let deadline = Instant::now() + Duration::from_secs(10);
-        let outcome = self.fixture.runtime.block_on(gateway.infer(&mut active, request_of(value), deadline));
+        let outcome = self.fixture.runtime.block_on(gateway.infer(
+            &mut active,
+            request_of(value),
+            deadline,
+            Requester::default(),
+        ));
         let failed = outcome.as_ref().err().map(|failure| failure.code);
         self.fixture.end(active, outcome);
         failed.map_or(Ok(answered), Err)

@@ -63,6 +63,12 @@ const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str],
     Metric { name, kind, labels, help }
 }
 
+pub(crate) const SHED: Metric = metric(
+    "sluicegate_shed_total",
+    Kind::Counter,
+    &["reason", "priority"],
+    "Requests refused under load, by the limit that refused them (docs/OVERLOAD.md) and their priority",
+);
 pub(crate) const REQUESTS: Metric = metric(
     "sluicegate_requests_total",
     Kind::Counter,
@@ -451,6 +457,7 @@ pub(crate) const ALL: &[Metric] = &[
     QUALITY_VALUE_MEAN,
     QUALITY_VALUE_VARIANCE,
     REFUSED,
+    SHED,
     REQUEST_MEMORY,
     REQUEST_MEMORY_LIMIT,
     REQUEST_MEMORY_REFUSED,

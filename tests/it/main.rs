@@ -23,6 +23,7 @@ mod lineage;
 mod map;
 mod memory;
 mod optional;
+mod overload;
 mod predict;
 mod record;
 mod restart;

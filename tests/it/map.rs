@@ -163,11 +163,13 @@ fn imports_are_found_in_groups_too() {
 }
 
 #[test]
-fn arc_swap_is_in_the_registry_and_access_only_and_unsafe_in_the_named_files() {
+fn arc_swap_is_in_three_rooms_only_and_unsafe_in_the_named_files() {
     let mut wrong = Vec::new();
     for file in source_files(Path::new("src")) {
         let (code, shown) = (code(&file), file.display().to_string());
-        if code.contains("ArcSwap") && !shown.starts_with("src/registry/") && !shown.starts_with("src/access/") {
+        // What all threads read and one replaces: the versions, the tokens, the limits of a caller.
+        let swaps = ["src/registry/", "src/access/", "src/callers/"].iter().any(|room| shown.starts_with(room));
+        if code.contains("ArcSwap") && !swaps {
             wrong.push(format!("{shown} names ArcSwap"));
         }
         let named = [

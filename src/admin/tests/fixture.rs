@@ -3,6 +3,7 @@
 use crate::access::{self, Access, Grant, Models, NewToken, Role};
 use crate::admin::{Admin, Memory, Threads, router};
 use crate::backend::{Model, RunError, Session, fake};
+use crate::callers::{self, Callers};
 use crate::execute::{self, Runner};
 use crate::ledger::Retirement;
 use crate::ledger::{self, LedgerWriter};
@@ -143,6 +144,7 @@ impl Fixture {
         let (log, stop) = Log::start(config, quality.clone(), &telemetry).unwrap();
         // Nothing is recorded, so there is nothing to flush.
         drop(stop);
+        let limits = callers::Limits { max_in_flight: 9, rate: None, burst: None };
         let router = router(Admin {
             quality: quality.clone(),
             log,
@@ -150,18 +152,14 @@ impl Fixture {
             rollouts,
             figures: figures.clone(),
             handle,
-            execution: Arc::new(execute::Config {
-                inline_below: Duration::from_micros(200),
-                queue: 1,
-                workers: std::num::NonZeroUsize::MIN,
-                cores: std::num::NonZeroUsize::MIN,
-            }),
+            execution: Arc::new(execute::Config { queue: 1, ..execute::Config::default() }),
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
             models_dir: dir.path().join("models"),
             max_push: MAX_PUSH,
             access: access.clone(),
             require_token,
+            callers: Callers::new(callers::Config { limits, rules: Vec::new() }),
             allowed_hosts: vec!["ops.example".to_owned()],
             warnings: Arc::new(Vec::new),
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),

@@ -136,7 +136,7 @@ fn answered(
     runtime().block_on(async {
         let spawn = |request: &Arc<Checked>| {
             let (executor, runner, request) = (Arc::clone(&executor), Arc::clone(runner), Arc::clone(request));
-            tokio::spawn(async move { executor.execute(&runner, request, soon()).await })
+            tokio::spawn(async move { executor.execute(&runner, request, soon(), Requester::default()).await })
         };
         let first = spawn(&of(model, 1, 2, 0));
         tokio::task::yield_now().await;
@@ -218,7 +218,7 @@ fn a_request_that_would_wait_too_long_is_refused() {
         let ask = |seconds| {
             let (executor, runner, request) = (Arc::clone(&executor), Arc::clone(&runner), of(&model, 1, 2, 0));
             let deadline = Instant::now() + Duration::from_secs(seconds);
-            async move { executor.execute(&runner, request, deadline).await }
+            async move { executor.execute(&runner, request, deadline, Requester::default()).await }
         };
         let running = tokio::spawn(ask(30));
         tokio::task::yield_now().await;

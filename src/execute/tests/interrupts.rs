@@ -68,7 +68,9 @@ fn taking(runner: &Runner, millis: &[f32]) -> Arc<Checked> {
 
 fn workers(n: usize, inline_below: Duration) -> Arc<Executor> {
     let workers = NonZeroUsize::new(n).unwrap();
-    Arc::new(Executor::start(&Config { inline_below, queue: 100, workers, cores: workers }).unwrap())
+    Arc::new(
+        Executor::start(&Config { inline_below, queue: 100, workers, cores: workers, ..Config::default() }).unwrap(),
+    )
 }
 
 fn submit(
@@ -78,7 +80,7 @@ fn submit(
     within: Duration,
 ) -> tokio::task::JoinHandle<Result<RunOutput, Failure>> {
     let (executor, runner, request) = (Arc::clone(executor), Arc::clone(runner), taking(runner, millis));
-    tokio::spawn(async move { executor.execute(&runner, request, Instant::now() + within).await })
+    tokio::spawn(async move { executor.execute(&runner, request, Instant::now() + within, Requester::default()).await })
 }
 
 const LONG: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ mod turn;
 
 use super::*;
 use crate::backend::{Interrupt, Model, RunError, Session, fake};
-use crate::model::{Checked, Code, Dim, InferenceRequest, NamedTensor, Signature, TensorSpec};
+use crate::model::{Checked, Code, Dim, InferenceRequest, NamedTensor, Requester, Signature, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -143,7 +143,7 @@ pub(super) fn request(model: &ScriptedModel) -> Arc<Checked> {
 }
 
 fn executor(inline_below: Duration, queue: usize) -> Executor {
-    Executor::start(&Config { inline_below, queue, workers: NonZeroUsize::MIN, cores: NonZeroUsize::MIN }).unwrap()
+    Executor::start(&Config { inline_below, queue, ..Config::default() }).unwrap()
 }
 
 fn soon() -> Instant {
@@ -160,9 +160,9 @@ fn a_short_run_happens_at_once_and_the_first_run_on_a_worker() {
     let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
     let request = request(&model);
     runtime().block_on(async {
-        let first = executor.execute(&runner, Arc::clone(&request), soon()).await.unwrap();
+        let first = executor.execute(&runner, Arc::clone(&request), soon(), Requester::default()).await.unwrap();
         assert!(!first.queue.is_zero(), "the cost is unknown before the first run");
-        let second = executor.execute(&runner, Arc::clone(&request), soon()).await.unwrap();
+        let second = executor.execute(&runner, Arc::clone(&request), soon(), Requester::default()).await.unwrap();
         assert!(second.queue.is_zero(), "the second run happens at once");
         assert_eq!(second.answer.outputs[0].1, request.inputs()[0]);
     });
@@ -177,7 +177,7 @@ fn a_full_lane_refuses_at_once_and_an_expired_job_never_runs() {
     runtime().block_on(async {
         let spawn = |deadline| {
             let (executor, runner, request) = (Arc::clone(&executor), Arc::clone(&runner), Arc::clone(&request));
-            tokio::spawn(async move { executor.execute(&runner, request, deadline).await })
+            tokio::spawn(async move { executor.execute(&runner, request, deadline, Requester::default()).await })
         };
         let running = spawn(soon());
         tokio::task::yield_now().await;
@@ -186,7 +186,7 @@ fn a_full_lane_refuses_at_once_and_an_expired_job_never_runs() {
         let queued = spawn(short);
         tokio::task::yield_now().await;
         assert_eq!(executor.queue_depth(), 1);
-        let refused = executor.execute(&runner, Arc::clone(&request), soon()).await.unwrap_err();
+        let refused = executor.execute(&runner, Arc::clone(&request), soon(), Requester::default()).await.unwrap_err();
         assert_eq!(refused.code, Code::Overloaded);
         let late = queued.await.unwrap().unwrap_err();
         assert_eq!(
@@ -200,7 +200,7 @@ fn a_full_lane_refuses_at_once_and_an_expired_job_never_runs() {
             tokio::task::yield_now().await;
         }
         // The worker took the expired job, dropped it, and is free for the next one.
-        assert!(executor.execute(&runner, Arc::clone(&request), soon()).await.is_ok());
+        assert!(executor.execute(&runner, Arc::clone(&request), soon(), Requester::default()).await.is_ok());
         assert_eq!(model.runs.load(Ordering::SeqCst), 2, "expired work is dropped before it runs");
     });
 }
@@ -214,7 +214,7 @@ fn a_cancelled_request_is_skipped() {
     runtime().block_on(async {
         let spawn = || {
             let (executor, runner, request) = (Arc::clone(&executor), Arc::clone(&runner), Arc::clone(&request));
-            tokio::spawn(async move { executor.execute(&runner, request, soon()).await })
+            tokio::spawn(async move { executor.execute(&runner, request, soon(), Requester::default()).await })
         };
         let running = spawn();
         tokio::task::yield_now().await;
@@ -225,7 +225,7 @@ fn a_cancelled_request_is_skipped() {
         assert!(cancelled.await.unwrap_err().is_cancelled());
         model.open();
         assert!(running.await.unwrap().is_ok());
-        assert!(executor.execute(&runner, Arc::clone(&request), soon()).await.is_ok());
+        assert!(executor.execute(&runner, Arc::clone(&request), soon(), Requester::default()).await.is_ok());
         assert_eq!(model.runs.load(Ordering::SeqCst), 2, "the cancelled request did not run");
     });
 }
@@ -252,7 +252,8 @@ fn an_expired_request_is_refused_before_it_runs() {
     let (model, executor) = (ScriptedModel::new(), executor(Duration::from_secs(1), 4));
     let runner = Arc::new(Runner::new(Arc::clone(&model) as Arc<dyn Model>));
     let request = request(&model);
-    let error = runtime().block_on(executor.execute(&runner, request, Instant::now())).unwrap_err();
+    let error =
+        runtime().block_on(executor.execute(&runner, request, Instant::now(), Requester::default())).unwrap_err();
     assert_eq!(error.code, Code::DeadlineExceeded);
     assert_eq!(model.runs.load(Ordering::SeqCst), 0);
 }
@@ -351,7 +352,7 @@ fn requests_of_a_worker_that_panics_get_an_internal_error_and_the_worker_goes_on
     runtime().block_on(async {
         let spawn = || {
             let (executor, runner, request) = (Arc::clone(&executor), Arc::clone(&runner), Arc::clone(&request));
-            tokio::spawn(async move { executor.execute(&runner, request, soon()).await })
+            tokio::spawn(async move { executor.execute(&runner, request, soon(), Requester::default()).await })
         };
         let first = spawn();
         tokio::task::yield_now().await;
@@ -367,6 +368,9 @@ fn requests_of_a_worker_that_panics_get_an_internal_error_and_the_worker_goes_on
             let failure = task.await.unwrap().unwrap_err();
             assert_eq!(failure.code, Code::Internal, "500, and not the 504 of a late request: {failure:?}");
         }
-        assert!(executor.execute(&runner, Arc::clone(&request), soon()).await.is_ok(), "the only worker goes on");
+        assert!(
+            executor.execute(&runner, Arc::clone(&request), soon(), Requester::default()).await.is_ok(),
+            "the only worker goes on"
+        );
     });
 }

@@ -33,7 +33,7 @@ fn parted(runner: &Arc<Runner>, request: &Arc<Checked>, parts: usize) -> Option<
 /// An executor with three idle workers.
 fn three(inline_below: Duration) -> Arc<Executor> {
     let workers = NonZeroUsize::new(3).unwrap();
-    let executor = Executor::start(&Config { inline_below, queue: 100, workers, cores: NonZeroUsize::MIN }).unwrap();
+    let executor = Executor::start(&Config { inline_below, queue: 100, workers, ..Config::default() }).unwrap();
     while executor.idle() < 3 {
         std::thread::yield_now();
     }
@@ -46,7 +46,7 @@ fn submit(
     request: &Arc<Checked>,
 ) -> tokio::task::JoinHandle<Result<RunOutput, Failure>> {
     let (executor, runner, request) = (Arc::clone(executor), Arc::clone(runner), Arc::clone(request));
-    tokio::spawn(async move { executor.execute(&runner, request, soon()).await })
+    tokio::spawn(async move { executor.execute(&runner, request, soon(), Requester::default()).await })
 }
 
 #[test]

@@ -52,14 +52,14 @@ impl Thread {
 
     fn spawn(&self, runner: &Arc<Runner>, request: &Arc<Checked>, deadline: Instant) -> JoinHandle<Ran> {
         let (executor, runner, request) = (Arc::clone(&self.executor), Arc::clone(runner), Arc::clone(request));
-        self.wake(async move { executor.execute(&runner, request, deadline).await })
+        self.wake(async move { executor.execute(&runner, request, deadline, Requester::default()).await })
     }
 
     /// A request whose caller leaves after it has joined the turn.
     fn leave(&self, runner: &Arc<Runner>, request: &Arc<Checked>) -> JoinHandle<()> {
         let (executor, runner, request) = (Arc::clone(&self.executor), Arc::clone(runner), Arc::clone(request));
         self.wake(async move {
-            let mut waiting = std::pin::pin!(executor.execute(&runner, request, soon()));
+            let mut waiting = std::pin::pin!(executor.execute(&runner, request, soon(), Requester::default()));
             poll_fn(|context| {
                 assert!(waiting.as_mut().poll(context).is_pending(), "it waits for the end of the turn");
                 Poll::Ready(())
@@ -166,7 +166,7 @@ fn requests_that_are_always_alone_stop_joining_until_others_are_ready() {
         let task = thread.wake({
             let first_poll = Arc::clone(&first_poll);
             async move {
-                let mut waiting = std::pin::pin!(executor.execute(&runner, request, soon()));
+                let mut waiting = std::pin::pin!(executor.execute(&runner, request, soon(), Requester::default()));
                 poll_fn(|context| {
                     let polled = waiting.as_mut().poll(context).map(|ran| assert!(ran.is_ok()));
                     done.store(polled.is_ready() && first_poll.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -222,7 +222,7 @@ fn what_may_not_run_together_runs_alone_in_the_same_turn() {
 fn a_thread_without_turns_runs_each_request_alone() {
     let model = model(1);
     let (runner, executor) = (cheap(&model), executor(AT_ONCE_BELOW, 4));
-    let ran = runtime().block_on(executor.execute(&runner, row(&model, 1.0), soon())).unwrap();
+    let ran = runtime().block_on(executor.execute(&runner, row(&model, 1.0), soon(), Requester::default())).unwrap();
     assert_eq!((ran.requests, ran.queue), (1, Duration::ZERO));
 }
 
@@ -249,7 +249,7 @@ fn answers_are_written_before_the_next_run_of_a_turn() {
     let request = row(&first, 1.0);
     let watched = Arc::clone(&second);
     let answered = thread.wake(async move {
-        let ran = executor.execute(&one, request, soon()).await;
+        let ran = executor.execute(&one, request, soon(), Requester::default()).await;
         (ran.is_ok(), runs(&watched))
     });
     let later = thread.spawn(&other, &row(&second, 2.0), soon());
@@ -343,14 +343,18 @@ fn a_thread_that_ends_answers_what_it_gathered() {
     runtime.block_on(async {
         let turns = tokio::spawn(executor.end_turns());
         tokio::task::yield_now().await;
-        let waiting = executor.execute(&runner, row(&model, 1.0), soon());
+        let waiting = executor.execute(&runner, row(&model, 1.0), soon(), Requester::default());
         let (ended, aborted) = tokio::join!(waiting, async {
             turns.abort();
             turns.await
         });
         assert!(aborted.unwrap_err().is_cancelled());
         assert_eq!(ended.unwrap_err().code, Code::Internal);
-        assert_eq!(executor.execute(&runner, row(&model, 1.0), soon()).await.unwrap().requests, 1, "now it runs alone");
+        assert_eq!(
+            executor.execute(&runner, row(&model, 1.0), soon(), Requester::default()).await.unwrap().requests,
+            1,
+            "now it runs alone"
+        );
     });
 }
 
