@@ -40,18 +40,47 @@ const PAUSE: Duration = Duration::from_micros(500);
 const SLOW: u32 = 4;
 /// How often a thread reads how long it has waited for cores. What it waited since the last time may have been before the run in question.
 const READ_DELAY: Duration = Duration::from_millis(10);
+/// The same for its processor time, which is read with one system call. Far less than [`AT_LEAST`].
+const READ_TIME: Duration = Duration::from_millis(1);
+/// Long runs that used little processor time, although no other thread had the core, are excused this often …
+const EXCUSED: u64 = 2;
+/// … in this time. The virtual machine may not have run. A version whose runs sleep or wait for locks has more of them.
+const EXCUSED_WITHIN: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// When this thread last read how long it has waited for cores, and what it read.
     static DELAY: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+    /// The same for its processor time.
+    static TIME: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// To be called before a run on the thread that read the request, so that [`waited_for_core`] knows about it.
+/// How long a thread was without a core in a run, and maybe shortly before it.
+#[derive(Debug, Clone, Copy)]
+struct OffCore {
+    /// It waited for one that other threads had, or for the quota of its control group.
+    waited: Duration,
+    /// For any reason. It may have slept, and the virtual machine may not have run.
+    all: Duration,
+}
+
+/// To be called before a run on the thread that read the request, so that [`off_core`] knows about it.
 pub(super) fn before_run(now: Instant) {
-    let read_at = DELAY.get().map(|(at, _)| at);
-    if read_at.is_none_or(|at| now.saturating_duration_since(at) >= READ_DELAY) {
+    let is_old =
+        |read: Option<(Instant, Duration)>, age| read.is_none_or(|(at, _)| now.saturating_duration_since(at) >= age);
+    if is_old(DELAY.get(), READ_DELAY) {
         DELAY.set(machine::run_delay().map(|delay| (now, delay)));
     }
+    if is_old(TIME.get(), READ_TIME) {
+        TIME.set(Some((now, machine::thread_time())));
+    }
+}
+
+/// To be called after a run that took long.
+#[cold]
+fn off_core() -> OffCore {
+    // The processor time is read last, so that a pause between the two readings is not counted.
+    let all = TIME.get().map(|(at, before)| at.elapsed().saturating_sub(machine::thread_time().saturating_sub(before)));
+    OffCore { waited: waited_for_core(), all: all.unwrap_or_default() }
 }
 
 /// How long this thread may have waited for a core in the run that began after [`before_run`]: on a busy machine, or where the quota of its
@@ -88,6 +117,9 @@ pub(super) struct AtOnce {
     /// Whether a run was far slower than expected and the cause is not known yet.
     suspected: AtomicBool,
     interrupted: AtomicU32,
+    /// Long runs that were excused, and when the first of them was.
+    excused: AtomicU64,
+    excused_since: AtomicU64,
 }
 
 impl AtOnce {
@@ -106,6 +138,8 @@ impl AtOnce {
             workers_until: AtomicU64::new(0),
             suspected: AtomicBool::new(false),
             interrupted: AtomicU32::new(0),
+            excused: AtomicU64::new(0),
+            excused_since: AtomicU64::new(0),
         }
     }
 
@@ -176,20 +210,31 @@ impl AtOnce {
         }
     }
 
-    /// A run on the thread that read the request took this long. `expected`: the cost known before. Returns its cost: the time without what the
-    /// thread waited for a core.
+    /// A run on the thread that read the request took this long. `expected`: the cost known before. Returns its cost: the time that the
+    /// thread had a core.
     pub(super) fn ran(&self, took: Duration, expected: Option<Duration>) -> Duration {
         let looks_slow = took >= PAUSE && expected.is_some_and(|expected| took >= expected.saturating_mul(SLOW));
-        if looks_slow { self.ran_long(took, waited_for_core(), expected) } else { took }
+        if looks_slow { self.ran_long(took, off_core(), expected) } else { took }
     }
 
-    fn ran_long(&self, took: Duration, waited: Duration, expected: Option<Duration>) -> Duration {
-        // Some of the wait may have been before this run.
-        let cost = took.saturating_sub(waited).max(expected.unwrap_or_default().min(took));
-        if is_far_over(cost, expected) {
+    fn ran_long(&self, took: Duration, off: OffCore, expected: Option<Duration>) -> Duration {
+        // Some of the time without a core may have been before this run.
+        let cost = took.saturating_sub(off.all.max(off.waited)).max(expected.unwrap_or_default().min(took));
+        let is_unexplained = || is_far_over(took.saturating_sub(off.waited), expected);
+        if is_far_over(cost, expected) || is_unexplained() && !self.excuse() {
             self.suspect();
         }
         cost
+    }
+
+    /// Whether one more run may take long without processor time.
+    fn excuse(&self) -> bool {
+        let (now, within) = (self.now(), u64::try_from(EXCUSED_WITHIN.as_nanos()).unwrap_or(u64::MAX));
+        if now.saturating_sub(self.excused_since.load(Ordering::Relaxed)) > within {
+            self.excused_since.store(now, Ordering::Relaxed);
+            self.excused.store(0, Ordering::Relaxed);
+        }
+        self.excused.fetch_add(1, Ordering::Relaxed) < EXCUSED
     }
 
     fn suspect(&self) {
@@ -336,15 +381,16 @@ mod tests {
         let at_once = at_once(&rows);
         at_once.ran(Duration::from_millis(4), EXPECTED);
         assert!(at_once.allows_version(), "a pause of the machine");
-        assert_eq!(at_once.ran_long(SLOW_RUN, Duration::from_millis(26), EXPECTED), Duration::from_millis(4));
+        let waited = |ms| OffCore { waited: Duration::from_millis(ms), all: Duration::from_millis(ms) };
+        assert_eq!(at_once.ran_long(SLOW_RUN, waited(26), EXPECTED), Duration::from_millis(4));
         assert_eq!(
-            at_once.ran_long(SLOW_RUN, Duration::from_secs(1), EXPECTED),
+            at_once.ran_long(SLOW_RUN, waited(1000), EXPECTED),
             EXPECTED.unwrap(),
             "it waited before the run too"
         );
         at_once.interrupted_after(SLOW_RUN, Duration::from_millis(26));
         assert!(at_once.allows_version(), "the thread waited for a core nearly all the time");
-        at_once.ran_long(SLOW_RUN, Duration::from_millis(20), EXPECTED);
+        at_once.ran_long(SLOW_RUN, waited(20), EXPECTED);
         assert!(!at_once.allows_version() && at_once.is_suspected());
         at_once.used(Duration::from_micros(90), EXPECTED);
         assert_eq!(at_once.never(), None, "the machine was slow, not the version");
@@ -356,6 +402,36 @@ mod tests {
         at_once.used(SLOW_RUN, EXPECTED);
         assert!(at_once.never().unwrap().contains("30.0 ms of processor time where 0.100 ms were expected"));
         assert!(!at_once.allows_version() && !at_once.is_suspected(), "for good");
+    }
+
+    #[test]
+    fn runs_without_processor_time_are_excused_twice_in_ten_seconds() {
+        let rows = signature(&[("x", DataType::Fp32, &[Dim::Free(None)])]);
+        let at_once = at_once(&rows);
+        // The virtual machine did not run, or the run slept.
+        let away = OffCore { waited: Duration::from_millis(1), all: Duration::from_millis(29) };
+        for _ in 0..2 {
+            assert_eq!(at_once.ran_long(SLOW_RUN, away, EXPECTED), Duration::from_millis(1));
+            assert!(at_once.allows_version());
+        }
+        at_once.ran_long(SLOW_RUN, away, EXPECTED);
+        assert!(!at_once.allows_version() && at_once.is_suspected());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_sleep_is_time_without_a_core_and_a_computation_is_not() {
+        let begun = Instant::now();
+        before_run(begun);
+        std::thread::park_timeout(Duration::from_millis(20));
+        let slept = begun.elapsed();
+        let off = off_core();
+        assert!(off.all + READ_TIME >= slept && off.waited < off.all + READ_DELAY, "{off:?} of {slept:?}");
+        let (begun, time) = (Instant::now(), machine::thread_time());
+        before_run(begun);
+        while machine::thread_time() < time + Duration::from_millis(20) {}
+        let off = off_core();
+        assert!(off.all + Duration::from_millis(20) <= begun.elapsed(), "{off:?}");
     }
 
     #[test]
