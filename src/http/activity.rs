@@ -218,6 +218,11 @@ impl Activity {
         self.answering.load(Ordering::Relaxed) > 0
     }
 
+    /// A request is in progress.
+    pub(super) fn has_request(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
     /// No request is in progress, and the socket has taken all bytes of the answers.
     pub(super) fn is_idle(&self) -> bool {
         self.active.load(Ordering::Relaxed) == 0 && !self.is_write_blocked() && !self.lingers.load(Ordering::Relaxed)

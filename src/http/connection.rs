@@ -155,6 +155,7 @@ pub(crate) async fn serve<A, F, B>(
             return;
         }
     };
+    let finds_end = io.finds_end();
     let io = TokioIo::new(io);
     let counted = Arc::clone(activity);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -206,6 +207,9 @@ pub(crate) async fn serve<A, F, B>(
             .header_read_timeout(None)
             // The number of headers has hyper's limit of 100: another one would cost an allocation for each request.
             .max_buf_size(MAX_BUFFER)
+            // Otherwise hyper makes a new buffer to look for the end of the connection while a request, which still uses the old one, is
+            // answered.
+            .half_close(finds_end)
             .serve_connection(io, service);
         watch.run(connection, http1::Connection::graceful_shutdown).await;
     }

@@ -19,6 +19,8 @@ pub(super) struct Socket {
     frames: Option<Frames>,
     /// The client sends nothing more.
     ended: bool,
+    /// Bytes of the next request have arrived, so that the end of the connection is not next.
+    has_next: bool,
 }
 
 #[derive(Debug)]
@@ -30,7 +32,34 @@ pub(super) enum Stream {
 impl Socket {
     pub(super) fn new(stream: Stream, activity: Arc<Activity>, is_http2: bool) -> Socket {
         let frames = is_http2.then(Frames::new);
-        Socket { stream, activity, frames, ended: false }
+        Socket { stream, activity, frames, ended: false, has_next: false }
+    }
+
+    /// Whether HTTP/1 need not read while a request is answered: [`Socket::poll_flush`] looks for the end of the connection instead. With TLS
+    /// only a read shows the end.
+    pub(super) fn finds_end(&self) -> bool {
+        self.frames.is_none() && matches!(self.stream, Stream::Plain(_))
+    }
+
+    /// Looks whether the client closed while its request is answered. Without a system call, where nothing has arrived since the request.
+    ///
+    /// # Errors
+    /// When the request is to be dropped: the client has gone.
+    fn find_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Stream::Plain(wire) = &mut self.stream else { return Ok(()) };
+        if !self.ended && !self.has_next {
+            match wire.poll_has_ended(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(ended) => {
+                    self.ended = ended?;
+                    self.has_next = !self.ended;
+                }
+            }
+        }
+        if self.ended && !self.activity.client_stopped_sending() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
     }
 }
 
@@ -53,6 +82,7 @@ impl AsyncRead for Socket {
             }
             let arrived = &buf.filled()[before..];
             if !arrived.is_empty() {
+                this.has_next = false;
                 let partial_head = this.frames.as_mut().map_or(1, |frames| frames.read(arrived));
                 this.activity.set_partial_head(partial_head);
                 if let Some(frames) = &mut this.frames {
@@ -92,7 +122,11 @@ impl AsyncWrite for Socket {
         self.stream.is_write_vectored()
     }
 
+    /// HTTP/1 calls this each time that its connection is polled.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.finds_end() && self.activity.has_request() {
+            self.find_end(cx)?;
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

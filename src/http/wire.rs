@@ -48,6 +48,17 @@ impl Wire {
         Wire { stream, activity, ended: false, closing: None, write_timeout }
     }
 
+    /// Whether the client has closed its sending half; false where unread bytes come before that. Pending while nothing has arrived.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub(super) fn poll_has_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut next = [MaybeUninit::uninit(); 1];
+        let bytes = std::task::ready!(self.stream.poll_peek(cx, &mut ReadBuf::uninit(&mut next)))?;
+        self.ended |= bytes == 0;
+        Poll::Ready(Ok(self.ended))
+    }
+
     /// Waits until the client has closed and everything is delivered, or for a limited time.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(closing) = &mut self.closing else { return Poll::Ready(()) };

@@ -3,6 +3,8 @@
 use crate::support::process::Served;
 use crate::support::{eventually, onnx};
 use serde_json::{Value, json};
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -111,6 +113,30 @@ fn runs_whose_time_lies_in_a_value_end_at_their_deadline_and_hold_nobody() {
     assert_eq!(answer.1["outputs"][0]["data"], json!([5.0]));
     let runs = &execution(&served, "count")["runs"];
     assert!(runs["interrupted"].as_u64() > Some(0) && runs["lost"] == 0, "{runs}");
+    served.stop();
+}
+
+/// The server reads nothing from a connection while it answers, and yet sees that the client has closed it.
+#[test]
+fn a_run_ends_when_its_caller_leaves() {
+    let (_dir, mut served) = served(&[("count", onnx::counting())]);
+    let began = Instant::now();
+    let body = json!({ "inputs": number(1_000_000_000_000) }).to_string();
+    let head = "POST /v2/models/count/infer HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 60000\r\n";
+    let mut stream = TcpStream::connect(&served.data).unwrap();
+    stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+    eventually("a run is in progress", || {
+        let shown = get(&format!("http://{}/metrics", served.admin))?.1;
+        // A client that closes at once may still wait for its answer.
+        let is_late = began.elapsed() > Duration::from_millis(300);
+        let line = "sluicegate_in_flight_requests{model=\"count\",version=\"1\"} 1\n";
+        (is_late && shown.as_str()?.contains(line)).then_some(())
+    });
+    let ended = || execution(&served, "count")["runs"]["interrupted"].as_u64().unwrap();
+    assert_eq!(ended(), 0, "it goes on while the caller waits");
+    drop(stream);
+    eventually("the run was ended", || (ended() == 1).then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(30), "long before the deadline: {:?}", began.elapsed());
     served.stop();
 }
 
