@@ -1,6 +1,8 @@
 //! Reading a request's body under its limits.
 
+use super::answer::HEADER_LENGTH;
 use super::handle::Caller;
+use super::joined::Joined;
 use super::peers::PROMPT;
 use crate::budget::Hold;
 use crate::model::{Code, Failure};
@@ -98,9 +100,7 @@ pub(super) async fn read(
     // Taken when the body is not complete soon.
     let mut unfinished = None;
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
-    // A body of one frame is used as it is. One of several frames is copied together.
-    let mut whole: Option<Bytes> = None;
-    let mut joined: Vec<u8> = Vec::new();
+    let mut joined = Joined::new(most, headers.get(HEADER_LENGTH));
     loop {
         let frame = if let Some(frame) = next.take() {
             frame
@@ -134,28 +134,12 @@ pub(super) async fn read(
                 .with_internal(e.to_string())
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        let so_far = whole.as_ref().map_or(joined.len(), Bytes::len);
-        if so_far + data.len() > max {
+        if joined.len() + data.len() > max {
             discard_request(headers, unread).await;
             return Err(too_large(None));
         }
-        let kept = match whole.take() {
-            None if joined.is_empty() => {
-                let counted = hold.grow(data.len());
-                whole = Some(data);
-                counted
-            }
-            start => {
-                let start = start.unwrap_or_default();
-                hold.room(&mut joined, start.len() + data.len(), most).map(|()| {
-                    hold.shrink_by(start.len());
-                    joined.extend_from_slice(&start);
-                    joined.extend_from_slice(&data);
-                })
-            }
-        };
-        if let Err(failure) = kept {
-            drop((whole, joined));
+        if let Err(failure) = joined.push(data, hold) {
+            drop(joined);
             hold.shrink_to(0);
             discard_request(headers, unread).await;
             return Err(failure);
@@ -165,7 +149,7 @@ pub(super) async fn read(
         }
     }
     caller.body_is_read();
-    Ok(whole.unwrap_or_else(|| joined.into()))
+    Ok(joined.finish())
 }
 
 fn too_slow(timeout: Duration, deadline: Instant) -> Failure {

@@ -40,6 +40,7 @@ mod handshake;
 mod info;
 mod io_health;
 mod io_thread;
+mod joined;
 mod negotiation;
 mod opening;
 mod peers;
