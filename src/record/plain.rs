@@ -1,8 +1,9 @@
-//! Parquet column chunks of numeric tensors, without a look at any element.
+//! Parquet column chunks of tensors of numbers and booleans, without a look at any element.
 //!
 //! Parquet's encoding PLAIN of a number is the number's bytes, as they are in a segment. So a page needs only its header and its levels,
-//! which are two runs for each list, before the bytes of the lists. Bytes of one-byte numbers, which PLAIN would store as four, are
-//! indices into a dictionary of all 256 numbers. A trial on a part of the bytes decides whether the pages are compressed.
+//! which are two runs for each list, before the bytes of the lists. Integers of one and two bytes, which PLAIN would store as four, are
+//! indices into a dictionary of all 256 or 65,536 numbers. Booleans are packed, eight at a time. A trial on a part of the bytes decides
+//! whether the pages are compressed.
 //!
 //! The formats: <https://github.com/apache/parquet-format/blob/master/README.md#data-pages> and `Encodings.md` there; the page header is a
 //! Thrift struct in the compact protocol
@@ -26,9 +27,10 @@ use std::io::{self, Read};
 pub(super) enum PlainKind {
     /// As PLAIN, in this many bytes per number.
     Plain(usize),
-    /// As indices of unsigned or signed bytes.
-    Unsigned,
-    Signed,
+    /// As indices of all integers of this many bytes.
+    Indices { width: usize, signed: bool },
+    /// Booleans, as bits.
+    Bits,
 }
 
 /// The lists of one column in one row group.
@@ -63,6 +65,8 @@ enum Piece<'s> {
 
 /// Bytes of a record, on average, from which a column is stored this way. Below, the levels take more than the numbers.
 const SMALLEST: usize = 64;
+/// Bytes of a column from which two-byte integers are stored this way: their dictionary has 256 KiB.
+const SMALLEST_OF_TWO_BYTES: usize = 1 << 20;
 /// Bytes of a page that holds more than one list.
 const PAGE: usize = 1 << 20;
 /// The parts of a column that are compressed on trial, and the bytes of each.
@@ -85,31 +89,34 @@ impl PlainKind {
             return None;
         }
         match datatype {
-            DataType::Uint8 => Some(PlainKind::Unsigned),
-            DataType::Int8 => Some(PlainKind::Signed),
+            DataType::Uint8 => Some(PlainKind::Indices { width: 1, signed: false }),
+            DataType::Int8 => Some(PlainKind::Indices { width: 1, signed: true }),
+            DataType::Uint16 | DataType::Int16 => {
+                let signed = datatype == DataType::Int16;
+                (bytes >= SMALLEST_OF_TWO_BYTES).then_some(PlainKind::Indices { width: 2, signed })
+            }
+            DataType::Bool => Some(PlainKind::Bits),
             DataType::Fp16 => Some(PlainKind::Plain(2)),
             DataType::Int32 | DataType::Uint32 | DataType::Fp32 => Some(PlainKind::Plain(4)),
             DataType::Int64 | DataType::Uint64 | DataType::Fp64 => Some(PlainKind::Plain(8)),
-            // Two-byte integers are four bytes in Parquet, and booleans are bits.
-            DataType::Bool | DataType::Int16 | DataType::Uint16 | DataType::Bytes => None,
+            DataType::Bytes => None,
         }
     }
 
+    /// Bytes of an element in a segment.
     fn width(self) -> usize {
         match self {
-            PlainKind::Plain(width) => width,
-            PlainKind::Unsigned | PlainKind::Signed => 1,
+            PlainKind::Plain(width) | PlainKind::Indices { width, .. } => width,
+            PlainKind::Bits => 1,
         }
     }
 
-    /// All numbers of a one-byte type, in the order of their bits.
+    /// All integers of the type, in the order of their bits, as Parquet has them.
     fn dictionary(self) -> Option<Vec<u8>> {
-        let numbers: Vec<i32> = match self {
-            PlainKind::Plain(_) => return None,
-            PlainKind::Unsigned => (0..=u8::MAX).map(i32::from).collect(),
-            PlainKind::Signed => (0..=u8::MAX).map(|byte| i32::from(byte.cast_signed())).collect(),
-        };
-        Some(numbers.into_iter().flat_map(i32::to_le_bytes).collect())
+        let PlainKind::Indices { width, signed } = self else { return None };
+        let bits = 8 * width;
+        let number = |index: i32| if signed && index >> (bits - 1) == 1 { index - (1 << bits) } else { index };
+        Some((0..1 << bits).flat_map(|index| number(index).to_le_bytes()).collect())
     }
 }
 
@@ -137,7 +144,7 @@ impl<'s> PlainColumn<'s> {
     /// When a page cannot be compressed or described.
     pub fn take(&mut self) -> io::Result<(Chunk<'s>, ColumnCloseResult)> {
         let lists = std::mem::take(&mut self.lists);
-        let compressed = is_worth_compressing(&lists)?;
+        let compressed = is_worth_compressing(&lists, self.kind)?;
         let mut chunk = Chunk { pieces: Vec::new(), length: 0 };
         let mut uncompressed = 0;
         if let Some(numbers) = self.kind.dictionary() {
@@ -207,7 +214,7 @@ fn page_end(lists: &[Entry]) -> usize {
     lists.iter().take_while(fits).count().max(1)
 }
 
-fn is_worth_compressing(lists: &[Entry]) -> io::Result<bool> {
+fn is_worth_compressing(lists: &[Entry], kind: PlainKind) -> io::Result<bool> {
     let mut full = lists.iter().filter_map(|list| match list {
         Entry::Elements(elements) if !elements.is_empty() => Some(*elements),
         _ => None,
@@ -227,7 +234,11 @@ fn is_worth_compressing(lists: &[Entry]) -> io::Result<bool> {
             break;
         }
         before += part.len();
-        after += zstd::bulk::compress(&part, ZSTD_LEVEL)?.len();
+        // As they are stored.
+        let bits = (kind == PlainKind::Bits).then(|| packed(&[&part]));
+        let stored = bits.as_deref().unwrap_or(&part);
+        // A trial of bits counts as much as one of bytes.
+        after += zstd::bulk::compress(stored, ZSTD_LEVEL)?.len() * part.len() / stored.len();
         // Skips to the next part of the column.
         if step > 1 {
             let _ = full.nth(step - 2);
@@ -273,25 +284,51 @@ impl<'s> Page<'s> {
         repetition.write(&mut before);
         definition.write(&mut before);
         let mut after = Vec::new();
-        if kind.dictionary_bits() > 0 {
-            // One run of bit-packed indices, in groups of eight.
-            before.push(kind.dictionary_bits());
-            let groups = numbers.div_ceil(8);
-            write_varint(&mut before, (groups as u64) << 1 | 1);
-            after.resize(groups * 8 - numbers, 0);
+        match kind {
+            PlainKind::Plain(_) => {}
+            PlainKind::Indices { width, .. } => {
+                // One run of bit-packed indices, in groups of eight.
+                before.push(if width == 1 { 8 } else { 16 });
+                let groups = numbers.div_ceil(8);
+                write_varint(&mut before, (groups as u64) << 1 | 1);
+                after.resize((groups * 8 - numbers) * width, 0);
+            }
+            PlainKind::Bits => after = packed(&std::mem::take(&mut parts)),
         }
         Page { levels, before, parts, after }
     }
 }
 
-impl PlainKind {
-    /// The bits of an index; 0 without a dictionary.
-    fn dictionary_bits(self) -> u8 {
-        match self {
-            PlainKind::Plain(_) => 0,
-            PlainKind::Unsigned | PlainKind::Signed => 8,
+/// Booleans of a byte each as bits, the first one lowest. The last byte is filled with zeros.
+fn packed(parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>().div_ceil(8));
+    // Those of the next byte that earlier parts ended with.
+    let (mut begun, mut length) = ([0u8; 8], 0);
+    for part in parts {
+        let (first, rest) = part.split_at(part.len().min((8 - length) % 8));
+        begun[length..length + first.len()].copy_from_slice(first);
+        length += first.len();
+        if length == 8 {
+            out.push(pack(begun));
+            (begun, length) = ([0; 8], 0);
+        }
+        let (eights, last) = rest.as_chunks::<8>();
+        out.extend(eights.iter().map(|eight| pack(*eight)));
+        if !last.is_empty() {
+            begun[..last.len()].copy_from_slice(last);
+            length = last.len();
         }
     }
+    if length > 0 {
+        out.push(pack(begun));
+    }
+    out
+}
+
+/// Eight booleans as bits, the first one lowest.
+fn pack(eight: [u8; 8]) -> u8 {
+    // Multiplied by 2^56 + 2^49 + … + 2^7, bit 8 * i becomes bit 56 + i, and no two products meet.
+    (u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56).to_le_bytes()[0]
 }
 
 /// Levels as runs of equal values.

@@ -7,8 +7,8 @@ use arrow_select::concat::concat_batches;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use proptest::prelude::*;
 
-/// Types that are stored as they are, and two that are not.
-const TYPES: [DataType; 11] = [
+/// Types that are stored as they are; two-byte integers only where there are many.
+const TYPES: [DataType; 12] = [
     DataType::Fp32,
     DataType::Fp64,
     DataType::Fp16,
@@ -19,6 +19,7 @@ const TYPES: [DataType; 11] = [
     DataType::Uint8,
     DataType::Int8,
     DataType::Uint16,
+    DataType::Int16,
     DataType::Bool,
 ];
 
@@ -45,24 +46,26 @@ fn elements(datatype: DataType, n: usize, random: &mut fastrand::Rng, repeats: b
         DataType::Uint8 => Data::Uint8(Elements::view(bytes).unwrap()),
         DataType::Int8 => Data::Int8(Elements::view(bytes).unwrap()),
         DataType::Uint16 => Data::Uint16(Elements::view(bytes).unwrap()),
+        DataType::Int16 => Data::Int16(Elements::view(bytes).unwrap()),
         other => unreachable!("{other}"),
     }
 }
 
-/// Seals one segment of random requests, and returns what is read from the segment and what is read from its files.
-fn both_ways(seed: u64, types: &[DataType], requests: usize, repeats: bool) -> (RecordBatch, RecordBatch) {
+/// Seals one segment of random requests, and returns what is read from the segment and what is read from its files. `most`: elements of a row.
+fn both_ways(seed: u64, types: &[DataType], requests: usize, most: usize, repeats: bool) -> (RecordBatch, RecordBatch) {
     let random = &mut fastrand::Rng::with_seed(seed);
     let inputs = types.iter().enumerate().map(|(i, t)| spec(&format!("x{i}"), *t, &[FREE, FREE])).collect();
     let about = about(inputs, vec![spec("y", DataType::Fp32, &[FREE, FREE])]);
     let fixture = Fixture::new(|config| config.acknowledge = Acknowledge::Disk, Box::new(RealDisk));
-    let whole = fixture.log.stream(&about, &Choice::default()).unwrap();
+    let all = Choice { max_record_bytes: usize::MAX, ..Choice::default() };
+    let whole = fixture.log.stream(&about, &all).unwrap();
     let cut = Choice { max_record_bytes: 1500, ..Choice::default() };
     let cut = fixture.log.stream(&about, &cut).unwrap();
     for i in 0..requests {
         let rows = random.usize(1..4);
         let tensors = types.iter().map(|datatype| {
             // Some rows have no elements.
-            let width = if random.u8(..) < 40 { 0 } else { random.usize(1..700) };
+            let width = if random.u8(..) < 40 { 0 } else { random.usize(1..most) };
             tensor(&[rows, width], elements(*datatype, rows * width, random, repeats))
         });
         let request = checked(&about, tensors.collect());
@@ -87,13 +90,25 @@ proptest! {
     fn sealed_tensors_equal_those_in_the_segment(seed in 0u64..1 << 40, requests in 1usize..20, repeats in proptest::bool::ANY) {
         let mut types = TYPES.to_vec();
         fastrand::Rng::with_seed(seed).shuffle(&mut types);
-        let (segment, sealed) = both_ways(seed, &types[..3], requests, repeats);
+        let (segment, sealed) = both_ways(seed, &types[..3], requests, 700, repeats);
         prop_assert_eq!(segment.schema_ref().fields(), sealed.schema_ref().fields());
         prop_assert_eq!(segment.num_rows(), sealed.num_rows());
         // Not batch by batch: NaN is not equal to itself there.
         prop_assert_eq!(format!("{:?}", segment.columns()), format!("{:?}", sealed.columns()));
         for (ours, theirs) in segment.columns().iter().zip(sealed.columns()) {
             prop_assert!(ours.to_data() == theirs.to_data());
+        }
+    }
+}
+
+#[test]
+fn many_two_byte_integers_and_booleans_equal_those_in_the_segment() {
+    for repeats in [false, true] {
+        let types = [DataType::Uint16, DataType::Int16, DataType::Bool];
+        let (segment, sealed) = both_ways(7, &types, 30, 100_000, repeats);
+        assert!(segment.num_rows() > 30 && segment.num_rows() == sealed.num_rows());
+        for (ours, theirs) in segment.columns().iter().zip(sealed.columns()) {
+            assert!(ours.to_data() == theirs.to_data(), "repeats: {repeats}");
         }
     }
 }
@@ -106,10 +121,18 @@ fn metadata(dir: &Path) -> parquet::file::metadata::RowGroupMetaData {
 
 #[test]
 fn random_numbers_are_stored_as_they_are_and_repeating_ones_are_compressed() {
-    for (repeats, codec, least, most) in
-        [(false, Compression::UNCOMPRESSED, 0.99, 1.01), (true, Compression::ZSTD(ZstdLevel::default()), 0.0, 0.2)]
-    {
-        for datatype in [DataType::Fp32, DataType::Uint8, DataType::Int8] {
+    let types = [
+        (DataType::Fp32, 1.0),
+        (DataType::Uint8, 1.0),
+        (DataType::Int8, 1.0),
+        // With a dictionary of 256 KiB for 4 MB.
+        (DataType::Uint16, 1.066),
+        (DataType::Int16, 1.066),
+        (DataType::Bool, 0.125),
+    ];
+    for (repeats, codec) in [(false, Compression::UNCOMPRESSED), (true, Compression::ZSTD(ZstdLevel::default()))] {
+        for (datatype, stored) in types {
+            let (least, most) = if repeats { (0.0, 0.2) } else { (0.99 * stored, 1.01 * stored) };
             let random = &mut fastrand::Rng::with_seed(3);
             let about = about(vec![spec("x", datatype, &[FREE, Dim::Fixed(100_003)])], vec![]);
             let fixture = Fixture::new(|config| config.acknowledge = Acknowledge::Disk, Box::new(RealDisk));
