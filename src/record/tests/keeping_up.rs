@@ -36,19 +36,37 @@ fn floats(about: &About, n: usize) -> Checked {
     checked(about, vec![tensor(&[1, n], Data::Fp32((0..n).map(|_| random.f32()).collect::<Vec<_>>().into()))])
 }
 
-/// The number of records that the sealed ones stand for, with its standard deviation.
-fn estimate(dir: &Path, of: impl Fn(&str) -> bool) -> (f64, f64) {
-    let (mut sum, mut variance) = (0.0, 0.0);
-    for batch in predictions(dir) {
-        let rates = batch["sample_rate"].as_primitive::<Float64Type>();
-        for (id, rate) in ids(std::slice::from_ref(&batch)).iter().zip(rates.values()) {
-            if of(id) {
-                sum += 1.0 / rate;
-                variance += (1.0 - rate) / (rate * rate);
-            }
-        }
-    }
-    (sum, variance.sqrt())
+/// The `sample_rate` of each sealed record, by its id.
+fn rates(dir: &Path) -> BTreeMap<String, f64> {
+    let of_batch = |batch: RecordBatch| {
+        let rates = batch["sample_rate"].as_primitive::<Float64Type>().values().to_vec();
+        ids(std::slice::from_ref(&batch)).into_iter().zip(rates)
+    };
+    predictions(dir).into_iter().flat_map(of_batch).collect()
+}
+
+/// The probability with which a frame of this size would be kept now.
+fn probability(log: &Log, bytes: usize) -> f64 {
+    log.0.sampling.probability(bytes, log.0.queue.full_for(bytes))
+}
+
+/// A large record, and the probability before and after it was offered.
+struct Offered {
+    id: String,
+    ts: i64,
+    probability: [f64; 2],
+    took: Duration,
+}
+
+/// How far the sum of 1 ÷ rate of what is kept may be from the number of what was offered, but for one case in a billion (Bernstein's
+/// inequality). `rates`: of all that was offered. A deviation estimated from what was kept would be too small where records of a small
+/// probability happen to be missing.
+fn most_error(rates: &[f64]) -> f64 {
+    let variance: f64 = rates.iter().map(|rate| (1.0 - rate) / rate).sum();
+    let largest = rates.iter().fold(1.0, |largest: f64, rate| largest.max(1.0 / rate));
+    let log = 2e9_f64.ln();
+    let linear = log * largest / 3.0;
+    linear + (linear * linear + 2.0 * log * variance).sqrt()
 }
 
 fn lost(log: &Log, reason: DropReason) -> u64 {
@@ -140,17 +158,20 @@ fn a_queue_that_is_nearly_full_samples_and_the_rates_give_the_number_of_records(
     let about = simple();
     let stream = fixture.log.stream(&about, &Choice { sample_rate: 0.5, ..Choice::default() }).unwrap();
     let (request, answer) = rows(&about, 1);
+    let bytes = Planned::new(&stream, &prediction("100000", &request, Ok(&answer))).unwrap().bytes();
     let began = Instant::now();
-    let mut offered = 0;
+    // The rate of each record, which is at least this: only the writer makes room meanwhile.
+    let mut offered = Vec::new();
     // Bursts of half of the queue: the disk takes longer for each than the pause between them.
     while fixture.log.left_out() < 2000 {
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", fixture.log.status());
         for _ in 0..100 {
-            offered += 1;
+            offered.push(0.5 * probability(&fixture.log, bytes));
             // As the server does it: half of the requests, by their ids.
-            let id = format!("{offered}");
+            let id = format!("{:06}", offered.len());
+            let ts = id.parse().unwrap();
             if stream.samples(&id) {
-                let prediction = Prediction { sample_rate: 0.5, ts: offered, ..prediction(&id, &request, Ok(&answer)) };
+                let prediction = Prediction { sample_rate: 0.5, ts, ..prediction(&id, &request, Ok(&answer)) };
                 assert!(fixture.log.offer(&stream, &prediction, true).unwrap().is_none());
             }
         }
@@ -158,11 +179,15 @@ fn a_queue_that_is_nearly_full_samples_and_the_rates_give_the_number_of_records(
     }
     let dropped = lost(&fixture.log, DropReason::QueueFull);
     let dir = fixture.stop();
+    let kept = rates(dir.path());
+    for (id, rate) in &kept {
+        assert!(is_kept(id, id.parse().unwrap(), rate / 0.5), "{id} was kept with {rate}");
+    }
+    assert!(kept.values().any(|rate| *rate < 0.5));
     // A dropped record would have stood for two requests; the gaps say how many there were.
-    let (sum, deviation) = estimate(dir.path(), |_| true);
-    let (seen, deviation) = (sum + 2.0 * dropped as f64, (deviation.powi(2) + 2.0 * dropped as f64).sqrt());
-    let most = 6.0 * deviation + 0.02 * offered as f64;
-    assert!((seen - offered as f64).abs() < most, "{sum} ± {deviation} of {offered}, {dropped} dropped");
+    let seen = kept.values().map(|rate| 1.0 / rate).sum::<f64>() + 2.0 * dropped as f64;
+    let (all, most) = (offered.len() as f64, most_error(&offered));
+    assert!((seen - all).abs() < most, "{seen} of {all} ± {most}, {dropped} dropped");
 }
 
 #[test]
@@ -179,15 +204,20 @@ fn while_sealing_is_behind_large_records_are_sampled_and_small_ones_kept_until_i
     let small = simple();
     let small_stream = fixture.log.stream(&small, &Choice::default()).unwrap();
     let (row, answer) = rows(&small, 1);
-    let (mut offered, began) = (0, Instant::now());
+    let bytes =
+        Planned::new(&large_stream, &prediction("large-00000", &request, Err(Code::EngineFailed))).unwrap().bytes();
+    let (mut offered, began) = (Vec::new(), Instant::now());
     while fixture.log.left_out() < 100 {
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", fixture.log.status());
-        let (id, other) = (format!("large-{offered}"), format!("small-{offered}"));
-        let big = Prediction { ts: now(), ..prediction(&id, &request, Err(Code::EngineFailed)) };
-        let little = Prediction { ts: now(), ..prediction(&other, &row, Ok(&answer)) };
+        let (id, other, ts) = (format!("large-{:05}", offered.len()), format!("small-{}", offered.len()), now());
+        let big = Prediction { ts, ..prediction(&id, &request, Err(Code::EngineFailed)) };
+        let little = Prediction { ts, ..prediction(&other, &row, Ok(&answer)) };
+        let (before, offering) = (probability(&fixture.log, bytes), Instant::now());
         let _ = fixture.log.offer(&large_stream, &big, true).unwrap();
+        let probability = [before, probability(&fixture.log, bytes)];
+        let took = offering.elapsed();
+        offered.push(Offered { id, ts, probability, took });
         let _ = fixture.log.offer(&small_stream, &little, true).unwrap();
-        offered += 1;
         std::thread::park_timeout(Duration::from_millis(1));
     }
     eventually("the status says so", || fixture.log.status().sampling_since.is_some());
@@ -196,21 +226,20 @@ fn while_sealing_is_behind_large_records_are_sampled_and_small_ones_kept_until_i
     let log = fixture.log.clone();
     let dir = fixture.stop();
     assert_eq!(lost(&log, DropReason::QueueFull), 0);
-    let rates: Vec<f64> = predictions(dir.path())
-        .iter()
-        .flat_map(|batch| {
-            let rates = batch["sample_rate"].as_primitive::<Float64Type>().clone();
-            let ids = ids(std::slice::from_ref(batch));
-            ids.into_iter()
-                .zip(rates.values().to_vec())
-                .filter(|(id, _)| id.starts_with("small"))
-                .map(|(_, rate)| rate)
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    assert!(rates.len() == offered && rates.iter().all(|rate| *rate >= 1.0), "{} of {offered}", rates.len());
-    let (sum, deviation) = estimate(dir.path(), |id| id.starts_with("large"));
-    assert!(deviation > 0.0 && (sum - offered as f64).abs() < 6.0 * deviation, "{sum} ± {deviation} of {offered}");
+    let rates = rates(dir.path());
+    let small = rates.iter().filter(|(id, _)| id.starts_with("small"));
+    assert!(small.clone().count() == offered.len() && small.clone().all(|(_, rate)| *rate >= 1.0), "{rates:?}");
+    assert!(rates.values().any(|rate| *rate < 1.0), "{rates:?}");
+    for Offered { id, ts, probability: [before, after], took } in offered {
+        // Within this time the probability was adjusted once at most.
+        let is_known = took < Duration::from_millis(100);
+        if let Some(rate) = rates.get(&id) {
+            assert!(is_kept(&id, ts, *rate), "{id} was kept with {rate}");
+            assert!(!is_known || *rate == before || *rate == after, "{id}: {rate} and not {before} or {after}");
+        } else {
+            assert!(!is_known || !is_kept(&id, ts, before.min(after)), "{id} was left out with {before} or {after}");
+        }
+    }
     // The next server has nothing to catch up with.
     let fixture = Fixture::on(dir, slow, Box::new(RealDisk));
     let again = fixture.log.stream(&large, &Choice::default()).unwrap();

@@ -2,6 +2,7 @@ use super::disk::{Appender, Disk, RealDisk};
 use super::hash::HashKey;
 use super::prediction::Planned;
 use super::queue::Queue;
+use super::sampling::is_kept;
 use super::stream::is_sampled;
 use super::*;
 use crate::model::{
