@@ -85,7 +85,7 @@ bench: ort ## run the criterion benchmarks
 loadtest: dist runner ## run a short version of every load scenario (6 minutes)
 	loadtest/runner/target/release/sluicegate-loadtest all --short --sluicegate $(DIST)/sluicegate
 
-targets: dist runner ## measure the performance targets (17 minutes)
+targets: dist runner ## measure the performance targets (20 minutes)
 	loadtest/runner/target/release/sluicegate-loadtest targets --sluicegate $(DIST)/sluicegate
 
 runner: ## build the load runner and the baseline server

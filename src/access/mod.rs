@@ -36,8 +36,8 @@ pub use tokens::{NewToken, TokenFacts, is_token_name};
 
 use crate::ledger::StoredToken;
 use crate::model::{Code, Failure};
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use oidc::Oidc;
 use std::sync::Arc;
 use tokens::Tokens;
@@ -90,16 +90,23 @@ impl Access {
         if given.next().is_some() {
             return Err(unauthenticated("the request has more than one authorization header"));
         }
-        let bearer = value.to_str().ok().and_then(|text| {
-            let (scheme, credentials) = text.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| credentials.trim())
-        });
-        let Some(secret) = bearer else {
+        let Some(secret) = bearer(value) else {
             return Err(unauthenticated("the authorization header is not of the form \"Bearer TOKEN\""));
         };
         match oidc {
             Some(oidc) if Oidc::is_jwt(secret) => oidc.identify(secret).map(Some),
             _ => tokens.identify(secret).map(Some),
+        }
+    }
+
+    /// The holder of a token of this server, or of a client certificate, on a plane that needs no credentials. Others name nobody there: they may
+    /// be meant for a proxy, and the signature of a JSON Web Token costs more to verify than a request.
+    #[must_use]
+    pub fn name_of(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Option<Arc<Identity>> {
+        let Inner { tokens, certificates, .. } = &*self.0;
+        match headers.get(AUTHORIZATION) {
+            Some(value) => bearer(value).and_then(|secret| tokens.identify(secret).ok()),
+            None => certificate.and_then(|certificate| certificate.identity(certificates)),
         }
     }
 
@@ -150,6 +157,12 @@ pub fn credentials_needed(certificate: Option<&ClientCertificate>) -> Failure {
         "this needs credentials: send the header \"authorization: Bearer TOKEN\" (`sluicegate token create` makes a token, and the command line \
          sends the one in SLUICEGATE_TOKEN){hint}"
     ))
+}
+
+/// The credentials in an authorization header of the form `Bearer TOKEN`.
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credentials.trim())
 }
 
 fn unauthenticated(message: &str) -> Failure {

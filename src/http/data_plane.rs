@@ -12,7 +12,7 @@ use crate::callers::Callers;
 use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
-use http::header::{AUTHORIZATION, HOST, TRANSFER_ENCODING};
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Version};
 use metrics::Counter;
@@ -229,8 +229,7 @@ impl DataPlane {
         }
         let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
         if !require_token {
-            let is_given = certificate.is_some() || parts.headers.contains_key(AUTHORIZATION);
-            return Ok(if is_given { access.identify(&parts.headers, certificate).ok().flatten() } else { None });
+            return Ok(access.name_of(&parts.headers, certificate));
         }
         let identity = access.identify(&parts.headers, certificate)?.ok_or_else(|| credentials_needed(certificate))?;
         match permission {

@@ -14,7 +14,7 @@ use crate::server::Programs;
 use crate::wrong::{Result, While, Wrong};
 
 /// The scenarios of `targets`, in the order of the table.
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 17] = [
     "floor",
     "open-loop",
     "binary",
@@ -30,6 +30,8 @@ const TARGETS: [&str; 15] = [
     "shadow",
     "log-disk",
     "overload",
+    "overload-five",
+    "overload-models",
 ];
 /// The folders of `loadtest/` that hold scenarios.
 const FOLDERS: [&str; 2] = ["scenarios", "targets"];
