@@ -5,7 +5,7 @@ use super::deleted::{Deleted, Deletions};
 use super::disk::{Disk, RealDisk};
 use super::gaps::{DropReason, Gap};
 use super::hash::HashKey;
-use super::prediction::{Hashes, Planned, Prediction};
+use super::prediction::{Planned, Prediction};
 use super::queue::{Queue, Ticket};
 use super::sampling::{self, Kept, Sampling};
 use super::seal::Sealer;
@@ -19,7 +19,6 @@ use crate::quality::Quality;
 use crate::telemetry::{LogMetrics, Telemetry};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use jiff::Timestamp;
-use smallvec::SmallVec;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
@@ -190,39 +189,6 @@ impl Log {
         self.plan(stream, prediction).map_or(Ok(None), |frame| self.queue(&frame, waits))
     }
 
-    /// Queues the predictions of a group, which share one operation of the queue. The results have the order of the predictions; each is
-    /// what [`Log::offer`] would return for it.
-    pub fn offer_group(
-        &self,
-        group: &[(&Stream, Prediction)],
-        waits: bool,
-    ) -> SmallVec<[Result<Option<Ticket>, Failure>; 8]> {
-        let frames: SmallVec<[Option<Planned>; 8]> =
-            group.iter().map(|(stream, prediction)| self.plan(stream, prediction)).collect();
-        let kept = || frames.iter().flatten();
-        let bytes = kept().try_fold(0usize, |sum, frame| sum.checked_add(frame.bytes()));
-        let records = kept().map(Planned::records).sum();
-        let Some(reserved) =
-            bytes.filter(|bytes| *bytes > 0).and_then(|bytes| self.0.queue.try_reserve(bytes, records))
-        else {
-            // What does not fit together is queued one by one: each prediction is kept or refused for itself.
-            return frames
-                .iter()
-                .map(|frame| frame.as_ref().map_or(Ok(None), |frame| self.queue(frame, waits)))
-                .collect();
-        };
-        let hashes: SmallVec<[Hashes; 8]> = kept().map(Planned::hash).collect();
-        let queued = reserved.append(self.waits(waits), kept().map(|frame| frame.stream().id), |out| {
-            for (frame, hashes) in kept().zip(&hashes) {
-                frame.write(out, hashes);
-            }
-        });
-        let result = |frame: &Option<Planned>| {
-            frame.as_ref().map_or(Ok(None), |frame| self.answer(queued.clone(), frame.bytes(), waits))
-        };
-        frames.iter().map(result).collect()
-    }
-
     /// The frame of a prediction; `None` where it has no record, or is not in the sample that the log can keep up with. Decided before
     /// anything is copied.
     fn plan<'a>(&self, stream: &'a Stream, prediction: &'a Prediction<'a>) -> Option<Planned<'a>> {
@@ -243,7 +209,7 @@ impl Log {
         let queued = self.0.queue.reserve(frame.bytes(), frame.records()).and_then(|reserved| {
             // Only a record that fits is hashed, and before a shard is locked.
             let hashes = frame.hash();
-            reserved.append(self.waits(waits), [frame.stream().id], |out| frame.write(out, &hashes))
+            reserved.append(self.waits(waits), Some(frame.stream().id), |out| frame.write(out, &hashes))
         });
         self.answer(queued, frame.bytes(), waits)
     }
@@ -300,7 +266,7 @@ impl Log {
         feedback::write(&mut frame, model, now(), entries).map_err(too_large)?;
         let queued = queue
             .reserve(frame.len(), 0)
-            .and_then(|reserved| reserved.append(true, [], |out| out.extend_from_slice(&frame)));
+            .and_then(|reserved| reserved.append(true, None, |out| out.extend_from_slice(&frame)));
         let ticket = queued.map_err(|reason| match reason {
             DropReason::TooLarge => self.too_many(entries.len()),
             reason => self.refusal(reason, frame.len()),

@@ -91,9 +91,9 @@ pub(super) struct Filled {
     waiting: Option<watch::Sender<Outcome>>,
 }
 
-/// Budget set aside for frames; given back when dropped without [`Reservation::append`].
+/// Budget set aside for a frame; given back when dropped without [`Reservation::append`].
 #[derive(Debug)]
-#[must_use = "frames are only queued by append"]
+#[must_use = "a frame is only queued by append"]
 pub(super) struct Reservation<'q> {
     queue: &'q Queue,
     bytes: usize,
@@ -134,17 +134,12 @@ impl Queue {
         let _ = self.writer.set(writer);
     }
 
-    /// Sets budget aside for frames of exactly `bytes` bytes together, with this many records.
+    /// Sets budget aside for a frame of exactly `bytes` bytes, with this many records.
     ///
     /// # Errors
     /// Why the frame cannot be queued; its records are then counted as dropped.
     pub fn reserve(&self, bytes: usize, records: usize) -> Result<Reservation<'_>, DropReason> {
         self.reserved(bytes, records).inspect_err(|reason| self.count_dropped(*reason, records as u64))
-    }
-
-    /// Like [`Queue::reserve`], but counts nothing as dropped where there is no room.
-    pub fn try_reserve(&self, bytes: usize, records: usize) -> Option<Reservation<'_>> {
-        self.reserved(bytes, records).ok()
     }
 
     fn reserved(&self, bytes: usize, records: usize) -> Result<Reservation<'_>, DropReason> {
@@ -302,15 +297,15 @@ impl Queue {
 }
 
 impl Reservation<'_> {
-    /// Queues the frames that `write` appends, which together must have the size that was reserved. `streams`: those the frames belong to.
-    /// With `wait` there is a ticket.
+    /// Queues the frame that `write` appends, which must have the size that was reserved. `stream`: the one that it belongs to. With `wait`
+    /// there is a ticket.
     ///
     /// # Errors
     /// When the queue was closed meanwhile; the records are then counted as dropped.
     pub fn append(
         mut self,
         wait: bool,
-        streams: impl IntoIterator<Item = u32>,
+        stream: Option<u32>,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Option<Ticket>, DropReason> {
         let queue = self.queue;
@@ -328,10 +323,8 @@ impl Reservation<'_> {
         // Now the shard accounts for these bytes.
         filling.bytes += std::mem::take(&mut self.bytes);
         filling.records += self.records as u64;
-        for stream in streams {
-            if !filling.streams.contains(&stream) {
-                filling.streams.push(stream);
-            }
+        if let Some(stream) = stream.filter(|stream| !filling.streams.contains(stream)) {
+            filling.streams.push(stream);
         }
         if filling.current.len() >= CHUNK {
             let next = filling.spare.pop().unwrap_or_default();

@@ -257,83 +257,15 @@ fn a_log_that_keeps_up_again_returns_to_the_full_rate() {
 }
 
 #[test]
-fn a_group_is_queued_with_one_operation_and_each_of_it_has_its_own_result() {
-    let stalled = Arc::new(Stall::default());
-    let fixture = Fixture::new(
-        |config| {
-            config.acknowledge = Acknowledge::Disk;
-            config.queue_bytes = 2000;
-        },
-        Box::new(StalledDisk(Arc::clone(&stalled))),
-    );
-    let about = simple();
-    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
-    let other =
-        fixture.log.stream(&about, &Choice { drop: ["inputs.name".to_owned()].into(), ..Choice::default() }).unwrap();
-    let ((request, answer), (none, nothing)) = (rows(&about, 2), rows(&about, 0));
-    let (many, answers) = rows(&about, 200);
-    let group = [
-        (&*stream, prediction("a", &request, Ok(&answer))),
-        (&*stream, prediction("no rows", &none, Ok(&nothing))),
-        (&*other, prediction("b", &request, Err(Code::EngineFailed))),
-    ];
-    let tickets: Vec<_> = fixture.log.offer_group(&group, true).into_iter().map(Result::unwrap).collect();
-    assert!(tickets[0].is_some() && tickets[1].is_none() && tickets[2].is_some());
-    for ticket in tickets.into_iter().flatten() {
-        block_on(fixture.log.durable(ticket, soon())).unwrap();
-    }
-    // What does not fit together is offered one by one.
-    let group = [
-        (&*stream, prediction("too large", &many, Ok(&answers))),
-        (&*stream, prediction("fits", &request, Ok(&answer))),
-    ];
-    let mut results = fixture.log.offer_group(&group, true).into_iter();
-    assert_eq!(results.next().unwrap().unwrap_err().code, Code::LogUnavailable);
-    block_on(fixture.log.durable(results.next().unwrap().unwrap().unwrap(), soon())).unwrap();
-    assert_eq!(lost(&fixture.log, DropReason::TooLarge), 200);
-    // A full queue refuses as many as do not fit.
-    stalled.set(true);
-    let group: Vec<_> = (0..20).map(|_| (&*stream, prediction("x", &request, Ok(&answer)))).collect();
-    let results = fixture.log.offer_group(&group, true);
-    let refused = results.iter().filter(|result| result.is_err()).count();
-    assert!(refused > 0 && refused < 20, "{refused}");
-    assert_eq!(lost(&fixture.log, DropReason::QueueFull), 2 * refused as u64);
-    stalled.set(false);
-    for ticket in results.into_iter().filter_map(Result::ok).flatten() {
-        block_on(fixture.log.durable(ticket, soon())).unwrap();
-    }
-    let dir = fixture.stop();
-    let mut kept = ids(&predictions(dir.path()));
-    kept.dedup();
-    kept.retain(|id| id != "x");
-    kept.sort();
-    assert_eq!(kept, ["a", "b", "fits"]);
-}
-
-/// A disk that stalls on request.
-#[derive(Debug)]
-struct StalledDisk(Arc<Stall>);
-
-#[derive(Debug)]
-struct StalledFile(Box<dyn Appender>, Arc<Stall>);
-
-impl Disk for StalledDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn Appender>> {
-        Ok(Box::new(StalledFile(RealDisk.create(path)?, Arc::clone(&self.0))))
-    }
-}
-
-impl Appender for StalledFile {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.1.pass();
-        self.0.append(bytes)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.0.truncate(length)
-    }
+fn the_writer_is_woken_only_for_an_answer_that_waits_and_for_a_queue_that_is_half_full() {
+    let queue = Queue::new(1, 1000);
+    let append = |bytes: usize, wait| {
+        let reserved = queue.reserve(bytes, 1).unwrap();
+        reserved.append(wait, None, |out| out.resize(out.len() + bytes, 0)).unwrap().is_some()
+    };
+    assert!((0..5).all(|_| !append(100, false)) && !queue.was_woken(), "half of the queue is in use");
+    assert!(!append(1, false) && queue.was_woken(), "more than half");
+    drop(queue.take());
+    assert!(!append(100, false) && !queue.was_woken());
+    assert!(append(1, true) && queue.was_woken(), "somebody waits");
 }
