@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What identifies a caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub enum Key {
 
 /// The most callers that are kept.
 const MOST: usize = 10_000;
+/// Idle callers are looked for at most this often. Each search makes room for a thousand.
+const SEARCH_EVERY: Duration = Duration::from_millis(100);
 
 /// The callers of recent times.
 #[derive(Debug)]
@@ -50,12 +52,17 @@ pub struct Callers {
 struct Known {
     config: Config,
     callers: HashMap<Key, Arc<Caller>>,
+    /// When idle callers were looked for the last time.
+    searched: Option<Instant>,
 }
 
 impl Callers {
     #[must_use]
     pub fn new(config: Config) -> Arc<Callers> {
-        Arc::new(Callers { known: Mutex::new(Known { config, callers: HashMap::new() }), active: AtomicUsize::new(0) })
+        Arc::new(Callers {
+            known: Mutex::new(Known { config, callers: HashMap::new(), searched: None }),
+            active: AtomicUsize::new(0),
+        })
     }
 
     /// The caller with this key.
@@ -65,7 +72,10 @@ impl Callers {
         if let Some(caller) = known.callers.get(&key) {
             return Arc::clone(caller);
         }
-        if known.callers.len() >= MOST {
+        // A search looks at all callers, so where all are in use it is not repeated for each new one.
+        let is_soon = known.searched.is_some_and(|last| now.saturating_duration_since(last) < SEARCH_EVERY);
+        if known.callers.len() >= MOST && !is_soon {
+            known.searched = Some(now);
             forget_idle(&mut known.callers, now);
         }
         let (limits, priority) = known.config.of(&key);
