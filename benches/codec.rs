@@ -92,7 +92,7 @@ fn decode_binary(c: &mut Criterion) {
 
 fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("codec");
-    let head = AnswerHead { model_name: "fraud", model_version: "3", id: "0192b1b2-7c9a-7e8d-9b1e-0f3c5a7d9e11" };
+    let head = AnswerHead { model_name: "fraud", model_version: Some("3"), id: "0192b1b2-7c9a-7e8d-9b1e-0f3c5a7d9e11" };
     let cases = [("encode_json_32", 32, false), ("encode_json_1000", 1000, false), ("encode_binary_1000", 1000, true)];
     for (name, n, binary) in cases {
         let tensor = Tensor::new(Shape::new(&[1, n]), Data::Fp32(floats(n).into())).expect("the shape fits");

@@ -132,7 +132,7 @@ async fn answer(gateway: &Gateway, body: &Bytes) -> Bytes {
     let deadline = started + Duration::from_secs(10);
     let output = gateway.infer(&mut active, request, deadline, Requester::default()).await.expect("mlp32 answers");
     let version = active.served().version_text.clone();
-    let head = oip::AnswerHead { model_name: "mlp32", model_version: &version, id: id.as_str() };
+    let head = oip::AnswerHead { model_name: "mlp32", model_version: Some(&version), id: id.as_str() };
     let answer = oip::encode(&output.answer, &head, &form).expect("floats have a JSON form");
     let ended = gateway.end(active, Ok(output), deadline).await.expect("nothing is recorded");
     assert!(ended.is_none(), "there are no shadows");

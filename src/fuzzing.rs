@@ -40,7 +40,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("traffic", traffic),
 ];
 
-const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m", model_version: "1", id: "r" };
+const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m", model_version: Some("1"), id: "r" };
 
 /// An Open Inference Protocol request as JSON.
 pub fn oip_json(bytes: &[u8]) {

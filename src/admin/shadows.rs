@@ -323,7 +323,7 @@ impl SideAnswer {
 
 /// The outputs as a caller would get them. FP16 and strings that are not UTF-8 have no JSON form.
 fn outputs(answer: &Answer) -> Result<Value, String> {
-    let head = AnswerHead { model_name: "", model_version: "", id: "" };
+    let head = AnswerHead { model_name: "", model_version: None, id: "" };
     let encoded = encode(answer, &head, &AnswerForm::json()).map_err(|failure| failure.message)?;
     let mut whole: Value = serde_json::from_slice(&encoded.body).map_err(|error| error.to_string())?;
     Ok(whole["outputs"].take())

@@ -574,6 +574,8 @@ fn http_config(config: &Config, io_threads: NonZeroUsize) -> http::Config {
         write_timeout: server.write_timeout,
         request_timeout: server.request_timeout,
         max_request_timeout: server.max_request_timeout.max(Duration::from_millis(1)),
+        version_headers: server.version_headers,
+        version_in_body: server.version_in_body,
         io_threads,
     }
 }

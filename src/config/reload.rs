@@ -65,6 +65,8 @@ impl Config {
         next.server.body_timeout = new.server.body_timeout;
         next.server.request_timeout = new.server.request_timeout;
         next.server.max_request_timeout = new.server.max_request_timeout;
+        next.server.version_headers = new.server.version_headers;
+        next.server.version_in_body = new.server.version_in_body;
         next.server.shutdown_grace = new.server.shutdown_grace;
         next.server.shutdown_announce = new.server.shutdown_announce;
         for (next, new) in [(&mut next.server.tls, &new.server.tls), (&mut next.admin.tls, &new.admin.tls)] {
@@ -136,6 +138,8 @@ impl Server {
             supervise,
             crash_inputs,
             require_token,
+            version_headers,
+            version_in_body,
             io_threads,
             tls,
         } = self;
@@ -163,6 +167,8 @@ impl Server {
             at_start("server.supervise", supervise, &new.supervise),
             at_start("server.crash_inputs", crash_inputs, &new.crash_inputs),
             at_start("server.require_token", require_token, &new.require_token),
+            at_run_time("server.version_headers", version_headers, &new.version_headers),
+            at_run_time("server.version_in_body", version_in_body, &new.version_in_body),
             at_start("server.io_threads", io_threads, &new.io_threads),
         ];
         others.into_iter().chain(tls).collect()

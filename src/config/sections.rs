@@ -23,6 +23,7 @@ const GIB: u64 = 1 << 30;
 
 /// `[server]`: the data plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration")]
 pub struct Server {
     /// Default `0.0.0.0:8080`: callers are on other machines. With port 0 the system chooses a free port.
     pub listen: SocketAddr,
@@ -80,6 +81,11 @@ pub struct Server {
     pub crash_inputs: u64,
     /// Whether requests need credentials; the probes never do. Default false: callers are known by the network they are in.
     pub require_token: bool,
+    /// Whether answers have the headers `x-sluicegate-version`, `x-sluicegate-arm` and `x-sluicegate-fallback`. Default true: callers and
+    /// load tests attribute an answer by them. False hides from callers which of their keys reach a candidate.
+    pub version_headers: bool,
+    /// Whether answers of the Open Inference Protocol have the optional member `model_version`. Default true: clients expect it.
+    pub version_in_body: bool,
     /// I/O threads, which read requests and send answers. Default 0: one per core of the CPU budget.
     pub io_threads: usize,
     /// `[server.tls]`: `certificate`, `key`, `client_ca`, `client_auth`. Default none: plain HTTP, for a proxy in front.
@@ -246,6 +252,8 @@ impl Default for Server {
             supervise: true,
             crash_inputs: 0,
             require_token: false,
+            version_headers: true,
+            version_in_body: true,
             io_threads: 0,
             tls: None,
         }
@@ -280,6 +288,8 @@ impl Server {
             supervise: t.bool("supervise").unwrap_or(d.supervise),
             crash_inputs: t.bytes("crash_inputs", 0..=256 * MIB).unwrap_or(d.crash_inputs),
             require_token: t.bool("require_token").unwrap_or(d.require_token),
+            version_headers: t.bool("version_headers").unwrap_or(d.version_headers),
+            version_in_body: t.bool("version_in_body").unwrap_or(d.version_in_body),
             io_threads: t.integer("io_threads", 0..=1024).unwrap_or(d.io_threads),
             tls: read_tls(t.section("tls")),
         };

@@ -133,6 +133,8 @@ const LIVE: [&str; 12] = [
     "server.body_timeout",
     "server.request_timeout",
     "server.max_request_timeout",
+    "server.version_headers",
+    "server.version_in_body",
     "server.shutdown_grace",
     "server.shutdown_announce",
     "callers.max_in_flight",
@@ -166,6 +168,8 @@ const ALL_DIFFERENT: &str = r#"
     crash_inputs = "1KiB"
     shutdown_announce = "1s"
     require_token = true
+    version_headers = false
+    version_in_body = false
     io_threads = 1
     [server.tls]
     certificate = "x"

@@ -92,6 +92,13 @@ pub(super) fn set_fallback(headers: &mut HeaderMap, reason: &'static str) {
     headers.insert(X_FALLBACK, HeaderValue::from_static(reason));
 }
 
+/// Removes what tells a caller which version its key gets.
+pub(super) fn hide_served_by(headers: &mut HeaderMap) {
+    for name in [X_VERSION, X_ARM, X_FALLBACK] {
+        headers.remove(name);
+    }
+}
+
 /// Sets `server-timing` (W3C Server Timing), in milliseconds with three decimals.
 pub(super) fn set_timing(headers: &mut HeaderMap, queue: Duration, infer: Duration) {
     let mut text = SmallVec::<[u8; 96]>::new();

@@ -28,5 +28,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// The longest timeout that a request may set.
     pub max_request_timeout: Duration,
+    /// Whether answers name the version, the arm and the fallback in headers, and the version in the body (Open Inference Protocol).
+    pub version_headers: bool,
+    pub version_in_body: bool,
     pub io_threads: NonZeroUsize,
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Limits that can change while the server runs.
+/// The settings that can change while the server runs.
 #[derive(Debug)]
 pub struct Limits {
     max_in_flight: AtomicUsize,
@@ -30,6 +30,8 @@ pub struct Limits {
     body_timeout_ms: AtomicU64,
     request_timeout_ms: AtomicU64,
     max_request_timeout_ms: AtomicU64,
+    version_headers: AtomicBool,
+    version_in_body: AtomicBool,
 }
 
 impl Limits {
@@ -40,6 +42,8 @@ impl Limits {
             body_timeout_ms: AtomicU64::new(0),
             request_timeout_ms: AtomicU64::new(0),
             max_request_timeout_ms: AtomicU64::new(0),
+            version_headers: AtomicBool::new(true),
+            version_in_body: AtomicBool::new(true),
         };
         limits.apply(config);
         limits
@@ -53,6 +57,8 @@ impl Limits {
         self.body_timeout_ms.store(millis(config.body_timeout), Ordering::Relaxed);
         self.request_timeout_ms.store(millis(config.request_timeout), Ordering::Relaxed);
         self.max_request_timeout_ms.store(millis(config.max_request_timeout), Ordering::Relaxed);
+        self.version_headers.store(config.version_headers, Ordering::Relaxed);
+        self.version_in_body.store(config.version_in_body, Ordering::Relaxed);
     }
 
     /// In bytes, for the compressed and for the decompressed body.
@@ -70,6 +76,14 @@ impl Limits {
 
     pub(super) fn max_request_timeout(&self) -> Duration {
         Duration::from_millis(self.max_request_timeout_ms.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn version_headers(&self) -> bool {
+        self.version_headers.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn version_in_body(&self) -> bool {
+        self.version_in_body.load(Ordering::Relaxed)
     }
 }
 

@@ -82,7 +82,11 @@ impl Caller {
 pub(super) async fn handle(caller: Arc<Caller>, request: Request<Incoming>, received: Instant) -> HttpResponse {
     let (parts, incoming) = request.into_parts();
     let body = UnreadBody { incoming, caller: &caller };
-    or_500(&caller.plane, &parts.headers, pin!(answer(&caller.plane, &parts, body, received))).await
+    let mut response = or_500(&caller.plane, &parts.headers, pin!(answer(&caller.plane, &parts, body, received))).await;
+    if !caller.plane.limits.version_headers() {
+        answer::hide_served_by(response.headers_mut());
+    }
+    response
 }
 
 /// Awaits the answer to a request. If it panics, the panic is counted and logged, and the answer is 500.

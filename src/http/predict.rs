@@ -273,7 +273,12 @@ async fn run(
     };
     let output = plane.gateway.infer(active, request, deadline, requester).await?;
     hold.grow(output.answer.size()).inspect_err(|_| active.excuse_version())?;
-    let (mut response, pieces) = encode(&output.answer, format, active, target, id, &hold)?;
+    let head = oip::AnswerHead {
+        model_name: &target.model,
+        model_version: plane.limits.version_in_body().then_some(&*active.served().version_text),
+        id: id.as_str(),
+    };
+    let (mut response, pieces) = encode(&output.answer, format, active, &head, &hold)?;
     answer::set_timing(response.headers_mut(), output.queue, output.infer);
     Ok(Ran { response, output, pieces, hold })
 }
@@ -283,22 +288,16 @@ fn encode(
     answer: &Answer,
     format: AnswerFormat,
     active: &ActiveRequest,
-    target: &Target<'_>,
-    id: &RequestId,
+    head: &oip::AnswerHead<'_>,
     hold: &Hold,
 ) -> Result<(HttpResponse, Option<Pieces>), Failure> {
     let (body, json_length, nonfinite, pieces) = match format {
         AnswerFormat::Oip(form) => {
-            let head = oip::AnswerHead {
-                model_name: &target.model,
-                model_version: &active.served().version_text,
-                id: id.as_str(),
-            };
-            if oip::is_large(answer, &head, &form) {
-                let large = oip::encode_in_pieces(answer.clone(), &head, form, hold)?;
+            if oip::is_large(answer, head, &form) {
+                let large = oip::encode_in_pieces(answer.clone(), head, form, hold)?;
                 (Bytes::new(), large.json_length, large.nonfinite, Some(large.pieces))
             } else {
-                let encoded = oip::encode(answer, &head, &form)?;
+                let encoded = oip::encode(answer, head, &form)?;
                 (encoded.body, encoded.json_length, encoded.nonfinite, None)
             }
         }

@@ -175,6 +175,8 @@ fn config(max_in_flight: usize) -> Config {
         write_timeout: second,
         request_timeout: second,
         max_request_timeout: second,
+        version_headers: true,
+        version_in_body: true,
         io_threads: NonZeroUsize::MIN,
     }
 }

@@ -1,10 +1,17 @@
 //! Who may do what, on the real binary: tokens made offline and over the API, both planes closed, and the refusals.
 
 use crate::support::process::Served;
-use crate::support::{eventually, infer_body, onnx};
+use crate::support::tls::{Certificates, handshake};
+use crate::support::{Answer, Gateway, configuration, eventually, infer_body, onnx};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
 
 struct Reply {
     status: u16,
@@ -186,6 +193,69 @@ fn tokens_work_from_the_command_line_and_their_names_are_in_the_audit_trail() {
     let data = dir.path().join("data").display().to_string();
     let offline = sluicegate(&["token", "list", "--data-dir", &data], &[]);
     assert!(String::from_utf8_lossy(&offline.stderr).contains("leave out --data-dir"), "{offline:?}");
+}
+
+#[test]
+fn answers_do_not_show_which_version_a_key_gets_where_that_is_hidden() {
+    let mut gateway = Gateway::start_with("", |models| {
+        onnx::install(models, "scale", 1, &onnx::scaling(2.0));
+        onnx::install(models, "large", 1, &onnx::scaling(2.0));
+    });
+    let answers = |gateway: &Gateway| -> Vec<(&str, Answer)> {
+        let json = infer_body(&[1, 2], &[1.0, 2.0]);
+        let large = infer_body(&[50_000, 2], &vec![0.5; 100_000]);
+        vec![
+            ("json", gateway.post("/v2/models/scale/infer", &json)),
+            ("pinned", gateway.post("/v2/models/scale/versions/1/infer", &json)),
+            ("in pieces", gateway.post("/v2/models/large/infer", large)),
+            ("rows", gateway.post("/v1/models/scale:predict", r#"{"instances": [[1, 2]]}"#)),
+            ("an error of the request", gateway.post("/v2/models/scale/infer", infer_body(&[1, 3], &[0.0; 3]))),
+        ]
+    };
+    let shown = |answer: &Answer| {
+        let headers =
+            ["version", "arm", "fallback"].map(|name| answer.header(&format!("x-sluicegate-{name}")).is_some());
+        (headers, answer.json().get("model_version").is_some())
+    };
+    let found = |gateway: &Gateway| -> Vec<_> {
+        let all = answers(gateway).into_iter();
+        all.map(|(what, answer)| (what, answer.status, shown(&answer))).collect()
+    };
+    let all = [true, true, false];
+    assert_eq!(
+        found(&gateway),
+        [
+            ("json", 200, (all, true)),
+            ("pinned", 200, (all, true)),
+            ("in pieces", 200, (all, true)),
+            ("rows", 200, (all, false)),
+            ("an error of the request", 400, (all, false)),
+        ]
+    );
+    // Both keys are live.
+    let hidden = configuration(gateway.dir.path(), "[server]\nversion_headers = false\n");
+    gateway.app.as_mut().unwrap().reload(&hidden);
+    let none = [false; 3];
+    assert_eq!(
+        found(&gateway),
+        [
+            ("json", 200, (none, true)),
+            ("pinned", 200, (none, true)),
+            ("in pieces", 200, (none, true)),
+            ("rows", 200, (none, false)),
+            ("an error of the request", 400, (none, false)),
+        ]
+    );
+    let hidden = configuration(gateway.dir.path(), "[server]\nversion_headers = false\nversion_in_body = false\n");
+    gateway.app.as_mut().unwrap().reload(&hidden);
+    for (what, answer) in answers(&gateway) {
+        assert_eq!(shown(&answer), (none, false), "{what}");
+    }
+    let kept = answers(&gateway).swap_remove(0).1;
+    assert!(kept.header("x-request-id").is_some() && kept.header("server-timing").is_some(), "{kept:?}");
+    let body = kept.json();
+    let members: Vec<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(members, ["model_name", "id", "outputs"]);
 }
 
 fn serve(dir: &Path, environment: &[(&str, &str)]) -> Command {

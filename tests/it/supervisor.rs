@@ -406,6 +406,14 @@ fn the_fallback_of_the_document_answers_for_a_version_that_was_set_aside() {
         Some(answered(&served, "")).filter(|(status, ..)| *status == 200)
     });
     assert_eq!(after, (200, Some("2".to_owned()), Some("crashed".to_owned())));
+    drop(served);
+    let hidden = [("SLUICEGATE__MODELS__CRASH_LIMIT", "1"), ("SLUICEGATE__SERVER__VERSION_HEADERS", "false")];
+    let served = Served::start_with(dir.path(), &hidden);
+    served.wait_state("loops", 2, "ready");
+    let after = eventually("it answers with hidden headers", || {
+        Some(answered(&served, "")).filter(|(status, ..)| *status == 200)
+    });
+    assert_eq!(after, (200, None, None), "the fallback's headers can be hidden");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use bytes::Bytes;
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerHead<'a> {
     pub model_name: &'a str,
-    /// The version that answered.
-    pub model_version: &'a str,
+    /// The version that answered. `None` leaves the member out, which the protocol allows.
+    pub model_version: Option<&'a str>,
     pub id: &'a str,
 }
 
@@ -76,8 +76,10 @@ fn write_json(out: &mut Vec<u8>, answer: &Answer, head: &AnswerHead<'_>, form: &
 fn begin(out: &mut Vec<u8>, head: &AnswerHead<'_>) {
     text::plain(out, "{\"model_name\":");
     text::string(out, head.model_name);
-    text::plain(out, ",\"model_version\":");
-    text::string(out, head.model_version);
+    if let Some(version) = head.model_version {
+        text::plain(out, ",\"model_version\":");
+        text::string(out, version);
+    }
     text::plain(out, ",\"id\":");
     text::string(out, head.id);
     text::plain(out, ",\"outputs\":[");
@@ -250,7 +252,7 @@ fn estimated_size(answer: &Answer, head: &AnswerHead<'_>, form: &AnswerForm) -> 
             name.len() + 80 + values
         })
         .sum();
-    outputs + 80 + head.model_name.len() + head.model_version.len() + head.id.len()
+    outputs + 80 + head.model_name.len() + head.model_version.map_or(0, str::len) + head.id.len()
 }
 
 #[cold]

@@ -12,7 +12,7 @@ use half::f16;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m", model_version: "1", id: "r" };
+const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m", model_version: Some("1"), id: "r" };
 
 fn elements(datatype: DataType, n: usize) -> BoxedStrategy<Data> {
     match datatype {

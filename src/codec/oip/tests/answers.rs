@@ -5,7 +5,7 @@ use crate::model::{Answer, Code};
 use crate::tensor::Shape;
 use half::f16;
 
-const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m\"1", model_version: "3", id: "r\u{1}-é" };
+const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m\"1", model_version: Some("3"), id: "r\u{1}-é" };
 
 fn answer(outputs: Vec<(&str, &[usize], Data)>) -> Answer {
     let outputs =
@@ -34,6 +34,9 @@ fn a_json_answer_has_all_documented_members() {
             r#"{"name":"é\n","shape":[],"datatype":"BOOL","data":[true]}]}"#
         )
     );
+    let hidden = AnswerHead { model_version: None, ..HEAD };
+    let without = encode(&answer(vec![]), &hidden, &AnswerForm::json()).unwrap();
+    assert_eq!(without.body, r#"{"model_name":"m\"1","id":"r\u0001-é","outputs":[]}"#, "the version may be left out");
     let none = encode(&answer(vec![]), &HEAD, &AnswerForm::json()).unwrap();
     assert!(none.body.ends_with(b"\"outputs\":[]}"));
 }
