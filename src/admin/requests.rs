@@ -43,6 +43,9 @@ pub(super) struct RollbackRequest {
     /// Return what would change, and change nothing.
     #[schema(required = false)]
     pub(super) dry_run: bool,
+    /// Go back although nobody approved a version that would answer again. Only for admins; the audit trail, the log and a metric have it.
+    #[schema(required = false)]
+    pub(super) break_glass: bool,
 }
 
 /// The body of a request that needs nothing but a reason.
@@ -84,14 +87,14 @@ impl PromoteRequest {
 impl RollbackRequest {
     pub(super) fn read(body: JsonBody) -> Result<RollbackRequest, Failure> {
         let mut members = Members::of(body, "{\"reason\":\"…\"}")?;
-        let (reason, dry_run) = (members.reason(), members.flag("dry_run"));
+        let (reason, dry_run, break_glass) = (members.reason(), members.flag("dry_run"), members.flag("break_glass"));
         let to_revision = members.take("to_revision");
         let revision = to_revision.as_ref().and_then(Value::as_u64).filter(|revision| *revision > 0);
         if to_revision.is_some() && revision.is_none() {
             members.complain("to_revision", "a revision of the history, such as 3", to_revision.as_ref());
         }
         members.finish()?;
-        Ok(RollbackRequest { reason: required(reason, "reason")?, to_revision: revision, dry_run })
+        Ok(RollbackRequest { reason: required(reason, "reason")?, to_revision: revision, dry_run, break_glass })
     }
 }
 

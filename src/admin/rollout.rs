@@ -2,10 +2,12 @@
 
 use super::Admin;
 use super::body::JsonBody;
+use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{Operator, Target};
 use super::requests::{ReasonRequest, read_plan};
 use super::schemas::{Problem, RolloutRequest};
+use super::traffic::check_break_glass;
 use crate::ledger::rfc3339;
 use crate::lifecycle::Actor;
 use crate::model::{ModelName, Version};
@@ -127,17 +129,19 @@ pub(super) struct Move {
         (status = 200, description = "The rollout has begun", body = Rollout),
         (status = 400, description = "Not a plan; all complaints at once", body = Problem),
         (status = 404, description = "No such model or version", body = Problem),
-        (status = 409, description = "Another rollout is active, the version is not ready, or its signature would break callers", body = Problem),
+        (status = 409, description = "Another rollout is active, the version is not ready, needs an approval, or its signature would break callers", body = Problem),
     )
 )]
 pub(super) async fn begin(
     admin: State<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
+    Caller(caller): Caller,
     body: JsonBody,
 ) -> Result<Json<Rollout>, ErrorResponse> {
     let model = target.model()?;
     let plan = read_plan(body)?;
+    check_break_glass(plan.break_glass, &caller, &model)?;
     Ok(Json(Rollout::of(&admin.rollouts.begin(model, plan, actor).await?)))
 }
 

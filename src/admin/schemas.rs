@@ -171,6 +171,8 @@ pub(super) struct RolloutRequest {
     shadow_sample: Option<f64>,
     guardrails: Option<GuardrailsRequest>,
     allow_signature_change: Option<bool>,
+    /// Move traffic to the version although nobody approved it. Only for admins; the audit trail, the log and a metric have it.
+    break_glass: Option<bool>,
     reason: String,
 }
 

@@ -103,7 +103,7 @@ pub(super) async fn replace(
 }
 
 /// Only an admin of the model may override a missing approval.
-fn check_break_glass(break_glass: bool, caller: &Identity, model: &ModelName) -> Result<(), Failure> {
+pub(super) fn check_break_glass(break_glass: bool, caller: &Identity, model: &ModelName) -> Result<(), Failure> {
     if break_glass { caller.check(Action::Administer, Some(model.as_str())) } else { Ok(()) }
 }
 
@@ -202,19 +202,22 @@ pub(super) async fn promote(
         (status = 200, description = "Rolled back; for a dry run, what would change", body = RollbackResponse),
         (status = 400, description = "The body is wrong", body = Problem),
         (status = 404, description = "No model has this name, or it has no such revision", body = Problem),
-        (status = 409, description = "There is no earlier document, the last change is already undone, the document is in force, or a \
-                                      version it names cannot be made ready", body = Problem),
+        (status = 409, description = "There is no earlier document, the last change is already undone, the document is in force, a \
+                                      version it names cannot be made ready, or one needs an approval", body = Problem),
     )
 )]
 pub(super) async fn rollback(
     State(admin): State<Arc<Admin>>,
     target: Target,
     Operator(actor): Operator,
+    Caller(caller): Caller,
     body: JsonBody,
 ) -> Result<Json<RollbackResponse>, ErrorResponse> {
     let model = target.model()?;
-    let RollbackRequest { reason, to_revision, dry_run } = RollbackRequest::read(body)?;
+    let RollbackRequest { reason, to_revision, dry_run, break_glass } = RollbackRequest::read(body)?;
+    check_break_glass(break_glass, &caller, &model)?;
     let rollout = active_rollout(&admin, &model).await;
-    let rolled_back = admin.handle.rollback(model, Rollback { to_revision, reason, dry_run, actor }).await?;
+    let request = Rollback { to_revision, reason, dry_run, break_glass, actor };
+    let rolled_back = admin.handle.rollback(model, request).await?;
     Ok(Json(RollbackResponse::of(rolled_back, dry_run, rollout)))
 }

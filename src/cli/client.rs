@@ -95,9 +95,13 @@ impl Client {
         let place = format!("{}/traffic", path(&options.model, ""));
         let (document, if_match) = match (&options.set, &options.split) {
             (Some(file), _) => {
-                let document = read_file(file)?;
-                let with_reason = options.reason.as_deref().and_then(|reason| set_reason(&document, reason));
-                (with_reason.unwrap_or(document), None)
+                let mut document = read_file(file)?;
+                let reason = options.reason.as_deref().map(|reason| ("reason", reason.into()));
+                let break_glass = options.break_glass.then_some(("break_glass", true.into()));
+                for (name, value) in reason.into_iter().chain(break_glass) {
+                    document = set_member(&document, name, &value).unwrap_or(document);
+                }
+                (document, None)
             }
             (None, Some(split)) => {
                 let (document, if_match) = self.with_split(&place, split, options)?;
@@ -170,12 +174,15 @@ impl Client {
     }
 
     pub(super) fn rollback(&self, options: &RollbackOptions) -> Done {
-        let RollbackOptions { model, to_revision, reason, dry_run } = options;
+        let RollbackOptions { model, to_revision, reason, dry_run, break_glass } = options;
         // A dry run stores nothing, but the API asks for a reason.
         let reason = reason.as_deref().unwrap_or("a dry run");
         let mut body = json!({"reason": reason, "dry_run": dry_run});
         if let Some(revision) = to_revision {
             body["to_revision"] = (*revision).into();
+        }
+        if *break_glass {
+            body["break_glass"] = true.into();
         }
         // It may have to load versions.
         let answer = self.send_and_wait("POST", &path(model, ":rollback"), &body, LONG)?;
@@ -408,20 +415,20 @@ fn read_file(file: &Path) -> Result<Vec<u8>, CommandError> {
     read.map(|_| text).map_err(|e| CommandError::Failed(format!("cannot read {}: {e}", file.display())))
 }
 
-/// The document with another reason; all other members stay as they are written, also those that are there twice. `None` when the
-/// text is not a JSON object: the server then reports what is wrong with it.
-pub(super) fn set_reason(document: &[u8], reason: &str) -> Option<Vec<u8>> {
+/// The document with another value of this member; all other members stay as they are written, also those that are there twice. `None`
+/// when the text is not a JSON object: the server then reports what is wrong with it.
+pub(super) fn set_member(document: &[u8], set: &str, to: &Value) -> Option<Vec<u8>> {
     let quoted = |text: &str| Value::from(text).to_string();
     let mut members = Vec::new();
     for member in sonic_rs::to_object_iter(document) {
         let (name, value) = member.ok()?;
-        if name != "reason" {
+        if name != set {
             members.push(format!("{}:{}", quoted(&name), value.as_raw_str()));
         }
     }
     // The iterator accepts text after the object.
     serde_json::from_slice::<serde::de::IgnoredAny>(document).ok()?;
-    members.push(format!("\"reason\":{}", quoted(reason)));
+    members.push(format!("{}:{to}", quoted(set)));
     Some(format!("{{{}}}", members.join(",")).into_bytes())
 }
 

@@ -193,6 +193,7 @@ With --split, a new experiment (from one arm to several, with a sticky key) gets
   sluicegate rollback iris --dry-run
   sluicegate rollback iris --reason \"errors in checkout\"
   sluicegate rollback iris --to-revision 3 --reason \"the last good one\"
+  sluicegate rollback iris --reason \"errors in checkout\" --break-glass      although nobody approved the version before
 
 `sluicegate history` lists the revisions. All steps of a rollout are one change. After a rollout that was taken back or aborted, there is
 nothing to undo: --to-revision goes back further.")]
@@ -401,6 +402,10 @@ pub(crate) struct RolloutOptions {
     /// Start even if the new version's inputs or outputs do not fit what callers use.
     #[arg(long, requires = "to")]
     allow_signature_change: bool,
+    /// Move traffic to the new version although nobody approved it. For admins, in an emergency; the audit trail, the log and a metric
+    /// have it.
+    #[arg(long, requires = "to", conflicts_with_all = ["pause", "resume", "abort"])]
+    break_glass: bool,
     /// Stay at the current step.
     #[arg(long, requires = "reason", conflicts_with_all = ["to", "resume", "abort"])]
     pause: bool,
@@ -443,8 +448,9 @@ pub(crate) struct TrafficOptions {
     /// With --split: accept a version whose inputs or outputs do not fit what callers use.
     #[arg(long, requires = "split", conflicts_with = "set")]
     allow_signature_change: bool,
-    /// With --split: give traffic to versions that nobody approved. For admins, in an emergency; the audit trail, the log and a metric have it.
-    #[arg(long, requires = "split", requires = "reason", conflicts_with = "set")]
+    /// With --split or --set: give traffic to versions that nobody approved. For admins, in an emergency; the audit trail, the log and a
+    /// metric have it.
+    #[arg(long, requires = "change", requires = "reason")]
     break_glass: bool,
 }
 
@@ -461,6 +467,9 @@ pub(crate) struct RollbackOptions {
     /// Show what would change, without changing anything.
     #[arg(long)]
     dry_run: bool,
+    /// Go back to versions that nobody approved. For admins, in an emergency; the audit trail, the log and a metric have it.
+    #[arg(long, requires = "reason")]
+    break_glass: bool,
 }
 
 #[derive(Debug, Args)]

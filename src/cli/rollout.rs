@@ -64,6 +64,7 @@ fn plan(options: &RolloutOptions) -> Result<Value, CommandError> {
     set(&mut plan, "min_requests", options.min_requests.map(|n| json!(n)));
     set(&mut plan, "min_shadow_pairs", options.min_shadow_pairs.map(|n| json!(n)));
     set(&mut plan, "allow_signature_change", options.allow_signature_change.then(|| json!(true)));
+    set(&mut plan, "break_glass", options.break_glass.then(|| json!(true)));
     let guardrails =
         options.guardrails.iter().map(|text| guardrail(text)).collect::<Result<Map<String, Value>, CommandError>>()?;
     set(&mut plan, "guardrails", (!guardrails.is_empty()).then(|| Value::Object(guardrails)));

@@ -1,4 +1,4 @@
-use super::client::{error_message, has_one_arm, parse_gates, parse_key, parse_split, set_reason};
+use super::client::{error_message, has_one_arm, parse_gates, parse_key, parse_split, set_member};
 use super::{Cli, Command, CommandError, rollout, show, show_execution, show_shadow};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
@@ -27,6 +27,10 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "rollback iris --reason why",
         "rollback iris --to-revision 3 --reason why",
         "rollback iris --dry-run",
+        "rollback iris --reason why --break-glass",
+        "rollout iris --to 4 --reason why --break-glass",
+        "traffic iris --set f --reason why --break-glass",
+        "traffic iris --split 1=1 --reason why --break-glass",
         "traffic iris --key u1",
         "traffic iris --split 1=1,2=1 --sticky-by header:x --salt s",
         "retire iris --reason why",
@@ -47,6 +51,10 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "promote iris 2",
         "promote iris 2 --reason why --no-gates --gate golden",
         "rollback iris",
+        "rollout iris --break-glass",
+        "rollout iris --abort --reason why --break-glass",
+        "traffic iris --break-glass --reason why",
+        "traffic iris --set f --break-glass",
         "retire iris",
         "traffic iris --set f --split 1=1",
         "traffic iris --reason x",
@@ -116,8 +124,9 @@ fn shell_words(line: &str) -> Vec<String> {
 
 #[test]
 fn the_reason_on_the_command_line_replaces_the_one_in_the_document() {
-    let set =
-        |document: &str| set_reason(document.as_bytes(), "a \"b\"").map(|bytes| String::from_utf8(bytes).unwrap());
+    let set = |document: &str| {
+        set_member(document.as_bytes(), "reason", &json!("a \"b\"")).map(|bytes| String::from_utf8(bytes).unwrap())
+    };
     assert_eq!(set("{}").unwrap(), r#"{"reason":"a \"b\""}"#);
     assert_eq!(
         set(r#" { "split": [ {"version":"1", "weight":1.50} ], "reason": "old", "salt":"\u00e9" } "#).unwrap(),
@@ -128,6 +137,8 @@ fn the_reason_on_the_command_line_replaces_the_one_in_the_document() {
         r#"{"salt":"a","salt":"b","reason":"a \"b\""}"#,
         "the server reports the member that is there twice"
     );
+    let glass = set_member(br#"{"break_glass":false,"salt":"a"}"#, "break_glass", &json!(true)).unwrap();
+    assert_eq!(glass, br#"{"salt":"a","break_glass":true}"#);
     for other in ["", "[]", "null", "{", r#"{"a":1} x"#, r#"{"a":}"#, "\u{0}"] {
         assert_eq!(set(other), None, "{other:?} is sent unchanged, and the server says what is wrong with it");
     }

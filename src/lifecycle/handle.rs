@@ -60,6 +60,8 @@ pub struct Rollback {
     pub to_revision: Option<u64>,
     pub reason: String,
     pub dry_run: bool,
+    /// Go back although nobody approved a version that would answer again. For admins.
+    pub break_glass: bool,
     pub actor: Actor,
 }
 
@@ -144,6 +146,8 @@ pub struct RolloutCommit {
     /// JSON, stored in the same transaction.
     pub state: String,
     pub allow_signature_change: bool,
+    /// Give the candidate traffic although nobody approved it. An admin asked for that when the rollout began.
+    pub break_glass: bool,
     pub action: Action,
     pub reason: Option<String>,
 }

@@ -98,6 +98,8 @@ pub(super) struct PendingRollback {
     /// Versions that were not loaded when it began.
     pub to_load: Vec<Version>,
     pub reason: String,
+    /// Go back although nobody approved a version that would answer again.
+    pub break_glass: bool,
     pub actor: Actor,
 }
 

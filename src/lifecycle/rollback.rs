@@ -29,15 +29,15 @@ impl Services {
         }
         let to_load = missing(model, &document);
         let expected_revision = model.stored.revision;
-        let Rollback { reason, actor, .. } = request;
-        Ok(Box::new(PendingRollback { document, restored, expected_revision, to_load, reason, actor }))
+        let Rollback { reason, break_glass, actor, .. } = request;
+        Ok(Box::new(PendingRollback { document, restored, expected_revision, to_load, reason, break_glass, actor }))
     }
 
     /// What a rollback would do. Changes nothing.
     pub(super) fn try_rollback(&self, model: &Model, request: &Rollback) -> Result<RolledBack, Failure> {
         let (restored, after) = self.document_to_restore(model, request.to_revision)?;
         let unapproved = self.unapproved(model, &after, &request.actor);
-        if !unapproved.is_empty() {
+        if !unapproved.is_empty() && !request.break_glass {
             let why = |(version, why)| format!("version {version} needs an approval: {why}");
             return Err(Failure::several(Code::Conflict, unapproved.into_iter().map(why).collect()));
         }
@@ -110,16 +110,18 @@ impl Services {
         rollback: &PendingRollback,
     ) -> Result<RolledBack, Failure> {
         rollback.result(model).unwrap_or(Ok(()))?;
-        let PendingRollback { document, restored, to_load, reason, actor, .. } = rollback;
+        let PendingRollback { document, restored, to_load, reason, break_glass, actor, .. } = rollback;
         let (from, before) = (model.document.as_ref().and_then(Document::heaviest), model.document.clone());
         let to = heaviest(document)?;
         let unapproved = self.unapproved(model, document, actor);
-        self.check_approved(model, unapproved, actor, Approvals::Required)?;
+        let approvals = if *break_glass { Approvals::BreakGlass } else { Approvals::Required };
+        let break_glass = self.check_approved(model, unapproved, actor, approvals)?;
         for version in document.named() {
             self.clear_operator_unloaded(model, version, actor, Some("a rollback needs it"))?;
         }
         let reason = Some(reason.clone()).filter(|r| !r.is_empty());
-        let change = TrafficChange::new(document.clone(), Action::Rollback, actor.clone());
+        let change =
+            TrafficChange::new(document.clone(), Action::Rollback, actor.clone()).with_break_glass(break_glass);
         let revision = self.change_traffic(model, change.with_reason(reason))?;
         let (model, after, loaded) = (model.name.clone(), document.clone(), to_load.clone());
         Ok(RolledBack { model, from, to, revision, restored: *restored, before, after, loaded })

@@ -70,6 +70,11 @@ impl TrafficChange {
     pub(super) fn with_reason(self, reason: Option<String>) -> TrafficChange {
         TrafficChange { reason, ..self }
     }
+
+    /// With versions that get traffic although nobody approved them.
+    pub(super) fn with_break_glass(self, break_glass: Vec<Version>) -> TrafficChange {
+        TrafficChange { break_glass, ..self }
+    }
 }
 
 impl Services {
@@ -182,7 +187,8 @@ impl Services {
         commit: RolloutCommit,
         actor: Actor,
     ) -> Result<u64, Failure> {
-        let RolloutCommit { at, document, candidate, state, allow_signature_change, action, reason } = commit;
+        let RolloutCommit { at, document, candidate, state, allow_signature_change, break_glass, action, reason } =
+            commit;
         let revision = model.stored.revision;
         if at.is_some_and(|at| at != revision) {
             return Err(conflict(format!("the traffic document is at revision {revision} now")));
@@ -196,14 +202,21 @@ impl Services {
         check_model_loaded(model)?;
         check(model, &next, allow_signature_change)?;
         // What served before a rollout may always be restored. A rollout that begins with a shadow needs the approval before it begins.
-        if action == Action::RolloutStart {
-            let unapproved = self.unapproved_of(model, [candidate], &actor);
-            self.check_approved(model, unapproved, &actor, Approvals::Required)?;
-        } else if !matches!(action, Action::RolloutTakeBack | Action::RolloutAbort) {
-            let unapproved = self.unapproved_of(model, [candidate], &actor);
-            self.check_approved(model, unapproved, &actor, Approvals::RequiredOfSystem)?;
-        }
-        let change = TrafficChange { reason, rollout: Some(state), ..TrafficChange::new(next, action, actor) };
+        let approvals = match action {
+            Action::RolloutTakeBack | Action::RolloutAbort => None,
+            _ if break_glass => Some(Approvals::BreakGlass),
+            Action::RolloutStart => Some(Approvals::Required),
+            _ => Some(Approvals::RequiredOfSystem),
+        };
+        let break_glass = match approvals {
+            None => Vec::new(),
+            Some(approvals) => {
+                let unapproved = self.unapproved_of(model, [candidate], &actor);
+                self.check_approved(model, unapproved, &actor, approvals)?
+            }
+        };
+        let change = TrafficChange { reason, rollout: Some(state), ..TrafficChange::new(next, action, actor) }
+            .with_break_glass(break_glass);
         self.change_traffic(model, change)
     }
 

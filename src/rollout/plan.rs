@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) shadow_sample: f64,
     pub(crate) guardrails: Guardrails,
     pub(crate) allow_signature_change: bool,
+    /// Move traffic to the version although nobody approved it. For admins.
+    pub(crate) break_glass: bool,
     pub(crate) reason: String,
 }
 
@@ -61,7 +63,7 @@ impl Guardrails {
     }
 }
 
-const MEMBERS: [&str; 9] = [
+const MEMBERS: [&str; 10] = [
     "to",
     "steps",
     "hold",
@@ -70,6 +72,7 @@ const MEMBERS: [&str; 9] = [
     "shadow_sample",
     "guardrails",
     "allow_signature_change",
+    "break_glass",
     "reason",
 ];
 const GUARDRAILS: [&str; 5] =
@@ -101,6 +104,7 @@ impl Plan {
         let shadow_sample = reader.number("shadow_sample", given("shadow_sample"), sample, |n| n > 0.0 && n <= 1.0);
         let guardrails = reader.guardrails(given("guardrails"));
         let allow_signature_change = reader.flag("allow_signature_change", given("allow_signature_change"));
+        let break_glass = reader.flag("break_glass", given("break_glass"));
         let reason = reader.reason(given("reason"));
         match (to, reason) {
             (Some(to), Some(reason)) if reader.complaints.is_empty() => Ok(Plan {
@@ -112,6 +116,7 @@ impl Plan {
                 shadow_sample: shadow_sample.unwrap_or(1.0),
                 guardrails,
                 allow_signature_change,
+                break_glass,
                 reason,
             }),
             _ => Err(reader.complaints),
@@ -136,6 +141,7 @@ impl Plan {
                 "false_alarm_rate": g.false_alarm_rate,
             },
             "allow_signature_change": self.allow_signature_change,
+            "break_glass": self.break_glass,
             "reason": self.reason,
         })
     }
@@ -287,7 +293,8 @@ mod tests {
     fn null_counts_as_absent_and_switches_a_guardrail_off() {
         let plan = Plan::parse(&json!({
             "to": "4", "reason": "better", "steps": null, "hold": null, "min_requests": null, "min_shadow_pairs": null,
-            "shadow_sample": null, "guardrails": null, "allow_signature_change": null
+            "shadow_sample": null, "guardrails": null, "allow_signature_change": null,
+            "break_glass": null
         }));
         assert_eq!(plan.unwrap(), Plan::parse(&json!({"to": "4", "reason": "better"})).unwrap());
         let off = json!({"error_rate_ratio": null, "nonfinite_ratio": null, "p99_latency_ratio": null,
@@ -310,7 +317,7 @@ mod tests {
         let plan = Plan::parse(&json!({
             "to": "4", "steps": [10, 50.5], "hold": "90s", "min_requests": 7, "min_shadow_pairs": 20, "shadow_sample": 0.5,
             "guardrails": {"error_rate_ratio": null, "p99_latency_ratio": 2, "shadow_disagreement": 0.02, "false_alarm_rate": 0.01},
-            "allow_signature_change": true, "reason": "better"
+            "allow_signature_change": true, "break_glass": true, "reason": "better"
         }));
         let plan = plan.unwrap();
         assert_eq!(plan.guardrails.error_rate_ratio, None);

@@ -175,6 +175,7 @@ impl Services {
             // The document from before the rollout may always be restored.
             allow_signature_change: next.plan.allow_signature_change
                 || matches!(action, Action::RolloutTakeBack | Action::RolloutAbort),
+            break_glass: next.plan.break_glass,
             action,
             reason: Some(reason.clone()),
         };

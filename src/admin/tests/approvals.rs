@@ -74,8 +74,12 @@ fn only_an_admin_of_the_model_breaks_the_glass() {
     loaded_two(&mut fixture);
     let promote = json!({"version": "2", "reason": "r", "break_glass": true});
     let document = json!({"split": [{"version": "2", "weight": 1}], "break_glass": true});
+    let rollback = json!({"reason": "r", "break_glass": true});
+    let rollout = json!({"to": "2", "reason": "r", "break_glass": true});
     for secret in &secrets[..2] {
-        post(&fixture, secret, "/api/v1/models/fraud:promote", &promote).refused(403, "FORBIDDEN", "");
+        for (verb, body) in [("promote", &promote), ("rollback", &rollback), ("rollout", &rollout)] {
+            post(&fixture, secret, &format!("/api/v1/models/fraud:{verb}"), body).refused(403, "FORBIDDEN", "");
+        }
         let bearer = format!("Bearer {secret}");
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         fixture.send("PUT", "/api/v1/models/fraud/traffic", &headers, document.to_string()).refused(
@@ -86,6 +90,12 @@ fn only_an_admin_of_the_model_breaks_the_glass() {
     }
     assert_eq!(fixture.asked(), []);
     assert_eq!(post(&fixture, &secrets[2], "/api/v1/models/fraud:promote", &promote).status, 200);
-    let asked = format!("{:?}", fixture.asked());
-    assert!(asked.contains("break_glass: true"), "{asked}");
+    assert_eq!(post(&fixture, &secrets[2], "/api/v1/models/fraud:rollback", &rollback).status, 200);
+    let begun = post(&fixture, &secrets[2], "/api/v1/models/fraud:rollout", &rollout);
+    assert_ne!(begun.status, 403, "{begun:?}");
+    let asked = fixture.asked();
+    assert!(asked.len() >= 2, "{asked:?}");
+    for one in asked {
+        assert!(format!("{one:?}").contains("break_glass: true"), "{one:?}");
+    }
 }

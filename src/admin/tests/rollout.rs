@@ -227,7 +227,7 @@ fn a_rollout_that_cannot_begin_is_refused_with_the_reason() {
 fn null_counts_as_absent_in_a_plan() {
     let (fixture, _) = new();
     let body = r#"{"to":"2","reason":"r","steps":null,"hold":null,"min_requests":null,"min_shadow_pairs":null,
-                   "shadow_sample":null,"guardrails":null,"allow_signature_change":null}"#;
+                   "shadow_sample":null,"guardrails":null,"allow_signature_change":null,"break_glass":null}"#;
     let begun = fixture.post(BEGIN, body);
     assert_eq!(begun.status, 200, "{begun:?}");
     let begun = begun.json();

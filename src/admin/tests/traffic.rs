@@ -317,7 +317,7 @@ fn promote_and_rollback_require_a_reason_and_refuse_unknown_members() {
         (
             rollback,
             r#"{"reason":"r","version":"1"}"#,
-            "version: unknown member; known members: reason, dry_run, to_revision",
+            "version: unknown member; known members: reason, dry_run, break_glass, to_revision",
         ),
         (
             rollback,

@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 use crate::ledger::{self, AuditQuery, LedgerReader};
-use crate::lifecycle::{Actor, Config, Promote, ReviewRequest, Reviewed, RolloutCommit};
+use crate::lifecycle::{Actor, Config, Promote, ReviewRequest, Reviewed, Rollback, RolloutCommit};
 use crate::model::{Code, Failure};
 use crate::registry::{Stage, State};
 use crate::route::{Document, Proposal};
@@ -84,6 +84,7 @@ fn no_way_leads_to_traffic_without_an_approval() {
         candidate: version(2),
         state: "{}".to_owned(),
         allow_signature_change: false,
+        break_glass: false,
         action: ledger::Action::RolloutStart,
         reason: None,
     };
@@ -153,6 +154,54 @@ fn an_admin_breaks_the_glass_and_everybody_sees_it() {
     let proposal = Proposal { document, allow_signature_change: false, break_glass: true };
     wait(fixture.handle.put_traffic(name("m"), proposal, None, Actor("root".to_owned()))).unwrap();
     assert_eq!(fixture.predict("m").unwrap(), 1);
+
+    // Back to version 2.
+    let refused = fixture.rollback("m").unwrap_err();
+    assert!(format!("{refused:?}").contains("version 2 of model m needs an approval"), "{refused:?}");
+    assert_eq!(fixture.predict("m").unwrap(), 1);
+    let (reason, actor) = ("fire".to_owned(), Actor("root".to_owned()));
+    let request = Rollback { to_revision: None, reason, dry_run: true, break_glass: true, actor };
+    wait(fixture.handle.rollback(name("m"), request.clone())).unwrap();
+    assert_eq!(fixture.predict("m").unwrap(), 1, "a dry run changes nothing");
+    wait(fixture.handle.rollback(name("m"), Rollback { dry_run: false, ..request })).unwrap();
+    assert_eq!(fixture.predict("m").unwrap(), 2);
+    let event = ledger.audit(&AuditQuery { model: None, since: None, limit: 1 }).unwrap().remove(0);
+    assert!(
+        event.action == "rollback" && event.after.as_ref().unwrap().contains("\"break_glass\":[\"2\"]"),
+        "{event:?}"
+    );
+    assert!(fixture.telemetry.render().contains("sluicegate_break_glass_total{action=\"rollback\"} 1"));
+}
+
+#[test]
+fn a_rollout_that_began_with_broken_glass_goes_on_to_its_end() {
+    let (fixture, ledger) = two_versions();
+    let one = json!({"version": "1", "weight": 1});
+    let document = |json: &serde_json::Value| Some(Document::from_json(&json.to_string()).unwrap());
+    let commit = RolloutCommit {
+        at: Some(1),
+        document: document(&json!({"split": [one], "shadows": [{"version": "2", "sample": 1}]})),
+        candidate: version(2),
+        state: "{}".to_owned(),
+        allow_signature_change: false,
+        break_glass: true,
+        action: ledger::Action::RolloutStart,
+        reason: Some("fire".to_owned()),
+    };
+    wait(fixture.handle.commit_rollout(name("m"), commit.clone(), Actor("root".to_owned()))).unwrap();
+    let newest = || ledger.audit(&AuditQuery { model: None, since: None, limit: 1 }).unwrap().remove(0);
+    assert!(newest().after.unwrap().contains("\"break_glass\":[\"2\"]"), "{:?}", newest());
+    let split = document(&json!({"split": [one, {"version": "2", "weight": 1}]}));
+    let step = RolloutCommit { at: Some(2), document: split, action: ledger::Action::RolloutStep, ..commit };
+    wait(fixture.handle.commit_rollout(name("m"), step.clone(), Actor("rollout".to_owned()))).unwrap();
+    assert!(newest().after.unwrap().contains("\"break_glass\":[\"2\"]"), "each step shows it: {:?}", newest());
+    // Somebody approves it on the way.
+    approve(&fixture, "bob").unwrap();
+    let all = document(&json!({"split": [{"version": "2", "weight": 1}]}));
+    let last = RolloutCommit { at: Some(3), document: all, action: ledger::Action::RolloutFinish, ..step };
+    wait(fixture.handle.commit_rollout(name("m"), last, Actor("rollout".to_owned()))).unwrap();
+    assert!(!newest().after.unwrap().contains("break_glass"), "{:?}", newest());
+    assert_eq!(fixture.predict("m").unwrap(), 2);
 }
 
 #[test]

@@ -107,6 +107,7 @@ fn a_document_that_could_not_be_read_back_is_refused() {
         document: Some(document),
         state: "{}".to_owned(),
         allow_signature_change: false,
+        break_glass: false,
         action: Action::RolloutStep,
         reason: None,
     };
@@ -240,6 +241,7 @@ fn a_request_is_carried_out_when_its_caller_is_gone() {
         document: Some(Document::single(version(2))),
         state: "{}".to_owned(),
         allow_signature_change: false,
+        break_glass: false,
         action: Action::RolloutFinish,
         reason: None,
     };
@@ -253,9 +255,10 @@ fn a_request_is_carried_out_when_its_caller_is_gone() {
     // A rollback that waits for its version.
     fixture.unload("m", 1).unwrap();
     fixture.workspace.gate.close(&fixture.workspace.version_dir("m", 1));
-    send_and_leave(
-        handle.rollback(name("m"), Rollback { to_revision: None, reason: String::new(), dry_run: false, actor: ann() }),
-    );
+    send_and_leave(handle.rollback(
+        name("m"),
+        Rollback { to_revision: None, reason: String::new(), dry_run: false, break_glass: false, actor: ann() },
+    ));
     fixture.wait_state("m", 1, State::Loading);
     fixture.workspace.gate.open();
     eventually("the rollback is made", || revision() == 6 && fixture.predict("m").unwrap() == 1);
@@ -285,7 +288,13 @@ fn requests_that_wait_are_refused_when_the_server_stops() {
             move || {
                 wait(handle.rollback(
                     name("m"),
-                    Rollback { to_revision: None, reason: String::new(), dry_run: false, actor: ann() },
+                    Rollback {
+                        to_revision: None,
+                        reason: String::new(),
+                        dry_run: false,
+                        break_glass: false,
+                        actor: ann(),
+                    },
                 ))
                 .unwrap_err()
                 .code

@@ -261,7 +261,10 @@ impl Fixture {
         dry_run: bool,
     ) -> Result<super::super::RolledBack, Failure> {
         let reason = "back".to_owned();
-        wait(self.handle.rollback(name(model), Rollback { to_revision, reason, dry_run, actor: ann() }))
+        wait(
+            self.handle
+                .rollback(name(model), Rollback { to_revision, reason, dry_run, break_glass: false, actor: ann() }),
+        )
     }
 
     pub fn load(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
