@@ -12,6 +12,7 @@
 use super::Admin;
 use super::error::ErrorResponse;
 use crate::model::{Code, Failure};
+use crate::telemetry::names;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -28,7 +29,13 @@ pub(super) async fn check(State(admin): State<Arc<Admin>>, request: Request, nex
     });
     match checked {
         Ok(()) => next.run(request).await,
-        Err(failure) => ErrorResponse::from(failure).into_response(),
+        Err(failure) => {
+            if failure.code == Code::Forbidden {
+                let labels = [("code", failure.code.as_str())];
+                admin.telemetry.process().counter(&names::ADMIN_REFUSED, &labels).increment(1);
+            }
+            ErrorResponse::from(failure).into_response()
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod admin;
 mod api;
 mod audit;
 mod bad_input;
+mod browser;
 mod chaos;
 
 mod cli;
