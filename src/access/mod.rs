@@ -149,8 +149,9 @@ impl Access {
 pub fn credentials_needed(certificate: Option<&ClientCertificate>) -> Failure {
     let hint = certificate.map_or_else(String::new, |certificate| {
         format!(
-            "; no rule in [access] certificates of the configuration fits the client certificate of {:?}",
-            certificate.subject
+            "; no rule in [access] certificates of the configuration fits the client certificate of {:?}: add one such as {{ name = {:?}, \
+             role = \"viewer\" }} and restart the server",
+            certificate.subject, certificate.subject
         )
     });
     unauthenticated(&format!(

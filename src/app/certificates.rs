@@ -49,6 +49,14 @@ pub fn certificate(options: &CertificateOptions) -> ExitCode {
         let (certificate, key) = (at(&format!("{name}.crt")), at(&format!("{name}.key")));
         let _ =
             writeln!(text, "{name} adds: --client-cert {certificate} --client-key {key} (for curl: --cert and --key)");
+        let rules: Vec<String> =
+            clients.iter().map(|name| format!("    {{ name = {name:?}, role = \"operator\" }},\n")).collect();
+        let _ = write!(
+            text,
+            "\nA certificate alone allows nothing. Who it is, with a role (predict, viewer, operator, approver, admin) for each, and that the admin \
+             plane asks:\n\n[access]\ncertificates = [\n{}]\n\n[admin]\nrequire_token = true\n",
+            rules.concat()
+        );
     }
     print!("{text}");
     ExitCode::SUCCESS

@@ -74,7 +74,13 @@ pub(super) fn looked_at(answer: &Value) -> String {
     line("files", cell(&answer["artifact"]));
     line("sha256", cell(&version["sha256"]));
     line("engine", cell(&version["engine"]));
-    line("golden", format!("{} cases passed", cell(&version["golden_cases"])));
+    line(
+        "golden",
+        match version["golden_cases"].as_u64() {
+            Some(0) => "no cases: nothing shows that its answers are right".to_owned(),
+            _ => format!("{} cases passed", cell(&version["golden_cases"])),
+        },
+    );
     line("notes", cell(&version["notes"]));
     for kind in ["inputs", "outputs"] {
         let tensors: Vec<String> = list(&version["signature"], kind)

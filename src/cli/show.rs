@@ -198,6 +198,9 @@ fn moved(answer: &Value, dry_run: bool) -> String {
         }
         (true, false) => format!("{model}: was retired, and is served again by version {to}, revision {revision}\n"),
         (false, true) => format!("dry run: {model} would change{from} to {to_side}; nothing was changed\n"),
+        (false, false) if from == format!(" from {to_side}") && list(answer, "difference").next().is_none() => {
+            format!("{model}: {to_side} serves already, revision {revision}\n")
+        }
         (false, false) => format!("{model}: changed{from} to {to_side}, revision {revision}\n"),
     };
     for difference in list(answer, "difference") {

@@ -223,6 +223,8 @@ fn promotions_and_rollbacks_are_shown() {
     assert!(text.starts_with("dry run: m would change from version 1 to version 2; nothing was changed\n"), "{text}");
     assert!(text.contains("golden        passed") && text.contains("shadow_pairs  FAILED"), "{text}");
     assert!(text.ends_with("the promotion would be refused\n"), "{text}");
+    let again = json!({"model": "m", "from": "2", "to": "2", "revision": 3, "gates": []});
+    assert_eq!(show::promotion(&again, false), "m: version 2 serves already, revision 3\n");
     let returned = json!({"model": "m", "from": null, "to": "2", "revision": 5, "returns": true, "gates": []});
     assert_eq!(show::promotion(&returned, false), "m: was retired, and is served again by version 2, revision 5\n");
     assert_eq!(

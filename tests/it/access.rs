@@ -528,3 +528,182 @@ fn each_operation_of_the_openapi_document_allows_what_its_permission_says() {
     }
     assert!(allowed > 100 && refused > 100, "{allowed} allowed, {refused} refused");
 }
+
+/// The indented blocks of a section of docs/SECURITY.md.
+fn blocks(section: &str) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SECURITY.md")).unwrap();
+    let section = text.split(&format!("## {section}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut blocks = vec![Vec::new()];
+    for line in section.lines() {
+        match line.strip_prefix("    ") {
+            Some(line) => blocks.last_mut().unwrap().push(line.to_owned()),
+            None if blocks.last().unwrap().is_empty() => {}
+            None => blocks.push(Vec::new()),
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}
+
+/// Runs a line of a shell with the program of this build. Returns whether it succeeded, and what it printed.
+fn shell(dir: &Path, script: &str) -> (bool, String) {
+    let program = Path::new(env!("CARGO_BIN_EXE_sluicegate")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("sh");
+    for name in ["ADMIN", "TOKEN", "CA", "CLIENT_CERT", "CLIENT_KEY"] {
+        command.env_remove(format!("SLUICEGATE_{name}"));
+    }
+    let output = command.args(["-c", script]).current_dir(dir).env("PATH", path).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn security_md_leads_from_nothing_to_two_people_with_certificates_and_an_approval() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("model.onnx"), onnx::answering(1.0, 4, 0)).unwrap();
+    let blocks = blocks("From nothing to two people");
+    let [setup, anna, ben] = &blocks[..] else { panic!("three shells: {blocks:?}") };
+    let (serve, setup) = setup.split_last().unwrap();
+    assert_eq!(serve, "sluicegate serve");
+    let (done, said) = shell(dir.path(), &setup.join("\n"));
+    assert!(done && said.contains("client-ca.crt"), "{said}");
+    // The command says how its certificates are used.
+    assert!(said.contains("[access]") && said.contains("{ name = \"ben\", role = \"operator\" },"), "{said}");
+    let served = Served::start(dir.path());
+    served.ready();
+
+    let run = |shell_lines: &[String]| -> Vec<(String, String)> {
+        let is_export = |line: &&String| line.starts_with("export ");
+        let exports: Vec<&str> = shell_lines.iter().filter(is_export).map(String::as_str).collect();
+        let exports =
+            (exports.join("\n") + "\n").replace("localhost:8081", &served.admin.replace("127.0.0.1", "localhost"));
+        let lines = shell_lines.iter().filter(|line| !is_export(line));
+        let lines = lines.map(|line| {
+            let (command, expected) = line.split_once(" # ").unwrap_or((line, ""));
+            let script = format!("{exports}{command}");
+            let (done, said) = shell(dir.path(), &script);
+            assert_eq!(done, !expected.starts_with("refused"), "{command}: {said}");
+            if command.contains(" push ") {
+                eventually("the version is ready", || {
+                    let versions = shell(dir.path(), &format!("{exports}sluicegate versions fraud")).1;
+                    versions.contains("ready").then_some(())
+                });
+            }
+            (command.trim().to_owned(), said)
+        });
+        lines.collect()
+    };
+    let said = |all: &[(String, String)], command: &str| {
+        let found = all.iter().find(|(line, _)| line.starts_with(command));
+        found.unwrap_or_else(|| panic!("{command}: {all:?}")).1.clone()
+    };
+    let all = run(anna);
+    assert!(said(&all, "sluicegate whoami").starts_with("anna (by certificate)\n"), "{all:?}");
+    assert!(said(&all, "sluicegate versions").contains("needs an approval"), "{all:?}");
+    assert!(said(&all, "sluicegate promote").contains("needs an approval"), "{all:?}");
+    assert!(said(&all, "sluicegate approve").contains("approver or admin"), "{all:?}");
+    let all = run(ben);
+    assert!(said(&all, "sluicegate approve fraud 1 --reason").contains("is approved by ben"), "{all:?}");
+    assert!(said(&all, "sluicegate promote").contains("operator or admin"), "{all:?}");
+    let audit = said(&all, "sluicegate audit");
+    for (actor, action) in [("anna", "push"), ("ben", "approve")] {
+        assert!(audit.lines().any(|line| line.contains(actor) && line.contains(action)), "{actor} {action}: {audit}");
+    }
+    let answer = |served: &Served| {
+        let url = format!("http://{}/v2/models/fraud/infer", served.data);
+        call("POST", &url, None, Some(&infer_body(&[1, 4], &[0.0; 4])))
+    };
+    eventually("the approved version answers", || (answer(&served).status == 200).then_some(()));
+}
+
+#[test]
+fn a_client_certificate_opens_a_closed_data_plane_for_its_models() {
+    let dir = TempDir::new().unwrap();
+    let certificates = Certificates::make(dir.path());
+    models(dir.path());
+    let config = format!(
+        "[server]\nrequire_token = true\n{}client_auth = \"optional\"\n[access]\ncertificates = [{{ name = \"anna\", role = \"predict\", models = [\"se*\"] }}]\n",
+        certificates.section_with_clients("server.tls")
+    );
+    let gateway = Gateway::start_in(dir, &config);
+    eventually("the gateway is ready", || (gateway.admin_get("/readyz").status == 200).then_some(()));
+    let ask = |identity: Option<&str>, model: &str, token: Option<&str>| -> u16 {
+        let mut tls = handshake(gateway.data(), &certificates.client(&["http/1.1"], identity));
+        let body = infer_body(&[1, 4], &[0.0; 4]);
+        let authorization = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let head = format!(
+            "POST /v2/models/{model}/infer HTTP/1.1\r\nhost: localhost\r\n{authorization}connection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        tls.write_all((head + &body).as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        tls.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[9..12]).parse().unwrap()
+    };
+    assert_eq!(ask(Some("anna"), "self", None), 200);
+    assert_eq!(ask(Some("anna"), "other", None), 403);
+    assert_eq!(ask(None, "self", None), 401);
+    assert_eq!(ask(Some("anna"), "self", Some("wrong")), 401, "a token comes first, and a wrong one is nobody");
+}
+
+#[test]
+fn an_identity_provider_and_a_webhook_over_https_with_an_authority_of_their_own() {
+    let dir = TempDir::new().unwrap();
+    let certificates = Certificates::make(dir.path());
+    models(dir.path());
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+    let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+    let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "one", "x": x}]});
+    let heads: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let posted = Arc::clone(&heads);
+    let address = certificates.serve(move |first, body| match first.split(' ').next() {
+        Some("POST") => {
+            posted.lock().unwrap().push(serde_json::from_str(body).unwrap());
+            String::new()
+        }
+        _ => keys.to_string(),
+    });
+    let ca = certificates.path("server.crt");
+    let environment = [
+        ("SLUICEGATE__SERVER__REQUIRE_TOKEN", "true".to_owned()),
+        ("SLUICEGATE__ADMIN__REQUIRE_TOKEN", "true".to_owned()),
+        ("SLUICEGATE__ACCESS__OIDC__ISSUER", "https://idp.example".to_owned()),
+        ("SLUICEGATE__ACCESS__OIDC__AUDIENCE", "sluicegate".to_owned()),
+        ("SLUICEGATE__ACCESS__OIDC__JWKS", format!("{address}/certs")),
+        ("SLUICEGATE__ACCESS__OIDC__CA", ca.clone()),
+        ("SLUICEGATE__AUDIT__WEBHOOK", format!("{address}/heads")),
+        ("SLUICEGATE__AUDIT__WEBHOOK_CA", ca),
+    ];
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    std::fs::create_dir_all(dir.path().join("config")).unwrap();
+    // Lists of tables have no form in the environment.
+    let roles = "[access.oidc]\nalgorithms = [\"EdDSA\"]\nroles = [{ value = \"ops\", role = \"operator\", models = [\"self\"] }]\n";
+    std::fs::write(dir.path().join("config/sluicegate.toml"), roles).unwrap();
+    let served = Served::start_with(dir.path(), &environment);
+    served.ready();
+    let claims = json!({
+        "iss": "https://idp.example", "aud": "sluicegate", "sub": "carol", "roles": ["ops"],
+        "exp": jiff::Timestamp::now().as_second() + 600,
+    });
+    let header = jsonwebtoken::Header {
+        kid: Some("one".to_owned()),
+        ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA)
+    };
+    let key = jsonwebtoken::EncodingKey::from_ed_der(pkcs8.as_ref());
+    let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    let body = infer_body(&[1, 4], &[0.0; 4]);
+    let infer = |model: &str, token: Option<&str>| {
+        call("POST", &format!("http://{}/v2/models/{model}/infer", served.data), token, Some(&body)).status
+    };
+    assert_eq!((infer("self", Some(&token)), infer("other", Some(&token)), infer("self", None)), (200, 403, 401));
+    let who = call("GET", &format!("http://{}/api/v1/whoami", served.admin), Some(&token), None);
+    assert_eq!((&who.json()["actor"], who.status), (&json!("carol"), 200), "{}", who.text);
+    let retired = json!({"reason": "a test"}).to_string();
+    let change = call("DELETE", &format!("http://{}/api/v1/models/self", served.admin), Some(&token), Some(&retired));
+    assert_eq!(change.status, 200, "{}", change.text);
+    eventually("the head after the change arrives", || {
+        heads.lock().unwrap().iter().any(|head| head["id"].as_u64().is_some_and(|id| id >= 1)).then_some(())
+    });
+}

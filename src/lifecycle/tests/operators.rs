@@ -170,6 +170,7 @@ fn what_a_rollout_has_undone_is_not_undone_again() {
                 candidate: version(3),
                 state: "{}".to_owned(),
                 allow_signature_change: false,
+                break_glass: false,
                 action,
                 reason: Some("a test".to_owned()),
             };
