@@ -22,6 +22,7 @@ pub(crate) mod machine;
 pub mod marks;
 pub mod model;
 mod model_settings;
+mod outbound;
 mod prepare;
 pub mod quality;
 pub mod record;

@@ -9,7 +9,7 @@
 //!   Argon2) protects secrets that can be guessed; 256 random bits cannot, and a slow hash would cost every request milliseconds.
 //! - The stored tokens belong to the ledger, and their changes are events of the audit trail.
 //!
-//! Uses: ledger (the stored form of a token), model.
+//! Uses: ledger (the stored form of a token), model, outbound (the keys of an identity provider).
 //!
 //! Invariant: nothing here reads a request's path or body, no request waits for a file or the network, and no secret is kept, logged or printed; the one who makes a token gets it once.
 //!
@@ -24,6 +24,8 @@ mod role;
 mod secret;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_jwks;
 mod tokens;
 
 pub use certificate::{CertificateRule, ClientCertificate};
@@ -38,7 +40,7 @@ use crate::ledger::StoredToken;
 use crate::model::{Code, Failure};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
-use oidc::Oidc;
+use oidc::{Oidc, Pace};
 use std::sync::Arc;
 use tokens::Tokens;
 
@@ -66,10 +68,14 @@ impl Access {
     /// With these tokens. A stored token that cannot be read is reported in the log, and nobody can use it.
     ///
     /// # Errors
-    /// When the thread that reads the keys of an identity provider cannot be started.
+    /// When the thread that reads the keys of an identity provider cannot be started, or the authorities of its address cannot be read.
     pub fn start(config: Config, tokens: &[StoredToken]) -> std::io::Result<Access> {
+        Access::start_at(config, tokens, Pace::USUAL)
+    }
+
+    fn start_at(config: Config, tokens: &[StoredToken], pace: Pace) -> std::io::Result<Access> {
         let Config { certificates, oidc } = config;
-        let oidc = oidc.map(Oidc::start).transpose()?;
+        let oidc = oidc.map(|oidc| Oidc::start(oidc, pace)).transpose()?;
         Ok(Access(Arc::new(Inner { tokens: Tokens::new(tokens), certificates, oidc })))
     }
 

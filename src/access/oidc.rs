@@ -1,13 +1,16 @@
 //! Bearer tokens of an identity provider: JSON Web Tokens (RFC 7519) that are signed with a key of its key set (RFC 7517).
 //!
 //! A token is verified on the caller's thread, with the keys in memory; nothing there reads a file or waits for the network. The thread `jwks`
-//! reads the keys: at start, at an interval, and once when a token names a key that is unknown, but not more often than every
-//! [`SOONEST`]. The keys stay as they were when they cannot be read.
+//! reads the keys: at start, at an interval, and once when a token names a key that is unknown, but not more often than
+//! [`Pace::soonest`]. The keys stay as they were when they cannot be read.
 
 use super::identity::{Grant, Identity, Via};
 use super::unauthenticated;
 use crate::model::{Failure, quoted};
+use crate::outbound::Client;
 use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
@@ -16,7 +19,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// The longest token. Those of identity providers have one to four kilobytes.
 const MAX_TOKEN: usize = 16 << 10;
@@ -25,10 +27,25 @@ const MAX_NAME: usize = 128;
 /// The most bytes of a key set, and the most keys that are used.
 const MAX_SET: u64 = 1 << 20;
 const MAX_KEYS: usize = 100;
-/// The longest wait for a key set.
-const FETCH_TIME: Duration = Duration::from_secs(5);
-/// The shortest time between two readings.
-const SOONEST: Duration = Duration::from_secs(10);
+
+/// When keys are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// The longest wait for a key set.
+    pub within: Duration,
+    /// The shortest time from one reading to the next: strangers can send tokens with any key id, and the provider must not notice.
+    pub soonest: Duration,
+    /// The longest time to the next reading after one that failed: the keys are older then than they should be.
+    pub after_failure: Duration,
+}
+
+impl Pace {
+    pub(super) const USUAL: Pace = Pace {
+        within: Duration::from_secs(5),
+        soonest: Duration::from_secs(10),
+        after_failure: Duration::from_mins(1),
+    };
+}
 
 /// Where the keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +70,8 @@ pub struct OidcConfig {
     /// One of the claim `aud` of each token.
     pub audience: String,
     pub keys: KeySource,
+    /// The file with the authorities that sign the certificate of an `https://` address. `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
     /// How often the keys are read again.
     pub refresh: Duration,
     /// Signatures that are accepted. Never those with a shared secret.
@@ -105,22 +124,26 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Oidc {
-    /// Starts the thread that reads the keys, and waits for the first reading, for [`FETCH_TIME`] at most: a token that comes first is
+    /// Starts the thread that reads the keys, and waits for the first reading, for [`Pace::within`] at most: a token that comes first is
     /// verified.
     ///
     /// # Errors
-    /// When the thread cannot be started.
-    pub(super) fn start(config: OidcConfig) -> std::io::Result<Oidc> {
+    /// When the authorities of the address cannot be read, or the thread cannot be started.
+    pub(super) fn start(config: OidcConfig, pace: Pace) -> std::io::Result<Oidc> {
+        let source = match config.keys.clone() {
+            KeySource::File(path) => Source::File(path),
+            KeySource::Url(url) => Source::Url(Client::new(url, config.ca.clone()).map_err(std::io::Error::other)?),
+        };
         let keys = Arc::new(ArcSwap::from_pointee(Keys::default()));
         // One request is enough: another one while the thread reads is left out.
         let (wake, asked) = sync_channel(1);
         let (first, read) = sync_channel(1);
-        let (source, every, reading) = (config.keys.clone(), config.refresh, Arc::clone(&keys));
+        let (every, reading) = (config.refresh, Arc::clone(&keys));
         std::thread::Builder::new().name("jwks".to_owned()).spawn(move || {
-            refresh(&source, every, &reading, &asked, &first);
+            refresh(source, every, pace, &reading, &asked, &first);
         })?;
         // A provider that does not answer must not keep the server from starting.
-        let _ = read.recv_timeout(FETCH_TIME);
+        let _ = read.recv_timeout(pace.within);
         Ok(Oidc { config, keys, wake })
     }
 
@@ -139,6 +162,9 @@ impl Oidc {
             return Err(unauthenticated(&format!("the bearer token is longer than {MAX_TOKEN} bytes")));
         }
         let header = decode_header(token).map_err(|_| unauthenticated("the bearer token is not a JSON Web Token"))?;
+        if has_critical_extension(token) {
+            return Err(unauthenticated("the bearer token has an extension (crit) that this server does not know"));
+        }
         if !algorithms.contains(&header.alg) {
             let known: Vec<&str> =
                 ALGORITHMS.iter().filter(|(_, a)| algorithms.contains(a)).map(|(name, _)| *name).collect();
@@ -175,6 +201,13 @@ impl Oidc {
             unauthenticated(&format!("the bearer token {why}"))
         })?;
         let claims = Value::Object(claims.claims);
+        // The library takes a list of issuers too, and passes over a time that is not a number.
+        if claims["iss"] != issuer.as_str() {
+            return Err(unauthenticated(&format!("the bearer token is from another issuer: expected {issuer:?}")));
+        }
+        if !(claims["nbf"].is_null() || claims["nbf"].is_number()) {
+            return Err(unauthenticated("the claim \"nbf\" of the bearer token is not a number"));
+        }
         let name = claims[name_claim.as_str()].as_str().unwrap_or_default();
         let fits = (1..=MAX_NAME).contains(&name.len()) && !name.chars().any(char::is_control);
         if !fits || matches!(name, "local" | "system" | "rollout") {
@@ -186,6 +219,13 @@ impl Oidc {
         let grants = roles.iter().filter(|rule| held.contains(&rule.value.as_str())).map(|rule| rule.grant.clone());
         Ok(Arc::new(Identity { name: name.to_owned(), via: Via::Oidc, grants: grants.collect() }))
     }
+}
+
+/// Whether the header of a token names extensions that a reader must understand (RFC 7515, section 4.1.11). There are none here.
+fn has_critical_extension(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let header: Option<Value> = header.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    header.is_none_or(|header| header.get("crit").is_some())
 }
 
 /// The values of the role claim.
@@ -234,71 +274,77 @@ impl Keys {
     }
 }
 
+/// Where the thread reads the keys.
+enum Source {
+    File(PathBuf),
+    Url(Client),
+}
+
+impl Source {
+    fn read(&mut self, within: Duration) -> Result<Keys, String> {
+        let text = match self {
+            Source::File(path) => {
+                let mut text = Vec::new();
+                let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+                file.take(MAX_SET + 1).read_to_end(&mut text).map_err(|e| e.to_string())?;
+                if text.len() as u64 > MAX_SET {
+                    return Err(format!("the file is larger than {MAX_SET} bytes"));
+                }
+                text
+            }
+            Source::Url(client) => client.get(within, MAX_SET).map_err(|e| e.to_string())?,
+        };
+        Keys::parse(&text)
+    }
+}
+
 /// The thread `jwks`.
-fn refresh(source: &KeySource, every: Duration, keys: &ArcSwap<Keys>, asked: &Receiver<()>, first: &SyncSender<()>) {
+fn refresh(
+    mut source: Source,
+    every: Duration,
+    pace: Pace,
+    keys: &ArcSwap<Keys>,
+    asked: &Receiver<()>,
+    first: &SyncSender<()>,
+) {
+    let mut failed = false;
     loop {
         let began = Instant::now();
-        let read = fetch(source).and_then(|text| Keys::parse(&text));
-        match read {
+        match source.read(pace.within) {
             Ok(read) => {
+                if failed {
+                    tracing::info!("the keys of the identity provider can be read again");
+                }
                 tracing::debug!(keys = ?read, "read the keys of the identity provider");
                 keys.store(Arc::new(read));
+                failed = false;
             }
-            Err(error) => tracing::error!(?source, "the keys of the identity provider stay as they were: {error}"),
+            Err(error) => {
+                tracing::error!(error, "cannot read the keys of the identity provider; they stay as they were");
+                failed = true;
+            }
         }
         // Nobody waits for it after the first time.
         let _ = first.try_send(());
-        // Without any key it is tried again soon.
-        let every = if keys.load().0.is_empty() { SOONEST } else { every };
-        match asked.recv_timeout(every) {
+        let next = match (keys.load().0.is_empty(), failed) {
+            // Without any key nobody gets in.
+            (true, _) => pace.soonest,
+            (false, true) => every.min(pace.after_failure),
+            (false, false) => every,
+        };
+        match asked.recv_timeout(next) {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) => std::thread::park_timeout(SOONEST.saturating_sub(began.elapsed())),
+            Ok(()) => {
+                let until = began + pace.soonest;
+                while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                    std::thread::park_timeout(left);
+                }
+                // Those who asked meanwhile are served by this reading too.
+                while asked.try_recv().is_ok() {}
+            }
         }
     }
-}
-
-fn fetch(source: &KeySource) -> Result<Vec<u8>, String> {
-    match source {
-        KeySource::File(path) => {
-            let mut text = Vec::new();
-            let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-            file.take(MAX_SET + 1).read_to_end(&mut text).map_err(|e| e.to_string())?;
-            if text.len() as u64 > MAX_SET { Err(format!("it is larger than {MAX_SET} bytes")) } else { Ok(text) }
-        }
-        KeySource::Url(url) => {
-            // Another address than the configured one must not give keys.
-            let mut config = ureq::Agent::config_builder().timeout_global(Some(FETCH_TIME)).max_redirects(0);
-            if url.starts_with("https://") {
-                config = config.tls_config(trusted_by_the_system()?);
-            }
-            let agent: ureq::Agent = config.build().into();
-            let mut answer = agent.get(url).call().map_err(|e| e.to_string())?;
-            if answer.status() != 200 {
-                return Err(format!("the answer has the status {}", answer.status()));
-            }
-            answer.body_mut().with_config().limit(MAX_SET).read_to_vec().map_err(|e| e.to_string())
-        }
-    }
-}
-
-/// Where systems keep the authorities that they trust: Debian and Alpine, Fedora, and others.
-const SYSTEM: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
-/// TLS that trusts the authorities of the system.
-fn trusted_by_the_system() -> Result<TlsConfig, String> {
-    let file = SYSTEM.iter().find(|file| std::path::Path::new(file).exists());
-    let file = file.ok_or("this system has no list of trusted authorities")?;
-    let text = std::fs::read(file).map_err(|e| format!("{file}: {e}"))?;
-    let certificate = |item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    };
-    let roots: Vec<_> = parse_pem(&text).filter_map(certificate).collect();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
-    Ok(config.unversioned_rustls_crypto_provider(provider).build())
 }
 
 /// For tests: a set as text.

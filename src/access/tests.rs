@@ -21,12 +21,12 @@ fn new(name: &str, role: Role, models: &str, expires_at: Option<Timestamp>) -> N
     NewToken { name: name.to_owned(), grant, expires_at, created_by: "a test".to_owned() }
 }
 
-fn bearer(secret: &str) -> HeaderMap {
+pub(super) fn bearer(secret: &str) -> HeaderMap {
     [(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {secret}")).unwrap())].into_iter().collect()
 }
 
 #[track_caller]
-fn refused(access: &Access, headers: &HeaderMap, words: &str) {
+pub(super) fn refused(access: &Access, headers: &HeaderMap, words: &str) {
     let failure = access.identify(headers, None).unwrap_err();
     assert_eq!(failure.code, Code::Unauthenticated);
     assert!(failure.message.contains(words), "{words:?} is not in {:?}", failure.message);
@@ -262,13 +262,13 @@ proptest! {
 }
 
 /// An identity provider with Ed25519 keys.
-struct Provider {
+pub(super) struct Provider {
     dir: tempfile::TempDir,
     keys: Vec<(String, ring::signature::Ed25519KeyPair, Vec<u8>)>,
 }
 
 impl Provider {
-    fn new() -> Provider {
+    pub(super) fn new() -> Provider {
         let mut provider = Provider { dir: tempfile::tempdir().unwrap(), keys: Vec::new() };
         provider.add("one");
         provider
@@ -278,15 +278,20 @@ impl Provider {
         self.dir.path().join("jwks.json")
     }
 
+    /// Withdraws a key.
+    pub(super) fn remove(&mut self, id: &str) {
+        self.keys.retain(|(known, ..)| known != id);
+    }
+
     /// Makes a key. It is known once it is announced.
-    fn add(&mut self, id: &str) {
+    pub(super) fn add(&mut self, id: &str) {
         let random = ring::rand::SystemRandom::new();
         let pkcs8 = ring::signature::Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref().to_vec();
         let pair = ring::signature::Ed25519KeyPair::from_pkcs8(&pkcs8).unwrap();
         self.keys.push((id.to_owned(), pair, pkcs8));
     }
 
-    fn announced(&self) -> String {
+    pub(super) fn announced(&self) -> String {
         use ring::signature::KeyPair as _;
         let x = |pair: &ring::signature::Ed25519KeyPair| {
             base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(pair.public_key().as_ref())
@@ -303,7 +308,7 @@ impl Provider {
         std::fs::write(self.file(), self.announced()).unwrap();
     }
 
-    fn config(&self) -> OidcConfig {
+    pub(super) fn config(&self) -> OidcConfig {
         let rule = |value: &str, role, models: &str| RoleRule {
             value: value.to_owned(),
             grant: Grant { role, models: Models::of(models.split(',')).unwrap() },
@@ -312,6 +317,7 @@ impl Provider {
             issuer: "https://idp.example".to_owned(),
             audience: "sluicegate".to_owned(),
             keys: KeySource::File(self.file()),
+            ca: None,
             refresh: Duration::from_mins(10),
             algorithms: vec![jsonwebtoken::Algorithm::EdDSA],
             leeway: Duration::from_mins(1),
@@ -336,7 +342,15 @@ impl Provider {
         jsonwebtoken::encode(&header, claims, &key).unwrap()
     }
 
-    fn good(&self, id: &str) -> String {
+    /// Signs the usual claims under any header.
+    fn sign_with_header(&self, header: &serde_json::Value) -> String {
+        let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+        let signed = format!("{}.{}", encode(&header.to_string()), encode(&claims().to_string()));
+        let signature = self.keys[0].1.sign(signed.as_bytes());
+        format!("{signed}.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(signature.as_ref()))
+    }
+
+    pub(super) fn good(&self, id: &str) -> String {
         self.sign(id, jsonwebtoken::Algorithm::EdDSA, &claims())
     }
 }
@@ -380,6 +394,10 @@ fn a_token_of_the_identity_provider_gives_the_roles_of_its_claims() {
         ("aud", serde_json::json!("other"), "another audience"),
         ("exp", serde_json::json!(now - 120), "has expired"),
         ("nbf", serde_json::json!(now + 120), "not valid yet"),
+        ("iss", serde_json::json!(["https://idp.example", "https://evil.example"]), "another issuer"),
+        ("nbf", serde_json::json!("never"), "is not a number"),
+        ("nbf", serde_json::json!([0]), "cannot be accepted"),
+        ("exp", serde_json::json!("9999999999"), "cannot be accepted"),
         ("exp", serde_json::json!(null), "cannot be accepted"),
         ("aud", serde_json::json!(null), "cannot be accepted"),
         ("email", serde_json::json!(null), "is not a name"),
@@ -402,6 +420,17 @@ fn forged_tokens_of_an_identity_provider_are_refused() {
     let [head, body, signature] = good.split('.').collect::<Vec<_>>()[..] else { panic!("{good}") };
     let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
     let none = encode(r#"{"alg":"none","typ":"JWT"}"#);
+    // A token that brings its own key, or says where there is one.
+    let stranger = Provider::new();
+    let bringing = |member: &str, value: serde_json::Value| {
+        let mut head = serde_json::json!({"alg": "EdDSA", "typ": "JWT", "kid": "one"});
+        head[member] = value;
+        stranger.sign_with_header(&head)
+    };
+    let set: serde_json::Value = serde_json::from_str(&stranger.announced()).unwrap();
+    let critical = provider.sign_with_header(
+        &serde_json::json!({"alg": "EdDSA", "typ": "JWT", "kid": "one", "crit": ["b64"], "b64": true}),
+    );
     let mut admin = claims();
     admin["email"] = "root".into();
     let other_body = encode(&admin.to_string());
@@ -414,6 +443,10 @@ fn forged_tokens_of_an_identity_provider_are_refused() {
         (format!("{head}.{}.{signature}", "x".repeat(20_000)), "longer than"),
         (provider.sign("one", jsonwebtoken::Algorithm::HS256, &claims()), "signed with HS256: expected EdDSA"),
         (Provider::new().good("one"), "wrong signature"),
+        (bringing("jwk", set["keys"][0].clone()), "wrong signature"),
+        (bringing("jku", "http://127.0.0.1:1/".into()), "wrong signature"),
+        (bringing("x5u", "http://127.0.0.1:1/".into()), "wrong signature"),
+        (critical, "an extension (crit)"),
         (format!("{good}.x"), "not one of this server"),
     ] {
         refused(&access, &bearer(&token), words);

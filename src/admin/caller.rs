@@ -88,9 +88,13 @@ fn claimed_name(parts: &Parts) -> Result<String, Failure> {
     const MAX_CHARS: usize = 128;
     let Some(value) = parts.headers.get(HEADER) else { return Ok("local".to_owned()) };
     let name = std::str::from_utf8(value.as_bytes()).map(str::trim).ok();
-    let fits = |name: &&str| !name.is_empty() && name.chars().count() <= MAX_CHARS;
+    // The names under which the server itself acts.
+    let is_ours = |name: &str| ["system", "rollout"].contains(&name);
+    let fits = |name: &&str| !name.is_empty() && name.chars().count() <= MAX_CHARS && !is_ours(name);
     let Some(name) = name.filter(fits) else {
-        let message = format!("{HEADER}: expected 1 to {MAX_CHARS} characters of UTF-8");
+        let message = format!(
+            "{HEADER}: expected 1 to {MAX_CHARS} characters of UTF-8, and not a name of the server (system, rollout)"
+        );
         return Err(Failure::new(Code::InvalidRequest, message));
     };
     Ok(name.to_owned())

@@ -7,7 +7,7 @@
 //!   rooms that do the work.
 //! - Every request has a deadline. Only `rollout --watch` waits as long as the rollout runs.
 //!
-//! Uses: config.
+//! Uses: config, outbound (the authorities to trust).
 //!
 //! Invariant: no client command reads the models or the data directory; it prints what the server answered.
 //!

@@ -1,13 +1,10 @@
 //! TLS to the admin API.
 
 use super::CommandError;
+use crate::outbound;
 use std::path::Path;
 use std::sync::Arc;
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-
-/// Where systems keep the authorities that they trust: Debian and Alpine, Fedora, and others.
-const SYSTEM: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 /// Trusts the certificates in `ca`, or those that the system trusts. The certificate of the client is sent if the server asks for one.
 pub(super) fn config(
@@ -17,7 +14,7 @@ pub(super) fn config(
 ) -> Result<TlsConfig, CommandError> {
     let file = match ca {
         Some(file) => file,
-        None => SYSTEM.iter().map(Path::new).find(|file| file.exists()).ok_or_else(|| {
+        None => outbound::system_authorities().ok_or_else(|| {
             let message = "this system has no list of trusted authorities: --ca or SLUICEGATE_CA names a file (PEM)";
             CommandError::Usage(message.to_owned())
         })?,
@@ -63,14 +60,7 @@ pub(super) fn advice(error: &ureq::Error) -> Option<&'static str> {
 }
 
 fn certificates(option: &str, file: &Path) -> Result<Vec<Certificate<'static>>, CommandError> {
-    let bytes = read(option, file)?;
-    let mut all = Vec::new();
-    for item in parse_pem(&bytes) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| wrong(option, file, &error.to_string()))? {
-            all.push(certificate);
-        }
-    }
-    if all.is_empty() { Err(wrong(option, file, "it has no certificate (PEM)")) } else { Ok(all) }
+    outbound::certificates(file).map_err(|error| CommandError::Usage(format!("{option} {error}")))
 }
 
 fn read(option: &str, file: &Path) -> Result<Vec<u8>, CommandError> {

@@ -28,6 +28,10 @@ fn read_oidc(t: &mut Table) -> Option<OidcConfig> {
     let (issuer, audience) = (text(t, "issuer"), text(t, "audience"));
     let expected = "the path of a file, an https:// address, or an http:// address on this machine";
     let keys = t.custom("jwks", expected, |value| key_source(value.as_str()?));
+    let ca = t.path("ca");
+    if ca.is_some() && !matches!(&keys, Some(KeySource::Url(url)) if url.starts_with("https://")) {
+        t.complain("jwks", "an address that begins with https://, because ca is set");
+    }
     let refresh = t.duration("refresh", Duration::from_secs(10)..=Duration::from_hours(24 * 7));
     let words: Vec<&str> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
     let algorithms = t.custom("algorithms", &format!("a list of some of {}", words.join(", ")), |value| {
@@ -39,12 +43,13 @@ fn read_oidc(t: &mut Table) -> Option<OidcConfig> {
     let expected = "a list such as [{ value = \"ml-ops\", role = \"operator\", models = [\"fraud-*\"] }], with the roles predict, viewer, \
                     operator, approver and admin";
     let roles = t.custom("roles", expected, |value| rules(value, "value", |value, grant| RoleRule { value, grant }));
-    let set = [audience.is_some(), keys.is_some(), roles.as_ref().is_some_and(|roles| !roles.is_empty())];
+    let set = [audience.is_some(), keys.is_some(), ca.is_some(), roles.as_ref().is_some_and(|roles| !roles.is_empty())];
     match (issuer, audience, keys) {
         (Some(issuer), Some(audience), Some(keys)) => Some(OidcConfig {
             issuer,
             audience,
             keys,
+            ca,
             refresh: refresh.unwrap_or(Duration::from_mins(10)),
             algorithms: algorithms.unwrap_or_else(|| {
                 ALGORITHMS.iter().filter(|(n, _)| ["RS256", "ES256"].contains(n)).map(|(_, a)| *a).collect()

@@ -191,7 +191,7 @@ impl Admin {
 }
 
 /// Without an identity provider its keys have their defaults, and nothing of them changed.
-fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>; 10] {
+fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>; 11] {
     let access::Config { certificates, oidc } = old;
     let of = |pick: fn(&OidcConfig) -> String| (oidc.as_ref().map(pick), new.oidc.as_ref().map(pick));
     let changed = |key, pick: fn(&OidcConfig) -> String| {
@@ -203,6 +203,7 @@ fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>
         changed("access.oidc.issuer", |c| c.issuer.clone()),
         changed("access.oidc.audience", |c| c.audience.clone()),
         changed("access.oidc.jwks", |c| format!("{:?}", c.keys)),
+        changed("access.oidc.ca", |c| format!("{:?}", c.ca)),
         changed("access.oidc.refresh", |c| format!("{:?}", c.refresh)),
         changed("access.oidc.algorithms", |c| format!("{:?}", c.algorithms)),
         changed("access.oidc.leeway", |c| format!("{:?}", c.leeway)),
@@ -374,12 +375,13 @@ fn breaker_changes(old: &BreakerConfig, new: &BreakerConfig) -> [Option<Change>;
     ]
 }
 
-fn audit_changes(old: &heads::Config, new: &heads::Config) -> [Option<Change>; 4] {
-    let heads::Config { interval, file, webhook, webhook_timeout } = old;
+fn audit_changes(old: &heads::Config, new: &heads::Config) -> [Option<Change>; 5] {
+    let heads::Config { interval, file, webhook, webhook_ca, webhook_timeout } = old;
     [
         at_start("audit.head_interval", interval, &new.interval),
         at_start("audit.heads_file", file, &new.file),
         at_start("audit.webhook", webhook, &new.webhook),
+        at_start("audit.webhook_ca", webhook_ca, &new.webhook_ca),
         at_start("audit.webhook_timeout", webhook_timeout, &new.webhook_timeout),
     ]
 }

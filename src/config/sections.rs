@@ -542,14 +542,20 @@ pub(super) fn audit(t: &mut Table) -> heads::Config {
         interval: t.duration("head_interval", SECOND..=24 * HOUR).unwrap_or(d.interval),
         file: t.path("heads_file"),
         webhook: t.string("webhook"),
+        webhook_ca: t.path("webhook_ca"),
         webhook_timeout: t.duration("webhook_timeout", 100 * MS..=MINUTE).unwrap_or(d.webhook_timeout),
     };
-    let is_address = |url: &String| {
-        let uri: Result<::http::Uri, _> = url.parse();
-        uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
+    let scheme_of = |url: &String| {
+        let uri: ::http::Uri = url.parse().ok()?;
+        let scheme = uri.scheme_str().filter(|scheme| ["http", "https"].contains(scheme))?.to_owned();
+        uri.host().is_some_and(|host| !host.is_empty()).then_some(scheme)
     };
-    if !audit.webhook.iter().all(is_address) {
-        t.complain("webhook", "an address that begins with http://, such as \"http://audit.internal:9000/heads\"");
+    let scheme = audit.webhook.as_ref().map(scheme_of);
+    if scheme == Some(None) {
+        let right = "an address that begins with http:// or https://, such as \"https://audit.internal:9000/heads\"";
+        t.complain("webhook", right);
+    } else if audit.webhook_ca.is_some() && scheme.flatten().as_deref() != Some("https") {
+        t.complain("webhook", "an address that begins with https://, because webhook_ca is set");
     }
     audit
 }

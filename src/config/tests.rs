@@ -127,7 +127,7 @@ fn an_unreadable_file_is_an_error() {
 }
 
 /// The keys that can change at run time. The others need a restart.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 14] = [
     "server.max_in_flight",
     "server.max_body",
     "server.body_timeout",
@@ -191,7 +191,8 @@ const ALL_DIFFERENT: &str = r#"
     [access.oidc]
     issuer = "https://idp.example"
     audience = "a"
-    jwks = "keys.json"
+    jwks = "https://idp.example/keys"
+    ca = "x"
     refresh = "1m"
     algorithms = ["ES384"]
     leeway = "2m"
@@ -265,7 +266,8 @@ const ALL_DIFFERENT: &str = r#"
     [audit]
     head_interval = "1s"
     heads_file = "x"
-    webhook = "http://x/"
+    webhook = "https://x/"
+    webhook_ca = "x"
     webhook_timeout = "1s"
     [log]
     format = "json"

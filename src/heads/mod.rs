@@ -4,9 +4,9 @@
 //!   configured, at most once per [`Config::interval`]. Each place also gets the head at start, once an hour, and at the stop.
 //! - A place that fails is tried again after 1 s, then 2 s, and so on up to a minute, with the newest head of that time. A head that was
 //!   replaced by a newer one before it could be sent is not sent: the newer one proves the older events too.
-//! - The webhook has a deadline ([`Config::webhook_timeout`]). Nothing that changes the ledger waits for this thread.
+//! - The webhook has a deadline ([`Config::webhook_timeout`]). With `https://` it proves who it is. Nothing that changes the ledger waits for this thread.
 //!
-//! Uses: ledger (reader), telemetry.
+//! Uses: ledger (reader), outbound, telemetry.
 //!
 //! Invariant: this room only reads the ledger.
 //!
@@ -33,15 +33,23 @@ pub struct Config {
     pub interval: Duration,
     /// A file that each head is appended to, as a line of JSON. Default none. It belongs on another machine or another disk.
     pub file: Option<PathBuf>,
-    /// The address that each head is posted to as JSON: `http://…`. Default none.
+    /// The address that each head is posted to as JSON: `http://…` or `https://…`. Default none.
     pub webhook: Option<String>,
+    /// The file with the authorities that sign the webhook's certificate. Default none: those that the system trusts.
+    pub webhook_ca: Option<PathBuf>,
     /// The time limit of a post. Default 5 s: long enough for a busy receiver, and a receiver that hangs does not delay the next head long.
     pub webhook_timeout: Duration,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { interval: Duration::from_secs(10), file: None, webhook: None, webhook_timeout: Duration::from_secs(5) }
+        Config {
+            interval: Duration::from_secs(10),
+            file: None,
+            webhook: None,
+            webhook_ca: None,
+            webhook_timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -77,10 +85,10 @@ struct Sending {
 
 impl Heads {
     /// # Errors
-    /// When the thread cannot be started.
+    /// When the authorities that the webhook needs cannot be read, or the thread cannot be started.
     pub fn start(config: &Config, ledger: LedgerReader, telemetry: &Telemetry) -> io::Result<Heads> {
         let scope = telemetry.process();
-        let places = Place::all(config).into_iter().map(|place| {
+        let places = Place::all(config).map_err(io::Error::other)?.into_iter().map(|place| {
             let labels = [("to", place.label())];
             let (heads, failed) =
                 (scope.counter(&names::AUDIT_HEADS, &labels), scope.counter(&names::AUDIT_HEAD_FAILURES, &labels));

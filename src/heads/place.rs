@@ -2,6 +2,7 @@
 
 use super::Config;
 use crate::ledger::Head;
+use crate::outbound::{Client, Untrusted};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -14,22 +15,22 @@ pub(super) enum Place {
     /// A file that lines are appended to. It is opened for each head, so that it may be rotated.
     File(PathBuf),
     Webhook {
-        url: String,
+        client: Client,
         timeout: Duration,
-        agent: ureq::Agent,
     },
 }
 
 impl Place {
-    pub(super) fn all(config: &Config) -> Vec<Place> {
+    /// # Errors
+    /// When the authorities that the webhook needs cannot be read.
+    pub(super) fn all(config: &Config) -> Result<Vec<Place>, Untrusted> {
         let mut all = vec![Place::Log];
         all.extend(config.file.clone().map(Place::File));
         if let Some(url) = config.webhook.clone() {
-            // A redirection could send the head to a place that nobody configured.
-            let agent = ureq::Agent::config_builder().max_redirects(0).http_status_as_error(false).proxy(None).build();
-            all.push(Place::Webhook { url, timeout: config.webhook_timeout, agent: agent.into() });
+            let client = Client::new(url, config.webhook_ca.clone())?;
+            all.push(Place::Webhook { client, timeout: config.webhook_timeout });
         }
-        all
+        Ok(all)
     }
 
     /// For metrics and the log. The address of a webhook may be a secret, so it is not shown.
@@ -45,7 +46,7 @@ impl Place {
     ///
     /// # Errors
     /// In words for the log. Nothing is known then about whether the head arrived.
-    pub(super) fn send(&self, head: &Head, at_most: Option<Duration>) -> Result<(), String> {
+    pub(super) fn send(&mut self, head: &Head, at_most: Option<Duration>) -> Result<(), String> {
         match self {
             Place::Log => {
                 // Members of their own, so that a log in JSON can be searched for them.
@@ -56,29 +57,15 @@ impl Place {
                 let mut line = text(head);
                 line.push('\n');
                 let append = || {
-                    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+                    let mut file = OpenOptions::new().append(true).create(true).open(&*path)?;
                     file.write_all(line.as_bytes())?;
                     file.sync_data()
                 };
                 append().map_err(|e: std::io::Error| format!("cannot append to {}: {e}", path.display()))
             }
-            Place::Webhook { url, timeout, agent } => {
+            Place::Webhook { client, timeout } => {
                 let limit = at_most.map_or(*timeout, |most| most.min(*timeout));
-                let request = ureq::http::Request::post(url)
-                    .header("content-type", "application/json")
-                    .body(text(head))
-                    .map_err(|e| format!("the address of the webhook cannot be used: {e}"))?;
-                let request = agent.configure_request(request).timeout_global(Some(limit)).build();
-                let answer = agent.run(request).map_err(|e| match e {
-                    ureq::Error::Timeout(_) => format!("the webhook did not answer within {} ms", limit.as_millis()),
-                    // Other errors may show the address.
-                    ureq::Error::Io(e) => format!("the webhook cannot be reached: {e}"),
-                    ureq::Error::ConnectionFailed => "the webhook cannot be reached".to_owned(),
-                    ureq::Error::HostNotFound => "the host of the webhook is not known".to_owned(),
-                    _ => "the webhook cannot be used".to_owned(),
-                })?;
-                let status = answer.status();
-                if status.is_success() { Ok(()) } else { Err(format!("the webhook answered {}", status.as_u16())) }
+                client.post_json(text(head), limit).map_err(|e| format!("the webhook cannot be used: {e}"))
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ledger::{self, Action, LedgerWriter, Note};
+use crate::outbound::test_server::{Reply, TestServer};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -87,6 +88,7 @@ fn a_place_that_fails_gets_the_newest_head_later() {
         file: Some(file.clone()),
         webhook: Some(url),
         webhook_timeout: Duration::from_millis(300),
+        ..Config::default()
     };
     let telemetry = Telemetry::new();
     let heads = Heads::start(&config, reader, &telemetry).unwrap();
@@ -113,9 +115,40 @@ fn a_redirection_is_a_failure() {
     let (_dir, _writer, reader) = open();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let webhook = Place::all(&Config { webhook: Some(url), ..Config::default() }).pop().unwrap();
+    let mut webhook = Place::all(&Config { webhook: Some(url), ..Config::default() }).unwrap().pop().unwrap();
     let receiver = std::thread::spawn(move || answer(&mut listener.accept().unwrap().0, 307));
     let refused = webhook.send(&reader.head().unwrap(), None).unwrap_err();
     assert!(!refused.contains("127.0.0.1"), "the address is not shown: {refused}");
+    assert!(refused.contains("status 307, and redirections are not followed"), "{refused}");
     receiver.join().unwrap();
+}
+
+#[test]
+fn a_webhook_over_https_gets_heads_when_its_certificate_is_from_the_configured_authority() {
+    let (dir, mut writer, reader) = open();
+    let id = note(&mut writer);
+    let (server, ca) = TestServer::https(&dir.path().join("tls"), "localhost", Reply::Answer(204, String::new()));
+    let config = |ca: &Path| Config {
+        interval: Duration::from_millis(1),
+        webhook: Some(server.url("/secret-path")),
+        webhook_ca: Some(ca.to_owned()),
+        ..Config::default()
+    };
+    let heads = Heads::start(&config(&ca), reader.clone(), &Telemetry::new()).unwrap();
+    let got = eventually("the head at the start", || server.requests().pop());
+    let head: Head = serde_json::from_str(&got.body).unwrap();
+    assert_eq!(head.id, id);
+    assert!(got.head.starts_with("POST /secret-path HTTP/1.1\r\n"), "{}", got.head);
+    heads.stop(Duration::from_secs(10));
+
+    let other = dir.path().join("other");
+    let (_, other_ca) = TestServer::https(&other, "localhost", Reply::Silence);
+    let before = server.requests().len();
+    let mut webhook = Place::all(&config(&other_ca)).unwrap().pop().unwrap();
+    let refused = webhook.send(&reader.head().unwrap(), None).unwrap_err();
+    assert!(refused.contains("none of the authorities to trust has signed it"), "{refused}");
+    assert!(!refused.contains("secret-path") && !refused.contains("localhost"), "{refused}");
+    assert_eq!(server.requests().len(), before, "nothing was sent");
+    let missing = Heads::start(&config(Path::new("nowhere.crt")), reader, &Telemetry::new()).unwrap_err();
+    assert!(missing.to_string().contains("nowhere.crt"), "{missing}");
 }

@@ -144,6 +144,9 @@ fn the_actor_comes_from_the_header_and_is_local_without_it() {
     assert_eq!(actor(&[("x-sluicegate-actor", " ann@ci ")]), asked("ann@ci"));
     assert_eq!(actor(&[("x-sluicegate-actor", &"a".repeat(129))]), (400, None));
     assert_eq!(actor(&[("x-sluicegate-actor", "")]), (400, None));
+    for ours in ["system", "rollout"] {
+        assert_eq!(actor(&[("x-sluicegate-actor", ours)]), (400, None), "nobody acts as the server");
+    }
 }
 
 #[test]

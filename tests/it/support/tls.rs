@@ -2,9 +2,10 @@
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use sluicegate::tls::{Wanted, make};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,4 +78,60 @@ pub fn handshake(address: SocketAddr, client: &Arc<ClientConfig>) -> Tls {
         tls.conn.complete_io(&mut tls.sock).unwrap();
     }
     tls
+}
+
+impl Certificates {
+    /// A server on loopback with this certificate. `answer` gets the first line of a request and its body. Returns its address.
+    pub fn serve(&self, answer: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> String {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_file(self.path("server.crt")).unwrap()],
+                PrivateKeyDer::from_pem_file(self.path("server.key")).unwrap(),
+            )
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let (config, answer) = (Arc::new(config), Arc::new(answer));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (config, answer) = (Arc::clone(&config), Arc::clone(&answer));
+                std::thread::spawn(move || {
+                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    let tls = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+                    // A client that goes away is the client's affair.
+                    let _ = answer_one(tls, &*answer);
+                });
+            }
+        });
+        address
+    }
+}
+
+fn answer_one(
+    tls: StreamOwned<ServerConnection, TcpStream>,
+    answer: &dyn Fn(&str, &str) -> String,
+) -> std::io::Result<()> {
+    let mut stream = BufReader::new(tls);
+    let (mut first, mut length) = (String::new(), 0);
+    stream.read_line(&mut first)?;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 || line.trim().is_empty() {
+            break;
+        }
+        if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = text.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    let body = answer(first.trim(), &String::from_utf8(body).unwrap());
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let tls = stream.get_mut();
+    tls.write_all((head + &body).as_bytes())?;
+    tls.conn.send_close_notify();
+    tls.flush()
 }
