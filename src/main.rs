@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         export: app::export,
         replay: app::replay,
         reproduce: app::reproduce,
+        forget: app::forget,
         token: app::token,
         keygen: app::keygen,
         sign: app::sign,

@@ -210,7 +210,7 @@ async fn review(
 fn evidence(admin: &Admin, entry: &Entry, version: Version) -> Result<Value, ErrorResponse> {
     let Some(status) = entry.versions().get(&version) else { return Err(unknown_version(entry, version)) };
     let detail = VersionDetail::of(entry.name(), status, &InFlight::now(&admin.telemetry));
-    let shadow = Shadow::of(entry, version, &admin.figures.of(entry.name()));
+    let shadow = Shadow::of(&admin.log, entry, version, &admin.figures.of(entry.name()));
     let text = |e: serde_json::Error| {
         Failure::new(Code::Internal, "the evidence cannot be written").with_internal(e.to_string())
     };

@@ -144,6 +144,9 @@ pub(super) struct GatesSchema {
     /// The least number of shadow pairs; 1000 if only `shadow_agreement` is given.
     #[schema(required = false, minimum = 1)]
     shadow_pairs: u64,
+    /// The largest share of rows of scores whose highest score is another one.
+    #[schema(required = false, minimum = 0, maximum = 1)]
+    shadow_top1_flipped: f64,
     /// The version has golden answers, and reproduced them when it was loaded.
     #[schema(required = false)]
     golden: bool,

@@ -8,8 +8,9 @@ use super::schemas::Problem;
 use crate::codec::oip::{AnswerForm, AnswerHead, encode};
 use crate::ledger::rfc3339;
 use crate::model::{Answer, ModelName, Version};
+use crate::record::{Choice, Log};
 use crate::registry::{Entry, ShadowRoute};
-use crate::shadow::{Latency, OutputFigures, PairFigures, Side, WorstPair};
+use crate::shadow::{Alternated, Latency, OutputFigures, PairFigures, Side, WorstPair};
 use crate::telemetry::{Dropped, ShadowMetrics};
 use axum::Json;
 use axum::extract::State;
@@ -81,16 +82,33 @@ pub(super) struct Pair {
     worst: Vec<Worst>,
 }
 
-/// Microseconds inside the engine, to two digits, over the pairs in which both answered. Shadows run at the lowest priority, so on a
-/// busy machine their times are longer than a caller's would be.
+/// Times inside the engine, to two digits. `primary` and `shadow` are as the pairs ran: the primary for callers, the shadow at the lowest
+/// priority, so they cannot be compared with each other. The ratios are from runs of both, one directly after the other on one thread.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LatencyAnswer {
     primary: Times,
     shadow: Times,
-    /// The shadow's time divided by the primary's.
+    alternated: AlternatedAnswer,
+    /// The shadow's time per row divided by the primary's, where both ran alternately on one thread; null before the first.
     ratio_of_means: Option<f64>,
     ratio_of_p50: Option<f64>,
     ratio_of_p99: Option<f64>,
+}
+
+/// Runs of both sides, alternately on one thread: of one copy in eight.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AlternatedAnswer {
+    runs: u64,
+    /// Medians of the time inside the engine, in microseconds per row; null before the first run.
+    primary_us_per_row: Option<f64>,
+    shadow_us_per_row: Option<f64>,
+}
+
+impl AlternatedAnswer {
+    fn of(alternated: &Alternated) -> AlternatedAnswer {
+        let (primary_us_per_row, shadow_us_per_row) = alternated.us_per_row().unzip();
+        AlternatedAnswer { runs: alternated.runs(), primary_us_per_row, shadow_us_per_row }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -173,7 +191,7 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Res
     let mut versions: Vec<Version> = configured.into_iter().chain(pairs.iter().map(|pair| pair.shadow)).collect();
     versions.sort_unstable();
     versions.dedup();
-    let shadows = versions.into_iter().map(|version| Shadow::of(entry, version, &pairs)).collect();
+    let shadows = versions.into_iter().map(|version| Shadow::of(&admin.log, entry, version, &pairs)).collect();
     Ok(Json(Shadows { model: entry.name().clone(), shadows }))
 }
 
@@ -196,11 +214,13 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
     if !entry.versions().contains_key(&version) {
         return Err(unknown_version(entry, version));
     }
-    Ok(Json(Shadow::of(entry, version, &admin.figures.of(entry.name()))))
+    Ok(Json(Shadow::of(&admin.log, entry, version, &admin.figures.of(entry.name()))))
 }
 
 impl Shadow {
-    pub(super) fn of(entry: &Entry, version: Version, pairs: &[PairFigures]) -> Shadow {
+    /// `log` hides in the worst pairs what it hides in its records.
+    pub(super) fn of(log: &Log, entry: &Entry, version: Version, pairs: &[PairFigures]) -> Shadow {
+        let privacy = Privacy { log, choice: entry.choice() };
         let served = |shadowing: &&ShadowRoute| shadowing.served.loaded.version == version;
         let sample = entry.document().and_then(|d| d.shadows.iter().find(|s| s.version == version)).map(|s| s.sample);
         let loaded = entry.shadows().iter().find(served).map(|s| &s.served.loaded);
@@ -218,24 +238,31 @@ impl Shadow {
             dropped: dropped.into(),
             waiting: count(ShadowMetrics::waiting),
             tolerance: ToleranceAnswer { rtol: entry.tolerance().rtol, atol: entry.tolerance().atol },
-            primaries: pairs.iter().filter(|pair| pair.shadow == version).map(Pair::of).collect(),
+            primaries: pairs
+                .iter()
+                .filter(|pair| pair.shadow == version)
+                .map(|pair| Pair::of(pair, Some(privacy)))
+                .collect(),
         }
     }
 }
 
-/// One pair of versions in the form of the API. The replay command reports the same members.
+/// What is hidden in the worst pairs.
+#[derive(Clone, Copy)]
+struct Privacy<'a> {
+    log: &'a Log,
+    choice: &'a Choice,
+}
+
+/// One pair of versions in the form of the API. The replay command reports the same members. It reads the log, which holds nothing that is
+/// hidden.
 pub(crate) fn pair_json(pair: &PairFigures) -> Value {
-    serde_json::to_value(Pair::of(pair)).expect("names and numbers are JSON")
+    serde_json::to_value(Pair::of(pair, None)).expect("names and numbers are JSON")
 }
 
 impl Pair {
-    fn of(pair: &PairFigures) -> Pair {
+    fn of(pair: &PairFigures, privacy: Option<Privacy>) -> Pair {
         let answered = pair.pairs - pair.primary_failed - pair.shadow_failed - pair.both_failed;
-        let ratio = |of: &dyn Fn(&Latency) -> Option<f64>| {
-            let (primary, shadow) = (of(&pair.primary_latency)?, of(&pair.shadow_latency)?);
-            (primary > 0.0).then(|| shadow / primary)
-        };
-        let quantile = |q: f64| ratio(&move |latency| latency.quantile_us(q).map(|us| us as f64));
         Pair {
             primary: pair.primary,
             since: rfc3339(pair.since),
@@ -250,12 +277,13 @@ impl Pair {
             latency: LatencyAnswer {
                 primary: Times::of(&pair.primary_latency),
                 shadow: Times::of(&pair.shadow_latency),
-                ratio_of_means: ratio(&Latency::mean_us),
-                ratio_of_p50: quantile(0.5),
-                ratio_of_p99: quantile(0.99),
+                alternated: AlternatedAnswer::of(&pair.alternated),
+                ratio_of_means: pair.alternated.ratio_of_means(),
+                ratio_of_p50: pair.alternated.ratio(0.5),
+                ratio_of_p99: pair.alternated.ratio(0.99),
             },
             outputs: pair.outputs.iter().map(Output::of).collect(),
-            worst: pair.worst.iter().map(Worst::of).collect(),
+            worst: pair.worst.iter().map(|worst| Worst::of(worst, privacy)).collect(),
         }
     }
 }
@@ -288,22 +316,31 @@ impl Output {
 }
 
 impl Worst {
-    fn of(pair: &WorstPair) -> Worst {
+    fn of(pair: &WorstPair, privacy: Option<Privacy>) -> Worst {
+        let hides = |output: &str| privacy.is_some_and(|privacy| privacy.choice.hides_output(output));
+        let hide_messages = privacy.is_some_and(|privacy| privacy.choice.hides_any_input());
         Worst {
             request_id: pair.request_id.as_str().to_owned(),
             ts: rfc3339(pair.at),
             arm: pair.arm.clone(),
-            words: pair.words.clone(),
-            primary: SideAnswer::of(&pair.primary),
-            shadow: SideAnswer::of(&pair.shadow),
+            words: pair.words_without(&hides, hide_messages),
+            primary: SideAnswer::of(&pair.primary, privacy),
+            shadow: SideAnswer::of(&pair.shadow, privacy),
         }
     }
 }
 
 impl SideAnswer {
-    fn of(side: &Side) -> SideAnswer {
+    fn of(side: &Side, privacy: Option<Privacy>) -> SideAnswer {
         let nothing = SideAnswer { outputs: None, error: None, code: None, note: None };
         match side {
+            Side::Failed { code, .. } if privacy.is_some_and(|privacy| privacy.choice.hides_any_input()) => {
+                SideAnswer {
+                    code: Some(code.as_str()),
+                    note: Some("the message is not shown: it may quote inputs, and some are private".to_owned()),
+                    ..nothing
+                }
+            }
             Side::Failed { code, message } => {
                 SideAnswer { error: Some(message.clone()), code: Some(code.as_str()), ..nothing }
             }
@@ -313,12 +350,30 @@ impl SideAnswer {
                 )),
                 ..nothing
             },
-            Side::Answered(answer) => match outputs(answer) {
-                Ok(outputs) => SideAnswer { outputs: Some(outputs), ..nothing },
-                Err(note) => SideAnswer { note: Some(note), ..nothing },
-            },
+            Side::Answered(answer) => {
+                let (answer, left_out) = shown(answer, privacy);
+                let note = (!left_out.is_empty())
+                    .then(|| format!("not shown, because it is private: {}", left_out.join(", ")));
+                match outputs(&answer) {
+                    Ok(outputs) => SideAnswer { outputs: Some(outputs), note, ..nothing },
+                    Err(note) => SideAnswer { note: Some(note), ..nothing },
+                }
+            }
         }
     }
+}
+
+/// The answer with its private outputs as the log stores them, and the names of those that are left out.
+fn shown(answer: &Answer, privacy: Option<Privacy>) -> (Answer, Vec<String>) {
+    let Some(Privacy { log, choice }) = privacy else { return (answer.clone(), Vec::new()) };
+    let (mut shown, mut left_out) = (Vec::new(), Vec::new());
+    for (name, tensor) in answer.outputs.iter() {
+        match log.stored_output(choice, name, tensor) {
+            Some(tensor) => shown.push((Arc::clone(name), tensor)),
+            None => left_out.push(name.to_string()),
+        }
+    }
+    (Answer::from(shown), left_out)
 }
 
 /// The outputs as a caller would get them. FP16 and strings that are not UTF-8 have no JSON form.
@@ -327,4 +382,76 @@ fn outputs(answer: &Answer) -> Result<Value, String> {
     let encoded = encode(answer, &head, &AnswerForm::json()).map_err(|failure| failure.message)?;
     let mut whole: Value = serde_json::from_slice(&encoded.body).map_err(|error| error.to_string())?;
     Ok(whole["outputs"].take())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Pair as ComparedPair, Tolerance, compare_answers};
+    use crate::model::{Code, Failure, RequestId};
+    use crate::quality::Quality;
+    use crate::record::Config;
+    use crate::telemetry::Telemetry;
+    use crate::tensor::{Data, Shape, Tensor};
+    use std::time::Duration;
+
+    fn answer(text: &'static str) -> Answer {
+        let text = Data::Bytes(vec![bytes::Bytes::from_static(text.as_bytes())]);
+        let tensor = || Tensor::new(Shape::new(&[1]), text.clone()).unwrap();
+        Answer::from(vec![("label".into(), tensor()), ("gone".into(), tensor()), ("open".into(), tensor())])
+    }
+
+    #[test]
+    fn the_worst_pairs_hide_what_the_log_hides() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::start(Config::of(dir.path().to_owned()), Quality::default(), &Telemetry::new());
+        let (log, stop) = log.unwrap();
+        let version = |n: u64| n.to_string().parse().unwrap();
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        let mut figures = PairFigures::new(version(1), version(2), (String::new(), String::new()), at);
+        let (expected, got, id) = (answer("alice"), answer("bob"), RequestId::from_caller("r".to_owned()).unwrap());
+        let comparison = compare_answers(&expected, &got, Tolerance::default());
+        let failure = Failure::new(Code::EngineFailed, "index 17 of alice");
+        let primary = Ok((&expected, Duration::ZERO));
+        let pair = ComparedPair {
+            request_id: &id,
+            arm: "1",
+            at,
+            primary,
+            shadow: Ok((&got, Duration::ZERO)),
+            comparison: Some(&comparison),
+            alternated: None,
+        };
+        figures.record(5, &pair);
+        figures.record(5, &ComparedPair { shadow: Err(&failure), comparison: None, ..pair });
+        let show = |choice: &Choice| {
+            let pair = Pair::of(&figures, Some(Privacy { log: &log, choice }));
+            serde_json::to_value(pair).unwrap()["worst"].take()
+        };
+        let plain = show(&Choice::default());
+        assert!(
+            plain.to_string().contains("index 17 of alice") && plain.to_string().contains("got \\\"bob\\\""),
+            "{plain}"
+        );
+
+        let hidden = Choice {
+            hash: ["outputs.label".to_owned()].into(),
+            drop: ["outputs.gone", "inputs.x"].map(str::to_owned).into(),
+            ..Choice::default()
+        };
+        let worst = show(&hidden);
+        let (failed, differs) = (&worst[0], &worst[1]);
+        assert_eq!((&failed["words"], &failed["shadow"]["error"]), (&"the shadow failed".into(), &Value::Null));
+        assert_eq!(failed["shadow"]["code"], "ENGINE_FAILED");
+        let outputs = differs["primary"]["outputs"].as_array().unwrap();
+        let names: Vec<&str> = outputs.iter().map(|output| output["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["label", "open"], "what is dropped is left out");
+        assert_eq!(outputs[0]["data"][0].as_str().unwrap().len(), 64, "a hash");
+        assert_eq!(outputs[1]["data"][0], "alice", "other outputs stay");
+        assert!(differs["primary"]["note"].as_str().unwrap().contains("private: gone"), "{differs}");
+        let words = differs["words"].as_str().unwrap();
+        assert!(words.contains("output \"label\": 1 of 1 elements differ; its values are private"), "{words}");
+        assert_eq!(words.matches("alice").count(), 1, "only that of the open output: {words}");
+        stop.stop(Duration::from_secs(10));
+    }
 }

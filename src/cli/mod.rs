@@ -28,8 +28,8 @@ mod tests;
 mod tls;
 
 pub use offline::{
-    AuditOptions, CertificateOptions, ExportOptions, KeygenOptions, Local, Pages, PickOptions, ReplayOptions,
-    ReproduceOptions, SignOptions, TokenCommand,
+    AuditOptions, CertificateOptions, ExportOptions, ForgetOptions, KeygenOptions, Local, Pages, PickOptions,
+    ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
 };
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
@@ -144,7 +144,8 @@ Gates, each with >=, <=, > or < and a number:
   top1_flipped         share of the rows whose highest output is another one
   accuracy             share of the labels that were predicted
   mean_absolute_error  mean distance from the numeric labels
-  p99_us               99th percentile of the run time, in microseconds
+  p99_us               99th percentile of the run time, in microseconds, alone on this machine
+  time_ratio           time per row, divided by that of the version that answered; both run alternately here
 A gate without any data fails.")]
     Replay(ReplayOptions),
     /// Run a logged prediction again and say whether the outputs are bit for bit the same, without a server.
@@ -152,6 +153,13 @@ A gate without any data fails.")]
   sluicegate reproduce 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
   sluicegate reproduce order-1234 --model iris --data-dir /var/lib/sluicegate")]
     Reproduce(ReproduceOptions),
+    /// Remove the records of a person from the prediction log of a stopped server.
+    #[command(after_help = "Examples:
+  sluicegate forget --route-key u1 --reason \"a request for erasure\"
+  sluicegate forget --request-id order-1234 --model iris --data-dir /var/lib/sluicegate --reason \"a request for erasure\"
+
+Files that hold such records are written again without them. The audit trail says how many were removed, and not whose they were.")]
+    Forget(ForgetOptions),
     /// List all models and the states of their versions.
     #[command(after_help = "Examples:
   sluicegate models
@@ -488,7 +496,8 @@ pub(crate) struct PromoteOptions {
     /// Promote even if the version's inputs or outputs do not fit what callers use.
     #[arg(long)]
     allow_signature_change: bool,
-    /// A condition for the promotion, instead of the gates in model.toml: `shadow_agreement=SHARE`, `shadow_pairs=N`, `golden` or
+    /// A condition for the promotion, instead of the gates in model.toml: `shadow_agreement=SHARE`, `shadow_pairs=N`,
+    /// `shadow_top1_flipped=SHARE`, `golden` or
     /// `signature`; may be repeated.
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<String>,
@@ -524,6 +533,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Export(options) => return (local.export)(&options, client.json()),
         Command::Replay(options) => return (local.replay)(&options, client.json()),
         Command::Reproduce(options) => return (local.reproduce)(&options, client.json()),
+        Command::Forget(options) => return (local.forget)(&options, client.json()),
         Command::Models => client.models(),
         Command::Versions { model } => client.versions(&model),
         Command::Execution { model } => client.execution(&model),

@@ -15,6 +15,8 @@ pub struct Local {
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
+    /// Removes the records of a person from the data directory of a stopped server.
+    pub forget: fn(&ForgetOptions, bool) -> ExitCode,
     /// Changes or lists the tokens in the data directory of a stopped server.
     pub token: fn(&TokenCommand, &Path, bool) -> ExitCode,
     pub keygen: fn(&KeygenOptions) -> ExitCode,
@@ -224,6 +226,28 @@ pub struct ReplayOptions {
     /// A condition, such as `within_tolerance>=0.999`; may be repeated. Exit code 1 if one fails.
     #[arg(long = "gate", value_name = "NAME>=NUMBER")]
     pub gates: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ForgetOptions {
+    /// Remove all predictions with this route key (the value that `sticky_by` reads), also where it is hashed, and the feedback about them.
+    #[arg(long, value_name = "KEY", required_unless_present = "request_id", conflicts_with = "request_id")]
+    pub route_key: Option<String>,
+    /// Remove the predictions with this request id, and the feedback about them.
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+    /// Only of this model [default: all]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Why; stored in the audit trail. Do not name the person here.
+    #[arg(long)]
+    pub reason: String,
+    /// The data directory of the stopped server.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+    /// The file with the key of the hashes, if the configuration names one (`hash_key_file`).
+    #[arg(long, value_name = "FILE")]
+    pub hash_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -13,16 +13,8 @@ pub(super) fn list(answer: &Value) -> String {
     table(&HEAD, &rows)
 }
 
-const HEAD: [&str; 8] = [
-    "SHADOW",
-    "SAMPLE",
-    "PRIMARY",
-    "COMPARED",
-    "AGREE",
-    "FAILED (primary/shadow/both)",
-    "P50 LATENCY RATIO",
-    "DROPPED",
-];
+const HEAD: [&str; 8] =
+    ["SHADOW", "SAMPLE", "PRIMARY", "COMPARED", "AGREE", "FAILED (primary/shadow/both)", "TIME PER ROW", "DROPPED"];
 
 fn rows(shadow: &Value) -> Vec<Vec<String>> {
     let sample = shadow["sample"].as_f64().map_or_else(|| "off".to_owned(), percent);
@@ -90,8 +82,17 @@ pub(crate) fn pairs(shadow: &Value) -> String {
         for side in ["primary", "shadow"] {
             let _ = writeln!(
                 text,
-                "{side} latency: p50 {} µs, p99 {} µs",
+                "{side} run time as it ran: p50 {} µs, p99 {} µs",
                 latency[side]["p50_us"], latency[side]["p99_us"]
+            );
+        }
+        let alternated = &latency["alternated"];
+        let us = |side: &str| alternated[side].as_f64();
+        if let (Some(primary), Some(shadow)) = (us("primary_us_per_row"), us("shadow_us_per_row")) {
+            let (runs, ratio) = (&alternated["runs"], latency["ratio_of_p50"].as_f64().unwrap_or_default());
+            let _ = writeln!(
+                text,
+                "time per row, alternately on one thread ({runs} runs of both): primary {primary:.2} µs, shadow {shadow:.2} µs ({ratio:.2} x)"
             );
         }
         let worst: Vec<&Value> = members(pair, "worst").take(5).collect();

@@ -42,6 +42,8 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "export iris --data-dir d --from 2026-11-01 --to 2026-11-02T00:00:00Z --version 1 --version 2 --arm a --role shadow --require-label --format csv --limit 5 -o a",
         "replay iris --version 3 --models m --data-dir d --from 2026-11-01 --limit 5 --gate within_tolerance>=0.999 --json",
         "reproduce some-id --model iris --models m --data-dir d",
+        "forget --route-key u1 --reason r",
+        "forget --request-id i --model m --data-dir d --hash-key-file k --reason r --json",
         "audit --model iris --since 2026-11-01T00:00:00Z --limit 5",
     ] {
         let words = std::iter::once("sluicegate").chain(line.split(' '));
@@ -68,6 +70,9 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "export iris",
         "replay iris",
         "reproduce",
+        "forget --reason r",
+        "forget --route-key u1",
+        "forget --route-key u1 --request-id i --reason r",
     ] {
         let words = std::iter::once("sluicegate").chain(line.split(' '));
         let error = Cli::try_parse_from(words).unwrap_err();

@@ -5,12 +5,31 @@ use std::fmt;
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.without(&|_| false).fmt(f)
+    }
+}
+
+/// A comparison in words, without the values of some outputs.
+pub(super) struct Without<'c> {
+    comparison: &'c Comparison,
+    /// Whether the values of an output are hidden.
+    hides: &'c dyn Fn(&str) -> bool,
+}
+
+impl Comparison {
+    /// These words tell how many elements of a hidden output differ, and nothing about their values.
+    pub(super) fn without<'c>(&'c self, hides: &'c dyn Fn(&str) -> bool) -> Without<'c> {
+        Without { comparison: self, hides }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, hides: &dyn Fn(&str) -> bool) -> fmt::Result {
         let different: Vec<&OutputComparison> = self.outputs.iter().filter(|o| !o.outcome.agrees()).collect();
         if different.is_empty() {
             let agree = if self.outputs.len() == 1 { "output agrees" } else { "outputs agree" };
             let Tolerance { rtol, atol } = self.tolerance;
             write!(f, "{} {agree} within rtol {rtol:e} and atol {atol:e}", self.outputs.len())?;
-            let largest = self.outputs.iter().filter_map(|o| match &o.outcome {
+            let shown = self.outputs.iter().filter(|output| !hides(&output.name));
+            let largest = shown.filter_map(|o| match &o.outcome {
                 Outcome::Elements(elements) => elements.largest,
                 _ => None,
             });
@@ -29,10 +48,19 @@ impl fmt::Display for Comparison {
                 Outcome::Extra => f.write_str("was not expected")?,
                 Outcome::Datatype { expected, got } => write!(f, "expected datatype {expected}, got {got}")?,
                 Outcome::Shape { expected, got } => write!(f, "expected shape {expected}, got {got}")?,
+                Outcome::Elements(elements) if hides(&output.name) => {
+                    write!(f, "{} of {} elements differ; its values are private", elements.outside, elements.count)?;
+                }
                 Outcome::Elements(elements) => write_elements(f, elements, self)?,
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Without<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.comparison.write(f, self.hides)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Compares two tensors element by element, in one pass.
 
-use super::{Elements, Tolerance, Top1, Worst};
+use super::{Elements, Spread, Tolerance, Top1, Worst};
 use crate::tensor::{Data, Shape, Tensor};
 use bytes::Bytes;
 
@@ -34,6 +34,7 @@ fn floats<T: Copy + Into<f64> + ToString>(shape: &Shape, expected: &[T], got: &[
             // The difference of two very large numbers may overflow to infinity.
             let difference = (g - e).abs().min(f64::MAX);
             counts.measured(difference);
+            counts.spread.add(e);
             let excess = difference - (tolerance.atol + tolerance.rtol * e.abs());
             if excess > 0.0 {
                 counts.outside(i, excess);
@@ -57,6 +58,7 @@ fn integers<T: Copy + PartialEq + Into<i128> + ToString>(shape: &Shape, expected
     for (i, (e, g)) in expected.iter().zip(got).enumerate() {
         let difference = ((*g).into() - (*e).into()).unsigned_abs() as f64;
         counts.measured(difference);
+        counts.spread.add((*e).into() as f64);
         if e != g {
             counts.outside(i, difference);
         }
@@ -87,11 +89,21 @@ struct Counts {
     sum: f64,
     measured: usize,
     worst: Option<(usize, f64)>,
+    spread: Spread,
 }
 
 impl Counts {
     fn new(count: usize) -> Counts {
-        Counts { count, outside: 0, nonfinite: 0, largest: 0.0, sum: 0.0, measured: 0, worst: None }
+        Counts {
+            count,
+            outside: 0,
+            nonfinite: 0,
+            largest: 0.0,
+            sum: 0.0,
+            measured: 0,
+            worst: None,
+            spread: Spread::default(),
+        }
     }
 
     fn measured(&mut self, difference: f64) {
@@ -123,6 +135,7 @@ impl Counts {
             mean: measured.then(|| (self.sum / self.measured as f64 / SCALE).min(self.largest)),
             nonfinite: self.nonfinite,
             worst,
+            spread: self.spread,
             top1: None,
         }
     }

@@ -20,7 +20,7 @@ mod pairs;
 mod tests;
 mod worst;
 
-pub use pairs::{Agreement, Latency, OutputFigures, Pair, PairFigures};
+pub use pairs::{Agreement, Alternated, Alternation, Latency, OutputFigures, Pair, PairFigures};
 pub use worst::{Side, WorstPair};
 
 use crate::model::Answer;
@@ -103,8 +103,19 @@ pub struct Elements {
     pub nonfinite: usize,
     /// The element furthest outside the tolerance.
     pub worst: Option<Worst>,
+    /// How far the expected finite numbers lie apart, for the scale of this output.
+    pub spread: Spread,
     /// For floating-point outputs of two or more dimensions: how often the largest element of a row is at another index.
     pub top1: Option<Top1>,
+}
+
+/// Count, mean and spread of numbers (Welford's recurrence), which can be added up.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Spread {
+    count: u64,
+    mean: f64,
+    /// The sum of squared differences from the mean.
+    squares: f64,
 }
 
 /// One element that does not agree.
@@ -171,6 +182,33 @@ impl Elements {
     #[must_use]
     pub fn share_within(&self) -> f64 {
         if self.count == 0 { 1.0 } else { (self.count - self.outside) as f64 / self.count as f64 }
+    }
+}
+
+impl Spread {
+    fn add(&mut self, x: f64) {
+        self.count += 1;
+        let before = x - self.mean;
+        self.mean += before / self.count as f64;
+        self.squares += before * (x - self.mean);
+    }
+
+    /// Adds the numbers of another spread (Chan, Golub and `LeVeque`, "Updating formulae and a pairwise algorithm", 1979).
+    fn merge(&mut self, other: &Spread) {
+        let count = self.count + other.count;
+        if count == 0 {
+            return;
+        }
+        let (apart, share) = (other.mean - self.mean, other.count as f64 / count as f64);
+        self.squares += other.squares + apart * apart * self.count as f64 * share;
+        self.mean += apart * share;
+        self.count = count;
+    }
+
+    /// The standard deviation. `None` without numbers, where all are equal, and where they are too large for it.
+    fn deviation(&self) -> Option<f64> {
+        let deviation = (self.squares / self.count as f64).sqrt();
+        (deviation.is_finite() && deviation > 0.0).then_some(deviation)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Figures over many pairs of answers, for shadows and replay.
 
 use super::worst::{self, Severity, WorstPair};
-use super::{Comparison, Outcome};
+use super::{Comparison, Outcome, Spread};
 use crate::model::{Answer, Failure, RequestId, Version};
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
@@ -35,6 +35,25 @@ pub struct Pair<'a> {
     pub shadow: Result<(&'a Answer, Duration), &'a Failure>,
     /// `None` unless both sides answered.
     pub comparison: Option<&'a Comparison>,
+    /// Runs of both sides, one directly after the other on one thread. `None` for most pairs.
+    pub alternated: Option<Alternation>,
+}
+
+/// A run of both sides on one thread. Which of them runs first alternates from one to the next.
+#[derive(Debug, Clone, Copy)]
+pub struct Alternation {
+    pub primary: Duration,
+    pub shadow: Duration,
+    pub rows: usize,
+}
+
+/// Times inside the engine per row, of both sides, from runs that took turns on one thread. Times that were measured elsewhere cannot be compared:
+/// a caller's run and a shadow's have other priorities, caches and neighbours.
+#[derive(Debug, Clone, Default)]
+pub struct Alternated {
+    /// In nanoseconds per row.
+    primary: Latency,
+    shadow: Latency,
 }
 
 /// The figures of one primary and one shadow.
@@ -54,9 +73,11 @@ pub struct PairFigures {
     pub both_failed: u64,
     /// In the order of first appearance.
     pub outputs: Vec<OutputFigures>,
-    /// Over the pairs in which both sides answered. Threads of higher priority interrupt a shadow's runs.
+    /// Over the pairs in which both sides answered. The two cannot be compared: threads of higher priority interrupt a shadow's runs.
     pub primary_latency: Latency,
     pub shadow_latency: Latency,
+    /// These can be compared.
+    pub alternated: Alternated,
     /// Worst first.
     pub worst: Vec<WorstPair>,
     /// The SHA-256 of the model files of the primary and the shadow.
@@ -85,6 +106,8 @@ pub struct OutputFigures {
     measured: u64,
     /// The mean absolute difference of the measured elements.
     mean: f64,
+    /// Of the primary's values.
+    spread: Spread,
 }
 
 /// Times inside the engine.
@@ -108,6 +131,7 @@ impl PairFigures {
             outputs: Vec::new(),
             primary_latency: Latency::default(),
             shadow_latency: Latency::default(),
+            alternated: Alternated::default(),
             worst: Vec::new(),
             sha256,
         }
@@ -130,6 +154,9 @@ impl PairFigures {
     pub fn record(&mut self, max_worst: usize, pair: &Pair) {
         self.pairs += 1;
         self.until = self.until.max(pair.at);
+        if let Some(alternation) = &pair.alternated {
+            self.alternated.record(alternation);
+        }
         match (pair.primary, pair.shadow) {
             (Ok((_, primary)), Ok((_, shadow))) => {
                 self.primary_latency.record(primary);
@@ -148,7 +175,10 @@ impl PairFigures {
             self.output(&output.name).record(&output.outcome);
         }
         if !agreed {
-            let severity = Severity::of(pair.comparison);
+            // The scales change with every pair, so the pairs that are kept are ranked again.
+            let scale = |name: &str| self.outputs.iter().find(|o| o.name == name).map_or(1.0, OutputFigures::scale);
+            worst::rank(&mut self.worst, &scale);
+            let severity = Severity::of(pair.comparison, &scale);
             worst::keep(&mut self.worst, max_worst, severity, || WorstPair::new(pair, severity));
         }
     }
@@ -170,6 +200,7 @@ impl OutputFigures {
             self.incomparable += 1;
             return;
         };
+        self.spread.merge(&elements.spread);
         self.elements += elements.count as u64;
         self.outside += elements.outside as u64;
         self.nonfinite += elements.nonfinite as u64;
@@ -190,10 +221,50 @@ impl OutputFigures {
         (self.measured > 0).then_some(self.mean)
     }
 
+    /// What a difference of this output is measured by: the standard deviation of the primary's values, or where they are all equal the largest
+    /// difference.
+    fn scale(&self) -> f64 {
+        self.spread.deviation().or(self.largest.filter(|largest| *largest > 0.0)).unwrap_or(1.0)
+    }
+
     /// The share of elements that agree. 1 without elements.
     #[must_use]
     pub fn share_within(&self) -> f64 {
         if self.elements == 0 { 1.0 } else { (self.elements - self.outside) as f64 / self.elements as f64 }
+    }
+}
+
+impl Alternated {
+    pub fn record(&mut self, alternation: &Alternation) {
+        let Alternation { primary, shadow, rows } = alternation;
+        let rows = *rows.max(&1) as u128;
+        self.primary.record_number(primary.as_nanos() / rows);
+        self.shadow.record_number(shadow.as_nanos() / rows);
+    }
+
+    /// How often both sides ran.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.primary.0.len()
+    }
+
+    /// Medians in microseconds per row: of the primary, and of the shadow. `None` without runs.
+    #[must_use]
+    pub fn us_per_row(&self) -> Option<(f64, f64)> {
+        let median = |latency: &Latency| latency.quantile_us(0.5).map(|ns| ns as f64 / 1e3);
+        Some((median(&self.primary)?, median(&self.shadow)?))
+    }
+
+    /// The shadow's time divided by the primary's, at a quantile. `None` without runs.
+    #[must_use]
+    pub fn ratio(&self, quantile: f64) -> Option<f64> {
+        Some(self.shadow.quantile_us(quantile)? as f64 / self.primary.quantile_us(quantile)? as f64)
+    }
+
+    /// The same for the means, on which single long runs have more influence.
+    #[must_use]
+    pub fn ratio_of_means(&self) -> Option<f64> {
+        Some(self.shadow.mean_us()? / self.primary.mean_us()?)
     }
 }
 
@@ -207,8 +278,12 @@ impl Default for Latency {
 impl Latency {
     /// Adds one run.
     pub fn record(&mut self, took: Duration) {
-        // The value always fits, because the range grows up to 2^64 µs.
-        let _ = self.0.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
+        self.record_number(took.as_micros());
+    }
+
+    fn record_number(&mut self, number: u128) {
+        // The value always fits, because the range grows up to 2^64.
+        let _ = self.0.record(u64::try_from(number).unwrap_or(u64::MAX).max(1));
     }
 
     /// In microseconds. `None` without runs.

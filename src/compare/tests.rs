@@ -184,3 +184,89 @@ proptest! {
         prop_assert_eq!((flat, worst.expected.as_str(), worst.got.as_str()), (at, "1", "7"));
     }
 }
+
+#[test]
+fn the_values_of_hidden_outputs_are_not_in_the_words() {
+    let text = |text: &'static str| {
+        Tensor::new(Shape::new(&[1]), Data::Bytes(vec![bytes::Bytes::from_static(text.as_bytes())])).unwrap()
+    };
+    let expected = [("label", text("secret")), ("public", text("open"))];
+    let got = [("label", text("other secret")), ("public", text("shut"))];
+    let comparison = compare(&expected, &got, Tolerance::default());
+    let words = comparison.without(&|output| output == "label").to_string();
+    assert!(words.contains("output \"label\": 1 of 1 elements differ; its values are private"), "{words}");
+    assert!(!words.contains("secret") && words.contains("expected \"open\", got \"shut\""), "{words}");
+    assert!(comparison.to_string().contains("secret"), "without a choice nothing is hidden");
+}
+
+#[test]
+fn the_worst_pairs_are_chosen_by_the_scale_of_each_output() {
+    let version = |n: u64| n.to_string().parse().unwrap();
+    let mut figures =
+        PairFigures::new(version(1), version(2), (String::new(), String::new()), jiff::Timestamp::UNIX_EPOCH);
+    let answer = |probability: f32, price: i64| {
+        let shape = || Shape::new(&[1]);
+        let probability = Tensor::new(shape(), Data::Fp32(vec![probability].into())).unwrap();
+        let price = Tensor::new(shape(), Data::Int64(vec![price].into())).unwrap();
+        crate::model::Answer::from(vec![("probability".into(), probability), ("price".into(), price)])
+    };
+    for i in 0..1000_u16 {
+        let share = f32::from(i) / 1000.0;
+        let price = i64::from(i) * 1000;
+        // Every price is off by a hundredth of its range. One probability is off by nearly all of it.
+        let (expected, got) = if i == 10 {
+            (answer(0.01, price), answer(0.99, price))
+        } else {
+            (answer(share, price), answer(share, price + 10_000))
+        };
+        let comparison = compare_answers(&expected, &got, Tolerance::default());
+        let id = crate::model::RequestId::from_caller(format!("r{i}")).unwrap();
+        let took = std::time::Duration::from_micros(1);
+        let pair = Pair {
+            request_id: &id,
+            arm: "1",
+            at: jiff::Timestamp::UNIX_EPOCH,
+            primary: Ok((&expected, took)),
+            shadow: Ok((&got, took)),
+            comparison: Some(&comparison),
+            alternated: None,
+        };
+        figures.record(3, &pair);
+    }
+    assert_eq!((figures.worst.len(), figures.worst[0].request_id.as_str()), (3, "r10"), "{:?}", figures.worst);
+}
+
+proptest::proptest! {
+    #[test]
+    fn spreads_add_up(a in proptest::collection::vec(-1e3..1e3f64, 0..20), b in proptest::collection::vec(-1e3..1e3f64, 0..20)) {
+        let spread = |numbers: &mut dyn Iterator<Item = &f64>| {
+            let mut spread = Spread::default();
+            numbers.for_each(|x| spread.add(*x));
+            spread
+        };
+        let mut sum = spread(&mut a.iter());
+        sum.merge(&spread(&mut b.iter()));
+        let whole = spread(&mut a.iter().chain(&b));
+        proptest::prop_assert_eq!(sum.count, whole.count);
+        proptest::prop_assert!((sum.mean - whole.mean).abs() < 1e-9 * 1e3 && (sum.squares - whole.squares).abs() < 1e-9 * 1e8);
+    }
+}
+
+#[test]
+fn alternated_runs_are_compared_per_row() {
+    let mut alternated = Alternated::default();
+    assert_eq!((alternated.runs(), alternated.us_per_row(), alternated.ratio(0.5)), (0, None, None));
+    let us = std::time::Duration::from_micros;
+    for i in 1..=100 {
+        // A run in ten is interrupted for a long time, on either side.
+        let pause = |at: u64| if i % 10 == at { us(1_000_000) } else { us(0) };
+        let rows = usize::try_from(i % 4 + 1).unwrap();
+        let each = |us_per_row: u64| us(us_per_row * (i % 4 + 1));
+        alternated.record(&Alternation { primary: each(100) + pause(3), shadow: each(150) + pause(7), rows });
+    }
+    let (primary, shadow) = alternated.us_per_row().unwrap();
+    assert!((primary - 100.0).abs() < 2.0 && (shadow - 150.0).abs() < 3.0, "{primary} {shadow}");
+    assert!((alternated.ratio(0.5).unwrap() - 1.5).abs() < 0.03);
+    assert_eq!(alternated.runs(), 100);
+    alternated.record(&Alternation { primary: us(0), shadow: us(0), rows: 0 });
+}

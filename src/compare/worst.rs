@@ -1,6 +1,6 @@
 //! The pairs with the largest differences.
 
-use super::{Comparison, Outcome, Pair};
+use super::{Comparison, Outcome, OutputComparison, Pair};
 use crate::model::{Answer, Code, Failure, RequestId};
 use crate::tensor::Tensor;
 use jiff::Timestamp;
@@ -15,8 +15,8 @@ pub struct WorstPair {
     pub at: Timestamp,
     /// The primary's arm.
     pub arm: String,
-    /// The difference in words.
-    pub words: String,
+    /// The difference. `None` where one side failed.
+    comparison: Option<Comparison>,
     pub primary: Side,
     pub shadow: Side,
     severity: Severity,
@@ -35,7 +35,8 @@ pub enum Side {
 }
 
 /// How bad a difference is. The worst is that one side failed. Next are outputs that cannot be compared or are not finite on one
-/// side. All others are ordered by the largest difference.
+/// side. All others are ordered by the largest difference, measured by the scale of its output: a difference of 0.98 is large for a
+/// probability and small for a price.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Severity {
     class: u8,
@@ -47,20 +48,34 @@ const MAX_KEPT_BYTES: usize = 16 << 10;
 
 impl WorstPair {
     pub(super) fn new(pair: &Pair, severity: Severity) -> WorstPair {
-        let words = match (pair.comparison, pair.primary, pair.shadow) {
-            (Some(comparison), ..) => comparison.to_string(),
-            (None, _, Err(failure)) => format!("the shadow failed: {}", failure.message),
-            (None, Err(failure), _) => format!("the primary failed: {}", failure.message),
-            (None, Ok(_), Ok(_)) => String::new(),
-        };
         WorstPair {
             request_id: pair.request_id.clone(),
             at: pair.at,
             arm: pair.arm.to_owned(),
-            words,
+            comparison: pair.comparison.cloned(),
             primary: Side::of(pair.primary),
             shadow: Side::of(pair.shadow),
             severity,
+        }
+    }
+
+    /// The difference in words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        self.words_without(&|_| false, false)
+    }
+
+    /// The difference in words, without the values of some outputs, and without messages of failures, which may quote inputs.
+    #[must_use]
+    pub fn words_without(&self, hides: &dyn Fn(&str) -> bool, hide_messages: bool) -> String {
+        let failed = |side: &str, message: &str| {
+            if hide_messages { format!("the {side} failed") } else { format!("the {side} failed: {message}") }
+        };
+        match (&self.comparison, &self.primary, &self.shadow) {
+            (Some(comparison), ..) => comparison.without(hides).to_string(),
+            (None, _, Side::Failed { message, .. }) => failed("shadow", message),
+            (None, Side::Failed { message, .. }, _) => failed("primary", message),
+            (None, ..) => String::new(),
         }
     }
 }
@@ -78,23 +93,33 @@ impl Side {
 }
 
 impl Severity {
-    /// `None` means that one side failed.
-    pub fn of(comparison: Option<&Comparison>) -> Severity {
+    /// `None` means that one side failed. `scale` returns what the differences of an output are measured by.
+    pub fn of(comparison: Option<&Comparison>, scale: &dyn Fn(&str) -> f64) -> Severity {
         let Some(comparison) = comparison else { return Severity { class: 2, largest: 0.0 } };
-        let of = |outcome: &Outcome| match outcome {
+        let of = |output: &OutputComparison| match &output.outcome {
             outcome if outcome.agrees() => Severity { class: 0, largest: 0.0 },
             Outcome::Elements(elements) if elements.nonfinite == 0 => {
-                Severity { class: 0, largest: elements.largest.unwrap_or(elements.outside as f64) }
+                // Booleans and texts have no difference, but a share of elements that differ.
+                let share = elements.outside as f64 / elements.count.max(1) as f64;
+                Severity { class: 0, largest: elements.largest.map_or(share, |largest| largest / scale(&output.name)) }
             }
             _ => Severity { class: 1, largest: 0.0 },
         };
-        let all = comparison.outputs.iter().map(|output| of(&output.outcome));
+        let all = comparison.outputs.iter().map(of);
         all.max_by(Severity::compare).unwrap_or(Severity { class: 0, largest: 0.0 })
     }
 
     fn compare(a: &Severity, b: &Severity) -> Ordering {
         a.class.cmp(&b.class).then(a.largest.total_cmp(&b.largest))
     }
+}
+
+/// Ranks the pairs again, for other scales. Pairs that are equally bad keep their order.
+pub(super) fn rank(worst: &mut [WorstPair], scale: &dyn Fn(&str) -> f64) {
+    for pair in worst.iter_mut() {
+        pair.severity = Severity::of(pair.comparison.as_ref(), scale);
+    }
+    worst.sort_by(|a, b| Severity::compare(&b.severity, &a.severity));
 }
 
 /// Inserts a pair if it is among the `limit` worst. The list is sorted, worst first; of equal pairs the earlier ones stay.

@@ -316,6 +316,7 @@ impl PredictionLog {
             disagreements: _,
             drop: _,
             hash: _,
+            mask: _,
             hash_route_key,
             max_record_bytes,
         } = choice;

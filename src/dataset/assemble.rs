@@ -38,7 +38,7 @@ struct Partial {
 #[derive(Debug)]
 struct TensorBuilder {
     spec: TensorSpec,
-    /// Whether the values were recorded, neither dropped nor hashed.
+    /// Whether the values were recorded as they are: neither dropped, nor hashed, nor masked.
     recorded: bool,
     /// The shape of the first record.
     shape: Option<Shape>,
@@ -124,7 +124,9 @@ impl<'b> RecordColumns<'b> {
             let name = |spec: &TensorSpec| format!("{}.{}", side.as_str(), spec.name);
             let recorded = |spec: &TensorSpec| {
                 let name = name(spec);
-                !about.hashed.contains(&name) && !about.dropped.contains(&name)
+                !about.hashed.contains(&name)
+                    && !about.dropped.contains(&name)
+                    && !about.masked().any(|masked| masked == name)
             };
             about.specs(side).iter().map(|spec| TensorBuilder::new(spec, recorded(spec))).collect()
         };

@@ -34,8 +34,10 @@ pub(super) enum Figure {
     Top1Flipped,
     Accuracy,
     MeanAbsoluteError,
-    /// The 99th percentile of the candidate's run times, in microseconds.
+    /// The 99th percentile of the candidate's run times, in microseconds, alone on this machine.
     P99Us,
+    /// The candidate's time per row divided by that of the version that answered, where both ran alternately on one thread.
+    TimeRatio,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +49,7 @@ enum Operator {
 }
 
 impl Figure {
-    const ALL: [Figure; 7] = [
+    const ALL: [Figure; 8] = [
         Figure::WithinTolerance,
         Figure::Agreement,
         Figure::Failed,
@@ -55,6 +57,7 @@ impl Figure {
         Figure::Accuracy,
         Figure::MeanAbsoluteError,
         Figure::P99Us,
+        Figure::TimeRatio,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -66,6 +69,7 @@ impl Figure {
             Figure::Accuracy => "accuracy",
             Figure::MeanAbsoluteError => "mean_absolute_error",
             Figure::P99Us => "p99_us",
+            Figure::TimeRatio => "time_ratio",
         }
     }
 }

@@ -40,6 +40,7 @@ pub enum SkipReason {
     Truncated,
     Hashed,
     Dropped,
+    Masked,
     Incomplete,
     Unreadable,
 }
@@ -52,6 +53,7 @@ impl SkipReason {
             SkipReason::Truncated => "truncated",
             SkipReason::Hashed => "hashed",
             SkipReason::Dropped => "dropped",
+            SkipReason::Masked => "masked",
             SkipReason::Incomplete => "incomplete",
             SkipReason::Unreadable => "unreadable",
         }
@@ -64,6 +66,7 @@ impl SkipReason {
             SkipReason::Truncated => "its inputs were left out, because they are larger than max_record_bytes",
             SkipReason::Hashed => "inputs are recorded as hashes",
             SkipReason::Dropped => "inputs are not recorded",
+            SkipReason::Masked => "parts of inputs are masked",
             SkipReason::Incomplete => "some of its rows are missing",
             SkipReason::Unreadable => "its tensors cannot be read",
         }
@@ -101,6 +104,9 @@ impl LoggedRequest {
         }
         if any_input_in(&self.about.hashed) {
             return Err(SkipReason::Hashed);
+        }
+        if any_input_in(&self.about.masked().map(str::to_owned).collect()) {
+            return Err(SkipReason::Masked);
         }
         let missing =
             if self.truncated && self.read_error.is_none() { SkipReason::Truncated } else { SkipReason::Unreadable };

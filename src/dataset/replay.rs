@@ -6,9 +6,10 @@ use super::filter::Filter;
 use super::gate::{Figure, Gate, Verdict};
 use super::logged::{LoggedRequest, SkipReason};
 use super::options::no_predictions;
+use super::reproduce::find_version;
 use super::scan::{Budget, Progress, ScanOptions, scan};
 use super::sources::Sources;
-use crate::compare::{Latency, Outcome, Pair, PairFigures, Tolerance, compare_answers};
+use crate::compare::{Alternated, Alternation, Latency, Outcome, Pair, PairFigures, Tolerance, compare_answers};
 use crate::model::{Answer, Failure, InferenceRequest, ModelName, NamedTensor, RequestId, Version};
 use crate::prepare::{Loader, OfflineVersion, load_offline, version_dir};
 use crate::quality::{LabelResult, Predicted};
@@ -155,7 +156,7 @@ pub fn replay(engines: &dyn Loader, options: &Replay, progress: Progress) -> Res
     }
     let candidate =
         load_offline(engines, &dir).map_err(|message| Error::Failed(format!("cannot load the candidate {message}")))?;
-    let mut run = Run::new(options, &candidate);
+    let mut run = Run::new(engines, options, &candidate);
     let mut assembler = Assembler::default();
     let scan_options = ScanOptions {
         filter: &options.filter,
@@ -179,6 +180,9 @@ pub fn replay(engines: &dyn Loader, options: &Replay, progress: Progress) -> Res
 struct Run<'a> {
     options: &'a Replay<'a>,
     candidate: &'a OfflineVersion,
+    engines: &'a dyn Loader,
+    /// The versions that answered, by the SHA-256 of their model file. `None`: it is not there any more, or does not load.
+    answering: BTreeMap<String, Option<OfflineVersion>>,
     tolerance: Tolerance,
     requests: u64,
     records: u64,
@@ -189,10 +193,17 @@ struct Run<'a> {
     elements: u64,
     within: u64,
     latency: Latency,
+    /// Over all versions that answered.
+    alternated: Alternated,
 }
 
+/// The version that answered runs again, beside the candidate, for one request in so many.
+const ALTERNATED: u64 = 4;
+/// The most versions that are loaded for that.
+const MAX_ANSWERING: usize = 8;
+
 impl<'a> Run<'a> {
-    fn new(options: &'a Replay<'a>, candidate: &'a OfflineVersion) -> Run<'a> {
+    fn new(engines: &'a dyn Loader, options: &'a Replay<'a>, candidate: &'a OfflineVersion) -> Run<'a> {
         let tolerance = Tolerance {
             rtol: options.rtol.or(candidate.rtol).unwrap_or(options.default_tolerance.rtol),
             atol: options.atol.or(candidate.atol).unwrap_or(options.default_tolerance.atol),
@@ -200,6 +211,8 @@ impl<'a> Run<'a> {
         Run {
             options,
             candidate,
+            engines,
+            answering: BTreeMap::new(),
             tolerance,
             requests: 0,
             records: 0,
@@ -209,7 +222,32 @@ impl<'a> Run<'a> {
             elements: 0,
             within: 0,
             latency: Latency::default(),
+            alternated: Alternated::default(),
         }
+    }
+
+    /// Runs a request on the version that answered it, for the time. `None` where that version cannot run, or the request fails.
+    fn run_answering(
+        &mut self,
+        logged: &LoggedRequest,
+        inputs: &[(Arc<str>, Tensor)],
+        expected: &Answer,
+    ) -> Option<Duration> {
+        let sha256 = &logged.about.sha256;
+        if !self.answering.contains_key(sha256) {
+            if self.answering.len() == MAX_ANSWERING {
+                return None;
+            }
+            let version = find_version(self.options.models, logged).ok();
+            let version = version.and_then(|(_, dir)| load_offline(self.engines, &dir).ok());
+            if let Some(version) = &version {
+                // As for the candidate, the first run does not count.
+                let _ = run(version, inputs, expected);
+            }
+            self.answering.insert(sha256.clone(), version);
+        }
+        let version = self.answering.get(sha256)?.as_ref()?;
+        run(version, inputs, expected).ok().map(|(_, took)| took)
     }
 
     /// Replays a request. Returns false once the limit is reached.
@@ -235,7 +273,18 @@ impl<'a> Run<'a> {
         }
         self.requests += 1;
         self.records += logged.records as u64;
+        let runs_both = self.requests % ALTERNATED == 1;
+        // Which side runs first alternates too, as the second one finds the inputs in the caches.
+        let answering_first = self.requests % (2 * ALTERNATED) == 1;
+        let before = if runs_both && answering_first { self.run_answering(logged, &inputs, &expected) } else { None };
         let ran = run(self.candidate, &inputs, &expected);
+        let after = if runs_both && !answering_first { self.run_answering(logged, &inputs, &expected) } else { None };
+        let rows = logged.records;
+        let alternated = before.or(after).zip(ran.as_ref().ok());
+        let alternated = alternated.map(|(primary, (_, shadow))| Alternation { primary, shadow: *shadow, rows });
+        if let Some(alternation) = &alternated {
+            self.alternated.record(alternation);
+        }
         let comparison = ran.as_ref().ok().map(|(got, _)| compare_answers(&expected, got, self.tolerance));
         self.elements += expected.outputs.iter().map(|(_, tensor)| tensor.data().len() as u64).sum::<u64>();
         for output in comparison.iter().flat_map(|comparison| &comparison.outputs) {
@@ -253,6 +302,7 @@ impl<'a> Run<'a> {
             primary: Ok((&expected, logged.infer)),
             shadow: ran.as_ref().map(|(answer, took)| (answer, *took)),
             comparison: comparison.as_ref(),
+            alternated,
         };
         let worst = self.options.worst;
         self.figures(logged, at).record(worst, &pair);
@@ -320,6 +370,7 @@ impl<'a> Run<'a> {
                 let rows = labels(|l| l.numbers);
                 (rows > 0).then(|| self.labels.iter().map(|l| l.candidate_error).sum::<f64>() / rows as f64)
             }
+            Figure::TimeRatio => self.alternated.ratio(0.5),
             Figure::P99Us => self.latency.quantile_us(0.99).map(|us| us as f64),
         }
     }

@@ -156,7 +156,7 @@ fn try_to_run(
 }
 
 /// The version whose model file has the logged digest: the one that answered, else any other.
-fn find_version(models: &Path, logged: &LoggedRequest) -> Result<(Version, PathBuf), String> {
+pub(super) fn find_version(models: &Path, logged: &LoggedRequest) -> Result<(Version, PathBuf), String> {
     let (model, version, wanted) = (logged.model(), logged.version(), &logged.about.sha256);
     let own = version_dir(models, model, version);
     let own_state = match model_sha256(&own) {

@@ -267,7 +267,9 @@ fn about(key_values: &[KeyValue]) -> Result<About, String> {
         signature: signature.and_then(About::signature_of).map_err(|e| format!("sluicegate.signature: {e}"))?,
         hashed: names("sluicegate.hashed")?,
         dropped: names("sluicegate.dropped")?,
-    })
+    }
+    // Absent in files of earlier versions.
+    .with_masked(names("sluicegate.masked").unwrap_or_default()))
 }
 
 /// A sealed file, and the date in its path.

@@ -166,6 +166,8 @@ pub enum Action {
     ChainBegin,
     /// Files of the prediction log were deleted, because of their age or to stay within the budget.
     Retention,
+    /// The records of a person were removed from the prediction log.
+    Forget,
 }
 
 impl Action {
@@ -202,6 +204,7 @@ impl Action {
             Action::Propose => "propose",
             Action::ChainBegin => "chain_begin",
             Action::Retention => "retention",
+            Action::Forget => "forget",
         }
     }
 }

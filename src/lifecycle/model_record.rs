@@ -261,6 +261,9 @@ impl Model {
             rtol: self.settings.shadow_rtol.unwrap_or(tolerance.rtol),
             atol: self.settings.shadow_atol.unwrap_or(tolerance.atol),
         });
+        // Without a log, the columns are hidden from what the admin plane shows.
+        let base = recording.map(|recording| recording.choice.clone()).unwrap_or_default();
+        let entry = entry.with_choice(self.settings.log.choice(&base));
         Ok(entry.with_streams(|loaded| recording?.stream(&self.settings.log, loaded)))
     }
 }

@@ -142,6 +142,7 @@ impl Services {
         let serving = model.serving().into_iter().filter(|v| *v != version);
         let evidence = Evidence {
             agreement: self.figures.agreement(&model.name, &primaries, version),
+            top1: self.figures.top1(&model.name, &primaries, version),
             primaries: primaries.into_iter().collect(),
             golden_cases: facts(version).map_or(0, |facts| facts.golden_cases),
             signature: facts(version).map(|facts| &facts.signature),

@@ -16,6 +16,9 @@ pub struct Gates {
     /// At least this many pairs were compared. 1000 if only `shadow_agreement` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow_pairs: Option<u64>,
+    /// In at most this share of the rows of these pairs, the highest score is another one. From 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_top1_flipped: Option<f64>,
     /// It has golden answers. They were checked when it was loaded.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub golden: bool,
@@ -60,6 +63,8 @@ pub struct Evidence<'a> {
     pub primaries: Vec<Version>,
     /// The pairs with all primaries together.
     pub agreement: Agreement,
+    /// Of these pairs: rows whose highest score is another one, and all rows of scores.
+    pub top1: (u64, u64),
     pub golden_cases: usize,
     pub signature: Option<&'a Signature>,
     /// All other serving versions, with the signature if it is known.
@@ -69,7 +74,7 @@ pub struct Evidence<'a> {
 /// Default for `shadow_pairs`. A thousand pairs also show differences that occur once in a few hundred requests.
 const DEFAULT_PAIRS: u64 = 1000;
 const MAX_PAIRS: u64 = 1_000_000_000;
-const KNOWN: [&str; 4] = ["shadow_agreement", "shadow_pairs", "golden", "signature"];
+const KNOWN: [&str; 5] = ["shadow_agreement", "shadow_pairs", "golden", "signature", "shadow_top1_flipped"];
 
 impl Gates {
     /// Reads `[gates]` of a `model.toml`.
@@ -77,6 +82,7 @@ impl Gates {
         Gates {
             shadow_agreement: table.float("shadow_agreement", 0.0..=1.0),
             shadow_pairs: table.integer("shadow_pairs", 1..=MAX_PAIRS),
+            shadow_top1_flipped: table.float("shadow_top1_flipped", 0.0..=1.0),
             golden: table.bool("golden").unwrap_or_default(),
             signature: table.bool("signature").unwrap_or_default(),
         }
@@ -111,13 +117,16 @@ impl Gates {
             }
         };
         let (golden, signature) = (flag("golden"), flag("signature"));
-        let shadow_agreement = given("shadow_agreement").and_then(|value| {
-            let share = value.as_f64().filter(|share| (0.0..=1.0).contains(share));
-            share.or_else(|| {
-                wrong("shadow_agreement", "a share from 0 to 1", value);
-                None
+        let mut share = |name: &str| {
+            given(name).and_then(|value| {
+                let share = value.as_f64().filter(|share| (0.0..=1.0).contains(share));
+                share.or_else(|| {
+                    wrong(name, "a share from 0 to 1", value);
+                    None
+                })
             })
-        });
+        };
+        let (shadow_agreement, shadow_top1_flipped) = (share("shadow_agreement"), share("shadow_top1_flipped"));
         let shadow_pairs = given("shadow_pairs").and_then(|value| {
             let pairs = value.as_u64().filter(|pairs| (1..=MAX_PAIRS).contains(pairs));
             pairs.or_else(|| {
@@ -126,7 +135,7 @@ impl Gates {
             })
         });
         if complaints.is_empty() {
-            Ok(Gates { shadow_agreement, shadow_pairs, golden, signature })
+            Ok(Gates { shadow_agreement, shadow_pairs, shadow_top1_flipped, golden, signature })
         } else {
             Err(complaints)
         }
@@ -140,7 +149,7 @@ impl Gates {
     /// Whether a gate uses shadow pairs. Its verdict can change at any time, because pairs are compared all the time.
     #[must_use]
     pub fn use_shadows(&self) -> bool {
-        self.shadow_agreement.is_some() || self.shadow_pairs.is_some()
+        self.shadow_agreement.is_some() || self.shadow_pairs.is_some() || self.shadow_top1_flipped.is_some()
     }
 
     /// The verdict on each gate.
@@ -151,6 +160,7 @@ impl Gates {
             verdicts.push(judge_pairs(self.shadow_pairs.unwrap_or(DEFAULT_PAIRS), evidence));
         }
         verdicts.extend(self.shadow_agreement.map(|share| judge_agreement(share, evidence)));
+        verdicts.extend(self.shadow_top1_flipped.map(|share| judge_top1(share, evidence)));
         if self.golden {
             verdicts.push(judge_golden(evidence.golden_cases));
         }
@@ -220,6 +230,23 @@ fn judge_agreement(required: f64, evidence: &Evidence) -> Verdict {
     let asked = format!("at least {required} of the pairs in agreement{}", with_those_of(&evidence.primaries));
     let passed = share.is_some_and(|share| share >= required);
     Verdict { gate: "shadow_agreement", asked, found, passed }
+}
+
+/// For retrained models, whose scores all differ a little: does the highest score stay the same?
+fn judge_top1(allowed: f64, evidence: &Evidence) -> Verdict {
+    let (flipped, rows) = evidence.top1;
+    let share = (rows > 0).then(|| flipped as f64 / rows as f64);
+    let found = match share {
+        _ if evidence.primaries.is_empty() => no_primary(),
+        None => "no row of scores was compared".to_owned(),
+        Some(share) => format!("{share} ({flipped} of {rows})"),
+    };
+    let asked = format!(
+        "another highest score in at most {allowed} of the rows of scores, compared{}",
+        with_those_of(&evidence.primaries)
+    );
+    let passed = share.is_some_and(|share| share <= allowed);
+    Verdict { gate: "shadow_top1_flipped", asked, found, passed }
 }
 
 fn judge_golden(cases: usize) -> Verdict {

@@ -1,6 +1,6 @@
 //! `[prediction_log]` of `model.toml`.
 
-use crate::record::{About, Choice, Log, Stream};
+use crate::record::{About, Choice, Log, Mask, Stream};
 use crate::registry::Loaded;
 use crate::settings::Table;
 use std::collections::BTreeSet;
@@ -27,6 +27,8 @@ pub struct LogSettings {
     drop: BTreeSet<String>,
     /// `hash`: tensors whose elements are replaced by keyed hashes.
     hash: BTreeSet<String>,
+    /// `mask`: patterns that are overwritten in texts.
+    mask: Vec<Mask>,
     hash_route_key: Option<bool>,
     max_record_bytes: Option<usize>,
 }
@@ -38,9 +40,9 @@ impl LogSettings {
     pub(super) fn read(table: &mut Table) -> LogSettings {
         let columns = |table: &mut Table, key, tensors_only| {
             let expected = if tensors_only {
-                "a list of \"inputs.NAME\" and \"outputs.NAME\""
+                "a list of \"inputs.NAME\", \"outputs.NAME\" and \"label\" (values are numbers, which have no hash: drop them)"
             } else {
-                "a list of \"inputs.NAME\", \"outputs.NAME\", \"route_key\" and \"traceparent\""
+                "a list of \"inputs.NAME\", \"outputs.NAME\", \"route_key\", \"traceparent\", \"label\", \"values\" and \"values.NAME\""
             };
             table.custom(key, expected, |value| {
                 let column = |item: &crate::settings::Value| {
@@ -55,12 +57,18 @@ impl LogSettings {
             };
             value.as_list()?.iter().map(one).collect::<Option<BTreeSet<String>>>()
         });
+        let expected = "at most 32 of { column = \"inputs.NAME\", \"outputs.NAME\" or \"label\", regex = a regular expression of at most 1000 bytes }";
+        let mask = table.custom("mask", expected, |value| {
+            let masks = value.as_list()?.iter().map(mask).collect::<Option<Vec<Mask>>>();
+            masks.filter(|masks| masks.len() <= Mask::MAX)
+        });
         LogSettings {
             enabled: table.bool("enabled"),
             sample_rate: table.float("sample_rate", 0.0..=1.0),
             always,
             drop: columns(table, "drop", false).unwrap_or_default(),
             hash: columns(table, "hash", true).unwrap_or_default(),
+            mask: mask.unwrap_or_default(),
             hash_route_key: table.bool("hash_route_key"),
             // The same limit as in the server's configuration.
             max_record_bytes: table.bytes("max_record_bytes", 0..=256 << 20).and_then(|n| usize::try_from(n).ok()),
@@ -69,7 +77,7 @@ impl LogSettings {
 
     /// Combines these settings with those of the server's configuration.
     #[must_use]
-    pub(super) fn choice(&self, base: &Choice) -> Choice {
+    pub fn choice(&self, base: &Choice) -> Choice {
         let always = |kind: &str, base: bool| self.always.as_ref().map_or(base, |always| always.contains(kind));
         Choice {
             enabled: self.enabled.unwrap_or(base.enabled),
@@ -78,6 +86,7 @@ impl LogSettings {
             disagreements: always(DISAGREEMENTS, base.disagreements),
             drop: self.drop.clone(),
             hash: self.hash.clone(),
+            mask: self.mask.clone(),
             hash_route_key: self.hash_route_key.unwrap_or(base.hash_route_key),
             max_record_bytes: self.max_record_bytes.unwrap_or(base.max_record_bytes),
         }
@@ -97,7 +106,9 @@ impl Recording {
         let unknown = settings.choice(&self.choice).unknown_columns(&about(loaded));
         let columns = unknown.join(", ");
         (!unknown.is_empty()).then(|| {
-            format!("[prediction_log] in model.toml drops or hashes {columns}, which this version does not have")
+            format!(
+                "[prediction_log] in model.toml drops, hashes or masks {columns}, which this version does not have (masks need strings)"
+            )
         })
     }
 }
@@ -111,4 +122,15 @@ fn about(loaded: &Loaded) -> About {
         hashed: BTreeSet::new(),
         dropped: BTreeSet::new(),
     }
+}
+
+/// One item of `mask`.
+fn mask(item: &crate::settings::Value) -> Option<Mask> {
+    let crate::settings::Value::Table(members) = item else { return None };
+    let text = |name: &str| members.get(name).and_then(crate::settings::Value::as_str);
+    let (column, pattern) = (text("column")?, text("regex")?);
+    if members.len() != 2 || !Choice::is_column(column, true) {
+        return None;
+    }
+    Mask::new(column, pattern)
 }

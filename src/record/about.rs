@@ -1,5 +1,6 @@
 //! The facts that all records of a stream share, and how a tensor's shape follows from its length.
 
+use super::mask::Mask;
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
 use crate::tensor::{DataType, Shape};
 use serde::{Deserialize, Serialize};
@@ -13,11 +14,15 @@ pub struct About {
     /// Of `model.onnx`, lower-case hex.
     pub sha256: String,
     pub signature: Signature,
-    /// Columns whose elements are replaced by their keyed hashes: `inputs.NAME`, `outputs.NAME`.
+    /// Columns whose elements are replaced by their keyed hashes: `inputs.NAME`, `outputs.NAME`. And with the prefix [`MASK`] columns in whose
+    /// texts patterns are overwritten.
     pub hashed: BTreeSet<String>,
     /// Columns that are left out: `inputs.NAME`, `outputs.NAME`.
     pub dropped: BTreeSet<String>,
 }
+
+/// What stands in [`About::hashed`] before a column with masks.
+const MASK: &str = "mask:";
 
 /// One of the two struct columns of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub(super) struct Column {
     pub index: usize,
     pub spec: TensorSpec,
     pub hashed: bool,
+    /// What is overwritten in its texts. Empty where a record is read.
+    pub masks: Vec<Mask>,
 }
 
 impl Side {
@@ -64,20 +71,49 @@ impl About {
     pub(super) fn columns(&self, side: Side) -> Vec<Column> {
         let specs = self.specs(side).iter().enumerate();
         let kept = specs.filter(|(_, spec)| !self.dropped.contains(&side.column(spec)));
-        kept.map(|(index, spec)| Column { index, spec: spec.clone(), hashed: self.hashed.contains(&side.column(spec)) })
-            .collect()
+        let column = |(index, spec): (usize, &TensorSpec)| {
+            let hashed = self.hashed.contains(&side.column(spec));
+            Column { index, spec: spec.clone(), hashed, masks: Vec::new() }
+        };
+        kept.map(column).collect()
+    }
+
+    /// Whether the lengths of some recorded tensors do not determine their shapes, for some requests.
+    #[must_use]
+    pub(super) fn may_need_shapes(&self) -> bool {
+        let needs = |column: &Column| {
+            let Some(dims) = column.spec.dims.as_deref() else { return true };
+            let free = dims.iter().filter(|dim| matches!(dim, Dim::Free(_))).count();
+            free > 1 + usize::from(self.signature.has_rows())
+        };
+        [Side::Inputs, Side::Outputs].into_iter().any(|side| self.columns(side).iter().any(needs))
+    }
+
+    /// The columns in whose texts patterns are overwritten.
+    pub(crate) fn masked(&self) -> impl Iterator<Item = &str> {
+        self.hashed.iter().filter_map(|column| column.strip_prefix(MASK))
+    }
+
+    /// Adds columns in whose texts patterns are overwritten.
+    #[must_use]
+    pub(crate) fn with_masked(mut self, columns: impl IntoIterator<Item = String>) -> About {
+        self.hashed.extend(columns.into_iter().map(|column| format!("{MASK}{column}")));
+        self
     }
 
     /// The key-value metadata of a prediction file, without their prefix `sluicegate.`.
     #[must_use]
-    pub(crate) fn file_metadata(&self) -> [(&'static str, String); 6] {
+    pub(crate) fn file_metadata(&self) -> [(&'static str, String); 7] {
+        let hashed: Vec<&String> = self.hashed.iter().filter(|column| !column.starts_with(MASK)).collect();
+        let masked: Vec<&str> = self.masked().collect();
         [
             ("model", self.model.to_string()),
             ("version", self.version.to_string()),
             ("sha256", self.sha256.clone()),
             ("signature", self.signature_json().to_string()),
-            ("hashed", serde_json::json!(self.hashed).to_string()),
+            ("hashed", serde_json::json!(hashed).to_string()),
             ("dropped", serde_json::json!(self.dropped).to_string()),
+            ("masked", serde_json::json!(masked).to_string()),
         ]
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn timestamp() -> Arrow {
     Arrow::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// The column that exists only where shapes do not follow from lengths.
+/// The column that exists only in the files of a model of which some version has shapes that do not follow from lengths.
 pub(crate) const SHAPES: &str = "shapes";
 
 /// The columns of a file: the documented ones, and those that its records make necessary.
@@ -58,6 +58,11 @@ impl Layout {
     pub fn new(about: &Arc<About>) -> Layout {
         let (inputs, outputs) = (about.columns(Side::Inputs), about.columns(Side::Outputs));
         Layout { about: Arc::clone(about), inputs, outputs, binary: BTreeSet::new(), shapes: false }
+    }
+
+    /// Adds the column `shapes`, also where no record needs it.
+    pub(super) fn require_shapes(&mut self) {
+        self.shapes = true;
     }
 
     /// The tensor columns in the frames of this stream.

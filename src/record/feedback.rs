@@ -11,17 +11,23 @@ use arrow_array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray, 
 use arrow_schema::{DataType, Field, Schema};
 use std::sync::Arc;
 
-/// Appends the entries of one request in one frame, so that all of them are stored or none.
+/// Set in the number of entries of a frame whose entries were joined with predictions before they were changed for storage. A request has
+/// far fewer entries.
+const JOINED: u32 = 1 << 31;
+
+/// Appends the entries of one request in one frame, so that all of them are stored or none. `joined`: the live figures have them already.
 pub(super) fn write(
     out: &mut Vec<u8>,
     model: &ModelName,
     received_at: i64,
     entries: &[Feedback],
+    joined: bool,
 ) -> Result<(), TooLarge> {
     write_frame(out, Kind::Feedback, |out| {
         write_text(out, model.as_str());
         out.extend_from_slice(&received_at.to_le_bytes());
-        write_count(out, entries.len());
+        let count = u32::try_from(entries.len()).unwrap_or(u32::MAX) & !JOINED;
+        out.extend_from_slice(&(count | if joined { JOINED } else { 0 }).to_le_bytes());
         for entry in entries {
             write_text(out, &entry.request_id);
             out.extend_from_slice(&entry.row.to_le_bytes());
@@ -77,7 +83,14 @@ pub(super) fn read_head(body: &[u8]) -> Option<(&str, i64)> {
 pub(super) fn read(body: &[u8]) -> Option<Vec<Feedback>> {
     let mut reader = Reader(body);
     let (_model, _received_at, entries) = (reader.text()?, reader.i64()?, reader.u32()?);
-    (0..entries).map(|_| read_entry(&mut reader)).collect()
+    (0..entries & !JOINED).map(|_| read_entry(&mut reader)).collect()
+}
+
+/// Whether the live figures have the entries of a frame already.
+pub(super) fn is_joined(body: &[u8]) -> bool {
+    let mut reader = Reader(body);
+    let count = reader.text().and_then(|_| reader.i64()).and_then(|_| reader.u32());
+    count.is_some_and(|count| count & JOINED != 0)
 }
 
 fn read_entry(reader: &mut Reader) -> Option<Feedback> {

@@ -15,12 +15,14 @@ pub(super) fn update(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kin
     match kind {
         Kind::Feedback => {
             let model = feedback::read_head(body).and_then(|(model, _)| model.parse().ok());
-            if let (Some(model), Some(entries)) = (model, feedback::read(body)) {
+            // Feedback that is not stored as it is was joined before.
+            if let (Some(model), Some(entries)) = (model, feedback::read(body).filter(|_| !feedback::is_joined(body))) {
                 quality.record_feedback(&model, entries, now());
             }
         }
         Kind::Prediction => {
-            if let Some(stream) = view::read_head(body).and_then(|(id, _)| streams.get(&id)) {
+            let stream = view::read_head(body).and_then(|(id, _)| streams.get(&id));
+            if let Some(stream) = stream.filter(|stream| !stream.hides_outputs) {
                 predictions(quality, stream, body);
             }
         }
@@ -45,10 +47,10 @@ fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
     }
 }
 
-/// The outputs of one row. Hashed outputs are left out.
+/// The outputs of one row.
 fn predicted(stream: &Stream, outputs: &[Option<TensorView>], row: usize, records: usize) -> Predicted {
     let mut predicted = Predicted::default();
-    for (column, tensor) in stream.outputs.iter().zip(outputs).filter(|(column, _)| !column.hashed) {
+    for (column, tensor) in stream.outputs.iter().zip(outputs) {
         let Some(tensor) = tensor else { continue };
         if view::element_width(column).is_some() {
             let each = tensor.bytes.len() / records;

@@ -81,6 +81,7 @@ pub(super) struct Shared {
     pub config: Config,
     pub queue: Queue,
     pub key: Arc<HashKey>,
+    pub quality: Quality,
     /// By number; the writer looks them up once per segment.
     pub streams: Mutex<HashMap<u32, Arc<Stream>>>,
     last_number: AtomicU64,
@@ -127,6 +128,7 @@ impl Log {
         let shared = Arc::new(Shared {
             queue: Queue::new(config.shards, config.queue_bytes),
             key,
+            quality: quality.clone(),
             streams: Mutex::new(HashMap::new()),
             last_number: AtomicU64::new(left.last().copied().unwrap_or(0)),
             open_segment: AtomicU64::new(0),
@@ -168,7 +170,9 @@ impl Log {
             about.specs(side).iter().map(|spec| side.column(spec)).filter(|column| named.contains(column)).collect()
         };
         let both = |named| pick(Side::Inputs, named).into_iter().chain(pick(Side::Outputs, named)).collect();
-        let about = About { hashed: both(&choice.hash), dropped: both(&choice.drop), ..about.clone() };
+        let masks = choice.mask.iter().map(|mask| mask.column.clone()).collect();
+        let (hashed, dropped, masked) = (both(&choice.hash), both(&choice.drop), both(&masks));
+        let about = About { hashed, dropped, ..about.clone() }.with_masked(masked);
         let mut streams = self.0.streams.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = streams.values().find(|known| *known.about == about && known.choice == *choice) {
             return Some(Arc::clone(known));
@@ -211,6 +215,9 @@ impl Log {
             let hashes = frame.hash();
             reserved.append(self.waits(waits), Some(frame.stream().id), |out| frame.write(out, &hashes))
         });
+        if queued.is_ok() {
+            frame.join(&self.0.quality);
+        }
         self.answer(queued, frame.bytes(), waits)
     }
 
@@ -245,7 +252,7 @@ impl Log {
         }
     }
 
-    /// Stores feedback for a model, all entries or none. Returns when they are on the disk.
+    /// Stores feedback for a model, all entries or none, as `choice` says. Returns when they are on the disk.
     ///
     /// # Errors
     /// `LOG_UNAVAILABLE` when it cannot be stored, or was not on the disk before the deadline; then it may still be stored.
@@ -253,17 +260,29 @@ impl Log {
     pub(crate) async fn record_feedback(
         &self,
         model: &ModelName,
+        choice: &Choice,
         entries: &[Feedback],
         deadline: Instant,
     ) -> Result<(), Failure> {
-        self.queue_feedback(model, entries)?.durable(deadline).await
+        self.queue_feedback(model, choice, entries)?.durable(deadline).await
     }
 
-    pub(super) fn queue_feedback(&self, model: &ModelName, entries: &[Feedback]) -> Result<Ticket, Failure> {
+    pub(super) fn queue_feedback(
+        &self,
+        model: &ModelName,
+        choice: &Choice,
+        entries: &[Feedback],
+    ) -> Result<Ticket, Failure> {
         let queue = &self.0.queue;
         let mut frame = Vec::new();
         let too_large = |_| self.too_many(entries.len());
-        feedback::write(&mut frame, model, now(), entries).map_err(too_large)?;
+        let hides = choice.hides_feedback();
+        if hides {
+            let stored = entries.iter().filter_map(|entry| choice.stored_feedback(entry, &self.0.key));
+            feedback::write(&mut frame, model, now(), &stored.collect::<Vec<_>>(), true).map_err(too_large)?;
+        } else {
+            feedback::write(&mut frame, model, now(), entries, false).map_err(too_large)?;
+        }
         let queued = queue
             .reserve(frame.len(), 0)
             .and_then(|reserved| reserved.append(true, None, |out| out.extend_from_slice(&frame)));
@@ -272,6 +291,10 @@ impl Log {
             reason => self.refusal(reason, frame.len()),
         })?;
         self.0.metrics.feedback.increment(entries.len() as u64);
+        if hides {
+            // What is hidden in the log is joined before.
+            self.0.quality.record_feedback(model, entries.to_vec(), now());
+        }
         ticket.ok_or_else(|| unavailable("no ticket for feedback"))
     }
 

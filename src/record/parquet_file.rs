@@ -71,9 +71,12 @@ pub(super) struct PredictionFile<'s> {
 }
 
 impl<'s> PredictionFile<'s> {
-    /// Writes predictions of one stream, given by the bodies of their frames.
-    pub fn write(path: &Path, about: &Arc<About>, bodies: &[&'s [u8]], pace: &'s Pace) -> io::Result<()> {
+    /// Writes predictions of one stream, given by the bodies of their frames. `shapes`: with the column `shapes`, also where no record needs it.
+    pub fn write(path: &Path, about: &Arc<About>, shapes: bool, bodies: &[&'s [u8]], pace: &'s Pace) -> io::Result<()> {
         let mut layout = Layout::new(about);
+        if shapes {
+            layout.require_shapes();
+        }
         let mut sizes = vec![(0, 0); layout.tensors().count()];
         for body in bodies {
             if let Some(view) = read_view(&layout, body) {

@@ -6,6 +6,7 @@ use super::hash::HashKey;
 use super::stream::Stream;
 use super::view::{ANSWERED, NO_TENSOR, ROUTE_KEY, TRACEPARENT, TRUNCATED};
 use crate::model::{Answer, Checked, Code, Role};
+use crate::quality::{Predicted, Quality, Seen};
 use crate::tensor::{Data, Tensor};
 use std::fmt::{Display, Write as _};
 
@@ -144,6 +145,26 @@ impl<'a> Planned<'a> {
         hashes
     }
 
+    /// Joins the answer with feedback before its outputs are hidden. Other answers are joined when they are on the disk.
+    pub fn join(&self, quality: &Quality) {
+        let (stream, p) = (self.stream, self.prediction);
+        let Ok(answer) = p.outcome else { return };
+        if !stream.hides_outputs || p.role == Role::Shadow {
+            return;
+        }
+        for row in 0..self.records {
+            let seen = Seen {
+                model: &stream.about.model,
+                version: stream.about.version,
+                arm: p.arm,
+                request_id: p.request_id,
+                row: as_u32(row),
+                ts: p.ts,
+            };
+            quality.record_prediction(&seen, || predicted(stream, p.request, answer, row, self.records));
+        }
+    }
+
     /// Appends the frame.
     pub fn write(&self, out: &mut Vec<u8>, hashes: &Hashes) {
         let p = self.prediction;
@@ -183,6 +204,24 @@ impl<'a> Planned<'a> {
         });
         debug_assert!(written.is_ok(), "the queue refuses frames of 4 GiB");
     }
+}
+
+/// The outputs of one row, as a label is compared with them.
+fn predicted(stream: &Stream, request: &Checked, answer: &Answer, row: usize, records: usize) -> Predicted {
+    let mut predicted = Predicted::default();
+    let outputs = 0..stream.about.specs(Side::Outputs).len();
+    for tensor in outputs.filter_map(|index| output(request, answer, index)) {
+        match tensor.data() {
+            Data::Bytes(texts) if texts.len() == records => predicted.add_text(&texts[row]),
+            Data::Bytes(_) => {}
+            numbers => {
+                let bytes = numbers.le_bytes().unwrap_or_default();
+                let each = bytes.len() / records;
+                predicted.add(numbers.datatype(), &bytes[row * each..(row + 1) * each]);
+            }
+        }
+    }
+    predicted
 }
 
 fn status(p: &Prediction) -> &'static str {
@@ -282,6 +321,14 @@ fn write_tensor(out: &mut Vec<u8>, column: &Column, tensor: Option<&Tensor>, has
     out.extend_from_slice(&as_u32(size).to_le_bytes());
     if column.hashed {
         out.extend_from_slice(hashed.bytes(size).unwrap_or_default());
+    } else if let (Data::Bytes(texts), false) = (tensor.data(), column.masks.is_empty()) {
+        for text in texts {
+            write_bytes(out, text);
+            let start = out.len() - text.len();
+            for mask in &column.masks {
+                mask.apply(&mut out[start..]);
+            }
+        }
     } else {
         write_elements(out, tensor.data());
     }
@@ -306,7 +353,7 @@ fn write_elements(out: &mut Vec<u8>, data: &Data) {
 }
 
 /// Appends the keyed hash of each element's text.
-fn write_hashes(out: &mut Vec<u8>, key: &HashKey, data: &Data) {
+pub(super) fn write_hashes(out: &mut Vec<u8>, key: &HashKey, data: &Data) {
     fn of_numbers<T: Display>(out: &mut Vec<u8>, key: &HashKey, elements: &[T]) {
         let mut text = String::new();
         for element in elements {

@@ -9,12 +9,13 @@ use super::pace::Pace;
 use super::parquet_file::{PredictionFile, Unfinished};
 use super::segment::{self, Contents, Day, Number, Segment};
 use crate::machine::durable::sync_parent;
+use crate::model::ModelName;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time between checks of the age of files and attempts to seal what could not be sealed.
@@ -130,11 +131,17 @@ impl Sealer {
 
     fn write_predictions(&self, number: Number, contents: &Contents, pace: &Pace) -> io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();
+        // All files of a model have the same columns beside their tensors: some readers refuse a directory otherwise.
+        let with_shapes: BTreeSet<ModelName> = {
+            let streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = streams.values().map(|stream| stream.about()).chain(&contents.abouts);
+            known.filter(|about| about.may_need_shapes()).map(|about| about.model.clone()).collect()
+        };
         for (k, ((at, day), bodies)) in contents.predictions.iter().enumerate() {
             let about = &contents.abouts[*at];
             let dir = partition(&self.shared.config.data, "predictions", Some(about.model.as_str()), *day);
             let file = dir.join(format!("{number:020}-{k}.parquet"));
-            PredictionFile::write(&file, about, bodies, pace)?;
+            PredictionFile::write(&file, about, with_shapes.contains(&about.model), bodies, pace)?;
             files.push(file);
         }
         Ok(files)

@@ -3,7 +3,7 @@
 use super::version::{Loaded, Retired, Served, ShadowRoute, Stage, State, VersionStatus};
 use crate::compare::Tolerance;
 use crate::model::{Code, Failure, ModelName, Role, Version};
-use crate::record::Stream;
+use crate::record::{Choice, Stream};
 use crate::route::{Document, Route, RouteRequest, Router, Selector};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub struct Entry {
     pinned: BTreeMap<Version, Arc<Served>>,
     /// How far a shadow's answer may be from the primary's.
     tolerance: Tolerance,
+    /// What is recorded of its predictions and feedback, and what of it is hidden.
+    choice: Arc<Choice>,
     /// The record stream of each loaded version that is recorded.
     streams: BTreeMap<Version, Arc<Stream>>,
 }
@@ -165,6 +167,7 @@ impl Entry {
             document_error: None,
             pinned,
             tolerance,
+            choice: Arc::default(),
             streams,
         })
     }
@@ -185,6 +188,12 @@ impl Entry {
     #[must_use]
     pub fn with_tolerance(self, tolerance: Tolerance) -> Entry {
         Entry { tolerance, ..self }
+    }
+
+    /// Sets what is recorded.
+    #[must_use]
+    pub fn with_choice(self, choice: Choice) -> Entry {
+        Entry { choice: Arc::new(choice), ..self }
     }
 
     /// Sets the record stream of each loaded version; a version without one is not recorded.
@@ -285,6 +294,12 @@ impl Entry {
     #[must_use]
     pub fn tolerance(&self) -> Tolerance {
         self.tolerance
+    }
+
+    /// What is recorded of its predictions and feedback, and what of it is hidden. The admin plane hides the same.
+    #[must_use]
+    pub fn choice(&self) -> &Arc<Choice> {
+        &self.choice
     }
 
     /// The record stream of a loaded version; `None` where it is not recorded.

@@ -341,14 +341,18 @@ impl Gateway {
     /// # Errors
     /// `MODEL_NOT_FOUND`, and `LOG_UNAVAILABLE` where no entry was stored, or not before the deadline.
     pub async fn record_feedback(&self, model: &str, entries: &[Feedback], deadline: Instant) -> Result<(), Failure> {
-        let model = find(&self.snapshot(), model)?.name().clone();
+        let (model, choice) = {
+            let snapshot = self.snapshot();
+            let entry = find(&snapshot, model)?;
+            (entry.name().clone(), Arc::clone(entry.choice()))
+        };
         let Some(log) = &self.log else {
             return Err(Failure::new(Code::LogUnavailable, "this server keeps no feedback"));
         };
         if entries.is_empty() {
             return Ok(());
         }
-        log.record_feedback(&model, entries, deadline).await
+        log.record_feedback(&model, &choice, entries, deadline).await
     }
 }
 

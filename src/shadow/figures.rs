@@ -1,7 +1,7 @@
 //! The running figures of every pair of a primary and a shadow.
 
 use super::original::Original;
-use crate::compare::{Agreement, Comparison, Pair, PairFigures};
+use crate::compare::{Agreement, Alternation, Comparison, Pair, PairFigures};
 use crate::model::{Answer, Failure, ModelName, Version};
 use crate::registry::Loaded;
 use jiff::Timestamp;
@@ -66,6 +66,16 @@ impl Figures {
         self.sum(model, primaries, shadow, agreement)
     }
 
+    /// The rows of scores whose highest score is another one than that of these primaries, and all such rows, over all outputs.
+    #[must_use]
+    pub fn top1(&self, model: &ModelName, primaries: &BTreeSet<Version>, shadow: Version) -> (u64, u64) {
+        let pairs = self.lock();
+        let of_model = pairs.get(model).into_iter().flatten().map(|pair| &pair.figures);
+        let matching = of_model.filter(|pair| pair.shadow == shadow && primaries.contains(&pair.primary));
+        let outputs = matching.flat_map(|pair| &pair.outputs);
+        outputs.fold((0, 0), |(flipped, rows), output| (flipped + output.top1_flipped, rows + output.top1_rows))
+    }
+
     fn sum(
         &self,
         model: &ModelName,
@@ -99,13 +109,15 @@ impl Figures {
         pairs
     }
 
-    /// Adds one pair of outcomes. `comparison`: present where both sides answered.
+    /// Adds one pair of outcomes. `comparison`: present where both sides answered. `alternated`: where both
+    /// sides ran on this thread.
     pub(super) fn record(
         &self,
         original: &Original,
         shadow: &Loaded,
         outcome: Result<(&Answer, Duration), &Failure>,
         comparison: Option<&Comparison>,
+        alternated: Option<Alternation>,
     ) {
         let mut models = self.lock();
         let context = &original.context;
@@ -133,6 +145,7 @@ impl Figures {
                 primary: original.outcome.as_ref().map(|answer| (answer, original.timing.infer)),
                 shadow: outcome,
                 comparison,
+                alternated,
             };
             state.record(self.0.worst, context.revision, &pair);
         }

@@ -21,7 +21,7 @@ mod records;
 mod tests;
 mod worker;
 
-pub use crate::compare::{Agreement, Latency, OutputFigures, PairFigures, Side, WorstPair};
+pub use crate::compare::{Agreement, Alternated, Latency, OutputFigures, PairFigures, Side, WorstPair};
 pub use figures::Figures;
 pub use original::Original;
 

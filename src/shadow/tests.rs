@@ -172,7 +172,7 @@ fn failures_are_counted_by_side_and_rank_as_the_worst() {
     assert_eq!(pair.agreement(), Some(0.0));
     let worst: Vec<&str> = pair.worst.iter().map(|w| w.request_id.as_str()).collect();
     assert_eq!(worst, ["primary", "shadow", "apart"]);
-    assert_eq!(pair.worst[1].words, "the shadow failed: no such class");
+    assert_eq!(pair.worst[1].words(), "the shadow failed: no such class");
     assert_eq!(fixture.counts(2).disagreed_so_far(), 1, "failures are counted separately");
     let agreement = fixture.shadows.figures().agreement(&model(), &[version(1)].into(), version(2));
     assert_eq!(agreement, Agreement { pairs: 3, agreed: 0 }, "a pair in which both failed does not count");
@@ -317,7 +317,7 @@ fn a_shadow_with_another_signature_runs_where_the_request_fits_and_fails_otherwi
     eventually("both comparisons", || fixture.counts(2).compared_so_far() + fixture.counts(3).compared_so_far() == 2);
     assert_eq!((fixture.pair(2).pairs, fixture.pair(2).agreed), (1, 1));
     assert_eq!(fixture.pair(3).shadow_failed, 1);
-    assert!(fixture.pair(3).worst[0].words.contains("\"x\""), "{}", fixture.pair(3).worst[0].words);
+    assert!(fixture.pair(3).worst[0].words().contains("\"x\""), "{}", fixture.pair(3).worst[0].words());
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn large_outputs_are_not_kept() {
     eventually("the comparison", || fixture.counts(2).compared_so_far() == 1);
     let pair = fixture.pair(2);
     assert!(matches!(pair.worst[0].shadow, Side::TooLarge(20_000)), "{:?}", pair.worst[0].shadow);
-    assert!(pair.worst[0].words.contains("5000 of 5000 elements differ"), "{}", pair.worst[0].words);
+    assert!(pair.worst[0].words().contains("5000 of 5000 elements differ"), "{}", pair.worst[0].words());
 }
 
 #[test]

@@ -1,16 +1,23 @@
 //! Runs copies and compares their answers with the primary's.
 
 use super::{FinishedCopy, ShadowCopy, Shared};
-use crate::compare::{Comparison, compare_answers};
+use crate::compare::{Alternation, Comparison, compare_answers};
 use crate::execute::{is_replaced, limit_runs, replace_when_lost};
 use crate::marks::Kind;
 use crate::model::{Answer, Checked, Code, Failure, panic_message};
+use crate::registry::{Loaded, Served};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A copy's run is ended after this long. It is many times the time of a run, because the thread runs only on idle cores.
 const LONGEST: Duration = if cfg!(test) { Duration::from_secs(4) } else { Duration::from_mins(1) };
+
+/// The primary runs again, beside the shadow, for one copy in so many. Their times can then be compared.
+const ALTERNATED: u64 = 8;
+/// Only primaries whose run for the caller was this short run again. The run then ends long before [`LONGEST`], also on a thread that
+/// gets little of a core: a primary must not be suspected of runs that do not end because of this thread.
+const SHORT: Duration = Duration::from_millis(100);
 
 /// Starts a thread that runs copies.
 ///
@@ -31,17 +38,17 @@ fn run(shared: &Arc<Shared>, number: usize) {
         && let Some(copy) = shared.lanes.next()
     {
         // Unwind safety: a panic leaves nothing behind but the copy, which is only read.
-        let ran = catch_unwind(AssertUnwindSafe(|| run_and_compare(&copy)));
-        let (request, outcome, comparison) = ran.unwrap_or_else(|panic| {
+        let ran = catch_unwind(AssertUnwindSafe(|| run_and_compare(shared, &copy)));
+        let Ran { request, outcome, comparison, alternated } = ran.unwrap_or_else(|panic| {
             let failure = Failure::new(Code::Internal, "the shadow's run panicked");
             let text = panic_message(&*panic);
             tracing::error!(model = %copy.original.context.identity.model, panic = text, "a shadow thread panicked");
-            (None, Err(failure.with_internal(text)), None)
+            Ran { request: None, outcome: Err(failure.with_internal(text)), comparison: None, alternated: None }
         });
         let ran = outcome.as_ref().map(|(answer, took)| (answer, *took));
         let loaded = &copy.shadow.loaded;
         // The figures come first, so that a reader who sees the count also sees the figures.
-        shared.figures.record(&copy.original, loaded, ran, comparison.as_ref());
+        shared.figures.record(&copy.original, loaded, ran, comparison.as_ref(), alternated);
         loaded.metrics.shadow().compared(comparison.as_ref().is_some_and(|comparison| !comparison.agrees()));
         let agrees = comparison.is_some_and(|comparison| comparison.agrees());
         // The sorting thread frees the copy. Freeing memory of the threads that answer callers takes a lock of their heap, and this
@@ -50,25 +57,60 @@ fn run(shared: &Arc<Shared>, number: usize) {
     }
 }
 
-type Run = (Option<Arc<Checked>>, Result<(Answer, Duration), Failure>, Option<Comparison>);
+/// A copy that ran.
+struct Ran {
+    request: Option<Arc<Checked>>,
+    outcome: Result<(Answer, Duration), Failure>,
+    comparison: Option<Comparison>,
+    alternated: Option<Alternation>,
+}
 
-fn run_and_compare(ShadowCopy { original, shadow, .. }: &ShadowCopy) -> Run {
+/// The primary, where it is still loaded. Held for its run only, as it must not stay loaded because of a shadow's run.
+fn primary_of(shared: &Shared, copy: &ShadowCopy) -> Option<Arc<Served>> {
+    let identity = &copy.original.context.identity;
+    let snapshot = shared.reader.snapshot();
+    let served = snapshot.model(identity.model.as_str())?.pinned(identity.version)?;
+    // Another file of the same number is another model.
+    (served.loaded.facts.sha256 == identity.facts.sha256).then(|| Arc::clone(served))
+}
+
+fn run_and_compare(shared: &Shared, copy: &ShadowCopy) -> Ran {
+    let ShadowCopy { original, shadow, .. } = copy;
     let loaded = &shadow.loaded;
-    let primary = &original.context.identity.facts.signature;
-    match loaded.facts.signature.recheck(primary, &original.request) {
-        Err(failure) => (None, Err(failure), None),
+    let signature = &original.context.identity.facts.signature;
+    match loaded.facts.signature.recheck(signature, &original.request) {
+        Err(failure) => Ran { request: None, outcome: Err(failure), comparison: None, alternated: None },
         Ok(request) => {
-            let _limit = limit_runs(Instant::now() + LONGEST);
-            let inside = loaded.runner.mark().enter(Kind::Shadow);
-            let outcome = loaded.runner.run_unmeasured(&request).map(|ran| (ran.answer, ran.infer));
-            drop(inside);
+            let compared = loaded.metrics.shadow().compared_so_far();
+            let runs_both =
+                compared.is_multiple_of(ALTERNATED) && original.outcome.is_ok() && original.timing.infer <= SHORT;
+            // Which side runs first alternates, as the second one finds the inputs in the caches.
+            let primary_first = (compared / ALTERNATED).is_multiple_of(2);
+            let run_primary = || {
+                let primary = primary_of(shared, copy)?;
+                run_once(&primary.loaded, &original.request).ok().map(|(_, took)| took)
+            };
+            let before = if runs_both && primary_first { run_primary() } else { None };
+            let outcome = run_once(loaded, &request);
+            let after = if runs_both && !primary_first { run_primary() } else { None };
+            let alternated = before.or(after).zip(outcome.as_ref().ok()).map(|(primary, (_, shadow))| {
+                let rows = request.rows().unwrap_or(1);
+                Alternation { primary, shadow: *shadow, rows }
+            });
             let comparison = match (&original.outcome, &outcome) {
                 (Ok(expected), Ok((got, _))) => Some(compare_answers(expected, got, original.context.tolerance)),
                 _ => None,
             };
-            (Some(request), outcome, comparison)
+            Ran { request: Some(request), outcome, comparison, alternated }
         }
     }
+}
+
+/// Runs a request on this thread. Returns the answer and the time inside the engine.
+fn run_once(loaded: &Loaded, request: &Checked) -> Result<(Answer, Duration), Failure> {
+    let _limit = limit_runs(Instant::now() + LONGEST);
+    let _inside = loaded.runner.mark().enter(Kind::Shadow);
+    loaded.runner.run_unmeasured(request).map(|ran| (ran.answer, ran.infer))
 }
 
 /// Asks the system to run this thread only on idle cores. A merely nice thread would delay a caller's thread that wakes up, and make

@@ -56,7 +56,10 @@ fn a_version_that_differs_on_a_tenth_of_the_inputs_has_exact_figures() {
     assert!((y["mean_difference"].as_f64().unwrap() - 0.025).abs() < 1e-12, "{y}");
     // x < x + 0.25 < x + 0.5: where it differs, another element of the row is the largest.
     assert_eq!((&y["top1_flipped"], &y["top1_rows"], &y["top1_flip_share"]), (&json!(10), &json!(100), &json!(0.1)));
-    assert!(pair["latency"]["ratio_of_p50"].as_f64().unwrap() > 0.0);
+    // The primary ran again for one copy in eight.
+    let latency = &pair["latency"];
+    assert!(latency["ratio_of_p50"].as_f64().unwrap() > 0.0, "{latency}");
+    assert!((12..=14).contains(&latency["alternated"]["runs"].as_u64().unwrap()), "{latency}");
     let worst = pair["worst"].as_array().unwrap();
     let ids: std::collections::BTreeSet<&str> = worst.iter().map(|w| w["request_id"].as_str().unwrap()).collect();
     assert_eq!(ids, (90..100).map(|i| format!("r{i}")).collect::<Vec<_>>().iter().map(String::as_str).collect());

@@ -175,7 +175,7 @@ fn gates_are_read_and_their_verdicts_returned() {
         let [Asked::Promote { ask, .. }] = &fixture.asked()[..] else { panic!("one promote") };
         ask.gates.clone()
     };
-    let read = Gates { shadow_agreement: Some(0.99), shadow_pairs: Some(50), golden: true, signature: false };
+    let read = Gates { shadow_agreement: Some(0.99), shadow_pairs: Some(50), golden: true, ..Gates::default() };
     assert_eq!(asked(&fixture), Some(read));
     let done = promote(r#"{"version":"2","reason":"r","gates":{}}"#).json();
     assert!(done["would_pass"].is_null() && done["gates"][0]["passed"] == true, "{done}");

@@ -81,6 +81,40 @@ fn a_candidate_is_compared_with_answers_and_labels() {
 }
 
 #[test]
+fn times_are_compared_where_both_versions_run_alternately() {
+    let fixture = Fixture::new();
+    let answered = fixture.version(1, "answered");
+    fixture.version(2, "candidate");
+    let requests: Vec<Request> =
+        (0..40).map(|i| request(&format!("r{i}"), i, &[1.0, 1.0, 2.0, 2.0], &[2.0, 4.0])).collect();
+    fixture.seal(1, &about(1, &answered, pairs()), &requests);
+    // The version that answered is under another number now.
+    std::fs::rename(fixture.models().join("m/1"), fixture.models().join("m/7")).unwrap();
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = std::sync::Arc::clone(&runs);
+    let answering = summing(move |_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        0.0
+    });
+    let engines = Fakes([(2, summing(|_| 0.0)), (7, answering)].into());
+    let gate = Gate::parse("time_ratio<1e6").unwrap();
+    let report = replayed(&fixture, &engines, |options| options.gates = vec![gate]).unwrap();
+    let alternated = &report.pairs[0].alternated;
+    assert_eq!(alternated.runs(), 10, "one request in four");
+    assert_eq!(
+        runs.load(std::sync::atomic::Ordering::Relaxed),
+        22,
+        "two rows a run, and a first run that does not count"
+    );
+    assert!(alternated.us_per_row().is_some() && report.verdicts[0].passed, "{:?}", report.verdicts);
+
+    // Without the version that answered there is nothing to compare with.
+    std::fs::remove_dir_all(fixture.models().join("m/7")).unwrap();
+    let report = replayed(&fixture, &engines, |options| options.gates = vec![gate]).unwrap();
+    assert_eq!((report.pairs[0].alternated.runs(), report.verdicts[0].passed), (0, false));
+}
+
+#[test]
 fn failures_of_the_candidate_fail_its_gates() {
     let fixture = Fixture::new();
     fixture.version(2, "candidate");
@@ -98,7 +132,7 @@ fn failures_of_the_candidate_fail_its_gates() {
     let report = replayed(&fixture, &engines, |options| options.gates = gates.to_vec()).unwrap();
     assert_eq!((report.pairs[0].shadow_failed, report.pairs[0].agreed), (1, 1));
     assert_eq!(report.verdicts.iter().map(|v| v.passed).collect::<Vec<_>>(), [true, false, false]);
-    assert!(report.pairs[0].worst[0].words.contains("not these"));
+    assert!(report.pairs[0].worst[0].words().contains("not these"));
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn each_gate_reports_what_it_required_and_found() {
     let evidence = |pairs, agreed, golden_cases| Evidence {
         primaries: vec![version(1), version(5)],
         agreement: Agreement { pairs, agreed },
+        top1: (agreed, 4 * pairs),
         golden_cases,
         signature: Some(&same),
         serving: vec![(version(1), Some(&same)), (version(5), Some(&wide)), (version(6), None)],
@@ -105,10 +106,31 @@ fn each_gate_reports_what_it_required_and_found() {
 }
 
 #[test]
+fn the_highest_score_may_be_a_gate() {
+    let (same, asked) = (signature(&["x"]), gates(&json!({"shadow_top1_flipped": 0.02, "shadow_pairs": 10})));
+    let evidence = |top1| Evidence {
+        primaries: vec![version(1)],
+        agreement: Agreement { pairs: 50, agreed: 0 },
+        top1,
+        golden_cases: 0,
+        signature: Some(&same),
+        serving: Vec::new(),
+    };
+    let verdict = |top1| asked.judge(&evidence(top1)).remove(1);
+    let passed = verdict((1, 50));
+    assert!(passed.passed && passed.gate == "shadow_top1_flipped" && passed.found == "0.02 (1 of 50)", "{passed:?}");
+    assert!(!verdict((2, 50)).passed);
+    let none = verdict((0, 0));
+    assert!(!none.passed && none.found == "no row of scores was compared", "{none:?}");
+    assert!(asked.use_shadows() && Gates::parse(&json!({"shadow_top1_flipped": 2})).is_err());
+}
+
+#[test]
 fn the_gates_of_a_promote_replace_the_models_own() {
     let nothing = Evidence {
         primaries: Vec::new(),
         agreement: Agreement::default(),
+        top1: (0, 0),
         golden_cases: 0,
         signature: None,
         serving: Vec::new(),

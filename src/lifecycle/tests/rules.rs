@@ -199,7 +199,13 @@ fn model_toml_is_read_and_all_complaints_are_reported_at_once() {
         "keep_warm = \"1h\"\n[gates]\nshadow_agreement = 0.99\nshadow_pairs = 50\ngolden = true\nsignature = true\n",
     );
     let strict = strict.unwrap();
-    let gates = Gates { shadow_agreement: Some(0.99), shadow_pairs: Some(50), golden: true, signature: true };
+    let gates = Gates {
+        shadow_agreement: Some(0.99),
+        shadow_pairs: Some(50),
+        golden: true,
+        signature: true,
+        ..Gates::default()
+    };
     assert_eq!((strict.gates, strict.keep_warm), (gates, Some(Duration::from_hours(1))));
     let words =
         read("keep_warm = 5\n[gates]\nshadow_agreement = 1.5\nshadow_pairs = 0\ngolden = 1\nsignatures = true\n")

@@ -97,6 +97,32 @@ fn the_column_shapes_exists_where_lengths_do_not_determine_shapes() {
 }
 
 #[test]
+fn all_files_of_a_model_have_the_column_shapes_where_one_version_needs_it() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+    let (plain, other) = (simple(), About { model: "other".parse().unwrap(), ..simple() });
+    let needs = About {
+        version: "4".parse().unwrap(),
+        ..about(vec![spec("x", DataType::Uint8, &[FREE, FREE, FREE])], vec![spec("y", DataType::Bool, &[FREE])])
+    };
+    assert!(needs.may_need_shapes() && !plain.may_need_shapes());
+    let pairs = about(vec![spec("x", DataType::Fp32, &[FREE, FREE])], vec![spec("y", DataType::Fp32, &[FREE])]);
+    assert!(!pairs.may_need_shapes(), "the length of a row is its shape");
+    let _needs = fixture.log.stream(&needs, &Choice::default()).unwrap();
+    for about in [&plain, &other] {
+        let stream = fixture.log.stream(about, &Choice::default()).unwrap();
+        let (request, answer) = rows(about, 2);
+        fixture.offer(&stream, &prediction("a", &request, Ok(&answer))).unwrap();
+    }
+    let dir = fixture.stop();
+    let columns = |model: &str| {
+        let files = files(&dir.path().join("predictions").join(format!("model={model}")));
+        let batch = read(files.values().next().unwrap()).remove(0);
+        batch.column_by_name(SHAPES).map(|shapes| (shapes.len(), shapes.null_count()))
+    };
+    assert_eq!((columns("m"), columns("other")), (Some((2, 2)), None), "null where not needed");
+}
+
+#[test]
 fn texts_that_are_not_utf8_are_stored_as_binary() {
     let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
     let about = simple();
@@ -152,6 +178,179 @@ fn dropped_hashed_and_truncated_values_are_nowhere_on_the_disk() {
     fixture.stop();
 }
 
+/// A model whose output is a text per row.
+fn naming(texts: &[&'static str]) -> (About, Checked, Answer) {
+    let about = about(
+        vec![spec("name", DataType::Bytes, &[FREE])],
+        vec![spec("label", DataType::Bytes, &[FREE]), spec("other", DataType::Bytes, &[FREE])],
+    );
+    let column =
+        || tensor(&[texts.len()], Data::Bytes(texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()));
+    let (request, answer) = (checked(&about, vec![column()]), answer(&about, vec![column(), column()]));
+    (about, request, answer)
+}
+
+#[test]
+fn patterns_are_masked_in_texts_and_the_length_stays() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+    let (about, request, answer) = naming(&["call 555-0123 or 555-9999", "Müller: 555-4444", "none"]);
+    let mask = |column: &str, pattern: &str| Mask::new(column, pattern).unwrap();
+    let choice = Choice {
+        mask: vec![mask("inputs.name", r"\d{3}-\d{4}"), mask("inputs.name", "M.ller"), mask("outputs.label", r"\d+")],
+        ..Choice::default()
+    };
+    let stream = fixture.log.stream(&about, &choice).unwrap();
+    let record = prediction("a", &request, Ok(&answer));
+    let planned = Planned::new(&stream, &record).unwrap();
+    let mut frame = Vec::new();
+    planned.write(&mut frame, &planned.hash());
+    assert_eq!(frame.len(), planned.bytes());
+    fixture.offer(&stream, &record).unwrap();
+    let dir = fixture.stop();
+    let batch = &predictions(dir.path())[0];
+    let texts = |side: &str, column: &str| -> Vec<String> {
+        let lists = batch[side].as_struct().column_by_name(column).unwrap().as_list::<i32>().clone();
+        (0..3).map(|row| lists.value(row).as_string::<i32>().value(0).to_owned()).collect()
+    };
+    assert_eq!(texts("inputs", "name"), ["call ******** or ********", "*******: ********", "none"]);
+    assert_eq!(texts("outputs", "label")[0], "call ***-**** or ***-****");
+    assert_eq!(texts("outputs", "other")[0], "call 555-0123 or 555-9999");
+    for bad in ["(", "", &"a".repeat(1001), r"\w{1000}{1000}"] {
+        assert!(Mask::new("inputs.name", bad).is_none(), "{bad:.20}");
+    }
+}
+
+#[test]
+fn what_the_log_hides_is_joined_with_feedback_before() {
+    for choice in [
+        Choice { hash: ["outputs.label".to_owned(), "label".to_owned()].into(), ..Choice::default() },
+        Choice {
+            drop: ["outputs.label", "outputs.other", "label", "values.cost"].map(str::to_owned).into(),
+            ..Choice::default()
+        },
+        Choice {
+            mask: ["outputs.label", "label"].map(|column| Mask::new(column, "at").unwrap()).into(),
+            ..Choice::default()
+        },
+    ] {
+        let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+        let (about, request, answer) = naming(&["cat", "dog"]);
+        let stream = fixture.log.stream(&about, &choice).unwrap();
+        let predictions = [prediction("a", &request, Ok(&answer)), prediction("b", &request, Ok(&answer))];
+        fixture.offer(&stream, &predictions[0]).unwrap();
+        fixture.offer(&stream, &predictions[1]).unwrap();
+        let shadow = Prediction { role: Role::Shadow, ..prediction("a", &request, Ok(&answer)) };
+        fixture.offer(&stream, &shadow).unwrap();
+        let entry = |id: &str, row: u32, label: &str| Feedback {
+            row,
+            label: Some(Update::Set(Label::Text(label.to_owned()))),
+            values: vec![("cost".to_owned(), Update::Set(9.5)), ("revenue".to_owned(), Update::Set(2.0))],
+            ..feedback_for(id)
+        };
+        let entries = [entry("a", 0, "cat"), entry("a", 1, "cat"), entry("b", 0, "cat")];
+        block_on(fixture.log.record_feedback(&about.model, &choice, &entries, soon())).unwrap();
+        // A later entry is on the disk after the ones before it, so nothing can come twice.
+        block_on(fixture.log.record_feedback(&about.model, &choice, &[entry("nobody", 0, "x")], soon())).unwrap();
+        let of = fixture.quality.of(&about.model);
+        let figures = of.arms.values().next().unwrap();
+        assert_eq!((of.arms.len(), figures.predictions, figures.labelled, of.feedback), (1, 4, 3, 4), "{choice:?}");
+        assert_eq!((figures.classified, figures.correct, figures.values["cost"].count), (3, 2, 3), "{choice:?}");
+        let key = Arc::clone(&fixture.log.0.key);
+        let dir = fixture.stop();
+        let batch = &read(files(&dir.path().join("feedback")).values().next().unwrap())[0];
+        let label = text(batch, "label_str", 0);
+        let values = batch["values"].as_map().value_length(0);
+        match (choice.hash.is_empty(), choice.drop.is_empty()) {
+            (false, _) => {
+                assert_eq!((label, values), (Some(hex(&key, b"cat")), 2), "a hashed label equals a hashed output");
+            }
+            (_, false) => assert_eq!((label, values), (None, 1), "only revenue is stored"),
+            _ => assert_eq!((label, values), (Some("c**".to_owned()), 2)),
+        }
+    }
+}
+
+#[test]
+fn a_person_is_forgotten_in_predictions_and_feedback() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+    let about = simple();
+    let (request, answer) = rows(&about, 2);
+    for hash_route_key in [true, false] {
+        let stream = fixture.log.stream(&about, &Choice { hash_route_key, ..Choice::default() }).unwrap();
+        for (id, key) in [("a", Some("alice")), ("b", Some("bob")), ("c", None)] {
+            let id = format!("{id}-{hash_route_key}");
+            let record = Prediction { route_key: key, ..prediction(&id, &request, Ok(&answer)) };
+            fixture.offer(&stream, &record).unwrap();
+            let feedback = [feedback_for(&id)];
+            block_on(fixture.log.record_feedback(&about.model, &Choice::default(), &feedback, soon())).unwrap();
+        }
+    }
+    let other = About { model: "other".parse().unwrap(), ..simple() };
+    let stream = fixture.log.stream(&other, &Choice::default()).unwrap();
+    fixture.offer(&stream, &prediction("o", &request, Ok(&answer))).unwrap();
+    let dir = fixture.stop();
+    let data = dir.path();
+    let metadata = || {
+        let path = files(&data.join("predictions/model=m")).into_values().next().unwrap();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+        let pairs = builder.metadata().file_metadata().key_value_metadata().unwrap().clone();
+        (builder.schema().clone(), pairs.into_iter().map(|pair| (pair.key, pair.value)).collect::<BTreeMap<_, _>>())
+    };
+    let left = |kind: &str| {
+        let of_m = files(&data.join(kind).join("model=m"));
+        let mut left = ids(&of_m.values().flat_map(|path| read(path)).collect::<Vec<_>>());
+        left.sort_unstable();
+        left.dedup();
+        left.join(" ")
+    };
+    let before = metadata();
+    let model = about.model.clone();
+    let alice = Subject::RouteKey("alice".to_owned());
+    let done = forget(data, None, Some(&model), &alice).unwrap();
+    assert_eq!((done.predictions, done.feedback, done.models.len()), (4, 2, 1), "two rows of two requests: {done:?}");
+    assert_eq!(
+        (left("predictions"), left("feedback")),
+        ("b-false b-true c-false c-true".to_owned(), "b-false b-true c-false c-true".to_owned())
+    );
+    assert_eq!(metadata(), before, "the file says the same about its records");
+    let raw: Vec<u8> = files(data).values().flat_map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(!raw.windows(7).any(|window| window == b"a-false"), "nothing of the records is left");
+    assert_eq!(forget(data, None, Some(&model), &alice).unwrap(), Forgotten::default(), "there is nothing more");
+    let rest = forget(data, None, None, &alice).unwrap();
+    assert_eq!((rest.predictions, rest.files), (2, 1), "of another model");
+    assert!(files(&data.join("predictions/model=other")).is_empty(), "a file without records is removed");
+    let by_id = forget(data, None, None, &Subject::RequestId("c-true".to_owned())).unwrap();
+    assert_eq!((by_id.predictions, by_id.feedback), (2, 1));
+    assert_eq!(left("predictions"), "b-false b-true c-false");
+    let empty = tempfile::tempdir().unwrap();
+    assert!(forget(empty.path(), None, None, &alice).unwrap_err().to_string().contains("holds no prediction log"));
+}
+
+#[test]
+fn an_output_is_shown_as_it_is_stored() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+    let texts = tensor(&[2], Data::Bytes(vec![Bytes::from_static(b"cat 7"), Bytes::from_static(b"dog")]));
+    let numbers = tensor(&[2], Data::Int64(vec![3, -1].into()));
+    let key = Arc::clone(&fixture.log.0.key);
+    let choice = Choice {
+        drop: ["outputs.gone".to_owned()].into(),
+        hash: ["outputs.hashed".to_owned()].into(),
+        mask: vec![Mask::new("outputs.masked", "[0-9]").unwrap()],
+        ..Choice::default()
+    };
+    let stored = |name: &str, tensor: &Tensor| fixture.log.stored_output(&choice, name, tensor);
+    assert_eq!(stored("gone", &texts), None);
+    assert_eq!(stored("plain", &texts), Some(texts.clone()));
+    let shown = |name: &str, of: &Tensor| match stored(name, of).unwrap().data() {
+        Data::Bytes(texts) => texts.iter().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(shown("hashed", &numbers), [hex(&key, b"3"), hex(&key, b"-1")]);
+    assert_eq!(shown("masked", &texts), ["cat *", "dog"]);
+    assert!(choice.hides_output("hashed") && !choice.hides_output("plain") && !choice.hides_any_input());
+    fixture.stop();
+}
+
 #[test]
 fn samples_depend_on_the_id_and_are_nested() {
     let ids: Vec<String> = (0..10_000).map(|i| format!("id-{i}")).collect();
@@ -167,6 +366,13 @@ fn unknown_columns_are_reported() {
     let choice = Choice { drop: ["inputs.ssn".to_owned(), "route_key".to_owned()].into(), ..Choice::default() };
     assert_eq!(choice.unknown_columns(&simple()), ["inputs.ssn"]);
     assert!(Choice::is_column("inputs.x", true) && Choice::is_column("route_key", false));
+    assert!(
+        Choice::is_column("label", true) && ["label", "values", "values.a"].iter().all(|c| Choice::is_column(c, false))
+    );
+    assert!(!Choice::is_column("values", true) && !Choice::is_column("values.a", true), "numbers have no hash");
+    let mask = ["inputs.x", "inputs.name", "outputs.z", "label"].map(|column| Mask::new(column, "a").unwrap());
+    let choice = Choice { mask: mask.into(), drop: ["values.a".to_owned()].into(), ..Choice::default() };
+    assert_eq!(choice.unknown_columns(&simple()), ["inputs.x", "outputs.z"], "floats have no text");
     assert!(
         !Choice::is_column("route_key", true) && !Choice::is_column("inputs.", false) && !Choice::is_column("x", false)
     );

@@ -71,7 +71,7 @@ fn a_failing_disk_refuses_answers_recovers_by_itself_and_neither_loses_nor_doubl
             let failure = offer(&format!("during-{i}")).unwrap_err();
             assert_eq!(failure.code, Code::LogUnavailable);
         }
-        let ticket = fixture.log.queue_feedback(&about.model, &[feedback_for("before")]).unwrap();
+        let ticket = fixture.log.queue_feedback(&about.model, &Choice::default(), &[feedback_for("before")]).unwrap();
         assert_eq!(block_on(ticket.durable(soon())).unwrap_err().code, Code::LogUnavailable);
         assert!(fixture.log.status().failing_since.is_some());
         switch(false);
@@ -164,7 +164,7 @@ fn acknowledged_feedback_is_on_the_disk_and_in_the_live_figures() {
         Feedback { label: Some(Update::Retract), values: vec![("v".to_owned(), Update::Retract)], ..feedback_for("c") },
         Feedback { label: None, ..feedback_for("d") },
     ];
-    block_on(fixture.log.record_feedback(&about.model, &entries, soon())).unwrap();
+    block_on(fixture.log.record_feedback(&about.model, &Choice::default(), &entries, soon())).unwrap();
     let of = fixture.quality.of(&about.model);
     assert_eq!((of.feedback, of.unmatched), (4, 3));
     let figures = &of.arms[&("3".parse().unwrap(), "control".to_owned())];
@@ -265,7 +265,7 @@ fn a_full_queue_drops_records_counts_them_and_leaves_a_gap() {
     let lost = |reason: DropReason| fixture.log.dropped().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum::<u64>();
     assert_eq!(lost(DropReason::TooLarge), 100);
     let entries = vec![feedback_for("large"); 100];
-    let refused = fixture.log.queue_feedback(&about.model, &entries).unwrap_err();
+    let refused = fixture.log.queue_feedback(&about.model, &Choice::default(), &entries).unwrap_err();
     assert_eq!(refused.code, Code::BodyTooLarge, "another try would fail too");
     faults.stalled.set(true);
     let offered = 100;
@@ -360,7 +360,12 @@ fn a_stalled_disk_holds_nobody_past_the_deadline() {
             }
             OnFailure::Serve => waited.unwrap(),
         }
-        let told = block_on(fixture.log.record_feedback(&about.model, &[feedback_for("a")], Instant::now()));
+        let told = block_on(fixture.log.record_feedback(
+            &about.model,
+            &Choice::default(),
+            &[feedback_for("a")],
+            Instant::now(),
+        ));
         assert_eq!(told.unwrap_err().code, Code::LogUnavailable);
         faults.stalled.set(false);
         let dir = fixture.stop();
