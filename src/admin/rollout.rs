@@ -13,7 +13,7 @@ use crate::lifecycle::Actor;
 use crate::model::{ModelName, Version};
 use crate::rollout::{Comparison, Counts, Evidence, Plan, Step, StepEvidence, View, p99_us};
 use crate::settings::show_duration;
-use crate::telemetry::ArmEvidence;
+use crate::telemetry::{ArmEvidence, KeyEvidence, Unit};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -80,6 +80,8 @@ pub(super) struct Side {
     nonfinite: u64,
     /// Rounded up by at most an eighth; null before the hundredth request.
     p99_us: Option<u64>,
+    /// Distinct sticky keys, each keyless request as one; null where requests are counted.
+    keys: Option<u64>,
 }
 
 /// The state of one guardrail.
@@ -87,7 +89,9 @@ pub(super) struct Side {
 pub(super) struct Guardrail {
     name: &'static str,
     limit: f64,
-    /// Requests that failed, had non-finite outputs or were slow; or shadow pairs that disagree.
+    /// What is counted: `request`, `key` (sticky keys) or `pair` (shadow pairs).
+    unit: &'static str,
+    /// Requests that failed, had non-finite outputs or were slow; keys that had such a request; or shadow pairs that disagree.
     candidate: Observed,
     /// Null if the candidate is compared with the limit only.
     control: Option<Observed>,
@@ -101,6 +105,7 @@ pub(super) struct Guardrail {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Observed {
+    /// Requests, keys or pairs, as `unit` says.
     requests: u64,
     bad: u64,
     /// From 0 to 1; null before the first request.
@@ -292,7 +297,11 @@ fn guardrails(plan: &Plan, evidence: &Evidence) -> Vec<Guardrail> {
         Evidence::Step(step) => {
             let StepEvidence { errors, nonfinite, latency, .. } = &**step;
             let of = |name, comparison: &Option<Comparison>, limit: Option<f64>| {
-                comparison.as_ref().zip(limit).map(|(comparison, limit)| Guardrail::of(name, comparison, limit, level))
+                comparison.as_ref().zip(limit).map(|(comparison, limit)| Guardrail {
+                    limit,
+                    unit: unit(step.unit()),
+                    ..Guardrail::of(name, comparison, level)
+                })
             };
             let limits = &plan.guardrails;
             [
@@ -310,6 +319,7 @@ fn guardrails(plan: &Plan, evidence: &Evidence) -> Vec<Guardrail> {
             vec![Guardrail {
                 name: "shadow_disagreement",
                 limit,
+                unit: "pair",
                 candidate: Observed::of(shadow.disagreements.counts()),
                 control: None,
                 interval: (low, Some(high)),
@@ -321,17 +331,26 @@ fn guardrails(plan: &Plan, evidence: &Evidence) -> Vec<Guardrail> {
 }
 
 impl Guardrail {
-    fn of(name: &'static str, comparison: &Comparison, limit: f64, level: f64) -> Guardrail {
-        let (low, high) = comparison.ratio.interval(level);
+    fn of(name: &'static str, comparison: &Comparison, level: f64) -> Guardrail {
+        let verdict = comparison.verdict(level);
+        let (low, high) = verdict.interval;
         Guardrail {
             name,
-            limit,
+            limit: comparison.limit,
+            unit: unit(Unit::Request),
             candidate: Observed::of(comparison.candidate),
             control: Some(Observed::of(comparison.control)),
             interval: (low, high.is_finite().then_some(high)),
             level,
-            broken: comparison.ratio.exceeds_limit(level),
+            broken: verdict.exceeds,
         }
+    }
+}
+
+fn unit(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Request => "request",
+        Unit::Key => "key",
     }
 }
 
@@ -344,6 +363,7 @@ impl Observed {
 impl Side {
     fn of(evidence: &ArmEvidence) -> Side {
         let (requests, failed, nonfinite) = (evidence.requests, evidence.failed, evidence.nonfinite);
-        Side { requests, failed, nonfinite, p99_us: p99_us(evidence) }
+        let keys = evidence.keys.as_ref().map(KeyEvidence::keys);
+        Side { requests, failed, nonfinite, p99_us: p99_us(evidence), keys }
     }
 }

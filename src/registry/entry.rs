@@ -5,6 +5,7 @@ use crate::compare::Tolerance;
 use crate::model::{Code, Failure, ModelName, Role, Version};
 use crate::record::{Choice, Stream};
 use crate::route::{Document, Route, RouteRequest, Router, Selector};
+use crate::telemetry::Unit;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,9 +67,10 @@ impl Routes {
             let loaded = versions.get(&version).and_then(|status| status.loaded.as_ref());
             loaded.map(Arc::clone).ok_or(version)
         };
+        let unit = if document.counts_keys() { Unit::Key } else { Unit::Request };
         let split = document.split.iter();
         let split: Vec<Target> =
-            split.map(|a| Ok(Served::on_arm(loaded(a.version)?, a.arm.as_str(), revision))).collect();
+            split.map(|a| Ok(Served::on_arm(loaded(a.version)?, a.arm.as_str(), revision, unit))).collect();
         let rules = document.rules.iter();
         let rules: Vec<Target> = rules.map(|r| Ok(Served::new(loaded(r.version)?, Role::Primary, "rule"))).collect();
         let labels = document.labels.values();
@@ -118,6 +120,8 @@ pub struct Routed<'e> {
     pub keyless: bool,
     /// Why the document's fallback answers: the stage in which the version failed that the document chose.
     pub fallback: Option<&'static str>,
+    /// A hash of the sticky key, where it decided between several arms.
+    pub key: Option<u64>,
 }
 
 impl Entry {
@@ -353,7 +357,7 @@ impl Entry {
     /// `NOT_READY` where no version can answer now, `VERSION_NOT_FOUND` and `LABEL_NOT_FOUND` where the URL names one that does not
     /// exist. `INTERNAL` where the routes contradict the document, which [`Entry::new`] excludes.
     pub fn route(&self, request: &RouteRequest) -> Result<Routed<'_>, Failure> {
-        let without_key = |served| Routed { served, keyless: false, fallback: None };
+        let without_key = |served| Routed { served, keyless: false, fallback: None, key: None };
         if let Some(Retired { at, reason, .. }) = &self.retired {
             let message = format!("model {} was retired at {at:.0}: {reason}", self.name);
             return Err(Failure::new(Code::ModelNotFound, message));
@@ -375,7 +379,7 @@ impl Entry {
             }
             return Err(Failure::new(Code::NotReady, format!("model {} has no version ready yet", self.name)));
         };
-        let route = router.route(request);
+        let (route, key) = router.route_with_key(request);
         if route == Route::UnknownLabel {
             return Err(self.no_label(router.document()));
         }
@@ -393,12 +397,12 @@ impl Entry {
         };
         let keyless = matches!(route, Route::Arm { keyless: true, .. });
         match target {
-            Some(Ok(served)) => Ok(Routed { served, keyless, fallback: None }),
+            Some(Ok(served)) => Ok(Routed { served, keyless, fallback: None, key }),
             Some(Err(version)) => {
                 let stage = self.versions.get(version).filter(|status| status.state == State::Failed);
                 let stage = stage.and_then(|status| status.stage).filter(|_| !matches!(route, Route::Label(_)));
                 match (stage, self.fallback_for(*version)) {
-                    (Some(stage), Some(served)) => Ok(Routed { served, keyless, fallback: Some(stage.as_str()) }),
+                    (Some(stage), Some(served)) => Ok(Routed { served, keyless, fallback: Some(stage.as_str()), key }),
                     _ => Err(self.no_version(*version)),
                 }
             }

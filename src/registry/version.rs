@@ -4,7 +4,7 @@ use super::breaker::Breaker;
 use super::origin::Origin;
 use crate::execute::Runner;
 use crate::model::{ModelName, Role, Signature, Version};
-use crate::telemetry::{ArmMetrics, VersionMetrics};
+use crate::telemetry::{ArmMetrics, Unit, VersionMetrics};
 use bytestring::ByteString;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -162,9 +162,9 @@ impl Served {
         Served::with_metrics(ArmMetrics::new(Arc::clone(&loaded.metrics), arm), loaded, role, arm)
     }
 
-    /// An arm of a split. It counts its requests since this revision of the document.
-    pub(super) fn on_arm(loaded: Arc<Loaded>, arm: &str, revision: u64) -> Arc<Served> {
-        let metrics = ArmMetrics::of_revision(Arc::clone(&loaded.metrics), arm, revision);
+    /// An arm of a split. It counts its requests since this revision of the document, and with `Unit::Key` its sticky keys.
+    pub(super) fn on_arm(loaded: Arc<Loaded>, arm: &str, revision: u64, unit: Unit) -> Arc<Served> {
+        let metrics = ArmMetrics::of_revision(Arc::clone(&loaded.metrics), arm, revision, unit);
         Served::with_metrics(metrics, loaded, Role::Primary, arm)
     }
 

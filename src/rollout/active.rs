@@ -3,12 +3,13 @@
 use super::decide::{Decision, judge, judge_shadow};
 use super::evidence::{Evidence, ShadowEvidence, StepEvidence};
 use super::handle::View;
+use super::plan::Plan;
 use super::state::{State, Step};
 use crate::ledger::Action;
 use crate::model::ModelName;
-use crate::registry::{Entry, State as VersionState};
+use crate::registry::{Entry, Served, State as VersionState};
 use crate::shadow::Figures;
-use crate::telemetry::ArmEvidence;
+use crate::telemetry::{ArmEvidence, Unit};
 use std::time::{Duration, Instant};
 
 /// A model's last rollout, active or ended.
@@ -35,7 +36,11 @@ impl ActiveRollout {
     pub(super) fn new(state: State) -> ActiveRollout {
         let evidence = match state.step {
             Step::Shadow => Evidence::Shadow(ShadowEvidence::default()),
-            Step::At(_) => Evidence::Step(Box::new(StepEvidence::new(&state.plan.guardrails, state.percent()))),
+            Step::At(_) => {
+                let unit = if state.document(state.step).counts_keys() { Unit::Key } else { Unit::Request };
+                let Plan { guardrails, hold, .. } = &state.plan;
+                Evidence::Step(Box::new(StepEvidence::new(guardrails, *hold, state.percent(), unit)))
+            }
         };
         // How long a rollout was held that ended before a restart is not stored.
         let held = state.ended.map(|_| Duration::ZERO);
@@ -70,15 +75,23 @@ impl ActiveRollout {
                 let name = self.state.candidate_arm();
                 let mut control = ArmEvidence::default();
                 let mut candidate = ArmEvidence::default();
+                let is_candidate = |arm: &Served| &**arm.arm() == name.as_str();
+                let split = entry.document().map_or(&[][..], |document| &document.split);
                 for arm in entry.arms() {
-                    let evidence = arm.metrics.evidence();
-                    if &**arm.arm() == name.as_str() {
+                    let mut evidence = arm.metrics.evidence();
+                    let weight = split.iter().find(|of_split| of_split.arm.as_str() == &**arm.arm());
+                    evidence.weigh(weight.map_or(0.0, |of_split| of_split.weight));
+                    if is_candidate(arm) {
                         candidate = evidence;
                     } else {
                         control.add(&evidence);
                     }
                 }
                 step.update(candidate, control);
+                let (of_candidate, of_control) = step.watch(held);
+                for arm in entry.arms() {
+                    arm.metrics.watch(if is_candidate(arm) { &of_candidate } else { &of_control });
+                }
                 judge(plan, step, held)
             }
         }

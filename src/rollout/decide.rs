@@ -1,9 +1,10 @@
 //! Decisions: pure functions from a plan and its evidence to what happens next, with the reason in words.
 
-use super::evidence::{Comparison, ShadowEvidence, StepEvidence};
+use super::evidence::{Comparison, ShadowEvidence, StepEvidence, Verdict};
 use super::plan::Plan;
 use super::sequence::Counts;
 use crate::settings::show_duration;
+use crate::telemetry::Unit;
 use std::time::Duration;
 
 /// What to do next, each with the reason.
@@ -18,15 +19,19 @@ pub(super) enum Decision {
 pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Decision {
     let level = plan.guardrails.level(&plan.steps);
     let guardrails = [
-        (&evidence.errors, "error_rate_ratio", "failed"),
-        (&evidence.nonfinite, "nonfinite_ratio", "had NaN or infinite outputs"),
-        (&evidence.latency, "p99_latency_ratio", "were slow"),
+        (&evidence.errors, "error_rate_ratio", "failed", "had a failed request"),
+        (&evidence.nonfinite, "nonfinite_ratio", "had NaN or infinite outputs", "had NaN or infinite outputs"),
+        (&evidence.latency, "p99_latency_ratio", "were slow", "had a slow request"),
     ];
-    for (comparison, guardrail, what) in guardrails {
-        if let Some(comparison) = comparison
-            && comparison.ratio.exceeds_limit(level)
-        {
-            return Decision::TakeBack(violation(guardrail, what, comparison, level, plan));
+    for (comparison, guardrail, requests, keys) in guardrails {
+        let Some(comparison) = comparison else { continue };
+        let verdict = comparison.verdict(level);
+        if verdict.exceeds {
+            let (units, what) = match evidence.unit() {
+                Unit::Request => ("requests", requests),
+                Unit::Key => ("keys", keys),
+            };
+            return Decision::TakeBack(violation(guardrail, units, what, comparison, &verdict, plan));
         }
     }
     if held < plan.hold {
@@ -70,28 +75,39 @@ pub(super) fn judge_shadow(plan: &Plan, limit: f64, evidence: &ShadowEvidence, h
     Decision::Advance(summary())
 }
 
-fn violation(guardrail: &str, what: &str, comparison: &Comparison, level: f64, plan: &Plan) -> String {
-    let Comparison { candidate, control, ratio, .. } = comparison;
-    let (low, high) = ratio.interval(level);
+fn violation(
+    guardrail: &str,
+    units: &str,
+    what: &str,
+    comparison: &Comparison,
+    verdict: &Verdict,
+    plan: &Plan,
+) -> String {
+    let Comparison { candidate, control, limit, .. } = comparison;
+    let (low, high) = verdict.interval;
     let interval =
         if high.is_finite() { format!("between {low:.2} and {high:.2}") } else { format!("at least {low:.2}") };
-    let limit = comparison.limit;
     let slow = if guardrail == "p99_latency_ratio" {
         let times = plan.guardrails.p99_latency_ratio.unwrap_or(1.0);
         format!("; slow means above the control's p99, for the candidate above {times} times that")
     } else {
         String::new()
     };
-    format!(
-        "{guardrail} violated: {} of {} candidate requests {what} ({}), {} of {} control requests ({}); \
-         the ratio is {interval}, the limit is {limit}{slow}",
-        candidate.bad,
-        candidate.requests,
-        percent(candidate.bad, candidate.requests),
-        control.bad,
-        control.requests,
-        percent(control.bad, control.requests),
-    )
+    let counts = match verdict.in_period {
+        None => format!(
+            "{} of {} candidate {units} {what} ({}), {} of {} control {units} ({})",
+            candidate.bad,
+            candidate.requests,
+            percent(candidate.bad, candidate.requests),
+            control.bad,
+            control.requests,
+            percent(control.bad, control.requests),
+        ),
+        Some((candidate, control)) => {
+            format!("in the current period {candidate} candidate {units} and {control} control {units} {what}")
+        }
+    };
+    format!("{guardrail} violated: {counts}; the ratio is {interval}, the limit is {limit}{slow}")
 }
 
 fn percent(part: u64, whole: u64) -> String {

@@ -3,7 +3,9 @@
 use super::plan::Guardrails;
 use super::sequence::{Counts, RateSequence, RatioSequence};
 use crate::shadow::Agreement;
-use crate::telemetry::{ArmEvidence, LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
+use crate::telemetry::{
+    ArmEvidence, Fault, KeyEvidence, LATENCY_BUCKETS, PERIOD_TICKS, Unit, Watch, latency_bucket, latency_of_bucket,
+};
 use std::time::Duration;
 
 /// The evidence of the current step.
@@ -28,15 +30,44 @@ pub(crate) struct StepEvidence {
     compared: (ArmEvidence, ArmEvidence),
     /// New requests of both arms together that are needed for the next comparison.
     min_new_requests: f64,
+    unit: Unit,
+    /// The length of a tick: the first request of a key in each tick counts.
+    tick: Duration,
+    /// The period of the step, from 0.
+    period: u32,
 }
 
 /// A ratio with its limit.
 #[derive(Debug, Clone)]
 pub(crate) struct Comparison {
     pub(crate) limit: f64,
+    /// Requests, or keys and those of them that were bad at least once.
     pub(crate) candidate: Counts,
     pub(crate) control: Counts,
-    pub(crate) ratio: RatioSequence,
+    /// Over the whole step. Each key is bad at most once.
+    ratio: RatioSequence,
+    /// Where keys are counted.
+    period: Option<Period>,
+}
+
+/// The keys of one period. Each key counts once, with its first request of the period.
+#[derive(Debug, Clone)]
+struct Period {
+    /// From 0.
+    number: u32,
+    bad: (u64, u64),
+    ratio: RatioSequence,
+}
+
+/// What a comparison says at a level α.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Verdict {
+    /// The ratios that are not rejected.
+    pub(crate) interval: (f64, f64),
+    /// Whether the whole interval lies above the limit.
+    pub(crate) exceeds: bool,
+    /// The keys of the candidate and of the control that were bad in the current period, where these decide.
+    pub(crate) in_period: Option<(u64, u64)>,
 }
 
 /// The candidate as a shadow, before the first step.
@@ -54,29 +85,98 @@ const MIN_REQUESTS_FOR_P99: u64 = 100;
 /// compare depends only on the sum of both arms, never on which arm had the requests. Otherwise a burst of failures that hits both
 /// arms would look like the candidate's fault, because its request may have ended the wait.
 const EXPECTED_REQUESTS: f64 = 4.0;
+/// Ticks of the shortest time that a step is held.
+const TICKS: u32 = 64;
+/// Not shorter than the time between two checks.
+const SHORTEST_TICK: Duration = Duration::from_millis(100);
+/// Keys of the candidate that must be bad before a guardrail is violated: one caller cannot have a rollout moved back.
+const MIN_BAD_KEYS: u64 = 3;
 
 // === impl StepEvidence ===
 
 impl StepEvidence {
-    /// For a step in which the candidate has `percent` % of the requests. At 0 and at 100 there is nothing to compare.
-    pub(crate) fn new(guardrails: &Guardrails, percent: f64) -> StepEvidence {
+    /// For a step that is held for at least `hold`, in which the candidate has `percent` % of the units. At 0 and at 100 there is nothing
+    /// to compare.
+    pub(crate) fn new(guardrails: &Guardrails, hold: Duration, percent: f64, unit: Unit) -> StepEvidence {
         let smaller = percent.min(100.0 - percent) / 100.0;
+        let compared = |limit| Comparison::new(limit, unit);
         StepEvidence {
             candidate: ArmEvidence::default(),
             control: ArmEvidence::default(),
-            errors: guardrails.error_rate_ratio.map(Comparison::new),
-            nonfinite: guardrails.nonfinite_ratio.map(Comparison::new),
-            latency: guardrails.p99_latency_ratio.map(|_| Comparison::new(1.0)),
+            errors: guardrails.error_rate_ratio.map(compared),
+            nonfinite: guardrails.nonfinite_ratio.map(compared),
+            latency: guardrails.p99_latency_ratio.map(|_| compared(1.0)),
             latency_limit: guardrails.p99_latency_ratio.unwrap_or(1.0),
             compared: (ArmEvidence::default(), ArmEvidence::default()),
             min_new_requests: EXPECTED_REQUESTS / smaller,
+            unit,
+            tick: (hold / TICKS).max(SHORTEST_TICK),
+            period: 0,
         }
+    }
+
+    /// What this evidence counts.
+    pub(crate) fn unit(&self) -> Unit {
+        self.unit
     }
 
     /// Takes the current totals of both arms.
     pub(super) fn update(&mut self, candidate: ArmEvidence, control: ArmEvidence) {
-        self.compare(&candidate, &control);
+        match self.unit {
+            Unit::Request => self.compare(&candidate, &control),
+            Unit::Key => self.compare_keys(&candidate, &control),
+        }
         (self.candidate, self.control) = (candidate, control);
+    }
+
+    /// Begins the tick of this time of the step. Returns what the next requests of the candidate and of the control are judged by.
+    pub(super) fn watch(&mut self, held: Duration) -> (Watch, Watch) {
+        let tick = u32::try_from(held.as_nanos() / self.tick.as_nanos().max(1)).unwrap_or(u32::MAX);
+        if tick / PERIOD_TICKS != self.period {
+            self.period = tick / PERIOD_TICKS;
+            for comparison in [&mut self.errors, &mut self.nonfinite, &mut self.latency].into_iter().flatten() {
+                comparison.begin_period(self.period);
+            }
+        }
+        let p99 = p99_bucket(&self.control);
+        let before = |bucket: usize| latency_of_bucket(bucket) - 1;
+        let candidate = p99.map_or(u64::MAX, |p99| before(first_slow_bucket(p99, self.latency_limit)));
+        let control = p99.map_or(u64::MAX, |p99| before(p99 + 1));
+        (Watch { tick, slow_us: candidate }, Watch { tick, slow_us: control })
+    }
+
+    /// Compares the keys that were bad since the last update.
+    fn compare_keys(&mut self, candidate: &ArmEvidence, control: &ArmEvidence) {
+        let (Some(candidate), Some(control)) = (&candidate.keys, &control.keys) else { return };
+        let (candidate_before, control_before) = (self.candidate.keys.as_ref(), self.control.keys.as_ref());
+        // A side that follows only half as many keys from some moment on: what came before and after it cannot be told apart.
+        let same = |now: &KeyEvidence, before: Option<&KeyEvidence>| {
+            before.is_none_or(|before| now.weight.to_bits() == before.weight.to_bits())
+        };
+        let usable = same(candidate, candidate_before) && same(control, control_before);
+        let exposure = candidate.weight / control.weight;
+        let comparisons = [
+            (&mut self.errors, Fault::Failed),
+            (&mut self.nonfinite, Fault::Nonfinite),
+            (&mut self.latency, Fault::Slow),
+        ];
+        for (comparison, fault) in comparisons {
+            let Some(comparison) = comparison else { continue };
+            let counts = |keys: &KeyEvidence| Counts { requests: keys.keys(), bad: keys.ever_bad(fault) };
+            (comparison.candidate, comparison.control) = (counts(candidate), counts(control));
+            if !usable {
+                continue;
+            }
+            let since = |of: &dyn Fn(&KeyEvidence) -> u64| {
+                let new = |now, before: Option<&KeyEvidence>| of(now).saturating_sub(before.map_or(0, of));
+                (new(candidate, candidate_before), new(control, control_before))
+            };
+            comparison.observe_keys(
+                exposure,
+                since(&|keys| keys.ever_bad(fault)),
+                since(&|keys| keys.bad_in_periods(fault)),
+            );
+        }
     }
 
     /// Compares the requests since the last comparison, once there are enough of them.
@@ -146,8 +246,10 @@ pub(crate) fn p99_us(evidence: &ArmEvidence) -> Option<u64> {
 // === impl Comparison ===
 
 impl Comparison {
-    fn new(limit: f64) -> Comparison {
-        Comparison { limit, candidate: Counts::default(), control: Counts::default(), ratio: RatioSequence::new(limit) }
+    fn new(limit: f64, unit: Unit) -> Comparison {
+        let ratio = RatioSequence::new(limit);
+        let period = (unit == Unit::Key).then(|| Period { number: 0, bad: (0, 0), ratio: ratio.clone() });
+        Comparison { limit, candidate: Counts::default(), control: Counts::default(), ratio, period }
     }
 
     fn observe(&mut self, candidate: Counts, control: Counts) {
@@ -156,6 +258,40 @@ impl Comparison {
             sum.bad += more.bad;
         }
         self.ratio.observe(candidate, control);
+    }
+
+    /// Adds keys that were bad for the first time in the step, and keys that were bad in this period.
+    fn observe_keys(&mut self, exposure: f64, in_step: (u64, u64), in_period: (u64, u64)) {
+        self.ratio.observe_bad(exposure, in_step.0, in_step.1);
+        if let Some(period) = &mut self.period {
+            period.ratio.observe_bad(exposure, in_period.0, in_period.1);
+            period.bad = (period.bad.0 + in_period.0, period.bad.1 + in_period.1);
+        }
+    }
+
+    fn begin_period(&mut self, number: u32) {
+        if let Some(period) = &mut self.period {
+            *period = Period { number, bad: (0, 0), ratio: RatioSequence::new(self.limit) };
+        }
+    }
+
+    /// What the observations say. With keys, half of α is for the whole step and half for its periods, of which the j-th has the part
+    /// 1/(j(j+1)): these parts add up to 1 however many periods there are.
+    pub(crate) fn verdict(&self, alpha: f64) -> Verdict {
+        let Some(period) = &self.period else {
+            let exceeds = self.ratio.exceeds_limit(alpha);
+            return Verdict { interval: self.ratio.interval(alpha), exceeds, in_period: None };
+        };
+        let j = f64::from(period.number) + 1.0;
+        let (of_step, of_period) = (alpha / 2.0, alpha / 2.0 / (j * (j + 1.0)));
+        if self.candidate.bad >= MIN_BAD_KEYS && self.ratio.exceeds_limit(of_step) {
+            return Verdict { interval: self.ratio.interval(of_step), exceeds: true, in_period: None };
+        }
+        if period.bad.0 >= MIN_BAD_KEYS && period.ratio.exceeds_limit(of_period) {
+            let interval = period.ratio.interval(of_period);
+            return Verdict { interval, exceeds: true, in_period: Some(period.bad) };
+        }
+        Verdict { interval: self.ratio.interval(of_step), exceeds: false, in_period: None }
     }
 }
 
@@ -179,6 +315,8 @@ impl ShadowEvidence {
 mod tests {
     use super::*;
 
+    const HOLD: Duration = Duration::from_mins(10);
+
     fn latencies(us: &[(u64, u64)]) -> ArmEvidence {
         let mut evidence = ArmEvidence::default();
         for (us, count) in us {
@@ -198,7 +336,7 @@ mod tests {
 
     #[test]
     fn the_threshold_for_slow_comes_from_earlier_requests() {
-        let mut evidence = StepEvidence::new(&Guardrails::default(), 50.0);
+        let mut evidence = StepEvidence::new(&Guardrails::default(), HOLD, 50.0, Unit::Request);
         evidence.update(latencies(&[(100, 10)]), latencies(&[(100, 1000)]));
         assert_eq!(
             evidence.latency.as_ref().unwrap().control.requests,
@@ -214,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_latency_within_the_limit_is_not_slow() {
-        let mut evidence = StepEvidence::new(&Guardrails::default(), 50.0);
+        let mut evidence = StepEvidence::new(&Guardrails::default(), HOLD, 50.0, Unit::Request);
         evidence.update(ArmEvidence::default(), latencies(&[(100, 1000)]));
         evidence.update(latencies(&[(140, 100)]), latencies(&[(100, 2000)]));
         assert_eq!(evidence.latency.unwrap().candidate, Counts { requests: 100, bad: 0 });
@@ -223,7 +361,7 @@ mod tests {
     #[test]
     fn little_traffic_is_compared_as_well() {
         let failing = |requests, failed| ArmEvidence { requests, failed, ..ArmEvidence::default() };
-        let mut evidence = StepEvidence::new(&Guardrails::default(), 10.0);
+        let mut evidence = StepEvidence::new(&Guardrails::default(), HOLD, 10.0, Unit::Request);
         // One request per update: nine of ten are the control's. Every request of the candidate fails.
         for n in 1..=400_u64 {
             evidence.update(failing(n / 10, n / 10), failing(n - n / 10, 0));
@@ -231,7 +369,7 @@ mod tests {
         assert_eq!((evidence.candidate.requests, evidence.control.requests), (40, 360));
         let errors = evidence.errors.unwrap();
         assert_eq!((errors.candidate, errors.control), (counts(40, 40), counts(360, 0)), "every request is compared");
-        assert!(errors.ratio.exceeds_limit(0.001));
+        assert!(errors.verdict(0.001).exceeds);
     }
 
     fn counts(requests: u64, bad: u64) -> Counts {

@@ -24,6 +24,8 @@ mod services;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_keys;
 
 pub(crate) use evidence::{Comparison, Evidence, StepEvidence, p99_us};
 pub(crate) use handle::{Rollouts, View};

@@ -53,8 +53,17 @@ impl RatioSequence {
         if candidate.requests == 0 || control.requests == 0 || candidate.bad + control.bad == 0 {
             return;
         }
-        let exposure = candidate.requests as f64 / control.requests as f64;
-        let (x_c, x_0) = (candidate.bad as f64, control.bad as f64);
+        self.observe_bad(candidate.requests as f64 / control.requests as f64, candidate.bad, control.bad);
+    }
+
+    /// Adds what was bad. `exposure`: how many of the units belong to the candidate for each one of the control. If it is the quotient of
+    /// the shares by which units were assigned at random, the units need not be counted, and the expected quotient of likelihoods under
+    /// a ratio of 1 is exactly 1: a unit that is bad on either side is the candidate's with the probability of its share.
+    pub(crate) fn observe_bad(&mut self, exposure: f64, candidate: u64, control: u64) {
+        if candidate + control == 0 {
+            return;
+        }
+        let (x_c, x_0) = (candidate as f64, control as f64);
         // With e the quotient of the requests: ln q = ln(ρe) - ln(1 + ρe) and ln(1-q) = -ln(1 + ρe).
         let of = |ratio: f64| x_c * (ratio * exposure).ln() - (x_c + x_0) * (ratio * exposure).ln_1p();
         for (index, log_likelihood) in self.log_likelihood.iter_mut().enumerate() {

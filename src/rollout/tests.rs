@@ -3,7 +3,7 @@
 use super::decide::{Decision, judge};
 use super::evidence::StepEvidence;
 use super::plan::Plan;
-use crate::telemetry::{ArmEvidence, latency_bucket};
+use crate::telemetry::{ArmEvidence, Unit, latency_bucket};
 use serde_json::json;
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn simulate(plan: &Plan, scenario: Scenario, rng: &mut fastrand::Rng) -> Outcome
     let all_checks = plan.steps.len() as f64 * plan.hold.as_secs_f64() / CHECK.as_secs_f64();
     let mut checks = 0.0;
     for percent in plan.steps.iter().filter(|percent| **percent < 100.0) {
-        let mut evidence = StepEvidence::new(&plan.guardrails, *percent);
+        let mut evidence = StepEvidence::new(&plan.guardrails, plan.hold, *percent, Unit::Request);
         let (mut candidate, mut control) = (ArmEvidence::default(), ArmEvidence::default());
         let mut held = Duration::ZERO;
         loop {

@@ -83,6 +83,16 @@ pub struct Proposal {
 }
 
 impl Document {
+    /// The most arms whose evidence counts keys: the keys of an arm take memory.
+    const MAX_ARMS_BY_KEY: usize = 16;
+
+    /// Whether evidence about the arms counts sticky keys and not requests, because all requests of a key go to one of several arms.
+    #[must_use]
+    pub fn counts_keys(&self) -> bool {
+        let weighted = self.split.iter().filter(|arm| arm.weight > 0.0).count();
+        self.sticky_by.is_some() && (2..=Document::MAX_ARMS_BY_KEY).contains(&weighted)
+    }
+
     /// A document that sends all requests to one version.
     #[must_use]
     pub fn single(version: Version) -> Document {

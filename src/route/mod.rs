@@ -4,7 +4,7 @@
 //! - A [`Router`] makes decisions from one document. The same document, model and key give the same arm in every process.
 //! - Changing a weight moves only the keys that have to move (weighted rendezvous hashing).
 //! - [`Moves`] tells how many keys a change of the document moves.
-//! - A [`SampleRatio`] tells whether the arms got the shares of requests that their weights ask for.
+//! - A [`SampleRatio`] tells whether the arms got the shares of keys or requests that their weights ask for.
 //!
 //! Uses: model.
 //!

@@ -82,7 +82,12 @@ pub struct Router {
     document: Document,
     /// The arms with a positive weight.
     candidates: Vec<Candidate>,
+    /// The seed of the hash of a key, which is independent of the arms' scores.
+    key_seed: u64,
 }
+
+/// Makes the hash of a key differ from the arms' scores.
+const KEY: &[u8] = b"key";
 
 impl Router {
     #[must_use]
@@ -95,7 +100,7 @@ impl Router {
             weight: arm.weight * scale,
             seed: xxh3_64_with_seed(arm.arm.as_str().as_bytes(), salt),
         });
-        Router { candidates: candidates.collect(), document }
+        Router { candidates: candidates.collect(), document, key_seed: xxh3_64_with_seed(KEY, salt) }
     }
 
     #[must_use]
@@ -106,10 +111,17 @@ impl Router {
     /// Decides which version answers: the one pinned by the URL, else the first rule that matches, else the split.
     #[must_use]
     pub fn route(&self, request: &RouteRequest) -> Route {
+        self.route_with_key(request).0
+    }
+
+    /// The decision, and a hash of the sticky key where the key decided between several arms. The hash says nothing about the arm.
+    #[must_use]
+    pub fn route_with_key(&self, request: &RouteRequest) -> (Route, Option<u64>) {
         match request.selector {
-            Selector::Version(version) => return Route::Pinned(version),
+            Selector::Version(version) => return (Route::Pinned(version), None),
             Selector::Label(label) => {
-                return self.document.labels.get(label).map_or(Route::UnknownLabel, |v| Route::Label(*v));
+                let labelled = self.document.labels.get(label);
+                return (labelled.map_or(Route::UnknownLabel, |v| Route::Label(*v)), None);
             }
             Selector::Traffic => {}
         }
@@ -120,15 +132,16 @@ impl Router {
                 found = (&rule.header, (request.header)(&rule.header));
             }
             if found.1 == Some(rule.equals.as_str()) {
-                return Route::Rule(i);
+                return (Route::Rule(i), None);
             }
         }
         let key = self.sticky_key(request);
         let keyless = key.is_none() && self.document.sticky_by.is_some();
-        match self.arm_for(key.as_deref().unwrap_or(request.request_id)) {
-            Some(index) => Route::Arm { index, keyless },
-            None => Route::NoArm,
-        }
+        let Some(index) = self.arm_for(key.as_deref().unwrap_or(request.request_id)) else {
+            return (Route::NoArm, None);
+        };
+        let hashed = key.filter(|_| self.candidates.len() > 1);
+        (Route::Arm { index, keyless }, hashed.map(|key| xxh3_64_with_seed(key.as_bytes(), self.key_seed)))
     }
 
     /// The request's sticky key, where the document asks for one and the request has it. An empty key counts as absent: otherwise

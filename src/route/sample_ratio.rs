@@ -1,12 +1,12 @@
-//! The sample-ratio check: whether the arms of a split got the shares of requests that their weights ask for.
+//! The sample-ratio check: whether the arms of a split got the shares of keys or requests that their weights ask for.
 
 use statrs::function::gamma::checked_gamma_ur;
 
-/// The result of Pearson's chi-squared test on the request counts of a split's arms.
+/// The result of Pearson's chi-squared test on the counts of a split's arms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleRatio {
-    /// Requests of all arms.
-    pub requests: u64,
+    /// Keys or requests of all arms.
+    pub units: u64,
     /// The statistic over the arms that have a weight.
     pub chi_squared: f64,
     /// The number of arms that have a weight, minus one.
@@ -33,14 +33,14 @@ const P_MISMATCH: f64 = 0.001;
 const LEAST_EXPECTED: f64 = 5.0;
 
 impl SampleRatio {
-    /// Compares the requests of each arm with its weight.
+    /// Compares the keys or requests of each arm with its weight. They have to be independent of each other.
     ///
     /// The statistic is `Σ (observed - expected)² / expected`. The p-value is the upper tail of the chi-squared distribution: the
     /// regularised incomplete gamma function `Q(df / 2, χ² / 2)`.
     #[must_use]
     pub fn of(weights: &[f64], counts: &[u64]) -> SampleRatio {
         let weighted = || weights.iter().zip(counts).filter(|(weight, _)| **weight > 0.0);
-        let requests = counts.iter().sum();
+        let units = counts.iter().sum();
         let unexpected = counts.iter().zip(weights).any(|(count, weight)| *count > 0 && *weight <= 0.0);
         let of_weighted: u64 = weighted().map(|(_, count)| count).sum();
         let sum: f64 = weights.iter().sum();
@@ -64,7 +64,7 @@ impl SampleRatio {
             (false, false) if p_value < P_MISMATCH => Verdict::Mismatch,
             (false, false) => Verdict::Fits,
         };
-        SampleRatio { requests, chi_squared, degrees_of_freedom, p_value, verdict }
+        SampleRatio { units, chi_squared, degrees_of_freedom, p_value, verdict }
     }
 }
 

@@ -257,7 +257,7 @@ fn different_salts_are_independent() {
 fn the_sample_ratio_matches_scipy() {
     // (60-50)²/50 twice; scipy.stats.chisquare([60, 40]) gives statistic 4.0, p-value 0.0455002638963584.
     let found = SampleRatio::of(&[1.0, 1.0], &[60, 40]);
-    assert_eq!((found.requests, found.chi_squared, found.degrees_of_freedom), (100, 4.0, 1));
+    assert_eq!((found.units, found.chi_squared, found.degrees_of_freedom), (100, 4.0, 1));
     assert!((found.p_value - 0.045_500_263_896_358).abs() < 1e-12, "{found:?}");
     assert_eq!(found.verdict, Verdict::Fits);
     // scipy.stats.chisquare([880, 80, 40], [900, 50, 50]): 20.444…, 3.6344e-05.

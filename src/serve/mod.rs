@@ -27,8 +27,9 @@ use crate::registry::{
 };
 use crate::route::{RouteRequest, Selector};
 use crate::shadow::{Original, Shadows, Target};
-use crate::telemetry::InFlight;
+use crate::telemetry::{Ended, InFlight};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Answers requests from the published snapshot.
@@ -63,6 +64,10 @@ pub struct ActiveRequest {
     fallback: Option<&'static str>,
     /// It tries whether the version works again, and the result is not known yet.
     probe: bool,
+    /// A hash of its sticky key, where the key decided between several arms.
+    key: Option<u64>,
+    /// An output was NaN or infinite.
+    nonfinite: AtomicBool,
     ended: bool,
     _in_flight: InFlight,
 }
@@ -139,8 +144,8 @@ impl Gateway {
         started: Instant,
     ) -> Result<ActiveRequest, Failure> {
         let entry = find(snapshot, model)?;
-        let Routed { served, keyless, fallback } = entry.route(request)?;
-        let Passed { served, fallback, probe } = pass_breaker(entry, served, fallback)?;
+        let Routed { served, keyless, fallback, key } = entry.route(request)?;
+        let Passed { served, fallback, probe } = pass_breaker(entry, served, fallback, key)?;
         let loaded = &served.loaded;
         if fallback.is_some() {
             loaded.metrics.falls_back();
@@ -169,6 +174,8 @@ impl Gateway {
             counts_against_version: false,
             fallback,
             probe: probe.keep(),
+            key,
+            nonfinite: AtomicBool::new(false),
             ended: false,
             _in_flight: in_flight,
             context,
@@ -294,7 +301,7 @@ impl Gateway {
         };
         active.ended = true;
         let failed = recorded.as_ref().err().or(outcome.as_ref().err()).map(|failure| failure.code);
-        active.served.metrics.ended(failed, active.started.elapsed(), active.counts_against_version);
+        active.served.metrics.ended(&active.result(failed));
         recorded?;
         Ok(timing.and_then(|timing| self.shadow_copies(active, outcome, timing)))
     }
@@ -385,6 +392,7 @@ fn pass_breaker<'e>(
     entry: &'e Entry,
     served: &'e Arc<Served>,
     fallback: Option<&'static str>,
+    key: Option<u64>,
 ) -> Result<Passed<'e>, Failure> {
     let kept_off = match served.loaded.breaker.admit(Instant::now) {
         Admission::Run => return Ok(Passed { served, fallback, probe: false }),
@@ -392,7 +400,7 @@ fn pass_breaker<'e>(
         Admission::Refused { .. } => served,
     };
     // For a rollout, this is a failure of the version.
-    kept_off.metrics.ended(Some(Code::NotReady), Duration::ZERO, true);
+    kept_off.metrics.ended(&Ended { key, ..Ended::of(Some(Code::NotReady), Duration::ZERO, true) });
     kept_off.loaded.metrics.kept_off();
     let version = kept_off.loaded.version;
     let other = entry.fallback_for(version).filter(|_| kept_off.role() == Role::Primary && fallback.is_none());
@@ -473,7 +481,21 @@ impl ActiveRequest {
 
     /// Counts output elements that JSON has no number for.
     pub fn nonfinite(&self, elements: usize) {
-        self.served.metrics.nonfinite(elements);
+        if elements > 0 {
+            self.nonfinite.store(true, Ordering::Relaxed);
+            self.served.metrics.nonfinite(elements);
+        }
+    }
+
+    /// What is counted when it ends now.
+    fn result(&self, failed: Option<Code>) -> Ended {
+        Ended {
+            failed,
+            took: self.started.elapsed(),
+            fitted: self.counts_against_version,
+            key: self.key,
+            nonfinite: self.nonfinite.load(Ordering::Relaxed),
+        }
     }
 
     /// `None` where the request is neither recorded nor copied, as the clock need not be read then.
@@ -529,8 +551,7 @@ impl Drop for ActiveRequest {
             let timing = self.timing(None);
             // An error means that the record cannot be kept. There is no answer that could be refused.
             let _ = self.offer_record(Err(code), timing.as_ref());
-            let took = self.started.elapsed();
-            self.served.metrics.ended(Some(code), took, self.counts_against_version);
+            self.served.metrics.ended(&self.result(Some(code)));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The metric handles of versions and arms. They are made when a version is published, so a request looks nothing up.
 
-use super::counts::{ArmCounts, ArmEvidence};
+use super::counts::{ArmCounts, ArmEvidence, Ended, Unit, Watch};
 use super::names;
 use super::scope::Scope;
 use super::shadow::ShadowMetrics;
@@ -171,13 +171,13 @@ impl VersionMetrics {
 
     /// The counts of an arm under a revision. Rebuilt routing entries get the same counts, so that another version that becomes ready
     /// does not reset them. Counts of older revisions that are no longer held are removed.
-    fn counts_of(&self, arm: &str, revision: u64) -> Arc<ArmCounts> {
+    fn counts_of(&self, arm: &str, revision: u64, unit: Unit) -> Arc<ArmCounts> {
         let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
         arms.retain(|known| known.revision >= revision || Arc::strong_count(&known.counts) > 1);
         if let Some(known) = arms.iter().find(|known| known.arm == arm && known.revision == revision) {
             return Arc::clone(&known.counts);
         }
-        let counts = Arc::<ArmCounts>::default();
+        let counts = Arc::new(ArmCounts::new(unit));
         arms.push(RevisionCounts { arm: arm.to_owned(), revision, counts: Arc::clone(&counts) });
         counts
     }
@@ -210,10 +210,11 @@ impl ArmMetrics {
         ArmMetrics::with_counts(version, arm, None)
     }
 
-    /// For an arm of a split: [`ArmMetrics::requests`] counts from the start of this revision of the traffic document.
+    /// For an arm of a split: [`ArmMetrics::requests`] counts from the start of this revision of the traffic document. With
+    /// [`Unit::Key`] it also counts keys, for which it takes half a MiB.
     #[must_use]
-    pub(crate) fn of_revision(version: Arc<VersionMetrics>, arm: &str, revision: u64) -> ArmMetrics {
-        let counts = version.counts_of(arm, revision);
+    pub(crate) fn of_revision(version: Arc<VersionMetrics>, arm: &str, revision: u64, unit: Unit) -> ArmMetrics {
+        let counts = version.counts_of(arm, revision, unit);
         ArmMetrics::with_counts(version, arm, Some(counts))
     }
 
@@ -234,6 +235,25 @@ impl ArmMetrics {
         self.counts.as_ref().map(|counts| counts.read()).unwrap_or_default()
     }
 
+    /// How often the share of sticky keys that is followed was halved; `None` where this arm counts requests.
+    #[must_use]
+    pub(crate) fn halvings(&self) -> Option<u32> {
+        Some(self.counts.as_ref()?.keys()?.halvings())
+    }
+
+    /// The sticky keys that had a request on this arm under its revision, among those that are followed after so many halvings.
+    #[must_use]
+    pub(crate) fn distinct_keys(&self, halvings: u32) -> u64 {
+        self.counts.as_ref().and_then(|counts| counts.keys()).map_or(0, |keys| keys.distinct(halvings))
+    }
+
+    /// Sets what the evidence of the next requests is judged by.
+    pub(crate) fn watch(&self, watch: &Watch) {
+        if let Some(counts) = &self.counts {
+            counts.watch(watch);
+        }
+    }
+
     /// Counts the output elements of one request that were NaN or infinite.
     pub(crate) fn nonfinite(&self, elements: usize) {
         if elements > 0 {
@@ -244,9 +264,9 @@ impl ArmMetrics {
         }
     }
 
-    /// Counts one request. `failed`: `None` is `ok`. `took`: from the body read to the answer ready. `fitted`: the request fitted the
-    /// version's signature or was refused before the check, so a failure is the version's and not the caller's.
-    pub(crate) fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
+    /// Counts one request.
+    pub(crate) fn ended(&self, ended: &Ended) {
+        let Ended { failed, took, .. } = *ended;
         let slot = failed.map_or(0, |code| 1 + code as usize);
         let (count, seconds) = self.ended[slot].get_or_init(|| {
             let VersionMetrics { scope, model, version, .. } = &*self.version;
@@ -259,7 +279,7 @@ impl ArmMetrics {
             (scope.counter(&names::REQUESTS, &labels), scope.histogram(&names::REQUEST_SECONDS_M, &labels))
         });
         if let Some(counts) = &self.counts {
-            counts.ended(failed, took, fitted);
+            counts.ended(ended);
         }
         count.increment(1);
         seconds.record(took.as_secs_f64());

@@ -1,8 +1,41 @@
 //! Counts of one arm of a split under one revision of the traffic document: the evidence for rollouts.
 
+use super::keys::{Fault, Faults, KeyCounts, KeyEvidence};
 use crate::model::Code;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+/// How a request on an arm ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ended {
+    /// `None` is `ok`.
+    pub failed: Option<Code>,
+    /// From the body read to the answer ready.
+    pub took: Duration,
+    /// The request fitted the version's signature or was refused before the check, so a failure is the version's and not the caller's.
+    pub fitted: bool,
+    /// A hash of the sticky key that the split used; `None` where the request has none.
+    pub key: Option<u64>,
+    /// An output was NaN or infinite.
+    pub nonfinite: bool,
+}
+
+/// What the evidence about an arm counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Request,
+    /// Sticky keys: all requests of a key go to one arm, so they are not independent.
+    Key,
+}
+
+/// What the rollout tells an arm, so that requests can be judged when they end. It comes from earlier requests only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Watch {
+    /// The number of the tick; see [`super::keys`].
+    pub(crate) tick: u32,
+    /// Slower requests are slow.
+    pub(crate) slow_us: u64,
+}
 
 /// Buckets per doubling of the latency, so that a bucket is an eighth of its value wide.
 const PER_OCTAVE: usize = 8;
@@ -11,15 +44,18 @@ pub(crate) const LATENCY_BUCKETS: usize = 23 * PER_OCTAVE + PER_OCTAVE;
 
 /// Counters that requests increment without a lock.
 #[derive(Debug)]
-pub(super) struct ArmCounts {
+pub(crate) struct ArmCounts {
     requests: AtomicU64,
     failed: AtomicU64,
     nonfinite: AtomicU64,
     latency: [AtomicU64; LATENCY_BUCKETS],
+    slow_us: AtomicU64,
+    /// Present where the evidence counts keys.
+    keys: Option<KeyCounts>,
 }
 
 /// The counts at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ArmEvidence {
     /// Answered requests that fitted the signature; without those whose client disconnected.
     pub requests: u64,
@@ -29,21 +65,32 @@ pub struct ArmEvidence {
     pub nonfinite: u64,
     /// The same requests by latency; see [`latency_bucket`].
     pub latency: Box<[u64; LATENCY_BUCKETS]>,
+    /// Present where the evidence counts keys.
+    pub(crate) keys: Option<KeyEvidence>,
 }
 
-impl Default for ArmCounts {
-    fn default() -> ArmCounts {
+impl Ended {
+    /// Without a key.
+    #[must_use]
+    pub fn of(failed: Option<Code>, took: Duration, fitted: bool) -> Ended {
+        Ended { failed, took, fitted, key: None, nonfinite: false }
+    }
+}
+
+impl ArmCounts {
+    pub(crate) fn new(unit: Unit) -> ArmCounts {
         ArmCounts {
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             nonfinite: AtomicU64::new(0),
             latency: [const { AtomicU64::new(0) }; LATENCY_BUCKETS],
+            slow_us: AtomicU64::new(u64::MAX),
+            keys: (unit == Unit::Key).then(KeyCounts::default),
         }
     }
-}
 
-impl ArmCounts {
-    pub(super) fn ended(&self, failed: Option<Code>, took: Duration, fitted: bool) {
+    pub(crate) fn ended(&self, ended: &Ended) {
+        let Ended { failed, took, fitted, key, nonfinite } = *ended;
         self.requests.fetch_add(1, Ordering::Relaxed);
         // A request that did not fit the signature never reached the version, so it is no evidence about it. Neither is a client
         // that disconnected, nor a log that cannot be written.
@@ -54,6 +101,26 @@ impl ArmCounts {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
         self.latency[latency_bucket(took)].fetch_add(1, Ordering::Relaxed);
+        if let Some(keys) = &self.keys {
+            let slow = took.as_micros() > u128::from(self.slow_us.load(Ordering::Relaxed));
+            let faults = Faults::default()
+                .with(Fault::Failed, failed.is_some())
+                .with(Fault::Nonfinite, nonfinite)
+                .with(Fault::Slow, slow);
+            keys.record(key, faults);
+        }
+    }
+
+    /// Sets what requests are judged by from now on.
+    pub(crate) fn watch(&self, watch: &Watch) {
+        self.slow_us.store(watch.slow_us, Ordering::Relaxed);
+        if let Some(keys) = &self.keys {
+            keys.set_tick(watch.tick);
+        }
+    }
+
+    pub(super) fn keys(&self) -> Option<&KeyCounts> {
+        self.keys.as_ref()
     }
 
     pub(super) fn nonfinite(&self) {
@@ -65,23 +132,31 @@ impl ArmCounts {
         self.requests.load(Ordering::Relaxed)
     }
 
-    pub(super) fn read(&self) -> ArmEvidence {
+    pub(crate) fn read(&self) -> ArmEvidence {
         // Parts are read before the whole, so that no part is larger.
         let (failed, nonfinite) = (self.failed.load(Ordering::Acquire), self.nonfinite.load(Ordering::Acquire));
         let latency: Box<[u64; LATENCY_BUCKETS]> =
             Box::new(std::array::from_fn(|i| self.latency[i].load(Ordering::Acquire)));
         let answered: u64 = latency.iter().sum();
-        ArmEvidence { requests: answered.max(failed).max(nonfinite), failed, nonfinite, latency }
+        let keys = self.keys.as_ref().map(KeyCounts::read);
+        ArmEvidence { requests: answered.max(failed).max(nonfinite), failed, nonfinite, latency, keys }
     }
 }
 
 impl Default for ArmEvidence {
     fn default() -> ArmEvidence {
-        ArmCounts::default().read()
+        ArmEvidence { requests: 0, failed: 0, nonfinite: 0, latency: Box::new([0; LATENCY_BUCKETS]), keys: None }
     }
 }
 
 impl ArmEvidence {
+    /// Says which share of the split's keys this arm is expected to have; any unit will do.
+    pub(crate) fn weigh(&mut self, weight: f64) {
+        if let Some(keys) = &mut self.keys {
+            keys.weight *= weight;
+        }
+    }
+
     /// Adds the counts of another arm.
     pub fn add(&mut self, other: &ArmEvidence) {
         self.requests += other.requests;
@@ -89,6 +164,11 @@ impl ArmEvidence {
         self.nonfinite += other.nonfinite;
         for (sum, more) in self.latency.iter_mut().zip(other.latency.iter()) {
             *sum += more;
+        }
+        match (&mut self.keys, &other.keys) {
+            (Some(keys), Some(more)) => keys.add(more),
+            (keys @ None, Some(more)) => *keys = Some(more.clone()),
+            (_, None) => {}
         }
     }
 }
@@ -137,16 +217,44 @@ mod tests {
 
     #[test]
     fn only_failures_of_requests_that_fitted_count_against_a_version() {
-        let counts = ArmCounts::default();
+        let counts = ArmCounts::new(Unit::Request);
         let took = Duration::from_micros(100);
-        counts.ended(None, took, true);
-        counts.ended(Some(Code::InvalidTensor), took, false);
-        counts.ended(Some(Code::EngineFailed), took, true);
-        counts.ended(Some(Code::ClientClosed), took, true);
+        counts.ended(&Ended::of(None, took, true));
+        counts.ended(&Ended::of(Some(Code::InvalidTensor), took, false));
+        counts.ended(&Ended::of(Some(Code::EngineFailed), took, true));
+        counts.ended(&Ended::of(Some(Code::ClientClosed), took, true));
         counts.nonfinite();
         let evidence = counts.read();
         assert_eq!((evidence.requests, evidence.failed, evidence.nonfinite), (2, 1, 1));
         assert_eq!(evidence.latency[latency_bucket(took)], 2);
         assert_eq!(counts.requests(), 4);
+    }
+
+    #[test]
+    fn the_callers_own_faults_do_not_count_for_a_key() {
+        let counts = ArmCounts::new(Unit::Key);
+        let ended = |failed, fitted| {
+            counts.ended(&Ended { key: Some(7 << 40), ..Ended::of(failed, Duration::from_micros(100), fitted) });
+        };
+        ended(Some(Code::InvalidTensor), false);
+        ended(Some(Code::ClientClosed), true);
+        assert_eq!(counts.read().keys.unwrap().keys(), 0);
+        ended(Some(Code::EngineFailed), true);
+        let keys = counts.read().keys.unwrap();
+        assert_eq!((keys.keys(), keys.ever_bad(Fault::Failed)), (1, 1));
+    }
+
+    #[test]
+    fn a_request_is_slow_by_the_threshold_that_the_rollout_set() {
+        let counts = ArmCounts::new(Unit::Key);
+        let took = |us, key: u64| {
+            counts.ended(&Ended { key: Some(key << 40), ..Ended::of(None, Duration::from_micros(us), true) });
+        };
+        took(1_000_000, 1);
+        counts.watch(&Watch { tick: 0, slow_us: 500 });
+        took(500, 2);
+        took(501, 3);
+        let keys = counts.read().keys.unwrap();
+        assert_eq!((keys.keys(), keys.ever_bad(Fault::Slow)), (3, 1));
     }
 }

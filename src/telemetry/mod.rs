@@ -15,6 +15,7 @@
 mod arm;
 mod counts;
 mod escape;
+mod keys;
 mod limit;
 mod log;
 mod logging;
@@ -26,12 +27,15 @@ mod shadow;
 mod tests;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
-pub use counts::ArmEvidence;
+pub use counts::{ArmEvidence, Ended};
 pub use logging::LogFormat;
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};
 
-pub(crate) use counts::{LATENCY_BUCKETS, latency_bucket, latency_of_bucket};
+#[cfg(test)]
+pub(crate) use counts::ArmCounts;
+pub(crate) use counts::{LATENCY_BUCKETS, Unit, Watch, latency_bucket, latency_of_bucket};
+pub(crate) use keys::{Fault, KeyEvidence, PERIOD_TICKS};
 pub(crate) use log::LogMetrics;
 pub(crate) use logging::{init as init_logging, set_filter as set_log_filter};
 pub(crate) use quality::QualityFigures;

@@ -13,8 +13,8 @@ fn series_of_a_version_are_removed_with_it_and_stay_while_it_is_idle() {
     let two = version_metrics(&telemetry, "2");
     for metrics in [&one, &two] {
         let arm = ArmMetrics::new(std::sync::Arc::clone(metrics), "control");
-        arm.ended(None, Duration::from_micros(70), true);
-        arm.ended(Some(Code::EngineFailed), Duration::from_micros(70), true);
+        arm.ended(&Ended::of(None, Duration::from_micros(70), true));
+        arm.ended(&Ended::of(Some(Code::EngineFailed), Duration::from_micros(70), true));
     }
     telemetry.upkeep();
     let text = telemetry.render();
@@ -50,17 +50,17 @@ fn in_flight_counts_the_requests_that_hold_a_version() {
 #[test]
 fn an_arm_keeps_its_counts_when_rebuilt_and_starts_at_zero_under_a_new_revision() {
     let version = version_metrics(&Telemetry::new(), "1");
-    let arm = |revision| ArmMetrics::of_revision(std::sync::Arc::clone(&version), "control", revision);
+    let arm = |revision| ArmMetrics::of_revision(std::sync::Arc::clone(&version), "control", revision, Unit::Request);
     let first = arm(1);
-    first.ended(None, Duration::ZERO, true);
-    first.ended(Some(Code::EngineFailed), Duration::ZERO, true);
+    first.ended(&Ended::of(None, Duration::ZERO, true));
+    first.ended(&Ended::of(Some(Code::EngineFailed), Duration::ZERO, true));
     let again = arm(1);
-    again.ended(None, Duration::ZERO, true);
+    again.ended(&Ended::of(None, Duration::ZERO, true));
     assert_eq!((first.requests(), again.requests()), (3, 3), "both count for the same arm of the same document");
     drop((first, again));
     assert_eq!(arm(1).requests(), 3, "also when no arm was held for a moment");
     let next = arm(2);
-    next.ended(None, Duration::ZERO, true);
+    next.ended(&Ended::of(None, Duration::ZERO, true));
     assert_eq!(next.requests(), 1);
 }
 

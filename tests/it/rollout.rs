@@ -203,6 +203,39 @@ fn a_candidate_that_fails_from_step_two_on_is_moved_back() {
 }
 
 #[test]
+fn a_rollout_of_sticky_users_counts_users() {
+    let gateway = gateway();
+    let document = json!({"split": [{"version": "1", "weight": 1}], "sticky_by": {"header": "x-user"}});
+    assert_eq!(gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[], &document).status, 200);
+    let plan = json!({"to": "2", "steps": [50, 100], "hold": "1h", "reason": "a test"});
+    assert_eq!(begin(&gateway, &plan).status, 200);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let url = format!("http://{}/v2/models/m/infer", gateway.data());
+    let send = |user: usize, x: f32| {
+        let answer =
+            agent.post(&url).header("x-user", format!("u{user}")).send(infer_body(&[1, 2], &[x, 1.0])).unwrap();
+        let of_candidate = answer.headers().get("x-sluicegate-version").is_some_and(|version| version == "2");
+        let _ = answer.into_body().read_to_vec();
+        of_candidate
+    };
+    // One user whose every request the candidate fails, and no other.
+    let heavy = (0..100).find(|user| send(*user, 1.0)).unwrap();
+    for _ in 0..300 {
+        send(heavy, 12.0);
+    }
+    let counted = until(&gateway, "the requests are counted", |rollout| rollout["candidate"]["failed"] == 300);
+    assert_eq!(counted["state"], "running", "one user is not enough: {counted}");
+    assert_eq!(counted["guardrails"][0]["unit"], "key");
+    let keys = counted["candidate"]["keys"].as_u64().unwrap() + counted["control"]["keys"].as_u64().unwrap();
+    assert_eq!(keys, heavy as u64 + 1, "every user once: {counted}");
+    for user in 100..160 {
+        send(user, 12.0);
+    }
+    let done = until(&gateway, "the traffic is moved back", |rollout| rollout["state"] == "taken_back");
+    assert!(done["why"].as_str().unwrap().contains("candidate keys had a failed request"), "{done}");
+}
+
+#[test]
 fn a_version_compared_with_itself_shows_no_difference() {
     let gateway = gateway();
     let callers = Callers::start(&gateway);

@@ -184,5 +184,15 @@ fn rules_labels_and_versions_are_checked_before_the_split() {
         metrics.lines().filter(counted).map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum();
     assert_eq!(missing, 6.0, "{metrics}");
     let traffic = gateway.admin_get("/api/v1/models/self/traffic").json();
-    assert_eq!(traffic["sample_ratio"]["requests"], 86, "only requests that the split assigned: {traffic}");
+    let ratio = &traffic["sample_ratio"];
+    assert_eq!(ratio["requests"], 86, "only requests that the split assigned: {traffic}");
+    assert_eq!(
+        (&ratio["unit"], &ratio["keys"], &ratio["followed"]),
+        (&json!("key"), &json!(40), &json!(1.0)),
+        "each user once, however often it sends: {traffic}"
+    );
+    let without_key = json!({"split": document["split"]});
+    assert_eq!(put(&gateway, &without_key), 200);
+    let ratio = &gateway.admin_get("/api/v1/models/self/traffic").json()["sample_ratio"];
+    assert_eq!((&ratio["unit"], &ratio["keys"]), (&json!("request"), &Value::Null), "{ratio}");
 }

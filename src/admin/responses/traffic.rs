@@ -5,10 +5,11 @@ use crate::admin::schemas::{TrafficArm, TrafficDocument, TrafficKey};
 use crate::lifecycle::{Promotion, RolledBack};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::model_settings::Verdict;
-use crate::registry::Entry;
+use crate::registry::{Entry, Served};
 use crate::rollout::View;
 use crate::route::{Arm, Document, Key, Moves, Router, SampleRatio, Score};
 use serde::Serialize;
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The traffic document, and members that describe its effect. The whole response may be sent back with PUT, which ignores the members
@@ -26,7 +27,8 @@ pub(in crate::admin) struct Traffic {
     /// One for each arm of the split.
     #[schema(read_only)]
     shares: Vec<Share>,
-    /// Whether the arms got the shares that their weights say: Pearson's chi-squared test over the requests since this revision.
+    /// Whether the arms got the shares that their weights say: Pearson's chi-squared test over the sticky keys or the requests since this
+    /// revision.
     #[schema(read_only)]
     sample_ratio: SampleRatioResponse,
     /// After a PUT: the rollout that it ended; absent if there was none.
@@ -161,12 +163,21 @@ pub(in crate::admin) struct EndsRollout {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = SampleRatioAnswer)]
 pub(in crate::admin) struct SampleRatioResponse {
+    /// What is tested: `key`, the distinct sticky keys of each arm, or `request`.
+    unit: &'static str,
+    /// Requests that the split assigned.
     requests: u64,
+    /// The distinct sticky keys that are tested; null where requests are. Requests without the key are not among them.
+    keys: Option<u64>,
+    /// The share of all sticky keys that is followed, chosen by their hash: 1 up to 32,768 keys of an arm, then a half, a quarter and so
+    /// on; null where requests are tested.
+    followed: Option<f64>,
     chi_squared: f64,
     degrees_of_freedom: usize,
     /// The probability of a deviation at least as large if the split works.
     p_value: f64,
-    /// `ok`; `mismatch`: p below 0.001, or requests on an arm without weight; `too_few`: fewer than five requests expected on an arm.
+    /// `ok`; `mismatch`: p below 0.001, or requests on an arm without weight; `too_few`: fewer than five keys or requests expected on an
+    /// arm.
     verdict: &'static str,
     /// A caveat.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -287,8 +298,15 @@ impl Traffic {
         let counts: Vec<u64> =
             (0..document.split.len()).map(|i| arms.get(i).map_or(0, |a| a.metrics.requests())).collect();
         let weights: Vec<f64> = document.split.iter().map(|arm| arm.weight).collect();
-        let ratio = SampleRatio::of(&weights, &counts);
-        let all: u64 = ratio.requests;
+        // All arms are compared over the same sample of keys: that of the arm that follows the smallest.
+        let halvings =
+            document.counts_keys().then(|| arms.iter().filter_map(|arm| arm.metrics.halvings()).max()).flatten();
+        let keys = halvings.map(|halvings| {
+            let keys = |i| arms.get(i).map_or(0, |arm: &Arc<Served>| arm.metrics.distinct_keys(halvings));
+            (0..document.split.len()).map(keys).collect::<Vec<u64>>()
+        });
+        let ratio = SampleRatio::of(&weights, keys.as_ref().unwrap_or(&counts));
+        let all: u64 = counts.iter().sum();
         let share = |(arm, requests): (AnsweringArm, u64)| Share {
             arm: arm.arm,
             version: arm.version,
@@ -300,14 +318,18 @@ impl Traffic {
                 .map(|served| served.loaded.breaker.status().state),
         };
         let shares = configured_arms(&document).into_iter().zip(counts).map(share).collect();
+        let by_request = document.sticky_by.is_some() && keys.is_none() && document.split.len() > 1;
         let sample_ratio = SampleRatioResponse {
-            requests: ratio.requests,
+            unit: if keys.is_some() { "key" } else { "request" },
+            requests: all,
+            keys: keys.as_ref().map(|_| ratio.units),
+            followed: halvings.map(|halvings| (-f64::from(halvings)).exp2()),
             chi_squared: ratio.chi_squared,
             degrees_of_freedom: ratio.degrees_of_freedom,
             p_value: ratio.p_value,
             verdict: ratio.verdict.as_str(),
-            note: document.sticky_by.as_ref().map(
-                |_| "all requests of a sticky key go to one arm, so a few busy keys can cause a mismatch by themselves",
+            note: by_request.then_some(
+                "requests of one sticky key are not independent: a few busy keys can cause a mismatch by themselves",
             ),
         };
         Traffic { document, model, revision, shares, sample_ratio, ends_rollout: None, moves: None }

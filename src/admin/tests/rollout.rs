@@ -7,6 +7,7 @@ use crate::lifecycle::fake::{Asked, Told};
 use crate::model::Code;
 use crate::registry::{Entry, Retired, Snapshot, Stage, State, Writer};
 use crate::route::Document;
+use crate::telemetry::Ended;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -138,7 +139,7 @@ fn a_rollout_whose_client_disconnects_is_watched_by_its_guardrails() {
         let snapshot = fixture.reader.snapshot();
         for arm in snapshot.model("fraud").unwrap().arms() {
             let failed = (arm.arm() == "2").then_some(Code::EngineFailed);
-            (0..20).for_each(|_| arm.metrics.ended(failed, Duration::from_millis(1), true));
+            (0..20).for_each(|_| arm.metrics.ended(&Ended::of(failed, Duration::from_millis(1), true)));
         }
         let rollout = show(&fixture);
         if rollout["state"] != "running" || Instant::now() > until {
@@ -245,7 +246,7 @@ fn a_rollout_is_shown_with_its_evidence_and_stops_when_somebody_else_changes_the
     assert_eq!(names, ["error_rate_ratio", "nonfinite_ratio", "p99_latency_ratio"]);
     let first = &begun["guardrails"][0];
     assert_eq!((&first["interval"], &first["broken"]), (&json!([0.0, null]), &json!(false)));
-    let empty = json!({"requests": 0, "failed": 0, "nonfinite": 0, "p99_us": null});
+    let empty = json!({"requests": 0, "failed": 0, "nonfinite": 0, "p99_us": null, "keys": null});
     assert_eq!((&begun["candidate"], &begun["control"]), (&empty, &empty));
 
     let mut writer = fixture.writer.lock().unwrap();

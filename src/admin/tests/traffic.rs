@@ -7,6 +7,7 @@ use crate::model::{Code, Failure};
 use crate::model_settings::{Gates, Verdict};
 use crate::registry::State;
 use crate::route::Document;
+use crate::telemetry::Ended;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ fn the_document_is_shown_with_its_shares_and_can_be_sent_back() {
     let snapshot = fixture.reader.snapshot();
     for (arm, requests) in snapshot.model("fraud").unwrap().arms().iter().zip([3, 1]) {
         for _ in 0..requests {
-            arm.metrics.ended(None, Duration::ZERO, true);
+            arm.metrics.ended(&Ended::of(None, Duration::ZERO, true));
         }
     }
     let answer = fixture.get(PATH);
@@ -363,7 +364,7 @@ fn shares_belong_to_the_revision_in_the_response() {
     let one = fixture.loaded(1, State::Serving);
     fixture.publish(vec![one], Some(Document::single(version(1))));
     let snapshot = fixture.reader.snapshot();
-    snapshot.model("fraud").unwrap().arms()[0].metrics.ended(None, Duration::ZERO, true);
+    snapshot.model("fraud").unwrap().arms()[0].metrics.ended(&Ended::of(None, Duration::ZERO, true));
     let put = fixture.send("PUT", PATH, &[], json!({"split": [{"version": "1", "weight": 1}]}).to_string());
     assert_eq!(put.json()["shares"][0]["requests"], 1, "the same revision keeps its counts");
 }
