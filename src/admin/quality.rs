@@ -6,7 +6,7 @@ use super::extract::Target;
 use super::schemas::Problem;
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
-use crate::quality::{Figures, Moments};
+use crate::quality::{ByUnit, Figures, Moments};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -68,8 +68,16 @@ pub(super) struct LabelDelay {
 pub(super) struct ValueQuality {
     count: u64,
     mean: f64,
-    /// The sample variance; null for fewer than two values.
+    /// The sample variance over rows; null for fewer than two values.
     variance: Option<f64>,
+    /// `key`: the standard error comes from the differences of sticky keys; `request`: from those of requests.
+    unit: &'static str,
+    /// Sticky keys, or requests, with a value.
+    units: u64,
+    /// From 0 to 1: the share of them that is kept, chosen by their hash: an arm keeps at most 16,384.
+    followed: f64,
+    /// Of the mean; rows of one unit are taken for related. Null for fewer than two units.
+    standard_error: Option<f64>,
 }
 
 /// The quality of a model
@@ -107,7 +115,10 @@ pub(super) fn quality_of(admin: &Admin, model: &ModelName) -> Quality {
             p50_s: figures.delay_quantile(0.5),
             p95_s: figures.delay_quantile(0.95),
         },
-        values: figures.known_values().map(|(name, moments)| (name.clone(), ValueQuality::of(moments))).collect(),
+        values: figures
+            .known_values()
+            .map(|(name, moments)| (name.clone(), ValueQuality::of(moments, figures.by_unit.get(name))))
+            .collect(),
     };
     Quality {
         model: model.clone(),
@@ -120,8 +131,16 @@ pub(super) fn quality_of(admin: &Admin, model: &ModelName) -> Quality {
 }
 
 impl ValueQuality {
-    fn of(moments: &Moments) -> ValueQuality {
-        ValueQuality { count: moments.count, mean: moments.mean, variance: moments.variance() }
+    fn of(moments: &Moments, by_unit: Option<&ByUnit>) -> ValueQuality {
+        ValueQuality {
+            count: moments.count,
+            mean: moments.mean,
+            variance: moments.variance(),
+            unit: if by_unit.is_some_and(|by_unit| by_unit.is_key) { "key" } else { "request" },
+            units: by_unit.map_or(0, |by_unit| by_unit.units),
+            followed: by_unit.map_or(1.0, |by_unit| by_unit.followed),
+            standard_error: by_unit.and_then(|by_unit| by_unit.standard_error),
+        }
     }
 }
 

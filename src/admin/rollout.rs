@@ -11,7 +11,7 @@ use super::traffic::check_break_glass;
 use crate::ledger::rfc3339;
 use crate::lifecycle::Actor;
 use crate::model::{ModelName, Version};
-use crate::rollout::{Comparison, Counts, Evidence, Plan, Step, StepEvidence, View, p99_us};
+use crate::rollout::{self, Counts, Evidence, Plan, Require, Step, Verdict, View, p99_us};
 use crate::settings::show_duration;
 use crate::telemetry::{ArmEvidence, KeyEvidence, Unit};
 use axum::Json;
@@ -61,6 +61,11 @@ pub(super) struct Rollout {
     step_started_at: String,
     /// The revision of the traffic document that it put in force last.
     revision: u64,
+    /// The 99th percentile of the latency of the versions that served before the rollout, rounded up by at most an eighth; null where they
+    /// had fewer than 100 requests under that document.
+    p99_before_us: Option<u64>,
+    /// What must be shown before the next step; absent members are not asked for.
+    require: RequireResponse,
     /// The evidence of this step; after the end, of the last step that was held. Null while the candidate is a shadow.
     candidate: Option<Side>,
     control: Option<Side>,
@@ -91,16 +96,30 @@ pub(super) struct Guardrail {
     limit: f64,
     /// What is counted: `request`, `key` (sticky keys) or `pair` (shadow pairs).
     unit: &'static str,
-    /// Requests that failed, had non-finite outputs or were slow; keys that had such a request; or shadow pairs that disagree.
+    /// Requests that failed, had non-finite outputs or were slow; keys that had such a request; or shadow pairs that disagree. For
+    /// `constant_output_ratio` answers that differ from the one before; for `p99_before_ratio` requests of both sides.
     candidate: Observed,
     /// Null if the candidate is compared with the limit only.
     control: Option<Observed>,
-    /// The confidence interval of the ratio (or share), valid however often it is checked; null means unbounded.
+    /// The confidence interval of the ratio (or share), valid however often it is checked; null means unbounded. For `p99_latency_ratio`
+    /// and `engine_time_ratio` it is the ratio of the shares of slow requests, which may be 1; for `max_p99_ms` and `p99_before_ratio` the
+    /// share of slow requests, which may be 0.01.
     interval: (f64, Option<f64>),
     /// The error probability α of the interval.
     level: f64,
     /// Whether the whole interval lies above the limit.
     broken: bool,
+}
+
+/// The largest upper end of each interval with which the next step begins.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RequireResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_rate_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_rate_difference: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_error_rate: Option<f64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -282,6 +301,8 @@ impl Rollout {
             started_at: rfc3339(state.started_at),
             step_started_at: rfc3339(state.step_started_at),
             revision: state.revision,
+            p99_before_us: state.p99_before_us,
+            require: RequireResponse::of(plan.require),
             candidate: step.map(|step| Side::of(&step.candidate)),
             control: step.map(|step| Side::of(&step.control)),
             guardrails: guardrails(plan, evidence),
@@ -295,23 +316,21 @@ fn guardrails(plan: &Plan, evidence: &Evidence) -> Vec<Guardrail> {
     let level = plan.guardrails.level(&plan.steps);
     match evidence {
         Evidence::Step(step) => {
-            let StepEvidence { errors, nonfinite, latency, .. } = &**step;
-            let of = |name, comparison: &Option<Comparison>, limit: Option<f64>| {
-                comparison.as_ref().zip(limit).map(|(comparison, limit)| Guardrail {
-                    limit,
+            let of = |guardrail: &rollout::Guardrail| {
+                let Verdict { interval: (low, high), exceeds, .. } = guardrail.test.verdict(level);
+                let (candidate, control) = guardrail.test.counts();
+                Guardrail {
+                    name: guardrail.kind.name(),
+                    limit: guardrail.limit,
                     unit: unit(step.unit()),
-                    ..Guardrail::of(name, comparison, level)
-                })
+                    candidate: Observed::of(candidate),
+                    control: control.map(Observed::of),
+                    interval: (low, high.is_finite().then_some(high)),
+                    level,
+                    broken: exceeds,
+                }
             };
-            let limits = &plan.guardrails;
-            [
-                of("error_rate_ratio", errors, limits.error_rate_ratio),
-                of("nonfinite_ratio", nonfinite, limits.nonfinite_ratio),
-                of("p99_latency_ratio", latency, limits.p99_latency_ratio),
-            ]
-            .into_iter()
-            .flatten()
-            .collect()
+            step.guardrails.iter().map(of).collect()
         }
         Evidence::Shadow(shadow) => {
             let limit = plan.guardrails.shadow_disagreement.unwrap_or(1.0);
@@ -330,27 +349,17 @@ fn guardrails(plan: &Plan, evidence: &Evidence) -> Vec<Guardrail> {
     }
 }
 
-impl Guardrail {
-    fn of(name: &'static str, comparison: &Comparison, level: f64) -> Guardrail {
-        let verdict = comparison.verdict(level);
-        let (low, high) = verdict.interval;
-        Guardrail {
-            name,
-            limit: comparison.limit,
-            unit: unit(Unit::Request),
-            candidate: Observed::of(comparison.candidate),
-            control: Some(Observed::of(comparison.control)),
-            interval: (low, high.is_finite().then_some(high)),
-            level,
-            broken: verdict.exceeds,
-        }
-    }
-}
-
 fn unit(unit: Unit) -> &'static str {
     match unit {
         Unit::Request => "request",
         Unit::Key => "key",
+    }
+}
+
+impl RequireResponse {
+    fn of(require: Require) -> RequireResponse {
+        let Require { error_rate_ratio, error_rate_difference, max_error_rate } = require;
+        RequireResponse { error_rate_ratio, error_rate_difference, max_error_rate }
     }
 }
 

@@ -173,10 +173,23 @@ pub(super) struct RolloutRequest {
     /// The share of requests that are copied before the first step; absent: 1.
     shadow_sample: Option<f64>,
     guardrails: Option<GuardrailsRequest>,
+    require: Option<RequireRequest>,
     allow_signature_change: Option<bool>,
     /// Move traffic to the version although nobody approved it. Only for admins; the audit trail, the log and a metric have it.
     break_glass: Option<bool>,
     reason: String,
+}
+
+/// What must be shown before the next step: the upper end of each interval is at most this, with 95 % confidence.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the schema of rollout::Require")]
+pub(super) struct RequireRequest {
+    /// The candidate's rate of failed requests divided by the control's; above 1.
+    error_rate_ratio: Option<f64>,
+    /// The candidate's rate of failed requests less the control's.
+    error_rate_difference: Option<f64>,
+    /// The candidate's rate of failed requests.
+    max_error_rate: Option<f64>,
 }
 
 /// Limits that move the traffic back when they are violated. Absent: the default. `null`: off.
@@ -189,6 +202,16 @@ pub(super) struct GuardrailsRequest {
     nonfinite_ratio: Option<f64>,
     /// The candidate's 99th percentile of the latency divided by the control's; default 1.5.
     p99_latency_ratio: Option<f64>,
+    /// The candidate's median engine time per row divided by the control's, for as many rows; default 1.5.
+    engine_time_ratio: Option<f64>,
+    /// How many times as often the control's answers may differ from the answer before as the candidate's; default 10.
+    constant_output_ratio: Option<f64>,
+    /// The share of the candidate's requests that may fail; default off.
+    max_error_rate: Option<f64>,
+    /// The largest 99th percentile of the candidate's latency, in milliseconds; default off.
+    max_p99_ms: Option<f64>,
+    /// The 99th percentile of the latency of both sides divided by that from before the rollout; default off.
+    p99_before_ratio: Option<f64>,
     /// The share of shadow pairs that may disagree before the first step; default off.
     shadow_disagreement: Option<f64>,
     /// The largest share of rollouts that are moved back although the candidate is no worse; default 0.05.

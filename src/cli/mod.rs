@@ -221,6 +221,8 @@ nothing to undo: --to-revision goes back further.")]
     #[command(after_help = "Examples:
   sluicegate rollout iris --to 4 --reason \"better recall\"
   sluicegate rollout iris --to 4 --steps 1,5,25,50,100 --hold 10m --guardrail p99_latency_ratio=2 --reason \"better recall\"
+  sluicegate rollout iris --to 4 --require error_rate_ratio=1.5 --reason \"few requests, so wait for evidence\"
+  sluicegate rollout iris --to 4 --require error_rate_ratio=1.5 --reason \"few requests: wait for evidence\"
   sluicegate rollout iris --to 4 --guardrail shadow_disagreement=0.02 --reason \"same answers, faster\" --watch
   sluicegate rollout iris
   sluicegate rollout iris --pause --reason \"the campaign starts\"
@@ -230,8 +232,16 @@ Guardrails: if one is broken, all traffic goes back to the versions before the r
   error_rate_ratio     failed requests of the new version, as a multiple of the old one's rate
   nonfinite_ratio      requests with NaN or infinite outputs, as a multiple of the old one's rate
   p99_latency_ratio    requests slower than the old version's 99th percentile, as a multiple of the old one's rate
+  engine_time_ratio    median time in the engine per row, as a multiple of the old version's
+  constant_output_ratio  how many times as often the old version's answers may change from one request to the next
+  max_error_rate       share of the new version's requests that may fail [default: off]
+  max_p99_ms           99th percentile of the new version's latency [default: off]
+  p99_before_ratio     99th percentile of both versions, as a multiple of that from before the rollout [default: off]
   shadow_disagreement  share of compared requests in which the new version answers differently; measured before the first step
-  false_alarm_rate     share of rollouts of equally good versions that may be stopped by mistake, at most")]
+  false_alarm_rate     share of rollouts of equally good versions that may be stopped by mistake, at most
+
+Required: the next step begins only when the upper end of the interval is at most this.
+  error_rate_ratio, error_rate_difference, max_error_rate")]
     Rollout(RolloutOptions),
     /// Compare a model's shadow versions with the versions that answer.
     #[command(after_help = "Examples:
@@ -407,6 +417,9 @@ pub(crate) struct RolloutOptions {
     /// Set a guardrail, or switch it off with NAME=off; may be repeated.
     #[arg(long = "guardrail", value_name = "NAME=LIMIT", requires = "to")]
     guardrails: Vec<String>,
+    /// Begin the next step only when this is shown with 95 % confidence, such as `error_rate_ratio=1.5`; may be repeated.
+    #[arg(long, value_name = "NAME=LIMIT", requires = "to")]
+    require: Vec<String>,
     /// Start even if the new version's inputs or outputs do not fit what callers use.
     #[arg(long, requires = "to")]
     allow_signature_change: bool,

@@ -65,17 +65,19 @@ fn plan(options: &RolloutOptions) -> Result<Value, CommandError> {
     set(&mut plan, "min_shadow_pairs", options.min_shadow_pairs.map(|n| json!(n)));
     set(&mut plan, "allow_signature_change", options.allow_signature_change.then(|| json!(true)));
     set(&mut plan, "break_glass", options.break_glass.then(|| json!(true)));
-    let guardrails =
-        options.guardrails.iter().map(|text| guardrail(text)).collect::<Result<Map<String, Value>, CommandError>>()?;
-    set(&mut plan, "guardrails", (!guardrails.is_empty()).then(|| Value::Object(guardrails)));
+    for (member, option, texts) in
+        [("guardrails", "--guardrail", &options.guardrails), ("require", "--require", &options.require)]
+    {
+        let limits =
+            texts.iter().map(|text| limit(option, text)).collect::<Result<Map<String, Value>, CommandError>>()?;
+        set(&mut plan, member, (!limits.is_empty()).then(|| Value::Object(limits)));
+    }
     Ok(plan)
 }
 
-fn guardrail(text: &str) -> Result<(String, Value), CommandError> {
+fn limit(option: &str, text: &str) -> Result<(String, Value), CommandError> {
     let usage = || {
-        CommandError::Usage(format!(
-            "--guardrail {text:?}: expected NAME=LIMIT or NAME=off, such as error_rate_ratio=1.2"
-        ))
+        CommandError::Usage(format!("{option} {text:?}: expected NAME=LIMIT or NAME=off, such as error_rate_ratio=1.2"))
     };
     let (name, limit) = text.split_once('=').ok_or_else(usage)?;
     let limit = match limit {

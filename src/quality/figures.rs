@@ -1,6 +1,7 @@
 //! The figures of one version on one arm.
 
 use super::label::{LabelResult, Predicted};
+use super::units::ByUnit;
 use super::window::Told;
 use crate::model::Label;
 use hdrhistogram::Histogram;
@@ -61,6 +62,8 @@ pub struct Figures {
     pub error: Moments,
     /// Business values by name.
     pub values: BTreeMap<String, Moments>,
+    /// How exactly the mean of each is known. Only in figures that are handed out.
+    pub by_unit: BTreeMap<String, ByUnit>,
     /// Values that were not kept, because there were too many names.
     pub values_left_out: u64,
     /// Time from a prediction to the `ts` of its first feedback, in seconds.
@@ -83,6 +86,7 @@ impl Default for Figures {
             correct: 0,
             error: Moments::default(),
             values: BTreeMap::new(),
+            by_unit: BTreeMap::new(),
             values_left_out: 0,
             delay: Moments::default(),
             // Its range grows with the recorded values.

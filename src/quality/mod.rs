@@ -5,6 +5,7 @@
 //! - Memory is bounded, in bytes. Rows and feedback older than the window are dropped, and if too many come in that time, only a share of the
 //!   requests is kept. Figures of an arm without predictions for a day are dropped too.
 //! - [`Quality::of`] returns the figures of a model, by version and arm. They are sums since the start over the kept rows.
+//! - Business values are also summed by unit: the sticky key of a row, or its request ([`ByUnit`]).
 //! - [`Predicted`] compares a label with the outputs of a row, for the live figures and for offline ones.
 //!
 //! Uses: model, tensor.
@@ -17,8 +18,10 @@ mod figures;
 mod label;
 #[cfg(test)]
 mod tests;
+mod units;
 mod window;
 
 pub use figures::{Figures, Moments};
 pub use label::{LabelResult, Predicted};
+pub use units::ByUnit;
 pub use window::{Config, ModelQuality, Quality, Seen};

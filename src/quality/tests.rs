@@ -10,7 +10,15 @@ fn model() -> ModelName {
 }
 
 fn predict(quality: &Quality, id: &str, ts: i64, predicted: f64) {
-    let seen = Seen { model: &model(), version: "1".parse().unwrap(), arm: "control", request_id: id, row: 0, ts };
+    let seen = Seen {
+        model: &model(),
+        version: "1".parse().unwrap(),
+        arm: "control",
+        request_id: id,
+        route_key: None,
+        row: 0,
+        ts,
+    };
     quality.record_prediction(&seen, || {
         let mut all = Predicted::default();
         all.add(DataType::Fp64, &predicted.to_le_bytes());
@@ -160,7 +168,8 @@ fn figures_of_idle_arms_and_models_are_dropped() {
     quality.record_feedback(&other, vec![feedback("early", 0, 1.0, 1.0)], 0);
     let predict = |model: &ModelName, version: u64, arm: &str, ts: i64| {
         let version = version.to_string().parse().unwrap();
-        let seen = Seen { model, version, arm, request_id: &format!("{version}-{arm}-{ts}"), row: 0, ts };
+        let seen =
+            Seen { model, version, arm, request_id: &format!("{version}-{arm}-{ts}"), route_key: None, row: 0, ts };
         quality.record_prediction(&seen, Predicted::default);
     };
     predict(&other, 1, "control", 0);
@@ -181,6 +190,7 @@ fn figures_of_idle_arms_and_models_are_dropped() {
         version: "1".parse().unwrap(),
         arm: "control",
         request_id: "early",
+        route_key: None,
         row: 0,
         ts: 200 * hour,
     };
@@ -206,7 +216,15 @@ fn a_clock_that_is_set_back_does_not_stop_the_window() {
     assert_eq!(only_arm(&quality).labelled, 1, "the row in the future was dropped");
     let other: ModelName = "other".parse().unwrap();
     quality.record_feedback(&other, Vec::new(), 0);
-    let seen = Seen { model: &other, version: "1".parse().unwrap(), arm: "a", request_id: "x", row: 0, ts: 20 * hour };
+    let seen = Seen {
+        model: &other,
+        version: "1".parse().unwrap(),
+        arm: "a",
+        request_id: "x",
+        route_key: None,
+        row: 0,
+        ts: 20 * hour,
+    };
     quality.record_prediction(&seen, Predicted::default);
     predict(&quality, "later", 60 * hour, 1.0);
     assert!(quality.of(&other).arms.is_empty(), "idle arms are still dropped");
@@ -287,7 +305,8 @@ fn micros(duration: Duration) -> i64 {
 }
 
 fn predict_of(quality: &Quality, model: &ModelName, id: &str, ts: i64) {
-    let seen = Seen { model, version: "1".parse().unwrap(), arm: "control", request_id: id, row: 0, ts };
+    let seen =
+        Seen { model, version: "1".parse().unwrap(), arm: "control", request_id: id, route_key: None, row: 0, ts };
     quality.record_prediction(&seen, Predicted::default);
 }
 
@@ -317,4 +336,66 @@ proptest! {
         quality.expire(now + micros(Duration::from_mins(10)) + 1);
         prop_assert_eq!(quality.bytes(), 0);
     }
+}
+
+/// Revenue of 300 users with five requests each on average, on two identical arms.
+fn revenue_by_user(rng: &mut fastrand::Rng) -> Vec<Figures> {
+    let quality = Quality::default();
+    for user in 0..300 {
+        let (arm, level) = (if rng.bool() { "a" } else { "b" }, -(1.0 - rng.f64()).ln());
+        let mut request = 0;
+        while request == 0 || rng.f64() < 0.8 {
+            let id = format!("{user}-{request}");
+            let (model, version, key) = (&model(), "1".parse().unwrap(), format!("u{user}"));
+            let seen = Seen { model, version, arm, request_id: &id, route_key: Some(&key), row: 0, ts: 0 };
+            quality.record_prediction(&seen, Predicted::default);
+            quality.record_feedback(model, vec![feedback(&id, 1, 1.0, level * rng.f64())], 1);
+            request += 1;
+        }
+    }
+    quality.of(&model()).arms.into_values().collect()
+}
+
+#[test]
+fn identical_arms_differ_by_more_than_two_standard_errors_of_their_users_in_few_tests_and_of_their_rows_in_many() {
+    let rng = &mut fastrand::Rng::with_seed(3);
+    let (tests, mut by_unit, mut by_row) = (100, 0, 0);
+    for _ in 0..tests {
+        let arms = revenue_by_user(rng);
+        let [a, b] = &arms[..] else { panic!("two arms") };
+        let difference = (a.values["revenue"].mean - b.values["revenue"].mean).abs();
+        let of_rows = |arm: &Figures| {
+            let moments = arm.values["revenue"];
+            moments.variance().unwrap() / moments.count as f64
+        };
+        let of_units = |arm: &Figures| arm.by_unit["revenue"].standard_error.unwrap().powi(2);
+        by_unit += u32::from(difference > 1.96 * (of_units(a) + of_units(b)).sqrt());
+        by_row += u32::from(difference > 1.96 * (of_rows(a) + of_rows(b)).sqrt());
+    }
+    println!("identical arms differ in {by_unit} of {tests} tests by user and in {by_row} by row");
+    assert!(by_unit <= 12, "{by_unit} of {tests} by user");
+    assert!(by_row >= 20, "{by_row} of {tests} by row");
+}
+
+#[test]
+fn values_are_summed_by_key_and_corrections_replace_them() {
+    let quality = Quality::default();
+    let see = |id: &str, key: Option<&str>| {
+        let (model, version) = (&model(), "1".parse().unwrap());
+        let seen = Seen { model, version, arm: "control", request_id: id, route_key: key, row: 0, ts: 0 };
+        quality.record_prediction(&seen, Predicted::default);
+    };
+    // Feedback about the first comes before its prediction.
+    quality.record_feedback(&model(), vec![feedback("a", 1, 1.0, 2.0)], 1);
+    see("a", Some("u1"));
+    see("b", Some("u1"));
+    see("c", Some("u2"));
+    see("d", None);
+    quality.record_feedback(&model(), vec![feedback("b", 1, 1.0, 100.0), feedback("c", 1, 1.0, 6.0)], 1);
+    quality.record_feedback(&model(), vec![feedback("b", 2, 1.0, 4.0), feedback("d", 1, 1.0, 8.0)], 2);
+    let by_unit = only_arm(&quality).by_unit["revenue"];
+    assert_eq!((by_unit.is_key, by_unit.units), (true, 3));
+    // A mean of 5. The users' sums less five times their rows: -4, 1, 3.
+    let expected = (26.0_f64 * 3.0 / 2.0).sqrt() / 4.0;
+    assert!((by_unit.standard_error.unwrap() - expected).abs() < 1e-12, "{by_unit:?}");
 }

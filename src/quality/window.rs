@@ -5,6 +5,7 @@
 
 use super::figures::Figures;
 use super::label::Predicted;
+use super::units::{Unit, Units, unit_of};
 use crate::model::{Feedback, Label, ModelName, Update, Version};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,8 @@ use xxhash_rust::xxh3::Xxh3;
 pub struct Config {
     /// Limit for the rows that wait for feedback, over all models. A row takes about 200 bytes. Default 250 000.
     pub rows: usize,
-    /// Limit for the bytes of these rows, of feedback about them and of feedback that came before its prediction. Default 64 MiB.
+    /// Limit for the bytes of these rows, of feedback about them and of feedback that came before its prediction. Default 64 MiB. The
+    /// sums by unit are not among them: an arm has at most 16,384, of about 50 bytes.
     pub bytes: usize,
     /// How long a row waits. Where more rows come in that time than the limit allows, only a share of the requests is kept. A hash of
     /// the request id chooses them. The share is halved and doubled as needed. Default 1 h.
@@ -40,6 +42,8 @@ pub struct Seen<'a> {
     pub version: Version,
     pub arm: &'a str,
     pub request_id: &'a str,
+    /// The sticky key, where the request has one.
+    pub route_key: Option<&'a str>,
     pub row: u32,
     /// Microseconds since 1970, UTC.
     pub ts: i64,
@@ -105,6 +109,7 @@ struct Arm {
     version: Version,
     name: String,
     figures: Figures,
+    units: Units,
     /// The time of the last prediction.
     last_used: i64,
 }
@@ -114,6 +119,7 @@ struct Row {
     ts: i64,
     /// Key in [`Model::arms`].
     arm: u64,
+    unit: Unit,
     predicted: Predicted,
     feedback: Option<Box<Told>>,
 }
@@ -284,7 +290,7 @@ impl Quality {
 
 impl Model {
     fn quality(&self) -> ModelQuality {
-        let arms = self.arms.values().map(|arm| ((arm.version, arm.name.clone()), arm.figures.clone()));
+        let arms = self.arms.values().map(|arm| ((arm.version, arm.name.clone()), arm.figures()));
         ModelQuality {
             arms: arms.collect(),
             feedback: self.feedback,
@@ -303,9 +309,36 @@ impl Model {
         }
         let number = self.next_arm;
         self.next_arm += 1;
-        let arm = Arm { version, name: name.to_owned(), figures: Figures::default(), last_used: i64::MIN };
+        let arm = Arm {
+            version,
+            name: name.to_owned(),
+            figures: Figures::default(),
+            units: Units::default(),
+            last_used: i64::MIN,
+        };
         self.arms.insert(number, arm);
         number
+    }
+}
+
+impl Arm {
+    /// The figures, with those by unit.
+    fn figures(&self) -> Figures {
+        let mut figures = self.figures.clone();
+        let values = self.figures.known_values();
+        figures.by_unit = values.map(|(name, all)| (name.clone(), self.units.of(name, all.count, all.mean))).collect();
+        figures
+    }
+
+    fn add(&mut self, unit: Unit, predicted: &Predicted, told: &Told) {
+        self.figures.add(predicted, told);
+        // Only names that have figures are summed by unit.
+        self.units.add(unit, told.values().filter(|(name, _)| self.figures.values.contains_key(*name)));
+    }
+
+    fn remove(&mut self, unit: Unit, predicted: &Predicted, told: &Told) {
+        self.figures.remove(predicted, told);
+        self.units.remove(unit, told.values());
     }
 }
 
@@ -324,7 +357,9 @@ impl Window {
         model.last_used = seen.ts;
         arm.last_used = seen.ts;
         arm.figures.predictions += 1;
-        let mut row = Row { ts: seen.ts, arm: number, predicted: predicted(), feedback: None };
+        arm.units.seen(seen.route_key.is_some());
+        let unit = unit_of(seen.route_key, seen.request_id);
+        let mut row = Row { ts: seen.ts, arm: number, unit, predicted: predicted(), feedback: None };
         if let Some(early) = self.early.remove(&key) {
             let bytes = early.merged.bytes();
             self.early_bytes -= bytes;
@@ -332,7 +367,7 @@ impl Window {
             let EarlyFeedback { merged, first_ts, entries, .. } = early;
             model.matched += entries;
             arm.figures.record_first_feedback(seen.ts, first_ts);
-            arm.figures.add(&row.predicted, &merged);
+            arm.add(unit, &row.predicted, &merged);
             row.feedback = Some(Box::new(merged));
         }
         // If an id is used again, feedback is about its newest prediction.
@@ -374,9 +409,9 @@ impl Window {
             return;
         }
         if let Some(known) = known {
-            arm.figures.remove(&row.predicted, known);
+            arm.remove(row.unit, &row.predicted, known);
         }
-        arm.figures.add(&row.predicted, &merged);
+        arm.add(row.unit, &row.predicted, &merged);
         row.feedback = Some(Box::new(merged));
         self.row_bytes = self.row_bytes + row.bytes() - before;
         self.halve_while_full();

@@ -41,6 +41,7 @@ fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
             arm: view.arm,
             request_id: view.request_id,
             row: u32::try_from(row).unwrap_or(u32::MAX),
+            route_key: view.route_key,
             ts: view.ts,
         };
         quality.record_prediction(&seen, || predicted(stream, outputs, row, records));

@@ -3,7 +3,6 @@
 use super::decide::{Decision, judge, judge_shadow};
 use super::evidence::{Evidence, ShadowEvidence, StepEvidence};
 use super::handle::View;
-use super::plan::Plan;
 use super::state::{State, Step};
 use crate::ledger::Action;
 use crate::model::ModelName;
@@ -38,8 +37,8 @@ impl ActiveRollout {
             Step::Shadow => Evidence::Shadow(ShadowEvidence::default()),
             Step::At(_) => {
                 let unit = if state.document(state.step).counts_keys() { Unit::Key } else { Unit::Request };
-                let Plan { guardrails, hold, .. } = &state.plan;
-                Evidence::Step(Box::new(StepEvidence::new(guardrails, *hold, state.percent(), unit)))
+                let step = StepEvidence::new(&state.plan, state.percent(), unit, state.p99_before_us);
+                Evidence::Step(Box::new(step))
             }
         };
         // How long a rollout was held that ended before a restart is not stored.

@@ -107,7 +107,7 @@ impl RolloutActor {
                 return Err(Failure::new(Code::Conflict, message));
             }
         }
-        let (before, revision) = self.services.document_before(model, &plan)?;
+        let (before, revision, p99_before_us) = self.services.before(model, &plan)?;
         let now = Timestamp::now();
         let step = if plan.guardrails.shadow_disagreement.is_some() { Step::Shadow } else { Step::At(0) };
         let reason = plan.reason.clone();
@@ -117,6 +117,7 @@ impl RolloutActor {
         let mut state = State {
             plan,
             before,
+            p99_before_us,
             salt,
             revision,
             step,

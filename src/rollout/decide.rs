@@ -1,10 +1,12 @@
 //! Decisions: pure functions from a plan and its evidence to what happens next, with the reason in words.
 
-use super::evidence::{Comparison, ShadowEvidence, StepEvidence, Verdict};
+use super::comparison::Test;
+use super::evidence::{ShadowEvidence, StepEvidence};
+use super::guardrail::{Guardrail, Kind};
 use super::plan::Plan;
-use super::sequence::Counts;
+use super::sequence::{Counts, RateSequence};
 use crate::settings::show_duration;
-use crate::telemetry::Unit;
+use crate::telemetry::{ArmEvidence, Fault, Unit};
 use std::time::Duration;
 
 /// What to do next, each with the reason.
@@ -18,20 +20,9 @@ pub(super) enum Decision {
 /// Decides at a step in which the candidate answers a share of the requests.
 pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Decision {
     let level = plan.guardrails.level(&plan.steps);
-    let guardrails = [
-        (&evidence.errors, "error_rate_ratio", "failed", "had a failed request"),
-        (&evidence.nonfinite, "nonfinite_ratio", "had NaN or infinite outputs", "had NaN or infinite outputs"),
-        (&evidence.latency, "p99_latency_ratio", "were slow", "had a slow request"),
-    ];
-    for (comparison, guardrail, requests, keys) in guardrails {
-        let Some(comparison) = comparison else { continue };
-        let verdict = comparison.verdict(level);
-        if verdict.exceeds {
-            let (units, what) = match evidence.unit() {
-                Unit::Request => ("requests", requests),
-                Unit::Key => ("keys", keys),
-            };
-            return Decision::TakeBack(violation(guardrail, units, what, comparison, &verdict, plan));
+    for guardrail in &evidence.guardrails {
+        if guardrail.test.exceeds(level) {
+            return Decision::TakeBack(violation(guardrail, evidence.unit(), level, plan));
         }
     }
     if held < plan.hold {
@@ -43,6 +34,9 @@ pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Dec
             "waiting for requests: the candidate has had {requests} of {}",
             plan.min_requests
         ));
+    }
+    if let Some(missing) = missing(plan, evidence) {
+        return Decision::Stay(missing);
     }
     Decision::Advance(format!(
         "this step ran for {} with {requests} requests, and no guardrail was violated",
@@ -75,27 +69,79 @@ pub(super) fn judge_shadow(plan: &Plan, limit: f64, evidence: &ShadowEvidence, h
     Decision::Advance(summary())
 }
 
-fn violation(
-    guardrail: &str,
-    units: &str,
-    what: &str,
-    comparison: &Comparison,
-    verdict: &Verdict,
-    plan: &Plan,
-) -> String {
-    let Comparison { candidate, control, limit, .. } = comparison;
+/// The error probability of what `require` asks for, at each step.
+const REQUIRE_LEVEL: f64 = 0.05;
+
+/// What the plan requires and the evidence does not show yet, in words.
+fn missing(plan: &Plan, evidence: &StepEvidence) -> Option<String> {
+    let unit = evidence.unit();
+    let required = plan.require;
+    let waiting = |what: &str, so_far: String, limit: String| {
+        Some(format!("waiting for evidence: {what} {so_far} at most, and {limit} is required"))
+    };
+    if let (Some(limit), Some(Test::Ratio(ratio))) =
+        (required.error_rate_ratio, evidence.required.as_ref().map(|required| &required.test))
+    {
+        let upper = ratio.upper_end(REQUIRE_LEVEL);
+        if upper > limit {
+            let so_far = if upper.is_finite() { format!("{upper:.2}") } else { "unlimited".to_owned() };
+            return waiting("the ratio of the error rates is", so_far, format!("{limit}"));
+        }
+    }
+    let rate = |side: &ArmEvidence| RateSequence::of(errors(side, unit));
+    if let Some(limit) = required.max_error_rate {
+        let upper = rate(&evidence.candidate).interval(REQUIRE_LEVEL).1;
+        if upper > limit {
+            return waiting("the candidate's error rate is", share(upper), share(limit));
+        }
+    }
+    if let Some(limit) = required.error_rate_difference {
+        let upper = rate(&evidence.candidate).interval(REQUIRE_LEVEL / 2.0).1;
+        let difference = upper - rate(&evidence.control).interval(REQUIRE_LEVEL / 2.0).0;
+        if difference > limit {
+            return waiting("the difference of the error rates is", share(difference), share(limit));
+        }
+    }
+    None
+}
+
+/// Requests, or keys by their first request, and how many of them failed.
+fn errors(side: &ArmEvidence, unit: Unit) -> Counts {
+    match (unit, &side.keys) {
+        (Unit::Key, Some(keys)) => Counts { requests: keys.keys(), bad: keys.bad_at_first(Fault::Failed) },
+        _ => Counts { requests: side.requests, bad: side.failed },
+    }
+}
+
+fn violation(guardrail: &Guardrail, unit: Unit, level: f64, plan: &Plan) -> String {
+    let Guardrail { kind, limit, test } = guardrail;
+    let (name, did) = (kind.name(), kind.words(unit));
+    let units = match unit {
+        Unit::Request => "requests",
+        Unit::Key => "keys",
+    };
+    let verdict = test.verdict(level);
     let (low, high) = verdict.interval;
+    let (candidate, control) = test.counts();
+    let whose = if *kind == Kind::Before { "of both sides" } else { "of the candidate" };
+    let Some(control) = control else {
+        let Counts { requests, bad } = candidate;
+        let of_all = match verdict.in_period {
+            None => format!("{bad} of {requests} {units} {whose} {did}"),
+            Some((bad, _)) => format!("in the current period {bad} {units} {whose} {did}"),
+        };
+        let limit = match kind {
+            Kind::MaxErrors => format!("the limit is {}", share(*limit)),
+            Kind::MaxP99 => format!("1 % may take longer than {limit} ms"),
+            _ => format!("1 % may take longer than {limit} times the p99 from before the rollout"),
+        };
+        return format!("{name} violated: {of_all}; the share is between {} and {}, {limit}", share(low), share(high));
+    };
     let interval =
         if high.is_finite() { format!("between {low:.2} and {high:.2}") } else { format!("at least {low:.2}") };
-    let slow = if guardrail == "p99_latency_ratio" {
-        let times = plan.guardrails.p99_latency_ratio.unwrap_or(1.0);
-        format!("; slow means above the control's p99, for the candidate above {times} times that")
-    } else {
-        String::new()
-    };
     let counts = match verdict.in_period {
         None => format!(
-            "{} of {} candidate {units} {what} ({}), {} of {} control {units} ({})",
+            "{} of {} candidate {units} {did} ({}), {} of {} control {units} ({})",
             candidate.bad,
             candidate.requests,
             percent(candidate.bad, candidate.requests),
@@ -104,10 +150,21 @@ fn violation(
             percent(control.bad, control.requests),
         ),
         Some((candidate, control)) => {
-            format!("in the current period {candidate} candidate {units} and {control} control {units} {what}")
+            format!("in the current period {candidate} candidate {units} and {control} control {units} {did}")
         }
     };
-    format!("{guardrail} violated: {counts}; the ratio is {interval}, the limit is {limit}{slow}")
+    let meaning = match kind {
+        Kind::Latency => format!(
+            ", the limit is 1; slow means above the control's p99, for the candidate above {} times that",
+            plan.guardrails.p99_latency_ratio.unwrap_or(1.0)
+        ),
+        Kind::Engine => format!(
+            ", the limit is 1; long means above the control's median for as many rows, for the candidate above {limit} times that"
+        ),
+        Kind::Constant => format!(" of the control to the candidate, the limit is {limit}"),
+        _ => format!(", the limit is {limit}"),
+    };
+    format!("{name} violated: {counts}; the ratio is {interval}{meaning}")
 }
 
 fn percent(part: u64, whole: u64) -> String {

@@ -1,10 +1,13 @@
 //! The evidence of a step: what the candidate and the control have done since the step began.
 
-use super::plan::Guardrails;
-use super::sequence::{Counts, RateSequence, RatioSequence};
+use super::comparison::Test;
+use super::guardrail::{Guardrail, Kind};
+use super::plan::Plan;
+use super::sequence::{Counts, RateSequence};
 use crate::shadow::Agreement;
 use crate::telemetry::{
-    ArmEvidence, Fault, KeyEvidence, LATENCY_BUCKETS, PERIOD_TICKS, Unit, Watch, latency_bucket, latency_of_bucket,
+    ArmEvidence, Fault, KeyEvidence, LATENCY_BUCKETS, PERIOD_TICKS, ROW_CLASSES, Unit, Watch, latency_bucket,
+    latency_of_bucket, rows_of_class,
 };
 use std::time::Duration;
 
@@ -21,11 +24,10 @@ pub(crate) struct StepEvidence {
     /// As of the last update.
     pub(crate) candidate: ArmEvidence,
     pub(crate) control: ArmEvidence,
-    pub(crate) errors: Option<Comparison>,
-    pub(crate) nonfinite: Option<Comparison>,
-    /// Slow requests: the control's above its own 99th percentile, the candidate's above `latency_limit` times that.
-    pub(crate) latency: Option<Comparison>,
-    latency_limit: f64,
+    pub(crate) guardrails: Vec<Guardrail>,
+    /// The ratio of the error rates, where the plan requires one.
+    pub(super) required: Option<Guardrail>,
+    limits: Limits,
     /// The candidate and the control at the last comparison.
     compared: (ArmEvidence, ArmEvidence),
     /// New requests of both arms together that are needed for the next comparison.
@@ -37,37 +39,32 @@ pub(crate) struct StepEvidence {
     period: u32,
 }
 
-/// A ratio with its limit.
-#[derive(Debug, Clone)]
-pub(crate) struct Comparison {
-    pub(crate) limit: f64,
-    /// Requests, or keys and those of them that were bad at least once.
-    pub(crate) candidate: Counts,
-    pub(crate) control: Counts,
-    /// Over the whole step. Each key is bad at most once.
-    ratio: RatioSequence,
-    /// Where keys are counted.
-    period: Option<Period>,
+/// The numbers of the plan that decide what is slow.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// How many times the control's 99th percentile.
+    p99_ratio: f64,
+    /// How many times the control's median engine time.
+    engine_ratio: f64,
+    max_p99_us: Option<u64>,
+    before_us: Option<u64>,
 }
 
-/// The keys of one period. Each key counts once, with its first request of the period.
-#[derive(Debug, Clone)]
-struct Period {
-    /// From 0.
-    number: u32,
-    bad: (u64, u64),
-    ratio: RatioSequence,
+/// The first buckets that are slow.
+struct Slow {
+    /// By latency, for the candidate and the control.
+    latency: Option<(usize, usize)>,
+    /// By engine time per row.
+    engine: [Option<(usize, usize)>; ROW_CLASSES],
+    over_limit: usize,
+    over_before: usize,
 }
 
-/// What a comparison says at a level α.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Verdict {
-    /// The ratios that are not rejected.
-    pub(crate) interval: (f64, f64),
-    /// Whether the whole interval lies above the limit.
-    pub(crate) exceeds: bool,
-    /// The keys of the candidate and of the control that were bad in the current period, where these decide.
-    pub(crate) in_period: Option<(u64, u64)>,
+/// One arm between two updates.
+#[derive(Clone, Copy)]
+struct Since<'a> {
+    now: &'a ArmEvidence,
+    before: &'a ArmEvidence,
 }
 
 /// The candidate as a shadow, before the first step.
@@ -80,6 +77,11 @@ pub(crate) struct ShadowEvidence {
 
 /// Requests of the control that are needed before its 99th percentile is used.
 const MIN_REQUESTS_FOR_P99: u64 = 100;
+/// Runs of the control with a number of rows that are needed before their median engine time is used.
+const MIN_RUNS_FOR_MEDIAN: u64 = 100;
+/// A run is not slow unless it takes this much longer than the median. Less may come from caches that hold nothing of a version with few
+/// requests.
+const LEAST_SLOWER_US: f64 = 200.0;
 /// Requests of the smaller arm to expect in one comparison. With less traffic several updates are compared together: nothing can be
 /// learned from a few requests that are all on one side, and at five requests a second hardly any tenth of a second has both. When to
 /// compare depends only on the sum of both arms, never on which arm had the requests. Otherwise a burst of failures that hits both
@@ -89,28 +91,30 @@ const EXPECTED_REQUESTS: f64 = 4.0;
 const TICKS: u32 = 64;
 /// Not shorter than the time between two checks.
 const SHORTEST_TICK: Duration = Duration::from_millis(100);
-/// Keys of the candidate that must be bad before a guardrail is violated: one caller cannot have a rollout moved back.
-const MIN_BAD_KEYS: u64 = 3;
 
 // === impl StepEvidence ===
 
 impl StepEvidence {
-    /// For a step that is held for at least `hold`, in which the candidate has `percent` % of the units. At 0 and at 100 there is nothing
-    /// to compare.
-    pub(crate) fn new(guardrails: &Guardrails, hold: Duration, percent: f64, unit: Unit) -> StepEvidence {
+    /// For a step in which the candidate has `percent` % of the units. At 0 and at 100 there is nothing to compare. `p99_before_us`: the
+    /// 99th percentile of the latency from before the rollout.
+    pub(crate) fn new(plan: &Plan, percent: f64, unit: Unit, p99_before_us: Option<u64>) -> StepEvidence {
         let smaller = percent.min(100.0 - percent) / 100.0;
-        let compared = |limit| Comparison::new(limit, unit);
+        let g = &plan.guardrails;
         StepEvidence {
             candidate: ArmEvidence::default(),
             control: ArmEvidence::default(),
-            errors: guardrails.error_rate_ratio.map(compared),
-            nonfinite: guardrails.nonfinite_ratio.map(compared),
-            latency: guardrails.p99_latency_ratio.map(|_| compared(1.0)),
-            latency_limit: guardrails.p99_latency_ratio.unwrap_or(1.0),
+            guardrails: Guardrail::of_plan(g, percent, unit, p99_before_us),
+            required: plan.require.error_rate_ratio.map(|limit| Guardrail::ratio(Kind::Errors, limit, unit)),
+            limits: Limits {
+                p99_ratio: g.p99_latency_ratio.unwrap_or(1.0),
+                engine_ratio: g.engine_time_ratio.unwrap_or(1.0),
+                max_p99_us: g.max_p99_ms.map(|ms| whole(ms * 1e3)),
+                before_us: g.p99_before_ratio.zip(p99_before_us).map(|(ratio, us)| whole(us as f64 * ratio)),
+            },
             compared: (ArmEvidence::default(), ArmEvidence::default()),
             min_new_requests: EXPECTED_REQUESTS / smaller,
             unit,
-            tick: (hold / TICKS).max(SHORTEST_TICK),
+            tick: (plan.hold / TICKS).max(SHORTEST_TICK),
             period: 0,
         }
     }
@@ -134,85 +138,197 @@ impl StepEvidence {
         let tick = u32::try_from(held.as_nanos() / self.tick.as_nanos().max(1)).unwrap_or(u32::MAX);
         if tick / PERIOD_TICKS != self.period {
             self.period = tick / PERIOD_TICKS;
-            for comparison in [&mut self.errors, &mut self.nonfinite, &mut self.latency].into_iter().flatten() {
-                comparison.begin_period(self.period);
+            for guardrail in self.guardrails.iter_mut().chain(&mut self.required) {
+                guardrail.test.begin_period(self.period);
             }
         }
-        let p99 = p99_bucket(&self.control);
-        let before = |bucket: usize| latency_of_bucket(bucket) - 1;
-        let candidate = p99.map_or(u64::MAX, |p99| before(first_slow_bucket(p99, self.latency_limit)));
-        let control = p99.map_or(u64::MAX, |p99| before(p99 + 1));
-        (Watch { tick, slow_us: candidate }, Watch { tick, slow_us: control })
+        let slow = Slow::by(&self.control, &self.limits);
+        let below = |bucket: Option<usize>| bucket.map_or(u64::MAX, |bucket| latency_of_bucket(bucket) - 1);
+        let watch = |side: fn((usize, usize)) -> usize| Watch {
+            tick,
+            slow_us: below(slow.latency.map(side)),
+            limit_us: self.limits.max_p99_us.unwrap_or(u64::MAX),
+            before_us: self.limits.before_us.unwrap_or(u64::MAX),
+            engine_us: slow.engine.map(|buckets| below(buckets.map(side))),
+        };
+        (watch(|(candidate, _)| candidate), watch(|(_, control)| control))
     }
 
     /// Compares the keys that were bad since the last update.
     fn compare_keys(&mut self, candidate: &ArmEvidence, control: &ArmEvidence) {
         let (Some(candidate), Some(control)) = (&candidate.keys, &control.keys) else { return };
-        let (candidate_before, control_before) = (self.candidate.keys.as_ref(), self.control.keys.as_ref());
+        let none = KeyEvidence::default();
+        let known = self.candidate.keys.as_ref().zip(self.control.keys.as_ref());
+        let (candidate_before, control_before) = known.unwrap_or((&none, &none));
         // A side that follows only half as many keys from some moment on: what came before and after it cannot be told apart.
-        let same = |now: &KeyEvidence, before: Option<&KeyEvidence>| {
-            before.is_none_or(|before| now.weight.to_bits() == before.weight.to_bits())
-        };
-        let usable = same(candidate, candidate_before) && same(control, control_before);
+        let same = |now: &KeyEvidence, before: &KeyEvidence| now.weight.to_bits() == before.weight.to_bits();
+        let usable = known.is_none() || same(candidate, candidate_before) && same(control, control_before);
         let exposure = candidate.weight / control.weight;
-        let comparisons = [
-            (&mut self.errors, Fault::Failed),
-            (&mut self.nonfinite, Fault::Nonfinite),
-            (&mut self.latency, Fault::Slow),
-        ];
-        for (comparison, fault) in comparisons {
-            let Some(comparison) = comparison else { continue };
-            let counts = |keys: &KeyEvidence| Counts { requests: keys.keys(), bad: keys.ever_bad(fault) };
-            (comparison.candidate, comparison.control) = (counts(candidate), counts(control));
-            if !usable {
-                continue;
-            }
-            let since = |of: &dyn Fn(&KeyEvidence) -> u64| {
-                let new = |now, before: Option<&KeyEvidence>| of(now).saturating_sub(before.map_or(0, of));
-                (new(candidate, candidate_before), new(control, control_before))
+        let since = |of: &dyn Fn(&KeyEvidence) -> u64| {
+            let of_candidate = of(candidate).saturating_sub(of(candidate_before));
+            (of_candidate, of(control).saturating_sub(of(control_before)))
+        };
+        for Guardrail { kind, test, .. } in self.guardrails.iter_mut().chain(&mut self.required) {
+            let fault = kind.fault();
+            // Engine times of half of the keys are slow from the start, so the first request of a key decides.
+            let once = |keys: &KeyEvidence| match kind {
+                Kind::Engine | Kind::Constant => keys.bad_at_first(fault),
+                _ => keys.ever_bad(fault),
             };
-            comparison.observe_keys(
-                exposure,
-                since(&|keys| keys.ever_bad(fault)),
-                since(&|keys| keys.bad_in_periods(fault)),
-            );
+            match test {
+                Test::Ratio(ratio) => {
+                    let counts = |keys: &KeyEvidence| Counts { requests: keys.keys(), bad: once(keys) };
+                    (ratio.candidate, ratio.control) = (counts(candidate), counts(control));
+                    let bad = since(&|keys| keys.bad_in_periods(fault));
+                    if *kind == Kind::Constant {
+                        let new = since(&|keys| keys.keys().saturating_sub(keys.bad_at_first(Fault::Failed)));
+                        let answered =
+                            since(&|keys| keys.in_periods().saturating_sub(keys.bad_in_periods(Fault::Failed)));
+                        let counts = |requests: u64, bad: u64| Counts { requests, bad: bad.min(requests) };
+                        let pair = |all: (u64, u64), bad: (u64, u64)| (counts(all.0, bad.0), counts(all.1, bad.1));
+                        ratio.observe_counted_keys(pair(new, since(&once)), pair(answered, bad));
+                    } else if usable {
+                        ratio.observe_keys(exposure, since(&once), bad);
+                    }
+                }
+                Test::Share(share) => {
+                    let in_step = (since(&KeyEvidence::keys), since(&|keys| keys.bad_at_first(fault)));
+                    let in_period = (since(&KeyEvidence::in_periods), since(&|keys| keys.bad_in_periods(fault)));
+                    let counts = |((of_candidate, of_control), (bad, bad_control)): ((u64, u64), (u64, u64))| {
+                        let both = u64::from(*kind == Kind::Before);
+                        let requests = of_candidate + both * of_control;
+                        Counts { requests, bad: (bad + both * bad_control).min(requests) }
+                    };
+                    share.observe(counts(in_step), counts(in_period));
+                }
+            }
         }
     }
 
     /// Compares the requests since the last comparison, once there are enough of them.
     fn compare(&mut self, candidate: &ArmEvidence, control: &ArmEvidence) {
-        let requests = |now: &ArmEvidence, before: &ArmEvidence| now.requests.saturating_sub(before.requests);
         let (candidate_before, control_before) = &self.compared;
-        let (n_c, n_0) = (requests(candidate, candidate_before), requests(control, control_before));
-        if ((n_c + n_0) as f64) < self.min_new_requests {
+        let of_candidate = Since { now: candidate, before: candidate_before };
+        let of_control = Since { now: control, before: control_before };
+        if ((of_candidate.requests() + of_control.requests()) as f64) < self.min_new_requests {
             return;
         }
-        let since =
-            |now: u64, before: u64, requests: u64| Counts { requests, bad: now.saturating_sub(before).min(requests) };
-        if let Some(errors) = &mut self.errors {
-            errors.observe(
-                since(candidate.failed, candidate_before.failed, n_c),
-                since(control.failed, control_before.failed, n_0),
-            );
-        }
-        if let Some(nonfinite) = &mut self.nonfinite {
-            nonfinite.observe(
-                since(candidate.nonfinite, candidate_before.nonfinite, n_c),
-                since(control.nonfinite, control_before.nonfinite, n_0),
-            );
-        }
-        // The threshold for "slow" comes from the control's earlier requests. A threshold from the compared requests themselves would
+        // The thresholds for "slow" come from the control's earlier requests. A threshold from the compared requests themselves would
         // break the martingale.
-        if let (Some(latency), Some(p99)) = (&mut self.latency, p99_bucket(control_before)) {
-            let limit = first_slow_bucket(p99, self.latency_limit);
-            let slow = |now: &ArmEvidence, before: &ArmEvidence, from: usize, requests: u64| {
-                let above = |evidence: &ArmEvidence| evidence.latency[from..].iter().sum();
-                since(above(now), above(before), requests)
+        let slow = Slow::by(control_before, &self.limits);
+        let above = |from: usize| move |arm: &ArmEvidence| arm.latency[from..].iter().sum::<u64>();
+        for Guardrail { kind, test, .. } in self.guardrails.iter_mut().chain(&mut self.required) {
+            let counts = |side: Since, slow_from: fn((usize, usize)) -> usize| match kind {
+                Kind::Errors | Kind::MaxErrors => Some(side.counts(|arm| arm.failed)),
+                Kind::Nonfinite => Some(side.counts(|arm| arm.nonfinite)),
+                Kind::Latency => Some(side.counts(above(slow_from(slow.latency?)))),
+                Kind::MaxP99 => Some(side.counts(above(slow.over_limit))),
+                Kind::Before => Some(side.counts(above(slow.over_before))),
+                Kind::Engine => Some(side.runs(&slow.engine.map(|buckets| buckets.map(slow_from)))),
+                Kind::Constant => {
+                    let Counts { requests, bad } = side.counts(|arm| arm.failed);
+                    let answered = requests - bad;
+                    let changed = side.count(|arm| arm.watched.as_ref().map_or(0, |watched| watched.changed));
+                    Some(Counts { requests: answered, bad: changed.min(answered) })
+                }
             };
-            latency.observe(slow(candidate, candidate_before, limit, n_c), slow(control, control_before, p99 + 1, n_0));
+            let (Some(candidate), Some(control)) =
+                (counts(of_candidate, |(candidate, _)| candidate), counts(of_control, |(_, control)| control))
+            else {
+                continue;
+            };
+            match test {
+                Test::Ratio(ratio) => ratio.observe(candidate, control),
+                Test::Share(share) if *kind == Kind::Before => {
+                    let both =
+                        Counts { requests: candidate.requests + control.requests, bad: candidate.bad + control.bad };
+                    share.observe(both, both);
+                }
+                Test::Share(share) => share.observe(candidate, candidate),
+            }
         }
         self.compared = (candidate.clone(), control.clone());
     }
+}
+
+// === impl Since ===
+
+impl Since<'_> {
+    fn count(&self, of: impl Fn(&ArmEvidence) -> u64) -> u64 {
+        of(self.now).saturating_sub(of(self.before))
+    }
+
+    fn requests(&self) -> u64 {
+        self.count(|arm| arm.requests)
+    }
+
+    /// The requests, and how many of them were bad.
+    fn counts(&self, bad: impl Fn(&ArmEvidence) -> u64) -> Counts {
+        let requests = self.requests();
+        Counts { requests, bad: self.count(bad).min(requests) }
+    }
+
+    /// The runs in classes of rows with a threshold, and how many of them were slow.
+    fn runs(&self, slow_from: &[Option<usize>; ROW_CLASSES]) -> Counts {
+        let mut sum = Counts::default();
+        for (class, from) in slow_from.iter().enumerate() {
+            let Some(from) = *from else { continue };
+            let runs = |from: usize| {
+                self.count(|arm| arm.watched.as_ref().map_or(0, |watched| watched.engine[class][from..].iter().sum()))
+            };
+            let all = runs(0);
+            sum.requests += all;
+            sum.bad += runs(from).min(all);
+        }
+        sum
+    }
+}
+
+// === impl Slow ===
+
+impl Slow {
+    /// By the control's requests until now.
+    fn by(control: &ArmEvidence, limits: &Limits) -> Slow {
+        let above = |us: Option<u64>| us.map_or(LATENCY_BUCKETS, bucket_above);
+        let engine = |class: usize| {
+            let runs = &control.watched.as_ref()?.engine[class];
+            let median = median_bucket(runs)?;
+            let upper = latency_of_bucket(median + 1) as f64;
+            let most = (upper * limits.engine_ratio).max(upper + LEAST_SLOWER_US / rows_of_class(class) as f64);
+            Some((bucket_above(whole(most)), median + 1))
+        };
+        Slow {
+            latency: p99_bucket(control).map(|p99| (first_slow_bucket(p99, limits.p99_ratio), p99 + 1)),
+            engine: std::array::from_fn(engine),
+            over_limit: above(limits.max_p99_us),
+            over_before: above(limits.before_us),
+        }
+    }
+}
+
+/// A positive number without its fraction.
+fn whole(number: f64) -> u64 {
+    // Durations are far below the 2^53 that a double holds exactly.
+    Duration::try_from_secs_f64(number).map_or(u64::MAX, |duration| duration.as_secs())
+}
+
+/// The first bucket whose values are all above this one.
+fn bucket_above(us: u64) -> usize {
+    (latency_bucket(Duration::from_micros(us)) + 1).min(LATENCY_BUCKETS - 1)
+}
+
+/// The bucket of the median; `None` while there are too few runs.
+fn median_bucket(runs: &[u64; LATENCY_BUCKETS]) -> Option<usize> {
+    let all: u64 = runs.iter().sum();
+    if all < MIN_RUNS_FOR_MEDIAN {
+        return None;
+    }
+    let mut below = 0;
+    let bucket = runs.iter().position(|count| {
+        below += count;
+        2 * below >= all
+    });
+    bucket.filter(|bucket| bucket + 1 < LATENCY_BUCKETS)
 }
 
 /// The bucket of the 99th percentile; `None` while there are too few requests.
@@ -234,65 +350,12 @@ fn p99_bucket(evidence: &ArmEvidence) -> Option<usize> {
 
 /// The first bucket whose latencies are all more than `times` those of `bucket`.
 fn first_slow_bucket(bucket: usize, times: f64) -> usize {
-    let most = latency_of_bucket(bucket + 1) as f64 * times;
-    (latency_bucket(Duration::from_secs_f64(most / 1e6)) + 1).min(LATENCY_BUCKETS - 1)
+    bucket_above(whole(latency_of_bucket(bucket + 1) as f64 * times))
 }
 
 /// The 99th percentile of the latency in microseconds, rounded up by at most an eighth; `None` while there are too few requests.
 pub(crate) fn p99_us(evidence: &ArmEvidence) -> Option<u64> {
     p99_bucket(evidence).map(|bucket| latency_of_bucket(bucket + 1))
-}
-
-// === impl Comparison ===
-
-impl Comparison {
-    fn new(limit: f64, unit: Unit) -> Comparison {
-        let ratio = RatioSequence::new(limit);
-        let period = (unit == Unit::Key).then(|| Period { number: 0, bad: (0, 0), ratio: ratio.clone() });
-        Comparison { limit, candidate: Counts::default(), control: Counts::default(), ratio, period }
-    }
-
-    fn observe(&mut self, candidate: Counts, control: Counts) {
-        for (sum, more) in [(&mut self.candidate, candidate), (&mut self.control, control)] {
-            sum.requests += more.requests;
-            sum.bad += more.bad;
-        }
-        self.ratio.observe(candidate, control);
-    }
-
-    /// Adds keys that were bad for the first time in the step, and keys that were bad in this period.
-    fn observe_keys(&mut self, exposure: f64, in_step: (u64, u64), in_period: (u64, u64)) {
-        self.ratio.observe_bad(exposure, in_step.0, in_step.1);
-        if let Some(period) = &mut self.period {
-            period.ratio.observe_bad(exposure, in_period.0, in_period.1);
-            period.bad = (period.bad.0 + in_period.0, period.bad.1 + in_period.1);
-        }
-    }
-
-    fn begin_period(&mut self, number: u32) {
-        if let Some(period) = &mut self.period {
-            *period = Period { number, bad: (0, 0), ratio: RatioSequence::new(self.limit) };
-        }
-    }
-
-    /// What the observations say. With keys, half of α is for the whole step and half for its periods, of which the j-th has the part
-    /// 1/(j(j+1)): these parts add up to 1 however many periods there are.
-    pub(crate) fn verdict(&self, alpha: f64) -> Verdict {
-        let Some(period) = &self.period else {
-            let exceeds = self.ratio.exceeds_limit(alpha);
-            return Verdict { interval: self.ratio.interval(alpha), exceeds, in_period: None };
-        };
-        let j = f64::from(period.number) + 1.0;
-        let (of_step, of_period) = (alpha / 2.0, alpha / 2.0 / (j * (j + 1.0)));
-        if self.candidate.bad >= MIN_BAD_KEYS && self.ratio.exceeds_limit(of_step) {
-            return Verdict { interval: self.ratio.interval(of_step), exceeds: true, in_period: None };
-        }
-        if period.bad.0 >= MIN_BAD_KEYS && period.ratio.exceeds_limit(of_period) {
-            let interval = period.ratio.interval(of_period);
-            return Verdict { interval, exceeds: true, in_period: Some(period.bad) };
-        }
-        Verdict { interval: self.ratio.interval(of_step), exceeds: false, in_period: None }
-    }
 }
 
 // === impl ShadowEvidence ===
@@ -315,7 +378,16 @@ impl ShadowEvidence {
 mod tests {
     use super::*;
 
-    const HOLD: Duration = Duration::from_mins(10);
+    fn step(percent: f64) -> StepEvidence {
+        let plan = Plan::parse(&serde_json::json!({"to": "2", "reason": "a test"})).unwrap();
+        StepEvidence::new(&plan, percent, Unit::Request, None)
+    }
+
+    fn counts_of(evidence: &StepEvidence, kind: Kind) -> (Counts, Counts) {
+        let guardrail = evidence.guardrails.iter().find(|guardrail| guardrail.kind == kind).unwrap();
+        let (candidate, control) = guardrail.test.counts();
+        (candidate, control.unwrap())
+    }
 
     fn latencies(us: &[(u64, u64)]) -> ArmEvidence {
         let mut evidence = ArmEvidence::default();
@@ -336,40 +408,35 @@ mod tests {
 
     #[test]
     fn the_threshold_for_slow_comes_from_earlier_requests() {
-        let mut evidence = StepEvidence::new(&Guardrails::default(), HOLD, 50.0, Unit::Request);
+        let mut evidence = step(50.0);
         evidence.update(latencies(&[(100, 10)]), latencies(&[(100, 1000)]));
-        assert_eq!(
-            evidence.latency.as_ref().unwrap().control.requests,
-            0,
-            "before the first update there is no threshold"
-        );
+        assert_eq!(counts_of(&evidence, Kind::Latency).1.requests, 0, "before the first update there is no threshold");
         // The candidate is twice as slow, and one and a half times is allowed; a tenth of the control is slow too.
         evidence.update(latencies(&[(100, 10), (200, 50)]), latencies(&[(100, 1900), (400, 100)]));
-        let latency = evidence.latency.as_ref().unwrap();
-        assert_eq!(latency.candidate, Counts { requests: 50, bad: 50 });
-        assert_eq!(latency.control, Counts { requests: 1000, bad: 100 });
+        let (candidate, control) = counts_of(&evidence, Kind::Latency);
+        assert_eq!(candidate, Counts { requests: 50, bad: 50 });
+        assert_eq!(control, Counts { requests: 1000, bad: 100 });
     }
 
     #[test]
     fn a_latency_within_the_limit_is_not_slow() {
-        let mut evidence = StepEvidence::new(&Guardrails::default(), HOLD, 50.0, Unit::Request);
+        let mut evidence = step(50.0);
         evidence.update(ArmEvidence::default(), latencies(&[(100, 1000)]));
         evidence.update(latencies(&[(140, 100)]), latencies(&[(100, 2000)]));
-        assert_eq!(evidence.latency.unwrap().candidate, Counts { requests: 100, bad: 0 });
+        assert_eq!(counts_of(&evidence, Kind::Latency).0, Counts { requests: 100, bad: 0 });
     }
 
     #[test]
     fn little_traffic_is_compared_as_well() {
         let failing = |requests, failed| ArmEvidence { requests, failed, ..ArmEvidence::default() };
-        let mut evidence = StepEvidence::new(&Guardrails::default(), HOLD, 10.0, Unit::Request);
+        let mut evidence = step(10.0);
         // One request per update: nine of ten are the control's. Every request of the candidate fails.
         for n in 1..=400_u64 {
             evidence.update(failing(n / 10, n / 10), failing(n - n / 10, 0));
         }
         assert_eq!((evidence.candidate.requests, evidence.control.requests), (40, 360));
-        let errors = evidence.errors.unwrap();
-        assert_eq!((errors.candidate, errors.control), (counts(40, 40), counts(360, 0)), "every request is compared");
-        assert!(errors.verdict(0.001).exceeds);
+        assert_eq!(counts_of(&evidence, Kind::Errors), (counts(40, 40), counts(360, 0)), "every request is compared");
+        assert!(evidence.guardrails[0].test.exceeds(0.001));
     }
 
     fn counts(requests: u64, bad: u64) -> Counts {

@@ -11,12 +11,14 @@
 //!
 //! Invariant: nothing here publishes a snapshot or routes a request.
 //!
-//! To add a guardrail: a key in `plan.rs`, its counts in `evidence.rs`, its check in `decide.rs`, its row in `docs/TRAFFIC.md`.
+//! To add a guardrail: a key in `plan.rs`, a kind in `guardrail.rs`, its counts in `evidence.rs`, its row in `docs/TRAFFIC.md`.
 
 mod active;
 mod actor;
+mod comparison;
 mod decide;
 mod evidence;
+mod guardrail;
 mod handle;
 mod plan;
 mod sequence;
@@ -26,9 +28,13 @@ mod state;
 mod tests;
 #[cfg(test)]
 mod tests_keys;
+#[cfg(test)]
+mod tests_limits;
 
-pub(crate) use evidence::{Comparison, Evidence, StepEvidence, p99_us};
+pub(crate) use comparison::Verdict;
+pub(crate) use evidence::{Evidence, p99_us};
+pub(crate) use guardrail::Guardrail;
 pub(crate) use handle::{Rollouts, View};
-pub(crate) use plan::Plan;
+pub(crate) use plan::{Plan, Require};
 pub(crate) use sequence::Counts;
 pub(crate) use state::Step;

@@ -19,6 +19,7 @@ pub(crate) struct Plan {
     pub(crate) min_shadow_pairs: u64,
     pub(crate) shadow_sample: f64,
     pub(crate) guardrails: Guardrails,
+    pub(crate) require: Require,
     pub(crate) allow_signature_change: bool,
     /// Move traffic to the version although nobody approved it. For admins.
     pub(crate) break_glass: bool,
@@ -34,10 +35,31 @@ pub(crate) struct Guardrails {
     pub(crate) nonfinite_ratio: Option<f64>,
     /// The candidate's 99th percentile of the latency divided by the control's.
     pub(crate) p99_latency_ratio: Option<f64>,
+    /// The candidate's median engine time per row divided by the control's.
+    pub(crate) engine_time_ratio: Option<f64>,
+    /// How many times as often the control's answers may differ from the answer before.
+    pub(crate) constant_output_ratio: Option<f64>,
+    /// The share of the candidate's requests that may fail.
+    pub(crate) max_error_rate: Option<f64>,
+    /// The largest 99th percentile of the candidate's latency.
+    pub(crate) max_p99_ms: Option<f64>,
+    /// The 99th percentile of the latency of both sides, divided by that from before the rollout.
+    pub(crate) p99_before_ratio: Option<f64>,
     /// Before the first step: the share of shadow pairs that may disagree.
     pub(crate) shadow_disagreement: Option<f64>,
     /// The largest share of rollouts that are moved back although the candidate is no worse.
     pub(crate) false_alarm_rate: f64,
+}
+
+/// What must be shown before the next step: the upper end of the interval of each is at most this. `None`: not asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Require {
+    /// The candidate's rate of failed requests divided by the control's.
+    pub(crate) error_rate_ratio: Option<f64>,
+    /// The candidate's rate of failed requests less the control's.
+    pub(crate) error_rate_difference: Option<f64>,
+    /// The candidate's rate of failed requests.
+    pub(crate) max_error_rate: Option<f64>,
 }
 
 impl Default for Guardrails {
@@ -46,6 +68,11 @@ impl Default for Guardrails {
             error_rate_ratio: Some(1.0),
             nonfinite_ratio: Some(1.0),
             p99_latency_ratio: Some(1.5),
+            engine_time_ratio: Some(1.5),
+            constant_output_ratio: Some(10.0),
+            max_error_rate: None,
+            max_p99_ms: None,
+            p99_before_ratio: None,
             shadow_disagreement: None,
             false_alarm_rate: 0.05,
         }
@@ -54,16 +81,26 @@ impl Default for Guardrails {
 
 impl Guardrails {
     /// The level α of each single comparison: the false-alarm rate divided by the number of comparisons (a union bound). There is one
-    /// comparison per ratio and step that has a control, and one for the shadow.
+    /// comparison per guardrail and step that has a control, and one for the shadow.
     pub(crate) fn level(&self, steps: &[f64]) -> f64 {
-        let ratios = [self.error_rate_ratio, self.nonfinite_ratio, self.p99_latency_ratio].iter().flatten().count();
+        let of_a_step = [
+            self.error_rate_ratio,
+            self.nonfinite_ratio,
+            self.p99_latency_ratio,
+            self.engine_time_ratio,
+            self.constant_output_ratio,
+            self.max_error_rate,
+            self.max_p99_ms,
+            self.p99_before_ratio,
+        ];
+        let of_a_step = of_a_step.iter().flatten().count();
         let compared_steps = steps.iter().filter(|percent| **percent < 100.0).count();
-        let comparisons = ratios * compared_steps + usize::from(self.shadow_disagreement.is_some());
+        let comparisons = of_a_step * compared_steps + usize::from(self.shadow_disagreement.is_some());
         self.false_alarm_rate / comparisons.max(1) as f64
     }
 }
 
-const MEMBERS: [&str; 10] = [
+const MEMBERS: [&str; 11] = [
     "to",
     "steps",
     "hold",
@@ -71,12 +108,24 @@ const MEMBERS: [&str; 10] = [
     "min_shadow_pairs",
     "shadow_sample",
     "guardrails",
+    "require",
     "allow_signature_change",
     "break_glass",
     "reason",
 ];
-const GUARDRAILS: [&str; 5] =
-    ["error_rate_ratio", "nonfinite_ratio", "p99_latency_ratio", "shadow_disagreement", "false_alarm_rate"];
+const GUARDRAILS: [&str; 10] = [
+    "error_rate_ratio",
+    "nonfinite_ratio",
+    "p99_latency_ratio",
+    "engine_time_ratio",
+    "constant_output_ratio",
+    "max_error_rate",
+    "max_p99_ms",
+    "p99_before_ratio",
+    "shadow_disagreement",
+    "false_alarm_rate",
+];
+const REQUIRE: [&str; 3] = ["error_rate_ratio", "error_rate_difference", "max_error_rate"];
 /// A longer hold is most likely a mistake in the unit.
 const LONGEST_HOLD: Duration = Duration::from_hours(24 * 365);
 
@@ -103,6 +152,7 @@ impl Plan {
         let sample = "a number above 0 and at most 1";
         let shadow_sample = reader.number("shadow_sample", given("shadow_sample"), sample, |n| n > 0.0 && n <= 1.0);
         let guardrails = reader.guardrails(given("guardrails"));
+        let require = reader.require(given("require"));
         let allow_signature_change = reader.flag("allow_signature_change", given("allow_signature_change"));
         let break_glass = reader.flag("break_glass", given("break_glass"));
         let reason = reader.reason(given("reason"));
@@ -115,6 +165,7 @@ impl Plan {
                 min_shadow_pairs,
                 shadow_sample: shadow_sample.unwrap_or(1.0),
                 guardrails,
+                require,
                 allow_signature_change,
                 break_glass,
                 reason,
@@ -125,7 +176,7 @@ impl Plan {
 
     /// The request body with every default written out.
     pub(crate) fn to_json(&self) -> Value {
-        let g = &self.guardrails;
+        let (g, require) = (&self.guardrails, &self.require);
         json!({
             "to": self.to,
             "steps": self.steps,
@@ -137,8 +188,18 @@ impl Plan {
                 "error_rate_ratio": g.error_rate_ratio,
                 "nonfinite_ratio": g.nonfinite_ratio,
                 "p99_latency_ratio": g.p99_latency_ratio,
+                "engine_time_ratio": g.engine_time_ratio,
+                "constant_output_ratio": g.constant_output_ratio,
+                "max_error_rate": g.max_error_rate,
+                "max_p99_ms": g.max_p99_ms,
+                "p99_before_ratio": g.p99_before_ratio,
                 "shadow_disagreement": g.shadow_disagreement,
                 "false_alarm_rate": g.false_alarm_rate,
+            },
+            "require": {
+                "error_rate_ratio": require.error_rate_ratio,
+                "error_rate_difference": require.error_rate_difference,
+                "max_error_rate": require.max_error_rate,
             },
             "allow_signature_change": self.allow_signature_change,
             "break_glass": self.break_glass,
@@ -262,9 +323,41 @@ impl PlanReader {
             error_rate_ratio: limit("error_rate_ratio", default.error_rate_ratio, ratio, is_ratio),
             nonfinite_ratio: limit("nonfinite_ratio", default.nonfinite_ratio, ratio, is_ratio),
             p99_latency_ratio: limit("p99_latency_ratio", default.p99_latency_ratio, ratio, is_ratio),
+            engine_time_ratio: limit("engine_time_ratio", default.engine_time_ratio, ratio, is_ratio),
+            constant_output_ratio: limit("constant_output_ratio", default.constant_output_ratio, ratio, is_ratio),
+            max_error_rate: limit("max_error_rate", None, share, |n| (0.0..1.0).contains(&n)),
+            max_p99_ms: limit("max_p99_ms", None, "milliseconds above 0 and at most 30000, or null for off", |n| {
+                n > 0.0 && n <= 30_000.0
+            }),
+            p99_before_ratio: limit("p99_before_ratio", None, ratio, is_ratio),
             shadow_disagreement: limit("shadow_disagreement", None, share, |n| (0.0..1.0).contains(&n)),
             false_alarm_rate: limit("false_alarm_rate", None, rate, |n| n > 0.0 && n <= 0.5)
                 .unwrap_or(default.false_alarm_rate),
+        }
+    }
+}
+
+impl PlanReader {
+    fn require(&mut self, value: Option<&Value>) -> Require {
+        let members = match value {
+            None => return Require::default(),
+            Some(Value::Object(members)) => members,
+            Some(other) => {
+                self.complain("require", "an object such as {\"error_rate_ratio\":1.5}", Some(other));
+                return Require::default();
+            }
+        };
+        self.refuse_unknown("require.", members, &REQUIRE);
+        let mut limit = |key: &str, expected: &str, fits: fn(f64) -> bool| {
+            let value = members.get(key).filter(|value| !value.is_null());
+            self.number(&format!("require.{key}"), value, expected, fits)
+        };
+        let share = "a share above 0 and below 1";
+        let is_share = |n: f64| n > 0.0 && n < 1.0;
+        Require {
+            error_rate_ratio: limit("error_rate_ratio", "a ratio above 1 and at most 50", |n| n > 1.0 && n <= 50.0),
+            error_rate_difference: limit("error_rate_difference", share, is_share),
+            max_error_rate: limit("max_error_rate", share, is_share),
         }
     }
 }
@@ -285,8 +378,8 @@ mod tests {
         assert_eq!(plan.steps, [1.0, 5.0, 25.0, 50.0, 100.0]);
         assert_eq!((plan.hold, plan.min_requests), (Duration::from_mins(10), 100));
         assert_eq!(plan.guardrails, Guardrails::default());
-        // Three ratios in four steps that have a control.
-        assert!((plan.guardrails.level(&plan.steps) - 0.05 / 12.0).abs() < 1e-15);
+        // Five ratios in four steps that have a control.
+        assert!((plan.guardrails.level(&plan.steps) - 0.05 / 20.0).abs() < 1e-15);
     }
 
     #[test]
@@ -297,13 +390,16 @@ mod tests {
             "break_glass": null
         }));
         assert_eq!(plan.unwrap(), Plan::parse(&json!({"to": "4", "reason": "better"})).unwrap());
-        let off = json!({"error_rate_ratio": null, "nonfinite_ratio": null, "p99_latency_ratio": null,
+        let off = json!({"error_rate_ratio": null, "nonfinite_ratio": null, "p99_latency_ratio": null, "engine_time_ratio": null,
+                         "constant_output_ratio": null, "max_error_rate": null, "max_p99_ms": null, "p99_before_ratio": null,
                          "shadow_disagreement": null, "false_alarm_rate": null});
         let plan = Plan::parse(&json!({"to": "4", "reason": "better", "guardrails": off})).unwrap();
         let none = Guardrails {
             error_rate_ratio: None,
             nonfinite_ratio: None,
             p99_latency_ratio: None,
+            engine_time_ratio: None,
+            constant_output_ratio: None,
             ..Guardrails::default()
         };
         assert_eq!(plan.guardrails, none);
@@ -316,7 +412,9 @@ mod tests {
     fn a_plan_can_be_read_back_from_its_json() {
         let plan = Plan::parse(&json!({
             "to": "4", "steps": [10, 50.5], "hold": "90s", "min_requests": 7, "min_shadow_pairs": 20, "shadow_sample": 0.5,
-            "guardrails": {"error_rate_ratio": null, "p99_latency_ratio": 2, "shadow_disagreement": 0.02, "false_alarm_rate": 0.01},
+            "guardrails": {"error_rate_ratio": null, "p99_latency_ratio": 2, "shadow_disagreement": 0.02, "false_alarm_rate": 0.01,
+                           "max_p99_ms": 20.5, "max_error_rate": 0.1, "p99_before_ratio": 2},
+            "require": {"error_rate_ratio": 1.5, "max_error_rate": 0.02},
             "allow_signature_change": true, "break_glass": true, "reason": "better"
         }));
         let plan = plan.unwrap();
@@ -329,7 +427,8 @@ mod tests {
     fn all_complaints_come_at_once() {
         let complaints = Plan::parse(&json!({
             "to": 4, "steps": [5, 5], "hold": 10, "min_requests": -1, "shadow_sample": 2,
-            "guardrails": {"error_rate": 1, "p99_latency_ratio": 0, "shadow_disagreement": 1, "false_alarm_rate": 0},
+            "guardrails": {"error_rate": 1, "p99_latency_ratio": 0, "shadow_disagreement": 1, "false_alarm_rate": 0, "max_p99_ms": 0},
+            "require": {"error_rate_ratio": 1, "error_rate": 2, "error_rate_difference": 1},
             "raeson": "typo"
         }));
         let complaints = complaints.unwrap_err();
@@ -343,6 +442,10 @@ mod tests {
             "guardrails.p99_latency_ratio:",
             "guardrails.shadow_disagreement:",
             "guardrails.false_alarm_rate:",
+            "guardrails.max_p99_ms:",
+            "require.error_rate: unknown",
+            "require.error_rate_ratio:",
+            "require.error_rate_difference:",
             "raeson: unknown",
             "reason:",
         ] {

@@ -14,6 +14,13 @@ pub(crate) struct Counts {
     pub(crate) bad: u64,
 }
 
+impl Counts {
+    pub(super) fn add(&mut self, more: Counts) {
+        self.requests += more.requests;
+        self.bad += more.bad;
+    }
+}
+
 /// The ratio of two rates: how many times as often the candidate's requests are bad as the control's.
 ///
 /// In one observation with `n_c` and `n_0` requests, of which `x_c` and `x_0` are bad, a ratio ρ has the likelihood
@@ -112,9 +119,13 @@ pub(crate) struct RateSequence {
 }
 
 impl RateSequence {
+    /// A sequence that has observed this.
+    pub(super) fn of(counts: Counts) -> RateSequence {
+        RateSequence { counts }
+    }
+
     pub(crate) fn observe(&mut self, more: Counts) {
-        self.counts.requests += more.requests;
-        self.counts.bad += more.bad;
+        self.counts.add(more);
     }
 
     /// Everything observed so far.

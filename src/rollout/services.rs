@@ -2,6 +2,7 @@
 
 use super::active::{ActiveRollout, Trouble};
 use super::decide::Decision;
+use super::evidence::p99_us;
 use super::plan::Plan;
 use super::state::{Ended, State};
 use crate::ledger::{Action, LedgerReader};
@@ -10,7 +11,7 @@ use crate::model::{Code, Failure, ModelName};
 use crate::registry::Reader;
 use crate::route::Document;
 use crate::shadow::Figures;
-use crate::telemetry::{Telemetry, names};
+use crate::telemetry::{ArmEvidence, Telemetry, names};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
@@ -40,8 +41,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 const ROLLOUT: &str = "rollout";
 
 impl Services {
-    /// The traffic document that a rollout begins from, and its revision.
-    pub(super) fn document_before(&self, model: &ModelName, plan: &Plan) -> Result<(Document, u64), Failure> {
+    /// The traffic document that a rollout begins from, its revision, and the 99th percentile of the latency under it.
+    pub(super) fn before(&self, model: &ModelName, plan: &Plan) -> Result<(Document, u64, Option<u64>), Failure> {
         let snapshot = self.reader.snapshot();
         let entry = snapshot
             .model(model.as_str())
@@ -53,7 +54,11 @@ impl Services {
         let document = entry.document().filter(|_| !entry.taken_out()).cloned().ok_or_else(|| {
             Failure::new(Code::Conflict, format!("model {model} is not serving, so there is no traffic to move"))
         })?;
-        Ok((document, entry.revision()))
+        let mut served = ArmEvidence::default();
+        for arm in entry.arms().iter().filter(|arm| arm.loaded.version != plan.to) {
+            served.add(&arm.metrics.evidence());
+        }
+        Ok((document, entry.revision(), p99_us(&served)))
     }
 
     /// Checks one active rollout and carries out what the evidence says.

@@ -14,6 +14,8 @@ pub(crate) struct State {
     pub(crate) plan: Plan,
     /// The traffic document from before the rollout, restored when it is moved back or aborted.
     pub(crate) before: Document,
+    /// The 99th percentile of the latency of the versions that served before; `None` where they had too few requests under that document.
+    pub(crate) p99_before_us: Option<u64>,
     /// The salt of its steps, so that not the users of the last rollout are the first ones again. `None`: the salt of `before`.
     pub(crate) salt: Option<String>,
     /// The revision of the document that the rollout put in force last.
@@ -70,6 +72,8 @@ pub(crate) struct Move {
 struct StoredState {
     plan: Value,
     before: Value,
+    #[serde(default)]
+    p99_before_us: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     salt: Option<String>,
     revision: u64,
@@ -169,6 +173,7 @@ impl State {
         let stored = StoredState {
             plan: self.plan.to_json(),
             before: serde_json::to_value(&self.before).unwrap_or(Value::Null),
+            p99_before_us: self.p99_before_us,
             salt: self.salt.clone(),
             revision: self.revision,
             step: self.step,
@@ -199,6 +204,7 @@ impl State {
         Ok(State {
             plan,
             before,
+            p99_before_us: stored.p99_before_us,
             salt: stored.salt,
             revision: stored.revision,
             step: stored.step,
@@ -262,6 +268,7 @@ mod tests {
         State {
             plan,
             before: Proposal::parse(before).unwrap().document,
+            p99_before_us: Some(1200),
             salt: None,
             revision: 3,
             step: Step::At(0),

@@ -99,7 +99,7 @@ fn simulate(plan: &Plan, scenario: &Scenario, unit: Unit, seed: u64) -> Option<T
     let (users, senders) = population(scenario, rng);
     for percent in plan.steps.iter().filter(|percent| **percent < 100.0) {
         let (candidate, control) = (ArmCounts::new(unit), ArmCounts::new(unit));
-        let mut evidence = StepEvidence::new(&plan.guardrails, plan.hold, *percent, unit);
+        let mut evidence = StepEvidence::new(plan, *percent, unit, None);
         for check in 1..=CHECKS {
             let passed = f64::from(check) / f64::from(CHECKS);
             for _ in 0..scenario.requests / CHECKS {
@@ -200,7 +200,7 @@ fn a_worse_candidate_is_detected_by_its_keys() {
 fn one_caller_cannot_have_a_rollout_moved_back() {
     let plan = plan(&[1.0, 100.0]);
     let (candidate, control) = (ArmCounts::new(Unit::Key), ArmCounts::new(Unit::Key));
-    let mut evidence = StepEvidence::new(&plan.guardrails, plan.hold, 1.0, Unit::Key);
+    let mut evidence = StepEvidence::new(&plan, 1.0, Unit::Key, None);
     let failing = |arm: &ArmCounts, key: u64| {
         arm.ended(&Ended { key: Some(key << 40), ..Ended::of(Some(Code::EngineFailed), Duration::ZERO, true) });
     };

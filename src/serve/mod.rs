@@ -301,7 +301,14 @@ impl Gateway {
         };
         active.ended = true;
         let failed = recorded.as_ref().err().or(outcome.as_ref().err()).map(|failure| failure.code);
-        active.served.metrics.ended(&active.result(failed));
+        let output = outcome.as_ref().ok();
+        active.served.metrics.ended(&Ended {
+            engine: output.map(|output| (output.infer, output.batch_rows)),
+            answer: output
+                .filter(|_| active.served.metrics.is_watched())
+                .map(|output| output.answer.hash_of_beginning()),
+            ..active.result(failed)
+        });
         recorded?;
         Ok(timing.and_then(|timing| self.shadow_copies(active, outcome, timing)))
     }
@@ -489,13 +496,8 @@ impl ActiveRequest {
 
     /// What is counted when it ends now.
     fn result(&self, failed: Option<Code>) -> Ended {
-        Ended {
-            failed,
-            took: self.started.elapsed(),
-            fitted: self.counts_against_version,
-            key: self.key,
-            nonfinite: self.nonfinite.load(Ordering::Relaxed),
-        }
+        let nonfinite = self.nonfinite.load(Ordering::Relaxed);
+        Ended { key: self.key, nonfinite, ..Ended::of(failed, self.started.elapsed(), self.counts_against_version) }
     }
 
     /// `None` where the request is neither recorded nor copied, as the clock need not be read then.

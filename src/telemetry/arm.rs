@@ -1,9 +1,10 @@
 //! The metric handles of versions and arms. They are made when a version is published, so a request looks nothing up.
 
-use super::counts::{ArmCounts, ArmEvidence, Ended, Unit, Watch};
+use super::counts::{ArmCounts, ArmEvidence, Ended, Unit};
 use super::names;
 use super::scope::Scope;
 use super::shadow::ShadowMetrics;
+use super::watched::Watch;
 use crate::model::{Code, ModelName, Version};
 use metrics::{Counter, Gauge, Histogram};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -252,6 +253,12 @@ impl ArmMetrics {
         if let Some(counts) = &self.counts {
             counts.watch(watch);
         }
+    }
+
+    /// Whether a rollout watches this arm, so that a hash of its answers is wanted.
+    #[must_use]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.counts.as_ref().is_some_and(|counts| counts.is_watched())
     }
 
     /// Counts the output elements of one request that were NaN or infinite.

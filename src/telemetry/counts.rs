@@ -1,7 +1,9 @@
 //! Counts of one arm of a split under one revision of the traffic document: the evidence for rollouts.
 
 use super::keys::{Fault, Faults, KeyCounts, KeyEvidence};
+use super::watched::{Watch, Watched, WatchedEvidence};
 use crate::model::Code;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -18,6 +20,10 @@ pub struct Ended {
     pub key: Option<u64>,
     /// An output was NaN or infinite.
     pub nonfinite: bool,
+    /// The time in the engine, and the rows that ran together.
+    pub engine: Option<(Duration, usize)>,
+    /// A hash of the answer.
+    pub answer: Option<u64>,
 }
 
 /// What the evidence about an arm counts.
@@ -26,15 +32,6 @@ pub(crate) enum Unit {
     Request,
     /// Sticky keys: all requests of a key go to one arm, so they are not independent.
     Key,
-}
-
-/// What the rollout tells an arm, so that requests can be judged when they end. It comes from earlier requests only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Watch {
-    /// The number of the tick; see [`super::keys`].
-    pub(crate) tick: u32,
-    /// Slower requests are slow.
-    pub(crate) slow_us: u64,
 }
 
 /// Buckets per doubling of the latency, so that a bucket is an eighth of its value wide.
@@ -49,7 +46,8 @@ pub(crate) struct ArmCounts {
     failed: AtomicU64,
     nonfinite: AtomicU64,
     latency: [AtomicU64; LATENCY_BUCKETS],
-    slow_us: AtomicU64,
+    /// Present once a rollout watches the arm.
+    watched: OnceLock<Box<Watched>>,
     /// Present where the evidence counts keys.
     keys: Option<KeyCounts>,
 }
@@ -67,13 +65,15 @@ pub struct ArmEvidence {
     pub latency: Box<[u64; LATENCY_BUCKETS]>,
     /// Present where the evidence counts keys.
     pub(crate) keys: Option<KeyEvidence>,
+    /// Present once a rollout watches the arm.
+    pub(crate) watched: Option<WatchedEvidence>,
 }
 
 impl Ended {
     /// Without a key.
     #[must_use]
     pub fn of(failed: Option<Code>, took: Duration, fitted: bool) -> Ended {
-        Ended { failed, took, fitted, key: None, nonfinite: false }
+        Ended { failed, took, fitted, key: None, nonfinite: false, engine: None, answer: None }
     }
 }
 
@@ -84,13 +84,13 @@ impl ArmCounts {
             failed: AtomicU64::new(0),
             nonfinite: AtomicU64::new(0),
             latency: [const { AtomicU64::new(0) }; LATENCY_BUCKETS],
-            slow_us: AtomicU64::new(u64::MAX),
+            watched: OnceLock::new(),
             keys: (unit == Unit::Key).then(KeyCounts::default),
         }
     }
 
     pub(crate) fn ended(&self, ended: &Ended) {
-        let Ended { failed, took, fitted, key, nonfinite } = *ended;
+        let Ended { failed, took, fitted, key, nonfinite, engine, answer } = *ended;
         self.requests.fetch_add(1, Ordering::Relaxed);
         // A request that did not fit the signature never reached the version, so it is no evidence about it. Neither is a client
         // that disconnected, nor a log that cannot be written.
@@ -101,22 +101,31 @@ impl ArmCounts {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
         self.latency[latency_bucket(took)].fetch_add(1, Ordering::Relaxed);
+        let mut faults = Faults::default().with(Fault::Failed, failed.is_some()).with(Fault::Nonfinite, nonfinite);
+        if let Some(watched) = self.watched.get() {
+            let over = |limit: &AtomicU64| took.as_micros() > u128::from(limit.load(Ordering::Relaxed));
+            faults = faults
+                .with(Fault::Slow, over(&watched.slow_us))
+                .with(Fault::OverLimit, over(&watched.limit_us))
+                .with(Fault::OverBefore, over(&watched.before_us))
+                .with(Fault::SlowEngine, engine.is_some_and(|(infer, rows)| watched.ran(infer, rows)))
+                .with(Fault::Changed, answer.is_some_and(|hash| watched.answered(hash)));
+        }
         if let Some(keys) = &self.keys {
-            let slow = took.as_micros() > u128::from(self.slow_us.load(Ordering::Relaxed));
-            let faults = Faults::default()
-                .with(Fault::Failed, failed.is_some())
-                .with(Fault::Nonfinite, nonfinite)
-                .with(Fault::Slow, slow);
             keys.record(key, faults);
         }
     }
 
     /// Sets what requests are judged by from now on.
     pub(crate) fn watch(&self, watch: &Watch) {
-        self.slow_us.store(watch.slow_us, Ordering::Relaxed);
+        self.watched.get_or_init(Box::default).set(watch);
         if let Some(keys) = &self.keys {
             keys.set_tick(watch.tick);
         }
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.get().is_some()
     }
 
     pub(super) fn keys(&self) -> Option<&KeyCounts> {
@@ -139,13 +148,21 @@ impl ArmCounts {
             Box::new(std::array::from_fn(|i| self.latency[i].load(Ordering::Acquire)));
         let answered: u64 = latency.iter().sum();
         let keys = self.keys.as_ref().map(KeyCounts::read);
-        ArmEvidence { requests: answered.max(failed).max(nonfinite), failed, nonfinite, latency, keys }
+        let watched = self.watched.get().map(|watched| watched.read());
+        ArmEvidence { requests: answered.max(failed).max(nonfinite), failed, nonfinite, latency, keys, watched }
     }
 }
 
 impl Default for ArmEvidence {
     fn default() -> ArmEvidence {
-        ArmEvidence { requests: 0, failed: 0, nonfinite: 0, latency: Box::new([0; LATENCY_BUCKETS]), keys: None }
+        ArmEvidence {
+            requests: 0,
+            failed: 0,
+            nonfinite: 0,
+            latency: Box::new([0; LATENCY_BUCKETS]),
+            keys: None,
+            watched: None,
+        }
     }
 }
 
@@ -168,6 +185,11 @@ impl ArmEvidence {
         match (&mut self.keys, &other.keys) {
             (Some(keys), Some(more)) => keys.add(more),
             (keys @ None, Some(more)) => *keys = Some(more.clone()),
+            (_, None) => {}
+        }
+        match (&mut self.watched, &other.watched) {
+            (Some(watched), Some(more)) => watched.add(more),
+            (watched @ None, Some(more)) => *watched = Some(more.clone()),
             (_, None) => {}
         }
     }
@@ -198,6 +220,7 @@ pub(crate) fn latency_of_bucket(bucket: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watched::ROW_CLASSES;
     use super::*;
 
     #[test]
@@ -251,10 +274,12 @@ mod tests {
             counts.ended(&Ended { key: Some(key << 40), ..Ended::of(None, Duration::from_micros(us), true) });
         };
         took(1_000_000, 1);
-        counts.watch(&Watch { tick: 0, slow_us: 500 });
+        let unset = [u64::MAX; ROW_CLASSES];
+        counts.watch(&Watch { tick: 0, slow_us: 500, limit_us: 500, before_us: u64::MAX, engine_us: unset });
         took(500, 2);
         took(501, 3);
         let keys = counts.read().keys.unwrap();
         assert_eq!((keys.keys(), keys.ever_bad(Fault::Slow)), (3, 1));
+        assert_eq!((keys.ever_bad(Fault::OverLimit), keys.ever_bad(Fault::OverBefore)), (1, 0));
     }
 }

@@ -25,10 +25,18 @@ pub(crate) enum Fault {
     Nonfinite,
     /// Slower than [`super::Watch::slow_us`].
     Slow,
+    /// Slower than [`super::Watch::limit_us`].
+    OverLimit,
+    /// Slower than [`super::Watch::before_us`].
+    OverBefore,
+    /// The engine took longer than [`super::Watch::engine_us`].
+    SlowEngine,
+    /// The answer differs from the arm's answer before: no fault, but counted like one.
+    Changed,
 }
 
 /// The number of faults.
-pub(crate) const FAULTS: usize = 3;
+pub(crate) const FAULTS: usize = 7;
 
 /// A set of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -254,6 +262,16 @@ impl KeyEvidence {
         bad[Before::Never as usize] + bad[Before::EarlierPeriod as usize]
     }
 
+    /// Keys whose first request of the step had the fault.
+    pub(crate) fn bad_at_first(&self, fault: Fault) -> u64 {
+        self.bad[fault as usize][Before::Never as usize]
+    }
+
+    /// Keys that had a request in a period, summed over the periods.
+    pub(crate) fn in_periods(&self) -> u64 {
+        self.trials[Before::Never as usize] + self.trials[Before::EarlierPeriod as usize]
+    }
+
     /// Adds the counts of another arm.
     pub(crate) fn add(&mut self, other: &KeyEvidence) {
         let add = |sum: &mut [u64], more: &[u64]| sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
@@ -313,6 +331,13 @@ mod tests {
         keys.record(Some(hash(1)), NONE);
         keys.record(Some(hash(1)), failed());
         assert_eq!(keys.read().ever_bad(Fault::Failed), 0, "only the first request of a tick counts");
+        keys.set_tick(1);
+        keys.record(Some(hash(1)), failed());
+        let evidence = keys.read();
+        assert_eq!(
+            (evidence.bad_at_first(Fault::Failed), evidence.ever_bad(Fault::Failed), evidence.in_periods()),
+            (0, 1, 1)
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod scope;
 mod shadow;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
 pub use counts::{ArmEvidence, Ended};
@@ -34,8 +35,9 @@ pub use shadow::{Dropped, ShadowMetrics};
 
 #[cfg(test)]
 pub(crate) use counts::ArmCounts;
-pub(crate) use counts::{LATENCY_BUCKETS, Unit, Watch, latency_bucket, latency_of_bucket};
+pub(crate) use counts::{LATENCY_BUCKETS, Unit, latency_bucket, latency_of_bucket};
 pub(crate) use keys::{Fault, KeyEvidence, PERIOD_TICKS};
 pub(crate) use log::LogMetrics;
 pub(crate) use logging::{init as init_logging, set_filter as set_log_filter};
 pub(crate) use quality::QualityFigures;
+pub(crate) use watched::{ROW_CLASSES, Watch, rows_of_class};

@@ -236,6 +236,31 @@ fn a_rollout_of_sticky_users_counts_users() {
 }
 
 #[test]
+fn a_step_waits_for_the_evidence_that_it_requires() {
+    let gateway = gateway();
+    let require = json!({"max_error_rate": 0.1});
+    let plan =
+        json!({"to": "2", "steps": [50, 100], "hold": "0s", "min_requests": 5, "require": require, "reason": "a test"});
+    let begun = begin(&gateway, &plan).json();
+    assert_eq!(begun["require"], require, "{begun}");
+    let send = || assert_eq!(gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[1.0, 1.0])).status, 200);
+    let requests_of_candidate = |rollout: &Value| rollout["candidate"]["requests"].as_u64().unwrap();
+    while requests_of_candidate(&rollout(&gateway)) < 5 {
+        send();
+    }
+    let waits = until(&gateway, "the step waits", |rollout| {
+        rollout["why"]
+            .as_str()
+            .is_some_and(|why| why.starts_with("waiting for evidence: the candidate's error rate is "))
+    });
+    assert_eq!(waits["state"], "running", "few requests do not show a rate below 10 %: {waits}");
+    eventually("the rollout finishes", || {
+        send();
+        (rollout(&gateway)["state"] == "finished").then_some(())
+    });
+}
+
+#[test]
 fn a_version_compared_with_itself_shows_no_difference() {
     let gateway = gateway();
     let callers = Callers::start(&gateway);

@@ -631,8 +631,21 @@ FROM joined GROUP BY ALL
 """
 
 VALUES = """
-SELECT version, arm, name, count(*) AS count, avg(value) AS mean, var_samp(value) AS variance
-FROM answered JOIN latest_values USING (request_id, row) WHERE NOT isnan(value) GROUP BY ALL
+WITH one AS (
+    SELECT version, arm, name, request_id, value
+    FROM answered JOIN latest_values USING (request_id, row) WHERE NOT isnan(value)
+), means AS (
+    SELECT version, arm, name, count(*) AS count, avg(value) AS mean, var_samp(value) AS variance FROM one GROUP BY ALL
+), units AS (
+    -- The split has no key, so the unit is the request.
+    SELECT version, arm, name, request_id, count(*) AS rows, sum(value) AS value FROM one GROUP BY ALL
+)
+SELECT m.*, 'request' AS unit, k.units, 1.0::DOUBLE AS followed, k.standard_error
+FROM means m JOIN (
+    SELECT version, arm, name, count(*) AS units,
+           sqrt(sum((u.value - mean * rows) ** 2) * count(*) / nullif(count(*) - 1, 0)) / any_value(count) AS standard_error
+    FROM units u JOIN means USING (version, arm, name) GROUP BY ALL
+) k USING (version, arm, name)
 """
 
 
@@ -725,6 +738,36 @@ def run_queries(data, document):
             os.chdir(here)
 
 
+def check_by_user(document):
+    """In tests of identical arms, the query by user finds a difference in about 5 % of the cases. The mean over rows finds far more."""
+    text = document.read_text(encoding="utf-8")
+    by_user = re.search(r"^### By user$.*?^```sql\n(.*?)^```$", text, re.M | re.S)[1]
+    by_row = """SELECT arm, avg("values"['revenue']) AS mean, stddev_samp("values"['revenue']) / sqrt(count(*)) AS standard_error
+                FROM answers JOIN feedback USING (request_id, row) GROUP BY arm ORDER BY arm"""
+    rng = np.random.default_rng(1)
+    tests, found = 60, {by_user: 0, by_row: 0}
+    with duckdb.connect() as db:
+        for _ in range(tests):
+            rows = rng.geometric(0.1, 400)
+            arm, level = np.array(["a", "b"])[rng.integers(0, 2, 400)], rng.gamma(1, 10, 400)
+            user = np.repeat(np.arange(400), rows)
+            requests = pa.table({
+                "request_id": np.arange(user.size).astype(str), "row": np.zeros(user.size, np.int32), "arm": arm[user],
+                "route_key": user.astype(str), "status": ["ok"] * user.size, "revenue": rng.gamma(2, level[user] / 2),
+            })
+            db.register("requests", requests)
+            db.execute("CREATE OR REPLACE VIEW answers AS SELECT * FROM requests")
+            values = "SELECT request_id, row, MAP {'revenue': revenue} AS \"values\" FROM requests"
+            db.execute(f"CREATE OR REPLACE VIEW feedback AS {values}")
+            for query in found:
+                a, b = db.sql(query).to_arrow_table().to_pylist()
+                mean = "per_row" if query is by_user else "mean"
+                error = math.hypot(a["standard_error"], b["standard_error"])
+                found[query] += abs(a[mean] - b[mean]) > 1.96 * error
+    check(found[by_user] <= 8, "the query by user finds a difference between identical arms in", found[by_user], "of", tests)
+    check(found[by_row] >= 15, "the mean over rows finds a difference between identical arms in only", found[by_row], "of", tests)
+
+
 def add_last_week(directory):
     """Adds the predictions of the split as of a week ago, with a shifted first feature."""
     week = datetime.timedelta(days=7)
@@ -758,6 +801,7 @@ def read(data, quality, queries):
         check_gaps(db, data)
         check_figures(db, data, live)
     run_queries(data, queries)
+    check_by_user(queries)
 
 
 if __name__ == "__main__":

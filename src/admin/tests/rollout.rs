@@ -243,7 +243,10 @@ fn a_rollout_is_shown_with_its_evidence_and_stops_when_somebody_else_changes_the
     assert_eq!((&begun["by"], &begun["reason"], &begun["held"]), (&json!("ann"), &json!("a test"), &json!("0s")));
     assert_eq!((&begun["step"], &begun["steps"]), (&json!(0), &json!([50.0, 100.0])));
     let names: Vec<&Value> = begun["guardrails"].as_array().unwrap().iter().map(|g| &g["name"]).collect();
-    assert_eq!(names, ["error_rate_ratio", "nonfinite_ratio", "p99_latency_ratio"]);
+    assert_eq!(
+        names,
+        ["error_rate_ratio", "nonfinite_ratio", "p99_latency_ratio", "engine_time_ratio", "constant_output_ratio"]
+    );
     let first = &begun["guardrails"][0];
     assert_eq!((&first["interval"], &first["broken"]), (&json!([0.0, null]), &json!(false)));
     let empty = json!({"requests": 0, "failed": 0, "nonfinite": 0, "p99_us": null, "keys": null});

@@ -64,7 +64,8 @@ fn quality_is_empty_before_the_first_prediction_and_shows_every_arm_after_it() {
     assert_eq!(fixture.get(path).json(), empty);
     let model = name("fraud");
     for request_id in ["a", "b"] {
-        let seen = Seen { model: &model, version: version(1), arm: "1", request_id, row: 0, ts: 1_000_000 };
+        let seen =
+            Seen { model: &model, version: version(1), arm: "1", request_id, route_key: None, row: 0, ts: 1_000_000 };
         fixture.quality.record_prediction(&seen, Predicted::default);
     }
     let shown = fixture.get(path).json();

@@ -1,0 +1,105 @@
+//! The guardrails of a step: which there are, what they count, and their words.
+
+use super::comparison::Test;
+use super::plan::Guardrails;
+use crate::telemetry::{Fault, Unit};
+
+/// A guardrail and its evidence.
+#[derive(Debug, Clone)]
+pub(crate) struct Guardrail {
+    pub(crate) kind: Kind,
+    /// As the plan gives it.
+    pub(crate) limit: f64,
+    pub(crate) test: Test,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Errors,
+    Nonfinite,
+    Latency,
+    Engine,
+    Constant,
+    MaxErrors,
+    MaxP99,
+    Before,
+}
+
+/// The share of requests that may be above a 99th percentile.
+const ABOVE_P99: f64 = 0.01;
+
+impl Guardrail {
+    /// The guardrails that are on in a step in which the candidate has `percent` %.
+    pub(super) fn of_plan(g: &Guardrails, percent: f64, unit: Unit, p99_before_us: Option<u64>) -> Vec<Guardrail> {
+        // Slow requests are compared by thresholds that contain the limit, so that their ratio must not exceed 1.
+        let slow = |kind, limit| Guardrail { kind, limit, test: Test::ratio(1.0, unit) };
+        let share = |kind, limit, share| Guardrail { kind, limit, test: Test::share(share, unit) };
+        // An arm with fewer requests than another sees its callers' inputs change more often.
+        let constant = g.constant_output_ratio.filter(|_| percent <= 50.0);
+        [
+            g.error_rate_ratio.map(|limit| Guardrail::ratio(Kind::Errors, limit, unit)),
+            g.nonfinite_ratio.map(|limit| Guardrail::ratio(Kind::Nonfinite, limit, unit)),
+            g.p99_latency_ratio.map(|limit| slow(Kind::Latency, limit)),
+            g.engine_time_ratio.map(|limit| slow(Kind::Engine, limit)),
+            constant.map(|limit| Guardrail { kind: Kind::Constant, limit, test: Test::reversed_ratio(limit, unit) }),
+            g.max_error_rate.map(|limit| share(Kind::MaxErrors, limit, limit)),
+            g.max_p99_ms.map(|limit| share(Kind::MaxP99, limit, ABOVE_P99)),
+            g.p99_before_ratio.filter(|_| p99_before_us.is_some()).map(|limit| share(Kind::Before, limit, ABOVE_P99)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    pub(super) fn ratio(kind: Kind, limit: f64, unit: Unit) -> Guardrail {
+        Guardrail { kind, limit, test: Test::ratio(limit, unit) }
+    }
+}
+
+impl Kind {
+    /// As in the plan.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Errors => "error_rate_ratio",
+            Kind::Nonfinite => "nonfinite_ratio",
+            Kind::Latency => "p99_latency_ratio",
+            Kind::Engine => "engine_time_ratio",
+            Kind::Constant => "constant_output_ratio",
+            Kind::MaxErrors => "max_error_rate",
+            Kind::MaxP99 => "max_p99_ms",
+            Kind::Before => "p99_before_ratio",
+        }
+    }
+
+    /// What is counted of a key's requests.
+    pub(super) fn fault(self) -> Fault {
+        match self {
+            Kind::Errors | Kind::MaxErrors => Fault::Failed,
+            Kind::Nonfinite => Fault::Nonfinite,
+            Kind::Latency => Fault::Slow,
+            Kind::Engine => Fault::SlowEngine,
+            Kind::Constant => Fault::Changed,
+            Kind::MaxP99 => Fault::OverLimit,
+            Kind::Before => Fault::OverBefore,
+        }
+    }
+
+    /// What the counted requests, or keys, did.
+    pub(super) fn words(self, unit: Unit) -> &'static str {
+        match (self, unit) {
+            (Kind::Errors | Kind::MaxErrors, Unit::Request) => "failed",
+            (Kind::Errors | Kind::MaxErrors, Unit::Key) => "had a failed request",
+            (Kind::Nonfinite, _) => "had NaN or infinite outputs",
+            (Kind::Latency, Unit::Request) => "were slow",
+            (Kind::Latency, Unit::Key) => "had a slow request",
+            (Kind::Engine, Unit::Request) => "took long in the engine",
+            (Kind::Engine, Unit::Key) => "had a request that took long in the engine",
+            (Kind::Constant, Unit::Request) => "had another answer than the request before",
+            (Kind::Constant, Unit::Key) => "had another answer than the arm's request before",
+            (Kind::MaxP99, Unit::Request) => "took longer than the limit",
+            (Kind::MaxP99, Unit::Key) => "had a request that took longer than the limit",
+            (Kind::Before, Unit::Request) => "took longer than the p99 from before the rollout allows",
+            (Kind::Before, Unit::Key) => "had a request that took longer than the p99 from before the rollout allows",
+        }
+    }
+}
