@@ -158,6 +158,7 @@ impl<'a> Planned<'a> {
                 version: stream.about.version,
                 arm: p.arm,
                 request_id: p.request_id,
+                route_key: self.route_key,
                 row: as_u32(row),
                 ts: p.ts,
             };
