@@ -431,7 +431,8 @@ mod tests {
         before_run(begun);
         while machine::thread_time() < time + Duration::from_millis(20) {}
         let off = off_core();
-        assert!(off.all + Duration::from_millis(20) <= begun.elapsed(), "{off:?}");
+        // The processor time at the begin may have been read earlier.
+        assert!(off.all + Duration::from_millis(20) <= begun.elapsed() + READ_TIME, "{off:?}");
     }
 
     #[test]

@@ -10,14 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const COUNT: &str = "/v2/models/count/infer";
+/// Nothing is refused because of its wait, however busy the machine is.
+const PATIENT: &str = "max_wait = \"10m\"";
 
 fn count_to(n: i64) -> String {
     json!({"inputs": [{"name": "n", "shape": [], "datatype": "INT64", "data": [n]}]}).to_string()
 }
 
 /// One worker, and a model that takes about 10 ms for a request with the returned body.
-fn slow(config: &str) -> (Gateway, String) {
-    let config = format!("[execute]\nworkers = 1\n{config}");
+fn slow(execute: &str, more: &str) -> (Gateway, String) {
+    let config = format!("[execute]\nworkers = 1\n{execute}\n{more}");
     let gateway = Gateway::start_with(&config, |models| onnx::install(models, "count", 1, &onnx::counting()));
     let mut n = 100;
     loop {
@@ -99,19 +101,20 @@ fn in_flight(gateway: &Gateway) -> u64 {
 /// Sends groups of requests, each with its headers, while a long run holds the only worker. Returns the groups in the order in which the
 /// requests of the last one and those before them were answered.
 fn order(gateway: &Gateway, body: &str, groups: &[(usize, &[(&str, &str)])]) -> Vec<usize> {
-    let n: i64 = serde_json::from_str::<Value>(body).unwrap()["inputs"][0]["data"][0].as_i64().unwrap();
     let answered = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         // It is one of the first group, as its time counts for the turns too.
-        let patient: Vec<_> = [("x-request-timeout-ms", "60000")].iter().chain(groups[0].1).copied().collect();
-        scope.spawn(move || assert_eq!(gateway.post_with(COUNT, &patient, count_to(n * 150)).status, 200));
+        let limited: Vec<_> = [("x-request-timeout-ms", "5000")].iter().chain(groups[0].1).copied().collect();
+        scope.spawn(move || assert_eq!(gateway.post_with(COUNT, &limited, count_to(1 << 50)).status, 504));
         eventually("a long run holds the worker", || (in_flight(gateway) == 1).then_some(()));
         let mut waiting = 1;
         for (group, (requests, headers)) in groups.iter().enumerate() {
             for _ in 0..*requests {
                 let answered = &answered;
                 scope.spawn(move || {
-                    let answer = gateway.post_with(COUNT, headers, body);
+                    let patient: Vec<_> =
+                        [("x-request-timeout-ms", "120000")].iter().chain(*headers).copied().collect();
+                    let answer = gateway.post_with(COUNT, &patient, body);
                     assert_eq!(answer.status, 200, "{answer:?}");
                     answered.lock().unwrap().push(group);
                 });
@@ -132,7 +135,7 @@ fn before_the_last(order: &[usize]) -> usize {
 
 #[test]
 fn a_caller_with_few_requests_does_not_wait_behind_one_with_many() {
-    let (gateway, body) = slow("");
+    let (gateway, body) = slow(PATIENT, "");
     let (greedy, modest) = (token(&gateway, "greedy"), token(&gateway, "modest"));
     let (greedy, modest) = ([("authorization", greedy.as_str())], [("authorization", modest.as_str())]);
     let order = order(&gateway, &body, &[(30, &greedy), (3, &modest)]);
@@ -150,7 +153,7 @@ fn a_caller_with_few_requests_does_not_wait_behind_one_with_many() {
 
 #[test]
 fn batch_requests_give_way_and_do_not_starve() {
-    let (gateway, body) = slow("[callers]\nrules = [{ caller = \"nightly-*\", priority = \"batch\" }]\n");
+    let (gateway, body) = slow(PATIENT, "[callers]\nrules = [{ caller = \"nightly-*\", priority = \"batch\" }]\n");
     let nightly = token(&gateway, "nightly-scores");
     // The header cannot raise the priority.
     let nightly = [("authorization", nightly.as_str()), ("x-sluicegate-priority", "interactive")];
@@ -171,7 +174,7 @@ fn batch_requests_give_way_and_do_not_starve() {
 
 #[test]
 fn a_request_that_cannot_run_in_time_is_refused_before_its_body_and_it_is_over_soon() {
-    let (gateway, body) = slow("max_wait = \"50ms\"\n");
+    let (gateway, body) = slow("max_wait = \"50ms\"", "");
     let counts = Counts::default();
     let refused = || metric(&gateway, "sluicegate_shed_total{reason=\"queue\",priority=\"interactive\"}");
     beside(&gateway, 40, &[], &body, &counts, || {
@@ -195,7 +198,8 @@ fn a_request_that_cannot_run_in_time_is_refused_before_its_body_and_it_is_over_s
     // What waited is done within the longest wait. From then on everything is answered as before.
     let began = Instant::now();
     eventually("a request is answered", || (gateway.post(COUNT, &body).status == 200).then_some(()));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // Other tests use the machine too; alone it takes a few milliseconds.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let before = refused();
     for _ in 0..10 {
         assert_eq!(gateway.post(COUNT, &body).status, 200);

@@ -117,9 +117,9 @@ impl Fixture {
         Fixture { dir, log, stop: Some(stop), quality, telemetry }
     }
 
-    /// Stops in order, so that everything is sealed.
+    /// Stops in order, so that everything is sealed. Sealing has a low priority, so beside other busy threads it may take a minute.
     fn stop(mut self) -> tempfile::TempDir {
-        self.stop.take().unwrap().stop(Duration::from_secs(30));
+        self.stop.take().unwrap().stop(Duration::from_mins(5));
         self.dir
     }
 
