@@ -244,9 +244,15 @@ fn a_step_waits_for_the_evidence_that_it_requires() {
     let begun = begin(&gateway, &plan).json();
     assert_eq!(begun["require"], require, "{begun}");
     let send = || assert_eq!(gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[1.0, 1.0])).status, 200);
-    let requests_of_candidate = |rollout: &Value| rollout["candidate"]["requests"].as_u64().unwrap();
-    while requests_of_candidate(&rollout(&gateway)) < 5 {
+    // Both arms need enough requests before anything is judged, and chance divides them. Each is seen before the next one is sent, because many
+    // requests would be the evidence that is missing.
+    let seen = |rollout: &Value, arm: &str| rollout[arm]["requests"].as_u64().unwrap_or_default();
+    for sent in 1.. {
         send();
+        let counted = until(&gateway, "the request is counted", |r| seen(r, "candidate") + seen(r, "control") >= sent);
+        if seen(&counted, "candidate").min(seen(&counted, "control")) >= 5 {
+            break;
+        }
     }
     let waits = until(&gateway, "the step waits", |rollout| {
         rollout["why"]
