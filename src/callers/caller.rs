@@ -1,8 +1,8 @@
 //! One caller: its limits, what it has in flight, and what it sent.
 
+use super::Key;
 use super::config::Limits;
 use super::rate::Rate;
-use super::{Callers, Key};
 use crate::model::{CallerId, Code, Failure, Priority, quoted};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 /// One caller. All its connections share this.
 #[derive(Debug)]
 pub struct Caller {
-    callers: Arc<Callers>,
+    /// All callers that have a request in flight.
+    active: Arc<AtomicUsize>,
     key: Key,
     id: CallerId,
     allowed: ArcSwap<Allowed>,
@@ -53,9 +54,9 @@ pub struct CallerFacts {
 }
 
 impl Caller {
-    pub(super) fn new(callers: Arc<Callers>, key: Key, limits: Limits, priority: Priority, now: Instant) -> Caller {
+    pub(super) fn new(active: Arc<AtomicUsize>, key: Key, limits: Limits, priority: Priority, now: Instant) -> Caller {
         Caller {
-            callers,
+            active,
             id: key.id(),
             key,
             allowed: ArcSwap::from_pointee(Allowed::new(limits, priority)),
@@ -117,7 +118,7 @@ impl Caller {
         let entered = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter);
         let before = entered.map_err(|_| self.no_place(most))?;
         if before == 0 {
-            self.callers.active.fetch_add(1, Ordering::Relaxed);
+            self.active.fetch_add(1, Ordering::Relaxed);
         }
         Ok(Place(Arc::clone(self)))
     }
@@ -194,7 +195,7 @@ impl Allowed {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.callers.active.fetch_sub(1, Ordering::Relaxed);
+            self.0.active.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

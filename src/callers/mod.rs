@@ -44,8 +44,8 @@ const SEARCH_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Callers {
     known: Mutex<Known>,
-    /// Callers that have a request in flight.
-    active: AtomicUsize,
+    /// Callers that have a request in flight. Each caller counts itself.
+    active: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -61,13 +61,13 @@ impl Callers {
     pub fn new(config: Config) -> Arc<Callers> {
         Arc::new(Callers {
             known: Mutex::new(Known { config, callers: HashMap::new(), searched: None }),
-            active: AtomicUsize::new(0),
+            active: Arc::default(),
         })
     }
 
     /// The caller with this key.
     #[must_use]
-    pub fn get(self: &Arc<Callers>, key: Key, now: Instant) -> Arc<Caller> {
+    pub fn get(&self, key: Key, now: Instant) -> Arc<Caller> {
         let mut known = self.lock();
         if let Some(caller) = known.callers.get(&key) {
             return Arc::clone(caller);
@@ -79,7 +79,7 @@ impl Callers {
             forget_idle(&mut known.callers, now);
         }
         let (limits, priority) = known.config.of(&key);
-        let caller = Arc::new(Caller::new(Arc::clone(self), key.clone(), limits, priority, now));
+        let caller = Arc::new(Caller::new(Arc::clone(&self.active), key.clone(), limits, priority, now));
         // Where all of them are in use, a further one has limits of its own until it is idle, and is not listed.
         if known.callers.len() < MOST {
             known.callers.insert(key, Arc::clone(&caller));

@@ -1,6 +1,7 @@
 //! Decides where a request runs, and whether it is admitted.
 
 use super::pool::{Job, LaneKey, Pool, State, give_up_place};
+use super::queue::Slot;
 use super::runner::{RunOutput, Runner};
 use super::turn;
 use super::watchdog::can_replace_threads;
@@ -184,9 +185,9 @@ impl Executor {
             }
         }
         let (reply, answer) = oneshot::channel();
-        let cost = runner.expected_share(&request);
-        let (runner, tag) = (Arc::clone(runner), Duration::ZERO);
-        self.enqueue(Job { runner, request, deadline, queued, requester, cost, tag, reply })?;
+        let slot = Slot::new(requester.caller, runner.expected_share(&request));
+        let (runner, priority) = (Arc::clone(runner), requester.priority);
+        self.enqueue(Job { runner, request, deadline, queued, priority, slot, reply }, requester.caller)?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
             Err(_) => Err(expired()),
@@ -196,8 +197,8 @@ impl Executor {
         }
     }
 
-    fn enqueue(&self, job: Job) -> Result<(), Failure> {
-        let Requester { caller, priority } = job.requester;
+    fn enqueue(&self, job: Job, caller: CallerId) -> Result<(), Failure> {
+        let priority = job.priority;
         let (key, runner) = (LaneKey::of(&job.runner, priority), Arc::clone(&job.runner));
         let left = job.deadline.saturating_duration_since(job.queued);
         let cost = runner.cost().estimate(job.request.elements()).unwrap_or_default();

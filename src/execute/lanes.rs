@@ -170,6 +170,7 @@ impl<K: LaneId, J: Queued> Lanes<K, J> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::queue::tests::{Job, one};
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -186,34 +187,8 @@ mod tests {
         }
     }
 
-    #[derive(Debug)]
-    struct Job {
-        cost: Duration,
-        caller: CallerId,
-        tag: Duration,
-    }
-
-    impl Queued for Job {
-        fn caller(&self) -> CallerId {
-            self.caller
-        }
-        fn cost(&self) -> Duration {
-            self.cost
-        }
-        fn tag(&self) -> Duration {
-            self.tag
-        }
-        fn set_tag(&mut self, tag: Duration) {
-            self.tag = tag;
-        }
-    }
-
     fn job(cost: Duration) -> Job {
-        Job { cost, caller: CallerId::default(), tag: Duration::ZERO }
-    }
-
-    fn one(jobs: &mut VecDeque<Job>) -> Selected<Job> {
-        Selected { batch: jobs.pop_front().into_iter().collect(), ..Selected::default() }
+        Job::of(CallerId::default(), cost)
     }
 
     /// Adds a job that is expected to take this long. It must fit.
@@ -342,8 +317,8 @@ mod tests {
         let modest = CallerId::of("modest");
         assert!(lanes.is_full_for('a', CallerId::default()) && !lanes.is_full_for('a', modest));
         assert_eq!(lanes.work_ahead('a', modest), MS, "behind the first job, which came before");
-        let out = lanes.push('a', Job { caller: modest, ..job(MS) }).unwrap();
-        assert_eq!((out.caller, lanes.waiting()), (CallerId::default(), 3));
+        let out = lanes.push('a', Job::of(modest, MS)).unwrap();
+        assert_eq!((out.caller(), lanes.waiting()), (CallerId::default(), 3));
         assert!(lanes.is_full_for('a', modest), "its next one would be behind all others: each caller has its share");
     }
 

@@ -4,14 +4,14 @@ use super::batch::{BatchItem, Selected, select};
 use super::executor::{Config, expired};
 use super::idle::{IdleWorkers, OtherCpuLoad};
 use super::lanes::{LaneId, Lanes, Turn};
-use super::queue::Queued;
+use super::queue::{Queued, Slot};
 use super::runner::{NoOutput, RunOutput, Runner};
 use super::split_run::SplitRun;
 use super::watchdog::{
     Callers, Limit, OnLook, also_look_at, is_aside, is_replaced, replace_when_lost, step_aside_when_slow,
 };
 use crate::machine;
-use crate::model::{CallerId, Checked, Code, Failure, Priority, Requester, panic_message};
+use crate::model::{Checked, Code, Failure, Priority, panic_message};
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroUsize;
@@ -28,11 +28,9 @@ pub(super) struct Job {
     pub(super) request: Arc<Checked>,
     pub(super) deadline: Instant,
     pub(super) queued: Instant,
-    pub(super) requester: Requester,
-    /// The worker time it is expected to take.
-    pub(super) cost: Duration,
+    pub(super) priority: Priority,
     /// Its place in the lane.
-    pub(super) tag: Duration,
+    pub(super) slot: Slot,
     /// Closed when the caller went away. Dropped without an answer only by a panic.
     pub(super) reply: oneshot::Sender<Result<RunOutput, Failure>>,
 }
@@ -52,20 +50,12 @@ impl BatchItem for Job {
 }
 
 impl Queued for Job {
-    fn caller(&self) -> CallerId {
-        self.requester.caller
+    fn slot(&self) -> &Slot {
+        &self.slot
     }
 
-    fn cost(&self) -> Duration {
-        self.cost
-    }
-
-    fn tag(&self) -> Duration {
-        self.tag
-    }
-
-    fn set_tag(&mut self, tag: Duration) {
-        self.tag = tag;
+    fn slot_mut(&mut self) -> &mut Slot {
+        &mut self.slot
     }
 }
 
@@ -490,7 +480,7 @@ impl Pool {
     fn run_single(&self, job: Job, began: Instant, ends_early: bool) -> Option<Job> {
         let job = still_wanted(job, began)?;
         let (runner, request, deadline) = (Arc::clone(&job.runner), Arc::clone(&job.request), job.deadline);
-        let lane = LaneKey::of(&runner, job.requester.priority);
+        let lane = LaneKey::of(&runner, job.priority);
         let jobs = vec![job];
         let until = if ends_early { early_limit(&runner, &jobs, began) } else { deadline };
         let slow_from = slow_after(&runner, request.elements()).and_then(|after| began.checked_add(after));
@@ -654,9 +644,9 @@ mod tests {
         pool.lock().idle.ask_for_help(Help { lane, run });
         let (reply, _answer) = oneshot::channel();
         let queued = Instant::now();
-        let (deadline, requester) = (queued + Duration::from_mins(1), Requester::default());
-        let (cost, tag) = (Duration::ZERO, Duration::ZERO);
-        let job = Job { runner, request, deadline, queued, requester, cost, tag, reply };
+        let deadline = queued + Duration::from_mins(1);
+        let job =
+            Job { runner, request, deadline, queued, priority: Priority::Interactive, slot: Slot::default(), reply };
         assert!(pool.lock().lanes.push(lane, job).is_none());
         assert!(matches!(pool.next(0), Some(Work::Turn(..))));
         assert!(matches!(pool.next(0), Some(Work::Help(..))));

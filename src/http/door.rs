@@ -113,6 +113,14 @@ impl Shed {
     }
 }
 
+impl Sender {
+    /// Counts a request of this sender as refused.
+    pub(super) fn refused(&self, plane: &DataPlane, reason: Reason, received: Instant) {
+        plane.shed.count(reason, self.priority);
+        self.caller.count_refused(received);
+    }
+}
+
 /// Which places a request may use.
 fn claim(plane: &DataPlane, sender: &Sender) -> Claim {
     match sender.priority {
@@ -141,17 +149,10 @@ pub(super) fn admit(
     sender: &Sender,
     received: Instant,
 ) -> Result<Admitted, Failure> {
-    let Sender { caller, priority } = sender;
-    let refuse = |reason| {
-        move |failure| {
-            plane.shed.count(reason, *priority);
-            caller.count_refused(received);
-            failure
-        }
-    };
-    let permit = plane.admit(kind, claim(plane, sender)).map_err(refuse(Reason::Places))?;
+    let refused = |reason| sender.refused(plane, reason, received);
+    let permit = plane.admit(kind, claim(plane, sender)).inspect_err(|_| refused(Reason::Places))?;
     let of_caller = match kind {
-        RequestKind::Predict => Some(caller.enter().map_err(refuse(Reason::CallerPlaces))?),
+        RequestKind::Predict => Some(sender.caller.enter().inspect_err(|_| refused(Reason::CallerPlaces))?),
         RequestKind::Feedback => None,
     };
     Ok(Admitted { _permit: permit, _of_caller: of_caller })
@@ -168,24 +169,19 @@ pub(super) fn enter(
     target: Option<&Target<'_>>,
     deadline: Instant,
 ) -> Result<(), Failure> {
-    let Arrived { sender: Sender { caller, priority }, body, received, .. } = request;
-    let received = *received;
-    let refuse = |reason| {
-        move |failure: Failure| {
-            plane.shed.count(reason, *priority);
-            caller.count_refused(received);
-            failure
-        }
-    };
-    plane.has_room(kind, claim(plane, request.sender)).map_err(refuse(Reason::Places))?;
+    let Arrived { sender, body, received, .. } = request;
+    let Sender { caller, priority } = sender;
+    let refused = |reason| sender.refused(plane, reason, *received);
+    plane.has_room(kind, claim(plane, sender)).inspect_err(|_| refused(Reason::Places))?;
     // Feedback has places of its own, and takes none from predictions.
     if kind == RequestKind::Predict {
-        caller.has_room().map_err(refuse(Reason::CallerPlaces))?;
+        caller.has_room().inspect_err(|_| refused(Reason::CallerPlaces))?;
     }
-    caller.send(received).inspect_err(|_| plane.shed.count(Reason::CallerRate, *priority))?;
+    // The caller counts this one itself.
+    caller.send(*received).inspect_err(|_| plane.shed.count(Reason::CallerRate, *priority))?;
     let late = body.caller.heart.late();
     let most = match priority {
-        Priority::Interactive => deadline.saturating_duration_since(received) / 2,
+        Priority::Interactive => deadline.saturating_duration_since(*received) / 2,
         Priority::Batch => BUSY,
     };
     if late > most {
@@ -193,14 +189,16 @@ pub(super) fn enter(
         let message = format!(
             "the thread of this connection is busy: requests wait {late} ms for it, and this one may wait {most} ms; try again shortly"
         );
-        return Err(refuse(Reason::Thread)(Failure::new(Code::Overloaded, message)));
+        refused(Reason::Thread);
+        return Err(Failure::new(Code::Overloaded, message));
     }
     if let Some(target) = target
         && let Err(failure) = plane.gateway.would_fit(&target.model, target.version.selector(), deadline, *priority)
         // A caller with less than its share may find a place before the others.
         && caller.in_flight() >= plane.callers().share_of(plane.in_flight())
     {
-        return Err(refuse(Reason::Queue)(failure));
+        refused(Reason::Queue);
+        return Err(failure);
     }
     Ok(())
 }

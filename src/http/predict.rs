@@ -93,10 +93,7 @@ async fn attempt(
         *id = Some(given);
     }
     let id = &*id.get_or_insert_with(RequestId::generate);
-    let shed = |reason| {
-        plane.shed.count(reason, sender.priority);
-        sender.caller.count_refused(received);
-    };
+    let shed = |reason| sender.refused(plane, reason, received);
     let mut active = open(plane, &snapshot, headers, target, &parsed, id, started).map_err(|failure| {
         if failure.code == Code::TooManyRequests {
             shed(Reason::Model);
