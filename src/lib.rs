@@ -8,6 +8,7 @@ pub mod budget;
 mod callers;
 pub mod cli;
 pub mod codec;
+pub mod columns;
 mod compare;
 pub mod config;
 mod dataset;

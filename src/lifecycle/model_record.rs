@@ -247,6 +247,8 @@ impl Model {
         for status in versions.values_mut() {
             let loaded = status.loaded.as_deref();
             status.notes.extend(loaded.and_then(|loaded| recording?.complaint(&self.settings.log, loaded)));
+            let names = loaded.map(|loaded| self.settings.features.complaints(&loaded.facts.signature));
+            status.notes.extend(names.into_iter().flatten().map(|complaint| format!("model.toml: {complaint}")));
         }
         let document = self.document.clone();
         let is_known = |r: &VersionRecord| !matches!(r.state(), State::Draining | State::Unloaded);
@@ -263,7 +265,7 @@ impl Model {
         });
         // Without a log, the columns are hidden from what the admin plane shows.
         let base = recording.map(|recording| recording.choice.clone()).unwrap_or_default();
-        let entry = entry.with_choice(self.settings.log.choice(&base));
+        let entry = entry.with_choice(self.settings.log.choice(&base)).with_features(self.settings.features.clone());
         Ok(entry.with_streams(|loaded| recording?.stream(&self.settings.log, loaded)))
     }
 }

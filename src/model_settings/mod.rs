@@ -4,12 +4,13 @@
 //! - [`Gates`] are the conditions that a version must meet before a promote. Judging them is pure.
 //! - [`Recording`] combines the `[prediction_log]` section with the server's configuration.
 //!
-//! Uses: backend (engine choice), execute (batching and placement), model, record (what is recorded), registry (limits), settings, shadow (agreement).
+//! Uses: backend (engine choice), columns (names of elements), execute (batching and placement), model, record (what is recorded), registry (limits), settings, shadow (agreement).
 //!
 //! Invariant: nothing here reads a file or changes what is loaded.
 //!
 //! To add a setting: a field of [`ModelSettings`], its line in `parse`, its row in `docs/MODELS.md`.
 
+mod features;
 mod gates;
 mod model_toml;
 mod recording;

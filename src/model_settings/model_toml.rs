@@ -1,8 +1,10 @@
 //! `model.toml`: the settings for all versions of a model.
 
+use super::features;
 use super::gates::Gates;
 use super::recording::LogSettings;
 use crate::backend::EngineChoice;
+use crate::columns::ElementNames;
 use crate::execute::{Batching, Placement};
 use crate::model::Version;
 use crate::registry::Limits;
@@ -37,7 +39,9 @@ pub struct ModelSettings {
     pub log: LogSettings,
     /// `[batching]` (`enabled`, `max_rows`) and `[execution]` (`at_once`, `spread`).
     pub execution: ExecutionSettings,
-    /// `description`, `feature_names` and `[batching] enabled`, as they were written. Shown with the metadata of each version.
+    /// `[features]` and `feature_names`: names for the elements of tensors.
+    pub features: ElementNames,
+    /// `description`, `feature_names`, `[features]` and `[batching] enabled`, as they were written. Shown with the metadata of each version.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -106,8 +110,12 @@ impl ModelSettings {
         if let Some(text) = table.string("description") {
             metadata.insert("description".to_owned(), text.into());
         }
-        if let Some(names) = table.string_list("feature_names") {
-            metadata.insert("feature_names".to_owned(), names.into());
+        let features = features::read(&mut table);
+        if !features.of_only_input.is_empty() {
+            metadata.insert("feature_names".to_owned(), features.of_only_input.clone().into());
+        }
+        if !features.by_tensor.is_empty() {
+            metadata.insert("features".to_owned(), serde_json::json!(features.by_tensor));
         }
         let batching = table.section("batching");
         let batching = BatchingSettings {
@@ -133,6 +141,7 @@ impl ModelSettings {
             shadow_atol: absolute,
             log,
             execution,
+            features,
             metadata,
         })
     }

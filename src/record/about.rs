@@ -1,6 +1,7 @@
 //! The facts that all records of a stream share, and how a tensor's shape follows from its length.
 
 use super::mask::Mask;
+pub(crate) use crate::columns::Side;
 use crate::model::{Dim, ModelName, Signature, TensorSpec, Version};
 use crate::tensor::{DataType, Shape};
 use serde::{Deserialize, Serialize};
@@ -24,13 +25,6 @@ pub struct About {
 /// What stands in [`About::hashed`] before a column with masks.
 const MASK: &str = "mask:";
 
-/// One of the two struct columns of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Inputs,
-    Outputs,
-}
-
 /// A tensor's column: a field of one of the two struct columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Column {
@@ -42,28 +36,10 @@ pub(super) struct Column {
     pub masks: Vec<Mask>,
 }
 
-impl Side {
-    #[must_use]
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Side::Inputs => "inputs",
-            Side::Outputs => "outputs",
-        }
-    }
-
-    /// The name of a tensor's column: `inputs.NAME`, `outputs.NAME`.
-    pub(super) fn column(self, spec: &TensorSpec) -> String {
-        format!("{}.{}", self.as_str(), spec.name)
-    }
-}
-
 impl About {
     #[must_use]
     pub(crate) fn specs(&self, side: Side) -> &[TensorSpec] {
-        match side {
-            Side::Inputs => self.signature.all_inputs(),
-            Side::Outputs => self.signature.outputs(),
-        }
+        side.specs(&self.signature)
     }
 
     /// The columns of a side that are kept, in the signature's order.

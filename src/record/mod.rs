@@ -7,13 +7,14 @@
 //!   cannot be kept are dropped, counted and listed in `gaps/`.
 //! - [`unsealed`] reads the segments that are not sealed yet, without a server.
 //!
-//! Uses: machine (durable files, priority), quality, model, tensor, telemetry.
+//! Uses: columns (names of values), machine (durable files, priority), quality, model, tensor, telemetry.
 //!
 //! Invariant: a thread that answers callers never waits here for a disk or another thread, unless the configuration asks for it.
 //!
 //! To add a column: docs/RECORDS.md first, then `prediction.rs`, `view.rs` and `columns.rs`.
 
 mod about;
+mod cell;
 mod columns;
 mod config;
 mod deleted;

@@ -1,6 +1,7 @@
 //! One model: its versions, and how its traffic document routes requests to them.
 
 use super::version::{Loaded, Retired, Served, ShadowRoute, Stage, State, VersionStatus};
+use crate::columns::ElementNames;
 use crate::compare::Tolerance;
 use crate::model::{Code, Failure, ModelName, Role, Version};
 use crate::record::{Choice, Stream};
@@ -30,6 +31,8 @@ pub struct Entry {
     tolerance: Tolerance,
     /// What is recorded of its predictions and feedback, and what of it is hidden.
     choice: Arc<Choice>,
+    /// Names for the elements of its tensors.
+    features: Arc<ElementNames>,
     /// The record stream of each loaded version that is recorded.
     streams: BTreeMap<Version, Arc<Stream>>,
 }
@@ -172,6 +175,7 @@ impl Entry {
             pinned,
             tolerance,
             choice: Arc::default(),
+            features: Arc::default(),
             streams,
         })
     }
@@ -198,6 +202,18 @@ impl Entry {
     #[must_use]
     pub fn with_choice(self, choice: Choice) -> Entry {
         Entry { choice: Arc::new(choice), ..self }
+    }
+
+    /// Sets the names of the elements of tensors.
+    #[must_use]
+    pub fn with_features(self, features: ElementNames) -> Entry {
+        Entry { features: Arc::new(features), ..self }
+    }
+
+    /// Names for the elements of tensors, from `model.toml`.
+    #[must_use]
+    pub fn features(&self) -> &Arc<ElementNames> {
+        &self.features
     }
 
     /// Sets the record stream of each loaded version; a version without one is not recorded.

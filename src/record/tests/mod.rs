@@ -26,6 +26,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+mod cells;
 mod keeping_up;
 mod large;
 mod records;
