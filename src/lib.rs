@@ -2,6 +2,7 @@
 
 pub mod access;
 mod admin;
+pub mod alerts;
 pub mod app;
 pub mod backend;
 pub mod budget;

@@ -20,6 +20,7 @@ pub(super) struct Target {
     model: String,
     version: String,
     token: String,
+    silence: String,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
@@ -43,7 +44,12 @@ impl Target {
             let value = params.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
             without_verb.filter(|_| last == Some(name)).map_or(value, |segment| segment.0.as_str()).to_owned()
         };
-        Ok(Target { model: named("model"), version: named("version"), token: named("token") })
+        Ok(Target {
+            model: named("model"),
+            version: named("version"),
+            token: named("token"),
+            silence: named("silence"),
+        })
     }
 
     /// The model as the path names it.
@@ -54,6 +60,11 @@ impl Target {
     /// The token as the path names it.
     pub(super) fn token(&self) -> &str {
         &self.token
+    }
+
+    /// The silence as the path names it.
+    pub(super) fn silence(&self) -> &str {
+        &self.silence
     }
 
     /// The name of an existing model. A name that is not valid is reported as unknown, like any other.

@@ -12,13 +12,14 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, callers, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, alerts, callers, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
 //! To add an endpoint: a handler with its `#[utoipa::path]`, its line in `routes.rs` and in `openapi.rs`, and
 //! `UPDATE_OPENAPI=1 cargo test --lib openapi` (`docs/how-to-add/admin-command.md`).
 
+mod alerts;
 mod approvals;
 mod body;
 mod caller;
@@ -51,6 +52,7 @@ mod triton;
 pub(crate) use shadows::pair_json;
 
 use crate::access::Access;
+use crate::alerts::Alerts;
 use crate::callers::Callers;
 use crate::execute;
 use crate::ledger::LedgerReader;
@@ -96,6 +98,8 @@ pub(crate) struct Admin {
     pub(crate) stopping: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Sentences for an operator that do not hold readiness, such as about a certificate that ends soon.
     pub(crate) warnings: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// What is wrong, and who is told.
+    pub(crate) alerts: Alerts,
     /// The threads that answer requests.
     pub(crate) threads: Arc<dyn Fn() -> Threads + Send + Sync>,
     /// The memory of requests.

@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    approvals, callers, execution, history, lineage, models, probes, push, quality, rollout, shadows, tokens, traffic,
-    triton,
+    alerts, approvals, callers, execution, history, lineage, models, probes, push, quality, rollout, shadows, tokens,
+    traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -30,6 +30,11 @@ use utoipa::OpenApi;
         document,
         tokens::whoami,
         callers::list,
+        alerts::list,
+        alerts::test,
+        alerts::silences,
+        alerts::silence,
+        alerts::end_silence,
         tokens::list,
         tokens::create,
         tokens::revoke,
@@ -73,6 +78,7 @@ use utoipa::OpenApi;
         (name = "models", description = "Models and their versions"),
         (name = "traffic", description = "Which version answers"),
         (name = "quality", description = "Quality from feedback, and the prediction log"),
+        (name = "alerts", description = "What is wrong, and who is told"),
         (name = "history", description = "Past changes"),
         (name = "triton", description = "Triton's model repository extension"),
     )

@@ -4,8 +4,8 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, approvals, callers, execution, guard, headers, history, lineage, models, openapi, probes, push, quality,
-    rollout, shadows, tokens, traffic, triton,
+    Admin, alerts, approvals, callers, execution, guard, headers, history, lineage, models, openapi, probes, push,
+    quality, rollout, shadows, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -41,6 +41,11 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/openapi.json", Open, openapi::document),
         get("/api/v1/whoami", AnyIdentity, tokens::whoami),
         get("/api/v1/callers", To(View, Everything), callers::list),
+        get("/api/v1/alerts", To(View, Listed), alerts::list),
+        post("/api/v1/alerts:test", To(Operate, Everything), alerts::test),
+        get("/api/v1/alerts/silences", To(View, Listed), alerts::silences),
+        post("/api/v1/alerts/silences", To(Operate, Listed), alerts::silence),
+        delete("/api/v1/alerts/silences/{silence}", To(Operate, Listed), alerts::end_silence),
         get("/api/v1/tokens", To(Administer, Everything), tokens::list),
         post("/api/v1/tokens", To(Administer, Everything), tokens::create),
         delete("/api/v1/tokens/{token}", To(Administer, Everything), tokens::revoke),

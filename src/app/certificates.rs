@@ -94,6 +94,11 @@ impl Certificates {
         }
     }
 
+    /// When the certificate of each plane ends.
+    pub(super) fn ends(&self) -> Vec<(&'static str, jiff::Timestamp)> {
+        self.data.iter().chain(&self.admin).map(|tls| (tls.plane(), tls.ends())).collect()
+    }
+
     /// What an operator should know now, for the readiness of the admin plane.
     pub(super) fn warnings(&self) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
         let all = self.clone();

@@ -23,6 +23,7 @@ mod sign;
 mod signals;
 mod threads;
 mod tokens;
+mod watch;
 
 pub use audit::audit;
 use certificates::Certificates;
@@ -35,6 +36,7 @@ pub use tokens::token;
 
 use crate::access::Access;
 use crate::admin;
+use crate::alerts;
 use crate::backend::Engines;
 use crate::budget::Budget;
 use crate::callers::Callers;
@@ -59,7 +61,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 
 /// The phase of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,9 @@ const BACKLOG: i32 = 4096;
 /// File descriptors that are kept for other things than connections of the data plane: the admin plane, the ledger, the log, model
 /// files while they are loaded, and the runtimes.
 const RESERVED_FILES: u64 = 512;
+
+/// How long a stop waits for a message to a target that is being sent. It is sent again after the next start.
+const ALERTS_STOP: Duration = Duration::from_millis(500);
 
 /// How long a stop waits for versions to be unloaded while runs do not end.
 const HELD_VERSIONS: Duration = Duration::from_secs(1);
@@ -127,8 +131,9 @@ pub struct App {
     manager: lifecycle::Stop,
     retention: retention::Retention,
     heads: Heads,
+    alerts: alerts::Stop,
     prediction_log: record::Stop,
-    phase: watch::Sender<Phase>,
+    phase: tokio::sync::watch::Sender<Phase>,
     /// The supervisor, where there is one.
     parent: Option<Supervised>,
     config: Config,
@@ -185,10 +190,7 @@ impl App {
         let crate::config::Execute { inline_below, queue, max_wait, .. } = config.execute;
         let execution = Arc::new(execute::Config { inline_below, queue, max_wait, workers, cores });
         let executor = Executor::start(&execution).map_err(start("the inference workers"))?;
-        let http_config = http::Config {
-            max_connections: fitting_connections(config.server.max_connections, machine::raise_open_files()),
-            ..http_config(config, io)
-        };
+        let http_config = http_config_that_fits(config, io);
         let shadow_config = shadow_config(config, shadow_threads);
         let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
             .map_err(start("the shadow threads"))?;
@@ -210,7 +212,7 @@ impl App {
         let retention = retention::Retention { log: prediction_log.clone(), handle: handle.clone() };
         let heads = Heads::start(&config.audit, ledger_reader.clone(), &telemetry)
             .map_err(start("the heads of the audit trail"))?;
-        let (phase, phases) = watch::channel(Phase::Serving);
+        let (phase, phases) = tokio::sync::watch::channel(Phase::Serving);
         let plane = admin::Admin {
             threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
             memory: control::memory(Arc::clone(&data_plane), shadows.clone(), prediction_log.clone(), config),
@@ -231,7 +233,9 @@ impl App {
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
             warnings: tls.warnings(),
+            alerts: alerts::Alerts::idle(&telemetry),
         };
+        let (plane, alerts) = watch::start(config, &machine, plane, &tls).map_err(start("the alerts"))?;
         let limits = control::connection_limits(&http_config, data_plane.budget().limit());
         let control = control::Control::start(
             admin_listener,
@@ -254,6 +258,7 @@ impl App {
             manager,
             retention,
             heads,
+            alerts,
             prediction_log: log_stop,
             phase,
             parent,
@@ -274,7 +279,7 @@ impl App {
 
     /// Receives every change of the phase.
     #[must_use]
-    pub fn phases(&self) -> watch::Receiver<Phase> {
+    pub fn phases(&self) -> tokio::sync::watch::Receiver<Phase> {
         self.phase.subscribe()
     }
 
@@ -320,6 +325,7 @@ impl App {
             manager,
             retention,
             heads,
+            alerts,
             prediction_log,
             phase,
             parent: _,
@@ -349,6 +355,8 @@ impl App {
                 "server.shutdown_grace is over; open connections were closed"
             );
         }
+        // What is loaded and unloaded from here on is no alert.
+        alerts.stop(left().min(ALERTS_STOP));
         rollouts.stop();
         shadows.stop();
         // Nothing offers records any more: the queue is written, and sealed if there is time.
@@ -557,6 +565,12 @@ fn fitting_connections(configured: usize, files: OpenFiles) -> usize {
         );
     }
     configured.min(room)
+}
+
+/// With as many connections as the limit on open files has room for.
+fn http_config_that_fits(config: &Config, io_threads: NonZeroUsize) -> http::Config {
+    let max_connections = fitting_connections(config.server.max_connections, machine::raise_open_files());
+    http::Config { max_connections, ..http_config(config, io_threads) }
 }
 
 fn http_config(config: &Config, io_threads: NonZeroUsize) -> http::Config {

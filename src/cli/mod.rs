@@ -7,13 +7,14 @@
 //!   rooms that do the work.
 //! - Every request has a deadline. Only `rollout --watch` waits as long as the rollout runs.
 //!
-//! Uses: config, outbound (the authorities to trust).
+//! Uses: config, outbound (the authorities to trust), settings (durations).
 //!
 //! Invariant: no client command reads the models or the data directory; it prints what the server answered.
 //!
 //! To add a command: a variant of [`Command`] with examples, its request in `client.rs`, its table in `show*.rs`
 //! (`docs/how-to-add/admin-command.md`).
 
+mod alerts;
 mod approve;
 mod client;
 mod offline;
@@ -347,6 +348,20 @@ Who pushed a version or asked for its traffic cannot approve it.")]
   sluicegate callers
   sluicegate callers --json | jq '.callers[0]'")]
     Callers,
+    /// List what is wrong now, and who is told; or send a test to a target.
+    #[command(after_help = "Examples:
+  sluicegate alerts
+  sluicegate alerts --model iris --state firing
+  sluicegate alerts --json | jq '.alerts[] | {rule, model, summary}'
+  sluicegate alerts --test ops              exit code 1 when the target does not accept it")]
+    Alerts(AlertsOptions),
+    /// Tell nobody of some alerts for a while; or list or end silences.
+    #[command(after_help = "Examples:
+  sluicegate silence --rule drift --model 'fraud-*' --for 2h --reason \"the sale has begun\"
+  sluicegate silence --model iris --version 3 --until 2026-12-01T08:00:00Z --reason \"known, fixed on Monday\"
+  sluicegate silence --list
+  sluicegate silence --end 9f2c4e5a60718293")]
+    Silence(SilenceOptions),
     /// List who changed what, newest first; or verify or export the whole audit trail.
     #[command(after_help = "Examples:
   sluicegate audit
@@ -357,6 +372,49 @@ Who pushed a version or asked for its traffic cannot approve it.")]
   sluicegate audit --export --after 1024                     write what came since
   sluicegate audit --verify --file audit.jsonl               verify an export, on any machine")]
     Audit(AuditOptions),
+}
+
+/// Options of `sluicegate alerts`.
+#[derive(Debug, Args)]
+pub(crate) struct AlertsOptions {
+    /// Only alerts in this state: firing, silenced or resolved.
+    #[arg(long)]
+    state: Option<String>,
+    /// Only alerts about this model.
+    #[arg(long)]
+    model: Option<String>,
+    /// Send a test to this target.
+    #[arg(long, value_name = "TARGET", conflicts_with_all = ["state", "model"])]
+    test: Option<String>,
+}
+
+/// Options of `sluicegate silence`.
+#[derive(Debug, Args)]
+pub(crate) struct SilenceOptions {
+    /// Alerts of this rule.
+    #[arg(long)]
+    rule: Option<String>,
+    /// Alerts about models with this name or pattern.
+    #[arg(long, value_name = "PATTERN")]
+    model: Option<String>,
+    /// Alerts about this version.
+    #[arg(long)]
+    version: Option<String>,
+    /// How long, such as 2h or 3d.
+    #[arg(long = "for", value_name = "DURATION", requires = "reason", conflicts_with = "until")]
+    duration: Option<String>,
+    /// Until when, such as 2026-12-01T08:00:00Z.
+    #[arg(long, value_name = "TIME", requires = "reason")]
+    until: Option<String>,
+    /// Why; the list of silences shows it.
+    #[arg(long)]
+    reason: Option<String>,
+    /// List the silences.
+    #[arg(long, conflicts_with_all = ["rule", "model", "version", "duration", "until", "reason", "end"])]
+    list: bool,
+    /// End the silence with this id.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["rule", "model", "version", "duration", "until", "reason"])]
+    end: Option<String>,
 }
 
 /// Options of `sluicegate approve` and `reject`.
@@ -570,6 +628,8 @@ pub fn run(local: &Local) -> ExitCode {
         },
         Command::Whoami => client.whoami(),
         Command::Callers => client.callers(),
+        Command::Alerts(options) => client.alerts(&options),
+        Command::Silence(options) => client.silence(&options),
         Command::History { model } => client.history(&model),
         Command::Audit(options) if options.verify || options.export => {
             return (local.audit)(&options, &mut |after| client.audit_page(after), client.json());

@@ -1,9 +1,9 @@
 //! Loads the configuration from a file, the environment and the command line.
 
-use super::access_section;
 use super::{
     Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows, sections,
 };
+use super::{access_section, alerts_section};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
@@ -85,6 +85,7 @@ impl Config {
             prediction_log: PredictionLog::read(table.section("prediction_log")),
             data: Data::read(table.section("data")),
             audit: sections::audit(table.section("audit")),
+            alerts: alerts_section::read(table.section("alerts")),
             breaker: sections::breaker(table.section("breaker")),
             log: Log::read(table.section("log")),
         };

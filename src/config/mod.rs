@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: access (its settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), model, quality, record, registry (breakers), settings, telemetry, tls.
+//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), model, quality, record, registry (breakers), settings, telemetry, tls.
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -15,6 +15,7 @@
 //! and its entry in `config/sluicegate.toml` (a test requires it).
 
 mod access_section;
+mod alerts_section;
 mod callers_section;
 mod load;
 mod reload;
@@ -28,6 +29,7 @@ pub use reload::Change;
 pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 
 use crate::access;
+use crate::alerts;
 use crate::heads;
 use crate::registry::BreakerConfig;
 
@@ -46,6 +48,7 @@ pub struct Config {
     pub prediction_log: PredictionLog,
     pub data: Data,
     pub audit: heads::Config,
+    pub alerts: alerts::Config,
     pub breaker: BreakerConfig,
     pub log: Log,
 }

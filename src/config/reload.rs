@@ -2,6 +2,7 @@
 
 use super::{Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::access::{self, OidcConfig};
+use crate::alerts;
 use crate::heads;
 use crate::quality;
 use crate::record::{self, Choice};
@@ -34,10 +35,11 @@ impl Config {
             prediction_log,
             data,
             audit,
+            alerts,
             breaker,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 14] = [
+        let sections: [Vec<Option<Change>>; 15] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             access_changes(access, &new.access).into(),
@@ -50,6 +52,7 @@ impl Config {
             prediction_log.changes(&new.prediction_log).into(),
             data.changes(&new.data).into(),
             audit_changes(audit, &new.audit).into(),
+            alerts_changes(alerts, &new.alerts).into(),
             breaker_changes(breaker, &new.breaker).into(),
             log.changes(&new.log).into(),
         ];
@@ -384,6 +387,33 @@ fn audit_changes(old: &heads::Config, new: &heads::Config) -> [Option<Change>; 5
         at_start("audit.webhook", webhook, &new.webhook),
         at_start("audit.webhook_ca", webhook_ca, &new.webhook_ca),
         at_start("audit.webhook_timeout", webhook_timeout, &new.webhook_timeout),
+    ]
+}
+
+fn alerts_changes(old: &alerts::Config, new: &alerts::Config) -> [Option<Change>; 10] {
+    let alerts::Config {
+        enabled,
+        check_interval,
+        end_after,
+        off,
+        error_budget,
+        name,
+        console,
+        outbox,
+        keep_for,
+        targets,
+    } = old;
+    [
+        at_start("alerts.enabled", enabled, &new.enabled),
+        at_start("alerts.check_interval", check_interval, &new.check_interval),
+        at_start("alerts.end_after", end_after, &new.end_after),
+        at_start("alerts.off", off, &new.off),
+        at_start("alerts.error_budget", error_budget, &new.error_budget),
+        at_start("alerts.name", name, &new.name),
+        at_start("alerts.console", console, &new.console),
+        at_start("alerts.outbox", outbox, &new.outbox),
+        at_start("alerts.keep_for", keep_for, &new.keep_for),
+        at_start("alerts.targets", targets, &new.targets),
     ]
 }
 

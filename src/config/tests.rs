@@ -269,6 +269,17 @@ const ALL_DIFFERENT: &str = r#"
     webhook = "https://x/"
     webhook_ca = "x"
     webhook_timeout = "1s"
+    [alerts]
+    enabled = false
+    check_interval = "1s"
+    end_after = "1s"
+    off = ["drift"]
+    error_budget = 0.5
+    name = "x"
+    console = "https://x"
+    outbox = 1
+    keep_for = "1m"
+    targets = [{ name = "x", kind = "slack", url = "https://x/" }]
     [log]
     format = "json"
     filter = "warn"
@@ -360,4 +371,57 @@ fn wrong_keys_of_access_are_reported_with_what_would_be_right() {
         assert_eq!(Config::read(&mut table).access.oidc.is_some(), right, "{jwks}");
         assert_eq!(table.finish().is_ok(), right, "{jwks}");
     }
+}
+
+#[test]
+fn targets_of_alerts_are_read_and_a_wrong_one_is_named_without_its_address() {
+    let read = |text: &str| {
+        let mut table = Table::parse("alerts.toml", text);
+        let targets = Config::read(&mut table).alerts.targets;
+        table.finish().map(|()| targets).map_err(|all| all.to_string())
+    };
+    let right = read(
+        "[[alerts.targets]]\nname = \"ops\"\nkind = \"webhook\"\nurl_env = \"HOOK\"\nsecret_file = \"s\"\nsend = [\"alerts\", \"rollout.*\", \
+         \"retrain\", \"retrain\"]\n[[alerts.targets]]\nname = \"am\"\nkind = \"alertmanager\"\nurl = \"http://am:9093/\"\nmin_severity = \
+         \"critical\"\ntimeout = \"1s\"\n",
+    )
+    .unwrap();
+    assert_eq!(right.len(), 2);
+    let events: Vec<&str> = right[0].send.events.iter().map(|event| event.as_str()).collect();
+    assert_eq!(events, ["rollout.moved", "rollout.taken_back", "rollout.finished", "retrain"]);
+    assert!(right[0].send.alerts && right[1].send.alerts && right[1].send.events.is_empty());
+    for (target, words) in [
+        ("name = \"a\"", "kind: \"webhook\", \"alertmanager\" or \"slack\""),
+        ("name = \"a b\", kind = \"slack\"", "name: 1 to 64 letters"),
+        ("name = \"a\", kind = \"slack\"", "one of url, url_file and url_env"),
+        ("name = \"a\", kind = \"slack\", url = \"SECRET\"", "url: an address that begins with http:// or https://"),
+        (
+            "name = \"a\", kind = \"slack\", url = \"https://SECRET\", url_env = \"E\"",
+            "only one of url, url_file and url_env",
+        ),
+        ("name = \"a\", kind = \"slack\", url = \"https://SECRET\", secret_env = \"E\"", "only a webhook is signed"),
+        (
+            "name = \"a\", kind = \"webhook\", url = \"https://SECRET\", secret = \"SECRET\"",
+            "secret_file or secret_env instead",
+        ),
+        ("name = \"a\", kind = \"webhook\", url = \"http://SECRET\", ca = \"x\"", "because ca is set"),
+        (
+            "name = \"a\", kind = \"webhook\", url = \"http://SECRET\", send = [\"x\"]",
+            "send: a list of some of alerts, events",
+        ),
+        (
+            "name = \"a\", kind = \"alertmanager\", url = \"http://SECRET\", send = [\"retrain\"]",
+            "as Alertmanager has no events",
+        ),
+        ("name = \"a\", kind = \"webhook\", url = \"http://SECRET\", timeout = \"1h\"", "timeout: a duration from"),
+        ("name = \"a\", kind = \"webhook\", url = \"http://SECRET\", colour = 1", "only the keys name, kind"),
+    ] {
+        let found = read(&format!("[alerts]\ntargets = [{{ {target} }}]")).unwrap_err();
+        assert!(found.contains("alerts.targets: expected in target 1: ") && found.contains(words), "{target}: {found}");
+        assert!(!found.contains("SECRET"), "{found}");
+    }
+    let twice = "{ name = \"a\", kind = \"slack\", url = \"https://SECRET\" }";
+    let found = read(&format!("[alerts]\ntargets = [{twice}, {twice}]")).unwrap_err();
+    assert!(found.contains("another name for target 2: \"a\" is taken") && !found.contains("SECRET"), "{found}");
+    assert!(!format!("{:?}", read(&format!("[alerts]\ntargets = [{twice}]")).unwrap()).contains("SECRET"));
 }

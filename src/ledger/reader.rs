@@ -162,6 +162,55 @@ impl LedgerReader {
         })
     }
 
+    /// The events after a number, in order, `most` at most, each with its number. One that cannot be read is `None`.
+    pub fn events_after(&self, after: u64, most: usize) -> Result<Vec<(u64, Option<Event>)>, LedgerError> {
+        let (after, most) = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(most).unwrap_or(i64::MAX));
+        self.query("read the audit trail", |connection| {
+            let mut statement = connection.prepare_cached(&format!("{SELECT} WHERE id > ?1 ORDER BY id LIMIT ?2"))?;
+            let mut rows = statement.query([after, most])?;
+            let mut events = Vec::new();
+            while let Some(row) = rows.next()? {
+                let id = row.get::<_, i64>(0)?.cast_unsigned();
+                events.push(match event(row) {
+                    Ok(event) => (id, Some(event)),
+                    Err(error) if is_unreadable_value(&error) => (id, None),
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(events)
+        })
+    }
+
+    /// The last event before a time, of a model or of anything, that is none of these actions.
+    pub fn last_event_before(
+        &self,
+        model: Option<&ModelName>,
+        before: Timestamp,
+        without: &[&str],
+    ) -> Result<Option<Event>, LedgerError> {
+        // So many events are looked at: what is further back explains nothing.
+        const MOST: i64 = 200;
+        let before = rfc3339(before);
+        self.query("read the audit trail", |connection| {
+            let order = "ORDER BY id DESC LIMIT ?2";
+            let (sql, model) = match model {
+                Some(model) => (format!("{SELECT} WHERE ts <= ?1 AND model = ?3 {order}"), model.as_str()),
+                None => (format!("{SELECT} WHERE ts <= ?1 AND ?3 = '' {order}"), ""),
+            };
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![before, MOST, model])?;
+            while let Some(row) = rows.next()? {
+                match event(row) {
+                    Ok(event) if !without.contains(&event.action.as_str()) => return Ok(Some(event)),
+                    Ok(_) => {}
+                    Err(error) if is_unreadable_value(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(None)
+        })
+    }
+
     /// The bytes that a version became ready with. `None` where it never was ready.
     pub fn artifact(&self, model: &ModelName, version: Version) -> Result<Option<Artifact>, LedgerError> {
         self.query("read the artifact", |connection| {

@@ -1,6 +1,7 @@
-//! The limit on open files of this process.
+//! The limit on open files of this process, and the room on a file system.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::path::Path;
 
 /// The limit on open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,4 +19,20 @@ pub fn raise_open_files() -> OpenFiles {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let is_raised = limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_ok();
     OpenFiles { before: limit.current, now: if is_raised { limit.maximum } else { limit.current } }
+}
+
+/// The room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// For processes without special rights.
+    pub free: u64,
+    pub total: u64,
+}
+
+/// The room on the file system of a path. `None` when the system does not say.
+#[must_use]
+pub fn disk_space(path: &Path) -> Option<DiskSpace> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Some(DiskSpace { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
 }

@@ -8,6 +8,7 @@
 //! - [`Available::now`] reads how much memory this process may still take.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //! - [`limit_allocations`] lets allocations fail that a control group cannot hold.
+//! - [`disk_space`] asks how much room a file system has.
 //! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
 //! Uses: nothing.
@@ -31,7 +32,7 @@ pub use available::Available;
 #[cfg(test)]
 pub use available::Limit;
 pub use exit::exit_now;
-pub use files::{OpenFiles, raise_open_files};
+pub use files::{DiskSpace, OpenFiles, disk_space, raise_open_files};
 pub use own_memory::limit_allocations;
 pub use priority::lower_priority;
 #[cfg(target_os = "linux")]

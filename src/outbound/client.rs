@@ -60,7 +60,7 @@ impl Client {
     /// # Errors
     /// When there is no answer with the status 200 and at most `most` bytes `within` this time.
     pub fn get(&mut self, within: Duration, most: u64) -> Result<Vec<u8>, OutboundError> {
-        self.send("GET", None, within, most)
+        self.send("GET", None, &[], within, most)
     }
 
     /// Posts JSON. What the answer holds is not read.
@@ -68,13 +68,27 @@ impl Client {
     /// # Errors
     /// When there is no answer with a status of success `within` this time. Nothing is known then about whether the request arrived.
     pub fn post_json(&mut self, body: String, within: Duration) -> Result<(), OutboundError> {
-        self.send("POST", Some(body), within, 0).map(drop)
+        self.post_json_with(body, &[], within)
+    }
+
+    /// The same, with more headers. One that is not valid is [`OutboundError::Protocol`].
+    ///
+    /// # Errors
+    /// As [`Client::post_json`].
+    pub fn post_json_with(
+        &mut self,
+        body: String,
+        headers: &[(&str, &str)],
+        within: Duration,
+    ) -> Result<(), OutboundError> {
+        self.send("POST", Some(body), headers, within, 0).map(drop)
     }
 
     fn send(
         &mut self,
         method: &str,
         body: Option<String>,
+        headers: &[(&str, &str)],
         within: Duration,
         most: u64,
     ) -> Result<Vec<u8>, OutboundError> {
@@ -85,7 +99,8 @@ impl Client {
         };
         // Reading the authorities is a part of the time.
         let left = within.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
-        let answer = exchange(&agent, method, &self.url, body, left, most).map_err(|error| reason(error, within))?;
+        let answer =
+            exchange(&agent, method, &self.url, (body, headers), left, most).map_err(|error| reason(error, within))?;
         let (status, body) = answer;
         let ok = if method == "GET" { status == 200 } else { (200..300).contains(&status) };
         if !ok {
@@ -131,11 +146,12 @@ fn exchange(
     agent: &ureq::Agent,
     method: &str,
     url: &str,
-    body: Option<String>,
+    (body, headers): (Option<String>, &[(&str, &str)]),
     within: Duration,
     most: u64,
 ) -> Result<Exchanged, ureq::Error> {
     let request = ureq::http::Request::builder().method(method).uri(url);
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let mut answer = match body {
         None => agent.run(agent.configure_request(request.body(())?).timeout_global(Some(within)).build())?,
         Some(body) => {

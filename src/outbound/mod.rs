@@ -20,4 +20,4 @@ pub(crate) mod test_server;
 mod tests;
 
 pub use authorities::{Untrusted, certificates, system_authorities};
-pub use client::Client;
+pub use client::{Client, OutboundError};

@@ -1,6 +1,6 @@
 //! The guardrails of a step: which there are, what they count, and their words.
 
-use super::comparison::Test;
+use super::comparison::{Test, Verdict};
 use super::plan::Guardrails;
 use crate::telemetry::{Fault, Unit};
 
@@ -23,6 +23,17 @@ pub(crate) enum Kind {
     MaxErrors,
     MaxP99,
     Before,
+}
+
+/// A guardrail that would be broken with more false alarms.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct NearGuardrail {
+    pub(crate) name: &'static str,
+    /// The lower end of the interval at `level`; above the limit of the test.
+    pub(crate) low: f64,
+    /// As the plan gives it.
+    pub(crate) limit: f64,
+    pub(crate) level: f64,
 }
 
 /// The share of requests that may be above a 99th percentile.
@@ -49,6 +60,12 @@ impl Guardrail {
         .into_iter()
         .flatten()
         .collect()
+    }
+
+    /// Whether the guardrail would be broken at the level α of `level`, although the plan's own level does not break it.
+    pub(crate) fn near(&self, level: f64) -> Option<NearGuardrail> {
+        let Verdict { interval: (low, _), exceeds, .. } = self.test.verdict(level);
+        exceeds.then_some(NearGuardrail { name: self.kind.name(), low, limit: self.limit, level })
     }
 
     pub(super) fn ratio(kind: Kind, limit: f64, unit: Unit) -> Guardrail {

@@ -2,6 +2,7 @@
 
 use super::actor::RolloutActor;
 use super::evidence::Evidence;
+use super::guardrail::NearGuardrail;
 use super::plan::Plan;
 use super::state::State;
 use crate::ledger::LedgerReader;
@@ -33,6 +34,21 @@ pub(crate) struct View {
     pub(crate) evidence: Evidence,
     /// Why the last change failed, while it is retried.
     pub(crate) trouble: Option<String>,
+}
+
+impl View {
+    /// The guardrails that a level four times as high would break: the evidence comes close to a take-back.
+    pub(crate) fn near(&self) -> Vec<NearGuardrail> {
+        const TIMES: f64 = 4.0;
+        let plan = &self.state.plan;
+        let level = (plan.guardrails.level(&plan.steps) * TIMES).min(0.5);
+        match &self.evidence {
+            Evidence::Step(step) if self.state.ended.is_none() => {
+                step.guardrails.iter().filter_map(|guardrail| guardrail.near(level)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// One command and where its reply goes.

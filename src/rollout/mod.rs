@@ -33,7 +33,7 @@ mod tests_limits;
 
 pub(crate) use comparison::Verdict;
 pub(crate) use evidence::{Evidence, p99_us};
-pub(crate) use guardrail::Guardrail;
+pub(crate) use guardrail::{Guardrail, NearGuardrail};
 pub(crate) use handle::{Rollouts, View};
 pub(crate) use plan::{Plan, Require};
 pub(crate) use sequence::Counts;

@@ -72,6 +72,11 @@ impl Complaint {
         Complaint { origin, problem: Problem::Wrong { key, expected, found: found.map(Found::show) } }
     }
 
+    /// About a value that is not shown.
+    pub(super) fn hidden(key: &str, origin: Option<Origin>, expected: &str) -> Complaint {
+        Complaint { origin, problem: Problem::Plain { message: format!("{key}: expected {expected}") } }
+    }
+
     /// `known` holds all known keys, `here` those of the same section.
     pub(super) fn unknown(key: String, origin: Origin, known: &BTreeSet<String>, here: &[String]) -> Complaint {
         let similar = most_similar(&key, &known.iter().chain(here).collect::<Vec<_>>());

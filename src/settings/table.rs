@@ -144,6 +144,12 @@ impl Table {
         self.complaints.push(complaint);
     }
 
+    /// The same, without the value: it may be a secret.
+    pub fn complain_hidden(&mut self, key: &str, expected: &str) {
+        let origin = self.found(key).map(|found| found.origin);
+        self.complaints.push(Complaint::hidden(&self.path_of(key), origin, expected));
+    }
+
     /// Returns all complaints: those about the file in its order, then the environment, then the command line.
     pub fn finish(mut self) -> Result<(), Complaints> {
         self.opened = true;

@@ -1,6 +1,6 @@
 //! The metric handles of versions and arms. They are made when a version is published, so a request looks nothing up.
 
-use super::counts::{ArmCounts, ArmEvidence, Ended, Unit};
+use super::counts::{ArmCounts, ArmEvidence, ArmTotals, Ended, Unit};
 use super::names;
 use super::scope::Scope;
 use super::shadow::ShadowMetrics;
@@ -234,6 +234,12 @@ impl ArmMetrics {
     #[must_use]
     pub(crate) fn evidence(&self) -> ArmEvidence {
         self.counts.as_ref().map(|counts| counts.read()).unwrap_or_default()
+    }
+
+    /// The totals of the evidence; 0 where it is not an arm of a split.
+    #[must_use]
+    pub(crate) fn totals(&self) -> ArmTotals {
+        self.counts.as_ref().map(|counts| counts.totals()).unwrap_or_default()
     }
 
     /// How often the share of sticky keys that is followed was halved; `None` where this arm counts requests.

@@ -69,6 +69,15 @@ pub struct ArmEvidence {
     pub(crate) watched: Option<WatchedEvidence>,
 }
 
+/// The totals of an arm, without their parts: cheap to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ArmTotals {
+    /// As [`ArmEvidence::requests`].
+    pub answered: u64,
+    pub failed: u64,
+    pub nonfinite: u64,
+}
+
 impl Ended {
     /// Without a key.
     #[must_use]
@@ -139,6 +148,13 @@ impl ArmCounts {
     /// All requests, with any result.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn totals(&self) -> ArmTotals {
+        // Parts are read before the whole, so that no part is larger.
+        let (failed, nonfinite) = (self.failed.load(Ordering::Acquire), self.nonfinite.load(Ordering::Acquire));
+        let answered: u64 = self.latency.iter().map(|bucket| bucket.load(Ordering::Acquire)).sum();
+        ArmTotals { answered: answered.max(failed).max(nonfinite), failed, nonfinite }
     }
 
     pub(crate) fn read(&self) -> ArmEvidence {

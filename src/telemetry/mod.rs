@@ -28,7 +28,7 @@ mod tests;
 mod watched;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
-pub use counts::{ArmEvidence, Ended};
+pub use counts::{ArmEvidence, ArmTotals, Ended};
 pub use logging::LogFormat;
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};

@@ -423,6 +423,33 @@ pub(crate) const AUDIT_HEAD_FAILURES: Metric = metric(
     "Failed tries to send a head of the audit trail, by place: file, webhook",
 );
 
+pub(crate) const ALERTS_FIRING: Metric =
+    metric("sluicegate_alerts_firing", Kind::Gauge, &["rule"], "Alerts that fire now, silenced ones included, by rule");
+pub(crate) const ALERT_SENT: Metric = metric(
+    "sluicegate_alert_messages_sent_total",
+    Kind::Counter,
+    &["target"],
+    "Messages about alerts and events that a target accepted",
+);
+pub(crate) const ALERT_FAILED: Metric = metric(
+    "sluicegate_alert_messages_failed_total",
+    Kind::Counter,
+    &["target"],
+    "Failed tries to deliver a message to a target; it is tried again",
+);
+pub(crate) const ALERT_DROPPED: Metric = metric(
+    "sluicegate_alert_messages_dropped_total",
+    Kind::Counter,
+    &["target", "reason"],
+    "Messages that were given up: age (alerts.keep_for), full (alerts.outbox), refused (the target called it wrong six times), unreadable",
+);
+pub(crate) const ALERT_OUTBOX: Metric = metric(
+    "sluicegate_alert_outbox_messages",
+    Kind::Gauge,
+    &["target"],
+    "Messages that wait to be delivered to a target",
+);
+
 /// All metrics, in the order of the documentation.
 pub(crate) const ALL: &[Metric] = &[
     REQUESTS,
@@ -492,4 +519,9 @@ pub(crate) const ALL: &[Metric] = &[
     AUDIT_EVENTS,
     AUDIT_HEADS,
     AUDIT_HEAD_FAILURES,
+    ALERTS_FIRING,
+    ALERT_SENT,
+    ALERT_FAILED,
+    ALERT_DROPPED,
+    ALERT_OUTBOX,
 ];

@@ -90,6 +90,18 @@ impl Tls {
         self.remind(&mut state, Timestamp::now());
     }
 
+    /// `data` or `admin`.
+    #[must_use]
+    pub fn plane(&self) -> &'static str {
+        self.plane
+    }
+
+    /// When the certificate ends.
+    #[must_use]
+    pub fn ends(&self) -> Timestamp {
+        self.lock().loaded.not_after
+    }
+
     /// Sentences for an operator: the certificate ends soon, or new files are not used.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {

@@ -76,7 +76,11 @@ fn documented(file: &str) -> BTreeSet<String> {
     let document: Value = serde_json::from_str(&read(file)).unwrap();
     let paths = document["paths"].as_object().unwrap().keys();
     let named = |p: &String| {
-        p.replace("{model}", "M").replace("{version}", "V").replace("{label}", "L").replace("{token}", "NAME")
+        p.replace("{model}", "M")
+            .replace("{version}", "V")
+            .replace("{label}", "L")
+            .replace("{token}", "NAME")
+            .replace("{silence}", "ID")
     };
     paths.map(named).collect()
 }

@@ -162,6 +162,7 @@ impl Fixture {
             callers: Callers::new(callers::Config { limits, rules: Vec::new() }),
             allowed_hosts: vec!["ops.example".to_owned()],
             warnings: Arc::new(Vec::new),
+            alerts: crate::alerts::Alerts::idle(&telemetry),
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
             threads: Arc::new(move || reported.lock().unwrap().clone()),
             memory: Arc::new(|| Memory { requests: (5, 100), resident: Some(7), ..Memory::default() }),

@@ -1,0 +1,72 @@
+//! What rooms report to the room `alerts`: one source for each kind of thing that can be wrong.
+//!
+//! To add a rule: a function here that lists findings, and its place in [`inputs`].
+
+mod rollouts;
+mod server;
+mod traffic;
+mod versions;
+
+use super::certificates::Certificates;
+use crate::admin::Admin;
+use crate::alerts::{self, Burn, Inputs, Look, Rule, Source};
+use crate::config::Config;
+use crate::machine::Machine;
+use crate::registry::Reader;
+use std::time::Instant;
+
+/// Starts the alerts, and gives the admin plane their handle.
+///
+/// # Errors
+/// As [`alerts::start`].
+pub(super) fn start(
+    config: &Config,
+    machine: &Machine,
+    plane: Admin,
+    tls: &Certificates,
+) -> std::io::Result<(Admin, alerts::Stop)> {
+    let inputs = inputs(config, machine, &plane, tls.clone());
+    let (alerts, stop) = alerts::start(config.alerts.clone(), &config.data.dir, inputs, &plane.telemetry)?;
+    Ok((Admin { alerts, ..plane }, stop))
+}
+
+/// A source of some rules.
+fn source(rules: &'static [Rule], look: Look) -> Source {
+    Source { rules, look }
+}
+
+/// All sources.
+fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) -> Inputs {
+    let Admin { reader, ledger, rollouts, log, access, .. } = plane;
+    let (data_dir, memory, error_budget) = (config.data.dir.clone(), machine.memory_bytes, config.alerts.error_budget);
+    let access = access.clone();
+    let of = |look: fn(&Reader) -> Option<Vec<crate::alerts::Finding>>| -> Look {
+        let reader = reader.clone();
+        Box::new(move |_| look(&reader))
+    };
+    let mut burn = Burn::new(Instant::now());
+    let mut nonfinite = traffic::NonFinite::new(Instant::now());
+    let mut watched = rollouts::Watched::new(ledger.clone(), rollouts.clone(), reader.clone());
+    let mut losses = server::Losses::new(log.clone());
+    let mut trail = server::Trail::new(data_dir.clone());
+    let (of_budget, of_outputs) = (reader.clone(), reader.clone());
+    let (of_states, of_engines) = (reader.clone(), reader.clone());
+    let sources = vec![
+        source(&[Rule::VersionFailed], of(versions::failed)),
+        source(&[Rule::ModelUnserved], of(versions::unserved)),
+        source(&[Rule::BreakerOpen], Box::new(move |_| Some(versions::breakers(&of_engines)))),
+        source(
+            &[Rule::ErrorBudget],
+            Box::new(move |now| Some(traffic::error_budget(&of_budget, &mut burn, error_budget, now))),
+        ),
+        source(&[Rule::NonFinite], Box::new(move |now| Some(nonfinite.look(&of_outputs, now)))),
+        source(&[Rule::RolloutTakenBack, Rule::GuardrailNear], Box::new(move |now| watched.look(now))),
+        source(&[Rule::LogLoss], Box::new(move |now| Some(losses.look(now)))),
+        source(&[Rule::DiskFull], Box::new(move |_| server::disk(&data_dir))),
+        source(&[Rule::MemoryFull], Box::new(move |_| server::memory(memory))),
+        source(&[Rule::CertificateExpires], Box::new(move |now| Some(server::certificates(&tls, now.ts)))),
+        source(&[Rule::TokenExpires], Box::new(move |now| Some(server::tokens(&access.tokens(), now.ts)))),
+        source(&[Rule::AuditBroken], Box::new(move |now| trail.look(now))),
+    ];
+    Inputs { ledger: ledger.clone(), sources, versions: Box::new(move || versions::states(&of_states)) }
+}
