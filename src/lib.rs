@@ -4,6 +4,8 @@ pub mod access;
 mod admin;
 pub mod alerts;
 pub mod app;
+mod archive;
+mod arrays;
 pub mod backend;
 pub mod budget;
 mod callers;

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     cli::run(&cli::Local {
         serve: app::serve,
         check: app::check,
+        golden: app::golden,
         certificate: app::certificate,
         trial: app::trial,
         export: app::export,

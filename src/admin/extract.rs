@@ -79,6 +79,11 @@ impl Target {
             .map_err(|e: NameError| Failure::new(Code::VersionNotFound, format!("no such version: {e}")).into())
     }
 
+    /// The name of a model that may be new.
+    pub(super) fn new_model(&self) -> Result<ModelName, ErrorResponse> {
+        self.model.parse().map_err(|e: NameError| Failure::new(Code::InvalidRequest, e.to_string()).into())
+    }
+
     /// The model and the number of a version to be created, with the complaints about both.
     pub(super) fn new_version(&self) -> Result<(ModelName, Version), ErrorResponse> {
         match (self.model.parse(), self.version.parse()) {

@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, callers, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, alerts, archive (the files of a push), callers, http (the error answer), lifecycle (handle), execute (how runs are placed), quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -37,6 +37,7 @@ mod openapi;
 mod probes;
 mod push;
 mod quality;
+mod received;
 mod requests;
 mod responses;
 mod rollout;
@@ -48,6 +49,7 @@ mod tests;
 mod tokens;
 mod traffic;
 mod triton;
+mod wait;
 
 pub(crate) use shadows::pair_json;
 

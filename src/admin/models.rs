@@ -8,10 +8,12 @@ use super::extract::{Operator, Parameters, Target};
 use super::requests::{ReasonRequest, read_empty};
 use super::responses::models::{Changed, InFlight, Model, Models, RetiredModel, VersionDetail, unknown_version};
 use super::schemas::Problem;
+use super::wait::{self, MAX_WAIT};
 use crate::access::Action;
 use crate::lifecycle::LoadOutcome;
 use crate::model::{ModelName, Version};
 use crate::registry;
+use crate::settings::parse_duration;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
@@ -49,24 +51,56 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
 
 /// One version
 ///
-/// Its state and, after it was loaded, its signature, files, engine, times and metadata.
+/// Its state and, after it was loaded, its signature, files, engine, times and metadata. With `wait_for`, the answer comes when the version has that
+/// state or has passed it (`"waited": "reached"`), when it does not get there by itself any more (`unreachable`: it failed or is unloaded), or after
+/// `timeout` (`timed_out`). A version that does not exist yet is waited for.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/versions/{version}", operation_id = "show_version", tag = "models",
-    params(("model" = String, Path), ("version" = String, Path)),
+    params(
+        ("model" = String, Path), ("version" = String, Path),
+        ("wait_for" = Option<String>, Query, description = "The name of a state"),
+        ("timeout" = Option<String>, Query, description = "With wait_for: such as 30s, at most 60s, which is the default"),
+    ),
     responses(
         (status = 200, description = "The version", body = VersionDetail),
+        (status = 400, description = "`wait_for` is no state, or `timeout` is no duration", body = Problem),
         (status = 404, description = "The model has no such version", body = Problem),
+        (status = 429, description = "Too many requests wait", body = Problem),
     )
 )]
 pub(super) async fn version(
     State(admin): State<Arc<Admin>>,
     target: Target,
+    mut parameters: Parameters,
 ) -> Result<Json<VersionDetail>, ErrorResponse> {
+    let state = parameters.take("wait_for", |text| {
+        let names = registry::State::ALL.map(registry::State::as_str).join(", ");
+        registry::State::parse(text).ok_or_else(|| format!("a state ({names})"))
+    });
+    let timeout = parameters.take("timeout", |text| {
+        let most = MAX_WAIT.as_secs();
+        parse_duration(text)
+            .filter(|d| *d <= MAX_WAIT)
+            .ok_or_else(|| format!("a duration of at most {most}s, such as 30s"))
+    });
+    parameters.finish()?;
+    let version = target.version()?;
+    let waited = match state {
+        None => None,
+        Some(state) => {
+            let find = |snapshot: &registry::Snapshot| {
+                snapshot
+                    .model(target.model_text())
+                    .and_then(|entry| entry.versions().get(&version))
+                    .map(|status| status.state)
+            };
+            Some(wait::until(&admin, state, timeout.unwrap_or(MAX_WAIT), find).await?)
+        }
+    };
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
-    let version = target.version()?;
     let Some(status) = entry.versions().get(&version) else { return Err(unknown_version(entry, version)) };
-    Ok(Json(VersionDetail::of(entry.name(), status, &InFlight::now(&admin.telemetry))))
+    Ok(Json(VersionDetail::of(entry.name(), status, &InFlight::now(&admin.telemetry)).after(waited)))
 }
 
 /// Load a version
@@ -175,7 +209,7 @@ fn changed(admin: &Admin, model: ModelName, version: Version, outcome: LoadOutco
         LoadOutcome::Accepted => StatusCode::ACCEPTED,
     };
     let state = state_of(admin, &model, version);
-    (status, Json(Changed { model, version, state, next: None }))
+    (status, Json(Changed { model, version, state, next: None, files: None }))
 }
 
 /// The published state. A version that is not published yet is pending.

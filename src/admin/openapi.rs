@@ -53,6 +53,7 @@ use utoipa::OpenApi;
         rollout::abort,
         models::version,
         push::push,
+        push::push_next,
         lineage::show,
         models::load,
         models::unload,

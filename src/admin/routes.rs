@@ -59,6 +59,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         post("/api/v1/models/{model}/rollout:pause", To(Operate, Model), rollout::pause),
         post("/api/v1/models/{model}/rollout:resume", To(Operate, Model), rollout::resume),
         post("/api/v1/models/{model}/rollout:abort", To(Operate, Model), rollout::abort),
+        post("/api/v1/models/{model}/versions", To(Operate, Model), push::push_next),
         get("/api/v1/models/{model}/versions/{version}", To(View, Model), models::version),
         put("/api/v1/models/{model}/versions/{version}", To(Operate, Model), push::push),
         get("/api/v1/models/{model}/versions/{version}/lineage", To(View, Model), lineage::show),

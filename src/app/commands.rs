@@ -195,9 +195,13 @@ fn format_version(version: &VersionReport) -> String {
         } else {
             let micros = |us: Option<f64>| us.map_or_else(|| "?".to_owned(), |us| format!("{us:.1}"));
             line(format_args!(
-                "{:<12}ok: {} golden cases, loaded in {:.1} ms, one row takes {} µs{}",
+                "{:<12}ok: {} golden cases{}, loaded in {:.1} ms, one row takes {} µs{}",
                 engine.engine,
                 engine.golden_cases,
+                engine
+                    .golden_agree
+                    .filter(|share| *share < 1.0)
+                    .map_or_else(String::new, |share| { format!(" ({share:.6} of the elements agree)") }),
                 engine.load_ms.unwrap_or_default(),
                 micros(engine.us_one_row),
                 engine

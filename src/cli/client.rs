@@ -16,7 +16,7 @@ use std::time::Duration;
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-');
 
 /// The deadline of a request that waits for a load, a drain or an upload.
-const LONG: Duration = Duration::from_mins(10);
+pub(super) const LONG: Duration = Duration::from_mins(10);
 
 /// The deadline of all other requests.
 const SHORT: Duration = Duration::from_secs(30);
@@ -209,26 +209,6 @@ impl Client {
         self.show(&answer, |_| format!("version {version} of {model} is {verb}ed\n"))
     }
 
-    pub(super) fn push(&self, model: &str, version: &str, file: &Path, signature: Option<&Path>) -> Done {
-        let opened =
-            File::open(file).map_err(|e| CommandError::Failed(format!("cannot read {}: {e}", file.display())))?;
-        let place = format!("{}/versions/{}", path(model, ""), segment(version));
-        let mut request = self.request("PUT", &place).header("content-type", "application/octet-stream");
-        if let Some(path) = signature {
-            let wrong =
-                |e: &dyn std::fmt::Display| CommandError::Failed(format!("cannot read {}: {e}", path.display()));
-            let signature = read_file(path)?;
-            let text =
-                String::from_utf8(signature).map_err(|_| wrong(&"it is not Base64; `sluicegate sign` writes it so"))?;
-            request = request.header("x-sluicegate-signature", text.trim());
-        }
-        let request = request.body(ureq::SendBody::from_owned_reader(opened)).map_err(|e| self.bad_address(&e))?;
-        let answer = self.run(request, LONG)?;
-        self.show(&answer, |_| {
-            format!("version {version} of {model} is uploaded; `sluicegate versions {model}` shows when it is ready\n")
-        })
-    }
-
     pub(super) fn token(&self, command: &TokenCommand) -> Done {
         match command {
             TokenCommand::Create { name, role, models, expires, data_dir: _ } => {
@@ -319,7 +299,7 @@ impl Client {
         self.run(request, deadline)
     }
 
-    fn request(&self, method: &str, place: &str) -> ureq::http::request::Builder {
+    pub(super) fn request(&self, method: &str, place: &str) -> ureq::http::request::Builder {
         let base = self.options.admin.trim_end_matches('/');
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{base}{place}"));
         if let Some(user) =
@@ -334,19 +314,41 @@ impl Client {
         request
     }
 
-    fn bad_address(&self, error: &ureq::http::Error) -> CommandError {
+    pub(super) fn bad_address(&self, error: &ureq::http::Error) -> CommandError {
         CommandError::Usage(format!(
             "--admin {:?} is not an address: {error}; expected one like http://127.0.0.1:8081",
             self.options.admin
         ))
     }
 
-    /// Sends a request and reads the answer, all of it within `deadline`.
-    fn run(
+    /// Sends a request and reads the answer, all of it within `deadline`. An answer that is not a success is an error.
+    pub(super) fn run(
         &self,
         request: ureq::http::Request<impl ureq::AsSendBody>,
         deadline: Duration,
     ) -> Result<Answer, CommandError> {
+        let (status, answer) = self.exchange(request, deadline)?;
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        Err(self.refused(status, &answer))
+    }
+
+    /// The error for an answer that is not a success.
+    pub(super) fn refused(&self, status: u16, answer: &Answer) -> CommandError {
+        if self.options.json {
+            // With --json the error is printed as JSON too; the message goes to standard error.
+            let _ = io::stdout().write_all(&answer.bytes).and_then(|()| io::stdout().write_all(b"\n"));
+        }
+        CommandError::Failed(error_message(status, &answer.bytes))
+    }
+
+    /// Sends a request and reads the answer, whatever its status is.
+    pub(super) fn exchange(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+        deadline: Duration,
+    ) -> Result<(u16, Answer), CommandError> {
         let agent = self.agent()?;
         let request = agent.configure_request(request).timeout_global(Some(deadline)).build();
         let admin = &self.options.admin;
@@ -372,14 +374,7 @@ impl Client {
         let mut bytes = Vec::new();
         let read = answer.body_mut().with_config().limit(MAX_ANSWER).reader().read_to_end(&mut bytes);
         read.map_err(|e| CommandError::Failed(format!("the server's answer is incomplete: {e}")))?;
-        if status.is_success() {
-            return Ok(Answer { bytes, etag });
-        }
-        if self.options.json {
-            // With --json the error is printed as JSON too; the message goes to standard error.
-            let _ = io::stdout().write_all(&bytes).and_then(|()| io::stdout().write_all(b"\n"));
-        }
-        Err(CommandError::Failed(error_message(status.as_u16(), &bytes)))
+        Ok((status.as_u16(), Answer { bytes, etag }))
     }
 }
 
@@ -405,7 +400,7 @@ pub(super) fn path(model: &str, verb: &str) -> String {
 
 /// Reads a file, or standard input for `-`. The text is sent unchanged: after parsing and writing it again, the server could not
 /// report a member that is there twice.
-fn read_file(file: &Path) -> Result<Vec<u8>, CommandError> {
+pub(super) fn read_file(file: &Path) -> Result<Vec<u8>, CommandError> {
     let mut text = Vec::new();
     let read = if file == Path::new("-") {
         io::stdin().read_to_end(&mut text)

@@ -7,7 +7,7 @@
 //!   rooms that do the work.
 //! - Every request has a deadline. Only `rollout --watch` waits as long as the rollout runs.
 //!
-//! Uses: config, outbound (the authorities to trust), settings (durations).
+//! Uses: archive (the files of a push), config, outbound (the authorities to trust), settings (durations).
 //!
 //! Invariant: no client command reads the models or the data directory; it prints what the server answered.
 //!
@@ -18,6 +18,7 @@ mod alerts;
 mod approve;
 mod client;
 mod offline;
+mod push;
 mod rollout;
 mod show;
 mod show_access;
@@ -27,19 +28,22 @@ mod show_shadow;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod wait;
 
 pub use offline::{
-    AuditOptions, CertificateOptions, ExportOptions, ForgetOptions, KeygenOptions, Local, Pages, PickOptions,
-    ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
+    AuditOptions, CertificateOptions, ExportOptions, ForgetOptions, GoldenOptions, KeygenOptions, Local, Pages,
+    PickOptions, ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
 };
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
 pub(crate) use show_shadow::pairs as shadow_pairs;
 
 use crate::config::Overrides;
+use crate::settings::parse_duration;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Serves versioned ONNX models, and switches to new versions without failing a request.
 #[derive(Debug, Parser)]
@@ -103,6 +107,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         input: Option<PathBuf>,
     },
+    /// Make golden.json, the answers that a version must give before it may serve, from arrays of inputs and outputs.
+    #[command(after_help = "Examples:
+  sluicegate golden models/iris/3 --inputs X_test.npy --expected predictions.npz
+  sluicegate golden fraud/7 --inputs X_test.parquet --expected y.csv --min-agree 0.999
+  sluicegate golden iris/3 --inputs X_test.csv --expected y.csv --rtol 1e-3 -o golden.json
+
+Arrays are found by the names of the inputs and outputs; the only array of a file is that of the only input or output. The columns of a table are
+NAME, or NAME[0], NAME[1], …, or for the only input those of `feature_names` in model.toml. Nothing is written unless the version gives these answers.")]
+    Golden(GoldenOptions),
     /// Make certificates for trying TLS: one for a server, which signs itself, and ones for clients.
     #[command(after_help = "Examples:
   sluicegate certificate --for localhost
@@ -273,21 +286,28 @@ Required: the next step begins only when the upper end of the interval is at mos
         /// The version to unload.
         version: String,
     },
-    /// Upload a new version of a model.
+    /// Upload a new version of a model: a directory with all its files, or an .onnx file alone.
+    #[command(
+        override_usage = "sluicegate push [OPTIONS] <MODEL> [VERSION] <DIR|FILE.onnx>",
+        after_help = "Examples:
+  sluicegate push iris out/iris              all files of a directory, under the next free number
+  sluicegate push iris 3 out/iris            under this number
+  sluicegate push iris model.onnx
+  sluicegate push iris 3 model.onnx --signature model.sig
+
+A directory has model.onnx and, as the models directory, weights, golden.json, warmup.json, version.toml, model.sig and profile.json. Hidden files are
+left out. The version lands whole or not at all."
+    )]
+    Push(PushOptions),
+    /// Wait until a version has a state; exit code 1 with the reason if it fails, is unloaded, or does not get there in time.
     #[command(after_help = "Examples:
-  sluicegate push iris 3 model.onnx
-  sluicegate push iris 3 model.onnx --signature model.sig")]
-    Push {
-        /// The name of the model; a new name makes a new model.
-        model: String,
-        /// The number of the new version. It must not exist yet.
-        version: String,
-        /// The .onnx file.
-        file: PathBuf,
-        /// The signature of the version, as `sluicegate sign` writes it; needed where the server has trusted keys.
-        #[arg(long, value_name = "FILE")]
-        signature: Option<PathBuf>,
-    },
+  sluicegate wait iris 3 --state ready
+  sluicegate wait iris 3 --state serving --timeout 10m
+  sluicegate wait iris 3 --json
+
+States: pending, loading, verifying, warming, ready, serving, draining, unloaded, failed. A version that serves is ready too. One that does not exist
+yet is waited for.")]
+    Wait(WaitOptions),
     /// Show where a version comes from: files, training, parents, changes, comparisons; and what of that is not known.
     #[command(after_help = "Examples:
   sluicegate lineage iris 3
@@ -415,6 +435,41 @@ pub(crate) struct SilenceOptions {
     /// End the silence with this id.
     #[arg(long, value_name = "ID", conflicts_with_all = ["rule", "model", "version", "duration", "until", "reason"])]
     end: Option<String>,
+}
+
+/// Options of `sluicegate wait`.
+#[derive(Debug, Args)]
+pub(crate) struct WaitOptions {
+    /// The name of the model.
+    model: String,
+    /// The version.
+    version: String,
+    /// The name of the state to wait for.
+    #[arg(long, value_name = "STATE", default_value = "ready")]
+    state: String,
+    /// The longest wait, such as 30s or 10m.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// A duration of the command line, a day at most.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a duration of at most 24h, such as 30s or 10m".to_owned();
+    parse_duration(text).filter(|duration| *duration <= Duration::from_hours(24)).ok_or_else(expected)
+}
+
+/// Options of `sluicegate push`.
+#[derive(Debug, Args)]
+pub(crate) struct PushOptions {
+    /// The name of the model; a new name makes a new model.
+    model: String,
+    /// The number of the new version, which must not exist yet [default: the next free one], and a directory with the files of the version, or an
+    /// .onnx file.
+    #[arg(num_args = 1..=2, required = true, value_names = ["VERSION", "DIR|FILE.onnx"])]
+    what: Vec<PathBuf>,
+    /// The signature of the version, as `sluicegate sign` writes it; needed where the server has trusted keys and a directory has no model.sig.
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
 }
 
 /// Options of `sluicegate approve` and `reject`.
@@ -599,6 +654,7 @@ pub fn run(local: &Local) -> ExitCode {
             return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir });
         }
         Command::Check { path, input } => return (local.check)(&path, input.as_deref(), client.json()),
+        Command::Golden(options) => return (local.golden)(&options, client.json()),
         Command::Certificate(options) => return (local.certificate)(&options),
         Command::Trial { onnxruntime } => return (local.trial)(onnxruntime.as_deref()),
         Command::Export(options) => return (local.export)(&options, client.json()),
@@ -616,7 +672,8 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),
         Command::Load { model, version } => client.load(&model, &version, "load"),
         Command::Unload { model, version } => client.load(&model, &version, "unload"),
-        Command::Push { model, version, file, signature } => client.push(&model, &version, &file, signature.as_deref()),
+        Command::Push(options) => client.push(&options),
+        Command::Wait(options) => client.wait(&options),
         Command::Lineage { model, version } => client.lineage(&model, &version),
         Command::Keygen(options) => return (local.keygen)(&options),
         Command::Sign(options) => return (local.sign)(&options),

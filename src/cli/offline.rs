@@ -11,6 +11,7 @@ pub struct Local {
     pub serve: fn(Option<PathBuf>, &Overrides) -> ExitCode,
     pub check: fn(&Path, Option<&Path>, bool) -> ExitCode,
     pub certificate: fn(&CertificateOptions) -> ExitCode,
+    pub golden: fn(&GoldenOptions, bool) -> ExitCode,
     pub trial: fn(Option<&Path>) -> ExitCode,
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
@@ -98,6 +99,34 @@ pub struct CertificateOptions {
     /// How many days the certificates are valid.
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub days: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct GoldenOptions {
+    /// The directory of the version, or MODEL/VERSION in the models directory.
+    pub version: PathBuf,
+    /// The inputs: .npz, .npy, .parquet or .csv.
+    #[arg(long, value_name = "FILE")]
+    pub inputs: PathBuf,
+    /// The outputs that the version must give for them, in one of these formats.
+    #[arg(long, value_name = "FILE")]
+    pub expected: PathBuf,
+    /// The allowed relative difference of a number.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1e-4)]
+    pub rtol: f64,
+    /// The allowed absolute difference of a number, added to the relative one.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1e-5)]
+    pub atol: f64,
+    /// The share of the elements of each output that must agree. Below 1 for decision trees: inputs at a threshold may go the other way when they are
+    /// rounded to FP32.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    pub min_agree: f64,
+    /// The file to write [default: golden.json in the version's directory]
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The models directory.
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    pub models: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -20,7 +20,15 @@ pub struct Golden {
     pub rtol: f64,
     /// The allowed absolute difference, added to the relative one. The default is 1e-8.
     pub atol: f64,
+    /// The least share of the elements of each output, over all cases, that must agree. The default is 1: all of them.
+    pub min_agree: f64,
     pub cases: Vec<GoldenCase>,
+}
+
+impl Default for Golden {
+    fn default() -> Golden {
+        Golden { rtol: 1e-5, atol: 1e-8, min_agree: 1.0, cases: Vec::new() }
+    }
 }
 
 /// One request and its expected outputs, in any order. Other outputs are not compared.
@@ -31,19 +39,23 @@ pub struct GoldenCase {
 }
 
 impl Golden {
-    /// Parses `{"rtol","atol","cases":[{"request":<infer body>,"outputs":[<output tensors>]}]}`.
+    /// Parses `{"rtol","atol","min_agree","cases":[{"request":<infer body>,"outputs":[<output tensors>]}]}`.
     ///
     /// # Errors
     /// The message has the number of the wrong case, from 0.
     pub fn parse(text: &[u8]) -> Result<Golden, Failure> {
         let source = Bytes::copy_from_slice(text);
         let mut reader = Reader::new(&source);
-        let mut golden = Golden { rtol: 1e-5, atol: 1e-8, cases: Vec::new() };
-        let members = ["rtol", "atol", "cases"];
+        let mut golden = Golden::default();
+        let members = ["rtol", "atol", "min_agree", "cases"];
         object(&mut reader, &members, &["cases"], |reader, member| {
             match member {
-                "rtol" => golden.rtol = tolerance(reader, "rtol")?,
-                "atol" => golden.atol = tolerance(reader, "atol")?,
+                "rtol" => golden.rtol = number(reader, "rtol", "a non-negative number", |x| x >= 0.0)?,
+                "atol" => golden.atol = number(reader, "atol", "a non-negative number", |x| x >= 0.0)?,
+                "min_agree" => {
+                    let share = "a share above 0 and at most 1";
+                    golden.min_agree = number(reader, "min_agree", share, |x| x > 0.0 && x <= 1.0)?;
+                }
                 _ => golden.cases = list(reader, "cases", "case", case)?,
             }
             Ok(())
@@ -86,7 +98,11 @@ impl GoldenCase {
 /// Writes a golden file, one case per line. Each case must pass [`GoldenCase::is_json`].
 #[must_use]
 pub fn write_golden(golden: &Golden) -> Vec<u8> {
-    let mut out = format!("{{\"rtol\":{:e},\"atol\":{:e},\"cases\":[", golden.rtol, golden.atol).into_bytes();
+    let mut out = format!("{{\"rtol\":{:e},\"atol\":{:e},", golden.rtol, golden.atol).into_bytes();
+    if golden.min_agree < 1.0 {
+        text::plain(&mut out, &format!("\"min_agree\":{},", golden.min_agree));
+    }
+    text::plain(&mut out, "\"cases\":[");
     lines(&mut out, &golden.cases, |out, case| {
         text::plain(out, "{\"request\":");
         write_request(out, &case.request);
@@ -162,7 +178,7 @@ fn request(reader: &mut Reader<'_>) -> Result<InferenceRequest, Failure> {
     request_body(reader, Blobs::new(None), RULES).map(|body| body.request)
 }
 
-fn tolerance(reader: &mut Reader<'_>, name: &str) -> Result<f64, Failure> {
+fn number(reader: &mut Reader<'_>, name: &str, expected: &str, fits: impl Fn(f64) -> bool) -> Result<f64, Failure> {
     let first = reader.peek();
     let start = reader.offset();
     let number = if let Some(b'-' | b'0'..=b'9') = first {
@@ -172,16 +188,13 @@ fn tolerance(reader: &mut Reader<'_>, name: &str) -> Result<f64, Failure> {
         None
     };
     let number = match number {
-        Some(ParserNumber::Unsigned(n)) => n as f64,
-        Some(ParserNumber::Float(x)) if x >= 0.0 => x,
-        _ => {
-            return Err(invalid(format!(
-                "{name:?} is expected to be a non-negative number, got {}",
-                reader.excerpt(start)
-            )));
-        }
+        Some(ParserNumber::Unsigned(n)) => Some(n as f64),
+        Some(ParserNumber::Float(x)) => Some(x),
+        _ => None,
     };
-    Ok(number)
+    number
+        .filter(|number| fits(*number))
+        .ok_or_else(|| invalid(format!("{name:?} is expected to be {expected}, got {}", reader.excerpt(start))))
 }
 
 /// Parses an object. Calls `read` for each of `members`, with the cursor before the value. Skips other members.

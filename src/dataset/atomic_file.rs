@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// A file with a temporary name in the target directory. It is removed if it is dropped before [`AtomicFile::finish`].
 #[derive(Debug)]
-pub(super) struct AtomicFile {
+pub struct AtomicFile {
     path: PathBuf,
     temporary: PathBuf,
     out: BufWriter<File>,
@@ -17,7 +17,7 @@ pub(super) struct AtomicFile {
 impl AtomicFile {
     /// # Errors
     /// When the directory does not exist, or the file cannot be created.
-    pub(super) fn create(path: &Path) -> Result<AtomicFile, Error> {
+    pub fn create(path: &Path) -> Result<AtomicFile, Error> {
         let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
             return Err(Error::Usage(format!("{} is a directory: expected the name of a file", path.display())));
         };
@@ -34,7 +34,7 @@ impl AtomicFile {
     }
 
     #[must_use]
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -42,7 +42,7 @@ impl AtomicFile {
     ///
     /// # Errors
     /// When the disk fails.
-    pub(super) fn finish(mut self) -> Result<u64, Error> {
+    pub fn finish(mut self) -> Result<u64, Error> {
         let mut publish = || -> io::Result<u64> {
             self.out.flush()?;
             self.out.get_ref().sync_all()?;

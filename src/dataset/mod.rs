@@ -36,6 +36,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use atomic_file::AtomicFile;
 pub use error::Error;
 pub use export::export;
 pub use filter::{Filter, parse_time};

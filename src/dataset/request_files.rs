@@ -89,7 +89,7 @@ pub(super) fn write(
     }
     exported.rows = cases.len();
     let text = match kind {
-        Kind::Golden => write_golden(&Golden { rtol: RTOL, atol: ATOL, cases }),
+        Kind::Golden => write_golden(&Golden { rtol: RTOL, atol: ATOL, cases, ..Golden::default() }),
         Kind::Warmup => write_warmup(cases.iter().map(|case| &case.request)),
     };
     file.write_all(&text).map_err(|e| Error::at("write", file.path(), e))?;

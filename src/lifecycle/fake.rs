@@ -24,7 +24,7 @@ pub(crate) enum Asked {
     Retire { model: ModelName, reason: String, actor: Actor },
     LoadModel { model: ModelName, actor: Actor },
     UnloadModel { model: ModelName, actor: Actor },
-    Push { model: ModelName, version: Version, staged: PathBuf, signature: Option<String>, actor: Actor },
+    Push { model: ModelName, version: Option<Version>, staged: PathBuf, signature: Option<String>, actor: Actor },
     SetAside(SetAside),
     Token(TokenChange),
     Approval { model: ModelName, version: Version },
@@ -118,7 +118,9 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
             send!(reply, Asked::Note(note), Told::Done => 1);
         }
         Command::Push { model, version, staged, signature, actor, reply } => {
-            send!(reply, Asked::Push { model, version, staged, signature, actor }, Told::Done => ());
+            // What the manager would choose for a model without versions.
+            let number = version.unwrap_or_else(|| "1".parse().expect("a version"));
+            send!(reply, Asked::Push { model, version, staged, signature, actor }, Told::Done => number);
         }
     }
 }

@@ -231,12 +231,13 @@ pub(super) enum Command {
     },
     Push {
         model: ModelName,
-        version: Version,
+        /// `None`: the next free number.
+        version: Option<Version>,
         staged: PathBuf,
         /// The content of `model.sig`.
         signature: Option<String>,
         actor: Actor,
-        reply: Reply<()>,
+        reply: Reply<Version>,
     },
     Token {
         change: Box<TokenChange>,
@@ -265,9 +266,8 @@ impl Command {
             Command::Approval { reply, .. } => drop(reply.send(Err(failure))),
             Command::Review { reply, .. } => drop(reply.send(Err(failure))),
             Command::Load { reply, .. } | Command::Unload { reply, .. } => drop(reply.send(Err(failure))),
-            Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Push { reply, .. } => {
-                drop(reply.send(Err(failure)));
-            }
+            Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Push { reply, .. } => drop(reply.send(Err(failure))),
             Command::Token { reply, .. } => drop(reply.send(Err(failure))),
             Command::SetAside(_) | Command::TokenUses(_) => {}
         }
@@ -442,19 +442,20 @@ impl Handle {
         self.send(|reply| Command::Note { note, reply }).await
     }
 
-    /// Adds a version from a file on the file system of the models directory, whole or not at all. `staged` is moved. `signature` is the content
-    /// of its `model.sig`.
+    /// Adds a version from a file or a directory on the file system of the models directory, whole or not at all. Returns its number. `staged` is
+    /// moved: a model file, or a directory with all files of the version. `version`: `None` for the next free number, which is chosen when the
+    /// version gets its name, so that no two pushes get the same one. `signature` is the content of its `model.sig`.
     ///
     /// # Errors
     /// `CONFLICT` when the version exists; `INVALID_REQUEST` when the file is not an ONNX model, or is not signed where that is asked for.
     pub async fn push(
         &self,
         model: ModelName,
-        version: Version,
+        version: Option<Version>,
         staged: PathBuf,
         signature: Option<String>,
         actor: Actor,
-    ) -> Result<(), Failure> {
+    ) -> Result<Version, Failure> {
         self.send(|reply| Command::Push { model, version, staged, signature, actor, reply }).await
     }
 }

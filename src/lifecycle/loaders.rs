@@ -8,7 +8,7 @@ use super::handle::Reply;
 use super::memory::{self, FileBytes};
 use super::push::{Push, Staged};
 use crate::machine::lower_priority;
-use crate::model::{Code, Failure, VersionId};
+use crate::model::{Code, Failure, Version, VersionId};
 use crate::prepare::{Digests, Job, Loader, Outcome, TimeLimits, artifact_digests, bring_up};
 use crate::registry::{Stage, State};
 use crate::source::Fingerprint;
@@ -108,7 +108,7 @@ pub(super) enum Work {
     BringUp(VersionId),
     Compare(VersionId),
     /// `None` when the operator was answered.
-    Push(VersionId, Option<Reply<()>>),
+    Push(VersionId, Option<Reply<Version>>),
 }
 
 /// A task on its way to a thread.
@@ -142,7 +142,7 @@ pub(super) enum Overdue {
     Compare(VersionId),
     Push {
         id: VersionId,
-        reply: Option<Reply<()>>,
+        reply: Option<Reply<Version>>,
         bytes: u64,
     },
 }
@@ -300,7 +300,7 @@ impl Loaders {
     }
 
     /// The replies to operators whose pushes are being worked on.
-    pub(super) fn take_replies(&mut self) -> Vec<Reply<()>> {
+    pub(super) fn take_replies(&mut self) -> Vec<Reply<Version>> {
         let reply = |running: &mut Running| match &mut running.what {
             Work::Push(_, reply) => reply.take(),
             Work::BringUp(_) | Work::Compare(_) => None,

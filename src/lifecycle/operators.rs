@@ -6,7 +6,7 @@ use super::loaders::Task;
 use super::manager::Manager;
 use super::memory::FileBytes;
 use super::model_record::{Model, WaitingRequest, check_model_loaded, conflict, no_model, no_version, not_ready};
-use super::push::{Push, Staged, sync_directory};
+use super::push::{self, Push, Staged, sync_directory};
 use super::retire::{begin_return, check_not_retired};
 use super::services::Services;
 use super::version_record::VersionRecord;
@@ -106,7 +106,7 @@ impl Manager {
                 let _ = reply.send(noted);
             }
             Command::Push { model, version, staged, signature, actor, reply } => {
-                self.push(VersionId { model, version }, staged, signature, actor, reply);
+                self.push(model, version, staged, signature, actor, reply);
             }
         }
     }
@@ -141,29 +141,53 @@ impl Manager {
 
     // === push ===
 
-    fn push(&mut self, id: VersionId, file: PathBuf, signature: Option<String>, actor: Actor, reply: Reply<()>) {
+    fn push(
+        &mut self,
+        name: ModelName,
+        version: Option<Version>,
+        file: PathBuf,
+        signature: Option<String>,
+        actor: Actor,
+        reply: Reply<Version>,
+    ) {
+        let number = version.map_or_else(|| self.next_free(&name), Ok);
+        let (number, next_free) = match number {
+            Ok(number) => (number, version.is_none()),
+            Err(failure) => {
+                push::remove(&file);
+                return self.services.answer(reply, Err(failure));
+            }
+        };
+        let id = VersionId { model: name, version: number };
         let model = self.models.get(&id.model);
         // The directory itself is checked, because the last report about it may be old.
         if model.is_some_and(|model| model.is_callable(id.version)) || self.services.dir(&id).exists() {
-            let _ = std::fs::remove_file(&file);
+            push::remove(&file);
             return self.services.answer(reply, Err(exists(&id)));
         }
         let engine = model.map(|m| m.settings.engine).unwrap_or_default();
-        let bytes = std::fs::metadata(&file).map_or(0, |meta| meta.len());
+        let bytes = push::bytes_of(&file);
         let (loading, sizes) = (&self.services.loading, FileBytes::of_model(bytes));
         let fits = loading.check_available(sizes, (self.services.config.available)()).is_ok();
         let try_it = fits && loading.missing(sizes) == 0;
         let root = self.services.config.models_dir.clone();
         let trusted_keys = self.services.config.trusted_keys.clone();
-        let push = Push { id, root, file, bytes, engine, signature, trusted_keys, try_it, actor, reply: Some(reply) };
+        let reply = Some(reply);
+        let push = Push { id, next_free, root, file, bytes, engine, signature, trusted_keys, try_it, actor, reply };
         self.services.loading.push_task(Task::Stage(Box::new(push)));
     }
 
-    pub(super) fn staged(&mut self, push: Push, reply: Reply<()>, staged: Result<Staged, Failure>) {
-        let Push { id, actor, .. } = push;
+    fn next_free(&self, name: &ModelName) -> Result<Version, Failure> {
+        let known = self.models.get(name).into_iter();
+        let known = known.flat_map(|model| model.versions.keys().chain(model.stored.proposers.keys()).copied());
+        push::next_free(known, &self.services.config.models_dir.join(name.as_str()))
+    }
+
+    pub(super) fn staged(&mut self, push: Push, reply: Reply<Version>, staged: Result<Staged, Failure>) {
+        let Push { id, next_free, actor, .. } = push;
+        let landed = staged.and_then(|staged| self.land_staged(&id, next_free, &actor, staged));
         let Manager { models, services, .. } = self;
-        let result = staged.and_then(|staged| services.land(&id, &actor, staged));
-        let result = result.and_then(|Pushed { place, not_synced }| {
+        let result = landed.and_then(|(id, Pushed { place, not_synced })| {
             // Known at once, so that the caller can ask for it. It landed whole, so there is no settle time to wait for.
             let found = Found { still: true, ..look_at_version(&place) };
             let model = models.entry(id.model.clone()).or_insert_with(|| Model::new(id.model.clone()));
@@ -175,10 +199,31 @@ impl Manager {
                 record.found = Some(found);
             }
             services.schedule.look_now(id.model.clone());
-            not_synced.map_or(Ok(()), Err)
+            not_synced.map_or(Ok(id.version), Err)
         });
         self.services.source.model(id.model);
         self.services.answer(reply, result);
+    }
+}
+
+impl Manager {
+    /// Gives a staged version its number, which may be chosen only now, and its name.
+    fn land_staged(
+        &mut self,
+        id: &VersionId,
+        next_free: bool,
+        actor: &Actor,
+        mut staged: Staged,
+    ) -> Result<(VersionId, Pushed), Failure> {
+        let mut id = id.clone();
+        if next_free {
+            // Other versions may have landed while this one was tried. Only the manager gives numbers, one after the other; a version that somebody
+            // copies into the directory at this moment is found by the rename.
+            id.version = self.next_free(&id.model)?;
+            staged.place.set_file_name(id.version.to_string());
+        }
+        let pushed = self.services.land(&id, actor, staged)?;
+        Ok((id, pushed))
     }
 }
 

@@ -7,7 +7,7 @@ use super::handle::{Actor, Reply};
 use super::model_record::conflict;
 use crate::backend::{EngineChoice, LoadError, VersionFiles};
 use crate::marks::{Kind, VersionMark};
-use crate::model::{Code, Failure, VersionId};
+use crate::model::{Code, Failure, Version, VersionId};
 use crate::prepare::{Loader, SIGNATURE_FILE, TrustedKeys, artifact_digests};
 use crate::source;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -16,10 +16,13 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// A file that an operator wants to add as a version.
+/// A file, or a directory of files, that an operator wants to add as a version.
 #[derive(Debug)]
 pub(super) struct Push {
+    /// With a number that was free when the push arrived, where the operator named none.
     pub id: VersionId,
+    /// Whether the operator named no number. The version then gets the next free one when it lands.
+    pub next_free: bool,
     pub root: PathBuf,
     /// Moved or removed, whatever the result is.
     pub file: PathBuf,
@@ -33,7 +36,7 @@ pub(super) struct Push {
     pub try_it: bool,
     pub actor: Actor,
     /// `None` while a thread works on it: the manager then keeps the reply, to answer when that takes too long.
-    pub reply: Option<Reply<()>>,
+    pub reply: Option<Reply<Version>>,
 }
 
 /// A version's directory under a hidden name. Removed unless it lands.
@@ -63,7 +66,7 @@ impl Push {
     pub(super) fn stage(&self, engines: &dyn Loader) -> Result<Staged, Failure> {
         let staged = self.move_to_staging().inspect_err(|_| {
             // It may have been moved already.
-            let _ = std::fs::remove_file(&self.file);
+            remove(&self.file);
         })?;
         // Before any engine reads the file.
         let digests = if self.trusted_keys.is_empty() {
@@ -110,8 +113,20 @@ impl Push {
         // model is not made before the version lands, so that a refused push leaves none behind.
         let parent = if model.is_dir() { model } else { self.root.as_path() };
         let dir = parent.join(source::staging_name(self.id.version));
+        let place = model.join(self.id.version.to_string());
+        if self.file.is_dir() {
+            let staged = Staged { dir, place, landed: false };
+            match std::fs::rename(&self.file, &staged.dir) {
+                Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                    copy_directory(&self.file, &staged.dir)?;
+                    std::fs::remove_dir_all(&self.file)?;
+                }
+                other => other?,
+            }
+            return self.finish_staging(staged);
+        }
         std::fs::create_dir(&dir)?;
-        let staged = Staged { dir, place: model.join(self.id.version.to_string()), landed: false };
+        let staged = Staged { dir, place, landed: false };
         let file = staged.dir.join(VersionFiles::MODEL);
         match std::fs::rename(&self.file, &file) {
             Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
@@ -121,6 +136,10 @@ impl Push {
             other => other?,
         }
         File::open(&file)?.sync_all()?;
+        self.finish_staging(staged)
+    }
+
+    fn finish_staging(&self, staged: Staged) -> io::Result<Staged> {
         if let Some(signature) = &self.signature {
             let mut file = File::create_new(staged.dir.join(SIGNATURE_FILE))?;
             file.write_all(signature.as_bytes())?;
@@ -129,6 +148,48 @@ impl Push {
         sync_directory(&staged.dir)?;
         Ok(staged)
     }
+}
+
+/// Removes a file or a directory. What cannot be removed now is removed by a later push or at the next start.
+pub(super) fn remove(path: &Path) {
+    let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+}
+
+/// The size of a file, or of all files of a directory.
+pub(super) fn bytes_of(path: &Path) -> u64 {
+    source::look_at_version(path).fingerprint.bytes.max(std::fs::metadata(path).map_or(0, |meta| meta.len()))
+}
+
+/// The number after all that the model has, or had under this name: `known`, and the directories in `dir`. A number is not used twice, since records,
+/// approvals and the audit trail name versions by it.
+///
+/// # Errors
+/// `CONFLICT` when the largest number is taken.
+pub(super) fn next_free(known: impl Iterator<Item = Version>, dir: &Path) -> Result<Version, Failure> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<Version>().ok());
+    match known.chain(found).max() {
+        None => Ok(Version::FIRST),
+        Some(last) => {
+            last.next().ok_or_else(|| conflict(format!("version {last} is taken, and no larger number is possible")))
+        }
+    }
+}
+
+/// Copies a directory to another file system, and syncs what it copies.
+fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_directory(&path, &copy)?;
+        } else {
+            std::fs::copy(&path, &copy)?;
+            File::open(&copy)?.sync_all()?;
+        }
+    }
+    sync_directory(to)
 }
 
 impl Staged {

@@ -80,6 +80,15 @@ impl Version {
     pub fn number(self) -> u64 {
         self.0.get()
     }
+
+    /// The first number of a model.
+    pub const FIRST: Version = Version(NonZeroU64::MIN);
+
+    /// The next number. `None` after the largest one.
+    #[must_use]
+    pub fn next(self) -> Option<Version> {
+        self.0.checked_add(1).map(Version)
+    }
 }
 
 impl FromStr for Version {

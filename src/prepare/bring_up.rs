@@ -124,7 +124,7 @@ fn run_stages(
     let clock = start_clock(Stage::Verify);
     let begun = Instant::now();
     let version_toml = VersionToml::read(dir)?;
-    let golden_cases = clock.explain(verify::verify(dir, &version_toml, &sha256, &runner))?;
+    let golden = clock.explain(verify::verify(dir, &version_toml, &sha256, &runner))?;
     let (runner, correction) = row_outputs::corrected(runner);
     let batching = batchability::decide(dir, &runner, job.execution.batching);
     let runner = Arc::new(runner.with_batching(batching).with_placement(job.execution.place));
@@ -140,7 +140,8 @@ fn run_stages(
     let Warmed { note, known_good } = clock.explain(warm::warm(dir, &runner))?;
     clock.finish()?;
     drop(warming);
-    let remarks: Vec<String> = [version_toml.remark, correction, repeats, note].into_iter().flatten().collect();
+    let remarks: Vec<String> =
+        [version_toml.remark, golden.remark(), correction, repeats, note].into_iter().flatten().collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();
 
@@ -156,7 +157,7 @@ fn run_stages(
         load,
         verify,
         warm,
-        golden_cases,
+        golden_cases: golden.cases,
         metadata: metadata(version_toml.metadata, &job.model_metadata),
         origin: Origin { files: digests.clone(), digest: artifact, signed_by, lineage: version_toml.lineage },
     });

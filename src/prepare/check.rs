@@ -52,6 +52,8 @@ pub struct EngineReport {
     pub note: Option<String>,
     pub load_ms: Option<f64>,
     pub golden_cases: usize,
+    /// The smallest share of the elements of an output that agree with the golden answers. `None` without any.
+    pub golden_agree: Option<f64>,
     /// Median times in microseconds: of a request of one row, and per row of a request of 8 rows where the model takes rows.
     pub us_one_row: Option<f64>,
     pub us_per_row_of_8: Option<f64>,
@@ -210,6 +212,7 @@ impl EngineReport {
             note: None,
             load_ms: None,
             golden_cases: 0,
+            golden_agree: None,
             us_one_row: None,
             us_per_row_of_8: None,
             batching: None,
@@ -246,11 +249,12 @@ fn check_engine(
     let sha256 = report.sha256.as_deref().unwrap_or_default();
     let checked = VersionToml::read(dir)
         .and_then(|version_toml| verify::verify(dir, &version_toml, sha256, &runner))
-        .and_then(|cases| warm::warm(dir, &runner).map(|warmed| (cases, warmed.note)));
+        .and_then(|golden| warm::warm(dir, &runner).map(|warmed| (golden, warmed.note)));
     match checked {
-        Ok((cases, note)) => {
-            result.golden_cases = cases;
-            let notes: Vec<String> = correction.into_iter().chain(note).collect();
+        Ok((golden, note)) => {
+            result.golden_cases = golden.cases;
+            result.golden_agree = golden.agreement();
+            let notes: Vec<String> = golden.remark().into_iter().chain(correction).chain(note).collect();
             result.note = (!notes.is_empty()).then(|| notes.join("; "));
             let batching = batchability::decide(dir, &runner, settings.execution.batching);
             result.batching = Some(batching.to_string());

@@ -2,6 +2,7 @@
 //!
 //! - [`bring_up`](fn@bring_up) runs the three stages and returns the ready version, or the stage and the reason of the failure.
 //! - [`check()`] reports for every engine whether a version would become ready; [`load_offline`] loads one without a server.
+//! - [`make_golden`](fn@make_golden) makes a `golden.json` from arrays, and says whether the version gives these answers.
 //! - Where keys are configured ([`TrustedKeys`]), a version without a signature by one of them is refused before an engine reads its files.
 //! - Every stage has a time limit ([`TimeLimits`]).
 //! - Every failure is a value ([`Outcome`]). Panics of an engine are caught.
@@ -9,7 +10,7 @@
 //! - Trial runs correct an output that is declared with a fixed first dimension and has one element per row (`row_outputs.rs`).
 //! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).
 //!
-//! Uses: backend, codec (golden answers, warm-up requests), compare, execute, machine (processor time), marks, model, model_settings, registry (the loaded version), settings, source (fingerprints), telemetry, tensor.
+//! Uses: arrays, backend, codec (golden answers, warm-up requests), compare, execute, machine (processor time), marks, model, model_settings, registry (the loaded version), settings, source (fingerprints), telemetry, tensor.
 //!
 //! Invariant: nothing here knows which versions serve, or any live request.
 //!
@@ -24,6 +25,7 @@ mod files;
 mod inputs;
 mod limits;
 mod lineage;
+mod make_golden;
 mod offline;
 mod repeat;
 mod row_outputs;
@@ -40,9 +42,11 @@ pub use check::{VersionReport, check};
 pub use digest::{Digests, artifact_digests, artifact_sha256, model_sha256};
 pub use failure::{StageFailure, backoff};
 pub use limits::TimeLimits;
+pub use make_golden::{GoldenSource, MadeGolden, make_golden};
 pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};
 pub use signed::{SIGNATURE_FILE, SigningKey, TrustedKeys};
 pub use trial::{Program as TrialProgram, TrialConfig, TriedEngines, run_trials};
+pub use verify::GoldenOutput;
 
 use crate::backend::{EngineChoice, Engines, LoadError, Model, VersionFiles};
 use std::fmt::Debug;

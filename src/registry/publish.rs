@@ -5,6 +5,7 @@ use crate::model::ModelName;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// What is loaded at one moment: everything that a request reads.
 #[derive(Debug, Clone, Default)]
@@ -55,14 +56,16 @@ impl Snapshot {
 #[must_use]
 pub fn new() -> (Writer, Reader) {
     let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let reader = Reader { current: Arc::clone(&current) };
-    (Writer { current, retired: Vec::new() }, reader)
+    let published: Arc<Notify> = Arc::default();
+    let reader = Reader { current: Arc::clone(&current), published: Arc::clone(&published) };
+    (Writer { current, published, retired: Vec::new() }, reader)
 }
 
 /// Reads the published snapshot. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     current: Arc<ArcSwap<Snapshot>>,
+    published: Arc<Notify>,
 }
 
 impl Reader {
@@ -71,12 +74,27 @@ impl Reader {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
+
+    /// Waits until `wanted` returns something for the current snapshot or a later one. For operators who wait for a state, not for requests.
+    pub async fn wait_for<T>(&self, mut wanted: impl FnMut(&Snapshot) -> Option<T>) -> T {
+        loop {
+            let mut published = std::pin::pin!(self.published.notified());
+            // Registered before the snapshot is read, so that none is missed in between.
+            published.as_mut().enable();
+            if let Some(found) = wanted(&self.snapshot()) {
+                return found;
+            }
+            published.await;
+        }
+    }
 }
 
 /// Publishes snapshots. There is only one writer, and the manager owns it.
 #[derive(Debug)]
 pub struct Writer {
     current: Arc<ArcSwap<Snapshot>>,
+    /// Wakes those who wait for a state.
+    published: Arc<Notify>,
     /// Replaced snapshots that a request may still hold. Bounded by the requests in flight, as each holds at most one.
     retired: Vec<Arc<Snapshot>>,
 }
@@ -90,6 +108,7 @@ impl Writer {
     /// Replaces the whole snapshot. Later requests read the new one; requests in flight keep the one they have.
     pub fn publish(&mut self, next: Snapshot) {
         self.retired.push(self.current.swap(Arc::new(next)));
+        self.published.notify_waiters();
         self.collect();
     }
 

@@ -39,6 +39,12 @@ impl State {
         State::Failed,
     ];
 
+    /// The state with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<State> {
+        State::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -2,6 +2,7 @@
 
 use crate::admin::error::ErrorResponse;
 use crate::admin::schemas::{FailedStage, TrafficDocument, VersionState};
+use crate::admin::wait::Waited;
 use crate::ledger::rfc3339;
 use crate::lifecycle::Retired;
 use crate::model::{Code, Failure, ModelName, Parameters, Signature, TensorSpec, Version};
@@ -130,6 +131,9 @@ pub(in crate::admin) struct VersionDetail {
     metadata: Value,
     /// Requests that use the version now, also while it drains.
     in_flight: u64,
+    /// With `wait_for`: how the wait ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited: Option<Waited>,
 }
 
 /// The inputs and outputs of a version.
@@ -166,6 +170,9 @@ pub(in crate::admin) struct Changed {
     /// What happens next, and what is left to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::admin) next: Option<&'static str>,
+    /// The files of a version that was pushed as an archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::admin) files: Option<Vec<String>>,
 }
 
 /// Requests in flight by model and version, at one moment.
@@ -251,7 +258,13 @@ impl VersionDetail {
             golden_cases: facts.map(|f| f.golden_cases),
             metadata: facts.map_or(Value::Null, |f| f.metadata.clone()),
             in_flight: in_flight.of(model, status.version),
+            waited: None,
         }
+    }
+
+    /// With the end of a wait.
+    pub(in crate::admin) fn after(self, waited: Option<Waited>) -> VersionDetail {
+        VersionDetail { waited, ..self }
     }
 }
 

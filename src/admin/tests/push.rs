@@ -65,7 +65,7 @@ fn a_file_is_received_completely_and_handed_to_the_manager() {
     assert!(staged.starts_with('.'), "{staged} is hidden in the models directory");
     assert_eq!(bytes, &(0..4u8).flat_map(|i| [i; 200]).collect::<Vec<u8>>());
     let [Asked::Push { model, version: v, actor, .. }] = &fixture.asked()[..] else { panic!("one push") };
-    assert_eq!((model, *v, actor), (&name("fraud"), version(3), &Actor("local".to_owned())));
+    assert_eq!((model, *v, actor), (&name("fraud"), Some(version(3)), &Actor("local".to_owned())));
     assert_eq!(files_in(&fixture), ["landed"]);
 }
 
@@ -93,6 +93,47 @@ fn a_refused_push_leaves_no_file_behind() {
     fixture.publish(vec![failed(3, Stage::Load, "gone from the directory")], None);
     put(&fixture, PATH, "x").refused(400, "INVALID_REQUEST", "not an ONNX model");
     assert_eq!(fixture.asked().len(), 1, "the manager decides whether a failed version still has files");
+}
+
+#[test]
+fn an_archive_is_bounded_and_leaves_nothing_behind() {
+    let fixture = Fixture::new();
+    let next = "/api/v1/models/fraud/versions";
+    let send = |fixture: &Fixture, method: &str, path: &str, body: Vec<u8>| {
+        fixture.send(method, path, &[("content-type", "application/x-tar")], body)
+    };
+    for (method, path) in [("PUT", PATH), ("POST", next)] {
+        send(&fixture, method, path, vec![0; usize::try_from(MAX_PUSH).unwrap() + 1]).refused(
+            413,
+            "BODY_TOO_LARGE",
+            "1000 bytes",
+        );
+        send(&fixture, method, path, vec![0; 900]).refused(
+            400,
+            "INVALID_REQUEST",
+            "expected model.onnx at its top, found no file",
+        );
+        send(&fixture, method, path, vec![1; 900]).refused(400, "INVALID_REQUEST", "it is not a tar archive");
+        send(&fixture, method, path, Vec::new()).refused(
+            400,
+            "INVALID_REQUEST",
+            "the body is empty: expected a tar archive",
+        );
+    }
+    let signature = "A".repeat(88);
+    let headers = [("content-type", "application/x-tar"), ("x-sluicegate-signature", signature.as_str())];
+    fixture.send("PUT", PATH, &headers, "x").refused(400, "INVALID_REQUEST", "an archive has the file model.sig");
+    fixture.send("POST", next, &[("content-type", "text/plain")], "x").refused(
+        415,
+        "UNSUPPORTED_MEDIA_TYPE",
+        "application/x-tar",
+    );
+    fixture.send("POST", "/api/v1/models/.x/versions", &[], "x").refused(400, "INVALID_REQUEST", "model name");
+    assert!(fixture.asked().is_empty(), "no command reached the manager");
+    assert_eq!(files_in(&fixture), [""; 0]);
+    let answer = fixture.send("POST", next, &[("content-type", "application/octet-stream")], "x");
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (201, "/api/v1/models/fraud/versions/1"));
+    let [Asked::Push { version: None, .. }] = &fixture.asked()[..] else { panic!("one push without a number") };
 }
 
 #[test]

@@ -244,7 +244,7 @@ fn who_pushes_a_version_cannot_approve_it() {
     let (fixture, _) = two_versions();
     let staged = fixture.workspace.models().join(".push-test.onnx");
     std::fs::write(&staged, answers(3)).unwrap();
-    wait(fixture.handle.push(name("m"), version(3), staged, None, ann())).unwrap();
+    wait(fixture.handle.push(name("m"), Some(version(3)), staged, None, ann())).unwrap();
     fixture.wait_state("m", 3, State::Ready);
     let request = |actor: &str| ReviewRequest {
         version: version(3),

@@ -271,7 +271,7 @@ fn a_request_is_carried_out_when_its_caller_is_gone() {
     eventually("the model is loaded", || fixture.predict("m").is_ok());
     let file = fixture.workspace.dir.path().join("pushed");
     std::fs::write(&file, answers(9)).unwrap();
-    send_and_leave(handle.push(name("m"), version(9), file.clone(), None, ann()));
+    send_and_leave(handle.push(name("m"), Some(version(9)), file.clone(), None, ann()));
     fixture.wait_state("m", 9, State::Ready);
     assert!(!file.exists());
 }
@@ -317,9 +317,9 @@ fn requests_that_wait_are_refused_when_the_server_stops() {
 fn push(fixture: &Fixture, model: &str, v: u64, text: &str) -> Result<(), crate::model::Failure> {
     let staged = fixture.workspace.dir.path().join("staged");
     std::fs::write(&staged, text).unwrap();
-    let result = wait(fixture.handle.push(name(model), version(v), staged.clone(), None, ann()));
+    let result = wait(fixture.handle.push(name(model), Some(version(v)), staged.clone(), None, ann()));
     assert!(!staged.exists(), "the file is moved or removed, whatever the result is");
-    result
+    result.map(drop)
 }
 
 fn entries(fixture: &Fixture) -> Vec<String> {

@@ -103,7 +103,7 @@ fn a_version_that_takes_long_holds_neither_others_nor_readiness_nor_pushes_nor_t
     fixture.wait_state("good", 1, State::Serving);
     let staged = fixture.workspace.dir.path().join("staged");
     std::fs::write(&staged, answers(4)).unwrap();
-    wait(fixture.handle.push(name("good"), version(2), staged, None, ann())).unwrap();
+    wait(fixture.handle.push(name("good"), Some(version(2)), staged, None, ann())).unwrap();
     fixture.wait_state("good", 2, State::Ready);
     fixture.workspace.gate.open();
     fixture.wait_state("bad", 1, State::Serving);
@@ -158,7 +158,7 @@ fn a_push_whose_load_does_not_end_is_refused_after_the_limit_and_leaves_nothing_
     let staged = fixture.workspace.dir.path().join("staged");
     std::fs::write(&staged, "load_waits\nend").unwrap();
     fixture.workspace.gate.close(Path::new(NOWHERE));
-    let refused = wait(fixture.handle.push(name("m"), version(1), staged, None, ann())).unwrap_err();
+    let refused = wait(fixture.handle.push(name("m"), Some(version(1)), staged, None, ann())).unwrap_err();
     assert_eq!(refused.code, Code::InvalidRequest);
     assert!(refused.message.contains("took longer than 0.3 s"), "{refused:?}");
     assert!(gauge(&fixture, 1));

@@ -3,7 +3,7 @@
 use super::fixture::*;
 use crate::ledger::Action;
 use crate::lifecycle::{LoadOutcome, Promote, Rollback, RolloutCommit};
-use crate::model::Code;
+use crate::model::{Code, Version};
 use crate::registry::State;
 use crate::route::{Document, Proposal, Selector};
 use serde_json::json;
@@ -350,7 +350,7 @@ fn a_push_lands_whole_or_not_at_all() {
     let push = |model: &str, v: u64, text: &str| {
         let staged = fixture.workspace.dir.path().join("staged");
         std::fs::write(&staged, text).unwrap();
-        let result = wait(fixture.handle.push(name(model), version(v), staged.clone(), None, ann()));
+        let result = wait(fixture.handle.push(name(model), Some(version(v)), staged.clone(), None, ann()));
         assert!(!staged.exists(), "the file is moved or removed, whatever the result is");
         result
     };
@@ -367,6 +367,56 @@ fn a_push_lands_whole_or_not_at_all() {
         .collect();
     names.sort();
     assert_eq!(names, ["1", "2", "3", "4"], "nothing is left of the refused push");
+}
+
+#[test]
+fn a_push_without_a_number_gets_the_next_one_that_was_never_used() {
+    let fixture = three_versions();
+    let staged = |i: usize| {
+        let dir = fixture.workspace.dir.path().join(format!("staged-{i}"));
+        std::fs::create_dir_all(dir.join("weights")).unwrap();
+        std::fs::write(dir.join("model.onnx"), answers(4)).unwrap();
+        std::fs::write(dir.join("weights/w.bin"), "w").unwrap();
+        dir
+    };
+    // Eight pushers at the same time.
+    let handles: Vec<_> = (0..8)
+        .map(|i| {
+            let (handle, dir) = (fixture.handle.clone(), staged(i));
+            std::thread::spawn(move || wait(handle.push(name("m"), None, dir.clone(), None, ann())).map(|v| (v, dir)))
+        })
+        .collect();
+    let mut pushed: Vec<u64> = handles
+        .into_iter()
+        .map(|pushing| {
+            let (version, dir) = pushing.join().unwrap().unwrap();
+            assert!(!dir.exists(), "the directory is moved");
+            version.number()
+        })
+        .collect();
+    pushed.sort_unstable();
+    assert_eq!(pushed, (4..=11).collect::<Vec<u64>>());
+    fixture.wait_state("m", 11, State::Ready);
+    assert_eq!(std::fs::read(fixture.workspace.models().join("m/11/weights/w.bin")).unwrap(), b"w");
+
+    // A number is not used again after its directory is gone; one in the directory that is not a version yet counts too.
+    std::fs::remove_dir_all(fixture.workspace.models().join("m/11")).unwrap();
+    let push = |i: usize| wait(fixture.handle.push(name("m"), None, staged(i), None, ann())).map(Version::number);
+    assert_eq!(push(0).unwrap(), 12);
+    std::fs::create_dir(fixture.workspace.models().join("m/40")).unwrap();
+    assert_eq!(push(1).unwrap(), 41);
+    std::fs::create_dir(fixture.workspace.models().join(format!("m/{}", u64::MAX))).unwrap();
+    let refused = push(2).unwrap_err();
+    assert!(refused.code == Code::Conflict && refused.message.contains("no larger number"), "{refused:?}");
+    assert!(!fixture.workspace.dir.path().join("staged-2").exists());
+
+    let first = wait(fixture.handle.push(name("fresh"), None, staged(3), None, ann())).unwrap();
+    assert_eq!(first.number(), 1);
+    let broken = staged(4);
+    std::fs::write(broken.join("model.onnx"), "unsupported").unwrap();
+    wait(fixture.handle.push(name("fresh"), None, broken.clone(), None, ann())).unwrap_err();
+    assert!(!broken.exists());
+    assert_eq!(wait(fixture.handle.push(name("fresh"), None, staged(5), None, ann())).unwrap().number(), 2, "no gap");
 }
 
 #[test]
