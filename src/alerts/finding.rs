@@ -68,7 +68,9 @@ pub struct Now {
 impl Now {
     #[must_use]
     pub fn read() -> Now {
-        Now { ts: Timestamp::now(), at: Instant::now() }
+        // Microseconds, as the audit trail has them.
+        let now = Timestamp::now();
+        Now { ts: Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now), at: Instant::now() }
     }
 }
 

@@ -30,6 +30,8 @@ mod store;
 mod target;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_run;
 
 pub use burn::{Burn, Burning};
 pub use event::{Event, EventKind, Training};

@@ -102,11 +102,13 @@ impl Runner {
             follow.stored(followed);
         }
         inner.silences.lock().unwrap_or_else(PoisonError::into_inner).retain(|silence| silence.holds(now.ts));
-        for (outlet, wake) in inner.outlets.iter().zip(&self.wake) {
+        for outlet in &inner.outlets {
             if let Some(messages) = dropped.get(&outlet.target.name) {
                 outlet.count_dropped("full", *messages);
             }
-            // A full channel means that it is awake.
+        }
+        for wake in &self.wake {
+            // A full channel means that the sender is awake.
             let _ = wake.try_send(());
         }
         log(&groups);

@@ -8,6 +8,7 @@ mod support;
 mod abuse;
 mod access;
 mod admin;
+mod alerts;
 mod api;
 mod audit;
 mod bad_input;

@@ -3,6 +3,7 @@
 pub mod http2;
 pub mod onnx;
 pub mod process;
+pub mod receiver;
 pub mod tls;
 
 use serde_json::Value;
