@@ -7,8 +7,8 @@ use crate::cli::{self, ExportOptions, PickOptions, ReplayOptions, ReproduceOptio
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::dataset::{
-    self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, Outcome, Replay, Replayed, Reproduced,
-    Verdict,
+    self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, Outcome, Paired, Replay, Replayed,
+    Reproduced, Verdict,
 };
 use crate::model::Role;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -223,7 +223,16 @@ fn labels_json(labels: &LabelFigures) -> Value {
 }
 
 fn verdict_json(verdict: &Verdict) -> Value {
-    json!({ "gate": verdict.gate.to_string(), "passed": verdict.passed, "found": verdict.found })
+    let mut shown = json!({ "gate": verdict.gate.to_string(), "passed": verdict.passed, "found": verdict.found });
+    if let Some(paired) = &verdict.paired {
+        shown["champion"] = json!({
+            "rows": paired.rows, "champion": paired.champion, "difference": paired.difference, "bound": paired.bound,
+            "p_value": paired.p_value, "words": paired.words,
+            "candidate_only": paired.discordant.map(|(b, _, _)| b), "champion_only": paired.discordant.map(|(_, c, _)| c),
+            "mcnemar_p": paired.discordant.map(|(_, _, p)| p),
+        });
+    }
+    shown
 }
 
 fn replayed_text(replayed: &Replayed) -> String {
@@ -256,8 +265,25 @@ fn replayed_text(replayed: &Replayed) -> String {
         };
         let rows: Vec<_> = replayed.verdicts.iter().map(row).collect();
         text.push_str(&cli::table(&["GATE", "RESULT", "FOUND"], &rows));
+        for (gate, paired) in replayed.verdicts.iter().filter_map(|v| Some((v.gate, v.paired.as_ref()?))) {
+            let _ = writeln!(text, "{}", paired_text(&gate.to_string(), paired));
+        }
     }
     text
+}
+
+/// The comparison of a gate with the champion.
+fn paired_text(gate: &str, paired: &Paired) -> String {
+    let Paired { rows, champion, difference, bound, discordant, words, .. } = paired;
+    let side = if discordant.is_some() { "at least" } else { "at most" };
+    let bound = bound.map_or_else(String::new, |bound| format!(", {side} {bound:+.6} with 95 % confidence"));
+    let alone = discordant.map_or_else(String::new, |(candidate, champion, p)| {
+        format!("; the candidate alone is right on {candidate} rows, the champion alone on {champion} (McNemar, two-sided: p = {p:.4})")
+    });
+    format!(
+        "{gate}: the champion has {champion:.6} on the same {} rows; difference {difference:+.6}{bound}{alone}; {words}",
+        HumanCount(*rows)
+    )
 }
 
 fn label_rows(labels: &LabelFigures) -> Vec<Vec<String>> {

@@ -150,6 +150,7 @@ later ones use it.")]
   sluicegate replay iris --version 3
   sluicegate replay iris --version 3 --from 2026-11-01 --limit 10000
   sluicegate replay iris --version 3 --gate \"within_tolerance>=0.999\" --gate \"failed<=0\" --gate \"accuracy>=0.95\"
+  sluicegate replay iris --version 3 --gate \"accuracy>=champion-0.01\"
 
 Gates, each with >=, <=, > or < and a number:
   within_tolerance     share of the output values that are within the tolerance of the logged ones
@@ -160,7 +161,10 @@ Gates, each with >=, <=, > or < and a number:
   mean_absolute_error  mean distance from the numeric labels
   p99_us               99th percentile of the run time, in microseconds, alone on this machine
   time_ratio           time per row, divided by that of the version that answered; both run alternately here
-A gate without any data fails.")]
+A gate without any data fails.
+
+accuracy and mean_absolute_error can be compared with the version that answered, on the same rows with labels: accuracy>champion, accuracy>=champion-0.01,
+mean_absolute_error<=champion+0.5. Such a gate passes only when that is shown with 95 % confidence.")]
     Replay(ReplayOptions),
     /// Run a logged prediction again and say whether the outputs are bit for bit the same, without a server.
     #[command(after_help = "Examples:

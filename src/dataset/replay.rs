@@ -3,9 +3,10 @@
 use super::assemble::Assembler;
 use super::error::Error;
 use super::filter::Filter;
-use super::gate::{Figure, Gate, Verdict};
+use super::gate::{Figure, Gate, Labelled, Verdict};
 use super::logged::{LoggedRequest, SkipReason};
 use super::options::no_predictions;
+use super::paired::{PairedClasses, PairedNumbers};
 use super::reproduce::find_version;
 use super::scan::{Budget, Progress, ScanOptions, scan};
 use super::sources::Sources;
@@ -82,6 +83,10 @@ pub struct LabelFigures {
     pub numbers: u64,
     logged_error: f64,
     candidate_error: f64,
+    /// The same rows, as pairs.
+    pub paired_classes: PairedClasses,
+    pub paired_numbers: PairedNumbers,
+    numbers_unanswered: u64,
 }
 
 impl LabelFigures {
@@ -97,6 +102,9 @@ impl LabelFigures {
             numbers: 0,
             logged_error: 0.0,
             candidate_error: 0.0,
+            paired_classes: PairedClasses::default(),
+            paired_numbers: PairedNumbers::default(),
+            numbers_unanswered: 0,
         }
     }
 
@@ -121,17 +129,26 @@ impl LabelFigures {
             (Some(LabelResult::Class { correct }), candidate) => {
                 self.classes += 1;
                 self.logged_correct += u64::from(correct);
-                match candidate {
-                    Some(LabelResult::Class { correct }) => self.candidate_correct += u64::from(correct),
-                    _ => self.unanswered += 1,
-                }
+                let candidate = match candidate {
+                    Some(LabelResult::Class { correct }) => correct,
+                    _ => {
+                        self.unanswered += 1;
+                        false
+                    }
+                };
+                self.candidate_correct += u64::from(candidate);
+                self.paired_classes.add(correct, candidate);
             }
             (Some(LabelResult::Number { error }), Some(LabelResult::Number { error: candidate_error })) => {
                 self.numbers += 1;
                 self.logged_error += error;
                 self.candidate_error += candidate_error;
+                self.paired_numbers.add(candidate_error - error);
             }
-            (Some(LabelResult::Number { .. }), _) => self.unanswered += 1,
+            (Some(LabelResult::Number { .. }), _) => {
+                self.unanswered += 1;
+                self.numbers_unanswered += 1;
+            }
         }
     }
 }
@@ -337,7 +354,9 @@ impl<'a> Run<'a> {
     fn into_report(mut self, deleted_files: usize) -> Replayed {
         self.pairs.sort_by_key(|pair| (pair.primary, pair.since));
         self.labels.sort_by_key(|labels| labels.version);
-        let verdicts = self.options.gates.iter().map(|gate| gate.judge(|figure| self.value_of(figure))).collect();
+        let labelled = self.labelled();
+        let verdicts = self.options.gates.iter().map(|gate| gate.judge(|figure| self.value_of(figure), &labelled));
+        let verdicts = verdicts.collect();
         Replayed {
             model: self.options.model.clone(),
             version: self.options.version,
@@ -352,6 +371,18 @@ impl<'a> Run<'a> {
             verdicts,
             deleted_files,
         }
+    }
+
+    /// All rows with labels, whichever version answered.
+    fn labelled(&self) -> Labelled {
+        let mut all = Labelled::default();
+        for labels in &self.labels {
+            all.classes.merge(&labels.paired_classes);
+            all.numbers.merge(&labels.paired_numbers);
+            all.champion_error += labels.logged_error;
+            all.unanswered += labels.numbers_unanswered;
+        }
+        all
     }
 
     /// The value of a figure for the gates, over all versions that answered.
