@@ -25,6 +25,8 @@ mod scope;
 mod shadow;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_deploy;
 mod watched;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};

@@ -17,6 +17,7 @@ mod chaos;
 
 mod cli;
 mod dataset;
+mod deploy;
 mod drain;
 mod execution;
 mod gates;
