@@ -27,6 +27,7 @@ pub mod marks;
 pub mod model;
 mod model_settings;
 mod outbound;
+pub mod outcomes;
 mod prepare;
 pub mod quality;
 pub mod record;

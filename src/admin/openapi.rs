@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, execution, history, lineage, models, probes, push, quality, rollout, shadows, tokens,
-    traffic, triton,
+    alerts, approvals, callers, execution, history, lineage, models, outcomes, probes, push, quality, rollout, shadows,
+    tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -65,6 +65,7 @@ use utoipa::OpenApi;
         execution::show,
         quality::show,
         quality::log,
+        outcomes::show,
         history::history,
         history::audit,
         history::head,

@@ -2,7 +2,8 @@
 
 use super::Admin;
 use super::error::ErrorResponse;
-use super::extract::Target;
+use super::extract::{Parameters, Target};
+use super::outcomes::{Query, WindowedQuality, windowed};
 use super::schemas::Problem;
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
@@ -82,18 +83,41 @@ pub(super) struct ValueQuality {
 
 /// The quality of a model
 ///
-/// For each version and arm: labels compared with the answers, label delay, and business values.
+/// For each version and arm: labels compared with the answers, label delay, and business values. With any parameter: figures over a window of
+/// time, each with its 95 % interval, from the sample of rows that the history keeps.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/quality", operation_id = "show_quality", tag = "quality",
-    params(("model" = String, Path)),
+    params(
+        ("model" = String, Path),
+        ("window" = Option<String>, Query, description = "How far back, such as 7d (the default if another parameter is given) or 12h"),
+        ("step" = Option<String>, Query, description = "The length of each period, such as 1d; absent: one period"),
+        ("by" = Option<String>, Query, description = "The input to group rows by, such as inputs.sex; at most 16 inputs are kept"),
+    ),
     responses(
-        (status = 200, description = "Without arms before the first recorded prediction", body = Quality),
+        (status = 200, description = "Without arms before the first recorded prediction", body = QualityAnswer),
+        (status = 400, description = "A parameter is wrong, or rows cannot be grouped by this input", body = Problem),
+        (status = 503, description = "Too many figures are being computed", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Quality>, ErrorResponse> {
-    let snapshot = admin.reader.snapshot();
-    Ok(Json(quality_of(&admin, target.entry(&snapshot)?.name())))
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+    target: Target,
+    parameters: Parameters,
+) -> Result<Json<QualityAnswer>, ErrorResponse> {
+    let entry = Arc::clone(target.entry(&admin.reader.snapshot())?);
+    Ok(Json(match Query::read(parameters, admin.quality.history().keep())? {
+        None => QualityAnswer::Recent(quality_of(&admin, entry.name())),
+        Some(query) => QualityAnswer::Windows(windowed(&admin, &entry, query).await?),
+    }))
+}
+
+/// Without parameters the recent quality, else quality over windows.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum QualityAnswer {
+    Recent(Quality),
+    Windows(WindowedQuality),
 }
 
 /// The quality of a model.

@@ -1,8 +1,8 @@
 //! The client commands' requests to the admin API.
 
 use super::{
-    ClientOptions, CommandError, PromoteOptions, RollbackOptions, TokenCommand, TrafficOptions, show, show_access,
-    show_execution, show_lineage, show_shadow, tls,
+    ClientOptions, CommandError, PromoteOptions, QualityOptions, RollbackOptions, TokenCommand, TrafficOptions, show,
+    show_access, show_execution, show_lineage, show_outcomes, show_shadow, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -238,6 +238,24 @@ impl Client {
     pub(super) fn lineage(&self, model: &str, version: &str) -> Done {
         let place = format!("{}/versions/{}/lineage", path(model, ""), segment(version));
         self.show(&self.get(&place)?, show_lineage::lineage)
+    }
+
+    pub(super) fn quality(&self, options: &QualityOptions) -> Done {
+        let QualityOptions { model, window, step, by } = options;
+        let query: Vec<String> = [("window", window), ("step", step), ("by", by)]
+            .into_iter()
+            .filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", segment(v))))
+            .collect();
+        let place = format!("{}/quality", path(model, ""));
+        if query.is_empty() {
+            self.show(&self.get(&place)?, show_outcomes::recent)
+        } else {
+            self.show(&self.get(&format!("{place}?{}", query.join("&")))?, show_outcomes::windows)
+        }
+    }
+
+    pub(super) fn experiment(&self, model: &str) -> Done {
+        self.show(&self.get(&format!("{}/experiment", path(model, "")))?, show_outcomes::experiment)
     }
 
     pub(super) fn history(&self, model: &str) -> Done {

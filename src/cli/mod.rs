@@ -24,6 +24,7 @@ mod show;
 mod show_access;
 mod show_execution;
 mod show_lineage;
+mod show_outcomes;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
@@ -59,6 +60,22 @@ struct Cli {
     client: ClientOptions,
     #[command(subcommand)]
     command: Command,
+}
+
+/// Options of `quality`.
+#[derive(Debug, Args)]
+pub(crate) struct QualityOptions {
+    /// The name of the model.
+    model: String,
+    /// How far back, such as 7d.
+    #[arg(long, value_name = "DURATION")]
+    window: Option<String>,
+    /// The length of each period, such as 1d. Without it, the window is one period.
+    #[arg(long, value_name = "DURATION")]
+    step: Option<String>,
+    /// The input to group rows by, such as inputs.sex.
+    #[arg(long, value_name = "COLUMN")]
+    by: Option<String>,
 }
 
 /// How client commands reach the server.
@@ -312,6 +329,20 @@ left out. The version lands whole or not at all."
 States: pending, loading, verifying, warming, ready, serving, draining, unloaded, failed. A version that serves is ready too. One that does not exist
 yet is waited for.")]
     Wait(WaitOptions),
+    /// Show the quality of a model from feedback: recently, or over windows with intervals.
+    #[command(after_help = "Examples:
+  sluicegate quality iris
+  sluicegate quality iris --window 7d --step 1d
+  sluicegate quality titanic --window 30d --by inputs.sex")]
+    Quality(QualityOptions),
+    /// Compare the arms of the split in force by the metrics of model.toml, with intervals that hold at every look.
+    #[command(after_help = "Examples:
+  sluicegate experiment recommender
+  sluicegate experiment recommender --json")]
+    Experiment {
+        /// The name of the model.
+        model: String,
+    },
     /// Show where a version comes from: files, training, parents, changes, comparisons; and what of that is not known.
     #[command(after_help = "Examples:
   sluicegate lineage iris 3
@@ -678,6 +709,8 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Unload { model, version } => client.load(&model, &version, "unload"),
         Command::Push(options) => client.push(&options),
         Command::Wait(options) => client.wait(&options),
+        Command::Quality(options) => client.quality(&options),
+        Command::Experiment { model } => client.experiment(&model),
         Command::Lineage { model, version } => client.lineage(&model, &version),
         Command::Keygen(options) => return (local.keygen)(&options),
         Command::Sign(options) => return (local.sign)(&options),

@@ -309,7 +309,7 @@ impl Shadows {
 }
 
 impl PredictionLog {
-    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 17] {
+    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 19] {
         let PredictionLog { choice, log, quality } = self;
         // The fields marked `_` are not keys of this section.
         let Choice {
@@ -338,7 +338,7 @@ impl PredictionLog {
             disk_budget,
             hash_key_file,
         } = log;
-        let quality::Config { rows, bytes, window } = quality;
+        let quality::Config { rows, bytes, window, history, history_bytes } = quality;
         [
             at_start("prediction_log.enabled", enabled, &new.choice.enabled),
             at_start("prediction_log.sample_rate", sample_rate, &new.choice.sample_rate),
@@ -357,6 +357,8 @@ impl PredictionLog {
             at_start("prediction_log.quality_window", window, &new.quality.window),
             at_start("prediction_log.quality_rows", rows, &new.quality.rows),
             at_start("prediction_log.quality_bytes", bytes, &new.quality.bytes),
+            at_start("prediction_log.quality_history", history, &new.quality.history),
+            at_start("prediction_log.quality_history_bytes", history_bytes, &new.quality.history_bytes),
         ]
     }
 }

@@ -213,7 +213,7 @@ pub struct PredictionLog {
     pub choice: Choice,
     /// How it is recorded. `data`, `shards` and `cores` are not keys of this section; the server sets them at start.
     pub log: record::Config,
-    /// The live figures: `quality_rows`, `quality_window`.
+    /// The live figures: `quality_rows`, `quality_window`, `quality_bytes`, `quality_history`, `quality_history_bytes`.
     pub quality: quality::Config,
 }
 
@@ -618,6 +618,8 @@ impl PredictionLog {
                 window: t.duration("quality_window", SECOND..=30 * 24 * HOUR).unwrap_or(quality.window),
                 rows: t.integer("quality_rows", 1..=1_000_000_000).unwrap_or(quality.rows),
                 bytes: t.bytes("quality_bytes", MIB..=64 * GIB).map_or(quality.bytes, bytes),
+                history: t.duration("quality_history", HOUR..=400 * 24 * HOUR).unwrap_or(quality.history),
+                history_bytes: t.bytes("quality_history_bytes", MIB..=256 * GIB).map_or(quality.history_bytes, bytes),
             },
         }
     }

@@ -255,6 +255,8 @@ const ALL_DIFFERENT: &str = r#"
     quality_window = "1s"
     quality_rows = 1
     quality_bytes = "1MiB"
+    quality_history = "1h"
+    quality_history_bytes = "1MiB"
     [data]
     dir = "x"
     [breaker]

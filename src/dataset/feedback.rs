@@ -13,7 +13,7 @@ use arrow_schema::{DataType, Field, FieldRef};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Feedback by request id and row, for predictions that were registered before the feedback is read.
 #[derive(Debug, Default)]
@@ -45,7 +45,9 @@ const NONE: u32 = u32::MAX;
 type Key = (u64, u64);
 
 fn key(request_id: &str, row: i32) -> Key {
-    let hash = xxh3_128_with_seed(request_id.as_bytes(), u64::from(row.cast_unsigned()));
+    // Not the row as the seed: the hash of a short id depends only on the id xor the seed, so "r1" of row 0 and "r0" of row 1 may be one key.
+    let row = u64::from(row.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let hash = xxh3_128(request_id.as_bytes()) ^ u128::from(row);
     #[expect(clippy::cast_possible_truncation, reason = "takes the two halves")]
     (hash as u64, (hash >> 64) as u64)
 }
@@ -268,8 +270,8 @@ mod tests {
 
     #[test]
     fn keys_of_ids_and_rows_have_distinct_hashes() {
-        let hash = |i: i32| BuildHasherDefault::<KeyHasher>::default().hash_one(key(&format!("r{}", i / 2), i % 2));
-        let distinct: std::collections::HashSet<u64> = (0..1000).map(hash).collect();
-        assert_eq!(distinct.len(), 1000);
+        let hash = |i: i32| BuildHasherDefault::<KeyHasher>::default().hash_one(key(&format!("r{}", i / 8), i % 8));
+        let distinct: std::collections::HashSet<u64> = (0..80_000).map(hash).collect();
+        assert_eq!(distinct.len(), 80_000);
     }
 }

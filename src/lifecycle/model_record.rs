@@ -266,6 +266,7 @@ impl Model {
         // Without a log, the columns are hidden from what the admin plane shows.
         let base = recording.map(|recording| recording.choice.clone()).unwrap_or_default();
         let entry = entry.with_choice(self.settings.log.choice(&base)).with_features(self.settings.features.clone());
+        let entry = entry.with_metrics(Arc::clone(&self.settings.metrics));
         Ok(entry.with_streams(|loaded| recording?.stream(&self.settings.log, loaded)))
     }
 }

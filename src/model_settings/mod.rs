@@ -2,9 +2,10 @@
 //!
 //! - [`ModelSettings::parse`] reads the text of the file and reports every complaint at once.
 //! - [`Gates`] are the conditions that a version must meet before a promote. Judging them is pure.
+//! - `[metrics.NAME]` become [`crate::outcomes::Metrics`].
 //! - [`Recording`] combines the `[prediction_log]` section with the server's configuration.
 //!
-//! Uses: backend (engine choice), columns (names of elements), execute (batching and placement), model, record (what is recorded), registry (limits), settings, shadow (agreement).
+//! Uses: backend (engine choice), columns (names of elements), execute (batching and placement), model, outcomes (metrics), record (what is recorded), registry (limits), settings, shadow (agreement).
 //!
 //! Invariant: nothing here reads a file or changes what is loaded.
 //!
@@ -12,6 +13,7 @@
 
 mod features;
 mod gates;
+mod metrics;
 mod model_toml;
 mod recording;
 

@@ -2,14 +2,17 @@
 
 use super::features;
 use super::gates::Gates;
+use super::metrics;
 use super::recording::LogSettings;
 use crate::backend::EngineChoice;
 use crate::columns::ElementNames;
 use crate::execute::{Batching, Placement};
 use crate::model::Version;
+use crate::outcomes::Metrics;
 use crate::registry::Limits;
 use crate::settings::{Table, Value};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The settings of a model. The defaults apply to a model without the file.
@@ -37,6 +40,8 @@ pub struct ModelSettings {
     pub shadow_atol: Option<f64>,
     /// `[prediction_log]`: which predictions are recorded, and which of their columns.
     pub log: LogSettings,
+    /// `[metrics.NAME]`: what versions are judged by, from feedback.
+    pub metrics: Arc<Metrics>,
     /// `[batching]` (`enabled`, `max_rows`) and `[execution]` (`at_once`, `spread`).
     pub execution: ExecutionSettings,
     /// `[features]` and `feature_names`: names for the elements of tensors.
@@ -106,6 +111,7 @@ impl ModelSettings {
         let shadow = table.section("shadow");
         let (relative, absolute) = (shadow.float("rtol", 0.0..=1.0), shadow.float("atol", 0.0..=f64::MAX));
         let log = LogSettings::read(table.section("prediction_log"));
+        let metrics = Arc::new(metrics::read(table.section("metrics")));
         let mut metadata = serde_json::Map::new();
         if let Some(text) = table.string("description") {
             metadata.insert("description".to_owned(), text.into());
@@ -140,6 +146,7 @@ impl ModelSettings {
             shadow_rtol: relative,
             shadow_atol: absolute,
             log,
+            metrics,
             execution,
             features,
             metadata,

@@ -63,7 +63,7 @@ impl Predicted {
     /// Adds an output of numbers, as little-endian bytes.
     pub fn add(&mut self, datatype: DataType, bytes: &[u8]) {
         let Some(width) = datatype.width() else { return };
-        let mut numbers = bytes.chunks_exact(width).map(|bytes| number(datatype, bytes));
+        let mut numbers = bytes.chunks_exact(width).map(|bytes| element(datatype, bytes));
         match (datatype.is_float(), bytes.len() / width) {
             (_, 0) => {}
             (false, 1) => self.class = self.class.take().or(numbers.next().map(Class::Number)),
@@ -99,8 +99,8 @@ impl Predicted {
     }
 }
 
-fn number(datatype: DataType, bytes: &[u8]) -> f64 {
-    // `bytes` always has the width of the type.
+/// One number, from its little-endian bytes. NaN where `bytes` do not have the width of the type.
+pub(crate) fn element(datatype: DataType, bytes: &[u8]) -> f64 {
     macro_rules! read {
         ($t:ty) => {
             bytes.try_into().map_or(f64::NAN, |bytes| <$t>::from_le_bytes(bytes).into())

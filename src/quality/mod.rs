@@ -1,10 +1,12 @@
-//! quality: joins predictions with feedback live, over a bounded recent window, and keeps figures of each version.
+//! quality: joins predictions with feedback live, keeps figures of each version over a bounded recent window, and a sample of rows with their outcomes over weeks.
 //!
 //! - [`Quality::record_prediction`] and [`Quality::record_feedback`] may be called in any order. Entries about a row are merged: of each field, the latest
 //!   `ts` counts.
 //! - Memory is bounded, in bytes. Rows and feedback older than the window are dropped, and if too many come in that time, only a share of the
 //!   requests is kept. Figures of an arm without predictions for a day are dropped too.
 //! - [`Quality::of`] returns the figures of a model, by version and arm. They are sums since the start over the kept rows.
+//! - [`History`] keeps a sample of the rows with their outcomes for weeks, within a limit of bytes. Figures over windows, experiments and rollouts on
+//!   business metrics are computed from it (room `metrics`).
 //! - Business values are also summed by unit: the sticky key of a row, or its request ([`ByUnit`]).
 //! - [`Predicted`] compares a label with the outputs of a row, for the live figures and for offline ones.
 //!
@@ -15,6 +17,7 @@
 //! To add a figure: a field of [`Figures`], counted in `figures.rs`, shown by the admin plane and in `telemetry`.
 
 mod figures;
+pub mod history;
 mod label;
 #[cfg(test)]
 mod tests;
@@ -22,6 +25,8 @@ mod units;
 mod window;
 
 pub use figures::{Figures, Moments};
+pub use history::{Contents, History, Layout, Row, Snapshot, Value};
+pub(crate) use label::element;
 pub use label::{LabelResult, Predicted};
 pub use units::ByUnit;
 pub use window::{Config, ModelQuality, Quality, Seen};

@@ -316,7 +316,7 @@ proptest! {
     fn bytes_are_neither_lost_nor_counted_twice(
         steps in proptest::collection::vec((0u8..4, 0usize..40, 0usize..2000, 0i64..600_000_000), 1..300),
     ) {
-        let quality = Quality::new(Config { bytes: 64 << 10, rows: 50, window: Duration::from_mins(10) });
+        let quality = Quality::new(Config { bytes: 64 << 10, rows: 50, window: Duration::from_mins(10), ..Config::default() });
         let mut now = 1_000_000;
         for (action, id, size, later) in steps {
             let id = format!("id{id}");

@@ -4,6 +4,7 @@
 //! and an eighth for one model: its ids are the caller's, so anybody can send as much as they like.
 
 use super::figures::Figures;
+use super::history::History;
 use super::label::Predicted;
 use super::units::{Unit, Units, unit_of};
 use crate::model::{Feedback, Label, ModelName, Update, Version};
@@ -23,6 +24,10 @@ pub struct Config {
     /// How long a row waits. Where more rows come in that time than the limit allows, only a share of the requests is kept. A hash of
     /// the request id chooses them. The share is halved and doubled as needed. Default 1 h.
     pub window: Duration,
+    /// How long a sample of the rows is kept for figures over windows and for experiments. Default 35 d.
+    pub history: Duration,
+    /// Limit for the bytes of that sample, over all models. A row takes about 300 bytes. Default 64 MiB.
+    pub history_bytes: usize,
 }
 
 /// Figures of an arm without predictions for this long are dropped: its version is probably gone, and feedback about it can no
@@ -31,7 +36,13 @@ const IDLE_ARM: Duration = Duration::from_hours(24);
 
 impl Default for Config {
     fn default() -> Config {
-        Config { rows: 250_000, bytes: 64 << 20, window: Duration::from_hours(1) }
+        Config {
+            rows: 250_000,
+            bytes: 64 << 20,
+            window: Duration::from_hours(1),
+            history: Duration::from_hours(35 * 24),
+            history_bytes: 64 << 20,
+        }
     }
 }
 
@@ -49,9 +60,13 @@ pub struct Seen<'a> {
     pub ts: i64,
 }
 
-/// The live join of predictions and feedback. Clones share one state. It is kept in memory only, so a restart begins again.
+/// The live join of predictions and feedback. Clones share one state. It is kept in memory only, so a restart begins again, except for the
+/// history, which is read again from the log.
 #[derive(Debug, Clone)]
-pub struct Quality(Arc<Mutex<Window>>);
+pub struct Quality {
+    window: Arc<Mutex<Window>>,
+    history: History,
+}
 
 /// The figures of one model.
 #[derive(Debug, Clone, Default)]
@@ -226,7 +241,7 @@ impl Default for Quality {
 impl Quality {
     #[must_use]
     pub fn new(config: Config) -> Quality {
-        Quality(Arc::new(Mutex::new(Window {
+        let window = Window {
             config,
             rows: HashMap::new(),
             row_bytes: 0,
@@ -236,7 +251,15 @@ impl Quality {
             share: 1.0,
             models: BTreeMap::new(),
             swept_at: i64::MIN,
-        })))
+        };
+        let history = History::new(config.history, config.history_bytes);
+        Quality { window: Arc::new(Mutex::new(window)), history }
+    }
+
+    /// The sample of rows over weeks. Feedback is passed on to it; its predictions are recorded separately.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Records a row of an answer. `predicted` is called only if the row is kept.
@@ -246,6 +269,7 @@ impl Quality {
 
     /// Records feedback about a model's predictions. `now` is in microseconds since 1970, UTC.
     pub fn record_feedback(&self, model: &ModelName, entries: Vec<Feedback>, now: i64) {
+        self.history.record_feedback(model, &entries, now);
         let mut window = self.lock();
         for entry in entries {
             window.record_feedback(model, entry, now);
@@ -258,6 +282,8 @@ impl Quality {
         window.drop_old_rows(now);
         window.drop_old_feedback(now);
         window.drop_idle_arms(now);
+        drop(window);
+        self.history.expire(now);
     }
 
     /// Bytes of the rows and the feedback that are kept.
@@ -284,7 +310,7 @@ impl Quality {
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Passes written frames to the live quality figures.
 
+use super::about::Column;
 use super::feedback;
 use super::frame::Kind;
 use super::now;
@@ -22,7 +23,7 @@ pub(super) fn update(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kin
         }
         Kind::Prediction => {
             let stream = view::read_head(body).and_then(|(id, _)| streams.get(&id));
-            if let Some(stream) = stream.filter(|stream| !stream.hides_outputs) {
+            if let Some(stream) = stream {
                 predictions(quality, stream, body);
             }
         }
@@ -44,14 +45,25 @@ fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
             route_key: view.route_key,
             ts: view.ts,
         };
-        quality.record_prediction(&seen, || predicted(stream, outputs, row, records));
+        let predicted = || predicted(stream, outputs, row, records);
+        // Hidden outputs were joined before they were hidden.
+        if !stream.hides_outputs {
+            quality.record_prediction(&seen, predicted);
+        }
+        // A record with rate 0 was kept to be looked at, and does not count in estimates.
+        if view.sample_rate > 0.0 {
+            let columns = (&stream.inputs[..], &stream.outputs[..]);
+            let contents = || stream.kept.contents(columns, (&view.inputs, outputs), row, records);
+            quality.history().record_prediction(&seen, &stream.kept.layout, view.ts, || (predicted(), contents()));
+        }
     }
 }
 
-/// The outputs of one row.
+/// The outputs of one row that are stored as they were.
 fn predicted(stream: &Stream, outputs: &[Option<TensorView>], row: usize, records: usize) -> Predicted {
     let mut predicted = Predicted::default();
-    for (column, tensor) in stream.outputs.iter().zip(outputs) {
+    let as_they_were = |(column, _): &(&Column, _)| !column.hashed && column.masks.is_empty();
+    for (column, tensor) in stream.outputs.iter().zip(outputs).filter(as_they_were) {
         let Some(tensor) = tensor else { continue };
         if view::element_width(column).is_some() {
             let each = tensor.bytes.len() / records;

@@ -24,6 +24,7 @@ mod forget;
 mod frame;
 mod gaps;
 mod hash;
+mod kept;
 mod learn;
 mod log;
 mod mask;

@@ -2,6 +2,7 @@
 
 use super::about::{About, Column, Side};
 use super::hash::HashKey;
+use super::kept::Kept;
 use super::mask::Mask;
 use super::private::{LABEL, VALUES};
 use crate::tensor::DataType;
@@ -101,6 +102,8 @@ pub struct Stream {
     pub(super) key: Arc<HashKey>,
     /// Some outputs are not stored as they are. They are joined with feedback before they are hidden, when a record is queued.
     pub(super) hides_outputs: bool,
+    /// What the history keeps of each row.
+    pub(super) kept: Kept,
 }
 
 impl Stream {
@@ -115,7 +118,8 @@ impl Stream {
         };
         let (inputs, outputs) = (columns(Side::Inputs), columns(Side::Outputs));
         let hides_outputs = about.specs(Side::Outputs).iter().any(|spec| choice.hides(&Side::Outputs.column(spec)));
-        Stream { id, about, choice, inputs, outputs, key, hides_outputs }
+        let kept = Kept::new(&inputs, &outputs);
+        Stream { id, about, choice, inputs, outputs, key, hides_outputs, kept }
     }
 
     #[must_use]

@@ -4,6 +4,7 @@ use super::version::{Loaded, Retired, Served, ShadowRoute, Stage, State, Version
 use crate::columns::ElementNames;
 use crate::compare::Tolerance;
 use crate::model::{Code, Failure, ModelName, Role, Version};
+use crate::outcomes::Metrics;
 use crate::record::{Choice, Stream};
 use crate::route::{Document, Route, RouteRequest, Router, Selector};
 use crate::telemetry::Unit;
@@ -33,6 +34,8 @@ pub struct Entry {
     choice: Arc<Choice>,
     /// Names for the elements of its tensors.
     features: Arc<ElementNames>,
+    /// What its versions are judged by, from feedback.
+    metrics: Arc<Metrics>,
     /// The record stream of each loaded version that is recorded.
     streams: BTreeMap<Version, Arc<Stream>>,
 }
@@ -176,6 +179,7 @@ impl Entry {
             tolerance,
             choice: Arc::default(),
             features: Arc::default(),
+            metrics: Arc::default(),
             streams,
         })
     }
@@ -214,6 +218,12 @@ impl Entry {
     #[must_use]
     pub fn features(&self) -> &Arc<ElementNames> {
         &self.features
+    }
+
+    /// Sets what the versions are judged by.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>) -> Entry {
+        Entry { metrics, ..self }
     }
 
     /// Sets the record stream of each loaded version; a version without one is not recorded.
@@ -320,6 +330,12 @@ impl Entry {
     #[must_use]
     pub fn choice(&self) -> &Arc<Choice> {
         &self.choice
+    }
+
+    /// What its versions are judged by, from feedback: the metrics of its `model.toml`.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// The record stream of a loaded version; `None` where it is not recorded.

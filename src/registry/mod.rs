@@ -9,7 +9,7 @@
 //! - Each loaded version has a [`Breaker`]: after repeated failures of its engine, requests are refused, or answered by the document's fallback.
 //! - A [`RequestContext`] holds what was decided about one request when it was routed.
 //!
-//! Uses: columns (names of elements), compare (the tolerance), execute, record (streams, the record of a request), route, model, telemetry.
+//! Uses: columns (names of elements), compare (the tolerance), execute, outcomes (metrics), record (streams, the record of a request), route, model, telemetry.
 //!
 //! Invariant: no files, no disks, no clocks. A snapshot contains only what it was given.
 //!

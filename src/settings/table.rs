@@ -128,6 +128,18 @@ impl Table {
         section
     }
 
+    /// The names of the sections in this one, for a section whose keys are chosen by whoever writes the file.
+    #[must_use]
+    pub fn section_names(&self) -> Vec<String> {
+        self.sections.keys().cloned().collect()
+    }
+
+    /// Whether a key has a value, right or wrong.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// The values of all keys that were not read: free metadata. It marks them as read, so call it last.
     pub fn rest(&mut self) -> BTreeMap<String, Value> {
         let unread = |read: &BTreeSet<String>, key: &String| !read.contains(key);

@@ -27,6 +27,7 @@ mod lineage;
 mod map;
 mod memory;
 mod optional;
+mod outcomes;
 mod overload;
 mod predict;
 mod push;

@@ -1,0 +1,137 @@
+//! Quality and experiments for a person.
+
+use super::show::{cell, list, table};
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// A number with four significant digits; nothing for null.
+fn number(value: &Value) -> String {
+    let Some(x) = value.as_f64() else { return String::new() };
+    if value.is_u64() || x == 0.0 {
+        return value.to_string();
+    }
+    let power = x.abs().log10().floor();
+    // Four significant digits.
+    let digits = (0..12_u8).find(|digits| f64::from(*digits) >= 3.0 - power).unwrap_or(12);
+    format!("{x:.*}", usize::from(digits))
+}
+
+fn interval(of: &Value) -> String {
+    match (number(&of["low"]), number(&of["high"])) {
+        (low, _) if low.is_empty() => String::new(),
+        (low, high) => format!("{low} to {high}"),
+    }
+}
+
+fn percent(value: &Value) -> String {
+    value.as_f64().map_or_else(String::new, |share| format!("{:.1} %", 100.0 * share))
+}
+
+/// The answer without parameters.
+pub(super) fn recent(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = list(answer, "arms")
+        .map(|arm| {
+            let values = arm["values"].as_object().into_iter().flatten();
+            let values: Vec<String> = values.map(|(name, of)| format!("{name} {}", number(&of["mean"]))).collect();
+            vec![
+                cell(&arm["version"]),
+                cell(&arm["arm"]),
+                cell(&arm["predictions"]),
+                cell(&arm["labelled"]),
+                number(&arm["accuracy"]),
+                number(&arm["mean_absolute_error"]),
+                values.join(", "),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return "no recorded predictions yet\n".to_owned();
+    }
+    table(&["VERSION", "ARM", "ROWS", "LABELS", "ACCURACY", "MEAN ABS ERROR", "VALUES"], &rows)
+}
+
+/// Figures over windows.
+pub(super) fn windows(answer: &Value) -> String {
+    let mut text = format!("from {} to {}\n", cell(&answer["from"]), cell(&answer["to"]));
+    if answer["history"] == "reading" {
+        text.push_str("the history before the start of the server is still being read: figures may grow\n");
+    }
+    let mut rows = Vec::new();
+    for group in list(answer, "groups") {
+        for (name, of) in group["metrics"].as_object().into_iter().flatten() {
+            rows.push(vec![
+                cell(&group["from"]),
+                cell(&group["version"]),
+                cell(&group["arm"]),
+                cell(&group["segment"]),
+                name.clone(),
+                number(&of["value"]),
+                interval(of),
+                cell(&of["n"]),
+                percent(&group["labels"]["labelled_share"]),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        text.push_str("no rows with an outcome in this window\n");
+        return text;
+    }
+    let head = ["FROM", "VERSION", "ARM", "SEGMENT", "METRIC", "VALUE", "95 % INTERVAL", "N", "LABELLED"];
+    text.push_str(&table(&head, &rows));
+    let smallest = &answer["smallest_segment"];
+    if !smallest.is_null() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "smallest segment: {} with {} rows", cell(&smallest["segment"]), smallest["rows"]);
+    }
+    text
+}
+
+pub(super) fn experiment(answer: &Value) -> String {
+    let mut text = format!(
+        "since revision {} ({}), by {}\n",
+        answer["began_at_revision"],
+        cell(&answer["began"]),
+        cell(&answer["unit"])
+    );
+    if answer["history"] == "reading" {
+        text.push_str("the history before the start of the server is still being read: figures may change\n");
+    }
+    let arms: Vec<Vec<String>> = list(answer, "arms")
+        .map(|arm| {
+            vec![
+                cell(&arm["arm"]),
+                cell(&arm["version"]),
+                number(&arm["weight"]),
+                cell(&arm["units"]),
+                cell(&arm["rows"]),
+            ]
+        })
+        .collect();
+    text.push_str(&table(&["ARM", "VERSION", "WEIGHT", "UNITS", "ROWS"], &arms));
+    let _ = writeln!(text, "sample ratio: {}", cell(&answer["sample_ratio"]["verdict"]));
+    let mut rows = Vec::new();
+    for metric in list(answer, "metrics") {
+        for arm in list(metric, "arms") {
+            let compared = list(metric, "comparisons").find(|c| c["arm"] == arm["arm"]);
+            let of = |key: &str| compared.map_or(Value::Null, |c| c[key].clone());
+            rows.push(vec![
+                cell(&metric["metric"]),
+                cell(&arm["arm"]),
+                cell(&arm["units"]),
+                number(&arm["mean"]),
+                number(&of("difference")),
+                compared.map(interval).unwrap_or_default(),
+                percent(&of("relative")),
+                cell(&of("verdict")),
+            ]);
+        }
+    }
+    text.push_str(&table(
+        &["METRIC", "ARM", "UNITS", "MEAN", "DIFFERENCE", "INTERVAL AT EVERY LOOK", "RELATIVE", "VERDICT"],
+        &rows,
+    ));
+    for sentence in list(answer, "summary") {
+        let _ = writeln!(text, "{}", cell(sentence));
+    }
+    text
+}

@@ -1,0 +1,28 @@
+//! outcomes: what a business metric is, and the figures of versions and arms from answered rows with their outcomes; pure.
+//!
+//! - [`Metrics`] are the `[metrics.NAME]` of a `model.toml`.
+//! - [`windows`](windows::windows) gives the figures of each version and arm over windows of time, by segment, each with a 95 % interval.
+//! - [`experiment`](experiment::experiment) compares the arms of a split, with intervals that hold however often one looks ([`Sequence`]).
+//! - [`measure`](sides::measure) measures one metric on several sides: what a rollout decides by.
+//!
+//! Uses: model, quality (the rows), route (the sample ratio).
+//!
+//! Invariant: no files, no HTTP and no clock: the current time is an argument.
+//!
+//! To add a kind of metric: a variant of [`Kind`], what it measures in `measure.rs`, its row in docs/MODELS.md.
+
+mod auc;
+mod definition;
+mod estimate;
+pub mod experiment;
+mod measure;
+mod segment;
+mod sequence;
+pub mod sides;
+#[cfg(test)]
+mod tests;
+mod units;
+pub mod windows;
+
+pub use definition::{Better, Kind, Metric, Metrics, UnitOf};
+pub use sequence::Sequence;

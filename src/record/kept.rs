@@ -1,0 +1,104 @@
+//! What the history of outcomes keeps of a stored row: the floating-point outputs, and inputs to group by.
+
+use super::about::{Column, Side};
+use super::view::{self, TensorView};
+use crate::model::Dim;
+use crate::quality::{Contents, Layout, Value, element};
+use crate::tensor::DataType;
+use std::sync::Arc;
+
+/// Which elements of a row are kept, for one stream.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) layout: Arc<Layout>,
+    /// The columns of outputs, and how many elements of a row each has.
+    outputs: Vec<(usize, usize)>,
+    /// The columns of inputs, each with an element of the row, in the order of the cells.
+    cells: Vec<(usize, usize)>,
+}
+
+impl Kept {
+    pub(super) fn new(inputs: &[Column], outputs: &[Column]) -> Kept {
+        let mut kept = Kept { layout: Arc::default(), outputs: Vec::new(), cells: Vec::new() };
+        let mut layout = Layout::default();
+        let mut numbers = 0;
+        for (at, column) in outputs.iter().enumerate() {
+            let Some(n) = elements_of_row(column).filter(|n| numbers + n <= Layout::MAX_NUMBERS) else { continue };
+            if column.spec.datatype.is_float() && !column.hashed {
+                layout.outputs.push((Box::from(&*column.spec.name), numbers..numbers + n));
+                kept.outputs.push((at, n));
+                numbers += n;
+            }
+        }
+        for (at, column) in inputs.iter().enumerate() {
+            // What is hashed is hidden from figures too.
+            let Some(n) = elements_of_row(column).filter(|_| !column.hashed) else { continue };
+            let name = Side::Inputs.column(&column.spec);
+            for i in 0..n.min(Layout::MAX_CELLS.saturating_sub(layout.cells.len())) {
+                let name = if n == 1 { name.clone() } else { format!("{name}[{i}]") };
+                layout.cells.push(name.into());
+                kept.cells.push((at, i));
+            }
+        }
+        kept.layout = Arc::new(layout);
+        kept
+    }
+
+    /// What is kept of one of the `records` rows of a stored prediction.
+    pub(super) fn contents(
+        &self,
+        columns: (&[Column], &[Column]),
+        tensors: (&[Option<TensorView>], &[Option<TensorView>]),
+        row: usize,
+        records: usize,
+    ) -> Contents {
+        let mut numbers = Vec::with_capacity(self.layout.outputs.last().map_or(0, |(_, place)| place.end));
+        for (at, n) in &self.outputs {
+            let bytes = tensors.1.get(*at).and_then(Option::as_ref).map_or(&[][..], |tensor| tensor.bytes);
+            let datatype = columns.1[*at].spec.datatype;
+            let width = datatype.width().unwrap_or(1);
+            // A tensor that was left out, or that has another shape than the signature says, has no numbers.
+            let fits = bytes.len() == n * width * records;
+            let number = |i: usize| {
+                let start = (row * n + i) * width;
+                if fits { element(datatype, &bytes[start..start + width]) } else { f64::NAN }
+            };
+            numbers.extend((0..*n).map(number));
+        }
+        let cell = |(at, i): &(usize, usize)| {
+            let tensor = tensors.0.get(*at).and_then(Option::as_ref);
+            tensor.map_or(Value::Missing, |tensor| value(&columns.0[*at], tensor, row, *i, records))
+        };
+        Contents { numbers: numbers.into(), cells: self.cells.iter().map(cell).collect() }
+    }
+}
+
+/// How many elements of a column one row has. `None` where the signature does not say, or where it has no rows.
+fn elements_of_row(column: &Column) -> Option<usize> {
+    let dims = column.spec.dims.as_deref()?;
+    let (first, rest) = dims.split_first()?;
+    let free = matches!(first, Dim::Free(_));
+    let mut fixed = rest.iter().map(|dim| if let Dim::Fixed(n) = dim { Some(*n) } else { None });
+    let n = fixed.try_fold(1_usize, |product, n| product.checked_mul(n?))?;
+    (free && n > 0).then_some(n)
+}
+
+/// One element of one row of an input.
+fn value(column: &Column, tensor: &TensorView, row: usize, i: usize, records: usize) -> Value {
+    let Some(width) = view::element_width(column) else {
+        let each = tensor.shape.elements().unwrap_or(0) / records;
+        let text = tensor.texts().nth(row * each + i).filter(|_| i < each);
+        return text.map_or(Value::Missing, |text| Value::Text(String::from_utf8_lossy(text).into_owned()));
+    };
+    let each = tensor.bytes.len() / records;
+    let start = row * each + i * width;
+    let Some(bytes) = tensor.bytes.get(start..start + width).filter(|_| (i + 1) * width <= each) else {
+        return Value::Missing;
+    };
+    let number = element(column.spec.datatype, bytes);
+    match column.spec.datatype {
+        DataType::Bool => Value::Text(if number == 0.0 { "false" } else { "true" }.to_owned()),
+        _ if number.is_nan() => Value::Missing,
+        _ => Value::Number(number),
+    }
+}
