@@ -34,6 +34,7 @@ fn load(telemetry: &Telemetry, batching: Batching) -> Arc<Loaded> {
         golden_cases: 0,
         metadata: serde_json::Value::Null,
         origin: sluicegate::registry::Origin::default(),
+        profile: None,
     };
     Arc::new(Loaded {
         metrics: VersionMetrics::new(telemetry.scope(), name.clone(), version),

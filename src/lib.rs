@@ -15,6 +15,7 @@ pub mod columns;
 mod compare;
 pub mod config;
 mod dataset;
+pub mod drift;
 pub mod execute;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -29,6 +30,7 @@ mod model_settings;
 mod outbound;
 pub mod outcomes;
 mod prepare;
+pub mod profile;
 pub mod quality;
 pub mod record;
 pub mod registry;

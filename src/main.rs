@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         export: app::export,
         replay: app::replay,
         reproduce: app::reproduce,
+        profile: app::profile,
         forget: app::forget,
         token: app::token,
         keygen: app::keygen,

@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, execution, history, lineage, models, outcomes, probes, push, quality, rollout, shadows,
-    tokens, traffic, triton,
+    alerts, approvals, callers, drift, execution, history, lineage, models, outcomes, probes, push, quality, rollout,
+    shadows, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -64,6 +64,7 @@ use utoipa::OpenApi;
         shadows::show,
         execution::show,
         quality::show,
+        drift::show,
         quality::log,
         outcomes::show,
         history::history,

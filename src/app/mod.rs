@@ -16,9 +16,11 @@ mod certificates;
 mod check_input;
 mod commands;
 mod control;
+mod drift;
 mod forget;
 mod golden;
 mod offline;
+mod profile;
 mod retention;
 mod sign;
 mod signals;
@@ -33,6 +35,7 @@ pub use commands::{check, serve, trial};
 pub use forget::forget;
 pub use golden::golden;
 pub use offline::{export, replay, reproduce};
+pub use profile::profile;
 pub use sign::{keygen, sign};
 pub use tokens::token;
 
@@ -134,7 +137,7 @@ pub struct App {
     retention: retention::Retention,
     heads: Heads,
     alerts: alerts::Stop,
-    prediction_log: record::Stop,
+    prediction_log: drift::CountedLog,
     phase: tokio::sync::watch::Sender<Phase>,
     /// The supervisor, where there is one.
     parent: Option<Supervised>,
@@ -362,7 +365,7 @@ impl App {
         rollouts.stop();
         shadows.stop();
         // Nothing offers records any more: the queue is written, and sealed if there is time.
-        prediction_log.stop(left());
+        prediction_log.stop(left);
         control.stop(left());
         retention.stop(left());
         // A version that is held by a run that does not end cannot be unloaded.
@@ -413,12 +416,12 @@ fn shadow_config(config: &Config, threads: NonZeroUsize) -> shadow::Config {
     }
 }
 
-/// Starts the prediction log, with the defaults for what models record, and the live quality figures.
+/// Starts the prediction log, with the defaults for what models record, the live quality figures, and the counts of drift.
 fn start_log(
     config: &Config,
     io_threads: NonZeroUsize,
     telemetry: &Telemetry,
-) -> Result<(Log, record::Stop, crate::model_settings::Recording, Quality), StartError> {
+) -> Result<(Log, drift::CountedLog, crate::model_settings::Recording, Quality), StartError> {
     let settings = &config.prediction_log;
     let quality = Quality::new(settings.quality);
     let log_config = record::Config {
@@ -430,7 +433,11 @@ fn start_log(
     };
     let (log, stop) = Log::start(log_config, quality.clone(), telemetry)
         .map_err(|source| StartError::Start { what: "the prediction log", source })?;
+    // Before any version is watched, as it continues with what was saved.
+    let drift = drift::Keeper::start(log.drift().clone(), &config.data.dir)
+        .map_err(|source| StartError::Start { what: "the thread for drift", source })?;
     let choice = settings.choice.clone();
+    let stop = drift::CountedLog { log: stop, drift };
     Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality))
 }
 

@@ -46,7 +46,7 @@ pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
 }
 
 /// Prints the result and returns the exit code.
-fn finish<T>(
+pub(super) fn finish<T>(
     json: bool,
     result: Result<T, Error>,
     as_text: fn(&T) -> String,
@@ -67,7 +67,7 @@ fn finish<T>(
 }
 
 /// Parses an argument of the command line. `expected` names it in the error.
-fn parsed<T: FromStr<Err: Display>>(word: &str, expected: &str) -> Result<T, Error> {
+pub(super) fn parsed<T: FromStr<Err: Display>>(word: &str, expected: &str) -> Result<T, Error> {
     word.parse().map_err(|e| Error::Usage(format!("{word:?} is not a {expected}: {e}")))
 }
 
@@ -88,17 +88,17 @@ fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<
 }
 
 /// A progress bar on standard error, if that is a terminal.
-struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    fn new() -> Bar {
+    pub(super) fn new() -> Bar {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
         let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {human_pos} of {human_len}, {eta} left");
         // Fails only for a wrong template.
         Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
     }
 
-    fn show(&self, doing: &'static str, done: usize, of: usize) {
+    pub(super) fn show(&self, doing: &'static str, done: usize, of: usize) {
         if !self.0.is_hidden() {
             self.0.set_length(of as u64);
             self.0.set_position(done as u64);

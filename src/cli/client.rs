@@ -2,7 +2,7 @@
 
 use super::{
     ClientOptions, CommandError, PromoteOptions, QualityOptions, RollbackOptions, TokenCommand, TrafficOptions, show,
-    show_access, show_execution, show_lineage, show_outcomes, show_shadow, tls,
+    show_access, show_drift, show_execution, show_lineage, show_outcomes, show_shadow, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -233,6 +233,10 @@ impl Client {
 
     pub(super) fn whoami(&self) -> Done {
         self.show(&self.get("/api/v1/whoami")?, show_access::whoami)
+    }
+
+    pub(super) fn drift(&self, model: &str) -> Done {
+        self.show(&self.get(&path(model, "/drift"))?, show_drift::drift)
     }
 
     pub(super) fn lineage(&self, model: &str, version: &str) -> Done {

@@ -22,6 +22,7 @@ mod push;
 mod rollout;
 mod show;
 mod show_access;
+mod show_drift;
 mod show_execution;
 mod show_lineage;
 mod show_outcomes;
@@ -33,7 +34,7 @@ mod wait;
 
 pub use offline::{
     AuditOptions, CertificateOptions, ExportOptions, ForgetOptions, GoldenOptions, KeygenOptions, Local, Pages,
-    PickOptions, ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
+    PickOptions, ProfileOptions, ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
 };
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
@@ -353,6 +354,22 @@ yet is waited for.")]
         /// The version.
         version: String,
     },
+    /// Show how the values of a model's rows differ from those in training: which columns, since when, and whether it matters.
+    #[command(after_help = "Examples:
+  sluicegate drift iris
+  sluicegate drift iris --json | jq '.troubles'
+
+The reference is profile.json of each version (sluicegate profile makes one), else the version's own first day.")]
+    Drift {
+        /// The name of the model.
+        model: String,
+    },
+    /// Make profile.json: what the columns of a version looked like in a file, or in the prediction log.
+    #[command(after_help = "Examples:
+  sluicegate profile train.parquet -o models/titanic/3/profile.json
+  sluicegate profile train.csv --model titanic --version 3 -o profile.json      check the names of the columns
+  sluicegate profile --from-log titanic 3 --from 2026-11-01 --to 2026-11-08 -o profile.json")]
+    Profile(ProfileOptions),
     /// Make a key for signing versions, and print its public key for `trusted_keys` in the section `[models]`.
     #[command(after_help = "Examples:
   sluicegate keygen -o ci-key.pem --name ci")]
@@ -711,6 +728,8 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Wait(options) => client.wait(&options),
         Command::Quality(options) => client.quality(&options),
         Command::Experiment { model } => client.experiment(&model),
+        Command::Drift { model } => client.drift(&model),
+        Command::Profile(options) => return (local.profile)(&options, client.json()),
         Command::Lineage { model, version } => client.lineage(&model, &version),
         Command::Keygen(options) => return (local.keygen)(&options),
         Command::Sign(options) => return (local.sign)(&options),

@@ -16,6 +16,7 @@ pub struct Local {
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
+    pub profile: fn(&ProfileOptions, bool) -> ExitCode,
     /// Removes the records of a person from the data directory of a stopped server.
     pub forget: fn(&ForgetOptions, bool) -> ExitCode,
     /// Changes or lists the tokens in the data directory of a stopped server.
@@ -127,6 +128,37 @@ pub struct GoldenOptions {
     /// The models directory.
     #[arg(long, value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ProfileOptions {
+    /// A Parquet or CSV file with one row per example. Columns: the names of features, or `inputs` and `outputs` as in an export.
+    #[arg(required_unless_present = "from_log", conflicts_with = "from_log")]
+    pub data: Option<PathBuf>,
+    /// Read the prediction log of this version instead.
+    #[arg(long, num_args = 2, value_names = ["MODEL", "VERSION"])]
+    pub from_log: Option<Vec<String>>,
+    /// Check the names of the columns against this model.
+    #[arg(long, requires = "version", conflicts_with = "from_log")]
+    pub model: Option<String>,
+    /// Check the names of the columns against this version.
+    #[arg(long, requires = "model")]
+    pub version: Option<String>,
+    /// The directory with the models, for --model.
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    pub models: PathBuf,
+    /// The data directory, for --from-log.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+    /// With --from-log: records from this time on (RFC 3339, or a date in UTC).
+    #[arg(long, value_name = "TIME", requires = "from_log")]
+    pub from: Option<String>,
+    /// With --from-log: records before this time.
+    #[arg(long, value_name = "TIME", requires = "from_log")]
+    pub to: Option<String>,
+    /// The file to write.
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,14 @@
-//! dataset: reads the prediction log without a server: export, replay, reproduce.
+//! dataset: reads the prediction log without a server: export, replay, reproduce, profile.
 //!
 //! - [`export`](fn@export) joins predictions with their latest feedback and writes one file: Parquet, CSV, `golden.json` or `warmup.json`.
 //! - [`replay`](fn@replay) runs logged inputs through a candidate and reports what a shadow would report.
 //! - [`reproduce`](fn@reproduce) runs one logged prediction again with the same model file.
+//! - [`profile`](fn@profile) writes what the columns of a table, or of the log, look like.
 //! - It reads sealed files and the segments of a running server. A record that is in both is read once.
 //! - Memory is bounded: predictions are read in chunks, in order, each with its own feedback only (`scan.rs`).
 //! - An output file appears complete or not at all.
 //!
-//! Uses: record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
+//! Uses: columns, profile, record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
 //!
 //! Invariant: nothing here writes to the data directory or needs a server.
 //!
@@ -28,6 +29,9 @@ mod merged_schema;
 mod options;
 mod paired;
 mod parquet_writer;
+mod profile;
+mod profile_csv;
+mod profile_rows;
 mod replay;
 mod reproduce;
 mod request_files;
@@ -43,6 +47,7 @@ pub use export::export;
 pub use filter::{Filter, parse_time};
 pub use gate::{Gate, Paired, Verdict};
 pub use options::{Export, Exported, Format};
+pub use profile::{ProfileSource, Profiled, ProfiledVersion, profile};
 pub use replay::{LabelFigures, Replay, Replayed, replay};
 pub use reproduce::{Outcome, Reproduced, reproduce};
 pub use scan::Budget;

@@ -267,7 +267,8 @@ impl Model {
         let base = recording.map(|recording| recording.choice.clone()).unwrap_or_default();
         let entry = entry.with_choice(self.settings.log.choice(&base)).with_features(self.settings.features.clone());
         let entry = entry.with_metrics(Arc::clone(&self.settings.metrics));
-        Ok(entry.with_streams(|loaded| recording?.stream(&self.settings.log, loaded)))
+        let entry = entry.with_staleness(self.settings.staleness);
+        Ok(entry.with_streams(|loaded| recording?.stream(&self.settings, loaded)))
     }
 }
 

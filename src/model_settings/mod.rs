@@ -5,7 +5,7 @@
 //! - `[metrics.NAME]` become [`crate::outcomes::Metrics`].
 //! - [`Recording`] combines the `[prediction_log]` section with the server's configuration.
 //!
-//! Uses: backend (engine choice), columns (names of elements), execute (batching and placement), model, outcomes (metrics), record (what is recorded), registry (limits), settings, shadow (agreement).
+//! Uses: backend (engine choice), columns (names of elements), drift, execute (batching and placement), model, outcomes (metrics), record (what is recorded), registry (limits), settings, shadow (agreement).
 //!
 //! Invariant: nothing here reads a file or changes what is loaded.
 //!
@@ -15,6 +15,7 @@ mod features;
 mod gates;
 mod metrics;
 mod model_toml;
+mod monitoring;
 mod recording;
 
 pub use gates::{Evidence, Gates, Judged, Verdict};

@@ -3,13 +3,14 @@
 use super::features;
 use super::gates::Gates;
 use super::metrics;
+use super::monitoring;
 use super::recording::LogSettings;
 use crate::backend::EngineChoice;
 use crate::columns::ElementNames;
 use crate::execute::{Batching, Placement};
 use crate::model::Version;
 use crate::outcomes::Metrics;
-use crate::registry::Limits;
+use crate::registry::{Limits, Staleness};
 use crate::settings::{Table, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,6 +47,10 @@ pub struct ModelSettings {
     pub execution: ExecutionSettings,
     /// `[features]` and `feature_names`: names for the elements of tensors.
     pub features: ElementNames,
+    /// `[drift]`.
+    pub drift: crate::drift::Settings,
+    /// `[staleness]`.
+    pub staleness: Staleness,
     /// `description`, `feature_names`, `[features]` and `[batching] enabled`, as they were written. Shown with the metadata of each version.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -117,6 +122,8 @@ impl ModelSettings {
             metadata.insert("description".to_owned(), text.into());
         }
         let features = features::read(&mut table);
+        let drift = monitoring::drift(&mut table);
+        let staleness = monitoring::staleness(&mut table);
         if !features.of_only_input.is_empty() {
             metadata.insert("feature_names".to_owned(), features.of_only_input.clone().into());
         }
@@ -149,6 +156,8 @@ impl ModelSettings {
             metrics,
             execution,
             features,
+            drift,
+            staleness,
             metadata,
         })
     }

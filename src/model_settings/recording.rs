@@ -1,5 +1,7 @@
 //! `[prediction_log]` of `model.toml`.
 
+use super::model_toml::ModelSettings;
+use crate::drift::Watch;
 use crate::record::{About, Choice, Log, Mask, Stream};
 use crate::registry::Loaded;
 use crate::settings::Table;
@@ -94,10 +96,22 @@ impl LogSettings {
 }
 
 impl Recording {
-    /// The stream that records a loaded version. `None` if nothing is recorded.
+    /// The stream that records a loaded version, whose drift is watched from then on. `None` if nothing is recorded.
     #[must_use]
-    pub fn stream(&self, settings: &LogSettings, loaded: &Loaded) -> Option<Arc<Stream>> {
-        self.log.stream(&about(loaded), &settings.choice(&self.choice))
+    pub fn stream(&self, settings: &ModelSettings, loaded: &Loaded) -> Option<Arc<Stream>> {
+        let choice = settings.log.choice(&self.choice);
+        let about = about(loaded);
+        let stream = self.log.stream(&about, &choice)?;
+        self.log.drift().watch(&Watch {
+            model: &about.model,
+            version: about.version,
+            signature: &about.signature,
+            names: &settings.features,
+            hidden: choice.hidden(&about),
+            profile: loaded.facts.profile.as_ref(),
+            settings: &settings.drift,
+        });
+        Some(stream)
     }
 
     /// A complaint about columns in `model.toml` that a version does not have.

@@ -5,6 +5,7 @@ use super::batchability;
 use super::digest::{Digests, artifact_digests, artifact_sha256};
 use super::failure::StageFailure;
 use super::limits::{StageClock, TimeLimits};
+use super::profile;
 use super::repeat;
 use super::row_outputs;
 use super::signed::TrustedKeys;
@@ -140,8 +141,11 @@ fn run_stages(
     let Warmed { note, known_good } = clock.explain(warm::warm(dir, &runner))?;
     clock.finish()?;
     drop(warming);
-    let remarks: Vec<String> =
-        [version_toml.remark, golden.remark(), correction, repeats, note].into_iter().flatten().collect();
+    let (profile, wrong_profile) = profile::read(dir);
+    let remarks: Vec<String> = [version_toml.remark, golden.remark(), correction, repeats, note, wrong_profile]
+        .into_iter()
+        .flatten()
+        .collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();
 
@@ -160,6 +164,7 @@ fn run_stages(
         golden_cases: golden.cases,
         metadata: metadata(version_toml.metadata, &job.model_metadata),
         origin: Origin { files: digests.clone(), digest: artifact, signed_by, lineage: version_toml.lineage },
+        profile,
     });
     Ok(ReadyVersion {
         loaded: Arc::new(Loaded {

@@ -10,7 +10,7 @@
 //! - Trial runs correct an output that is declared with a fixed first dimension and has one element per row (`row_outputs.rs`).
 //! - Every file beside a model has a size limit (`files.rs`), and every generated request too (`inputs.rs`).
 //!
-//! Uses: arrays, backend, codec (golden answers, warm-up requests), compare, execute, machine (processor time), marks, model, model_settings, registry (the loaded version), settings, source (fingerprints), telemetry, tensor.
+//! Uses: arrays, backend, codec (golden answers, warm-up requests), columns (names of elements), compare, execute, machine (processor time), marks, model, model_settings, profile (its file), registry (the loaded version), settings, source (fingerprints), telemetry, tensor.
 //!
 //! Invariant: nothing here knows which versions serve, or any live request.
 //!
@@ -27,6 +27,7 @@ mod limits;
 mod lineage;
 mod make_golden;
 mod offline;
+mod profile;
 mod repeat;
 mod row_outputs;
 mod signed;

@@ -4,6 +4,7 @@ use super::Loader;
 use super::check;
 use super::digest::model_sha256;
 use crate::backend::VersionFiles;
+use crate::columns::ElementNames;
 use crate::execute::Runner;
 use crate::model::{ModelName, Version};
 use std::io;
@@ -20,6 +21,8 @@ pub struct OfflineVersion {
     pub atol: Option<f64>,
     /// `feature_names` of `model.toml`: the names of the elements of its only input. Empty without any.
     pub feature_names: Vec<String>,
+    /// Names for the elements of tensors, from `model.toml`.
+    pub features: ElementNames,
 }
 
 /// Loads the version in a directory, with the engine that the `model.toml` beside it chooses.
@@ -32,14 +35,13 @@ pub fn load_offline(engines: &dyn Loader, dir: &Path) -> Result<OfflineVersion, 
     let sha256 = model_sha256(dir).map_err(|e| at_dir(format!("cannot read {}: {e}", VersionFiles::MODEL)))?;
     let model = engines.load(settings.engine, &VersionFiles { dir: dir.to_owned() }, None);
     let model = model.map_err(|e| at_dir(e.to_string()))?;
-    let names = settings.metadata.get("feature_names").and_then(serde_json::Value::as_array);
-    let names = names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned));
     Ok(OfflineVersion {
         runner: Runner::new(model),
         sha256,
         rtol: settings.shadow_rtol,
         atol: settings.shadow_atol,
-        feature_names: names.collect(),
+        feature_names: settings.features.of_only_input.clone(),
+        features: settings.features,
     })
 }
 

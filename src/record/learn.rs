@@ -1,18 +1,19 @@
-//! Passes written frames to the live quality figures.
+//! Passes written frames to the live quality figures, and to the counts of drift.
 
 use super::about::Column;
 use super::feedback;
 use super::frame::Kind;
 use super::now;
 use super::stream::Stream;
-use super::view::{self, TensorView};
+use super::view::{self, PredictionView, TensorView};
+use crate::drift::{self, Drift};
 use crate::model::Role;
 use crate::quality::{Predicted, Quality, Seen};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Updates the live figures with one frame.
-pub(super) fn update(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kind: Kind, body: &[u8]) {
+pub(super) fn update(quality: &Quality, drift: &Drift, streams: &HashMap<u32, Arc<Stream>>, kind: Kind, body: &[u8]) {
     match kind {
         Kind::Feedback => {
             let model = feedback::read_head(body).and_then(|(model, _)| model.parse().ok());
@@ -23,17 +24,37 @@ pub(super) fn update(quality: &Quality, streams: &HashMap<u32, Arc<Stream>>, kin
         }
         Kind::Prediction => {
             let stream = view::read_head(body).and_then(|(id, _)| streams.get(&id));
-            if let Some(stream) = stream {
-                predictions(quality, stream, body);
+            if let Some(stream) = stream
+                && let Some(view) = view::read_prediction(body, &stream.inputs, &stream.outputs)
+                && view.role != Role::Shadow
+                && view.outputs.is_some()
+            {
+                count(drift, stream, &view);
+                predictions(quality, stream, &view);
             }
         }
         Kind::Stream | Kind::Gap | Kind::End => {}
     }
 }
 
-fn predictions(quality: &Quality, stream: &Stream, body: &[u8]) {
-    let Some(view) = view::read_prediction(body, &stream.inputs, &stream.outputs) else { return };
-    let Some(outputs) = view.outputs.as_deref().filter(|_| view.role != Role::Shadow) else { return };
+/// Counts the values of the rows. A record that must not count in estimates (`sample_rate` 0) is left out.
+fn count(drift: &Drift, stream: &Stream, view: &PredictionView) {
+    if view.sample_rate <= 0.0 {
+        return;
+    }
+    let seen = drift::Seen {
+        model: &stream.about.model,
+        version: stream.about.version,
+        arm: view.arm,
+        request_id: view.request_id,
+        ts: view.ts,
+        records: view.records(),
+    };
+    drift.observe(&seen, |columns, row, each| stream.cells(view, columns, row, each));
+}
+
+fn predictions(quality: &Quality, stream: &Stream, view: &PredictionView) {
+    let Some(outputs) = view.outputs.as_deref() else { return };
     let records = view.records();
     for row in 0..records {
         let seen = Seen {

@@ -14,6 +14,7 @@ use super::space::{self, Space};
 use super::stream::{Choice, Stream};
 use super::writer::Writer;
 use super::{About, Side, feedback, now, unavailable};
+use crate::drift::Drift;
 use crate::model::{Code, Failure, Feedback, ModelName};
 use crate::quality::Quality;
 use crate::telemetry::{LogMetrics, Telemetry};
@@ -82,6 +83,7 @@ pub(super) struct Shared {
     pub queue: Queue,
     pub key: Arc<HashKey>,
     pub quality: Quality,
+    pub drift: Drift,
     /// By number; the writer looks them up once per segment.
     pub streams: Mutex<HashMap<u32, Arc<Stream>>>,
     last_number: AtomicU64,
@@ -129,6 +131,7 @@ impl Log {
             queue: Queue::new(config.shards, config.queue_bytes),
             key,
             quality: quality.clone(),
+            drift: Drift::default(),
             streams: Mutex::new(HashMap::new()),
             last_number: AtomicU64::new(left.last().copied().unwrap_or(0)),
             open_segment: AtomicU64::new(0),
@@ -158,6 +161,12 @@ impl Log {
         let own = Sealer::new(Arc::clone(&shared));
         let sealer = Running::start("log-seal", move || own.run(&woken))?;
         Ok((Log(Arc::clone(&shared)), Stop { shared, writer, sealer }))
+    }
+
+    /// The counts of the values of recorded rows.
+    #[must_use]
+    pub fn drift(&self) -> &Drift {
+        &self.0.drift
     }
 
     /// The stream for the records of one version; `None` where it is not recorded. Equal arguments give the same stream.

@@ -7,7 +7,7 @@
 //!   cannot be kept are dropped, counted and listed in `gaps/`.
 //! - [`unsealed`] reads the segments that are not sealed yet, without a server.
 //!
-//! Uses: columns (names of values), machine (durable files, priority), quality, model, tensor, telemetry.
+//! Uses: columns (names of values), drift, machine (durable files, priority), quality, model, tensor, telemetry.
 //!
 //! Invariant: a thread that answers callers never waits here for a disk or another thread, unless the configuration asks for it.
 //!

@@ -1,6 +1,6 @@
 //! What [`Choice`] hides: the same for records, for feedback, and for what the admin plane shows of answers.
 
-use super::about::Side;
+use super::about::{About, Side};
 use super::hash::HashKey;
 use super::log::Log;
 use super::prediction::write_hashes;
@@ -8,6 +8,7 @@ use super::stream::Choice;
 use crate::model::{Feedback, Label, Update};
 use crate::tensor::{Data, Tensor};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 /// The column of labels, and that of all business values. One value is `values.NAME`.
 pub(super) const LABEL: &str = "label";
@@ -26,6 +27,13 @@ impl Choice {
         let is_input = |column: &str| column.starts_with(Side::Inputs.as_str());
         let masked = self.mask.iter().map(|mask| &mask.column);
         self.drop.iter().chain(&self.hash).chain(masked).any(|column| is_input(column))
+    }
+
+    /// The tensors that are not stored as they are: `inputs.NAME`, `outputs.NAME`.
+    #[must_use]
+    pub(crate) fn hidden(&self, about: &About) -> BTreeSet<String> {
+        let columns = Side::ALL.iter().flat_map(|side| about.specs(*side).iter().map(|spec| side.column(spec)));
+        columns.filter(|column| self.hides(column)).collect()
     }
 
     /// Whether a column is not stored as it is.

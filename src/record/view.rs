@@ -131,12 +131,17 @@ fn read_tensor<'f>(reader: &mut Reader<'f>, rank: u8) -> Option<TensorView<'f>> 
 impl<'f> TensorView<'f> {
     /// The elements of a tensor of texts.
     pub fn texts(&self) -> impl Iterator<Item = &'f [u8]> + use<'f> {
-        let mut reader = Reader(self.bytes);
-        std::iter::from_fn(move || {
-            let length = reader.u32()? as usize;
-            reader.bytes(length)
-        })
+        texts(self.bytes)
     }
+}
+
+/// The texts in the bytes of a tensor.
+pub(super) fn texts(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut reader = Reader(bytes);
+    std::iter::from_fn(move || {
+        let length = reader.u32()? as usize;
+        reader.bytes(length)
+    })
 }
 
 /// The bytes of an element of a column in a frame; `None` for texts.

@@ -283,7 +283,7 @@ impl Writer {
         let streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for chunk in &filled.chunks {
             for (kind, body) in frame::own_frames(chunk) {
-                super::learn::update(&self.quality, &streams, kind, body);
+                super::learn::update(&self.quality, &self.shared.drift, &streams, kind, body);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! One model: its versions, and how its traffic document routes requests to them.
 
-use super::version::{Loaded, Retired, Served, ShadowRoute, Stage, State, VersionStatus};
+use super::version::{Loaded, Retired, Served, ShadowRoute, Stage, Staleness, State, VersionStatus};
 use crate::columns::ElementNames;
 use crate::compare::Tolerance;
 use crate::model::{Code, Failure, ModelName, Role, Version};
@@ -36,6 +36,8 @@ pub struct Entry {
     features: Arc<ElementNames>,
     /// What its versions are judged by, from feedback.
     metrics: Arc<Metrics>,
+    /// How old its versions may be.
+    staleness: Staleness,
     /// The record stream of each loaded version that is recorded.
     streams: BTreeMap<Version, Arc<Stream>>,
 }
@@ -180,6 +182,7 @@ impl Entry {
             choice: Arc::default(),
             features: Arc::default(),
             metrics: Arc::default(),
+            staleness: Staleness::default(),
             streams,
         })
     }
@@ -224,6 +227,17 @@ impl Entry {
     #[must_use]
     pub fn with_metrics(self, metrics: Arc<Metrics>) -> Entry {
         Entry { metrics, ..self }
+    }
+
+    /// Sets how old its versions may be.
+    #[must_use]
+    pub fn with_staleness(self, staleness: Staleness) -> Entry {
+        Entry { staleness, ..self }
+    }
+
+    #[must_use]
+    pub fn staleness(&self) -> Staleness {
+        self.staleness
     }
 
     /// Sets the record stream of each loaded version; a version without one is not recorded.

@@ -9,7 +9,7 @@
 //! - Each loaded version has a [`Breaker`]: after repeated failures of its engine, requests are refused, or answered by the document's fallback.
 //! - A [`RequestContext`] holds what was decided about one request when it was routed.
 //!
-//! Uses: columns (names of elements), compare (the tolerance), execute, outcomes (metrics), record (streams, the record of a request), route, model, telemetry.
+//! Uses: columns (names of elements), compare (the tolerance), execute, outcomes (metrics), profile, record (streams, the record of a request), route, model, telemetry.
 //!
 //! Invariant: no files, no disks, no clocks. A snapshot contains only what it was given.
 //!
@@ -30,4 +30,6 @@ pub use entry::Unserved;
 pub use entry::{Entry, Routed};
 pub use origin::{Lineage, Origin, Parent, SourceCode, TrainingData};
 pub use publish::{Reader, Snapshot, Writer, new};
-pub use version::{Facts, Identity, Limits, Loaded, Retired, Served, ShadowRoute, Stage, State, VersionStatus};
+pub use version::{
+    Facts, Identity, Limits, Loaded, Retired, Served, ShadowRoute, Stage, Staleness, State, VersionStatus,
+};

@@ -4,6 +4,7 @@ use super::breaker::Breaker;
 use super::origin::Origin;
 use crate::execute::Runner;
 use crate::model::{ModelName, Role, Signature, Version};
+use crate::profile::Profile;
 use crate::telemetry::{ArmMetrics, Unit, VersionMetrics};
 use bytestring::ByteString;
 use jiff::Timestamp;
@@ -112,6 +113,17 @@ pub struct Facts {
     pub metadata: serde_json::Value,
     /// Its files, who signed them, and what its author says about its training.
     pub origin: Origin,
+    /// What its columns looked like in training, where there is a `profile.json` that can be used.
+    pub profile: Option<Arc<Profile>>,
+}
+
+/// How old a version may be, from `model.toml`. Absent: any age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Staleness {
+    /// `max_age`: since `trained_at` in `version.toml`.
+    pub max_age: Option<Duration>,
+    /// `max_data_age`: since the last row of its profile, or of the training data in `version.toml`.
+    pub max_data_age: Option<Duration>,
 }
 
 /// The limits on requests to a version, read from `model.toml` when the version was loaded.

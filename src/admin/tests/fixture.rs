@@ -372,6 +372,7 @@ fn facts() -> Arc<Facts> {
         golden_cases: 4,
         metadata: serde_json::json!({"git": "abc", "metrics": {"auc": 0.99}}),
         origin: crate::registry::Origin::default(),
+        profile: None,
     })
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn loaded(n: u64, runs: Arc<dyn Model>, sha256: &str) -> Arc<Loaded> 
         golden_cases: 0,
         metadata: serde_json::Value::Null,
         origin: crate::registry::Origin::default(),
+        profile: None,
     };
     Arc::new(Loaded {
         metrics: VersionMetrics::new(Telemetry::new().scope(), model.clone(), version(n)),

@@ -1,0 +1,66 @@
+//! The command `profile`.
+
+use super::offline::{Bar, finish, parsed};
+use crate::backend::Engines;
+use crate::cli::ProfileOptions;
+use crate::dataset::{self, Error, Filter, ProfileSource, Profiled, ProfiledVersion};
+use crate::model::{ModelName, Version};
+use indicatif::{HumanBytes, HumanCount};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Makes a `profile.json`.
+#[must_use]
+pub fn profile(options: &ProfileOptions, json: bool) -> ExitCode {
+    finish(json, profile_as(options), as_text, as_json, |_| true)
+}
+
+fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
+    let bar = Bar::new();
+    let progress = |doing, done, of| bar.show(doing, done, of);
+    let engines = Engines::discover(None);
+    let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
+    let profiled = match (&options.from_log, &options.data) {
+        (Some(named), _) => {
+            let [model, version] = named.as_slice() else {
+                return Err(Error::Usage("--from-log needs a model and a version".to_owned()));
+            };
+            let (model, version): (ModelName, Version) = (parsed(model, "model name")?, parsed(version, "version")?);
+            let filter = Filter {
+                from: time(&options.from)?,
+                to: time(&options.to)?,
+                versions: vec![version],
+                ..Filter::default()
+            };
+            let source = ProfileSource::Log { data: &options.data_dir, model: &model, filter };
+            dataset::profile(&source, None, &engines, &options.output, &progress)?
+        }
+        (None, Some(data)) => {
+            let model = options.model.as_deref().map(|word| parsed::<ModelName>(word, "model name")).transpose()?;
+            let version = options.version.as_deref().map(|word| parsed::<Version>(word, "version")).transpose()?;
+            let check = model.as_ref().zip(version);
+            let check = check.map(|(model, version)| ProfiledVersion { models: &options.models, model, version });
+            dataset::profile(&ProfileSource::Table(data), check, &engines, &options.output, &progress)?
+        }
+        (None, None) => return Err(Error::Usage("expected a file, or --from-log MODEL VERSION".to_owned())),
+    };
+    Ok((profiled, options.output.clone()))
+}
+
+fn as_text((profiled, to): &(Profiled, PathBuf)) -> String {
+    let Profiled { rows, columns, bytes, notes } = profiled;
+    let mut text =
+        format!("{}: {columns} columns of {} rows, {}\n", to.display(), HumanCount(*rows), HumanBytes(*bytes));
+    for note in notes {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "note: {note}");
+    }
+    text
+}
+
+fn as_json((profiled, to): &(Profiled, PathBuf)) -> Value {
+    let Profiled { rows, columns, bytes, notes } = profiled;
+    json!({"file": to.display().to_string(), "rows": rows, "columns": columns, "bytes": bytes, "notes": notes})
+}
