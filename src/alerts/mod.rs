@@ -32,6 +32,8 @@ mod target;
 mod tests;
 #[cfg(test)]
 mod tests_run;
+#[cfg(test)]
+mod tests_sender;
 
 pub use burn::{Burn, Burning};
 pub use event::{Event, EventKind, Training};

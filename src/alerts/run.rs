@@ -45,7 +45,11 @@ impl Runner {
     pub(super) fn run(mut self, stop: &Receiver<()>) {
         crate::machine::lower_priority("alerts", 5);
         while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.config.check_interval) {
-            self.look(Now::read());
+            // A defect in one source must not end all alerts. What it left half done is stored, or looked at again.
+            let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.look(Now::read())));
+            if looked.is_err() {
+                tracing::error!("a look at what is wrong panicked; the next one is made all the same");
+            }
         }
     }
 

@@ -178,7 +178,7 @@ fn pause_after(failures: u32) -> Duration {
 }
 
 /// Tries the oldest message. `Some(true)`: it is done with, delivered or dropped.
-fn deliver(
+pub(super) fn deliver(
     outlet: &Outlet,
     shared: &Shared,
     client: &mut Option<Client>,
@@ -192,8 +192,9 @@ fn deliver(
             Some(false)
         }
     };
-    let too_old = Timestamp::now().duration_since(waiting.created).unsigned_abs() > shared.keep_for;
-    if too_old {
+    // A clock that was set back makes no message old.
+    let age = Timestamp::now().duration_since(waiting.created);
+    if age.is_positive() && age.unsigned_abs() > shared.keep_for {
         outlet.count_dropped("age", 1);
         return remove();
     }
@@ -218,7 +219,7 @@ fn deliver(
 }
 
 /// Sends what fires again. A failure only counts: the next try is a minute later.
-fn refresh(outlet: &Outlet, shared: &Shared, client: &mut Option<Client>) {
+pub(super) fn refresh(outlet: &Outlet, shared: &Shared, client: &mut Option<Client>) {
     let firing: Vec<Alert> = {
         let book = shared.book.lock().unwrap_or_else(PoisonError::into_inner);
         let told = |alert: &&Alert| alert.told == Told::Begin && alert.severity >= outlet.target.min_severity;

@@ -27,6 +27,7 @@ const MIGRATIONS: [&str; 1] = ["
         body    TEXT NOT NULL,
         UNIQUE (target, key)
     ) STRICT;
+    CREATE INDEX outbox_by_target ON outbox (target, id);
 "];
 
 /// How long to wait for another process, such as a person with the `sqlite3` tool.
