@@ -17,6 +17,7 @@ pub mod config;
 mod dataset;
 pub mod drift;
 pub mod execute;
+mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod heads;

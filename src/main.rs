@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         replay: app::replay,
         reproduce: app::reproduce,
         profile: app::profile,
+        explain: app::explain,
         forget: app::forget,
         token: app::token,
         keygen: app::keygen,

@@ -33,8 +33,8 @@ mod tls;
 mod wait;
 
 pub use offline::{
-    AuditOptions, CertificateOptions, ExportOptions, ForgetOptions, GoldenOptions, KeygenOptions, Local, Pages,
-    PickOptions, ProfileOptions, ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
+    AuditOptions, CertificateOptions, ExplainOptions, ExportOptions, ForgetOptions, GoldenOptions, KeygenOptions,
+    Local, Pages, PickOptions, ProfileOptions, ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
 };
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
@@ -189,6 +189,15 @@ mean_absolute_error<=champion+0.5. Such a gate passes only when that is shown wi
   sluicegate reproduce 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
   sluicegate reproduce order-1234 --model iris --data-dir /var/lib/sluicegate")]
     Reproduce(ReproduceOptions),
+    /// Say which columns of a logged row its answer came from, by Shapley values, without a server.
+    #[command(after_help = "Examples:
+  sluicegate explain 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
+  sluicegate explain order-1234 --model fraud --row 2 --output probabilities --element 1
+  sluicegate explain order-1234 --rows 100000 --data-dir /var/lib/sluicegate --json
+
+It compares the row with up to 100 rows of other requests to the model in the hour, day, week or month before it. The parts add up to the difference between
+its answer and their mean answer. POST /v1/models/M:explain does the same for a row that is sent.")]
+    Explain(ExplainOptions),
     /// Remove the records of a person from the prediction log of a stopped server.
     #[command(after_help = "Examples:
   sluicegate forget --route-key u1 --reason \"a request for erasure\"
@@ -712,6 +721,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Export(options) => return (local.export)(&options, client.json()),
         Command::Replay(options) => return (local.replay)(&options, client.json()),
         Command::Reproduce(options) => return (local.reproduce)(&options, client.json()),
+        Command::Explain(options) => return (local.explain)(&options, client.json()),
         Command::Forget(options) => return (local.forget)(&options, client.json()),
         Command::Models => client.models(),
         Command::Versions { model } => client.versions(&model),

@@ -17,6 +17,7 @@ pub struct Local {
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
     pub profile: fn(&ProfileOptions, bool) -> ExitCode,
+    pub explain: fn(&ExplainOptions, bool) -> ExitCode,
     /// Removes the records of a person from the data directory of a stopped server.
     pub forget: fn(&ForgetOptions, bool) -> ExitCode,
     /// Changes or lists the tokens in the data directory of a stopped server.
@@ -309,6 +310,33 @@ pub struct ForgetOptions {
     /// The file with the key of the hashes, if the configuration names one (`hash_key_file`).
     #[arg(long, value_name = "FILE")]
     pub hash_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainOptions {
+    /// The request id, as in the answer's header `x-request-id`.
+    pub request_id: String,
+    /// Search only the predictions of this model.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The row of the request, counted from 0.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub row: usize,
+    /// The output to explain [default: the first one of floating-point numbers]
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Its element within a row, counted from 0 [default: the largest one]
+    #[arg(long, value_name = "N")]
+    pub element: Option<usize>,
+    /// At most this many rows are run; more of them make the standard errors smaller.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub rows: usize,
+    /// The models directory.
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    pub models: PathBuf,
+    /// The server's data directory.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -264,7 +264,7 @@ impl fmt::Display for Gate {
         write!(f, "{}{sign}", self.figure.as_str())?;
         match self.limit {
             Limit::Number(number) => write!(f, "{number}"),
-            Limit::Champion(margin) if margin == 0.0 => f.write_str("champion"),
+            Limit::Champion(0.0) => f.write_str("champion"),
             Limit::Champion(margin) => write!(f, "champion{margin:+}"),
         }
     }

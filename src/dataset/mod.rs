@@ -1,14 +1,15 @@
-//! dataset: reads the prediction log without a server: export, replay, reproduce, profile.
+//! dataset: reads the prediction log without a server: export, replay, reproduce, profile, explain.
 //!
 //! - [`export`](fn@export) joins predictions with their latest feedback and writes one file: Parquet, CSV, `golden.json` or `warmup.json`.
 //! - [`replay`](fn@replay) runs logged inputs through a candidate and reports what a shadow would report.
 //! - [`reproduce`](fn@reproduce) runs one logged prediction again with the same model file.
 //! - [`profile`](fn@profile) writes what the columns of a table, or of the log, look like.
+//! - [`explain`](fn@explain) says which columns of a logged row its answer came from.
 //! - It reads sealed files and the segments of a running server. A record that is in both is read once.
 //! - Memory is bounded: predictions are read in chunks, in order, each with its own feedback only (`scan.rs`).
 //! - An output file appears complete or not at all.
 //!
-//! Uses: columns, profile, record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
+//! Uses: columns, explain, profile, record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
 //!
 //! Invariant: nothing here writes to the data directory or needs a server.
 //!
@@ -20,6 +21,7 @@ mod bits;
 mod columns;
 mod csv_writer;
 mod error;
+mod explain;
 mod export;
 mod feedback;
 mod filter;
@@ -43,6 +45,7 @@ mod tests;
 
 pub use atomic_file::AtomicFile;
 pub use error::Error;
+pub use explain::{Explain, Explained, explain};
 pub use export::export;
 pub use filter::{Filter, parse_time};
 pub use gate::{Gate, Paired, Verdict};

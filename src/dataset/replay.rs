@@ -129,12 +129,11 @@ impl LabelFigures {
             (Some(LabelResult::Class { correct }), candidate) => {
                 self.classes += 1;
                 self.logged_correct += u64::from(correct);
-                let candidate = match candidate {
-                    Some(LabelResult::Class { correct }) => correct,
-                    _ => {
-                        self.unanswered += 1;
-                        false
-                    }
+                let candidate = if let Some(LabelResult::Class { correct }) = candidate {
+                    correct
+                } else {
+                    self.unanswered += 1;
+                    false
                 };
                 self.candidate_correct += u64::from(candidate);
                 self.paired_classes.add(correct, candidate);

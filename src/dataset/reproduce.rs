@@ -68,6 +68,20 @@ pub fn reproduce(
     model: Option<&ModelName>,
     request_id: &str,
 ) -> Result<Vec<Reproduced>, Error> {
+    let found = find_logged(data, models, model, request_id)?;
+    Ok(found.iter().map(|logged| run_again(engines, models, logged)).collect())
+}
+
+/// All logged predictions with a request id, of one model or of all.
+///
+/// # Errors
+/// When there is none, or something cannot be read.
+pub(super) fn find_logged(
+    data: &Path,
+    models: &Path,
+    model: Option<&ModelName>,
+    request_id: &str,
+) -> Result<Vec<LoggedRequest>, Error> {
     let candidates: BTreeSet<ModelName> = match model {
         Some(model) => [model.clone()].into(),
         // A new model may have records only in segments, but it has a directory in the models directory.
@@ -83,7 +97,7 @@ pub fn reproduce(
         let message = format!("{} has no prediction{of} with the id {request_id:?}", data.display());
         return Err(Error::Failed(message));
     }
-    Ok(found.iter().map(|logged| run_again(engines, models, logged)).collect())
+    Ok(found)
 }
 
 fn find_requests(data: &Path, model: &ModelName, filter: &Filter) -> Result<Vec<LoggedRequest>, Error> {

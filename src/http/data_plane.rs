@@ -9,6 +9,7 @@ use super::workers::Workers;
 use crate::access::{ClientCertificate, Identity, Permission, Scope, credentials_needed};
 use crate::budget::Budget;
 use crate::callers::Callers;
+use crate::explain::Explainer;
 use crate::model::{Code, Failure, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
@@ -138,6 +139,7 @@ pub struct DataPlane {
     pub(super) shed: Shed,
     /// For large bodies.
     pub(super) workers: Workers,
+    pub(super) explainer: Explainer,
     max_headers: usize,
     predict_in_flight: InFlight,
     feedback_in_flight: InFlight,
@@ -170,6 +172,7 @@ impl DataPlane {
             doors,
             shed: Shed::new(process),
             workers,
+            explainer: Explainer::start()?,
             max_headers: config.max_headers,
             predict_in_flight: InFlight::default(),
             feedback_in_flight: InFlight::default(),

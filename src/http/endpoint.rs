@@ -21,6 +21,8 @@ pub(super) enum Endpoint<'p> {
     TfsStatus(Target<'p>),
     TfsMetadata(Target<'p>),
     TfsPredict(Target<'p>),
+    /// Which columns of a row an answer came from.
+    Explain(Target<'p>),
     /// Feedback about predictions of this model.
     Feedback(Cow<'p, str>),
 }
@@ -65,7 +67,8 @@ impl Endpoint<'_> {
             | Endpoint::Infer(target)
             | Endpoint::TfsStatus(target)
             | Endpoint::TfsMetadata(target)
-            | Endpoint::TfsPredict(target) => (OF_MODEL, Some(&target.model)),
+            | Endpoint::TfsPredict(target)
+            | Endpoint::Explain(target) => (OF_MODEL, Some(&target.model)),
             Endpoint::Feedback(model) => (OF_MODEL, Some(model)),
         }
     }
@@ -166,6 +169,7 @@ impl<'p> Endpoint<'p> {
             (None, None) => Some(Ok((Endpoint::TfsStatus(target), READ))),
             (Some("metadata"), None) => Some(Ok((Endpoint::TfsMetadata(target), READ))),
             (None, Some("predict")) => Some(Ok((Endpoint::TfsPredict(target), WRITE))),
+            (None, Some("explain")) => Some(Ok((Endpoint::Explain(target), WRITE))),
             (None, Some("feedback")) if target.version == VersionPart::Any => {
                 Some(Ok((Endpoint::Feedback(target.model), WRITE)))
             }

@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, Refused};
 use super::io_health::Heart;
 use super::peers::{Peer, network};
 use super::predict::Protocol;
-use super::{feedback, info, predict};
+use super::{explain, feedback, info, predict};
 use crate::access::Identity;
 use crate::budget::{Account, Hold};
 use crate::callers;
@@ -127,6 +127,9 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
         }
         Ok((Endpoint::TfsPredict(target), sender)) => {
             predict::predict(plane, Arrived { headers, body, received, sender: &sender }, Protocol::Tfs, &target).await
+        }
+        Ok((Endpoint::Explain(target), sender)) => {
+            explain::explain(plane, Arrived { headers, body, received, sender: &sender }, &target).await
         }
         Ok((Endpoint::Feedback(model), sender)) => {
             let mut response =

@@ -57,7 +57,7 @@ pub(super) fn answer(plane: &DataPlane, endpoint: &Endpoint) -> Result<HttpRespo
             let name = entry.name().as_str();
             Ok(answer::json(tfs::metadata_json(name, served.loaded.version, &served.loaded.facts.signature)))
         }),
-        Endpoint::Infer(_) | Endpoint::TfsPredict(_) | Endpoint::Feedback(_) => {
+        Endpoint::Infer(_) | Endpoint::TfsPredict(_) | Endpoint::Explain(_) | Endpoint::Feedback(_) => {
             Err(Failure::new(Code::MethodNotAllowed, "predictions and feedback use POST"))
         }
     }

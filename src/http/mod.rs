@@ -14,7 +14,7 @@
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
 //! - Where credentials are required, each endpoint states the permission that it needs ([`Endpoint::permission`](endpoint::Endpoint::permission)).
 //!
-//! Uses: access, budget, callers, codec, serve, registry (reader), route, model, telemetry, tls, machine (sockets).
+//! Uses: access, budget, callers, codec, columns (names of elements), explain, serve, registry (reader), route, model, telemetry, tls, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!
@@ -33,6 +33,7 @@ mod connections;
 mod data_plane;
 mod door;
 mod endpoint;
+mod explain;
 mod feedback;
 mod frames;
 mod handle;
@@ -61,5 +62,6 @@ pub(crate) use connection::{Limits as ConnectionLimits, serve as serve_connectio
 pub(crate) use connections::Connections;
 pub use data_plane::DataPlane;
 pub use door::Doors;
+pub(crate) use explain::as_json as explanation_json;
 pub(crate) use handshake::Secure;
 pub use server::Server;

@@ -34,9 +34,9 @@ pub use available::Limit;
 pub use exit::exit_now;
 pub use files::{DiskSpace, OpenFiles, disk_space, raise_open_files};
 pub use own_memory::limit_allocations;
-pub use priority::lower_priority;
 #[cfg(target_os = "linux")]
 pub use priority::lower_priority_of;
+pub use priority::{lower_priority, run_on_idle_cores};
 pub use socket::{undelivered, unread};
 
 use std::fmt;

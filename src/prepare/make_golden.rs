@@ -1,11 +1,12 @@
 //! Makes a `golden.json` from arrays of inputs and of the outputs that are expected for them.
 
+use super::Loader;
 use super::files::MAX_REQUESTS_BYTES;
 use super::offline::{OfflineVersion, load_offline};
 use super::verify::{GoldenResult, MAX_CASES, check_golden};
-use super::{Loader, row_outputs};
 use crate::arrays::{self, Wanted};
 use crate::codec::golden::{Golden, GoldenCase, write_golden};
+use crate::columns::Side;
 use crate::model::{InferenceRequest, NamedTensor, Signature};
 use std::path::Path;
 
@@ -43,15 +44,19 @@ pub struct MadeGolden {
 /// # Errors
 /// In words, when the version does not load, a file does not fit its signature, or the result has more bytes or cases than a `golden.json` may have.
 pub fn make_golden(engines: &dyn Loader, source: &GoldenSource) -> Result<MadeGolden, String> {
-    let OfflineVersion { runner, feature_names, .. } = load_offline(engines, source.version)?;
-    // An output that is declared with a fixed first dimension may have one element per row.
-    let (runner, _) = row_outputs::corrected(runner);
+    let version = load_offline(engines, source.version)?.with_corrected_rows();
+    let OfflineVersion { runner, features, .. } = &version;
     let signature = runner.signature();
+    // The names of the elements of an only input.
+    let names = match signature.inputs() {
+        [only] => features.of(signature, Side::Inputs, only),
+        _ => &[],
+    };
     let inputs = Wanted {
         side: "input",
         specs: signature.all_inputs(),
         required: signature.inputs().len(),
-        element_names: &feature_names,
+        element_names: names,
     };
     let outputs = Wanted { side: "output", specs: signature.outputs(), required: 0, element_names: &[] };
     let read_inputs = arrays::read(source.inputs, &inputs)?;
@@ -75,7 +80,7 @@ pub fn make_golden(engines: &dyn Loader, source: &GoldenSource) -> Result<MadeGo
     if text.len() as u64 > MAX_REQUESTS_BYTES {
         return Err(too_large(text.len() as u64));
     }
-    let verdict = check_golden(&golden, &runner);
+    let verdict = check_golden(&golden, runner);
     Ok(MadeGolden { text, cases: golden.cases.len(), rows, engine: runner.engine(), notes, verdict })
 }
 

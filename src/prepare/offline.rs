@@ -3,6 +3,7 @@
 use super::Loader;
 use super::check;
 use super::digest::model_sha256;
+use super::row_outputs;
 use crate::backend::VersionFiles;
 use crate::columns::ElementNames;
 use crate::execute::Runner;
@@ -19,9 +20,7 @@ pub struct OfflineVersion {
     /// `[shadow] rtol` and `atol` of `model.toml`.
     pub rtol: Option<f64>,
     pub atol: Option<f64>,
-    /// `feature_names` of `model.toml`: the names of the elements of its only input. Empty without any.
-    pub feature_names: Vec<String>,
-    /// Names for the elements of tensors, from `model.toml`.
+    /// The names of elements in `model.toml`.
     pub features: ElementNames,
 }
 
@@ -40,9 +39,16 @@ pub fn load_offline(engines: &dyn Loader, dir: &Path) -> Result<OfflineVersion, 
         sha256,
         rtol: settings.shadow_rtol,
         atol: settings.shadow_atol,
-        feature_names: settings.features.of_only_input.clone(),
         features: settings.features,
     })
+}
+
+impl OfflineVersion {
+    /// The same with a signature that trial runs have corrected: an output that is declared with a fixed first dimension may have one element per row.
+    #[must_use]
+    pub fn with_corrected_rows(self) -> OfflineVersion {
+        OfflineVersion { runner: row_outputs::corrected(self.runner).0, ..self }
+    }
 }
 
 /// The directory of a version.

@@ -7,7 +7,7 @@
 //!   of another. A few threads at the lowest priority run the copies.
 //! - [`Figures`] keeps running figures and the worst pairs for every primary and shadow.
 //!
-//! Uses: compare, execute (limits of runs), marks, record (offers), registry (reader, and through it what is loaded), model, tensor, telemetry.
+//! Uses: compare, execute (limits of runs), machine (priority), marks, record (offers), registry (reader, and through it what is loaded), model, tensor, telemetry.
 //!
 //! Invariant: a caller never waits for anything in this room.
 //!

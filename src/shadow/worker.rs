@@ -3,6 +3,7 @@
 use super::{FinishedCopy, ShadowCopy, Shared};
 use crate::compare::{Alternation, Comparison, compare_answers};
 use crate::execute::{is_replaced, limit_runs, replace_when_lost};
+use crate::machine;
 use crate::marks::Kind;
 use crate::model::{Answer, Checked, Code, Failure, panic_message};
 use crate::registry::{Loaded, Served};
@@ -33,7 +34,7 @@ pub(super) fn start(shared: &Arc<Shared>, number: usize) -> std::io::Result<()> 
 fn run(shared: &Arc<Shared>, number: usize) {
     let replacement = Arc::downgrade(shared);
     replace_when_lost(move || replacement.upgrade().is_some_and(|shared| start(&shared, number).is_ok()));
-    lower_priority();
+    machine::run_on_idle_cores("shadow");
     while !is_replaced()
         && let Some(copy) = shared.lanes.next()
     {
@@ -111,18 +112,4 @@ fn run_once(loaded: &Loaded, request: &Checked) -> Result<(Answer, Duration), Fa
     let _limit = limit_runs(Instant::now() + LONGEST);
     let _inside = loaded.runner.mark().enter(Kind::Shadow);
     loaded.runner.run_unmeasured(request).map(|ran| (ran.answer, ran.infer))
-}
-
-/// Asks the system to run this thread only on idle cores. A merely nice thread would delay a caller's thread that wakes up, and make
-/// its core look taken.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    {
-        use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
-        let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        let thread = thread_priority::thread_native_id();
-        if let Err(error) = thread_priority::set_thread_priority_and_policy(thread, ThreadPriority::Min, policy) {
-            tracing::warn!(?error, "the shadow thread runs at normal priority: its priority could not be lowered");
-        }
-    }
 }

@@ -20,6 +20,7 @@ mod dataset;
 mod deploy;
 mod drain;
 mod execution;
+mod explain;
 mod gates;
 mod golden;
 mod lifecycle;
