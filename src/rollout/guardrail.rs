@@ -120,3 +120,46 @@ impl Kind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sequence::Counts;
+    use super::*;
+
+    /// Feeds a ratio with 2 of 100 failures against 1 of 100 until it is broken at the level. Returns the batch that came near, and the one
+    /// that broke it.
+    fn near_and_broken(level: f64) -> (u32, u32) {
+        let mut guardrail = Guardrail::ratio(Kind::Errors, 1.0, Unit::Request);
+        let mut near = None;
+        for batch in 1..10_000 {
+            let Test::Ratio(ratio) = &mut guardrail.test else { panic!("it is a ratio") };
+            ratio.observe(Counts { requests: 100, bad: 2 }, Counts { requests: 100, bad: 1 });
+            if near.is_none() && guardrail.near(4.0 * level).is_some() {
+                near = Some(batch);
+            }
+            if guardrail.test.exceeds(level) {
+                return (near.unwrap(), batch);
+            }
+        }
+        panic!("twice as many failures are found");
+    }
+
+    #[test]
+    fn a_guardrail_is_near_its_limit_before_it_is_broken() {
+        for level in [0.001, 0.01] {
+            let (near, broken) = near_and_broken(level);
+            assert!(
+                near < broken && near * 2 > broken,
+                "level {level}: near after {near} batches, broken after {broken}"
+            );
+        }
+        let mut equal = Guardrail::ratio(Kind::Errors, 1.0, Unit::Request);
+        let Test::Ratio(ratio) = &mut equal.test else { panic!("it is a ratio") };
+        for _ in 0..1000 {
+            ratio.observe(Counts { requests: 100, bad: 1 }, Counts { requests: 100, bad: 1 });
+        }
+        assert_eq!(equal.near(0.04), None);
+        let found = Guardrail { limit: 1.0, ..Guardrail::ratio(Kind::Errors, 0.1, Unit::Request) };
+        assert_eq!(found.near(0.5), None, "without evidence nothing is near");
+    }
+}

@@ -430,3 +430,70 @@ fn the_commands_list_silence_and_test() {
     assert_eq!(run(&["silence", "--rule", "drift"]).0, 2, "without a time there is nothing to do");
     assert_eq!(run(&["silence", "--rule", "drift", "--for", "soon", "--reason", "r"]).0, 2);
 }
+
+#[test]
+fn requests_that_fail_burn_the_error_budget_and_callers_mistakes_do_not() {
+    let receiver = Receiver::start(Reply::Status(200));
+    let gateway = Gateway::start_with(&config(&webhook(&receiver, "min_severity = \"critical\"")), |models| {
+        onnx::install(models, "m", 1, &onnx::out_of_memory_above(9));
+    });
+    assert_eq!(gateway.promote("m", 1).status, 200);
+    for _ in 0..50 {
+        let wrong = gateway.post("/v2/models/m/infer", infer_body(&[1, 3], &[1.0; 3]));
+        assert_eq!(wrong.status, 400, "{wrong:?}");
+    }
+    for _ in 0..9 {
+        assert_eq!(gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[12.0, 1.0])).status, 500);
+    }
+    // A later version that fails shows that a look was made: it is only a warning, so nobody is told.
+    break_version(&gateway.models(), "m", 2);
+    eventually("a look was made", || (alerts(&gateway, "")["firing"] == 1).then_some(()));
+    assert_eq!(alerts(&gateway, "")["alerts"][0]["rule"], "version_failed", "nine failures are chance");
+    assert_eq!(gateway.post("/v2/models/m/infer", infer_body(&[1, 2], &[12.0, 1.0])).status, 500);
+    eventually("the budget burns", || receiver.alerts().contains(&"+error_budget m/".to_owned()).then_some(()));
+    assert!(!receiver.alerts().contains(&"+version_failed m/2".to_owned()), "it is not critical");
+    let messages = receiver.got();
+    let mut told = messages.iter().flat_map(|got| got.json()["alerts"].as_array().unwrap().clone());
+    let told = told.find(|alert| alert["rule"] == "error_budget").unwrap();
+    let summary = told["summary"].as_str().unwrap();
+    assert!(summary.starts_with("10 of 10 requests for m failed in the last 1h (100.00 %): 1000.0 times"), "{summary}");
+}
+
+#[test]
+fn on_a_full_disk_alerts_are_listed_at_once_and_told_when_there_is_room() {
+    let receiver = Receiver::start(Reply::Status(200));
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::create_dir_all(dir.path().join("config")).unwrap();
+    std::fs::write(dir.path().join("config/sluicegate.toml"), config(&webhook(&receiver, ""))).unwrap();
+    onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+    let served = Served::start(dir.path());
+    served.ready();
+    assert_eq!(served.ask(&[]).status(), 200);
+    // From here on no file can grow.
+    let pid = served.server_pid().unwrap();
+    let limit = |most: Option<u64>| {
+        let limit = rustix::process::Rlimit { current: most, maximum: None };
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).unwrap();
+    };
+    limit(Some(0));
+    let listed = eventually("the loss is listed", || {
+        assert_eq!(served.ask(&[]).status(), 200, "answers do not wait for the log");
+        let list: Value = serde_json::from_str(&served.admin_get("/api/v1/alerts?state=firing")).unwrap();
+        let subjects: Vec<Value> =
+            list["alerts"].as_array().unwrap().iter().map(|alert| alert["subject"].clone()).collect();
+        (subjects.contains(&json!("writing")) && subjects.contains(&json!("losing"))).then_some(list)
+    });
+    assert!(
+        listed["alerts"].as_array().unwrap().iter().all(|alert| alert["rule"] == "log_loss" && alert["told"] == false),
+        "{listed}"
+    );
+    served.wait_logged("alerts cannot be kept; it is tried again");
+    assert_eq!(receiver.alerts(), [""; 0]);
+    limit(None);
+    eventually("both are told, and the end of the first", || {
+        let told = receiver.alerts();
+        let count = |sign: &str| told.iter().filter(|alert| alert.starts_with(sign)).count();
+        assert!(count("+") <= 2 && count("-") <= 1, "{told:?}");
+        (count("+") == 2 && count("-") == 1).then_some(())
+    });
+}

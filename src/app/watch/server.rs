@@ -273,6 +273,8 @@ fn broken(first: &str, problems: usize) -> Finding {
 mod tests {
     use super::*;
     use crate::access::{Models, Role};
+    use crate::telemetry::Telemetry;
+    use crate::tls;
 
     fn token(created: Timestamp, lives: SignedDuration) -> TokenFacts {
         TokenFacts {
@@ -305,6 +307,34 @@ mod tests {
         assert!(found(8, 20).unwrap().contains(" expired on "));
         assert_eq!(found(8, 40), None, "nobody needs to know any more");
         assert_eq!(tokens(&[TokenFacts { expires_at: None, ..token(made, hours(1)) }], made), []);
+    }
+
+    #[test]
+    fn a_certificate_is_reported_in_its_last_two_weeks_and_is_critical_in_the_last_two_days() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let wanted = tls::Wanted {
+            dir: dir.path().to_owned(),
+            names: vec!["localhost".to_owned()],
+            clients: Vec::new(),
+            days: 90,
+        };
+        tls::make(&wanted).unwrap();
+        let (certificate, key) = (dir.path().join("server.crt"), dir.path().join("server.key"));
+        let config = tls::Config { certificate, key, client_ca: None, client_auth: tls::ClientAuth::default() };
+        let data = tls::Tls::start(&config, "data", Telemetry::new().process()).unwrap();
+        let ends = data.ends();
+        let all = Certificates { data: Some(data), admin: None };
+        let found = |days: i64| {
+            let now = ends.checked_sub(SignedDuration::from_hours(24 * days + 1)).unwrap();
+            certificates(&all, now).pop().map(|finding| (finding.severity, finding.summary))
+        };
+        assert_eq!(found(15), None);
+        let (severity, summary) = found(13).unwrap();
+        assert!(severity == Severity::Warning && summary.contains("of the data plane expires on "), "{summary}");
+        assert!(summary.ends_with(", in 13 days"), "{summary}");
+        assert_eq!(found(1).unwrap().0, Severity::Critical);
+        let (severity, summary) = found(-3).unwrap();
+        assert!(severity == Severity::Critical && summary.contains(" expired on "), "{summary}");
     }
 
     #[test]
