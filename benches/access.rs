@@ -3,7 +3,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use sluicegate::access::{Access, Action, Config, Grant, Models, NewToken, Role};
+use sluicegate::access::{Access, Action, Config, Grant, Models, NewToken, Remembered, Role};
 use std::hint::black_box;
 
 fn callers(c: &mut Criterion) {
@@ -26,14 +26,24 @@ fn callers(c: &mut Criterion) {
         headers.insert(AUTHORIZATION, format!("Bearer {secret}").parse().expect("a header's text"));
         c.bench_function(&format!("access_token_of_{count}"), |b| {
             b.iter(|| {
-                let caller = access.identify(black_box(&headers), None).expect("a valid token").expect("a caller");
+                let caller =
+                    access.identify(black_box(&headers), None, None).expect("a valid token").expect("a caller");
+                caller.check(Action::Predict, Some(black_box("iris"))).expect("allowed");
+            });
+        });
+        // The second request of a connection with the same credentials, and all later ones.
+        let remembered = Remembered::default();
+        c.bench_function(&format!("access_remembered_token_of_{count}"), |b| {
+            b.iter(|| {
+                let caller = access.identify(black_box(&headers), None, Some(&remembered));
+                let caller = caller.expect("a valid token").expect("a caller");
                 caller.check(Action::Predict, Some(black_box("iris"))).expect("allowed");
             });
         });
         let unknown = made(0).0;
         headers.insert(AUTHORIZATION, format!("Bearer {unknown}").parse().expect("a header's text"));
         c.bench_function(&format!("access_unknown_token_of_{count}"), |b| {
-            b.iter(|| access.identify(black_box(&headers), None).expect_err("an unknown token"));
+            b.iter(|| access.identify(black_box(&headers), None, None).expect_err("an unknown token"));
         });
     }
 }

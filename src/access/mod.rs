@@ -5,6 +5,7 @@
 //! - An [`Identity`] has grants: a [`Role`] and the models it is limited to. [`Identity::check`] allows an [`Action`], or says what would be
 //!   needed.
 //! - A [`Permission`] states what an endpoint needs. Both planes require one of every endpoint: neither compiles without.
+//! - [`Remembered`] is what a connection proved last, so that a request with the same credentials is cheap.
 //! - Tokens have 256 random bits and are kept as SHA-256 hashes, in one snapshot that a request reads without a lock. A slow hash (bcrypt,
 //!   Argon2) protects secrets that can be guessed; 256 random bits cannot, and a slow hash would cost every request milliseconds.
 //! - The stored tokens belong to the ledger, and their changes are events of the audit trail.
@@ -20,12 +21,15 @@ mod identity;
 mod oidc;
 mod pattern;
 mod permission;
+mod remembered;
 mod role;
 mod secret;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_jwks;
+#[cfg(test)]
+mod tests_remembered;
 mod tokens;
 
 pub use certificate::{CertificateRule, ClientCertificate};
@@ -33,6 +37,7 @@ pub use identity::{Grant, Identity, Via};
 pub use oidc::{ALGORITHMS, KeySource, OidcConfig, RoleRule};
 pub use pattern::{Models, Pattern};
 pub use permission::{Permission, Scope};
+pub use remembered::Remembered;
 pub use role::{Action, Role};
 pub use tokens::{NewToken, TokenFacts, is_token_name};
 
@@ -40,7 +45,8 @@ use crate::ledger::StoredToken;
 use crate::model::{Code, Failure};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
-use oidc::{Oidc, Pace};
+use oidc::{Oidc, Pace, Proven};
+use remembered::Proof;
 use std::sync::Arc;
 use tokens::Tokens;
 
@@ -79,7 +85,7 @@ impl Access {
         Ok(Access(Arc::new(Inner { tokens: Tokens::new(tokens), certificates, oidc })))
     }
 
-    /// The caller with these credentials; `None` without any.
+    /// The caller with these credentials; `None` without any. `remembered`: what the connection of the request proved last.
     ///
     /// # Errors
     /// `UNAUTHENTICATED` when there are credentials and they are wrong.
@@ -87,6 +93,7 @@ impl Access {
         &self,
         headers: &HeaderMap,
         certificate: Option<&ClientCertificate>,
+        remembered: Option<&Remembered>,
     ) -> Result<Option<Arc<Identity>>, Failure> {
         let Inner { tokens, certificates, oidc } = &*self.0;
         let mut given = headers.get_all(AUTHORIZATION).iter();
@@ -99,21 +106,60 @@ impl Access {
         let Some(secret) = bearer(value) else {
             return Err(unauthenticated("the authorization header is not of the form \"Bearer TOKEN\""));
         };
-        match oidc {
-            Some(oidc) if Oidc::is_jwt(secret) => oidc.identify(secret).map(Some),
-            _ => tokens.identify(secret).map(Some),
+        if let Some(proof) = remembered.and_then(|remembered| remembered.proof_of(value))
+            && let Some(identity) = self.still_holds(&proof)
+        {
+            return identity.map(Some);
+        }
+        let (identity, proof) = match oidc {
+            Some(oidc) if Oidc::is_jwt(secret) => {
+                let Proven { identity, expires_at, generation } = oidc.verify(secret)?;
+                (Arc::clone(&identity), Proof::Jwt { identity, expires_at, generation })
+            }
+            _ => {
+                let (token, generation) = tokens.find(secret)?;
+                (token.accept()?, Proof::Token { token, generation })
+            }
+        };
+        if let Some(remembered) = remembered {
+            remembered.keep(value, proof);
+        }
+        Ok(Some(identity))
+    }
+
+    /// Whose the credentials are that proved this before. `None`: they have to prove it again.
+    fn still_holds(&self, proof: &Proof) -> Option<Result<Arc<Identity>, Failure>> {
+        let Inner { tokens, oidc, .. } = &*self.0;
+        match proof {
+            Proof::Token { token, generation } => (*generation == tokens.generation()).then(|| token.accept()),
+            Proof::Jwt { identity, expires_at, generation } => {
+                let holds = oidc.as_ref().is_some_and(|oidc| oidc.generation() == *generation)
+                    && jiff::Timestamp::now() < *expires_at;
+                holds.then(|| Ok(Arc::clone(identity)))
+            }
         }
     }
 
     /// The holder of a token of this server, or of a client certificate, on a plane that needs no credentials. Others name nobody there: they may
     /// be meant for a proxy, and the signature of a JSON Web Token costs more to verify than a request.
     #[must_use]
-    pub fn name_of(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Option<Arc<Identity>> {
+    pub fn name_of(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+        remembered: &Remembered,
+    ) -> Option<Arc<Identity>> {
         let Inner { tokens, certificates, .. } = &*self.0;
-        match headers.get(AUTHORIZATION) {
-            Some(value) => bearer(value).and_then(|secret| tokens.identify(secret).ok()),
-            None => certificate.and_then(|certificate| certificate.identity(certificates)),
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            return certificate.and_then(|certificate| certificate.identity(certificates));
+        };
+        if let Some(identity) = remembered.proof_of(value).and_then(|proof| self.still_holds(&proof)) {
+            return identity.ok();
         }
+        let (token, generation) = bearer(value).and_then(|secret| tokens.find(secret).ok())?;
+        let identity = token.accept().ok()?;
+        remembered.keep(value, Proof::Token { token, generation });
+        Some(identity)
     }
 
     /// Whether anybody could get in: an unexpired token, a role of an identity provider, or a rule for client certificates.

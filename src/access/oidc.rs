@@ -11,6 +11,7 @@ use crate::outbound::Client;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
@@ -108,7 +109,11 @@ pub(super) struct Oidc {
 }
 
 #[derive(Default)]
-struct Keys(Vec<Key>);
+struct Keys {
+    all: Vec<Key>,
+    /// How many key sets had been read before.
+    generation: u64,
+}
 
 struct Key {
     id: Option<String>,
@@ -119,8 +124,18 @@ struct Key {
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| key.id.as_deref().unwrap_or("without an id"))).finish()
+        f.debug_list().entries(self.all.iter().map(|key| key.id.as_deref().unwrap_or("without an id"))).finish()
     }
+}
+
+/// What a token proves.
+#[derive(Debug)]
+pub(super) struct Proven {
+    pub(super) identity: Arc<Identity>,
+    /// With the leeway.
+    pub(super) expires_at: Timestamp,
+    /// Of the keys that verified it.
+    pub(super) generation: u64,
 }
 
 impl Oidc {
@@ -152,11 +167,16 @@ impl Oidc {
         text.bytes().filter(|b| *b == b'.').count() == 2
     }
 
-    /// The identity that a token proves.
+    /// How many key sets were read.
+    pub(super) fn generation(&self) -> u64 {
+        self.keys.load().generation
+    }
+
+    /// The identity that a token proves, until when, and with which generation of the keys.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`, with the reason.
-    pub(super) fn identify(&self, token: &str) -> Result<Arc<Identity>, Failure> {
+    pub(super) fn verify(&self, token: &str) -> Result<Proven, Failure> {
         let OidcConfig { issuer, audience, algorithms, leeway, name_claim, roles_claim, roles, .. } = &self.config;
         if token.len() > MAX_TOKEN {
             return Err(unauthenticated(&format!("the bearer token is longer than {MAX_TOKEN} bytes")));
@@ -217,7 +237,12 @@ impl Oidc {
         }
         let held = held_roles(&claims, roles_claim);
         let grants = roles.iter().filter(|rule| held.contains(&rule.value.as_str())).map(|rule| rule.grant.clone());
-        Ok(Arc::new(Identity { name: name.to_owned(), via: Via::Oidc, grants: grants.collect() }))
+        let identity = Identity { name: name.to_owned(), via: Via::Oidc, grants: grants.collect() };
+        // The library has checked that it is a number in the future. One that no clock reaches is never.
+        let expires = claims["exp"].as_f64().unwrap_or_default() + leeway.as_secs_f64();
+        let expires_at = SignedDuration::try_from_secs_f64(expires).ok().and_then(|d| Timestamp::from_duration(d).ok());
+        let expires_at = expires_at.unwrap_or(Timestamp::MAX);
+        Ok(Proven { identity: Arc::new(identity), expires_at, generation: keys.generation })
     }
 }
 
@@ -243,7 +268,7 @@ impl Keys {
     /// The key of a token. Without an id, the only key for this signature.
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&Key> {
         let fits = |key: &&Key| key.algorithm.is_none_or(|a| a == algorithm);
-        let mut keys = self.0.iter().filter(fits);
+        let mut keys = self.all.iter().filter(fits);
         match id {
             Some(id) => keys.find(|key| key.id.as_deref() == Some(id)),
             None => keys.next().filter(|_| keys.next().is_none()),
@@ -270,7 +295,11 @@ impl Keys {
             Some(Key { id: jwk.common.key_id.clone(), algorithm, decoding: DecodingKey::from_jwk(&jwk).ok()? })
         };
         let keys: Vec<Key> = keys.iter().filter_map(usable).take(MAX_KEYS).collect();
-        if keys.is_empty() { Err("it has no key that can be used".to_owned()) } else { Ok(Keys(keys)) }
+        if keys.is_empty() {
+            Err("it has no key that can be used".to_owned())
+        } else {
+            Ok(Keys { all: keys, generation: 0 })
+        }
     }
 }
 
@@ -316,7 +345,8 @@ fn refresh(
                     tracing::info!("the keys of the identity provider can be read again");
                 }
                 tracing::debug!(keys = ?read, "read the keys of the identity provider");
-                keys.store(Arc::new(read));
+                let generation = keys.load().generation + 1;
+                keys.store(Arc::new(Keys { generation, ..read }));
                 failed = false;
             }
             Err(error) => {
@@ -326,7 +356,7 @@ fn refresh(
         }
         // Nobody waits for it after the first time.
         let _ = first.try_send(());
-        let next = match (keys.load().0.is_empty(), failed) {
+        let next = match (keys.load().all.is_empty(), failed) {
             // Without any key nobody gets in.
             (true, _) => pace.soonest,
             (false, true) => every.min(pace.after_failure),
@@ -350,5 +380,5 @@ fn refresh(
 /// For tests: a set as text.
 #[cfg(test)]
 pub(super) fn usable_keys(text: &str) -> Result<usize, String> {
-    Keys::parse(text.as_bytes()).map(|keys| keys.0.len())
+    Keys::parse(text.as_bytes()).map(|keys| keys.all.len())
 }

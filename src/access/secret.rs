@@ -28,11 +28,19 @@ pub(super) fn of_bits(bits: [u8; 32]) -> String {
     let mut text = String::with_capacity(PREFIX.len() + RANDOM + CHECKSUM);
     text.push_str(PREFIX);
     push_digits(&mut text, bits, RANDOM);
-    let sum = crc32fast::hash(text.as_bytes());
-    let mut number = [0; 32];
-    number[28..].copy_from_slice(&sum.to_be_bytes());
-    push_digits(&mut text, number, CHECKSUM);
+    let sum = checksum(&text);
+    text.extend(sum.map(char::from));
     text
+}
+
+/// The CRC-32 of a text as digits in base 62, the lowest first.
+fn checksum(text: &str) -> [u8; CHECKSUM] {
+    let mut rest = crc32fast::hash(text.as_bytes());
+    std::array::from_fn(|_| {
+        let digit = DIGITS[rest as usize % DIGITS.len()];
+        rest /= 62;
+        digit
+    })
 }
 
 /// Adds this many digits of a number in base 62, the lowest first. 62 to the power of 43 is more than 2 to the power of 256.
@@ -55,11 +63,7 @@ pub(super) fn is_whole(text: &str) -> bool {
         return false;
     }
     let (before, sum) = text.split_at(text.len() - CHECKSUM);
-    let mut number = [0; 32];
-    number[28..].copy_from_slice(&crc32fast::hash(before.as_bytes()).to_be_bytes());
-    let mut expected = String::with_capacity(CHECKSUM);
-    push_digits(&mut expected, number, CHECKSUM);
-    expected == sum
+    checksum(before) == sum.as_bytes()
 }
 
 pub(super) fn hash(text: &str) -> Hash {

@@ -16,7 +16,7 @@ fn token(name: &str, role: Role, models: &str) -> (String, StoredToken) {
     new(name, role, models, None).make().unwrap()
 }
 
-fn new(name: &str, role: Role, models: &str, expires_at: Option<Timestamp>) -> NewToken {
+pub(super) fn new(name: &str, role: Role, models: &str, expires_at: Option<Timestamp>) -> NewToken {
     let grant = Grant { role, models: Models::of(models.split(',')).unwrap() };
     NewToken { name: name.to_owned(), grant, expires_at, created_by: "a test".to_owned() }
 }
@@ -27,7 +27,7 @@ pub(super) fn bearer(secret: &str) -> HeaderMap {
 
 #[track_caller]
 pub(super) fn refused(access: &Access, headers: &HeaderMap, words: &str) {
-    let failure = access.identify(headers, None).unwrap_err();
+    let failure = access.identify(headers, None, None).unwrap_err();
     assert_eq!(failure.code, Code::Unauthenticated);
     assert!(failure.message.contains(words), "{words:?} is not in {:?}", failure.message);
 }
@@ -37,23 +37,23 @@ fn a_token_identifies_its_holder_until_it_is_revoked() {
     let (anna, stored_anna) = token("anna", Role::Operator, "fraud-*,iris");
     let (bob, stored_bob) = token("bob", Role::Viewer, "*");
     let access = started(Config::default(), &[stored_anna.clone(), stored_bob]);
-    let identity = access.identify(&bearer(&anna), None).unwrap().expect("a caller");
+    let identity = access.identify(&bearer(&anna), None, None).unwrap().expect("a caller");
     assert_eq!((identity.name.as_str(), identity.via), ("anna", Via::Token));
     assert!(identity.may(Action::Operate, Some("fraud-eu")) && identity.may(Action::Predict, Some("iris")));
     assert!(!identity.may(Action::Operate, Some("risk")) && !identity.may(Action::Operate, None));
     assert!(!identity.may(Action::Administer, Some("iris")));
-    assert_eq!(access.identify(&bearer(&bob), None).unwrap().expect("a caller").name, "bob");
+    assert_eq!(access.identify(&bearer(&bob), None, None).unwrap().expect("a caller").name, "bob");
 
     access.reload(|| Ok::<_, Infallible>(vec![stored_anna])).unwrap();
     refused(&access, &bearer(&bob), "revoked");
-    assert!(access.identify(&bearer(&anna), None).is_ok(), "the other token stays");
+    assert!(access.identify(&bearer(&anna), None, None).is_ok(), "the other token stays");
 }
 
 #[test]
 fn wrong_credentials_are_refused_and_none_are_nobody() {
     let (secret, stored) = token("anna", Role::Viewer, "*");
     let access = started(Config::default(), &[stored]);
-    assert_eq!(access.identify(&HeaderMap::new(), None), Ok(None));
+    assert_eq!(access.identify(&HeaderMap::new(), None, None), Ok(None));
     let mut mistyped = secret.clone().into_bytes();
     mistyped[10] = if mistyped[10] == b'a' { b'b' } else { b'a' };
     for (text, words) in [
@@ -77,7 +77,7 @@ fn wrong_credentials_are_refused_and_none_are_nobody() {
     refused(&access, &twice, "more than one");
     let lower: HeaderMap =
         [(AUTHORIZATION, HeaderValue::try_from(format!("bearer   {secret}")).unwrap())].into_iter().collect();
-    assert!(access.identify(&lower, None).unwrap().is_some(), "the scheme has no case (RFC 9110)");
+    assert!(access.identify(&lower, None, None).unwrap().is_some(), "the scheme has no case (RFC 9110)");
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn the_last_use_is_kept_in_memory_and_over_a_reload() {
     let (secret, stored) = token("anna", Role::Viewer, "*");
     let access = started(Config::default(), std::slice::from_ref(&stored));
     assert_eq!((access.tokens()[0].last_used, access.take_uses()), (None, vec![]));
-    access.identify(&bearer(&secret), None).unwrap();
+    access.identify(&bearer(&secret), None, None).unwrap();
     access.reload(|| Ok::<_, Infallible>(vec![stored])).unwrap();
     let used = access.tokens()[0].last_used.expect("it was used");
     assert_eq!(access.take_uses(), [("anna".to_owned(), used)]);
@@ -131,7 +131,7 @@ fn a_stored_token_that_cannot_be_read_is_nobodys() {
 fn a_refusal_says_what_would_be_needed_and_what_the_caller_has() {
     let (secret, stored) = token("anna", Role::Viewer, "fraud-*");
     let access = started(Config::default(), &[stored]);
-    let anna = access.identify(&bearer(&secret), None).unwrap().unwrap();
+    let anna = access.identify(&bearer(&secret), None, None).unwrap().unwrap();
     let words = |refused: Result<(), Failure>| refused.unwrap_err().message;
     assert_eq!(
         words(anna.check(Action::Operate, Some("iris"))),
@@ -165,7 +165,7 @@ fn certificates_are_mapped_by_common_name_or_alternative_name() {
         subject: subject.to_owned(),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
     };
-    let of = |certificate: &ClientCertificate| access.identify(&HeaderMap::new(), Some(certificate)).unwrap();
+    let of = |certificate: &ClientCertificate| access.identify(&HeaderMap::new(), Some(certificate), None).unwrap();
     let ops = of(&with("ops", &[])).expect("mapped");
     assert_eq!((ops.name.as_str(), ops.via, ops.grants.len()), ("ops", Via::Certificate, 2));
     assert!(ops.may(Action::Approve, Some("fraud")) && !ops.may(Action::Approve, Some("iris")));
@@ -175,9 +175,12 @@ fn certificates_are_mapped_by_common_name_or_alternative_name() {
     assert!(words.contains("\"nobody\"") && words.contains("[access]"), "{words}");
     let (secret, stored) = token("anna", Role::Viewer, "*");
     let access = started(Config { certificates: vec![rule("ops", Role::Admin, "*")], oidc: None }, &[stored]);
-    let both = access.identify(&bearer(&secret), Some(&with("ops", &[]))).unwrap().unwrap();
+    let both = access.identify(&bearer(&secret), Some(&with("ops", &[])), None).unwrap().unwrap();
     assert_eq!(both.name, "anna", "a token says who uses the connection");
-    assert!(access.identify(&bearer("wrong"), Some(&with("ops", &[]))).is_err(), "a wrong token is never ignored");
+    assert!(
+        access.identify(&bearer("wrong"), Some(&with("ops", &[])), None).is_err(),
+        "a wrong token is never ignored"
+    );
 }
 
 #[test]
@@ -304,7 +307,7 @@ impl Provider {
         serde_json::json!({"keys": keys}).to_string()
     }
 
-    fn announce(&self) {
+    pub(super) fn announce(&self) {
         std::fs::write(self.file(), self.announced()).unwrap();
     }
 
@@ -327,11 +330,11 @@ impl Provider {
         }
     }
 
-    fn start(&self) -> Access {
+    pub(super) fn start(&self) -> Access {
         started(Config { certificates: Vec::new(), oidc: Some(self.config()) }, &[])
     }
 
-    fn sign(&self, id: &str, algorithm: jsonwebtoken::Algorithm, claims: &serde_json::Value) -> String {
+    pub(super) fn sign(&self, id: &str, algorithm: jsonwebtoken::Algorithm, claims: &serde_json::Value) -> String {
         let (_, _, pkcs8) = self.keys.iter().find(|(known, ..)| known == id).unwrap();
         let header = jsonwebtoken::Header { kid: Some(id.to_owned()), ..jsonwebtoken::Header::new(algorithm) };
         let key = if algorithm == jsonwebtoken::Algorithm::HS256 {
@@ -355,7 +358,7 @@ impl Provider {
     }
 }
 
-fn claims() -> serde_json::Value {
+pub(super) fn claims() -> serde_json::Value {
     let now = Timestamp::now().as_second();
     serde_json::json!({
         "iss": "https://idp.example", "aud": ["other", "sluicegate"], "sub": "1234", "exp": now + 300, "nbf": now - 5,
@@ -368,7 +371,7 @@ fn a_token_of_the_identity_provider_gives_the_roles_of_its_claims() {
     let provider = Provider::new();
     provider.announce();
     let access = provider.start();
-    let anna = access.identify(&bearer(&provider.good("one")), None).unwrap().unwrap();
+    let anna = access.identify(&bearer(&provider.good("one")), None, None).unwrap().unwrap();
     assert_eq!((anna.name.as_str(), anna.via, anna.grants.len()), ("anna@example.org", Via::Oidc, 1));
     assert!(anna.may(Action::Operate, Some("fraud-eu")) && !anna.may(Action::Operate, Some("iris")));
     let with = |member: &str, value: serde_json::Value| {
@@ -377,7 +380,7 @@ fn a_token_of_the_identity_provider_gives_the_roles_of_its_claims() {
         provider.sign("one", jsonwebtoken::Algorithm::EdDSA, &changed)
     };
     let both = with("realm", serde_json::json!({"roles": "risk ops"}));
-    let both = access.identify(&bearer(&both), None).unwrap().unwrap();
+    let both = access.identify(&bearer(&both), None, None).unwrap().unwrap();
     assert!(both.may(Action::Approve, Some("iris")) && both.may(Action::Operate, Some("fraud-1")));
     for roles in [
         serde_json::json!(null),
@@ -385,7 +388,7 @@ fn a_token_of_the_identity_provider_gives_the_roles_of_its_claims() {
         serde_json::json!({"roles": {"ops": true}}),
         serde_json::json!("ops"),
     ] {
-        let nobody = access.identify(&bearer(&with("realm", roles)), None).unwrap().unwrap();
+        let nobody = access.identify(&bearer(&with("realm", roles)), None, None).unwrap().unwrap();
         assert!(nobody.grants.is_empty() && nobody.check_somewhere(Action::View).is_err());
     }
     let now = Timestamp::now().as_second();
@@ -407,7 +410,10 @@ fn a_token_of_the_identity_provider_gives_the_roles_of_its_claims() {
     ] {
         refused(&access, &bearer(&with(member, value)), words);
     }
-    assert!(access.identify(&bearer(&with("exp", serde_json::json!(now - 30))), None).is_ok(), "within the leeway");
+    assert!(
+        access.identify(&bearer(&with("exp", serde_json::json!(now - 30))), None, None).is_ok(),
+        "within the leeway"
+    );
     assert!(access.has_credentials(false));
 }
 
@@ -458,12 +464,12 @@ fn keys_are_read_again_when_a_token_names_an_unknown_one_and_stay_when_that_fail
     let mut provider = Provider::new();
     provider.announce();
     let access = provider.start();
-    assert!(access.identify(&bearer(&provider.good("one")), None).is_ok());
+    assert!(access.identify(&bearer(&provider.good("one")), None, None).is_ok());
     std::fs::write(provider.file(), "{").unwrap();
     provider.add("two");
     let new = provider.good("two");
     refused(&access, &bearer(&new), "key \"two\", which is unknown");
-    assert!(access.identify(&bearer(&provider.good("one")), None).is_ok(), "the keys stay as they were");
+    assert!(access.identify(&bearer(&provider.good("one")), None, None).is_ok(), "the keys stay as they were");
     assert_eq!(
         oidc::usable_keys("{"),
         Err("it is not JSON: EOF while parsing an object at line 1 column 1".to_owned())
@@ -478,7 +484,7 @@ fn keys_are_read_again_when_a_token_names_an_unknown_one_and_stay_when_that_fail
     assert_eq!(oidc::usable_keys(&mixed), Ok(2), "unknown kinds hide nothing, and shared secrets are no keys");
     provider.announce();
     let until = std::time::Instant::now() + Duration::from_secs(30);
-    while access.identify(&bearer(&new), None).is_err() {
+    while access.identify(&bearer(&new), None, None).is_err() {
         assert!(std::time::Instant::now() < until, "the new key is found");
         std::thread::park_timeout(Duration::from_millis(20));
     }

@@ -23,7 +23,7 @@ fn start(provider: &Provider, url: String, ca: Option<std::path::PathBuf>, pace:
 }
 
 fn knows(access: &Access, token: &str) -> bool {
-    access.identify(&bearer(token), None).is_ok()
+    access.identify(&bearer(token), None, None).is_ok()
 }
 
 #[track_caller]

@@ -10,7 +10,7 @@ use crate::model::Failure;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 
@@ -22,12 +22,14 @@ type Snapshot = HashMap<[u8; 8], Vec<Arc<Token>>>;
 #[derive(Debug)]
 pub(super) struct Tokens {
     current: ArcSwap<Snapshot>,
+    /// Increased after each change of `current`, so that what was proved before it is proved again.
+    generation: AtomicU64,
     /// Held while the tokens are read and replaced.
     reloading: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct Token {
+pub(super) struct Token {
     hash: Hash,
     identity: Arc<Identity>,
     grant: Grant,
@@ -115,36 +117,32 @@ impl NewToken {
 impl Tokens {
     pub(super) fn new(stored: &[StoredToken]) -> Tokens {
         let current = ArcSwap::from_pointee(snapshot(stored, &Snapshot::new()));
-        Tokens { current, reloading: Mutex::new(()) }
+        Tokens { current, generation: AtomicU64::new(0), reloading: Mutex::new(()) }
     }
 
-    /// The identity of the holder of a secret.
+    /// The token with this secret, and the generation of the tokens that has it.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`.
-    pub(super) fn identify(&self, secret: &str) -> Result<Arc<Identity>, Failure> {
+    pub(super) fn find(&self, secret: &str) -> Result<(Arc<Token>, u64), Failure> {
         if !secret::is_whole(secret) {
             return Err(unauthenticated(
                 "the bearer token is not one of this server: it was cut, mistyped, or belongs to another program",
             ));
         }
         let hash = secret::hash(secret);
+        // Before the tokens are read: if they change in between, the token counts as one of the older generation, and is looked up again.
+        let generation = self.generation();
         let current = self.current.load();
         let token = current.get(&key(&hash)).into_iter().flatten().find(|token| token.hash.ct_eq(&hash).into());
-        let Some(token) = token else {
-            return Err(unauthenticated("the token is unknown: it was revoked, or another server made it"));
-        };
-        let now = Timestamp::now();
-        if token.expires_at.is_some_and(|at| at <= now) {
-            let message = format!("the token {:?} has expired; an admin can make another one", token.identity.name);
-            return Err(unauthenticated(&message));
+        match token {
+            Some(token) => Ok((Arc::clone(token), generation)),
+            None => Err(unauthenticated("the token is unknown: it was revoked, or another server made it")),
         }
-        // Written once a second at most, so that threads do not take the line of memory from each other.
-        if token.last_used.load(Ordering::Relaxed) != now.as_second() {
-            token.last_used.store(now.as_second(), Ordering::Relaxed);
-            token.used.store(true, Ordering::Relaxed);
-        }
-        Ok(Arc::clone(&token.identity))
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     pub(super) fn any_valid(&self) -> bool {
@@ -162,6 +160,7 @@ impl Tokens {
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let next = snapshot(&read()?, &self.current.load());
         self.current.store(Arc::new(next));
+        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -180,6 +179,24 @@ impl Tokens {
 }
 
 impl Token {
+    /// The holder of the token, which was used now.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` when it has expired.
+    pub(super) fn accept(&self) -> Result<Arc<Identity>, Failure> {
+        let now = Timestamp::now();
+        if self.expires_at.is_some_and(|at| at <= now) {
+            let message = format!("the token {:?} has expired; an admin can make another one", self.identity.name);
+            return Err(unauthenticated(&message));
+        }
+        // Written once a second at most, so that threads do not take the line of memory from each other.
+        if self.last_used.load(Ordering::Relaxed) != now.as_second() {
+            self.last_used.store(now.as_second(), Ordering::Relaxed);
+            self.used.store(true, Ordering::Relaxed);
+        }
+        Ok(Arc::clone(&self.identity))
+    }
+
     fn last_used(&self) -> Option<Timestamp> {
         let seconds = self.last_used.load(Ordering::Relaxed);
         Timestamp::from_second(seconds).ok().filter(|_| seconds != 0)

@@ -65,7 +65,7 @@ async fn allowed(needs: &Needs, parts: &mut Parts) -> Result<Option<Caller>, Fai
         return Ok(None);
     }
     let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
-    let identity = match admin.access.identify(&parts.headers, certificate)? {
+    let identity = match admin.access.identify(&parts.headers, certificate, None)? {
         Some(identity) => identity,
         None if admin.require_token => return Err(credentials_needed(certificate)),
         None => Arc::new(Identity::unproven(claimed_name(parts)?)),

@@ -6,7 +6,7 @@ use super::endpoint::Endpoint;
 use super::io_health::IoThreads;
 use super::peers::Peers;
 use super::workers::Workers;
-use crate::access::{ClientCertificate, Identity, Permission, Scope, credentials_needed};
+use crate::access::{ClientCertificate, Identity, Permission, Remembered, Scope, credentials_needed};
 use crate::budget::Budget;
 use crate::callers::Callers;
 use crate::explain::Explainer;
@@ -229,7 +229,7 @@ impl DataPlane {
         self.predict_in_flight.0.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller may use the endpoint, and who it is where it proved that.
+    /// Whether the caller may use the endpoint, and who it is where it proved that. `remembered`: what its connection proved last.
     ///
     /// # Errors
     /// `UNAUTHENTICATED` without credentials or with wrong ones; `FORBIDDEN` when they do not allow it. Neither where no credentials are
@@ -238,6 +238,7 @@ impl DataPlane {
         &self,
         endpoint: &Endpoint<'_>,
         parts: &Parts,
+        remembered: &Remembered,
     ) -> Result<Option<Arc<Identity>>, Failure> {
         let Doors { access, require_token, .. } = &self.doors;
         let (permission, model) = endpoint.permission();
@@ -246,9 +247,11 @@ impl DataPlane {
         }
         let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
         if !require_token {
-            return Ok(access.name_of(&parts.headers, certificate));
+            return Ok(access.name_of(&parts.headers, certificate, remembered));
         }
-        let identity = access.identify(&parts.headers, certificate)?.ok_or_else(|| credentials_needed(certificate))?;
+        let identity = access
+            .identify(&parts.headers, certificate, Some(remembered))?
+            .ok_or_else(|| credentials_needed(certificate))?;
         match permission {
             Permission::Open | Permission::AnyIdentity => Ok(()),
             Permission::To(action, Scope::Model) => identity.check(action, model),

@@ -11,7 +11,7 @@ use super::io_health::Heart;
 use super::peers::{Peer, network};
 use super::predict::Protocol;
 use super::{explain, feedback, info, predict};
-use crate::access::Identity;
+use crate::access::{Identity, Remembered};
 use crate::budget::{Account, Hold};
 use crate::callers;
 use crate::model::{Code, Failure, RequestId};
@@ -42,6 +42,8 @@ pub(super) struct Caller {
     by_address: Arc<callers::Caller>,
     /// The caller of the last request that proved a name: most connections have one.
     by_name: Mutex<Option<(Arc<Identity>, Arc<callers::Caller>)>>,
+    /// What the credentials of the last request proved.
+    remembered: Remembered,
 }
 
 impl Caller {
@@ -55,7 +57,8 @@ impl Caller {
         let account = plane.budget.connection(Some(address));
         let by_address = plane.callers().get(callers::Key::Address(network(address)), Instant::now());
         let (heart, by_name) = (Arc::clone(heart), Mutex::new(None));
-        Caller { peer: plane.peers.of(address), account, heart, by_address, by_name, plane, activity }
+        let remembered = Remembered::default();
+        Caller { peer: plane.peers.of(address), account, heart, by_address, by_name, remembered, plane, activity }
     }
 
     /// The caller of a request, by name where it proved one.
@@ -116,7 +119,7 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
         .map_err(Refused::from)
         .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()))
         .and_then(|endpoint| {
-            let identity = plane.check_caller(&endpoint, parts)?;
+            let identity = plane.check_caller(&endpoint, parts, &body.caller.remembered)?;
             let sender = Sender::new(body.caller.caller_of(identity, received), &parts.headers)?;
             Ok((endpoint, sender))
         });
