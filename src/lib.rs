@@ -14,6 +14,7 @@ pub mod codec;
 pub mod columns;
 mod compare;
 pub mod config;
+mod console;
 mod dataset;
 pub mod drift;
 pub mod execute;
@@ -21,6 +22,7 @@ mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod heads;
+mod history;
 pub(crate) mod http;
 mod ledger;
 mod lifecycle;

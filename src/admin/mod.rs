@@ -1,6 +1,6 @@
 //! admin: the HTTP API for operators: status, traffic, rollouts, history, audit, metrics.
 //!
-//! - [`router`] is the whole API. Its caller decides on which port and thread it is served. The thread must be one of its own, because
+//! - [`router_with`] is the whole API. Its caller decides on which port and thread it is served. The thread must be one of its own, because
 //!   handlers may block on the file system.
 //! - Reads answer from one published snapshot. Changes go through [`crate::lifecycle::Handle`] or [`Rollouts`] and are answered once
 //!   they are durable and published. They are completed even if the client disconnects.
@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), execute (how runs are placed), columns, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -28,6 +28,7 @@ mod drift;
 mod error;
 mod execution;
 mod extract;
+mod figures;
 mod guard;
 mod headers;
 mod history;
@@ -59,6 +60,7 @@ use crate::access::Access;
 use crate::alerts::Alerts;
 use crate::callers::Callers;
 use crate::execute;
+use crate::history::History;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
 use crate::quality::Quality;
@@ -77,6 +79,8 @@ pub(crate) struct Admin {
     pub(crate) rollouts: Rollouts,
     /// Figures of shadows.
     pub(crate) figures: Figures,
+    /// Figures over time.
+    pub(crate) history: History,
     /// Figures from feedback.
     pub(crate) quality: Quality,
     /// The prediction log, for its status.
@@ -139,6 +143,19 @@ impl std::fmt::Debug for Admin {
 }
 
 /// The whole API.
+#[cfg(test)]
 pub(crate) fn router(admin: Admin) -> axum::Router {
-    routes::build(&Arc::new(admin))
+    let Ok(router) = router_with(admin, Ok::<_, std::convert::Infallible>);
+    router
+}
+
+/// The whole API, with what `beside` adds on its port. `beside` is given the API without the checks of browsers' requests (`guard.rs`); they come before both.
+///
+/// # Errors
+/// Those of `beside`.
+pub(crate) fn router_with<E>(
+    admin: Admin,
+    beside: impl FnOnce(axum::Router) -> Result<axum::Router, E>,
+) -> Result<axum::Router, E> {
+    routes::build(&Arc::new(admin), beside)
 }

@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, drift, execution, history, lineage, models, outcomes, probes, push, quality, rollout,
-    shadows, tokens, traffic, triton,
+    alerts, approvals, callers, drift, execution, figures, history, lineage, models, outcomes, probes, push, quality,
+    rollout, shadows, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -35,6 +35,8 @@ use utoipa::OpenApi;
         alerts::silences,
         alerts::silence,
         alerts::end_silence,
+        figures::list,
+        figures::show,
         tokens::list,
         tokens::create,
         tokens::revoke,

@@ -4,8 +4,8 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, alerts, approvals, callers, drift, execution, guard, headers, history, lineage, models, openapi, outcomes,
-    probes, push, quality, rollout, shadows, tokens, traffic, triton,
+    Admin, alerts, approvals, callers, drift, execution, figures, guard, headers, history, lineage, models, openapi,
+    outcomes, probes, push, quality, rollout, shadows, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -40,6 +40,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/metrics", To(View, Everything), probes::metrics),
         get("/openapi.json", Open, openapi::document),
         get("/api/v1/whoami", AnyIdentity, tokens::whoami),
+        get("/api/v1/figures", To(View, Listed), figures::list),
+        get("/api/v1/models/{model}/figures", To(View, Model), figures::show),
         get("/api/v1/callers", To(View, Everything), callers::list),
         get("/api/v1/alerts", To(View, Listed), alerts::list),
         post("/api/v1/alerts:test", To(Operate, Everything), alerts::test),
@@ -107,7 +109,8 @@ fn put<T: 'static>(path: &'static str, permission: Permission, handler: impl Han
 /// The methods of one path for each of its verbs; `None` is the path without a verb.
 type Verbs = Vec<(Option<&'static str>, MethodRouter)>;
 
-pub(super) fn build(admin: &Arc<Admin>) -> Router {
+/// `beside` adds what stands beside the API on its port, and asks the API it is given.
+pub(super) fn build<E>(admin: &Arc<Admin>, beside: impl FnOnce(Router) -> Result<Router, E>) -> Result<Router, E> {
     let mut paths: BTreeMap<&'static str, Verbs> = BTreeMap::new();
     for endpoint in endpoints() {
         // After a parameter, axum would read the verb as part of the value. After a fixed segment it is an ordinary part of the path.
@@ -126,8 +129,9 @@ pub(super) fn build(admin: &Arc<Admin>) -> Router {
     for (path, verbs) in paths {
         router = router.route(path, dispatch(verbs));
     }
-    let router = router.fallback(not_found).layer(from_fn_with_state(Arc::clone(admin), guard::check));
-    router.layer(map_response(headers::add))
+    let router = beside(router.fallback(not_found))?;
+    let router = router.layer(from_fn_with_state(Arc::clone(admin), guard::check));
+    Ok(router.layer(map_response(headers::add)))
 }
 
 /// Routes by the verb after the last `:` of the path. Patterns of axum cannot express that.

@@ -77,19 +77,7 @@ pub(super) async fn replace(
     }
     let proposal = read_proposal(&value, duplicates)?;
     check_break_glass(proposal.break_glass, &caller, &model)?;
-    let if_match = match if_match {
-        IfMatch::Absent => None,
-        IfMatch::Revisions(revisions) => Some(revisions),
-        // A model that has a document keeps one, so the manager need not check this again.
-        IfMatch::Any => {
-            if target.entry(&admin.reader.snapshot())?.document().is_none() {
-                let message =
-                    format!("if-match: * requires an existing traffic document, and model {model} has none yet");
-                return Err(Failure::new(Code::PreconditionFailed, message).into());
-            }
-            None
-        }
-    };
+    let if_match = revisions(&admin, &target, if_match)?;
     let rollout = active_rollout(&admin, &model).await;
     let before = target.entry(&admin.reader.snapshot()).ok().and_then(|entry| entry.document().cloned());
     let published = admin.handle.put_traffic(model.clone(), proposal, if_match, actor).await?;
@@ -100,6 +88,26 @@ pub(super) async fn replace(
     traffic.moves = moves;
     traffic.ends_rollout = rollout.filter(|rollout| rollout.is_ended_by(published.revision));
     Ok(with_etag(traffic, published.revision))
+}
+
+/// The revisions of which one must be in force. `None`: any.
+fn revisions(admin: &Admin, target: &Target, if_match: IfMatch) -> Result<Option<Vec<u64>>, ErrorResponse> {
+    match if_match {
+        IfMatch::Absent => Ok(None),
+        IfMatch::Revisions(revisions) => Ok(Some(revisions)),
+        // A model that has a document keeps one, so the manager need not check this again.
+        IfMatch::Any => {
+            let snapshot = admin.reader.snapshot();
+            let entry = target.entry(&snapshot)?;
+            if entry.document().is_none() {
+                let model = entry.name();
+                let message =
+                    format!("if-match: * requires an existing traffic document, and model {model} has none yet");
+                return Err(Failure::new(Code::PreconditionFailed, message).into());
+            }
+            Ok(None)
+        }
+    }
 }
 
 /// Only an admin of the model may override a missing approval.
@@ -162,7 +170,10 @@ fn with_etag(traffic: Traffic, revision: u64) -> impl IntoResponse {
 /// `model.toml`.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}:promote", tag = "traffic",
-    params(("model" = String, Path)),
+    params(
+        ("model" = String, Path),
+        ("if-match" = Option<String>, Header, description = "The etag of the traffic document that was looked at, several of them, or *"),
+    ),
     request_body = PromoteRequest,
     responses(
         (status = 200, description = "Promoted; for a dry run, what would change", body = PromotionResponse),
@@ -170,11 +181,13 @@ fn with_etag(traffic: Traffic, revision: u64) -> impl IntoResponse {
         (status = 404, description = "No such model or version", body = Problem),
         (status = 409, description = "The version is not ready, its signature would break callers, or it fails a gate (a dry run with a \
                                       failed gate is 200)", body = Problem),
+        (status = 412, description = "The document in force is not one of those in if-match", body = Problem),
     )
 )]
 pub(super) async fn promote(
     State(admin): State<Arc<Admin>>,
     target: Target,
+    if_match: IfMatch,
     Caller(caller): Caller,
     Operator(actor): Operator,
     body: JsonBody,
@@ -183,8 +196,9 @@ pub(super) async fn promote(
     let PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass } =
         PromoteRequest::read(body)?;
     check_break_glass(break_glass, &caller, &model)?;
+    let if_match = revisions(&admin, &target, if_match)?;
     let rollout = active_rollout(&admin, &model).await;
-    let promote = Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, actor };
+    let promote = Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, actor };
     let promotion = admin.handle.promote(model, promote).await?;
     Ok(Json(PromotionResponse::of(promotion, dry_run, rollout)))
 }
@@ -196,7 +210,10 @@ pub(super) async fn promote(
 /// loaded are loaded first; the response lists them.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}:rollback", tag = "traffic",
-    params(("model" = String, Path)),
+    params(
+        ("model" = String, Path),
+        ("if-match" = Option<String>, Header, description = "The etag of the traffic document that was looked at, several of them, or *"),
+    ),
     request_body = RollbackRequest,
     responses(
         (status = 200, description = "Rolled back; for a dry run, what would change", body = RollbackResponse),
@@ -204,11 +221,13 @@ pub(super) async fn promote(
         (status = 404, description = "No model has this name, or it has no such revision", body = Problem),
         (status = 409, description = "There is no earlier document, the last change is already undone, the document is in force, a \
                                       version it names cannot be made ready, or one needs an approval", body = Problem),
+        (status = 412, description = "The document in force is not one of those in if-match", body = Problem),
     )
 )]
 pub(super) async fn rollback(
     State(admin): State<Arc<Admin>>,
     target: Target,
+    if_match: IfMatch,
     Operator(actor): Operator,
     Caller(caller): Caller,
     body: JsonBody,
@@ -216,8 +235,9 @@ pub(super) async fn rollback(
     let model = target.model()?;
     let RollbackRequest { reason, to_revision, dry_run, break_glass } = RollbackRequest::read(body)?;
     check_break_glass(break_glass, &caller, &model)?;
+    let if_match = revisions(&admin, &target, if_match)?;
     let rollout = active_rollout(&admin, &model).await;
-    let request = Rollback { to_revision, reason, dry_run, break_glass, actor };
+    let request = Rollback { to_revision, reason, dry_run, break_glass, if_match, actor };
     let rolled_back = admin.handle.rollback(model, request).await?;
     Ok(Json(RollbackResponse::of(rolled_back, dry_run, rollout)))
 }

@@ -7,10 +7,13 @@ use super::threads::StuckVersions;
 use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::config::Config;
+use crate::console;
+use crate::history::{Arm, Sample};
 use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, Secure, serve_connection};
 use crate::lifecycle::Handle;
 use crate::quality::Quality;
 use crate::record::Log;
+use crate::registry::{Entry, Reader, Served};
 use crate::shadow::Shadows;
 use crate::telemetry::{QualityFigures, Telemetry, names};
 use crate::tls::Tls;
@@ -71,6 +74,20 @@ pub(super) fn memory(
     })
 }
 
+/// Reads the counts of all arms, for the history of figures.
+pub(super) fn samples(reader: Reader) -> impl Fn() -> Vec<Sample> + Send + 'static {
+    let sample = |entry: &Entry, served: &Arc<Served>| {
+        let (model, version) = (entry.name().clone(), served.loaded.version);
+        let of = Arm { model, version, name: served.arm().to_string() };
+        let (revision, requests) = (entry.revision(), served.metrics.requests());
+        Sample { of, revision, requests, evidence: served.metrics.evidence() }
+    };
+    move || {
+        let snapshot = reader.snapshot();
+        snapshot.models().flat_map(|entry| entry.arms().iter().map(|served| sample(entry, served))).collect()
+    }
+}
+
 /// The limits of an admin connection. `memory`: the bytes that requests may hold.
 pub(super) fn connection_limits(config: &http::Config, memory: usize) -> ConnectionLimits {
     ConnectionLimits {
@@ -113,7 +130,8 @@ impl Control {
         let uses = TokenUses { access: plane.access.clone(), handle: plane.handle.clone() };
         let stuck = StuckVersions::new(plane.reader.clone(), plane.handle.clone(), &telemetry);
         let threads = Arc::clone(&plane.threads);
-        let router = admin::router(plane);
+        let is_secure = tls.admin.is_some();
+        let router = admin::router_with(plane, |api| console::pages(api, is_secure))?;
         let secure = |tls: &Arc<Tls>| Secure::new(Arc::clone(tls), "admin", telemetry.process(), MAX_CONNECTIONS);
         let secure = tls.admin.as_ref().map(secure);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {

@@ -51,6 +51,7 @@ use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::execute::{self, Executor};
 use crate::heads::Heads;
+use crate::history::{self, History};
 use crate::http::{self, DataPlane, Doors, Server};
 use crate::lifecycle;
 use crate::machine::{self, Available, Machine, OpenFiles};
@@ -139,6 +140,7 @@ pub struct App {
     retention: retention::Retention,
     heads: Heads,
     alerts: alerts::Stop,
+    history: history::Stop,
     prediction_log: drift::CountedLog,
     phase: tokio::sync::watch::Sender<Phase>,
     /// The supervisor, where there is one.
@@ -199,14 +201,12 @@ impl App {
         let executor = Executor::start(&execution).map_err(start("the inference workers"))?;
         let http_config = http_config_that_fits(config, io);
         let shadow_config = shadow_config(config, shadow_threads);
-        let shadows = Shadows::start(shadow_config, figures.clone(), reader.clone(), Some(prediction_log.clone()))
-            .map_err(start("the shadow threads"))?;
-        let gateway = Gateway::new(reader.clone(), executor, shadows.clone(), Some(prediction_log.clone()))
-            .with_breakers(config.breaker);
+        let (gateway, shadows) = start_gateway(shadow_config, &figures, &reader, &prediction_log, executor)?;
         let callers = Callers::new(config.callers.with_places(config.server.max_in_flight));
         let doors = Doors { access: access.clone(), require_token: config.server.require_token, callers };
-        let data_plane = DataPlane::new(gateway, &http_config, doors, requests, &telemetry)
-            .map_err(start("the threads for large bodies"))?;
+        let data_plane =
+            DataPlane::new(gateway.with_breakers(config.breaker), &http_config, doors, requests, &telemetry)
+                .map_err(start("the threads for large bodies"))?;
         let tls = Certificates::load(config, &telemetry)?;
         let server = Server::start(data_listener, &http_config, &data_plane, &telemetry, tls.data.clone())
             .map_err(start("the data plane"))?;
@@ -220,6 +220,7 @@ impl App {
         let heads = Heads::start(&config.audit, ledger_reader.clone(), &telemetry)
             .map_err(start("the heads of the audit trail"))?;
         let (phase, phases) = tokio::sync::watch::channel(Phase::Serving);
+        let (history, history_stop) = start_history(config, &reader)?;
         let plane = admin::Admin {
             threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
             memory: control::memory(Arc::clone(&data_plane), shadows.clone(), prediction_log.clone(), config),
@@ -227,6 +228,7 @@ impl App {
             execution,
             rollouts: rollouts.clone(),
             figures,
+            history,
             quality,
             log: prediction_log,
             handle,
@@ -243,11 +245,10 @@ impl App {
             alerts: alerts::Alerts::idle(&telemetry),
         };
         let (plane, alerts) = watch::start(config, &machine, plane, &tls).map_err(start("the alerts"))?;
-        let limits = control::connection_limits(&http_config, data_plane.budget().limit());
         let control = control::Control::start(
             admin_listener,
             plane,
-            limits,
+            control::connection_limits(&http_config, data_plane.budget().limit()),
             telemetry,
             Arc::clone(&data_plane),
             tls.clone(),
@@ -266,6 +267,7 @@ impl App {
             retention,
             heads,
             alerts,
+            history: history_stop,
             prediction_log: log_stop,
             phase,
             parent,
@@ -333,6 +335,7 @@ impl App {
             retention,
             heads,
             alerts,
+            history,
             prediction_log,
             phase,
             parent: _,
@@ -368,6 +371,7 @@ impl App {
         shadows.stop();
         // Nothing offers records any more: the queue is written, and sealed if there is time.
         prediction_log.stop(left);
+        history.stop(left());
         control.stop(left());
         retention.stop(left());
         // A version that is held by a run that does not end cannot be unloaded.
@@ -379,6 +383,24 @@ impl App {
         tracing::info!(drained, "stopped");
         drained
     }
+}
+
+fn start_history(config: &Config, reader: &registry::Reader) -> Result<(History, history::Stop), StartError> {
+    History::start(&config.data.dir, control::samples(reader.clone()))
+        .map_err(|source| StartError::Start { what: "the history of figures", source })
+}
+
+/// The life of requests, and the copies of them for shadows.
+fn start_gateway(
+    config: shadow::Config,
+    figures: &shadow::Figures,
+    reader: &registry::Reader,
+    log: &Log,
+    executor: Executor,
+) -> Result<(Gateway, Shadows), StartError> {
+    let shadows = Shadows::start(config, figures.clone(), reader.clone(), Some(log.clone()))
+        .map_err(|source| StartError::Start { what: "the shadow threads", source })?;
+    Ok((Gateway::new(reader.clone(), executor, shadows.clone(), Some(log.clone())), shadows))
 }
 
 /// The settings of the manager.

@@ -28,6 +28,8 @@ pub struct Promote {
     pub gates: Option<Gates>,
     /// Promote although nobody approved the version. For admins.
     pub break_glass: bool,
+    /// One of these revisions must be in force. `None`: any.
+    pub if_match: Option<Vec<u64>>,
     pub actor: Actor,
 }
 
@@ -62,6 +64,8 @@ pub struct Rollback {
     pub dry_run: bool,
     /// Go back although nobody approved a version that would answer again. For admins.
     pub break_glass: bool,
+    /// One of these revisions must be in force. `None`: any.
+    pub if_match: Option<Vec<u64>>,
     pub actor: Actor,
 }
 

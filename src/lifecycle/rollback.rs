@@ -7,7 +7,7 @@ use super::handle::{Rollback, RolledBack};
 use super::journal;
 use super::model_record::{Model, PendingRollback, check_model_loaded, conflict, not_ready};
 use super::services::Services;
-use super::traffic::TrafficChange;
+use super::traffic::{TrafficChange, check_revision};
 use crate::ledger::Action;
 use crate::model::{Code, Failure, Version};
 use crate::registry::State;
@@ -21,6 +21,7 @@ impl Services {
         model: &mut Model,
         request: Rollback,
     ) -> Result<Box<PendingRollback>, Failure> {
+        check_revision(model, request.if_match.as_deref())?;
         let (restored, document) = self.document_to_restore(model, request.to_revision)?;
         // An operator asked, so failed versions are tried again at once.
         for version in document.named() {
@@ -35,6 +36,7 @@ impl Services {
 
     /// What a rollback would do. Changes nothing.
     pub(super) fn try_rollback(&self, model: &Model, request: &Rollback) -> Result<RolledBack, Failure> {
+        check_revision(model, request.if_match.as_deref())?;
         let (restored, after) = self.document_to_restore(model, request.to_revision)?;
         let unapproved = self.unapproved(model, &after, &request.actor);
         if !unapproved.is_empty() && !request.break_glass {

@@ -77,11 +77,22 @@ impl TrafficChange {
     }
 }
 
+/// Whether one of these revisions is in force. `None`: any may be.
+pub(super) fn check_revision(model: &Model, if_match: Option<&[u64]>) -> Result<(), Failure> {
+    let revision = model.stored.revision;
+    if if_match.is_none_or(|revisions| revisions.contains(&revision)) {
+        return Ok(());
+    }
+    let words = format!("the traffic document is at revision {revision} now; read it again and decide again");
+    Err(Failure::new(Code::PreconditionFailed, words))
+}
+
 impl Services {
     // === operators ===
 
     pub(super) fn promote(&mut self, model: &mut Model, request: Promote) -> Result<Promotion, Failure> {
-        let Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, actor } = request;
+        let Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, actor } = request;
+        check_revision(model, if_match.as_deref())?;
         if model.stored.retired.is_none() {
             check_model_loaded(model)?;
         }
@@ -160,10 +171,7 @@ impl Services {
     ) -> Result<Published, Failure> {
         let Proposal { document, allow_signature_change, break_glass } = proposal;
         let revision = model.stored.revision;
-        if if_match.is_some_and(|etags| !etags.contains(&revision)) {
-            let words = format!("the traffic document is at revision {revision} now; read it again and decide again");
-            return Err(Failure::new(Code::PreconditionFailed, words));
-        }
+        check_revision(model, if_match)?;
         check_model_loaded(model)?;
         let (next, _) = stored_form(&document)?;
         check(model, &next, allow_signature_change)?;

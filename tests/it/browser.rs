@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-fn browser() -> Option<PathBuf> {
+pub(crate) fn browser() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("SLUICEGATE_TEST_BROWSER") {
         return Some(named.into());
     }
@@ -29,7 +29,7 @@ fn browser() -> Option<PathBuf> {
 }
 
 /// What a page looks like once its scripts have run, and what the browser printed about errors.
-fn open(browser: &Path, options: &[&str], url: &str) -> (String, String) {
+pub(crate) fn open(browser: &Path, options: &[&str], url: &str) -> (String, String) {
     let profile = TempDir::new().unwrap();
     let mut child = Command::new(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])

@@ -16,6 +16,7 @@ mod browser;
 mod chaos;
 
 mod cli;
+mod console;
 mod dataset;
 mod deploy;
 mod drain;

@@ -147,6 +147,7 @@ impl Fixture {
         let limits = callers::Limits { max_in_flight: 9, rate: None, burst: None };
         let router = router(Admin {
             quality: quality.clone(),
+            history: crate::history::History::default(),
             log,
             reader: reader.clone(),
             rollouts,

@@ -135,7 +135,14 @@ fn the_actor_comes_from_the_header_and_is_local_without_it() {
     let asked = |actor: &str| {
         let rollback = {
             let actor = Actor(actor.to_owned());
-            let ask = Rollback { to_revision: None, reason: "r".to_owned(), dry_run: false, break_glass: false, actor };
+            let ask = Rollback {
+                to_revision: None,
+                reason: "r".to_owned(),
+                dry_run: false,
+                break_glass: false,
+                if_match: None,
+                actor,
+            };
             Asked::Rollback { model: name("fraud"), ask }
         };
         (200, Some(rollback))

@@ -149,6 +149,7 @@ fn a_promote_returns_from_to_and_revision() {
             allow_signature_change,
             gates: None,
             break_glass: false,
+            if_match: None,
             actor: Actor("local".to_owned()),
         },
     };

@@ -160,7 +160,7 @@ fn an_admin_breaks_the_glass_and_everybody_sees_it() {
     assert!(format!("{refused:?}").contains("version 2 of model m needs an approval"), "{refused:?}");
     assert_eq!(fixture.predict("m").unwrap(), 1);
     let (reason, actor) = ("fire".to_owned(), Actor("root".to_owned()));
-    let request = Rollback { to_revision: None, reason, dry_run: true, break_glass: true, actor };
+    let request = Rollback { to_revision: None, reason, dry_run: true, break_glass: true, if_match: None, actor };
     wait(fixture.handle.rollback(name("m"), request.clone())).unwrap();
     assert_eq!(fixture.predict("m").unwrap(), 1, "a dry run changes nothing");
     wait(fixture.handle.rollback(name("m"), Rollback { dry_run: false, ..request })).unwrap();

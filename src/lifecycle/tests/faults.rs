@@ -257,7 +257,14 @@ fn a_request_is_carried_out_when_its_caller_is_gone() {
     fixture.workspace.gate.close(&fixture.workspace.version_dir("m", 1));
     send_and_leave(handle.rollback(
         name("m"),
-        Rollback { to_revision: None, reason: String::new(), dry_run: false, break_glass: false, actor: ann() },
+        Rollback {
+            to_revision: None,
+            reason: String::new(),
+            dry_run: false,
+            break_glass: false,
+            if_match: None,
+            actor: ann(),
+        },
     ));
     fixture.wait_state("m", 1, State::Loading);
     fixture.workspace.gate.open();
@@ -293,6 +300,7 @@ fn requests_that_wait_are_refused_when_the_server_stops() {
                         reason: String::new(),
                         dry_run: false,
                         break_glass: false,
+                        if_match: None,
                         actor: ann(),
                     },
                 ))

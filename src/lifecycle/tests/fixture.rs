@@ -261,10 +261,10 @@ impl Fixture {
         dry_run: bool,
     ) -> Result<super::super::RolledBack, Failure> {
         let reason = "back".to_owned();
-        wait(
-            self.handle
-                .rollback(name(model), Rollback { to_revision, reason, dry_run, break_glass: false, actor: ann() }),
-        )
+        wait(self.handle.rollback(
+            name(model),
+            Rollback { to_revision, reason, dry_run, break_glass: false, if_match: None, actor: ann() },
+        ))
     }
 
     pub fn load(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
@@ -292,6 +292,7 @@ pub fn promote(v: u64) -> Promote {
         allow_signature_change: false,
         gates: None,
         break_glass: false,
+        if_match: None,
         actor: ann(),
     }
 }

@@ -119,7 +119,14 @@ fn a_rollback_goes_back_one_change_and_two_cancel_each_other() {
 }
 
 fn back() -> Rollback {
-    Rollback { to_revision: None, reason: "back".to_owned(), dry_run: false, break_glass: false, actor: ann() }
+    Rollback {
+        to_revision: None,
+        reason: "back".to_owned(),
+        dry_run: false,
+        break_glass: false,
+        if_match: None,
+        actor: ann(),
+    }
 }
 
 #[test]

@@ -142,6 +142,15 @@ impl Gateway {
         self.send(method, &format!("http://{}{path}", self.admin()), &headers, Some(body.to_string().as_bytes()))
     }
 
+    /// Sends a form, as a browser does, and follows where the answer leads.
+    pub fn admin_form(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let escaped =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let body: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        self.send("POST", &format!("http://{}{path}", self.admin()), &headers, Some(body.join("&").as_bytes()))
+    }
+
     pub fn admin_put_bytes(&self, path: &str, body: &[u8]) -> Answer {
         self.send("PUT", &format!("http://{}{path}", self.admin()), &[], Some(body))
     }

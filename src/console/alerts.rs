@@ -1,0 +1,62 @@
+//! What is wrong, since when, and what to do.
+
+use super::{Asked, NoPage, Visitor, show};
+use axum::extract::Query;
+use axum::response::Response;
+use maud::{Markup, html};
+use serde_json::Value;
+
+const ROWS: usize = 200;
+
+pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Response, NoPage> {
+    let model = asked.get("model").map_or("", |text| text.trim());
+    let path = if model.is_empty() {
+        "/api/v1/alerts".to_owned()
+    } else {
+        format!("/api/v1/alerts?model={}", show::escaped(model))
+    };
+    let alerts = visitor.get(&path).await?;
+    let is = |alert: &Value, state: &str| alert["state"] == state;
+    let all = alerts["alerts"].as_array().cloned().unwrap_or_default();
+    let (firing, others): (Vec<Value>, Vec<Value>) = all.into_iter().partition(|alert| is(alert, "firing"));
+    let content = html! {
+        h1 { "Alerts" }
+        @if !model.is_empty() { p { "Of model " (show::text(model, 130)) ". " a href="/alerts" { "All alerts" } } }
+        div data-live="alerts" {
+            @if firing.is_empty() { p .good { "Nothing is wrong that an alert knows of." } }
+            (list(&serde_json::json!({ "alerts": firing }), ROWS))
+            @if !others.is_empty() { h2 { "Over, or silenced" } (list(&serde_json::json!({ "alerts": others }), ROWS)) }
+        }
+    };
+    Ok(visitor.page("Alerts", "/alerts", &content))
+}
+
+/// Alerts, the most urgent first as the API has them.
+pub(super) fn list(alerts: &Value, most: usize) -> Markup {
+    let alerts = alerts["alerts"].as_array().map_or(&[][..], Vec::as_slice);
+    let text = |alert: &Value, name: &str, most: usize| show::text(alert[name].as_str().unwrap_or_default(), most);
+    html! {
+        @if !alerts.is_empty() {
+            ul .alerts {
+                @for alert in alerts.iter().take(most) { li {
+                    p {
+                        (show::state(alert["severity"].as_str().unwrap_or("warning"))) " " strong { (text(alert, "summary", 400)) } " "
+                        span .quiet { (show::state(alert["state"].as_str().unwrap_or_default())) ", since " (show::ago(&alert["since"])) }
+                        @if let Some(model) = alert["model"].as_str() { " · " a href=(format!("/models/{}", show::escaped(model))) { (show::text(model, 130)) } }
+                    }
+                    @for (name, label) in [("how_sure", "How sure"), ("change_before", "The change before it"), ("what_to_do", "What to do")] {
+                        @if !alert[name].is_null() { p { span .quiet { (label) ": " } (sentence(&alert[name])) } }
+                    }
+                } }
+            }
+            @if alerts.len() > most { p .quiet { (alerts.len() - most) " more. " a href="/alerts" { "All alerts" } } }
+        }
+    }
+}
+
+fn sentence(value: &Value) -> Markup {
+    match value {
+        Value::String(text) => html! { (show::text(text, 600)) },
+        other => super::gateway::line(other),
+    }
+}

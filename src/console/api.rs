@@ -1,0 +1,117 @@
+//! The admin API, asked in process with the credentials of the person who looks at the page.
+
+use super::Console;
+use crate::access::ClientCertificate;
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, Request, StatusCode};
+use serde_json::Value;
+use std::sync::Arc;
+use tower::ServiceExt as _;
+
+/// The longest answer that is read. That about 2,000 models has about 2 MB.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// The admin API.
+#[derive(Debug, Clone)]
+pub(super) struct Api(Router);
+
+/// What proves who the person is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Credentials {
+    authorization: Option<HeaderValue>,
+    certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// An answer of the API that is an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) error: String,
+    pub(super) details: Vec<String>,
+}
+
+/// A request to the API.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ApiRequest {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Option<Value>,
+    /// The revision that must be in force.
+    pub(super) if_match: Option<u64>,
+}
+
+impl Credentials {
+    pub(super) fn of_token(token: &str) -> Option<Credentials> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        authorization.set_sensitive(true);
+        Some(Credentials { authorization: Some(authorization), certificate: None })
+    }
+}
+
+impl Console {
+    /// Those of a session, else those of the request itself: a client certificate, or the header of a proxy that signs people in.
+    pub(super) fn credentials(&self, parts: &Parts, session: Option<&str>) -> Credentials {
+        if let Some(credentials) = session.and_then(|session| self.sessions.credentials(session)) {
+            return credentials;
+        }
+        let authorization = parts.headers.get(AUTHORIZATION).cloned();
+        Credentials { authorization, certificate: parts.extensions.get().cloned() }
+    }
+}
+
+impl Api {
+    pub(super) fn new(router: Router) -> Api {
+        Api(router)
+    }
+
+    pub(super) async fn get(&self, who: &Credentials, path: &str) -> Result<Value, Problem> {
+        let request = ApiRequest { method: Method::GET, path: path.to_owned(), body: None, if_match: None };
+        self.send(who, request).await
+    }
+
+    /// # Errors
+    /// The API's own, or that its answer cannot be read.
+    pub(super) async fn send(&self, who: &Credentials, request: ApiRequest) -> Result<Value, Problem> {
+        let ApiRequest { method, path, body, if_match } = request;
+        let mut builder = Request::builder().method(method).uri(&path);
+        if let Some(authorization) = &who.authorization {
+            builder = builder.header(AUTHORIZATION, authorization);
+        }
+        if let Some(certificate) = &who.certificate {
+            builder = builder.extension(Arc::clone(certificate));
+        }
+        if let Some(revision) = if_match {
+            builder = builder.header(IF_MATCH, format!("\"{revision}\""));
+        }
+        let body = match body {
+            None => Body::empty(),
+            Some(body) => {
+                builder = builder.header(CONTENT_TYPE, "application/json");
+                Body::from(body.to_string())
+            }
+        };
+        let request = builder.body(body).map_err(|_| Problem::of(StatusCode::NOT_FOUND, "there is no such page"))?;
+        // A router never fails.
+        let Ok(response) = self.0.clone().oneshot(request).await;
+        let status = response.status();
+        let bytes = axum::body::to_bytes(response.into_body(), MAX_ANSWER).await;
+        let bytes = bytes.map_err(|e| Problem::of(StatusCode::BAD_GATEWAY, &format!("the answer is cut: {e}")))?;
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        // `/readyz` says why it is not ready in an answer that is not an error's.
+        if status.is_success() || (status == StatusCode::SERVICE_UNAVAILABLE && value["error"].is_null()) {
+            return Ok(value);
+        }
+        let details = value["details"].as_array().into_iter().flatten().filter_map(|d| d.as_str().map(str::to_owned));
+        let error = value["error"].as_str().unwrap_or("the server gave no reason");
+        Err(Problem { status, error: error.to_owned(), details: details.collect() })
+    }
+}
+
+impl Problem {
+    pub(super) fn of(status: StatusCode, error: &str) -> Problem {
+        Problem { status, error: error.to_owned(), details: Vec::new() }
+    }
+}

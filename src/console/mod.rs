@@ -1,0 +1,215 @@
+//! console: the pages for people who operate the gateway, in a browser.
+//!
+//! - [`pages`] adds the pages to the router of the admin API. A page asks that API in process, with the credentials of the person, so it shows and does
+//!   what the API would, with the same permissions.
+//! - `session.rs` signs people in: a cookie that only the browser holds, which stands for a token until it ends.
+//! - `models.rs`, `model.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes things: it first shows what would change.
+//! - A page is complete without JavaScript. `assets/console.js` replaces its content every few seconds.
+//!
+//! Uses: access (client certificates).
+//!
+//! Invariant: nothing here reads or changes anything but through the API; text of models, callers and operators is never markup; nothing is
+//! loaded from elsewhere.
+//!
+//! To add a page: a file with its function, its line in [`pages`], its link in `layout.rs`, its row in docs/CONSOLE.md.
+
+mod actions;
+mod alerts;
+mod api;
+mod audit;
+mod chart;
+mod difference;
+mod flow;
+mod gateway;
+mod layout;
+mod model;
+mod models;
+mod rollout;
+mod session;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use api::{Api, Credentials};
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use layout::Page;
+use maud::Markup;
+use session::Sessions;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What all pages share.
+#[derive(Debug)]
+struct Console {
+    api: Api,
+    sessions: Sessions,
+    /// The admin plane has TLS, so cookies are for it alone.
+    secure: bool,
+}
+
+/// The parameters of a query or a form. Of a name that is given twice the last one counts.
+type Fields = HashMap<String, String>;
+
+/// What a page loads: this style and this script, from here. Nothing in a page is run or styled by itself.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
+                      base-uri 'none'; frame-ancestors 'none'";
+
+const STYLE: &str = include_str!("assets/console.css");
+const SCRIPT: &str = include_str!("assets/console.js");
+const ICON: &str = include_str!("assets/console.svg");
+
+/// The router of the API with the pages beside it. `secure`: it is reached over TLS.
+///
+/// # Errors
+/// When the system has no random bits.
+pub(crate) fn pages(api: Router, secure: bool) -> std::io::Result<Router> {
+    let console = Arc::new(Console { api: Api::new(api.clone()), sessions: Sessions::new()?, secure });
+    let pages = Router::new()
+        .route("/", get(models::page))
+        .route("/sign-in", get(session::page).post(session::sign_in))
+        .route("/sign-out", axum::routing::post(session::sign_out))
+        .route("/models/{model}", get(model::page))
+        .route("/models/{model}/versions/{version}", get(model::version))
+        .route("/models/{model}/{action}", get(actions::preview).post(actions::perform))
+        .route("/alerts", get(alerts::page))
+        .route("/audit", get(audit::page))
+        .route("/gateway", get(gateway::page))
+        .layer(from_fn(html_headers))
+        .with_state(console);
+    let assets = Router::new().route("/console.css", get(style)).route("/console.js", get(script));
+    let assets = assets.route("/console.svg", get(icon));
+    Ok(pages.merge(assets).fallback_service(api))
+}
+
+async fn html_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+async fn style() -> Response {
+    asset("text/css; charset=utf-8", STYLE)
+}
+
+async fn script() -> Response {
+    asset("text/javascript; charset=utf-8", SCRIPT)
+}
+
+async fn icon() -> Response {
+    asset("image/svg+xml", ICON)
+}
+
+/// Pages name them with their digest, so a browser may keep them.
+fn asset(content_type: &'static str, text: &'static str) -> Response {
+    let kept = HeaderValue::from_static("private, max-age=31536000, immutable");
+    ([(CONTENT_TYPE, HeaderValue::from_static(content_type)), (CACHE_CONTROL, kept)], text).into_response()
+}
+
+/// Why there is no page.
+#[derive(Debug)]
+enum NoPage {
+    /// The person has to sign in first, and comes back here.
+    SignIn { back: String },
+    /// The API refused, in words.
+    Refused { problem: api::Problem, who: String },
+}
+
+impl IntoResponse for NoPage {
+    fn into_response(self) -> Response {
+        match self {
+            NoPage::SignIn { back } => to(&format!("/sign-in?back={}", show::escaped(&back))),
+            NoPage::Refused { problem, who } => {
+                let content = layout::problem(&problem);
+                let page = Page { title: "Refused", section: "", who: &who, csrf: "", signed_in: false };
+                (problem.status, page.with(&content)).into_response()
+            }
+        }
+    }
+}
+
+/// See other: a form is not sent again when the page is loaded again.
+fn to(path: &str) -> Response {
+    let location = HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static("/"));
+    (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
+}
+
+/// A person who looks at a page.
+#[derive(Debug)]
+struct Visitor {
+    console: Arc<Console>,
+    credentials: Credentials,
+    /// As the audit trail will name them.
+    name: String,
+    /// What they may do to every model, as the API spells it.
+    actions: Vec<String>,
+    /// Proves that a form is one of ours.
+    csrf: String,
+    /// With a session, which can be ended.
+    signed_in: bool,
+    /// The path and query of this page.
+    here: String,
+}
+
+impl axum::extract::FromRequestParts<Arc<Console>> for Visitor {
+    type Rejection = NoPage;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        console: &Arc<Console>,
+    ) -> Result<Visitor, NoPage> {
+        let here = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let session = session::of(&parts.headers);
+        let credentials = console.credentials(parts, session.as_deref());
+        let who = console.api.get(&credentials, "/api/v1/whoami").await;
+        let who = who.map_err(|problem| refused(problem, &here, String::new()))?;
+        let actions = who["actions"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned));
+        let csrf = console.sessions.csrf(session.as_deref());
+        let name = who["actor"].as_str().unwrap_or_default().to_owned();
+        let signed_in = session.is_some_and(|session| console.sessions.credentials(&session).is_some());
+        let actions = actions.collect();
+        Ok(Visitor { console: Arc::clone(console), credentials, name, actions, csrf, signed_in, here })
+    }
+}
+
+fn refused(problem: api::Problem, here: &str, who: String) -> NoPage {
+    if problem.status == StatusCode::UNAUTHORIZED {
+        return NoPage::SignIn { back: here.to_owned() };
+    }
+    NoPage::Refused { problem, who }
+}
+
+impl Visitor {
+    /// What the API answers this person.
+    async fn get(&self, path: &str) -> Result<serde_json::Value, NoPage> {
+        self.console.api.get(&self.credentials, path).await.map_err(|problem| self.no_page(problem))
+    }
+
+    /// The same where an error is an answer too: a model may have no rollout.
+    async fn try_get(&self, path: &str) -> Option<serde_json::Value> {
+        self.console.api.get(&self.credentials, path).await.ok()
+    }
+
+    fn no_page(&self, problem: api::Problem) -> NoPage {
+        refused(problem, &self.here, self.name.clone())
+    }
+
+    fn may(&self, action: &str) -> bool {
+        self.actions.iter().any(|allowed| allowed == action)
+    }
+
+    fn page(&self, title: &str, section: &str, content: &Markup) -> Response {
+        Page { title, section, who: &self.name, csrf: &self.csrf, signed_in: self.signed_in }
+            .with(content)
+            .into_response()
+    }
+}
+
+/// Extractors that most pages need.
+type Console_ = State<Arc<Console>>;
+type Asked = Query<Fields>;

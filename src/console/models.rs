@@ -1,0 +1,171 @@
+//! The first page: all models, what is wrong first.
+
+use super::{Asked, NoPage, Visitor, flow, show};
+use axum::extract::Query;
+use axum::response::Response;
+use maud::{Markup, html};
+use serde_json::Value;
+
+/// Rows of one page. With 2,000 models nobody reads on; they filter.
+const ROWS: usize = 100;
+
+pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Response, NoPage> {
+    let models = visitor.get("/api/v1/models").await?;
+    let alerts = visitor.try_get("/api/v1/alerts?state=firing").await.unwrap_or_default();
+    let figures = visitor.try_get("/api/v1/figures").await.unwrap_or_default();
+    let filter = asked.get("filter").map_or("", |text| text.trim()).to_lowercase();
+    let mut rows: Vec<Row> = models["models"].as_array().into_iter().flatten().map(Row::of).collect();
+    let all = rows.len();
+    rows.retain(|row| row.name.to_lowercase().contains(&filter));
+    for row in &mut rows {
+        row.alerts = alerts["alerts"].as_array().into_iter().flatten().filter(|a| a["model"] == row.name).count();
+    }
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.wrong()), row.name.to_lowercase()));
+    let page: usize = asked.get("page").and_then(|page| page.parse().ok()).unwrap_or(0);
+    let found = rows.len();
+    let pages = found.div_ceil(ROWS).max(1);
+    let page = page.min(pages - 1);
+    let shown: Vec<&Row> = rows.iter().skip(page * ROWS).take(ROWS).collect();
+    let content = html! {
+        h1 { "Models" }
+        @if all == 0 {
+            p { "There are no models yet. Copy one into the models directory, or run " code { "sluicegate push NAME 1 model.onnx" } "." }
+        } @else {
+            form .filter method="get" action="/" role="search" {
+                label for="filter" { "Filter by name" }
+                input #filter type="search" name="filter" value=(filter) autocomplete="off" spellcheck="false";
+                button { "Filter" }
+                span .quiet { (summary(&rows, all)) }
+            }
+            div data-live="models" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Model" } th scope="col" { "State" } th scope="col" { "Answers" } th scope="col" .number { "Requests/s" }
+                        th scope="col" .number { "p99" } th scope="col" .number { "Failed" } th scope="col" { "Last hour" } th scope="col" .number { "Versions" } th scope="col" .number { "Alerts" }
+                    } }
+                    tbody { @for row in shown { (row.show(&figures["models"][row.name.as_str()])) } }
+                }
+            }
+            @if pages > 1 { (links(&filter, page, pages)) }
+        }
+    };
+    Ok(visitor.page("Models", "/", &content))
+}
+
+fn summary(rows: &[Row], all: usize) -> String {
+    let wrong = rows.iter().filter(|row| row.wrong() > 0).count();
+    let found = if rows.len() == all { format!("{all} models") } else { format!("{} of {all} models", rows.len()) };
+    if wrong == 0 {
+        format!("{found}, all of them answer")
+    } else {
+        format!("{found}, {wrong} need attention: they come first")
+    }
+}
+
+fn links(filter: &str, page: usize, pages: usize) -> Markup {
+    let link = |page: usize| format!("/?filter={}&page={page}", show::escaped(filter));
+    html! {
+        nav .pages aria-label="Pages of the list" {
+            @if page > 0 { a href=(link(page - 1)) rel="prev" { "Previous" } }
+            span { "Page " (page + 1) " of " (pages) }
+            @if page + 1 < pages { a href=(link(page + 1)) rel="next" { "Next" } }
+        }
+    }
+}
+
+/// A model as a row.
+#[derive(Debug)]
+struct Row {
+    name: String,
+    ready: bool,
+    retired: bool,
+    reason: String,
+    shares: Vec<(String, f64)>,
+    versions: usize,
+    failed: Vec<String>,
+    alerts: usize,
+}
+
+impl Row {
+    fn of(model: &Value) -> Row {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let list = |name: &str| model[name].as_array().map_or(&[][..], Vec::as_slice);
+        let failed = list("versions").iter().filter(|v| v["state"] == "failed").map(|v| text(&v["version"]));
+        Row {
+            name: text(&model["name"]),
+            ready: model["ready"] == true,
+            retired: !model["retired"].is_null(),
+            reason: text(&model["reason"]),
+            shares: list("answers").iter().map(|a| (text(&a["version"]), a["share"].as_f64().unwrap_or(0.0))).collect(),
+            versions: list("versions").len(),
+            failed: failed.collect(),
+            alerts: 0,
+        }
+    }
+
+    /// How urgent it is; 0: nothing is wrong.
+    fn wrong(&self) -> u8 {
+        match self {
+            Row { retired: true, .. } => 0,
+            Row { ready: false, .. } => 3,
+            Row { alerts: 1.., .. } => 2,
+            Row { failed, .. } if !failed.is_empty() => 1,
+            _ => 0,
+        }
+    }
+
+    fn show(&self, figures: &Value) -> Markup {
+        let state = match self {
+            Row { retired: true, .. } => html! { (show::state("retired")) },
+            Row { ready: false, .. } => html! { (show::state("failed")) " " (show::text(&self.reason, 120)) },
+            Row { failed, .. } if !failed.is_empty() => {
+                html! { (show::state("warning")) " failed: " (show::text(&failed.join(", "), 40)) }
+            }
+            _ => show::state("serving"),
+        };
+        html! {
+            tr {
+                th scope="row" { a href=(format!("/models/{}", show::escaped(&self.name))) { (show::text(&self.name, 80)) } }
+                td { (state) }
+                td { (flow::bar(&self.shares)) (answers(&self.shares)) }
+                td .number { (show::number_of(&figures["requests_per_s"])) }
+                td .number { (show::ms_of_us(&figures["p99_us"])) }
+                td .number { (show::share_of(&figures["failed"])) }
+                td { (sparkline(&figures["last_hour"])) }
+                td .number { (self.versions) }
+                td .number { @if self.alerts > 0 { a href=(format!("/alerts?model={}", show::escaped(&self.name))) { (self.alerts) } } @else { "0" } }
+            }
+        }
+    }
+}
+
+fn answers(shares: &[(String, f64)]) -> Markup {
+    let words: Vec<String> = shares
+        .iter()
+        .take(4)
+        .map(|(version, share)| format!("v{} {}", show::text(version, 10), show::share(*share)))
+        .collect();
+    html! { span .quiet { (words.join(" · ")) @if shares.len() > 4 { " …" } } }
+}
+
+/// Requests per second over the last hour; the highest point is as high as the line.
+pub(super) fn sparkline(points: &Value) -> Markup {
+    let points: Vec<f64> = points.as_array().into_iter().flatten().map(|p| p.as_f64().unwrap_or(0.0)).collect();
+    if points.len() < 2 {
+        return html! { span .quiet { "–" } };
+    }
+    let highest = points.iter().copied().fold(0.0, f64::max);
+    let scale = if highest > 0.0 { 20.0 / highest } else { 0.0 };
+    let step = 120.0 / (points.len() - 1) as f64;
+    let line = points
+        .iter()
+        .enumerate()
+        .map(|(index, value)| format!("{:.1},{:.1}", index as f64 * step, 22.0 - value * scale))
+        .collect::<Vec<_>>()
+        .join(" ");
+    html! {
+        svg .spark viewBox="0 0 120 24" role="img" aria-label=(format!("requests per second in the last hour, at most {}", show::number(highest))) {
+            polyline points=(line) {}
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Pages over a made API, so that a test says what the API answers.
+
+use super::*;
+use axum::Json;
+use axum::body::Body;
+use axum::http::header::{COOKIE, SET_COOKIE};
+use axum::http::{HeaderMap, Method};
+use serde_json::{Value, json};
+use std::sync::Mutex;
+use tower::ServiceExt as _;
+
+#[derive(Default)]
+struct Made {
+    /// Requests that change something.
+    changes: Mutex<Vec<(String, Value, String)>>,
+    /// Whether a token is needed.
+    closed: bool,
+    /// Answers to changes; the first one comes first.
+    answers: Mutex<Vec<(u16, Value)>>,
+}
+
+const HOSTILE: &str = "<script>alert(1)</script>\u{202e}\"' onload=x";
+
+fn model() -> Value {
+    json!({
+        "name": "iris", "ready": true, "reason": null, "retired": null, "revision": 7, "notes": [HOSTILE],
+        "document": {"split": [{"version": "1", "weight": 70.0, "arm": HOSTILE}, {"version": "2", "weight": 30.0, "arm": "2"}],
+            "sticky_by": {"header": "x-user-id"}, "reason": HOSTILE},
+        "answers": [{"arm": HOSTILE, "version": "1", "share": 0.7}, {"arm": "2", "version": "2", "share": 0.3}],
+        "versions": [{"version": "1", "state": "serving", "engine": "tract", "bytes": 4096, "in_flight": 0, "notes": [HOSTILE]},
+            {"version": "2", "state": "serving", "engine": "tract", "bytes": 4096, "in_flight": 0, "notes": []},
+            {"version": "3", "state": "ready", "engine": "tract", "bytes": 4096, "in_flight": 0, "notes": []},
+            {"version": "4", "state": "failed", "stage": "load", "reason": HOSTILE, "notes": []}],
+    })
+}
+
+async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let problem = |status: u16, error: &str| {
+        (StatusCode::from_u16(status).unwrap(), Json(json!({"error": error, "code": "X"}))).into_response()
+    };
+    let given = parts.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    if made.closed && given.as_deref() != Some("Bearer good") {
+        return problem(401, "the token is unknown: it was revoked, or another server made it");
+    }
+    if parts.method != Method::GET {
+        let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let if_match = parts.headers.get("if-match").map_or(String::new(), |value| value.to_str().unwrap().to_owned());
+        if value["dry_run"] == true {
+            let mut would = model()["document"].clone();
+            would["split"] = json!([{"version": "3", "weight": 1.0, "arm": "3"}]);
+            let gate = json!({"gate": "golden", "found": HOSTILE, "passed": false});
+            return Json(json!({"would_be": would, "difference": [HOSTILE], "gates": [gate]})).into_response();
+        }
+        made.changes.lock().unwrap().push((format!("{} {}", parts.method, parts.uri), value, if_match));
+        let answers = &mut *made.answers.lock().unwrap();
+        if answers.is_empty() {
+            return Json(json!({})).into_response();
+        }
+        let (status, body) = answers.remove(0);
+        return (StatusCode::from_u16(status).unwrap(), Json(body)).into_response();
+    }
+    let revision = |n: u64, weight: f64| {
+        json!({"revision": n, "ts": "2026-11-28T10:00:00Z", "actor": HOSTILE, "action": "put_traffic", "reason": HOSTILE,
+        "document": {"split": [{"version": "1", "weight": weight, "arm": "1"}]}})
+    };
+    let event = json!({"id": 1, "ts": "2026-11-28T10:00:00Z", "actor": HOSTILE, "action": "promote", "model": "iris", "reason": HOSTILE,
+        "before": null, "after": {"x": HOSTILE}});
+    let path = parts.uri.path_and_query().unwrap().as_str().to_owned();
+    let value = match path.split('?').next().unwrap() {
+        "/api/v1/whoami" => json!({"actor": HOSTILE, "actions": ["view", "operate", "approve", "administer"]}),
+        "/api/v1/models" => {
+            json!({"models": [model(), {"name": "broken", "ready": false, "reason": HOSTILE, "versions": []}]})
+        }
+        "/api/v1/models/iris" => model(),
+        "/api/v1/models/iris/history" => json!({"history": [revision(7, 70.0), revision(6, 1.0)]}),
+        "/api/v1/models/iris/traffic" => {
+            json!({"shares": [{"arm": HOSTILE, "version": "1", "configured": 0.7, "observed": 0.69, "requests": 12, "breaker": "closed"}]})
+        }
+        "/api/v1/models/iris/rollout" => {
+            json!({"state": "running", "to": "3", "why": HOSTILE, "steps": [10.0, 100.0], "step": 0, "percent": 10.0, "hold": "1m", "held": "5s", "by": HOSTILE, "reason": HOSTILE,
+            "started_at": "2026-11-28T10:00:00Z", "moves": [{"ts": "2026-11-28T10:00:00Z", "percent": 10.0, "reason": HOSTILE}],
+            "guardrails": [{"name": "error_rate_ratio", "limit": 1.0, "candidate": {"bad": 1, "requests": 10}, "control": {"bad": 1, "requests": 90}, "interval": [0.2, null], "broken": false}]})
+        }
+        "/api/v1/models/iris/versions/1" => {
+            json!({"state": "serving", "signature": {"inputs": [{"name": HOSTILE, "datatype": "FP32", "shape": [-1, 4]}]}, "metadata": {"by": HOSTILE, "deep": {"x": {"y": HOSTILE}}}, "notes": []})
+        }
+        "/api/v1/audit" => json!({"events": [event]}),
+        "/api/v1/alerts" => {
+            json!({"alerts": [{"state": "firing", "severity": "critical", "summary": HOSTILE, "since": "2026-11-28T10:00:00Z", "model": "iris", "what_to_do": HOSTILE}]})
+        }
+        "/readyz" => json!({"ready": true, "memory": {"requests": {"held": 1, "limit": 2}}}),
+        _ => return problem(404, HOSTILE),
+    };
+    Json(value).into_response()
+}
+
+fn console(made: &Arc<Made>) -> Router {
+    pages(Router::new().fallback(answer).with_state(Arc::clone(made)), true).unwrap()
+}
+
+struct Got {
+    status: u16,
+    headers: HeaderMap,
+    text: String,
+}
+
+fn ask(router: &Router, request: axum::http::request::Builder, body: &str) -> Got {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let response = router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, 10 << 20).await.unwrap();
+        Got { status: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    })
+}
+
+fn get(router: &Router, path: &str) -> Got {
+    ask(router, Request::builder().uri(path), "")
+}
+
+fn post(router: &Router, path: &str, cookie: Option<&str>, fields: &[(&str, &str)]) -> Got {
+    let body: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", show::escaped(value))).collect();
+    let mut request =
+        Request::builder().method(Method::POST).uri(path).header("content-type", "application/x-www-form-urlencoded");
+    if let Some(cookie) = cookie {
+        request = request.header(COOKIE, cookie);
+    }
+    ask(router, request, &body.join("&"))
+}
+
+fn csrf(page: &str) -> String {
+    page.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a form").to_owned()
+}
+
+#[test]
+fn no_text_of_others_becomes_markup_on_any_page() {
+    let router = console(&Arc::default());
+    let paths = [
+        "/",
+        "/?filter=%3Cscript%3E",
+        "/models/iris",
+        "/models/iris?done=%3Cscript%3E",
+        "/models/iris/versions/1",
+        "/models/iris/promote?version=3",
+        "/models/iris/rollback?to_revision=6",
+        "/models/iris/split",
+        "/models/iris/document",
+        "/models/iris/rollout",
+        "/models/iris/abort",
+        "/models/iris/retire",
+        "/models/iris/load?version=%3Cscript%3E",
+        "/models/%3Cscript%3E",
+        "/audit?model=%3Cscript%3E",
+        "/alerts",
+        "/gateway",
+        "/sign-in?back=%3Cscript%3E",
+    ];
+    for path in paths {
+        let got = get(&router, path);
+        assert!(got.text.starts_with("<!DOCTYPE html>"), "{path}: {}", got.text);
+        let scripts = got.text.matches("<script").count();
+        assert_eq!(scripts, 1, "{path}: only our own script: {}", got.text);
+        assert!(!got.text.contains('\u{202e}'), "{path}: marks of direction are shown as their code");
+        assert!(!got.text.contains("style=") && !got.text.contains("onclick"), "{path}");
+        assert_eq!(got.headers["content-security-policy"], POLICY, "{path}");
+        assert!(got.text.len() < 100_000, "{path}: {} bytes", got.text.len());
+    }
+    assert!(get(&router, "/models/iris").text.contains("&lt;script&gt;"), "it is shown as text");
+    assert_eq!(get(&router, "/models/none").status, 404);
+    assert_eq!(get(&router, "/models/iris/dance").status, 404);
+    assert!(get(&router, "/nothing").text.starts_with('{'), "other paths are the API's");
+}
+
+#[test]
+fn a_change_is_shown_first_and_sent_with_the_revision_that_was_looked_at() {
+    let made: Arc<Made> = Arc::default();
+    let router = console(&made);
+    let page = get(&router, "/models/iris/promote?version=3");
+    assert_eq!(page.status, 200);
+    assert!(
+        page.text.contains("Version 3 answers 100 %") && page.text.contains("sluicegate promote iris 3"),
+        "{}",
+        page.text
+    );
+    assert!(made.changes.lock().unwrap().is_empty(), "a look changes nothing");
+    let csrf = csrf(&page.text);
+    let fields = [("csrf", &*csrf), ("revision", "7"), ("version", "3"), ("reason", "better & faster")];
+    let done = post(&router, "/models/iris/promote", None, &fields);
+    assert_eq!(
+        (done.status, done.headers["location"].to_str().unwrap()),
+        (303, "/models/iris?done=promote"),
+        "{}",
+        done.text
+    );
+    let body = json!({"version": "3", "break_glass": false, "reason": "better & faster"});
+    let changes = std::mem::take(&mut *made.changes.lock().unwrap());
+    assert_eq!(changes, [("POST /api/v1/models/iris:promote".to_owned(), body, "\"7\"".to_owned())]);
+
+    made.answers.lock().unwrap().push((412, json!({"error": "revision 7 now", "code": "PRECONDITION_FAILED"})));
+    let stale = [("csrf", &*csrf), ("revision", "6"), ("version", "3"), ("reason", "x")];
+    let refused = post(&router, "/models/iris/promote", None, &stale);
+    assert_eq!(refused.status, 412);
+    assert!(
+        refused.text.contains("changed since you looked at it") && refused.text.contains("split[0].weight"),
+        "{}",
+        refused.text
+    );
+    assert!(refused.text.contains("name=\"revision\" value=\"7\""), "the next try is of the traffic that is shown now");
+
+    let forged = post(&router, "/models/iris/promote", None, &[("revision", "7"), ("version", "3"), ("reason", "x")]);
+    assert_eq!(forged.status, 403, "without the token of our forms nothing is sent");
+    assert_eq!(made.changes.lock().unwrap().len(), 1, "only the stale one was sent");
+}
+
+#[test]
+fn a_split_keeps_the_rest_of_the_document() {
+    let made: Arc<Made> = Arc::default();
+    let router = console(&made);
+    let csrf = csrf(&get(&router, "/models/iris/split").text);
+    let choice = [
+        ("csrf", &*csrf),
+        ("revision", "7"),
+        ("weight-1", "50"),
+        ("weight-2", "0"),
+        ("weight-3", "50"),
+        ("sticky_by", "parameter:user"),
+    ];
+    let mut first = choice.to_vec();
+    first.push(("step", "preview"));
+    let page = post(&router, "/models/iris/split", None, &first);
+    assert!(page.text.contains("version 3 answers 50 %") && page.text.contains("--split 1=50,3=50"), "{}", page.text);
+    assert!(made.changes.lock().unwrap().is_empty());
+    let mut second = choice.to_vec();
+    second.push(("reason", "try 3"));
+    assert_eq!(post(&router, "/models/iris/split", None, &second).status, 303);
+    let (path, body, if_match) = made.changes.lock().unwrap().remove(0);
+    assert_eq!((path.as_str(), if_match.as_str()), ("PUT /api/v1/models/iris/traffic", "\"7\""));
+    assert_eq!(body["sticky_by"], json!({"parameter": "user"}));
+    assert_eq!(
+        body["split"][0],
+        json!({"version": "1", "weight": 50.0, "arm": HOSTILE}),
+        "an arm keeps its name, and so its users"
+    );
+    assert_eq!(body["reason"], "try 3");
+    for (name, value, words) in
+        [("weight-1", "many", "expected a number"), ("sticky_by", "user", "expected header:NAME")]
+    {
+        let mut wrong = choice.to_vec();
+        wrong.retain(|(known, _)| *known != name);
+        wrong.extend([(name, value), ("reason", "x")]);
+        let got = post(&router, "/models/iris/split", None, &wrong);
+        assert!(got.status == 400 && got.text.contains(words), "{}: {}", got.status, got.text);
+    }
+}
+
+#[test]
+fn a_session_stands_for_its_token_and_ends_with_it() {
+    let made = Arc::new(Made { closed: true, ..Made::default() });
+    let router = console(&made);
+    let away = get(&router, "/models/iris");
+    assert_eq!((away.status, away.headers["location"].to_str().unwrap()), (303, "/sign-in?back=%2Fmodels%2Firis"));
+    let csrf_of_page = csrf(&get(&router, "/sign-in?back=%2Fmodels%2Firis").text);
+    let wrong = post(&router, "/sign-in", None, &[("csrf", &csrf_of_page), ("token", "bad")]);
+    assert!(wrong.status == 401 && wrong.text.contains("the token is unknown"), "{}", wrong.text);
+    let fields = [("csrf", &*csrf_of_page), ("token", " good "), ("back", "/models/iris")];
+    let signed_in = post(&router, "/sign-in", None, &fields);
+    assert_eq!((signed_in.status, signed_in.headers["location"].to_str().unwrap()), (303, "/models/iris"));
+    let cookie = signed_in.headers[SET_COOKIE].to_str().unwrap();
+    for part in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    assert!(!cookie.contains("good"), "the cookie does not hold the token");
+    let page = ask(&router, Request::builder().uri("/models/iris").header(COOKIE, &cookie), "");
+    assert_eq!(page.status, 200);
+    let own = csrf(&page.text);
+    assert_ne!(own, csrf_of_page, "a form is one person's");
+    let foreign = post(&router, "/models/iris/retire", Some(&cookie), &[("csrf", &csrf_of_page), ("reason", "x")]);
+    assert_eq!(foreign.status, 403);
+    assert_eq!(post(&router, "/sign-out", Some(&cookie), &[("csrf", &own)]).status, 303);
+    assert_eq!(
+        ask(&router, Request::builder().uri("/").header(COOKIE, &cookie), "").status,
+        303,
+        "the session is over"
+    );
+}
+
+#[test]
+fn one_never_comes_back_to_another_site() {
+    let router = console(&Arc::default());
+    let csrf = csrf(&get(&router, "/sign-in").text);
+    for back in ["//evil.example/", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "", "/a\nb"] {
+        let got = post(&router, "/sign-in", None, &[("csrf", &csrf), ("token", "good"), ("back", back)]);
+        assert_eq!(got.headers["location"], "/", "{back:?}");
+    }
+}
+
+#[test]
+fn sessions_are_bounded_and_end_by_time() {
+    use std::time::{Duration, Instant};
+    let sessions = Sessions::new().unwrap();
+    let now = Instant::now();
+    let of = |token: &str| Credentials::of_token(token).unwrap();
+    let first = sessions.begin(of("a"), now).unwrap();
+    assert!(sessions.credentials_at(&first, now + Duration::from_mins(59)).is_some());
+    assert!(sessions.credentials_at(&first, now + Duration::from_mins(110)).is_some(), "each use begins a new hour");
+    assert!(sessions.credentials_at(&first, now + Duration::from_mins(171)).is_none(), "an hour without use");
+    let mut at = now;
+    let long = sessions.begin(of("b"), now).unwrap();
+    while at < now + Duration::from_hours(12) {
+        assert!(sessions.credentials_at(&long, at).is_some());
+        at += Duration::from_mins(30);
+    }
+    assert!(sessions.credentials_at(&long, at).is_none(), "twelve hours");
+    assert!(sessions.credentials("guess").is_none());
+    let oldest = sessions.begin(of("c"), at).unwrap();
+    for n in 0..10_000 {
+        sessions.begin(of("d"), at + Duration::from_millis(n + 1)).unwrap();
+    }
+    assert!(sessions.credentials_at(&oldest, at + Duration::from_secs(11)).is_none(), "the oldest one made room");
+}
+
+#[test]
+fn two_thousand_models_are_a_small_page_with_the_wrong_ones_first() {
+    let models: Vec<Value> = (0..2000)
+        .map(|n| json!({"name": format!("model-{n:04}"), "ready": n != 1999, "reason": "its version failed", "answers": [{"version": "1", "share": 1.0}], "versions": []}))
+        .collect();
+    let api = Router::new().fallback(move |request: Request| {
+        let models = models.clone();
+        async move {
+            match request.uri().path() {
+                "/api/v1/whoami" => Json(json!({"actor": "local", "actions": ["view"]})),
+                "/api/v1/models" => Json(json!({ "models": models })),
+                _ => Json(json!({})),
+            }
+        }
+    });
+    let router = pages(api, false).unwrap();
+    let got = get(&router, "/");
+    assert!(got.text.len() < 100_000, "{} bytes", got.text.len());
+    let first = got.text.split("<th scope=\"row\">").nth(1).unwrap();
+    assert!(first.contains("model-1999"), "what is wrong comes first: {first}");
+    assert!(got.text.contains("Page 1 of 20"));
+    let filtered = get(&router, "/?filter=MODEL-000");
+    assert!(filtered.text.contains("model-0009") && !filtered.text.contains("model-0010"));
+    assert!(get(&router, "/?page=99999").text.contains("Page 20 of 20"));
+    assert!(!get(&router, "/models/x").text.contains("Promote"), "a viewer is offered no change");
+}

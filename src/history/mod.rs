@@ -1,0 +1,113 @@
+//! history: how much each arm answered, how fast and how often it failed, over the last hours and days.
+//!
+//! - A thread reads the counts of all arms every ten seconds ([`Sample`]) and keeps their differences: ten seconds each for up to six hours, five
+//!   minutes each for up to two weeks ([`Point`]).
+//! - [`History::of`] returns the points of a model, by version and arm.
+//! - Points are written to files each minute and read at the next start. A crash loses at most the last minute.
+//! - Memory is bounded: 1.5 million points of 24 bytes over all arms, and 10,000 arms. With many arms the past is shorter.
+//!
+//! Uses: model, telemetry (the evidence of an arm).
+//!
+//! Invariant: nothing here is called by a request, and nothing is lost for callers where the disk fails.
+//!
+//! To add a figure: a field of [`Point`], its column in `files.rs`, shown by the admin plane.
+
+mod files;
+mod series;
+#[cfg(test)]
+mod tests;
+
+pub use series::{Arm, Point, Sample, SeriesOf};
+
+use crate::model::ModelName;
+use files::Files;
+use series::All;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often counts are read, in seconds.
+pub const STEP: u32 = 10;
+/// How often points are written.
+const WRITE_EVERY: Duration = Duration::from_mins(1);
+
+/// The points of all arms. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct History(Arc<Mutex<All>>);
+
+/// Ends the thread. Points that are not written yet are written.
+#[derive(Debug)]
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl History {
+    /// Reads what was written before, and starts the thread. `samples` reads the counts of all arms.
+    ///
+    /// # Errors
+    /// When the thread cannot be started. Files that cannot be read are reported in the log.
+    pub fn start(dir: &Path, samples: impl Fn() -> Vec<Sample> + Send + 'static) -> std::io::Result<(History, Stop)> {
+        let history = History::default();
+        let (kept, asked) = (history.clone(), Arc::new(AtomicBool::new(false)));
+        let (mut files, ended) = (Files::new(dir), Arc::clone(&asked));
+        let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || {
+            let now = seconds_now();
+            files.read(now, |arm, fine, point| kept.lock().restore(arm, fine, point));
+            let mut written = Instant::now();
+            loop {
+                let began = Instant::now();
+                let stopping = ended.load(Ordering::Acquire);
+                kept.lock().take(seconds_now(), samples());
+                if stopping || written.elapsed() >= WRITE_EVERY {
+                    written = Instant::now();
+                    let fresh = kept.lock().fresh();
+                    files.write(seconds_now(), &fresh);
+                }
+                if stopping {
+                    return;
+                }
+                let rest = Duration::from_secs(STEP.into()).saturating_sub(began.elapsed());
+                std::thread::park_timeout(rest);
+            }
+        })?;
+        Ok((history, Stop { asked, thread }))
+    }
+
+    /// The points of a model that are not older than this, by version and arm; the finest that are kept for that time.
+    #[must_use]
+    pub fn of(&self, model: &ModelName, since: u32) -> Vec<SeriesOf> {
+        self.lock().of(model, since)
+    }
+
+    /// Requests per second of a model in each of the last `buckets` spans of so many seconds, the oldest first, and the last point of each arm that had
+    /// requests in the last minute.
+    #[must_use]
+    pub fn recent(&self, model: &ModelName, now: u32, span: u32, buckets: usize) -> (Vec<f64>, Vec<Point>) {
+        self.lock().recent(model, now, span, buckets)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stop {
+    /// Waits until the last points are written, at most so long.
+    pub fn stop(self, within: Duration) {
+        self.asked.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        let until = Instant::now() + within;
+        while !self.thread.is_finished() && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Seconds since 1970. Enough until 2106.
+#[must_use]
+pub fn seconds_now() -> u32 {
+    u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}

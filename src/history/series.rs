@@ -1,0 +1,278 @@
+//! The points of each arm, in two rings.
+
+use super::STEP;
+use crate::model::{ModelName, Version};
+use crate::telemetry::{ArmEvidence, LATENCY_BUCKETS, latency_of_bucket};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+/// A coarse point is this long, in seconds.
+const COARSE: u32 = 300;
+/// How long points are kept, in seconds.
+const FINE_AGE: u32 = 6 * 3600;
+const COARSE_AGE: u32 = 14 * 86_400;
+/// What is kept at most.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Over all arms; half of them fine.
+    pub(super) points: usize,
+    pub(super) arms: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { points: 1_500_000, arms: 10_000 }
+    }
+}
+
+/// An arm.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Arm {
+    pub model: ModelName,
+    pub version: Version,
+    pub name: String,
+}
+
+/// The counts of an arm at one time.
+#[derive(Debug)]
+pub struct Sample {
+    pub of: Arm,
+    /// Counts begin from zero with each revision of the traffic document.
+    pub revision: u64,
+    /// Requests with any result.
+    pub requests: u64,
+    pub evidence: ArmEvidence,
+}
+
+/// What an arm did in a span of time that ends at `ts`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Point {
+    /// Seconds since 1970.
+    pub ts: u32,
+    /// The length of the span, in seconds.
+    pub span: u32,
+    pub requests: u32,
+    /// Requests that failed, of those that fitted the signature.
+    pub failed: u32,
+    /// Of the latency, in microseconds; 0 where no request was counted.
+    pub p50_us: u32,
+    pub p99_us: u32,
+}
+
+impl Point {
+    #[must_use]
+    pub fn requests_per_s(&self) -> f64 {
+        f64::from(self.requests) / f64::from(self.span.max(1))
+    }
+
+    /// The share of the requests that failed; `None` without requests.
+    #[must_use]
+    pub fn failed_share(&self) -> Option<f64> {
+        (self.requests > 0).then(|| f64::from(self.failed) / f64::from(self.requests))
+    }
+}
+
+/// The points of one arm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesOf {
+    pub version: Version,
+    pub arm: String,
+    pub points: Vec<Point>,
+}
+
+/// What came since the last points were written.
+pub(super) type Fresh = Vec<(Arm, bool, Point)>;
+
+#[derive(Debug, Default)]
+pub(super) struct All {
+    arms: HashMap<Arm, Series>,
+    fresh: Fresh,
+    pub(super) limits: Limits,
+}
+
+#[derive(Debug, Default)]
+struct Series {
+    fine: VecDeque<Point>,
+    coarse: VecDeque<Point>,
+    last: Option<Counts>,
+    /// What came since the last coarse point.
+    open: Difference,
+    open_since: u32,
+}
+
+#[derive(Debug)]
+struct Counts {
+    revision: u64,
+    requests: u64,
+    failed: u64,
+    latency: Box<[u64; LATENCY_BUCKETS]>,
+}
+
+#[derive(Debug, Default)]
+struct Difference {
+    requests: u64,
+    failed: u64,
+    /// Empty: no request was counted.
+    latency: Vec<u64>,
+}
+
+impl Difference {
+    fn between(before: Option<&Counts>, after: &Sample) -> Difference {
+        let before = before.filter(|before| before.revision == after.revision && before.requests <= after.requests);
+        let (requests, failed) = before.map_or((0, 0), |before| (before.requests, before.failed));
+        let less = |(bucket, count): (usize, &u64)| count.saturating_sub(before.map_or(0, |b| b.latency[bucket]));
+        Difference {
+            requests: after.requests.saturating_sub(requests),
+            failed: after.evidence.failed.saturating_sub(failed),
+            latency: after.evidence.latency.iter().enumerate().map(less).collect(),
+        }
+    }
+
+    fn add(&mut self, other: &Difference) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        if self.latency.is_empty() {
+            self.latency.clone_from(&other.latency);
+        } else {
+            self.latency.iter_mut().zip(&other.latency).for_each(|(sum, count)| *sum += count);
+        }
+    }
+
+    fn point(&self, ts: u32, span: u32) -> Point {
+        let all: u64 = self.latency.iter().sum();
+        let quantile = |share: f64| {
+            let rank = (all as f64 * share).ceil().max(1.0);
+            let mut sum = 0;
+            let bucket = self.latency.iter().position(|count| {
+                sum += count;
+                sum as f64 >= rank
+            });
+            bucket.filter(|_| all > 0).map_or(0, |bucket| u32::try_from(latency_of_bucket(bucket)).unwrap_or(u32::MAX))
+        };
+        let fits = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let (p50_us, p99_us) = (quantile(0.5), quantile(0.99));
+        Point { ts, span, requests: fits(self.requests), failed: fits(self.failed), p50_us, p99_us }
+    }
+}
+
+impl All {
+    /// Takes the counts of all arms at this time.
+    pub(super) fn take(&mut self, now: u32, samples: Vec<Sample>) {
+        self.make_room(&samples);
+        for sample in samples {
+            let arm = sample.of.clone();
+            // A later first sample would count all that came before as one point, so an arm without a place has no history at all.
+            if self.arms.len() >= self.limits.arms && !self.arms.contains_key(&arm) {
+                continue;
+            }
+            let series = self.arms.entry(arm.clone()).or_default();
+            let first = series.last.is_none();
+            let difference = Difference::between(series.last.as_ref(), &sample);
+            let Sample { revision, requests, evidence, .. } = sample;
+            let ArmEvidence { failed, latency, .. } = evidence;
+            series.last = Some(Counts { revision, requests, failed, latency });
+            if series.open_since == 0 {
+                series.open_since = now.saturating_sub(if first { STEP } else { 0 });
+            }
+            // An arm without requests gets no point: 2,000 models of which most are idle take no memory.
+            if difference.requests > 0 {
+                let point = difference.point(now, STEP);
+                series.fine.push_back(point);
+                self.fresh.push((arm.clone(), true, point));
+                series.open.add(&difference);
+            }
+            if now.saturating_sub(series.open_since) >= COARSE {
+                let open = std::mem::take(&mut series.open);
+                let span = now - std::mem::replace(&mut series.open_since, now);
+                if open.requests > 0 {
+                    let point = open.point(now, span);
+                    series.coarse.push_back(point);
+                    self.fresh.push((arm, false, point));
+                }
+            }
+        }
+        self.forget(now);
+    }
+
+    /// A point that was written before. Points come in the order of their time.
+    pub(super) fn restore(&mut self, arm: Arm, fine: bool, point: Point) {
+        if self.arms.len() >= self.limits.arms && !self.arms.contains_key(&arm) {
+            return;
+        }
+        let series = self.arms.entry(arm).or_default();
+        let ring = if fine { &mut series.fine } else { &mut series.coarse };
+        if ring.back().is_none_or(|last| last.ts < point.ts) {
+            ring.push_back(point);
+        }
+    }
+
+    pub(super) fn fresh(&mut self) -> Fresh {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Drops arms that are gone: those without points, and where the places are taken also those with the oldest ones.
+    fn make_room(&mut self, samples: &[Sample]) {
+        let current: HashSet<&Arm> = samples.iter().map(|sample| &sample.of).collect();
+        let last = |series: &Series| series.fine.back().or(series.coarse.back()).map(|point| point.ts);
+        self.arms.retain(|arm, series| current.contains(arm) || last(series).is_some());
+        let new = current.iter().filter(|arm| !self.arms.contains_key(**arm)).count();
+        let excess = (self.arms.len() + new).saturating_sub(self.limits.arms);
+        if excess == 0 {
+            return;
+        }
+        let gone = self.arms.iter().filter(|(arm, _)| !current.contains(arm));
+        let mut gone: Vec<(Option<u32>, Arm)> = gone.map(|(arm, series)| (last(series), arm.clone())).collect();
+        gone.sort();
+        for (_, arm) in gone.into_iter().take(excess) {
+            self.arms.remove(&arm);
+        }
+    }
+
+    /// Drops what is too old or too much.
+    fn forget(&mut self, now: u32) {
+        let Limits { points, arms: most } = self.limits;
+        let share = points / 2 / self.arms.len().max(1);
+        for series in self.arms.values_mut() {
+            for (ring, age) in [(&mut series.fine, FINE_AGE), (&mut series.coarse, COARSE_AGE)] {
+                while ring.len() > share || ring.front().is_some_and(|point| now.saturating_sub(point.ts) > age) {
+                    ring.pop_front();
+                }
+            }
+        }
+        // Where nobody writes, nothing piles up.
+        let most = most * 8;
+        if self.fresh.len() > most {
+            self.fresh.drain(..self.fresh.len() - most);
+        }
+    }
+
+    pub(super) fn of(&self, model: &ModelName, since: u32) -> Vec<SeriesOf> {
+        let mut found: Vec<SeriesOf> = self
+            .arms
+            .iter()
+            .filter(|(arm, _)| arm.model == *model)
+            .map(|(arm, series)| {
+                let begins = series.fine.front().map_or(u32::MAX, |point| point.ts - STEP);
+                let older = series.coarse.iter().filter(|point| point.ts >= since && point.ts <= begins);
+                let points = older.chain(series.fine.iter().filter(|point| point.ts >= since)).copied().collect();
+                SeriesOf { version: arm.version, arm: arm.name.clone(), points }
+            })
+            .collect();
+        found.sort_by(|a, b| (a.version, &a.arm).cmp(&(b.version, &b.arm)));
+        found
+    }
+
+    pub(super) fn recent(&self, model: &ModelName, now: u32, span: u32, buckets: usize) -> (Vec<f64>, Vec<Point>) {
+        let mut rates = vec![0.0; buckets];
+        let mut last = Vec::new();
+        for (_, series) in self.arms.iter().filter(|(arm, _)| arm.model == *model) {
+            for point in &series.fine {
+                let age = (now.saturating_sub(point.ts) / span) as usize;
+                if point.ts <= now && age < buckets {
+                    rates[buckets - 1 - age] += f64::from(point.requests) / f64::from(span);
+                }
+            }
+            last.extend(series.fine.back().filter(|point| now.saturating_sub(point.ts) <= 60));
+        }
+        (rates, last)
+    }
+}

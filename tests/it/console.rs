@@ -1,0 +1,145 @@
+//! The console of a running gateway: pages that show what the API says, and forms that do what it would do.
+
+use crate::browser::{browser, open};
+use crate::support::{Answer, Gateway, infer_body, onnx};
+use serde_json::{Value, json};
+
+fn gateway() -> Gateway {
+    Gateway::start(|models| {
+        onnx::install(models, "scale", 1, &onnx::scaling(2.0));
+        onnx::install(models, "scale", 2, &onnx::scaling(3.0));
+        std::fs::create_dir_all(models.join("broken/1")).unwrap();
+        std::fs::write(models.join("broken/1/model.onnx"), "<script>alert(1)</script>").unwrap();
+    })
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8(answer.body.clone()).unwrap()
+}
+
+/// The value of a hidden field of the page's last form.
+fn hidden(page: &str, name: &str) -> String {
+    let mark = format!("name=\"{name}\" value=\"");
+    let value = page.rsplit_once(&mark).map(|(_, rest)| rest.split('"').next().unwrap());
+    value.unwrap_or_else(|| panic!("no field {name}: {page}")).to_owned()
+}
+
+fn split(gateway: &Gateway) -> Value {
+    gateway.admin_get("/api/v1/models/scale/traffic").json()["split"].clone()
+}
+
+#[test]
+fn a_person_promotes_splits_and_goes_back_by_the_pages() {
+    let gateway = gateway();
+    assert_eq!(gateway.post("/v2/models/scale/infer", infer_body(&[1, 2], &[1.0, 2.0])).status, 200);
+    let home = text(&gateway.admin_get("/"));
+    assert!(home.find(">broken<").unwrap() < home.find(">scale<").unwrap(), "what does not answer comes first: {home}");
+    assert!(text(&gateway.admin_get("/models/scale")).contains("Version 2 answers 100 %"));
+
+    let look = text(&gateway.admin_get("/models/scale/promote?version=1"));
+    assert!(look.contains("split[0].version") && look.contains("Version 1 answers 100 %"), "{look}");
+    assert_eq!(split(&gateway)[0]["version"], "2", "a look changes nothing");
+    let (csrf, revision) = (hidden(&look, "csrf"), hidden(&look, "revision"));
+    let promote =
+        [("csrf", &*csrf), ("revision", &*revision), ("version", "1"), ("reason", "fewer \"errors\" & <b>more</b>")];
+    let done = gateway.admin_form("/models/scale/promote", &promote);
+    assert!(done.status == 200 && text(&done).contains("Done: promote"), "{}", text(&done));
+    assert_eq!(split(&gateway)[0]["version"], "1");
+    let audit = gateway.admin_get("/api/v1/audit?model=scale").json()["events"][0].clone();
+    assert_eq!((&audit["action"], &audit["reason"]), (&json!("promote"), &json!("fewer \"errors\" & <b>more</b>")));
+    assert!(text(&gateway.admin_get("/audit")).contains("fewer &quot;errors&quot; &amp; &lt;b&gt;more&lt;/b&gt;"));
+
+    // A second person acts on what was there before.
+    let stale = [("csrf", &*csrf), ("revision", &*revision), ("version", "2"), ("reason", "mine")];
+    let refused = gateway.admin_form("/models/scale/promote", &stale);
+    assert_eq!(refused.status, 412, "{}", text(&refused));
+    assert!(text(&refused).contains("changed since you looked at it"), "{}", text(&refused));
+    assert_eq!(split(&gateway)[0]["version"], "1", "nothing was overwritten");
+
+    let look = text(&gateway.admin_form(
+        "/models/scale/split",
+        &[("csrf", &csrf), ("step", "preview"), ("weight-1", "70"), ("weight-2", "30")],
+    ));
+    assert!(look.contains("Version 1 answers 70 %, version 2 answers 30 %"), "{look}");
+    let revision = hidden(&look, "revision");
+    let fields = [
+        ("csrf", &*csrf),
+        ("revision", &*revision),
+        ("weight-1", "70"),
+        ("weight-2", "30"),
+        ("sticky_by", "header:x-user"),
+        ("reason", "try"),
+    ];
+    assert_eq!(gateway.admin_form("/models/scale/split", &fields).status, 200);
+    assert_eq!(split(&gateway).as_array().unwrap().len(), 2);
+
+    let look = text(&gateway.admin_get("/models/scale/rollback"));
+    let fields = [("csrf", &*csrf), ("revision", &*hidden(&look, "revision")), ("reason", "enough")];
+    assert_eq!(gateway.admin_form("/models/scale/rollback", &fields).status, 200);
+    assert_eq!(split(&gateway)[0]["version"], "1");
+    let unload = gateway.admin_form("/models/scale/unload", &[("csrf", &csrf), ("version", "2")]);
+    assert_eq!(unload.status, 200, "{}", text(&unload));
+    gateway.wait_state("scale", 2, "unloaded");
+    let refused = gateway.admin_form("/models/scale/unload", &[("csrf", &csrf), ("version", "1")]);
+    assert!(refused.status == 409 && text(&refused).contains("traffic document"), "{}", text(&refused));
+}
+
+#[test]
+fn a_browser_shows_every_page_and_has_nothing_to_complain_about() {
+    let Some(browser) = browser() else { return };
+    let gateway = gateway();
+    let split = json!({"split": [{"version": "1", "weight": 1}, {"version": "2", "weight": 1}], "reason": "</script><script>alert(1)</script>"});
+    assert_eq!(gateway.admin_send("PUT", "/api/v1/models/scale/traffic", &[], &split).status, 200);
+    let pages = [
+        ("/", "need attention"),
+        ("/?filter=scale", "1 of 2 models"),
+        ("/models/scale", "Version 1 answers 50 %"),
+        ("/models/broken", "failed"),
+        ("/models/scale/versions/2", "Inputs and outputs"),
+        ("/models/scale/promote?version=2", "What would change"),
+        ("/models/scale/document", "textarea"),
+        ("/models/scale/rollout?version=1", "Steps, in percent"),
+        ("/alerts", "Alerts"),
+        ("/audit", "What changed"),
+        ("/gateway", "Prediction log"),
+        ("/sign-in", "Token"),
+        ("/models/none", "no model is named"),
+    ];
+    for (path, words) in pages {
+        let url = format!("http://{}{path}", gateway.admin());
+        // The script asks for the page again within this time.
+        let (page, said) = open(&browser, &["--enable-logging=stderr", "--virtual-time-budget=4000"], &url);
+        assert!(page.contains(words), "{path}: {words:?} is not in {page}");
+        let complaints: Vec<&str> = said.lines().filter(|line| line.contains("CONSOLE")).collect();
+        assert!(complaints.is_empty(), "{path}: {complaints:?}");
+        assert!(!page.contains("<img") && page.matches("<script").count() == 1, "{path}: {page}");
+        assert!(page.contains("id=\"gone\" role=\"status\" hidden"), "{path}: the server answers: {page}");
+    }
+}
+
+#[test]
+fn figures_of_arms_are_kept_and_shown() {
+    let gateway = gateway();
+    for _ in 0..20 {
+        assert_eq!(gateway.post("/v2/models/scale/infer", infer_body(&[1, 2], &[1.0, 2.0])).status, 200);
+    }
+    let series = crate::support::eventually("the requests are in the history", || {
+        let figures = gateway.admin_get("/api/v1/models/scale/figures?window=5m").json();
+        let series = figures["series"].as_array().unwrap().clone();
+        (!series.is_empty()).then_some(series)
+    });
+    assert_eq!((&series[0]["version"], &series[0]["arm"]), (&json!("2"), &json!("2")));
+    assert!(series[0]["points"][0]["p99_us"].as_f64().unwrap() > 0.0, "{series:?}");
+    let all = gateway.admin_get("/api/v1/figures").json();
+    assert!(all["models"]["scale"]["requests_per_s"].as_f64().unwrap() > 0.0, "{all}");
+    assert!(all["models"]["broken"].is_null(), "a model without requests is not there");
+    assert!(text(&gateway.admin_get("/")).contains("polyline"), "the page draws them");
+    let wrong = gateway.admin_get("/api/v1/models/scale/figures?window=20d");
+    assert_eq!(wrong.status, 400);
+    let dir = gateway.stop();
+    let again = Gateway::start_in(dir, "");
+    crate::support::eventually("they are there after a restart", || {
+        let figures = again.admin_get("/api/v1/models/scale/figures?window=1h").json();
+        figures["series"].as_array().is_some_and(|series| !series.is_empty()).then_some(())
+    });
+}
