@@ -4,6 +4,7 @@ use crate::drift::Drift;
 use crate::machine::{durable, lower_priority};
 use crate::model::ModelName;
 use crate::record::{self, now};
+use crate::telemetry::{Telemetry, names};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::fs;
 use std::io;
@@ -48,15 +49,20 @@ impl Keeper {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(super) fn start(drift: Drift, data: &Path) -> io::Result<Keeper> {
+    pub(super) fn start(drift: Drift, data: &Path, telemetry: &Telemetry) -> io::Result<Keeper> {
         let dir = data.join("drift");
         load(&drift, &dir);
+        let process = telemetry.process();
+        let gauges = (process.gauge(&names::DRIFT_ALARMS, &[]), process.gauge(&names::DRIFT_SHARE, &[]));
         let (stop, stopped) = crossbeam_channel::bounded(1);
         let (alive, ended) = crossbeam_channel::bounded(0);
         let thread = std::thread::Builder::new().name("drift".to_owned()).spawn(move || {
             let _alive: Sender<()> = alive;
             lower_priority("drift", NICE);
-            run(&drift, &dir, &stopped);
+            run(&drift, &dir, &stopped, &|| {
+                gauges.0.set(drift.troubles().len() as f64);
+                gauges.1.set(drift.least_share());
+            });
         })?;
         Ok(Keeper { thread, stop, ended })
     }
@@ -72,11 +78,13 @@ impl Keeper {
     }
 }
 
-fn run(drift: &Drift, dir: &Path, stopped: &Receiver<()>) {
+/// Works until it is told to stop. `show` updates the metrics.
+fn run(drift: &Drift, dir: &Path, stopped: &Receiver<()>, show: &dyn Fn()) {
     let mut saved = Instant::now();
     loop {
         let go_on = matches!(stopped.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
         drift.work(now());
+        show();
         if !go_on || saved.elapsed() >= SAVE_EVERY {
             save(drift, dir);
             saved = Instant::now();

@@ -458,7 +458,7 @@ fn start_log(
     let (log, stop) = Log::start(log_config, quality.clone(), telemetry)
         .map_err(|source| StartError::Start { what: "the prediction log", source })?;
     // Before any version is watched, as it continues with what was saved.
-    let drift = drift::Keeper::start(log.drift().clone(), &config.data.dir)
+    let drift = drift::Keeper::start(log.drift().clone(), &config.data.dir, telemetry)
         .map_err(|source| StartError::Start { what: "the thread for drift", source })?;
     let choice = settings.choice.clone();
     let stop = drift::CountedLog { log: stop, drift };

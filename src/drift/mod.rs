@@ -20,12 +20,12 @@ mod hot;
 mod plan;
 mod report;
 mod settings;
-#[cfg(test)]
-mod simulation;
 mod state;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_simulation;
 mod window;
 
 pub use hot::Seen;

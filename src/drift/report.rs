@@ -157,6 +157,12 @@ impl Drift {
         Report { versions: versions.into_iter().map(|(report, _)| report).collect() }
     }
 
+    /// The least share of a model's requests that is counted now.
+    #[must_use]
+    pub fn least_share(&self) -> f64 {
+        self.hot().models.values().map(|model| model.share).fold(1.0, f64::min)
+    }
+
     /// What is wrong now, of all models.
     #[must_use]
     pub fn troubles(&self) -> Vec<Trouble> {

@@ -2,6 +2,7 @@
 
 use crate::columns::{self, Column, ElementNames, Kind};
 use crate::model::{Signature, quoted};
+use crate::tensor::DataType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -132,7 +133,7 @@ impl Profile {
                 Ok(found) if bound.columns.iter().any(|(known, _)| known.name == found.name) => {
                     bound.complaints.push(format!("{} is described twice, once as {}", found.name, quoted(name)));
                 }
-                Ok(found) => match column.clone().for_kind(found.kind) {
+                Ok(found) => match column.clone().for_column(&found) {
                     Ok(column) => bound.columns.push((found, column)),
                     Err(why) => bound.complaints.push(format!("{}: {why}", found.name)),
                 },
@@ -184,9 +185,24 @@ impl ColumnProfile {
         Ok(())
     }
 
-    /// The profile with values as a column of this kind spells them.
-    fn for_kind(mut self, kind: Kind) -> Result<ColumnProfile, String> {
-        match (&mut self.bins, kind) {
+    /// The profile with values as a column has them: numbers in the precision of its type, and texts as they are compared. 0.7 of a training
+    /// set is not the 32-bit number that a request sends, so edges and values are rounded.
+    fn for_column(mut self, column: &Column) -> Result<ColumnProfile, String> {
+        let round = |number: f64| rounded(number, column.datatype);
+        if let Bins::Numeric { edges, counts } = &mut self.bins {
+            for edge in edges.iter_mut() {
+                *edge = round(*edge);
+            }
+            // Edges that become equal have no number between them.
+            for at in (1..edges.len()).rev() {
+                if edges[at] <= edges[at - 1] {
+                    edges.remove(at);
+                    let count = counts.remove(at);
+                    counts[at] += count;
+                }
+            }
+        }
+        match (&mut self.bins, column.kind) {
             (Bins::Numeric { .. }, Kind::Text) => {
                 Err("its profile is numeric, and the column has strings: expected a categorical one".to_owned())
             }
@@ -200,8 +216,16 @@ impl ColumnProfile {
                         return Err(format!("its profile has the value {}, and the column has numbers", quoted(text)));
                     };
                     // 0 and -0 are one value.
-                    *text = (number + 0.0).to_string();
+                    *text = (round(number) + 0.0).to_string();
                 }
+                // Values that are equal now are one.
+                values.sort();
+                values.dedup_by(|(text, count), (kept, sum)| {
+                    let same = text == kept;
+                    *sum += if same { *count } else { 0 };
+                    same
+                });
+                values.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
                 Ok(self)
             }
             (Bins::Categorical { values, .. }, Kind::Bool) => {
@@ -219,4 +243,15 @@ impl ColumnProfile {
             (Bins::Categorical { .. }, Kind::Text) | (Bins::Numeric { .. }, _) => Ok(self),
         }
     }
+}
+
+/// A number in the precision of a type. One that is too large for it stays as it is.
+fn rounded(number: f64, datatype: DataType) -> f64 {
+    #[expect(clippy::cast_possible_truncation, reason = "the precision of the type is what is asked for")]
+    let narrow = match datatype {
+        DataType::Fp32 => f64::from(number as f32),
+        DataType::Fp16 => f64::from(half::f16::from_f64(number)),
+        _ => number,
+    };
+    if narrow.is_finite() { narrow } else { number }
 }

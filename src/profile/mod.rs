@@ -4,7 +4,7 @@
 //! - [`Builder`] makes the profile of one column from its values, in bounded memory.
 //! - [`Profile::bind`] finds the columns of a signature that a profile describes, and says which of its names mean none.
 //!
-//! Uses: columns, model.
+//! Uses: columns, model, tensor.
 //!
 //! Invariant: no file and no clock. A profile that was parsed is consistent: its counts add up, its edges increase, its texts are bounded.
 //!

@@ -112,9 +112,33 @@ fn columns_are_bound_by_any_form_of_their_names() {
         rest: 0,
     };
     assert_eq!(found[1], ("inputs.b", &of(&[("true", 2)])));
-    assert_eq!(found[2], ("outputs.y", &of(&[("1", 1), ("0", 1)])));
+    assert_eq!(found[2], ("outputs.y", &of(&[("0", 1), ("1", 1)])));
     assert_eq!(bound.complaints.len(), 3, "{:?}", bound.complaints);
     for words in ["\"height\" is no column", "described twice", "has strings"] {
         assert!(bound.complaints.iter().any(|c| c.contains(words)), "{words} in {:?}", bound.complaints);
     }
+}
+
+#[test]
+fn numbers_are_rounded_to_the_type_of_the_column() {
+    let dims = Some(vec![Dim::Free(None)]);
+    let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: dims.clone() };
+    let inputs = vec![spec("x", DataType::Fp32), spec("c", DataType::Fp32), spec("d", DataType::Fp64)];
+    let signature = Signature::new(inputs, vec![spec("y", DataType::Fp16)]);
+    let text = r#"{"format":1,"rows":6,"columns":{
+        "x":{"kind":"numeric","count":6,"edges":[0.7,0.70000000001,1e300],"counts":[1,2,2,1]},
+        "c":{"kind":"categorical","count":6,"values":[["0.1",3],["0.10000000001",1],["2",2]]},
+        "d":{"kind":"numeric","count":6,"edges":[0.7],"counts":[3,3]},
+        "y":{"kind":"categorical","count":6,"values":[["0.1",6]]}}}"#;
+    let bound = Profile::parse(text.as_bytes()).unwrap().bind(&signature, &ElementNames::default());
+    assert!(bound.complaints.is_empty(), "{:?}", bound.complaints);
+    let bins: Vec<&Bins> = bound.columns.iter().map(|(_, of)| &of.bins).collect();
+    assert_eq!(bins[0], &Bins::Numeric { edges: vec![f64::from(0.7f32), 1e300], counts: vec![1, 4, 1] });
+    let of = |values: &[(f64, u64)]| Bins::Categorical {
+        values: values.iter().map(|(v, n)| (v.to_string(), *n)).collect(),
+        rest: 0,
+    };
+    assert_eq!(bins[1], &of(&[(f64::from(0.1f32), 4), (2.0, 2)]));
+    assert_eq!(bins[2], &Bins::Numeric { edges: vec![0.7], counts: vec![3, 3] });
+    assert_eq!(bins[3], &of(&[(f64::from(half::f16::from_f64(0.1)), 6)]));
 }

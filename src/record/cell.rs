@@ -10,9 +10,8 @@ impl Stream {
     ///
     /// The column must come from this stream's signature. Where the record is of a whole request although its inputs have rows, a row has no
     /// values.
-    #[must_use]
-    #[allow(dead_code, reason = "segments read it")]
-    pub(crate) fn cell<'f>(&self, view: &PredictionView<'f>, column: &Column, row: usize) -> Cell<'f> {
+    #[cfg(test)]
+    pub(super) fn cell<'f>(&self, view: &PredictionView<'f>, column: &Column, row: usize) -> Cell<'f> {
         let mut found = Cell::Missing;
         self.cells(view, std::slice::from_ref(column), row, &mut |_, cell| found = cell);
         found

@@ -201,6 +201,18 @@ pub(crate) const LOG_DELETED: Metric = metric(
 );
 pub(crate) const FEEDBACK: Metric =
     metric("sluicegate_feedback_total", Kind::Counter, &[], "Feedback entries accepted for the log");
+pub(crate) const DRIFT_ALARMS: Metric = metric(
+    "sluicegate_drift_alarms",
+    Kind::Gauge,
+    &[],
+    "Columns of versions and arms that differ from their reference so that it matters; outputs that are stuck or not finite count too",
+);
+pub(crate) const DRIFT_SHARE: Metric = metric(
+    "sluicegate_drift_counted_share",
+    Kind::Gauge,
+    &[],
+    "The least share of a model's requests that is counted for drift, from 0 to 1; below 1 beyond 200,000 values a second",
+);
 pub(crate) const QUALITY_LABELLED: Metric = metric(
     "sluicegate_quality_labelled",
     Kind::Gauge,
@@ -483,6 +495,8 @@ pub(crate) const ALL: &[Metric] = &[
     QUALITY_VALUES,
     QUALITY_VALUE_MEAN,
     QUALITY_VALUE_VARIANCE,
+    DRIFT_ALARMS,
+    DRIFT_SHARE,
     REFUSED,
     SHED,
     REQUEST_MEMORY,

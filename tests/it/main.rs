@@ -28,6 +28,7 @@ mod lifecycle;
 mod lineage;
 mod map;
 mod memory;
+mod monitoring;
 mod optional;
 mod outcomes;
 mod overload;

@@ -2,6 +2,7 @@
 //!
 //! To add a rule: a function here that lists findings, and its place in [`inputs`].
 
+mod monitoring;
 mod rollouts;
 mod server;
 mod traffic;
@@ -51,6 +52,7 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
     let mut trail = server::Trail::new(data_dir.clone());
     let (of_budget, of_outputs) = (reader.clone(), reader.clone());
     let (of_states, of_engines) = (reader.clone(), reader.clone());
+    let (of_drift, of_hours, of_ages) = (log.drift().clone(), log.drift().clone(), reader.clone());
     let sources = vec![
         source(&[Rule::VersionFailed], of(versions::failed)),
         source(&[Rule::ModelUnserved], of(versions::unserved)),
@@ -61,6 +63,9 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
         ),
         source(&[Rule::NonFinite], Box::new(move |now| Some(nonfinite.look(&of_outputs, now)))),
         source(&[Rule::RolloutTakenBack, Rule::GuardrailNear], Box::new(move |now| watched.look(now))),
+        source(&[Rule::Drift], Box::new(move |_| Some(monitoring::drift(&of_drift)))),
+        source(&[Rule::Unstable], Box::new(move |_| Some(monitoring::unstable(&of_hours)))),
+        source(&[Rule::Staleness], Box::new(move |now| Some(monitoring::stale(&of_ages, now.ts)))),
         source(&[Rule::LogLoss], Box::new(move |now| Some(losses.look(now)))),
         source(&[Rule::DiskFull], Box::new(move |_| server::disk(&data_dir))),
         source(&[Rule::MemoryFull], Box::new(move |_| server::memory(memory))),

@@ -107,7 +107,7 @@ const YEAR: i64 = 365 * 24;
 fn false_alarms_are_within_the_budget() {
     let accepted = 50.0;
     let settings = Settings { false_alarms_per_year: accepted, floor: 0.0, ..Settings::default() };
-    let (years, columns) = if is_long() { (10u32, 20) } else { (1, 1) };
+    let (years, columns) = if is_long() { (4u32, 4) } else { (1, 1) };
     let hours = if is_long() { YEAR } else { YEAR / 6 };
     let mut begun = 0;
     for seed in 0..years {
@@ -121,7 +121,7 @@ fn false_alarms_are_within_the_budget() {
 
 #[test]
 fn the_default_is_silent_without_drift_and_over_a_daily_cycle() {
-    let (hours, columns) = if is_long() { (YEAR, 50) } else { (20 * 24, 3) };
+    let (hours, columns) = if is_long() { (YEAR, 8) } else { (20 * 24, 3) };
     let settings = Settings::default();
     let told = World::new(columns, 20_000, &settings, 11).run(0..hours, 100, |_, _, x, _| x);
     println!("default, no drift: {told:?} in {hours} hours, {columns} columns");
@@ -139,7 +139,7 @@ fn the_default_is_silent_without_drift_and_over_a_daily_cycle() {
 fn changes_are_told() {
     let settings = Settings::default();
     let rows = 1000;
-    let runs = if is_long() { 20 } else { 1 };
+    let runs = if is_long() { 5 } else { 1 };
     let columns = if is_long() { 500 } else { 10 };
     let shift = |by: f64| move |_: i64, at: usize, x: f64, _: &mut fastrand::Rng| if at == 0 { x + by } else { x };
     let missing = |share: f64| {

@@ -1,0 +1,112 @@
+//! Drift, outputs that are stuck or not finite, and versions that are too old.
+
+use crate::alerts::{About, Finding, Rule, Severity};
+use crate::drift::{Drift, Trouble, What};
+use crate::model::Version;
+use crate::registry::{Entry, Loaded, Reader};
+use crate::settings::show_duration;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Columns that a summary names.
+const NAMED: usize = 3;
+
+/// Columns that are different, and it matters: one finding for each version and arm.
+pub(super) fn drift(drift: &Drift) -> Vec<Finding> {
+    let mut groups: BTreeMap<_, Vec<Trouble>> = BTreeMap::new();
+    for trouble in drift.troubles().into_iter().filter(|trouble| trouble.what == What::Drift) {
+        groups.entry((trouble.model.clone(), trouble.version, trouble.arm.clone())).or_default().push(trouble);
+    }
+    let finding = |((model, version, arm), troubles): ((_, Version, String), Vec<Trouble>)| {
+        let words: Vec<&str> = troubles.iter().take(NAMED).map(|trouble| trouble.words.as_str()).collect();
+        let more = troubles.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!("; and {more} more columns") } else { String::new() };
+        let since =
+            troubles.iter().map(|trouble| trouble.since).min().and_then(|ts| Timestamp::from_microsecond(ts).ok());
+        Finding {
+            about: About { subject: arm.clone(), ..About::version(Rule::Drift, &model, version) },
+            severity: Severity::Warning,
+            summary: format!("version {version} of {model} on arm {arm}: {}{more}", words.join("; ")),
+            how_sure: "both that it is different and that it matters; false alarms are as many a year as [drift] in model.toml accepts, 1 by default"
+                .to_owned(),
+            what_to_do: format!(
+                "`sluicegate drift {model}` shows the columns; look for a change of the data's source first, then train on newer rows"
+            ),
+            since,
+            training: None,
+        }
+    };
+    groups.into_iter().map(finding).collect()
+}
+
+/// Outputs that are stuck at a value, and outputs that became NaN or infinite, of the last hour that was counted.
+pub(super) fn unstable(drift: &Drift) -> Vec<Finding> {
+    let troubles = drift.troubles().into_iter().filter(|trouble| trouble.what != What::Drift);
+    let finding = |trouble: Trouble| {
+        let Trouble { model, version, arm, column, words, since, .. } = trouble;
+        Finding {
+            about: About { subject: format!("{arm} {column}"), ..About::version(Rule::Unstable, &model, version) },
+            severity: Severity::Warning,
+            summary: format!("version {version} of {model} on arm {arm}: {words}"),
+            how_sure: "counted in the rows of the last hour; the reference has other values".to_owned(),
+            what_to_do: format!(
+                "`sluicegate drift {model}` shows whether its inputs changed; `sluicegate reproduce REQUEST_ID` runs a prediction again"
+            ),
+            since: Timestamp::from_microsecond(since).ok(),
+            training: None,
+        }
+    };
+    troubles.map(finding).collect()
+}
+
+/// Versions that un-pinned traffic goes to and that are older, or have older data, than `[staleness]` in `model.toml` allows.
+pub(super) fn stale(reader: &Reader, now: Timestamp) -> Vec<Finding> {
+    let snapshot = reader.snapshot();
+    let mut findings = Vec::new();
+    for entry in snapshot.models() {
+        let serving = entry.document().map(crate::route::Document::serving).unwrap_or_default();
+        let loaded = entry.versions().values().filter_map(|status| status.loaded.as_deref());
+        for loaded in loaded.filter(|loaded| serving.contains(&loaded.version)) {
+            findings.extend(stale_version(entry, loaded, now));
+        }
+    }
+    findings
+}
+
+fn stale_version(entry: &Entry, loaded: &Loaded, now: Timestamp) -> impl Iterator<Item = Finding> {
+    let (limits, lineage) = (entry.staleness(), &loaded.facts.origin.lineage);
+    let trained_at = lineage.trained_at.as_deref().and_then(time);
+    let profile_to = loaded.facts.profile.as_ref().and_then(|profile| profile.to);
+    let data_to = profile_to.or_else(|| lineage.data.to.as_deref().and_then(time));
+    let (model, version) = (entry.name().clone(), loaded.version);
+    let checks = [
+        ("it was trained", "max_age", limits.max_age, trained_at),
+        ("the last row of its training data came", "max_data_age", limits.max_data_age, data_to),
+    ];
+    checks.into_iter().filter_map(move |(what, key, limit, at)| {
+        let (limit, at) = (limit?, at?);
+        let age = Duration::try_from(now.duration_since(at)).ok().filter(|age| *age > limit)?;
+        let days = age.as_secs() / (24 * 3600);
+        Some(Finding {
+            about: About { subject: key.to_owned(), ..About::version(Rule::Staleness, &model, version) },
+            severity: Severity::Warning,
+            summary: format!(
+                "version {version} of {model} is stale: {what} {days} days ago ({at}), and [staleness] {key} is {}",
+                show_duration(limit)
+            ),
+            how_sure: "certain, if the time in version.toml or profile.json is right".to_owned(),
+            what_to_do: format!("train {model} on newer data, or raise {key} in its model.toml"),
+            since: at.checked_add(limit).ok(),
+            training: None,
+        })
+    })
+}
+
+/// An RFC 3339 time, or a date, which means its start in UTC.
+fn time(text: &str) -> Option<Timestamp> {
+    let date = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    text.parse().ok().or_else(date)
+}

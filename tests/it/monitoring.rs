@@ -1,0 +1,199 @@
+//! Profiles and drift, with a server and its files.
+
+use crate::support::{Gateway, eventually, onnx};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn cli(dir: &Path, line: &str) -> (i32, String) {
+    let result =
+        Command::new(env!("CARGO_BIN_EXE_sluicegate")).args(line.split(' ')).current_dir(dir).output().unwrap();
+    let output = format!("{}{}", String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
+    (result.status.code().unwrap(), output)
+}
+
+fn python() -> String {
+    let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    std::env::var("SLUICEGATE_TEST_PYTHON").unwrap_or_else(|_| venv.display().to_string())
+}
+
+/// Numbers that look random and are the same each time, from 0 to 1.
+fn numbers(n: u32) -> impl Iterator<Item = f32> {
+    (0..n).map(|i| (f64::from(i) * 0.618_033_988_749_895).fract() as f32)
+}
+
+/// A profile of two columns that are uniform from 0 to 1.
+fn csv(dir: &Path) {
+    let mut text = "x[0],x[1]\n".to_owned();
+    for x in numbers(5000) {
+        text.push_str(&format!("{x},{}\n", 1.0 - x));
+    }
+    std::fs::write(dir.join("train.csv"), text).unwrap();
+}
+
+fn send(gateway: &Gateway, requests: u32, shift: f32) {
+    for (i, x) in numbers(requests).enumerate() {
+        let body = json!({"id": format!("r{i}"), "inputs": [
+            {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [x + shift, 1.0 - x]}]});
+        assert_eq!(gateway.post("/v2/models/m/infer", body.to_string()).status, 200);
+    }
+}
+
+fn drift(gateway: &Gateway) -> Value {
+    gateway.admin_get("/api/v1/models/m/drift").json()
+}
+
+/// Makes the hour that a stop interrupted end before: its counts are judged by the next server.
+fn age(data: &Path) {
+    let path = data.join("drift/m.json");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let arm = &mut state["arms"][0]["state"];
+    let hour = arm["part"][0].as_i64().unwrap() - 3;
+    (arm["part"][0], arm["last_hour"], arm["first_hour"]) = (hour.into(), hour.into(), hour.into());
+    std::fs::write(&path, state.to_string()).unwrap();
+}
+
+#[test]
+fn live_rows_are_compared_with_the_profile_over_a_restart() {
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "m", 1, &onnx::scaling(1.0));
+        std::fs::write(models.join("m/model.toml"), "feature_names = [\"age\", \"fare\"]\n").unwrap();
+        let dir = models.parent().unwrap();
+        csv(dir);
+        let (code, output) = cli(dir, "profile train.csv --model m --version 1 -o models/m/1/profile.json");
+        assert!(code == 0 && output.contains("2 columns of 5,000 rows"), "{output}");
+    });
+    let found = drift(&gateway);
+    assert_eq!(found["versions"][0]["reference"], "profile", "{found}");
+    assert_eq!(found["versions"][0]["reference_rows"], 5000);
+    assert_eq!(found["summary"], "no window has ended yet for m");
+    send(&gateway, 300, 0.5);
+    eventually("the rows are counted", || (drift(&gateway)["versions"][0]["arms"][0]["counted"] == 300).then_some(()));
+    assert_eq!(gateway.admin_get("/api/v1/models/none/drift").status, 404);
+
+    let dir = gateway.stop();
+    age(&dir.path().join("data"));
+    let gateway = Gateway::start_in(dir, "");
+    gateway.wait_ready();
+    let troubles = eventually("the hour is judged", || {
+        let troubles = drift(&gateway)["troubles"].as_array().unwrap().clone();
+        (!troubles.is_empty()).then_some(troubles)
+    });
+    assert_eq!((troubles.len(), &troubles[0]["column"], &troubles[0]["what"]), (1, &json!("age"), &json!("drift")));
+    let words = troubles[0]["words"].as_str().unwrap();
+    assert!(words.contains("age differs from the profile in the hour of 300 rows"), "{words}");
+    let arm = drift(&gateway)["versions"][0]["arms"][0].clone();
+    assert_eq!(
+        (&arm["rows"], &arm["columns"][0]["alarm"], &arm["columns"][1]["alarm"]),
+        (&json!(300), &json!(true), &json!(false))
+    );
+    let window = &arm["columns"][0]["windows"][0];
+    assert!(window["different"] == true && window["matters"] == true && window["rows"] == 300, "{window}");
+    let command = format!("drift m --admin http://{}", gateway.admin());
+    let (code, output) = cli(gateway.dir.path(), &command);
+    assert!(code == 0 && output.contains("ALARM") && output.contains("profile.json of 5000 rows"), "{output}");
+    eventually("the alert fires", || {
+        let alerts = gateway.admin_get("/api/v1/alerts").json();
+        let fires = |alert: &Value| alert["rule"] == "drift" && alert["model"] == "m";
+        alerts["alerts"].as_array().unwrap().iter().any(fires).then_some(())
+    });
+}
+
+#[test]
+fn a_wrong_profile_is_a_note_and_old_versions_are_stale() {
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "m", 1, &onnx::scaling(1.0));
+        std::fs::write(models.join("m/1/profile.json"), "{\"format\": 1, \"rows\": 1}").unwrap();
+        std::fs::write(models.join("m/1/version.toml"), "[lineage]\ntrained_at = \"2020-01-01\"\n").unwrap();
+        std::fs::write(models.join("m/model.toml"), "[staleness]\nmax_age = \"90d\"\n").unwrap();
+    });
+    let version = gateway.admin_get("/api/v1/models/m/versions/1").json();
+    assert_eq!(version["state"], "serving");
+    assert!(version.to_string().contains("profile.json is not used: not a profile"), "{version}");
+    let found = drift(&gateway);
+    assert_eq!(
+        (&found["versions"][0]["reference"], &found["versions"][0]["first_day_rows"]),
+        (&Value::Null, &json!(0))
+    );
+    assert!(found["summary"].as_str().unwrap().starts_with("no reference"), "{found}");
+    let alert = eventually("the alert fires", || {
+        let alerts = gateway.admin_get("/api/v1/alerts").json();
+        alerts["alerts"].as_array().unwrap().iter().find(|alert| alert["rule"] == "staleness").cloned()
+    });
+    assert!(alert["summary"].as_str().unwrap().contains("version 1 of m is stale: it was trained"), "{alert}");
+}
+
+#[test]
+fn a_profile_is_made_of_the_log_and_of_an_export() {
+    let gateway = Gateway::start(|models| onnx::install(models, "m", 1, &onnx::scaling(2.0)));
+    send(&gateway, 200, 0.0);
+    let dir = gateway.stop();
+    let dir = dir.path();
+    let (code, output) = cli(dir, "profile --from-log m 1 -o log.json");
+    assert!(code == 0 && output.contains("columns of 200 rows"), "{output}");
+    for (format, name) in [("parquet", "export.parquet"), ("csv", "export.csv")] {
+        let (code, output) = cli(dir, &format!("export m --format {format} -o {name}"));
+        assert_eq!(code, 0, "{output}");
+        let (code, output) = cli(dir, &format!("profile {name} --model m --version 1 -o {format}.json"));
+        assert_eq!(code, 0, "{output}");
+        let read = |name: &str| serde_json::from_slice::<Value>(&std::fs::read(dir.join(name)).unwrap()).unwrap();
+        let (of_log, of_export) = (read("log.json"), read(&format!("{format}.json")));
+        for (name, column) in of_log["columns"].as_object().unwrap() {
+            let other = &of_export["columns"][name];
+            assert_eq!((&column["count"], &column["counts"]), (&other["count"], &other["counts"]), "{format}");
+            // CSV has the shortest decimals of 32-bit numbers.
+            let [a, b] = [column, other].map(|column| column["edges"][9].as_f64().unwrap());
+            assert!((a - b).abs() < 1e-6, "{format} {name}: {a} {b}");
+        }
+        assert!(of_log["from"].is_string() && of_log["columns"]["inputs.x[0]"]["kind"] == "numeric", "{of_log}");
+    }
+    for (line, words) in [
+        ("profile train.txt -o p.json", "expected a file named *.parquet or *.csv"),
+        ("profile none.csv -o p.json", "cannot read none.csv"),
+        ("profile --from-log other 1 -o p.json", "no matching predictions of other"),
+        ("profile log.json --model m -o p.json", "--version"),
+        ("profile export.csv --from-log m 1 -o p.json", "cannot be used with"),
+    ] {
+        let (code, output) = cli(dir, line);
+        assert!(code != 0 && output.contains(words), "{line}: {output}");
+        assert!(!dir.join("p.json").exists());
+    }
+}
+
+/// The function in docs/MONITORING.md writes what `sluicegate profile` writes.
+#[test]
+fn the_documented_python_writes_a_profile() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/MONITORING.md")).unwrap();
+    let code = text.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    csv(dir.path());
+    let code = format!(
+        "{code}\nx = np.genfromtxt('train.csv', delimiter=',', skip_header=1)\n\
+         s = np.array(['a', None, 'b', 'a'] * (len(x) // 4), dtype=object)\n\
+         json.dump(profile({{'x[0]': x[:, 0], 'x[1]': x[:, 1], 's': s}}), open('python.json', 'w'))\n"
+    );
+    let output = Command::new(python()).arg("-c").arg(&code).current_dir(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (exit, words) = cli(dir.path(), "profile train.csv -o rust.json");
+    assert_eq!(exit, 0, "{words}");
+    let read = |name: &str| serde_json::from_slice::<Value>(&std::fs::read(dir.path().join(name)).unwrap()).unwrap();
+    let (python, rust) = (read("python.json"), read("rust.json"));
+    for column in ["x[0]", "x[1]"] {
+        let (python, rust) = (&python["columns"][column], &rust["columns"][column]);
+        assert_eq!((&python["count"], &python["edges"].as_array().unwrap().len()), (&rust["count"], &19));
+        for at in 0..19 {
+            let [a, b] = [&python["edges"][at], &rust["edges"][at]].map(|edge| edge.as_f64().unwrap());
+            assert!((a - b).abs() < 0.001, "{column} {at}: {a} {b}");
+        }
+    }
+    assert_eq!(python["columns"]["s"]["values"], json!([["a", 2500], ["b", 1250]]));
+    assert_eq!(python["columns"]["s"]["missing"], 1250);
+    // A server reads it.
+    let gateway = Gateway::start(|models| {
+        onnx::install(models, "m", 1, &onnx::scaling(1.0));
+        std::fs::copy(dir.path().join("python.json"), models.join("m/1/profile.json")).unwrap();
+    });
+    let found = drift(&gateway);
+    assert_eq!(found["versions"][0]["reference"], "profile");
+    assert!(found["versions"][0]["notes"][0].as_str().unwrap().contains("\"s\" is no column"), "{found}");
+}
