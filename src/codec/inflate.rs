@@ -28,7 +28,7 @@ impl Encoding {
         }
     }
 
-    fn parse(name: &str) -> Option<Encoding> {
+    pub fn parse(name: &str) -> Option<Encoding> {
         match name.trim() {
             n if n.eq_ignore_ascii_case("gzip") || n.eq_ignore_ascii_case("x-gzip") => Some(Encoding::Gzip),
             n if n.eq_ignore_ascii_case("deflate") => Some(Encoding::Deflate),

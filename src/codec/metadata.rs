@@ -5,7 +5,7 @@ use crate::model::{Signature, TensorSpec, Version};
 use bytes::Bytes;
 
 /// The protocol extensions that this server supports.
-const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+pub(crate) const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
 
 /// The answer to `GET /v2`.
 #[must_use]

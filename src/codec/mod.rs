@@ -1,7 +1,7 @@
 //! codec: bytes ↔ tensors, one file per wire format.
 //!
 //! - [`oip`]: the Open Inference Protocol v2, JSON and the binary tensor extension. [`tfs`]: TensorFlow Serving's REST API.
-//!   [`metadata`]: the metadata of a server and of a model for OIP. [`golden`]: `golden.json` and `warmup.json`, which contain
+//!   [`grpc`]: the messages of both over gRPC. [`triton`]: Triton's configuration and statistics. [`metadata`]: the metadata of a server and of a model for OIP. [`golden`]: `golden.json` and `warmup.json`, which contain
 //!   OIP bodies. [`feedback`]: feedback bodies. [`inflate`]: compression and decompression of bodies.
 //! - JSON is parsed in one pass, directly into typed buffers: [`json`] is the parser, [`elements`] parses one value, [`nested`]
 //!   lists of values. There is no tree and no recursion. Memory is not reserved only because the sender announced a size.
@@ -22,6 +22,7 @@ mod decimal;
 mod elements;
 pub(crate) mod feedback;
 pub(crate) mod golden;
+pub(crate) mod grpc;
 pub(crate) mod inflate;
 mod json;
 pub(crate) mod metadata;
@@ -32,3 +33,4 @@ pub(crate) mod pieces;
 mod tests;
 mod text;
 pub(crate) mod tfs;
+pub(crate) mod triton;

@@ -1,7 +1,7 @@
 //! The headers and bodies of answers.
 
 use super::answer_body::AnswerBody;
-use super::problem;
+use super::{grpc, problem};
 use crate::model::{Failure, RequestId};
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -47,6 +47,25 @@ pub(super) fn prediction(body: AnswerBody, json_length: Option<usize>) -> HttpRe
 /// An error answer.
 pub(super) fn error(failure: &Failure) -> HttpResponse {
     problem::response(failure).map(AnswerBody::from)
+}
+
+/// The protocol around a request: how its body is framed, and how failures are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// A status code and JSON.
+    Http,
+    /// Frames, and a status in the trailers.
+    Grpc,
+}
+
+impl Dialect {
+    /// An error answer.
+    pub(super) fn error(self, failure: &Failure) -> HttpResponse {
+        match self {
+            Dialect::Http => error(failure),
+            Dialect::Grpc => grpc::error(failure),
+        }
+    }
 }
 
 /// Sets the headers of a compressed answer.

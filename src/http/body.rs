@@ -1,6 +1,6 @@
 //! Reading a request's body under its limits.
 
-use super::answer::HEADER_LENGTH;
+use super::answer::{Dialect, HEADER_LENGTH};
 use super::handle::Caller;
 use super::joined::Joined;
 use super::peers::PROMPT;
@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct UnreadBody<'a> {
     pub incoming: Incoming,
-    pub caller: &'a Caller,
+    pub caller: &'a Arc<Caller>,
 }
 
 /// How much of a refused body is still read, and for how long.
@@ -61,6 +62,7 @@ pub(super) async fn discard_request(headers: &HeaderMap, mut body: UnreadBody<'_
 pub(super) async fn read(
     headers: &HeaderMap,
     mut unread: UnreadBody<'_>,
+    dialect: Dialect,
     max: usize,
     timeout: Duration,
     deadline: Instant,
@@ -100,7 +102,10 @@ pub(super) async fn read(
     // Taken when the body is not complete soon.
     let mut unfinished = None;
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
-    let mut joined = Joined::new(most, headers.get(HEADER_LENGTH));
+    let mut joined = match dialect {
+        Dialect::Http => Joined::new(most, headers.get(HEADER_LENGTH)),
+        Dialect::Grpc => Joined::of_frame(most),
+    };
     loop {
         let frame = if let Some(frame) = next.take() {
             frame

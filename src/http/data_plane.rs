@@ -3,10 +3,11 @@
 use super::config::Config;
 use super::door::{Doors, Shed};
 use super::endpoint::Endpoint;
+use super::grpc::StreamPlaces;
 use super::io_health::IoThreads;
 use super::peers::Peers;
 use super::workers::Workers;
-use crate::access::{ClientCertificate, Identity, Permission, Remembered, Scope, credentials_needed};
+use crate::access::{Action, ClientCertificate, Identity, Permission, Remembered, Scope, credentials_needed};
 use crate::budget::Budget;
 use crate::callers::Callers;
 use crate::explain::Explainer;
@@ -145,6 +146,8 @@ pub struct DataPlane {
     feedback_in_flight: InFlight,
     pub(super) peers: Arc<Peers>,
     pub(super) io_threads: IoThreads,
+    /// The streams of gRPC that are open.
+    pub(super) streams: Arc<StreamPlaces>,
     /// The server is about to stop: readiness is 503.
     stopping: AtomicBool,
     refused: [Counter; Code::ALL.len()],
@@ -178,6 +181,7 @@ impl DataPlane {
             feedback_in_flight: InFlight::default(),
             peers: Peers::new(config.max_unfinished, config.max_unfinished_per_peer),
             io_threads: IoThreads::default(),
+            streams: Arc::default(),
             stopping: AtomicBool::new(false),
             refused: Code::ALL.map(|code| process.counter(&names::REFUSED, &[("code", code.as_str())])),
             panics: Task::ALL.map(|task| process.counter(&names::PANICS, &[("task", task.as_str())])),
@@ -217,10 +221,15 @@ impl DataPlane {
         self.stopping.store(true, Ordering::Release);
     }
 
+    /// The server is about to stop, and says so.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// Whether new requests should be sent to this server (`/v2/health/ready`).
     #[must_use]
     pub fn ready(&self) -> bool {
-        !self.stopping.load(Ordering::Acquire) && self.gateway.snapshot().ready
+        !self.is_stopping() && self.gateway.snapshot().ready
     }
 
     /// Predict requests that are admitted and not answered yet.
@@ -240,8 +249,22 @@ impl DataPlane {
         parts: &Parts,
         remembered: &Remembered,
     ) -> Result<Option<Arc<Identity>>, Failure> {
-        let Doors { access, require_token, .. } = &self.doors;
         let (permission, model) = endpoint.permission();
+        self.check_permission(permission, model, parts, remembered)
+    }
+
+    /// The same for a permission.
+    ///
+    /// # Errors
+    /// As [`DataPlane::check_caller`].
+    pub(super) fn check_permission(
+        &self,
+        permission: Permission,
+        model: Option<&str>,
+        parts: &Parts,
+        remembered: &Remembered,
+    ) -> Result<Option<Arc<Identity>>, Failure> {
+        let Doors { access, require_token, .. } = &self.doors;
         if permission == Permission::Open {
             return Ok(None);
         }
@@ -259,6 +282,17 @@ impl DataPlane {
             Permission::To(action, Scope::Everything) => identity.check(action, None),
         }
         .map(|()| Some(identity))
+    }
+
+    /// Whether a caller that was let in may use the model that its message names.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`, and `UNAUTHENTICATED` for a caller without a name, where credentials are needed.
+    pub(super) fn check_model(&self, identity: Option<&Identity>, model: &str) -> Result<(), Failure> {
+        if !self.doors.require_token {
+            return Ok(());
+        }
+        identity.ok_or_else(|| credentials_needed(None))?.check(Action::Predict, Some(model))
     }
 
     /// Admits one request, or refuses it at once.

@@ -4,6 +4,7 @@ use super::answer;
 use super::body::UnreadBody;
 use super::data_plane::{Claim, DataPlane, Permit, RequestKind};
 use super::endpoint::Target;
+use super::io_health::Heart;
 use crate::access::Access;
 use crate::callers::{self, Callers, Place};
 use crate::model::{Code, Failure, Priority, Requester, quoted};
@@ -158,30 +159,32 @@ pub(super) fn admit(
     Ok(Admitted { _permit: permit, _of_caller: of_caller })
 }
 
-/// Lets a request in whose body has not been read, or refuses it. `target`: the model that is asked, for a prediction.
+/// Lets a request in whose body has not been read, or refuses it. `heart`: of the thread that answers it. `target`: the model that is asked, for
+/// a prediction, where the path names it.
 ///
 /// # Errors
 /// `TOO_MANY_REQUESTS` and `OVERLOADED`, with the limit in words. They are counted.
 pub(super) fn enter(
     plane: &DataPlane,
-    request: &Arrived<'_>,
+    heart: &Heart,
+    sender: &Sender,
+    received: Instant,
     kind: RequestKind,
     target: Option<&Target<'_>>,
     deadline: Instant,
 ) -> Result<(), Failure> {
-    let Arrived { sender, body, received, .. } = request;
     let Sender { caller, priority } = sender;
-    let refused = |reason| sender.refused(plane, reason, *received);
+    let refused = |reason| sender.refused(plane, reason, received);
     plane.has_room(kind, claim(plane, sender)).inspect_err(|_| refused(Reason::Places))?;
     // Feedback has places of its own, and takes none from predictions.
     if kind == RequestKind::Predict {
         caller.has_room().inspect_err(|_| refused(Reason::CallerPlaces))?;
     }
     // The caller counts this one itself.
-    caller.send(*received).inspect_err(|_| plane.shed.count(Reason::CallerRate, *priority))?;
-    let late = body.caller.heart.late();
+    caller.send(received).inspect_err(|_| plane.shed.count(Reason::CallerRate, *priority))?;
+    let late = heart.late();
     let most = match priority {
-        Priority::Interactive => deadline.saturating_duration_since(*received) / 2,
+        Priority::Interactive => deadline.saturating_duration_since(received) / 2,
         Priority::Batch => BUSY,
     };
     if late > most {

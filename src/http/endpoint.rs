@@ -1,5 +1,6 @@
 //! The endpoints of the data plane, and their paths.
 
+use super::grpc::Call;
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure, Version, quoted};
 use crate::route::Selector;
@@ -17,6 +18,10 @@ pub(super) enum Endpoint<'p> {
     Metadata(Target<'p>),
     ModelReady(Target<'p>),
     Infer(Target<'p>),
+    /// Triton: the configuration of a model.
+    Config(Target<'p>),
+    /// Triton: the statistics of a model, or of all.
+    Statistics(Option<Target<'p>>),
     /// TensorFlow Serving: status of all versions of a model, or of one.
     TfsStatus(Target<'p>),
     TfsMetadata(Target<'p>),
@@ -25,6 +30,8 @@ pub(super) enum Endpoint<'p> {
     Explain(Target<'p>),
     /// Feedback about predictions of this model.
     Feedback(Cow<'p, str>),
+    /// A gRPC call. Its message names the model.
+    Grpc(Call),
 }
 
 /// The model and the version that a path names.
@@ -61,8 +68,11 @@ impl Endpoint<'_> {
         const OF_MODEL: Permission = Permission::To(Action::Predict, Scope::Model);
         match self {
             Endpoint::Live | Endpoint::Ready => (Permission::Open, None),
-            Endpoint::ServerMetadata => (Permission::AnyIdentity, None),
+            // Of all models, a caller is shown those that it may use.
+            Endpoint::ServerMetadata | Endpoint::Statistics(None) => (Permission::AnyIdentity, None),
             Endpoint::Metadata(target)
+            | Endpoint::Config(target)
+            | Endpoint::Statistics(Some(target))
             | Endpoint::ModelReady(target)
             | Endpoint::Infer(target)
             | Endpoint::TfsStatus(target)
@@ -70,6 +80,7 @@ impl Endpoint<'_> {
             | Endpoint::TfsPredict(target)
             | Endpoint::Explain(target) => (OF_MODEL, Some(&target.model)),
             Endpoint::Feedback(model) => (OF_MODEL, Some(model)),
+            Endpoint::Grpc(call) => (call.permission(), None),
         }
     }
 }
@@ -104,7 +115,7 @@ impl<'p> Endpoint<'p> {
         if let Some(rest) = path.strip_prefix("/v1/models/") {
             return Endpoint::of_v1(rest).ok_or_else(unknown)?.map_err(Refused::from);
         }
-        Err(unknown())
+        Call::of(path).map(|call| (Endpoint::Grpc(call), WRITE)).ok_or_else(unknown)
     }
 
     /// `rest` is the path after `/v2`.
@@ -113,6 +124,7 @@ impl<'p> Endpoint<'p> {
             "" | "/" => Endpoint::ServerMetadata,
             "/health/live" => Endpoint::Live,
             "/health/ready" => Endpoint::Ready,
+            "/models/stats" => Endpoint::Statistics(None),
             _ => {
                 let mut parts = rest.strip_prefix("/models/")?.split('/');
                 let model = name(parts.next()?);
@@ -132,6 +144,8 @@ impl<'p> Endpoint<'p> {
                 match last {
                     None => Endpoint::Metadata(target),
                     Some("ready") => Endpoint::ModelReady(target),
+                    Some("config") => Endpoint::Config(target),
+                    Some("stats") => Endpoint::Statistics(Some(target)),
                     Some("infer") => return Some(Ok((Endpoint::Infer(target), WRITE))),
                     Some(_) => return None,
                 }
@@ -196,10 +210,17 @@ fn name(segment: &str) -> Cow<'_, str> {
     percent_decode_str(segment).decode_utf8_lossy()
 }
 
-fn version_part(segment: &str) -> Result<VersionPart<'_>, Failure> {
-    let text = name(segment);
+fn version_part(segment: &str) -> Result<VersionPart<'static>, Failure> {
+    version(&name(segment))
+}
+
+/// The version that a text names.
+///
+/// # Errors
+/// `VERSION_NOT_FOUND` for what is not a version.
+pub(super) fn version(text: &str) -> Result<VersionPart<'static>, Failure> {
     text.parse().map(VersionPart::Version).map_err(|_| {
-        let message = format!("there is no version {}: versions are positive integers", quoted(&text));
+        let message = format!("there is no version {}: versions are positive integers", quoted(text));
         Failure::new(Code::VersionNotFound, message)
     })
 }

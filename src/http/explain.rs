@@ -1,7 +1,7 @@
 //! Explanations: which columns of a row an answer came from (`POST /v1/models/M:explain`).
 
 use super::admission::{AdmittedBody, admit_and_read};
-use super::answer::{self, HttpResponse};
+use super::answer::{self, Dialect, HttpResponse};
 use super::data_plane::{DataPlane, RequestKind};
 use super::door::Arrived;
 use super::endpoint::Target;
@@ -43,8 +43,8 @@ async fn attempt(
     id: &mut Option<RequestId>,
 ) -> Result<HttpResponse, Failure> {
     let binary = request.headers.contains_key(answer::HEADER_LENGTH);
-    let AdmittedBody { _admitted, deadline, body, hold } =
-        admit_and_read(plane, RequestKind::Predict, request, Some(target)).await?;
+    let AdmittedBody { _admitted, deadline, body, hold, .. } =
+        admit_and_read(plane, RequestKind::Predict, request, Some(target), Dialect::Http).await?;
     let snapshot = plane.gateway.snapshot();
     // An unknown model or version is reported before an error in the body.
     let served = served_by(&snapshot, target)?;

@@ -1,7 +1,7 @@
 //! The feedback endpoint: the true outcomes of earlier predictions.
 
 use super::admission::{AdmittedBody, admit_and_read};
-use super::answer::{self, HttpResponse};
+use super::answer::{self, Dialect, HttpResponse};
 use super::data_plane::{DataPlane, RequestKind};
 use super::door::Arrived;
 use super::workers::LARGE;
@@ -28,8 +28,8 @@ pub(super) async fn feedback(plane: &Arc<DataPlane>, request: Arrived<'_>, model
 }
 
 async fn attempt(plane: &Arc<DataPlane>, request: Arrived<'_>, model: &str) -> Result<usize, Failure> {
-    let admitted = admit_and_read(plane, RequestKind::Feedback, request, None).await?;
-    let AdmittedBody { _admitted, deadline, body, hold } = admitted;
+    let admitted = admit_and_read(plane, RequestKind::Feedback, request, None, Dialect::Http).await?;
+    let AdmittedBody { _admitted, deadline, body, hold, .. } = admitted;
     let large = body.len() > LARGE;
     let decode =
         move || feedback::decode(&body, Timestamp::now().as_microsecond(), &hold).map(|entries| (entries, hold));

@@ -1,7 +1,7 @@
 //! One request, from its headers to its answer.
 
 use super::activity::Activity;
-use super::answer::{self, HttpResponse};
+use super::answer::{self, Dialect, HttpResponse};
 use super::body::UnreadBody;
 use super::connections::OpenConnection;
 use super::data_plane::{DataPlane, Task};
@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, Refused};
 use super::io_health::Heart;
 use super::peers::{Peer, network};
 use super::predict::Protocol;
-use super::{explain, feedback, info, predict};
+use super::{explain, feedback, grpc, info, predict};
 use crate::access::{Identity, Remembered};
 use crate::budget::{Account, Hold};
 use crate::callers;
@@ -18,7 +18,7 @@ use crate::model::{Code, Failure, RequestId};
 use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Version};
 use hyper::body::Incoming;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -33,6 +33,7 @@ use std::time::Instant;
 pub(super) struct Caller {
     plane: Arc<DataPlane>,
     activity: Arc<Activity>,
+    pub(super) address: IpAddr,
     pub(super) peer: Peer,
     /// What the connection's requests hold of the memory for requests.
     pub(super) account: Account,
@@ -43,7 +44,7 @@ pub(super) struct Caller {
     /// The caller of the last request that proved a name: most connections have one.
     by_name: Mutex<Option<(Arc<Identity>, Arc<callers::Caller>)>>,
     /// What the credentials of the last request proved.
-    remembered: Remembered,
+    pub(super) remembered: Remembered,
 }
 
 impl Caller {
@@ -58,20 +59,30 @@ impl Caller {
         let by_address = plane.callers().get(callers::Key::Address(network(address)), Instant::now());
         let (heart, by_name) = (Arc::clone(heart), Mutex::new(None));
         let remembered = Remembered::default();
-        Caller { peer: plane.peers.of(address), account, heart, by_address, by_name, remembered, plane, activity }
+        Caller {
+            address,
+            peer: plane.peers.of(address),
+            account,
+            heart,
+            by_address,
+            by_name,
+            remembered,
+            plane,
+            activity,
+        }
     }
 
     /// The caller of a request, by name where it proved one.
-    fn caller_of(&self, identity: Option<Arc<Identity>>, now: Instant) -> Arc<callers::Caller> {
+    fn caller_of(&self, identity: Option<&Arc<Identity>>, now: Instant) -> Arc<callers::Caller> {
         let Some(identity) = identity else { return Arc::clone(&self.by_address) };
         let mut last = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, caller)) = &*last
-            && (Arc::ptr_eq(known, &identity) || known.name == identity.name)
+            && (Arc::ptr_eq(known, identity) || known.name == identity.name)
         {
             return Arc::clone(caller);
         }
         let caller = self.plane.callers().get(callers::Key::Name(identity.name.as_str().into()), now);
-        *last = Some((identity, Arc::clone(&caller)));
+        *last = Some((Arc::clone(identity), Arc::clone(&caller)));
         caller
     }
 
@@ -105,7 +116,7 @@ pub(super) async fn or_500(
         catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(cx))).unwrap_or_else(|panic| {
             plane.report_panic(Task::Request, &*panic);
             let failure = Failure::new(Code::Internal, "an internal error; the server's log has the cause");
-            let mut response = answer::error(&failure);
+            let mut response = dialect_of(headers).error(&failure);
             answer::set_request_id(response.headers_mut(), &id_or_new(headers));
             Poll::Ready(response)
         })
@@ -119,29 +130,39 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
         .map_err(Refused::from)
         .and_then(|()| Endpoint::parse(&parts.method, parts.uri.path()))
         .and_then(|endpoint| {
+            if matches!(endpoint, Endpoint::Grpc(_)) {
+                grpc::check(parts)?;
+            }
             let identity = plane.check_caller(&endpoint, parts, &body.caller.remembered)?;
-            let sender = Sender::new(body.caller.caller_of(identity, received), &parts.headers)?;
-            Ok((endpoint, sender))
+            let sender = Sender::new(body.caller.caller_of(identity.as_ref(), received), &parts.headers)?;
+            Ok((endpoint, sender, identity))
         });
     let headers = &parts.headers;
     match parsed {
-        Ok((Endpoint::Infer(target), sender)) => {
-            predict::predict(plane, Arrived { headers, body, received, sender: &sender }, Protocol::Oip, &target).await
+        Ok((Endpoint::Infer(target), sender, _)) => {
+            let arrived = Arrived { headers, body, received, sender: &sender };
+            predict::predict(plane, arrived, Protocol::Oip, Some(&target), None).await
         }
-        Ok((Endpoint::TfsPredict(target), sender)) => {
-            predict::predict(plane, Arrived { headers, body, received, sender: &sender }, Protocol::Tfs, &target).await
+        Ok((Endpoint::TfsPredict(target), sender, _)) => {
+            let arrived = Arrived { headers, body, received, sender: &sender };
+            predict::predict(plane, arrived, Protocol::Tfs, Some(&target), None).await
         }
-        Ok((Endpoint::Explain(target), sender)) => {
+        Ok((Endpoint::Explain(target), sender, _)) => {
             explain::explain(plane, Arrived { headers, body, received, sender: &sender }, &target).await
         }
-        Ok((Endpoint::Feedback(model), sender)) => {
+        Ok((Endpoint::Feedback(model), sender, _)) => {
             let mut response =
                 feedback::feedback(plane, Arrived { headers, body, received, sender: &sender }, &model).await;
             answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
         }
-        Ok((endpoint, _)) => {
-            let mut response = info::answer(plane, &endpoint).unwrap_or_else(|failure| answer::error(&failure));
+        Ok((Endpoint::Grpc(call), sender, identity)) => {
+            let UnreadBody { incoming, caller } = body;
+            grpc::answer(plane, call, grpc::Asked { caller, parts, incoming, sender, identity, received }).await
+        }
+        Ok((endpoint, _, identity)) => {
+            let mut response =
+                info::answer(plane, &endpoint, identity.as_deref()).unwrap_or_else(|failure| answer::error(&failure));
             hold_answer(plane, &body.caller.account, &mut response);
             answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
@@ -149,7 +170,9 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
         Err(Refused { failure, allow }) => {
             plane.count_refusal(failure.code);
             super::body::discard_request(&parts.headers, body).await;
-            let mut response = answer::error(&failure);
+            let is_http2 = parts.version >= Version::HTTP_2;
+            let dialect = if is_http2 { dialect_of(&parts.headers) } else { Dialect::Http };
+            let mut response = dialect.error(&failure);
             if let Some(allow) = allow {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             }
@@ -172,6 +195,11 @@ fn hold_answer(plane: &DataPlane, account: &Account, response: &mut HttpResponse
             *response = answer::error(&failure);
         }
     }
+}
+
+/// How failures are told before the endpoint is known.
+fn dialect_of(headers: &HeaderMap) -> Dialect {
+    if grpc::is_call(headers) { Dialect::Grpc } else { Dialect::Http }
 }
 
 fn id_or_new(headers: &HeaderMap) -> RequestId {

@@ -3,15 +3,21 @@
 use super::answer::{self, HttpResponse};
 use super::data_plane::DataPlane;
 use super::endpoint::{Endpoint, Target, VersionPart};
-use crate::codec::{metadata, tfs};
+use super::triton;
+use crate::access::Identity;
+use crate::codec::{self, metadata, tfs};
 use crate::model::{Code, Failure, Parameters, Version, quoted};
 use crate::registry::{Entry, Served, State, VersionStatus};
 use crate::route::RouteRequest;
 use crate::serve::find;
 use std::sync::Arc;
 
-/// Answers a GET endpoint.
-pub(super) fn answer(plane: &DataPlane, endpoint: &Endpoint) -> Result<HttpResponse, Failure> {
+/// Answers a GET endpoint. `identity`: who asks, where that is known.
+pub(super) fn answer(
+    plane: &DataPlane,
+    endpoint: &Endpoint,
+    identity: Option<&Identity>,
+) -> Result<HttpResponse, Failure> {
     match endpoint {
         Endpoint::ServerMetadata => Ok(answer::json(metadata::server_json(env!("CARGO_PKG_VERSION")))),
         Endpoint::Live if plane.gateway().executor().can_replace_workers() => Ok(answer::json("{\"live\":true}")),
@@ -26,10 +32,7 @@ pub(super) fn answer(plane: &DataPlane, endpoint: &Endpoint) -> Result<HttpRespo
         )),
         Endpoint::Metadata(target) => with_entry(plane, target, |entry| {
             let served = version_of(entry, &target.version)?;
-            let versions: Vec<Version> = match target.version {
-                VersionPart::Any => entry.callable().map(|s| s.loaded.version).collect(),
-                _ => vec![served.loaded.version],
-            };
+            let versions = callable(entry, &served, &target.version);
             let facts = &served.loaded.facts;
             Ok(answer::json(metadata::model_json(
                 entry.name().as_str(),
@@ -39,41 +42,69 @@ pub(super) fn answer(plane: &DataPlane, endpoint: &Endpoint) -> Result<HttpRespo
             )))
         }),
         Endpoint::ModelReady(target) => with_entry(plane, target, |entry| {
-            match &target.version {
-                VersionPart::Any if entry.taken_out() => drop(version_of(entry, &VersionPart::Any)?),
-                VersionPart::Any if !entry.can_serve() => {
-                    let message =
-                        format!("model {} has no version that answers requests without a version yet", entry.name());
-                    return Err(Failure::new(Code::NotReady, message));
-                }
-                VersionPart::Any => {}
-                other => drop(version_of(entry, other)?),
-            }
+            check_ready(entry, &target.version)?;
             Ok(answer::json(format!("{{\"name\":\"{}\",\"ready\":true}}", entry.name())))
         }),
-        Endpoint::TfsStatus(target) => with_entry(plane, target, |entry| tfs_status(entry, &target.version)),
+        Endpoint::Config(target) => Ok(answer::json(codec::triton::config_json(&triton::config(plane, target)?))),
+        Endpoint::Statistics(target) => {
+            let statistics = triton::statistics(plane, identity, target.as_ref())?;
+            Ok(answer::json(codec::triton::statistics_json(&statistics)))
+        }
+        Endpoint::TfsStatus(target) => {
+            with_entry(plane, target, |entry| Ok(answer::json(tfs::status_json(&status_rows(entry, &target.version)?))))
+        }
         Endpoint::TfsMetadata(target) => with_entry(plane, target, |entry| {
             let served = version_of(entry, &target.version)?;
             let name = entry.name().as_str();
             Ok(answer::json(tfs::metadata_json(name, served.loaded.version, &served.loaded.facts.signature)))
         }),
-        Endpoint::Infer(_) | Endpoint::TfsPredict(_) | Endpoint::Explain(_) | Endpoint::Feedback(_) => {
-            Err(Failure::new(Code::MethodNotAllowed, "predictions and feedback use POST"))
-        }
+        Endpoint::Infer(_)
+        | Endpoint::TfsPredict(_)
+        | Endpoint::Explain(_)
+        | Endpoint::Feedback(_)
+        | Endpoint::Grpc(_) => Err(Failure::new(Code::MethodNotAllowed, "predictions, feedback and gRPC use POST")),
     }
 }
 
-fn with_entry(
+/// What `answer` makes of the model that the target names.
+///
+/// # Errors
+/// `MODEL_NOT_FOUND`, and those of `answer`.
+pub(super) fn with_entry<T>(
     plane: &DataPlane,
     target: &Target,
-    answer: impl FnOnce(&Entry) -> Result<HttpResponse, Failure>,
-) -> Result<HttpResponse, Failure> {
+    answer: impl FnOnce(&Entry) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let snapshot = plane.gateway.snapshot();
     answer(find(&snapshot, &target.model)?)
 }
 
+/// The versions that metadata lists: all that can be called, or the one that the path names.
+pub(super) fn callable(entry: &Entry, served: &Served, named: &VersionPart) -> Vec<Version> {
+    match named {
+        VersionPart::Any => entry.callable().map(|s| s.loaded.version).collect(),
+        _ => vec![served.loaded.version],
+    }
+}
+
+/// Whether requests to this target can be answered.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_ready(entry: &Entry, version: &VersionPart) -> Result<(), Failure> {
+    match version {
+        VersionPart::Any if entry.taken_out() => version_of(entry, &VersionPart::Any).map(drop),
+        VersionPart::Any if !entry.can_serve() => {
+            let message = format!("model {} has no version that answers requests without a version yet", entry.name());
+            Err(Failure::new(Code::NotReady, message))
+        }
+        VersionPart::Any => Ok(()),
+        other => version_of(entry, other).map(drop),
+    }
+}
+
 /// The version that the path names, or else the one that represents the model.
-fn version_of(entry: &Entry, version: &VersionPart) -> Result<Arc<Served>, Failure> {
+pub(super) fn version_of(entry: &Entry, version: &VersionPart) -> Result<Arc<Served>, Failure> {
     if entry.taken_out() || !matches!(version, VersionPart::Any) {
         let ask = RouteRequest {
             selector: version.selector(),
@@ -90,11 +121,15 @@ fn version_of(entry: &Entry, version: &VersionPart) -> Result<Arc<Served>, Failu
 }
 
 /// Triton's name for the combination of engine and format.
-fn platform(engine: &str) -> &'static str {
+pub(super) fn platform(engine: &str) -> &'static str {
     if engine == "onnxruntime" { "onnxruntime_onnx" } else { "tract_onnx" }
 }
 
-fn tfs_status(entry: &Entry, version: &VersionPart) -> Result<HttpResponse, Failure> {
+/// The versions of a model that a status lists, under TensorFlow Serving's names.
+///
+/// # Errors
+/// `LABEL_NOT_FOUND`, `VERSION_NOT_FOUND`.
+pub(super) fn status_rows<'e>(entry: &'e Entry, version: &VersionPart) -> Result<Vec<tfs::VersionStatus<'e>>, Failure> {
     let only: Option<Version> = match version {
         VersionPart::Any => None,
         VersionPart::Version(v) => Some(*v),
@@ -110,7 +145,7 @@ fn tfs_status(entry: &Entry, version: &VersionPart) -> Result<HttpResponse, Fail
         let which = only.map_or_else(String::new, |v| format!(" {v}"));
         return Err(Failure::new(Code::VersionNotFound, format!("model {} has no version{which}", entry.name())));
     }
-    Ok(answer::json(tfs::status_json(&rows)))
+    Ok(rows)
 }
 
 /// A version's state under TensorFlow Serving's names.

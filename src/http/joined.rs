@@ -1,6 +1,7 @@
 //! A body that arrives in several frames, joined by one copy.
 
 use crate::budget::Hold;
+use crate::codec::grpc::frame;
 use crate::codec::oip::header_length;
 use crate::model::Failure;
 use bytes::{Buf, Bytes};
@@ -16,8 +17,10 @@ pub(super) struct Joined {
     first: Option<Bytes>,
     /// Several frames, after `skipped` bytes.
     bytes: Vec<u8>,
-    /// So many bytes stand before the body that its first binary tensor begins aligned. Otherwise decoding would copy it once more.
+    /// So many bytes stand before the body that its binary tensors are aligned. Otherwise decoding would copy them once more.
     skipped: usize,
+    /// The body is one frame of gRPC, whose tensors stand at its end.
+    is_frame: bool,
     /// The most bytes that the body may have.
     most: usize,
 }
@@ -28,32 +31,44 @@ impl Joined {
         // A length that makes no sense is reported when the body is decoded.
         let tensors_at = length.and_then(|length| header_length(length.as_bytes(), usize::MAX).ok()).unwrap_or(0);
         let skipped = (ALIGNMENT - tensors_at % ALIGNMENT) % ALIGNMENT;
-        Joined { first: None, bytes: Vec::new(), skipped, most }
+        Joined { first: None, bytes: Vec::new(), skipped, is_frame: false, most }
+    }
+
+    /// For a body that is one frame of gRPC.
+    pub(super) fn of_frame(most: usize) -> Joined {
+        Joined { first: None, bytes: Vec::new(), skipped: 0, is_frame: true, most }
     }
 
     pub(super) fn len(&self) -> usize {
         self.first.as_ref().map_or(self.bytes.len().saturating_sub(self.skipped), Bytes::len)
     }
 
-    /// Adds a frame, whose bytes are counted in `hold`.
+    /// Adds a part, whose bytes are counted in `hold`.
     ///
     /// # Errors
     /// Those of [`Hold::room`].
-    pub(super) fn push(&mut self, frame: Bytes, hold: &Hold) -> Result<(), Failure> {
+    pub(super) fn push(&mut self, part: Bytes, hold: &Hold) -> Result<(), Failure> {
         if self.first.is_none() && self.bytes.is_empty() {
-            hold.grow(frame.len())?;
-            self.first = Some(frame);
+            hold.grow(part.len())?;
+            self.first = Some(part);
             return Ok(());
         }
         let first = self.first.take();
+        if let Some(first) = first.as_ref().filter(|_| self.is_frame)
+            && let Ok(Some(head)) = frame::head(first)
+        {
+            let whole = head.length.saturating_add(frame::HEAD);
+            self.skipped = (ALIGNMENT - whole % ALIGNMENT) % ALIGNMENT;
+            self.most = self.most.min(whole);
+        }
         let skipped = if first.is_some() { self.skipped } else { 0 };
         let first = first.unwrap_or_default();
-        let more = skipped + first.len() + frame.len();
+        let more = skipped + first.len() + part.len();
         hold.room(&mut self.bytes, more, self.most.saturating_add(self.skipped))?;
         hold.shrink_by(first.len());
         self.bytes.resize(self.bytes.len() + skipped, 0);
         self.bytes.extend_from_slice(&first);
-        self.bytes.extend_from_slice(&frame);
+        self.bytes.extend_from_slice(&part);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! - HTTP/1.1 (keep-alive, pipelining) and cleartext HTTP/2 with prior knowledge on one port, by hyper. With TLS the two are told
 //!   apart by ALPN. Handshakes are limited in number, in time, and in what they cost other connections of their thread.
 //! - [`Endpoint`](endpoint::Endpoint) is a closed enum: any other path is 404, a wrong method is 405.
+//! - gRPC calls are endpoints of their own on HTTP/2 (`grpc/`). Predictions among them take the way of all predictions.
 //! - Connections, bodies, headers, slow senders, slow readers and requests in flight are limited. The error says which limit was
 //!   reached. A request takes its place among those in flight when its body is complete.
 //! - The door (`door.rs`) refuses under load before a body is read: by places, by caller, by the lateness of the thread, by the queue.
@@ -14,7 +15,7 @@
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
 //! - Where credentials are required, each endpoint states the permission that it needs ([`Endpoint::permission`](endpoint::Endpoint::permission)).
 //!
-//! Uses: access, budget, callers, codec, columns (names of elements), explain, serve, registry (reader), route, model, telemetry, tls, machine (sockets).
+//! Uses: access, budget, callers, codec, columns (names of elements), explain, serve, registry (reader), route, model, telemetry, tensor, tls, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!
@@ -35,7 +36,9 @@ mod door;
 mod endpoint;
 mod explain;
 mod feedback;
+mod formats;
 mod frames;
+mod grpc;
 mod handle;
 mod handshake;
 mod info;
@@ -51,6 +54,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod triton;
 mod wire;
 mod workers;
 mod written;

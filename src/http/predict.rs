@@ -1,48 +1,44 @@
 //! A prediction, from the bytes of the request to the bytes of the answer.
 
 use super::admission::{AdmittedBody, admit_and_read};
-use super::answer::{self, HttpResponse};
+use super::answer::{self, Dialect, HttpResponse};
 use super::answer_body::{AnswerBody, BUFFERED};
 use super::data_plane::{DataPlane, RequestKind, Task};
-use super::door::{Arrived, Reason};
+use super::door::{Arrived, Reason, Sender};
 use super::endpoint::Target;
+pub(super) use super::formats::Protocol;
+use super::formats::{Parsed, decode, encode, id_of, parse};
+use super::grpc;
 use super::negotiation::{accepted_encoding, compress};
 use super::workers::LARGE;
+use crate::access::Identity;
 use crate::budget::Hold;
-use crate::codec::inflate::Compressor;
+use crate::codec::grpc::Undecoded;
+use crate::codec::inflate::{Compressor, Encoding};
+use crate::codec::oip;
 use crate::codec::pieces::Pieces;
-use crate::codec::{oip, tfs};
-use crate::model::{Answer, Code, Failure, InferenceRequest, Parameters, RequestId, Requester, Signature};
+use crate::model::{Code, Failure, Parameters, RequestId, Requester};
 use crate::registry::Snapshot;
 use crate::route::RouteRequest;
 use crate::serve::{ActiveRequest, RunOutput, not_found};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The protocol of a predict request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// Open Inference Protocol v2, JSON or binary.
-    Oip,
-    /// TensorFlow Serving's REST predict.
-    Tfs,
-}
-
-/// A body, parsed as far as possible before the version and so the signature is known.
-enum Parsed {
-    Oip(oip::OipRequest),
-    /// One tensor without JSON. Its datatype is in the signature.
-    OipRaw(Bytes),
-    Tfs(tfs::TfsRequest),
-}
-
-/// What the encoder of the answer needs to know about the request.
-enum AnswerFormat {
-    Oip(oip::AnswerForm),
-    Tfs(tfs::Style),
+/// Who asks, and what is known before the message is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub headers: &'a HeaderMap,
+    /// When its headers, or on a stream its first byte, had been read.
+    pub received: Instant,
+    pub sender: &'a Sender,
+    pub protocol: Protocol,
+    /// The model in the path. A gRPC call names it in its message.
+    pub target: Option<&'a Target<'a>>,
+    /// Who calls, where a gRPC call proved that: it may not use every model.
+    pub identity: Option<&'a Identity>,
 }
 
 /// Answers a predict request. Each answer, also an error, has the request's id.
@@ -50,13 +46,20 @@ pub(super) async fn predict(
     plane: &Arc<DataPlane>,
     request: Arrived<'_>,
     protocol: Protocol,
-    target: &Target<'_>,
+    target: Option<&Target<'_>>,
+    identity: Option<&Identity>,
 ) -> HttpResponse {
     let mut id = answer::caller_id(request.headers);
-    let mut response = match attempt(plane, request, protocol, target, &mut id).await {
-        Ok(response) => response,
-        Err(failure) => answer::error(&failure),
-    };
+    let Arrived { headers, received, sender, .. } = request;
+    let call = Call { headers, received, sender, protocol, target, identity };
+    let mut response = match admit_and_read(plane, RequestKind::Predict, request, target, protocol.dialect()).await {
+        Ok(admitted) => answer_admitted(plane, &call, admitted, &mut id).await,
+        Err(failure) => {
+            plane.count_refusal(failure.code);
+            Err(failure)
+        }
+    }
+    .unwrap_or_else(|failure| protocol.error(&failure, id.as_ref()));
     if !response.headers().contains_key(answer::SERVER_TIMING) {
         // The request was refused before it waited or ran.
         answer::set_timing(response.headers_mut(), Duration::ZERO, Duration::ZERO);
@@ -65,30 +68,26 @@ pub(super) async fn predict(
     response
 }
 
-/// The steps of a prediction. A failure returned here is not counted for any version. Failures on a version become a response.
-async fn attempt(
+/// The steps of a prediction whose body has been read. A failure returned here is not counted for any version. Failures on a version become a
+/// response.
+pub(super) async fn answer_admitted(
     plane: &Arc<DataPlane>,
-    request: Arrived<'_>,
-    protocol: Protocol,
-    target: &Target<'_>,
+    call: &Call<'_>,
+    admitted: AdmittedBody,
     id: &mut Option<RequestId>,
 ) -> Result<HttpResponse, Failure> {
     let refuse = |failure: Failure| {
         plane.count_refusal(failure.code);
         failure
     };
-    let Arrived { headers, received, sender, .. } = request;
-    let admitted = admit_and_read(plane, RequestKind::Predict, request, Some(target)).await;
-    let AdmittedBody { _admitted, deadline, body, hold } = admitted.map_err(refuse)?;
+    let Call { headers, received, sender, protocol, .. } = *call;
+    let AdmittedBody { _admitted, deadline, body, encoding, hold } = admitted;
     let started = Instant::now();
     let snapshot = plane.gateway.snapshot();
-    // An unknown model or version is reported before an error in the body.
-    let target_not_found = || not_found(&snapshot, &target.model, target.version.selector());
     let large = body.len() > LARGE;
-    let length = headers.get(answer::HEADER_LENGTH).cloned();
-    let parse = move || parse(protocol, length.as_ref(), body, &hold).map(|parsed| (parsed, hold));
-    let parsed = if large { plane.workers.run(deadline, parse).await.flatten() } else { parse() };
-    let (parsed, hold) = parsed.map_err(|failure| refuse(target_not_found().unwrap_or(failure)))?;
+    let (parsed, hold, named) = parse_named(plane, &snapshot, call, body, hold, deadline).await.map_err(refuse)?;
+    let target = named.as_ref().or(call.target);
+    let target = target.ok_or_else(|| refuse(Failure::new(Code::Internal, "the request names no model")))?;
     if let Some(given) = id_of(&parsed).map_err(refuse)? {
         *id = Some(given);
     }
@@ -101,11 +100,12 @@ async fn attempt(
         refuse(failure)
     })?;
     drop(snapshot);
+    let encoding = grpc::answer_encoding(headers, encoding);
     let mut body = None;
     let (mut response, outcome) = match run(
         plane,
         &mut active,
-        Decoding { parsed, large, hold },
+        Decoding { parsed, large, hold, encoding },
         target,
         id,
         deadline,
@@ -116,7 +116,9 @@ async fn attempt(
         Ok(Ran { mut response, output, pieces, hold }) => {
             match pieces {
                 None => {
-                    response = compress(headers, response);
+                    if protocol.dialect() == Dialect::Http {
+                        response = compress(headers, response);
+                    }
                     response.body_mut().hold(hold);
                 }
                 Some(pieces) => body = Some((pieces, hold)),
@@ -132,7 +134,7 @@ async fn attempt(
                 tracing::warn!(request_id = %id, model = %loaded.model, version = %loaded.version, code = %failure.code,
                     detail = internal, "prediction failed");
             }
-            let mut response = answer::error(&failure);
+            let mut response = protocol.error(&failure, Some(id));
             let elapsed = started.elapsed();
             // For a run without an answer, only the whole time is known.
             match failure.code {
@@ -164,7 +166,7 @@ async fn attempt(
                 }
             });
         }
-        Err(failure) => response = answer::error(&failure),
+        Err(failure) => response = protocol.error(&failure, Some(id)),
     }
     answer::set_served_by(response.headers_mut(), &served.version_text, served.arm());
     if let Some(reason) = fallback {
@@ -185,27 +187,37 @@ fn set_pieces(response: &mut HttpResponse, pieces: Pieces, headers: &HeaderMap, 
     Ok(())
 }
 
-fn parse(protocol: Protocol, length: Option<&HeaderValue>, body: Bytes, hold: &Hold) -> Result<Parsed, Failure> {
-    match protocol {
-        Protocol::Tfs => tfs::parse(&body).map(Parsed::Tfs),
-        Protocol::Oip => {
-            let length = match length {
-                None => None,
-                Some(value) => Some(oip::header_length(value.as_bytes(), body.len())?),
-            };
-            if length == Some(0) {
-                return Ok(Parsed::OipRaw(body));
-            }
-            oip::decode_counted(&body, length, hold).map(Parsed::Oip)
-        }
-    }
+/// Parses a body, a large one on another thread. A gRPC call names its model in its message.
+async fn parse_named(
+    plane: &DataPlane,
+    snapshot: &Snapshot,
+    call: &Call<'_>,
+    body: Bytes,
+    hold: Hold,
+    deadline: Instant,
+) -> Result<(Parsed, Hold, Option<Target<'static>>), Failure> {
+    let (protocol, length) = (call.protocol, call.headers.get(answer::HEADER_LENGTH).cloned());
+    let large = body.len() > LARGE;
+    let parse = move || parse(protocol, length.as_ref(), body, &hold).map(|parsed| (parsed, hold));
+    let parsed =
+        if large { plane.workers.run(deadline, parse).await.map_err(Undecoded::from).flatten() } else { parse() };
+    let (mut parsed, hold) = parsed.map_err(|undecoded| first_failure(plane, snapshot, call, undecoded))?;
+    let named = parsed.take_named().map(|named| grpc::target(plane, call.identity, named)).transpose()?;
+    Ok((parsed, hold, named))
 }
 
-/// The id in the body of a request, where it has one.
-fn id_of(parsed: &Parsed) -> Result<Option<RequestId>, Failure> {
-    let Parsed::Oip(request) = parsed else { return Ok(None) };
-    let Some(text) = request.request.id.as_ref().filter(|id| !id.is_empty()) else { return Ok(None) };
-    RequestId::from_caller(text.clone()).map(Some).map_err(|e| Failure::new(Code::InvalidRequest, format!("id: {e}")))
+/// The failure that is reported for a body that was not decoded: an unknown model or version comes before an error in the body.
+fn first_failure(plane: &DataPlane, snapshot: &Snapshot, call: &Call<'_>, undecoded: Undecoded) -> Failure {
+    let Undecoded { named, failure } = undecoded;
+    let missing = |target: &Target<'_>| not_found(snapshot, &target.model, target.version.selector());
+    match (call.target, named.filter(|named| !named.model.is_empty())) {
+        (Some(target), _) => missing(target).unwrap_or(failure),
+        (None, Some(named)) => match grpc::target(plane, call.identity, *named) {
+            Ok(target) => missing(&target).unwrap_or(failure),
+            Err(refused) => refused,
+        },
+        (None, None) => failure,
+    }
 }
 
 /// Routes the request and takes hold of the version that answers it.
@@ -220,10 +232,7 @@ fn open(
 ) -> Result<ActiveRequest, Failure> {
     const NONE: &Parameters = &Parameters::new();
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let parameters = match parsed {
-        Parsed::Oip(request) => &request.request.parameters,
-        Parsed::OipRaw(_) | Parsed::Tfs(_) => NONE,
-    };
+    let parameters = parsed.request().map_or(NONE, |request| &request.parameters);
     let selector = target.version.selector();
     let request = RouteRequest { selector, header: &header, parameters, request_id: id.as_str() };
     plane.gateway.open(snapshot, &target.model, &request, id, started)
@@ -235,6 +244,8 @@ struct Decoding {
     /// The body is large, so that it is decoded on another thread.
     large: bool,
     hold: Hold,
+    /// For the answer of a gRPC call.
+    encoding: Option<Encoding>,
 }
 
 /// A request that ran.
@@ -256,7 +267,7 @@ async fn run(
     deadline: Instant,
     requester: Requester,
 ) -> Result<Ran, Failure> {
-    let Decoding { parsed, large, hold } = decoding;
+    let Decoding { parsed, large, hold, encoding } = decoding;
     let (request, format, hold) = if large {
         let served = Arc::clone(active.served());
         let decode = move || {
@@ -275,55 +286,7 @@ async fn run(
         model_version: plane.limits.version_in_body().then_some(&*active.served().version_text),
         id: id.as_str(),
     };
-    let (mut response, pieces) = encode(&output.answer, format, active, &head, &hold)?;
+    let (mut response, pieces) = encode(&output.answer, format, active, &head, &hold, encoding)?;
     answer::set_timing(response.headers_mut(), output.queue, output.infer);
     Ok(Ran { response, output, pieces, hold })
-}
-
-/// Encodes a small answer. Prepares a large one to be encoded in pieces.
-fn encode(
-    answer: &Answer,
-    format: AnswerFormat,
-    active: &ActiveRequest,
-    head: &oip::AnswerHead<'_>,
-    hold: &Hold,
-) -> Result<(HttpResponse, Option<Pieces>), Failure> {
-    let (body, json_length, nonfinite, pieces) = match format {
-        AnswerFormat::Oip(form) => {
-            if oip::is_large(answer, head, &form) {
-                let large = oip::encode_in_pieces(answer.clone(), head, form, hold)?;
-                (Bytes::new(), large.json_length, large.nonfinite, Some(large.pieces))
-            } else {
-                let encoded = oip::encode(answer, head, &form)?;
-                (encoded.body, encoded.json_length, encoded.nonfinite, None)
-            }
-        }
-        AnswerFormat::Tfs(style) => {
-            if tfs::is_large(answer, style) {
-                let (pieces, nonfinite) = tfs::predict_in_pieces(answer.clone(), style)?;
-                (Bytes::new(), None, nonfinite, Some(pieces))
-            } else {
-                let encoded = tfs::encode_predict(answer, style)?;
-                (encoded.body, None, encoded.nonfinite, None)
-            }
-        }
-    };
-    active.nonfinite(nonfinite);
-    hold.grow(body.len())?;
-    Ok((answer::prediction(body.into(), json_length), pieces))
-}
-
-fn decode(parsed: Parsed, signature: &Signature, hold: &Hold) -> Result<(InferenceRequest, AnswerFormat), Failure> {
-    match parsed {
-        Parsed::Oip(oip::OipRequest { request, form }) => Ok((request, AnswerFormat::Oip(form))),
-        Parsed::OipRaw(body) => {
-            let oip::OipRequest { request, form } = oip::decode_raw(&body, signature, hold)?;
-            Ok((request, AnswerFormat::Oip(form)))
-        }
-        Parsed::Tfs(parsed) => {
-            let style = parsed.style();
-            let request = parsed.decode(signature, hold)?;
-            Ok((request, AnswerFormat::Tfs(style)))
-        }
-    }
 }

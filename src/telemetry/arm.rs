@@ -165,6 +165,11 @@ impl VersionMetrics {
         Some(InFlight(Arc::clone(self)))
     }
 
+    /// The series of this version, as a scrape shows them.
+    pub(super) fn rendered(&self) -> String {
+        self.scope.rendered()
+    }
+
     /// Sets the in-flight gauge. [`super::Telemetry::render`] calls it, so that requests need not.
     pub(super) fn show_in_flight(&self) {
         self.in_flight_gauge.set(self.in_flight() as f64);

@@ -27,6 +27,7 @@ mod shadow;
 mod tests;
 #[cfg(test)]
 mod tests_deploy;
+mod totals;
 mod watched;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};
@@ -34,6 +35,7 @@ pub use counts::{ArmEvidence, ArmTotals, Ended};
 pub use logging::LogFormat;
 pub use scope::{Scope, Telemetry};
 pub use shadow::{Dropped, ShadowMetrics};
+pub use totals::{Total, VersionTotals};
 
 #[cfg(test)]
 pub(crate) use counts::ArmCounts;

@@ -50,6 +50,11 @@ impl Scope {
         let _ = self.version.set(Arc::downgrade(version));
     }
 
+    /// The text of a scrape, of this scope alone.
+    pub(super) fn rendered(&self) -> String {
+        self.handle.render()
+    }
+
     fn version(&self) -> Option<Arc<VersionMetrics>> {
         self.version.get().and_then(Weak::upgrade)
     }

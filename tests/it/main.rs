@@ -24,6 +24,7 @@ mod execution;
 mod explain;
 mod gates;
 mod golden;
+mod grpc;
 mod lifecycle;
 mod lineage;
 mod map;

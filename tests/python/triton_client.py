@@ -97,12 +97,25 @@ def check_async(address, given):
             assert pending.get_result().as_numpy("label").tolist() == [0, 2]
 
 
+def check_read_side(client):
+    """What Triton's load tools read."""
+    config = client.get_model_config("iris")
+    assert config["max_batch_size"] > 0 and config["input"][0]["dims"] == [4], config
+    assert config["input"][0]["data_type"] == "TYPE_FP32" and "dynamic_batching" in config, config
+    assert client.get_model_config("iris", "1")["version_policy"] == {"specific": {"versions": [1]}}
+    (stats,) = client.get_inference_statistics("iris", "1")["model_stats"]
+    assert stats["inference_count"] > 0 and stats["inference_stats"]["success"]["ns"] > 0, stats
+    everything = client.get_inference_statistics()["model_stats"]
+    assert {"iris", "digits"} <= {model["name"] for model in everything}, everything
+
+
 def main(address):
     with http.InferenceServerClient(address) as client:
         given, outputs = check_health_and_metadata(client)
         check_predictions(client, given, outputs)
         check_compression(client, given)
         check_errors(client, given)
+        check_read_side(client)
     check_async(address, given)
     print("ok")
 

@@ -89,7 +89,7 @@ pub fn decode_raw(body: &Bytes, signature: &Signature, hold: &Hold) -> Result<Oi
 }
 
 /// Interprets bytes as the elements of a tensor. Copies them only if they are not aligned.
-pub(super) fn tensor_data(datatype: DataType, shape: &Shape, bytes: Bytes) -> Result<Data, String> {
+pub(in crate::codec) fn tensor_data(datatype: DataType, shape: &Shape, bytes: Bytes) -> Result<Data, String> {
     let count =
         shape.elements().ok_or_else(|| format!("shape {shape} has more elements than this machine can address"))?;
     let Some(width) = datatype.width() else { return strings(count, shape, bytes).map(Data::Bytes) };
@@ -115,7 +115,7 @@ pub(super) fn tensor_data(datatype: DataType, shape: &Shape, bytes: Bytes) -> Re
 }
 
 /// The memory that [`tensor_data`] takes beside the bytes it is given.
-pub(super) fn copied_bytes(datatype: DataType, count: usize, bytes: &Bytes) -> usize {
+pub(in crate::codec) fn copied_bytes(datatype: DataType, count: usize, bytes: &Bytes) -> usize {
     match datatype.width() {
         None => count.min(bytes.len() / 4).saturating_mul(size_of::<Bytes>()),
         Some(_) if datatype == DataType::Bool => bytes.len(),
@@ -125,7 +125,7 @@ pub(super) fn copied_bytes(datatype: DataType, count: usize, bytes: &Bytes) -> u
 }
 
 /// The size of a tensor in binary form, in bytes.
-pub(super) fn binary_size(data: &Data) -> usize {
+pub(in crate::codec) fn binary_size(data: &Data) -> usize {
     match data {
         Data::Bytes(strings) => strings.iter().map(|s| 4 + s.len()).sum(),
         other => other.len() * other.datatype().width().unwrap_or_default(),
@@ -133,7 +133,7 @@ pub(super) fn binary_size(data: &Data) -> usize {
 }
 
 /// Appends a tensor in binary form.
-pub(super) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
+pub(in crate::codec) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
     match data {
         Data::Bytes(e) => {
             for (i, s) in e.iter().enumerate() {
@@ -149,7 +149,7 @@ pub(super) fn write(data: &Data, out: &mut Vec<u8>) -> Result<(), String> {
 }
 
 /// Checks that a tensor has a binary form: strings have at most 4 GiB.
-pub(super) fn check_lengths(data: &Data) -> Result<(), String> {
+pub(in crate::codec) fn check_lengths(data: &Data) -> Result<(), String> {
     let Data::Bytes(strings) = data else { return Ok(()) };
     match strings.iter().position(|string| u32::try_from(string.len()).is_err()) {
         Some(i) => Err(format!("element {i} has {} bytes, more than BYTES allows (4 GiB)", strings[i].len())),

@@ -20,9 +20,10 @@ pub use binary::decode_raw;
 pub use request::{OipRequest, decode, decode_counted, header_length};
 
 pub(super) use answer::OipPieces;
-pub(super) use binary::Blobs;
+pub(super) use binary::{Blobs, binary_size, check_lengths, copied_bytes, tensor_data, write as write_binary};
+pub(super) use parameters::repeated;
 pub(super) use request::request_body;
-pub(super) use tensor::{Side, tensors};
+pub(super) use tensor::{STRING, Side, tensors};
 
 /// Which outputs are requested in binary form.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

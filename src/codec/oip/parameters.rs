@@ -86,7 +86,8 @@ fn value(reader: &mut Reader<'_>) -> Result<Result<Parameter, String>, Syntax> {
     }))
 }
 
-fn repeated(parameters: &Parameters) -> Option<&str> {
+/// A name that is given more than once.
+pub(in crate::codec) fn repeated(parameters: &Parameters) -> Option<&str> {
     if parameters.len() < 2 {
         return None;
     }

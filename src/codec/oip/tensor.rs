@@ -19,7 +19,7 @@ pub(in crate::codec) struct Side {
 }
 
 /// What a short string takes beside its text: its place in a list, and what the allocator adds.
-pub(super) const STRING: usize = 64;
+pub(in crate::codec) const STRING: usize = 64;
 
 /// Parses a list of tensors. Stops when the list of complaints is full.
 pub(in crate::codec) fn tensors(

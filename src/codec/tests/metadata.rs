@@ -24,5 +24,8 @@ fn model_metadata_has_inputs_and_outputs() {
 
 #[test]
 fn server_metadata_has_the_extensions() {
-    assert_eq!(server_json("0.1.0"), r#"{"name":"sluicegate","version":"0.1.0","extensions":["binary_tensor_data"]}"#);
+    assert_eq!(
+        server_json("0.1.0"),
+        r#"{"name":"sluicegate","version":"0.1.0","extensions":["binary_tensor_data","model_configuration","statistics"]}"#
+    );
 }
