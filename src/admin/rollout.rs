@@ -11,7 +11,7 @@ use super::traffic::check_break_glass;
 use crate::ledger::rfc3339;
 use crate::lifecycle::Actor;
 use crate::model::{ModelName, Version};
-use crate::rollout::{self, Counts, Evidence, Plan, Require, Step, Verdict, View, p99_us};
+use crate::rollout::{self, Counts, Evidence, MetricEvidence, Plan, Require, Step, Verdict, View, p99_us};
 use crate::settings::show_duration;
 use crate::telemetry::{ArmEvidence, KeyEvidence, Unit};
 use axum::Json;
@@ -70,6 +70,8 @@ pub(super) struct Rollout {
     candidate: Option<Side>,
     control: Option<Side>,
     guardrails: Vec<Guardrail>,
+    /// The business metrics of the plan in this step: first those of the guardrails, then the goal.
+    metrics: Vec<MetricState>,
     /// The largest share of rollouts that are moved back although the candidate is no worse.
     false_alarm_rate: f64,
     /// Oldest first.
@@ -109,6 +111,25 @@ pub(super) struct Guardrail {
     level: f64,
     /// Whether the whole interval lies above the limit.
     broken: bool,
+}
+
+/// A business metric of a rollout.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MetricState {
+    metric: String,
+    /// `higher` or `lower`; null where model.toml does not have the metric any more.
+    better: Option<&'static str>,
+    /// The least difference that is allowed, where more is better; null for the goal.
+    not_worse_than: Option<f64>,
+    /// Units with an outcome that are old enough.
+    candidate_units: u64,
+    control_units: u64,
+    candidate_mean: Option<f64>,
+    control_mean: Option<f64>,
+    /// The candidate's mean less the control's, with an interval that holds at every look; null while there are too few units.
+    difference: Option<f64>,
+    low: Option<f64>,
+    high: Option<f64>,
 }
 
 /// The largest upper end of each interval with which the next step begins.
@@ -267,7 +288,7 @@ fn read(
 
 impl Rollout {
     fn of(view: &View) -> Rollout {
-        let View { model, state, held, evidence, trouble } = view;
+        let View { model, state, held, evidence, metrics, trouble } = view;
         let plan = &state.plan;
         let step = match evidence {
             Evidence::Step(step) => Some(&**step),
@@ -306,6 +327,7 @@ impl Rollout {
             candidate: step.map(|step| Side::of(&step.candidate)),
             control: step.map(|step| Side::of(&step.control)),
             guardrails: guardrails(plan, evidence),
+            metrics: metrics.iter().map(|found| MetricState::of(found, plan.level())).collect(),
             false_alarm_rate: plan.guardrails.false_alarm_rate,
             moves: moves.collect(),
         }
@@ -313,7 +335,7 @@ impl Rollout {
 }
 
 fn guardrails(plan: &Plan, evidence: &Evidence) -> Vec<Guardrail> {
-    let level = plan.guardrails.level(&plan.steps);
+    let level = plan.level();
     match evidence {
         Evidence::Step(step) => {
             let of = |guardrail: &rollout::Guardrail| {
@@ -353,6 +375,25 @@ fn unit(unit: Unit) -> &'static str {
     match unit {
         Unit::Request => "request",
         Unit::Key => "key",
+    }
+}
+
+impl MetricState {
+    fn of(found: &MetricEvidence, level: f64) -> MetricState {
+        let (candidate, control) = found.sides();
+        let difference = found.difference(level);
+        MetricState {
+            metric: found.name.clone(),
+            better: found.metric.as_ref().map(|metric| metric.better.as_str()),
+            not_worse_than: found.not_worse_than,
+            candidate_units: candidate.units,
+            control_units: control.units,
+            candidate_mean: candidate.mean,
+            control_mean: control.mean,
+            difference: difference.map(|found| found.value),
+            low: difference.map(|found| found.low),
+            high: difference.map(|found| found.high),
+        }
     }
 }
 

@@ -174,10 +174,28 @@ pub(super) struct RolloutRequest {
     shadow_sample: Option<f64>,
     guardrails: Option<GuardrailsRequest>,
     require: Option<RequireRequest>,
+    goal: Option<GoalRequest>,
     allow_signature_change: Option<bool>,
     /// Move traffic to the version although nobody approved it. Only for admins; the audit trail, the log and a metric have it.
     break_glass: Option<bool>,
     reason: String,
+}
+
+/// The business metric that ends a rollout early, at its last step, once it is better beyond doubt.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the schema of rollout::Plan")]
+pub(super) struct GoalRequest {
+    /// A metric of model.toml.
+    metric: String,
+}
+
+/// The limit of a business metric.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the schema of rollout::Plan")]
+pub(super) struct MetricLimit {
+    /// The least difference to the control that is allowed, where more is better; 0 or less. A rollout goes on once the difference is above it
+    /// beyond doubt, and is taken back once it is below it beyond doubt.
+    not_worse_than: f64,
 }
 
 /// What must be shown before the next step: the upper end of each interval is at most this, with 95 % confidence.
@@ -216,4 +234,6 @@ pub(super) struct GuardrailsRequest {
     shadow_disagreement: Option<f64>,
     /// The largest share of rollouts that are moved back although the candidate is no worse; default 0.05.
     false_alarm_rate: Option<f64>,
+    /// Metrics of model.toml, by name.
+    metrics: Option<BTreeMap<String, MetricLimit>>,
 }

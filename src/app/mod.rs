@@ -22,6 +22,7 @@ mod forget;
 mod golden;
 mod offline;
 mod profile;
+mod recalling;
 mod retention;
 mod sign;
 mod signals;
@@ -40,6 +41,8 @@ pub use offline::{export, replay, reproduce};
 pub use profile::profile;
 pub use sign::{keygen, sign};
 pub use tokens::token;
+
+use recalling::Recalling;
 
 use crate::access::Access;
 use crate::admin;
@@ -142,6 +145,7 @@ pub struct App {
     alerts: alerts::Stop,
     history: history::Stop,
     prediction_log: drift::CountedLog,
+    recalling: Recalling,
     phase: tokio::sync::watch::Sender<Phase>,
     /// The supervisor, where there is one.
     parent: Option<Supervised>,
@@ -189,7 +193,7 @@ impl App {
         let access = start_access(config, &mut ledger_writer, &ledger_reader)?;
         let (writer, reader) = registry::new();
 
-        let (prediction_log, log_stop, recording, quality) = start_log(config, io, &telemetry)?;
+        let (prediction_log, log_stop, recording, quality, recalling) = start_log(config, io, &telemetry)?;
         let lifecycle_config = lifecycle_config(config, memory, recording, set_aside);
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =
@@ -211,9 +215,15 @@ impl App {
         let server = Server::start(data_listener, &http_config, &data_plane, &telemetry, tls.data.clone())
             .map_err(start("the data plane"))?;
 
-        let rollouts =
-            Rollouts::start(handle.clone(), reader.clone(), ledger_reader.clone(), figures.clone(), telemetry.clone())
-                .map_err(start("the rollouts"))?;
+        let rollouts = Rollouts::start(
+            handle.clone(),
+            reader.clone(),
+            ledger_reader.clone(),
+            figures.clone(),
+            quality.history().clone(),
+            telemetry.clone(),
+        )
+        .map_err(start("the rollouts"))?;
 
         tell_about(parent.as_ref(), config, &telemetry);
         let retention = retention::Retention { log: prediction_log.clone(), handle: handle.clone() };
@@ -269,6 +279,7 @@ impl App {
             alerts,
             history: history_stop,
             prediction_log: log_stop,
+            recalling,
             phase,
             parent,
             config: config.clone(),
@@ -337,6 +348,7 @@ impl App {
             alerts,
             history,
             prediction_log,
+            recalling,
             phase,
             parent: _,
             config,
@@ -370,6 +382,7 @@ impl App {
         rollouts.stop();
         shadows.stop();
         // Nothing offers records any more: the queue is written, and sealed if there is time.
+        recalling.stop();
         prediction_log.stop(left);
         history.stop(left());
         control.stop(left());
@@ -445,7 +458,7 @@ fn start_log(
     config: &Config,
     io_threads: NonZeroUsize,
     telemetry: &Telemetry,
-) -> Result<(Log, drift::CountedLog, crate::model_settings::Recording, Quality), StartError> {
+) -> Result<(Log, drift::CountedLog, crate::model_settings::Recording, Quality, Recalling), StartError> {
     let settings = &config.prediction_log;
     let quality = Quality::new(settings.quality);
     let log_config = record::Config {
@@ -460,9 +473,11 @@ fn start_log(
     // Before any version is watched, as it continues with what was saved.
     let drift = drift::Keeper::start(log.drift().clone(), &config.data.dir, telemetry)
         .map_err(|source| StartError::Start { what: "the thread for drift", source })?;
+    let recalling = Recalling::start(config.data.dir.clone(), quality.history().clone())
+        .map_err(|source| StartError::Start { what: "the thread that reads the history of outcomes", source })?;
     let choice = settings.choice.clone();
     let stop = drift::CountedLog { log: stop, drift };
-    Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality))
+    Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality, recalling))
 }
 
 /// Reads the tokens, and makes the first one where that is asked for.

@@ -588,9 +588,12 @@ pub(crate) struct RolloutOptions {
     /// The least number of compared requests before the first step, with the guardrail `shadow_disagreement` [default: 1000]
     #[arg(long, value_name = "N", requires = "to")]
     min_shadow_pairs: Option<u64>,
-    /// Set a guardrail, or switch it off with NAME=off; may be repeated.
+    /// Set a guardrail, or switch it off with NAME=off; may be repeated. `metrics.NAME=-0.02`: a business metric may not be worse than this.
     #[arg(long = "guardrail", value_name = "NAME=LIMIT", requires = "to")]
     guardrails: Vec<String>,
+    /// A business metric of model.toml: the rollout ends early once it is better beyond doubt.
+    #[arg(long, value_name = "METRIC", requires = "to")]
+    goal: Option<String>,
     /// Begin the next step only when this is shown with 95 % confidence, such as `error_rate_ratio=1.5`; may be repeated.
     #[arg(long, value_name = "NAME=LIMIT", requires = "to")]
     require: Vec<String>,

@@ -70,8 +70,17 @@ fn plan(options: &RolloutOptions) -> Result<Value, CommandError> {
     {
         let limits =
             texts.iter().map(|text| limit(option, text)).collect::<Result<Map<String, Value>, CommandError>>()?;
+        let (metrics, mut limits): (Map<String, Value>, Map<String, Value>) =
+            limits.into_iter().partition(|(name, _)| member == "guardrails" && name.starts_with("metrics."));
+        if !metrics.is_empty() {
+            let metrics = metrics.into_iter().map(|(name, limit)| {
+                (name.trim_start_matches("metrics.").to_owned(), json!({"not_worse_than": limit}))
+            });
+            limits.insert("metrics".to_owned(), Value::Object(metrics.collect()));
+        }
         set(&mut plan, member, (!limits.is_empty()).then(|| Value::Object(limits)));
     }
+    set(&mut plan, "goal", options.goal.as_ref().map(|metric| json!({"metric": metric})));
     Ok(plan)
 }
 
@@ -136,6 +145,12 @@ pub(super) fn text(rollout: &Value) -> String {
         text.push('\n');
         text.push_str(&table(&["GUARDRAIL", "LIMIT", "CANDIDATE", "CONTROL", &interval_name(rollout), "STATE"], &rows));
     }
+    let rows: Vec<Vec<String>> = list(rollout, "metrics").map(metric_row).collect();
+    if !rows.is_empty() {
+        text.push('\n');
+        let head = ["METRIC", "LIMIT", "CANDIDATE", "CONTROL", "DIFFERENCE", "INTERVAL AT EVERY LOOK"];
+        text.push_str(&table(&head, &rows));
+    }
     let rows: Vec<Vec<String>> = list(rollout, "moves")
         .map(|m| vec![cell(&m["ts"]), cell(&m["action"]), format!("{} %", number(&m["percent"])), cell(&m["reason"])])
         .collect();
@@ -155,6 +170,26 @@ fn interval_name(rollout: &Value) -> String {
     rollout["false_alarm_rate"]
         .as_f64()
         .map_or_else(|| "INTERVAL".to_owned(), |rate| format!("{} % INTERVAL", (1e4 * (1.0 - rate)).round() / 100.0))
+}
+
+fn metric_row(metric: &Value) -> Vec<String> {
+    let short = |value: &Value| value.as_f64().map_or_else(String::new, |n| format!("{n:.4}"));
+    let side = |side: &str| {
+        format!("{} ({} units)", short(&metric[format!("{side}_mean")]), cell(&metric[format!("{side}_units")]))
+    };
+    let limit = &metric["not_worse_than"];
+    let interval = match (short(&metric["low"]), short(&metric["high"])) {
+        (low, _) if low.is_empty() => "too few units yet".to_owned(),
+        (low, high) => format!("{low} to {high}"),
+    };
+    vec![
+        cell(&metric["metric"]),
+        if limit.is_null() { "goal".to_owned() } else { format!("not worse than {}", number(limit)) },
+        side("candidate"),
+        side("control"),
+        short(&metric["difference"]),
+        interval,
+    ]
 }
 
 fn guardrail_row(guardrail: &Value) -> Vec<String> {

@@ -3,7 +3,7 @@
 use super::columns::{column, doubles, maps, texts, times};
 use super::error::Error;
 use super::sources::Stored;
-use crate::model::{Label, Update};
+use crate::model::{Feedback as Entry, Label, Update};
 use crate::record::{feedback_schema, stored_update, timestamp};
 use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::cast::AsArray;
@@ -109,14 +109,7 @@ impl FeedbackIndex {
         for i in 0..batch.num_rows() {
             let Some(at) = self.index.get_mut(&key(request_id.value(i), row.value(i))) else { continue };
             let time = (ts.value(i), received_at.value(i));
-            let label = if number.is_valid(i) {
-                Some(match stored_update(number.value(i)) {
-                    Update::Set(number) => Update::Set(Label::Number(number)),
-                    Update::Retract => Update::Retract,
-                })
-            } else {
-                text.is_valid(i).then(|| Update::Set(Label::Text(text.value(i).to_owned())))
-            };
+            let label = label(number, text, i);
             let values = read_values(&values.value(i), &mut self.names, &mut self.name_numbers)?;
             if self.found.get(*at as usize).is_none() {
                 *at = u32::try_from(self.found.len()).unwrap_or(NONE);
@@ -242,6 +235,43 @@ fn read_values(
         })
     };
     Ok((0..entries.len()).map(|i| (number(keys.value(i)), stored_update(values.value(i)))).collect())
+}
+
+/// The entries of a batch, each with its `received_at`.
+///
+/// # Errors
+/// When a column is missing or of another type.
+pub(super) fn entries(batch: &RecordBatch) -> Result<Vec<(i64, Entry)>, Error> {
+    let (request_id, row) = (texts(batch, "request_id")?, column::<Int32Array>(batch, "row", "int32")?);
+    let (ts, received_at) = (times(batch, "ts")?, times(batch, "received_at")?);
+    let (number, text) = (doubles(batch, "label_num")?, texts(batch, "label_str")?);
+    let values = maps(batch, "values")?;
+    let (mut names, mut numbers) = (Vec::new(), HashMap::new());
+    let mut found = Vec::with_capacity(batch.num_rows());
+    for i in 0..batch.num_rows() {
+        let read = read_values(&values.value(i), &mut names, &mut numbers)?;
+        found.push((
+            received_at.value(i),
+            Entry {
+                request_id: request_id.value(i).to_owned(),
+                row: row.value(i).cast_unsigned(),
+                ts: ts.value(i),
+                label: label(number, text, i),
+                values: read.into_iter().map(|(name, value)| (names[name as usize].to_string(), value)).collect(),
+            },
+        ));
+    }
+    Ok(found)
+}
+
+fn label(number: &Float64Array, text: &StringArray, i: usize) -> Option<Update<Label>> {
+    if number.is_valid(i) {
+        return Some(match stored_update(number.value(i)) {
+            Update::Set(number) => Update::Set(Label::Number(number)),
+            Update::Retract => Update::Retract,
+        });
+    }
+    text.is_valid(i).then(|| Update::Set(Label::Text(text.value(i).to_owned())))
 }
 
 /// The feedback columns that are read.

@@ -5,6 +5,7 @@
 //! - [`reproduce`](fn@reproduce) runs one logged prediction again with the same model file.
 //! - [`profile`](fn@profile) writes what the columns of a table, or of the log, look like.
 //! - [`explain`](fn@explain) says which columns of a logged row its answer came from.
+//! - [`recall`](fn@recall) reads what the history of outcomes keeps, after a start.
 //! - It reads sealed files and the segments of a running server. A record that is in both is read once.
 //! - Memory is bounded: predictions are read in chunks, in order, each with its own feedback only (`scan.rs`).
 //! - An output file appears complete or not at all.
@@ -34,6 +35,7 @@ mod parquet_writer;
 mod profile;
 mod profile_csv;
 mod profile_rows;
+mod recall;
 mod replay;
 mod reproduce;
 mod request_files;
@@ -51,6 +53,7 @@ pub use filter::{Filter, parse_time};
 pub use gate::{Gate, Paired, Verdict};
 pub use options::{Export, Exported, Format};
 pub use profile::{ProfileSource, Profiled, ProfiledVersion, profile};
+pub use recall::recall;
 pub use replay::{LabelFigures, Replay, Replayed, replay};
 pub use reproduce::{Outcome, Reproduced, reproduce};
 pub use scan::Budget;

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::filter::Filter;
 use crate::model::ModelName;
-use crate::record::{About, unsealed};
+use crate::record::{About, Unsealed, unsealed};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
@@ -71,6 +71,18 @@ impl Sources {
         }
         // Segments are read before files are listed. A segment that is sealed in between is then found twice, and read once.
         let unsealed = unsealed(data, model).map_err(|e| Error::at("read the segments in", &data.join("log"), e))?;
+        Sources::with(data, model, filter, unsealed)
+    }
+
+    /// Only what is in sealed files.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or is not a file of the log.
+    pub(super) fn sealed(data: &Path, model: &ModelName, filter: &Filter) -> Result<Sources, Error> {
+        Sources::with(data, model, filter, Unsealed::default())
+    }
+
+    fn with(data: &Path, model: &ModelName, filter: &Filter, unsealed: Unsealed) -> Result<Sources, Error> {
         let mut sources = Sources { predictions: Vec::new(), feedback: Vec::new(), deleted_files: 0 };
         for file in sealed_files(&data.join("predictions"), model, &unsealed.segments)? {
             if file.date.is_none_or(|date| filter.matches_date(date)) {

@@ -24,7 +24,7 @@ impl Kept {
         let mut numbers = 0;
         for (at, column) in outputs.iter().enumerate() {
             let Some(n) = elements_of_row(column).filter(|n| numbers + n <= Layout::MAX_NUMBERS) else { continue };
-            if column.spec.datatype.is_float() && !column.hashed {
+            if column.spec.datatype.is_float() && is_open(column) {
                 layout.outputs.push((Box::from(&*column.spec.name), numbers..numbers + n));
                 kept.outputs.push((at, n));
                 numbers += n;
@@ -32,7 +32,7 @@ impl Kept {
         }
         for (at, column) in inputs.iter().enumerate() {
             // What is hashed is hidden from figures too.
-            let Some(n) = elements_of_row(column).filter(|_| !column.hashed) else { continue };
+            let Some(n) = elements_of_row(column).filter(|_| is_open(column)) else { continue };
             let name = Side::Inputs.column(&column.spec);
             for i in 0..n.min(Layout::MAX_CELLS.saturating_sub(layout.cells.len())) {
                 let name = if n == 1 { name.clone() } else { format!("{name}[{i}]") };
@@ -71,6 +71,11 @@ impl Kept {
         };
         Contents { numbers: numbers.into(), cells: self.cells.iter().map(cell).collect() }
     }
+}
+
+/// Whether a column is stored as it is.
+fn is_open(column: &Column) -> bool {
+    !column.hashed && column.masks.is_empty()
 }
 
 /// How many elements of a column one row has. `None` where the signature does not say, or where it has no rows.

@@ -81,7 +81,7 @@ fn predictions(quality: &Quality, stream: &Stream, view: &PredictionView) {
 }
 
 /// The outputs of one row that are stored as they were.
-fn predicted(stream: &Stream, outputs: &[Option<TensorView>], row: usize, records: usize) -> Predicted {
+pub(super) fn predicted(stream: &Stream, outputs: &[Option<TensorView>], row: usize, records: usize) -> Predicted {
     let mut predicted = Predicted::default();
     let as_they_were = |(column, _): &(&Column, _)| !column.hashed && column.masks.is_empty();
     for (column, tensor) in stream.outputs.iter().zip(outputs).filter(as_they_were) {

@@ -35,6 +35,7 @@ mod prediction;
 mod private;
 mod queue;
 mod read;
+mod recall;
 mod sampling;
 mod seal;
 mod segment;
@@ -60,7 +61,8 @@ pub(crate) use about::Side;
 pub(crate) use columns::{Layout, SHAPES, timestamp};
 pub(crate) use feedback::{schema as feedback_schema, stored_update};
 pub(crate) use parquet_file::properties as parquet_properties;
-pub(crate) use read::unsealed;
+pub(crate) use read::{Unsealed, unsealed};
+pub(crate) use recall::{Recall, What, recall_segments};
 #[cfg(test)]
 pub(crate) use {
     columns::Builder,

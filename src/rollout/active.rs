@@ -1,11 +1,13 @@
 //! One rollout with what is kept in memory only: the evidence and the clock of its current step.
 
+use super::business::Business;
 use super::decide::{Decision, judge, judge_shadow};
 use super::evidence::{Evidence, ShadowEvidence, StepEvidence};
 use super::handle::View;
 use super::state::{State, Step};
 use crate::ledger::Action;
 use crate::model::ModelName;
+use crate::quality::History;
 use crate::registry::{Entry, Served, State as VersionState};
 use crate::shadow::Figures;
 use crate::telemetry::{ArmEvidence, Unit};
@@ -18,6 +20,7 @@ pub(super) struct ActiveRollout {
     /// When the current step began, or was continued after a restart.
     pub(super) step_began: Instant,
     pub(super) evidence: Evidence,
+    pub(super) business: Business,
     /// How long the last step was held, once the rollout has ended.
     pub(super) held: Option<Duration>,
     pub(super) trouble: Option<Trouble>,
@@ -43,7 +46,14 @@ impl ActiveRollout {
         };
         // How long a rollout was held that ended before a restart is not stored.
         let held = state.ended.map(|_| Duration::ZERO);
-        ActiveRollout { state, step_began: Instant::now(), evidence, held, trouble: None }
+        ActiveRollout {
+            state,
+            step_began: Instant::now(),
+            evidence,
+            business: Business::default(),
+            held,
+            trouble: None,
+        }
     }
 
     /// Whether this action failed a moment ago and is not to be retried yet.
@@ -61,7 +71,13 @@ impl ActiveRollout {
     }
 
     /// Updates the evidence and decides what to do next.
-    pub(super) fn decide(&mut self, model: &ModelName, entry: &Entry, figures: &Figures) -> Decision {
+    pub(super) fn decide(
+        &mut self,
+        model: &ModelName,
+        entry: &Entry,
+        figures: &Figures,
+        history: &History,
+    ) -> Decision {
         let plan = &self.state.plan;
         let held = self.step_began.elapsed();
         match &mut self.evidence {
@@ -91,7 +107,8 @@ impl ActiveRollout {
                 for arm in entry.arms() {
                     arm.metrics.watch(if is_candidate(arm) { &of_candidate } else { &of_control });
                 }
-                judge(plan, step, held)
+                self.business.update(model, &self.state, entry.metrics(), history);
+                judge(plan, step, self.business.says(plan), held)
             }
         }
     }
@@ -102,6 +119,7 @@ impl ActiveRollout {
             state: self.state.clone(),
             held: self.held.unwrap_or_else(|| self.step_began.elapsed()),
             evidence: self.evidence.clone(),
+            metrics: self.business.found().to_vec(),
             trouble: self.trouble.as_ref().map(|trouble| trouble.message.clone()),
         }
     }

@@ -5,12 +5,9 @@ use super::handle::{Change, Command, Request, View};
 use super::plan::Plan;
 use super::services::{Services, Transition};
 use super::state::{Ended, State, Step};
-use crate::ledger::{Action, LedgerReader};
-use crate::lifecycle::{Actor, Handle};
+use crate::ledger::Action;
+use crate::lifecycle::Actor;
 use crate::model::{Code, Failure, ModelName};
-use crate::registry::Reader;
-use crate::shadow::Figures;
-use crate::telemetry::Telemetry;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,14 +34,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl RolloutActor {
     /// Continues the stored rollouts.
-    pub(super) fn new(
-        handle: Handle,
-        reader: Reader,
-        ledger: LedgerReader,
-        figures: Figures,
-        telemetry: Telemetry,
-    ) -> RolloutActor {
-        let services = Services { handle, reader, ledger, figures, telemetry };
+    pub(super) fn new(services: Services) -> RolloutActor {
         let (mut rollouts, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         let mut ledger_error = None;
         let stored = services.ledger.rollouts().unwrap_or_else(|error| {

@@ -1,5 +1,6 @@
 //! Decisions: pure functions from a plan and its evidence to what happens next, with the reason in words.
 
+use super::business::Says;
 use super::comparison::Test;
 use super::evidence::{ShadowEvidence, StepEvidence};
 use super::guardrail::{Guardrail, Kind};
@@ -15,15 +16,20 @@ pub(super) enum Decision {
     Stay(String),
     Advance(String),
     TakeBack(String),
+    /// Go to the last step at once, and end.
+    EndEarly(String),
 }
 
 /// Decides at a step in which the candidate answers a share of the requests.
-pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Decision {
-    let level = plan.guardrails.level(&plan.steps);
+pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, metrics: Says, held: Duration) -> Decision {
+    let level = plan.level();
     for guardrail in &evidence.guardrails {
         if guardrail.test.exceeds(level) {
             return Decision::TakeBack(violation(guardrail, evidence.unit(), level, plan));
         }
+    }
+    if let Says::Worse(words) = metrics {
+        return Decision::TakeBack(words);
     }
     if held < plan.hold {
         return Decision::Stay(format!("this step has run for {} of {}", seconds(held), show_duration(plan.hold)));
@@ -38,6 +44,11 @@ pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Dec
     if let Some(missing) = missing(plan, evidence) {
         return Decision::Stay(missing);
     }
+    match metrics {
+        Says::Wait(words) => return Decision::Stay(words),
+        Says::Better(words) => return Decision::EndEarly(format!("the goal is reached: {words}")),
+        Says::Nothing | Says::Worse(_) => {}
+    }
     Decision::Advance(format!(
         "this step ran for {} with {requests} requests, and no guardrail was violated",
         seconds(held)
@@ -47,7 +58,7 @@ pub(super) fn judge(plan: &Plan, evidence: &StepEvidence, held: Duration) -> Dec
 /// Decides before the first step, while the candidate is a shadow. `limit`: the share of pairs that may disagree.
 pub(super) fn judge_shadow(plan: &Plan, limit: f64, evidence: &ShadowEvidence, held: Duration) -> Decision {
     let Counts { requests: pairs, bad: disagreed } = evidence.disagreements.counts();
-    let level = plan.guardrails.level(&plan.steps);
+    let level = plan.level();
     let summary = || {
         format!("{disagreed} of {pairs} pairs disagree ({}); the limit is {}", percent(disagreed, pairs), share(limit))
     };

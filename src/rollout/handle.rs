@@ -1,13 +1,16 @@
 //! The handle: sends commands to the actor and waits for its replies.
 
 use super::actor::RolloutActor;
+use super::business::Found as MetricEvidence;
 use super::evidence::Evidence;
 use super::guardrail::NearGuardrail;
 use super::plan::Plan;
+use super::services::Services;
 use super::state::State;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::{Actor, Handle};
 use crate::model::{Code, Failure, ModelName};
+use crate::quality::History;
 use crate::registry::Reader;
 use crate::shadow::Figures;
 use crate::telemetry::Telemetry;
@@ -32,6 +35,8 @@ pub(crate) struct View {
     /// How long the current step has been held; after the end, how long the last step was held.
     pub(crate) held: Duration,
     pub(crate) evidence: Evidence,
+    /// The business metrics of the plan in this step.
+    pub(crate) metrics: Vec<MetricEvidence>,
     /// Why the last change failed, while it is retried.
     pub(crate) trouble: Option<String>,
 }
@@ -41,7 +46,7 @@ impl View {
     pub(crate) fn near(&self) -> Vec<NearGuardrail> {
         const TIMES: f64 = 4.0;
         let plan = &self.state.plan;
-        let level = (plan.guardrails.level(&plan.steps) * TIMES).min(0.5);
+        let level = (plan.level() * TIMES).min(0.5);
         match &self.evidence {
             Evidence::Step(step) if self.state.ended.is_none() => {
                 step.guardrails.iter().filter_map(|guardrail| guardrail.near(level)).collect()
@@ -88,12 +93,13 @@ impl Rollouts {
         reader: Reader,
         ledger: LedgerReader,
         figures: Figures,
+        history: History,
         telemetry: Telemetry,
     ) -> std::io::Result<Rollouts> {
         let (commands, waiting) = mpsc::channel(QUEUED_COMMANDS);
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
-        let actor = RolloutActor::new(handle, reader, ledger, figures, telemetry);
+        let actor = RolloutActor::new(Services { handle, reader, ledger, figures, history, telemetry });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         std::thread::Builder::new()
             .name("rollout".to_owned())

@@ -7,7 +7,7 @@
 //! - A rollout's state is stored in one transaction with the traffic document of its step: a restart finds both or neither.
 //! - If anybody else changes the traffic document, the rollout stops and leaves that change in place.
 //!
-//! Uses: lifecycle (handle), registry (reader), ledger, route, shadow (figures), settings (durations), model, telemetry.
+//! Uses: lifecycle (handle), registry (reader), ledger, outcomes (business metrics), quality (the history), route, shadow (figures), settings (durations), model, telemetry.
 //!
 //! Invariant: nothing here publishes a snapshot or routes a request.
 //!
@@ -15,6 +15,7 @@
 
 mod active;
 mod actor;
+mod business;
 mod comparison;
 mod decide;
 mod evidence;
@@ -31,6 +32,7 @@ mod tests_keys;
 #[cfg(test)]
 mod tests_limits;
 
+pub(crate) use business::Found as MetricEvidence;
 pub(crate) use comparison::Verdict;
 pub(crate) use evidence::{Evidence, p99_us};
 pub(crate) use guardrail::{Guardrail, NearGuardrail};

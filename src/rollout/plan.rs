@@ -3,6 +3,7 @@
 use crate::model::Version;
 use crate::settings::{parse_duration, show_duration};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A rollout as an operator asked for it, with defaults filled in.
@@ -20,6 +21,10 @@ pub(crate) struct Plan {
     pub(crate) shadow_sample: f64,
     pub(crate) guardrails: Guardrails,
     pub(crate) require: Require,
+    /// `guardrails.metrics`: for business metrics, the least difference to the control that is allowed, where more is better.
+    pub(crate) metrics: BTreeMap<String, f64>,
+    /// The business metric that ends the rollout early once it is better beyond doubt.
+    pub(crate) goal: Option<String>,
     pub(crate) allow_signature_change: bool,
     /// Move traffic to the version although nobody approved it. For admins.
     pub(crate) break_glass: bool,
@@ -80,9 +85,8 @@ impl Default for Guardrails {
 }
 
 impl Guardrails {
-    /// The level α of each single comparison: the false-alarm rate divided by the number of comparisons (a union bound). There is one
-    /// comparison per guardrail and step that has a control, and one for the shadow.
-    pub(crate) fn level(&self, steps: &[f64]) -> f64 {
+    /// The comparisons that can raise a false alarm: one per guardrail and step that has a control, and one for the shadow.
+    fn comparisons(&self, compared_steps: usize) -> usize {
         let of_a_step = [
             self.error_rate_ratio,
             self.nonfinite_ratio,
@@ -94,13 +98,11 @@ impl Guardrails {
             self.p99_before_ratio,
         ];
         let of_a_step = of_a_step.iter().flatten().count();
-        let compared_steps = steps.iter().filter(|percent| **percent < 100.0).count();
-        let comparisons = of_a_step * compared_steps + usize::from(self.shadow_disagreement.is_some());
-        self.false_alarm_rate / comparisons.max(1) as f64
+        of_a_step * compared_steps + usize::from(self.shadow_disagreement.is_some())
     }
 }
 
-const MEMBERS: [&str; 11] = [
+const MEMBERS: [&str; 12] = [
     "to",
     "steps",
     "hold",
@@ -109,11 +111,12 @@ const MEMBERS: [&str; 11] = [
     "shadow_sample",
     "guardrails",
     "require",
+    "goal",
     "allow_signature_change",
     "break_glass",
     "reason",
 ];
-const GUARDRAILS: [&str; 10] = [
+const GUARDRAILS: [&str; 11] = [
     "error_rate_ratio",
     "nonfinite_ratio",
     "p99_latency_ratio",
@@ -124,6 +127,7 @@ const GUARDRAILS: [&str; 10] = [
     "p99_before_ratio",
     "shadow_disagreement",
     "false_alarm_rate",
+    "metrics",
 ];
 const REQUIRE: [&str; 3] = ["error_rate_ratio", "error_rate_difference", "max_error_rate"];
 /// A longer hold is most likely a mistake in the unit.
@@ -152,7 +156,9 @@ impl Plan {
         let sample = "a number above 0 and at most 1";
         let shadow_sample = reader.number("shadow_sample", given("shadow_sample"), sample, |n| n > 0.0 && n <= 1.0);
         let guardrails = reader.guardrails(given("guardrails"));
+        let metrics = reader.metrics(given("guardrails").and_then(|guardrails| guardrails.get("metrics")));
         let require = reader.require(given("require"));
+        let goal = reader.goal(given("goal"));
         let allow_signature_change = reader.flag("allow_signature_change", given("allow_signature_change"));
         let break_glass = reader.flag("break_glass", given("break_glass"));
         let reason = reader.reason(given("reason"));
@@ -166,12 +172,31 @@ impl Plan {
                 shadow_sample: shadow_sample.unwrap_or(1.0),
                 guardrails,
                 require,
+                metrics,
+                goal,
                 allow_signature_change,
                 break_glass,
                 reason,
             }),
             _ => Err(reader.complaints),
         }
+    }
+
+    /// Steps in which the candidate is compared with a control.
+    pub(crate) fn compared_steps(&self) -> usize {
+        self.steps.iter().filter(|percent| **percent < 100.0).count()
+    }
+
+    /// Whether business metrics decide.
+    pub(crate) fn has_metrics(&self) -> bool {
+        !self.metrics.is_empty() || self.goal.is_some()
+    }
+
+    /// The level α of each single comparison: the false-alarm rate divided by the number of comparisons (a union bound).
+    pub(crate) fn level(&self) -> f64 {
+        let of_metrics = (self.metrics.len() + usize::from(self.goal.is_some())) * self.compared_steps();
+        let comparisons = self.guardrails.comparisons(self.compared_steps()) + of_metrics;
+        self.guardrails.false_alarm_rate / comparisons.max(1) as f64
     }
 
     /// The request body with every default written out.
@@ -195,7 +220,9 @@ impl Plan {
                 "p99_before_ratio": g.p99_before_ratio,
                 "shadow_disagreement": g.shadow_disagreement,
                 "false_alarm_rate": g.false_alarm_rate,
+                "metrics": self.metrics.iter().map(|(name, limit)| (name.clone(), json!({"not_worse_than": limit}))).collect::<Map<_, _>>(),
             },
+            "goal": self.goal.as_ref().map(|metric| json!({"metric": metric})),
             "require": {
                 "error_rate_ratio": require.error_rate_ratio,
                 "error_rate_difference": require.error_rate_difference,
@@ -337,7 +364,43 @@ impl PlanReader {
     }
 }
 
+/// The most business metrics of a plan.
+const MAX_METRICS: usize = 16;
+
 impl PlanReader {
+    fn metrics(&mut self, value: Option<&Value>) -> BTreeMap<String, f64> {
+        let expected = "an object such as {\"clicked\":{\"not_worse_than\":-0.02}} of at most 16 metrics";
+        let members = match value {
+            None | Some(Value::Null) => return BTreeMap::new(),
+            Some(Value::Object(members)) if members.len() <= MAX_METRICS => members,
+            other => {
+                self.complain("guardrails.metrics", expected, other);
+                return BTreeMap::new();
+            }
+        };
+        let mut limits = BTreeMap::new();
+        for (name, of) in members {
+            let key = format!("guardrails.metrics.{}", name.chars().take(80).collect::<String>());
+            let limit = of.get("not_worse_than").and_then(Value::as_f64).filter(|n| (-1e12..=0.0).contains(n));
+            if let Some(limit) = limit.filter(|_| of.as_object().is_some_and(|members| members.len() == 1)) {
+                limits.insert(name.clone(), limit);
+            } else {
+                self.complain(&key, "{\"not_worse_than\": a difference of 0 or less}, where more is better", Some(of));
+            }
+        }
+        limits
+    }
+
+    fn goal(&mut self, value: Option<&Value>) -> Option<String> {
+        let value = value?;
+        let metric =
+            value.get("metric").and_then(Value::as_str).filter(|_| value.as_object().is_some_and(|o| o.len() == 1));
+        if metric.is_none() {
+            self.complain("goal", "an object such as {\"metric\":\"revenue\"}", Some(value));
+        }
+        metric.map(str::to_owned)
+    }
+
     fn require(&mut self, value: Option<&Value>) -> Require {
         let members = match value {
             None => return Require::default(),
@@ -379,7 +442,7 @@ mod tests {
         assert_eq!((plan.hold, plan.min_requests), (Duration::from_mins(10), 100));
         assert_eq!(plan.guardrails, Guardrails::default());
         // Five ratios in four steps that have a control.
-        assert!((plan.guardrails.level(&plan.steps) - 0.05 / 20.0).abs() < 1e-15);
+        assert!((plan.level() - 0.05 / 20.0).abs() < 1e-15);
     }
 
     #[test]
@@ -413,13 +476,16 @@ mod tests {
         let plan = Plan::parse(&json!({
             "to": "4", "steps": [10, 50.5], "hold": "90s", "min_requests": 7, "min_shadow_pairs": 20, "shadow_sample": 0.5,
             "guardrails": {"error_rate_ratio": null, "p99_latency_ratio": 2, "shadow_disagreement": 0.02, "false_alarm_rate": 0.01,
-                           "max_p99_ms": 20.5, "max_error_rate": 0.1, "p99_before_ratio": 2},
-            "require": {"error_rate_ratio": 1.5, "max_error_rate": 0.02},
+                           "max_p99_ms": 20.5, "max_error_rate": 0.1, "p99_before_ratio": 2, "metrics": {"clicked": {"not_worse_than": -0.02}}},
+            "require": {"error_rate_ratio": 1.5, "max_error_rate": 0.02}, "goal": {"metric": "revenue"},
             "allow_signature_change": true, "break_glass": true, "reason": "better"
         }));
         let plan = plan.unwrap();
         assert_eq!(plan.guardrails.error_rate_ratio, None);
         assert_eq!(plan.guardrails.nonfinite_ratio, Some(1.0));
+        assert_eq!((plan.metrics["clicked"], plan.goal.as_deref()), (-0.02, Some("revenue")));
+        // Seven guardrails and two metrics in two steps, and the shadow.
+        assert!((plan.level() - 0.01 / 19.0).abs() < 1e-15, "{}", plan.level());
         assert_eq!(Plan::parse(&plan.to_json()).unwrap(), plan);
     }
 
@@ -427,9 +493,10 @@ mod tests {
     fn all_complaints_come_at_once() {
         let complaints = Plan::parse(&json!({
             "to": 4, "steps": [5, 5], "hold": 10, "min_requests": -1, "shadow_sample": 2,
-            "guardrails": {"error_rate": 1, "p99_latency_ratio": 0, "shadow_disagreement": 1, "false_alarm_rate": 0, "max_p99_ms": 0},
+            "guardrails": {"error_rate": 1, "p99_latency_ratio": 0, "shadow_disagreement": 1, "false_alarm_rate": 0, "max_p99_ms": 0,
+                           "metrics": {"a": {"not_worse_than": 0.1}, "b": -1, "c": {"not_worse_than": -1, "x": 1}}},
             "require": {"error_rate_ratio": 1, "error_rate": 2, "error_rate_difference": 1},
-            "raeson": "typo"
+            "goal": "revenue", "raeson": "typo"
         }));
         let complaints = complaints.unwrap_err();
         for key in [
@@ -443,6 +510,10 @@ mod tests {
             "guardrails.shadow_disagreement:",
             "guardrails.false_alarm_rate:",
             "guardrails.max_p99_ms:",
+            "guardrails.metrics.a:",
+            "guardrails.metrics.b:",
+            "guardrails.metrics.c:",
+            "goal:",
             "require.error_rate: unknown",
             "require.error_rate_ratio:",
             "require.error_rate_difference:",

@@ -4,10 +4,12 @@ use super::active::{ActiveRollout, Trouble};
 use super::decide::Decision;
 use super::evidence::p99_us;
 use super::plan::Plan;
-use super::state::{Ended, State};
+use super::state::{Ended, State, Step};
 use crate::ledger::{Action, LedgerReader};
 use crate::lifecycle::{Actor, Handle, RolloutCommit};
 use crate::model::{Code, Failure, ModelName};
+use crate::outcomes::{Kind, Metrics};
+use crate::quality::History;
 use crate::registry::Reader;
 use crate::route::Document;
 use crate::shadow::Figures;
@@ -22,6 +24,8 @@ pub(super) struct Services {
     pub(super) reader: Reader,
     pub(super) ledger: LedgerReader,
     pub(super) figures: Figures,
+    /// Rows with their outcomes, for business metrics.
+    pub(super) history: History,
     pub(super) telemetry: Telemetry,
 }
 
@@ -51,6 +55,7 @@ impl Services {
             let message = format!("model {model} has no version {}", plan.to);
             return Err(Failure::new(Code::VersionNotFound, message));
         }
+        check_metrics(plan, entry.metrics())?;
         let document = entry.document().filter(|_| !entry.taken_out()).cloned().ok_or_else(|| {
             Failure::new(Code::Conflict, format!("model {model} is not serving, so there is no traffic to move"))
         })?;
@@ -76,7 +81,7 @@ impl Services {
             rollout.step_began = Instant::now();
             return;
         }
-        let decision = failed.unwrap_or_else(|| rollout.decide(model, entry, &self.figures));
+        let decision = failed.unwrap_or_else(|| rollout.decide(model, entry, &self.figures, &self.history));
         drop(snapshot);
         let mut next = rollout.state.clone();
         let (document, action, reason) = match decision {
@@ -86,7 +91,13 @@ impl Services {
                 }
                 return;
             }
-            Decision::Advance(_) if next.paused => return,
+            Decision::Advance(_) | Decision::EndEarly(_) if next.paused => return,
+            Decision::EndEarly(reason) => {
+                let last = Step::At(next.plan.steps.len().saturating_sub(1));
+                let document = (next.step != last).then(|| next.document(last));
+                (next.step, next.ended) = (last, Some(Ended::Finished));
+                (document, Action::RolloutFinish, reason)
+            }
             Decision::Advance(reason) => match next.next_step() {
                 None => {
                     next.ended = Some(Ended::Finished);
@@ -211,6 +222,26 @@ impl Services {
         let percent = if rollout.state.is_active() { rollout.state.percent() } else { 0.0 };
         self.telemetry.process().gauge(&names::ROLLOUT_PERCENT, &[("model", model.as_str())]).set(percent);
     }
+}
+
+/// Whether the metrics of a plan are in `model.toml`.
+fn check_metrics(plan: &Plan, metrics: &Metrics) -> Result<(), Failure> {
+    let known = || {
+        let names: Vec<&str> = metrics.keys().map(String::as_str).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    let named = plan.metrics.keys().map(|name| (format!("guardrails.metrics.{name}"), name));
+    let complaints: Vec<String> = named
+        .chain(plan.goal.iter().map(|name| ("goal.metric".to_owned(), name)))
+        .filter_map(|(key, name)| match metrics.get(name) {
+            None => Some(format!("{key}: expected a metric of model.toml ({}), got {name:?}", known())),
+            Some(metric) if metric.kind == Kind::Bias => {
+                Some(format!("{key}: expected a metric that may be better or worse, got one of kind \"bias\""))
+            }
+            Some(_) => None,
+        })
+        .collect();
+    if complaints.is_empty() { Ok(()) } else { Err(Failure::several(Code::InvalidRequest, complaints)) }
 }
 
 fn this_actor() -> Actor {

@@ -1,5 +1,6 @@
 //! Simulated rollouts: how often guardrails raise false alarms, and how many requests a regression costs.
 
+use super::business::Says;
 use super::decide::{Decision, judge};
 use super::evidence::StepEvidence;
 use super::plan::Plan;
@@ -84,9 +85,10 @@ fn simulate(plan: &Plan, scenario: Scenario, rng: &mut fastrand::Rng) -> Outcome
             evidence.update(candidate.clone(), control.clone());
             held += CHECK;
             checks += 1.0;
-            match judge(plan, &evidence, held) {
+            match judge(plan, &evidence, Says::Nothing, held) {
                 Decision::Stay(_) => {}
                 Decision::Advance(_) => break,
+                Decision::EndEarly(why) => panic!("there is no goal: {why}"),
                 Decision::TakeBack(why) => {
                     let (candidate, both) = (candidate.requests, candidate.requests + control.requests);
                     return Outcome::TakenBack { why, percent: *percent, candidate, both };

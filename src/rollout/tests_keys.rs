@@ -2,6 +2,7 @@
 //!
 //! `SLUICEGATE_LONG_SIMULATIONS=1` runs more and larger ones; docs/EVIDENCE.md has their figures.
 
+use super::business::Says;
 use super::decide::{Decision, judge};
 use super::evidence::StepEvidence;
 use super::plan::Plan;
@@ -121,7 +122,7 @@ fn simulate(plan: &Plan, scenario: &Scenario, unit: Unit, seed: u64) -> Option<T
             let (for_candidate, for_control) = evidence.watch(held);
             candidate.watch(&for_candidate);
             control.watch(&for_control);
-            if let Decision::TakeBack(why) = judge(plan, &evidence, held) {
+            if let Decision::TakeBack(why) = judge(plan, &evidence, Says::Nothing, held) {
                 return Some(TakenBack { why, after: passed });
             }
         }
@@ -211,7 +212,7 @@ fn one_caller_cannot_have_a_rollout_moved_back() {
         evidence.update(of_candidate, of_control);
         let (watch, _) = evidence.watch(plan.hold / CHECKS * check);
         candidate.watch(&watch);
-        judge(&plan, &evidence, plan.hold / CHECKS * check)
+        judge(&plan, &evidence, Says::Nothing, plan.hold / CHECKS * check)
     };
     for check in 1..=CHECKS {
         // Two callers whose requests all fail, thousands of them.

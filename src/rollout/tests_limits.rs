@@ -1,5 +1,6 @@
 //! Simulated rollouts through the real counters: engine times, constant outputs, absolute limits, and what `require` asks for.
 
+use super::business::Says;
 use super::decide::{Decision, judge};
 use super::evidence::StepEvidence;
 use super::plan::Plan;
@@ -53,9 +54,10 @@ fn simulate(plan: &Plan, requests: u64, unit: Unit, seed: u64, request: Request)
         of_control.weigh(100.0 - percent);
         evidence.update(of_candidate, of_control);
         held += CHECK;
-        match judge(plan, &evidence, held) {
+        match judge(plan, &evidence, Says::Nothing, held) {
             Decision::Stay(why) => stays = why,
             Decision::Advance(_) => return Outcome::Advanced,
+            Decision::EndEarly(why) => panic!("there is no goal: {why}"),
             Decision::TakeBack(why) => {
                 return Outcome::TakenBack { why, candidate: evidence.candidate.requests };
             }

@@ -1,6 +1,6 @@
 //! Figures over windows, experiments, and what is known of them after a restart.
 
-use crate::support::{Gateway, eventually, onnx};
+use crate::support::{Gateway, copy, eventually, onnx};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -102,7 +102,7 @@ fn traffic(gateway: &Gateway, requests: u64) -> u64 {
 }
 
 #[test]
-fn live_figures_are_those_of_the_files() {
+fn live_figures_are_those_of_the_files_and_survive_a_restart() {
     let requests = if std::env::var_os("SLUICEGATE_LONG_SIMULATIONS").is_some() { 12_500 } else { 700 };
     let gateway = start("");
     let expected = traffic(&gateway, requests);
@@ -127,7 +127,135 @@ fn live_figures_are_those_of_the_files() {
     let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && printed.contains("ok: "), "{printed}");
     println!("{printed}");
-    assert_eq!(experiment["unit"], "key");
+    // A restart reads the files, and after a crash what is not sealed yet.
+    let restarted = Gateway::start_in(dir, "");
+    restarted.wait_ready();
+    let again = rows(&restarted, expected);
+    assert_eq!(without_times(&again), without_times(&live));
+    let experiment_again = restarted.admin_get("/api/v1/models/m/experiment").json();
+    assert_eq!(without_times(&experiment_again), without_times(&experiment));
+    let traffic = restarted.admin_get("/api/v1/models/m/traffic").json();
+    assert_eq!((&experiment["unit"], &experiment["began_at_revision"]), (&json!("key"), &traffic["revision"]));
+}
+
+/// An answer without the times that depend on when it was asked for.
+fn without_times(answer: &Value) -> Value {
+    let mut answer = answer.clone();
+    for member in ["from", "to", "until"] {
+        answer.as_object_mut().unwrap().remove(member);
+    }
+    for group in answer["groups"].as_array_mut().into_iter().flatten() {
+        for member in ["from", "to"] {
+            group.as_object_mut().unwrap().remove(member);
+        }
+    }
+    answer
+}
+
+#[test]
+fn figures_survive_a_crash_before_anything_is_sealed() {
+    let gateway = start("");
+    let expected = traffic(&gateway, 60);
+    let live = rows(&gateway, expected);
+    // What a server finds that was started on the disk of one that was killed.
+    let dir = tempfile::TempDir::new().unwrap();
+    copy(gateway.dir.path(), dir.path());
+    std::fs::remove_file(dir.path().join("data/lock")).ok();
+    assert!(std::fs::read_dir(dir.path().join("data/predictions")).is_err(), "nothing is sealed yet");
+    let restarted = Gateway::start_in(dir, "");
+    restarted.wait_ready();
+    assert_eq!(without_times(&rows(&restarted, expected)), without_times(&live));
+}
+
+/// Users send one request each and click with a probability that depends on the arm.
+fn users(gateway: &Gateway, from: u32, n: u32, clicks: impl Fn(&str) -> f64) {
+    let rng = &mut fastrand::Rng::with_seed(u64::from(from));
+    let mut entries = Vec::new();
+    for user in from..from + n {
+        let (id, user) = (format!("user {user}"), format!("u{user}"));
+        send(gateway, &id, &user, &[0.5]);
+        let arm = gateway.admin_get(&format!("/api/v1/models/m/assignment?key={user}")).json()["arm"].clone();
+        let clicked = rng.f64() < clicks(arm.as_str().unwrap());
+        entries.push(json!({"request_id": id, "values": {"clicked": u8::from(clicked)}}));
+    }
+    feedback(gateway, &entries);
+}
+
+const CLICKED: &str =
+    "[metrics.clicked]\nkind = \"proportion\"\nvalue = \"clicked\"\n[metrics.bias]\nkind = \"bias\"\n";
+
+/// A gateway whose version 1 serves alone, by sticky key.
+fn before_a_rollout() -> Gateway {
+    let gateway = start(CLICKED);
+    let document = json!({"split": [{"version": "1", "weight": 1}], "sticky_by": {"header": "x-user"}});
+    assert_eq!(gateway.admin_send("PUT", "/api/v1/models/m/traffic", &[], &document).status, 200);
+    gateway
+}
+
+fn plan(guardrails: &Value, goal: &Value) -> Value {
+    // Only business metrics decide: machines differ in speed.
+    let mut all = json!({"p99_latency_ratio": null, "engine_time_ratio": null, "constant_output_ratio": null});
+    all.as_object_mut().unwrap().extend(guardrails.as_object().unwrap().clone());
+    json!({"to": "2", "steps": [50, 80, 100], "hold": "1s", "min_requests": 20, "reason": "a test", "guardrails": all, "goal": goal})
+}
+
+fn begin(gateway: &Gateway, plan: &Value) {
+    let answer = gateway.admin_send("POST", "/api/v1/models/m:rollout", &[], plan);
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+fn rollout(gateway: &Gateway, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || {
+        let rollout = gateway.admin_get("/api/v1/models/m/rollout").json();
+        is(&rollout).then_some(rollout)
+    })
+}
+
+#[test]
+fn a_rollout_is_taken_back_when_a_business_metric_is_worse_beyond_doubt() {
+    let gateway = before_a_rollout();
+    begin(&gateway, &plan(&json!({"metrics": {"clicked": {"not_worse_than": -0.05}}}), &Value::Null));
+    users(&gateway, 0, 60, |_| 0.5);
+    let waiting =
+        rollout(&gateway, "the rollout waits for outcomes", |r| r["why"].as_str().unwrap().contains("outcomes"));
+    assert_eq!((&waiting["percent"], &waiting["metrics"][0]["metric"]), (&json!(50.0), &json!("clicked")));
+    users(&gateway, 1000, 300, |arm| if arm == "2" { 0.1 } else { 0.7 });
+    let ended = rollout(&gateway, "the rollout is taken back", |r| r["state"] != "running");
+    let why = ended["why"].as_str().unwrap();
+    assert!(ended["state"] == "taken_back" && why.starts_with("clicked is worse beyond doubt"), "{ended}");
+    assert!(ended["metrics"][0]["high"].as_f64().unwrap() < -0.05, "{ended}");
+}
+
+#[test]
+fn a_rollout_goes_on_when_no_worse_and_ends_early_when_its_goal_is_better() {
+    let gateway = before_a_rollout();
+    let goal = json!({"metric": "clicked"});
+    begin(&gateway, &plan(&json!({"metrics": {"clicked": {"not_worse_than": -0.4}}}), &goal));
+    users(&gateway, 0, 300, |_| 0.5);
+    rollout(&gateway, "the second step has begun", |r| r["percent"] == 80.0 && r["state"] == "running");
+    users(&gateway, 1000, 400, |arm| if arm == "2" { 0.9 } else { 0.2 });
+    let ended = rollout(&gateway, "the rollout has ended early", |r| r["state"] != "running");
+    assert!(ended["state"] == "finished" && ended["percent"] == 100.0, "{ended}");
+    assert!(
+        ended["why"].as_str().unwrap().starts_with("the goal is reached: clicked is better beyond doubt"),
+        "{ended}"
+    );
+}
+
+#[test]
+fn a_rollout_on_metrics_that_do_not_exist_is_refused_in_words() {
+    let gateway = before_a_rollout();
+    let metrics = json!({"metrics": {"revenue": {"not_worse_than": -1}, "bias": {"not_worse_than": -1}}});
+    let answer = gateway.admin_send("POST", "/api/v1/models/m:rollout", &[], &plan(&metrics, &json!({"metric": "x"})));
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    assert_eq!(answer.status, 400, "{text}");
+    for words in [
+        "guardrails.metrics.revenue: expected a metric of model.toml (bias, clicked)",
+        "goal.metric",
+        "guardrails.metrics.bias",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
 }
 
 #[test]

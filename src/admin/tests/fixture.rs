@@ -137,10 +137,18 @@ impl Fixture {
         });
         let figures = Figures::default();
         let (reading, counting) = (ledger_reader.clone(), telemetry.clone());
-        let rollouts = Rollouts::start(handle.clone(), reader.clone(), reading, figures.clone(), counting).unwrap();
-        let config = record::Config::of(dir.path().join("data"));
         let quality =
             Quality::new(quality::Config { rows: 100, window: Duration::from_mins(1), ..quality::Config::default() });
+        let rollouts = Rollouts::start(
+            handle.clone(),
+            reader.clone(),
+            reading,
+            figures.clone(),
+            quality.history().clone(),
+            counting,
+        )
+        .unwrap();
+        let config = record::Config::of(dir.path().join("data"));
         let (log, stop) = Log::start(config, quality.clone(), &telemetry).unwrap();
         // Nothing is recorded, so there is nothing to flush.
         drop(stop);
