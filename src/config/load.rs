@@ -1,7 +1,8 @@
 //! Loads the configuration from a file, the environment and the command line.
 
 use super::{
-    Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows, sections,
+    Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Metrics, Models, PredictionLog, Server, Shadows,
+    sections,
 };
 use super::{access_section, alerts_section};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
@@ -87,6 +88,7 @@ impl Config {
             audit: sections::audit(table.section("audit")),
             alerts: alerts_section::read(table.section("alerts")),
             breaker: sections::breaker(table.section("breaker")),
+            metrics: Metrics::read(table.section("metrics")),
             log: Log::read(table.section("log")),
         };
         let (public, admin) = (config.server.listen, config.admin.listen);

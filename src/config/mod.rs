@@ -26,7 +26,7 @@ mod tests;
 pub use callers_section::Callers;
 pub use load::{Overrides, environment};
 pub use reload::Change;
-pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Metrics, Models, PredictionLog, Server, Shadows};
 
 use crate::access;
 use crate::alerts;
@@ -50,5 +50,6 @@ pub struct Config {
     pub audit: heads::Config,
     pub alerts: alerts::Config,
     pub breaker: BreakerConfig,
+    pub metrics: Metrics,
     pub log: Log,
 }

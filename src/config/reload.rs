@@ -37,9 +37,10 @@ impl Config {
             audit,
             alerts,
             breaker,
+            metrics,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 15] = [
+        let sections: [Vec<Option<Change>>; 16] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             access_changes(access, &new.access).into(),
@@ -54,6 +55,7 @@ impl Config {
             audit_changes(audit, &new.audit).into(),
             alerts_changes(alerts, &new.alerts).into(),
             breaker_changes(breaker, &new.breaker).into(),
+            vec![at_start("metrics.triton_names", &metrics.triton_names, &new.metrics.triton_names)],
             log.changes(&new.log).into(),
         ];
         sections.into_iter().flatten().flatten().collect()

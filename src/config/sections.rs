@@ -217,6 +217,19 @@ pub struct PredictionLog {
     pub quality: quality::Config,
 }
 
+/// `[metrics]`: what `/metrics` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Metrics {
+    /// Triton's names too. Default false: each counter would be there twice.
+    pub triton_names: bool,
+}
+
+impl Metrics {
+    pub(super) fn read(t: &mut Table) -> Metrics {
+        Metrics { triton_names: t.bool("triton_names").unwrap_or_default() }
+    }
+}
+
 /// `[log]`: the server's log on standard error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {

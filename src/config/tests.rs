@@ -271,6 +271,8 @@ const ALL_DIFFERENT: &str = r#"
     webhook = "https://x/"
     webhook_ca = "x"
     webhook_timeout = "1s"
+    [metrics]
+    triton_names = true
     [alerts]
     enabled = false
     check_interval = "1s"

@@ -133,6 +133,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_end_of_a_frame_of_grpc_is_aligned_so_that_raw_tensors_are_views() {
+        for before in 0..40 {
+            // Anything, and then the bytes of a raw tensor at the end.
+            let message = [vec![9; before], vec![0; 64]].concat();
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            let frame = [&[0][..], &length, &message].concat();
+            let mut joined = Joined::of_frame(1 << 20);
+            for part in frame.chunks(30) {
+                joined.push(Bytes::copy_from_slice(part), &Hold::uncounted()).unwrap();
+            }
+            let whole = joined.finish();
+            assert_eq!(whole[..], frame);
+            let tensor = whole.slice(whole.len() - 64..);
+            assert!(crate::tensor::Elements::<f64>::view(tensor).unwrap().is_view(), "{before} bytes before");
+        }
+    }
+
     proptest! {
         #[test]
         fn frames_in_a_row_are_the_body(

@@ -28,6 +28,7 @@ mod tests;
 #[cfg(test)]
 mod tests_deploy;
 mod totals;
+mod triton_names;
 mod watched;
 
 pub use arm::{ArmMetrics, InFlight, VersionMetrics};

@@ -9,6 +9,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 static METADATA: Metadata<'static> = Metadata::new("sluicegate", Level::INFO, None);
@@ -102,6 +103,8 @@ struct Scopes {
     process: Scope,
     versions: Mutex<Vec<Weak<Scope>>>,
     quality: Mutex<QualitySeries>,
+    /// Triton's names are part of the text too.
+    triton_names: AtomicBool,
 }
 
 impl Default for Telemetry {
@@ -114,7 +117,13 @@ impl Telemetry {
     #[must_use]
     pub fn new() -> Telemetry {
         let (versions, quality) = (Mutex::default(), Mutex::default());
-        Telemetry(Arc::new(Scopes { process: Scope::new(), versions, quality }))
+        let triton_names = AtomicBool::new(false);
+        Telemetry(Arc::new(Scopes { process: Scope::new(), versions, quality, triton_names }))
+    }
+
+    /// Sets whether [`Telemetry::render`] has Triton's names too.
+    pub fn set_triton_names(&self, on: bool) {
+        self.0.triton_names.store(on, Ordering::Relaxed);
     }
 
     /// The series that exist as long as the process.
@@ -184,6 +193,9 @@ impl Telemetry {
                 let _ = writeln!(text, "# TYPE {name} {kind}");
             }
             text.push_str(&lines);
+        }
+        if self.0.triton_names.load(Ordering::Relaxed) {
+            super::triton_names::write(&mut text, &self.versions());
         }
         text
     }
