@@ -24,6 +24,7 @@ mod approvals;
 mod body;
 mod caller;
 mod callers;
+mod child;
 mod drift;
 mod error;
 mod execution;
@@ -34,6 +35,7 @@ mod headers;
 mod history;
 mod json;
 mod lineage;
+mod logged;
 mod models;
 mod openapi;
 mod outcomes;
@@ -55,6 +57,8 @@ mod triton;
 mod wait;
 
 pub(crate) use shadows::pair_json;
+
+pub(crate) use child::Offline;
 
 use crate::access::Access;
 use crate::alerts::Alerts;
@@ -92,6 +96,8 @@ pub(crate) struct Admin {
     pub(crate) telemetry: Telemetry,
     /// Pushed files are received here, under names that begin with a dot, so that a rename moves them to their place.
     pub(crate) models_dir: PathBuf,
+    /// How offline commands are run for operators.
+    pub(crate) offline: Offline,
     /// The largest file that may be pushed, in bytes; larger ones are answered 413.
     pub(crate) max_push: u64,
     /// Who the callers are.

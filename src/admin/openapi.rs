@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, drift, execution, figures, history, lineage, models, outcomes, probes, push, quality,
-    rollout, shadows, tokens, traffic, triton,
+    alerts, approvals, callers, drift, execution, figures, history, lineage, logged, models, outcomes, probes, push,
+    quality, rollout, shadows, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -68,6 +68,8 @@ use utoipa::OpenApi;
         quality::show,
         drift::show,
         quality::log,
+        logged::export,
+        logged::replay,
         outcomes::show,
         history::history,
         history::audit,

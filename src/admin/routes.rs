@@ -4,8 +4,8 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, alerts, approvals, callers, drift, execution, figures, guard, headers, history, lineage, models, openapi,
-    outcomes, probes, push, quality, rollout, shadows, tokens, traffic, triton,
+    Admin, alerts, approvals, callers, drift, execution, figures, guard, headers, history, lineage, logged, models,
+    openapi, outcomes, probes, push, quality, rollout, shadows, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -79,6 +79,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/models/{model}/quality", To(View, Model), quality::show),
         get("/api/v1/models/{model}/experiment", To(View, Model), outcomes::show),
         get("/api/v1/models/{model}/drift", To(View, Model), drift::show),
+        post("/api/v1/models/{model}/export", To(Operate, Model), logged::export),
+        post("/api/v1/models/{model}/replay", To(Operate, Model), logged::replay),
         get("/api/v1/log", To(View, Everything), quality::log),
         get("/api/v1/models/{model}/history", To(View, Model), history::history),
         get("/api/v1/audit", To(View, Listed), history::audit),

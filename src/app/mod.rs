@@ -184,6 +184,7 @@ impl App {
         tracing::info!(machine = %machine, io_threads = io, workers, shadow_threads, load_threads = config.models.load_threads,
             memory_budget_mib = memory >> 20, request_memory_mib = requests.limit() >> 20, "budget");
 
+        let offline_program = trials.as_ref().map(|program| program.path.clone());
         let loader = loader(engines(config), trials, config, &machine);
         let telemetry = Telemetry::new();
         telemetry.set_triton_names(config.metrics.triton_names);
@@ -246,6 +247,11 @@ impl App {
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
             models_dir: config.models.dir.clone(),
+            offline: admin::Offline {
+                program: offline_program,
+                onnxruntime: config.engines.onnxruntime.clone(),
+                data_dir: dir.clone(),
+            },
             max_push: MAX_PUSH,
             access,
             require_token: config.admin.needs_credentials(),

@@ -8,25 +8,40 @@ use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::dataset::{
     self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, Outcome, Paired, Replay, Replayed,
-    Reproduced, Verdict,
+    Reproduced, STDOUT, Verdict,
 };
+use crate::machine;
 use crate::model::Role;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 /// Writes logged predictions with their feedback to a file.
 #[must_use]
 pub fn export(options: &ExportOptions, json: bool) -> ExitCode {
+    if options.pick.for_server {
+        run_for_server();
+    }
+    if options.output == Path::new(STDOUT) {
+        // Standard output has the file alone.
+        return match export_as(options) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
     finish(json, export_as(options), exported_text, exported_json, |_| true)
 }
 
 /// Runs logged requests through another version. The exit code is 1 if a gate failed.
 #[must_use]
 pub fn replay(options: &ReplayOptions, json: bool) -> ExitCode {
+    if options.pick.for_server {
+        run_for_server();
+    }
     let passed = |replayed: &Replayed| replayed.verdicts.iter().all(|verdict| verdict.passed);
     finish(json, replay_as(options), replayed_text, replayed_json, passed)
 }
@@ -55,15 +70,37 @@ pub(super) fn finish<T>(
 ) -> ExitCode {
     let result = match result {
         Ok(result) => result,
-        Err(error) => {
-            eprintln!("sluicegate: {error}");
-            return ExitCode::from(if matches!(error, Error::Usage(_)) { USAGE } else { FAILED });
-        }
+        Err(error) => return failed(&error),
     };
     let text = if json { format!("{:#}\n", as_json(&result)) } else { as_text(&result) };
     // Fails when the reader has closed the pipe, such as `| head`.
     let _ = std::io::stdout().write_all(text.as_bytes());
     if is_good(&result) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+fn failed(error: &Error) -> ExitCode {
+    eprintln!("sluicegate: {error}");
+    ExitCode::from(if matches!(error, Error::Usage(_)) { USAGE } else { FAILED })
+}
+
+/// For a process that a server has started: it gives way to everything else, and ends with its standard input, which the server holds as long as its client
+/// waits.
+fn run_for_server() {
+    machine::lower_priority("main", 19);
+    machine::run_on_idle_cores("main");
+    let watching = std::thread::Builder::new().name("server-gone".to_owned()).spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        machine::exit_now(FAILED);
+    });
+    if watching.is_err() {
+        // Nothing would end it when the server is gone.
+        machine::exit_now(FAILED);
+    }
+}
+
+/// The memory of an export or a replay: less for one beside a server.
+fn budget(options: &PickOptions) -> Budget {
+    if options.for_server { Budget { rows: 200_000, bytes: 32 << 20 } } else { Budget::default() }
 }
 
 /// Parses an argument of the command line. `expected` names it in the error.
@@ -124,13 +161,13 @@ fn export_as(options: &ExportOptions) -> Result<(Exported, std::path::PathBuf), 
     let bar = Bar::new();
     let what = Export {
         model: &model,
-        data: &options.pick.data_dir,
+        data: options.pick.data_dir(),
         filter: pick(&options.pick, &options.versions, &options.roles)?,
         require_label: options.require_label,
         format,
         limit: options.limit,
         to: &options.output,
-        budget: Budget::default(),
+        budget: budget(&options.pick),
     };
     let exported = dataset::export(&what, &|doing, done, of| bar.show(doing, done, of))?;
     Ok((exported, options.output.clone()))
@@ -181,7 +218,7 @@ fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
         model: &model,
         version: parsed(&options.version, "version")?,
         models: &options.models,
-        data: &options.pick.data_dir,
+        data: options.pick.data_dir(),
         filter: pick,
         limit: options.limit,
         rtol: options.rtol,
@@ -189,7 +226,7 @@ fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
         default_tolerance: Tolerance { rtol: shadows.rtol, atol: shadows.atol },
         worst: shadows.worst,
         gates,
-        budget: Budget::default(),
+        budget: budget(&options.pick),
     };
     dataset::replay(&Engines::discover(None), &what, &|doing, done, of| bar.show(doing, done, of))
 }

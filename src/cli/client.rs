@@ -65,7 +65,8 @@ impl Client {
             .timeout_connect(Some(Duration::from_secs(5)))
             // The admin API is on this machine or behind a tunnel: a proxy from the environment does not apply.
             .proxy(None);
-        let ClientOptions { admin, ca, client_cert, client_key, .. } = &self.options;
+        let ClientOptions { ca, client_cert, client_key, .. } = &self.options;
+        let admin = self.admin();
         if admin.starts_with("https://") {
             config = config.tls_config(tls::config(ca.as_deref(), client_cert.as_deref(), client_key.as_deref())?);
         } else if ca.is_some() || client_cert.is_some() {
@@ -73,6 +74,16 @@ impl Client {
             return Err(CommandError::Usage(message));
         }
         Ok(self.agent.get_or_init(|| config.build().into()))
+    }
+
+    /// The address of the server.
+    fn admin(&self) -> &str {
+        self.options.admin.as_deref().unwrap_or("http://127.0.0.1:8081")
+    }
+
+    /// Whether the command line or the environment names a server.
+    pub(super) fn names_server(&self) -> bool {
+        self.options.admin.is_some()
     }
 
     pub(super) fn json(&self) -> bool {
@@ -322,7 +333,7 @@ impl Client {
     }
 
     pub(super) fn request(&self, method: &str, place: &str) -> ureq::http::request::Builder {
-        let base = self.options.admin.trim_end_matches('/');
+        let base = self.admin().trim_end_matches('/');
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{base}{place}"));
         if let Some(user) =
             std::env::var("USER").ok().filter(|u| u.bytes().all(|b| b.is_ascii_graphic()) && !u.is_empty())
@@ -339,7 +350,7 @@ impl Client {
     pub(super) fn bad_address(&self, error: &ureq::http::Error) -> CommandError {
         CommandError::Usage(format!(
             "--admin {:?} is not an address: {error}; expected one like http://127.0.0.1:8081",
-            self.options.admin
+            self.admin()
         ))
     }
 
@@ -371,10 +382,43 @@ impl Client {
         request: ureq::http::Request<impl ureq::AsSendBody>,
         deadline: Duration,
     ) -> Result<(u16, Answer), CommandError> {
+        let mut answer = self.begin(request, deadline)?;
+        let etag = answer.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let mut bytes = Vec::new();
+        let read = answer.body_mut().with_config().limit(MAX_ANSWER).reader().read_to_end(&mut bytes);
+        read.map_err(|e| CommandError::Failed(format!("the server's answer is incomplete: {e}")))?;
+        Ok((answer.status().as_u16(), Answer { bytes, etag }))
+    }
+
+    /// Sends a request and copies the body of a successful answer. Returns its bytes.
+    pub(super) fn download(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+        deadline: Duration,
+        to: &mut dyn Write,
+    ) -> Result<u64, CommandError> {
+        let mut answer = self.begin(request, deadline)?;
+        let status = answer.status();
+        if status.is_success() {
+            let copied = io::copy(&mut answer.body_mut().with_config().limit(u64::MAX).reader(), to);
+            return copied.map_err(|e| CommandError::Failed(format!("the server's answer is incomplete: {e}")));
+        }
+        let mut bytes = Vec::new();
+        let read = answer.body_mut().with_config().limit(MAX_ANSWER).reader().read_to_end(&mut bytes);
+        read.map_err(|e| CommandError::Failed(format!("the server's answer is incomplete: {e}")))?;
+        Err(self.refused(status.as_u16(), &Answer { bytes, etag: None }))
+    }
+
+    /// Sends a request and reads the head of the answer.
+    fn begin(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+        deadline: Duration,
+    ) -> Result<ureq::http::Response<ureq::Body>, CommandError> {
         let agent = self.agent()?;
         let request = agent.configure_request(request).timeout_global(Some(deadline)).build();
-        let admin = &self.options.admin;
-        let mut answer = agent.run(request).map_err(|error| match error {
+        let admin = self.admin();
+        agent.run(request).map_err(|error| match error {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
                 CommandError::Usage(format!("--admin {admin:?} is not an address: {error}"))
             }
@@ -390,13 +434,7 @@ impl Client {
                 "cannot reach the admin API at {admin}: {error}; is the server running? `sluicegate serve` starts it; --admin or \
                  SLUICEGATE_ADMIN sets another address"
             )),
-        })?;
-        let status = answer.status();
-        let etag = answer.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let mut bytes = Vec::new();
-        let read = answer.body_mut().with_config().limit(MAX_ANSWER).reader().read_to_end(&mut bytes);
-        read.map_err(|e| CommandError::Failed(format!("the server's answer is incomplete: {e}")))?;
-        Ok((status.as_u16(), Answer { bytes, etag }))
+        })
     }
 }
 

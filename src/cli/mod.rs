@@ -17,6 +17,7 @@
 mod alerts;
 mod approve;
 mod client;
+mod logged;
 mod offline;
 mod push;
 mod rollout;
@@ -26,6 +27,7 @@ mod show_drift;
 mod show_execution;
 mod show_lineage;
 mod show_outcomes;
+mod show_replay;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
@@ -82,9 +84,9 @@ pub(crate) struct QualityOptions {
 /// How client commands reach the server.
 #[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// The address of the server's admin API.
-    #[arg(long, global = true, value_name = "URL", env = "SLUICEGATE_ADMIN", default_value = "http://127.0.0.1:8081")]
-    admin: String,
+    /// The address of the server's admin API [default: http://127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "URL", env = "SLUICEGATE_ADMIN")]
+    admin: Option<String>,
     /// Sent as a bearer token. Better set in the environment: other users can see the command line.
     #[arg(long, global = true, hide = true, value_name = "TOKEN", env = "SLUICEGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -155,20 +157,24 @@ later ones use it.")]
         #[arg(long, value_name = "FILE")]
         onnxruntime: Option<PathBuf>,
     },
-    /// Write logged predictions with their latest feedback to a file, without a server.
+    /// Write logged predictions with their latest feedback to a file, without a server or from one.
     #[command(after_help = "Examples:
   sluicegate export iris -o iris.parquet
   sluicegate export iris --from 2026-11-01 --to 2026-11-08 --require-label -o week.parquet
   sluicegate export iris --version 2 --role shadow -o shadow.csv
   sluicegate export iris --version 2 --limit 50 -o models/iris/3/golden.json
-  sluicegate export iris --version 2 -o models/iris/3/warmup.json")]
+  sluicegate export iris --version 2 -o models/iris/3/warmup.json
+  sluicegate export iris -o iris.parquet --admin http://gateway:8081      from a server: parquet or csv
+
+Without --admin (or SLUICEGATE_ADMIN), and with --data-dir, it reads a data directory.")]
     Export(ExportOptions),
-    /// Run logged requests through another version and compare the outputs, without a server.
+    /// Run logged requests through another version and compare the outputs, without a server or on one.
     #[command(after_help = "Examples:
   sluicegate replay iris --version 3
   sluicegate replay iris --version 3 --from 2026-11-01 --limit 10000
   sluicegate replay iris --version 3 --gate \"within_tolerance>=0.999\" --gate \"failed<=0\" --gate \"accuracy>=0.95\"
   sluicegate replay iris --version 3 --gate \"accuracy>=champion-0.01\"
+  sluicegate replay iris --version 3 --admin http://gateway:8081          on a server, at the lowest priority
 
 Gates, each with >=, <=, > or < and a number:
   within_tolerance     share of the output values that are within the tolerance of the logged ones
@@ -721,8 +727,14 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Golden(options) => return (local.golden)(&options, client.json()),
         Command::Certificate(options) => return (local.certificate)(&options),
         Command::Trial { onnxruntime } => return (local.trial)(onnxruntime.as_deref()),
-        Command::Export(options) => return (local.export)(&options, client.json()),
-        Command::Replay(options) => return (local.replay)(&options, client.json()),
+        Command::Export(options) if options.pick.offline(client.names_server()) => {
+            return (local.export)(&options, client.json());
+        }
+        Command::Export(options) => client.export(&options),
+        Command::Replay(options) if options.pick.offline(client.names_server()) => {
+            return (local.replay)(&options, client.json());
+        }
+        Command::Replay(options) => client.replay(&options),
         Command::Reproduce(options) => return (local.reproduce)(&options, client.json()),
         Command::Explain(options) => return (local.explain)(&options, client.json()),
         Command::Forget(options) => return (local.forget)(&options, client.json()),

@@ -75,6 +75,19 @@ pub enum TokenCommand {
     },
 }
 
+impl PickOptions {
+    /// The data directory to read without a server. `None`: a server is asked.
+    pub(super) fn offline(&self, server_is_named: bool) -> bool {
+        self.data_dir.is_some() || !server_is_named
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new("data"))
+    }
+}
+
 impl TokenCommand {
     /// The data directory of a stopped server; `None` asks a running one.
     #[must_use]
@@ -218,9 +231,12 @@ pub struct AuditOptions {
 /// Selects records of the prediction log.
 #[derive(Debug, Args)]
 pub struct PickOptions {
-    /// The server's data directory.
-    #[arg(long, value_name = "DIR", default_value = "data")]
-    pub data_dir: PathBuf,
+    /// Read this data directory, without a server [default: data, unless --admin or SLUICEGATE_ADMIN names a server]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Run for a server: at the lowest priority, in little memory, and only until standard input ends.
+    #[arg(long, hide = true)]
+    pub for_server: bool,
     /// Only records from this time on: 2026-11-01T08:30:00Z, or a date (its start in UTC).
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
@@ -253,7 +269,7 @@ pub struct ExportOptions {
     /// At most this many rows, the oldest first [default: all; 100 golden answers; 20 warm-up requests]
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// The file to write. An existing file is replaced when the new one is complete.
+    /// The file to write; `-` is standard output. An existing file is replaced when the new one is complete.
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub output: PathBuf,
 }

@@ -47,6 +47,8 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "export iris -o a.parquet",
         "export iris --data-dir d --from 2026-11-01 --to 2026-11-02T00:00:00Z --version 1 --version 2 --arm a --role shadow --require-label --format csv --limit 5 -o a",
         "replay iris --version 3 --models m --data-dir d --from 2026-11-01 --limit 5 --gate within_tolerance>=0.999 --json",
+        "export iris -o - --format csv --admin http://127.0.0.1:9",
+        "replay iris --version 3 --admin http://127.0.0.1:9",
         "reproduce some-id --model iris --models m --data-dir d",
         "explain some-id --model iris --row 1 --output y --element 0 --rows 500 --models m --data-dir d --json",
         "forget --route-key u1 --reason r",

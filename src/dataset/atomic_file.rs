@@ -1,4 +1,4 @@
-//! Writes a file atomically: it appears complete or not at all.
+//! Writes a file atomically: it appears complete or not at all. Or writes to standard output.
 
 use super::error::Error;
 use std::fs::File;
@@ -10,14 +10,28 @@ use std::path::{Path, PathBuf};
 pub struct AtomicFile {
     path: PathBuf,
     temporary: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<Out>,
     finished: bool,
 }
+
+#[derive(Debug)]
+enum Out {
+    File(File),
+    /// With the bytes that were written.
+    Stdout(u64),
+}
+
+/// The name that means standard output.
+pub const STDOUT: &str = "-";
 
 impl AtomicFile {
     /// # Errors
     /// When the directory does not exist, or the file cannot be created.
     pub fn create(path: &Path) -> Result<AtomicFile, Error> {
+        if path == Path::new(STDOUT) {
+            let out = BufWriter::with_capacity(1 << 18, Out::Stdout(0));
+            return Ok(AtomicFile { path: path.to_owned(), temporary: PathBuf::new(), out, finished: true });
+        }
         let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
             return Err(Error::Usage(format!("{} is a directory: expected the name of a file", path.display())));
         };
@@ -29,7 +43,7 @@ impl AtomicFile {
         // Readers do not look for this extension.
         let temporary = dir.join(format!(".{}.{}.tmp", name.display(), std::process::id()));
         let file = File::create(&temporary).map_err(|e| Error::at("write", &temporary, e))?;
-        let out = BufWriter::with_capacity(1 << 18, file);
+        let out = BufWriter::with_capacity(1 << 18, Out::File(file));
         Ok(AtomicFile { path: path.to_owned(), temporary, out, finished: false })
     }
 
@@ -45,8 +59,12 @@ impl AtomicFile {
     pub fn finish(mut self) -> Result<u64, Error> {
         let mut publish = || -> io::Result<u64> {
             self.out.flush()?;
-            self.out.get_ref().sync_all()?;
-            let bytes = self.out.get_ref().metadata()?.len();
+            let file = match self.out.get_ref() {
+                Out::File(file) => file,
+                Out::Stdout(bytes) => return Ok(*bytes),
+            };
+            file.sync_all()?;
+            let bytes = file.metadata()?.len();
             std::fs::rename(&self.temporary, &self.path)?;
             self.finished = true;
             File::open(directory(&self.path))?.sync_all()?;
@@ -67,6 +85,26 @@ impl Write for AtomicFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Out::File(file) => file.write(bytes),
+            Out::Stdout(written) => {
+                let n = io::stdout().write(bytes)?;
+                *written += n as u64;
+                Ok(n)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Out::File(file) => file.flush(),
+            Out::Stdout(_) => io::stdout().flush(),
+        }
     }
 }
 

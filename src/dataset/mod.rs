@@ -45,7 +45,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use atomic_file::AtomicFile;
+pub use atomic_file::{AtomicFile, STDOUT};
 pub use error::Error;
 pub use explain::{Explain, Explained, explain};
 pub use export::export;

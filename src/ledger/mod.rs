@@ -168,6 +168,8 @@ pub enum Action {
     Retention,
     /// The records of a person were removed from the prediction log.
     Forget,
+    /// Logged predictions were exported over the admin API.
+    Export,
 }
 
 impl Action {
@@ -205,6 +207,7 @@ impl Action {
             Action::ChainBegin => "chain_begin",
             Action::Retention => "retention",
             Action::Forget => "forget",
+            Action::Export => "export",
         }
     }
 }

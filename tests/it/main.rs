@@ -27,6 +27,7 @@ mod golden;
 mod grpc;
 mod lifecycle;
 mod lineage;
+mod logged;
 mod map;
 mod memory;
 mod monitoring;
