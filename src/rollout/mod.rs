@@ -7,7 +7,7 @@
 //! - A rollout's state is stored in one transaction with the traffic document of its step: a restart finds both or neither.
 //! - If anybody else changes the traffic document, the rollout stops and leaves that change in place.
 //!
-//! Uses: lifecycle (handle), registry (reader), ledger, outcomes (business metrics), quality (the history), route, shadow (figures), settings (durations), model, telemetry.
+//! Uses: lifecycle (handle), registry (reader), ledger, outcomes (business metrics), quality (rows with outcomes), route, shadow (figures), settings (durations), model, telemetry.
 //!
 //! Invariant: nothing here publishes a snapshot or routes a request.
 //!
