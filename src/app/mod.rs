@@ -186,8 +186,7 @@ impl App {
 
         let offline_program = trials.as_ref().map(|program| program.path.clone());
         let loader = loader(engines(config), trials, config, &machine);
-        let telemetry = Telemetry::new();
-        telemetry.set_triton_names(config.metrics.triton_names);
+        let telemetry = Telemetry::new().with_triton_names(config.metrics.triton_names);
         let Sockets { data: data_listener, admin: admin_listener } = sockets;
         let dir = &config.data.dir;
         let (mut ledger_writer, ledger_reader, set_aside) = open_ledger(config, parent.as_ref())

@@ -122,8 +122,10 @@ impl Telemetry {
     }
 
     /// Sets whether [`Telemetry::render`] has Triton's names too.
-    pub fn set_triton_names(&self, on: bool) {
+    #[must_use]
+    pub fn with_triton_names(self, on: bool) -> Telemetry {
         self.0.triton_names.store(on, Ordering::Relaxed);
+        self
     }
 
     /// The series that exist as long as the process.

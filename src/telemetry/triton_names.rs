@@ -69,8 +69,7 @@ mod tests {
             version.ran(Duration::from_micros(1500));
         }
         assert!(!telemetry.render().contains("nv_"), "only where it is asked for");
-        telemetry.set_triton_names(true);
-        let text = telemetry.render();
+        let text = telemetry.clone().with_triton_names(true).render();
         assert!(text.contains("\nnv_inference_request_success{model=\"m\",version=\"1\"} 2\n"), "{text}");
         assert!(text.contains("\nnv_inference_compute_infer_duration_us{model=\"m\",version=\"1\"} 3000\n"), "{text}");
         assert_eq!(text.matches("nv_inference_exec_count{").count(), 1);
