@@ -167,6 +167,7 @@ impl App {
     ///
     /// # Errors
     /// As [`App::start`].
+    #[expect(clippy::too_many_lines, reason = "puts all rooms together, one after the other")]
     pub(crate) fn start_on(
         config: &Config,
         sockets: Sockets,

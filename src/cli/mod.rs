@@ -84,7 +84,7 @@ pub(crate) struct QualityOptions {
 /// How client commands reach the server.
 #[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// The address of the server's admin API [default: http://127.0.0.1:8081]
+    /// The address of the server's admin API [default: `http://127.0.0.1:8081`]
     #[arg(long, global = true, value_name = "URL", env = "SLUICEGATE_ADMIN")]
     admin: Option<String>,
     /// Sent as a bearer token. Better set in the environment: other users can see the command line.

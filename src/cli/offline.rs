@@ -231,7 +231,7 @@ pub struct AuditOptions {
 /// Selects records of the prediction log.
 #[derive(Debug, Args)]
 pub struct PickOptions {
-    /// Read this data directory, without a server [default: data, unless --admin or SLUICEGATE_ADMIN names a server]
+    /// Read this data directory, without a server [default: data, unless --admin or `SLUICEGATE_ADMIN` names a server]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Run for a server: at the lowest priority, in little memory, and only until standard input ends.
