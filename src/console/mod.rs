@@ -19,6 +19,7 @@ mod api;
 mod audit;
 mod chart;
 mod difference;
+mod evidence;
 mod flow;
 mod gateway;
 mod layout;

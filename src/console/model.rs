@@ -1,6 +1,6 @@
 //! One model, and one version of it.
 
-use super::{NoPage, Visitor, flow, rollout, show};
+use super::{NoPage, Visitor, evidence, flow, rollout, show};
 use axum::extract::{Path, Query};
 use axum::response::Response;
 use maud::{Markup, html};
@@ -51,9 +51,9 @@ pub(super) async fn page(
             (super::chart::section(&figures, &history))
             (versions(&visitor, &name, &model))
             (shadow_section(&shadows))
-            (experiment_section(&experiment))
+            (evidence::experiment(&experiment))
             (quality_section(&quality))
-            (drift_section(&drift))
+            (evidence::drift(&drift))
         }
         section #history aria-labelledby="history-title" {
             h2 #history-title { "History of the traffic" }
@@ -179,21 +179,6 @@ fn shadow_section(shadows: &Value) -> Markup {
     }
 }
 
-fn experiment_section(experiment: &Value) -> Markup {
-    let Some(metrics) = experiment["metrics"].as_array().filter(|list| !list.is_empty()) else { return html! {} };
-    html! {
-        section #experiment aria-labelledby="experiment-title" {
-            h2 #experiment-title { "Experiment" }
-            @if let Some(sentence) = experiment["sentence"].as_str() { p { (show::text(sentence, 600)) } }
-            @for metric in metrics {
-                h3 { (show::text(metric["name"].as_str().or(metric["metric"].as_str()).unwrap_or("metric"), 80)) }
-                @if let Some(sentence) = metric["sentence"].as_str() { p { (show::text(sentence, 600)) } }
-                (super::gateway::facts(metric))
-            }
-        }
-    }
-}
-
 fn quality_section(quality: &Value) -> Markup {
     let Some(arms) = quality["arms"].as_array().filter(|arms| !arms.is_empty()) else { return html! {} };
     html! {
@@ -212,40 +197,6 @@ fn quality_section(quality: &Value) -> Markup {
                 } } }
             }
         }
-    }
-}
-
-fn drift_section(drift: &Value) -> Markup {
-    let Some(versions) = drift["versions"].as_array().filter(|list| !list.is_empty()) else { return html! {} };
-    html! {
-        section #drift aria-labelledby="drift-title" {
-            h2 #drift-title { "Drift" }
-            @if let Some(sentence) = drift["sentence"].as_str() { p { (show::text(sentence, 600)) } }
-            @for version in versions {
-                h3 { "Version " (show::text(version["version"].as_str().unwrap_or_default(), 20)) " " (show::text(version["arm"].as_str().unwrap_or_default(), 60)) }
-                @if let Some(sentence) = version["sentence"].as_str() { p { (show::text(sentence, 600)) } }
-                @if let Some(columns) = version["columns"].as_array() {
-                    table {
-                        thead { tr { th scope="col" { "Column" } th scope="col" { "Different" } th scope="col" { "Matters" } th scope="col" .number { "Effect" } th scope="col" .number { "Rows" } } }
-                        tbody { @for column in columns.iter().take(500) { tr {
-                            th scope="row" { (show::text(column["name"].as_str().or(column["column"].as_str()).unwrap_or_default(), 80)) }
-                            td { (yes(&column["different"])) }
-                            td { (yes(&column["matters"])) }
-                            td .number { (show::number_of(&column["effect"])) }
-                            td .number { (show::number_of(&column["rows"])) }
-                        } } }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn yes(value: &Value) -> &'static str {
-    match value.as_bool() {
-        Some(true) => "yes",
-        Some(false) => "no",
-        None => "–",
     }
 }
 

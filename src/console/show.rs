@@ -86,6 +86,8 @@ pub(super) fn number(value: f64) -> String {
         format!("{value:.0}")
     } else if magnitude >= 10.0 {
         format!("{value:.1}")
+    } else if magnitude >= 1.0 {
+        format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned()
     } else if magnitude >= 0.001 {
         format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
     } else {
@@ -130,8 +132,8 @@ pub(super) fn bytes(value: &Value) -> String {
 /// A state in words, with a mark and a colour that say the same.
 pub(super) fn state(state: &str) -> Markup {
     let class = match state {
-        "serving" | "ready" | "ok" | "running" | "finished" | "resolved" | "approved" | "closed" => "good",
-        "failed" | "taken_back" | "critical" | "firing" | "rejected" | "mismatch" | "open" => "bad",
+        "serving" | "ready" | "ok" | "running" | "finished" | "resolved" | "approved" | "closed" | "better" => "good",
+        "failed" | "taken_back" | "critical" | "firing" | "rejected" | "mismatch" | "open" | "worse" => "bad",
         "pending" | "loading" | "verifying" | "warming" | "draining" | "paused" | "warning" | "half_open"
         | "aborted" => "warn",
         _ => "quiet",
@@ -158,7 +160,7 @@ mod tests {
             [since(0), since(61), since(600), since(-30), since(200_000)],
             ["now", "61 s ago", "10 min ago", "in 30 s", "2 days ago"]
         );
-        assert_eq!(bytes(&serde_json::json!(4681)), "4.571 KiB");
+        assert_eq!(bytes(&serde_json::json!(4681)), "4.57 KiB");
     }
 
     #[test]

@@ -86,6 +86,15 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
         "/api/v1/models/iris/versions/1" => {
             json!({"state": "serving", "signature": {"inputs": [{"name": HOSTILE, "datatype": "FP32", "shape": [-1, 4]}]}, "metadata": {"by": HOSTILE, "deep": {"x": {"y": HOSTILE}}}, "notes": []})
         }
+        "/api/v1/models/iris/experiment" => {
+            json!({"summary": HOSTILE, "unit": "key", "control": HOSTILE, "alpha": 0.05, "began_at_revision": 7, "began": "2026-11-28T10:00:00Z",
+            "arms": [{"arm": HOSTILE}, {"arm": "2"}], "metrics": [{"metric": HOSTILE, "arms": [{"arm": HOSTILE, "units": 5, "mean": 0.5}, {"arm": "2", "units": 5, "mean": 0.6}],
+                "comparisons": [{"arm": "2", "difference": 0.1, "low": -0.1, "high": 0.3, "verdict": "not_decided", "words": HOSTILE}]}]})
+        }
+        "/api/v1/models/iris/drift" => {
+            json!({"summary": HOSTILE, "troubles": [{"words": HOSTILE}], "versions": [{"version": "1", "reference": HOSTILE, "arms": [{"arm": HOSTILE, "rows": 5,
+            "columns": [{"column": HOSTILE, "alarm": true, "since": "2026-11-28T10:00:00Z", "floor": 0.05, "words": HOSTILE, "windows": [{"distance": 0.2}]}]}]}]})
+        }
         "/api/v1/audit" => json!({"events": [event]}),
         "/api/v1/alerts" => {
             json!({"alerts": [{"state": "firing", "severity": "critical", "summary": HOSTILE, "since": "2026-11-28T10:00:00Z", "model": "iris", "what_to_do": HOSTILE}]})
@@ -167,7 +176,9 @@ fn no_text_of_others_becomes_markup_on_any_page() {
         assert_eq!(got.headers["content-security-policy"], POLICY, "{path}");
         assert!(got.text.len() < 100_000, "{path}: {} bytes", got.text.len());
     }
-    assert!(get(&router, "/models/iris").text.contains("&lt;script&gt;"), "it is shown as text");
+    let model = get(&router, "/models/iris").text;
+    assert!(model.contains("&lt;script&gt;"), "it is shown as text");
+    assert!(model.contains("0.1 (-0.1 to 0.3)") && model.contains("0.2 of 0.05"), "{model}");
     assert_eq!(get(&router, "/models/none").status, 404);
     assert_eq!(get(&router, "/models/iris/dance").status, 404);
     assert!(get(&router, "/nothing").text.starts_with('{'), "other paths are the API's");
