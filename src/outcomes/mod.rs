@@ -3,6 +3,7 @@
 //! - [`Metrics`] are the `[metrics.NAME]` of a `model.toml`.
 //! - [`windows`](windows::windows) gives the figures of each version and arm over windows of time, by segment, each with a 95 % interval.
 //! - [`experiment`](experiment::experiment) compares the arms of a split, with intervals that hold however often one looks ([`Sequence`]).
+//! - [`decay`](decay::decay) lists the metrics in which a version is worse than in training, or than the version before.
 //! - [`measure`](sides::measure) measures one metric on several sides: what a rollout decides by.
 //!
 //! Uses: model, quality (the rows), route (the sample ratio).
@@ -12,6 +13,7 @@
 //! To add a kind of metric: a variant of [`Kind`], what it measures in `measure.rs`, its row in docs/MODELS.md.
 
 mod auc;
+pub mod decay;
 mod definition;
 mod estimate;
 pub mod experiment;

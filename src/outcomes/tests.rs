@@ -466,3 +466,30 @@ fn the_sequence_is_that_of_the_paper() {
     let widths: Vec<f64> = [50.0, 500.0, 5000.0].map(|n| Sequence::new(alpha).width(n)).to_vec();
     assert!(widths[1] < widths[0] && widths[1] < widths[2] && widths.iter().all(|w| *w < 5.0), "{widths:?}");
 }
+
+#[test]
+fn decay_is_told_against_training_and_against_the_version_before() {
+    let world = World::new(&[("p", 2)]);
+    let rng = &mut fastrand::Rng::with_seed(6);
+    for i in 0..2000_i64 {
+        let arm = usize::from(i >= 1000);
+        // Version 1 is right in 90 %, and version 2, which came after it, in 70 %.
+        let right = rng.f64() < [0.9, 0.7][arm];
+        let (id, ts) = (format!("r{i}"), NOW - [8, 2][arm] * DAY + i * 1_000_000);
+        world.row(&id, None, arm, ts, &[0.2, 0.8], cells());
+        world.label(&id, ts, f64::from(u8::from(right)));
+    }
+    let snapshot = world.snapshot();
+    let version = |n: &str| n.parse::<Version>().unwrap();
+    let training = |accuracy: f64| [("accuracy".to_owned(), accuracy)].into();
+    let found = |training, before| decay::decay(&snapshot, &Metrics::new(), version("2"), &training, before, NOW);
+    let both: Vec<(String, decay::Against)> =
+        found(training(0.9), Some(version("1"))).into_iter().map(|d| (d.metric, d.what)).collect();
+    assert!(both.contains(&("accuracy".to_owned(), decay::Against::Training)), "{both:?}");
+    assert!(both.contains(&("accuracy".to_owned(), decay::Against::Predecessor)), "{both:?}");
+    let words = &found(training(0.9), None)[0].words;
+    assert!(words.contains("worse than 0.9000 in training"), "{words}");
+    assert_eq!(found(training(0.7), None), [], "as in training");
+    assert_eq!(found(training(0.2), None), [], "better than in training");
+    assert_eq!(decay::decay(&snapshot, &Metrics::new(), version("9"), &training(0.9), None, NOW), []);
+}
