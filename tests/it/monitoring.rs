@@ -2,6 +2,7 @@
 
 use crate::support::{Gateway, eventually, onnx};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,14 +20,15 @@ fn python() -> String {
 
 /// Numbers that look random and are the same each time, from 0 to 1.
 fn numbers(n: u32) -> impl Iterator<Item = f32> {
-    (0..n).map(|i| (f64::from(i) * 0.618_033_988_749_895).fract() as f32)
+    // Multiples of the golden ratio's fraction, in 65,536ths.
+    (0..n).map(|i| f32::from(u16::try_from(i.wrapping_mul(40_503) % 65_536).unwrap()) / 65_536.0)
 }
 
 /// A profile of two columns that are uniform from 0 to 1.
 fn csv(dir: &Path) {
     let mut text = "x[0],x[1]\n".to_owned();
     for x in numbers(5000) {
-        text.push_str(&format!("{x},{}\n", 1.0 - x));
+        writeln!(text, "{x},{}", 1.0 - x).unwrap();
     }
     std::fs::write(dir.join("train.csv"), text).unwrap();
 }
