@@ -128,7 +128,7 @@ fn figures_of_several_classes_and_of_a_regression_match_their_definitions() {
     let loss = of(&snapshot, &metric(Kind::LogLoss));
     near(loss.value, -(0.5_f64.ln() + 0.3_f64.ln()) / 2.0);
     assert_eq!(loss.unfit, 1);
-    near(of(&snapshot, &metric(Kind::Brier)).value, (0.38 + 0.78) / 2.0);
+    near(of(&snapshot, &metric(Kind::Brier)).value, f64::midpoint(0.38, 0.78));
     assert_eq!(of(&snapshot, &metric(Kind::Auc)).value, None, "of three classes there is none");
 
     let world = World::new(&[("y", 1)]);
@@ -321,7 +321,12 @@ fn simulate(rng: &mut fastrand::Rng, metrics: &Metrics, of: &Simulated) -> (Vec<
     for _ in 0..looks {
         for _ in 0..of.rows / looks {
             // Some users come far more often than others.
-            let user = ((rng.f64().powi(3)) * of.users as f64) as u64;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "from 0 to the number of users"
+            )]
+            let user = (rng.f64().powi(3) * of.users as f64) as u64;
             let arm = usize::from(xxhash_rust::xxh3::xxh3_64(format!("{user}{}", levels[0]).as_bytes()) % 2 == 1);
             let level = levels[usize::try_from(user).unwrap()];
             let (id, ts) = (format!("r{row}"), began + row * 1_000_000);

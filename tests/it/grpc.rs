@@ -200,7 +200,8 @@ fn bodies_that_are_not_one_message_are_refused_in_words() {
         framed(1, &gzip.finish().unwrap())
     };
     let gzip = [("grpc-encoding", "gzip")];
-    let cases: [(&str, &[(&str, &str)], Vec<u8>, u16, &str); 10] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str);
+    let cases: [Case; 10] = [
         ("nothing", &[], vec![], INVALID_ARGUMENT, "no message"),
         ("two messages", &[], [&one[..], &one].concat(), INVALID_ARGUMENT, "bytes follow"),
         ("a message that is cut off", &[], one[..one.len() - 1].to_vec(), INVALID_ARGUMENT, "arrived"),
