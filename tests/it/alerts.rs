@@ -499,3 +499,38 @@ fn on_a_full_disk_alerts_are_listed_at_once_and_told_when_there_is_room() {
         (count("+") == 2 && count("-") == 1).then_some(())
     });
 }
+
+#[test]
+fn a_version_that_predicts_worse_than_in_training_is_told_and_asks_for_retraining_with_its_data() {
+    let receiver = Receiver::start(Reply::Status(204));
+    let gateway = Gateway::start_with(&config(&webhook(&receiver, "send = [\"alerts\", \"retrain\"]")), |models| {
+        onnx::install(models, "m", 1, &onnx::answering(1.0, 4, 0));
+        std::fs::write(models.join("m/1/version.toml"), "[lineage.metrics]\nmae = 0.1\n").unwrap();
+        std::fs::write(models.join("m/model.toml"), "[metrics.mae]\nkind = \"mae\"\n").unwrap();
+    });
+    let say = |label: f64, from: usize| {
+        let entries: Vec<Value> = (from..from + 200)
+            .map(|n| {
+                let id = format!("r{n}");
+                let body = json!({"id": id, "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]});
+                assert_eq!(gateway.post("/v2/models/m/infer", body.to_string()).status, 200);
+                // Not all alike: an error that never varies has no interval.
+                json!({"request_id": id, "label": label + (n % 10) as f64 / 50.0})
+            })
+            .collect();
+        let told = gateway.post("/v1/models/m:feedback", json!({"feedback": entries}).to_string());
+        assert_eq!(told.status, 202, "{told:?}");
+    };
+    say(0.95, 0);
+    let measured = || gateway.admin_get("/api/v1/models/m/quality?window=1h").json();
+    eventually("the labels count", || measured().to_string().contains("\"mae\"").then_some(()));
+    assert_eq!(alerts(&gateway, "?state=firing")["alerts"], json!([]), "as good as in training");
+    say(6.0, 200);
+    let fired = eventually("the alert fires", || alerts(&gateway, "?state=firing")["alerts"].get(0).cloned());
+    assert_eq!((&fired["rule"], &fired["version"]), (&json!("decay"), &json!("1")), "{fired}");
+    assert!(fired["summary"].as_str().unwrap().contains("worse than 0.1000 in training"), "{fired}");
+    let retrain = eventually("the event is sent", || {
+        receiver.got().iter().map(|got| got.json()).find(|message| message.to_string().contains("sluicegate export m"))
+    });
+    assert!(retrain.to_string().contains("retrain"), "{retrain}");
+}

@@ -2,6 +2,7 @@
 //!
 //! To add a rule: a function here that lists findings, and its place in [`inputs`].
 
+mod decay;
 mod monitoring;
 mod rollouts;
 mod server;
@@ -48,6 +49,8 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
     let mut burn = Burn::new(Instant::now());
     let mut nonfinite = traffic::NonFinite::new(Instant::now());
     let mut watched = rollouts::Watched::new(ledger.clone(), rollouts.clone(), reader.clone());
+    let (outcomes, interval) = (plane.quality.history().clone(), config.alerts.check_interval);
+    let mut decayed = decay::Watched::new(reader.clone(), ledger.clone(), outcomes, interval);
     let mut losses = server::Losses::new(log.clone());
     let mut trail = server::Trail::new(data_dir.clone());
     let (of_budget, of_outputs) = (reader.clone(), reader.clone());
@@ -63,6 +66,7 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
         ),
         source(&[Rule::NonFinite], Box::new(move |now| Some(nonfinite.look(&of_outputs, now)))),
         source(&[Rule::RolloutTakenBack, Rule::GuardrailNear], Box::new(move |now| watched.look(now))),
+        source(&[Rule::Decay], Box::new(move |now| decayed.look(now))),
         source(&[Rule::Drift], Box::new(move |_| Some(monitoring::drift(&of_drift)))),
         source(&[Rule::Unstable], Box::new(move |_| Some(monitoring::unstable(&of_hours)))),
         source(&[Rule::Staleness], Box::new(move |now| Some(monitoring::stale(&of_ages, now.ts)))),
