@@ -1,6 +1,6 @@
 //! columns: names the scalar columns of a model's rows, and the values in them.
 //!
-//! - [`resolve`] finds the column that a name means, or says in words why it cannot. [`all`] lists the columns of a signature.
+//! - [`resolve`](fn@resolve) finds the column that a name means, or says in words why it cannot. [`all`] lists the columns of a signature.
 //! - A column is one element of one tensor: `inputs.NAME` where a row has one element, else `inputs.NAME[i]`. `NAME`, `NAME[i]` and the names
 //!   of elements ([`ElementNames`], from `model.toml`) are short forms, where only one column fits.
 //! - [`Cell`] is the value of a column in one row.

@@ -17,7 +17,7 @@ impl Stream {
         found
     }
 
-    /// As [`Stream::cell`] for several columns: calls `each` with the index and the value of each. Columns of one tensor that follow each
+    /// The values of several columns in a row: calls `each` with the index and the value of each. Columns of one tensor that follow each
     /// other are found once.
     pub(crate) fn cells<'f>(
         &self,

@@ -1,7 +1,7 @@
 //! Alerts and events: each is told once when it begins and once when it ends, whatever happens to the receiver and to the server.
 
 use crate::support::process::Served;
-use crate::support::receiver::{Receiver, Reply};
+use crate::support::receiver::{Got, Receiver, Reply};
 use crate::support::{Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -530,7 +530,7 @@ fn a_version_that_predicts_worse_than_in_training_is_told_and_asks_for_retrainin
     assert_eq!((&fired["rule"], &fired["version"]), (&json!("decay"), &json!("1")), "{fired}");
     assert!(fired["summary"].as_str().unwrap().contains("worse than 0.1000 in training"), "{fired}");
     let retrain = eventually("the event is sent", || {
-        receiver.got().iter().map(|got| got.json()).find(|message| message.to_string().contains("sluicegate export m"))
+        receiver.got().iter().map(Got::json).find(|message| message.to_string().contains("sluicegate export m"))
     });
     assert!(retrain.to_string().contains("retrain"), "{retrain}");
 }

@@ -190,6 +190,9 @@ fn a_message_may_arrive_in_any_parts() {
     assert_eq!(numbers(&call(gateway.data(), INFER, &[("grpc-encoding", "gzip")], vec![zipped])), [2.0, 4.0]);
 }
 
+/// What is sent, its headers and its body, and what is answered: the status and some words.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str);
+
 #[test]
 fn bodies_that_are_not_one_message_are_refused_in_words() {
     let gateway = scale();
@@ -200,7 +203,6 @@ fn bodies_that_are_not_one_message_are_refused_in_words() {
         framed(1, &gzip.finish().unwrap())
     };
     let gzip = [("grpc-encoding", "gzip")];
-    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str);
     let cases: [Case; 10] = [
         ("nothing", &[], vec![], INVALID_ARGUMENT, "no message"),
         ("two messages", &[], [&one[..], &one].concat(), INVALID_ARGUMENT, "bytes follow"),
