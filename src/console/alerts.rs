@@ -44,9 +44,9 @@ pub(super) fn list(alerts: &Value, most: usize) -> Markup {
                         span .quiet { (show::state(alert["state"].as_str().unwrap_or_default())) ", since " (show::ago(&alert["since"])) }
                         @if let Some(model) = alert["model"].as_str() { " · " a href=(format!("/models/{}", show::escaped(model))) { (show::text(model, 130)) } }
                     }
-                    @for (name, label) in [("how_sure", "How sure"), ("change_before", "The change before it"), ("what_to_do", "What to do")] {
-                        @if !alert[name].is_null() { p { span .quiet { (label) ": " } (sentence(&alert[name])) } }
-                    }
+                    p { span .quiet { "How sure: " } (with_code(alert["how_sure"].as_str().unwrap_or("–"))) }
+                    @if !alert["change_before"].is_null() { p { span .quiet { "The change before it: " } (change(&alert["change_before"])) } }
+                    p { span .quiet { "What to do: " } (with_code(alert["what_to_do"].as_str().unwrap_or("–"))) }
                 } }
             }
             @if alerts.len() > most { p .quiet { (alerts.len() - most) " more. " a href="/alerts" { "All alerts" } } }
@@ -54,9 +54,20 @@ pub(super) fn list(alerts: &Value, most: usize) -> Markup {
     }
 }
 
-fn sentence(value: &Value) -> Markup {
-    match value {
-        Value::String(text) => html! { (show::text(text, 600)) },
-        other => super::gateway::line(other),
+/// Commands stand in backticks.
+fn with_code(text: &str) -> Markup {
+    html! {
+        @for (index, part) in text.split('`').take(40).enumerate() {
+            @if index % 2 == 1 { code { (show::text(part, 300)) } } @else { (show::text(part, 600)) }
+        }
+    }
+}
+
+/// An event of the audit trail, in words.
+fn change(event: &Value) -> Markup {
+    html! {
+        (show::text(&event["action"].as_str().unwrap_or("a change").replace('_', " "), 60)) " by "
+        strong { (show::text(event["actor"].as_str().unwrap_or("–"), 80)) } ", " (show::ago(&event["ts"]))
+        @if let Some(reason) = event["reason"].as_str() { ": " (show::text(reason, 300)) }
     }
 }

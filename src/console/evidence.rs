@@ -38,14 +38,13 @@ pub(super) fn experiment(experiment: &Value) -> Markup {
 }
 
 /// The interval of a difference, around 0.
-fn difference(comparison: &Value) -> Markup {
+pub(super) fn difference(comparison: &Value) -> Markup {
     let number = |name: &str| comparison[name].as_f64();
     let (Some(low), Some(high), Some(middle)) = (number("low"), number("high"), number("difference")) else {
         return html! { span .quiet { "–" } };
     };
     let scale = low.abs().max(high.abs()).max(f64::MIN_POSITIVE);
     let at = |value: f64| 84.0 + (value / scale).clamp(-1.0, 1.0) * 80.0;
-    let verdict = comparison["verdict"].as_str().unwrap_or_default();
     html! {
         svg .interval viewBox="0 0 168 20" role="img" aria-label=(format!("between {} and {}", show::number(low), show::number(high))) {
             line .axis x1="4" y1="10" x2="164" y2="10" {}
@@ -54,7 +53,7 @@ fn difference(comparison: &Value) -> Markup {
             line .middle x1=(format!("{:.1}", at(middle))) x2=(format!("{:.1}", at(middle))) y1="3" y2="17" {}
         }
         br;
-        (show::number(middle)) " (" (show::number(low)) " to " (show::number(high)) ") " (show::state(verdict))
+        (show::number(middle)) " (" (show::number(low)) " to " (show::number(high)) ")" @if let Some(verdict) = comparison["verdict"].as_str() { " " (show::state(verdict)) }
     }
 }
 
@@ -72,7 +71,7 @@ pub(super) fn drift(drift: &Value) -> Markup {
             @for (version, arm) in arms {
                 h3 { "Version " (text(version, "version", 20)) ", arm " (text(arm, "arm", 60)) }
                 p .quiet { (show::number_of(&arm["rows"])) " rows, compared with " (show::number_of(&version["reference_rows"])) " of the reference (" (text(version, "reference", 40)) ")." }
-                (columns(arm))
+                @if !list(arm, "columns").is_empty() { (columns(arm)) }
             }
         }
     }

@@ -62,7 +62,7 @@ pub(super) fn drawing(document: &Value) -> Markup {
                 text x="50" y=(middle + 5) text-anchor="middle" { "callers" }
                 @for (index, stream) in streams.iter().take(MOST).enumerate() {
                     @let y = index * ROW + ROW / 2 + 4;
-                    @let width = stream.share.map_or(2.0, |share| (share * 18.0).max(1.5));
+                    @let width = stream.width();
                     path class=(format!("stream {}", stream.kind.class())) stroke-width=(format!("{width:.1}"))
                         d=(format!("M96 {middle} C 180 {middle}, 150 {y}, 240 {y} L 500 {y}")) {}
                     text .label x="250" y=(y - 8) { (stream.words()) }
@@ -76,6 +76,14 @@ pub(super) fn drawing(document: &Value) -> Markup {
 }
 
 impl Stream {
+    /// Of the line, in units of the drawing.
+    fn width(&self) -> f64 {
+        match self.kind {
+            Kind::Arm => (self.share.unwrap_or(0.0) * 18.0).max(1.5),
+            Kind::Rule | Kind::Shadow => 2.5,
+        }
+    }
+
     /// Such as "control: 90 %".
     fn words(&self) -> String {
         let share = self.share.map(show::share);

@@ -1,6 +1,6 @@
 //! A rollout: its steps, and what the evidence says against each limit.
 
-use super::show;
+use super::{evidence, show};
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -28,6 +28,7 @@ pub(super) fn section(model: &str, rollout: &Value, may_operate: bool) -> Markup
                     tbody { @for guardrail in guardrails { (row(guardrail)) } }
                 }
             }
+            (metrics(rollout))
             details {
                 summary { "Moves so far" }
                 ol { @for step in rollout["moves"].as_array().into_iter().flatten() {
@@ -51,6 +52,23 @@ fn steps(rollout: &Value) -> Markup {
                 @let is_now = current == Some(index as u64);
                 li class=[is_now.then_some("now")] aria-current=[is_now.then_some("step")] { (show::share_of(&scaled(step))) }
             }
+        }
+    }
+}
+
+/// Business metrics of the guardrails and the goal.
+fn metrics(rollout: &Value) -> Markup {
+    let Some(metrics) = rollout["metrics"].as_array().filter(|list| !list.is_empty()) else { return html! {} };
+    html! {
+        table {
+            thead { tr { th scope="col" { "Metric" } th scope="col" .number { "Candidate" } th scope="col" .number { "Control" } th scope="col" { "Difference" } th scope="col" { "What for" } } }
+            tbody { @for metric in metrics { tr {
+                th scope="row" { (show::text(metric["metric"].as_str().unwrap_or_default(), 80)) }
+                td .number { (show::number_of(&metric["candidate_mean"])) span .quiet { " of " (show::number_of(&metric["candidate_units"])) } }
+                td .number { (show::number_of(&metric["control_mean"])) span .quiet { " of " (show::number_of(&metric["control_units"])) } }
+                td { (evidence::difference(metric)) }
+                td { @if metric["not_worse_than"].is_null() { "goal: it ends early when this is better beyond doubt" } @else { "guardrail: not worse than " (show::number_of(&metric["not_worse_than"])) } }
+            } } }
         }
     }
 }

@@ -81,6 +81,7 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
         "/api/v1/models/iris/rollout" => {
             json!({"state": "running", "to": "3", "why": HOSTILE, "steps": [10.0, 100.0], "step": 0, "percent": 10.0, "hold": "1m", "held": "5s", "by": HOSTILE, "reason": HOSTILE,
             "started_at": "2026-11-28T10:00:00Z", "moves": [{"ts": "2026-11-28T10:00:00Z", "percent": 10.0, "reason": HOSTILE}],
+            "metrics": [{"metric": HOSTILE, "candidate_mean": 0.5, "candidate_units": 9, "control_mean": 0.4, "control_units": 9, "difference": 0.1, "low": -0.2, "high": 0.4, "not_worse_than": null}],
             "guardrails": [{"name": "error_rate_ratio", "limit": 1.0, "candidate": {"bad": 1, "requests": 10}, "control": {"bad": 1, "requests": 90}, "interval": [0.2, null], "broken": false}]})
         }
         "/api/v1/models/iris/versions/1" => {
@@ -178,7 +179,10 @@ fn no_text_of_others_becomes_markup_on_any_page() {
     }
     let model = get(&router, "/models/iris").text;
     assert!(model.contains("&lt;script&gt;"), "it is shown as text");
-    assert!(model.contains("0.1 (-0.1 to 0.3)") && model.contains("0.2 of 0.05"), "{model}");
+    assert!(
+        model.contains("0.1 (-0.1 to 0.3)") && model.contains("0.1 (-0.2 to 0.4)") && model.contains("0.2 of 0.05"),
+        "{model}"
+    );
     assert_eq!(get(&router, "/models/none").status, 404);
     assert_eq!(get(&router, "/models/iris/dance").status, 404);
     assert!(get(&router, "/nothing").text.starts_with('{'), "other paths are the API's");

@@ -43,6 +43,7 @@ mod runs;
 mod shadow;
 mod slots;
 mod split;
+mod story;
 mod supervisor;
 mod swap;
 mod sweep;

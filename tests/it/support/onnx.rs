@@ -33,6 +33,17 @@ pub fn answering(answer: f32, width: i64, weights: usize) -> Vec<u8> {
     model(nodes, initializers, vec![value("x", &[None, Some(width)])], vec![value("y", &[None, Some(1)])])
 }
 
+/// `x` FP32 [N,2] → `probabilities` FP32 [N,2]: those of the second class follow the sum of `x` times the weights (softmax).
+pub fn two_classes(weights: [f32; 2]) -> Vec<u8> {
+    let matrix = [0.0, weights[0], 0.0, weights[1]];
+    model(
+        vec![node("MatMul", &["x", "weights"], &["scores"]), node("Softmax", &["scores"], &["probabilities"])],
+        vec![tensor("weights", &[2, 2], &matrix)],
+        vec![value("x", &[None, Some(2)])],
+        vec![value("probabilities", &[None, Some(2)])],
+    )
+}
+
 /// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` times a factor.
 pub fn scaling(factor: f32) -> Vec<u8> {
     model(

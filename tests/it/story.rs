@@ -1,0 +1,218 @@
+//! docs/STORY.md: every command of it is run, in its order, against a running server. The test is the shop, its visitors, and the trainer.
+
+use crate::browser::browser;
+use crate::support::eventually;
+use crate::support::onnx;
+use crate::support::process::{Served, onnxruntime};
+use crate::support::receiver::{Receiver, Reply};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+
+/// The lines of the document's `sh` blocks, block by block.
+fn blocks() -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/STORY.md")).unwrap();
+    let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.map(|block| block.lines().map(str::to_owned).collect()).collect()
+}
+
+/// The indented block of the document that has this line.
+fn settings(line: &str) -> String {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/STORY.md")).unwrap();
+    let blocks = text.split("\n\n").filter(|block| block.lines().all(|line| line.starts_with("    ")));
+    let block = blocks.map(|block| block.replace("\n    ", "\n").trim().to_owned()).find(|block| block.contains(line));
+    block.unwrap_or_else(|| panic!("no block has {line:?}")) + "\n"
+}
+
+/// Whether a visitor likes an offer: what follows from price and novelty is right in 95 % of the cases. `sign` turns the taste around.
+fn likes(rng: &mut fastrand::Rng, x: [f32; 2], sign: f32) -> bool {
+    (sign * (x[1] - x[0]) > 0.0) == (rng.f32() < 0.95)
+}
+
+/// Probabilities that follow `weight` times novelty minus price.
+fn model(weight: f32) -> Vec<u8> {
+    onnx::two_classes([-weight, weight])
+}
+
+/// The trainer: a logistic regression on the exported set.
+fn train(set: &Path) -> Vec<u8> {
+    let mut reader = csv::Reader::from_path(set).unwrap();
+    let headers = reader.headers().unwrap().clone();
+    let column = |name: &str| headers.iter().position(|header| header == name).unwrap_or_else(|| panic!("{headers:?}"));
+    let (x, label) = (column("inputs.x"), column("label_num"));
+    let rows: Vec<([f32; 2], f32)> = reader
+        .records()
+        .map(|row| {
+            let row = row.unwrap();
+            let x: Vec<f32> = serde_json::from_str(&row[x]).unwrap();
+            ([x[0], x[1]], row[label].parse().unwrap())
+        })
+        .collect();
+    assert!(rows.len() >= 900, "{} labelled rows", rows.len());
+    let mut weights = [0.0_f32; 2];
+    for _ in 0..200 {
+        let mut gradient = [0.0_f32; 2];
+        for (x, label) in &rows {
+            let score = weights[0] * x[0] + weights[1] * x[1];
+            let error = label - 1.0 / (1.0 + (-score).exp());
+            gradient[0] += error * x[0];
+            gradient[1] += error * x[1];
+        }
+        weights = [0, 1].map(|i| weights[i] + 4.0 * gradient[i] / rows.len() as f32);
+    }
+    onnx::two_classes(weights)
+}
+
+struct Shop {
+    served: Served,
+    rng: fastrand::Rng,
+    visits: u64,
+}
+
+impl Shop {
+    /// Visitors come, each once, and the shop tells what became of the offers.
+    fn visits(&mut self, count: u64, sign: f32) {
+        let mut feedback = Vec::new();
+        for _ in 0..count {
+            self.visits += 1;
+            let (id, user) = (format!("v{}", self.visits), format!("u{}", self.visits));
+            let x = [self.rng.f32(), self.rng.f32()];
+            let body = json!({"id": id, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": x}]});
+            let url = format!("http://{}/v2/models/shop/infer", self.served.data);
+            let answer = ureq::post(&url).header("x-user-id", &user).send(body.to_string());
+            let text = answer.unwrap().body_mut().read_to_string().unwrap();
+            let answer: Value = serde_json::from_str(&text).unwrap();
+            let offers = answer["outputs"][0]["data"][1].as_f64().unwrap() > 0.5;
+            let likes = likes(&mut self.rng, x, sign);
+            let clicked = u8::from(offers == likes);
+            feedback.push(json!({"request_id": id, "label": u8::from(likes), "values": {"clicked": clicked}}));
+        }
+        for part in feedback.chunks(200) {
+            let url = format!("http://{}/v1/models/shop:feedback", self.served.data);
+            let told = ureq::post(&url).send(json!({ "feedback": part }).to_string()).unwrap();
+            assert_eq!(told.status(), 202);
+        }
+    }
+
+    fn get(&self, path: &str) -> Value {
+        serde_json::from_str(&self.served.admin_get(path)).unwrap()
+    }
+
+    /// Takes a picture of a page of the console, light and dark, where `SLUICEGATE_STORY_PICTURES` names a folder.
+    fn picture(&self, name: &str, page: &str, height: u32) {
+        let (Some(folder), Some(browser)) = (std::env::var_os("SLUICEGATE_STORY_PICTURES"), browser()) else { return };
+        for (suffix, scheme) in [("", 1), ("-dark", 0)] {
+            let file = Path::new(&folder).join(format!("{name}{suffix}.png"));
+            let taken = Command::new(&browser)
+                .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"])
+                .arg(format!("--blink-settings=preferredColorScheme={scheme}"))
+                .args([format!("--window-size=1100,{height}"), format!("--screenshot={}", file.display())])
+                .arg(format!("http://{}{page}", self.served.admin))
+                .output()
+                .unwrap();
+            assert!(taken.status.success() && file.is_file(), "{taken:?}");
+        }
+    }
+
+    /// Runs the lines of a block. Returns what they printed.
+    fn run(&self, dir: &Path, lines: &[String]) -> String {
+        let program = Path::new(env!("CARGO_BIN_EXE_sluicegate")).parent().unwrap();
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+        let mut all = String::new();
+        for line in lines {
+            if line.starts_with("python train.py set.csv ") {
+                let to = line.rsplit(' ').next().unwrap();
+                std::fs::create_dir_all(dir.join("v2")).unwrap();
+                std::fs::write(dir.join(to), train(&dir.join("set.csv"))).unwrap();
+                continue;
+            }
+            let mut command = Command::new("sh");
+            let command = command.args(["-c", line]).current_dir(dir).env("PATH", &path);
+            // A profile of recorded rows is made beside the server.
+            let command = command.env("SLUICEGATE__DATA__DIR", dir.join("data")).env("ORT_DYLIB_PATH", onnxruntime());
+            let output = command.env("SLUICEGATE_ADMIN", format!("http://{}", self.served.admin)).output().unwrap();
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(output.status.success(), "{line}: {said}");
+            all += &said;
+        }
+        all
+    }
+}
+
+#[test]
+fn a_recommender_is_released_decays_and_is_trained_again_by_the_commands_of_the_story() {
+    let receiver = Receiver::start(Reply::Status(204));
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path();
+    for folder in ["config", "models/shop", "v1"] {
+        std::fs::create_dir_all(path.join(folder)).unwrap();
+    }
+    let target = settings("[[alerts.targets]]").replace("https://hooks.internal/sluicegate", &receiver.url("/hook"));
+    let alerts =
+        "[alerts]\ncheck_interval = \"100ms\"\nend_after = \"500ms\"\noff = [\"disk_full\", \"memory_full\"]\n";
+    std::fs::write(path.join("config/sluicegate.toml"), format!("{alerts}{target}")).unwrap();
+    std::fs::write(path.join("models/shop/model.toml"), settings("feature_names")).unwrap();
+    std::fs::write(path.join("v1/version.toml"), settings("[lineage.metrics]")).unwrap();
+    std::fs::write(path.join("v1/model.onnx"), model(8.0)).unwrap();
+    let mut rng = fastrand::Rng::with_seed(7);
+    let rows: Vec<String> = (0..2000).map(|_| format!("{},{}", rng.f32(), rng.f32())).collect();
+    std::fs::write(path.join("train.csv"), format!("price,novelty\n{}\n", rows.join("\n"))).unwrap();
+    let blocks = blocks();
+    let [release, look, decayed, second, shadow, rollout, after] = &blocks[..] else { panic!("{blocks:?}") };
+
+    let mut shop = Shop { served: Served::start(path), rng, visits: 0 };
+    shop.served.ready();
+    shop.run(path, release);
+    shop.visits(300, 1.0);
+    let quality = || shop.get("/api/v1/models/shop/quality");
+    eventually("the labels count", || (quality()["arms"][0]["labelled"] == 300).then_some(()));
+    let said = shop.run(path, look);
+    assert!(said.contains("accuracy") && said.contains("no alerts"), "{said}");
+
+    shop.visits(700, -1.0);
+    let decays = |shop: &Shop| {
+        let alerts = shop.get("/api/v1/alerts?state=firing");
+        alerts["alerts"].as_array().unwrap().iter().any(|alert| alert["rule"] == "decay")
+    };
+    eventually("the decay is told", || decays(&shop).then_some(()));
+    let retrain = eventually("the event retrain comes", || {
+        let messages = receiver.got();
+        messages.iter().map(|got| got.body.clone()).find(|body| body.contains("sluicegate export shop"))
+    });
+    assert!(retrain.contains("--require-label"), "{retrain}");
+    shop.picture("alerts", "/alerts", 420);
+    let said = shop.run(path, decayed);
+    assert!(said.contains("worse than 0.9000 in training"), "{said}");
+
+    let said = shop.run(path, second);
+    assert!(said.contains("version 2 of shop is ready"), "{said}");
+    let document = json!({"split": [{"version": "1", "weight": 1}], "sticky_by": {"header": "x-user-id"}, "shadows": [{"version": "2", "sample": 1}]});
+    std::fs::write(path.join("shadow.json"), document.to_string()).unwrap();
+    shop.run(path, shadow);
+    shop.visits(50, -1.0);
+    eventually("copies were compared", || {
+        (shop.get("/api/v1/models/shop/shadows/2")["compared"].as_u64() > Some(0)).then_some(())
+    });
+    shop.run(path, rollout);
+    shop.visits(40, -1.0);
+    shop.picture("rollout", "/models/shop", 1560);
+    shop.picture("promote", "/models/shop/promote?version=2", 700);
+    let mut tries = 0;
+    while shop.get("/api/v1/models/shop/rollout")["state"] == "running" {
+        tries += 1;
+        assert!(tries < 100, "{}", shop.get("/api/v1/models/shop/rollout"));
+        shop.visits(100, -1.0);
+    }
+    let ended = shop.get("/api/v1/models/shop/rollout");
+    assert_eq!(ended["state"], "finished", "{ended}");
+    shop.picture("models", "/", 260);
+    shop.picture("model", "/models/shop", 1700);
+    shop.picture("audit", "/audit", 700);
+    shop.picture("gateway", "/gateway", 900);
+    let said = shop.run(path, after);
+    assert!(said.contains("clicked") && said.contains("rollout_finish"), "{said}");
+    let traffic = shop.get("/api/v1/models/shop/traffic");
+    assert_eq!(traffic["split"][0]["version"], "2", "{traffic}");
+    eventually("the alert ends", || (!decays(&shop)).then_some(()));
+    shop.served.stop();
+}
