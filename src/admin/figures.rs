@@ -87,7 +87,8 @@ impl Now {
         let (requests, failed) = last.iter().fold((0, 0), |(r, f), point| (r + point.requests, f + point.failed));
         let slowest = |of: fn(&Point) -> u32| last.iter().map(of).max().filter(|us| *us > 0);
         Now {
-            requests_per_s: last.iter().map(Point::requests_per_s).sum(),
+            // The sum of nothing is -0.
+            requests_per_s: last.iter().map(Point::requests_per_s).sum::<f64>() + 0.0,
             failed: (requests > 0).then(|| f64::from(failed) / f64::from(requests)),
             p50_us: slowest(|point| point.p50_us),
             p99_us: slowest(|point| point.p99_us),

@@ -201,6 +201,9 @@ fn moved(answer: &Value, dry_run: bool) -> String {
         (false, false) if from == format!(" from {to_side}") && list(answer, "difference").next().is_none() => {
             format!("{model}: {to_side} serves already, revision {revision}\n")
         }
+        (false, false) if from == format!(" from {to_side}") => {
+            format!("{model}: {to_side} goes on, revision {revision}; what changed:\n")
+        }
         (false, false) => format!("{model}: changed{from} to {to_side}, revision {revision}\n"),
     };
     for difference in list(answer, "difference") {

@@ -34,14 +34,14 @@ pub(super) fn drift(answer: &Value) -> String {
             let _ = writeln!(text, "  note: {}", cell(note));
         }
         for arm in list(version, "arms") {
+            let since = arm["since"].as_str().map(|since| format!(" since {since}")).unwrap_or_default();
             let like = if arm["like_with_like"] == true { "" } else { "; hours are not compared like with like yet" };
             let _ = writeln!(
                 text,
-                "  arm {}: {} of {} rows counted since {}{like}",
+                "  arm {}: {} of {} rows counted{since}{like}",
                 cell(&arm["arm"]),
                 cell(&arm["counted"]),
-                cell(&arm["rows"]),
-                cell(&arm["since"])
+                cell(&arm["rows"])
             );
             text.push_str(&columns(arm));
         }

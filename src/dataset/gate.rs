@@ -212,7 +212,7 @@ impl Gate {
         let words = if equal {
             "no row on which one alone is right".to_owned()
         } else {
-            format!("{test}, one-sided: p = {p_value:.4}{}", if passed { "" } else { NOT_SHOWN })
+            format!("{test}, one-sided: p = {p_value:.4}{}", not_shown(passed, p_value))
         };
         let paired = Paired {
             rows: classes.rows,
@@ -241,7 +241,7 @@ impl Gate {
         } else if equal {
             "the same error on every row".to_owned()
         } else {
-            format!("paired t-test, one-sided: p = {p_value:.4}{}", if passed { "" } else { NOT_SHOWN })
+            format!("paired t-test, one-sided: p = {p_value:.4}{}", not_shown(passed, p_value))
         };
         let paired = Paired {
             rows: numbers.rows,
@@ -256,7 +256,14 @@ impl Gate {
     }
 }
 
-const NOT_SHOWN: &str = "; not shown with these rows: more labels, or a margin, would decide it";
+/// What a one-sided p-value says about a gate that was not passed.
+fn not_shown(passed: bool, p_value: f64) -> &'static str {
+    match passed {
+        true => "",
+        false if p_value >= 1.0 - ALPHA => "; these rows show the opposite",
+        false => "; not shown with these rows: more labels, or a margin, would decide it",
+    }
+}
 
 impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ use super::journal;
 use super::model_record::{Model, PendingRollback, check_model_loaded, conflict, not_ready};
 use super::services::Services;
 use super::traffic::{TrafficChange, check_revision};
-use crate::ledger::Action;
+use crate::ledger::{Action, Revision};
 use crate::model::{Code, Failure, Version};
 use crate::registry::State;
 use crate::route::Document;
@@ -64,15 +64,12 @@ impl Services {
                 let last_change = self.journal.last_change(name).map_err(failed)?.unwrap_or_default();
                 let undone = [(Action::RolloutTakeBack, "taken back"), (Action::RolloutAbort, "aborted")];
                 if let Some((_, how)) = undone.into_iter().find(|(action, _)| action.as_str() == last_change) {
-                    let further = previous.map_or_else(
-                        || "there is no earlier document".to_owned(),
-                        |previous| {
-                            format!(
-                                "to go back further, name the revision, such as --to-revision {}",
-                                previous.revision
-                            )
-                        },
-                    );
+                    let further = match self.last_without(model, previous)? {
+                        None => format!("to go back further, name a revision; `sluicegate history {name}` lists them"),
+                        Some(revision) => {
+                            format!("to go back further, name the revision, such as --to-revision {revision}")
+                        }
+                    };
                     return Err(conflict(format!(
                         "already undone: the rollout of model {name} was {how}, and revision {now} is the traffic document from before \
                          it; {further}"
@@ -100,6 +97,28 @@ impl Services {
             return Err(conflict(message));
         }
         Ok((found.revision, document))
+    }
+
+    /// After a rollout that was moved back: the newest revision, from this one on, that does not send most requests to a version which only the
+    /// rollout named. Such a version was the candidate, and is known to be bad.
+    fn last_without(&self, model: &Model, from: Option<Revision>) -> Result<Option<u64>, Failure> {
+        /// Where that many documents send most requests to it, nobody wants to go back to one of them.
+        const MOST: u64 = 100;
+        let at = |revision| self.journal.document_at(&model.name, revision).map_err(|e| journal::failure(&e));
+        let read = |revision: &Revision| Document::from_json(&revision.document).ok();
+        let in_force = model.document.as_ref().map(Document::named).unwrap_or_default();
+        let of_rollout = at(model.stored.revision.saturating_sub(1))?.as_ref().and_then(read);
+        let of_rollout = of_rollout.map(|document| document.named()).unwrap_or_default();
+        let is_good = |document: &Document| {
+            document.heaviest().is_some_and(|version| !of_rollout.contains(&version) || in_force.contains(&version))
+        };
+        let Some(from) = from.map(|revision| revision.revision) else { return Ok(None) };
+        for revision in (from.saturating_sub(MOST).max(1)..=from).rev() {
+            if at(revision)?.as_ref().and_then(read).is_some_and(|document| is_good(&document)) {
+                return Ok(Some(revision));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes the change of a rollback.

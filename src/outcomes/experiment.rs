@@ -233,11 +233,17 @@ fn comparison(
             )
         }
         Some(Difference { value, low, high }) => {
-            let interval = format!("by {} (between {} and {})", show(value), show(low), show(high));
             match verdict {
                 "better" | "worse" => {
-                    let direction = if value > 0.0 { "higher" } else { "lower" };
-                    format!("{name} of {arm} is {direction} than that of {with} {interval}: {arm} is {verdict}.")
+                    // The verdict is beyond doubt, so both ends have one sign.
+                    let (direction, least, most) =
+                        if value > 0.0 { ("higher", low, high) } else { ("lower", -high, -low) };
+                    format!(
+                        "{name} of {arm} is {direction} than that of {with} by {} (between {} and {}): {arm} is {verdict}.",
+                        show(value.abs()),
+                        show(least),
+                        show(most)
+                    )
                 }
                 _ => format!(
                     "{name}: no difference of {arm} to {with} is shown; {arm} less {with} is between {} and {}.",

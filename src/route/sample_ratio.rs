@@ -50,6 +50,8 @@ impl SampleRatio {
         let terms = weighted().filter(|(weight, _)| expected(**weight) > 0.0);
         let chi_squared: f64 =
             terms.map(|(weight, count)| (*count as f64 - expected(*weight)).powi(2) / expected(*weight)).sum();
+        // The sum of nothing is -0.
+        let chi_squared = chi_squared + 0.0;
         let degrees_of_freedom = weighted().count().saturating_sub(1);
         let p_value = if degrees_of_freedom == 0 || chi_squared == 0.0 {
             1.0

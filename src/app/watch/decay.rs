@@ -84,7 +84,7 @@ fn finding(model: &ModelName, decay: Decay, now: Timestamp) -> Finding {
         summary: format!("{model}: {words}"),
         how_sure: "four standard errors, by units: by chance once in 30,000 comparisons".to_owned(),
         what_to_do: format!(
-            "`sluicegate quality {model} --window 7d --step 1d` shows since when; `sluicegate rollback {model}` goes back, or train on newer rows"
+            "`sluicegate quality {model} --window 7d --step 1d` shows since when; `sluicegate rollback {model} --dry-run` shows the way back; or train on newer rows"
         ),
         since,
         training: since.map(|since| (since, now)),
