@@ -8,7 +8,7 @@ use super::extract::{Parameters, Target};
 use super::schemas::Problem;
 use crate::access::{Action, Identity, Pattern};
 use crate::alerts::{self, AlertsError, LONGEST_SILENCE, Listing, Matcher, Rule};
-use crate::ledger::rfc3339;
+use crate::ledger::{self, Note, rfc3339};
 use crate::model::{Code, Failure, ModelName, Version};
 use axum::Json;
 use axum::extract::State;
@@ -240,6 +240,8 @@ pub(super) async fn silence(
     let (matcher, until, reason) = read(body)?;
     may_silence(&caller, &matcher)?;
     let by = caller.name.clone();
+    let what = serde_json::json!({ "matcher": &matcher, "until": until.to_string() });
+    note(&admin, by.clone(), ledger::Action::Silence, Some(reason.clone()), &what).await?;
     let alerts = admin.alerts.clone();
     let made = blocking(move || alerts.silence(matcher, until, reason, by)).await??;
     Ok((StatusCode::CREATED, Json(SilenceView::of(made))))
@@ -263,11 +265,25 @@ pub(super) async fn end_silence(
     target: Target,
 ) -> Result<Json<SilenceView>, ErrorResponse> {
     let id = target.silence().to_owned();
-    if let Some(silence) = admin.alerts.silences().iter().find(|silence| silence.id == id) {
+    if let Some(silence) = admin.alerts.silences().into_iter().find(|silence| silence.id == id) {
         may_silence(&caller, &silence.matcher)?;
+        let what = serde_json::json!({ "matcher": &silence.matcher, "until": silence.until.to_string() });
+        note(&admin, caller.name.clone(), ledger::Action::EndSilence, None, &what).await?;
     }
     let alerts = admin.alerts.clone();
     Ok(Json(SilenceView::of(blocking(move || alerts.end_silence(&id)).await??)))
+}
+
+/// The audit trail has who silenced what before it is so: alerts about the audit trail itself can be silenced.
+async fn note(
+    admin: &Admin,
+    actor: String,
+    action: ledger::Action,
+    reason: Option<String>,
+    what: &Value,
+) -> Result<(), Failure> {
+    let note = Note { model: None, actor, action, reason, before: None, after: Some(what.to_string()) };
+    admin.handle.note(note).await.map(drop)
 }
 
 /// Send a test to a target

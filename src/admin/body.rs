@@ -2,7 +2,7 @@
 
 use super::error::ErrorResponse;
 use super::json::{self, StrictJson};
-use crate::model::{Code, Failure, Version, quoted};
+use crate::model::{Code, Failure, REASON, Version, is_reason, quoted};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
@@ -196,9 +196,9 @@ impl Members {
     /// The required member `reason`.
     pub(super) fn reason(&mut self) -> Option<String> {
         match self.take("reason") {
-            Some(Value::String(reason)) if !reason.trim().is_empty() => Some(reason),
+            Some(Value::String(reason)) if is_reason(&reason) => Some(reason),
             other => {
-                self.complain("reason", "a reason for the audit trail (required)", other.as_ref());
+                self.complain("reason", REASON, other.as_ref());
                 None
             }
         }

@@ -240,16 +240,21 @@ fn common(admin: &Admin, model: &str, arguments: &mut Vec<String>) {
 fn text(members: &mut Members, name: &'static str, option: &str, arguments: &mut Vec<String>) {
     match members.take(name) {
         None => {}
-        Some(Value::String(text)) if text.len() <= MAX_TEXT => arguments.push(format!("{option}={text}")),
+        Some(Value::String(text)) if is_argument(&text) => arguments.push(format!("{option}={text}")),
         Some(other) => members.complain(name, &format!("a text of at most {MAX_TEXT} bytes"), Some(&other)),
     }
+}
+
+/// Whether a text can be given to another program.
+fn is_argument(text: &str) -> bool {
+    text.len() <= MAX_TEXT && !text.contains('\0')
 }
 
 fn list(members: &mut Members, name: &'static str, option: &str, arguments: &mut Vec<String>) {
     let expected = format!("a list of at most {MAX_ITEMS} texts of at most {MAX_TEXT} bytes");
     let Some(value) = members.take(name) else { return };
     let texts: Option<Vec<&str>> = value.as_array().and_then(|items| items.iter().map(Value::as_str).collect());
-    match texts.filter(|texts| texts.len() <= MAX_ITEMS && texts.iter().all(|text| text.len() <= MAX_TEXT)) {
+    match texts.filter(|texts| texts.len() <= MAX_ITEMS && texts.iter().all(|text| is_argument(text))) {
         Some(texts) => arguments.extend(texts.iter().map(|text| format!("{option}={text}"))),
         None => members.complain(name, &expected, Some(&json!(value))),
     }

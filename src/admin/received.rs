@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
@@ -29,6 +30,8 @@ pub(super) struct Received {
     pub(super) path: PathBuf,
     /// The names of the files of an archive.
     pub(super) files: Option<Vec<String>>,
+    /// As long as somebody wants the files.
+    wanted: Arc<()>,
 }
 
 impl Drop for Received {
@@ -60,20 +63,27 @@ impl Received {
                 Content::Model => {
                     let path = dir.join(name + ".onnx");
                     let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-                    return Ok((Received { path, files: None }, Some(file)));
+                    return Ok((Received { path, files: None, wanted: Arc::default() }, Some(file)));
                 }
                 Content::Archive => dir.join(name),
             };
             std::fs::create_dir(&file)?;
-            Ok((Received { path: file, files: None }, None))
+            Ok((Received { path: file, files: None, wanted: Arc::default() }, None))
         })
         .await?;
         // At most four pieces wait for the disk; then the sender has to wait.
         let (pieces, written) = mpsc::channel(4);
-        let to = received.path.clone();
-        let writing = tokio::task::spawn_blocking(move || match file {
-            Some(file) => write(file, written).map(|()| None).map_err(Refused::Disk),
-            None => unpack_version(&mut Pieces { pieces: written, now: Bytes::new() }, &to).map(Some),
+        let (to, wanted) = (received.path.clone(), Arc::downgrade(&received.wanted));
+        let writing = tokio::task::spawn_blocking(move || {
+            let done = match file {
+                Some(file) => write(file, written).map(|()| None).map_err(Refused::Disk),
+                None => unpack_version(&mut Pieces { pieces: written, now: Bytes::new() }, &to).map(Some),
+            };
+            // The client left meanwhile: files that were made after `Received` was dropped are removed here.
+            if wanted.upgrade().is_none() {
+                remove(&to);
+            }
+            done
         });
         let bytes = pass_on(body, pieces, limit).await;
         let files = writing.await.map_err(|e| Refused::Disk(io::Error::other(e))).flatten();

@@ -269,7 +269,7 @@ impl Message {
                 let _ = write!(text, "*{rule}* on {}: {} began, {} ended", self.gateway, self.firing, self.resolved);
                 for alert in &self.alerts {
                     let sign = if alert.until.is_some() { "ended" } else { alert.severity.as_str() };
-                    let _ = write!(text, "\n• [{sign}] {}: {}", alert.about(), alert.summary);
+                    let _ = write!(text, "\n• [{sign}] {}: {}", alert.about(), one_line(&alert.summary));
                     if alert.until.is_none() {
                         let _ = write!(text, " — {}", alert.what_to_do);
                     }
@@ -281,9 +281,9 @@ impl Message {
             MessageKind::Events => {
                 for (index, event) in self.events.iter().enumerate() {
                     let line = if index == 0 { "" } else { "\n" };
-                    let _ = write!(text, "{line}*{}* on {}: {}", event.event, self.gateway, event.summary);
+                    let _ = write!(text, "{line}*{}* on {}: {}", event.event, self.gateway, one_line(&event.summary));
                     if let Some(reason) = &event.reason {
-                        let _ = write!(text, " ({reason})");
+                        let _ = write!(text, " ({})", one_line(reason));
                     }
                     if let Some(training) = &event.training {
                         let _ = write!(text, "\n`{}`", training.command);
@@ -293,6 +293,11 @@ impl Message {
         }
         text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
     }
+}
+
+/// Texts of operators cannot begin lines of their own, which would look like other alerts.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
 }
 
 fn key_of(parts: impl IntoIterator<Item = String>) -> String {

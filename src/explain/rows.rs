@@ -9,6 +9,17 @@ pub const MAX_COLUMNS: usize = 500;
 /// The most background rows that are used. Of more, as many are taken, evenly spaced.
 pub const MAX_BACKGROUND: usize = 100;
 
+/// The most bytes of all texts of a row. 256 rows run together.
+const MAX_TEXT: usize = 64 << 10;
+
+fn texts_of(tensor: &Tensor) -> impl Iterator<Item = &[u8]> {
+    let texts = match tensor.data() {
+        Data::Bytes(texts) => texts.as_slice(),
+        _ => &[],
+    };
+    texts.iter().map(AsRef::as_ref)
+}
+
 /// One row and the rows that it is compared with. All tensors have the types and the inner shapes of the signature's inputs, in their order.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -60,6 +71,18 @@ impl Rows {
         if columns == 0 || columns > MAX_COLUMNS {
             return Err(refused(format!(
                 "explanations are for rows of 1 to {MAX_COLUMNS} columns; this one has {columns}"
+            )));
+        }
+        let texts = row.inputs().iter().zip(background.inputs()).map(|(row, background)| {
+            let longest = texts_of(background).map(<[u8]>::len).max().unwrap_or(0);
+            texts_of(row).map(|text| text.len().max(longest)).sum::<usize>()
+        });
+        let bytes: usize = texts.sum();
+        if bytes > MAX_TEXT {
+            return Err(refused(format!(
+                "explanations are for rows whose texts have at most {} KiB together, as many rows run together; these have {} KiB",
+                MAX_TEXT >> 10,
+                bytes.div_ceil(1024)
             )));
         }
         let background = spaced(background.inputs(), n)

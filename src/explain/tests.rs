@@ -192,6 +192,18 @@ fn what_cannot_be_explained_is_refused_in_words() {
         shapley(signature, &row, &others, &ElementNames::default(), options, later(), &mut run)
     };
     let plain = Signature::new(vec![x()], vec![spec("y", DataType::Fp32, 1)]);
+    let worded = Signature::new(vec![spec("x", DataType::Bytes, 1)], vec![spec("y", DataType::Fp32, 1)]);
+    let said = |text: usize| {
+        let text = bytes::Bytes::from(vec![b'a'; text]);
+        checked(&worded, vec![Tensor::new(Shape::new(&[1, 1]), Data::Bytes(vec![text])).unwrap()])
+    };
+    let mut never = |_: &Checked| -> Result<Answer, Failure> { panic!("nothing is run") };
+    let mut explain = |row: usize, background: usize| {
+        let (names, options) = (ElementNames::default(), Options::default());
+        shapley(&worded, &said(row), &said(background), &names, &options, later(), &mut never)
+    };
+    refused(explain(70_000, 1), "at most 64 KiB together, as many rows run together; these have 69 KiB");
+    refused(explain(1, 70_000), "at most 64 KiB together");
     refused(ask(&fixed, 1, 1, &Options::default()), "one row for each example");
     refused(ask(&plain, 2, 1, &Options::default()), "expected one row to explain, got 2");
     refused(ask(&plain, 1, 0, &Options::default()), "background: expected at least one row");

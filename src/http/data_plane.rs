@@ -148,6 +148,8 @@ pub struct DataPlane {
     pub(super) io_threads: IoThreads,
     /// The streams of gRPC that are open.
     pub(super) streams: Arc<StreamPlaces>,
+    /// Those that only watch.
+    pub(super) watches: Arc<StreamPlaces>,
     /// The server is about to stop: readiness is 503.
     stopping: AtomicBool,
     refused: [Counter; Code::ALL.len()],
@@ -181,7 +183,8 @@ impl DataPlane {
             feedback_in_flight: InFlight::default(),
             peers: Peers::new(config.max_unfinished, config.max_unfinished_per_peer),
             io_threads: IoThreads::default(),
-            streams: Arc::default(),
+            streams: StreamPlaces::of_requests(),
+            watches: StreamPlaces::of_watches(),
             stopping: AtomicBool::new(false),
             refused: Code::ALL.map(|code| process.counter(&names::REFUSED, &[("code", code.as_str())])),
             panics: Task::ALL.map(|task| process.counter(&names::PANICS, &[("task", task.as_str())])),

@@ -170,6 +170,10 @@ pub enum Action {
     Forget,
     /// Logged predictions were exported over the admin API.
     Export,
+    /// Alerts were silenced.
+    Silence,
+    /// A silence was ended before its time.
+    EndSilence,
 }
 
 impl Action {
@@ -208,6 +212,8 @@ impl Action {
             Action::Retention => "retention",
             Action::Forget => "forget",
             Action::Export => "export",
+            Action::Silence => "silence",
+            Action::EndSilence => "end_silence",
         }
     }
 }

@@ -145,6 +145,7 @@ fn run_stages(
     let remarks: Vec<String> = [version_toml.remark, golden.remark(), correction, repeats, note, wrong_profile]
         .into_iter()
         .flatten()
+        .map(|remark| shortened(&remark))
         .collect();
     let note = (!remarks.is_empty()).then(|| remarks.join("; "));
     let warm = begun.elapsed();
@@ -190,5 +191,14 @@ fn metadata(version: serde_json::Value, model: &serde_json::Map<String, serde_js
             members.into()
         }
         _ => serde_json::json!({ "model.toml": model }),
+    }
+}
+
+/// A remark may quote a file.
+fn shortened(remark: &str) -> String {
+    const MOST: usize = 2000;
+    match remark.char_indices().nth(MOST) {
+        None => remark.to_owned(),
+        Some((end, _)) => format!("{}…", &remark[..end]),
     }
 }

@@ -1,6 +1,6 @@
 //! The plan of a rollout, read from a request body.
 
-use crate::model::Version;
+use crate::model::{REASON, Version, is_reason};
 use crate::settings::{parse_duration, show_duration};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -317,9 +317,9 @@ impl PlanReader {
 
     fn reason(&mut self, value: Option<&Value>) -> Option<String> {
         match value {
-            Some(Value::String(reason)) if !reason.trim().is_empty() => Some(reason.clone()),
+            Some(Value::String(reason)) if is_reason(reason) => Some(reason.clone()),
             other => {
-                self.complain("reason", "a reason for the audit trail (required)", other);
+                self.complain("reason", REASON, other);
                 None
             }
         }

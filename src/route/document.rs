@@ -2,7 +2,7 @@
 //!
 //! A member that is `null` is treated as absent, everywhere in the document.
 
-use crate::model::{ArmName, Version};
+use crate::model::{ArmName, MAX_REASON, Version};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -249,6 +249,9 @@ impl Proposal {
                 false
             }
         };
+        if document.reason.as_deref().is_some_and(|reason| reason.chars().nth(MAX_REASON).is_some()) {
+            parser.complaints.push(format!("reason: expected at most {MAX_REASON} characters, got more"));
+        }
         if parser.complaints.is_empty() {
             Ok(Proposal { document, allow_signature_change, break_glass })
         } else {

@@ -209,6 +209,10 @@ fn silences_hold_back_what_begins_and_survive_a_restart() {
     assert_eq!(ended.status, 200, "{ended:?}");
     wait_alerts(&receiver, &["+version_failed m/2"]);
     assert_eq!(gateway.admin_send("DELETE", &format!("/api/v1/alerts/silences/{id}"), &[], &json!({})).status, 404);
+    let events = gateway.admin_get("/api/v1/audit?limit=100").json()["events"].as_array().unwrap().clone();
+    let of = |action: &str| events.iter().find(|event| event["action"] == action).cloned().unwrap_or_default();
+    assert_eq!((&of("silence")["actor"], &of("silence")["after"]["matcher"]["model"]), (&json!("ann"), &json!("m*")));
+    assert_eq!(of("end_silence")["actor"], "local", "the audit trail has who made nobody hear of it: {events:?}");
 }
 
 fn jiff_in_an_hour() -> String {

@@ -127,7 +127,7 @@ fn invalid_options_exit_with_2_and_missing_data_with_1() {
         ("replay m --version 1 --gate speed>=1", 2, "the gate \"speed>=1\""),
         ("replay m --version 1 --rtol=-1", 2, "rtol"),
         ("replay m --version 9", 1, "there is no version 9 of m"),
-        ("export other -o x.csv", 1, "there are predictions of m"),
+        ("export other -o x.csv", 1, "there are predictions of 1 other models"),
         ("export m --to 2000-01-01 -o x.csv", 1, "there are other predictions of this model"),
         ("export m -o no/x.csv", 1, "there is no directory no"),
         ("reproduce missing", 1, "no prediction with the id \"missing\""),

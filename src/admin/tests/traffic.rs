@@ -154,6 +154,14 @@ fn a_promote_returns_from_to_and_revision() {
         },
     };
     assert_eq!(fixture.asked(), [asked(false, false)]);
+    let endless = json!({"version": "2", "reason": "é".repeat(1001)}).to_string();
+    fixture.post("/api/v1/models/fraud:promote", endless).refused(400, "INVALID_REQUEST", "at most 1000 characters");
+    let document = json!({"split": [{"version": "2", "weight": 1}], "reason": "r".repeat(1001)}).to_string();
+    let put = fixture.send("PUT", "/api/v1/models/fraud/traffic", &[("content-type", "application/json")], document);
+    put.refused(400, "INVALID_REQUEST", "at most 1000 characters");
+    let plan = json!({"to": "2", "reason": "r".repeat(1001)}).to_string();
+    fixture.post("/api/v1/models/fraud:rollout", plan).refused(400, "INVALID_REQUEST", "at most 1000 characters");
+    fixture.asked();
     let body = r#"{"version":"2","reason":"better","dry_run":true,"allow_signature_change":true}"#;
     fixture.post("/api/v1/models/fraud:promote", body);
     assert_eq!(fixture.asked(), [asked(true, true)]);

@@ -24,6 +24,9 @@ impl From<Failure> for Problem {
     }
 }
 
+/// The most bytes of a tensor that is filled with one value: a small message must not become a large request.
+const MOST_FILLED: usize = 4 << 20;
+
 /// Collects the values of one tensor.
 #[derive(Debug)]
 pub(super) struct Values<'h> {
@@ -152,6 +155,16 @@ impl<'h> Values<'h> {
     /// Repeats the only value up to the number of elements.
     pub(super) fn fill(&mut self) -> Result<(), Problem> {
         let Values { data, expected, hold } = self;
+        let each = match data {
+            Collected::Bytes(texts) => texts.first().map_or(0, Bytes::len) + size_of::<Bytes>(),
+            _ => size_of::<u64>(),
+        };
+        if expected.saturating_mul(each) > MOST_FILLED {
+            return Err(Problem::Wrong(format!(
+                "one value stands for {expected} elements, which together have more than {} MiB: send the values",
+                MOST_FILLED >> 20
+            )));
+        }
         each_collected!(data, |list| repeat(list, *expected, hold), _view => Ok(()))
     }
 

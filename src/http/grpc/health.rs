@@ -58,7 +58,7 @@ pub(super) async fn watch(plane: &Arc<DataPlane>, asked: Asked<'_>) -> HttpRespo
     let id = answer::caller_id(&asked.parts.headers).unwrap_or_else(RequestId::generate);
     let (caller, parts) = (Arc::clone(asked.caller), asked.parts.clone());
     let opened = async {
-        let held = plane.streams.enter(caller.address)?;
+        let held = plane.watches.enter(caller.address)?;
         let request: HealthCheckRequest = read(plane, asked).await?;
         // Decided once. A model that does not exist may come.
         check(plane, &caller, &parts, &request.service)?;
