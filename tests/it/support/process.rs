@@ -104,9 +104,19 @@ impl Served {
         assert!(self.child.wait().unwrap().success(), "the exit code of a stop is 0");
     }
 
+    /// Kills the process that was started, and waits until the server that it supervised has ended too: until then that one holds the data
+    /// directory.
     pub fn kill(&mut self) {
+        let server = self.server_pid();
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        let Some(server) = server else { return };
+        let stat = format!("/proc/{}/stat", server.as_raw_nonzero());
+        eventually("the server has ended with its supervisor", || {
+            // A dead process stays as a zombie until somebody waits for it.
+            let state = std::fs::read_to_string(&stat).ok().and_then(|stat| stat.rsplit(')').next().map(str::to_owned));
+            state.is_none_or(|state| state.trim_start().starts_with(['Z', 'X'])).then_some(())
+        });
     }
 
     pub fn ready(&self) {
