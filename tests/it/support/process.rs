@@ -55,9 +55,12 @@ impl Served {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (mut data, mut admin) = (None, None);
+        let (mut data, mut admin, mut said) = (None, None, Vec::new());
         while data.is_none() || admin.is_none() {
-            let line = lines.next().expect("the server logs its addresses before it ends").unwrap();
+            let line =
+                lines.next().unwrap_or_else(|| panic!("the server ended before it logged its addresses: {said:?}"));
+            let line = line.unwrap();
+            said.push(line.clone());
             let json: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
             data = data.or(json["data"].as_str().map(str::to_owned));
             admin = admin.or(json["admin"].as_str().map(str::to_owned));
@@ -111,11 +114,14 @@ impl Served {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let Some(server) = server else { return };
-        let stat = format!("/proc/{}/stat", server.as_raw_nonzero());
+        let (stat, tasks) = ["stat", "task"].map(|name| format!("/proc/{}/{name}", server.as_raw_nonzero())).into();
         eventually("the server has ended with its supervisor", || {
             // A dead process stays as a zombie until somebody waits for it.
             let state = std::fs::read_to_string(&stat).ok().and_then(|stat| stat.rsplit(')').next().map(str::to_owned));
-            state.is_none_or(|state| state.trim_start().starts_with(['Z', 'X'])).then_some(())
+            // Other threads may still be in a call of the kernel then, and hold its files.
+            let threads = std::fs::read_dir(&tasks).map_or(0, Iterator::count);
+            let ended = state.is_none_or(|state| state.trim_start().starts_with(['Z', 'X'])) && threads <= 1;
+            ended.then_some(())
         });
     }
 
