@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use jiff::Timestamp;
 use metrics::Gauge;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 /// The state of the thread.
 pub(super) struct Runner {
@@ -44,7 +45,10 @@ impl Runner {
     /// Looks until it is told to stop.
     pub(super) fn run(mut self, stop: &Receiver<()>) {
         crate::machine::lower_priority("alerts", 5);
-        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.config.check_interval) {
+        // The first look is made at once: events that come before it are not told.
+        let mut wait = Duration::ZERO;
+        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(wait) {
+            wait = self.config.check_interval;
             // A defect in one source must not end all alerts. What it left half done is stored, or looked at again.
             let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.look(Now::read())));
             if looked.is_err() {

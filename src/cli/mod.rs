@@ -781,6 +781,7 @@ pub fn run(local: &Local) -> ExitCode {
         Err(CommandError::Failed(message)) => (message, 1),
         Err(CommandError::Usage(message)) => (message, 2),
     };
-    eprintln!("sluicegate: {message}");
+    // Nobody may read it any more; the exit code says the same.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("sluicegate: {message}\n").as_bytes());
     ExitCode::from(code)
 }

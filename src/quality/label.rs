@@ -1,8 +1,8 @@
 //! Compares a label with a prediction: was the class correct, or how large was the error? Pure.
 
+use crate::columns::number;
 use crate::model::Label;
 use crate::tensor::{Data, DataType, Tensor};
-use half::f16;
 
 /// The prediction in the outputs of one row, in the form in which a label can be compared with it.
 ///
@@ -101,28 +101,7 @@ impl Predicted {
 
 /// One number, from its little-endian bytes. NaN where `bytes` do not have the width of the type.
 pub(crate) fn element(datatype: DataType, bytes: &[u8]) -> f64 {
-    macro_rules! read {
-        ($t:ty) => {
-            bytes.try_into().map_or(f64::NAN, |bytes| <$t>::from_le_bytes(bytes).into())
-        };
-        (wide $t:ty) => {
-            bytes.try_into().map_or(f64::NAN, |bytes| <$t>::from_le_bytes(bytes) as f64)
-        };
-    }
-    match datatype {
-        DataType::Bool | DataType::Uint8 => read!(u8),
-        DataType::Uint16 => read!(u16),
-        DataType::Uint32 => read!(u32),
-        DataType::Uint64 => read!(wide u64),
-        DataType::Int8 => read!(i8),
-        DataType::Int16 => read!(i16),
-        DataType::Int32 => read!(i32),
-        DataType::Int64 => read!(wide i64),
-        DataType::Fp16 => read!(f16),
-        DataType::Fp32 => read!(f32),
-        DataType::Fp64 => read!(f64),
-        DataType::Bytes => f64::NAN,
-    }
+    number(datatype, bytes).unwrap_or(f64::NAN)
 }
 
 /// The index of the first largest number. NaN counts as the largest, as in `numpy.argmax`.
@@ -143,6 +122,7 @@ fn argmax(numbers: impl Iterator<Item = f64>) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::tensor::Shape;
+    use half::f16;
 
     fn one(data: Data) -> Predicted {
         let shape = Shape::new(&[1, data.len()]);

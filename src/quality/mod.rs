@@ -10,7 +10,7 @@
 //! - Business values are also summed by unit: the sticky key of a row, or its request ([`ByUnit`]).
 //! - [`Predicted`] compares a label with the outputs of a row, for the live figures and for offline ones.
 //!
-//! Uses: model, tensor.
+//! Uses: columns (numbers from their bytes), model, tensor.
 //!
 //! Invariant: no files, no HTTP and no clock: the current time is an argument.
 //!
