@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         certificate: app::certificate,
         trial: app::trial,
         export: app::export,
+        requests: app::requests,
+        request: app::request,
         replay: app::replay,
         reproduce: app::reproduce,
         profile: app::profile,

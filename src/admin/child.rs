@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 /// The most bytes that are kept of what the process says on standard error.
 const MAX_SAID: u64 = 16 << 10;
 const PIECE: usize = 64 << 10;
+/// The variable of a route key that is looked for.
+pub(super) const ROUTE_KEY: &str = "SLUICEGATE_ROUTE_KEY";
 
 /// What such a process is started with.
 #[derive(Debug, Clone)]
@@ -53,6 +55,14 @@ impl Offline {
     /// # Errors
     /// `INTERNAL` where the system cannot start it.
     pub(super) fn start(&self, arguments: &[String]) -> Result<Process, Failure> {
+        self.start_with(arguments, &[])
+    }
+
+    /// The same with environment variables. Other users of the machine can read a command line, and not the environment.
+    ///
+    /// # Errors
+    /// As [`Offline::start`].
+    pub(super) fn start_with(&self, arguments: &[String], environment: &[(&str, String)]) -> Result<Process, Failure> {
         let program = self.program.as_ref();
         let program =
             program.ok_or_else(|| Failure::new(Code::Internal, "this server cannot start other processes"))?;
@@ -62,6 +72,7 @@ impl Offline {
         };
         let mut command = Command::new(program);
         command.arg0("sluicegate").args(arguments).env_remove("SLUICEGATE_ADMIN").env_remove("SLUICEGATE_TOKEN");
+        command.env_remove(ROUTE_KEY).envs(environment.iter().map(|(name, value)| (name, value)));
         if let Some(library) = &self.onnxruntime {
             command.env("ORT_DYLIB_PATH", library);
         }

@@ -21,6 +21,7 @@ pub(super) struct Target {
     version: String,
     token: String,
     silence: String,
+    request: String,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
@@ -49,6 +50,7 @@ impl Target {
             version: named("version"),
             token: named("token"),
             silence: named("silence"),
+            request: named("request"),
         })
     }
 
@@ -65,6 +67,11 @@ impl Target {
     /// The silence as the path names it.
     pub(super) fn silence(&self) -> &str {
         &self.silence
+    }
+
+    /// The request id as the path names it.
+    pub(super) fn request(&self) -> &str {
+        &self.request
     }
 
     /// The name of an existing model. A name that is not valid is reported as unknown, like any other.

@@ -335,7 +335,7 @@ impl Files {
 }
 
 impl Training {
-    fn of(lineage: &Lineage) -> Training {
+    pub(super) fn of(lineage: &Lineage) -> Training {
         let Lineage { data, code, trainer, trained_at, parent, parameters, metrics } = lineage.clone();
         Training {
             data: DataAnswer {

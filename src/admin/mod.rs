@@ -48,6 +48,7 @@ mod responses;
 mod rollout;
 mod routes;
 mod schemas;
+mod search;
 mod shadows;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::routes::{Endpoint, endpoints};
 use super::{
     alerts, approvals, callers, drift, execution, figures, history, lineage, logged, models, outcomes, probes, push,
-    quality, rollout, shadows, tokens, traffic, triton,
+    quality, rollout, search, shadows, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -70,6 +70,10 @@ use utoipa::OpenApi;
         quality::log,
         logged::export,
         logged::replay,
+        search::list,
+        search::show,
+        search::reproduce,
+        search::explain,
         outcomes::show,
         history::history,
         history::audit,
@@ -85,6 +89,7 @@ use utoipa::OpenApi;
         (name = "models", description = "Models and their versions"),
         (name = "traffic", description = "Which version answers"),
         (name = "quality", description = "Quality from feedback, and the prediction log"),
+        (name = "requests", description = "Logged requests: find them, look at one, run it again"),
         (name = "alerts", description = "What is wrong, and who is told"),
         (name = "history", description = "Past changes"),
         (name = "triton", description = "Triton's model repository extension"),

@@ -5,7 +5,7 @@ use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
     Admin, alerts, approvals, callers, drift, execution, figures, guard, headers, history, lineage, logged, models,
-    openapi, outcomes, probes, push, quality, rollout, shadows, tokens, traffic, triton,
+    openapi, outcomes, probes, push, quality, rollout, search, shadows, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -81,6 +81,10 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/models/{model}/drift", To(View, Model), drift::show),
         post("/api/v1/models/{model}/export", To(Operate, Model), logged::export),
         post("/api/v1/models/{model}/replay", To(Operate, Model), logged::replay),
+        get("/api/v1/models/{model}/requests", To(View, Model), search::list),
+        get("/api/v1/models/{model}/requests/{request}", To(View, Model), search::show),
+        post("/api/v1/models/{model}/requests:reproduce", To(Operate, Model), search::reproduce),
+        post("/api/v1/models/{model}/requests:explain", To(Operate, Model), search::explain),
         get("/api/v1/log", To(View, Everything), quality::log),
         get("/api/v1/models/{model}/history", To(View, Model), history::history),
         get("/api/v1/audit", To(View, Listed), history::audit),

@@ -2,7 +2,7 @@
 
 use super::check_input::check_input;
 use super::signals::{Request, Signals};
-use super::{App, StartError, listen_on_both};
+use super::{App, Programs, StartError, listen_on_both};
 use crate::backend::Engines;
 use crate::config::{self, Config, Overrides};
 use crate::machine::Machine;
@@ -109,7 +109,9 @@ fn serve_here(
     if parent.is_some() {
         marks::catch_signals();
     }
-    let mut app = App::start_on(config, sockets, parent, Some(trial_program(config.engines.onnxruntime.as_deref())))?;
+    let program = trial_program(config.engines.onnxruntime.as_deref());
+    let programs = Programs { offline: Some(program.path.clone()), trials: Some(program) };
+    let mut app = App::start_on(config, sockets, parent, programs)?;
     loop {
         match runtime.block_on(signals.next()) {
             Request::Stop => break,

@@ -1,6 +1,7 @@
 //! The command `explain`: which columns of a logged row its answer came from.
 
 use super::commands::{FAILED, USAGE};
+use super::offline::run_for_server;
 use crate::backend::Engines;
 use crate::cli::{self, ExplainOptions};
 use crate::dataset::{self, Error, Explain, Explained};
@@ -15,6 +16,9 @@ const SHOWN: usize = 30;
 
 #[must_use]
 pub fn explain(options: &ExplainOptions, as_json: bool) -> ExitCode {
+    if options.for_server {
+        run_for_server();
+    }
     let explained = match explained(options) {
         Ok(explained) => explained,
         Err(error) => {

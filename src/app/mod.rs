@@ -23,6 +23,7 @@ mod golden;
 mod offline;
 mod profile;
 mod recalling;
+mod requests;
 mod retention;
 mod sign;
 mod signals;
@@ -39,6 +40,7 @@ pub use forget::forget;
 pub use golden::golden;
 pub use offline::{export, replay, reproduce};
 pub use profile::profile;
+pub use requests::{request, requests};
 pub use sign::{keygen, sign};
 pub use tokens::token;
 
@@ -70,6 +72,7 @@ use crate::telemetry::{Telemetry, names};
 use crate::{ledger, registry};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,6 +134,13 @@ pub enum StartError {
     Start { what: &'static str, source: std::io::Error },
 }
 
+/// Programs that run in processes of their own; both are this one.
+#[derive(Debug, Default)]
+pub(crate) struct Programs {
+    pub(crate) trials: Option<TrialProgram>,
+    pub(crate) offline: Option<PathBuf>,
+}
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
@@ -159,7 +169,16 @@ impl App {
     /// # Errors
     /// A port cannot be bound, the data directory cannot be used, or a thread cannot be started.
     pub fn start(config: &Config) -> Result<App, StartError> {
-        App::start_on(config, listen_on_both(config)?, None, None)
+        App::start_on(config, listen_on_both(config)?, None, Programs::default())
+    }
+
+    /// The same with a program, which is this one, that runs offline commands for operators.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub fn start_with_program(config: &Config, program: PathBuf) -> Result<App, StartError> {
+        let programs = Programs { trials: None, offline: Some(program) };
+        App::start_on(config, listen_on_both(config)?, None, programs)
     }
 
     /// Starts everything on sockets that are open. With a supervisor, its reports of crashes are stored first. With a program for trials,
@@ -172,7 +191,7 @@ impl App {
         config: &Config,
         sockets: Sockets,
         parent: Option<Supervised>,
-        trials: Option<TrialProgram>,
+        programs: Programs,
     ) -> Result<App, StartError> {
         let start = |what| move |source| StartError::Start { what, source };
         let machine = Machine::detect();
@@ -185,7 +204,7 @@ impl App {
         tracing::info!(machine = %machine, io_threads = io, workers, shadow_threads, load_threads = config.models.load_threads,
             memory_budget_mib = memory >> 20, request_memory_mib = requests.limit() >> 20, "budget");
 
-        let offline_program = trials.as_ref().map(|program| program.path.clone());
+        let Programs { trials, offline: offline_program } = programs;
         let loader = loader(engines(config), trials, config, &machine);
         let telemetry = Telemetry::new().with_triton_names(config.metrics.triton_names);
         let Sockets { data: data_listener, admin: admin_listener } = sockets;

@@ -50,6 +50,9 @@ pub fn replay(options: &ReplayOptions, json: bool) -> ExitCode {
 /// not run alone.
 #[must_use]
 pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
+    if options.for_server {
+        run_for_server();
+    }
     let equal = |all: &Vec<Reproduced>| all.iter().all(Reproduced::is_reproduced);
     finish(
         json,
@@ -85,9 +88,19 @@ fn failed(error: &Error) -> ExitCode {
 
 /// For a process that a server has started: it gives way to everything else, and ends with its standard input, which the server holds as long as its client
 /// waits.
-fn run_for_server() {
+pub(super) fn run_for_server() {
     machine::lower_priority("main", 19);
     machine::run_on_idle_cores("main");
+    end_with_server();
+}
+
+/// The same for a short command whose answer a person waits for: it gets a little of the processors also where they are busy, as sealing does.
+pub(super) fn answer_for_server() {
+    machine::lower_priority("main", 15);
+    end_with_server();
+}
+
+fn end_with_server() {
     let watching = std::thread::Builder::new().name("server-gone".to_owned()).spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         machine::exit_now(FAILED);
@@ -108,19 +121,21 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(word: &str, expected: &str) -> Re
     word.parse().map_err(|e| Error::Usage(format!("{word:?} is not a {expected}: {e}")))
 }
 
+/// Parses a role of the command line.
+pub(super) fn role(word: &str) -> Result<Role, Error> {
+    let known = Role::ALL.into_iter().find(|role| role.as_str() == word);
+    known.ok_or_else(|| Error::Usage(format!("{word:?} is not a role: expected primary, pinned or shadow")))
+}
+
 fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<Filter, Error> {
     let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
-    let role = |word: &String| {
-        let known = Role::ALL.into_iter().find(|role| role.as_str() == word);
-        known.ok_or_else(|| Error::Usage(format!("{word:?} is not a role: expected primary, pinned or shadow")))
-    };
     Ok(Filter {
         from: time(&options.from)?,
         to: time(&options.to)?,
         versions: versions.iter().map(|word| parsed(word, "version")).collect::<Result<_, _>>()?,
         arms: options.arms.clone(),
-        roles: roles.iter().map(role).collect::<Result<_, _>>()?,
-        request_id: None,
+        roles: roles.iter().map(|word| role(word)).collect::<Result<_, _>>()?,
+        ..Filter::default()
     })
 }
 

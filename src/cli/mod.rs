@@ -20,6 +20,7 @@ mod client;
 mod logged;
 mod offline;
 mod push;
+mod requests;
 mod rollout;
 mod show;
 mod show_access;
@@ -28,6 +29,7 @@ mod show_execution;
 mod show_lineage;
 mod show_outcomes;
 mod show_replay;
+mod show_requests;
 mod show_shadow;
 #[cfg(test)]
 mod tests;
@@ -36,10 +38,12 @@ mod wait;
 
 pub use offline::{
     AuditOptions, CertificateOptions, ExplainOptions, ExportOptions, ForgetOptions, GoldenOptions, KeygenOptions,
-    Local, Pages, PickOptions, ProfileOptions, ReplayOptions, ReproduceOptions, SignOptions, TokenCommand,
+    Local, LogPlace, Pages, PickOptions, ProfileOptions, ReplayOptions, ReproduceOptions, RequestOptions,
+    RequestsOptions, SignOptions, TokenCommand,
 };
 pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
+pub(crate) use show_requests::{found as found_requests, one as one_request};
 pub(crate) use show_shadow::pairs as shadow_pairs;
 
 use crate::config::Overrides;
@@ -190,6 +194,26 @@ A gate without any data fails.
 accuracy and mean_absolute_error can be compared with the version that answered, on the same rows with labels: accuracy>champion, accuracy>=champion-0.01,
 mean_absolute_error<=champion+0.5. Such a gate passes only when that is shown with 95 % confidence.")]
     Replay(ReplayOptions),
+    /// List requests of the prediction log, the newest first, without a server or from one.
+    #[command(after_help = "Examples:
+  sluicegate requests iris
+  sluicegate requests iris --request-id 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
+  sluicegate requests iris --route-key u1 --since 2026-11-01
+  sluicegate requests iris --version 2 --status error --slower-than 250ms
+  sluicegate requests iris --disagreed --limit 10
+  sluicegate requests iris --non-finite --admin http://gateway:8081       from a server, at low priority
+
+Without --admin (or SLUICEGATE_ADMIN), and with --data-dir, it reads a data directory. A server searches for ten seconds at most; the answer then says
+where to go on: --after PLACE.")]
+    Requests(Box<RequestsOptions>),
+    /// Show all that the prediction log has about one request: inputs, answers, shadows' answers, feedback.
+    #[command(after_help = "Examples:
+  sluicegate request iris 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
+  sluicegate request iris order-1234 --json
+  sluicegate request iris order-1234 --elements 100000 --data-dir /var/lib/sluicegate
+
+Without --admin (or SLUICEGATE_ADMIN), and with --data-dir, it reads a data directory.")]
+    Request(RequestOptions),
     /// Run a logged prediction again and say whether the outputs are bit for bit the same, without a server.
     #[command(after_help = "Examples:
   sluicegate reproduce 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
@@ -735,6 +759,14 @@ pub fn run(local: &Local) -> ExitCode {
             return (local.replay)(&options, client.json());
         }
         Command::Replay(options) => client.replay(&options),
+        Command::Requests(options) if options.place.offline(client.names_server()) => {
+            return (local.requests)(&options, client.json());
+        }
+        Command::Requests(options) => client.requests(&options),
+        Command::Request(options) if options.place.offline(client.names_server()) => {
+            return (local.request)(&options, client.json());
+        }
+        Command::Request(options) => client.request_of_log(&options),
         Command::Reproduce(options) => return (local.reproduce)(&options, client.json()),
         Command::Explain(options) => return (local.explain)(&options, client.json()),
         Command::Forget(options) => return (local.forget)(&options, client.json()),

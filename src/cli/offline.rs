@@ -14,6 +14,10 @@ pub struct Local {
     pub golden: fn(&GoldenOptions, bool) -> ExitCode,
     pub trial: fn(Option<&Path>) -> ExitCode,
     pub export: fn(&ExportOptions, bool) -> ExitCode,
+    /// Lists requests of the prediction log.
+    pub requests: fn(&RequestsOptions, bool) -> ExitCode,
+    /// Shows one of them.
+    pub request: fn(&RequestOptions, bool) -> ExitCode,
     pub replay: fn(&ReplayOptions, bool) -> ExitCode,
     pub reproduce: fn(&ReproduceOptions, bool) -> ExitCode,
     pub profile: fn(&ProfileOptions, bool) -> ExitCode,
@@ -353,6 +357,9 @@ pub struct ExplainOptions {
     /// The server's data directory.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data_dir: PathBuf,
+    /// Run for a server: at the lowest priority, and only until standard input ends.
+    #[arg(long, hide = true)]
+    pub for_server: bool,
 }
 
 #[derive(Debug, Args)]
@@ -368,4 +375,111 @@ pub struct ReproduceOptions {
     /// The server's data directory.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data_dir: PathBuf,
+    /// Run for a server: at the lowest priority, and only until standard input ends.
+    #[arg(long, hide = true)]
+    pub for_server: bool,
+}
+
+/// Selects requests of the prediction log.
+#[derive(Debug, Args)]
+pub struct RequestsOptions {
+    /// The name of the model.
+    pub model: String,
+    /// Only this request, as in the answer's header `x-request-id`. Answers of all roles.
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+    /// Only requests with this route key (the value that `sticky_by` reads), also where it is hashed. Other users of the machine can read the command
+    /// line, and not the environment.
+    #[arg(long, value_name = "KEY", env = "SLUICEGATE_ROUTE_KEY", hide_env_values = true)]
+    pub route_key: Option<String>,
+    /// Only requests from this time on: 2026-11-01T08:30:00Z, or a date (its start in UTC).
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only requests before this time.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only answers of this version.
+    #[arg(long, value_name = "VERSION")]
+    pub version: Option<String>,
+    /// Only answers of this arm.
+    #[arg(long, value_name = "ARM")]
+    pub arm: Option<String>,
+    /// Only answers of this role: `primary`, `pinned` or `shadow` [default: primary and pinned]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Only requests that ended so: `ok`, `error` (anything else), or an error code such as `DEADLINE_EXCEEDED`.
+    #[arg(long, value_name = "STATUS")]
+    pub status: Option<String>,
+    /// Only requests that took longer, such as 250ms or 2s.
+    #[arg(long, value_name = "DURATION")]
+    pub slower_than: Option<String>,
+    /// Only requests with an output of NaN or infinity.
+    #[arg(long)]
+    pub non_finite: bool,
+    /// Only answers of shadows that differ from the primary's.
+    #[arg(long, conflicts_with = "role")]
+    pub disagreed: bool,
+    /// With --disagreed: the relative tolerance [default: 0.001]
+    #[arg(long, value_name = "NUMBER", requires = "disagreed")]
+    pub rtol: Option<f64>,
+    /// With --disagreed: the absolute tolerance, added to the relative one [default: 0.00001]
+    #[arg(long, value_name = "NUMBER", requires = "disagreed")]
+    pub atol: Option<f64>,
+    /// At most this many requests, the newest first.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub limit: u16,
+    /// Go on where an earlier page ended: its `next`.
+    #[arg(long, value_name = "PLACE")]
+    pub after: Option<String>,
+    #[command(flatten)]
+    pub place: LogPlace,
+}
+
+#[derive(Debug, Args)]
+pub struct RequestOptions {
+    /// The name of the model.
+    pub model: String,
+    /// The request id, as in the answer's header `x-request-id`.
+    pub request_id: String,
+    /// At most this many elements of each tensor.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub elements: u32,
+    /// How far a shadow's answer may differ: the relative tolerance [default: 0.001]
+    #[arg(long, value_name = "NUMBER")]
+    pub rtol: Option<f64>,
+    /// The absolute tolerance, added to the relative one [default: 0.00001]
+    #[arg(long, value_name = "NUMBER")]
+    pub atol: Option<f64>,
+    #[command(flatten)]
+    pub place: LogPlace,
+}
+
+/// Where the prediction log is.
+#[derive(Debug, Args)]
+pub struct LogPlace {
+    /// Read this data directory, without a server [default: data, unless --admin or `SLUICEGATE_ADMIN` names a server]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// With a data directory: the file with the key of the hashes, if the configuration names one (`hash_key_file`).
+    #[arg(long, value_name = "FILE")]
+    pub hash_key_file: Option<PathBuf>,
+    /// Run for a server: at low priority, for a limited time, and only until standard input ends.
+    #[arg(long, hide = true)]
+    pub for_server: bool,
+    /// The hash of the route key, which a server knows.
+    #[arg(long, hide = true, value_name = "HASH")]
+    pub hashed_route_key: Option<String>,
+}
+
+impl LogPlace {
+    /// Whether to read a data directory, and not to ask a server.
+    pub(super) fn offline(&self, server_is_named: bool) -> bool {
+        self.data_dir.is_some() || !server_is_named
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new("data"))
+    }
 }

@@ -22,7 +22,8 @@ pub(super) struct Page<'a> {
     pub(super) signed_in: bool,
 }
 
-const LINKS: [(&str, &str); 4] = [("/", "Models"), ("/alerts", "Alerts"), ("/audit", "Audit"), ("/gateway", "Gateway")];
+const LINKS: [(&str, &str); 5] =
+    [("/", "Models"), ("/requests", "Requests"), ("/alerts", "Alerts"), ("/audit", "Audit"), ("/gateway", "Gateway")];
 
 /// Paths of the style and the script, each with its digest, so that a browser keeps them until they change.
 static ASSETS: LazyLock<(String, String)> = LazyLock::new(|| {

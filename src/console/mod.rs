@@ -3,7 +3,7 @@
 //! - [`pages`] adds the pages to the router of the admin API. A page asks that API in process, with the credentials of the person, so it shows and does
 //!   what the API would, with the same permissions.
 //! - `session.rs` signs people in: a cookie that only the browser holds, which stands for a token until it ends.
-//! - `models.rs`, `model.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes things: it first shows what would change.
+//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes things: it first shows what would change.
 //! - A page is complete without JavaScript. `assets/console.js` replaces its content every few seconds.
 //!
 //! Uses: access (client certificates).
@@ -25,6 +25,8 @@ mod gateway;
 mod layout;
 mod model;
 mod models;
+mod request;
+mod requests;
 mod rollout;
 mod session;
 mod show;
@@ -78,6 +80,9 @@ pub(crate) fn pages(api: Router, secure: bool) -> std::io::Result<Router> {
         .route("/models/{model}", get(model::page))
         .route("/models/{model}/versions/{version}", get(model::version))
         .route("/models/{model}/{action}", get(actions::preview).post(actions::perform))
+        .route("/requests", get(requests::page))
+        .route("/requests/{model}/{request}", get(request::page))
+        .route("/requests/{model}/{request}/{action}", axum::routing::post(request::again))
         .route("/alerts", get(alerts::page))
         .route("/audit", get(audit::page))
         .route("/gateway", get(gateway::page))
@@ -194,6 +199,11 @@ impl Visitor {
     /// The same where an error is an answer too: a model may have no rollout.
     async fn try_get(&self, path: &str) -> Option<serde_json::Value> {
         self.console.api.get(&self.credentials, path).await.ok()
+    }
+
+    /// The same where an error is shown on the page.
+    async fn try_send(&self, path: &str) -> Result<serde_json::Value, api::Problem> {
+        self.console.api.get(&self.credentials, path).await
     }
 
     fn no_page(&self, problem: api::Problem) -> NoPage {

@@ -46,6 +46,7 @@ pub(super) async fn page(
                 }
                 (shares(&traffic))
                 (actions(&visitor, &name))
+                p { a href=(format!("/requests?model={}", show::escaped(&name))) { "Logged requests" } }
             }
             @if let Some(rollout) = rollout.as_ref().filter(|rollout| !rollout["state"].is_null()) { (rollout::section(&name, rollout, visitor.may("operate"))) }
             (super::chart::section(&figures, &history))

@@ -45,6 +45,23 @@ pub(super) fn ago(ts: &Value) -> Markup {
     html! { time datetime=(text) title=(exact) { (since(Timestamp::now().as_second() - then.as_second())) } }
 }
 
+/// A moment to look for in other logs, in UTC, with the time since then to read on hover.
+pub(super) fn moment(ts: &Value) -> Markup {
+    let Some(text) = ts.as_str() else { return html! { "–" } };
+    let Ok(then) = text.parse::<Timestamp>() else { return html! { (self::text(text, 40)) } };
+    let exact = then.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string();
+    html! { time .number datetime=(text) title=(since(Timestamp::now().as_second() - then.as_second())) { (exact) } }
+}
+
+/// How a request ended: `ok`, or the code of its error.
+pub(super) fn ended(status: &Value) -> Markup {
+    match status.as_str() {
+        None => html! { "–" },
+        Some("ok") => state("ok"),
+        Some(code) => html! { span .state.bad { (text(&code.to_lowercase().replace('_', " "), 40)) } },
+    }
+}
+
 fn since(seconds: i64) -> String {
     let (word, seconds) = if seconds < 0 { ("in ", -seconds) } else { ("", seconds) };
     let span = match seconds {

@@ -100,10 +100,33 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
         "/api/v1/alerts" => {
             json!({"alerts": [{"state": "firing", "severity": "critical", "summary": HOSTILE, "since": "2026-11-28T10:00:00Z", "model": "iris", "what_to_do": HOSTILE}]})
         }
+        "/api/v1/models/iris/requests" => {
+            json!({"model": "iris", "requests": [{"request_id": HOSTILE, "ts": "2026-11-28T10:00:00Z", "version": "1", "arm": HOSTILE, "role": HOSTILE, "status": HOSTILE,
+            "latency_us": 1500, "rows": 2, "difference": HOSTILE}], "next": "1.2.3", "ended": "time"})
+        }
+        "/api/v1/models/iris/requests/r%201" => logged(),
         "/readyz" => json!({"ready": true, "memory": {"requests": {"held": 1, "limit": 2}}}),
         _ => return problem(404, HOSTILE),
     };
     Json(value).into_response()
+}
+
+/// A request with a wide input, many small ones and hostile texts.
+fn logged() -> Value {
+    let tensor = |name: &str, elements: usize, data: Vec<Value>| json!({"name": name, "datatype": "FP32", "shape": [2, elements / 2], "recorded": "as_is", "elements": elements, "data": data, "cut_texts": 0});
+    let wide = tensor("wide", 20_000, (0..400).map(|i| json!(f64::from(i) / 7.0)).collect());
+    let mut inputs: Vec<Value> =
+        (0..500).map(|i| tensor(&format!("x{i}"), 2, vec![json!(HOSTILE.repeat(10)), json!(i)])).collect();
+    inputs.push(wide.clone());
+    inputs.rotate_right(1);
+    let prediction = json!({"request_id": "r 1", "ts": "2026-11-28T10:00:00Z", "version": "1", "sha256": HOSTILE, "arm": HOSTILE, "role": "shadow", "route_key": HOSTILE,
+        "status": HOSTILE, "latency_us": 1500, "infer_us": 900, "rows": 2, "batch_rows": 8, "traceparent": HOSTILE, "truncated": true, "inputs": inputs,
+        "outputs": [wide, tensor(HOSTILE, 2, vec![json!(HOSTILE), json!("NaN")])], "compared": {"agrees": false, "words": HOSTILE},
+        "lineage": {"state": HOSTILE, "same_file": false, "training": {"data": {"digest": HOSTILE}, "code": {"commit": HOSTILE}}}});
+    let feedback: Vec<Value> =
+        (0..1000).map(|row| json!({"row": row, "label": HOSTILE, "values": {HOSTILE: 1.5}, "ts": HOSTILE})).collect();
+    json!({"model": "iris", "request_id": "r 1", "predictions": vec![prediction; 20], "more": true, "feedback": feedback,
+        "commands": {"reproduce": HOSTILE, "explain": HOSTILE}})
 }
 
 fn console(made: &Arc<Made>) -> Router {
@@ -163,6 +186,10 @@ fn no_text_of_others_becomes_markup_on_any_page() {
         "/models/iris/load?version=%3Cscript%3E",
         "/models/%3Cscript%3E",
         "/audit?model=%3Cscript%3E",
+        "/requests?model=iris&route_key=%3Cscript%3E",
+        "/requests?request_id=%3Cscript%3E",
+        "/requests/iris/r%201",
+        "/requests/iris/%3Cscript%3E",
         "/alerts",
         "/gateway",
         "/sign-in?back=%3Cscript%3E",
@@ -186,6 +213,39 @@ fn no_text_of_others_becomes_markup_on_any_page() {
     assert_eq!(get(&router, "/models/none").status, 404);
     assert_eq!(get(&router, "/models/iris/dance").status, 404);
     assert!(get(&router, "/nothing").text.starts_with('{'), "other paths are the API's");
+}
+
+#[test]
+fn a_request_is_run_again_with_the_credentials_and_the_token_of_the_form() {
+    let made: Arc<Made> = Arc::default();
+    let router = console(&made);
+    let page = get(&router, "/requests/iris/r%201");
+    assert!(page.text.contains("12 of 10000 columns"), "{}", page.text);
+    assert!(page.text.contains("60 of 501 inputs") && page.text.contains("20 of 1000 rows"), "{}", page.text);
+    let csrf = csrf(&page.text);
+    made.answers.lock().unwrap().push((
+        200,
+        json!({"predictions": [{"version": "1", "role": "primary", "outcome": "apart", "words": HOSTILE}]}),
+    ));
+    let done = post(&router, "/requests/iris/r%201/reproduce", None, &[("csrf", &csrf)]);
+    assert!(done.status == 200 && done.text.contains("mismatch"), "{}", done.text);
+    made.answers.lock().unwrap().push((409, json!({"error": HOSTILE, "code": "CONFLICT"})));
+    let refused =
+        post(&router, "/requests/iris/r%201/explain", None, &[("csrf", &csrf), ("row", "x"), ("output", "y")]);
+    assert_eq!(refused.status, 409);
+    assert_eq!(post(&router, "/requests/iris/r%201/explain", None, &[("row", "0")]).status, 403);
+    for got in [&done, &refused] {
+        assert_eq!(got.text.matches("<script").count(), 1, "{}", got.text);
+    }
+    let changes = std::mem::take(&mut *made.changes.lock().unwrap());
+    let sent = |verb: &str, body: Value| (format!("POST /api/v1/models/iris/requests:{verb}"), body, String::new());
+    assert_eq!(
+        changes,
+        [
+            sent("reproduce", json!({"request_id": "r 1"})),
+            sent("explain", json!({"request_id": "r 1", "row": "x", "output": "y"})),
+        ]
+    );
 }
 
 #[test]

@@ -130,6 +130,12 @@ impl FeedbackIndex {
         self.index.get(&key(request_id, row)).and_then(|at| self.found.get(*at as usize))
     }
 
+    /// The business values that hold, by name.
+    #[must_use]
+    pub(super) fn values_of(&self, feedback: &Feedback) -> Vec<(String, f64)> {
+        feedback.values().map(|(name, value)| (self.names[name as usize].to_string(), value)).collect()
+    }
+
     /// The feedback columns of an export.
     #[must_use]
     pub(super) fn fields() -> Vec<FieldRef> {
@@ -205,7 +211,7 @@ impl Feedback {
     }
 
     /// The time of the label. Without a label, the time of the latest entry that counts.
-    fn ts(&self) -> Option<i64> {
+    pub(super) fn ts(&self) -> Option<i64> {
         let of_label = self.label.as_ref().map(|((ts, _), _)| *ts);
         let of_any = || self.values.iter().map(|(_, (ts, _), _)| *ts).chain(of_label).max();
         of_label.filter(|_| self.label().is_some()).or_else(of_any)

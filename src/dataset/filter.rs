@@ -1,9 +1,11 @@
 //! Selects records.
 
-use super::columns::{KeyColumns, times};
+use super::columns::{KeyColumns, int64s, texts, times};
 use super::error::Error;
+use super::logged::LoggedRequest;
 use crate::model::{Role, Version};
-use arrow_array::{BooleanArray, RecordBatch};
+use crate::record::PredictionView;
+use arrow_array::{Array, BooleanArray, RecordBatch};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -24,6 +26,29 @@ pub struct Filter {
     /// Empty means primary and pinned, the roles that answer callers.
     pub roles: Vec<Role>,
     pub request_id: Option<String>,
+    /// The route key as it may be stored: as it is, or hashed. Empty means all.
+    pub route_keys: Vec<String>,
+    pub status: Option<Status>,
+    /// Only requests that took longer, in microseconds.
+    pub slower_than: Option<i64>,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// With any code but `ok`.
+    Error,
+    /// With this code, or `ok`.
+    Is(String),
+}
+
+impl Status {
+    fn matches(&self, status: &str) -> bool {
+        match self {
+            Status::Error => status != LoggedRequest::OK,
+            Status::Is(wanted) => status == wanted,
+        }
+    }
 }
 
 /// Parses an RFC 3339 time, or a date, which means its start in UTC. Returns microseconds since 1970.
@@ -88,6 +113,45 @@ impl Filter {
             && may_contain("role", &self.roles().iter().map(|role| role.as_str()).collect::<Vec<_>>())
             && (self.arms.is_empty() || may_contain("arm", &self.arms.iter().map(String::as_str).collect::<Vec<_>>()))
             && self.request_id.as_ref().is_none_or(|id| may_contain("request_id", &[id]))
+            && (self.route_keys.is_empty()
+                || may_contain("route_key", &self.route_keys.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+
+    /// The values that Bloom filters of a file can rule out, by column.
+    #[must_use]
+    pub(super) fn looked_up(&self) -> Vec<(&'static str, Vec<&str>)> {
+        let id = self.request_id.iter().map(|id| ("request_id", vec![id.as_str()]));
+        let keys: Vec<&str> = self.route_keys.iter().map(String::as_str).collect();
+        id.chain((!keys.is_empty()).then_some(("route_key", keys))).collect()
+    }
+
+    /// The columns that [`Filter::mask`] needs, besides those that it always needs.
+    #[must_use]
+    pub(super) fn more_columns(&self) -> Vec<&'static str> {
+        let columns = [
+            ("route_key", !self.route_keys.is_empty()),
+            ("status", self.status.is_some()),
+            ("latency_us", self.slower_than.is_some()),
+        ];
+        columns.into_iter().filter(|(_, needed)| *needed).map(|(name, _)| name).collect()
+    }
+
+    /// Whether a prediction in a segment matches. The version is checked too.
+    #[must_use]
+    pub(super) fn matches_view(&self, version: Version, view: &PredictionView) -> bool {
+        self.matches_version(version)
+            && self.from.is_none_or(|from| view.ts >= from)
+            && self.to.is_none_or(|to| view.ts < to)
+            && self.roles().contains(&view.role)
+            && (self.arms.is_empty() || self.arms.iter().any(|arm| arm == view.arm))
+            && self.request_id.as_ref().is_none_or(|id| id == view.request_id)
+            && (self.route_keys.is_empty() || view.route_key.is_some_and(|key| self.is_route_key(key)))
+            && self.status.as_ref().is_none_or(|status| status.matches(view.status))
+            && self.slower_than.is_none_or(|us| view.latency_us > us)
+    }
+
+    fn is_route_key(&self, stored: &str) -> bool {
+        self.route_keys.iter().any(|key| key == stored)
     }
 
     /// Which records of a batch match. The version is not checked, because all records of a file have the same.
@@ -97,12 +161,19 @@ impl Filter {
     pub(super) fn mask(&self, batch: &RecordBatch) -> Result<BooleanArray, Error> {
         let keys = KeyColumns::of(batch)?;
         let ts = times(batch, "ts")?;
+        let route_key = if self.route_keys.is_empty() { None } else { Some(texts(batch, "route_key")?) };
+        let status =
+            self.status.as_ref().map(|wanted| Ok::<_, Error>((wanted, texts(batch, "status")?))).transpose()?;
+        let latency = self.slower_than.map(|us| Ok::<_, Error>((us, int64s(batch, "latency_us")?))).transpose()?;
         let matches = |i: usize| {
             self.from.is_none_or(|from| ts.value(i) >= from)
                 && self.to.is_none_or(|to| ts.value(i) < to)
                 && self.roles().iter().any(|role| role.as_str() == keys.role.value(i))
                 && (self.arms.is_empty() || self.arms.iter().any(|arm| arm == keys.arm.value(i)))
                 && self.request_id.as_ref().is_none_or(|id| id == keys.request_id.value(i))
+                && route_key.is_none_or(|keys| keys.is_valid(i) && self.is_route_key(keys.value(i)))
+                && status.is_none_or(|(wanted, found)| wanted.matches(found.value(i)))
+                && latency.is_none_or(|(us, found)| found.value(i) > us)
         };
         Ok((0..batch.num_rows()).map(|i| Some(matches(i))).collect())
     }

@@ -140,11 +140,12 @@ fn find_matching(
     let rows = units.iter().map(|unit| unit.rows).sum();
     let mut feedback = if join { FeedbackIndex::for_rows(rows) } else { FeedbackIndex::default() };
     let mut matching = Vec::new();
+    let columns: Vec<&str> = KeyColumns::COLUMNS.into_iter().chain(options.filter.more_columns()).collect();
     for unit in units {
         let stored = &sources.predictions[unit.source].stored;
         (options.progress)("finding predictions", progress.done, progress.of);
         let mut any = false;
-        for batch in stored.read(&[unit.part], Some(&KeyColumns::COLUMNS))? {
+        for batch in stored.read(&[unit.part], Some(&columns))? {
             let chosen =
                 batch.and_then(|batch| select(&batch, options.filter)).map_err(|error| stored.locate(error))?;
             any |= chosen.num_rows() > 0;

@@ -3,13 +3,13 @@
 use super::error::Error;
 use super::filter::Filter;
 use crate::model::ModelName;
-use crate::record::{About, Unsealed, unsealed};
+use crate::record::{About, Side, Unsealed, unsealed};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use jiff::civil::Date;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::file::metadata::KeyValue;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -59,6 +59,8 @@ pub(super) struct Part {
 /// Limits for one decoded batch of a file.
 const BATCH_BYTES: usize = 16 << 20;
 const BATCH_ROWS: usize = 8192;
+/// The lengths of Bloom filters that are read: a header and at least one block. The log writes at most 256 KiB.
+const FILTER_BYTES: std::ops::RangeInclusive<i32> = 33..=16 << 20;
 
 impl Sources {
     /// Finds the records of a model in a data directory.
@@ -94,7 +96,7 @@ impl Sources {
             }
         }
         for file in sealed_files(&data.join("feedback"), model, &unsealed.segments)? {
-            match Stored::file(&file.path, |_| true) {
+            match Stored::file(&file.path, |_| true, &[]) {
                 Ok((stored, _)) => sources.feedback.push(stored),
                 Err(OpenError::Deleted) => sources.deleted_files += 1,
                 Err(OpenError::Failed(error)) => return Err(error),
@@ -140,7 +142,7 @@ pub(super) fn select(batch: &RecordBatch, filter: &Filter) -> Result<RecordBatch
 }
 
 impl Stored {
-    fn memory(batches: Vec<RecordBatch>) -> Option<Stored> {
+    pub(super) fn memory(batches: Vec<RecordBatch>) -> Option<Stored> {
         let schema = batches.first()?.schema();
         let part = |(index, batch): (usize, &RecordBatch)| Part {
             index,
@@ -151,16 +153,18 @@ impl Stored {
         Some(Stored { location: Location::Memory(batches), schema, parts })
     }
 
-    /// Opens a file and selects its row groups. Also returns its key-value metadata.
-    fn file(
+    /// Opens a file and selects its row groups: those that `matches`, and whose Bloom filters do not rule out all of the values of a column. Also returns
+    /// its key-value metadata.
+    pub(super) fn file(
         path: &Path,
         matches: impl Fn(&parquet::file::metadata::RowGroupMetaData) -> bool,
+        looked_up: &[(&str, Vec<&str>)],
     ) -> Result<(Stored, Vec<KeyValue>), OpenError> {
         let builder = open(path)?;
         let metadata = builder.metadata();
         let groups = metadata.row_groups().iter().enumerate();
         let parts = groups
-            .filter(|(_, group)| matches(group))
+            .filter(|(index, group)| matches(group) && looked_up.iter().all(|named| may_hold(&builder, *index, named)))
             .map(|(index, group)| Part {
                 index,
                 rows: usize::try_from(group.num_rows()).unwrap_or_default(),
@@ -176,6 +180,12 @@ impl Stored {
     #[must_use]
     pub(super) fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    /// Whether the records are in memory already.
+    #[must_use]
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.location, Location::Memory(_))
     }
 
     /// The name for messages.
@@ -205,6 +215,19 @@ impl Stored {
         parts: &[usize],
         columns: Option<&[&str]>,
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, Error>> + 's>, Error> {
+        self.read_rows(parts, columns, None)
+    }
+
+    /// The same, but only some rows, given by their places among all rows of the parts. Only those of a file are selected, and `None` is all.
+    ///
+    /// # Errors
+    /// As [`Stored::read`].
+    pub(super) fn read_rows<'s>(
+        &'s self,
+        parts: &[usize],
+        columns: Option<&[&str]>,
+        rows: Option<RowSelection>,
+    ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, Error>> + 's>, Error> {
         let path = match &self.location {
             Location::Memory(batches) => {
                 let parts: Vec<usize> = parts.iter().map(|part| self.parts[*part].index).collect();
@@ -228,17 +251,42 @@ impl Stored {
         let selected = || parts.iter().map(|part| self.parts[*part]);
         // Large records are decoded in smaller batches.
         let record_bytes = selected().map(|part| part.bytes / part.rows.max(1)).max().unwrap_or_default();
-        let rows =
-            if columns.is_some() { BATCH_ROWS } else { (BATCH_BYTES / record_bytes.max(1)).clamp(1, BATCH_ROWS) };
+        let has_tensors = columns.is_none_or(|names| Side::ALL.iter().any(|side| names.contains(&side.as_str())));
+        let batch_rows =
+            if has_tensors { (BATCH_BYTES / record_bytes.max(1)).clamp(1, BATCH_ROWS) } else { BATCH_ROWS };
         let groups = selected().map(|part| part.index).collect();
-        let reader = builder.with_projection(mask).with_row_groups(groups).with_batch_size(rows).build();
+        let mut builder = builder.with_projection(mask).with_row_groups(groups).with_batch_size(batch_rows);
+        if let Some(rows) = rows {
+            builder = builder.with_row_selection(rows);
+        }
+        let reader = builder.build();
         let reader = reader.map_err(|e| Error::at("read", path, e))?;
         Ok(Box::new(reader.map(move |batch| batch.map_err(|e| Error::at("read", path, e)))))
     }
 }
 
+/// Whether a row group can have one of these values in a column, according to the column's Bloom filter. A filter that is missing or cannot be read rules out
+/// nothing.
+fn may_hold(
+    builder: &ParquetRecordBatchReaderBuilder<File>,
+    group: usize,
+    (column, values): &(&str, Vec<&str>),
+) -> bool {
+    let mut columns = builder.metadata().row_group(group).columns().iter();
+    let Some(at) = columns.position(|known| known.column_path().string() == *column) else { return true };
+    let length = builder.metadata().row_group(group).column(at).bloom_filter_length();
+    if length.is_some_and(|bytes| !FILTER_BYTES.contains(&bytes)) {
+        return true;
+    }
+    match builder.get_row_group_column_bloom_filter(group, at) {
+        Ok(Some(filter)) => values.iter().any(|value| filter.check(value.as_bytes())),
+        Ok(None) | Err(_) => true,
+    }
+}
+
 /// Why a file was not opened.
-enum OpenError {
+#[derive(Debug)]
+pub(super) enum OpenError {
     Deleted,
     Failed(Error),
 }
@@ -251,8 +299,9 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, OpenError>
     ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| OpenError::Failed(Error::at("read", path, e)))
 }
 
-fn prediction_file(path: &Path, filter: &Filter) -> Result<Option<Source>, OpenError> {
-    let (stored, key_values) = Stored::file(path, |group| filter.may_match(group))?;
+/// The predictions of a sealed file, if it can hold matching ones.
+pub(super) fn prediction_file(path: &Path, filter: &Filter) -> Result<Option<Source>, OpenError> {
+    let (stored, key_values) = Stored::file(path, |group| filter.may_match(group), &filter.looked_up())?;
     let about = about(&key_values).map_err(|why| {
         let message = format!("{} is not a file of the prediction log: {why}", path.display());
         OpenError::Failed(Error::Failed(message))
@@ -284,14 +333,23 @@ fn about(key_values: &[KeyValue]) -> Result<About, String> {
     .with_masked(names("sluicegate.masked").unwrap_or_default()))
 }
 
-/// A sealed file, and the date in its path.
-struct SealedFile {
-    date: Option<Date>,
-    path: PathBuf,
+/// A sealed file, the date in its path, and the number of its segment.
+#[derive(Debug)]
+pub(super) struct SealedFile {
+    pub(super) date: Option<Date>,
+    pub(super) segment: Option<u64>,
+    pub(super) path: PathBuf,
 }
 
 /// The sealed files of a model below `root`, oldest first, without those of the segments in `already_read`.
-fn sealed_files(root: &Path, model: &ModelName, already_read: &BTreeSet<u64>) -> Result<Vec<SealedFile>, Error> {
+///
+/// # Errors
+/// When an existing directory cannot be listed.
+pub(super) fn sealed_files(
+    root: &Path,
+    model: &ModelName,
+    already_read: &BTreeSet<u64>,
+) -> Result<Vec<SealedFile>, Error> {
     let dir = root.join(format!("model={model}"));
     let mut files = Vec::new();
     for day in names(&dir)? {
@@ -299,7 +357,7 @@ fn sealed_files(root: &Path, model: &ModelName, already_read: &BTreeSet<u64>) ->
         for name in names(&dir.join(&day))? {
             let segment = name.split('-').next().and_then(|number| number.parse().ok());
             if name.ends_with(".parquet") && !segment.is_some_and(|number| already_read.contains(&number)) {
-                files.push(SealedFile { date, path: dir.join(&day).join(&name) });
+                files.push(SealedFile { date, segment, path: dir.join(&day).join(&name) });
             }
         }
     }

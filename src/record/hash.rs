@@ -44,20 +44,30 @@ impl HashKey {
     /// # Errors
     /// When a file cannot be read or created, or the key is too short.
     pub fn find(file: Option<&Path>, data: &Path) -> io::Result<HashKey> {
-        let invalid =
-            |what: String| move |words: String| io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {words}"));
+        if let Some(key) = HashKey::existing(file, data)? {
+            return Ok(key);
+        }
+        let path = data.join(HashKey::FILE);
+        let secret = create(&path).map_err(named(&path))?;
+        HashKey::new(secret.trim_ascii()).map_err(invalid(format!("the hash key {}", path.display())))
+    }
+
+    /// The same without creating a key. `None` where there is none in the data directory.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the key is too short.
+    pub fn existing(file: Option<&Path>, data: &Path) -> io::Result<Option<HashKey>> {
         if let Ok(secret) = std::env::var(HashKey::VARIABLE) {
-            return HashKey::new(secret.trim().as_bytes()).map_err(invalid(HashKey::VARIABLE.to_owned()));
+            return HashKey::new(secret.trim().as_bytes()).map(Some).map_err(invalid(HashKey::VARIABLE.to_owned()));
         }
         let default = data.join(HashKey::FILE);
         let path = file.unwrap_or(&default);
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("the hash key {}: {e}", path.display()));
         let secret = match std::fs::read(path) {
             Ok(secret) => secret,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && file.is_none() => create(path).map_err(named)?,
-            Err(e) => return Err(named(e)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && file.is_none() => return Ok(None),
+            Err(e) => return Err(named(path)(e)),
         };
-        HashKey::new(secret.trim_ascii()).map_err(invalid(format!("the hash key {}", path.display())))
+        HashKey::new(secret.trim_ascii()).map(Some).map_err(invalid(format!("the hash key {}", path.display())))
     }
 
     /// The hash in lower-case hex.
@@ -69,6 +79,14 @@ impl HashKey {
         write!(&mut hex[..], "{:x}", mac.finalize().into_bytes()).expect("SHA-256 has 32 bytes, which are 64 digits");
         hex
     }
+}
+
+fn invalid(what: String) -> impl Fn(String) -> io::Error {
+    move |words| io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {words}"))
+}
+
+fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("the hash key {}: {e}", path.display()))
 }
 
 /// Creates a key of 256 random bits, in hex. The file is durable before anything is hashed with it.

@@ -5,7 +5,7 @@
 //! - [`Log::record_feedback`] stores feedback and returns when it is on the disk, or at the deadline.
 //! - One thread writes and syncs segments. Another, at low priority, seals them into Parquet files and deletes old files. Records that
 //!   cannot be kept are dropped, counted and listed in `gaps/`.
-//! - [`unsealed`] reads the segments that are not sealed yet, without a server.
+//! - [`unsealed`] reads the segments that are not sealed yet, without a server. [`OpenSegment`] looks through one of them.
 //!
 //! Uses: columns (names of values), drift, machine (durable files, priority), quality, model, tensor, telemetry.
 //!
@@ -61,13 +61,11 @@ pub(crate) use about::Side;
 pub(crate) use columns::{Layout, SHAPES, timestamp};
 pub(crate) use feedback::{schema as feedback_schema, stored_update};
 pub(crate) use parquet_file::properties as parquet_properties;
-pub(crate) use read::{Unsealed, unsealed};
+pub(crate) use read::{OpenSegment, Unsealed, hashed_key, open_segments, unsealed};
 pub(crate) use recall::{Recall, What, recall_segments};
+pub(crate) use view::PredictionView;
 #[cfg(test)]
-pub(crate) use {
-    columns::Builder,
-    view::{PredictionView, TensorView},
-};
+pub(crate) use {columns::Builder, view::TensorView};
 
 use crate::model::{Code, Failure};
 

@@ -82,6 +82,12 @@ impl Choice {
 }
 
 impl Log {
+    /// The keyed hash of a route key, as it is stored where `hash_route_key` is set.
+    #[must_use]
+    pub(crate) fn hashed_route_key(&self, key: &str) -> String {
+        String::from_utf8_lossy(&self.0.key.hash(key.as_bytes())).into_owned()
+    }
+
     /// An output as the log stores it: as it is, hashed or masked. `None` where it is dropped.
     #[must_use]
     pub(crate) fn stored_output(&self, choice: &Choice, name: &str, tensor: &Tensor) -> Option<Tensor> {

@@ -1,9 +1,9 @@
 //! A prediction read from its frame, without copying.
 
-use super::about::{Column, Side};
+use super::about::{About, Column, Side};
 use super::frame::Reader;
 use crate::model::Role;
-use crate::tensor::Shape;
+use crate::tensor::{DataType, Shape};
 use smallvec::SmallVec;
 
 /// A prediction as it is stored in a frame.
@@ -49,6 +49,23 @@ impl<'f> PredictionView<'f> {
     #[must_use]
     pub(super) fn has(&self, side: Side) -> bool {
         self.side(side).iter().any(Option::is_some)
+    }
+}
+
+impl PredictionView<'_> {
+    /// Whether an output that is stored as it is has NaN or an infinity.
+    #[must_use]
+    pub(crate) fn has_non_finite(&self, about: &About) -> bool {
+        let columns = about.columns(Side::Outputs);
+        columns.iter().zip(self.side(Side::Outputs)).any(|(column, tensor)| {
+            let bytes = tensor.as_ref().filter(|_| !column.hashed).map_or(&[][..], |tensor| tensor.bytes);
+            match column.spec.datatype {
+                DataType::Fp16 => bytes.as_chunks().0.iter().any(|b| !half::f16::from_le_bytes(*b).is_finite()),
+                DataType::Fp32 => bytes.as_chunks().0.iter().any(|b| !f32::from_le_bytes(*b).is_finite()),
+                DataType::Fp64 => bytes.as_chunks().0.iter().any(|b| !f64::from_le_bytes(*b).is_finite()),
+                _ => false,
+            }
+        })
     }
 }
 

@@ -81,6 +81,7 @@ fn documented(file: &str) -> BTreeSet<String> {
             .replace("{label}", "L")
             .replace("{token}", "NAME")
             .replace("{silence}", "ID")
+            .replace("{request}", "ID")
     };
     paths.map(named).collect()
 }

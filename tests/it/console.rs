@@ -99,6 +99,7 @@ fn a_browser_shows_every_page_and_has_nothing_to_complain_about() {
         ("/models/scale/promote?version=2", "What would change"),
         ("/models/scale/document", "textarea"),
         ("/models/scale/rollout?version=1", "Steps, in percent"),
+        ("/requests?model=scale", "Route key"),
         ("/alerts", "Alerts"),
         ("/audit", "What changed"),
         ("/gateway", "Prediction log"),

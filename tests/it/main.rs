@@ -40,6 +40,7 @@ mod record;
 mod restart;
 mod rollout;
 mod runs;
+mod search;
 mod shadow;
 mod slots;
 mod split;

@@ -197,6 +197,10 @@ fn a_recommender_is_released_decays_and_is_trained_again_by_the_commands_of_the_
     shop.visits(40, -1.0);
     shop.picture("rollout", "/models/shop", 1560);
     shop.picture("promote", "/models/shop/promote?version=2", 700);
+    let differs = shop.get("/api/v1/models/shop/requests?disagreed=true&limit=1")["requests"][0].clone();
+    let id = differs["request_id"].as_str().unwrap_or_else(|| panic!("a shadow differs: {differs}"));
+    shop.picture("requests", "/requests?model=shop", 900);
+    shop.picture("request", &format!("/requests/shop/{id}"), 1460);
     let mut tries = 0;
     while shop.get("/api/v1/models/shop/rollout")["state"] == "running" {
         tries += 1;

@@ -5,7 +5,7 @@ use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
 use crate::dataset::{Budget, Error, Export, Exported, Filter, Format, export};
 use crate::model::{Dim, ModelName, Role, Signature, TensorSpec, Version};
 use crate::prepare::Loader;
-use crate::record::{About, Builder, Layout, PredictionView, TensorView, feedback_schema};
+use crate::record::{About, Builder, Layout, PredictionView, TensorView, feedback_schema, parquet_properties};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use arrow_array::builder::{Float64Builder, MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::{Float64Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -13,7 +13,6 @@ use arrow_schema::Field;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
@@ -35,6 +34,8 @@ pub struct Request {
     pub role: Role,
     pub arm: &'static str,
     pub status: &'static str,
+    pub route_key: Option<&'static str>,
+    pub latency_us: i64,
     pub truncated: bool,
     pub by_rows: bool,
     pub inputs: Vec<Option<Tensor>>,
@@ -88,6 +89,8 @@ pub fn request(id: &str, at: i64, x: &[f32], y: &[f32]) -> Request {
         role: Role::Primary,
         arm: "1",
         status: "ok",
+        route_key: None,
+        latency_us: 900,
         truncated: false,
         by_rows: true,
         inputs: vec![Some(floats(&[y.len(), 2], x))],
@@ -140,7 +143,7 @@ impl Fixture {
                 let rows = inputs.iter().flatten().next().map_or(1, |(shape, _)| shape[0]);
                 PredictionView {
                     ts: r.ts,
-                    latency_us: 900,
+                    latency_us: r.latency_us,
                     infer_us: 100,
                     batch_rows: u32::try_from(r.batch_rows.unwrap_or(if r.by_rows { rows } else { 1 })).unwrap(),
                     sample_rate: 1.0,
@@ -150,7 +153,7 @@ impl Fixture {
                     request_id: &r.id,
                     arm: r.arm,
                     status: r.status,
-                    route_key: None,
+                    route_key: r.route_key,
                     traceparent: None,
                     inputs: tensors(inputs),
                     outputs: outputs.as_deref().map(tensors),
@@ -240,9 +243,9 @@ fn tensors(encoded: &[Option<(Shape, Vec<u8>)>]) -> smallvec::SmallVec<[Option<T
 }
 
 fn write(file: File, batches: &[RecordBatch], metadata: Vec<KeyValue>) {
-    let properties =
-        WriterProperties::builder().set_max_row_group_row_count(Some(2)).set_key_value_metadata(Some(metadata)).build();
-    let mut writer = ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).unwrap();
+    let schema = batches[0].schema();
+    let properties = parquet_properties(&schema, metadata).into_builder().set_max_row_group_row_count(Some(2)).build();
+    let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).unwrap();
     for batch in batches {
         writer.write(batch).unwrap();
     }

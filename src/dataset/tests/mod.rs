@@ -1,3 +1,5 @@
 mod export;
 mod fixture;
 mod replay;
+mod search;
+mod search_speed;

@@ -79,7 +79,8 @@ impl Gateway {
 
     /// Starts in an existing directory, and does not wait until the gateway is ready.
     pub fn start_in(dir: TempDir, config: &str) -> Gateway {
-        let app = App::start(&configuration(dir.path(), config)).unwrap();
+        let program = env!("CARGO_BIN_EXE_sluicegate").into();
+        let app = App::start_with_program(&configuration(dir.path(), config), program).unwrap();
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         Gateway { app: Some(app), dir, agent }
     }
@@ -134,6 +135,10 @@ impl Gateway {
 
     pub fn admin_get(&self, path: &str) -> Answer {
         self.send("GET", &format!("http://{}{path}", self.admin()), &[], None)
+    }
+
+    pub fn admin_get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send("GET", &format!("http://{}{path}", self.admin()), headers, None)
     }
 
     pub fn admin_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
