@@ -205,7 +205,7 @@ impl Log {
     /// The frame of a prediction; `None` where it has no record, or is not in the sample that the log can keep up with. Decided before
     /// anything is copied.
     fn plan<'a>(&self, stream: &'a Stream, prediction: &'a Prediction<'a>) -> Option<Planned<'a>> {
-        let frame = Planned::new(stream, prediction)?;
+        let frame = Planned::new(stream, prediction)?.within(self.0.queue.max_frame());
         let sampling = &self.0.sampling;
         let probability = sampling.probability(frame.bytes(), self.0.queue.full_for(frame.bytes()));
         if probability >= 1.0 {

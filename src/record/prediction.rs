@@ -81,6 +81,16 @@ impl<'a> Planned<'a> {
         Some(planned)
     }
 
+    /// Leaves out more tensors until the frame has at most `most` bytes, so that a request of many rows is recorded without them and not lost.
+    /// Inputs go first, as what was answered is worth more.
+    pub fn within(mut self, most: usize) -> Planned<'a> {
+        if self.bytes > most {
+            self.truncated.leave_out(self.stream, self.prediction, self.bytes - most);
+            self.bytes = self.size();
+        }
+        self
+    }
+
     pub fn records(&self) -> usize {
         self.records
     }
@@ -250,17 +260,11 @@ struct Truncation(Vec<(Side, usize)>);
 impl Truncation {
     fn new(stream: &Stream, p: &Prediction, records: usize) -> Truncation {
         let limit = stream.choice.max_record_bytes.saturating_mul(records);
-        let inputs = stream.inputs.iter().enumerate();
-        let inputs = inputs.filter_map(|(i, c)| Some((Side::Inputs, i, elements_size(c, p.request.input(c.index)?))));
-        let outputs = p.outcome.iter().flat_map(|answer| {
-            let columns = stream.outputs.iter().enumerate();
-            columns.filter_map(|(i, c)| Some((Side::Outputs, i, elements_size(c, output(p.request, answer, c.index)?))))
-        });
-        let mut total: usize = inputs.clone().chain(outputs.clone()).map(|(_, _, size)| size).sum();
+        let mut total: usize = sizes(stream, p).map(|(_, _, size)| size).sum();
         if total <= limit {
             return Truncation(Vec::new());
         }
-        let mut sizes: Vec<(Side, usize, usize)> = inputs.chain(outputs).collect();
+        let mut sizes: Vec<(Side, usize, usize)> = sizes(stream, p).collect();
         sizes.sort_by_key(|(_, _, size)| std::cmp::Reverse(*size));
         let mut left_out = Vec::new();
         for (side, i, size) in sizes {
@@ -273,6 +277,25 @@ impl Truncation {
         Truncation(left_out)
     }
 
+    /// Leaves out further tensors with at least this many bytes together: inputs where they are enough, the largest first.
+    fn leave_out(&mut self, stream: &Stream, p: &Prediction, bytes: usize) {
+        let kept = sizes(stream, p).filter(|(side, i, _)| !self.leaves_out(*side, *i));
+        let mut kept: Vec<(Side, usize, usize)> = kept.collect();
+        let inputs: usize = kept.iter().filter(|(side, _, _)| *side == Side::Inputs).map(|(_, _, size)| size).sum();
+        if inputs >= bytes {
+            kept.retain(|(side, _, _)| *side == Side::Inputs);
+        }
+        kept.sort_by_key(|(_, _, size)| std::cmp::Reverse(*size));
+        let mut left = bytes;
+        for (side, i, size) in kept {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(size);
+            self.0.push((side, i));
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -280,6 +303,18 @@ impl Truncation {
     fn leaves_out(&self, side: Side, i: usize) -> bool {
         !self.0.is_empty() && self.0.contains(&(side, i))
     }
+}
+
+/// The bytes of each tensor of a prediction that the log stores.
+fn sizes<'p>(stream: &'p Stream, p: &'p Prediction<'p>) -> impl Iterator<Item = (Side, usize, usize)> {
+    let inputs = stream.inputs.iter().enumerate();
+    let inputs = inputs.filter_map(move |(i, c)| Some((Side::Inputs, i, elements_size(c, p.request.input(c.index)?))));
+    let outputs = p.outcome.into_iter().flat_map(move |answer| {
+        let columns = stream.outputs.iter().enumerate();
+        columns
+            .filter_map(move |(i, c)| Some((Side::Outputs, i, elements_size(c, output(p.request, answer, c.index)?))))
+    });
+    inputs.chain(outputs)
 }
 
 /// Bytes of a tensor's elements as they are stored.

@@ -261,9 +261,9 @@ fn a_full_queue_drops_records_counts_them_and_leaves_a_gap() {
     let (request, answer) = rows(&about, 1);
     let (many, answers) = rows(&about, 100);
     let offer = |prediction: &Prediction| drop(fixture.log.offer(&stream, prediction, false).unwrap());
-    offer(&prediction("large", &many, Ok(&answers)));
+    fixture.offer(&stream, &prediction("large", &many, Ok(&answers))).unwrap();
     let lost = |reason: DropReason| fixture.log.dropped().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum::<u64>();
-    assert_eq!(lost(DropReason::TooLarge), 100);
+    assert_eq!(lost(DropReason::TooLarge), 0, "its tensors are left out");
     let entries = vec![feedback_for("large"); 100];
     let refused = fixture.log.queue_feedback(&about.model, &Choice::default(), &entries).unwrap_err();
     assert_eq!(refused.code, Code::BodyTooLarge, "another try would fail too");
@@ -276,10 +276,10 @@ fn a_full_queue_drops_records_counts_them_and_leaves_a_gap() {
     assert!(full > 0 && full < offered, "{full}");
     faults.stalled.set(false);
     let dir = fixture.stop();
-    assert_eq!(ids(&predictions(dir.path())).len() as u64 + full, offered);
+    assert_eq!(ids(&predictions(dir.path())).len() as u64 + full, 100 + offered);
     let gaps: Vec<RecordBatch> = files(&dir.path().join("gaps")).values().flat_map(|path| read(path)).collect();
     let records: i64 = gaps.iter().flat_map(|b| b["records"].as_primitive::<Int64Type>().values().to_vec()).sum();
-    assert_eq!(records.unsigned_abs(), 100 + full);
+    assert_eq!(records.unsigned_abs(), full);
 }
 
 #[test]
@@ -391,15 +391,51 @@ fn the_largest_record_does_not_depend_on_the_number_of_shards() {
     let floats = |n: usize| checked(&about, vec![tensor(&[1, n], Data::Fp32(vec![1.0; n].into()))]);
     // 16 MiB: more than 64 MiB over 32 shards.
     fixture.offer(&stream, &prediction("fits", &floats(4 << 20), Err(Code::EngineFailed))).unwrap();
-    let failure = fixture.offer(&stream, &prediction("never", &floats(17 << 20), Err(Code::EngineFailed))).unwrap_err();
-    assert_eq!(failure.code, Code::LogUnavailable);
-    assert!(!failure.message.contains("try again") && failure.message.contains("queue_bytes"), "{failure:?}");
-    assert_eq!(
-        fixture.log.dropped().find(|(reason, _)| *reason == DropReason::TooLarge),
-        Some((DropReason::TooLarge, 1))
-    );
+    fixture.offer(&stream, &prediction("truncated", &floats(17 << 20), Err(Code::EngineFailed))).unwrap();
+    assert_eq!(fixture.log.dropped().map(|(_, records)| records).sum::<u64>(), 0);
     let dir = fixture.stop();
-    assert_eq!(ids(&predictions(dir.path())), ["fits"]);
+    assert_eq!(truncations(dir.path()), [("fits".to_owned(), false), ("truncated".to_owned(), true)]);
+}
+
+/// The ids of all records, and whether they were truncated.
+fn truncations(dir: &Path) -> Vec<(String, bool)> {
+    let of = |batch: RecordBatch| {
+        let truncated = batch.column_by_name("truncated").unwrap().as_boolean().clone();
+        ids(&[batch]).into_iter().zip(truncated.values().iter()).collect::<Vec<_>>()
+    };
+    predictions(dir).into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_request_of_many_rows_that_is_larger_than_the_queue_keeps_its_identity_and_outputs() {
+    let tiny = |config: &mut Config| {
+        durable(config);
+        config.queue_bytes = 4000;
+    };
+    let fixture = Fixture::new(tiny, Box::new(RealDisk));
+    let about = simple();
+    let stream = fixture.log.stream(&about, &Choice::default()).unwrap();
+    // 200 rows: 1,600 bytes of x, over 2,000 of name, 800 of y.
+    let (request, answers) = rows(&about, 200);
+    fixture.offer(&stream, &prediction("many", &request, Ok(&answers))).unwrap();
+    // With 2,000 rows the outputs alone have 8,000 bytes.
+    let (request, answers) = rows(&about, 2000);
+    fixture.offer(&stream, &prediction("most", &request, Ok(&answers))).unwrap();
+    assert_eq!(fixture.log.dropped().map(|(_, records)| records).sum::<u64>(), 0);
+    let dir = fixture.stop();
+    let truncated = truncations(dir.path());
+    assert_eq!(truncated.len(), 2200, "one record for each row");
+    assert!(truncated.iter().all(|(_, truncated)| *truncated));
+    let batches = predictions(dir.path());
+    let many = batches.iter().find(|batch| text(batch, "request_id", 0).as_deref() == Some("many")).unwrap();
+    let (inputs, outputs) = (many.column_by_name("inputs").unwrap(), many.column_by_name("outputs").unwrap());
+    let field =
+        |column: &arrow_array::ArrayRef, name: &str| column.as_struct().column_by_name(name).unwrap().is_null(7);
+    assert_eq!(
+        (field(inputs, "x"), field(inputs, "name"), field(outputs, "y")),
+        (false, true, false),
+        "only the largest input had to go"
+    );
 }
 
 #[test]
