@@ -4,7 +4,7 @@
 //!   docs/EXPLAIN.md.
 //! - The values add up to the answer for the row minus the mean answer for the background rows, to rounding.
 //! - [`Explainer`] does that for callers: on one thread that runs on idle cores only, so that it is never in the way of a request. At most four
-//!   others wait; beyond them callers are refused with `OVERLOADED` and nothing else is lost.
+//!   others wait; beyond them callers are refused with `OVERLOADED` and nothing else is lost. One caller has at most two at a time.
 //! - Every run has a limit, and a caller that leaves ends its explanation after the run in progress.
 //!
 //! Uses: columns (their names), execute (limits of runs), machine (priority), marks, model, registry (the loaded version), tensor.

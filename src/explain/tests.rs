@@ -1,7 +1,10 @@
+use super::explainer::Places;
 use super::{Explanation, Options, shapley};
 use crate::backend::Engines;
 use crate::columns::ElementNames;
-use crate::model::{Answer, Checked, Code, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec};
+use crate::model::{
+    Answer, CallerId, Checked, Code, Dim, Failure, InferenceRequest, NamedTensor, Signature, TensorSpec,
+};
 use crate::prepare::{OfflineVersion, load_offline};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use serde_json::Value;
@@ -226,4 +229,15 @@ fn an_explanation_that_cannot_end_in_time_says_so() {
             .unwrap_err();
     assert_eq!(failure.code, Code::DeadlineExceeded);
     assert!(failure.message.contains("0 of 1 background rows"), "{failure:?}");
+}
+
+#[test]
+fn one_caller_takes_at_most_half_of_the_places() {
+    let places = Places::default();
+    let [anna, ben] = ["anna", "ben"].map(CallerId::of);
+    let (first, _second) = (places.enter(anna).unwrap(), places.enter(anna).unwrap());
+    assert_eq!(places.enter(anna).unwrap_err().code, Code::TooManyRequests);
+    let _ben = (places.enter(ben).unwrap(), places.enter(ben).unwrap());
+    drop(first);
+    assert!(places.enter(anna).is_ok(), "an explanation that has ended gives its place back");
 }

@@ -43,6 +43,7 @@ async fn attempt(
     id: &mut Option<RequestId>,
 ) -> Result<HttpResponse, Failure> {
     let binary = request.headers.contains_key(answer::HEADER_LENGTH);
+    let caller = request.sender.caller.id();
     let AdmittedBody { _admitted, deadline, body, hold, .. } =
         admit_and_read(plane, RequestKind::Predict, request, Some(target), Dialect::Http).await?;
     let snapshot = plane.gateway.snapshot();
@@ -63,7 +64,7 @@ async fn attempt(
     let row: Checked = signature.check(request)?;
     let background = signature.check(background).map_err(|failure| failure.within("background: "))?;
     let names = element_names(&served.loaded.facts.metadata);
-    let job = Job { served: Arc::clone(&served), row, background, names, options, deadline };
+    let job = Job { served: Arc::clone(&served), row, background, names, options, deadline, caller };
     let explanation = plane.explainer.explain(job).await?;
     let version = plane.limits.version_in_body().then(|| served.loaded.version.to_string());
     let mut shown = json!({ "model_name": target.model });

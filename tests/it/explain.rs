@@ -120,7 +120,7 @@ fn explanations_that_cannot_be_made_are_refused_in_words() {
 }
 
 #[test]
-fn more_explanations_than_may_wait_are_refused_and_predictions_go_on() {
+fn one_caller_has_at_most_two_explanations_at_a_time_and_predictions_go_on() {
     let gateway = gateway();
     let mut asked = body();
     asked["explain"] = json!({"rows": 200_000});
@@ -128,9 +128,8 @@ fn more_explanations_than_may_wait_are_refused_and_predictions_go_on() {
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let ask = || {
             let answer = gateway.post_with("/v1/models/tree:explain", &[("x-request-timeout-ms", "3000")], &asked);
-            if answer.status == 503 {
-                assert_eq!(answer.code(), "OVERLOADED");
-                assert!(answer.header("retry-after").is_some(), "{answer:?}");
+            if answer.status == 429 {
+                assert!(answer.code() == "TOO_MANY_REQUESTS" && answer.header("retry-after").is_some(), "{answer:?}");
             }
             answer.status
         };
@@ -141,8 +140,9 @@ fn more_explanations_than_may_wait_are_refused_and_predictions_go_on() {
         }
         asking.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    assert!(statuses.contains(&503), "{statuses:?}");
-    assert!(statuses.iter().all(|status| [200, 503, 504].contains(status)), "{statuses:?}");
+    // All come from one address, which may have two at a time.
+    assert!(statuses.iter().filter(|status| **status == 429).count() >= 8, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 429, 504].contains(status)), "{statuses:?}");
 }
 
 #[test]
