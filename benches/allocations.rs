@@ -55,6 +55,7 @@ fn serve(logged: bool) -> (App, tempfile::TempDir) {
         admin_listen: Some("127.0.0.1:0".to_owned()),
         models: Some("models".to_owned()),
         data_dir: Some(dir.path().display().to_string()),
+        model: None,
     };
     let log = ("SLUICEGATE__PREDICTION_LOG__ENABLED".to_owned(), logged.to_string());
     let grace = ("SLUICEGATE__SERVER__SHUTDOWN_GRACE".to_owned(), "1s".to_owned());

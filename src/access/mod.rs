@@ -39,7 +39,7 @@ pub use pattern::{Models, Pattern};
 pub use permission::{Permission, Scope};
 pub use remembered::Remembered;
 pub use role::{Action, Role};
-pub use tokens::{NewToken, TokenFacts, is_token_name};
+pub use tokens::{NewToken, TokenFacts, TokenRule, is_token_name};
 
 use crate::ledger::StoredToken;
 use crate::model::{Code, Failure};
@@ -55,6 +55,8 @@ use tokens::Tokens;
 pub struct Config {
     /// Who the holders of client certificates are. The first rule that fits applies.
     pub certificates: Vec<CertificateRule>,
+    /// Tokens that files hold, read at the start.
+    pub tokens: Vec<TokenRule>,
     /// Whose JSON Web Tokens are accepted.
     pub oidc: Option<OidcConfig>,
 }
@@ -74,15 +76,23 @@ impl Access {
     /// With these tokens. A stored token that cannot be read is reported in the log, and nobody can use it.
     ///
     /// # Errors
-    /// When the thread that reads the keys of an identity provider cannot be started, or the authorities of its address cannot be read.
+    /// When the thread that reads the keys of an identity provider cannot be started, or the authorities of its address or a token cannot be
+    /// read.
     pub fn start(config: Config, tokens: &[StoredToken]) -> std::io::Result<Access> {
         Access::start_at(config, tokens, Pace::USUAL)
     }
 
     fn start_at(config: Config, tokens: &[StoredToken], pace: Pace) -> std::io::Result<Access> {
-        let Config { certificates, oidc } = config;
+        let Config { certificates, tokens: rules, oidc } = config;
+        let configured: Vec<StoredToken> = rules.iter().map(TokenRule::read).collect::<std::io::Result<_>>()?;
+        for rule in rules.iter().filter(|rule| tokens.iter().any(|stored| stored.name == rule.name)) {
+            tracing::warn!(
+                token = rule.name,
+                "[access] tokens has a token of this name, and the data directory another one: both are valid, and the audit trail does not tell them apart"
+            );
+        }
         let oidc = oidc.map(|oidc| Oidc::start(oidc, pace)).transpose()?;
-        Ok(Access(Arc::new(Inner { tokens: Tokens::new(tokens), certificates, oidc })))
+        Ok(Access(Arc::new(Inner { tokens: Tokens::new(tokens, configured), certificates, oidc })))
     }
 
     /// The caller with these credentials; `None` without any. `remembered`: what the connection of the request proved last.
@@ -194,6 +204,14 @@ impl Access {
     pub fn take_uses(&self) -> Vec<(String, jiff::Timestamp)> {
         self.0.tokens.take_uses()
     }
+}
+
+/// The text of a new token, which nothing knows yet.
+///
+/// # Errors
+/// When the system has no random bits.
+pub fn generate_token() -> std::io::Result<String> {
+    secret::generate()
 }
 
 /// The answer to a request whose endpoint needs credentials, when it has none.

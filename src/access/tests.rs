@@ -149,6 +149,45 @@ fn a_refusal_says_what_would_be_needed_and_what_the_caller_has() {
 }
 
 #[test]
+fn tokens_of_files_are_valid_beside_stored_ones_and_survive_their_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        let grant = Grant { role: Role::Viewer, models: Models::of(["fraud-*"]).unwrap() };
+        TokenRule { name: name.to_owned(), grant, file: dir.path().join(name) }
+    };
+    let secret = generate_token().unwrap();
+    let (other, stored) = token("anna", Role::Operator, "*");
+    let tokens = vec![file("metrics", &format!("{secret}\n"))];
+    let access = started(Config { tokens, ..Config::default() }, std::slice::from_ref(&stored));
+    let who =
+        |secret: &str| access.identify(&bearer(secret), None, None).map(|identity| identity.unwrap().name.clone());
+    assert_eq!((who(&secret).unwrap().as_str(), who(&other).unwrap().as_str()), ("metrics", "anna"));
+    let metrics = access.identify(&bearer(&secret), None, None).unwrap().unwrap();
+    assert!(metrics.may(Action::View, Some("fraud-1")) && !metrics.may(Action::View, Some("iris")));
+    assert!(access.has_credentials(false) && !access.has_admin_token());
+    access.reload(|| Ok::<_, ()>(Vec::new())).unwrap();
+    assert!(
+        who(&secret).is_ok() && who(&other).is_err(),
+        "what the data directory loses does not touch the configured one"
+    );
+    assert_eq!(access.tokens()[0].created_by, "configuration");
+
+    let refused = |rule: TokenRule| {
+        let config = Config { tokens: vec![rule], ..Config::default() };
+        Access::start(config, &[]).unwrap_err().to_string()
+    };
+    for text in ["", "secret", &secret[1..], &format!("{secret}{secret}"), &"x".repeat(100_000)] {
+        let words = refused(file("wrong", text));
+        assert!(words.contains("\"wrong\"") && words.contains("token generate") && !words.contains(&secret), "{words}");
+    }
+    let nowhere = TokenRule { file: dir.path().join("nowhere"), ..file("x", "") };
+    assert!(refused(nowhere).contains("cannot be read"));
+    let directory = TokenRule { file: dir.path().to_owned(), ..file("x", "") };
+    assert!(refused(directory).contains("expected a file"));
+}
+
+#[test]
 fn certificates_are_mapped_by_common_name_or_alternative_name() {
     let rule = |name: &str, role, models: &str| CertificateRule {
         name: name.to_owned(),
@@ -159,7 +198,7 @@ fn certificates_are_mapped_by_common_name_or_alternative_name() {
         rule("ops", Role::Approver, "fraud"),
         rule("spiffe://corp/anna", Role::Viewer, "*"),
     ];
-    let access = started(Config { certificates, oidc: None }, &[]);
+    let access = started(Config { certificates, ..Config::default() }, &[]);
     assert!(access.has_credentials(true) && !access.has_credentials(false));
     let with = |subject: &str, names: &[&str]| ClientCertificate {
         subject: subject.to_owned(),
@@ -174,7 +213,7 @@ fn certificates_are_mapped_by_common_name_or_alternative_name() {
     let words = credentials_needed(Some(&with("nobody", &[]))).message;
     assert!(words.contains("\"nobody\"") && words.contains("[access]"), "{words}");
     let (secret, stored) = token("anna", Role::Viewer, "*");
-    let access = started(Config { certificates: vec![rule("ops", Role::Admin, "*")], oidc: None }, &[stored]);
+    let access = started(Config { certificates: vec![rule("ops", Role::Admin, "*")], ..Config::default() }, &[stored]);
     let both = access.identify(&bearer(&secret), Some(&with("ops", &[])), None).unwrap().unwrap();
     assert_eq!(both.name, "anna", "a token says who uses the connection");
     assert!(
@@ -331,7 +370,7 @@ impl Provider {
     }
 
     pub(super) fn start(&self) -> Access {
-        started(Config { certificates: Vec::new(), oidc: Some(self.config()) }, &[])
+        started(Config { oidc: Some(self.config()), ..Config::default() }, &[])
     }
 
     pub(super) fn sign(&self, id: &str, algorithm: jsonwebtoken::Algorithm, claims: &serde_json::Value) -> String {

@@ -19,7 +19,7 @@ fn keys(provider: &Provider) -> Reply {
 
 fn start(provider: &Provider, url: String, ca: Option<std::path::PathBuf>, pace: Pace) -> Access {
     let oidc = OidcConfig { keys: KeySource::Url(url), ca, ..provider.config() };
-    Access::start_at(Config { certificates: Vec::new(), oidc: Some(oidc) }, &[], pace).unwrap()
+    Access::start_at(Config { oidc: Some(oidc), ..Config::default() }, &[], pace).unwrap()
 }
 
 fn knows(access: &Access, token: &str) -> bool {
@@ -52,6 +52,7 @@ fn keys_are_read_over_http_and_over_https_with_an_authority_of_its_own() {
     refused(&access, &bearer(&good), "key \"one\", which is unknown");
     let missing = Access::start(
         Config {
+            tokens: Vec::new(),
             certificates: Vec::new(),
             oidc: Some(OidcConfig {
                 keys: KeySource::Url(secure.url("/")),

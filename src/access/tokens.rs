@@ -10,6 +10,9 @@ use crate::model::Failure;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq;
@@ -26,6 +29,8 @@ pub(super) struct Tokens {
     generation: AtomicU64,
     /// Held while the tokens are read and replaced.
     reloading: Mutex<()>,
+    /// Those of the configuration, which no change of the others removes.
+    configured: Vec<StoredToken>,
 }
 
 #[derive(Debug)]
@@ -83,6 +88,53 @@ pub fn is_token_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(is_allowed) && !matches!(text, "local" | "system")
 }
 
+/// A token of the configuration, which a file holds: a secret that an orchestrator mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRule {
+    /// See [`is_token_name`].
+    pub name: String,
+    pub grant: Grant,
+    pub file: PathBuf,
+}
+
+/// A longer file holds something else than a token.
+const MAX_TOKEN_FILE: u64 = 4096;
+
+impl TokenRule {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or does not hold a token.
+    pub(super) fn read(&self) -> std::io::Result<StoredToken> {
+        let wrong = |why: String| {
+            std::io::Error::other(format!("the token of {:?} in {}: {why}", self.name, self.file.display()))
+        };
+        let unreadable = |e: std::io::Error| wrong(format!("cannot be read: {e}"));
+        // A named pipe would hold the start until somebody writes to it.
+        if !std::fs::metadata(&self.file).map_err(unreadable)?.is_file() {
+            return Err(wrong("expected a file".to_owned()));
+        }
+        let mut text = String::new();
+        File::open(&self.file)
+            .and_then(|file| file.take(MAX_TOKEN_FILE).read_to_string(&mut text))
+            .map_err(unreadable)?;
+        let secret = text.trim();
+        if !secret::is_whole(secret) {
+            return Err(wrong("expected one line, as `sluicegate token generate` prints it".to_owned()));
+        }
+        Ok(StoredToken {
+            name: self.name.clone(),
+            hash: secret::hash(secret),
+            role: self.grant.role.to_string(),
+            models: self.grant.models.texts().join(","),
+            created_at: Timestamp::now(),
+            created_by: "configuration".to_owned(),
+            expires_at: None,
+            last_used: None,
+        })
+    }
+}
+
 /// A token that is about to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewToken {
@@ -115,9 +167,9 @@ impl NewToken {
 }
 
 impl Tokens {
-    pub(super) fn new(stored: &[StoredToken]) -> Tokens {
-        let current = ArcSwap::from_pointee(snapshot(stored, &Snapshot::new()));
-        Tokens { current, generation: AtomicU64::new(0), reloading: Mutex::new(()) }
+    pub(super) fn new(stored: &[StoredToken], configured: Vec<StoredToken>) -> Tokens {
+        let current = ArcSwap::from_pointee(snapshot(stored.iter().chain(&configured), &Snapshot::new()));
+        Tokens { current, generation: AtomicU64::new(0), reloading: Mutex::new(()), configured }
     }
 
     /// The token with this secret, and the generation of the tokens that has it.
@@ -158,7 +210,7 @@ impl Tokens {
 
     pub(super) fn reload<E>(&self, read: impl FnOnce() -> Result<Vec<StoredToken>, E>) -> Result<(), E> {
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = snapshot(&read()?, &self.current.load());
+        let next = snapshot(read()?.iter().chain(&self.configured), &self.current.load());
         self.current.store(Arc::new(next));
         self.generation.fetch_add(1, Ordering::Release);
         Ok(())
@@ -222,7 +274,7 @@ fn key(hash: &Hash) -> [u8; 8] {
 }
 
 /// The snapshot of stored tokens. What is known in memory about their last use is kept.
-fn snapshot(stored: &[StoredToken], before: &Snapshot) -> Snapshot {
+fn snapshot<'t>(stored: impl IntoIterator<Item = &'t StoredToken>, before: &Snapshot) -> Snapshot {
     let mut next = Snapshot::new();
     for stored in stored {
         let Some(facts) = TokenFacts::of(stored) else {

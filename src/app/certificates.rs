@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::telemetry::Telemetry;
 use crate::tls::{self, Tls};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -58,7 +59,8 @@ pub fn certificate(options: &CertificateOptions) -> ExitCode {
             rules.concat()
         );
     }
-    print!("{text}");
+    // Fails when the reader has closed the pipe.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 

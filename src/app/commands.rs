@@ -1,6 +1,7 @@
 //! The commands `serve` and `check`.
 
 use super::check_input::check_input;
+use super::one_model::OneModel;
 use super::signals::{Request, Signals};
 use super::{App, Programs, StartError, listen_on_both};
 use crate::backend::Engines;
@@ -23,9 +24,51 @@ const LAST_RUNS: Duration = Duration::from_millis(500);
 pub(super) const FAILED: u8 = 1;
 pub(super) const USAGE: u8 = 2;
 
+/// Why an offline command failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The command line is wrong.
+    Usage(String),
+    /// The command could not be done.
+    Done(String),
+}
+
+impl From<String> for Failed {
+    fn from(message: String) -> Failed {
+        Failed::Done(message)
+    }
+}
+
+impl Failed {
+    /// Says why, and returns the exit code.
+    pub(super) fn report(self) -> ExitCode {
+        let (message, code) = match self {
+            Failed::Usage(message) => (message, USAGE),
+            Failed::Done(message) => (message, FAILED),
+        };
+        // Nobody may read it any more; the exit code says the same.
+        let _ = writeln!(std::io::stderr(), "sluicegate: {message}");
+        ExitCode::from(code)
+    }
+}
+
+/// What an offline command creates in a data directory is for those who may read the directory already.
+pub(super) fn keep_files_private_in(data_dir: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(data_dir).map_or(0, |meta| meta.permissions().mode());
+    machine::keep_files_private(mode & 0o050 == 0o050);
+}
+
 /// Serves until a signal stops it. `file`: the configuration file from the command line; without it the default file, if it exists.
 #[must_use]
 pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
+    let one_model = match overrides.model.as_deref().map(OneModel::parse).transpose() {
+        Ok(one_model) => one_model,
+        Err(message) => {
+            eprintln!("sluicegate: {message}");
+            return ExitCode::from(USAGE);
+        }
+    };
     let inherited = match supervisor::inherited() {
         Ok(inherited) => inherited,
         Err(error) => {
@@ -51,6 +94,7 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    machine::keep_files_private(config.data.group_readable);
     if let Err(message) = crate::telemetry::init_logging(config.log.format, &config.log.filter) {
         eprintln!("{message}");
         return ExitCode::from(USAGE);
@@ -61,9 +105,12 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
         );
     }
     let done = match inherited {
-        Some(Inherited { sockets, parent, .. }) => serve_here(&config, &read, sockets, Some(parent)),
-        None if config.server.supervise => serve_in_child(&config, file.as_deref(), &read),
-        None => listen_on_both(&config).and_then(|sockets| serve_here(&config, &read, sockets, None)),
+        Some(Inherited { sockets, parent, .. }) => with_model(config, one_model.as_ref())
+            .and_then(|config| serve_here(&config, &read, one_model.is_some(), sockets, Some(parent))),
+        None if config.server.supervise => serve_in_child(&config, file.as_deref(), &read, one_model.as_ref()),
+        None => listen_on_both(&config)
+            .and_then(|sockets| with_model(config, one_model.as_ref()).map(|config| (config, sockets)))
+            .and_then(|(config, sockets)| serve_here(&config, &read, one_model.is_some(), sockets, None)),
     };
     done.unwrap_or_else(|error| {
         tracing::error!("{error}");
@@ -71,11 +118,24 @@ pub fn serve(file: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
     })
 }
 
+/// The configuration with the models directory of `--model`.
+fn with_model(mut config: Config, one_model: Option<&OneModel>) -> Result<Config, StartError> {
+    if let Some(model) = one_model {
+        config.models.dir = model.arrange(&config.data.dir).map_err(StartError::Model)?;
+    }
+    Ok(config)
+}
+
 /// Reads the configuration again.
 type Read<'r> = &'r dyn Fn() -> Result<Config, crate::settings::Complaints>;
 
 /// Starts the server as a child process. Where the system does not allow that, this process serves without a supervisor.
-fn serve_in_child(config: &Config, file: Option<&Path>, read: Read<'_>) -> Result<ExitCode, StartError> {
+fn serve_in_child(
+    config: &Config,
+    file: Option<&Path>,
+    read: Read<'_>,
+    one_model: Option<&OneModel>,
+) -> Result<ExitCode, StartError> {
     let sockets = listen_on_both(config)?;
     let parent = supervisor::Config {
         data_dir: config.data.dir.clone(),
@@ -85,13 +145,15 @@ fn serve_in_child(config: &Config, file: Option<&Path>, read: Read<'_>) -> Resul
     };
     supervisor::run(&parent, &sockets, &|| read().is_ok()).or_else(|error| {
         tracing::warn!(%error, "the server runs without a supervisor: a crash ends it");
-        serve_here(config, read, sockets, None)
+        serve_here(&with_model(config.clone(), one_model)?, read, one_model.is_some(), sockets, None)
     })
 }
 
+/// Serves in this process. `keeps_models_dir`: a configuration that is read again does not change the models directory.
 fn serve_here(
     config: &Config,
     read: Read<'_>,
+    keeps_models_dir: bool,
     sockets: Sockets,
     parent: Option<Supervised>,
 ) -> Result<ExitCode, StartError> {
@@ -116,7 +178,12 @@ fn serve_here(
         match runtime.block_on(signals.next()) {
             Request::Stop => break,
             Request::Reload => match read() {
-                Ok(new) => app.reload(&new),
+                Ok(mut new) => {
+                    if keeps_models_dir {
+                        new.models.dir.clone_from(&config.models.dir);
+                    }
+                    app.reload(&new);
+                }
                 Err(complaints) => tracing::error!("the configuration was not reloaded: {complaints}"),
             },
         }

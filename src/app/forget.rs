@@ -1,6 +1,6 @@
 //! `sluicegate forget`: removes the records of a person from the prediction log of a stopped server.
 
-use super::commands::FAILED;
+use super::commands::{Failed, keep_files_private_in};
 use crate::cli::ForgetOptions;
 use crate::ledger::{self, Action, LedgerError, Note};
 use crate::model::ModelName;
@@ -21,28 +21,26 @@ pub fn forget(options: &ForgetOptions, json: bool) -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Err(message) => {
-            eprintln!("sluicegate: {message}");
-            ExitCode::from(FAILED)
-        }
+        Err(failed) => failed.report(),
     }
 }
 
-fn run(options: &ForgetOptions) -> Result<Forgotten, String> {
+fn run(options: &ForgetOptions) -> Result<Forgotten, Failed> {
     let data = &options.data_dir;
     let model: Option<ModelName> = options
         .model
         .as_deref()
-        .map(|model| model.parse().map_err(|e| format!("--model {model:?}: {e}")))
+        .map(|model| model.parse().map_err(|e| Failed::Usage(format!("--model {model:?}: {e}"))))
         .transpose()?;
     let subject = match (&options.route_key, &options.request_id) {
         (Some(key), _) => Subject::RouteKey(key.clone()),
         (None, Some(id)) => Subject::RequestId(id.clone()),
-        (None, None) => return Err("--route-key or --request-id is required".to_owned()),
+        (None, None) => return Err(Failed::Usage("--route-key or --request-id is required".to_owned())),
     };
     if !data.is_dir() {
-        return Err(format!("there is no data directory {}", data.display()));
+        return Err(Failed::Done(format!("there is no data directory {}", data.display())));
     }
+    keep_files_private_in(data);
     // The writer holds the lock of the directory until the end, so that no server starts meanwhile.
     let (mut writer, _reader) = ledger::open(data).map_err(|error| match error {
         LedgerError::InUse { .. } => {

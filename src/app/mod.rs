@@ -21,6 +21,7 @@ mod explain;
 mod forget;
 mod golden;
 mod offline;
+mod one_model;
 mod profile;
 mod recalling;
 mod requests;
@@ -130,6 +131,8 @@ pub enum StartError {
     NoCredentials { address: SocketAddr, dir: String },
     #[error("the certificates of the {plane} plane cannot be used: {source}")]
     Tls { plane: &'static str, source: crate::tls::TlsError },
+    #[error("cannot serve the model of --model: {0}")]
+    Model(std::io::Error),
     #[error("cannot start {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
 }
@@ -211,6 +214,7 @@ impl App {
         let dir = &config.data.dir;
         let (mut ledger_writer, ledger_reader, set_aside) = open_ledger(config, parent.as_ref())
             .map_err(|source| StartError::Ledger { dir: dir.display().to_string(), source: Box::new(source) })?;
+        warn_if_others_read(dir);
         let access = start_access(config, &mut ledger_writer, &ledger_reader)?;
         let (writer, reader) = registry::new();
 
@@ -506,6 +510,18 @@ fn start_log(
     Ok((log.clone(), stop, crate::model_settings::Recording { log, choice }, quality, recalling))
 }
 
+/// New files are private (`[data] group_readable`). A directory from before, or one that a volume brings, stays as it is.
+fn warn_if_others_read(dir: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(dir).map_or(0, |meta| meta.permissions().mode());
+    if mode & 0o007 != 0 {
+        tracing::warn!(
+            dir = %dir.display(), mode = format!("{:o}", mode & 0o7777),
+            "every user of this machine can open the data directory, which holds predictions: chmod o= closes it"
+        );
+    }
+}
+
 /// Reads the tokens, and makes the first one where that is asked for.
 fn start_access(
     config: &Config,
@@ -515,7 +531,7 @@ fn start_access(
     let dir = config.data.dir.display().to_string();
     let failed = |source| StartError::Ledger { dir: dir.clone(), source: Box::new(source) };
     let started = Access::start(config.access.clone(), &reader.tokens().map_err(failed)?);
-    let access = started.map_err(|source| StartError::Start { what: "the keys of the identity provider", source })?;
+    let access = started.map_err(|source| StartError::Start { what: "the check of credentials", source })?;
     if config.admin.first_token && !access.has_admin_token() {
         tokens::print_first_token(writer).map_err(failed)?;
         access.reload(|| reader.tokens()).map_err(failed)?;

@@ -1,7 +1,7 @@
 //! Tokens in the data directory: the commands on a stopped server, and the first token.
 
-use super::commands::{FAILED, USAGE};
-use crate::access::{Grant, Models, NewToken, Role, TokenFacts, is_token_name};
+use super::commands::{Failed, keep_files_private_in};
+use crate::access::{self, Grant, Models, NewToken, Role, TokenFacts, is_token_name};
 use crate::cli::{TokenCommand, token_table};
 use crate::ledger::{self, LedgerError, LedgerWriter, TokenChange, TokenEffect, rfc3339};
 use crate::settings::parse_duration;
@@ -14,26 +14,17 @@ use std::process::ExitCode;
 /// The actor of changes that this program makes to a data directory without a server.
 const OFFLINE: &str = "local";
 
-/// Why a command failed.
-enum Failed {
-    Usage(String),
-    Done(String),
-}
-
 /// Makes, lists or revokes tokens in the data directory of a stopped server.
 #[must_use]
 pub fn token(command: &TokenCommand, dir: &Path, json: bool) -> ExitCode {
-    let (message, code) = match run(command, dir, json) {
+    match run(command, dir, json) {
         Ok(text) => {
             // Fails when the reader has closed the pipe.
             let _ = std::io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
+            ExitCode::SUCCESS
         }
-        Err(Failed::Usage(message)) => (message, USAGE),
-        Err(Failed::Done(message)) => (message, FAILED),
-    };
-    eprintln!("sluicegate: {message}");
-    ExitCode::from(code)
+        Err(failed) => failed.report(),
+    }
 }
 
 fn run(command: &TokenCommand, dir: &Path, json: bool) -> Result<String, Failed> {
@@ -50,6 +41,10 @@ fn run(command: &TokenCommand, dir: &Path, json: bool) -> Result<String, Failed>
             let mut answer = facts.map_or(Value::Null, |facts| view(&facts));
             answer["token"] = secret.clone().into();
             Ok(if json { format!("{answer:#}\n") } else { format!("{secret}\n") })
+        }
+        TokenCommand::Generate => {
+            let secret = access::generate_token().map_err(|e| Failed::Done(format!("cannot make a token: {e}")))?;
+            Ok(if json { format!("{:#}\n", json!({"token": secret})) } else { format!("{secret}\n") })
         }
         TokenCommand::List { data_dir: _ } => {
             let (_, reader) = open(dir)?;
@@ -73,6 +68,7 @@ fn run(command: &TokenCommand, dir: &Path, json: bool) -> Result<String, Failed>
 }
 
 fn open(dir: &Path) -> Result<(LedgerWriter, ledger::LedgerReader), Failed> {
+    keep_files_private_in(dir);
     ledger::open(dir).map_err(|error| match error {
         LedgerError::InUse { .. } => {
             Failed::Done(format!("{error}; leave out --data-dir to ask that server, or stop it first"))
@@ -141,8 +137,14 @@ pub(super) fn print_first_token(writer: &mut LedgerWriter) -> Result<(), LedgerE
         let grant = Grant { role: Role::Admin, models: Models::All };
         let token = NewToken { name: name.clone(), grant, expires_at: None, created_by: "system".to_owned() };
         if let Some((secret, _)) = create(writer, token, "system")? {
-            println!("{secret}");
-            tracing::info!(token = name, "made the first token for an admin; it is on standard output");
+            match writeln!(std::io::stdout(), "{secret}") {
+                Ok(()) => tracing::info!(token = name, "made the first token for an admin; it is on standard output"),
+                Err(error) => tracing::error!(
+                    token = name,
+                    %error,
+                    "made the first token for an admin, and it cannot be printed: revoke it and make another one"
+                ),
+            }
             return Ok(());
         }
     }

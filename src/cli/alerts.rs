@@ -1,6 +1,6 @@
 //! The commands `alerts` and `silence`.
 
-use super::client::{Client, Done, segment};
+use super::client::{Client, Done, print, segment};
 use super::show::{cell, list, table};
 use super::{AlertsOptions, CommandError, SilenceOptions};
 use crate::settings::parse_duration;
@@ -15,7 +15,7 @@ impl Client {
             let answer = answer.json()?;
             if answer["delivered"] == true {
                 if !self.json() {
-                    println!("the target {target} accepted a test");
+                    print(&format!("the target {target} accepted a test\n"))?;
                 }
                 return Ok(());
             }

@@ -1,6 +1,6 @@
 //! `approve` and `reject`: shows what there is to look at, and sends the review of exactly that.
 
-use super::client::{Client, Done, path, segment};
+use super::client::{Client, Done, path, print, segment};
 use super::show::{cell, list, table};
 use super::{CommandError, ReviewOptions};
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ impl Client {
         let seen = seen.json()?;
         if !self.json() {
             // Printed before the review is sent.
-            print!("{}", looked_at(&seen));
+            print(&looked_at(&seen))?;
         }
         let mut body = json!({"reason": reason, "artifact": seen["artifact"]});
         if !attached.is_empty() {

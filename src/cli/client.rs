@@ -33,7 +33,7 @@ pub(super) struct Client {
 
 /// A successful answer of the server.
 pub(super) struct Answer {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     etag: Option<String>,
 }
 
@@ -115,6 +115,9 @@ impl Client {
                 (document, None)
             }
             (None, Some(split)) => {
+                // Wrong arguments are found without the server.
+                parse_split(split, &Value::Null)?;
+                options.sticky_by.as_deref().map(parse_key).transpose()?;
                 let (document, if_match) = self.with_split(&place, split, options)?;
                 (document.to_string().into_bytes(), if_match)
             }
@@ -230,6 +233,9 @@ impl Client {
                 let answer = self.send("POST", "/api/v1/tokens", &body)?;
                 self.show(&answer, |answer| show::cell(&answer["token"]) + "\n")
             }
+            TokenCommand::Generate => {
+                Err(CommandError::Failed("a new token is made here, and not by a server".to_owned()))
+            }
             TokenCommand::List { data_dir: _ } => self.show(&self.get("/api/v1/tokens")?, show_access::tokens),
             TokenCommand::Revoke { name, data_dir: _ } => {
                 let place = format!("/api/v1/tokens/{}", segment(name));
@@ -295,19 +301,12 @@ impl Client {
     }
 
     pub(super) fn show(&self, answer: &Answer, table: impl FnOnce(&Value) -> String) -> Done {
-        let mut out = io::stdout().lock();
-        let written = if self.options.json {
-            out.write_all(&answer.bytes)
-                .and_then(|()| if answer.bytes.ends_with(b"\n") { Ok(()) } else { out.write_all(b"\n") })
-        } else {
-            let text = table(&answer.json()?);
-            out.write_all(text.as_bytes())
-        };
-        match written.and_then(|()| out.flush()) {
-            // The reader has closed the pipe, such as `| head`.
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|e| CommandError::Failed(format!("cannot print the answer: {e}"))),
+        if !self.options.json {
+            return print(&table(&answer.json()?));
         }
+        let mut out = io::stdout().lock();
+        let end: &[u8] = if answer.bytes.ends_with(b"\n") { b"" } else { b"\n" };
+        printed(out.write_all(&answer.bytes).and_then(|()| out.write_all(end)).and_then(|()| out.flush()))
     }
 
     pub(super) fn get(&self, place: &str) -> Result<Answer, CommandError> {
@@ -435,6 +434,20 @@ impl Client {
                  SLUICEGATE_ADMIN sets another address"
             )),
         })
+    }
+}
+
+/// Prints a text to standard output.
+pub(super) fn print(text: &str) -> Done {
+    let mut out = io::stdout().lock();
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// The result of printing. A reader that has closed the pipe, such as `| head`, has seen what it wants.
+fn printed(written: io::Result<()>) -> Done {
+    match written {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| CommandError::Failed(format!("cannot print the answer: {e}"))),
     }
 }
 

@@ -20,6 +20,7 @@ mod client;
 mod logged;
 mod offline;
 mod push;
+mod ready;
 mod requests;
 mod rollout;
 mod show;
@@ -115,6 +116,7 @@ enum Command {
   sluicegate serve
   sluicegate serve --config /etc/sluicegate.toml
   sluicegate serve --models /srv/models --listen 127.0.0.1:9000 --data-dir /var/lib/sluicegate
+  sluicegate serve --model fraud=/mnt/models
   SLUICEGATE__LOG__FORMAT=json sluicegate serve")]
     Serve(ServeOptions),
     /// Test an .onnx file, a version, a model or a models directory, without a server.
@@ -369,6 +371,14 @@ left out. The version lands whole or not at all."
 States: pending, loading, verifying, warming, ready, serving, draining, unloaded, failed. A version that serves is ready too. One that does not exist
 yet is waited for.")]
     Wait(WaitOptions),
+    /// Say whether the server is ready, or live; exit code 1 with what is missing if it is not. For health checks and scripts.
+    #[command(after_help = "Examples:
+  sluicegate ready
+  sluicegate ready --timeout 60s        wait until it is, also for a server that is just being started
+  sluicegate ready --live               whether it answers at all, or only a restart helps
+
+It asks the admin plane (/readyz, /healthz), which answers this without credentials.")]
+    Ready(ReadyOptions),
     /// Show the quality of a model from feedback: recently, or over windows with intervals.
     #[command(after_help = "Examples:
   sluicegate quality iris
@@ -543,6 +553,17 @@ pub(crate) struct WaitOptions {
     timeout: Duration,
 }
 
+/// Options of `sluicegate ready`.
+#[derive(Debug, Args)]
+pub(crate) struct ReadyOptions {
+    /// The longest wait, such as 30s or 10m. Without it, the first answer counts.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    timeout: Duration,
+    /// Ask for liveness instead.
+    #[arg(long)]
+    live: bool,
+}
+
 /// A duration of the command line, a day at most.
 fn duration(text: &str) -> Result<Duration, String> {
     let expected = || "expected a duration of at most 24h, such as 30s or 10m".to_owned();
@@ -587,6 +608,10 @@ struct ServeOptions {
     /// The models directory [default: models]
     #[arg(long, value_name = "DIR")]
     models: Option<String>,
+    /// Serve one model, whose files are in this directory: model.onnx or one file that ends in .onnx, its versions (1/model.onnx), or a models
+    /// directory that has it. As KServe mounts them.
+    #[arg(long, value_name = "NAME=DIR", conflicts_with = "models")]
+    model: Option<String>,
     /// The address for predictions [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
@@ -744,8 +769,8 @@ pub fn run(local: &Local) -> ExitCode {
     let Cli { client, command } = Cli::parse();
     let client = client::Client::new(client);
     let result = match command {
-        Command::Serve(ServeOptions { config, models, listen, admin_listen, data_dir }) => {
-            return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir });
+        Command::Serve(ServeOptions { config, models, model, listen, admin_listen, data_dir }) => {
+            return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir, model });
         }
         Command::Check { path, input } => return (local.check)(&path, input.as_deref(), client.json()),
         Command::Golden(options) => return (local.golden)(&options, client.json()),
@@ -783,6 +808,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Unload { model, version } => client.load(&model, &version, "unload"),
         Command::Push(options) => client.push(&options),
         Command::Wait(options) => client.wait(&options),
+        Command::Ready(options) => client.ready(&options),
         Command::Quality(options) => client.quality(&options),
         Command::Experiment { model } => client.experiment(&model),
         Command::Drift { model } => client.drift(&model),

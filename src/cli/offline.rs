@@ -57,6 +57,11 @@ pub enum TokenCommand {
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
     },
+    /// Print a new token and store nothing: for a file that `tokens` in the section `[access]` names, such as a secret of a container.
+    #[command(after_help = "Examples:
+  sluicegate token generate
+  kubectl create secret generic gateway-tokens --from-literal=root=$(sluicegate token generate)")]
+    Generate,
     /// List the tokens with their roles and when they were used last.
     #[command(after_help = "Examples:
   sluicegate token list
@@ -93,10 +98,11 @@ impl PickOptions {
 }
 
 impl TokenCommand {
-    /// The data directory of a stopped server; `None` asks a running one.
+    /// The data directory of a stopped server; `None` asks a running one. A command that needs neither has an empty path.
     #[must_use]
     pub fn data_dir(&self) -> Option<&Path> {
         match self {
+            TokenCommand::Generate => Some(Path::new("")),
             TokenCommand::Create { data_dir, .. }
             | TokenCommand::List { data_dir }
             | TokenCommand::Revoke { data_dir, .. } => data_dir.as_deref(),

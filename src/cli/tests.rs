@@ -13,6 +13,7 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
     for line in [
         "serve",
         "serve --config a.toml --models m --listen 127.0.0.1:1 --admin-listen 127.0.0.1:2 --data-dir d",
+        "serve --model fraud=/mnt/models",
         "check models/iris/1",
         "models",
         "versions iris --json",
@@ -42,6 +43,9 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "push iris 3 dir --signature s",
         "wait iris 3",
         "wait iris 3 --state serving --timeout 10m",
+        "ready",
+        "ready --timeout 60s --live --json",
+        "token generate",
         "golden iris/3 --inputs x.npz --expected y.csv --rtol 1e-3 --atol 0 --min-agree 0.999 -o g.json --models m",
         "history iris",
         "export iris -o a.parquet",

@@ -1,8 +1,10 @@
 //! `[access]`: who the holders of client certificates are, and the identity provider.
 
-use crate::access::{ALGORITHMS, CertificateRule, Config, Grant, KeySource, Models, OidcConfig, RoleRule};
+use crate::access::{
+    ALGORITHMS, CertificateRule, Config, Grant, KeySource, Models, OidcConfig, RoleRule, TokenRule, is_token_name,
+};
 use crate::settings::{Table, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +17,10 @@ pub(super) fn read(t: &mut Table) -> Config {
                     operator, approver and admin";
     let certificates =
         t.custom("certificates", expected, |value| rules(value, "name", |name, grant| CertificateRule { name, grant }));
-    Config { certificates: certificates.unwrap_or_default(), oidc: read_oidc(t.section("oidc")) }
+    let expected = "a list such as [{ name = \"prometheus\", role = \"viewer\", file = \"/run/secrets/metrics-token\" }], with different names";
+    let tokens = t.custom("tokens", expected, token_rules);
+    let oidc = read_oidc(t.section("oidc"));
+    Config { certificates: certificates.unwrap_or_default(), tokens: tokens.unwrap_or_default(), oidc }
 }
 
 /// `None` where no issuer is set.
@@ -95,6 +100,21 @@ fn key_source(text: &str) -> Option<KeySource> {
         return Some(KeySource::Url(text.to_owned()));
     }
     (!text.is_empty() && !text.contains('\0') && !text.contains("://")).then(|| KeySource::File(PathBuf::from(text)))
+}
+
+/// Tokens that files hold: rules with the member `file`.
+fn token_rules(value: &Value) -> Option<Vec<TokenRule>> {
+    let items = value.as_list().filter(|items| items.len() <= MOST_RULES)?;
+    let read = |item: &Value| {
+        let Value::Table(members) = item else { return None };
+        let mut members = members.clone();
+        let file = members.remove("file")?.as_str().filter(|file| !file.is_empty() && !file.contains('\0'))?.into();
+        let (name, grant) = rule(&Value::Table(members), "name")?;
+        is_token_name(&name).then_some(TokenRule { name, grant, file })
+    };
+    let rules: Vec<TokenRule> = items.iter().map(read).collect::<Option<_>>()?;
+    let names: BTreeSet<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+    (names.len() == rules.len()).then_some(rules)
 }
 
 /// A list of rules: the member `key` is whom or what a rule is about, `role` and `models` are what it grants.

@@ -19,6 +19,8 @@ pub struct Overrides {
     pub models: Option<String>,
     /// `--data-dir`, for `data.dir`.
     pub data_dir: Option<String>,
+    /// `--model`, which has no key.
+    pub model: Option<String>,
 }
 
 /// The environment variables that set keys, for [`Config::load`].

@@ -196,8 +196,8 @@ impl Admin {
 }
 
 /// Without an identity provider its keys have their defaults, and nothing of them changed.
-fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>; 11] {
-    let access::Config { certificates, oidc } = old;
+fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>; 12] {
+    let access::Config { certificates, tokens, oidc } = old;
     let of = |pick: fn(&OidcConfig) -> String| (oidc.as_ref().map(pick), new.oidc.as_ref().map(pick));
     let changed = |key, pick: fn(&OidcConfig) -> String| {
         let (old, new) = of(pick);
@@ -205,6 +205,7 @@ fn access_changes(old: &access::Config, new: &access::Config) -> [Option<Change>
     };
     [
         at_start("access.certificates", certificates, &new.certificates),
+        at_start("access.tokens", tokens, &new.tokens),
         changed("access.oidc.issuer", |c| c.issuer.clone()),
         changed("access.oidc.audience", |c| c.audience.clone()),
         changed("access.oidc.jwks", |c| format!("{:?}", c.keys)),
@@ -366,9 +367,9 @@ impl PredictionLog {
 }
 
 impl Data {
-    fn changes(&self, new: &Data) -> [Option<Change>; 1] {
-        let Data { dir } = self;
-        [at_start("data.dir", dir, &new.dir)]
+    fn changes(&self, new: &Data) -> [Option<Change>; 2] {
+        let Data { dir, group_readable } = self;
+        [at_start("data.dir", dir, &new.dir), at_start("data.group_readable", group_readable, &new.group_readable)]
     }
 }
 

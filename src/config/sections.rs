@@ -204,6 +204,8 @@ pub struct Shadows {
 pub struct Data {
     /// Default `data`, relative to the directory the server is started in. Only one server may use it at a time.
     pub dir: PathBuf,
+    /// Whether the group of new files may read them. Default false: they hold what callers sent, which may be personal.
+    pub group_readable: bool,
 }
 
 /// `[prediction_log]`: what is recorded of predictions. The fields of the rooms' types document the keys and their defaults.
@@ -642,13 +644,17 @@ impl PredictionLog {
 
 impl Default for Data {
     fn default() -> Data {
-        Data { dir: PathBuf::from("data") }
+        Data { dir: PathBuf::from("data"), group_readable: false }
     }
 }
 
 impl Data {
     pub(super) fn read(t: &mut Table) -> Data {
-        Data { dir: t.path("dir").unwrap_or(Data::default().dir) }
+        let d = Data::default();
+        Data {
+            dir: t.path("dir").unwrap_or(d.dir),
+            group_readable: t.bool("group_readable").unwrap_or(d.group_readable),
+        }
     }
 }
 

@@ -88,6 +88,7 @@ fn the_environment_overrides_the_file_and_the_command_line_overrides_both() {
         admin_listen: Some("[::1]:4".into()),
         models: None,
         data_dir: Some("elsewhere".into()),
+        model: None,
     };
     let config = load(Some(&path), &variables, &overrides).unwrap();
     assert_eq!(config.server.listen, "3.3.3.3:3".parse().unwrap());
@@ -188,6 +189,7 @@ const ALL_DIFFERENT: &str = r#"
     client_auth = "optional"
     [access]
     certificates = [{ name = "ops", role = "viewer" }]
+    tokens = [{ name = "metrics", role = "viewer", file = "x" }]
     [access.oidc]
     issuer = "https://idp.example"
     audience = "a"
@@ -259,6 +261,7 @@ const ALL_DIFFERENT: &str = r#"
     quality_history_bytes = "1MiB"
     [data]
     dir = "x"
+    group_readable = true
     [breaker]
     failures = 1
     share = 0.25

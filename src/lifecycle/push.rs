@@ -14,6 +14,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// A file, or a directory of files, that an operator wants to add as a version.
@@ -145,9 +146,29 @@ impl Push {
             file.write_all(signature.as_bytes())?;
             file.sync_all()?;
         }
+        if let Some(parent) = staged.dir.parent() {
+            readable_as(parent, &staged.dir)?;
+        }
         sync_directory(&staged.dir)?;
         Ok(staged)
     }
+}
+
+/// Lets the users read a version, or the directory of a model, that may read the directory in which it is. The server's own files are private
+/// ([`crate::machine::keep_files_private`]), and models are not.
+fn readable_as(parent: &Path, path: &Path) -> io::Result<()> {
+    let mode = std::fs::metadata(parent)?.permissions().mode() & 0o755;
+    let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    set(path, mode | 0o700)?;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => readable_as(path, &entry.path())?,
+            kind if kind.is_file() => set(&entry.path(), mode & 0o644 | 0o600)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file or a directory. What cannot be removed now is removed by a later push or at the next start.
@@ -202,7 +223,10 @@ impl Staged {
         let place = self.place.clone();
         let model = place.parent().unwrap_or(&place);
         let new_model = match std::fs::create_dir(model) {
-            Ok(()) => true,
+            Ok(()) => {
+                model.parent().map_or(Ok(()), |root| readable_as(root, model))?;
+                true
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(e) => return Err(e),
         };

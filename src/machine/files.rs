@@ -1,6 +1,7 @@
 //! The limit on open files of this process, and the room on a file system.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use std::path::Path;
 
 /// The limit on open files.
@@ -19,6 +20,14 @@ pub fn raise_open_files() -> OpenFiles {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let is_raised = limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_ok();
     OpenFiles { before: limit.current, now: if is_raised { limit.maximum } else { limit.current } }
+}
+
+/// Everything that this process creates from now on is for its user alone, or also for its group to read. What the environment forbids (umask) stays
+/// forbidden.
+pub fn keep_files_private(group_reads: bool) {
+    let others = Mode::from_raw_mode(if group_reads { 0o027 } else { 0o077 });
+    let before = umask(others);
+    umask(before | others);
 }
 
 /// The room on a file system, in bytes.

@@ -8,6 +8,7 @@
 //! - [`Available::now`] reads how much memory this process may still take.
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //! - [`limit_allocations`] lets allocations fail that a control group cannot hold.
+//! - [`keep_files_private`] sets who may read the files that the process creates.
 //! - [`disk_space`] asks how much room a file system has.
 //! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
@@ -32,7 +33,7 @@ pub use available::Available;
 #[cfg(test)]
 pub use available::Limit;
 pub use exit::exit_now;
-pub use files::{DiskSpace, OpenFiles, disk_space, raise_open_files};
+pub use files::{DiskSpace, OpenFiles, disk_space, keep_files_private, raise_open_files};
 pub use own_memory::limit_allocations;
 #[cfg(target_os = "linux")]
 pub use priority::lower_priority_of;

@@ -20,7 +20,7 @@ mod staging;
 mod tests;
 mod watch;
 
-pub(crate) use links::check_link;
+pub(crate) use links::{allow_links_into, check_link};
 pub use scan::Fingerprint;
 pub(crate) use scan::{Found, FoundModel, Ignored, artifact_files, look_at_root, look_at_version};
 pub(crate) use staging::staging_name;

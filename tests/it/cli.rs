@@ -94,6 +94,187 @@ fn a_refused_push_prints_its_error_once() {
     assert!(code == 1 && err.contains("cannot read missing.onnx"), "{err}");
 }
 
+/// The commands that the help lists.
+fn commands() -> Vec<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluicegate")).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let listed = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0.to_owned();
+    // A command begins its line after two spaces; long descriptions continue with more.
+    let lines = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = lines.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+    names.map(str::to_owned).collect()
+}
+
+/// Wrong arguments of commands: exit code 2.
+const WRONG: [&str; 26] = [
+    "serve --listen nowhere --admin-listen 127.0.0.1:0 --data-dir unused",
+    "serve --model iris --admin-listen 127.0.0.1:0 --data-dir unused",
+    "check",
+    "golden iris/1",
+    "certificate",
+    "export iris",
+    "replay iris",
+    "reproduce",
+    "explain some-id --rows 0",
+    "forget --reason why",
+    "forget --route-key u --reason why --model a/b",
+    "models --admin not-an-address",
+    "traffic iris --split 1",
+    "promote iris 2",
+    "rollback iris",
+    "rollout iris --to 2",
+    "push iris",
+    "wait iris 1 --timeout forever",
+    "ready --timeout forever",
+    "profile",
+    "keygen",
+    "sign iris/1",
+    "token create",
+    "token create --name n --role king --data-dir unused",
+    "silence",
+    "audit --limit many",
+];
+
+/// Commands that cannot be done, as there is no server, directory or file: exit code 1.
+const FAILING: [&str; 37] = [
+    "serve --data-dir /proc/nowhere --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
+    "check nowhere",
+    "golden nowhere/1 --inputs x.npy --expected y.npy",
+    "certificate --for localhost --dir /proc/nowhere",
+    "export iris -o iris.parquet --data-dir nowhere",
+    "replay iris --version 3 --data-dir nowhere",
+    "reproduce some-id --data-dir nowhere",
+    "explain some-id --data-dir nowhere",
+    "forget --route-key u --reason why --data-dir nowhere",
+    "models",
+    "versions iris",
+    "execution iris",
+    "traffic iris",
+    "traffic iris --set nowhere --reason why",
+    "promote iris 2 --reason why",
+    "rollback iris --reason why",
+    "retire iris --reason why",
+    "rollout iris",
+    "shadow iris",
+    "load iris 1",
+    "push iris 3 nowhere.onnx",
+    "wait iris 3",
+    "ready",
+    "ready --timeout 300ms --live",
+    "quality iris",
+    "experiment iris",
+    "lineage iris 1",
+    "drift iris",
+    "profile nowhere.csv -o profile.json",
+    "keygen -o /proc/nowhere/key",
+    "sign nowhere --key nowhere",
+    "approve iris 1 --reason why",
+    "token list",
+    "whoami",
+    "alerts",
+    "silence --list",
+    "audit --export",
+];
+
+#[test]
+fn wrong_arguments_are_2_and_what_cannot_be_done_is_1() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let run = |line: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+            .args(line.split(' '))
+            .current_dir(dir.path())
+            .env("SLUICEGATE_ADMIN", "http://127.0.0.1:1")
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (lines, expected) in [(&WRONG[..], 2), (&FAILING[..], 1)] {
+        for line in lines {
+            let (code, err) = run(line);
+            assert_eq!(code, Some(expected), "{line}: {err}");
+            assert!(!err.trim().is_empty() && !err.contains("panicked"), "{line}: {err}");
+        }
+    }
+    let names = commands();
+    assert!(names.len() > 30, "{names:?}");
+    for name in names {
+        let (code, err) = run(&format!("{name} --no-such-option"));
+        assert_eq!(code, Some(2), "{name}: {err}");
+    }
+    assert_eq!(run("no-such-command").0, Some(2));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let served = serve(dir.path());
+    for line in [
+        "--help",
+        "models",
+        "models --json",
+        "versions self",
+        "execution self",
+        "traffic self",
+        "history self",
+        "quality self",
+        "audit",
+        "audit --export",
+        "audit --verify",
+        "whoami",
+        "callers",
+        "alerts",
+        "ready",
+        "approve self 1",
+        "token generate",
+        "certificate --for localhost --dir tls",
+        "keygen -o key.pem",
+        "check models/self/1",
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+            .args(line.split(' '))
+            .current_dir(dir.path())
+            .env("SLUICEGATE_ADMIN", format!("http://{}", served.admin))
+            .env("ORT_DYLIB_PATH", crate::support::process::onnxruntime())
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*err), (Some(0), ""), "{line}");
+    }
+}
+
+#[test]
+fn ready_says_what_is_missing_and_waits_for_a_server_that_starts() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let served = serve(dir.path());
+    let (code, out, err) = run(&served, "ready");
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "ready\n", ""));
+    assert_eq!(run(&served, "ready --live").1, "live\n");
+    assert!(run(&served, "ready --json").1.contains("\"ready\":true"));
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .args(["ready", "--timeout", "60s", "--admin", &format!("http://127.0.0.1:{port}")])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let other = tempfile::TempDir::new().unwrap();
+    std::fs::create_dir(other.path().join("models")).unwrap();
+    onnx::install(&other.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+    let mut server = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", &format!("127.0.0.1:{port}")])
+        .current_dir(other.path())
+        .env("ORT_DYLIB_PATH", crate::support::process::onnxruntime())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(waiting.wait().unwrap().success());
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
 #[test]
 fn every_help_has_examples() {
     let help = |arguments: &[&str]| {
@@ -101,17 +282,9 @@ fn every_help_has_examples() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let root = help(&[]);
-    let listed = root.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
-    // A command begins its line after two spaces; long descriptions continue with more.
-    let names: Vec<&str> = listed
-        .lines()
-        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| *name != "help")
-        .collect();
+    let names = commands();
     assert!(names.len() > 15, "{names:?}");
-    for name in names {
+    for name in &names {
         let text = help(&[name]);
         assert!(text.contains("Examples:") && text.contains(&format!("sluicegate {name}")), "{text}");
     }

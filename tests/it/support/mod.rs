@@ -240,6 +240,7 @@ pub fn configuration(dir: &Path, more: &str) -> Config {
         admin_listen: Some("127.0.0.1:0".to_owned()),
         models: Some(models.display().to_string()),
         data_dir: Some(data.display().to_string()),
+        model: None,
     };
     Config::load(Some(&file), std::iter::empty(), &overrides).unwrap_or_else(|complaints| panic!("{complaints}"))
 }
