@@ -437,7 +437,7 @@ fn explanation(result: &Value) -> Markup {
             "; the mean over " (show::number_of(&result["background_rows"])) " other rows is " (value("base")) ". The parts of the columns add up to the difference."
         }
         div .wide { table .values {
-            thead { tr { th scope="col" { "Column" } th scope="col" .number { "Value" } th scope="col" .number { "Part" } th scope="col" { "" } } }
+            thead { tr { th scope="col" { "Column" } th scope="col" .number { "Value" } th scope="col" .number { "Part" } th scope="col" { "Lowers or raises" } } }
             tbody { @for column in columns.iter().take(PARTS) { tr {
                 th scope="row" { (text(column, "column", 80)) }
                 td .number { (super::gateway::line(&column["input"])) }

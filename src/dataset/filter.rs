@@ -96,8 +96,9 @@ impl Filter {
             column.statistics()
         };
         // The bounds of strings may be truncated. Then they are below and above the real bounds.
+        let bounds = |name: &str| statistics(name).and_then(|s| Some((s.min_bytes_opt()?, s.max_bytes_opt()?)));
         let may_contain = |name: &str, texts: &[&str]| {
-            let bounds = statistics(name).and_then(|s| Some((s.min_bytes_opt()?, s.max_bytes_opt()?)));
+            let bounds = bounds(name);
             let within =
                 |(min, max): (&[u8], &[u8])| texts.iter().any(|text| min <= text.as_bytes() && text.as_bytes() <= max);
             bounds.is_none_or(within)
@@ -109,7 +110,20 @@ impl Filter {
             }
             _ => true,
         };
+        let has_status = match &self.status {
+            None => true,
+            Some(Status::Is(wanted)) => may_contain("status", &[wanted]),
+            Some(Status::Error) => {
+                bounds("status") != Some((LoggedRequest::OK.as_bytes(), LoggedRequest::OK.as_bytes()))
+            }
+        };
+        let is_slow = match (self.slower_than, statistics("latency_us")) {
+            (Some(us), Some(Statistics::Int64(latency))) => latency.max_opt().is_none_or(|slowest| *slowest > us),
+            _ => true,
+        };
         in_time
+            && has_status
+            && is_slow
             && may_contain("role", &self.roles().iter().map(|role| role.as_str()).collect::<Vec<_>>())
             && (self.arms.is_empty() || may_contain("arm", &self.arms.iter().map(String::as_str).collect::<Vec<_>>()))
             && self.request_id.as_ref().is_none_or(|id| may_contain("request_id", &[id]))

@@ -162,6 +162,12 @@ fn bloom_filters_rule_out_files_and_never_one_that_has_the_id() {
     assert!(wrong < 400 * all / 20, "others are ruled out: {wrong} of {}", 400 * all);
     let of_key = |key: &str| parts(&Filter { route_keys: vec![key.to_owned()], ..Filter::default() });
     assert_eq!((of_key("u1"), of_key("u0") < all / 2), (all, true));
+    // Statistics rule out what has no failure and nothing slow.
+    let of_status = |status: Status| parts(&Filter { status: Some(status), ..Filter::default() });
+    assert_eq!((of_status(Status::Error), of_status(Status::Is("INTERNAL".to_owned()))), (0, 0));
+    assert_eq!(of_status(Status::Is("ok".to_owned())), all);
+    let slower = |us| parts(&Filter { slower_than: Some(us), ..Filter::default() });
+    assert_eq!((slower(899), slower(900)), (all, 0));
 }
 
 #[test]

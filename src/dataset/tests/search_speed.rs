@@ -163,7 +163,14 @@ fn figures_of_a_search_in_many_files() {
         assert!(!found.requests.is_empty());
     });
     shown("the newest 50", 5, |_| assert_eq!(find(Filter::default(), 50).requests.len(), 50));
-    shown("errors, of which there are none", 1, |_| {
+    shown("errors, of which there are none", 5, |_| {
         assert!(find(Filter { status: Some(Status::Error), ..Filter::default() }, 50).requests.is_empty());
+    });
+    shown("all columns without tensors", 1, |_| {
+        let found = find(
+            Filter { route_keys: Vec::new(), arms: vec!["1".to_owned()], slower_than: Some(995), ..Filter::default() },
+            1_000_000,
+        );
+        assert!(found.requests.len() as u64 >= files * rows / 1000);
     });
 }
