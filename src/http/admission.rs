@@ -6,7 +6,7 @@ use super::data_plane::{DataPlane, RequestKind};
 use super::door::{self, Admitted, Arrived};
 use super::endpoint::Target;
 use super::grpc;
-use super::negotiation::check_media_types;
+use super::negotiation::{check_accepted, check_media_types};
 use super::workers::LARGE;
 use crate::budget::Hold;
 use crate::codec::grpc::frame;
@@ -47,8 +47,11 @@ pub(super) async fn admit_and_read(
     let checked = timeout(plane, request.headers, dialect).and_then(|timeout| {
         let deadline = request.received + timeout;
         door::enter(plane, &request.body.caller.heart, request.sender, request.received, kind, target, deadline)?;
-        if dialect == Dialect::Http {
-            check_media_types(request.headers)?;
+        match dialect {
+            Dialect::Http => check_media_types(request.headers)?,
+            // Its own media types were checked with the path.
+            Dialect::Invocations => check_accepted(request.headers)?,
+            Dialect::Grpc => {}
         }
         Ok((deadline, Hold::open(&plane.budget, &request.body.caller.account)?))
     });

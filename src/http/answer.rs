@@ -28,6 +28,13 @@ pub(super) fn json(body: impl Into<Bytes>) -> HttpResponse {
     json_body(body.into().into())
 }
 
+/// An answer of plain text with status 200.
+pub(super) fn text(body: &'static str) -> HttpResponse {
+    let mut response = Response::new(Bytes::from_static(body.as_bytes()).into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
 fn json_body(body: AnswerBody) -> HttpResponse {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, JSON);
@@ -54,6 +61,8 @@ pub(super) fn error(failure: &Failure) -> HttpResponse {
 pub(super) enum Dialect {
     /// A status code and JSON.
     Http,
+    /// The same, and bodies may be tables of other media types.
+    Invocations,
     /// Frames, and a status in the trailers.
     Grpc,
 }
@@ -62,7 +71,7 @@ impl Dialect {
     /// An error answer.
     pub(super) fn error(self, failure: &Failure) -> HttpResponse {
         match self {
-            Dialect::Http => error(failure),
+            Dialect::Http | Dialect::Invocations => error(failure),
             Dialect::Grpc => grpc::error(failure),
         }
     }

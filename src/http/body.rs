@@ -103,7 +103,7 @@ pub(super) async fn read(
     let mut unfinished = None;
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
     let mut joined = match dialect {
-        Dialect::Http => Joined::new(most, headers.get(HEADER_LENGTH)),
+        Dialect::Http | Dialect::Invocations => Joined::new(most, headers.get(HEADER_LENGTH)),
         Dialect::Grpc => Joined::of_frame(most),
     };
     loop {

@@ -1,5 +1,6 @@
 //! The settings of the data plane.
 
+use crate::model::ModelName;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -31,5 +32,7 @@ pub struct Config {
     /// Whether answers name the version, the arm and the fallback in headers, and the version in the body (Open Inference Protocol).
     pub version_headers: bool,
     pub version_in_body: bool,
+    /// The model of `/invocations`.
+    pub default_model: Option<ModelName>,
     pub io_threads: NonZeroUsize,
 }

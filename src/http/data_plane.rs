@@ -11,7 +11,7 @@ use crate::access::{Action, ClientCertificate, Identity, Permission, Remembered,
 use crate::budget::Budget;
 use crate::callers::Callers;
 use crate::explain::Explainer;
-use crate::model::{Code, Failure, panic_message, quoted};
+use crate::model::{Code, Failure, ModelName, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
 use http::header::{HOST, TRANSFER_ENCODING};
@@ -20,8 +20,8 @@ use http::{HeaderMap, Version};
 use metrics::Counter;
 use std::any::Any;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// The settings that can change while the server runs.
@@ -34,6 +34,8 @@ pub struct Limits {
     max_request_timeout_ms: AtomicU64,
     version_headers: AtomicBool,
     version_in_body: AtomicBool,
+    /// Read by `/invocations` and `/ping` only.
+    default_model: RwLock<Option<ModelName>>,
 }
 
 impl Limits {
@@ -46,6 +48,7 @@ impl Limits {
             max_request_timeout_ms: AtomicU64::new(0),
             version_headers: AtomicBool::new(true),
             version_in_body: AtomicBool::new(true),
+            default_model: RwLock::new(None),
         };
         limits.apply(config);
         limits
@@ -61,6 +64,7 @@ impl Limits {
         self.max_request_timeout_ms.store(millis(config.max_request_timeout), Ordering::Relaxed);
         self.version_headers.store(config.version_headers, Ordering::Relaxed);
         self.version_in_body.store(config.version_in_body, Ordering::Relaxed);
+        self.default_model.write().unwrap_or_else(PoisonError::into_inner).clone_from(&config.default_model);
     }
 
     /// In bytes, for the compressed and for the decompressed body.
@@ -86,6 +90,10 @@ impl Limits {
 
     pub(super) fn version_in_body(&self) -> bool {
         self.version_in_body.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn default_model(&self) -> Option<ModelName> {
+        self.default_model.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

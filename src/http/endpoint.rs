@@ -30,6 +30,16 @@ pub(super) enum Endpoint<'p> {
     Explain(Target<'p>),
     /// Feedback about predictions of this model.
     Feedback(Cow<'p, str>),
+    /// The names of all models (KServe V1).
+    Models,
+    /// KServe V1: whether the server is up.
+    Alive,
+    /// A prediction of the default model, as MLflow and SageMaker ask for it.
+    Invocations,
+    /// Whether the default model answers requests.
+    Ping,
+    /// The version of this server, as MLflow's scoring server tells its own.
+    Version,
     /// A gRPC call. Its message names the model.
     Grpc(Call),
 }
@@ -67,9 +77,14 @@ impl Endpoint<'_> {
     pub(super) fn permission(&self) -> (Permission, Option<&str>) {
         const OF_MODEL: Permission = Permission::To(Action::Predict, Scope::Model);
         match self {
-            Endpoint::Live | Endpoint::Ready => (Permission::Open, None),
+            Endpoint::Live | Endpoint::Ready | Endpoint::Alive | Endpoint::Ping => (Permission::Open, None),
             // Of all models, a caller is shown those that it may use.
-            Endpoint::ServerMetadata | Endpoint::Statistics(None) => (Permission::AnyIdentity, None),
+            // The default model is checked when it is known.
+            Endpoint::ServerMetadata
+            | Endpoint::Statistics(None)
+            | Endpoint::Models
+            | Endpoint::Invocations
+            | Endpoint::Version => (Permission::AnyIdentity, None),
             Endpoint::Metadata(target)
             | Endpoint::Config(target)
             | Endpoint::Statistics(Some(target))
@@ -108,14 +123,26 @@ impl<'p> Endpoint<'p> {
     }
 
     fn of_path(path: &'p str) -> Result<(Endpoint<'p>, &'static str), Refused> {
-        let unknown = || Refused::from(Failure::new(Code::NotFound, format!("unknown path {}", quoted(path))));
+        let unknown = || {
+            Refused::from(match not_supported(path) {
+                Some(what) => Failure::new(Code::Unsupported, format!("the server does not support {what}")),
+                None => Failure::new(Code::NotFound, format!("unknown path {}", quoted(path))),
+            })
+        };
         if let Some(rest) = path.strip_prefix("/v2") {
             return Endpoint::of_v2(rest).ok_or_else(unknown)?.map_err(Refused::from);
         }
         if let Some(rest) = path.strip_prefix("/v1/models/") {
             return Endpoint::of_v1(rest).ok_or_else(unknown)?.map_err(Refused::from);
         }
-        Call::of(path).map(|call| (Endpoint::Grpc(call), WRITE)).ok_or_else(unknown)
+        Ok(match path {
+            "/" => (Endpoint::Alive, READ),
+            "/v1/models" => (Endpoint::Models, READ),
+            "/invocations" => (Endpoint::Invocations, WRITE),
+            "/ping" | "/health" => (Endpoint::Ping, READ),
+            "/version" => (Endpoint::Version, READ),
+            _ => (Endpoint::Grpc(Call::of(path).ok_or_else(unknown)?), WRITE),
+        })
     }
 
     /// `rest` is the path after `/v2`.
@@ -170,6 +197,8 @@ impl<'p> Endpoint<'p> {
             return None;
         }
         let version = match (kind, value) {
+            // OpenVINO's clients write this for "the default version".
+            ("versions", Some("0")) => VersionPart::Any,
             ("versions", Some(value)) => match version_part(value) {
                 Ok(version) => version,
                 Err(failure) => return Some(Err(failure)),
@@ -188,6 +217,19 @@ impl<'p> Endpoint<'p> {
                 Some(Ok((Endpoint::Feedback(target.model), WRITE)))
             }
             _ => None,
+        }
+    }
+}
+
+/// What a path of Triton is for that this server does not have. It is answered as by a Triton that was built without it, so that its tools go
+/// on.
+fn not_supported(path: &str) -> Option<&'static str> {
+    match path {
+        "/v2/logging" | "/inference.GRPCInferenceService/LogSettings" => Some("dynamic logging"),
+        "/v2/trace/setting" | "/inference.GRPCInferenceService/TraceSetting" => Some("tracing"),
+        _ => {
+            let model = path.strip_prefix("/v2/models/")?.strip_suffix("/trace/setting")?;
+            (!model.is_empty() && !model.contains('/')).then_some("tracing")
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::answer::{self, Dialect, HttpResponse};
 use super::grpc;
 use crate::budget::Hold;
+use crate::codec::frames::{self, FrameRequest, Media};
 use crate::codec::grpc::answer::{EncodedMessage, InferForm};
 use crate::codec::grpc::infer::InferCall;
 use crate::codec::grpc::predict::PredictCall;
@@ -10,10 +11,12 @@ use crate::codec::grpc::{Named, Undecoded, frame};
 use crate::codec::inflate::Encoding;
 use crate::codec::pieces::Pieces;
 use crate::codec::{self, oip, tfs};
+use crate::columns::ElementNames;
 use crate::model::{Answer, Code, Failure, InferenceRequest, RequestId, Signature};
 use crate::serve::ActiveRequest;
 use bytes::Bytes;
 use http::HeaderValue;
+use std::sync::Arc;
 
 /// The protocol of a predict request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub(super) enum Protocol {
     Oip,
     /// TensorFlow Serving's REST predict.
     Tfs,
+    /// MLflow's and SageMaker's `/invocations`.
+    Invocations(Media),
     /// Open Inference Protocol v2 over gRPC.
     GrpcInfer,
     /// The same, as one message of a stream.
@@ -34,6 +39,7 @@ impl Protocol {
     pub(super) const fn dialect(self) -> Dialect {
         match self {
             Protocol::Oip | Protocol::Tfs => Dialect::Http,
+            Protocol::Invocations(_) => Dialect::Invocations,
             Protocol::GrpcInfer | Protocol::GrpcStream | Protocol::GrpcPredict => Dialect::Grpc,
         }
     }
@@ -53,6 +59,8 @@ pub(super) enum Parsed {
     /// One tensor without JSON. Its datatype is in the signature.
     OipRaw(Bytes),
     Tfs(tfs::TfsRequest),
+    /// A table. The names of its columns are in the signature, and in `model.toml`.
+    Frames(Box<FrameRequest>),
     GrpcInfer(Box<InferCall>),
     GrpcPredict(Box<PredictCall>),
 }
@@ -77,6 +85,7 @@ pub(super) fn parse(
 ) -> Result<Parsed, Undecoded> {
     match protocol {
         Protocol::Tfs => Ok(tfs::parse(&body).map(Parsed::Tfs)?),
+        Protocol::Invocations(media) => Ok(Parsed::Frames(Box::new(frames::parse(&body, media)?))),
         Protocol::GrpcInfer | Protocol::GrpcStream => {
             let mut call = codec::grpc::infer::decode(body, hold)?;
             call.form.in_stream = protocol == Protocol::GrpcStream;
@@ -102,7 +111,16 @@ impl Parsed {
         match self {
             Parsed::GrpcInfer(call) => Some(std::mem::take(&mut call.named)),
             Parsed::GrpcPredict(call) => Some(std::mem::take(&mut call.named)),
-            Parsed::Oip(_) | Parsed::OipRaw(_) | Parsed::Tfs(_) => None,
+            Parsed::Oip(_) | Parsed::OipRaw(_) | Parsed::Tfs(_) | Parsed::Frames(_) => None,
+        }
+    }
+
+    /// Sets the names of the elements of inputs, for a request that needs them.
+    pub(super) fn set_names(&mut self, names: impl FnOnce() -> Option<Arc<ElementNames>>) {
+        if let Parsed::Frames(request) = self
+            && let Some(names) = names()
+        {
+            request.set_names(names);
         }
     }
 
@@ -112,7 +130,7 @@ impl Parsed {
             Parsed::Oip(request) => Some(&request.request),
             Parsed::GrpcInfer(call) => Some(&call.request),
             Parsed::GrpcPredict(call) => Some(&call.request),
-            Parsed::OipRaw(_) | Parsed::Tfs(_) => None,
+            Parsed::OipRaw(_) | Parsed::Tfs(_) | Parsed::Frames(_) => None,
         }
     }
 }
@@ -141,6 +159,10 @@ pub(super) fn decode(
         Parsed::Tfs(parsed) => {
             let style = parsed.style();
             let request = parsed.decode(signature, hold)?;
+            Ok((request, AnswerFormat::Tfs(style)))
+        }
+        Parsed::Frames(parsed) => {
+            let (request, style) = parsed.decode(signature, hold)?;
             Ok((request, AnswerFormat::Tfs(style)))
         }
     }
@@ -201,7 +223,7 @@ fn encode_oip(
     Ok((answer::prediction(body.into(), json_length), pieces))
 }
 
-/// The same for TensorFlow Serving's REST predict.
+/// The same for TensorFlow Serving's REST predict, and for MLflow's answers.
 fn encode_tfs(
     answer: &Answer,
     style: tfs::Style,

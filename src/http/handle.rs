@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, Refused};
 use super::io_health::Heart;
 use super::peers::{Peer, network};
 use super::predict::Protocol;
-use super::{explain, feedback, grpc, info, predict};
+use super::{explain, feedback, grpc, info, invocations, predict};
 use crate::access::{Identity, Remembered};
 use crate::budget::{Account, Hold};
 use crate::callers;
@@ -155,6 +155,10 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
                 feedback::feedback(plane, Arrived { headers, body, received, sender: &sender }, &model).await;
             answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
             response
+        }
+        Ok((Endpoint::Invocations, sender, identity)) => {
+            let arrived = Arrived { headers, body, received, sender: &sender };
+            invocations::invocations(plane, arrived, identity.as_deref()).await
         }
         Ok((Endpoint::Grpc(call), sender, identity)) => {
             let UnreadBody { incoming, caller } = body;

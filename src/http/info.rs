@@ -3,7 +3,7 @@
 use super::answer::{self, HttpResponse};
 use super::data_plane::DataPlane;
 use super::endpoint::{Endpoint, Target, VersionPart};
-use super::triton;
+use super::{invocations, triton};
 use crate::access::Identity;
 use crate::codec::{self, metadata, tfs};
 use crate::model::{Code, Failure, Parameters, Version, quoted};
@@ -51,14 +51,27 @@ pub(super) fn answer(
             Ok(answer::json(codec::triton::statistics_json(&statistics)))
         }
         Endpoint::TfsStatus(target) => {
-            with_entry(plane, target, |entry| Ok(answer::json(tfs::status_json(&status_rows(entry, &target.version)?))))
+            with_entry(plane, target, |entry| {
+                let rows = status_rows(entry, &target.version)?;
+                // KServe's clients ask this path whether the model is ready.
+                let of_kserve = (target.version == VersionPart::Any)
+                    .then(|| (entry.name().as_str(), check_ready(entry, &target.version).is_ok()));
+                Ok(answer::json(tfs::status_json(&rows, of_kserve)))
+            })
         }
         Endpoint::TfsMetadata(target) => with_entry(plane, target, |entry| {
             let served = version_of(entry, &target.version)?;
             let name = entry.name().as_str();
             Ok(answer::json(tfs::metadata_json(name, served.loaded.version, &served.loaded.facts.signature)))
         }),
+        Endpoint::Models => Ok(answer::json(tfs::models_json(
+            triton::visible(plane, identity).iter().map(|entry| entry.name().as_str()),
+        ))),
+        Endpoint::Alive => Ok(answer::json("{\"status\":\"alive\"}")),
+        Endpoint::Ping => invocations::ping(plane),
+        Endpoint::Version => Ok(answer::text(env!("CARGO_PKG_VERSION"))),
         Endpoint::Infer(_)
+        | Endpoint::Invocations
         | Endpoint::TfsPredict(_)
         | Endpoint::Explain(_)
         | Endpoint::Feedback(_)

@@ -42,6 +42,7 @@ mod grpc;
 mod handle;
 mod handshake;
 mod info;
+mod invocations;
 mod io_health;
 mod io_thread;
 mod joined;

@@ -13,6 +13,11 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 /// plain text that `fetch` in browsers and Node sends for a string. The body is read as JSON in all these cases, as Triton and
 /// TensorFlow Serving do.
 pub(super) fn check_media_types(headers: &HeaderMap) -> Result<(), Failure> {
+    check_body(headers)?;
+    check_accepted(headers)
+}
+
+fn check_body(headers: &HeaderMap) -> Result<(), Failure> {
     const READ: [&str; 4] =
         ["application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"];
     if let Some(value) = headers.get(CONTENT_TYPE) {
@@ -27,6 +32,11 @@ pub(super) fn check_media_types(headers: &HeaderMap) -> Result<(), Failure> {
             ));
         }
     }
+    Ok(())
+}
+
+/// Checks that the client accepts a type this server writes.
+pub(super) fn check_accepted(headers: &HeaderMap) -> Result<(), Failure> {
     let mut accepts = headers.get_all(ACCEPT).iter().filter(|v| !v.is_empty()).peekable();
     if accepts.peek().is_none() {
         return Ok(());

@@ -85,7 +85,7 @@ pub(super) async fn answer_admitted(
     let started = Instant::now();
     let snapshot = plane.gateway.snapshot();
     let large = body.len() > LARGE;
-    let (parsed, hold, named) = parse_named(plane, &snapshot, call, body, hold, deadline).await.map_err(refuse)?;
+    let (mut parsed, hold, named) = parse_named(plane, &snapshot, call, body, hold, deadline).await.map_err(refuse)?;
     let target = named.as_ref().or(call.target);
     let target = target.ok_or_else(|| refuse(Failure::new(Code::Internal, "the request names no model")))?;
     if let Some(given) = id_of(&parsed).map_err(refuse)? {
@@ -99,6 +99,7 @@ pub(super) async fn answer_admitted(
         }
         refuse(failure)
     })?;
+    parsed.set_names(|| snapshot.model(&target.model).map(|entry| Arc::clone(entry.features())));
     drop(snapshot);
     let encoding = grpc::answer_encoding(headers, encoding);
     let mut body = None;
@@ -116,7 +117,7 @@ pub(super) async fn answer_admitted(
         Ok(Ran { mut response, output, pieces, hold }) => {
             match pieces {
                 None => {
-                    if protocol.dialect() == Dialect::Http {
+                    if protocol.dialect() != Dialect::Grpc {
                         response = compress(headers, response);
                     }
                     response.body_mut().hold(hold);

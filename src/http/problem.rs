@@ -24,7 +24,9 @@ fn status(code: Code) -> StatusCode {
         Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         // A client that closed its connection never reads its answer.
         Code::ClientClosed | Code::Internal | Code::EngineFailed => StatusCode::INTERNAL_SERVER_ERROR,
-        Code::NotReady | Code::Draining | Code::Overloaded | Code::LogUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::NotReady | Code::Unsupported | Code::Draining | Code::Overloaded | Code::LogUnavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
     }
 }
@@ -61,7 +63,7 @@ pub fn response(failure: &Failure) -> Response<Bytes> {
     *response.status_mut() = status(failure.code);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let retry = status(failure.code) == StatusCode::SERVICE_UNAVAILABLE || failure.code == Code::TooManyRequests;
-    if retry {
+    if retry && failure.code != Code::Unsupported {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after(failure)));
     }
     if failure.code == Code::Unauthenticated {

@@ -49,10 +49,16 @@ fn each_documented_path_has_its_endpoint() {
         ("/v2/models/m/versions/3/ready", target("ModelReady", "m", pinned)),
         ("/v1/models/m", target("TfsStatus", "m", "Any")),
         ("/v1/models/m/versions/3", target("TfsStatus", "m", pinned)),
+        ("/v1/models/m/versions/0", target("TfsStatus", "m", "Any")),
         ("/v1/models/m/labels/stable", target("TfsStatus", "m", "Label(\"stable\")")),
         ("/v1/models/m/metadata", target("TfsMetadata", "m", "Any")),
         ("/v1/models/m/versions/3/metadata", target("TfsMetadata", "m", pinned)),
         ("/v2/models/a%2Eb", target("Metadata", "a.b", "Any")),
+        ("/", "Alive".to_owned()),
+        ("/v1/models", "Models".to_owned()),
+        ("/ping", "Ping".to_owned()),
+        ("/health", "Ping".to_owned()),
+        ("/version", "Version".to_owned()),
     ];
     for (path, endpoint) in get {
         assert_eq!(parsed(&Method::GET, path), endpoint, "GET {path}");
@@ -60,6 +66,7 @@ fn each_documented_path_has_its_endpoint() {
         assert_eq!(parsed(&Method::POST, path), "METHOD_NOT_ALLOWED", "POST {path}");
     }
     let post = [
+        ("/invocations", "Invocations".to_owned()),
         ("/v2/models/m/infer", target("Infer", "m", "Any")),
         ("/v2/models/m/versions/3/infer", target("Infer", "m", pinned)),
         ("/v1/models/m:predict", target("TfsPredict", "m", "Any")),
@@ -76,13 +83,14 @@ fn each_documented_path_has_its_endpoint() {
 fn every_other_path_is_refused() {
     for path in [
         "",
-        "/",
+        "//",
         "/v2x",
         "/v2/models",
         "/v2/models/m/infer/x",
         "/v2/models/m/versions",
         "/v2/models/m/nope",
-        "/v1/models",
+        "/v1/models/m/",
+        "/invocations/m",
         "/v1/models/m:classify",
         "/v1/models/m/labels/:predict",
         "/v1/models/m/x/y/z",
@@ -99,6 +107,26 @@ fn every_other_path_is_refused() {
         matches!(Endpoint::parse(&Method::GET, "/v2/models/..%2f/ready"), Ok(Endpoint::ModelReady(t)) if t.model == "../" && t.version == VersionPart::Any),
         "a strange name is a valid path, for a model that does not exist"
     );
+}
+
+#[test]
+fn settings_of_triton_that_this_server_lacks_are_refused_as_by_a_triton_without_them() {
+    for path in [
+        "/v2/logging",
+        "/v2/trace/setting",
+        "/v2/models/m/trace/setting",
+        "/inference.GRPCInferenceService/TraceSetting",
+        "/inference.GRPCInferenceService/LogSettings",
+    ] {
+        for method in [Method::GET, Method::POST] {
+            assert_eq!(parsed(&method, path), "UNSUPPORTED", "{method} {path}");
+        }
+    }
+    for path in ["/v2/models//trace/setting", "/v2/models/m/x/trace/setting", "/v2/logging/x"] {
+        assert_eq!(parsed(&Method::GET, path), "NOT_FOUND", "{path}");
+    }
+    let response = super::problem::response(&Failure::new(Code::Unsupported, "no"));
+    assert_eq!((response.status().as_u16(), response.headers().get("retry-after")), (503, None));
 }
 
 #[test]
@@ -177,6 +205,7 @@ fn config(max_in_flight: usize) -> Config {
         max_request_timeout: second,
         version_headers: true,
         version_in_body: true,
+        default_model: None,
         io_threads: NonZeroUsize::MIN,
     }
 }

@@ -86,7 +86,7 @@ const fn triton_type(datatype: DataType) -> TritonType {
 }
 
 /// The models that a caller may use, by name.
-fn visible(plane: &DataPlane, identity: Option<&Identity>) -> Vec<Arc<Entry>> {
+pub(super) fn visible(plane: &DataPlane, identity: Option<&Identity>) -> Vec<Arc<Entry>> {
     let snapshot = plane.gateway().snapshot();
     let may_use = |entry: &&Arc<Entry>| plane.check_model(identity, entry.name().as_str()).is_ok();
     let mut entries: Vec<Arc<Entry>> = snapshot.models().filter(may_use).cloned().collect();

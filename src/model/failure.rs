@@ -32,6 +32,8 @@ pub enum Code {
     /// The engine rejected the run, or failed in it.
     EngineFailed,
     NotReady,
+    /// Something that other servers have and this one does not. A later try fails too.
+    Unsupported,
     Draining,
     Overloaded,
     DeadlineExceeded,
@@ -40,7 +42,7 @@ pub enum Code {
 }
 
 impl Code {
-    pub const ALL: [Code; 25] = [
+    pub const ALL: [Code; 26] = [
         Code::InvalidRequest,
         Code::InvalidTensor,
         Code::Unauthenticated,
@@ -62,6 +64,7 @@ impl Code {
         Code::Internal,
         Code::EngineFailed,
         Code::NotReady,
+        Code::Unsupported,
         Code::Draining,
         Code::Overloaded,
         Code::DeadlineExceeded,
@@ -92,6 +95,7 @@ impl Code {
             Code::Internal => "INTERNAL",
             Code::EngineFailed => "ENGINE_FAILED",
             Code::NotReady => "NOT_READY",
+            Code::Unsupported => "UNSUPPORTED",
             Code::Draining => "DRAINING",
             Code::Overloaded => "OVERLOADED",
             Code::DeadlineExceeded => "DEADLINE_EXCEEDED",

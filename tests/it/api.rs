@@ -16,7 +16,9 @@ fn read(path: &str) -> String {
 
 #[test]
 fn every_operation_of_both_openapi_documents_answers_as_documented() {
-    let gateway = Gateway::start(|models| copy(&root().join("models/iris"), &models.join("iris")));
+    let gateway = Gateway::start_with("[serving]\ndefault_model = \"iris\"\n", |models| {
+        copy(&root().join("models/iris"), &models.join("iris"));
+    });
     let python = std::env::var("SLUICEGATE_TEST_PYTHON")
         .unwrap_or_else(|_| root().join(".venv/bin/python").display().to_string());
     let output = Command::new(&python)

@@ -16,6 +16,7 @@ mod browser;
 mod chaos;
 
 mod cli;
+mod clients;
 mod console;
 mod dataset;
 mod deploy;
@@ -25,6 +26,7 @@ mod explain;
 mod gates;
 mod golden;
 mod grpc;
+mod invocations;
 mod lifecycle;
 mod lineage;
 mod logged;

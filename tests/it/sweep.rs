@@ -1,4 +1,4 @@
-//! Legal and strange inputs to single operators do not end the server (see tests/python/sweep.py). `make sweep` tries all operators.
+//! Legal and strange inputs to single operators do not end the server, and have the same answers over HTTP and gRPC (see tests/python/sweep.py). `make sweep` tries all operators.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,5 +18,5 @@ fn strange_inputs_to_operators_are_answered() {
         .output()
         .unwrap_or_else(|e| panic!("{python} does not run (`make venv` creates it): {e}"));
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && text.contains("0 faults"), "{text}");
+    assert!(output.status.success() && text.contains("0 faults") && text.contains(" 0 differences"), "{text}");
 }

@@ -2,7 +2,8 @@
 
 The models are the ONNX project's own backend test cases, one operator each, with every dimension made free. The inputs are the case's own,
 with one extent made 0, 1 or odd, or with special values: NaN, infinities, the largest and smallest integers, -1, 0.
-Each request must get an answer: any status, but an answer. The server runs without a supervisor and under a limit on its address space, so
+Each request must get an answer: any status, but an answer. It is sent over HTTP (binary) and over gRPC: raw, and each fourth one with typed
+contents too. All must get the same status and the same outputs; fractions within rounding, as kernels add in another order where memory is aligned otherwise. The server runs without a supervisor and under a limit on its address space, so
 that a signal, an abort or an allocation that cannot be had shows as a broken connection.
 
     sweep.py --binary target/release/sluicegate [--operators LSTM,GRU] [--requests-per-case 12] [--seed 1]
@@ -11,9 +12,11 @@ Prints one line for each fault, then the counts. Exit code 1 if the server ended
 """
 import argparse, collections, http.client, importlib, json, os, pathlib, pkgutil, random, re, shutil, signal, subprocess, sys, tempfile, threading, time, warnings
 
+import grpc
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 warnings.filterwarnings("ignore")
 
@@ -129,8 +132,59 @@ def body(names, arrays):
     raw = [as_bytes(a) for a in arrays]
     inputs = [{"name": n, "shape": list(a.shape), "datatype": DATATYPES.get(a.dtype, "BYTES"), "parameters": {"binary_data_size": len(r)}}
               for n, a, r in zip(names, arrays, raw)]
-    head = json.dumps({"inputs": inputs}).encode()
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
     return {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}, head + b"".join(raw)
+
+
+# The field of typed contents for each datatype. FP16 has none.
+CONTENTS = dict(BOOL="bool", UINT8="uint", UINT16="uint", UINT32="uint", UINT64="uint64", INT8="int", INT16="int", INT32="int", INT64="int64",
+                FP32="fp32", FP64="fp64", BYTES="bytes")
+# The answers of gRPC for the statuses of HTTP that say something about the request.
+STATUSES = {400: grpc.StatusCode.INVALID_ARGUMENT, 413: grpc.StatusCode.RESOURCE_EXHAUSTED, 500: grpc.StatusCode.INTERNAL}
+# Operators whose outputs differ from run to run.
+RANDOM = ("bernoulli", "random", "multinomial", "dropout")
+
+
+def message(model, names, arrays, typed):
+    """The same request as a message of gRPC. None where an input has no typed form."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in zip(names, arrays):
+        datatype = DATATYPES.get(array.dtype, "BYTES")
+        tensor = request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        if not typed:
+            request.raw_input_contents.append(as_bytes(array))
+        elif datatype not in CONTENTS:
+            return None
+        elif datatype == "BYTES":
+            tensor.contents.bytes_contents.extend(x if isinstance(x, bytes) else str(x).encode() for x in array.ravel())
+        else:
+            getattr(tensor.contents, CONTENTS[datatype] + "_contents").extend(array.ravel().tolist())
+    return request
+
+
+def outputs_of_http(headers, body):
+    """Name, shape, datatype and bytes of each output of a binary answer."""
+    length = int(headers["Inference-Header-Content-Length"])
+    at, outputs = length, []
+    for output in json.loads(body[:length])["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        outputs.append((output["name"], output["shape"], output["datatype"], body[at : at + size]))
+        at += size
+    return outputs
+
+
+def outputs_of_grpc(answer):
+    """The same of an answer of gRPC: raw, or typed where the request was."""
+    outputs = []
+    for i, output in enumerate(answer.outputs):
+        if answer.raw_output_contents:
+            data = answer.raw_output_contents[i]
+        else:
+            values = getattr(output.contents, CONTENTS[output.datatype] + "_contents")
+            dtype = next((t for t, name in DATATYPES.items() if name == output.datatype), np.dtype(object))
+            data = as_bytes(np.array(list(values), dtype=dtype))
+        outputs.append((output.name, list(output.shape), output.datatype, data))
+    return outputs
 
 
 class Server:
@@ -186,10 +240,42 @@ class Server:
 
 
 def send(connection, name, headers, payload):
+    """The status and, for 200, the outputs."""
     connection.request("POST", f"/v2/models/{name}/infer", payload, headers)
     answer = connection.getresponse()
-    answer.read()
-    return answer.status
+    body = answer.read()
+    return answer.status, outputs_of_http(answer.headers, body) if answer.status == 200 else None
+
+
+def difference(stub, name, request, status, expected):
+    """What gRPC answers otherwise than HTTP did; None for the same."""
+    try:
+        outputs = outputs_of_grpc(stub.ModelInfer(request, timeout=HANGING))
+    except grpc.RpcError as error:
+        if error.code() == STATUSES.get(status):
+            return None
+        # Whether there is time left, and whether a breaker has opened since, is not a matter of the protocol.
+        return None if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE) else f"{status} over HTTP, {error.code()}: {error.details()}"
+    if status != 200:
+        return f"{status} over HTTP, OK over gRPC"
+    if any(word in name for word in RANDOM):
+        outputs, expected = ([o[:3] for o in both] for both in (outputs, expected))
+    return None if len(outputs) == len(expected) and all(map(is_same, outputs, expected)) else f"other outputs: {str(expected)[:200]} over HTTP, {str(outputs)[:200]} over gRPC"
+
+
+def is_same(one, other):
+    """Whether two outputs are the same."""
+    if one[:3] != other[:3] or not one[2].startswith("FP") or len(one) < 4:
+        return one == other
+    dtype = next(t for t, name in DATATYPES.items() if name == one[2])
+    with np.errstate(all="ignore"):
+        values = [np.frombuffer(o[3], dtype=dtype).astype(np.float64) for o in (one, other)]
+        return len(one[3]) == len(other[3]) and np.allclose(*values, rtol=1e-2 if one[2] == "FP16" else 1e-3, atol=1e-4, equal_nan=True)
+
+
+def stub_of(server):
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    return service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.data, options=options))
 
 
 def main():
@@ -218,19 +304,31 @@ def main():
         directory.mkdir(parents=True)
         onnx.save(with_free_dimensions(model), str(directory / "model.onnx"))
     server = Server(os.path.abspath(arguments.binary), work)
-    statuses, faults, sent = collections.Counter(), [], 0
+    statuses, faults, differences, sent, compared = collections.Counter(), [], [], 0, collections.Counter()
     try:
         server.start()
         ready = server.wait_loaded(arguments.load_seconds)
         print(f"{len(chosen)} models of {len(per_operator)} operators, {len(ready)} ready", flush=True)
-        connection = http.client.HTTPConnection(server.data, timeout=HANGING)
+        connection, stub = http.client.HTTPConnection(server.data, timeout=HANGING), stub_of(server)
         for name in ready:
             names, inputs = chosen[name]
             for what, arrays in mutations(inputs, random_, arguments.requests_per_case):
                 headers, payload = body(names, arrays)
                 sent += 1
                 try:
-                    statuses[send(connection, name, headers, payload)] += 1
+                    status, outputs = send(connection, name, headers, payload)
+                    statuses[status] += 1
+                    for typed in (False, True) if sent % 4 == 0 else (False,):
+                        request = message(name, names, arrays, typed) if status in (200, *STATUSES) else None
+                        if request is None:
+                            continue
+                        different = difference(stub, name, request, status, outputs)
+                        if server.process.poll() is not None:
+                            raise OSError("the server ended")
+                        compared["typed" if typed else "raw"] += 1
+                        if different:
+                            differences.append((name, what, "typed" if typed else "raw", different))
+                            print("DIFFERENCE", *differences[-1], flush=True)
                 except (OSError, http.client.HTTPException) as error:
                     connection.close()
                     time.sleep(0.5)
@@ -242,16 +340,20 @@ def main():
                     shutil.rmtree(work / "models" / name)
                     server.start()
                     server.wait_loaded(arguments.load_seconds)
-                    connection = http.client.HTTPConnection(server.data, timeout=HANGING)
+                    connection, stub = http.client.HTTPConnection(server.data, timeout=HANGING), stub_of(server)
                     break
     finally:
         server.end()
         shutil.rmtree(work, ignore_errors=True)
     print(f"{sent} requests, statuses {dict(sorted(statuses.items()))}, {len(faults)} faults")
+    print(f"over gRPC too: {compared['raw']} raw, {compared['typed']} typed, {len(differences)} differences")
     if not ready or statuses[200] < sent / 4:
         print("too few requests were answered with 200: the sweep shows nothing")
         return 1
-    return 1 if faults else 0
+    if compared["raw"] < sent / 4 or not compared["typed"]:
+        print("too few requests were sent over gRPC: the comparison shows nothing")
+        return 1
+    return 1 if faults or differences else 0
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ fn model(message: Bytes, complaints: &mut Complaints) -> Result<Named, Failure> 
 /// The model that a specification names, and its signature.
 pub(crate) fn named(spec: ModelSpec) -> (Named, String) {
     let version = match spec.version_choice {
-        None => NamedVersion::Any,
+        // 0 is no version here. OpenVINO's clients send it for "the default version".
+        None | Some(VersionChoice::Version(Int64Value { value: 0 })) => NamedVersion::Any,
         Some(VersionChoice::Version(Int64Value { value })) => NamedVersion::Version(value.to_string()),
         Some(VersionChoice::VersionLabel(label)) => NamedVersion::Label(label),
     };

@@ -48,6 +48,11 @@ impl<'a> Reader<'a> {
         self.hold.room(vec, additional, usize::MAX).map_err(Syntax::no_memory)
     }
 
+    /// A view of a part of the text.
+    pub(super) fn view(&self, part: &str) -> Bytes {
+        self.source.slice_ref(part.as_bytes())
+    }
+
     /// Counts memory that is about to be allocated.
     pub(super) fn grow(&self, bytes: usize) -> Result<(), Syntax> {
         self.hold.grow(bytes).map_err(Syntax::no_memory)

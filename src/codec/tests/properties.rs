@@ -146,7 +146,7 @@ proptest! {
         let large = oip::encode_in_pieces(sent.clone(), &HEAD, form, &Hold::uncounted()).unwrap();
         prop_assert_eq!((large.json_length, large.nonfinite), (whole.json_length, whole.nonfinite));
         prop_assert!(joined(large.pieces) == whole.body);
-        for style in [Style::Columns, Style::Rows(6)] {
+        for style in [Style::Columns, Style::Named, Style::Rows(6), Style::Records(6)] {
             let whole = tfs::encode_predict(&sent, style).unwrap();
             let (pieces, nonfinite) = tfs::predict_in_pieces(sent.clone(), style).unwrap();
             prop_assert_eq!(nonfinite, whole.nonfinite);
@@ -165,7 +165,7 @@ proptest! {
         let whole = oip::encode(&json, &HEAD, &AnswerForm::json()).unwrap();
         let large = oip::encode_in_pieces(json.clone(), &HEAD, AnswerForm::json(), &Hold::uncounted()).unwrap();
         prop_assert_eq!(joined(large.pieces), whole.body.to_vec());
-        for style in [Style::Columns, Style::Rows(rows)] {
+        for style in [Style::Columns, Style::Named, Style::Rows(rows), Style::Records(rows)] {
             match tfs::encode_predict(&json, style) {
                 Ok(whole) => {
                     let (pieces, nonfinite) = tfs::predict_in_pieces(json.clone(), style).unwrap();

@@ -15,7 +15,7 @@ pub struct EncodedPredict {
     pub nonfinite: usize,
 }
 
-/// Encodes an answer in the style of its request. The name of a single output is omitted. BYTES outputs are `{"b64": "…"}` if
+/// Encodes an answer in the style of its request. The name of a single output is omitted, except for `MLflow`. BYTES outputs are `{"b64": "…"}` if
 /// their name ends in `_bytes`, and text otherwise.
 ///
 /// # Errors
@@ -23,36 +23,69 @@ pub struct EncodedPredict {
 /// or if strings are not UTF-8.
 pub fn encode_predict(answer: &Answer, style: Style) -> Result<EncodedPredict, Failure> {
     let outputs: Vec<Output<'_>> = answer.outputs.iter().map(|(name, tensor)| Output::new(name, tensor)).collect();
-    let mut writer = Writer { out: Vec::with_capacity(estimated_size(answer)), nonfinite: 0 };
-    match style {
-        Style::Columns => {
-            text::plain(&mut writer.out, "{\"outputs\":");
-            writer.entry(&outputs, |writer, output| writer.nested(output, output.tensor.shape(), &mut 0))?;
-        }
-        Style::Rows(rows) => {
+    let layout = Layout::of(style);
+    let mut writer = Writer { out: Vec::with_capacity(estimated_size(answer)), nonfinite: 0, layout };
+    text::plain(&mut writer.out, layout.head);
+    match layout.rows {
+        None => writer.entry(&outputs, |writer, output| writer.nested(output, output.tensor.shape(), &mut 0))?,
+        Some(rows) => {
             check_rows(answer, rows)?;
-            text::plain(&mut writer.out, "{\"predictions\":[");
             for row in 0..rows {
                 if row > 0 {
                     writer.out.push(b',');
                 }
                 writer.entry(&outputs, |writer, output| {
                     let mut at = row * (output.tensor.data().len() / rows);
-                    writer.nested(output, &output.tensor.shape()[1..], &mut at)
+                    writer.nested(output, layout.of_row(output.tensor), &mut at)
                 })?;
             }
-            writer.out.push(b']');
         }
     }
-    writer.out.push(b'}');
+    text::plain(&mut writer.out, layout.tail());
     Ok(EncodedPredict { body: writer.out.into(), nonfinite: writer.nonfinite })
+}
+
+/// The differences between the styles.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    /// What is before the values.
+    head: &'static str,
+    /// `None`: one entry per tensor, which is written like one row without a list around it.
+    rows: Option<usize>,
+    /// A single output has its name too.
+    named: bool,
+    /// A row with one element is written without a list.
+    flat: bool,
+}
+
+impl Layout {
+    const fn of(style: Style) -> Layout {
+        let (predictions, listed) = ("{\"predictions\":", "{\"predictions\":[");
+        match style {
+            Style::Columns => Layout { head: "{\"outputs\":", rows: None, named: false, flat: false },
+            Style::Rows(rows) => Layout { head: listed, rows: Some(rows), named: false, flat: false },
+            Style::Records(rows) => Layout { head: listed, rows: Some(rows), named: true, flat: true },
+            Style::Named => Layout { head: predictions, rows: None, named: true, flat: false },
+        }
+    }
+
+    /// What is behind the values.
+    const fn tail(self) -> &'static str {
+        if self.rows.is_some() { "]}" } else { "}" }
+    }
+
+    /// The extents of one row of an output.
+    fn of_row(self, tensor: &Tensor) -> &[usize] {
+        let extents = &tensor.shape()[1..];
+        if self.flat && extents.iter().all(|extent| *extent == 1) { &[] } else { extents }
+    }
 }
 
 /// Whether an answer is encoded in pieces, because its text is large.
 #[must_use]
 pub fn is_large(answer: &Answer, style: Style) -> bool {
     let names: usize = answer.outputs.iter().map(|(name, _)| name.len() + 8).sum();
-    let rows = if let Style::Rows(rows) = style { rows } else { 1 };
+    let rows = Layout::of(style).rows.unwrap_or(1);
     let values = answer.outputs.iter().fold(0usize, |sum, (_, tensor)| sum.saturating_add(estimated_json(tensor)));
     rows.saturating_mul(names).saturating_add(values) > 4 * pieces::PIECE
 }
@@ -72,14 +105,11 @@ pub fn predict_in_pieces(answer: Answer, style: Style) -> Result<(Pieces, usize)
         }
         nonfinite += tensor.data().count_nonfinite();
     }
-    let rows = match style {
-        Style::Columns => None,
-        Style::Rows(rows) => {
-            check_rows(&answer, rows)?;
-            Some(rows)
-        }
-    };
-    let state = TfsPieces { answer, rows, at: Place::Start, lists: None };
+    let layout = Layout::of(style);
+    if let Some(rows) = layout.rows {
+        check_rows(&answer, rows)?;
+    }
+    let state = TfsPieces { answer, layout, at: Place::Start, lists: None };
     Ok((Pieces(Form::Tfs(state)), nonfinite))
 }
 
@@ -87,8 +117,7 @@ pub fn predict_in_pieces(answer: Answer, style: Style) -> Result<(Pieces, usize)
 #[derive(Debug)]
 pub(in crate::codec) struct TfsPieces {
     answer: Answer,
-    /// `None` in column form, which is written like one row without a list around it.
-    rows: Option<usize>,
+    layout: Layout,
     at: Place,
     /// The values that are being written.
     lists: Option<Lists>,
@@ -115,11 +144,11 @@ impl TfsPieces {
         while !pieces::is_full(out) {
             match self.at {
                 Place::Start => {
-                    text::plain(out, if self.rows.is_some() { "{\"predictions\":[" } else { "{\"outputs\":" });
+                    text::plain(out, self.layout.head);
                     self.at = Place::Value { row: 0, output: 0 };
                 }
-                Place::Value { row, .. } if row >= self.rows.unwrap_or(1) => {
-                    text::plain(out, if self.rows.is_some() { "]}" } else { "}" });
+                Place::Value { row, .. } if row >= self.layout.rows.unwrap_or(1) => {
+                    text::plain(out, self.layout.tail());
                     self.at = Place::End;
                 }
                 Place::Value { row, output } => self.value(out, row, output),
@@ -129,7 +158,8 @@ impl TfsPieces {
     }
 
     fn value(&mut self, out: &mut Vec<u8>, row: usize, output: usize) {
-        let alone = self.answer.outputs.len() == 1;
+        let layout = self.layout;
+        let alone = self.answer.outputs.len() == 1 && !layout.named;
         let Some((name, tensor)) = self.answer.outputs.get(output) else {
             if !alone {
                 // Without outputs, a row is an empty object.
@@ -139,7 +169,6 @@ impl TfsPieces {
             self.at = Place::Value { row: row + 1, output: 0 };
             return;
         };
-        let rows = self.rows;
         let lists = self.lists.get_or_insert_with(|| {
             if alone {
                 text::plain(out, if row > 0 { "," } else { "" });
@@ -149,9 +178,9 @@ impl TfsPieces {
                 out.push(b':');
             }
             let base64 = Output::new(name, tensor).base64;
-            match rows {
+            match layout.rows {
                 None => Lists::new(tensor.shape(), 0, base64),
-                Some(rows) => Lists::new(&tensor.shape()[1..], row * (tensor.data().len() / rows), base64),
+                Some(rows) => Lists::new(layout.of_row(tensor), row * (tensor.data().len() / rows), base64),
             }
         });
         if lists.write(out, tensor.data()) {
@@ -194,6 +223,7 @@ impl<'a> Output<'a> {
 struct Writer {
     out: Vec<u8>,
     nonfinite: usize,
+    layout: Layout,
 }
 
 impl Writer {
@@ -203,7 +233,9 @@ impl Writer {
         outputs: &[Output<'_>],
         mut write: impl FnMut(&mut Writer, &Output<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        if let [only] = outputs {
+        if let [only] = outputs
+            && !self.layout.named
+        {
             return write(self, only);
         }
         self.out.push(b'{');

@@ -16,9 +16,9 @@ pub struct VersionStatus<'a> {
     pub error_message: &'a str,
 }
 
-/// The answer to `GET /v1/models/M`.
+/// The answer to `GET /v1/models/M`. `of_kserve`: the name of the model and whether it is ready, which KServe's V1 protocol has there.
 #[must_use]
-pub fn status_json(versions: &[VersionStatus<'_>]) -> Bytes {
+pub fn status_json(versions: &[VersionStatus<'_>], of_kserve: Option<(&str, bool)>) -> Bytes {
     let mut out = Vec::new();
     plain(&mut out, "{\"model_version_status\":[");
     for (i, status) in versions.iter().enumerate() {
@@ -31,6 +31,25 @@ pub fn status_json(versions: &[VersionStatus<'_>]) -> Bytes {
         plain(&mut out, ",\"error_message\":");
         string(&mut out, status.error_message);
         plain(&mut out, "}}");
+    }
+    out.push(b']');
+    if let Some((name, ready)) = of_kserve {
+        plain(&mut out, ",\"name\":");
+        string(&mut out, name);
+        plain(&mut out, if ready { ",\"ready\":true" } else { ",\"ready\":false" });
+    }
+    out.push(b'}');
+    out.into()
+}
+
+/// The answer to `GET /v1/models` (KServe V1): the names of the models.
+#[must_use]
+pub fn models_json<'a>(names: impl Iterator<Item = &'a str>) -> Bytes {
+    let mut out = Vec::new();
+    plain(&mut out, "{\"models\":[");
+    for (i, name) in names.enumerate() {
+        plain(&mut out, if i > 0 { "," } else { "" });
+        string(&mut out, name);
     }
     plain(&mut out, "]}");
     out.into()

@@ -9,7 +9,7 @@ use crate::model::{Code, Dim, Failure, InferenceRequest, NamedTensor, Signature,
 use crate::tensor::{Shape, Tensor};
 use bytes::Bytes;
 
-const RULES: Rules = Rules { fp16_as_numbers: true, base64_objects: true };
+pub(in crate::codec) const RULES: Rules = Rules { fp16_as_numbers: true, base64_objects: true };
 
 /// A predict request whose form is known and whose values are not parsed yet.
 #[derive(Debug, Clone)]
@@ -53,12 +53,7 @@ pub fn parse(body: &Bytes) -> Result<TfsRequest, Failure> {
         match &*member {
             "signature_name" => signature_name(&mut reader)?,
             "instances" => rows = Some(instances(&mut reader, body)?),
-            "inputs" => {
-                let start = reader.offset();
-                let named = is_named(&reader);
-                reader.skip_value()?;
-                columns = Some(TfsRequest { body: body.clone(), style: Style::Columns, start, named });
-            }
+            "inputs" => columns = Some(tensors(&mut reader, body)?),
             _ => {
                 reader.skip_value()?;
             }
@@ -82,6 +77,16 @@ impl TfsRequest {
         self.style
     }
 
+    /// Whether the values are objects with names.
+    pub(in crate::codec) fn is_named(&self) -> bool {
+        self.named
+    }
+
+    /// The offset of the value of `instances` or `inputs`.
+    pub(in crate::codec) fn start(&self) -> usize {
+        self.start
+    }
+
     /// Parses the values with the signature's datatypes. [`Signature::check`] finds missing inputs and wrong dimensions later.
     ///
     /// # Errors
@@ -91,7 +96,7 @@ impl TfsRequest {
         let specs = signature.inputs();
         let inputs = match (self.style, self.named) {
             (Style::Rows(rows), true) => named_rows(&mut reader, signature, rows)?,
-            (Style::Columns, true) => named_columns(&mut reader, signature.all_inputs())?,
+            (_, true) => named_columns(&mut reader, signature.all_inputs())?,
             (style, false) => vec![only_input(&mut reader, specs, style)?],
         };
         Ok(InferenceRequest { inputs, ..InferenceRequest::default() })
@@ -99,7 +104,8 @@ impl TfsRequest {
 }
 
 /// Collects the elements of one input, row by row or all at once.
-struct Column<'s> {
+#[derive(Debug)]
+pub(in crate::codec) struct Column<'s> {
     spec: &'s TensorSpec,
     buffer: Buffer,
     /// The nesting of the values so far. All must be the same.
@@ -107,14 +113,14 @@ struct Column<'s> {
 }
 
 impl<'s> Column<'s> {
-    fn new(spec: &'s TensorSpec, rows: usize, reader: &Reader<'_>) -> Result<Column<'s>, Syntax> {
+    pub(in crate::codec) fn new(spec: &'s TensorSpec, rows: usize, reader: &Reader<'_>) -> Result<Column<'s>, Syntax> {
         let fixed = spec.dims.iter().flatten().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 });
         let expected = fixed.fold(rows, usize::saturating_mul);
         Ok(Column { spec, buffer: Buffer::new(spec.datatype, expected, reader)?, nesting: None })
     }
 
     /// Parses one value of this input. Each one must have the same nesting.
-    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Failure> {
+    pub(in crate::codec) fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Failure> {
         let nesting = self.buffer.read(reader, RULES).map_err(|error| self.failure(error))?;
         match &self.nesting {
             Some(before) if *before != nesting => Err(Failure::new(
@@ -135,14 +141,18 @@ impl<'s> Column<'s> {
     }
 
     /// Builds the tensor, with `rows` as the first extent if given. An empty list does not show the extents inside it, so those come
-    /// from the signature.
-    fn finish(self, rows: Option<usize>) -> Result<NamedTensor, Failure> {
+    /// from the signature, and so do dimensions at the end that are fixed at 1.
+    pub(in crate::codec) fn finish(self, rows: Option<usize>) -> Result<NamedTensor, Failure> {
         let nesting = self.nesting.unwrap_or_default().as_shape();
         let mut extents: Vec<usize> = rows.into_iter().chain(nesting.iter().copied()).collect();
         if extents.contains(&0) {
             let known = extents.len();
             let rest = self.spec.dims.iter().flatten().skip(known);
             extents.extend(rest.map(|dim| if let Dim::Fixed(n) = dim { *n } else { 0 }));
+        } else if let Some(rest) = self.spec.dims.as_deref().and_then(|dims| dims.get(extents.len()..))
+            && rest.iter().all(|dim| *dim == Dim::Fixed(1))
+        {
+            extents.extend(rest.iter().map(|_| 1));
         }
         let tensor = Tensor::new(Shape::new(&extents), self.buffer.finish())
             .map_err(|e| Failure::new(Code::InvalidTensor, format!("input {:?}: {e}", &*self.spec.name)))?;
@@ -163,7 +173,7 @@ fn only_input(reader: &mut Reader<'_>, specs: &[TensorSpec], style: Style) -> Re
     let [spec] = specs else {
         let (given, wanted) = match style {
             Style::Rows(_) => ("'instances' is a plain list", "a list of objects"),
-            Style::Columns => ("'inputs' is a plain value or list", "an object"),
+            _ => ("'inputs' is a plain value or list", "an object"),
         };
         return Err(invalid(format!("{given}, but expected {wanted} that names the inputs: {}", names(specs))));
     };
@@ -231,7 +241,22 @@ fn named_rows(reader: &mut Reader<'_>, signature: &Signature, rows: usize) -> Re
     columns.into_iter().map(|column| column.finish(Some(row))).collect()
 }
 
-fn instances(reader: &mut Reader<'_>, body: &Bytes) -> Result<TfsRequest, Failure> {
+/// Finds the form of the value of `inputs`, at the cursor.
+///
+/// # Errors
+/// When it is not valid JSON.
+pub(in crate::codec) fn tensors(reader: &mut Reader<'_>, body: &Bytes) -> Result<TfsRequest, Failure> {
+    let start = reader.offset();
+    let named = is_named(reader);
+    reader.skip_value()?;
+    Ok(TfsRequest { body: body.clone(), style: Style::Columns, start, named })
+}
+
+/// Finds the form of the value of `instances`, at the cursor.
+///
+/// # Errors
+/// `INVALID_REQUEST` when it is not a list with at least one entry.
+pub(in crate::codec) fn instances(reader: &mut Reader<'_>, body: &Bytes) -> Result<TfsRequest, Failure> {
     let start = reader.offset();
     if !reader.eat(b'[') {
         reader.skip_value()?;

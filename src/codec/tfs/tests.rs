@@ -216,13 +216,59 @@ fn an_output_without_rows_requires_the_column_form() {
 }
 
 #[test]
+fn answers_of_mlflow_name_every_output() {
+    let one = answer(vec![("y", &[2, 1], fp32(&[0.5, 1.5]))]);
+    let text =
+        |answer: &Answer, style| String::from_utf8(encode_predict(answer, style).unwrap().body.to_vec()).unwrap();
+    assert_eq!(text(&one, Style::Records(2)), r#"{"predictions":[{"y":0.5},{"y":1.5}]}"#);
+    assert_eq!(text(&one, Style::Named), r#"{"predictions":{"y":[[0.5],[1.5]]}}"#);
+    let two = answer(vec![("y", &[2], Data::Int64(vec![3, 4].into())), ("p", &[2, 2], fp32(&[0.25, 0.75, 1.0, 0.0]))]);
+    assert_eq!(text(&two, Style::Records(2)), r#"{"predictions":[{"y":3,"p":[0.25,0.75]},{"y":4,"p":[1.0,0.0]}]}"#);
+    assert_eq!(text(&two, Style::Named), r#"{"predictions":{"y":[3,4],"p":[[0.25,0.75],[1.0,0.0]]}}"#);
+    assert!(encode_predict(&two, Style::Records(3)).is_err());
+}
+
+#[test]
+fn dimensions_at_the_end_that_are_1_may_be_left_out() {
+    let signature = Signature::new(
+        vec![spec("island", DataType::Bytes, &[-1, 1]), spec("mass", DataType::Fp32, &[-1, 1, 1])],
+        vec![],
+    );
+    let expected = [
+        (
+            "island".to_owned(),
+            "[2,1]".to_owned(),
+            Data::Bytes(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]),
+        ),
+        ("mass".to_owned(), "[2,1,1]".to_owned(), fp32(&[4200.0, 1.0])),
+    ];
+    for text in [
+        r#"{"instances":[{"island":"a","mass":4200.0},{"mass":1,"island":"b"}]}"#,
+        r#"{"instances":[{"island":["a"],"mass":[[4200.0]]},{"island":["b"],"mass":[[1]]}]}"#,
+        r#"{"inputs":{"island":["a","b"],"mass":[4200.0,1]}}"#,
+    ] {
+        assert_eq!(inputs(text, &signature), expected, "{text}");
+    }
+    assert_eq!(single(r#"{"instances":[1,2]}"#, &one(DataType::Fp32, &[-1, 1])).0, "[2,1]");
+    // Only where they are fixed.
+    assert_eq!(single(r#"{"instances":[1,2]}"#, &one(DataType::Fp32, &[-1, -1])).0, "[2]");
+    assert_eq!(single(r#"{"instances":[1,2]}"#, &one(DataType::Fp32, &[-1, 2])).0, "[2]");
+}
+
+#[test]
 fn status_and_metadata_have_the_tensorflow_format() {
     let version: Version = "3".parse().unwrap();
     let one = VersionStatus { version, state: "AVAILABLE", error_code: "OK", error_message: "" };
     assert_eq!(
-        status_json(&[one]),
+        status_json(&[one], None),
         r#"{"model_version_status":[{"version":"3","state":"AVAILABLE","status":{"error_code":"OK","error_message":""}}]}"#
     );
+    assert_eq!(
+        status_json(&[], Some(("m", true))),
+        r#"{"model_version_status":[],"name":"m","ready":true}"#,
+        "KServe's V1 protocol has these members"
+    );
+    assert_eq!(models_json(["a", "b"].into_iter()), r#"{"models":["a","b"]}"#);
     let any = TensorSpec { name: "any".into(), datatype: DataType::Bytes, dims: None };
     let signature = Signature::new(vec![spec("x", DataType::Fp32, &[-1, 2])], vec![any]);
     assert_eq!(

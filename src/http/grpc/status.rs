@@ -36,7 +36,9 @@ const fn grpc_code(code: Code) -> Grpc {
         Code::BodyTooLarge | Code::HeadersTooLarge | Code::TooManyRequests => Grpc::ResourceExhausted,
         Code::ClientClosed => Grpc::Cancelled,
         Code::Internal | Code::EngineFailed => Grpc::Internal,
-        Code::NotReady | Code::Draining | Code::Overloaded | Code::LogUnavailable => Grpc::Unavailable,
+        Code::NotReady | Code::Unsupported | Code::Draining | Code::Overloaded | Code::LogUnavailable => {
+            Grpc::Unavailable
+        }
         Code::BodyTimeout | Code::DeadlineExceeded => Grpc::DeadlineExceeded,
     }
 }

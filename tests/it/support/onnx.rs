@@ -233,6 +233,22 @@ pub fn echoing_every_type() -> Vec<u8> {
     model(nodes, Vec::new(), inputs, outputs)
 }
 
+/// `island` string [N,1], `mass` FP32 [N,1], `year` INT64 [N] and `bill` FP32 [N,2] → the same as `island_out` and so on: rows of a table.
+pub fn echoing_columns() -> Vec<u8> {
+    use pb::tensor_proto::DataType as T;
+    let columns = [
+        ("island", T::String, vec![None, Some(1)]),
+        ("mass", T::Float, vec![None, Some(1)]),
+        ("year", T::Int64, vec![None]),
+        ("bill", T::Float, vec![None, Some(2)]),
+    ];
+    let out = |name: &str| format!("{name}_out");
+    let nodes = columns.iter().map(|(name, ..)| node("Identity", &[name], &[&out(name)])).collect();
+    let inputs = columns.iter().map(|(name, t, dims)| typed(name, *t as i32, dims)).collect();
+    let outputs = columns.iter().map(|(name, t, dims)| typed(&out(name), *t as i32, dims)).collect();
+    model(nodes, Vec::new(), inputs, outputs)
+}
+
 /// `x` FP32 [T,N,4] → `y` FP32 [T,1,N,5]: an LSTM. ONNX Runtime aborts the process where T or N is 0.
 pub fn lstm() -> Vec<u8> {
     let mut lstm = node("LSTM", &["x", "w", "r"], &["y"]);

@@ -1,0 +1,92 @@
+//! Clients that users of other servers have, as they come from PyPI (tests/python/*_client*.py). README.md lists them.
+
+use crate::support::{Gateway, copy};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn gateway(config: &str) -> Gateway {
+    Gateway::start_with(config, |models| copy(&root().join("models"), models))
+}
+
+/// Runs a script of tests/python with the address of the data plane. It prints "ok" at its end.
+fn python(script: &str, gateway: &Gateway, more: &[&str]) {
+    let python = std::env::var("SLUICEGATE_TEST_PYTHON")
+        .unwrap_or_else(|_| root().join(".venv/bin/python").display().to_string());
+    let output = Command::new(&python)
+        .arg(root().join("tests/python").join(script))
+        .arg(gateway.data().to_string())
+        .args(more)
+        .output()
+        .unwrap_or_else(|e| panic!("{python} does not run (`make venv` creates it): {e}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let ended = output.status.success() && text.trim_end().ends_with("ok");
+    assert!(ended, "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn clients_of_kserve_work_unchanged() {
+    python("kserve_client.py", &gateway(""), &[]);
+}
+
+#[test]
+fn clients_of_openvino_model_server_work_unchanged() {
+    python("ovms_client.py", &gateway(""), &[]);
+}
+
+#[test]
+fn what_pandas_writes_is_what_invocations_reads() {
+    python("invocations_client.py", &gateway("[serving]\ndefault_model = \"iris\"\n"), &["iris"]);
+    python("invocations_client.py", &gateway("[serving]\ndefault_model = \"breast-cancer\"\n"), &["breast-cancer"]);
+}
+
+/// `perf_analyzer` needs a newer glibc than most machines have, so it is not among the packages of the tests. `SLUICEGATE_TEST_PERF_ANALYZER` is
+/// the program, or a command with its options, such as `chroot DIR perf_analyzer`.
+#[test]
+fn perf_analyzer_measures_this_server() {
+    let Ok(command) = std::env::var("SLUICEGATE_TEST_PERF_ANALYZER") else {
+        println!("SLUICEGATE_TEST_PERF_ANALYZER is not set: perf_analyzer is not tried");
+        return;
+    };
+    let gateway = gateway("");
+    let (address, mut words) = (gateway.data().to_string(), command.split_whitespace());
+    let (program, before): (&str, Vec<&str>) = (words.next().unwrap(), words.collect());
+    let closed = ["--concurrency-range", "2"];
+    let open = ["--request-rate-range", "200"];
+    for (protocol, load, more) in [
+        ("http", closed, &[][..]),
+        ("http", open, &["--input-tensor-format", "json", "--output-tensor-format", "json"]),
+        ("grpc", closed, &[]),
+        ("grpc", open, &[]),
+        ("grpc", closed, &["--streaming"]),
+    ] {
+        let mut command = Command::new(program);
+        command.args(&before).args(["-m", "iris", "-u", &address, "-i", protocol, "-b", "2"]).args(load).args(more);
+        // It gives figures once they are stable. Here any are.
+        command.args(["--measurement-mode", "count_windows", "--measurement-request-count", "100", "-s", "999"]);
+        let output = command.output().unwrap_or_else(|e| panic!("{program} does not run: {e}"));
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let measured = output.status.success() && text.contains("Throughput: ");
+        let complains = ["rror: ", "Failed request", "Failed to"].iter().any(|words| text.contains(words));
+        assert!(measured && !complains, "{protocol} {load:?} {more:?}: {text}");
+    }
+}
+
+#[test]
+fn settings_of_triton_that_do_not_exist_are_refused_as_by_a_triton_without_them() {
+    let gateway = Gateway::start(|models| copy(&Path::new(&root()).join("models/iris"), &models.join("iris")));
+    for (path, words) in [
+        ("/v2/logging", "the server does not support dynamic logging"),
+        ("/v2/trace/setting", "the server does not support tracing"),
+        ("/v2/models/iris/trace/setting", "the server does not support tracing"),
+    ] {
+        for answer in [gateway.get(path), gateway.post(path, "{}")] {
+            assert_eq!((answer.status, answer.code().as_str()), (503, "UNSUPPORTED"), "{path}");
+            assert_eq!(answer.json()["error"], words);
+            assert_eq!(answer.header("retry-after"), None, "a later try fails too");
+        }
+    }
+}
