@@ -4,8 +4,8 @@ Usage: prediction_log.py send HOST:PORT                             sends predic
        prediction_log.py read DATA_DIR QUALITY_JSON QUERIES_MD      reads the files that a clean stop left
 
 Exits 0 and prints "ok" when every check succeeds. With SHOW_QUERIES in the environment it also prints the result of each query. The
-test `pyarrow_and_duckdb_read_the_values_that_were_sent` (tests/it/record.rs) starts the gateway with the models `types` and `m`, and with a
-queue that is too small for one of the requests.
+test `pyarrow_and_duckdb_read_the_values_that_were_sent` (tests/it/record.rs) starts the gateway with the models `types` and `m`, in a data
+directory that a server left without a stop.
 
 `send` passes nothing to `read`: both compute the same plan from one seed. The feedback entry with the request id `clock` has the time
 at which sending began; other times are relative to it.
@@ -37,7 +37,6 @@ FEEDBACK = 100_000
 FACTOR = {"1": np.float32(1), "2": np.float32(2)}
 ARM = {"1": "control", "2": "challenger"}
 ANSWER = np.float32(0.25)
-TOO_LARGE_ROWS = 400_000
 
 
 def check(holds, *words):
@@ -180,9 +179,9 @@ def feedback_plan():
     labels = np.round(rng.normal(0, 1, 1000), 3).tolist()
     numbers = [(f"n-{k // 50:02}", k % 50, off, labels[k], {}) for k, off in enumerate(later(1000))]
     numbers[7] = numbers[7][:3] + ("no number", {"revenue": 1.0})
-    # Feedback without a prediction: unknown ids, rows that do not exist, failed requests, and a dropped record.
+    # Feedback without a prediction: unknown ids, rows that do not exist, and failed requests.
     without_prediction = [lambda at: (f"unknown-{at}", 0), lambda at: (f"p-{at // ROWS:04}", ROWS + at % ROWS)]
-    without_prediction += [lambda at: (f"f-{at % 3}", at % 2), lambda at: ("too-large", at)]
+    without_prediction += [lambda at: (f"f-{at % 3}", at % 2), lambda at: ("never-sent", at)]
     rest = FEEDBACK - 1 - len(before) - len(first) - len(again) - len(twice) - len(numbers)
     unmatched = entries(rows[:rest], later(rest), about=lambda at: without_prediction[at % 4](at))
     clock = [("clock", 0, 0, None, {"began": 1.0})]
@@ -311,7 +310,6 @@ def send(address):
             check(x is not FAILS, f"{request_id} should have failed, and said {answer.as_numpy('y')}")
         except InferenceServerException as failed:
             check(x is FAILS, f"{request_id}: {failed}")
-    sender.binary("m", "4", "too-large", [tensor("x", "FP32", np.ones((TOO_LARGE_ROWS, 2), np.float32))])
     # This takes several requests. When the last is answered, every prediction is in the live figures.
     sender.send_feedback(after, clock)
 
@@ -575,12 +573,12 @@ def check_feedback(db, data):
 
 
 def check_gaps(db, data):
-    """Checks that only the record that was too large for the queue is missing."""
+    """Checks that only what the server before may have lost is missing."""
     paths = files(data / "gaps")
     by_arrow = pa.concat_tables([in_arrow(path, GAPS) for path in paths])
     for reader, table in (("pyarrow", by_arrow), ("DuckDB", in_duckdb(db, paths, ", hive_partitioning = false"))):
         got = list(zip(table["records"].to_pylist(), table["reason"].to_pylist()))
-        check(got == [(TOO_LARGE_ROWS, "too_large")], f"{reader} finds the gaps {got}")
+        check(got == [(None, "unclean_stop")], f"{reader} finds the gaps {got}")
         since, until = (table[name].cast(pa.int64())[0].as_py() for name in ("from", "to"))
         check(since <= until, f"{reader}: a gap from {since} to {until}")
 
