@@ -28,6 +28,7 @@ mod ledger;
 mod lifecycle;
 pub(crate) mod machine;
 pub mod marks;
+mod mirror;
 pub mod model;
 mod model_settings;
 mod outbound;

@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -50,6 +50,7 @@ mod routes;
 mod schemas;
 mod search;
 mod shadows;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -68,6 +69,7 @@ use crate::execute;
 use crate::history::History;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
+use crate::mirror::Mirror;
 use crate::quality::Quality;
 use crate::record::Log;
 use crate::registry::Reader;
@@ -113,6 +115,8 @@ pub(crate) struct Admin {
     pub(crate) stopping: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Sentences for an operator that do not hold readiness, such as about a certificate that ends soon.
     pub(crate) warnings: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// The sources of models.
+    pub(crate) mirror: Mirror,
     /// What is wrong, and who is told.
     pub(crate) alerts: Alerts,
     /// The threads that answer requests.

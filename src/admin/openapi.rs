@@ -3,7 +3,7 @@
 use super::routes::{Endpoint, endpoints};
 use super::{
     alerts, approvals, callers, drift, execution, figures, history, lineage, logged, models, outcomes, probes, push,
-    quality, rollout, search, shadows, tokens, traffic, triton,
+    quality, rollout, search, shadows, sources, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -30,6 +30,8 @@ use utoipa::OpenApi;
         document,
         tokens::whoami,
         callers::list,
+        sources::list,
+        sources::read,
         alerts::list,
         alerts::test,
         alerts::silences,

@@ -5,7 +5,7 @@ use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
     Admin, alerts, approvals, callers, drift, execution, figures, guard, headers, history, lineage, logged, models,
-    openapi, outcomes, probes, push, quality, rollout, search, shadows, tokens, traffic, triton,
+    openapi, outcomes, probes, push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -43,6 +43,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/figures", To(View, Listed), figures::list),
         get("/api/v1/models/{model}/figures", To(View, Model), figures::show),
         get("/api/v1/callers", To(View, Everything), callers::list),
+        get("/api/v1/sources", To(View, Everything), sources::list),
+        post("/api/v1/sources:read", To(Operate, Everything), sources::read),
         get("/api/v1/alerts", To(View, Listed), alerts::list),
         post("/api/v1/alerts:test", To(Operate, Everything), alerts::test),
         get("/api/v1/alerts/silences", To(View, Listed), alerts::silences),

@@ -28,6 +28,7 @@ mod requests;
 mod retention;
 mod sign;
 mod signals;
+mod sources;
 mod threads;
 mod tokens;
 mod watch;
@@ -61,6 +62,7 @@ use crate::history::{self, History};
 use crate::http::{self, DataPlane, Doors, Server};
 use crate::lifecycle;
 use crate::machine::{self, Available, Machine, OpenFiles};
+use crate::mirror;
 use crate::model::VersionId;
 use crate::prepare::{Loader, TrialConfig, TrialProgram, TriedEngines};
 use crate::quality::Quality;
@@ -111,6 +113,9 @@ const RESERVED_FILES: u64 = 512;
 /// How long a stop waits for a message to a target that is being sent. It is sent again after the next start.
 const ALERTS_STOP: Duration = Duration::from_millis(500);
 
+/// How long a stop waits for the threads of sources. What they do can be ended at any point.
+const SOURCES_STOP: Duration = Duration::from_millis(500);
+
 /// How long a stop waits for versions to be unloaded while runs do not end.
 const HELD_VERSIONS: Duration = Duration::from_secs(1);
 
@@ -159,6 +164,7 @@ pub struct App {
     history: history::Stop,
     prediction_log: drift::CountedLog,
     recalling: Recalling,
+    mirror: mirror::Stop,
     phase: tokio::sync::watch::Sender<Phase>,
     /// The supervisor, where there is one.
     parent: Option<Supervised>,
@@ -219,11 +225,14 @@ impl App {
         let (writer, reader) = registry::new();
 
         let (prediction_log, log_stop, recording, quality, recalling) = start_log(config, io, &telemetry)?;
-        let lifecycle_config = lifecycle_config(config, memory, recording, set_aside);
+        let remote = sources::Remote::of(config);
+        let lifecycle_config = lifecycle_config(config, memory, recording, set_aside, &remote);
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =
             lifecycle::start(lifecycle_config, loader, writer, ledger_writer, figures.clone(), telemetry.clone())
                 .map_err(start("the manager"))?;
+        let (mirror, mirror_stop) =
+            remote.start(config, &reader, &telemetry).map_err(start("the sources of models"))?;
 
         let crate::config::Execute { inline_below, queue, max_wait, .. } = config.execute;
         let execution = Arc::new(execute::Config { inline_below, queue, max_wait, workers, cores });
@@ -270,6 +279,7 @@ impl App {
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
             models_dir: config.models.dir.clone(),
+            mirror,
             offline: admin::Offline {
                 program: offline_program,
                 onnxruntime: config.engines.onnxruntime.clone(),
@@ -310,6 +320,7 @@ impl App {
             history: history_stop,
             prediction_log: log_stop,
             recalling,
+            mirror: mirror_stop,
             phase,
             parent,
             config: config.clone(),
@@ -379,6 +390,7 @@ impl App {
             history,
             prediction_log,
             recalling,
+            mut mirror,
             phase,
             parent: _,
             config,
@@ -409,6 +421,7 @@ impl App {
         }
         // What is loaded and unloaded from here on is no alert.
         alerts.stop(left().min(ALERTS_STOP));
+        mirror.stop(left().min(SOURCES_STOP));
         rollouts.stop();
         shadows.stop();
         // Nothing offers records any more: the queue is written, and sealed if there is time.
@@ -452,9 +465,12 @@ fn lifecycle_config(
     memory_budget: u64,
     recording: crate::model_settings::Recording,
     set_aside: Vec<lifecycle::SetAside>,
+    remote: &sources::Remote,
 ) -> lifecycle::Config {
     lifecycle::Config {
         models_dir: config.models.dir.clone(),
+        mirrored: remote.models_dir(),
+        awaited: remote.awaited(),
         settle: config.models.settle,
         rescan: config.models.rescan,
         memory_budget,
@@ -593,7 +609,7 @@ fn store_crashes(
         })
     });
     let attributed: Vec<_> = attributed.collect();
-    let set_aside = lifecycle::store_crashes(ledger, &config.models.dir, &attributed, config.models.crash_limit)?;
+    let set_aside = lifecycle::store_crashes(ledger, &sources::roots(config), &attributed, config.models.crash_limit)?;
     if let Some(parent) = parent {
         parent.set_stored(crashes.len());
     }

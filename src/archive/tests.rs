@@ -1,4 +1,4 @@
-use super::{MAX_ENTRIES, Refused, pack, unpack};
+use super::{MAX_ENTRIES, Refused, pack, unpack, unpack_below};
 use std::io::Read as _;
 use std::path::Path;
 
@@ -152,4 +152,27 @@ fn hostile_archives_are_refused_by_name() {
     let mut wrong = archive(&[entry("x", b"1", b'0')]);
     wrong[0] = b'y';
     refused(&wrong, "a wrong checksum");
+}
+
+#[test]
+fn the_files_below_a_directory_are_taken_out_of_a_layer_and_the_rest_is_left_out() {
+    let layer = archive(&[
+        entry("bin/", b"", b'5'),
+        entry("bin/sh", b"", b'2'),
+        entry("../outside", b"x", b'0'),
+        entry("dev/null", b"", b'3'),
+        entry("models/", b"", b'5'),
+        entry("models/model.onnx", b"model", b'0'),
+        entry("./models/w/a.bin", b"weights", b'0'),
+        entry("modelsx/model.onnx", b"other", b'0'),
+        entry("models/.wh.old", b"", b'0'),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(unpack_below(&mut &layer[..], dir.path(), "models").unwrap(), ["model.onnx", "w/a.bin"]);
+    assert_eq!(std::fs::read(dir.path().join("w/a.bin")).unwrap(), b"weights");
+    for wrong in [("models/link", b'2'), ("models/../../x", b'0'), ("models/pipe", b'6')] {
+        let dir = tempfile::tempdir().unwrap();
+        let hostile = archive(&[entry(wrong.0, b"", wrong.1)]);
+        assert!(matches!(unpack_below(&mut &hostile[..], dir.path(), "models"), Err(Refused::Invalid(_))), "{wrong:?}");
+    }
 }

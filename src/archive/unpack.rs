@@ -1,6 +1,6 @@
 //! Writes the files of an archive into a directory.
 
-use super::{BLOCK, MAX_DEPTH, MAX_ENTRIES, MAX_EXTENDED};
+use super::{BLOCK, MAX_DEPTH, MAX_ENTRIES, MAX_EXTENDED, MAX_LAYER_ENTRIES};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,13 +20,27 @@ pub(crate) enum Refused {
 /// # Errors
 /// The first entry that is refused. Files may be left in the directory then.
 pub(crate) fn unpack(source: &mut dyn Read, to: &Path) -> Result<Vec<String>, Refused> {
+    unpack_entries(source, to, None)
+}
+
+/// The same for the files below one directory of the archive, whose names are then relative to it. Everything else is left out, whatever it is: a layer
+/// of an image has links and devices too.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn unpack_below(source: &mut dyn Read, to: &Path, below: &str) -> Result<Vec<String>, Refused> {
+    unpack_entries(source, to, Some(below))
+}
+
+fn unpack_entries(source: &mut dyn Read, to: &Path, below: Option<&str>) -> Result<Vec<String>, Refused> {
+    let most = if below.is_some() { MAX_LAYER_ENTRIES } else { MAX_ENTRIES };
     let mut names = BTreeSet::new();
     let mut extended = Extended::default();
     let mut entries = 0;
     while let Some(header) = next_header(source)? {
         entries += 1;
-        if entries > MAX_ENTRIES {
-            return Err(invalid(format!("it has more than {MAX_ENTRIES} entries")));
+        if entries > most || names.len() > MAX_ENTRIES {
+            return Err(invalid(format!("it has more than {most} entries or {MAX_ENTRIES} files")));
         }
         match header.kind {
             b'x' => extended.read_pax(&content(source, header.size)?)?,
@@ -36,10 +50,23 @@ pub(crate) fn unpack(source: &mut dyn Read, to: &Path) -> Result<Vec<String>, Re
                 extended.path =
                     Some(text(content(source, header.size)?.split(|b| *b == 0).next().unwrap_or_default())?);
             }
+            // The target of a long link, which is not followed.
+            b'K' if below.is_some() => skip(source, header.size)?,
             kind => {
                 let Extended { path, size } = std::mem::take(&mut extended);
                 let size = size.unwrap_or(header.size);
-                let name = path.map_or_else(|| header.name(), Ok)?;
+                let name = path.map_or_else(|| header.name(), Ok);
+                let name = match below {
+                    None => name?,
+                    // A name that cannot be read is not below the directory.
+                    Some(below) => match name.ok().and_then(|name| inside(&name, below)) {
+                        Some(name) => name,
+                        None => {
+                            skip(source, size)?;
+                            continue;
+                        }
+                    },
+                };
                 let path = relative(&name)?;
                 match kind {
                     b'5' => skip(source, size)?,
@@ -66,6 +93,13 @@ pub(crate) fn unpack(source: &mut dyn Read, to: &Path) -> Result<Vec<String>, Re
         }
     }
     Ok(names.into_iter().collect())
+}
+
+/// The name of an entry below a directory of the archive.
+fn inside(name: &str, below: &str) -> Option<String> {
+    let name = name.trim_start_matches("./").trim_start_matches('/');
+    let rest = name.strip_prefix(below)?.strip_prefix('/')?;
+    Some(rest.to_owned())
 }
 
 /// A header, with the fields that matter here.

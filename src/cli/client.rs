@@ -2,7 +2,7 @@
 
 use super::{
     ClientOptions, CommandError, PromoteOptions, QualityOptions, RollbackOptions, TokenCommand, TrafficOptions, show,
-    show_access, show_drift, show_execution, show_lineage, show_outcomes, show_shadow, tls,
+    show_access, show_drift, show_execution, show_lineage, show_outcomes, show_shadow, show_sources, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -246,6 +246,13 @@ impl Client {
 
     pub(super) fn callers(&self) -> Done {
         self.show(&self.get("/api/v1/callers")?, show_access::callers)
+    }
+
+    pub(super) fn sources(&self, now: bool) -> Done {
+        if now {
+            self.send("POST", "/api/v1/sources:read", &json!({}))?;
+        }
+        self.show(&self.get("/api/v1/sources")?, show_sources::sources)
     }
 
     pub(super) fn whoami(&self) -> Done {

@@ -32,6 +32,7 @@ mod show_outcomes;
 mod show_replay;
 mod show_requests;
 mod show_shadow;
+mod show_sources;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -469,6 +470,16 @@ Who pushed a version or asked for its traffic cannot approve it.")]
   sluicegate callers
   sluicegate callers --json | jq '.callers[0]'")]
     Callers,
+    /// List the sources of models: buckets, web servers and registries, what they have, and what is stored of it.
+    #[command(after_help = "Examples:
+  sluicegate sources
+  sluicegate sources --now              has them read at once
+  sluicegate sources --json | jq '.sources[] | select(.state == \"failing\")'")]
+    Sources {
+        /// Have every source read at once, and not after its interval.
+        #[arg(long)]
+        now: bool,
+    },
     /// List what is wrong now, and who is told; or send a test to a target.
     #[command(after_help = "Examples:
   sluicegate alerts
@@ -824,6 +835,7 @@ pub fn run(local: &Local) -> ExitCode {
         },
         Command::Whoami => client.whoami(),
         Command::Callers => client.callers(),
+        Command::Sources { now } => client.sources(now),
         Command::Alerts(options) => client.alerts(&options),
         Command::Silence(options) => client.silence(&options),
         Command::History { model } => client.history(&model),

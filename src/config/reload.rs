@@ -4,6 +4,7 @@ use super::{Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Model
 use crate::access::{self, OidcConfig};
 use crate::alerts;
 use crate::heads;
+use crate::mirror;
 use crate::quality;
 use crate::record::{self, Choice};
 use crate::registry::BreakerConfig;
@@ -242,7 +243,7 @@ impl Approval {
 }
 
 impl Models {
-    fn changes(&self, new: &Models) -> [Option<Change>; 15] {
+    fn changes(&self, new: &Models) -> [Option<Change>; 21] {
         let Models {
             dir,
             settle,
@@ -256,7 +257,9 @@ impl Models {
             policy,
             trusted_keys,
             trials,
+            sources,
         } = self;
+        let mirror::Config { uris, interval, cache, versions, timeout, instance_metadata } = sources;
         let new_limits = &new.time_limits;
         [
             at_start("models.dir", dir, &new.dir),
@@ -274,6 +277,12 @@ impl Models {
             at_start("models.policy", policy, &new.policy),
             at_start("models.trusted_keys", trusted_keys, &new.trusted_keys),
             at_start("models.trials", trials, &new.trials),
+            at_start("models.sources.uris", uris, &new.sources.uris),
+            at_start("models.sources.interval", interval, &new.sources.interval),
+            at_start("models.sources.cache", cache, &new.sources.cache),
+            at_start("models.sources.versions", versions, &new.sources.versions),
+            at_start("models.sources.timeout", timeout, &new.sources.timeout),
+            at_start("models.sources.instance_metadata", instance_metadata, &new.sources.instance_metadata),
         ]
     }
 }

@@ -3,6 +3,7 @@
 use crate::budget::Budget;
 use crate::heads;
 use crate::lifecycle::{CrashLimit, Policy, TimeLimits, TrustedKeys};
+use crate::mirror;
 use crate::model::ModelName;
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
@@ -153,6 +154,8 @@ pub struct Models {
     pub trusted_keys: TrustedKeys,
     /// Whether each version is loaded and run in a process of its own first. Default true: a file can end the engine's process.
     pub trials: bool,
+    /// `[models.sources]`: buckets, web servers and registries that versions come from too.
+    pub sources: mirror::Config,
 }
 
 /// `[engines]`: the engines that run models.
@@ -451,6 +454,7 @@ impl Default for Models {
             policy: Policy::default(),
             trusted_keys: TrustedKeys::default(),
             trials: true,
+            sources: mirror::Config::default(),
         }
     }
 }
@@ -489,6 +493,7 @@ impl Models {
                 )
                 .unwrap_or_default(),
             trials: t.bool("trials").unwrap_or(d.trials),
+            sources: super::sources_section::read(t.section("sources")),
         }
     }
 

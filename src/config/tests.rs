@@ -225,6 +225,13 @@ const ALL_DIFFERENT: &str = r#"
     policy = "make_room"
     trusted_keys = ["ci=MCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
     trials = false
+    [models.sources]
+    uris = ["s3://bucket/prefix", { uri = "https://host/a", model = "m" }]
+    interval = "1s"
+    cache = "1GiB"
+    versions = 1
+    timeout = "1s"
+    instance_metadata = true
     [serving]
     default_model = "x"
     [engines]

@@ -8,7 +8,7 @@ use crate::model::VersionId;
 use crate::prepare::{artifact_digests, artifact_sha256};
 use crate::registry::Stage;
 use jiff::Timestamp;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 use tracing::{error, info, warn};
 
@@ -37,13 +37,13 @@ pub struct CrashLimit {
 }
 
 /// Stores the crashes, and returns the versions that must not be loaded: those that have crashed too often by now, and those that were set
-/// aside before, where their files are still the same.
+/// aside before, where their files are still the same. `roots` are the directories with versions, in the order of their precedence.
 ///
 /// # Errors
 /// When the ledger cannot be read or written.
 pub(crate) fn store_crashes(
     ledger: &mut dyn Journal,
-    models_dir: &Path,
+    roots: &[PathBuf],
     crashes: &[CrashedVersion],
     limit: CrashLimit,
 ) -> Result<Vec<SetAside>, LedgerError> {
@@ -73,12 +73,13 @@ pub(crate) fn store_crashes(
         let stored = model.set_aside.into_iter();
         asides.extend(stored.map(|(version, aside)| (VersionId { model: model.model.clone(), version }, aside)));
     }
-    Ok(asides.into_iter().filter_map(|(id, aside)| still_applies(models_dir, id, aside)).collect())
+    Ok(asides.into_iter().filter_map(|(id, aside)| still_applies(roots, id, aside)).collect())
 }
 
 /// The version, if its files are those that it was set aside with.
-fn still_applies(models_dir: &Path, id: VersionId, aside: StoredAside) -> Option<SetAside> {
-    let dir = models_dir.join(id.model.as_str()).join(id.version.to_string());
+fn still_applies(roots: &[PathBuf], id: VersionId, aside: StoredAside) -> Option<SetAside> {
+    let dirs = || roots.iter().map(|root| root.join(id.model.as_str()).join(id.version.to_string()));
+    let dir = dirs().find(|dir| dir.exists()).or_else(|| dirs().next()).unwrap_or_default();
     match artifact_digests(&dir) {
         Ok(digests) if artifact_sha256(&digests) != aside.artifact => {
             info!(model = %id.model, version = %id.version, "the version was set aside, but its files have changed since");

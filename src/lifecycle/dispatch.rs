@@ -13,6 +13,7 @@ use crate::model::{Version, VersionId};
 use crate::prepare::{Job, StageFailure};
 use crate::registry::{Limits, Stage, State};
 use crate::source::Fingerprint;
+use std::path::PathBuf;
 use std::time::Instant;
 use tracing::info;
 
@@ -41,14 +42,15 @@ impl Manager {
         let is_wanted = model.wanted().get(&id.version) == Some(&Ok(()));
         let can_load = |r: &&VersionRecord| is_wanted && r.state() == State::Pending && !r.busy && r.has_files();
         let found = model.versions.get(&id.version).filter(can_load).and_then(|record| record.found.as_ref());
-        if let Some(fingerprint) = found.filter(|f| f.still).map(|f| f.fingerprint) {
-            self.begin_load(&id, fingerprint);
+        if let Some((dir, fingerprint)) = found.filter(|f| f.still).map(|f| (f.dir.clone(), f.fingerprint)) {
+            self.begin_load(&id, dir, fingerprint);
         }
         true
     }
 
-    fn begin_load(&mut self, id: &VersionId, fingerprint: Fingerprint) {
-        let model = std::fs::metadata(VersionFiles { dir: self.services.dir(id) }.model()).map_or(0, |meta| meta.len());
+    fn begin_load(&mut self, id: &VersionId, dir: PathBuf, fingerprint: Fingerprint) {
+        let files = VersionFiles { dir };
+        let model = std::fs::metadata(files.model()).map_or(0, |meta| meta.len());
         let sizes = FileBytes { all: fingerprint.bytes, model: model.min(fingerprint.bytes) };
         let loading = &mut self.services.loading;
         if let Err(too_little) = loading.check_available(sizes, (self.services.config.available)()) {
@@ -64,7 +66,6 @@ impl Manager {
         services.set_state(id, record, State::Loading);
         record.tried = Some(fingerprint);
         record.busy = true;
-        let files = VersionFiles { dir: services.dir(id) };
         services.loading.loaders.give(Task::BringUp(
             Box::new(Job {
                 id: id.clone(),

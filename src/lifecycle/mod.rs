@@ -68,7 +68,7 @@ use crate::model_settings::Recording;
 use crate::prepare::Loader;
 use crate::registry::Writer;
 use crate::shadow::Figures;
-use crate::source;
+use crate::source::{self, Awaited};
 use crate::telemetry::Telemetry;
 use manager::{Event, Manager, Parts};
 use std::io;
@@ -83,6 +83,10 @@ use tokio::sync::mpsc;
 pub struct Config {
     /// The directory of the versions: `models/<model>/<version>/model.onnx`.
     pub models_dir: PathBuf,
+    /// Another directory of versions, which is filled from other places. What `models_dir` has too comes from there.
+    pub mirrored: Option<PathBuf>,
+    /// What the first look waits for.
+    pub awaited: Awaited,
     /// How long a version's files must be unchanged before they are read.
     pub settle: Duration,
     /// How often to read the whole directory: network file systems send no change notices.
@@ -179,7 +183,9 @@ fn start_with(
     )?;
     let drains = drain::Drains::start(report(&events, Event::Freed))?;
     let looked = report(&events, Event::Looked);
-    let wake = source::watch(config.models_dir.clone(), config.settle, config.rescan, move |look| looked(look))?;
+    let roots = [Some(config.models_dir.clone()), config.mirrored.clone()].into_iter().flatten().collect();
+    let awaited = config.awaited.clone();
+    let wake = source::watch(roots, config.settle, config.rescan, awaited, move |look| looked(look))?;
     let mut manager =
         Manager::new(config, Parts { writer, journal, figures, telemetry, loaders, drains, source: wake.clone() });
     let thread = manager.restore().and_then(|()| {

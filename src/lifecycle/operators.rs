@@ -161,7 +161,12 @@ impl Manager {
         let id = VersionId { model: name, version: number };
         let model = self.models.get(&id.model);
         // The directory itself is checked, because the last report about it may be old.
-        if model.is_some_and(|model| model.is_callable(id.version)) || self.services.dir(&id).exists() {
+        let is_known = |model: &Model| {
+            model.versions.get(&id.version).is_some_and(|record| {
+                record.is_callable() || record.found.as_ref().is_some_and(|found| found.dir.exists())
+            })
+        };
+        if model.is_some_and(is_known) || self.services.dir(&id).exists() {
             push::remove(&file);
             return self.services.answer(reply, Err(exists(&id)));
         }

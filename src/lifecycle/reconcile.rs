@@ -133,6 +133,7 @@ impl Services {
             if record.is_callable() && record.state() != expected {
                 self.set_state(&id, record, expected);
             }
+            record.note(Note::Mirror, record.found.as_ref().and_then(|found| found.note.clone()));
             record.note(Note::Settings, pass.settings_complaint.cloned());
             record.note(Note::StoredState, pass.stored_complaint.clone());
             let warm = model.kept_warm.get(version).map(|until| format!("kept warm for a rollback until {until:.0}"));
@@ -200,12 +201,12 @@ impl Services {
             record.note(Note::Files, Some(words));
             return;
         };
+        let dir = found.dir.clone();
         let (fingerprint, readable) = (found.fingerprint, found.still && found.has_model && found.trouble.is_none());
         let trouble = found.trouble.as_ref().map(|trouble| format!("{trouble}; it serves from memory"));
         record.note(Note::Files, trouble);
         if readable && record.tried != Some(fingerprint) && record.compared != Some(fingerprint) {
             record.compared = Some(fingerprint);
-            let dir = self.dir(id);
             self.loading.push_task(Task::Compare { id: id.clone(), dir, fingerprint });
         }
     }

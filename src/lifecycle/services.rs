@@ -108,7 +108,7 @@ impl Services {
         });
     }
 
-    /// The directory of a version.
+    /// The directory of a version in the models directory, whether it is there or not.
     #[must_use]
     pub(super) fn dir(&self, id: &VersionId) -> PathBuf {
         self.config.models_dir.join(id.model.as_str()).join(id.version.to_string())

@@ -55,6 +55,7 @@ pub(super) enum Note {
     AutoPromote,
     Lingering,
     KeptWarm,
+    Mirror,
 }
 
 impl VersionRecord {

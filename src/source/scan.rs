@@ -3,6 +3,7 @@
 //! Nothing here has state. `watch.rs` compares one reading with the next.
 
 use super::links::check_link;
+use super::told::Told;
 use crate::backend::VersionFiles;
 use crate::model::{ModelName, Version};
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub struct Fingerprint {
 /// A version's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
+    pub dir: PathBuf,
     pub fingerprint: Fingerprint,
     /// Whether `model.onnx` exists.
     pub has_model: bool,
@@ -36,6 +38,8 @@ pub(crate) struct Found {
     pub still: bool,
     /// Why the files cannot be listed or must not be read.
     pub trouble: Option<String>,
+    /// What operators should know about files that can be read.
+    pub note: Option<String>,
 }
 
 /// A model's directory.
@@ -131,7 +135,7 @@ pub(super) fn look_at_model(root: &Path, model: &ModelName) -> io::Result<Option
         match name.parse::<Version>() {
             Ok(version) => {
                 let seen = match &refused {
-                    Some(why) => Found::refused(why.clone()),
+                    Some(why) => Found::refused(entry.path(), why.clone()),
                     None => look_inside(root, &entry.path()),
                 };
                 found.versions.insert(version, seen);
@@ -151,7 +155,7 @@ fn look_inside(root: &Path, dir: &Path) -> Found {
     if is_link(dir)
         && let Err(why) = check_link(root, dir)
     {
-        return Found::refused(format!("the version's directory {why}"));
+        return Found::refused(dir.to_owned(), format!("the version's directory {why}"));
     }
     look(Some(root), dir)
 }
@@ -180,9 +184,10 @@ fn look(root: Option<&Path>, dir: &Path) -> Found {
     }
     fingerprint.digest = hasher.digest128();
     let has_model = files.iter().any(|(name, _)| name == VersionFiles::MODEL);
-    let trouble = listed.err().map(|e| format!("cannot list its files: {e}"));
+    let (waits, note) = Told::read(dir).map_or((None, None), Told::split);
+    let trouble = listed.err().map(|e| format!("cannot list its files: {e}")).or(waits);
     let misnamed = files.iter().find(|(name, _)| !has_model && is_model_file(name)).map(|(name, _)| name.clone());
-    Found { fingerprint, has_model, misnamed, still: false, trouble }
+    Found { dir: dir.to_owned(), fingerprint, has_model, misnamed, still: false, trouble, note }
 }
 
 /// The files that make up the artifact, relative to `dir`, sorted: all except those that check, describe or sign the version.
@@ -206,8 +211,9 @@ impl Fingerprint {
 }
 
 impl Found {
-    fn refused(why: String) -> Found {
-        Found { fingerprint: Fingerprint::EMPTY, has_model: false, misnamed: None, still: false, trouble: Some(why) }
+    fn refused(dir: PathBuf, why: String) -> Found {
+        let fingerprint = Fingerprint::EMPTY;
+        Found { dir, fingerprint, has_model: false, misnamed: None, still: false, trouble: Some(why), note: None }
     }
 }
 

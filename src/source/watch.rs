@@ -1,11 +1,13 @@
 //! The thread that watches the models directory: what changed since the last report, and which files have stopped changing.
 
 use super::notices::DirWatcher;
-use super::scan::{Fingerprint, Found, FoundModel, Ignored, look_at_model, look_at_root};
+use super::roots::{Awaited, Roots};
+use super::scan::{Fingerprint, Found, FoundModel, FoundRoot, Ignored, look_at_model, look_at_root};
 use super::staging::remove_leftovers;
 use crate::model::{ModelName, Version};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +33,8 @@ pub(super) struct ScanState {
     settling: BTreeMap<(ModelName, Version), Settling>,
     /// Paths that a warning was logged for. Each path is logged once, until it is right again.
     warned: HashSet<PathBuf>,
+    /// Whether a root that was never there is read as one without models.
+    may_be_absent: bool,
     looked: bool,
 }
 
@@ -65,8 +69,27 @@ impl ScanState {
             reported: HashMap::new(),
             settling: BTreeMap::new(),
             warned: HashSet::new(),
+            may_be_absent: false,
             looked: false,
         }
+    }
+
+    pub(super) fn that_may_be_absent(self) -> ScanState {
+        ScanState { may_be_absent: true, ..self }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the whole directory was read once.
+    pub(super) fn has_looked(&self) -> bool {
+        self.looked
+    }
+
+    /// The model as it was last reported.
+    pub(super) fn reported(&self, model: &ModelName) -> Option<&FoundModel> {
+        self.reported.get(model)
     }
 
     /// Reads the whole directory. A root that cannot be read, or that holds no model any more, changes nothing: a volume went away,
@@ -75,6 +98,9 @@ impl ScanState {
         let root = self.root.clone();
         let found = match look_at_root(&root) {
             Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.may_be_absent && self.reported.is_empty() => {
+                FoundRoot::default()
+            }
             Err(error) => {
                 if self.is_first_warning(&root) {
                     warn!(dir = %root.display(), %error, "cannot read the models directory; loaded versions stay loaded");
@@ -201,6 +227,11 @@ impl ScanState {
         }
     }
 
+    /// After a panic: the next look finds out again which files are being written.
+    pub(super) fn forget_settling(&mut self) {
+        self.settling.clear();
+    }
+
     fn is_first_warning(&mut self, path: &Path) -> bool {
         self.warned.insert(path.to_owned())
     }
@@ -255,34 +286,37 @@ impl WakeHandle {
 }
 
 /// Starts the watching thread. `report` is called with each [`Look`] on that thread. The thread ends when `report` returns `false`
-/// or [`WakeHandle::stop`] is called.
+/// or [`WakeHandle::stop`] is called. The first report waits for `awaited`.
 ///
 /// # Errors
 /// When the system refuses a new thread.
 pub(crate) fn watch(
-    root: PathBuf,
+    roots: Vec<PathBuf>,
     settle: Duration,
     rescan: Duration,
+    awaited: Awaited,
     report: impl FnMut(Look) -> bool + Send + 'static,
 ) -> std::io::Result<WakeHandle> {
     let (signal, signals) = bounded(1);
     let wake = WakeHandle { requests: Arc::new(Mutex::new(Requests::default())), signal };
     let watching = wake.clone();
+    awaited.wakes(&wake);
     std::thread::Builder::new()
         .name("watch".to_owned())
-        .spawn(move || run(ScanState::new(root, settle), rescan, &watching, &signals, report))?;
+        .spawn(move || run(Roots::new(roots, settle, awaited), rescan, &watching, &signals, report))?;
     Ok(wake)
 }
 
 fn run(
-    mut state: ScanState,
+    mut state: Roots,
     rescan: Duration,
     wake: &WakeHandle,
     signals: &Receiver<()>,
     mut report: impl FnMut(Look) -> bool,
 ) {
-    remove_leftovers(&state.root);
-    let mut watcher = DirWatcher::default();
+    let roots: Vec<PathBuf> = state.roots().map(Path::to_owned).collect();
+    roots.iter().for_each(|root| remove_leftovers(root));
+    let mut watchers: Vec<DirWatcher> = roots.iter().map(|_| DirWatcher::default()).collect();
     let mut next_whole = Instant::now();
     loop {
         let mut requests = wake.take();
@@ -292,8 +326,9 @@ fn run(
         let now = Instant::now();
         let whole = requests.all || now >= next_whole;
         if whole {
-            watcher.ensure(&state.root, wake);
-            let pause = if watcher.is_active() { rescan } else { rescan.min(UNWATCHED_RESCAN) };
+            watchers.iter_mut().zip(&roots).for_each(|(watcher, root)| watcher.ensure(root, wake));
+            let all_active = watchers.iter().all(DirWatcher::is_active);
+            let pause = if all_active { rescan } else { rescan.min(UNWATCHED_RESCAN) };
             next_whole = now + pause.max(MIN_PAUSE);
         }
         // Without this thread no new version would ever be found, so a panic must not end it.
@@ -302,13 +337,13 @@ fn run(
                 return state.look_at_all(now);
             }
             requests.models.append(&mut state.due(now));
-            if requests.models.is_empty() { Look::default() } else { state.look_at(requests.models, now) }
+            if requests.models.is_empty() { Look::default() } else { state.look_at(&requests.models, now) }
         }));
         let look = look.unwrap_or_else(|panic| {
             let message = crate::model::panic_message(&*panic);
             error!(message, "reading the models directory panicked; it is read again later");
             next_whole = now + rescan.max(UNWATCHED_RESCAN);
-            state.settling.clear();
+            state.forget_settling();
             Look::default()
         });
         if (look.first || !look.changed.is_empty()) && !report(look) {

@@ -462,6 +462,33 @@ pub(crate) const ALERT_OUTBOX: Metric = metric(
     "Messages that wait to be delivered to a target",
 );
 
+pub(crate) const SOURCE_ROUNDS: Metric = metric(
+    "sluicegate_source_rounds_total",
+    Kind::Counter,
+    &["source", "result"],
+    "Times that a source of models was read: ok, or failed (it could not be listed)",
+);
+pub(crate) const SOURCE_LAST_READ: Metric = metric(
+    "sluicegate_source_last_read_timestamp_seconds",
+    Kind::Gauge,
+    &["source"],
+    "When a source of models was last listed completely; absent before the first time",
+);
+pub(crate) const SOURCE_DOWNLOADS: Metric = metric(
+    "sluicegate_source_downloads_total",
+    Kind::Counter,
+    &["source", "result"],
+    "Versions that were read from a source: ok, or failed (it is tried again)",
+);
+pub(crate) const SOURCE_BYTES: Metric = metric(
+    "sluicegate_source_read_bytes_total",
+    Kind::Counter,
+    &["source"],
+    "Bytes of files that arrived from a source of models",
+);
+pub(crate) const SOURCE_CACHE_BYTES: Metric =
+    metric("sluicegate_source_cache_bytes", Kind::Gauge, &[], "Bytes of files from sources in the data directory");
+
 /// All metrics, in the order of the documentation.
 pub(crate) const ALL: &[Metric] = &[
     REQUESTS,
@@ -538,4 +565,9 @@ pub(crate) const ALL: &[Metric] = &[
     ALERT_FAILED,
     ALERT_DROPPED,
     ALERT_OUTBOX,
+    SOURCE_ROUNDS,
+    SOURCE_LAST_READ,
+    SOURCE_DOWNLOADS,
+    SOURCE_BYTES,
+    SOURCE_CACHE_BYTES,
 ];

@@ -45,6 +45,7 @@ mod runs;
 mod search;
 mod shadow;
 mod slots;
+mod sources;
 mod split;
 mod story;
 mod supervisor;

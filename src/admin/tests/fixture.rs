@@ -165,6 +165,7 @@ impl Fixture {
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
             models_dir: dir.path().join("models"),
+            mirror: crate::mirror::Mirror::default(),
             offline: crate::admin::Offline { program: None, onnxruntime: None, data_dir: dir.path().join("data") },
             max_push: MAX_PUSH,
             access: access.clone(),

@@ -42,7 +42,7 @@ impl Fixture {
             inputs: None,
         };
         let crashes: Vec<_> = minutes.iter().map(crash).collect();
-        store_crashes(&mut self.writer, &self.dir.path().join("models"), &crashes, LIMIT).unwrap()
+        store_crashes(&mut self.writer, &[self.dir.path().join("models")], &crashes, LIMIT).unwrap()
     }
 
     fn actions(&self) -> Vec<String> {

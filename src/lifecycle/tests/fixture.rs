@@ -131,6 +131,8 @@ impl Workspace {
     pub fn config(&self) -> Config {
         Config {
             models_dir: self.models(),
+            mirrored: None,
+            awaited: crate::source::Awaited::default(),
             settle: Duration::from_millis(25),
             rescan: Duration::from_millis(200),
             memory_budget: 1 << 20,

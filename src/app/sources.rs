@@ -1,0 +1,74 @@
+//! Puts the sources of models together: their directory, which the manager watches too, and the versions that must stay.
+
+use crate::config::Config;
+use crate::mirror::{self, Beside, Mirror, Other};
+use crate::model::VersionId;
+use crate::registry::Reader;
+use crate::source::Awaited;
+use crate::telemetry::Telemetry;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+/// The sources, before they are started: the manager needs to know their directory first.
+pub(super) struct Remote {
+    dir: PathBuf,
+    others: Vec<Other>,
+    /// `None` where there is nothing to read and nothing stored.
+    awaited: Option<Awaited>,
+}
+
+impl Remote {
+    pub(super) fn of(config: &Config) -> Remote {
+        let dir = config.data.dir.join("sources");
+        let others: Vec<Other> = Vec::new();
+        let has_sources = !config.models.sources.uris.is_empty() || !others.is_empty();
+        // What a document names is served from here also when its source is not configured any more.
+        let awaited = (has_sources || mirror::models_in(&dir).exists()).then(Awaited::begin);
+        Remote { dir, others, awaited }
+    }
+
+    pub(super) fn models_dir(&self) -> Option<PathBuf> {
+        self.awaited.as_ref().map(|_| mirror::models_in(&self.dir))
+    }
+
+    pub(super) fn awaited(&self) -> Awaited {
+        self.awaited.clone().unwrap_or_default()
+    }
+
+    /// Starts the threads. The stored traffic documents must be published.
+    pub(super) fn start(
+        self,
+        config: &Config,
+        reader: &Reader,
+        telemetry: &Telemetry,
+    ) -> io::Result<(Mirror, mirror::Stop)> {
+        let Some(awaited) = self.awaited else { return Ok((Mirror::default(), mirror::Stop::default())) };
+        let reader = reader.clone();
+        let beside = Beside {
+            dir: self.dir,
+            models_dir: config.models.dir.clone(),
+            settle: config.models.settle,
+            others: self.others,
+            named: Box::new(move || named(&reader)),
+            awaited,
+            telemetry: telemetry.clone(),
+        };
+        Mirror::start(&config.models.sources, beside)
+    }
+}
+
+/// The directories with versions, in the order of their precedence.
+pub(super) fn roots(config: &Config) -> Vec<PathBuf> {
+    vec![config.models.dir.clone(), mirror::models_in(&config.data.dir.join("sources"))]
+}
+
+/// The versions that the traffic documents name.
+fn named(reader: &Reader) -> BTreeSet<VersionId> {
+    let snapshot = reader.snapshot();
+    let of_model = |entry: &std::sync::Arc<crate::registry::Entry>| {
+        let versions = entry.document().map(crate::route::Document::named).unwrap_or_default();
+        versions.into_iter().map(|version| VersionId { model: entry.name().clone(), version }).collect::<Vec<_>>()
+    };
+    snapshot.models().flat_map(of_model).collect()
+}

@@ -1,0 +1,222 @@
+//! Buckets of the clouds: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+
+use super::Config;
+use super::address::{Address, Kind};
+use super::layout;
+use super::offer::{Listing, Place, Sink, Source, Trouble};
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::time::{timeout, timeout_at};
+use tonic::codegen::tokio_stream::StreamExt as _;
+
+/// Marks a tag that is a time of change, which `if-match` does not take.
+const TIME: &str = "time ";
+
+/// One prefix of one bucket.
+pub(super) struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    /// What stands before the path of each file.
+    model: String,
+    timeout: Duration,
+    runtime: Runtime,
+}
+
+impl Bucket {
+    /// # Errors
+    /// When the environment has settings that cannot be used.
+    pub(super) fn open(address: &Address, config: &Config) -> Result<Bucket, Trouble> {
+        let store = open(address, config).map_err(|error| said(&error))?;
+        let prefix =
+            Path::parse(address.path()).map_err(|error| Trouble::new(format!("the prefix cannot be used: {error}")))?;
+        Ok(Bucket { store, prefix, model: address.prefix(), timeout: config.timeout, runtime: runtime()? })
+    }
+
+    /// The path of an object below the prefix.
+    fn below(&self, location: &Path) -> Option<String> {
+        let rest = location.as_ref().strip_prefix(self.prefix.as_ref())?;
+        let rest = if self.prefix.as_ref().is_empty() { rest } else { rest.strip_prefix('/')? };
+        Some(format!("{}{rest}", self.model))
+    }
+}
+
+impl Source for Bucket {
+    fn list(&mut self, until: Instant) -> Result<Listing, Trouble> {
+        let prefix = (!self.prefix.as_ref().is_empty()).then_some(&self.prefix);
+        let mut objects = self.store.list(prefix);
+        let listed = wait(&self.runtime, until, late, async {
+            let mut files = Vec::new();
+            while let Some(object) = timeout(self.timeout, objects.next()).await.map_err(|_| silent(self.timeout))? {
+                let object = object.map_err(|error| said(&error))?;
+                let Some(path) = self.below(&object.location) else { continue };
+                if files.len() == layout::MAX_FILES {
+                    return Err(Trouble::new(format!("it has more than {} files", layout::MAX_FILES)));
+                }
+                let tag = object.e_tag.or_else(|| Some(format!("{TIME}{}", object.last_modified.to_rfc3339())));
+                let location = object.location.to_string();
+                files.push((path, Place { location, size: Some(object.size), tag, sha256: None }));
+            }
+            Ok(files)
+        });
+        listed.map(layout::group)
+    }
+
+    fn read(&mut self, place: &Place, from: u64, until: Instant, to: &mut Sink<'_>) -> Result<(), Trouble> {
+        let location =
+            Path::parse(&place.location).map_err(|error| Trouble::new(format!("its name cannot be used: {error}")))?;
+        let options = GetOptions {
+            if_match: place.tag.clone().filter(|tag| !tag.starts_with(TIME)),
+            range: (from > 0).then_some(GetRange::Offset(from)),
+            ..GetOptions::default()
+        };
+        let store = Arc::clone(&self.store);
+        let most = self.timeout;
+        wait(&self.runtime, until, slow, async {
+            let got = timeout(most, store.get_opts(&location, options)).await.map_err(|_| silent(most))?;
+            let got = got.map_err(|error| said(&error))?;
+            if place.size.is_some_and(|size| size != got.meta.size) || got.range.start != from {
+                return Err(Trouble::changed("it is not the object that was listed"));
+            }
+            let mut pieces = got.into_stream();
+            while let Some(piece) = timeout(most, pieces.next()).await.map_err(|_| silent(most))? {
+                to(&piece.map_err(|error| said(&error))?)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn open(address: &Address, config: &Config) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let retry = RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+        max_retries: 2,
+        retry_timeout: config.timeout,
+    };
+    let is_set =
+        |names: &[&str]| names.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    Ok(match address.kind() {
+        Kind::S3 => {
+            const CREDENTIALS: [&str; 4] = [
+                "AWS_ACCESS_KEY_ID",
+                "AWS_WEB_IDENTITY_TOKEN_FILE",
+                "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            ];
+            let mut store = AmazonS3Builder::from_env()
+                .with_bucket_name(address.place())
+                .with_client_options(options(config, is_true("AWS_ALLOW_HTTP")))
+                .with_retry(retry);
+            if !config.instance_metadata && !is_set(&CREDENTIALS) {
+                store = store.with_skip_signature(true);
+            }
+            Arc::new(store.build()?)
+        }
+        Kind::Gcs => {
+            const CREDENTIALS: [&str; 5] = [
+                "GOOGLE_SERVICE_ACCOUNT",
+                "GOOGLE_SERVICE_ACCOUNT_PATH",
+                "GOOGLE_SERVICE_ACCOUNT_KEY",
+                "GOOGLE_APPLICATION_CREDENTIALS",
+                "SERVICE_ACCOUNT",
+            ];
+            let mut store = GoogleCloudStorageBuilder::from_env()
+                .with_bucket_name(address.place())
+                .with_client_options(options(config, is_true("GOOGLE_ALLOW_HTTP")))
+                .with_retry(retry);
+            if !config.instance_metadata && !is_set(&CREDENTIALS) {
+                store = store.with_skip_signature(true);
+            }
+            Arc::new(store.build()?)
+        }
+        _ => {
+            const CREDENTIALS: [&str; 7] = [
+                "AZURE_STORAGE_ACCOUNT_KEY",
+                "AZURE_STORAGE_ACCESS_KEY",
+                "AZURE_STORAGE_SAS_TOKEN",
+                "AZURE_STORAGE_SAS_KEY",
+                "AZURE_STORAGE_TOKEN",
+                "AZURE_CLIENT_SECRET",
+                "AZURE_FEDERATED_TOKEN_FILE",
+            ];
+            let emulated = is_true("AZURE_STORAGE_USE_EMULATOR");
+            let mut store = MicrosoftAzureBuilder::from_env()
+                .with_container_name(address.place())
+                .with_client_options(options(config, emulated || is_true("AZURE_ALLOW_HTTP")))
+                .with_retry(retry);
+            if !config.instance_metadata && !emulated && !is_set(&CREDENTIALS) {
+                store = store.with_skip_signature(true);
+            }
+            Arc::new(store.build()?)
+        }
+    })
+}
+
+pub(super) fn is_true(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| ["1", "true", "on", "yes"].contains(&value.to_lowercase().as_str()))
+}
+
+/// The settings of a client: a limit for each wait, none for a whole download.
+pub(super) fn options(config: &Config, allow_http: bool) -> ClientOptions {
+    ClientOptions::new()
+        .with_allow_http(allow_http)
+        .with_connect_timeout(config.timeout.min(Duration::from_secs(10)))
+        // Longer than each wait for it, whose error says which setting limits it.
+        .with_read_timeout(config.timeout + Duration::from_secs(1))
+        .with_timeout_disabled()
+}
+
+/// A runtime for the thread of a source.
+pub(super) fn runtime() -> Result<Runtime, Trouble> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build();
+    runtime.map_err(|error| Trouble::new(format!("the system refuses what a client needs: {error}")))
+}
+
+/// Does `work` until its deadline. `late` is the error after it.
+pub(super) fn wait<T>(
+    runtime: &Runtime,
+    until: Instant,
+    late: fn() -> Trouble,
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    // A timer can only be made inside of the runtime.
+    runtime.block_on(async { timeout_at(until.into(), work).await.unwrap_or_else(|_| Err(late())) })
+}
+
+/// An error of a store, in words.
+fn said(error: &object_store::Error) -> Trouble {
+    let words = match error {
+        object_store::Error::Precondition { .. } | object_store::Error::NotModified { .. } => {
+            return Trouble::changed("it is not the object that was listed");
+        }
+        object_store::Error::NotFound { .. } => {
+            "it is not there (404): check the address, and that the object was not removed".to_owned()
+        }
+        object_store::Error::PermissionDenied { .. } => "the credentials do not allow it (403)".to_owned(),
+        object_store::Error::Unauthenticated { .. } => "the credentials are missing or wrong (401)".to_owned(),
+        other => other.to_string(),
+    };
+    // What a server answered can be long.
+    Trouble::new(words.chars().take(400).collect::<String>())
+}
+
+pub(super) fn silent(after: Duration) -> Trouble {
+    Trouble::new(format!("it sent nothing for {} s (models.sources.timeout)", after.as_secs_f32()))
+}
+
+pub(super) fn late() -> Trouble {
+    Trouble::new("the listing took too long")
+}
+
+pub(super) fn slow() -> Trouble {
+    Trouble::new("it arrives too slowly; the next try goes on where this one ended")
+}

@@ -1,0 +1,281 @@
+//! One version in an OCI registry: an image with its files under `/models` (KServe's modelcars), or an artifact of files (ORAS).
+
+use super::Config;
+use super::address::Address;
+use super::bucket::{late, runtime, silent, slow, wait};
+use super::offer::{Archive, Compression, Content, Listing, Offer, Place, RemoteFile, Sink, Source, Trouble};
+use crate::model::VersionId;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
+use oci_client::manifest::{OciDescriptor, OciImageManifest};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tonic::codegen::tokio_stream::StreamExt as _;
+
+pub(super) struct Oci {
+    client: Client,
+    image: Reference,
+    auth: RegistryAuth,
+    id: VersionId,
+    timeout: Duration,
+    runtime: Runtime,
+    /// The digest of the manifest that was read last, and what it lists. A registry counts reads of manifests, and not of their digests.
+    known: Option<(String, Listing)>,
+}
+
+/// The directory of the files in an image.
+const MODELS: &str = "models";
+/// The most layers of an image, as of container runtimes.
+const MAX_LAYERS: usize = 127;
+/// The name of a file in an artifact (OCI image specification, annotations).
+const TITLE: &str = "org.opencontainers.image.title";
+
+impl Oci {
+    /// # Errors
+    /// When the address is not one of an image, or the client cannot be made.
+    pub(super) fn open(address: &Address, config: &Config) -> Result<Oci, Trouble> {
+        let name = format!("{}/{}", address.place(), address.path());
+        let image: Reference = name
+            .parse::<Reference>()
+            .map_err(|error| Trouble::new(format!("{name} is not the name of an image: {error}")))?;
+        let (model, version) = address.oci_version().ok_or_else(|| {
+            Trouble::new(
+                "the model or the version is not clear: add model and version to the address, or a tag such as 3 or v3",
+            )
+        })?;
+        // As container runtimes do, and where the environment allows it.
+        let plain = is_loopback(address.place()) || super::bucket::is_true("SLUICEGATE_OCI_ALLOW_HTTP");
+        let client = ClientConfig {
+            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            read_timeout: Some(config.timeout),
+            connect_timeout: Some(config.timeout.min(Duration::from_secs(10))),
+            ..ClientConfig::default()
+        };
+        let client = Client::try_from(client).map_err(|error| said(&error))?;
+        let auth = credentials(address.place());
+        let id = VersionId { model, version };
+        Ok(Oci { client, image, auth, id, timeout: config.timeout, runtime: runtime()?, known: None })
+    }
+}
+
+impl Source for Oci {
+    fn list(&mut self, until: Instant) -> Result<Listing, Trouble> {
+        let Oci { client, image, auth, id, timeout: most, runtime, known } = self;
+        let most = *most;
+        wait(runtime, until, late, async {
+            let digest = timeout(most, client.fetch_manifest_digest(image, auth)).await.map_err(|_| silent(most))?;
+            let digest = digest.map_err(|error| said(&error))?;
+            if let Some((_, listing)) = known.as_ref().filter(|(known, _)| *known == digest) {
+                return Ok(listing.clone());
+            }
+            let manifest = timeout(most, client.pull_image_manifest(image, auth)).await.map_err(|_| silent(most))?;
+            let (manifest, _) = manifest.map_err(|error| said(&error))?;
+            let files = files(&manifest)?;
+            let listing = Listing { versions: vec![Offer { id: id.clone(), files }], ..Listing::default() };
+            *known = Some((digest, listing.clone()));
+            Ok(listing)
+        })
+    }
+
+    fn read(&mut self, place: &Place, from: u64, until: Instant, to: &mut Sink<'_>) -> Result<(), Trouble> {
+        let Oci { client, image, timeout: most, runtime, .. } = self;
+        let most = *most;
+        wait(runtime, until, slow, async {
+            let digest = place.location.as_str();
+            let (mut skip, mut pieces) = if from == 0 {
+                let got = timeout(most, client.pull_blob_stream(image, digest)).await.map_err(|_| silent(most))?;
+                (0, got.map_err(|error| said(&error))?.stream)
+            } else {
+                let got = client.pull_blob_stream_partial(image, digest, from, None);
+                match timeout(most, got).await.map_err(|_| silent(most))?.map_err(|error| said(&error))? {
+                    BlobResponse::Full(all) => (from, all.stream),
+                    BlobResponse::Partial(rest) => (0, rest.stream),
+                }
+            };
+            while let Some(piece) = timeout(most, pieces.next()).await.map_err(|_| silent(most))? {
+                let piece = piece.map_err(|error| Trouble::new(format!("the connection broke: {error}")))?;
+                let skipped = piece.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+                skip -= skipped as u64;
+                to(&piece[skipped..])?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What the layers of a manifest are: archives with files, or files with names.
+fn files(manifest: &OciImageManifest) -> Result<Vec<RemoteFile>, Trouble> {
+    let layers = &manifest.layers;
+    if layers.is_empty() || layers.len() > MAX_LAYERS {
+        return Err(Trouble::new(format!("the image has {} layers; expected 1 to {MAX_LAYERS}", layers.len())));
+    }
+    let titled: Vec<&str> = layers.iter().filter_map(title).collect();
+    let only_model = titled.iter().filter(|name| is_model(name)).count() == 1;
+    let file = |(number, layer): (usize, &OciDescriptor)| -> Result<RemoteFile, Trouble> {
+        let place = place(layer)?;
+        let title = title(layer);
+        if let (None, Some(compression)) = (title, archive(&layer.media_type)) {
+            let archive = Archive { place, compression, below: MODELS.to_owned() };
+            return Ok(RemoteFile { path: format!("layer-{number}"), content: Content::Archive(archive) });
+        }
+        let path = match title {
+            Some(name) if only_model && is_model(name) => "model.onnx",
+            Some(name) => name.strip_prefix("./").unwrap_or(name),
+            None if layers.len() == 1 => "model.onnx",
+            None => {
+                let kind: String = layer.media_type.chars().take(80).collect();
+                return Err(Trouble::new(format!(
+                    "layer {number} is {kind:?} without a name; expected a tar archive, or a file with the annotation {TITLE}"
+                )));
+            }
+        };
+        Ok(RemoteFile { path: path.to_owned(), content: Content::At(place) })
+    };
+    layers.iter().enumerate().map(file).collect()
+}
+
+fn title(layer: &OciDescriptor) -> Option<&str> {
+    layer.annotations.as_ref()?.get(TITLE).map(String::as_str)
+}
+
+fn is_model(name: &str) -> bool {
+    !name.contains('/')
+        && std::path::Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+}
+
+fn place(layer: &OciDescriptor) -> Result<Place, Trouble> {
+    let wrong = || {
+        let digest: String = layer.digest.chars().take(80).collect();
+        Trouble::new(format!(
+            "a layer has the digest {digest:?} and {} bytes; expected sha256:<64 hex digits> and a size",
+            layer.size
+        ))
+    };
+    let sha256 = layer.digest.strip_prefix("sha256:").ok_or_else(wrong)?;
+    let is_hex = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let size = u64::try_from(layer.size).ok().filter(|_| is_hex).ok_or_else(wrong)?;
+    Ok(Place { location: layer.digest.clone(), size: Some(size), tag: None, sha256: Some(sha256.to_owned()) })
+}
+
+/// How an archive is compressed, by the media type of a layer. `None` where it is no archive.
+fn archive(media_type: &str) -> Option<Compression> {
+    let is_layer = media_type.contains(".layer.") || media_type.contains(".rootfs.");
+    let (_, rest) = media_type.split_once(".tar").filter(|_| is_layer)?;
+    match rest {
+        "" => Some(Compression::None),
+        "+gzip" | ".gzip" => Some(Compression::Gzip),
+        "+zstd" => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
+fn is_loopback(registry: &str) -> bool {
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// From the environment, else from the configuration of Docker and Podman.
+fn credentials(registry: &str) -> RegistryAuth {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let (Some(user), Some(password)) = (variable("SLUICEGATE_OCI_USERNAME"), variable("SLUICEGATE_OCI_PASSWORD")) {
+        return RegistryAuth::Basic(user, password);
+    }
+    let dir = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home + "/.docker"));
+    let text = dir.and_then(|dir| std::fs::read_to_string(std::path::Path::new(&dir).join("config.json")).ok());
+    text.and_then(|text| docker_login(&text, registry))
+        .map_or(RegistryAuth::Anonymous, |(u, p)| RegistryAuth::Basic(u, p))
+}
+
+fn docker_login(text: &str, registry: &str) -> Option<(String, String)> {
+    let config: serde_json::Value = serde_json::from_str(text).ok()?;
+    let auths = config["auths"].as_object()?;
+    let auth = [registry.to_owned(), format!("https://{registry}")]
+        .iter()
+        .find_map(|name| auths.get(name)?["auth"].as_str())?;
+    let both = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
+    both.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+}
+
+fn said(error: &OciDistributionError) -> Trouble {
+    let words = match error {
+        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
+            "the credentials are missing or wrong (401)".to_owned()
+        }
+        OciDistributionError::ImageManifestNotFoundError(_) => "the image is not there (404)".to_owned(),
+        OciDistributionError::RequestError(error) => {
+            let mut words = "the registry cannot be reached".to_owned();
+            let mut cause = std::error::Error::source(error);
+            while let Some(error) = cause {
+                words = format!("{words}: {error}");
+                cause = error.source();
+            }
+            words
+        }
+        other => other.to_string(),
+    };
+    Trouble::new(words.chars().take(400).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(media_type: &str, title: Option<&str>) -> OciDescriptor {
+        OciDescriptor {
+            media_type: media_type.to_owned(),
+            digest: format!("sha256:{}", "a".repeat(64)),
+            size: 5,
+            urls: None,
+            annotations: title.map(|title| [(TITLE.to_owned(), title.to_owned())].into()),
+            artifact_type: None,
+        }
+    }
+
+    fn read(layers: Vec<OciDescriptor>) -> Result<Vec<String>, String> {
+        let manifest = OciImageManifest { layers, ..OciImageManifest::default() };
+        let shown = |file: &RemoteFile| match &file.content {
+            Content::Archive(archive) => format!("{} {:?}", file.path, archive.compression),
+            _ => file.path.clone(),
+        };
+        files(&manifest).map(|files| files.iter().map(shown).collect()).map_err(|trouble| trouble.words)
+    }
+
+    #[test]
+    fn layers_are_archives_or_files_with_names() {
+        let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let car = read(vec![
+            layer(docker, None),
+            layer(gzip, None),
+            layer("application/vnd.oci.image.layer.v1.tar+zstd", None),
+        ]);
+        assert_eq!(car.unwrap(), ["layer-0 Gzip", "layer-1 Gzip", "layer-2 Zstd"]);
+        assert_eq!(read(vec![layer("application/octet-stream", None)]).unwrap(), ["model.onnx"]);
+        let named = vec![layer("application/onnx", Some("fraud.onnx")), layer("application/json", Some("golden.json"))];
+        assert_eq!(read(named).unwrap(), ["model.onnx", "golden.json"]);
+        assert!(read(vec![]).unwrap_err().contains("0 layers"));
+        assert!(read(vec![layer("text/x", None), layer("text/y", None)]).unwrap_err().contains("without a name"));
+        for (digest, size) in
+            [("sha512:aa", 1), ("sha256:AA", 1), ("", 1), (&*format!("sha256:{}", "a".repeat(64)), -1)]
+        {
+            let wrong = OciDescriptor { digest: digest.to_owned(), size, ..layer("x", None) };
+            assert!(read(vec![wrong]).unwrap_err().contains("expected sha256"), "{digest} {size}");
+        }
+    }
+
+    #[test]
+    fn logins_of_docker_are_read() {
+        let text = r#"{"auths":{"r.example:5000":{"auth":"dXNlcjpzZWNyZXQ="},"https://x":{"auth":"!"}}}"#;
+        assert_eq!(docker_login(text, "r.example:5000"), Some(("user".to_owned(), "secret".to_owned())));
+        for (text, registry) in [(text, "x"), (text, "other"), ("", "x"), ("{\"auths\":[]}", "x")] {
+            assert_eq!(docker_login(text, registry), None);
+        }
+        assert!(is_loopback("127.0.0.1:5000") && is_loopback("localhost") && is_loopback("[::1]:5000"));
+        assert!(!is_loopback("registry.example.com:5000"));
+    }
+}

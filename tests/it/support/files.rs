@@ -1,0 +1,221 @@
+//! A server of files in memory: a directory with HTML listings, or a bucket that speaks S3, with ETags, ranges and the faults that a test wants.
+
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What goes wrong with files. Listings are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// The content ends after so many bytes, and the connection stays open.
+    Stalls(usize),
+    /// The connection closes after so many bytes.
+    Cuts(usize),
+    /// Everything is answered with this status.
+    Status(u16),
+    /// The last byte is another one.
+    WrongBytes,
+}
+
+/// A request for the content of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub path: String,
+    /// Where the range begins.
+    pub from: usize,
+    pub signed: bool,
+}
+
+struct State {
+    files: BTreeMap<String, Vec<u8>>,
+    fault: Fault,
+    reads: Vec<Read>,
+}
+
+pub struct FileServer {
+    pub address: SocketAddr,
+    shared: Arc<(Mutex<State>, Condvar)>,
+    stopping: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+/// Keys on one page of a listing of a bucket: few, so that tests have several pages.
+const PAGE: usize = 3;
+
+impl FileServer {
+    pub fn start() -> FileServer {
+        let state = State { files: BTreeMap::new(), fault: Fault::None, reads: Vec::new() };
+        let shared = Arc::new((Mutex::new(state), Condvar::new()));
+        FileServer::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), shared)
+    }
+
+    fn start_on(listener: TcpListener, shared: Arc<(Mutex<State>, Condvar)>) -> FileServer {
+        let (address, stopping) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let (state, stops) = (Arc::clone(&shared), Arc::clone(&stopping));
+        let accepting = std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if stops.load(Ordering::Acquire) {
+                    return;
+                }
+                let (state, stops) = (Arc::clone(&state), Arc::clone(&stops));
+                std::thread::spawn(move || answer(stream, &state, &stops));
+            }
+        });
+        FileServer { address, shared, stopping, accepting: Some(accepting) }
+    }
+
+    pub fn put(&self, path: &str, bytes: impl Into<Vec<u8>>) {
+        self.shared.0.lock().unwrap().files.insert(path.to_owned(), bytes.into());
+    }
+
+    pub fn set(&self, fault: Fault) {
+        self.shared.0.lock().unwrap().fault = fault;
+        self.shared.1.notify_all();
+    }
+
+    pub fn reads(&self) -> Vec<Read> {
+        self.shared.0.lock().unwrap().reads.clone()
+    }
+
+    /// Refuses all connections from now on.
+    pub fn stop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        self.set(Fault::None);
+        let _ = TcpStream::connect(self.address);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+impl Drop for FileServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn answer(stream: TcpStream, shared: &(Mutex<State>, Condvar), stops: &AtomicBool) -> Option<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    let mut lines = BufReader::new(stream.try_clone().ok()?).lines().map_while(Result::ok);
+    let first = lines.next()?;
+    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let header = |name: &str| {
+        let found = headers.iter().filter_map(|line| line.split_once(": "));
+        found.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    };
+    let mut words = first.split(' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = percent_encoding::percent_decode_str(path.trim_start_matches('/')).decode_utf8_lossy().into_owned();
+    let mut stream = stream;
+    let state = shared.0.lock().unwrap();
+    let fault = state.fault;
+    if let Fault::Status(status) = fault {
+        return write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    }
+    if query.contains("list-type=2") {
+        let body = bucket_page(&state.files, &path, query);
+        return reply(&mut stream, 200, "content-type: application/xml\r\n", body.as_bytes(), method);
+    }
+    let Some(bytes) = state.files.get(&path).cloned() else {
+        let dir = if path.is_empty() || path.ends_with('/') { path } else { path + "/" };
+        let index = index(&state.files, &dir);
+        let status = if index.is_empty() { 404 } else { 200 };
+        return reply(&mut stream, status, "content-type: text/html\r\n", index.as_bytes(), method);
+    };
+    drop(state);
+    let etag = format!("\"{:x}\"", Sha256::digest(&bytes));
+    if header("if-match").is_some_and(|tag| tag != etag) {
+        return reply(&mut stream, 412, "", b"", method);
+    }
+    let is_same = header("if-range").is_none_or(|tag| tag == etag);
+    let range = header("range")
+        .filter(|_| is_same)
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let from = range.unwrap_or(0).min(bytes.len());
+    let mut more = format!("etag: {etag}\r\nlast-modified: Sat, 28 Nov 2026 10:00:00 GMT\r\n");
+    if range.is_some() {
+        let _ = write!(more, "content-range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len());
+    }
+    let mut content = bytes[from..].to_vec();
+    if fault == Fault::WrongBytes
+        && let Some(last) = content.last_mut()
+    {
+        *last ^= 1;
+    }
+    let end = match fault {
+        Fault::Stalls(end) | Fault::Cuts(end) => end.min(content.len()),
+        _ => content.len(),
+    };
+    write!(
+        stream,
+        "HTTP/1.1 {} x\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n",
+        if range.is_some() { 206 } else { 200 },
+        content.len()
+    )
+    .ok()?;
+    if method == "HEAD" {
+        return Some(());
+    }
+    stream.write_all(&content[..end]).ok()?;
+    let mut state = shared.0.lock().unwrap();
+    state.reads.push(Read { path, from, signed: header("authorization").is_some() });
+    if end < content.len() && matches!(fault, Fault::Stalls(_)) {
+        while state.fault == fault && !stops.load(Ordering::Acquire) {
+            state = shared.1.wait(state).unwrap();
+        }
+    }
+    Some(())
+}
+
+fn reply(stream: &mut TcpStream, status: u16, more: &str, body: &[u8], method: &str) -> Option<()> {
+    write!(stream, "HTTP/1.1 {status} x\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", body.len()).ok()?;
+    if method == "HEAD" { Some(()) } else { stream.write_all(body).ok() }
+}
+
+/// The listing of a directory, as `python -m http.server` writes it. Empty where there is none.
+fn index(files: &BTreeMap<String, Vec<u8>>, dir: &str) -> String {
+    let dir = dir.trim_start_matches('/');
+    let below = files.keys().filter_map(|path| path.strip_prefix(dir));
+    let mut names: Vec<String> =
+        below.map(|rest| rest.split_inclusive('/').next().unwrap_or(rest).to_owned()).collect();
+    names.dedup();
+    let lines: Vec<String> = names.iter().map(|name| format!("<li><a href=\"{name}\">{name}</a></li>\n")).collect();
+    if lines.is_empty() { String::new() } else { format!("<!DOCTYPE HTML>\n<ul>\n{}</ul>\n", lines.concat()) }
+}
+
+/// A page of `ListObjectsV2`. The keys of a bucket begin with its name.
+fn bucket_page(files: &BTreeMap<String, Vec<u8>>, bucket: &str, query: &str) -> String {
+    let parameter = |name: &str| {
+        let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
+        Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
+    };
+    let (prefix, after) =
+        (parameter("prefix").unwrap_or_default(), parameter("continuation-token").unwrap_or_default());
+    let bucket = format!("{}/", bucket.trim_end_matches('/'));
+    let keys: Vec<(&str, &Vec<u8>)> = files
+        .iter()
+        .filter_map(|(path, bytes)| Some((path.strip_prefix(&bucket)?, bytes)))
+        .filter(|(key, _)| key.starts_with(&prefix) && *key > after.as_str())
+        .collect();
+    let mut body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">".to_owned();
+    for (key, bytes) in keys.iter().take(PAGE) {
+        let _ = write!(
+            body,
+            "<Contents><Key>{key}</Key><LastModified>2026-11-28T10:00:00.000Z</LastModified><ETag>&quot;{:x}&quot;</ETag><Size>{}</Size></Contents>",
+            Sha256::digest(bytes),
+            bytes.len()
+        );
+    }
+    if let Some((last, _)) = keys.get(PAGE - 1).filter(|_| keys.len() > PAGE) {
+        let _ = write!(body, "<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>");
+    }
+    body + "</ListBucketResult>"
+}
