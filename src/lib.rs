@@ -29,6 +29,7 @@ mod lifecycle;
 pub(crate) mod machine;
 pub mod marks;
 mod mirror;
+mod mlflow;
 pub mod model;
 mod model_settings;
 mod outbound;

@@ -90,7 +90,7 @@ pub(super) struct Training {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DataAnswer {
-    /// SHA-256.
+    /// SHA-256, or a digest of another kind after its name, such as `mlflow:0e60fe4c`.
     digest: Option<String>,
     from: Option<String>,
     to: Option<String>,

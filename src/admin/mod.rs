@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -36,6 +36,7 @@ mod history;
 mod json;
 mod lineage;
 mod logged;
+mod mlflow;
 mod models;
 mod openapi;
 mod outcomes;
@@ -70,6 +71,7 @@ use crate::history::History;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::Handle;
 use crate::mirror::Mirror;
+use crate::mlflow::Mlflow;
 use crate::quality::Quality;
 use crate::record::Log;
 use crate::registry::Reader;
@@ -119,6 +121,8 @@ pub(crate) struct Admin {
     pub(crate) mirror: Mirror,
     /// What is wrong, and who is told.
     pub(crate) alerts: Alerts,
+    /// What was found in MLflow's model registry.
+    pub(crate) mlflow: Mlflow,
     /// The threads that answer requests.
     pub(crate) threads: Arc<dyn Fn() -> Threads + Send + Sync>,
     /// The memory of requests.

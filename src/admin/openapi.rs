@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, drift, execution, figures, history, lineage, logged, models, outcomes, probes, push,
-    quality, rollout, search, shadows, sources, tokens, traffic, triton,
+    alerts, approvals, callers, drift, execution, figures, history, lineage, logged, mlflow, models, outcomes, probes,
+    push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -32,6 +32,7 @@ use utoipa::OpenApi;
         callers::list,
         sources::list,
         sources::read,
+        mlflow::show,
         alerts::list,
         alerts::test,
         alerts::silences,

@@ -198,7 +198,9 @@ pub(super) async fn promote(
     check_break_glass(break_glass, &caller, &model)?;
     let if_match = revisions(&admin, &target, if_match)?;
     let rollout = active_rollout(&admin, &model).await;
-    let promote = Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, actor };
+    let label = None;
+    let promote =
+        Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, label, actor };
     let promotion = admin.handle.promote(model, promote).await?;
     Ok(Json(PromotionResponse::of(promotion, dry_run, rollout)))
 }

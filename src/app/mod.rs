@@ -165,6 +165,7 @@ pub struct App {
     prediction_log: drift::CountedLog,
     recalling: Recalling,
     mirror: mirror::Stop,
+    mlflow: Option<crate::mlflow::Stop>,
     phase: tokio::sync::watch::Sender<Phase>,
     /// The supervisor, where there is one.
     parent: Option<Supervised>,
@@ -225,7 +226,8 @@ impl App {
         let (writer, reader) = registry::new();
 
         let (prediction_log, log_stop, recording, quality, recalling) = start_log(config, io, &telemetry)?;
-        let remote = sources::Remote::of(config);
+        let (mlflow, follower) = sources::registry(config, &reader).map_err(start("MLflow's registry"))?;
+        let remote = sources::Remote::of(config, mlflow);
         let lifecycle_config = lifecycle_config(config, memory, recording, set_aside, &remote);
         let figures = shadow::Figures::new(config.shadows.worst);
         let (handle, manager) =
@@ -233,6 +235,8 @@ impl App {
                 .map_err(start("the manager"))?;
         let (mirror, mirror_stop) =
             remote.start(config, &reader, &telemetry).map_err(start("the sources of models"))?;
+        let (mlflow, mlflow_stop) =
+            sources::follow(follower, &handle, &mirror, &telemetry).map_err(start("what follows MLflow"))?;
 
         let crate::config::Execute { inline_below, queue, max_wait, .. } = config.execute;
         let execution = Arc::new(execute::Config { inline_below, queue, max_wait, workers, cores });
@@ -280,6 +284,7 @@ impl App {
             telemetry: telemetry.clone(),
             models_dir: config.models.dir.clone(),
             mirror,
+            mlflow,
             offline: admin::Offline {
                 program: offline_program,
                 onnxruntime: config.engines.onnxruntime.clone(),
@@ -321,6 +326,7 @@ impl App {
             prediction_log: log_stop,
             recalling,
             mirror: mirror_stop,
+            mlflow: mlflow_stop,
             phase,
             parent,
             config: config.clone(),
@@ -391,6 +397,7 @@ impl App {
             prediction_log,
             recalling,
             mut mirror,
+            mlflow,
             phase,
             parent: _,
             config,
@@ -422,6 +429,9 @@ impl App {
         // What is loaded and unloaded from here on is no alert.
         alerts.stop(left().min(ALERTS_STOP));
         mirror.stop(left().min(SOURCES_STOP));
+        if let Some(mlflow) = mlflow {
+            mlflow.stop(left().min(SOURCES_STOP));
+        }
         rollouts.stop();
         shadows.stop();
         // Nothing offers records any more: the queue is written, and sealed if there is time.

@@ -1,7 +1,9 @@
 //! Puts the sources of models together: their directory, which the manager watches too, and the versions that must stay.
 
 use crate::config::Config;
+use crate::lifecycle::Handle;
 use crate::mirror::{self, Beside, Mirror, Other};
+use crate::mlflow::{self, Mlflow};
 use crate::model::VersionId;
 use crate::registry::Reader;
 use crate::source::Awaited;
@@ -19,9 +21,10 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    pub(super) fn of(config: &Config) -> Remote {
+    /// `registry`: MLflow's, as a source.
+    pub(super) fn of(config: &Config, registry: Option<Other>) -> Remote {
         let dir = config.data.dir.join("sources");
-        let others: Vec<Other> = Vec::new();
+        let others: Vec<Other> = registry.into_iter().collect();
         let has_sources = !config.models.sources.uris.is_empty() || !others.is_empty();
         // What a document names is served from here also when its source is not configured any more.
         let awaited = (has_sources || mirror::models_in(&dir).exists()).then(Awaited::begin);
@@ -56,6 +59,33 @@ impl Remote {
         };
         Mirror::start(&config.models.sources, beside)
     }
+}
+
+/// MLflow's model registry as a source, and what follows its aliases, where one is configured.
+///
+/// # Errors
+/// When the authorities to trust cannot be read.
+pub(super) fn registry(config: &Config, reader: &Reader) -> io::Result<(Option<Other>, Option<mlflow::Follower>)> {
+    let credentials = mlflow::Credentials::of_environment(|name| std::env::var(name).ok());
+    let mirrored = mirror::models_in(&config.data.dir.join("sources"));
+    let opened = mlflow::open(&config.models.mlflow, &credentials, reader, &config.data.dir, mirrored)?;
+    Ok(opened.unzip())
+}
+
+/// Follows the aliases of the registry.
+///
+/// # Errors
+/// When the system refuses a thread.
+pub(super) fn follow(
+    follower: Option<mlflow::Follower>,
+    handle: &Handle,
+    mirror: &Mirror,
+    telemetry: &Telemetry,
+) -> io::Result<(Mlflow, Option<mlflow::Stop>)> {
+    let Some(follower) = follower else { return Ok((Mlflow::default(), None)) };
+    let mirror = mirror.clone();
+    let (mlflow, stop) = follower.follow(handle.clone(), Box::new(move || mirror.read_now()), telemetry)?;
+    Ok((mlflow, Some(stop)))
 }
 
 /// The directories with versions, in the order of their precedence.

@@ -2,7 +2,7 @@
 
 use super::{
     ClientOptions, CommandError, PromoteOptions, QualityOptions, RollbackOptions, TokenCommand, TrafficOptions, show,
-    show_access, show_drift, show_execution, show_lineage, show_outcomes, show_shadow, show_sources, tls,
+    show_access, show_drift, show_execution, show_lineage, show_mlflow, show_outcomes, show_shadow, show_sources, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -253,6 +253,10 @@ impl Client {
             self.send("POST", "/api/v1/sources:read", &json!({}))?;
         }
         self.show(&self.get("/api/v1/sources")?, show_sources::sources)
+    }
+
+    pub(super) fn mlflow(&self) -> Done {
+        self.show(&self.get("/api/v1/mlflow")?, show_mlflow::registry)
     }
 
     pub(super) fn whoami(&self) -> Done {

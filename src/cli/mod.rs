@@ -28,6 +28,7 @@ mod show_access;
 mod show_drift;
 mod show_execution;
 mod show_lineage;
+mod show_mlflow;
 mod show_outcomes;
 mod show_replay;
 mod show_requests;
@@ -480,6 +481,11 @@ Who pushed a version or asked for its traffic cannot approve it.")]
         #[arg(long)]
         now: bool,
     },
+    /// Show what was found in MLflow's model registry, and what became of its aliases.
+    #[command(after_help = "Examples:
+  sluicegate mlflow
+  sluicegate mlflow --json | jq '.models[].aliases'")]
+    Mlflow,
     /// List what is wrong now, and who is told; or send a test to a target.
     #[command(after_help = "Examples:
   sluicegate alerts
@@ -836,6 +842,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Whoami => client.whoami(),
         Command::Callers => client.callers(),
         Command::Sources { now } => client.sources(now),
+        Command::Mlflow => client.mlflow(),
         Command::Alerts(options) => client.alerts(&options),
         Command::Silence(options) => client.silence(&options),
         Command::History { model } => client.history(&model),

@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), mirror (its settings), model, quality, record, registry (breakers), settings, telemetry, tls.
+//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), mirror (its settings), mlflow (its settings), model, quality, record, registry (breakers), settings, telemetry, tls.
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -18,6 +18,7 @@ mod access_section;
 mod alerts_section;
 mod callers_section;
 mod load;
+mod mlflow_section;
 mod reload;
 mod sections;
 mod sources_section;

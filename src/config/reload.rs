@@ -1,5 +1,6 @@
 //! Compares two configurations: which keys changed, and which of them need a restart.
 
+use super::mlflow_section;
 use super::{Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::access::{self, OidcConfig};
 use crate::alerts;
@@ -42,13 +43,14 @@ impl Config {
             metrics,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 17] = [
+        let sections: [Vec<Option<Change>>; 18] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             access_changes(access, &new.access).into(),
             callers.changes(&new.callers).into(),
             approval.changes(new.approval).into(),
             models.changes(&new.models).into(),
+            mlflow_section::changes(&models.mlflow, &new.models.mlflow).into(),
             vec![at_run_time("serving.default_model", &serving.default_model, &new.serving.default_model)],
             engines.changes(&new.engines).into(),
             execute.changes(&new.execute).into(),
@@ -95,7 +97,7 @@ fn at_run_time<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Chan
 }
 
 /// For keys that are used once, at start: a socket, a thread, an open file.
-fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change> {
+pub(super) fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change> {
     (old != new).then_some(Change { key, needs_restart: true })
 }
 
@@ -258,6 +260,7 @@ impl Models {
             trusted_keys,
             trials,
             sources,
+            mlflow: _,
         } = self;
         let mirror::Config { uris, interval, cache, versions, timeout, instance_metadata } = sources;
         let new_limits = &new.time_limits;

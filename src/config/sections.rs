@@ -1,9 +1,11 @@
 //! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
+use super::mlflow_section;
 use crate::budget::Budget;
 use crate::heads;
 use crate::lifecycle::{CrashLimit, Policy, TimeLimits, TrustedKeys};
 use crate::mirror;
+use crate::mlflow;
 use crate::model::ModelName;
 use crate::quality;
 use crate::record::{self, Acknowledge, Choice, OnFailure};
@@ -156,6 +158,8 @@ pub struct Models {
     pub trials: bool,
     /// `[models.sources]`: buckets, web servers and registries that versions come from too.
     pub sources: mirror::Config,
+    /// `[models.mlflow]`: MLflow's model registry. The fields of [`mlflow::Config`] document the keys and their defaults.
+    pub mlflow: mlflow::Config,
 }
 
 /// `[engines]`: the engines that run models.
@@ -455,6 +459,7 @@ impl Default for Models {
             trusted_keys: TrustedKeys::default(),
             trials: true,
             sources: mirror::Config::default(),
+            mlflow: mlflow::Config::default(),
         }
     }
 }
@@ -494,6 +499,7 @@ impl Models {
                 .unwrap_or_default(),
             trials: t.bool("trials").unwrap_or(d.trials),
             sources: super::sources_section::read(t.section("sources")),
+            mlflow: mlflow_section::read(t.section("mlflow")),
         }
     }
 

@@ -232,6 +232,14 @@ const ALL_DIFFERENT: &str = r#"
     versions = 1
     timeout = "1s"
     instance_metadata = true
+    [models.mlflow]
+    uri = "https://mlflow.internal"
+    models = ["fraud"]
+    promote_alias = "champion"
+    versions = 3
+    timeout = "1s"
+    ca = "x"
+    tags = "here"
     [serving]
     default_model = "x"
     [engines]

@@ -30,6 +30,8 @@ pub struct Promote {
     pub break_glass: bool,
     /// One of these revisions must be in force. `None`: any.
     pub if_match: Option<Vec<u64>>,
+    /// A label that becomes the version's in the same change.
+    pub label: Option<String>,
     pub actor: Actor,
 }
 

@@ -91,7 +91,8 @@ impl Services {
     // === operators ===
 
     pub(super) fn promote(&mut self, model: &mut Model, request: Promote) -> Result<Promotion, Failure> {
-        let Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, actor } = request;
+        let Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, label, actor } =
+            request;
         check_revision(model, if_match.as_deref())?;
         if model.stored.retired.is_none() {
             check_model_loaded(model)?;
@@ -112,14 +113,20 @@ impl Services {
         let from = model.document.as_ref().and_then(Document::heaviest).filter(|_| !returns);
         let (name, revision) = (model.name.clone(), model.stored.revision);
         let before = model.document.clone().filter(|_| !returns);
-        if let Some(document) = before.as_ref().filter(|document| document.serves_alone(version)) {
+        let serves = before.as_ref().is_some_and(|document| document.serves_alone(version));
+        let has_label = |document: &Document| {
+            label.as_ref().is_none_or(|label| document.labels.get(label.as_str()) == Some(&version))
+        };
+        if let Some(document) = before.as_ref().filter(|document| serves && has_label(document)) {
             let (model, after, gates) = (name, document.clone(), Vec::new());
             return Ok(Promotion { model, from, to: version, revision, changed: false, returns, before, after, gates });
         }
         let mut next = model.document.as_ref().map_or_else(|| Document::single(version), |d| d.promoted(version));
         next.reason = Some(reason).filter(|r| !r.is_empty());
+        next.labels.extend(label.map(|label| (label, version)));
         check(model, &next, allow_signature_change)?;
-        let judged = self.judge(model, version, gates.as_ref());
+        // A version that already serves alone only gets the label.
+        let judged = if serves { None } else { self.judge(model, version, gates.as_ref()) };
         let mut verdicts = judged.as_ref().map(|judged| judged.verdicts.clone()).unwrap_or_default();
         let unapproved = self.unapproved(model, &next, &actor);
         if self.needs_approval(model) {

@@ -1,7 +1,7 @@
 //! The client of one address.
 
 use super::authorities::{Untrusted, certificates, system_authorities};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::tls::{RootCerts, TlsConfig};
@@ -119,24 +119,29 @@ impl Client {
     }
 
     fn connect(&self) -> Result<ureq::Agent, Untrusted> {
-        let mut config = ureq::Agent::config_builder()
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .proxy(None)
-            // Requests are seconds or minutes apart: a kept connection would mostly be closed by the other side.
-            .max_idle_connections(0);
-        if self.url.starts_with("https://") {
-            let file = match &self.ca {
-                Some(file) => file,
-                None => system_authorities().ok_or(Untrusted::NoSystemList)?,
-            };
-            let roots = RootCerts::new_with_certs(&certificates(file)?);
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider);
-            config = config.https_only(true).tls_config(tls.build());
-        }
-        Ok(config.build().into())
+        agent(&self.url, self.ca.as_deref())
     }
+}
+
+/// An agent for one address, with the authorities that `https://` needs.
+pub(super) fn agent(url: &str, ca: Option<&Path>) -> Result<ureq::Agent, Untrusted> {
+    let mut config = ureq::Agent::config_builder()
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .proxy(None)
+        // Requests are seconds or minutes apart: a kept connection would mostly be closed by the other side.
+        .max_idle_connections(0);
+    if url.starts_with("https://") {
+        let file = match ca {
+            Some(file) => file,
+            None => system_authorities().ok_or(Untrusted::NoSystemList)?,
+        };
+        let roots = RootCerts::new_with_certs(&certificates(file)?);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider);
+        config = config.https_only(true).tls_config(tls.build());
+    }
+    Ok(config.build().into())
 }
 
 /// The status and the body of an answer. Without a limit in bytes the body is not read.
@@ -166,7 +171,7 @@ fn exchange(
 }
 
 /// An error in words that do not show the address.
-fn reason(error: ureq::Error, within: Duration) -> OutboundError {
+pub(super) fn reason(error: ureq::Error, within: Duration) -> OutboundError {
     match error {
         ureq::Error::Timeout(_) => OutboundError::Timeout(within),
         ureq::Error::HostNotFound => OutboundError::HostNotFound,

@@ -13,12 +13,11 @@ const MAX_MEMBERS: usize = 200;
 pub(super) fn read(t: &mut Table) -> Lineage {
     let data = t.section("data");
     let data = TrainingData {
-        digest: data.custom("digest", "64 hexadecimal digits, after \"sha256:\" or not", |value| {
-            let text = value.as_str()?;
-            let digits = text.strip_prefix("sha256:").unwrap_or(text);
-            let is_digest = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            is_digest.then(|| digits.to_ascii_lowercase())
-        }),
+        digest: data.custom(
+            "digest",
+            "64 hexadecimal digits, after \"sha256:\" or not, or a digest of another kind after its name, such as \"mlflow:0e60fe4c\"",
+            |value| digest(value.as_str()?),
+        ),
         from: time(data, "from"),
         to: time(data, "to"),
         location: text(data, "location"),
@@ -65,6 +64,23 @@ pub(super) fn read(t: &mut Table) -> Lineage {
             Value::Float(number) => Some(*number).filter(|number| number.is_finite()),
             _ => None,
         }),
+    }
+}
+
+/// A SHA-256 without its name, or a digest of another kind with it.
+fn digest(text: &str) -> Option<String> {
+    match text.strip_prefix("sha256:").or((!text.contains(':')).then_some(text)) {
+        Some(digits) => {
+            let is_digest = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            is_digest.then(|| digits.to_ascii_lowercase())
+        }
+        None => {
+            let (kind, rest) = text.split_once(':')?;
+            let is_kind =
+                (1..=16).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            let is_value = |b: u8| b.is_ascii_alphanumeric() || b"+/=._-".contains(&b);
+            (is_kind && (1..=128).contains(&rest.len()) && rest.bytes().all(is_value)).then(|| text.to_owned())
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Lineage {
 /// The data that a version was trained on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct TrainingData {
-    /// SHA-256 in lower-case hex.
+    /// SHA-256 in lower-case hex, or a digest of another kind after its name: `mlflow:0e60fe4c`.
     pub digest: Option<String>,
     /// The time range of the data: RFC 3339, or dates.
     pub from: Option<String>,

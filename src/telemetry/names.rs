@@ -422,6 +422,12 @@ pub(crate) const FALLBACKS: Metric = metric(
 );
 pub(crate) const AUDIT_EVENTS: Metric =
     metric("sluicegate_audit_events", Kind::Gauge, &[], "The number of the newest event of the audit trail");
+pub(crate) const MLFLOW_ALIASES: Metric = metric(
+    "sluicegate_mlflow_aliases_total",
+    Kind::Counter,
+    &["result"],
+    "Aliases of MLflow that moved: applied here, or refused (by a gate, or because somebody changed the traffic meanwhile)",
+);
 pub(crate) const AUDIT_HEADS: Metric = metric(
     "sluicegate_audit_heads_total",
     Kind::Counter,
@@ -558,6 +564,7 @@ pub(crate) const ALL: &[Metric] = &[
     BREAKER_REFUSED,
     FALLBACKS,
     AUDIT_EVENTS,
+    MLFLOW_ALIASES,
     AUDIT_HEADS,
     AUDIT_HEAD_FAILURES,
     ALERTS_FIRING,

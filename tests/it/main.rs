@@ -32,6 +32,7 @@ mod lineage;
 mod logged;
 mod map;
 mod memory;
+mod mlflow;
 mod monitoring;
 mod optional;
 mod outcomes;

@@ -174,6 +174,7 @@ impl Fixture {
             allowed_hosts: vec!["ops.example".to_owned()],
             warnings: Arc::new(Vec::new),
             alerts: crate::alerts::Alerts::idle(&telemetry),
+            mlflow: crate::mlflow::Mlflow::default(),
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
             threads: Arc::new(move || reported.lock().unwrap().clone()),
             memory: Arc::new(|| Memory { requests: (5, 100), resident: Some(7), ..Memory::default() }),

@@ -150,6 +150,7 @@ fn a_promote_returns_from_to_and_revision() {
             gates: None,
             break_glass: false,
             if_match: None,
+            label: None,
             actor: Actor("local".to_owned()),
         },
     };

@@ -295,6 +295,7 @@ pub fn promote(v: u64) -> Promote {
         gates: None,
         break_glass: false,
         if_match: None,
+        label: None,
         actor: ann(),
     }
 }
