@@ -116,7 +116,7 @@ pub(super) async fn windowed(admin: &Admin, entry: &Entry, query: Query) -> Resu
     let state = history.state();
     let name = model.clone();
     let found = compute(move || {
-        let snapshot = history.snapshot(&name, from);
+        let snapshot = history.snapshot(&name, i64::MIN);
         windows(&snapshot, &metrics, &Ask { from, to, step, by })
     });
     let windows = found.await?.map_err(|words| Failure::new(Code::InvalidRequest, words))?;

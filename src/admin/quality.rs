@@ -91,7 +91,7 @@ pub(super) struct ValueQuality {
         ("model" = String, Path),
         ("window" = Option<String>, Query, description = "How far back, such as 7d (the default if another parameter is given) or 12h"),
         ("step" = Option<String>, Query, description = "The length of each period, such as 1d; absent: one period"),
-        ("by" = Option<String>, Query, description = "The input to group rows by, such as inputs.sex; at most 16 inputs are kept"),
+        ("by" = Option<String>, Query, description = "The input to group rows by, such as inputs.sex, in any form that docs/MONITORING.md allows; at most 256 columns of inputs are kept"),
     ),
     responses(
         (status = 200, description = "Without arms before the first recorded prediction", body = QualityAnswer),

@@ -11,6 +11,7 @@ use super::traffic::check_break_glass;
 use crate::ledger::rfc3339;
 use crate::lifecycle::Actor;
 use crate::model::{ModelName, Version};
+use crate::outcomes::sides::Cuped;
 use crate::rollout::{self, Counts, Evidence, MetricEvidence, Plan, Require, Step, Verdict, View, p99_us};
 use crate::settings::show_duration;
 use crate::telemetry::{ArmEvidence, KeyEvidence, Unit};
@@ -130,6 +131,9 @@ pub(super) struct MetricState {
     difference: Option<f64>,
     low: Option<f64>,
     high: Option<f64>,
+    /// What values of the same units from before the step explain. The difference and its interval are without it, so the difference is not that of
+    /// the two means. Null where too few units have such values.
+    cuped: Option<Cuped>,
 }
 
 /// The largest upper end of each interval with which the next step begins.
@@ -393,6 +397,7 @@ impl MetricState {
             difference: difference.map(|found| found.value),
             low: difference.map(|found| found.low),
             high: difference.map(|found| found.high),
+            cuped: found.cuped(),
         }
     }
 }

@@ -98,8 +98,18 @@ fn limit(option: &str, text: &str) -> Result<(String, Value), CommandError> {
 
 /// One line: the state, the share and the reason.
 fn line(rollout: &Value) -> String {
-    let (to, state, percent) = (cell(&rollout["to"]), cell(&rollout["state"]), number(&rollout["percent"]));
-    format!("{}: version {to} {state} at {percent} %: {}\n", cell(&rollout["model"]), why(rollout))
+    let (to, state) = (cell(&rollout["to"]), cell(&rollout["state"]).replace('_', " "));
+    let at = match state.as_str() {
+        // Its share is 0 again. What it had says more.
+        "aborted" | "taken back" => {
+            let had =
+                list(rollout, "steps").zip(0..).find(|(_, index)| rollout["step"] == *index).map(|(share, _)| share);
+            let had = had.map_or_else(|| "as a shadow".to_owned(), |share| format!("at {} %", number(share)));
+            format!("{had}; the traffic is as it was before the rollout")
+        }
+        _ => format!("at {} %", number(&rollout["percent"])),
+    };
+    format!("{}: version {to} {state} {at}: {}\n", cell(&rollout["model"]), why(rollout))
 }
 
 /// The reason for the state. It may begin with the state's name, which is printed before it.
@@ -150,6 +160,7 @@ pub(super) fn text(rollout: &Value) -> String {
         text.push('\n');
         let head = ["METRIC", "LIMIT", "CANDIDATE", "CONTROL", "DIFFERENCE", "INTERVAL AT EVERY LOOK"];
         text.push_str(&table(&head, &rows));
+        text.extend(list(rollout, "metrics").filter_map(adjusted));
     }
     let rows: Vec<Vec<String>> = list(rollout, "moves")
         .map(|m| vec![cell(&m["ts"]), cell(&m["action"]), format!("{} %", number(&m["percent"])), cell(&m["reason"])])
@@ -170,6 +181,17 @@ fn interval_name(rollout: &Value) -> String {
     rollout["false_alarm_rate"]
         .as_f64()
         .map_or_else(|| "INTERVAL".to_owned(), |rate| format!("{} % INTERVAL", (1e4 * (1.0 - rate)).round() / 100.0))
+}
+
+/// Why a difference is not that of the means beside it (CUPED).
+pub(super) fn adjusted(metric: &Value) -> Option<String> {
+    let share = metric["cuped"]["variance_explained"].as_f64()?;
+    Some(format!(
+        "{}: the difference and its interval are without what values from before explain ({:.0} % of the variance, {} units), so the difference is not that of the means\n",
+        cell(&metric["metric"]),
+        100.0 * share,
+        cell(&metric["cuped"]["units"])
+    ))
 }
 
 fn metric_row(metric: &Value) -> Vec<String> {

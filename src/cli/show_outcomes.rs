@@ -71,6 +71,7 @@ pub(super) fn windows(answer: &Value) -> String {
                 percent(&group["labels"]["labelled_share"]),
             ]);
         }
+        rows.extend(estimated(group));
     }
     if rows.is_empty() {
         text.push_str("no rows with an outcome in this window\n");
@@ -83,7 +84,35 @@ pub(super) fn windows(answer: &Value) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "smallest segment: {} with {} rows", cell(&smallest["segment"]), smallest["rows"]);
     }
+    text.extend(list(answer, "groups").filter_map(contradicted));
     text
+}
+
+/// The accuracy that is expected from scores, as a row of the table.
+fn estimated(group: &Value) -> Option<Vec<String>> {
+    let of = &group["estimated_accuracy"];
+    of.is_object().then(|| {
+        let what = "accuracy, estimated from scores".to_owned();
+        let group = ["from", "version", "arm", "segment"].map(|name| cell(&group[name]));
+        group.into_iter().chain([what, number(&of["value"]), interval(of), cell(&of["n"]), String::new()]).collect()
+    })
+}
+
+/// A line about an estimate that the labels contradict.
+fn contradicted(group: &Value) -> Option<String> {
+    let of = &group["estimated_accuracy"]["labelled"];
+    let (low, high) = (of["low"].as_f64()?, of["high"].as_f64()?);
+    (low > 0.0 || high < 0.0).then(|| {
+        format!(
+            "version {} on {}, from {}: labels of {} rows show an accuracy of {}, and their scores let expect {}: scores do not mean what they meant before\n",
+            cell(&group["version"]),
+            cell(&group["arm"]),
+            cell(&group["from"]),
+            cell(&of["n"]),
+            number(&of["realised"]),
+            number(&of["estimated"])
+        )
+    })
 }
 
 pub(super) fn experiment(answer: &Value) -> String {
@@ -130,6 +159,7 @@ pub(super) fn experiment(answer: &Value) -> String {
         &["METRIC", "ARM", "UNITS", "MEAN", "DIFFERENCE", "INTERVAL AT EVERY LOOK", "RELATIVE", "VERDICT"],
         &rows,
     ));
+    text.extend(list(answer, "metrics").filter_map(super::rollout::adjusted));
     for sentence in list(answer, "summary") {
         let _ = writeln!(text, "{}", cell(sentence));
     }

@@ -106,6 +106,39 @@ fn columns(arm: &Value) -> Markup {
     }
 }
 
+/// The accuracy of a version over a window: of the rows with labels, and as their scores let expect.
+pub(super) fn accuracy(quality: &Value, version: &str) -> Markup {
+    let groups: Vec<&Value> = list(quality, "groups").iter().filter(|group| group["version"] == version).collect();
+    if groups.iter().all(|group| group["estimated_accuracy"].is_null()) {
+        return html! {};
+    }
+    let interval = |of: &Value| {
+        html! {
+            (show::share_of(&of["value"]))
+            @if !of["low"].is_null() { span .quiet { " (" (show::share_of(&of["low"])) " to " (show::share_of(&of["high"])) ", " (show::number_of(&of["n"])) " rows)" } }
+        }
+    };
+    html! {
+        section #accuracy aria-labelledby="accuracy-title" {
+            h2 #accuracy-title { "Accuracy of the last seven days" }
+            table {
+                thead { tr { th scope="col" { "Arm" } th scope="col" .number { "With a label" } th scope="col" { "From labels" } th scope="col" { "Estimated from scores" } th scope="col" { "Remarks" } } }
+                tbody { @for group in groups {
+                    @let checked = &group["estimated_accuracy"]["labelled"];
+                    @let contradicted = checked["low"].as_f64().is_some_and(|low| low > 0.0) || checked["high"].as_f64().is_some_and(|high| high < 0.0);
+                    tr {
+                        th scope="row" { (text(group, "arm", 60)) }
+                        td .number { (show::share_of(&group["labels"]["labelled_share"])) }
+                        td { (interval(&group["metrics"]["accuracy"])) }
+                        td { (interval(&group["estimated_accuracy"])) }
+                        td { @if contradicted { span .warn { "The labels contradict the estimate: scores do not mean what they meant before." } } }
+                    }
+                } }
+            }
+        }
+    }
+}
+
 fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value[name].as_array().map_or(&[][..], Vec::as_slice)
 }

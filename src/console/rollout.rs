@@ -66,7 +66,7 @@ fn metrics(rollout: &Value) -> Markup {
                 th scope="row" { (show::text(metric["metric"].as_str().unwrap_or_default(), 80)) }
                 td .number { (show::number_of(&metric["candidate_mean"])) span .quiet { " of " (show::number_of(&metric["candidate_units"])) } }
                 td .number { (show::number_of(&metric["control_mean"])) span .quiet { " of " (show::number_of(&metric["control_units"])) } }
-                td { (evidence::difference(metric)) }
+                td { (evidence::difference(metric)) @if let Some(explained) = metric["cuped"]["variance_explained"].as_f64() { br; span .quiet { "without the " (show::share(explained)) " of the variance that values from before explain (CUPED); not the difference of the means" } } }
                 td { @if metric["not_worse_than"].is_null() { "goal: it ends early when this is better beyond doubt" } @else { "guardrail: not worse than " (show::number_of(&metric["not_worse_than"])) } }
             } } }
         }

@@ -151,8 +151,12 @@ fn probabilities<'r>(range: &Range<usize>, row: &'r Row, label: &Label) -> Optio
     let each = row.numbers.get(range.clone())?;
     let class = number_of(label)?;
     let class = (0..each.len()).find(|i| *i as f64 == class)?;
-    let are_shares = each.iter().all(|p| (-ROUNDING..=1.0 + ROUNDING).contains(p));
-    (are_shares && (each.iter().sum::<f64>() - 1.0).abs() < 0.01).then_some((each, class))
+    is_distribution(each).then_some((each, class))
+}
+
+/// Whether numbers are the probabilities of all classes.
+pub(super) fn is_distribution(each: &[f64]) -> bool {
+    each.iter().all(|p| (-ROUNDING..=1.0 + ROUNDING).contains(p)) && (each.iter().sum::<f64>() - 1.0).abs() < 0.01
 }
 
 fn log_loss(place: &Place, row: &Row, label: &Label) -> Option<Measure> {

@@ -48,7 +48,7 @@ impl Segments {
 
     fn cell(&self, row: &Row) -> Option<Cell> {
         let place = self.places.get(usize::from(row.arm)).copied().flatten()?;
-        row.cells.get(place).copied()
+        row.cell(place)
     }
 
     /// The name of a row's segment.

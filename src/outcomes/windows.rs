@@ -2,11 +2,13 @@
 
 use super::definition::{Kind, Metric, Metrics};
 use super::estimate::{Estimate, estimate, wilson};
+use super::expected::Estimates;
+pub use super::expected::{CalibratedOn, Checked, EstimatedAccuracy};
 use super::measure::Measured;
 use super::segment::{MAX_SEGMENTS, OTHER, Segments};
 use super::units::standard_error;
 use crate::model::{Label, Version};
-use crate::quality::{Row, Snapshot};
+use crate::quality::{Layout, Row, Snapshot};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -64,6 +66,9 @@ pub struct Group {
     pub metrics: BTreeMap<String, Estimate>,
     /// Whether probabilities are as high as labels are frequent; null without probabilities of the label 1.
     pub calibration: Option<Calibration>,
+    /// The accuracy that is expected from calibrated scores, without the labels of these rows: an estimate. Null without probabilities of classes,
+    /// and before enough rows of the version have labels.
+    pub estimated_accuracy: Option<EstimatedAccuracy>,
 }
 
 /// How complete the labels of a period are.
@@ -105,11 +110,12 @@ pub struct Bin {
 /// The most groups of one answer.
 pub const MAX_GROUPS: usize = 5000;
 
-/// The figures of a model.
+/// The figures of a model. `all` also has rows from before the window: scores are calibrated on those with labels.
 ///
 /// # Errors
 /// In words, where the input to group by is not kept, or where there would be too many groups.
-pub fn windows(snapshot: &Snapshot, metrics: &Metrics, ask: &Ask) -> Result<Windows, String> {
+pub fn windows(all: &Snapshot, metrics: &Metrics, ask: &Ask) -> Result<Windows, String> {
+    let snapshot = &all.since(ask.from);
     let segments = ask.by.as_deref().map(|by| Segments::new(snapshot, by).ok_or_else(|| not_kept(snapshot, by)));
     // Without any row there is nothing to say about a column.
     let segments = if snapshot.rows().next().is_none() { None } else { segments.transpose()? };
@@ -136,6 +142,7 @@ pub fn windows(snapshot: &Snapshot, metrics: &Metrics, ask: &Ask) -> Result<Wind
             return Err(format!("more than {MAX_GROUPS} groups: ask for a shorter window or a longer step"));
         }
     }
+    let mut estimates = Estimates::new(all, metrics, ask.to);
     let group = |((version, arm, period, segment), rows): ((Version, &str, i64, Option<String>), Vec<&Row>)| {
         let end = ask.step.map_or(ask.to, |step| (period + step).min(ask.to));
         let kept = rows.first().map_or(1.0, |row| snapshot.arm(row).share());
@@ -152,6 +159,7 @@ pub fn windows(snapshot: &Snapshot, metrics: &Metrics, ask: &Ask) -> Result<Wind
             labels: labels(&rows, metrics, ask.to),
             metrics: figures(snapshot, metrics, &rows, kept, ask.to),
             calibration: calibration(snapshot, metrics, &rows),
+            estimated_accuracy: estimates.of(version, (period, end), &rows),
         }
     };
     Ok(Windows {
@@ -163,17 +171,29 @@ pub fn windows(snapshot: &Snapshot, metrics: &Metrics, ask: &Ask) -> Result<Wind
     })
 }
 
+/// Columns that a message lists.
+const LISTED: usize = 20;
+
 fn not_kept(snapshot: &Snapshot, by: &str) -> String {
     let known: BTreeSet<&str> =
         snapshot.arms().iter().flat_map(|arm| arm.layout.cells.iter().map(|name| &**name)).collect();
-    let known: Vec<&str> = known.into_iter().collect();
     let by: String = by.chars().take(80).collect();
     if known.is_empty() {
         return format!(
             "rows cannot be grouped by {by:?}: no input of this model has a fixed number of elements in a row"
         );
     }
-    format!("rows cannot be grouped by {by:?}; the inputs that are kept are {}", known.join(", "))
+    let listed: Vec<&str> = known.iter().copied().take(LISTED).collect();
+    let more = known.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "rows cannot be grouped by {by:?}; the inputs that are kept are {}{more}. At most {} columns of inputs are kept of a row, in the order of \
+         the signature, and {} of an input with more than {} elements; none of optional inputs, and none that the log drops, hashes or masks",
+        listed.join(", "),
+        Layout::MAX_CELLS,
+        Layout::MAX_OF_WIDE,
+        Layout::WIDE
+    )
 }
 
 pub(super) fn time(us: i64) -> String {
@@ -206,7 +226,7 @@ fn labels(rows: &[&Row], metrics: &Metrics, now: i64) -> Labels {
 
 /// The usual metrics of a model, for names that its model.toml does not use.
 pub(super) fn usual(snapshot: &Snapshot, metrics: &Metrics) -> Metrics {
-    let any = |has: fn(&crate::quality::Layout) -> bool| snapshot.arms().iter().any(|arm| has(&arm.layout));
+    let any = |has: fn(&Layout) -> bool| snapshot.arms().iter().any(|arm| has(&arm.layout));
     let mut kinds = vec![Kind::Accuracy];
     if any(|layout| layout.scores().is_some()) {
         kinds.extend([Kind::Auc, Kind::LogLoss, Kind::Brier]);

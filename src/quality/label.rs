@@ -79,6 +79,16 @@ impl Predicted {
         self.class = Some(self.class.take().unwrap_or_else(text));
     }
 
+    /// The predicted class, where it is a number: that of an output, else the index of the largest score.
+    #[must_use]
+    pub fn class(&self) -> Option<f64> {
+        match &self.class {
+            Some(Class::Number(number)) => Some(*number),
+            Some(Class::Text(_)) => None,
+            None => self.top_score.map(|top| top as f64),
+        }
+    }
+
     /// Compares a label with the class if there is one, else with the number, else with the scores. `None` where the label cannot be
     /// compared with any of them.
     #[must_use]

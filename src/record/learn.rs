@@ -9,6 +9,7 @@ use super::view::{self, PredictionView, TensorView};
 use crate::drift::{self, Drift};
 use crate::model::Role;
 use crate::quality::{Predicted, Quality, Seen};
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -56,6 +57,8 @@ fn count(drift: &Drift, stream: &Stream, view: &PredictionView) {
 fn predictions(quality: &Quality, stream: &Stream, view: &PredictionView) {
     let Some(outputs) = view.outputs.as_deref() else { return };
     let records = view.records();
+    let columns = (&stream.inputs[..], &stream.outputs[..]);
+    let texts = OnceCell::new();
     for row in 0..records {
         let seen = Seen {
             model: &stream.about.model,
@@ -73,8 +76,10 @@ fn predictions(quality: &Quality, stream: &Stream, view: &PredictionView) {
         }
         // A record with rate 0 was kept to be looked at, and does not count in estimates.
         if view.sample_rate > 0.0 {
-            let columns = (&stream.inputs[..], &stream.outputs[..]);
-            let contents = || stream.kept.contents(columns, (&view.inputs, outputs), row, records);
+            let contents = || {
+                let texts = texts.get_or_init(|| stream.kept.texts(columns.0, &view.inputs));
+                stream.kept.contents(columns, (&view.inputs, outputs), texts, row, records)
+            };
             quality.history().record_prediction(&seen, &stream.kept.layout, view.ts, || (predicted(), contents()));
         }
     }

@@ -79,7 +79,8 @@ impl Recall {
                 let outputs = tensors(outputs, &stream.outputs, i);
                 let (inputs, outputs) = (views(&inputs), views(&outputs));
                 let columns = (&stream.inputs[..], &stream.outputs[..]);
-                let contents = stream.kept.contents(columns, (&inputs, &outputs), 0, 1);
+                let texts = stream.kept.texts(columns.0, &inputs);
+                let contents = stream.kept.contents(columns, (&inputs, &outputs), &texts, 0, 1);
                 (learn::predicted(stream, &outputs, 0, 1), contents)
             };
             history.record_prediction(&seen, &stream.kept.layout, now, contents);

@@ -4,11 +4,15 @@ use super::plan::Plan;
 use super::state::State;
 use crate::model::ModelName;
 use crate::outcomes::experiment::show;
-use crate::outcomes::sides::{Difference, Side, Sides, measure, on_two_sides, oriented};
+use crate::outcomes::sides::{Cuped, Difference, Side, Sides, measure, on_two_sides, oriented};
 use crate::outcomes::{Metric, Metrics, Sequence};
-use crate::quality::{History, Row};
+use crate::quality::{History, Row, Snapshot};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
+
+#[cfg(test)]
+#[path = "tests_business.rs"]
+mod tests;
 
 /// What is known of the plan's metrics in this step.
 #[derive(Debug, Default)]
@@ -63,26 +67,8 @@ impl Business {
         }
         let begun = Instant::now();
         self.reading = history.state() == "reading";
-        let (since, now) = (state.step_started_at.as_microsecond(), Timestamp::now().as_microsecond());
         let snapshot = history.snapshot(model, i64::MIN);
-        let document = state.document(state.step);
-        let candidate = state.candidate_arm();
-        let place = |arm: &crate::quality::history::ArmOf| {
-            let of_split = document.split.iter().find(|of_split| {
-                of_split.arm.as_str() == &*arm.name && of_split.version == arm.version && of_split.weight > 0.0
-            })?;
-            Some(if of_split.arm == candidate { CANDIDATE } else { CONTROL })
-        };
-        let places: Vec<Option<usize>> = snapshot.arms().iter().map(place).collect();
-        let side = |row: &Row| places.get(usize::from(row.arm)).copied().flatten();
-        let excluded = on_two_sides(snapshot.rows().filter(|row| row.ts >= since), side);
-        let found = |(name, not_worse_than): (&String, Option<f64>)| {
-            let metric = metrics.get(name).cloned();
-            let sides = metric.as_ref().map(|metric| measure(&snapshot, metric, 2, (since, now), &excluded, side));
-            Found { name: name.clone(), metric, not_worse_than, sides }
-        };
-        let limits = plan.metrics.iter().map(|(name, limit)| (name, Some(*limit)));
-        self.found = limits.chain(plan.goal.iter().map(|name| (name, None))).map(found).collect();
+        self.found = measured(state, metrics, &snapshot, Timestamp::now().as_microsecond());
         self.next = Some(Instant::now() + (begun.elapsed() * TIMES_THE_COST).max(LEAST_INTERVAL));
     }
 
@@ -122,6 +108,29 @@ impl Business {
     }
 }
 
+/// The metrics of a plan in the step that is in force. `now` in microseconds since 1970.
+fn measured(state: &State, metrics: &Metrics, snapshot: &Snapshot, now: i64) -> Vec<Found> {
+    let since = state.step_started_at.as_microsecond();
+    let document = state.document(state.step);
+    let candidate = state.candidate_arm();
+    let place = |arm: &crate::quality::history::ArmOf| {
+        let of_split = document.split.iter().find(|of_split| {
+            of_split.arm.as_str() == &*arm.name && of_split.version == arm.version && of_split.weight > 0.0
+        })?;
+        Some(if of_split.arm == candidate { CANDIDATE } else { CONTROL })
+    };
+    let places: Vec<Option<usize>> = snapshot.arms().iter().map(place).collect();
+    let side = |row: &Row| places.get(usize::from(row.arm)).copied().flatten();
+    let excluded = on_two_sides(snapshot.rows().filter(|row| row.ts >= since), side);
+    let found = |(name, not_worse_than): (&String, Option<f64>)| {
+        let metric = metrics.get(name).cloned();
+        let sides = metric.as_ref().map(|metric| measure(snapshot, metric, 2, (since, now), &excluded, side));
+        Found { name: name.clone(), metric, not_worse_than, sides }
+    };
+    let limits = state.plan.metrics.iter().map(|(name, limit)| (name, Some(*limit)));
+    limits.chain(state.plan.goal.iter().map(|name| (name, None))).map(found).collect()
+}
+
 impl Found {
     /// The interval of the difference, turned so that more is better, at this error probability.
     pub(crate) fn interval(&self, level: f64) -> Option<(f64, f64)> {
@@ -136,6 +145,11 @@ impl Found {
     /// The candidate's mean less the control's, with its interval.
     pub(crate) fn difference(&self, level: f64) -> Option<Difference> {
         self.sides.as_ref()?.difference(CANDIDATE, CONTROL, Sequence::new(level))
+    }
+
+    /// What values from before the step explain, where the difference is without it.
+    pub(crate) fn cuped(&self) -> Option<Cuped> {
+        self.sides.as_ref()?.cuped
     }
 
     /// The candidate and the control.

@@ -4,6 +4,7 @@
 //! can be computed from them. Memory is bounded: when it is used up, half of the requests of the largest arm are dropped. A hash of the request id
 //! chooses them, so what stays is a sample that has nothing to do with the answers.
 
+mod cell;
 mod interner;
 mod outcome;
 mod rows;
@@ -11,6 +12,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use cell::Cell;
 pub use outcome::Outcome;
 pub use snapshot::{ArmOf, Snapshot};
 
@@ -35,8 +37,11 @@ pub struct Layout {
 impl Layout {
     /// The most numbers of outputs that are kept of a row.
     pub const MAX_NUMBERS: usize = 64;
-    /// The most inputs that are kept of a row, to group rows by.
-    pub const MAX_CELLS: usize = 16;
+    /// The most columns of inputs that are kept of a row, to group rows by: four bytes each.
+    pub const MAX_CELLS: usize = 256;
+    /// Of an input with more elements than [`Layout::WIDE`], such as an image, only so many are kept: nobody groups rows by a pixel.
+    pub const MAX_OF_WIDE: usize = 16;
+    pub const WIDE: usize = 500;
 
     /// The scores that a label is compared with if nothing else is named: the first output with several numbers.
     #[must_use]
@@ -66,17 +71,6 @@ pub enum Value {
     Text(String),
 }
 
-/// A value of an input, as it is kept.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cell {
-    Missing,
-    Number(f32),
-    /// A text by its number in [`Snapshot::text`].
-    Text(u32),
-    /// A text that came when there were too many others.
-    Other,
-}
-
 /// One answered row.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -95,7 +89,7 @@ pub struct Row {
     pub predicted: Predicted,
     /// The floating-point outputs, at the places that [`Layout::outputs`] gives.
     pub numbers: Box<[f64]>,
-    pub cells: Box<[Cell]>,
+    cells: Box<[cell::Packed]>,
     pub outcome: Option<Box<Outcome>>,
 }
 
@@ -104,6 +98,12 @@ impl Row {
     #[must_use]
     pub fn request(&self) -> u64 {
         u64::from(self.position)
+    }
+
+    /// The value of the input at a place of [`Layout::cells`]. `None` beyond the last.
+    #[must_use]
+    pub fn cell(&self, place: usize) -> Option<Cell> {
+        self.cells.get(place).map(|packed| packed.cell())
     }
 
     /// Whether the row is in the sample that halves the requests this many times.

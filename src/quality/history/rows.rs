@@ -1,5 +1,6 @@
 //! The rows of one model.
 
+use super::cell::{self, Packed};
 use super::interner::Interner;
 use super::outcome::Outcome;
 use super::snapshot::{ArmOf, Snapshot};
@@ -46,6 +47,7 @@ const DAY_US: i64 = 86_400_000_000;
 const MAX_ARMS: usize = 4096;
 /// Texts of inputs, and names of business values.
 const MAX_TEXTS: usize = 10_000;
+const _: () = assert!(MAX_TEXTS <= cell::MAX_TEXTS);
 const MAX_VALUE_NAMES: usize = 64;
 /// Feedback that waits for its row.
 const MAX_EARLY: usize = 4096;
@@ -104,7 +106,7 @@ impl ModelRows {
             unit,
             predicted,
             numbers: contents.numbers,
-            cells: cells.collect(),
+            cells: cells.map(Packed::of).collect(),
             outcome: None,
         };
         if newer && let Some(early) = self.early.remove(&key) {
@@ -231,7 +233,7 @@ impl ModelRows {
     fn retain(&mut self, keep: impl Fn(&Row, &ArmOf) -> bool) {
         let days = std::mem::take(&mut self.days);
         let arms = std::mem::take(&mut self.arms);
-        let texts = std::mem::take(&mut self.texts);
+        let texts = std::mem::take(&mut self.texts).texts();
         (self.index, self.row_bytes) = (HashMap::new(), 0);
         let mut places: Vec<Option<u16>> = vec![None; arms.len()];
         for chunk in days.into_values().flatten() {
@@ -245,10 +247,9 @@ impl ModelRows {
                     u16::try_from(self.arms.len() - 1).expect("there are no more arms than before")
                 });
                 for cell in &mut row.cells {
-                    if let Cell::Text(number) = cell {
-                        let text = texts.texts();
-                        let text = text.get(*number as usize).map_or("", |text| text);
-                        *cell = self.texts.number(text, MAX_TEXTS).map_or(Cell::Other, Cell::Text);
+                    if let Cell::Text(number) = cell.cell() {
+                        let text = texts.get(number as usize).map_or("", |text| text);
+                        *cell = Packed::of(self.texts.number(text, MAX_TEXTS).map_or(Cell::Other, Cell::Text));
                     }
                 }
                 let newest = self.row(row.key).is_none_or(|known| known.ts < row.ts);
@@ -280,6 +281,6 @@ fn row_mut(chunks: &mut [Arc<Vec<Row>>], at: u32) -> Option<&mut Row> {
 
 fn bytes(row: &Row) -> usize {
     let outcome = row.outcome.as_ref().map_or(0, |outcome| outcome.bytes());
-    let parts = row.numbers.len() * size_of::<f64>() + row.cells.len() * size_of::<Cell>();
+    let parts = row.numbers.len() * size_of::<f64>() + row.cells.len() * size_of::<Packed>();
     size_of::<Row>() + INDEX_BYTES + parts + row.predicted.text_bytes() + outcome
 }

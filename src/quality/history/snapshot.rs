@@ -38,6 +38,12 @@ impl Snapshot {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).filter(move |row| row.ts >= from)
     }
 
+    /// The same rows without those before `from`.
+    #[must_use]
+    pub fn since(&self, from: i64) -> Snapshot {
+        Snapshot { from: self.from.max(from), ..self.clone() }
+    }
+
     #[must_use]
     pub fn arms(&self) -> &[ArmOf] {
         &self.arms

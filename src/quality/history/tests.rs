@@ -137,7 +137,7 @@ fn many_names_texts_and_versions_do_not_take_memory_without_bound() {
         history.record_prediction(&seen(&m, &format!("t{i}"), NOW), &Arc::default(), NOW, contents);
     }
     let snapshot = history.snapshot(&m, 0);
-    let other = snapshot.rows().filter(|row| row.cells.first() == Some(&Cell::Other)).count();
+    let other = snapshot.rows().filter(|row| row.cell(0) == Some(Cell::Other)).count();
     assert_eq!(other, 10_000);
 }
 
