@@ -45,6 +45,7 @@ pub mod serve;
 mod settings;
 pub mod shadow;
 mod source;
+mod stability;
 mod supervisor;
 pub mod telemetry;
 pub mod tensor;

@@ -6,10 +6,11 @@ use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::schemas::Problem;
 use crate::access::Action;
-use crate::history::{Point, SeriesOf, seconds_now};
+use crate::history::{Compared, FirstDay, LIMIT, Point, SeriesOf, seconds_now};
 use crate::ledger::rfc3339;
 use crate::model::Version;
 use crate::settings::parse_duration;
+use crate::stability::{Checked, Ran};
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
@@ -55,6 +56,68 @@ pub(super) struct ModelFigures {
     to: String,
     /// One for each version and arm that had requests.
     series: Vec<Series>,
+    /// Of each version whose first day is over, and that had requests in the last two weeks: the last 24 hours against it, whatever the window.
+    first_days: Vec<AgainstFirstDay>,
+    /// Of each version that traffic goes to: logged predictions that the server ran again last.
+    reproduced: Vec<Reproduced>,
+}
+
+/// A random sample of logged predictions of a version, run again with the same model file.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Reproduced {
+    #[schema(value_type = String)]
+    version: Version,
+    #[schema(format = DateTime)]
+    at: String,
+    /// Answered requests of the last hour that the sample was drawn from, and what came of it; null where nothing was run.
+    #[schema(value_type = Option<RanAgain>)]
+    ran: Option<Ran>,
+    /// Why nothing was run.
+    error: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes a type of another room")]
+pub(super) struct RanAgain {
+    answered: u64,
+    /// Bit for bit as logged.
+    equal: u64,
+    /// The same within rounding, where the request had run together with others.
+    close: u64,
+    different: u64,
+    /// Requests whose inputs are not recorded as they were.
+    not_run: u64,
+    /// The id of a request with another answer, and how far it is off.
+    first_different: Option<String>,
+    words: Option<String>,
+    why_not_run: Option<String>,
+}
+
+/// A version against its first day.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AgainstFirstDay {
+    #[schema(value_type = String)]
+    version: Version,
+    /// The first day, or as much longer as it took until 72 spans of five minutes had enough requests.
+    #[schema(format = DateTime)]
+    from: String,
+    #[schema(format = DateTime)]
+    to: String,
+    /// A measure is slower when its median is this many times that of the first day (docs/MONITORING.md says when exactly).
+    limit: f64,
+    measures: Vec<MeasureOf>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MeasureOf {
+    /// `p50_us`, `p99_us` (of the latency) or `engine_us_per_row` (the time in the engine for each row).
+    measure: &'static str,
+    /// The median over spans of five minutes, in microseconds.
+    first_day: f64,
+    /// The same of the last 24 hours; null where they have too few requests.
+    now: Option<f64>,
+    ratio: Option<f64>,
+    slower: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -117,7 +180,8 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, Caller(caller): Caller
 
 /// The figures of a model
 ///
-/// Requests, latency and failures of each version and arm over time. They are kept for two weeks, also over a restart.
+/// Requests, latency and failures of each version and arm over time. They are kept for two weeks, also over a restart. And each version's latency and time
+/// in the engine against its first day.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/figures", operation_id = "show_figures", tag = "models",
     params(
@@ -159,7 +223,34 @@ pub(super) async fn show(
         Series { version, arm, now, points: points.iter().map(PointOf::of).collect() }
     });
     let (from, to) = (time(from), time(now));
-    Ok(Json(ModelFigures { model: model.to_string(), from, to, series: series.collect() }))
+    let first_days = admin.history.against_first_day(model, now);
+    let first_days = first_days.into_iter().map(AgainstFirstDay::of).collect();
+    let reproduced = admin.stability.of(model).into_iter().map(Reproduced::of).collect();
+    Ok(Json(ModelFigures { model: model.to_string(), from, to, series: series.collect(), first_days, reproduced }))
+}
+
+impl Reproduced {
+    fn of((version, checked): (Version, Checked)) -> Reproduced {
+        let (ran, error) = match checked.ran {
+            Ok(ran) => (Some(ran), None),
+            Err(error) => (None, Some(error)),
+        };
+        Reproduced { version, at: rfc3339(checked.at), ran, error }
+    }
+}
+
+impl AgainstFirstDay {
+    fn of((version, day, compared): (Version, FirstDay, Vec<Compared>)) -> AgainstFirstDay {
+        let measure = |Compared { measure, first, now, slower }: Compared| MeasureOf {
+            measure: measure.as_str(),
+            first_day: first.median,
+            now,
+            ratio: now.map(|now| now / first.median),
+            slower,
+        };
+        let measures = compared.into_iter().map(measure).collect();
+        AgainstFirstDay { version, from: time(day.from), to: time(day.to), limit: LIMIT, measures }
+    }
 }
 
 impl PointOf {

@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings.
+//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings, stability.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -77,6 +77,7 @@ use crate::record::Log;
 use crate::registry::Reader;
 use crate::rollout::Rollouts;
 use crate::shadow::Figures;
+use crate::stability::Stability;
 use crate::telemetry::Telemetry;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,6 +91,8 @@ pub(crate) struct Admin {
     pub(crate) figures: Figures,
     /// Figures over time.
     pub(crate) history: History,
+    /// Logged predictions that were run again.
+    pub(crate) stability: Stability,
     /// Figures from feedback.
     pub(crate) quality: Quality,
     /// The prediction log, for its status.

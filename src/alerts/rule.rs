@@ -31,6 +31,8 @@ pub enum Rule {
     NonFinite,
     /// Outputs are stuck at a constant, or the same inputs give other outputs.
     Unstable,
+    /// A version takes longer than on its first day.
+    Slower,
     /// The prediction log loses records, or cannot be written.
     LogLoss,
     DiskFull,
@@ -59,7 +61,7 @@ pub enum Severity {
 pub struct NotARule(String);
 
 impl Rule {
-    pub const ALL: [Rule; 18] = [
+    pub const ALL: [Rule; 19] = [
         Rule::VersionFailed,
         Rule::ModelUnserved,
         Rule::BreakerOpen,
@@ -71,6 +73,7 @@ impl Rule {
         Rule::Staleness,
         Rule::NonFinite,
         Rule::Unstable,
+        Rule::Slower,
         Rule::LogLoss,
         Rule::DiskFull,
         Rule::MemoryFull,
@@ -95,6 +98,7 @@ impl Rule {
             Rule::Staleness => "staleness",
             Rule::NonFinite => "non_finite",
             Rule::Unstable => "unstable",
+            Rule::Slower => "slower",
             Rule::LogLoss => "log_loss",
             Rule::DiskFull => "disk_full",
             Rule::MemoryFull => "memory_full",

@@ -8,7 +8,7 @@ use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::console;
-use crate::history::{Arm, Sample};
+use crate::history::{Arm, EngineTime, Sample};
 use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, Secure, serve_connection};
 use crate::lifecycle::Handle;
 use crate::quality::Quality;
@@ -80,7 +80,9 @@ pub(super) fn samples(reader: Reader) -> impl Fn() -> Vec<Sample> + Send + 'stat
         let (model, version) = (entry.name().clone(), served.loaded.version);
         let of = Arm { model, version, name: served.arm().to_string() };
         let (revision, requests) = (entry.revision(), served.metrics.requests());
-        Sample { of, revision, requests, evidence: served.metrics.evidence() }
+        let (ns, rows) = served.metrics.engine();
+        let engine = EngineTime { ns, rows };
+        Sample { of, revision, requests, evidence: served.metrics.evidence(), engine }
     };
     move || {
         let snapshot = reader.snapshot();

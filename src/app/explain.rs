@@ -59,14 +59,16 @@ fn shown_json(explained: &Explained) -> Value {
         "model": explained.model, "version": explained.version, "ran": explained.ran, "engine": explained.engine,
         "ts": explained.at.to_string(), "row": explained.row,
     });
-    if let (Value::Object(shown), Value::Object(values)) = (&mut shown, explanation_json(&explained.explanation)) {
+    if let (Value::Object(shown), Value::Object(values)) =
+        (&mut shown, explanation_json(&explained.explanation, &explained.compared_with))
+    {
         shown.extend(values);
     }
     shown
 }
 
 fn shown(explained: &Explained) -> String {
-    let Explained { model, version, engine, at, explanation, .. } = explained;
+    let Explained { model, version, engine, at, explanation, compared_with, .. } = explained;
     let mut columns: Vec<_> = explanation.columns.iter().collect();
     columns.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
     let row = |column: &&crate::explain::ColumnValue| {
@@ -82,7 +84,7 @@ fn shown(explained: &Explained) -> String {
     let more = columns.len().saturating_sub(SHOWN);
     let more = if more == 0 { String::new() } else { format!("{more} other columns: {rest:+.6} together\n") };
     format!(
-        "{model} version {version}, {at}, on {engine}: output {}[{}] is {:.6}; the mean of {} other rows is {:.6}\n\n{}{more}\n{} pairs of permutations, {} rows run\n",
+        "{model} version {version}, {at}, on {engine}: output {}[{}] is {:.6}; the mean of {} {compared_with} is {:.6}\n\n{}{more}\n{} pairs of permutations, {} rows run\n",
         explanation.output,
         explanation.element,
         explanation.answer,

@@ -70,6 +70,7 @@ use crate::record::{self, Log};
 use crate::rollout::Rollouts;
 use crate::serve::Gateway;
 use crate::shadow::{self, Shadows};
+use crate::stability::{self, Stability};
 use crate::supervisor::{Sockets, Supervised};
 use crate::telemetry::{Telemetry, names};
 use crate::{ledger, registry};
@@ -115,6 +116,8 @@ const ALERTS_STOP: Duration = Duration::from_millis(500);
 
 /// How long a stop waits for the threads of sources. What they do can be ended at any point.
 const SOURCES_STOP: Duration = Duration::from_millis(500);
+/// How long a stop waits for the process that runs predictions again.
+const STABILITY_STOP: Duration = Duration::from_millis(500);
 
 /// How long a stop waits for versions to be unloaded while runs do not end.
 const HELD_VERSIONS: Duration = Duration::from_secs(1);
@@ -162,6 +165,7 @@ pub struct App {
     heads: Heads,
     alerts: alerts::Stop,
     history: history::Stop,
+    stability: stability::Stop,
     prediction_log: drift::CountedLog,
     recalling: Recalling,
     mirror: mirror::Stop,
@@ -269,6 +273,7 @@ impl App {
             .map_err(start("the heads of the audit trail"))?;
         let (phase, phases) = tokio::sync::watch::channel(Phase::Serving);
         let (history, history_stop) = start_history(config, &reader)?;
+        let (stability, stability_stop) = start_stability(config, &reader, offline_program.clone())?;
         let plane = admin::Admin {
             threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
             memory: control::memory(Arc::clone(&data_plane), shadows.clone(), prediction_log.clone(), config),
@@ -277,6 +282,7 @@ impl App {
             rollouts: rollouts.clone(),
             figures,
             history,
+            stability,
             quality,
             log: prediction_log,
             handle,
@@ -323,6 +329,7 @@ impl App {
             heads,
             alerts,
             history: history_stop,
+            stability: stability_stop,
             prediction_log: log_stop,
             recalling,
             mirror: mirror_stop,
@@ -394,6 +401,7 @@ impl App {
             heads,
             alerts,
             history,
+            stability,
             prediction_log,
             recalling,
             mut mirror,
@@ -437,6 +445,7 @@ impl App {
         // Nothing offers records any more: the queue is written, and sealed if there is time.
         recalling.stop();
         prediction_log.stop(left);
+        stability.stop(left().min(STABILITY_STOP));
         history.stop(left());
         control.stop(left());
         retention.stop(left());
@@ -449,6 +458,22 @@ impl App {
         tracing::info!(drained, "stopped");
         drained
     }
+}
+
+fn start_stability(
+    config: &Config,
+    reader: &registry::Reader,
+    program: Option<PathBuf>,
+) -> Result<(Stability, stability::Stop), StartError> {
+    let settings = stability::Config {
+        every: config.prediction_log.reproduce_every,
+        program,
+        onnxruntime: config.engines.onnxruntime.clone(),
+        data: config.data.dir.clone(),
+        models: config.models.dir.clone(),
+    };
+    Stability::start(settings, reader.clone())
+        .map_err(|source| StartError::Start { what: "the thread that runs predictions again", source })
 }
 
 fn start_history(config: &Config, reader: &registry::Reader) -> Result<(History, history::Stop), StartError> {

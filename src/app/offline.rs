@@ -7,18 +7,21 @@ use crate::cli::{self, ExportOptions, PickOptions, ReplayOptions, ReproduceOptio
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::dataset::{
-    self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, Outcome, Paired, Replay, Replayed,
-    Reproduced, STDOUT, Verdict,
+    self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, MAX_SAMPLE, Outcome, Paired, Replay,
+    Replayed, ReproduceSample, Reproduced, ReproducedSample, STDOUT, Verdict,
 };
 use crate::machine;
 use crate::model::Role;
+use crate::stability::Ran;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 /// Writes logged predictions with their feedback to a file.
 #[must_use]
@@ -52,6 +55,10 @@ pub fn replay(options: &ReplayOptions, json: bool) -> ExitCode {
 pub fn reproduce(options: &ReproduceOptions, json: bool) -> ExitCode {
     if options.for_server {
         run_for_server();
+    }
+    if let Some(requests) = options.sample {
+        let no_different = |sample: &ReproducedSample| ran_of(sample).different == 0;
+        return finish(json, reproduce_sample_as(options, requests), sample_text, |s| json!(ran_of(s)), no_different);
     }
     let equal = |all: &Vec<Reproduced>| all.iter().all(Reproduced::is_reproduced);
     finish(
@@ -355,8 +362,66 @@ fn label_rows(labels: &LabelFigures) -> Vec<Vec<String>> {
 
 fn reproduce_as(options: &ReproduceOptions) -> Result<Vec<Reproduced>, Error> {
     let model = options.model.as_deref().map(|word| parsed(word, "model name")).transpose()?;
+    let request_id = options.request_id.as_deref();
+    let request_id = request_id.ok_or_else(|| Error::Usage("expected a request id, or --sample".to_owned()))?;
     let engines = Engines::discover(None);
-    dataset::reproduce(&engines, &options.data_dir, &options.models, model.as_ref(), &options.request_id)
+    dataset::reproduce(&engines, &options.data_dir, &options.models, model.as_ref(), request_id)
+}
+
+/// How long a sample is run at most: no request begins later.
+const LONGEST_SAMPLE: Duration = Duration::from_mins(1);
+
+fn reproduce_sample_as(options: &ReproduceOptions, requests: usize) -> Result<ReproducedSample, Error> {
+    if requests == 0 || requests > MAX_SAMPLE {
+        return Err(Error::Usage(format!("--sample: expected 1 to {MAX_SAMPLE} requests, got {requests}")));
+    }
+    let (Some(model), Some(version)) = (&options.model, &options.version) else {
+        return Err(Error::Usage("--sample needs --model and --version".to_owned()));
+    };
+    let an_hour_ago = || Timestamp::now().as_microsecond() - 3_600_000_000;
+    let what = ReproduceSample {
+        data: &options.data_dir,
+        models: &options.models,
+        model: &parsed(model, "model name")?,
+        version: parsed(version, "version")?,
+        from: options.from.as_deref().map_or_else(|| Ok(an_hour_ago()), dataset::parse_time)?,
+        requests,
+        deadline: Instant::now() + LONGEST_SAMPLE,
+    };
+    dataset::reproduce_sample(&Engines::discover(None), &what)
+}
+
+/// What came of a sample.
+fn ran_of(sample: &ReproducedSample) -> Ran {
+    let of = |name: &'static str| sample.ran.iter().filter(move |(_, reproduced)| outcome(reproduced).0 == name);
+    let count = |name: &'static str| of(name).count() as u64;
+    let different = of("apart").next();
+    Ran {
+        answered: sample.answered as u64,
+        equal: count("equal"),
+        close: count("close"),
+        different: count("apart"),
+        not_run: count("not"),
+        first_different: different.map(|(request_id, _)| request_id.clone()),
+        words: different.map(|(_, reproduced)| outcome(reproduced).1),
+        why_not_run: of("not").next().map(|(_, reproduced)| outcome(reproduced).1),
+    }
+}
+
+fn sample_text(sample: &ReproducedSample) -> String {
+    let ReproducedSample { model, version, ran, .. } = sample;
+    let Ran { answered, equal, close, different, not_run, first_different, words, why_not_run } = ran_of(sample);
+    let mut text = format!(
+        "{model} version {version}: {} of {answered} answers were taken: {equal} are bit for bit as logged, {close} within rounding, {different} different, {not_run} were not run\n",
+        ran.len()
+    );
+    for (what, why) in [(first_different.as_deref().unwrap_or_default(), words), ("not run", why_not_run)] {
+        if let Some(why) = why {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{what}: {why}");
+        }
+    }
+    text
 }
 
 /// How a request ran that did not run alone and whole.

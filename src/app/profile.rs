@@ -5,6 +5,7 @@ use crate::backend::Engines;
 use crate::cli::ProfileOptions;
 use crate::dataset::{self, Error, Filter, ProfileSource, Profiled, ProfiledVersion};
 use crate::model::{ModelName, Version};
+use crate::profile::Sample;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -18,6 +19,10 @@ pub fn profile(options: &ProfileOptions, json: bool) -> ExitCode {
 }
 
 fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
+    if options.sample > Sample::MAX_ROWS {
+        let (most, got) = (Sample::MAX_ROWS, options.sample);
+        return Err(Error::Usage(format!("--sample: expected at most {most} rows, got {got}")));
+    }
     let bar = Bar::new();
     let progress = |doing, done, of| bar.show(doing, done, of);
     let engines = Engines::discover(None);
@@ -35,14 +40,14 @@ fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
                 ..Filter::default()
             };
             let source = ProfileSource::Log { data: &options.data_dir, model: &model, filter };
-            dataset::profile(&source, None, &engines, &options.output, &progress)?
+            dataset::profile(&source, None, options.sample, &engines, &options.output, &progress)?
         }
         (None, Some(data)) => {
             let model = options.model.as_deref().map(|word| parsed::<ModelName>(word, "model name")).transpose()?;
             let version = options.version.as_deref().map(|word| parsed::<Version>(word, "version")).transpose()?;
             let check = model.as_ref().zip(version);
             let check = check.map(|(model, version)| ProfiledVersion { models: &options.models, model, version });
-            dataset::profile(&ProfileSource::Table(data), check, &engines, &options.output, &progress)?
+            dataset::profile(&ProfileSource::Table(data), check, options.sample, &engines, &options.output, &progress)?
         }
         (None, None) => return Err(Error::Usage("expected a file, or --from-log MODEL VERSION".to_owned())),
     };
@@ -50,9 +55,13 @@ fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
 }
 
 fn as_text((profiled, to): &(Profiled, PathBuf)) -> String {
-    let Profiled { rows, columns, bytes, notes } = profiled;
-    let mut text =
-        format!("{}: {columns} columns of {} rows, {}\n", to.display(), HumanCount(*rows), HumanBytes(*bytes));
+    let Profiled { rows, columns, sampled, bytes, notes } = profiled;
+    let mut text = format!(
+        "{}: {columns} columns of {} rows, {sampled} whole rows for explanations, {}\n",
+        to.display(),
+        HumanCount(*rows),
+        HumanBytes(*bytes)
+    );
     for note in notes {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "note: {note}");
@@ -61,6 +70,6 @@ fn as_text((profiled, to): &(Profiled, PathBuf)) -> String {
 }
 
 fn as_json((profiled, to): &(Profiled, PathBuf)) -> Value {
-    let Profiled { rows, columns, bytes, notes } = profiled;
-    json!({"file": to.display().to_string(), "rows": rows, "columns": columns, "bytes": bytes, "notes": notes})
+    let Profiled { rows, columns, sampled, bytes, notes } = profiled;
+    json!({"file": to.display().to_string(), "rows": rows, "columns": columns, "sampled": sampled, "bytes": bytes, "notes": notes})
 }

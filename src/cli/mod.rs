@@ -221,7 +221,8 @@ Without --admin (or SLUICEGATE_ADMIN), and with --data-dir, it reads a data dire
     /// Run a logged prediction again and say whether the outputs are bit for bit the same, without a server.
     #[command(after_help = "Examples:
   sluicegate reproduce 0199a2f4-7a11-7cc0-9d5e-0b8f6a5e2c11
-  sluicegate reproduce order-1234 --model iris --data-dir /var/lib/sluicegate")]
+  sluicegate reproduce order-1234 --model iris --data-dir /var/lib/sluicegate
+  sluicegate reproduce --sample 100 --model iris --version 3 --from 2026-11-01")]
     Reproduce(ReproduceOptions),
     /// Say which columns of a logged row its answer came from, by Shapley values, without a server.
     #[command(after_help = "Examples:
@@ -229,8 +230,8 @@ Without --admin (or SLUICEGATE_ADMIN), and with --data-dir, it reads a data dire
   sluicegate explain order-1234 --model fraud --row 2 --output probabilities --element 1
   sluicegate explain order-1234 --rows 100000 --data-dir /var/lib/sluicegate --json
 
-It compares the row with up to 100 rows of other requests to the model in the hour, day, week or month before it. The parts add up to the difference between
-its answer and their mean answer. POST /v1/models/M:explain does the same for a row that is sent.")]
+It compares the row with the rows in the profile of its version (`sluicegate profile` keeps 100 of them), else with up to 100 rows of other requests to the
+model in the hour, day, week or month before it. The parts add up to the difference between its answer and their mean answer. POST /v1/models/M:explain does the same for a row that is sent.")]
     Explain(ExplainOptions),
     /// Remove the records of a person from the prediction log of a stopped server.
     #[command(after_help = "Examples:

@@ -168,6 +168,9 @@ pub struct ProfileOptions {
     /// Check the names of the columns against this version.
     #[arg(long, requires = "model")]
     pub version: Option<String>,
+    /// Keep so many whole rows in the profile, drawn at random, for explanations; 0: none. They can be read by everybody who can read the file.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub sample: usize,
     /// The directory with the models, for --model.
     #[arg(long, value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
@@ -371,10 +374,20 @@ pub struct ExplainOptions {
 #[derive(Debug, Args)]
 pub struct ReproduceOptions {
     /// The request id, as in the answer's header `x-request-id`.
-    pub request_id: String,
+    #[arg(required_unless_present = "sample", conflicts_with = "sample")]
+    pub request_id: Option<String>,
     /// Search only the predictions of this model.
     #[arg(long)]
     pub model: Option<String>,
+    /// Run a random sample of so many answers of a version again instead, and print how many are the same.
+    #[arg(long, value_name = "N", requires = "model", requires = "version")]
+    pub sample: Option<usize>,
+    /// The version, for --sample.
+    #[arg(long, requires = "sample")]
+    pub version: Option<String>,
+    /// Only answers from this time on, for --sample: RFC 3339, or a date [default: the last hour]
+    #[arg(long, value_name = "TIME", requires = "sample")]
+    pub from: Option<String>,
     /// The models directory.
     #[arg(long, value_name = "DIR", default_value = "models")]
     pub models: PathBuf,

@@ -54,6 +54,7 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "export iris -o - --format csv --admin http://127.0.0.1:9",
         "replay iris --version 3 --admin http://127.0.0.1:9",
         "reproduce some-id --model iris --models m --data-dir d",
+        "reproduce --sample 20 --model iris --version 3 --from 2026-11-01 --json",
         "explain some-id --model iris --row 1 --output y --element 0 --rows 500 --models m --data-dir d --json",
         "forget --route-key u1 --reason r",
         "forget --request-id i --model m --data-dir d --hash-key-file k --reason r --json",
@@ -381,11 +382,17 @@ fn a_rollout_shows_its_guardrails_with_the_confidence_of_their_intervals() {
         "guardrails": [guardrail(0.5, Some(1.5), false), guardrail(1.2, None, true), guardrail(0.0, None, false)], "moves": [],
     }));
     assert!(text.contains("m: version 2 running at 5 %: w\n"), "{text}");
-    let aborted = json!({"model": "m", "to": "2", "state": "aborted", "percent": 0.0, "why": "aborted: complaints"});
-    assert!(
-        rollout::text(&aborted).starts_with("m: version 2 aborted at 0 %: complaints\n"),
-        "the state is named once"
-    );
+    let ended = |state: &str, step: serde_json::Value| json!({"model": "m", "to": "2", "state": state, "percent": 0.0, "step": step, "steps": [5.0, 25.0, 100.0], "why": format!("{state}: complaints")});
+    let before = "the traffic is as it was before the rollout: complaints\n";
+    for (state, step, words) in
+        [("aborted", json!(1), "aborted at 25 %"), ("taken_back", json!(null), "taken back as a shadow")]
+    {
+        let text = rollout::text(&ended(state, step));
+        assert!(text.starts_with(&format!("m: version 2 {words}; {before}")), "the state is named once: {text}");
+    }
+    let metric = json!({"metric": "clicked", "cuped": {"units": 300, "variance_explained": 0.42}});
+    assert!(rollout::adjusted(&metric).unwrap().contains("(42 % of the variance, 300 units)"));
+    assert_eq!(rollout::adjusted(&json!({"metric": "clicked", "cuped": null})), None);
     assert!(text.contains("each for at least 10m and 100 requests; this step has run for 3m\n"), "{text}");
     assert!(text.contains("95 % INTERVAL"), "{text}");
     let cells: Vec<&str> = text.lines().filter(|line| line.starts_with("error_rate")).collect();

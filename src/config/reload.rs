@@ -327,8 +327,8 @@ impl Shadows {
 }
 
 impl PredictionLog {
-    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 19] {
-        let PredictionLog { choice, log, quality } = self;
+    fn changes(&self, new: &PredictionLog) -> [Option<Change>; 20] {
+        let PredictionLog { choice, log, quality, reproduce_every } = self;
         // The fields marked `_` are not keys of this section.
         let Choice {
             enabled,
@@ -377,6 +377,7 @@ impl PredictionLog {
             at_start("prediction_log.quality_bytes", bytes, &new.quality.bytes),
             at_start("prediction_log.quality_history", history, &new.quality.history),
             at_start("prediction_log.quality_history_bytes", history_bytes, &new.quality.history_bytes),
+            at_start("prediction_log.reproduce_every", reproduce_every, &new.reproduce_every),
         ]
     }
 }

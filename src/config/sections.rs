@@ -225,6 +225,8 @@ pub struct PredictionLog {
     pub log: record::Config,
     /// The live figures: `quality_rows`, `quality_window`, `quality_bytes`, `quality_history`, `quality_history_bytes`.
     pub quality: quality::Config,
+    /// From one sample of a serving version that is run again to the next; zero: never. Default an hour.
+    pub reproduce_every: Duration,
 }
 
 /// `[metrics]`: what `/metrics` shows.
@@ -621,13 +623,14 @@ impl Default for PredictionLog {
             choice: Choice::default(),
             log: record::Config::of(PathBuf::new()),
             quality: quality::Config::default(),
+            reproduce_every: HOUR,
         }
     }
 }
 
 impl PredictionLog {
     pub(super) fn read(t: &mut Table) -> PredictionLog {
-        let PredictionLog { choice, log, quality } = PredictionLog::default();
+        let PredictionLog { choice, log, quality, reproduce_every } = PredictionLog::default();
         let acknowledge = [("memory", Acknowledge::Memory), ("disk", Acknowledge::Disk)];
         let on_failure = [("refuse", OnFailure::Refuse), ("serve", OnFailure::Serve)];
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -662,6 +665,7 @@ impl PredictionLog {
                 history: t.duration("quality_history", HOUR..=400 * 24 * HOUR).unwrap_or(quality.history),
                 history_bytes: t.bytes("quality_history_bytes", MIB..=256 * GIB).map_or(quality.history_bytes, bytes),
             },
+            reproduce_every: t.duration("reproduce_every", Duration::ZERO..=30 * 24 * HOUR).unwrap_or(reproduce_every),
         }
     }
 }

@@ -277,6 +277,7 @@ const ALL_DIFFERENT: &str = r#"
     quality_bytes = "1MiB"
     quality_history = "1h"
     quality_history_bytes = "1MiB"
+    reproduce_every = "2h"
     [data]
     dir = "x"
     group_readable = true

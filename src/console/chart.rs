@@ -46,6 +46,58 @@ pub(super) fn section(figures: &Value, history: &Value) -> Markup {
     }
 }
 
+/// The versions of a model against their first days.
+pub(super) fn first_days(figures: &Value) -> Markup {
+    let Some(days) = figures["first_days"].as_array().filter(|days| !days.is_empty()) else { return html! {} };
+    let name = |measure: &str| match measure {
+        "p50_us" => "Median latency",
+        "p99_us" => "99th percentile of the latency",
+        _ => "Time in the engine for each row",
+    };
+    let rows = days.iter().flat_map(|day| {
+        day["measures"].as_array().into_iter().flatten().map(move |measure| (&day["version"], &day["from"], measure))
+    });
+    html! {
+        section #first-days aria-labelledby="first-days-title" {
+            h2 #first-days-title { "Against the first day" }
+            table {
+                thead { tr { th scope="col" { "Version" } th scope="col" { "First day" } th scope="col" { "Measure" } th scope="col" .number { "First day" } th scope="col" .number { "Last 24 hours" } th scope="col" .number { "Ratio" } th scope="col" { "State" } } }
+                tbody { @for (version, from, measure) in rows { tr {
+                    th scope="row" { (show::text(version.as_str().unwrap_or_default(), 20)) }
+                    td { (show::ago(from)) }
+                    td { (name(measure["measure"].as_str().unwrap_or_default())) }
+                    td .number { (show::ms_of_us(&measure["first_day"])) }
+                    td .number { (show::ms_of_us(&measure["now"])) }
+                    td .number { (show::number_of(&measure["ratio"])) }
+                    td { (show::state(if measure["slower"] == true { "worse" } else { "ok" })) }
+                } } }
+            }
+        }
+    }
+}
+
+/// Logged predictions that the server ran again.
+pub(super) fn reproduced(figures: &Value) -> Markup {
+    let Some(versions) = figures["reproduced"].as_array().filter(|versions| !versions.is_empty()) else {
+        return html! {};
+    };
+    html! {
+        section #reproduced aria-labelledby="reproduced-title" {
+            h2 #reproduced-title { "Logged predictions, run again" }
+            table {
+                thead { tr { th scope="col" { "Version" } th scope="col" { "When" } th scope="col" .number { "Bit for bit" } th scope="col" .number { "Within rounding" } th scope="col" .number { "Different" } th scope="col" .number { "Not run" } th scope="col" { "Remarks" } } }
+                tbody { @for version in versions { tr {
+                    @let ran = &version["ran"];
+                    th scope="row" { (show::text(version["version"].as_str().unwrap_or_default(), 20)) }
+                    td { (show::ago(&version["at"])) }
+                    @for count in ["equal", "close", "different", "not_run"] { td .number { (show::number_of(&ran[count])) } }
+                    td { @for words in [&version["error"], &ran["first_different"], &ran["words"], &ran["why_not_run"]] { (show::text(words.as_str().unwrap_or_default(), 200)) " " } }
+                } } }
+            }
+        }
+    }
+}
+
 fn seconds(text: &str) -> Option<f64> {
     text.parse::<Timestamp>().ok().map(|ts| ts.as_millisecond() as f64 / 1e3)
 }

@@ -50,6 +50,8 @@ pub(super) async fn page(
             }
             @if let Some(rollout) = rollout.as_ref().filter(|rollout| !rollout["state"].is_null()) { (rollout::section(&name, rollout, visitor.may("operate"))) }
             (super::chart::section(&figures, &history))
+            (super::chart::first_days(&figures))
+            (super::chart::reproduced(&figures))
             (versions(&visitor, &name, &model))
             (shadow_section(&shadows))
             (evidence::experiment(&experiment))
@@ -229,6 +231,8 @@ pub(super) async fn version(
     let version = visitor.get(&path).await?;
     let approval = visitor.try_get(&format!("{path}/approval")).await.unwrap_or_default();
     let lineage = visitor.try_get(&format!("{path}/lineage")).await.unwrap_or_default();
+    let week = format!("/api/v1/models/{}/quality?window=7d", show::escaped(&name));
+    let week = visitor.try_get(&week).await.unwrap_or_default();
     let model_path = format!("/models/{}", show::escaped(&name));
     let status = approval["status"].as_str().unwrap_or_default();
     let content = html! {
@@ -249,6 +253,7 @@ pub(super) async fn version(
                 }
             }
         }
+        (evidence::accuracy(&week, &number))
         h2 { "Approval" }
         p {
             @if approval["required"] == true { "A second person has to approve its files before it serves. " } @else { "No approval is required. " }

@@ -7,9 +7,9 @@ use super::logged::LoggedRequest;
 use super::reproduce::{find_logged, find_version};
 use super::scan::{Budget, ScanOptions, scan};
 use super::sources::Sources;
-use crate::explain::{Explanation, MAX_BACKGROUND, Options, shapley};
+use crate::explain::{Explanation, MAX_BACKGROUND, Options, background_of_profile, shapley};
 use crate::model::{Checked, Failure, InferenceRequest, ModelName, NamedTensor, Role, Signature, Version};
-use crate::prepare::{Loader, load_offline};
+use crate::prepare::{Loader, load_offline, read_profile};
 use crate::tensor::Tensor;
 use jiff::Timestamp;
 use std::ops::ControlFlow;
@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How far back background rows are looked for, in microseconds: the first window with enough of them counts.
-const WINDOWS: [i64; 4] = [3_600_000_000, 86_400_000_000, 7 * 86_400_000_000, 30 * 86_400_000_000];
+const WINDOWS: [(i64, &str); 4] =
+    [(3_600_000_000, "hour"), (86_400_000_000, "day"), (7 * 86_400_000_000, "week"), (30 * 86_400_000_000, "month")];
 /// The most requests of a window that are read.
 const MAX_READ: usize = 10_000;
 /// The longest time for the runs.
@@ -48,9 +49,12 @@ pub struct Explained {
     pub at: Timestamp,
     pub row: usize,
     pub explanation: Explanation,
+    /// What the background rows are, in words.
+    pub compared_with: String,
 }
 
-/// Explains the newest answer to a caller with this request id, against rows of requests to the model in the hour, day, week or month before it.
+/// Explains the newest answer to a caller with this request id, against the rows in the profile of its version. Where it has none, against rows of requests
+/// to the model in the hour, day, week or month before it.
 ///
 /// # Errors
 /// When there is none, its inputs were not recorded as they are, the model is not tabular, or there are no other rows.
@@ -67,7 +71,12 @@ pub fn explain(engines: &dyn Loader, what: &Explain) -> Result<Explained, Error>
     let version = load_offline(engines, &dir).map_err(Error::Failed)?.with_corrected_rows();
     let signature = version.runner.signature();
     let row = one_row(signature, &inputs, what.row, logged.records)?;
-    let background = background(what.data, &logged, signature, &row)?;
+    let profile = read_profile(&dir).0;
+    let of_profile = background_of_profile(profile.as_deref(), ran, signature, &version.features);
+    let (background, compared_with) = match of_profile.map_err(|failure| words(&failure))? {
+        Some(of_profile) => of_profile,
+        None => background(what.data, &logged, signature, &row)?,
+    };
     let mut run = |request: &Checked| version.runner.run(request).map(|ran| ran.answer);
     let deadline = Instant::now() + LONGEST;
     let names = &version.features;
@@ -81,6 +90,7 @@ pub fn explain(engines: &dyn Loader, what: &Explain) -> Result<Explained, Error>
         at: Timestamp::from_microsecond(logged.ts).unwrap_or_default(),
         row: what.row,
         explanation,
+        compared_with,
     })
 }
 
@@ -101,11 +111,20 @@ fn one_row(signature: &Signature, inputs: &[(Arc<str>, Tensor)], row: usize, rec
 }
 
 /// Rows of other requests to the model before this one, a sample of them where there are many.
-fn background(data: &Path, logged: &LoggedRequest, signature: &Signature, row: &Checked) -> Result<Checked, Error> {
-    let mut rows = Vec::new();
-    for window in WINDOWS {
+fn background(
+    data: &Path,
+    logged: &LoggedRequest,
+    signature: &Signature,
+    row: &Checked,
+) -> Result<(Checked, String), Error> {
+    let (mut rows, mut before) = (Vec::new(), "");
+    for (window, name) in WINDOWS {
         let filter = Filter { from: Some(logged.ts - window), to: Some(logged.ts), ..Filter::default() };
-        rows = sampled(data, logged.model(), &filter, row)?;
+        let found = sampled(data, logged.model(), &filter, row)?;
+        // A longer time without more rows is not worth naming.
+        if found.len() > rows.len() {
+            (rows, before) = (found, name);
+        }
         if rows.len() >= MAX_BACKGROUND {
             break;
         }
@@ -122,7 +141,9 @@ fn background(data: &Path, logged: &LoggedRequest, signature: &Signature, row: &
     };
     let named = signature.inputs().iter().zip(stacked);
     let inputs = named.map(|(spec, tensor)| NamedTensor { name: spec.name.to_string(), tensor }).collect();
-    signature.check(InferenceRequest { inputs, ..InferenceRequest::default() }).map_err(|failure| words(&failure))
+    let request = InferenceRequest { inputs, ..InferenceRequest::default() };
+    let checked = signature.check(request).map_err(|failure| words(&failure))?;
+    Ok((checked, format!("rows of other requests to {} in the {before} before", logged.model())))
 }
 
 /// At most [`MAX_BACKGROUND`] rows of requests that match, each with as many as its share (reservoir sampling).

@@ -40,18 +40,21 @@ pub struct ProfiledVersion<'a> {
 pub struct Profiled {
     pub rows: u64,
     pub columns: usize,
+    /// Whole rows that explanations can be made against.
+    pub sampled: usize,
     pub bytes: u64,
     /// Columns that were left out, and columns that the version does not have, in words.
     pub notes: Vec<String>,
 }
 
-/// Writes a `profile.json`, complete or not at all.
+/// Writes a `profile.json`, complete or not at all. `sample`: how many whole rows are kept in it.
 ///
 /// # Errors
 /// When there are no rows, or something cannot be read or written.
 pub fn profile(
     source: &ProfileSource,
     check: Option<ProfiledVersion>,
+    sample: usize,
     engines: &dyn Loader,
     to: &Path,
     progress: Progress,
@@ -65,7 +68,7 @@ pub fn profile(
             Some((loaded.runner.signature().clone(), loaded.features))
         }
     };
-    let mut rows = Rows::new(version.as_ref());
+    let mut rows = Rows::new(version.as_ref(), sample);
     let (from, to_time) = match source {
         ProfileSource::Table(path) => {
             read_table(path, &mut rows, progress)?;
@@ -80,18 +83,19 @@ pub fn profile(
         ProfileSource::Table(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
         ProfileSource::Log { model, .. } => Some(format!("the prediction log of {model}")),
     };
-    let (count, columns, mut notes) = rows.finish();
+    let (count, columns, sample, mut notes) = rows.finish();
     if count == 0 || columns.is_empty() {
         return Err(Error::Failed("there are no rows with columns to make a profile of".to_owned()));
     }
     let profile = Profile {
-        format: Profile::FORMAT,
+        format: if sample.is_some() { Profile::FORMAT_WITH_SAMPLE } else { Profile::FORMAT },
         rows: count,
         from: from.and_then(|ts| Timestamp::from_microsecond(ts).ok()),
         to: to_time.and_then(|ts| Timestamp::from_microsecond(ts).ok()),
         source: name,
         metrics: std::collections::BTreeMap::new(),
         columns,
+        sample,
     };
     if let Some((signature, names)) = &version {
         let bound = profile.bind(signature, names);
@@ -100,13 +104,14 @@ pub fn profile(
             return Err(Error::Failed(format!("no column is one of the version: {}", notes.join("; "))));
         }
     }
+    let sampled = profile.sample.as_ref().map_or(0, |sample| sample.rows.len());
     let text = profile.to_json();
     let limit = Profile::MAX_BYTES;
     if text.len() as u64 > limit {
         return Err(Error::Failed(format!("the profile would have {} bytes, more than {limit}", text.len())));
     }
     file.write_all(text.as_bytes()).map_err(|e| Error::at("write", to, e))?;
-    Ok(Profiled { rows: count, columns: profile.columns.len(), bytes: file.finish()?, notes })
+    Ok(Profiled { rows: count, columns: profile.columns.len(), sampled, bytes: file.finish()?, notes })
 }
 
 fn read_table(path: &Path, rows: &mut Rows, progress: Progress) -> Result<(), Error> {

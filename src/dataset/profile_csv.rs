@@ -22,16 +22,16 @@ pub(super) fn read(path: &Path, rows: &mut Rows, progress: Progress) -> Result<(
         if done % 10_000 == 0 {
             progress("reading rows", done, done);
         }
+        rows.begin_row();
         for ((name, kind), text) in header.iter().zip(&kinds).zip(&record) {
             if is_export && !is_of_export(name) {
                 continue;
             }
             match list(text).filter(|_| is_export) {
-                Some(items) => rows.add_list(name, items.iter().map(|item| Some(of_json(item)))),
-                None => rows.add_cell(name, of_text(text, *kind)),
+                Some(items) => rows.add_list(name, 0, items.iter().map(|item| Some(of_json(item)))),
+                None => rows.add_cell(name, 0, of_text(text, *kind)),
             }
         }
-        rows.end_row();
     }
     Ok(())
 }

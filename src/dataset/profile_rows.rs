@@ -1,8 +1,9 @@
 //! The columns of tables, one builder for each.
 
+use super::profile_sample::Drawn;
 use crate::columns::{Cell, ElementNames, Kind, Side, resolve};
 use crate::model::Signature;
-use crate::profile::{Builder, ColumnProfile, Profile};
+use crate::profile::{Builder, ColumnProfile, Profile, Sample};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
@@ -26,6 +27,7 @@ pub(super) struct Rows<'v> {
     unreadable: BTreeSet<String>,
     first: Option<i64>,
     last: Option<i64>,
+    drawn: Drawn,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +43,8 @@ const MANY_COLUMNS: usize = 400;
 const KEPT_OF_MANY: usize = 4000;
 
 impl<'v> Rows<'v> {
-    pub(super) fn new(version: Option<&'v (Signature, ElementNames)>) -> Rows<'v> {
+    /// `sample`: how many whole rows are kept.
+    pub(super) fn new(version: Option<&'v (Signature, ElementNames)>, sample: usize) -> Rows<'v> {
         Rows {
             version,
             columns: BTreeMap::new(),
@@ -51,6 +54,7 @@ impl<'v> Rows<'v> {
             unreadable: BTreeSet::new(),
             first: None,
             last: None,
+            drawn: Drawn::new(sample),
         }
     }
 
@@ -67,6 +71,7 @@ impl<'v> Rows<'v> {
     /// Adds rows. Where there are columns `inputs` or `outputs`, as in the log and its exports, the others are not of the model.
     pub(super) fn add(&mut self, batch: &RecordBatch) {
         self.seen += batch.num_rows() as u64;
+        self.drawn.begin(batch.num_rows());
         let sides = Side::ALL.map(|side| batch.column_by_name(side.as_str()).and_then(|column| column.as_struct_opt()));
         if sides.iter().any(Option::is_some) {
             if let Some(ts) = batch.column_by_name("ts").and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>())
@@ -100,7 +105,7 @@ impl<'v> Rows<'v> {
                 let offsets = lists.value_offsets();
                 let (start, end) = if valid { (offsets[row], offsets[row + 1]) } else { (0, 0) };
                 let (start, end) = (usize::try_from(start).unwrap_or(0), usize::try_from(end).unwrap_or(0));
-                self.add_list(name, (start..end).map(|at| cell(lists.values(), at)));
+                self.add_list(name, row, (start..end).map(|at| cell(lists.values(), at)));
             }
             return;
         }
@@ -117,14 +122,15 @@ impl<'v> Rows<'v> {
                 self.unreadable.insert(name.to_owned());
                 return;
             };
-            self.add_cell(name, cell);
+            self.add_cell(name, row, cell);
         }
     }
 
-    /// Adds the value of a column in the next row.
-    pub(super) fn add_cell(&mut self, name: &str, cell: Cell) {
+    /// Adds the value of a column in the next row, which is this one of those that were begun.
+    pub(super) fn add_cell(&mut self, name: &str, row: usize, cell: Cell) {
+        self.drawn.take(name, None, row, cell);
         let room = self.room();
-        let elements = self.elements(name);
+        let elements = elements(&mut self.columns, name);
         if elements.builders.is_empty() {
             if room == 0 {
                 self.left_out += 1;
@@ -135,13 +141,14 @@ impl<'v> Rows<'v> {
         elements.builders[0].add(cell);
     }
 
-    /// Adds the elements of a tensor in the next row.
-    pub(super) fn add_list<'c>(&mut self, name: &str, cells: impl Iterator<Item = Option<Cell<'c>>>) {
+    /// Adds the elements of a tensor in the next row, which is this one of those that were begun.
+    pub(super) fn add_list<'c>(&mut self, name: &str, row: usize, cells: impl Iterator<Item = Option<Cell<'c>>>) {
         let mut room = self.room();
-        let elements = self.elements(name);
+        let elements = elements(&mut self.columns, name);
         elements.is_list = true;
         let (mut used, mut left_out) = (0, 0);
-        for cell in cells {
+        for (at, cell) in cells.enumerate() {
+            self.drawn.take(name, Some(at), row, cell.unwrap_or(Cell::Missing));
             if used == elements.builders.len() {
                 if room == 0 {
                     left_out += 1;
@@ -157,9 +164,10 @@ impl<'v> Rows<'v> {
         self.left_out += left_out;
     }
 
-    /// Counts a row whose cells were added one by one.
-    pub(super) fn end_row(&mut self) {
+    /// Begins a row whose cells are added one by one, as row 0.
+    pub(super) fn begin_row(&mut self) {
         self.seen += 1;
+        self.drawn.begin(1);
     }
 
     /// Whether a column of the version has texts, so that its numbers are texts too. `None` where that is not known.
@@ -173,15 +181,8 @@ impl<'v> Rows<'v> {
         Profile::MAX_COLUMNS.saturating_sub(columns)
     }
 
-    fn elements(&mut self, name: &str) -> &mut Elements {
-        if !self.columns.contains_key(name) {
-            self.columns.insert(name.to_owned(), Elements::default());
-        }
-        self.columns.get_mut(name).expect("it was inserted if it was not there")
-    }
-
-    /// The number of rows, the profiles, and remarks.
-    pub(super) fn finish(self) -> (u64, BTreeMap<String, ColumnProfile>, Vec<String>) {
+    /// The number of rows, the profiles, whole rows, and remarks.
+    pub(super) fn finish(self) -> (u64, BTreeMap<String, ColumnProfile>, Option<Sample>, Vec<String>) {
         let mut profiles = BTreeMap::new();
         for (name, elements) in &self.columns {
             let alone = elements.builders.len() == 1;
@@ -205,8 +206,34 @@ impl<'v> Rows<'v> {
             let names: Vec<&str> = self.hidden.iter().map(String::as_str).collect();
             notes.push(format!("left out, as they are not logged as they are: {}", names.join(", ")));
         }
-        (self.seen, profiles, notes)
+        let sample = self.drawn.finish().and_then(|sample| match (self.version, sample) {
+            (Some((signature, names)), Some(sample)) => of_version(sample, signature, names).map(Some),
+            (_, sample) => Ok(sample),
+        });
+        let sample = sample.unwrap_or_else(|why| {
+            notes.push(why);
+            None
+        });
+        (self.seen, profiles, sample, notes)
     }
+}
+
+/// The rows with the columns of a version's inputs alone.
+fn of_version(sample: Sample, signature: &Signature, names: &ElementNames) -> Result<Sample, String> {
+    let is_input = |name: &String| resolve(signature, names, name).is_ok_and(|column| column.side == Side::Inputs);
+    let kept: Vec<usize> = (0..sample.columns.len()).filter(|at| is_input(&sample.columns[*at])).collect();
+    let rows = sample.rows.iter().map(|row| kept.iter().map(|at| row[*at].clone()).collect());
+    let columns = kept.iter().map(|at| sample.columns[*at].clone());
+    let sample = Sample { columns: columns.collect(), rows: rows.collect() };
+    let fits = sample.request(signature, names);
+    fits.map(|_| sample).map_err(|why| format!("no whole rows are kept for explanations: {why}"))
+}
+
+fn elements<'c>(columns: &'c mut BTreeMap<String, Elements>, name: &str) -> &'c mut Elements {
+    if !columns.contains_key(name) {
+        columns.insert(name.to_owned(), Elements::default());
+    }
+    columns.get_mut(name).expect("it was inserted if it was not there")
 }
 
 fn kept(columns: usize) -> usize {

@@ -10,11 +10,12 @@ use super::scan::{Budget, ScanOptions, scan};
 use super::sources::{self, Sources};
 use crate::compare::{Comparison, Tolerance, compare_answers};
 use crate::model::{Answer, ModelName, Role, Version};
-use crate::prepare::{Loader, load_offline, model_sha256, version_dir, versions_of};
+use crate::prepare::{Loader, OfflineVersion, load_offline, model_sha256, version_dir, versions_of};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A logged prediction, and the result of running it again.
 #[derive(Debug)]
@@ -69,7 +70,86 @@ pub fn reproduce(
     request_id: &str,
 ) -> Result<Vec<Reproduced>, Error> {
     let found = find_logged(data, models, model, request_id)?;
-    Ok(found.iter().map(|logged| run_again(engines, models, logged)).collect())
+    let mut loaded = Loaded::default();
+    Ok(found.iter().map(|logged| run_again(engines, models, logged, &mut loaded)).collect())
+}
+
+/// Which predictions to run again.
+#[derive(Debug, Clone)]
+pub struct ReproduceSample<'a> {
+    pub data: &'a Path,
+    pub models: &'a Path,
+    pub model: &'a ModelName,
+    pub version: Version,
+    /// Only of this time on, in microseconds since 1970.
+    pub from: i64,
+    /// How many requests.
+    pub requests: usize,
+    /// No request begins after it.
+    pub deadline: Instant,
+}
+
+/// A sample of predictions, run again.
+#[derive(Debug)]
+pub struct ReproducedSample {
+    pub model: ModelName,
+    pub version: Version,
+    /// Answered requests of that time; at most [`MAX_READ`] are looked at.
+    pub answered: usize,
+    /// With their request ids.
+    pub ran: Vec<(String, Reproduced)>,
+}
+
+/// The most answered requests that a sample is drawn from.
+pub const MAX_READ: usize = 10_000;
+/// The most requests of a sample.
+pub const MAX_SAMPLE: usize = 1000;
+
+/// Runs a random sample of the answers that a version gave to callers again.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn reproduce_sample(engines: &dyn Loader, what: &ReproduceSample) -> Result<ReproducedSample, Error> {
+    let filter = Filter { from: Some(what.from), versions: vec![what.version], ..Filter::default() };
+    let sources = Sources::open(what.data, what.model, &filter)?;
+    let mut assembler = Assembler::default();
+    let (mut drawn, mut answered): (Vec<LoggedRequest>, usize) = (Vec::new(), 0);
+    let mut draw = |logged: LoggedRequest| {
+        if logged.status == LoggedRequest::OK {
+            answered += 1;
+            let place = fastrand::usize(..answered);
+            if drawn.len() < what.requests {
+                drawn.push(logged);
+            } else if let Some(other) = drawn.get_mut(place) {
+                *other = logged;
+            }
+        }
+        answered < MAX_READ
+    };
+    let options = ScanOptions {
+        filter: &filter,
+        join_feedback: false,
+        budget: Budget { rows: 100_000, bytes: 16 << 20 },
+        first_chunk: None,
+        progress: &|_, _, _| {},
+    };
+    scan(&sources, &options, &mut |scanned| {
+        let complete = assembler.push(&scanned).map_err(|error| scanned.source.stored.locate(error))?;
+        let mut go_on = true;
+        complete.into_iter().for_each(|logged| go_on &= draw(logged));
+        Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    if let Some(last) = assembler.finish() {
+        draw(last);
+    }
+    let mut loaded = Loaded::default();
+    let in_time = drawn.into_iter().take_while(|_| Instant::now() < what.deadline);
+    let ran = in_time.map(|logged| {
+        let reproduced = run_again(engines, what.models, &logged, &mut loaded);
+        (logged.request_id, reproduced)
+    });
+    let ran = ran.collect();
+    Ok(ReproducedSample { model: what.model.clone(), version: what.version, answered, ran })
 }
 
 /// All logged predictions with a request id, of one model or of all.
@@ -119,7 +199,11 @@ fn find_requests(data: &Path, model: &ModelName, filter: &Filter) -> Result<Vec<
     Ok(found)
 }
 
-fn run_again(engines: &dyn Loader, models: &Path, logged: &LoggedRequest) -> Reproduced {
+/// The version that ran last, so that many predictions of one version load it once.
+#[derive(Debug, Default)]
+struct Loaded(Option<(String, Version, OfflineVersion)>);
+
+fn run_again(engines: &dyn Loader, models: &Path, logged: &LoggedRequest, loaded: &mut Loaded) -> Reproduced {
     let mut reproduced = Reproduced {
         model: logged.model().clone(),
         version: logged.version(),
@@ -131,7 +215,8 @@ fn run_again(engines: &dyn Loader, models: &Path, logged: &LoggedRequest) -> Rep
         ran: None,
         outcome: Outcome::NotRun(String::new()),
     };
-    reproduced.outcome = try_to_run(engines, models, logged, &mut reproduced.ran).unwrap_or_else(Outcome::NotRun);
+    reproduced.outcome =
+        try_to_run(engines, models, logged, loaded, &mut reproduced.ran).unwrap_or_else(Outcome::NotRun);
     reproduced
 }
 
@@ -139,6 +224,7 @@ fn try_to_run(
     engines: &dyn Loader,
     models: &Path,
     logged: &LoggedRequest,
+    loaded: &mut Loaded,
     ran: &mut Option<(Version, &'static str)>,
 ) -> Result<Outcome, String> {
     let why = |reason: SkipReason| match &logged.read_error {
@@ -148,10 +234,9 @@ fn try_to_run(
     };
     let expected = Answer::from(logged.outputs().map_err(why)?);
     let inputs = logged.inputs().map_err(why)?;
-    let (number, dir) = find_version(models, logged)?;
-    let version = load_offline(engines, &dir)?;
+    let (number, version) = loaded.load(engines, models, logged)?;
     *ran = Some((number, version.runner.engine()));
-    let (got, _) = run(&version, &inputs, &expected).map_err(|failure| {
+    let (got, _) = run(version, &inputs, &expected).map_err(|failure| {
         let internal = failure.internal.map(|text| format!(" ({text})")).unwrap_or_default();
         format!("it failed: {}{internal}", failure.message)
     })?;
@@ -167,6 +252,26 @@ fn try_to_run(
         return Ok(if compared.agrees() { Outcome::Close(compared) } else { Outcome::Different(compared) });
     }
     Ok(Outcome::Different(compare_answers(&expected, &got, Tolerance::default())))
+}
+
+impl Loaded {
+    /// The version with the model file that answered, loaded where it is not yet.
+    fn load(
+        &mut self,
+        engines: &dyn Loader,
+        models: &Path,
+        logged: &LoggedRequest,
+    ) -> Result<(Version, &OfflineVersion), String> {
+        let wanted = &logged.about.sha256;
+        if self.0.as_ref().is_none_or(|(sha256, ..)| sha256 != wanted) {
+            let (number, dir) = find_version(models, logged)?;
+            // One version is in memory at a time.
+            self.0 = None;
+            self.0 = Some((wanted.clone(), number, load_offline(engines, &dir)?));
+        }
+        let (_, number, version) = self.0.as_ref().ok_or("no version is loaded")?;
+        Ok((*number, version))
+    }
 }
 
 /// The version whose model file has the logged digest: the one that answered, else any other.

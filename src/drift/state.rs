@@ -237,6 +237,7 @@ impl FirstDay {
                 .filter(|(_, builder)| builder.rows() > 0)
                 .map(|(column, builder)| (column.name.clone(), builder.finish(Some(column.kind))))
                 .collect(),
+            sample: None,
         }
     }
 }

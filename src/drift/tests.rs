@@ -54,6 +54,7 @@ fn profile(rows: usize) -> Arc<Profile> {
         to: None,
         source: None,
         metrics: [].into(),
+        sample: None,
         columns: columns.map(|(name, builder)| (name.to_owned(), builder.finish(None))).collect(),
     })
 }

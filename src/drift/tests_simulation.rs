@@ -51,6 +51,7 @@ impl World {
             to: None,
             source: None,
             metrics: [].into(),
+            sample: None,
             columns: (0..columns)
                 .map(|column| {
                     let mut builder = Builder::new(profile_rows);

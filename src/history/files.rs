@@ -1,6 +1,9 @@
 //! Points on the disk: one CSV file for each hour of fine points, and one for each day of coarse ones, in `history/` of the data directory.
 
-use super::series::{Arm, Point};
+use super::first_day::FirstDay;
+use super::series::{Arm, FirstDays, Point};
+use crate::machine::durable;
+use crate::model::{ModelName, Version};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
@@ -32,6 +35,22 @@ struct Line {
     failed: u32,
     p50_us: u32,
     p99_us: u32,
+    /// Absent in files of older servers.
+    #[serde(default)]
+    engine_ns_per_row: u32,
+}
+
+/// The file of first days, and the most bytes of it that are read.
+const FIRST_DAYS: &str = "first-days.json";
+const MAX_FIRST_DAYS: u64 = 16 << 20;
+
+/// A first day in the file.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredDay {
+    model: ModelName,
+    version: Version,
+    #[serde(flatten)]
+    day: FirstDay,
 }
 
 #[derive(Debug)]
@@ -49,7 +68,7 @@ impl Files {
     /// Reads all points, file by file in the order of their time. A line that cannot be read is left out: the last one of a file may be cut.
     pub(super) fn read(&self, now: u32, mut take: impl FnMut(Arm, bool, Point)) {
         for (kind, _, path) in self.all() {
-            let reader = csv::ReaderBuilder::new().has_headers(false).from_path(&path);
+            let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_path(&path);
             let Ok(mut reader) =
                 reader.inspect_err(|error| tracing::warn!(%error, "a file of the history cannot be read"))
             else {
@@ -58,13 +77,13 @@ impl Files {
             let lines =
                 reader.deserialize::<Line>().take_while(|line| !line.as_ref().is_err_and(csv::Error::is_io_error));
             for line in lines.filter_map(Result::ok) {
-                let Line { model, version, arm, ts, span, requests, failed, p50_us, p99_us } = line;
+                let Line { model, version, arm, ts, span, requests, failed, p50_us, p99_us, engine_ns_per_row } = line;
                 // Other programs can write here too: a time in the future would hide all later ones.
                 let (Ok(model), Ok(version)) = (model.parse(), version.parse()) else { continue };
                 let Ok(name) = percent_decode_str(&arm).decode_utf8() else { continue };
                 let name = name.into_owned();
                 if ts <= now && span > 0 {
-                    let point = Point { ts, span, requests, failed, p50_us, p99_us };
+                    let point = Point { ts, span, requests, failed, p50_us, p99_us, engine_ns_per_row };
                     take(Arm { model, version, name }, kind.prefix == FINE.prefix, point);
                 }
             }
@@ -84,6 +103,34 @@ impl Files {
         }
     }
 
+    /// The first days of versions. Without the file there are none yet.
+    pub(super) fn read_first_days(&self) -> FirstDays {
+        let path = self.dir.join(FIRST_DAYS);
+        let length = fs::metadata(&path).map_or(0, |file| file.len());
+        if length == 0 || length > MAX_FIRST_DAYS {
+            return FirstDays::default();
+        }
+        let stored = fs::read(&path).map_err(|e| e.to_string());
+        let stored = stored.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|e| e.to_string()));
+        let stored: Vec<StoredDay> = stored.unwrap_or_else(|error| {
+            tracing::warn!(error, "the first days of versions cannot be read; they begin anew");
+            Vec::new()
+        });
+        let sound = stored.into_iter().filter(|stored| stored.day.is_sound());
+        sound.map(|StoredDay { model, version, day }| ((model, version), day)).collect()
+    }
+
+    pub(super) fn write_first_days(&self, days: FirstDays) {
+        let stored: Vec<StoredDay> =
+            days.into_iter().map(|((model, version), day)| StoredDay { model, version, day }).collect();
+        let bytes = serde_json::to_vec(&stored).map_err(io::Error::other);
+        let written = fs::create_dir_all(&self.dir).and_then(|()| bytes);
+        let written = written.and_then(|bytes| durable::write_atomically(&self.dir.join(FIRST_DAYS), &bytes));
+        if let Err(error) = written {
+            tracing::warn!(%error, "the first days of versions cannot be written; a restart would lose them");
+        }
+    }
+
     fn append(&self, now: u32, fresh: &[(Arm, bool, Point)], kind: Kind, fine: bool) -> io::Result<()> {
         let mut lines = fresh.iter().filter(|(_, is_fine, _)| *is_fine == fine).peekable();
         if lines.peek().is_none() {
@@ -99,9 +146,20 @@ impl Files {
         }
         let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(&mut bytes);
         for (Arm { model, version, name }, _, point) in lines {
-            let Point { ts, span, requests, failed, p50_us, p99_us } = *point;
+            let Point { ts, span, requests, failed, p50_us, p99_us, engine_ns_per_row } = *point;
             let (model, version, arm) = (model.to_string(), version.to_string(), escaped(name));
-            writer.serialize(Line { model, version, arm, ts, span, requests, failed, p50_us, p99_us })?;
+            writer.serialize(Line {
+                model,
+                version,
+                arm,
+                ts,
+                span,
+                requests,
+                failed,
+                p50_us,
+                p99_us,
+                engine_ns_per_row,
+            })?;
         }
         writer.flush()?;
         drop(writer);

@@ -1,25 +1,32 @@
-//! history: how much each arm answered, how fast and how often it failed, over the last hours and days.
+//! history: how much each arm answered, how fast and how often it failed, over the last hours and days, and against the first day of a version.
 //!
 //! - A thread reads the counts of all arms every ten seconds ([`Sample`]) and keeps their differences: ten seconds each for up to six hours, five
 //!   minutes each for up to two weeks ([`Point`]).
 //! - [`History::of`] returns the points of a model, by version and arm.
+//! - The first day of each version stays ([`FirstDay`]), and [`History::against_first_day`] says whether the version is slower now.
 //! - Points are written to files each minute and read at the next start. A crash loses at most the last minute.
-//! - Memory is bounded: 1.5 million points of 24 bytes over all arms, and 10,000 arms. With many arms the past is shorter.
+//! - Memory is bounded: 1.5 million points of 28 bytes over all arms, and 10,000 arms. With many arms the past is shorter.
 //!
-//! Uses: model, telemetry (the evidence of an arm).
+//! Uses: machine (durable files), model, telemetry (the evidence of an arm).
 //!
 //! Invariant: nothing here is called by a request, and nothing is lost for callers where the disk fails.
 //!
 //! To add a figure: a field of [`Point`], its column in `files.rs`, shown by the admin plane.
 
 mod files;
+mod first_day;
 mod series;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_first_day;
 
-pub use series::{Arm, Point, Sample, SeriesOf};
+#[cfg(test)]
+pub use first_day::Usual;
+pub use first_day::{Compared, FirstDay, LIMIT, Measure};
+pub use series::{Arm, EngineTime, Point, Sample, SeriesOf};
 
-use crate::model::ModelName;
+use crate::model::{ModelName, Version};
 use files::Files;
 use series::All;
 use std::path::Path;
@@ -56,6 +63,7 @@ impl History {
         let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || {
             let now = seconds_now();
             files.read(now, |arm, fine, point| kept.lock().restore(arm, fine, point));
+            kept.lock().restore_first_days(files.read_first_days());
             let mut written = Instant::now();
             loop {
                 let began = Instant::now();
@@ -65,6 +73,8 @@ impl History {
                     written = Instant::now();
                     let fresh = kept.lock().fresh();
                     files.write(seconds_now(), &fresh);
+                    let days = kept.lock().learn_first_days(seconds_now());
+                    days.into_iter().for_each(|days| files.write_first_days(days));
                 }
                 if stopping {
                     return;
@@ -87,6 +97,12 @@ impl History {
     #[must_use]
     pub fn recent(&self, model: &ModelName, now: u32, span: u32, buckets: usize) -> (Vec<f64>, Vec<Point>) {
         self.lock().recent(model, now, span, buckets)
+    }
+
+    /// The last 24 hours of each version of a model against its first day; only of versions whose first day is over.
+    #[must_use]
+    pub fn against_first_day(&self, model: &ModelName, now: u32) -> Vec<(Version, FirstDay, Vec<Compared>)> {
+        self.lock().against_first_day(model, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {

@@ -1,9 +1,10 @@
 //! The points of each arm, in two rings.
 
 use super::STEP;
+use super::first_day::{Compared, FirstDay};
 use crate::model::{ModelName, Version};
 use crate::telemetry::{ArmEvidence, LATENCY_BUCKETS, latency_of_bucket};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// A coarse point is this long, in seconds.
 const COARSE: u32 = 300;
@@ -41,6 +42,15 @@ pub struct Sample {
     /// Requests with any result.
     pub requests: u64,
     pub evidence: ArmEvidence,
+    /// The time in the engine and the rows of all runs of the version, on any arm, since it was loaded.
+    pub engine: EngineTime,
+}
+
+/// The time of runs in an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineTime {
+    pub ns: u64,
+    pub rows: u64,
 }
 
 /// What an arm did in a span of time that ends at `ts`.
@@ -56,6 +66,8 @@ pub struct Point {
     /// Of the latency, in microseconds; 0 where no request was counted.
     pub p50_us: u32,
     pub p99_us: u32,
+    /// The time in the engine for each row, in nanoseconds, over all arms of the version; 0 where it is not known.
+    pub engine_ns_per_row: u32,
 }
 
 impl Point {
@@ -79,6 +91,9 @@ pub struct SeriesOf {
     pub points: Vec<Point>,
 }
 
+/// The first days of versions.
+pub(super) type FirstDays = BTreeMap<(ModelName, Version), FirstDay>;
+
 /// What came since the last points were written.
 pub(super) type Fresh = Vec<(Arm, bool, Point)>;
 
@@ -86,6 +101,8 @@ pub(super) type Fresh = Vec<(Arm, bool, Point)>;
 pub(super) struct All {
     arms: HashMap<Arm, Series>,
     fresh: Fresh,
+    /// Of each version that has had one.
+    first_days: FirstDays,
     pub(super) limits: Limits,
 }
 
@@ -105,18 +122,31 @@ struct Counts {
     requests: u64,
     failed: u64,
     latency: Box<[u64; LATENCY_BUCKETS]>,
+    engine: EngineTime,
 }
 
 #[derive(Debug, Default)]
 struct Difference {
     requests: u64,
     failed: u64,
+    engine: EngineTime,
     /// Empty: no request was counted.
     latency: Vec<u64>,
 }
 
+impl EngineTime {
+    /// What came since; all of it where the counts began anew.
+    fn since(self, before: EngineTime) -> EngineTime {
+        if self.ns < before.ns || self.rows < before.rows {
+            return self;
+        }
+        EngineTime { ns: self.ns - before.ns, rows: self.rows - before.rows }
+    }
+}
+
 impl Difference {
     fn between(before: Option<&Counts>, after: &Sample) -> Difference {
+        let engine = before.map_or_else(EngineTime::default, |before| after.engine.since(before.engine));
         let before = before.filter(|before| before.revision == after.revision && before.requests <= after.requests);
         let (requests, failed) = before.map_or((0, 0), |before| (before.requests, before.failed));
         let less = |(bucket, count): (usize, &u64)| count.saturating_sub(before.map_or(0, |b| b.latency[bucket]));
@@ -124,12 +154,14 @@ impl Difference {
             requests: after.requests.saturating_sub(requests),
             failed: after.evidence.failed.saturating_sub(failed),
             latency: after.evidence.latency.iter().enumerate().map(less).collect(),
+            engine,
         }
     }
 
     fn add(&mut self, other: &Difference) {
         self.requests += other.requests;
         self.failed += other.failed;
+        self.engine = EngineTime { ns: self.engine.ns + other.engine.ns, rows: self.engine.rows + other.engine.rows };
         if self.latency.is_empty() {
             self.latency.clone_from(&other.latency);
         } else {
@@ -150,7 +182,8 @@ impl Difference {
         };
         let fits = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let (p50_us, p99_us) = (quantile(0.5), quantile(0.99));
-        Point { ts, span, requests: fits(self.requests), failed: fits(self.failed), p50_us, p99_us }
+        let engine_ns_per_row = fits(self.engine.ns.checked_div(self.engine.rows).unwrap_or(0));
+        Point { ts, span, requests: fits(self.requests), failed: fits(self.failed), p50_us, p99_us, engine_ns_per_row }
     }
 }
 
@@ -167,9 +200,9 @@ impl All {
             let series = self.arms.entry(arm.clone()).or_default();
             let first = series.last.is_none();
             let difference = Difference::between(series.last.as_ref(), &sample);
-            let Sample { revision, requests, evidence, .. } = sample;
+            let Sample { revision, requests, evidence, engine, .. } = sample;
             let ArmEvidence { failed, latency, .. } = evidence;
-            series.last = Some(Counts { revision, requests, failed, latency });
+            series.last = Some(Counts { revision, requests, failed, latency, engine });
             if series.open_since == 0 {
                 series.open_since = now.saturating_sub(if first { STEP } else { 0 });
             }
@@ -243,6 +276,50 @@ impl All {
         if self.fresh.len() > most {
             self.fresh.drain(..self.fresh.len() - most);
         }
+    }
+
+    /// The coarse points of some versions, over all their arms, in the order of their time.
+    fn by_version(&self, wanted: impl Fn(&(ModelName, Version)) -> bool) -> BTreeMap<(ModelName, Version), Vec<Point>> {
+        let mut versions: BTreeMap<(ModelName, Version), Vec<Point>> = BTreeMap::new();
+        for (arm, series) in &self.arms {
+            let version = (arm.model.clone(), arm.version);
+            if wanted(&version) {
+                versions.entry(version).or_default().extend(&series.coarse);
+            }
+        }
+        versions.values_mut().for_each(|points| points.sort_by_key(|point| point.ts));
+        versions
+    }
+
+    /// Keeps the first days that are over now. Returns all, where there is a new one.
+    pub(super) fn learn_first_days(&mut self, now: u32) -> Option<FirstDays> {
+        let new = self.by_version(|version| !self.first_days.contains_key(version));
+        let mut new: FirstDays =
+            new.into_iter().filter_map(|(version, points)| Some((version, FirstDay::of(&points, now)?))).collect();
+        if new.is_empty() {
+            return None;
+        }
+        self.first_days.append(&mut new);
+        while self.first_days.len() > self.limits.arms {
+            let oldest = self.first_days.iter().min_by_key(|(_, day)| day.to).map(|(version, _)| version.clone())?;
+            self.first_days.remove(&oldest);
+        }
+        Some(self.first_days.clone())
+    }
+
+    /// First days that were written before.
+    pub(super) fn restore_first_days(&mut self, days: FirstDays) {
+        self.first_days.extend(days.into_iter().take(self.limits.arms));
+    }
+
+    /// The last 24 hours of the versions that had a first day, against it.
+    pub(super) fn against_first_day(&self, model: &ModelName, now: u32) -> Vec<(Version, FirstDay, Vec<Compared>)> {
+        let versions = self.by_version(|(of, _)| of == model).into_iter();
+        let compared = versions.filter_map(|((model, version), points)| {
+            let day = self.first_days.get(&(model, version))?;
+            Some((version, *day, day.compare(&points, now)))
+        });
+        compared.collect()
     }
 
     pub(super) fn of(&self, model: &ModelName, since: u32) -> Vec<SeriesOf> {

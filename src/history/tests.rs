@@ -18,7 +18,8 @@ fn sample(of: Arm, revision: u64, counts: &[(u64, u64)], failed: u64) -> Sample 
         evidence.latency[latency_bucket(Duration::from_micros(*us))] += count;
     }
     let requests = counts.iter().map(|(_, count)| count).sum();
-    Sample { of, revision, requests, evidence }
+    let engine = EngineTime { ns: requests * 50_000, rows: requests };
+    Sample { of, revision, requests, evidence, engine }
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn points_are_there_again_after_a_crash() {
     std::fs::write(dir.path().join("history/coarse-5.csv"), "m,1,a,4294967295,300,1,1,1,1\n\u{0},,,\n").unwrap();
     assert!(read()[0].points.len() >= before[0].points.len() - 2, "only the cut lines are gone");
     let mut files = files::Files::new(dir.path());
-    let point = Point { ts: now, span: STEP, requests: 3, failed: 0, p50_us: 1, p99_us: 1 };
+    let point = Point { ts: now, span: STEP, requests: 3, failed: 0, p50_us: 1, p99_us: 1, engine_ns_per_row: 7 };
     files.write(now, &[(arm("m", 2), true, point)]);
     let after = read();
     assert!(

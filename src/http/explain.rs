@@ -9,9 +9,9 @@ use super::workers::LARGE;
 use crate::budget::Hold;
 use crate::codec::oip;
 use crate::columns::ElementNames;
-use crate::explain::{Explanation, Job, MAX_ROWS_RUN, Options};
+use crate::explain::{Explanation, Job, MAX_ROWS_RUN, Options, background_of_profile};
 use crate::model::{Checked, Code, Failure, InferenceRequest, RequestId, quoted};
-use crate::registry::{Served, Snapshot};
+use crate::registry::{Loaded, Served, Snapshot};
 use crate::route::Selector;
 use crate::serve::{self, not_found};
 use bytes::Bytes;
@@ -21,7 +21,8 @@ use std::sync::Arc;
 /// The members of a body that are not those of a prediction.
 struct Parsed {
     request: InferenceRequest,
-    background: InferenceRequest,
+    /// `None`: the rows of the version's profile.
+    background: Option<InferenceRequest>,
     options: Options,
 }
 
@@ -62,8 +63,8 @@ async fn attempt(
     }
     let signature = &served.loaded.facts.signature;
     let row: Checked = signature.check(request)?;
-    let background = signature.check(background).map_err(|failure| failure.within("background: "))?;
     let names = element_names(&served.loaded.facts.metadata);
+    let (background, compared_with) = background_rows(&served, background, &names)?;
     let job = Job { served: Arc::clone(&served), row, background, names, options, deadline, caller };
     let explanation = plane.explainer.explain(job).await?;
     let version = plane.limits.version_in_body().then(|| served.loaded.version.to_string());
@@ -72,10 +73,30 @@ async fn attempt(
         shown["model_version"] = version.into();
     }
     shown["id"] = id.get_or_insert_with(RequestId::generate).as_str().into();
-    if let (Value::Object(shown), Value::Object(values)) = (&mut shown, as_json(&explanation)) {
+    if let (Value::Object(shown), Value::Object(values)) = (&mut shown, as_json(&explanation, &compared_with)) {
         shown.extend(values);
     }
     Ok(answer::json(shown.to_string()))
+}
+
+/// The rows of the request, else those of the version's profile, with words that name them.
+fn background_rows(
+    served: &Served,
+    given: Option<InferenceRequest>,
+    names: &ElementNames,
+) -> Result<(Checked, String), Failure> {
+    let Loaded { version, facts, .. } = &*served.loaded;
+    if let Some(given) = given {
+        let checked = facts.signature.check(given).map_err(|failure| failure.within("background: "))?;
+        return Ok((checked, "rows of the request".to_owned()));
+    }
+    let found = background_of_profile(facts.profile.as_deref(), *version, &facts.signature, names)?;
+    found.ok_or_else(|| {
+        invalid(format!(
+            "member \"background\" is missing: expected {{\"inputs\":[…]}} with rows to compare with, such as 100 rows of the training data; version {version} \
+             has no profile.json with such rows (`sluicegate profile` writes it)"
+        ))
+    })
 }
 
 /// The version that the path names; without one, the one with most of the traffic.
@@ -112,15 +133,11 @@ fn parse(body: &Bytes, hold: &Hold) -> Result<Parsed, Failure> {
     }
     let (background, options) = (background.flatten(), options.flatten());
     let options = options.map_or_else(|| Ok(Options::default()), |text| read_options(&text))?;
-    let background = background.ok_or_else(|| {
-        invalid(
-            "member \"background\" is missing: expected {\"inputs\":[…]} with rows to compare with, such as 100 rows of the training data".to_owned(),
-        )
-    })?;
+    let Some(background) = background else { return Ok(Parsed { request, background: None, options }) };
     hold.grow(background.len())?;
     let background = Bytes::from(background);
     let decoded = oip::decode_counted(&background, None, hold).map_err(|failure| failure.within("background: "))?;
-    Ok(Parsed { request, background: decoded.request, options })
+    Ok(Parsed { request, background: Some(decoded.request), options })
 }
 
 /// `{"output","element","rows","seed"}`.
@@ -174,8 +191,8 @@ fn element_names(metadata: &Value) -> ElementNames {
     }
 }
 
-/// An explanation, as the API and the command line show it.
-pub(crate) fn as_json(explanation: &Explanation) -> Value {
+/// An explanation, as the API and the command line show it. `compared_with` names the background rows.
+pub(crate) fn as_json(explanation: &Explanation, compared_with: &str) -> Value {
     let Explanation { output, element, base, answer, columns, background_rows, pairs, rows_run } = explanation;
     let columns: Vec<Value> = columns
         .iter()
@@ -183,7 +200,7 @@ pub(crate) fn as_json(explanation: &Explanation) -> Value {
         .collect();
     json!({
         "output": output, "element": element, "base": base, "answer": answer, "columns": columns,
-        "background_rows": background_rows, "pairs": pairs, "rows_run": rows_run,
+        "background_rows": background_rows, "compared_with": compared_with, "pairs": pairs, "rows_run": rows_run,
     })
 }
 

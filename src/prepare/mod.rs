@@ -45,6 +45,7 @@ pub use failure::{StageFailure, backoff};
 pub use limits::TimeLimits;
 pub use make_golden::{GoldenSource, MadeGolden, make_golden};
 pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};
+pub use profile::read as read_profile;
 pub use signed::{SIGNATURE_FILE, SigningKey, TrustedKeys};
 pub use trial::{Program as TrialProgram, TrialConfig, TriedEngines, run_trials};
 pub use verify::GoldenOutput;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Reads the profile, and says what is wrong with it.
-pub(super) fn read(dir: &Path) -> (Option<Arc<Profile>>, Option<String>) {
+#[must_use]
+pub fn read(dir: &Path) -> (Option<Arc<Profile>>, Option<String>) {
     let wrong = |why: String| (None, Some(format!("{} is not used: {why}", Profile::FILE)));
     match files::read_limited(&dir.join(Profile::FILE), Profile::MAX_BYTES) {
         Ok(None) => (None, None),

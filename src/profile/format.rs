@@ -1,5 +1,6 @@
 //! The file `profile.json`.
 
+use super::sample::Sample;
 use crate::columns::{self, Column, ElementNames, Kind};
 use crate::model::{Signature, quoted};
 use crate::tensor::DataType;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// The version of the format: 1.
+    /// The version of the format: 1, or 2 with a sample of rows.
     pub format: u32,
     /// Rows that were seen.
     pub rows: u64,
@@ -27,6 +28,9 @@ pub struct Profile {
     pub metrics: BTreeMap<String, f64>,
     /// By the name of the column, in any form that docs/MONITORING.md allows.
     pub columns: BTreeMap<String, ColumnProfile>,
+    /// Whole rows, at most [`Sample::MAX_ROWS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
 }
 
 /// The values of one column.
@@ -80,6 +84,8 @@ impl Profile {
     /// The name of the file in a version's directory.
     pub const FILE: &'static str = "profile.json";
     pub const FORMAT: u32 = 1;
+    /// With a sample of rows, which servers that know only format 1 cannot read.
+    pub const FORMAT_WITH_SAMPLE: u32 = 2;
     /// Limits of a file.
     pub const MAX_BYTES: u64 = 16 << 20;
     pub const MAX_COLUMNS: usize = 2000;
@@ -100,9 +106,11 @@ impl Profile {
             return Err(format!("{} bytes: expected at most {}", bytes.len(), Profile::MAX_BYTES));
         }
         let mut profile: Profile = serde_json::from_slice(bytes).map_err(|e| format!("not a profile: {e}"))?;
-        if profile.format != Profile::FORMAT {
-            return Err(format!("format {}: this server reads format {}", profile.format, Profile::FORMAT));
+        if !(Profile::FORMAT..=Profile::FORMAT_WITH_SAMPLE).contains(&profile.format) {
+            let (format, newest) = (profile.format, Profile::FORMAT_WITH_SAMPLE);
+            return Err(format!("format {format}: this server reads the formats {} to {newest}", Profile::FORMAT));
         }
+        profile.sample.iter().try_for_each(Sample::check)?;
         if profile.columns.len() > Profile::MAX_COLUMNS {
             let found = profile.columns.len();
             return Err(format!("{found} columns: expected at most {}", Profile::MAX_COLUMNS));

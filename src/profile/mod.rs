@@ -3,6 +3,7 @@
 //! - [`Profile::parse`] reads the file and checks it; [`Profile::to_json`] writes it.
 //! - [`Builder`] makes the profile of one column from its values, in bounded memory.
 //! - [`Profile::bind`] finds the columns of a signature that a profile describes, and says which of its names mean none.
+//! - [`Sample::request`] makes a request of the whole rows that a profile has.
 //!
 //! Uses: columns, model, tensor.
 //!
@@ -12,8 +13,10 @@
 
 mod builder;
 mod format;
+mod sample;
 #[cfg(test)]
 mod tests;
 
 pub use builder::Builder;
 pub use format::{Bins, Bound, ColumnProfile, Profile};
+pub use sample::{Sample, SampleValue};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::columns::{Cell, ElementNames, Kind};
 use crate::model::{Dim, Signature, TensorSpec};
-use crate::tensor::DataType;
+use crate::tensor::{Data, DataType};
 
 fn built(values: impl IntoIterator<Item = f64>, most: usize, kind: Option<Kind>) -> ColumnProfile {
     let mut builder = Builder::new(most);
@@ -20,6 +20,7 @@ fn profile(name: &str, column: ColumnProfile) -> Profile {
         source: None,
         metrics: [("accuracy".to_owned(), 0.9)].into(),
         columns: [(name.to_owned(), column)].into(),
+        sample: None,
     }
 }
 
@@ -81,7 +82,9 @@ fn what_is_wrong_with_a_profile_is_said() {
     ] {
         assert!(with(column).contains(words), "{words} in {}", with(column));
     }
-    assert!(Profile::parse(b"{\"format\":2,\"rows\":0,\"columns\":{}}").unwrap_err().contains("reads format 1"));
+    assert!(
+        Profile::parse(b"{\"format\":3,\"rows\":0,\"columns\":{}}").unwrap_err().contains("reads the formats 1 to 2")
+    );
     for bytes in [&b""[..], b"null", b"[]", b"\xff", b"{"] {
         assert!(Profile::parse(bytes).is_err(), "{bytes:?}");
     }
@@ -141,4 +144,67 @@ fn numbers_are_rounded_to_the_type_of_the_column() {
     assert_eq!(bins[1], &of(&[(f64::from(0.1f32), 4), (2.0, 2)]));
     assert_eq!(bins[2], &Bins::Numeric { edges: vec![0.7], counts: vec![3, 3] });
     assert_eq!(bins[3], &of(&[(f64::from(half::f16::from_f64(0.1)), 6)]));
+}
+
+/// A request has a number and a text in each row, and an image in each row of the other.
+fn signature(pixels: usize) -> Signature {
+    let dims = |rest: &[usize]| {
+        let rest = rest.iter().map(|n| Dim::Fixed(*n));
+        Some(std::iter::once(Dim::Free(None)).chain(rest).collect())
+    };
+    let spec = |name: &str, datatype, rest: &[usize]| TensorSpec { name: name.into(), datatype, dims: dims(rest) };
+    let inputs =
+        vec![spec("x", DataType::Fp32, &[pixels]), spec("n", DataType::Int8, &[1]), spec("sex", DataType::Bytes, &[])];
+    Signature::new(inputs, vec![spec("y", DataType::Fp32, &[1])])
+}
+
+fn names() -> ElementNames {
+    ElementNames {
+        by_tensor: [("x".to_owned(), vec!["age".to_owned(), "fare".to_owned()])].into(),
+        ..ElementNames::default()
+    }
+}
+
+fn with_sample(sample: &serde_json::Value) -> Result<Profile, String> {
+    Profile::parse(serde_json::json!({"format": 2, "rows": 3, "columns": {}, "sample": sample}).to_string().as_bytes())
+}
+
+#[test]
+fn the_rows_of_a_sample_are_a_request() {
+    let sample = serde_json::json!({
+        "columns": ["survived", "sex", "inputs.x[1]", "n", "age"],
+        "rows": [[1, "male", 7.25, 3, 22], [0, "female", null, -3, 38.5], [1, "male", 8, 300, 1], [1, null, 8, 1, 1], [1, "male", 8, 1.5, 1]],
+    });
+    let profile = with_sample(&sample).unwrap();
+    assert_eq!(Profile::parse(profile.to_json().as_bytes()).unwrap(), profile);
+    let request = profile.sample.as_ref().unwrap().request(&signature(2), &names()).unwrap();
+    // 300 and 1.5 are no INT8, and a text cannot be missing.
+    let [x, n, sex] = request.inputs.as_slice() else { panic!("{request:?}") };
+    assert_eq!((&**x.tensor.shape(), &**n.tensor.shape(), &**sex.tensor.shape()), (&[2, 2][..], &[2, 1][..], &[2][..]));
+    let Data::Fp32(numbers) = x.tensor.data() else { panic!("{x:?}") };
+    assert_eq!((&numbers[..3], numbers[3].is_nan()), (&[22.0, 7.25, 38.5][..], true));
+    assert_eq!(n.tensor.data(), &Data::Int8(vec![3, -3].into()));
+    assert_eq!(sex.tensor.data(), &Data::Bytes(vec!["male".into(), "female".into()]));
+    assert!(signature(2).check(request).is_ok());
+}
+
+#[test]
+fn samples_that_cannot_be_used_are_refused_in_words() {
+    let request = |sample: serde_json::Value, pixels: usize| {
+        with_sample(&sample).unwrap().sample.unwrap().request(&signature(pixels), &names()).unwrap_err()
+    };
+    let rows = |columns: &[&str]| serde_json::json!({"columns": columns, "rows": [vec!["a"; columns.len()]]});
+    assert_eq!(request(rows(&["sex", "n", "age"]), 2), "its rows have no column \"fare\"");
+    assert_eq!(request(rows(&["sex", "n", "age", "fare"]), 2), "none of its 1 rows has values that fit all inputs");
+    assert!(request(rows(&["sex"]), 600).contains("more than 500 columns"));
+    for (sample, words) in [
+        (serde_json::json!({"columns": ["a"], "rows": [[1, 2]]}), "row 0 of the sample has 2 values for 1 columns"),
+        (serde_json::json!({"columns": ["a"], "rows": vec![[1]; 101]}), "at most 100 rows"),
+        (serde_json::json!({"columns": vec!["a"; 501], "rows": []}), "of 500 columns"),
+        (serde_json::json!({"columns": ["a"], "rows": [["x".repeat(501)]]}), "a text of 501 bytes"),
+        (serde_json::json!({"columns": ["a"], "rows": [[{}]]}), "not a profile"),
+        (serde_json::json!({"columns": ["a"], "rows": [], "more": 1}), "not a profile"),
+    ] {
+        assert!(with_sample(&sample).unwrap_err().contains(words), "{words}");
+    }
 }

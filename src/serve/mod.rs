@@ -232,7 +232,7 @@ impl Gateway {
             }
         };
         if output.counts {
-            loaded.metrics.ran(output.infer);
+            loaded.metrics.ran(output.infer, output.batch_rows);
         }
         if let Some(most) = loaded.limits.max_answer
             && output.answer.size() > most

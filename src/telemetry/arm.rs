@@ -23,6 +23,9 @@ pub struct VersionMetrics {
     batch_rows: OnceLock<Histogram>,
     nonfinite: Counter,
     missing_key: Counter,
+    /// The time in the engine in nanoseconds, and the rows, of all runs that answered requests.
+    engine_ns: AtomicU64,
+    engine_rows: AtomicU64,
     in_flight_gauge: Gauge,
     in_flight: AtomicU64,
     arms: Mutex<Vec<RevisionCounts>>,
@@ -52,6 +55,8 @@ impl VersionMetrics {
             batch_rows: OnceLock::new(),
             nonfinite: scope.counter(&names::NONFINITE, &labels),
             missing_key: scope.counter(&names::STICKY_KEY_MISSING, &labels),
+            engine_ns: AtomicU64::new(0),
+            engine_rows: AtomicU64::new(0),
             in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
             in_flight: AtomicU64::new(0),
             arms: Mutex::new(Vec::new()),
@@ -77,9 +82,17 @@ impl VersionMetrics {
         &self.version
     }
 
-    /// Counts the time of a run inside the engine.
-    pub(crate) fn ran(&self, infer: Duration) {
+    /// Counts the time of a run inside the engine, and its rows.
+    pub(crate) fn ran(&self, infer: Duration, rows: usize) {
         self.infer.record(infer.as_secs_f64());
+        self.engine_ns.fetch_add(u64::try_from(infer.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.engine_rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// The time in the engine in nanoseconds, and the rows, of all runs so far.
+    #[must_use]
+    pub(crate) fn engine(&self) -> (u64, u64) {
+        (self.engine_ns.load(Ordering::Relaxed), self.engine_rows.load(Ordering::Relaxed))
     }
 
     /// Counts the time a request waited for a worker.
@@ -98,6 +111,14 @@ impl VersionMetrics {
     pub(crate) fn nonfinite(&self, elements: usize) {
         if elements > 0 {
             self.nonfinite.increment(elements as u64);
+        }
+    }
+
+    /// Counts logged predictions that were run again.
+    pub(crate) fn reproduced(&self, equal: u64, close: u64, different: u64) {
+        for (result, count) in [("equal", equal), ("close", close), ("different", different)] {
+            let labels = [("model", self.model.as_str()), ("version", self.version.as_str()), ("result", result)];
+            self.scope.counter(&names::REPRODUCED, &labels).increment(count);
         }
     }
 
@@ -233,6 +254,12 @@ impl ArmMetrics {
     #[must_use]
     pub(crate) fn requests(&self) -> u64 {
         self.counts.as_ref().map_or(0, |counts| counts.requests())
+    }
+
+    /// The time in the engine in nanoseconds, and the rows, of all runs of the version.
+    #[must_use]
+    pub(crate) fn engine(&self) -> (u64, u64) {
+        self.version.engine()
     }
 
     /// The evidence for rollouts; empty where it is not an arm of a split.

@@ -105,6 +105,12 @@ pub(crate) const NONFINITE: Metric = metric(
     VERSION,
     "Output elements that were NaN or infinite (answered as null in JSON)",
 );
+pub(crate) const REPRODUCED: Metric = metric(
+    "sluicegate_reproduced_total",
+    Kind::Counter,
+    &["model", "version", "result"],
+    "Logged predictions that the server ran again, by result: equal (bit for bit), close (within rounding, where they had run together with others), different",
+);
 pub(crate) const STICKY_KEY_MISSING: Metric = metric(
     "sluicegate_sticky_key_missing_total",
     Kind::Counter,
@@ -503,6 +509,7 @@ pub(crate) const ALL: &[Metric] = &[
     BATCH_ROWS_M,
     QUEUE_SECONDS_M,
     NONFINITE,
+    REPRODUCED,
     STICKY_KEY_MISSING,
     IN_FLIGHT,
     LOADED_BYTES,

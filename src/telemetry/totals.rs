@@ -77,7 +77,7 @@ mod tests {
             arm.ended(&Ended::of(None, millis(4), true));
             arm.ended(&Ended::of(Some(Code::Overloaded), millis(1), true));
         }
-        metrics.ran(millis(3));
+        metrics.ran(millis(3), 1);
         metrics.queued(millis(2));
         let totals = metrics.totals();
         let near = |total: Total, count, time: Duration| {

@@ -66,7 +66,7 @@ mod tests {
         let both = [metrics(), metrics()];
         for version in &both {
             ArmMetrics::new(Arc::clone(version), "1").ended(&Ended::of(None, Duration::from_millis(2), true));
-            version.ran(Duration::from_micros(1500));
+            version.ran(Duration::from_micros(1500), 1);
         }
         assert!(!telemetry.render().contains("nv_"), "only where it is asked for");
         let text = telemetry.clone().with_triton_names(true).render();

@@ -7,6 +7,11 @@ use std::process::Command;
 
 /// A linear model `m` and a tree model `tree` of six columns.
 fn gateway() -> Gateway {
+    gateway_with(|_| {})
+}
+
+/// The same with more files. `add` gets the models directory.
+fn gateway_with(add: impl Fn(&Path)) -> Gateway {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/explain");
     let gateway = Gateway::start(|models| {
         for (model, file) in [("m", "linear.onnx"), ("tree", "tree.onnx")] {
@@ -17,6 +22,7 @@ fn gateway() -> Gateway {
             .unwrap();
         onnx::install(models, "scaling", 1, &onnx::scaling(2.0));
         onnx::install(models, "zeros", 1, &onnx::zeros());
+        add(models);
     });
     gateway.wait_ready();
     assert_eq!(gateway.promote("m", 1).status, 200);
@@ -60,6 +66,7 @@ fn an_answer_is_explained_by_its_columns() {
     let sum: f64 = columns.iter().map(|column| number(&column["value"])).sum();
     assert!((sum - (number(&json["answer"]) - number(&json["base"]))).abs() < 1e-9, "{json}");
     assert_eq!((&json["background_rows"], json["pairs"].as_u64().unwrap() % 40), (&json!(40), 0));
+    assert_eq!(json["compared_with"], "rows of the request");
 
     // Another version, with options, and an id.
     let mut asked = body();
@@ -174,7 +181,8 @@ fn a_logged_answer_is_explained_against_other_logged_rows() {
         assert!((column["value"].as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-5, "{column} {expected}");
     }
     let (code, out) = run("explain r40 --model m");
-    assert!(code == 0 && out.contains("PART OF THE DIFFERENCE") && out.contains("the mean of 40 other rows"), "{out}");
+    let compared = "the mean of 40 rows of other requests to m in the hour before is ";
+    assert!(code == 0 && out.contains("PART OF THE DIFFERENCE") && out.contains(compared), "{out}");
     for (line, code, words) in [
         ("explain nobody", 1, "has no prediction with the id"),
         ("explain r0", 1, "no other rows of m in the month before"),
@@ -185,4 +193,59 @@ fn a_logged_answer_is_explained_against_other_logged_rows() {
         let (got, out) = run(line);
         assert!(got == code && out.contains(words), "{line}: {got} {out}");
     }
+}
+
+#[test]
+fn a_row_is_explained_against_the_rows_in_the_profile_of_its_version() {
+    let values = values();
+    let gateway = gateway_with(|models| {
+        let sample = json!({"columns": ["f", "e", "d", "c", "b", "a"], "rows": reversed(&values["background"])});
+        let profile = json!({"format": 2, "rows": 891, "source": "train.csv", "columns": {}, "sample": sample});
+        std::fs::write(models.join("m/1/profile.json"), profile.to_string()).unwrap();
+        let other = json!({"format": 2, "rows": 1, "columns": {}, "sample": {"columns": ["a"], "rows": [[1]]}});
+        std::fs::write(models.join("m/2/profile.json"), other.to_string()).unwrap();
+    });
+    let mut asked = body();
+    asked.as_object_mut().unwrap().remove("background");
+    let answer = gateway.post("/v1/models/m:explain", asked.to_string());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let named = "rows from the profile of version 1 (train.csv, a sample of 891 rows)";
+    let check = |explained: &Value| {
+        assert_eq!((&explained["compared_with"], &explained["background_rows"]), (&json!(named), &json!(40)));
+        let expected = values["linear"]["values"][0].as_array().unwrap();
+        for (column, expected) in explained["columns"].as_array().unwrap().iter().zip(expected) {
+            assert!(
+                (column["value"].as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-5,
+                "{column} {expected}"
+            );
+        }
+    };
+    check(&answer.json());
+    for (path, words) in [
+        (
+            "/v1/models/m/versions/2:explain",
+            "the rows in the profile of version 2 cannot be compared with: its rows have no column \\\"b\\\"",
+        ),
+        ("/v1/models/tree:explain", "version 1 has no profile.json with such rows"),
+    ] {
+        let answer = gateway.post(path, asked.to_string());
+        assert!(answer.status == 400 && String::from_utf8_lossy(&answer.body).contains(words), "{path}: {answer:?}");
+    }
+    // A logged row, of which there is no other.
+    asked["id"] = json!("alone");
+    assert_eq!(gateway.post("/v2/models/m/infer", asked.to_string()).status, 200);
+    let dir = gateway.stop();
+    let run = |options: &[&str]| {
+        let explain = Command::new(env!("CARGO_BIN_EXE_sluicegate")).args(options).current_dir(dir.path()).output();
+        let output = explain.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    check(&serde_json::from_str(&run(&["explain", "alone", "--json"])).unwrap());
+    assert!(run(&["explain", "alone"]).contains(&format!("the mean of 40 {named} is ")));
+}
+
+fn reversed(rows: &Value) -> Vec<Vec<Value>> {
+    let row = |row: &Value| row.as_array().unwrap().iter().rev().cloned().collect();
+    rows.as_array().unwrap().iter().map(row).collect()
 }

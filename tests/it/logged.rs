@@ -87,3 +87,50 @@ fn a_server_exports_and_replays_its_log() {
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{left:?}");
 }
+
+#[test]
+fn a_server_runs_its_logged_predictions_again() {
+    let dir = tempfile::tempdir().unwrap();
+    onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+    let served = Served::start_with(dir.path(), &[("SLUICEGATE__PREDICTION_LOG__REPRODUCE_EVERY", "500ms")]);
+    served.ready();
+    let send = |i: usize| {
+        let body = json!({"id": format!("r{i}"), "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [i, 0, 0, 0]}]});
+        let url = format!("http://{}/v2/models/self/infer", served.data);
+        assert_eq!(ureq::post(&url).send(body.to_string()).unwrap().status(), 200);
+    };
+    (0..30).for_each(send);
+    let get = |path: &str| {
+        let mut answer = ureq::get(format!("http://{}{path}", served.admin)).call().unwrap();
+        answer.body_mut().read_to_string().unwrap()
+    };
+    let checked = eventually("a sample was run again", || {
+        let figures: Value = serde_json::from_str(&get("/api/v1/models/self/figures")).unwrap();
+        let checked = figures["reproduced"][0].clone();
+        (checked["ran"]["answered"] == 30).then_some(checked)
+    });
+    let ran = &checked["ran"];
+    assert_eq!((&checked["version"], &checked["error"], &ran["different"]), (&json!("1"), &Value::Null, &json!(0)));
+    assert_eq!(
+        (ran["equal"].as_u64().unwrap() + ran["close"].as_u64().unwrap(), &ran["not_run"]),
+        (20, &json!(0)),
+        "{ran}"
+    );
+    let metrics = get("/metrics");
+    assert!(
+        metrics.contains("sluicegate_reproduced_total{model=\"self\",version=\"1\",result=\"equal\"}"),
+        "{metrics}"
+    );
+    let of = format!("--data-dir {0}/data --models {0}/models", dir.path().display());
+    let (code, out) = run(&served, &format!("reproduce --sample 5 --model self --version 1 {of}"));
+    assert!(code == 0 && out.contains("5 of 30 answers were taken: 5 are bit for bit"), "{out}");
+    for (line, words) in [
+        ("reproduce", "<REQUEST_ID>"),
+        ("reproduce r1 --sample 5 --model self --version 1", "cannot be used with"),
+        ("reproduce --sample 5", "--model"),
+        ("reproduce --sample 0 --model self --version 1", "--sample: expected 1 to 1000 requests, got 0"),
+    ] {
+        let (code, out) = run(&served, line);
+        assert!(code == 2 && out.contains(words), "{line}: {code} {out}");
+    }
+}

@@ -147,9 +147,25 @@ fn a_profile_is_made_of_the_log_and_of_an_export() {
             let [a, b] = [column, other].map(|column| column["edges"][9].as_f64().unwrap());
             assert!((a - b).abs() < 1e-6, "{format} {name}: {a} {b}");
         }
+        let sampled = |profile: &Value| {
+            let mut columns: Vec<&str> =
+                profile["sample"]["columns"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
+            columns.sort_unstable();
+            (profile["format"] == 2, profile["sample"]["rows"].as_array().unwrap().len(), columns.join(" "))
+        };
+        let expected = (true, 100, "inputs.x[0] inputs.x[1]".to_owned());
+        assert_eq!((sampled(&of_log), sampled(&of_export)), (expected.clone(), expected), "{format}");
+        // A row stays a row: the second number is one less the first.
+        for row in of_export["sample"]["rows"].as_array().unwrap() {
+            assert!((row[0].as_f64().unwrap() + row[1].as_f64().unwrap() - 1.0).abs() < 1e-6, "{row}");
+        }
         assert!(of_log["from"].is_string() && of_log["columns"]["inputs.x[0]"]["kind"] == "numeric", "{of_log}");
     }
+    let (code, output) = cli(dir, "profile export.csv --sample 0 -o none.json");
+    let none: Value = serde_json::from_slice(&std::fs::read(dir.join("none.json")).unwrap()).unwrap();
+    assert!(code == 0 && none["format"] == 1 && none["sample"].is_null(), "{output}");
     for (line, words) in [
+        ("profile export.csv --sample 101 -o p.json", "--sample: expected at most 100 rows, got 101"),
         ("profile train.txt -o p.json", "expected a file named *.parquet or *.csv"),
         ("profile none.csv -o p.json", "cannot read none.csv"),
         ("profile --from-log other 1 -o p.json", "no matching predictions of other"),

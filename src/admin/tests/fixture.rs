@@ -156,6 +156,7 @@ impl Fixture {
         let router = router(Admin {
             quality: quality.clone(),
             history: crate::history::History::default(),
+            stability: crate::stability::Stability::default(),
             log,
             reader: reader.clone(),
             rollouts,

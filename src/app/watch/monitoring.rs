@@ -2,9 +2,10 @@
 
 use crate::alerts::{About, Finding, Rule, Severity};
 use crate::drift::{Drift, Trouble, What};
-use crate::model::Version;
+use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Loaded, Reader};
 use crate::settings::show_duration;
+use crate::stability::{Checked, Ran, Stability};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -42,8 +43,9 @@ pub(super) fn drift(drift: &Drift) -> Vec<Finding> {
     groups.into_iter().map(finding).collect()
 }
 
-/// Outputs that are stuck at a value, and outputs that became NaN or infinite, of the last hour that was counted.
-pub(super) fn unstable(drift: &Drift) -> Vec<Finding> {
+/// Outputs that are stuck at a value, and outputs that became NaN or infinite, of the last hour that was counted; and versions that give other answers
+/// to the same bytes.
+pub(super) fn unstable(drift: &Drift, stability: &Stability) -> Vec<Finding> {
     let troubles = drift.troubles().into_iter().filter(|trouble| trouble.what != What::Drift);
     let finding = |trouble: Trouble| {
         let Trouble { model, version, arm, column, words, since, .. } = trouble;
@@ -59,7 +61,31 @@ pub(super) fn unstable(drift: &Drift) -> Vec<Finding> {
             training: None,
         }
     };
-    troubles.map(finding).collect()
+    let other_answers = stability.different().into_iter().map(|found| not_reproduced(&found));
+    troubles.map(finding).chain(other_answers).collect()
+}
+
+fn not_reproduced((model, version, checked): &(ModelName, Version, Checked)) -> Finding {
+    let ran = checked.ran.clone().unwrap_or_default();
+    let Ran { equal, close, different, .. } = ran;
+    let id = ran.first_different.unwrap_or_default();
+    Finding {
+        about: About { subject: "reproduce".to_owned(), ..About::version(Rule::Unstable, model, *version) },
+        severity: Severity::Warning,
+        summary: format!(
+            "version {version} of {model} gives other answers than were logged: {different} of {} logged predictions that were run again, such as {id}: {}",
+            equal + close + different,
+            ran.words.unwrap_or_default()
+        ),
+        how_sure:
+            "certain: the same model file got the same bytes; where a request ran with others, rounding is allowed"
+                .to_owned(),
+        what_to_do: format!(
+            "`sluicegate reproduce {id} --model {model}` shows the difference: look for another engine, another processor, or a model that draws random numbers"
+        ),
+        since: None,
+        training: None,
+    }
 }
 
 /// Versions that un-pinned traffic goes to and that are older, or have older data, than `[staleness]` in `model.toml` allows.

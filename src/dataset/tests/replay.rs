@@ -3,9 +3,11 @@ use crate::backend::fake::Fake;
 use crate::compare::Tolerance;
 use crate::dataset::logged::SkipReason;
 use crate::dataset::{Budget, Error, Filter, Gate, Outcome, Replay, Replayed, replay, reproduce};
+use crate::dataset::{ReproduceSample, reproduce_sample};
 use crate::model::{Checked, Role};
 use crate::record::About;
 use crate::tensor::{Data, Tensor};
+use std::time::{Duration, Instant};
 
 /// y = x[0] + x[1] + error(x[0])
 fn summing(error: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Fake {
@@ -198,6 +200,25 @@ fn a_prediction_is_reproduced_bit_by_bit_with_its_model_file() {
     assert_eq!(message, "it was answered with ENGINE_FAILED");
     let Err(Error::Failed(message)) = reproduce_id("missing") else { panic!() };
     assert!(message.ends_with("has no prediction with the id \"missing\""), "{message}");
+
+    let sample = |requests: usize, from: i64| {
+        let (model, deadline) = ("m".parse().unwrap(), Instant::now() + Duration::from_secs(60));
+        let version = version(1);
+        let what = ReproduceSample { data: &data, models: &models, model: &model, version, from, requests, deadline };
+        reproduce_sample(&engines, &what).unwrap()
+    };
+    let all = sample(100, 0);
+    assert_eq!((all.answered, all.ran.len()), (6, 6), "the failed request is no answer");
+    let of = |is: fn(&Outcome) -> bool| all.ran.iter().filter(|(_, ran)| is(&ran.outcome)).count();
+    let equal = of(|outcome| matches!(outcome, Outcome::Equal { .. }));
+    assert_eq!((equal, of(|outcome| matches!(outcome, Outcome::Close(_)))), (2, 1));
+    let different = all.ran.iter().filter(|(_, ran)| matches!(ran.outcome, Outcome::Different(_)));
+    let mut different: Vec<&str> = different.map(|(id, _)| id.as_str()).collect();
+    different.sort_unstable();
+    assert_eq!(different, ["alone", "c", "far"]);
+    let two = sample(2, 0);
+    assert_eq!((two.answered, two.ran.len()), (6, 2));
+    assert_eq!(sample(100, i64::MAX).answered, 0, "nothing is that new");
 
     // Version 1 gets another model file, and its old file moves to version 2.
     fixture.version(1, "other");

@@ -1,0 +1,202 @@
+//! stability: runs a sample of the logged predictions of each serving version again, and keeps whether the answers were the same.
+//!
+//! - [`Stability::start`] starts a thread. Once in [`Config::every`] it takes one version after the other that traffic goes to and whose predictions are
+//!   logged, and starts the command `reproduce --sample` for it: a process of its own at the lowest priority, on idle cores, which is ended after
+//!   [`LONGEST`]. A version that would not fit twice into the memory that is left is passed over.
+//! - [`Stability::of`] returns the last result of each version of a model.
+//! - The same bytes should give the same bits. Where a request ran together with others, equal within rounding is as good.
+//!
+//! Uses: machine (memory), model, registry (reader), route, telemetry.
+//!
+//! Invariant: no request and no other thread waits for it, and it is off where predictions are not logged.
+//!
+//! To add a figure: a field of [`Ran`], which the command prints as JSON (`app/offline.rs`), shown by the admin plane.
+
+mod child;
+#[cfg(test)]
+mod tests;
+
+use crate::machine::Available;
+use crate::model::{ModelName, Version};
+use crate::registry::{Entry, Reader};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A process is ended after this long.
+const LONGEST: Duration = Duration::from_mins(2);
+/// Requests that are run again of each version.
+pub const REQUESTS: usize = 20;
+/// A version needs this many times the bytes of its files: they are in the memory of another process once more.
+const MEMORY_FACTOR: u64 = 3;
+
+/// What runs, and how often.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// From one sample of a version to the next.
+    pub every: Duration,
+    /// The program. `None`, where this process is not the one of the command line: nothing is run again.
+    pub program: Option<PathBuf>,
+    /// The path of ONNX Runtime's library, where the configuration names one.
+    pub onnxruntime: Option<PathBuf>,
+    pub data: PathBuf,
+    pub models: PathBuf,
+}
+
+/// What came of a sample, as the command prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ran {
+    /// Answered requests that the sample was drawn from.
+    pub answered: u64,
+    /// Bit for bit as logged; the same within rounding; and neither.
+    pub equal: u64,
+    pub close: u64,
+    pub different: u64,
+    /// Requests that could not be run again, as their inputs are not recorded.
+    pub not_run: u64,
+    /// A request that is different, with how much; and why one was not run.
+    pub first_different: Option<String>,
+    pub words: Option<String>,
+    pub why_not_run: Option<String>,
+}
+
+/// The last result of a version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    pub at: Timestamp,
+    /// `Err`: why nothing was run, in words.
+    pub ran: Result<Ran, String>,
+}
+
+/// The results. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Stability(Arc<Mutex<BTreeMap<(ModelName, Version), Checked>>>);
+
+/// Ends the thread and its process.
+#[derive(Debug)]
+pub struct Stop {
+    asked: Sender<()>,
+    ended: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Stability {
+    /// Starts the thread. It does nothing without a program, or where [`Config::every`] is zero.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(config: Config, reader: Reader) -> std::io::Result<(Stability, Stop)> {
+        let stability = Stability::default();
+        let kept = stability.clone();
+        let (asked, stopped) = crossbeam_channel::bounded(1);
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        let thread = std::thread::Builder::new().name("stability".to_owned()).spawn(move || {
+            let _alive: Sender<()> = alive;
+            if let Some(program) = config.program.clone().filter(|_| !config.every.is_zero()) {
+                crate::machine::lower_priority("stability", 10);
+                kept.work(&config, &program, &reader, &stopped);
+            }
+        })?;
+        Ok((stability, Stop { asked, ended, thread }))
+    }
+
+    /// The last result of each version of a model.
+    #[must_use]
+    pub fn of(&self, model: &ModelName) -> Vec<(Version, Checked)> {
+        let all = self.lock();
+        let of_model = all.iter().filter(|((of, _), _)| of == model);
+        of_model.map(|((_, version), checked)| (*version, checked.clone())).collect()
+    }
+
+    /// The versions with an answer that is different.
+    #[must_use]
+    pub fn different(&self) -> Vec<(ModelName, Version, Checked)> {
+        let is_different = |checked: &Checked| checked.ran.as_ref().is_ok_and(|ran| ran.different > 0);
+        let all = self.lock();
+        let found = all.iter().filter(|(_, checked)| is_different(checked));
+        found.map(|((model, version), checked)| (model.clone(), *version, checked.clone())).collect()
+    }
+
+    fn work(&self, config: &Config, program: &std::path::Path, reader: &Reader, stopped: &Receiver<()>) {
+        // The first sample comes after one period: a start has enough to do.
+        let mut next = Instant::now() + config.every;
+        loop {
+            let wait = next.saturating_duration_since(Instant::now());
+            if !matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
+                return;
+            }
+            next = Instant::now() + config.every;
+            let versions = serving(reader);
+            self.lock().retain(|version, _| versions.iter().any(|serving| serving.id() == *version));
+            for serving in versions {
+                let ran = if serving.fits() {
+                    child::run(config, program, &serving.model, serving.version, stopped)
+                } else {
+                    Some(Err("there is too little memory to load the version a second time".to_owned()))
+                };
+                // It was ended in the middle.
+                let Some(ran) = ran else { return };
+                if let Ok(ran) = &ran {
+                    serving.metrics.reproduced(ran.equal, ran.close, ran.different);
+                }
+                self.lock().insert(serving.id(), Checked { at: Timestamp::now(), ran });
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(ModelName, Version), Checked>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stop {
+    /// Ends the process in progress, and waits at most so long.
+    pub fn stop(self, within: Duration) {
+        drop(self.asked);
+        if !matches!(self.ended.recv_timeout(within), Err(RecvTimeoutError::Timeout)) {
+            // It ends at once after it has dropped its sender.
+            drop(self.thread.join());
+        }
+    }
+}
+
+/// A version that traffic goes to, and whose predictions are logged.
+struct Serving {
+    model: ModelName,
+    version: Version,
+    bytes: u64,
+    metrics: Arc<crate::telemetry::VersionMetrics>,
+}
+
+impl Serving {
+    fn id(&self) -> (ModelName, Version) {
+        (self.model.clone(), self.version)
+    }
+
+    fn fits(&self) -> bool {
+        Available::now().is_none_or(|available| available.bytes / MEMORY_FACTOR > self.bytes)
+    }
+}
+
+fn serving(reader: &Reader) -> Vec<Serving> {
+    let snapshot = reader.snapshot();
+    let of_model = |entry: &Entry| {
+        let versions = entry.document().map(crate::route::Document::serving).unwrap_or_default();
+        let loaded = entry.versions().values().filter_map(|status| status.loaded.clone());
+        let logged = loaded
+            .filter(|loaded| versions.contains(&loaded.version) && entry.stream(loaded.version).is_some())
+            .map(|loaded| Serving {
+                model: loaded.model.clone(),
+                version: loaded.version,
+                bytes: loaded.facts.bytes,
+                metrics: Arc::clone(&loaded.metrics),
+            });
+        logged.collect::<Vec<_>>()
+    };
+    snapshot.models().flat_map(|entry| of_model(entry)).collect()
+}
