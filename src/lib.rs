@@ -37,6 +37,7 @@ pub mod outcomes;
 mod prepare;
 pub mod profile;
 pub mod quality;
+mod readable;
 pub mod record;
 pub mod registry;
 mod rollout;

@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// The address of the server.
-    fn admin(&self) -> &str {
+    pub(super) fn admin(&self) -> &str {
         self.options.admin.as_deref().unwrap_or("http://127.0.0.1:8081")
     }
 
@@ -321,8 +321,12 @@ impl Client {
     }
 
     pub(super) fn get(&self, place: &str) -> Result<Answer, CommandError> {
+        self.get_within(place, SHORT)
+    }
+
+    pub(super) fn get_within(&self, place: &str, deadline: Duration) -> Result<Answer, CommandError> {
         let request = self.request("GET", place).body(()).map_err(|e| self.bad_address(&e))?;
-        self.run(request, SHORT)
+        self.run(request, deadline)
     }
 
     pub(super) fn send(&self, method: &str, place: &str, body: &Value) -> Result<Answer, CommandError> {

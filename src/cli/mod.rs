@@ -7,7 +7,7 @@
 //!   rooms that do the work.
 //! - Every request has a deadline. Only `rollout --watch` waits as long as the rollout runs.
 //!
-//! Uses: archive (the files of a push), config, outbound (the authorities to trust), settings (durations).
+//! Uses: archive (the files of a push), config, outbound (the authorities to trust), readable (figures of `top`), settings (durations).
 //!
 //! Invariant: no client command reads the models or the data directory; it prints what the server answered.
 //!
@@ -37,6 +37,7 @@ mod show_sources;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod top;
 mod wait;
 
 pub use offline::{
@@ -245,6 +246,15 @@ Files that hold such records are written again without them. The audit trail say
   sluicegate models
   sluicegate models --json")]
     Models,
+    /// Watch all models in the terminal: what serves, how fast, and what is wrong.
+    #[command(after_help = "Examples:
+  sluicegate top
+  sluicegate top --sort requests --filter fraud
+  sluicegate top --every 10s --admin https://gateway:8081
+  sluicegate top | head                                  no terminal: the table, once
+
+Keys: arrows select a model, Enter shows its arms and versions, / filters by name, s sorts by another column, r reverses, Esc goes back, q quits.")]
+    Top(top::TopOptions),
     /// List the versions of a model with their states.
     #[command(after_help = "Examples:
   sluicegate versions iris")]
@@ -814,6 +824,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Explain(options) => return (local.explain)(&options, client.json()),
         Command::Forget(options) => return (local.forget)(&options, client.json()),
         Command::Models => client.models(),
+        Command::Top(options) => top::run(client, &options),
         Command::Versions { model } => client.versions(&model),
         Command::Execution { model } => client.execution(&model),
         Command::Traffic(options) => client.traffic(&options),

@@ -16,6 +16,8 @@ fn every_command_is_parsed_and_a_wrong_one_is_a_usage_error() {
         "serve --model fraud=/mnt/models",
         "check models/iris/1",
         "models",
+        "top",
+        "top --every 10s --sort requests --filter fraud",
         "versions iris --json",
         "execution iris",
         "traffic iris",

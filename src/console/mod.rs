@@ -6,7 +6,7 @@
 //! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes things: it first shows what would change.
 //! - A page is complete without JavaScript. `assets/console.js` replaces its content every few seconds.
 //!
-//! Uses: access (client certificates).
+//! Uses: access (client certificates), readable.
 //!
 //! Invariant: nothing here reads or changes anything but through the API; text of models, callers and operators is never markup; nothing is
 //! loaded from elsewhere.

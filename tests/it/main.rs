@@ -53,5 +53,6 @@ mod supervisor;
 mod swap;
 mod sweep;
 mod tls;
+mod top;
 mod trial;
 mod tritonclient;
