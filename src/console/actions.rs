@@ -62,7 +62,7 @@ impl Action {
 
     /// Whether the traffic must not have changed since it was looked at.
     fn is_of_a_revision(self) -> bool {
-        matches!(self, Action::Promote | Action::Rollback | Action::Split | Action::Document)
+        matches!(self, Action::Promote | Action::Rollback | Action::Split | Action::Document | Action::Rollout)
     }
 }
 
@@ -115,6 +115,11 @@ pub(super) async fn perform(
     let (action, _) = known(&visitor, &slug)?;
     let mut now = Now::of(&visitor, &name).await?;
     let looked_at = fields.get("revision").and_then(|revision| revision.parse().ok());
+    if action == Action::Rollout && looked_at.is_some_and(|revision: u64| revision != now.revision) {
+        // The API takes no revision with a rollout.
+        let problem = Problem::of(StatusCode::PRECONDITION_FAILED, "the traffic changed since you looked at it");
+        return show_page(&visitor, &name, &slug, &fields, Some(&problem)).await;
+    }
     now.revision = looked_at.unwrap_or(now.revision);
     let plan = match next(action, &now, &fields) {
         Ok(Next::Confirm(plan)) => plan,
@@ -371,7 +376,10 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
                 Err(ask) => return Ok(Next::Ask(ask)),
             };
             let body = json!({"version": version, "break_glass": break_glass});
-            with_dry_run(post(now.api(":promote"), body), format!("sluicegate promote {name} {version} --reason …"))
+            with_dry_run(
+                post(now.api(":promote"), body),
+                format!("sluicegate promote {name} {} --reason …", show::word(version)),
+            )
         }
         Action::Rollback => {
             let mut body = json!({"break_glass": break_glass});
@@ -428,7 +436,7 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
             if !action.has_reason() {
                 request.body = None;
             }
-            plan(request, words, format!("sluicegate {verb} {name} {version}{reason}"))
+            plan(request, words, format!("sluicegate {verb} {name} {}{reason}", show::word(version)))
         }
     }
 }
@@ -506,7 +514,7 @@ fn split(now: &Now, fields: &Fields) -> Result<Next, String> {
     }
     document.remove("reason");
     let weights: Vec<String> = chosen.iter().map(|(version, weight)| format!("{version}={weight}")).collect();
-    let sticky = if sticky.is_empty() { String::new() } else { format!(" --sticky-by {sticky}") };
+    let sticky = if sticky.is_empty() { String::new() } else { format!(" --sticky-by {}", show::word(sticky)) };
     let command = format!("sluicegate traffic {} --split {}{sticky} --reason …", now.name, weights.join(","));
     Ok(put(now, Value::Object(document), command))
 }
@@ -562,8 +570,13 @@ fn rollout(now: &Now, fields: &Fields, break_glass: bool) -> Result<Next, String
         "Version {version} gets {} % of the requests, each step for at least {hold}, as long as no guardrail is violated. It is taken back when one is.",
         shown.join(" %, ")
     );
-    let command =
-        format!("sluicegate rollout {} --to {version} --steps {} --hold {hold} --reason …", now.name, shown.join(","));
+    let command = format!(
+        "sluicegate rollout {} --to {} --steps {} --hold {} --reason …",
+        show::word(&now.name),
+        show::word(version),
+        shown.join(","),
+        show::word(hold)
+    );
     let request = ApiRequest { method: Method::POST, path: now.api(":rollout"), body: Some(body), if_match: None };
     Ok(Next::Confirm(Box::new(Plan { request, dry: None, document: None, words, command })))
 }

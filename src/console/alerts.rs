@@ -1,12 +1,14 @@
 //! What is wrong, since when, and what to do.
 
-use super::{Asked, NoPage, Visitor, show};
+use super::{Asked, NoPage, Visitor, layout, show, silence};
 use axum::extract::Query;
 use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
 
 const ROWS: usize = 200;
+/// Of one list.
+const BYTES: usize = 30_000;
 
 pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Response, NoPage> {
     let model = asked.get("model").map_or("", |text| text.trim());
@@ -16,42 +18,54 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
         format!("/api/v1/alerts?model={}", show::escaped(model))
     };
     let alerts = visitor.get(&path).await?;
+    let silences = visitor.try_get("/api/v1/alerts/silences").await.unwrap_or_default();
+    let may_operate = visitor.may("operate");
     let is = |alert: &Value, state: &str| alert["state"] == state;
     let all = alerts["alerts"].as_array().cloned().unwrap_or_default();
     let (firing, others): (Vec<Value>, Vec<Value>) = all.into_iter().partition(|alert| is(alert, "firing"));
     let content = html! {
         h1 { "Alerts" }
+        @match asked.get("done").map(String::as_str) {
+            Some("silence") => { p .good role="status" { "Done: the alerts are silenced." } }
+            Some("end") => { p .good role="status" { "Done: the silence has ended." } }
+            _ => {}
+        }
         @if !model.is_empty() { p { "Of model " (show::text(model, 130)) ". " a href="/alerts" { "All alerts" } } }
         div data-live="alerts" {
             @if firing.is_empty() { p .good { "Nothing is wrong that an alert knows of." } }
-            (list(&serde_json::json!({ "alerts": firing }), ROWS))
-            @if !others.is_empty() { h2 { "Over, or silenced" } (list(&serde_json::json!({ "alerts": others }), ROWS)) }
+            (list(&serde_json::json!({ "alerts": firing }), ROWS, may_operate))
+            (silence::list(&silences, may_operate))
+            @if !others.is_empty() { h2 { "Over, or silenced" } (list(&serde_json::json!({ "alerts": others }), ROWS, false)) }
         }
     };
     Ok(visitor.page("Alerts", "/alerts", &content))
 }
 
 /// Alerts, the most urgent first as the API has them.
-pub(super) fn list(alerts: &Value, most: usize) -> Markup {
+pub(super) fn list(alerts: &Value, most: usize, may_silence: bool) -> Markup {
     let alerts = alerts["alerts"].as_array().map_or(&[][..], Vec::as_slice);
-    let text = |alert: &Value, name: &str, most: usize| show::text(alert[name].as_str().unwrap_or_default(), most);
+    let (items, shown) = layout::fitting(alerts.iter().take(most).map(|alert| item(alert, may_silence)), BYTES);
     html! {
         @if !alerts.is_empty() {
-            ul .alerts {
-                @for alert in alerts.iter().take(most) { li {
-                    p {
-                        (show::state(alert["severity"].as_str().unwrap_or("warning"))) " " strong { (text(alert, "summary", 400)) } " "
-                        span .quiet { (show::state(alert["state"].as_str().unwrap_or_default())) ", since " (show::ago(&alert["since"])) }
-                        @if let Some(model) = alert["model"].as_str() { " · " a href=(format!("/models/{}", show::escaped(model))) { (show::text(model, 130)) } }
-                    }
-                    p { span .quiet { "How sure: " } (with_code(alert["how_sure"].as_str().unwrap_or("–"))) }
-                    @if !alert["change_before"].is_null() { p { span .quiet { "The change before it: " } (change(&alert["change_before"])) } }
-                    p { span .quiet { "What to do: " } (with_code(alert["what_to_do"].as_str().unwrap_or("–"))) }
-                } }
-            }
-            @if alerts.len() > most { p .quiet { (alerts.len() - most) " more. " a href="/alerts" { "All alerts" } } }
+            ul .alerts { (items) }
+            @if alerts.len() > shown { p .quiet { (alerts.len() - shown) " more. " a href="/alerts" { "All alerts" } ": " code { "sluicegate alerts" } } }
         }
     }
+}
+
+fn item(alert: &Value, may_silence: bool) -> Markup {
+    let text = |name: &str, most: usize| show::text(alert[name].as_str().unwrap_or_default(), most);
+    html! { li {
+        p {
+            (show::state(alert["severity"].as_str().unwrap_or("warning"))) " " strong { (text("summary", 400)) } " "
+            span .quiet { (show::state(alert["state"].as_str().unwrap_or_default())) ", since " (show::ago(&alert["since"])) }
+            @if let Some(model) = alert["model"].as_str() { " · " a href=(format!("/models/{}", show::escaped(model))) { (show::text(model, 130)) } }
+            @if may_silence { " · " a href=(silence::link(alert)) { "Silence" } }
+        }
+        p { span .quiet { "How sure: " } (with_code(alert["how_sure"].as_str().unwrap_or("–"))) }
+        @if !alert["change_before"].is_null() { p { span .quiet { "The change before it: " } (change(&alert["change_before"])) } }
+        p { span .quiet { "What to do: " } (with_code(alert["what_to_do"].as_str().unwrap_or("–"))) }
+    } }
 }
 
 /// Commands stand in backticks.

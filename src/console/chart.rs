@@ -1,6 +1,6 @@
 //! The last hour of a model: requests and latency over time, with the changes of its traffic.
 
-use super::{models, show};
+use super::{models, percentiles, show};
 use jiff::Timestamp;
 use maud::{Markup, html};
 use serde_json::Value;
@@ -9,6 +9,10 @@ const WIDTH: f64 = 680.0;
 const HEIGHT: f64 = 120.0;
 /// Space for the numbers at the left.
 const LEFT: f64 = 64.0;
+/// Lines that are drawn, points of each, and arms that are listed.
+const LINES: usize = 8;
+const POINTS: usize = 60;
+const ARMS: usize = 8;
 
 pub(super) fn section(figures: &Value, history: &Value) -> Markup {
     let Some(series) = figures["series"].as_array().filter(|series| !series.is_empty()) else { return html! {} };
@@ -32,7 +36,7 @@ pub(super) fn section(figures: &Value, history: &Value) -> Markup {
             }
             table {
                 thead { tr { th scope="col" { "Version" } th scope="col" { "Arm" } th scope="col" { "Requests/s" } th scope="col" .number { "Now" } th scope="col" .number { "p50" } th scope="col" .number { "p99" } th scope="col" .number { "Failed" } } }
-                tbody { @for (index, one) in series.iter().enumerate() { tr {
+                tbody { @for (index, one) in series.iter().take(ARMS).enumerate() { tr {
                     th scope="row" { span class=(format!("mark line-{}", index % 4)) aria-hidden="true" {} " " (show::text(one["version"].as_str().unwrap_or_default(), 20)) }
                     td { (show::text(one["arm"].as_str().unwrap_or_default(), 60)) }
                     td { (models::sparkline(&one["last_hour"])) }
@@ -42,6 +46,8 @@ pub(super) fn section(figures: &Value, history: &Value) -> Markup {
                     td .number { (show::share_of(&one["failed"])) }
                 } } }
             }
+            @if series.len() > ARMS { p .quiet { (series.len() - ARMS) " more arms." } }
+            (percentiles::part(series))
         }
     }
 }
@@ -102,12 +108,18 @@ fn seconds(text: &str) -> Option<f64> {
     text.parse::<Timestamp>().ok().map(|ts| ts.as_millisecond() as f64 / 1e3)
 }
 
+/// The highest points of equally many each: a peak stays.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let highest = |part: &[(f64, f64)]| part.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
+    points.chunks(points.len().div_ceil(POINTS).max(1)).filter_map(highest).collect()
+}
+
 fn lines(series: &[Value], changes: &[f64], from: f64) -> Markup {
     let points = |one: &Value| -> Vec<(f64, f64)> {
         let points = one["points"].as_array().into_iter().flatten();
         points.filter_map(|point| Some((seconds(point["ts"].as_str()?)?, point["p99_us"].as_f64()? / 1e3))).collect()
     };
-    let all: Vec<Vec<(f64, f64)>> = series.iter().take(12).map(points).collect();
+    let all: Vec<Vec<(f64, f64)>> = series.iter().take(LINES).map(|one| thinned(&points(one))).collect();
     let highest = all.iter().flatten().map(|(_, ms)| *ms).fold(0.0, f64::max);
     let top = if highest > 0.0 { highest * 1.1 } else { 1.0 };
     let x = |ts: f64| LEFT + ((ts - from) / 3600.0).clamp(0.0, 1.0) * (WIDTH - LEFT - 4.0);
@@ -128,5 +140,20 @@ fn lines(series: &[Value], changes: &[f64], from: f64) -> Markup {
             text .tick x=(LEFT) y=(HEIGHT - 2.0) { "1 hour ago" }
             text .tick x=(WIDTH - 4.0) y=(HEIGHT - 2.0) text-anchor="end" { "now" }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_few_points_and_keeps_its_peaks() {
+        let points: Vec<(f64, f64)> = (0..3600).map(|n| (f64::from(n), if n == 1234 { 99.0 } else { 1.0 })).collect();
+        let thin = thinned(&points);
+        assert_eq!(thin.len(), POINTS);
+        assert!(thin.contains(&(1234.0, 99.0)) && thin.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(thinned(&points[..7]), points[..7]);
+        assert!(thinned(&[]).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! What differs between two JSON documents, member by member.
 
-use super::show;
+use super::{layout, show};
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -16,6 +16,8 @@ pub(super) struct Change {
 
 /// Documents have a few dozen members; a longer list helps nobody.
 const MOST: usize = 200;
+/// Of the table of one difference.
+const BYTES: usize = 20_000;
 
 pub(super) fn between(before: &Value, after: &Value) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -57,19 +59,19 @@ pub(super) fn table(changes: &[Change]) -> Markup {
         None => html! { td .quiet { "none" } },
         Some(value) => html! { td { code { (show::text(value, 300)) } } },
     };
+    let rows = changes.iter().map(|change| {
+        html! { tr { th scope="row" { code { (show::text(&change.member, 200)) } } (cell(&change.before)) (cell(&change.after)) } }
+    });
+    let (rows, shown) = layout::fitting(rows, BYTES);
     html! {
         @if changes.is_empty() {
             p .quiet { "Nothing differs." }
         } @else {
             table .difference {
                 thead { tr { th scope="col" { "Member" } th scope="col" { "Before" } th scope="col" { "After" } } }
-                tbody {
-                    @for change in changes {
-                        tr { th scope="row" { code { (show::text(&change.member, 200)) } } (cell(&change.before)) (cell(&change.after)) }
-                    }
-                }
+                tbody { (rows) }
             }
-            @if changes.len() >= MOST { p .quiet { "There is more; this shows the first " (MOST) "." } }
+            @if shown < changes.len() || changes.len() >= MOST { p .quiet { "There is more; this shows the first " (shown) "." } }
         }
     }
 }

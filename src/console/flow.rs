@@ -65,7 +65,7 @@ pub(super) fn drawing(document: &Value) -> Markup {
                     @let width = stream.width();
                     path class=(format!("stream {}", stream.kind.class())) stroke-width=(format!("{width:.1}"))
                         d=(format!("M96 {middle} C 180 {middle}, 150 {y}, 240 {y} L 500 {y}")) {}
-                    text .label x="250" y=(y - 8) { (stream.words()) }
+                    text .label x="250" y=(format!("{:.1}", y as f64 - width / 2.0 - 5.0)) { (stream.words()) }
                     rect .box x="500" y=(y - 15) width="136" height="30" rx="4" {}
                     text x="568" y=(y + 5) text-anchor="middle" { "version " (show::text(&stream.version, 12)) }
                 }

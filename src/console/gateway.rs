@@ -1,12 +1,17 @@
 //! Whether the gateway itself is well: readiness, memory, the prediction log, callers, tokens.
 
-use super::{NoPage, Visitor, show};
+use super::{NoPage, Visitor, layout, show};
 use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
 
 /// Members of an object that are listed.
 const MEMBERS: usize = 60;
+/// Of such a list, and of the tokens.
+const BYTES: usize = 16_000;
+const BYTES_OF_TOKENS: usize = 30_000;
+/// Of a value that is no text and no list of texts.
+const LONGEST_JSON: usize = 5_000;
 
 pub(super) async fn page(visitor: Visitor) -> Result<Response, NoPage> {
     let ready = visitor.get("/readyz").await?;
@@ -16,8 +21,8 @@ pub(super) async fn page(visitor: Visitor) -> Result<Response, NoPage> {
     let content = html! {
         h1 { "Gateway " (show::state(if ready["ready"] == true { "ready" } else { "failed" })) }
         div data-live="gateway" {
-            @for warning in ready["warnings"].as_array().into_iter().flatten() { p .warn { (show::text(warning.as_str().unwrap_or_default(), 500)) } }
-            @for model in ready["unserved"].as_array().into_iter().flatten() { p .bad { (line(model)) } }
+            @for warning in ready["warnings"].as_array().into_iter().flatten().take(20) { p .warn { (show::text(warning.as_str().unwrap_or_default(), 500)) } }
+            @for model in ready["unserved"].as_array().into_iter().flatten().take(20) { p .bad { (line(model)) } }
             section aria-labelledby="memory-title" {
                 h2 #memory-title { "Memory" }
                 table {
@@ -53,32 +58,45 @@ pub(super) async fn page(visitor: Visitor) -> Result<Response, NoPage> {
         @if let Some(list) = tokens["tokens"].as_array() {
             section aria-labelledby="tokens-title" {
                 h2 #tokens-title { "Tokens" }
-                @if list.is_empty() { p .quiet { "There are none. " code { "sluicegate token create --name N --role viewer" } " makes one." } } @else { table {
-                    thead { tr { th scope="col" { "Name" } th scope="col" { "Role" } th scope="col" { "Models" } th scope="col" { "Expires" } th scope="col" { "Last used" } } }
-                    tbody { @for token in list.iter().take(500) { tr {
-                        th scope="row" { (show::text(token["name"].as_str().unwrap_or_default(), 64)) }
-                        td { (show::text(token["role"].as_str().unwrap_or_default(), 20)) }
-                        td { (line(&token["models"])) }
-                        td { (show::ago(&token["expires_at"])) }
-                        td { (show::ago(&token["last_used"])) }
-                    } } }
-                } }
+                @if list.is_empty() { p .quiet { "There are none. " code { "sluicegate token create --name N --role viewer" } " makes one." } } @else {
+                    @let (rows, shown) = layout::fitting(list.iter().map(token), BYTES_OF_TOKENS);
+                    table {
+                        thead { tr { th scope="col" { "Name" } th scope="col" { "Role" } th scope="col" { "Models" } th scope="col" { "Expires" } th scope="col" { "Last used" } } }
+                        tbody { (rows) }
+                    }
+                    @if list.len() > shown { p .quiet { (list.len() - shown) " more. " code { "sluicegate token list" } " has all." } }
+                }
             }
         }
     };
     Ok(visitor.page("Gateway", "/gateway", &content))
 }
 
+fn token(token: &Value) -> Markup {
+    html! { tr {
+        th scope="row" { (show::text(token["name"].as_str().unwrap_or_default(), 64)) }
+        td { (show::text(token["role"].as_str().unwrap_or_default(), 20)) }
+        td { (line(&token["models"])) }
+        td { (show::ago(&token["expires_at"])) }
+        td { (show::ago(&token["last_used"])) }
+    } }
+}
+
 /// The members of an object, as a list of names and values.
 pub(super) fn facts(value: &Value) -> Markup {
     let Value::Object(members) = value else { return html! { p .quiet { "Nothing is known." } } };
-    html! {
-        dl .facts {
-            @for (name, value) in members.iter().filter(|(_, value)| !value.is_null()).take(MEMBERS) {
-                dt { (show::text(&name.replace('_', " "), 80)) }
-                dd { @if is_bytes(name) { (show::bytes(value)) } @else if is_time(value) { (show::ago(value)) } @else { (line(value)) } }
-            }
+    let known = || members.iter().filter(|(_, value)| !value.is_null());
+    let items = known().take(MEMBERS).map(|(name, value)| {
+        html! {
+            dt { (show::text(&name.replace('_', " "), 80)) }
+            dd { @if is_bytes(name) { (show::bytes(value)) } @else if is_time(value) { (show::ago(value)) } @else { (line(value)) } }
         }
+    });
+    let (items, shown) = layout::fitting(items, BYTES);
+    let more = known().count() - shown;
+    html! {
+        dl .facts { (items) }
+        @if more > 0 { p .quiet { "And " (more) " more." } }
     }
 }
 
@@ -110,7 +128,7 @@ pub(super) fn line(value: &Value) -> Markup {
             html! { (show::text(&items.join(" · "), 1000)) }
         }
         other => {
-            html! { details { summary { "Show" } pre { (show::text(&serde_json::to_string_pretty(other).unwrap_or_default(), 20_000)) } } }
+            html! { details { summary { "Show" } pre { (show::text(&serde_json::to_string_pretty(other).unwrap_or_default(), LONGEST_JSON)) } } }
         }
     }
 }

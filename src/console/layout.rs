@@ -5,7 +5,7 @@ use super::{SCRIPT, STYLE, show};
 use axum::response::Html;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 use std::sync::LazyLock;
 
@@ -77,6 +77,35 @@ impl Page<'_> {
             }
         };
         Html(page.into_string())
+    }
+}
+
+/// As many of these as fit into so many bytes, at least one; and how many they are. A page has at most 100 kB, however much there is.
+pub(super) fn fitting(items: impl Iterator<Item = Markup>, bytes: usize) -> (Markup, usize) {
+    let (mut text, mut count) = (String::new(), 0);
+    for item in items {
+        if count > 0 && text.len() + item.0.len() > bytes {
+            break;
+        }
+        text.push_str(&item.0);
+        count += 1;
+    }
+    (PreEscaped(text), count)
+}
+
+/// Parts of a page in the order of their importance. One that does not fit any more is left out, and that is said.
+pub(super) fn parts(parts: &[Markup], bytes: usize) -> Markup {
+    let (mut text, mut left_out) = (String::new(), 0);
+    for part in parts {
+        if text.len() + part.0.len() > bytes {
+            left_out += 1;
+        } else {
+            text.push_str(&part.0);
+        }
+    }
+    html! {
+        (PreEscaped(text))
+        @if left_out > 0 { p .quiet { "This page is full: " (left_out) " more parts are left out. The command line shows them." } }
     }
 }
 

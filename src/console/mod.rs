@@ -3,10 +3,11 @@
 //! - [`pages`] adds the pages to the router of the admin API. A page asks that API in process, with the credentials of the person, so it shows and does
 //!   what the API would, with the same permissions.
 //! - `session.rs` signs people in: a cookie that only the browser holds, which stands for a token until it ends.
-//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes things: it first shows what would change.
+//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes models and
+//!   `silence.rs` silences alerts: they first show what would change.
 //! - A page is complete without JavaScript. `assets/console.js` replaces its content every few seconds.
 //!
-//! Uses: access (client certificates), readable.
+//! Uses: access (client certificates, patterns), readable.
 //!
 //! Invariant: nothing here reads or changes anything but through the API; text of models, callers and operators is never markup; nothing is
 //! loaded from elsewhere.
@@ -25,19 +26,22 @@ mod gateway;
 mod layout;
 mod model;
 mod models;
+mod percentiles;
 mod request;
 mod requests;
 mod rollout;
+mod runs;
 mod session;
 mod show;
+mod silence;
 #[cfg(test)]
 mod tests;
 
 use api::{Api, Credentials};
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -46,6 +50,7 @@ use maud::Markup;
 use session::Sessions;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What all pages share.
 #[derive(Debug)]
@@ -84,6 +89,8 @@ pub(crate) fn pages(api: Router, secure: bool) -> std::io::Result<Router> {
         .route("/requests/{model}/{request}", get(request::page))
         .route("/requests/{model}/{request}/{action}", axum::routing::post(request::again))
         .route("/alerts", get(alerts::page))
+        .route("/alerts/silence", get(silence::preview).post(silence::perform))
+        .route("/alerts/silences/{id}/end", get(silence::preview_end).post(silence::end))
         .route("/audit", get(audit::page))
         .route("/gateway", get(gateway::page))
         .layer(from_fn(html_headers))
@@ -94,8 +101,15 @@ pub(crate) fn pages(api: Router, secure: bool) -> std::io::Result<Router> {
 }
 
 async fn html_headers(request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let mut response = next.run(request).await;
+    // The script asks for a page that takes long more seldom.
+    let took = format!("page;dur={:.1}", began.elapsed().as_secs_f64() * 1e3);
+    let took = HeaderValue::try_from(took).unwrap_or(HeaderValue::from_static("page"));
+    response.headers_mut().insert(HeaderName::from_static("server-timing"), took);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    // Names of models do not leave with a link, and forms name their origin: with `no-referrer` a browser calls it "null", and the admin plane refuses.
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     response
 }
 

@@ -1,6 +1,6 @@
 //! One model, and one version of it.
 
-use super::{NoPage, Visitor, evidence, flow, rollout, show};
+use super::{NoPage, Visitor, evidence, flow, layout, rollout, show};
 use axum::extract::{Path, Query};
 use axum::response::Response;
 use maud::{Markup, html};
@@ -8,8 +8,13 @@ use serde_json::Value;
 
 /// Revisions that are listed.
 const HISTORY: usize = 20;
-/// Versions that are listed.
-const VERSIONS: usize = 100;
+/// Arms and shadows that are listed.
+const ARMS: usize = 8;
+/// Of all parts below the traffic, of the history, of the list of versions, and of the tensors of a version.
+const BYTES_OF_PARTS: usize = 60_000;
+const BYTES_OF_HISTORY: usize = 10_000;
+const BYTES_OF_VERSIONS: usize = 12_000;
+const BYTES_OF_TENSORS: usize = 24_000;
 
 pub(super) async fn page(
     visitor: Visitor,
@@ -30,14 +35,28 @@ pub(super) async fn page(
         .await
         .unwrap_or_default();
     let figures = visitor.try_get(&format!("{path}/figures?window=1h")).await.unwrap_or_default();
+    let execution = visitor.try_get(&format!("{path}/execution")).await.unwrap_or_default();
     let last = &history["history"][0];
+    let rollout = rollout.filter(|rollout| !rollout["state"].is_null());
+    let parts = [
+        rollout.map(|rollout| rollout::section(&name, &rollout, visitor.may("operate"))).unwrap_or_default(),
+        super::chart::section(&figures, &history),
+        super::chart::first_days(&figures),
+        super::chart::reproduced(&figures),
+        versions(&visitor, &name, &model),
+        evidence::experiment(&experiment),
+        shadow_section(&shadows),
+        quality_section(&quality),
+        evidence::drift(&drift),
+        super::runs::section(&execution),
+    ];
     let content = html! {
         h1 { (show::text(&name, 130)) " " (state(&model)) }
         @if let Some(done) = asked.get("done") { p .good role="status" { "Done: " (show::text(done, 40)) "." } }
         @if let Some(reason) = model["reason"].as_str() { p .bad { (show::text(reason, 500)) } }
-        @for note in model["notes"].as_array().into_iter().flatten() { p .warn { (show::text(note.as_str().unwrap_or_default(), 500)) } }
+        @for note in model["notes"].as_array().into_iter().flatten().take(5) { p .warn { (show::text(note.as_str().unwrap_or_default(), 500)) } }
         div data-live="model" {
-            (super::alerts::list(&alerts, 5))
+            (super::alerts::list(&alerts, 3, visitor.may("operate")))
             section #traffic aria-labelledby="traffic-title" {
                 h2 #traffic-title { "Traffic" }
                 (flow::drawing(&model["document"]))
@@ -48,15 +67,7 @@ pub(super) async fn page(
                 (actions(&visitor, &name))
                 p { a href=(format!("/requests?model={}", show::escaped(&name))) { "Logged requests" } }
             }
-            @if let Some(rollout) = rollout.as_ref().filter(|rollout| !rollout["state"].is_null()) { (rollout::section(&name, rollout, visitor.may("operate"))) }
-            (super::chart::section(&figures, &history))
-            (super::chart::first_days(&figures))
-            (super::chart::reproduced(&figures))
-            (versions(&visitor, &name, &model))
-            (shadow_section(&shadows))
-            (evidence::experiment(&experiment))
-            (quality_section(&quality))
-            (evidence::drift(&drift))
+            (layout::parts(&parts, BYTES_OF_PARTS))
         }
         section #history aria-labelledby="history-title" {
             h2 #history-title { "History of the traffic" }
@@ -99,7 +110,7 @@ fn shares(traffic: &Value) -> Markup {
     html! {
         table {
             thead { tr { th scope="col" { "Arm" } th scope="col" { "Version" } th scope="col" .number { "Configured" } th scope="col" .number { "Observed" } th scope="col" .number { "Requests" } th scope="col" { "Breaker" } } }
-            tbody { @for arm in shares { tr {
+            tbody { @for arm in shares.iter().take(ARMS) { tr {
                 th scope="row" { (show::text(arm["arm"].as_str().unwrap_or_default(), 60)) }
                 td { (show::text(arm["version"].as_str().unwrap_or_default(), 20)) }
                 td .number { (show::share_of(&arm["configured"])) }
@@ -121,33 +132,35 @@ fn versions(visitor: &Visitor, name: &str, model: &Value) -> Markup {
     let act = |action: &str, version: &str| {
         format!("/models/{}/{action}?version={}", show::escaped(name), show::escaped(version))
     };
+    let rows = list.iter().map(|version| {
+        let number = version["version"].as_str().unwrap_or_default();
+        let state = version["state"].as_str().unwrap_or_default();
+        html! { tr {
+            th scope="row" { a href=(path(number)) { (show::text(number, 20)) } }
+            td { (show::state(state)) }
+            td { (show::text(version["engine"].as_str().unwrap_or("–"), 20)) }
+            td .number { (show::bytes(&version["bytes"])) }
+            td .number { (show::number_of(&version["in_flight"])) }
+            td { (remarks(version)) }
+            @if visitor.may("operate") { td .actions {
+                @match state {
+                    "ready" => { a href=(act("promote", number)) { "Promote" } " " a href=(act("rollout", number)) { "Roll out" } " " a href=(act("unload", number)) { "Unload" } }
+                    "serving" => { a href=(act("promote", number)) { "Promote" } }
+                    "failed" | "unloaded" => { a href=(act("load", number)) { "Load" } }
+                    _ => {}
+                }
+            } }
+        } }
+    });
+    let (rows, shown) = layout::fitting(rows, BYTES_OF_VERSIONS);
     html! {
         section #versions aria-labelledby="versions-title" {
             h2 #versions-title { "Versions" }
             table {
                 thead { tr { th scope="col" { "Version" } th scope="col" { "State" } th scope="col" { "Engine" } th scope="col" .number { "Size" } th scope="col" .number { "In flight" } th scope="col" { "Remarks" } @if visitor.may("operate") { th scope="col" { "Actions" } } } }
-                tbody { @for version in list.iter().take(VERSIONS) {
-                    @let number = version["version"].as_str().unwrap_or_default();
-                    @let state = version["state"].as_str().unwrap_or_default();
-                    tr {
-                        th scope="row" { a href=(path(number)) { (show::text(number, 20)) } }
-                        td { (show::state(state)) }
-                        td { (show::text(version["engine"].as_str().unwrap_or("–"), 20)) }
-                        td .number { (show::bytes(&version["bytes"])) }
-                        td .number { (show::number_of(&version["in_flight"])) }
-                        td { (remarks(version)) }
-                        @if visitor.may("operate") { td .actions {
-                            @match state {
-                                "ready" => { a href=(act("promote", number)) { "Promote" } " " a href=(act("rollout", number)) { "Roll out" } " " a href=(act("unload", number)) { "Unload" } }
-                                "serving" => { a href=(act("promote", number)) { "Promote" } }
-                                "failed" | "unloaded" => { a href=(act("load", number)) { "Load" } }
-                                _ => {}
-                            }
-                        } }
-                    }
-                } }
+                tbody { (rows) }
             }
-            @if list.len() > VERSIONS { p .quiet { "The newest " (VERSIONS) " of " (list.len()) "." } }
+            @if list.len() > shown { p .quiet { "The newest " (shown) " of " (list.len()) ". " code { "sluicegate versions " (show::text(name, 130)) } " has all." } }
         }
     }
 }
@@ -171,7 +184,7 @@ fn shadow_section(shadows: &Value) -> Markup {
             h2 #shadows-title { "Shadows" }
             table {
                 thead { tr { th scope="col" { "Version" } th scope="col" .number { "Copies of" } th scope="col" .number { "Compared" } th scope="col" .number { "Disagreed" } } }
-                tbody { @for shadow in list { tr {
+                tbody { @for shadow in list.iter().take(ARMS) { tr {
                     th scope="row" { (show::text(shadow["version"].as_str().unwrap_or_default(), 20)) }
                     td .number { (show::share_of(&shadow["sample"])) }
                     td .number { (show::number_of(&shadow["compared"])) }
@@ -189,7 +202,7 @@ fn quality_section(quality: &Value) -> Markup {
             h2 #quality-title { "Quality from feedback" }
             table {
                 thead { tr { th scope="col" { "Version" } th scope="col" { "Arm" } th scope="col" .number { "Answers" } th scope="col" .number { "Labels" } th scope="col" .number { "Accuracy" } th scope="col" .number { "Mean absolute error" } th scope="col" { "Values" } } }
-                tbody { @for arm in arms { tr {
+                tbody { @for arm in arms.iter().take(ARMS) { tr {
                     th scope="row" { (show::text(arm["version"].as_str().unwrap_or_default(), 20)) }
                     td { (show::text(arm["arm"].as_str().unwrap_or_default(), 60)) }
                     td .number { (show::number_of(&arm["predictions"])) }
@@ -205,21 +218,21 @@ fn quality_section(quality: &Value) -> Markup {
 
 fn history_table(visitor: &Visitor, name: &str, history: &Value) -> Markup {
     let revisions = history["history"].as_array().map_or(&[][..], Vec::as_slice);
+    let items = revisions.iter().take(HISTORY).enumerate().map(|(index, revision)| {
+        let number = revision["revision"].as_u64().unwrap_or(0);
+        html! { li {
+            p { "Revision " (number) ", " (show::ago(&revision["ts"])) " by " strong { (show::text(revision["actor"].as_str().unwrap_or("–"), 80)) } ", " (show::text(&revision["action"].as_str().unwrap_or_default().replace('_', " "), 40)) @if let Some(reason) = revision["reason"].as_str() { ": " (show::text(reason, 300)) } }
+            @if let Some(before) = revisions.get(index + 1) {
+                details { summary { "What changed" } (super::difference::table(&super::difference::between(&before["document"], &revision["document"]))) }
+            }
+            @if index > 0 && visitor.may("operate") { a href=(format!("/models/{}/rollback?to_revision={number}", show::escaped(name))) { "Go back to this" } }
+        } }
+    });
+    let (items, shown) = layout::fitting(items, BYTES_OF_HISTORY);
     html! {
         @if revisions.is_empty() { p .quiet { "No version of this model has served yet." } }
-        ol .history {
-            @for (index, revision) in revisions.iter().take(HISTORY).enumerate() {
-                @let number = revision["revision"].as_u64().unwrap_or(0);
-                li {
-                    p { "Revision " (number) ", " (show::ago(&revision["ts"])) " by " strong { (show::text(revision["actor"].as_str().unwrap_or("–"), 80)) } ", " (show::text(&revision["action"].as_str().unwrap_or_default().replace('_', " "), 40)) @if let Some(reason) = revision["reason"].as_str() { ": " (show::text(reason, 300)) } }
-                    @if let Some(before) = revisions.get(index + 1) {
-                        details { summary { "What changed" } (super::difference::table(&super::difference::between(&before["document"], &revision["document"]))) }
-                    }
-                    @if index > 0 && visitor.may("operate") { a href=(format!("/models/{}/rollback?to_revision={number}", show::escaped(name))) { "Go back to this" } }
-                }
-            }
-        }
-        @if revisions.len() > HISTORY { p .quiet { "The newest " (HISTORY) " of " (revisions.len()) ". " code { "sluicegate history " (show::text(name, 130)) } " has all." } }
+        ol .history { (items) }
+        @if revisions.len() > shown { p .quiet { "The newest " (shown) " of " (revisions.len()) ". " code { "sluicegate history " (show::text(name, 130)) } " has all." } }
     }
 }
 
@@ -235,6 +248,20 @@ pub(super) async fn version(
     let week = visitor.try_get(&week).await.unwrap_or_default();
     let model_path = format!("/models/{}", show::escaped(&name));
     let status = approval["status"].as_str().unwrap_or_default();
+    let sides = [("input", "inputs"), ("optional input", "optional_inputs"), ("output", "outputs")];
+    let of_side = |(side, list): (&'static str, &str)| {
+        version["signature"][list].as_array().into_iter().flatten().map(|tensor| (side, tensor)).collect::<Vec<_>>()
+    };
+    let all: Vec<(&str, &Value)> = sides.into_iter().flat_map(of_side).collect();
+    let tensors = all.iter().map(|(side, tensor)| {
+        html! { tr {
+            th scope="row" { code { (show::text(tensor["name"].as_str().unwrap_or_default(), 120)) } }
+            td { (side) }
+            td { (tensor["datatype"].as_str().unwrap_or("–")) }
+            td { code { (show::text(&tensor["shape"].to_string(), 200)) } }
+        } }
+    });
+    let (tensors, shown) = layout::fitting(tensors, BYTES_OF_TENSORS);
     let content = html! {
         p { a href=(model_path) { (show::text(&name, 130)) } }
         h1 { "Version " (show::text(&number, 20)) " " (show::state(version["state"].as_str().unwrap_or_default())) }
@@ -242,17 +269,9 @@ pub(super) async fn version(
         h2 { "Inputs and outputs" }
         table {
             thead { tr { th scope="col" { "Tensor" } th scope="col" { "Side" } th scope="col" { "Datatype" } th scope="col" { "Shape" } } }
-            tbody {
-                @for (side, list) in [("input", "inputs"), ("optional input", "optional_inputs"), ("output", "outputs")] {
-                    @for tensor in version["signature"][list].as_array().into_iter().flatten().take(200) { tr {
-                        th scope="row" { code { (show::text(tensor["name"].as_str().unwrap_or_default(), 120)) } }
-                        td { (side) }
-                        td { (tensor["datatype"].as_str().unwrap_or("–")) }
-                        td { code { (tensor["shape"].to_string()) } }
-                    } }
-                }
-            }
+            tbody { (tensors) }
         }
+        @if shown < all.len() { p .quiet { "The first " (shown) " of " (all.len()) "." } }
         (evidence::accuracy(&week, &number))
         h2 { "Approval" }
         p {

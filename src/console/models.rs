@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 /// Rows of one page. With 2,000 models nobody reads on; they filter.
-const ROWS: usize = 100;
+const ROWS: usize = 80;
 
 pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Response, NoPage> {
     let models = visitor.get("/api/v1/models").await?;
@@ -54,9 +54,12 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
 
 fn summary(rows: &[Row], all: usize) -> String {
     let wrong = rows.iter().filter(|row| row.wrong() > 0).count();
-    let found = if rows.len() == all { format!("{all} models") } else { format!("{} of {all} models", rows.len()) };
+    let of_all = |count: usize| format!("{count} {}", if count == 1 { "model" } else { "models" });
+    let found = if rows.len() == all { of_all(all) } else { format!("{} of {}", rows.len(), of_all(all)) };
     if wrong == 0 {
         format!("{found}, all of them answer")
+    } else if wrong == 1 {
+        format!("{found}, 1 needs attention: it comes first")
     } else {
         format!("{found}, {wrong} need attention: they come first")
     }
@@ -155,12 +158,15 @@ pub(super) fn sparkline(points: &Value) -> Markup {
         return html! { span .quiet { "–" } };
     }
     let highest = points.iter().copied().fold(0.0, f64::max);
-    let scale = if highest > 0.0 { 20.0 / highest } else { 0.0 };
-    let step = 120.0 / (points.len() - 1) as f64;
+    // Two minutes are four units wide; more points would not be seen, and a page has many lines.
+    let points: Vec<f64> = points.chunks(2).map(|pair| pair.iter().sum::<f64>() / pair.len() as f64).collect();
+    let top = points.iter().copied().fold(0.0, f64::max);
+    let scale = if top > 0.0 { 20.0 / top } else { 0.0 };
+    let step = 120.0 / (points.len() - 1).max(1) as f64;
     let line = points
         .iter()
         .enumerate()
-        .map(|(index, value)| format!("{:.1},{:.1}", index as f64 * step, 22.0 - value * scale))
+        .map(|(index, value)| format!("{:.0},{:.0}", index as f64 * step, 22.0 - value * scale))
         .collect::<Vec<_>>()
         .join(" ");
     html! {

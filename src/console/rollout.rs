@@ -31,7 +31,7 @@ pub(super) fn section(model: &str, rollout: &Value, may_operate: bool) -> Markup
             (metrics(rollout))
             details {
                 summary { "Moves so far" }
-                ol { @for step in rollout["moves"].as_array().into_iter().flatten() {
+                ol { @for step in rollout["moves"].as_array().into_iter().flatten().take(15) {
                     li { (show::ago(&step["ts"])) ": " (show::share_of(&scaled(&step["percent"]))) ", " (show::text(step["reason"].as_str().unwrap_or_default(), 300)) }
                 } }
             }
@@ -48,7 +48,7 @@ fn steps(rollout: &Value) -> Markup {
     let current = rollout["step"].as_u64();
     html! {
         ol .steps aria-label="Steps" {
-            @for (index, step) in rollout["steps"].as_array().into_iter().flatten().enumerate() {
+            @for (index, step) in rollout["steps"].as_array().into_iter().flatten().take(50).enumerate() {
                 @let is_now = current == Some(index as u64);
                 li class=[is_now.then_some("now")] aria-current=[is_now.then_some("step")] { (show::share_of(&scaled(step))) }
             }

@@ -19,6 +19,13 @@ pub(super) fn json_text(json: &str) -> String {
     json.chars().map(escape).collect()
 }
 
+/// A word of a command line that somebody may copy: quoted where a shell would read more than a word.
+pub(super) fn word(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._-:,=/@%+".contains(&b);
+    let text = self::text(text, 300);
+    if !text.is_empty() && text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// A moment, as the time since then, with the moment itself to read on hover.
 pub(super) fn ago(ts: &Value) -> Markup {
     let Some(text) = ts.as_str() else { return html! { (UNKNOWN) } };
@@ -81,6 +88,14 @@ pub(super) fn state(state: &str) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_has_the_words_that_it_seems_to_have() {
+        assert_eq!(
+            [word("fraud-1"), word("fraud-*"), word("1; rm x"), word("a'b"), word("")],
+            ["fraud-1", "'fraud-*'", "'1; rm x'", r"'a'\''b'", "''"]
+        );
+    }
 
     #[test]
     fn json_stays_json_where_characters_cannot_be_seen() {

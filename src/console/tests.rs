@@ -105,6 +105,15 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
             "latency_us": 1500, "rows": 2, "difference": HOSTILE}], "next": "1.2.3", "ended": "time"})
         }
         "/api/v1/models/iris/requests/r%201" => logged(),
+        "/api/v1/alerts/silences" => {
+            json!({"silences": [{"id": "1", "matcher": {"rule": "drift", "model": HOSTILE, "version": null}, "until": "2026-11-28T10:00:00Z", "created_by": HOSTILE, "created_at": "2026-11-28T09:00:00Z", "reason": HOSTILE}]})
+        }
+        "/api/v1/models/iris/figures" => {
+            json!({"to": "2026-11-28T10:00:00Z", "series": [{"version": HOSTILE, "arm": HOSTILE, "latency": {"requests": 1, "percentiles": [{"share": 0.5, "us": 5}, {"share": 1.0, "us": 5}]}, "points": []}]})
+        }
+        "/api/v1/models/iris/execution" => {
+            json!({"versions": [{"version": HOSTILE, "batching": {"enabled": true, "max_rows": 4, "why": HOSTILE}, "runs": {"alone": 1, "together": []}}]})
+        }
         "/readyz" => json!({"ready": true, "memory": {"requests": {"held": 1, "limit": 2}}}),
         _ => return problem(404, HOSTILE),
     };
@@ -191,6 +200,8 @@ fn no_text_of_others_becomes_markup_on_any_page() {
         "/requests/iris/r%201",
         "/requests/iris/%3Cscript%3E",
         "/alerts",
+        "/alerts/silence?rule=%3Cscript%3E&model=iris&for=%3Cscript%3E",
+        "/alerts/silences/1/end",
         "/gateway",
         "/sign-in?back=%3Cscript%3E",
     ];
@@ -202,6 +213,7 @@ fn no_text_of_others_becomes_markup_on_any_page() {
         assert!(!got.text.contains('\u{202e}'), "{path}: marks of direction are shown as their code");
         assert!(!got.text.contains("style=") && !got.text.contains("onclick"), "{path}");
         assert_eq!(got.headers["content-security-policy"], POLICY, "{path}");
+        assert_eq!(got.headers["referrer-policy"], "same-origin", "{path}: else forms have the origin null");
         assert!(got.text.len() < 100_000, "{path}: {} bytes", got.text.len());
     }
     let model = get(&router, "/models/iris").text;
@@ -287,6 +299,88 @@ fn a_change_is_shown_first_and_sent_with_the_revision_that_was_looked_at() {
     let forged = post(&router, "/models/iris/promote", None, &[("revision", "7"), ("version", "3"), ("reason", "x")]);
     assert_eq!(forged.status, 403, "without the token of our forms nothing is sent");
     assert_eq!(made.changes.lock().unwrap().len(), 1, "only the stale one was sent");
+}
+
+#[test]
+fn alerts_are_silenced_for_a_time_with_a_reason_and_a_silence_is_ended() {
+    let made: Arc<Made> = Arc::default();
+    let router = console(&made);
+    let page = get(&router, "/alerts/silence?model=ir*&for=12h").text;
+    assert!(
+        page.contains("sluicegate silence --model &#39;ir*&#39; --for 12h") || page.contains("--model 'ir*' --for 12h"),
+        "{page}"
+    );
+    assert!(page.contains("value=\"12h\" selected"), "{page}");
+    assert!(page.contains("class=\"alerts\""), "the alert about iris fits: {page}");
+    assert!(get(&router, "/alerts/silence?model=other").text.contains("None that fires now"));
+    assert!(get(&router, "/alerts/silence").text.contains("Name a rule, a model or a version"));
+    let csrf = csrf(&page);
+    let fields =
+        [("csrf", &*csrf), ("rule", ""), ("model", "ir*"), ("version", ""), ("for", "4h"), ("reason", "known")];
+    let before = jiff::Timestamp::now();
+    let done = post(&router, "/alerts/silence", None, &fields);
+    assert_eq!(
+        (done.status, done.headers["location"].to_str().unwrap()),
+        (303, "/alerts?done=silence"),
+        "{}",
+        done.text
+    );
+    let (path, body, _) = made.changes.lock().unwrap().remove(0);
+    assert_eq!(path, "POST /api/v1/alerts/silences");
+    assert_eq!((&body["matcher"], &body["reason"]), (&json!({"model": "ir*"}), &json!("known")));
+    let until: jiff::Timestamp = body["until"].as_str().unwrap().parse().unwrap();
+    let hours = (until.as_second() - before.as_second()) / 3600;
+    assert!((3..=4).contains(&hours), "{until}");
+    for (name, value) in [("csrf", "forged"), ("for", "100y")] {
+        let mut wrong = fields.to_vec();
+        wrong.retain(|(known, _)| *known != name);
+        wrong.push((name, value));
+        assert!(matches!(post(&router, "/alerts/silence", None, &wrong).status, 400 | 403), "{name}");
+    }
+    let mut look = fields.to_vec();
+    look.push(("step", "preview"));
+    assert_eq!(post(&router, "/alerts/silence", None, &look).status, 200);
+    assert!(made.changes.lock().unwrap().is_empty(), "nothing of that was sent");
+    made.answers.lock().unwrap().push((409, json!({"error": "there are too many silences", "code": "CONFLICT"})));
+    let refused = post(&router, "/alerts/silence", None, &fields);
+    assert!(
+        refused.status == 409 && refused.text.contains("too many silences") && refused.text.contains("value=\"known\"")
+    );
+    made.changes.lock().unwrap().clear();
+
+    assert!(get(&router, "/alerts").text.contains("/alerts/silences/1/end"));
+    assert!(get(&router, "/alerts/silences/1/end").text.contains("sluicegate silence --end 1"));
+    assert_eq!(get(&router, "/alerts/silences/2/end").status, 404);
+    assert_eq!(post(&router, "/alerts/silences/1/end", None, &[("csrf", "forged")]).status, 403);
+    assert_eq!(post(&router, "/alerts/silences/1/end", None, &[("csrf", &csrf)]).status, 303);
+    let changes: Vec<String> = made.changes.lock().unwrap().iter().map(|(path, ..)| path.clone()).collect();
+    assert_eq!(changes, ["DELETE /api/v1/alerts/silences/1"]);
+}
+
+#[test]
+fn a_rollout_begins_only_from_the_traffic_that_was_looked_at() {
+    let made: Arc<Made> = Arc::default();
+    let router = console(&made);
+    let csrf = csrf(&get(&router, "/models/iris/rollout?version=3").text);
+    let fields = |revision: &'static str| {
+        vec![
+            ("csrf", csrf.clone()),
+            ("revision", revision.to_owned()),
+            ("version", "3".to_owned()),
+            ("steps", "10, 100".to_owned()),
+            ("hold", "1m".to_owned()),
+            ("reason", "x".to_owned()),
+        ]
+    };
+    let send = |revision: &'static str| {
+        let fields = fields(revision);
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        post(&router, "/models/iris/rollout", None, &fields)
+    };
+    let refused = send("6");
+    assert!(refused.status == 412 && refused.text.contains("changed since you looked at it"), "{}", refused.text);
+    assert!(made.changes.lock().unwrap().is_empty());
+    assert_eq!(send("7").status, 303);
 }
 
 #[test]
@@ -397,6 +491,123 @@ fn sessions_are_bounded_and_end_by_time() {
     assert!(sessions.credentials_at(&oldest, at + Duration::from_secs(11)).is_none(), "the oldest one made room");
 }
 
+/// Answers of an API that has very much of everything, each text as long as the API allows.
+async fn much(request: Request) -> Response {
+    let long = "long words that say what is so & <why> ".repeat(30);
+    let many = |count: usize, of: &dyn Fn(usize) -> Value| Value::Array((0..count).map(of).collect());
+    let ts = "2026-11-28T10:00:00Z";
+    let rates = vec![12.345; 60];
+    let document = json!({"split": many(40, &|n| json!({"version": n.to_string(), "weight": 1.0, "arm": format!("arm-{n}")})),
+        "rules": many(60, &|n| json!({"header": "x-cohort", "equals": format!("{n}-{long}"), "version": "1"})), "reason": long});
+    let split = |n: usize| json!({"split": [{"version": n.to_string(), "weight": 1.0, "arm": long}], "reason": long});
+    let series = |n: usize| {
+        json!({"version": n.to_string(), "arm": long, "requests_per_s": 1.0, "p50_us": 10, "p99_us": 1234, "failed": 0.01, "last_hour": rates,
+        "latency": {"requests": 1000, "percentiles": many(7, &|at| json!({"share": ([0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0][at]), "us": 100 * at}))},
+        "points": many(360, &|n| json!({"ts": format!("2026-11-28T10:{:02}:{:02}Z", n / 6 % 60, n % 6 * 10), "p99_us": 1000 + n}))})
+    };
+    let alert = |n: usize| {
+        json!({"state": if n % 2 == 0 { "firing" } else { "resolved" }, "severity": "critical", "rule": "drift", "summary": long, "how_sure": long, "what_to_do": long,
+        "since": ts, "model": format!("model-{n}"), "version": "1", "change_before": {"action": "promote", "actor": long, "ts": ts, "reason": long}})
+    };
+    let path = request.uri().path().to_owned();
+    let value = match path.as_str() {
+        "/api/v1/whoami" => json!({"actor": long, "actions": ["view", "operate", "approve", "administer"]}),
+        "/api/v1/models" => {
+            json!({"models": many(2000, &|n| json!({"name": format!("a-model-with-a-longer-name-{n:04}"), "ready": n % 2 == 0, "reason": long,
+            "answers": [{"version": "1", "share": 0.7}, {"version": "2", "share": 0.3}], "versions": [{"version": "1", "state": "failed"}]}))})
+        }
+        "/api/v1/figures" => {
+            let model = json!({"requests_per_s": 1234.5, "p99_us": 12_345, "failed": 0.001, "last_hour": (0..60).map(|n| f64::from(n) * 1.7).collect::<Vec<_>>()});
+            json!({"models": (0..2000).map(|n| (format!("a-model-with-a-longer-name-{n:04}"), model.clone())).collect::<serde_json::Map<_, _>>()})
+        }
+        "/api/v1/models/m" => {
+            json!({"name": "m", "ready": true, "revision": 999, "document": document, "notes": many(50, &|_| json!(long)),
+            "versions": many(500, &|n| json!({"version": n.to_string(), "state": if n % 2 == 0 { "failed" } else { "ready" }, "stage": "load", "reason": long, "notes": [long, long, long]}))})
+        }
+        "/api/v1/models/m/history" => {
+            json!({"history": many(500, &|n| json!({"revision": 999 - n, "ts": ts, "actor": long, "action": "promote", "reason": long, "document": split(n)}))})
+        }
+        "/api/v1/models/m/traffic" => {
+            json!({"shares": many(40, &|n| json!({"arm": long, "version": n.to_string(), "configured": 0.1, "observed": 0.1, "requests": 5, "breaker": "closed"}))})
+        }
+        "/api/v1/models/m/figures" => json!({"to": "2026-11-28T10:59:59Z", "series": many(40, &series)}),
+        "/api/v1/models/m/execution" => {
+            json!({"versions": many(40, &|n| json!({"version": n.to_string(), "batching": {"enabled": true, "max_rows": 64, "why": long},
+            "runs": {"alone": 5, "together": many(7, &|at| json!({"rows_up_to": 2 << at, "runs": 3}))}}))})
+        }
+        "/api/v1/models/m/drift" => {
+            json!({"summary": long, "troubles": many(500, &|_| json!({"words": long})), "versions": many(3, &|n| json!({"version": n.to_string(), "reference": "profile", "arms": [{"arm": long, "rows": 5,
+            "columns": many(500, &|column| json!({"column": format!("inputs.x[{column}]"), "alarm": column % 3 == 0, "since": ts, "floor": 0.05, "words": long, "windows": [{"distance": 0.001 * column as f64}]}))}]}))})
+        }
+        "/api/v1/models/m/experiment" => {
+            json!({"summary": long, "arms": [{}, {}], "metrics": many(50, &|n| json!({"metric": format!("metric-{n}"),
+            "arms": many(4, &|arm| json!({"arm": format!("arm-{arm}"), "units": 5, "mean": 0.5})), "comparisons": many(4, &|arm| json!({"arm": format!("arm-{arm}"), "difference": 0.1, "low": -0.1, "high": 0.3, "words": long}))}))})
+        }
+        "/api/v1/models/m/rollout" => {
+            json!({"state": "running", "to": "3", "why": long, "steps": many(100, &|n| json!(n)), "moves": many(500, &|_| json!({"ts": ts, "percent": 1.0, "reason": long})), "reason": long,
+            "guardrails": many(12, &|n| json!({"name": format!("guardrail-{n}"), "limit": 1.0, "interval": [0.2, null]}))})
+        }
+        "/api/v1/models/m/versions/1" => {
+            json!({"state": "serving", "signature": {"inputs": many(1000, &|n| json!({"name": format!("{n}-{long}"), "datatype": "FP32", "shape": [-1, 4]}))},
+            "metadata": (0..200).map(|n| (format!("key {n}"), json!([{"deep": long}]))).collect::<serde_json::Map<_, _>>(), "notes": [long]})
+        }
+        "/api/v1/models/m/versions/1/lineage" => {
+            (0..200).map(|n| (format!("key {n}"), json!(long))).collect::<serde_json::Map<_, _>>().into()
+        }
+        "/api/v1/models/m:promote" | "/api/v1/models/m:rollback" => {
+            json!({"would_be": split(1), "gates": many(6, &|_| json!({"gate": "golden", "found": long}))})
+        }
+        "/api/v1/audit" => {
+            json!({"events": many(200, &|n| json!({"id": n, "ts": ts, "actor": long, "action": "put_traffic", "model": "m", "reason": long, "before": document, "after": split(n)}))})
+        }
+        "/api/v1/alerts" => json!({"alerts": many(2000, &alert)}),
+        "/api/v1/alerts/silences" => {
+            json!({"silences": many(500, &|n| json!({"id": format!("{n:016}"), "matcher": {"rule": "drift", "model": "m-*"}, "until": ts, "created_by": long, "created_at": ts, "reason": long}))})
+        }
+        "/api/v1/callers" => {
+            json!({"callers": many(500, &|n| json!({"caller": format!("{n}-{long}"), "in_flight": 1, "last_minute": 5, "refused_last_minute": 0, "priority": "normal"}))})
+        }
+        "/api/v1/tokens" => {
+            json!({"tokens": many(1000, &|n| json!({"name": format!("{n}-{long}"), "role": "viewer", "models": ["a", "b"], "expires_at": ts, "last_used": ts}))})
+        }
+        "/readyz" => {
+            json!({"ready": true, "memory": {}, "warnings": many(500, &|_| json!(long)), "unserved": many(500, &|n| json!({"model": n, "reason": long}))})
+        }
+        _ => json!({}),
+    };
+    Json(value).into_response()
+}
+
+#[test]
+fn every_page_is_under_100_kb_however_much_there_is() {
+    let router = pages(Router::new().fallback(much), false).unwrap();
+    let paths = [
+        "/",
+        "/?page=24",
+        "/models/m",
+        "/models/m/versions/1",
+        "/models/m/promote?version=1",
+        "/models/m/rollback",
+        "/models/m/rollout?version=1",
+        "/models/m/split",
+        "/alerts",
+        "/alerts/silence?rule=drift",
+        "/alerts/silences/0000000000000000/end",
+        "/audit",
+        "/audit?skip=100",
+        "/gateway",
+    ];
+    let sizes: Vec<(&str, usize)> = paths.into_iter().map(|path| (path, get(&router, path).text.len())).collect();
+    println!("bytes of each page: {sizes:?}");
+    let large: Vec<_> = sizes.iter().filter(|(_, size)| *size >= 100_000).collect();
+    assert!(large.is_empty(), "{large:?} of {sizes:?}");
+    assert!(get(&router, "/models/m").text.contains("left out"), "what is left out is said");
+    let audit = get(&router, "/audit").text;
+    assert!(
+        audit.contains("Older events") && get(&router, "/audit?skip=9950").text.contains("There are no older events")
+    );
+}
+
 #[test]
 fn two_thousand_models_are_a_small_page_with_the_wrong_ones_first() {
     let models: Vec<Value> = (0..2000)
@@ -417,9 +628,9 @@ fn two_thousand_models_are_a_small_page_with_the_wrong_ones_first() {
     assert!(got.text.len() < 100_000, "{} bytes", got.text.len());
     let first = got.text.split("<th scope=\"row\">").nth(1).unwrap();
     assert!(first.contains("model-1999"), "what is wrong comes first: {first}");
-    assert!(got.text.contains("Page 1 of 20"));
+    assert!(got.text.contains("Page 1 of 25"));
     let filtered = get(&router, "/?filter=MODEL-000");
     assert!(filtered.text.contains("model-0009") && !filtered.text.contains("model-0010"));
-    assert!(get(&router, "/?page=99999").text.contains("Page 20 of 20"));
+    assert!(get(&router, "/?page=99999").text.contains("Page 25 of 25"));
     assert!(!get(&router, "/models/x").text.contains("Promote"), "a viewer is offered no change");
 }

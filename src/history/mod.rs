@@ -24,11 +24,12 @@ mod tests_first_day;
 #[cfg(test)]
 pub use first_day::Usual;
 pub use first_day::{Compared, FirstDay, LIMIT, Measure};
-pub use series::{Arm, EngineTime, Point, Sample, SeriesOf};
+pub use series::{Arm, EngineTime, Percentiles, Point, Recent, Sample, SeriesOf};
 
 use crate::model::{ModelName, Version};
 use files::Files;
 use series::All;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,11 +93,10 @@ impl History {
         self.lock().of(model, since)
     }
 
-    /// Requests per second of a model in each of the last `buckets` spans of so many seconds, the oldest first, and the last point of each arm that had
-    /// requests in the last minute.
+    /// What each model did in the last `buckets` spans of so many seconds; those with requests, and maybe others.
     #[must_use]
-    pub fn recent(&self, model: &ModelName, now: u32, span: u32, buckets: usize) -> (Vec<f64>, Vec<Point>) {
-        self.lock().recent(model, now, span, buckets)
+    pub fn recent(&self, now: u32, span: u32, buckets: usize) -> HashMap<ModelName, Recent> {
+        self.lock().recent(now, span, buckets)
     }
 
     /// The last 24 hours of each version of a model against its first day; only of versions whose first day is over.

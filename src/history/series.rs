@@ -89,6 +89,50 @@ pub struct SeriesOf {
     pub version: Version,
     pub arm: String,
     pub points: Vec<Point>,
+    /// Since the counts of the arm began: with the traffic document in force, or with the last one that had the arm.
+    pub latency: Percentiles,
+}
+
+/// What a model did lately, all arms together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Recent {
+    /// Requests per second in each span, the oldest first.
+    pub rates: Vec<f64>,
+    /// The last point of each arm that had requests in the last minute.
+    pub last: Vec<Point>,
+}
+
+/// How long requests took.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Percentiles {
+    pub requests: u64,
+    /// Shares of the requests, rising, each with the microseconds that they took at most; only those that so many requests can tell. The last one is
+    /// 1: the longest.
+    pub of: Vec<(f64, u32)>,
+}
+
+/// The shares that are told. One of 1,000 requests decides the last one before the longest.
+const SHARES: [f64; 6] = [0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
+
+impl Percentiles {
+    fn of(latency: &[u64]) -> Percentiles {
+        let requests: u64 = latency.iter().sum();
+        let told = |share: &f64| requests as f64 * (1.0 - share) >= 1.0 - 1e-9;
+        let shares = SHARES.into_iter().filter(told).chain(std::iter::once(1.0));
+        Percentiles { requests, of: shares.filter_map(|share| Some((share, quantile(latency, share)?))).collect() }
+    }
+}
+
+/// The latency within which this share of the requests was answered, in microseconds; `None` without requests.
+fn quantile(latency: &[u64], share: f64) -> Option<u32> {
+    let all: u64 = latency.iter().sum();
+    let rank = (all as f64 * share).ceil().max(1.0);
+    let mut sum = 0;
+    let bucket = latency.iter().position(|count| {
+        sum += count;
+        sum as f64 >= rank
+    });
+    bucket.filter(|_| all > 0).map(|bucket| u32::try_from(latency_of_bucket(bucket)).unwrap_or(u32::MAX))
 }
 
 /// The first days of versions.
@@ -170,16 +214,7 @@ impl Difference {
     }
 
     fn point(&self, ts: u32, span: u32) -> Point {
-        let all: u64 = self.latency.iter().sum();
-        let quantile = |share: f64| {
-            let rank = (all as f64 * share).ceil().max(1.0);
-            let mut sum = 0;
-            let bucket = self.latency.iter().position(|count| {
-                sum += count;
-                sum as f64 >= rank
-            });
-            bucket.filter(|_| all > 0).map_or(0, |bucket| u32::try_from(latency_of_bucket(bucket)).unwrap_or(u32::MAX))
-        };
+        let quantile = |share: f64| quantile(&self.latency, share).unwrap_or(0);
         let fits = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let (p50_us, p99_us) = (quantile(0.5), quantile(0.99));
         let engine_ns_per_row = fits(self.engine.ns.checked_div(self.engine.rows).unwrap_or(0));
@@ -331,25 +366,33 @@ impl All {
                 let begins = series.fine.front().map_or(u32::MAX, |point| point.ts - STEP);
                 let older = series.coarse.iter().filter(|point| point.ts >= since && point.ts <= begins);
                 let points = older.chain(series.fine.iter().filter(|point| point.ts >= since)).copied().collect();
-                SeriesOf { version: arm.version, arm: arm.name.clone(), points }
+                let latency =
+                    series.last.as_ref().map(|counts| Percentiles::of(&counts.latency[..])).unwrap_or_default();
+                SeriesOf { version: arm.version, arm: arm.name.clone(), points, latency }
             })
             .collect();
         found.sort_by(|a, b| (a.version, &a.arm).cmp(&(b.version, &b.arm)));
         found
     }
 
-    pub(super) fn recent(&self, model: &ModelName, now: u32, span: u32, buckets: usize) -> (Vec<f64>, Vec<Point>) {
-        let mut rates = vec![0.0; buckets];
-        let mut last = Vec::new();
-        for (_, series) in self.arms.iter().filter(|(arm, _)| arm.model == *model) {
-            for point in &series.fine {
+    /// One pass over all arms: a pass for each of 2,000 models would take 2,000 times as long.
+    pub(super) fn recent(&self, now: u32, span: u32, buckets: usize) -> HashMap<ModelName, Recent> {
+        let mut models = HashMap::<ModelName, Recent>::new();
+        for (arm, series) in &self.arms {
+            let begins = now.saturating_sub(span.saturating_mul(u32::try_from(buckets).unwrap_or(u32::MAX)));
+            if series.fine.back().is_none_or(|point| point.ts < begins) {
+                continue;
+            }
+            let recent = models.entry(arm.model.clone()).or_default();
+            recent.rates.resize(buckets, 0.0);
+            for point in series.fine.iter().rev().take_while(|point| point.ts >= begins) {
                 let age = (now.saturating_sub(point.ts) / span) as usize;
                 if point.ts <= now && age < buckets {
-                    rates[buckets - 1 - age] += f64::from(point.requests) / f64::from(span);
+                    recent.rates[buckets - 1 - age] += f64::from(point.requests) / f64::from(span);
                 }
             }
-            last.extend(series.fine.back().filter(|point| now.saturating_sub(point.ts) <= 60));
+            recent.last.extend(series.fine.back().filter(|point| now.saturating_sub(point.ts) <= 60));
         }
-        (rates, last)
+        models
     }
 }

@@ -39,10 +39,32 @@ fn points_are_differences_of_counts() {
         "no point without requests"
     );
     assert_eq!(found[0].points[1].failed_share(), Some(0.05));
-    let (rates, last) = all.recent(&"m".parse().unwrap(), 1030, 10, 4);
+    let model: ModelName = "m".parse().unwrap();
+    let Recent { rates, last } = all.recent(1030, 10, 4).remove(&model).unwrap();
     assert_eq!(rates, [10.0, 10.0, 0.0, 0.7]);
     assert_eq!(last.len(), 1);
     assert!(all.of(&"other".parse().unwrap(), 0).is_empty());
+}
+
+#[test]
+fn percentiles_are_those_since_the_counts_began_and_no_finer_than_the_requests_can_tell() {
+    let mut all = All::default();
+    let model = "m".parse().unwrap();
+    all.take(1000, vec![sample(arm("m", 1), 1, &[(8000, 50)], 0)]);
+    all.take(1010, vec![sample(arm("m", 1), 2, &[(100, 90), (8000, 10)], 0)]);
+    let Percentiles { requests, of } = all.of(&model, 0)[0].latency.clone();
+    assert_eq!(requests, 100, "the document before does not count");
+    assert_eq!(
+        of,
+        [(0.5, 96), (0.75, 96), (0.9, 96), (0.95, 7680), (0.99, 7680), (1.0, 7680)],
+        "one of 100 is not one of 1,000"
+    );
+    all.take(1020, vec![sample(arm("m", 1), 3, &[], 0)]);
+    assert_eq!(all.of(&model, 0)[0].latency, Percentiles::default(), "without requests nothing is known");
+    all.take(1030, vec![sample(arm("m", 1), 4, &[(100, 999), (1_000_000, 1)], 0)]);
+    let of = &all.of(&model, 0)[0].latency.of;
+    assert_eq!(of[5], (0.999, 96));
+    assert!(of[6].0 == 1.0 && of[6].1 > 900_000, "{of:?}");
 }
 
 #[test]
@@ -104,7 +126,9 @@ fn points_are_there_again_after_a_crash() {
     }
     files.write(now, &all.fresh());
     all.take(now, vec![sample(arm("m", 1), 1, &[(100, 50)], 0)]);
-    let before = all.of(&"m".parse().unwrap(), 0);
+    let mut before = all.of(&"m".parse().unwrap(), 0);
+    // The counts of a process end with it.
+    before[0].latency = Percentiles::default();
     files.write(now, &all.fresh());
     let read = || {
         let mut restored = All::default();

@@ -37,6 +37,7 @@ mod monitoring;
 mod optional;
 mod outcomes;
 mod overload;
+mod pages;
 mod predict;
 mod push;
 mod record;

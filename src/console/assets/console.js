@@ -2,7 +2,9 @@
 // is complete, and stands still.
 "use strict";
 (() => {
-  const every = 3000;
+  // In milliseconds. A page that takes the server long is asked for more seldom, so that an open page costs at most a hundredth of a core.
+  const soonest = 3000, latest = 60000, share = 100;
+  let every = soonest;
   const gone = document.getElementById("gone");
   const live = () => document.querySelectorAll("[data-live]");
 
@@ -16,6 +18,8 @@
       const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "manual", signal: AbortSignal.timeout(10000) });
       if (answer.type === "opaqueredirect") { location.reload(); return; }
       if (!answer.ok) throw new Error(String(answer.status));
+      const took = /dur=([0-9.]+)/.exec(answer.headers.get("server-timing") ?? "");
+      every = Math.min(latest, Math.max(soonest, share * (took === null ? 0 : Number(took[1]))));
       const next = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const part of live()) {
         const fresh = next.querySelector(`[data-live="${part.dataset.live}"]`);
@@ -23,11 +27,14 @@
       }
       gone.hidden = true;
     } catch {
+      every = soonest;
       gone.hidden = false;
     }
   };
   const loop = async () => { await update(); setTimeout(loop, every); };
   setTimeout(loop, every);
+  // Somebody who comes back to the page sees what is so now.
+  document.addEventListener("visibilitychange", update);
 
   // Filtering begins while somebody types.
   const filter = document.getElementById("filter");

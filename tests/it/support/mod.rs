@@ -1,5 +1,6 @@
 //! Shared by the tests: a gateway on free ports with directories of its own, and a client.
 
+pub mod cdp;
 pub mod files;
 pub mod http2;
 pub mod onnx;
