@@ -51,3 +51,4 @@ mod supervisor;
 pub mod telemetry;
 pub mod tensor;
 pub mod tls;
+pub(crate) mod traces;

@@ -5,10 +5,12 @@ use super::schemas::Problem;
 use super::{Admin, Memory, Threads};
 use crate::model::{Code, Failure, ModelName, Version};
 use crate::registry::{Snapshot, State, Unserved};
+use crate::telemetry::OPENMETRICS;
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::IntoResponse;
-use http::header::CONTENT_TYPE;
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -168,8 +170,22 @@ fn not_ready(snapshot: &Snapshot) -> Vec<String> {
 /// Metrics
 #[utoipa::path(
     get, path = "/metrics", tag = "probes",
-    responses((status = 200, description = "Prometheus text format", content_type = "text/plain", body = String))
+    responses((status = 200, description = "Prometheus text format, or OpenMetrics where the client accepts it", content_type = "text/plain", body = String))
 )]
-pub(super) async fn metrics(Shared(admin): Shared<Arc<Admin>>) -> impl IntoResponse {
+pub(super) async fn metrics(Shared(admin): Shared<Arc<Admin>>, headers: HeaderMap) -> impl IntoResponse {
+    if accepts_openmetrics(&headers) {
+        return ([(CONTENT_TYPE, OPENMETRICS)], admin.telemetry.render_openmetrics());
+    }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], admin.telemetry.render())
+}
+
+/// Whether the client names OpenMetrics, at a quality above 0.
+fn accepts_openmetrics(headers: &HeaderMap) -> bool {
+    let named = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    named.into_iter().any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
+        let quality = parts.find_map(|part| part.strip_prefix("q=")).map(str::parse::<f64>);
+        is_named && quality.is_none_or(|quality| quality.is_ok_and(|quality| quality > 0.0))
+    })
 }

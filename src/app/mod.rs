@@ -73,6 +73,7 @@ use crate::shadow::{self, Shadows};
 use crate::stability::{self, Stability};
 use crate::supervisor::{Sockets, Supervised};
 use crate::telemetry::{Telemetry, names};
+use crate::traces::{self, Traces};
 use crate::{ledger, registry};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -118,6 +119,8 @@ const ALERTS_STOP: Duration = Duration::from_millis(500);
 const SOURCES_STOP: Duration = Duration::from_millis(500);
 /// How long a stop waits for the process that runs predictions again.
 const STABILITY_STOP: Duration = Duration::from_millis(500);
+/// How long a stop waits for the last spans to be sent.
+const TRACES_STOP: Duration = Duration::from_secs(2);
 
 /// How long a stop waits for versions to be unloaded while runs do not end.
 const HELD_VERSIONS: Duration = Duration::from_secs(1);
@@ -166,6 +169,7 @@ pub struct App {
     alerts: alerts::Stop,
     history: history::Stop,
     stability: stability::Stop,
+    traces: traces::Stop,
     prediction_log: drift::CountedLog,
     recalling: Recalling,
     mirror: mirror::Stop,
@@ -250,9 +254,11 @@ impl App {
         let (gateway, shadows) = start_gateway(shadow_config, &figures, &reader, &prediction_log, executor)?;
         let callers = Callers::new(config.callers.with_places(config.server.max_in_flight));
         let doors = Doors { access: access.clone(), require_token: config.server.require_token, callers };
-        let data_plane =
-            DataPlane::new(gateway.with_breakers(config.breaker), &http_config, doors, requests, &telemetry)
-                .map_err(start("the threads for large bodies"))?;
+        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+        let (traces, traces_stop) = Traces::start(&config.tracing, scheme, &telemetry).map_err(start("the traces"))?;
+        let gateway = gateway.with_breakers(config.breaker);
+        let data_plane = DataPlane::new(gateway, &http_config, doors, requests, traces, &telemetry)
+            .map_err(start("the threads for large bodies"))?;
         let tls = Certificates::load(config, &telemetry)?;
         let server = Server::start(data_listener, &http_config, &data_plane, &telemetry, tls.data.clone())
             .map_err(start("the data plane"))?;
@@ -330,6 +336,7 @@ impl App {
             alerts,
             history: history_stop,
             stability: stability_stop,
+            traces: traces_stop,
             prediction_log: log_stop,
             recalling,
             mirror: mirror_stop,
@@ -377,6 +384,7 @@ impl App {
         }
         let next = self.config.reloaded(new);
         self.data_plane.limits().apply(&http_config(&next, NonZeroUsize::MIN));
+        self.data_plane.traces().set_sample_rate(next.tracing.sample_rate);
         self.data_plane.callers().apply(next.callers.with_places(next.server.max_in_flight));
         if let Err(error) = crate::telemetry::set_log_filter(&next.log.filter) {
             tracing::error!(error, "the log filter was not changed");
@@ -402,6 +410,7 @@ impl App {
             alerts,
             history,
             stability,
+            traces,
             prediction_log,
             recalling,
             mut mirror,
@@ -434,6 +443,8 @@ impl App {
                 "server.shutdown_grace is over; open connections were closed"
             );
         }
+        // Every request was answered, so that nothing is added any more.
+        traces.stop(left().min(TRACES_STOP));
         // What is loaded and unloaded from here on is no alert.
         alerts.stop(left().min(ALERTS_STOP));
         mirror.stop(left().min(SOURCES_STOP));

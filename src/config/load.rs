@@ -92,6 +92,7 @@ impl Config {
             alerts: alerts_section::read(table.section("alerts")),
             breaker: sections::breaker(table.section("breaker")),
             metrics: Metrics::read(table.section("metrics")),
+            tracing: sections::tracing(table.section("tracing")),
             log: Log::read(table.section("log")),
         };
         let (public, admin) = (config.server.listen, config.admin.listen);

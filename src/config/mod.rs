@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), mirror (its settings), mlflow (its settings), model, quality, record, registry (breakers), settings, telemetry, tls.
+//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), mirror (its settings), mlflow (its settings), model, quality, record, registry (breakers), settings, telemetry, tls, traces (their settings).
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -36,6 +36,7 @@ use crate::access;
 use crate::alerts;
 use crate::heads;
 use crate::registry::BreakerConfig;
+use crate::traces;
 
 /// The whole configuration, one field per section.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -56,5 +57,6 @@ pub struct Config {
     pub alerts: alerts::Config,
     pub breaker: BreakerConfig,
     pub metrics: Metrics,
+    pub tracing: traces::Config,
     pub log: Log,
 }

@@ -10,6 +10,7 @@ use crate::quality;
 use crate::record::{self, Choice};
 use crate::registry::BreakerConfig;
 use crate::tls;
+use crate::traces;
 
 /// A key whose value changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,7 @@ impl Config {
             alerts,
             breaker,
             metrics,
+            tracing,
             log,
         } = self;
         let sections: [Vec<Option<Change>>; 18] = [
@@ -61,6 +63,7 @@ impl Config {
             alerts_changes(alerts, &new.alerts).into(),
             breaker_changes(breaker, &new.breaker).into(),
             vec![at_start("metrics.triton_names", &metrics.triton_names, &new.metrics.triton_names)],
+            tracing_changes(tracing, &new.tracing).into(),
             log.changes(&new.log).into(),
         ];
         sections.into_iter().flatten().flatten().collect()
@@ -86,6 +89,7 @@ impl Config {
         }
         next.serving.clone_from(&new.serving);
         next.callers.clone_from(&new.callers);
+        next.tracing.sample_rate = new.tracing.sample_rate;
         next.log.filter.clone_from(&new.log.filter);
         next
     }
@@ -397,6 +401,16 @@ fn breaker_changes(old: &BreakerConfig, new: &BreakerConfig) -> [Option<Change>;
         at_start("breaker.window", window, &new.window),
         at_start("breaker.pause", pause, &new.pause),
         at_start("breaker.probes", probes, &new.probes),
+    ]
+}
+
+fn tracing_changes(old: &traces::Config, new: &traces::Config) -> [Option<Change>; 4] {
+    let traces::Config { endpoint, sample_rate, protocol, ca } = old;
+    [
+        at_start("tracing.otlp_endpoint", endpoint, &new.endpoint),
+        at_run_time("tracing.sample_rate", sample_rate, &new.sample_rate),
+        at_start("tracing.protocol", protocol, &new.protocol),
+        at_start("tracing.ca", ca, &new.ca),
     ]
 }
 

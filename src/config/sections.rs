@@ -13,6 +13,7 @@ use crate::registry::BreakerConfig;
 use crate::settings::Table;
 use crate::telemetry::LogFormat;
 use crate::tls::{self, ClientAuth};
+use crate::traces;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -601,6 +602,28 @@ pub(super) fn audit(t: &mut Table) -> heads::Config {
         t.complain("webhook", "an address that begins with https://, because webhook_ca is set");
     }
     audit
+}
+
+/// `[tracing]`: spans of requests for an OpenTelemetry collector. The fields of [`traces::Config`] document the keys and their defaults.
+pub(super) fn tracing(t: &mut Table) -> traces::Config {
+    let d = traces::Config::default();
+    let right =
+        "an address that begins with http:// or https://, without a user name, such as \"http://collector:4317\"";
+    let protocols =
+        [("auto", traces::Protocol::Auto), ("grpc", traces::Protocol::Grpc), ("http", traces::Protocol::Http)];
+    let config = traces::Config {
+        endpoint: t.custom("otlp_endpoint", right, |value| {
+            value.as_str().filter(|text| traces::Config::is_endpoint(text)).map(str::to_owned)
+        }),
+        sample_rate: t.float("sample_rate", 0.0..=1.0).unwrap_or(d.sample_rate),
+        protocol: t.one_of("protocol", &protocols).unwrap_or(d.protocol),
+        ca: t.path("ca"),
+    };
+    let is_secure = |endpoint: &String| endpoint.starts_with("https://");
+    if config.ca.is_some() && config.endpoint.as_ref().is_some_and(|endpoint| !is_secure(endpoint)) {
+        t.complain("otlp_endpoint", "an address that begins with https://, because ca is set");
+    }
+    config
 }
 
 /// `[breaker]`: when a version whose engine fails is closed to requests. The fields of [`BreakerConfig`] document the keys and their defaults.

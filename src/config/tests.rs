@@ -143,6 +143,7 @@ const LIVE: [&str; 15] = [
     "callers.rate",
     "callers.burst",
     "callers.rules",
+    "tracing.sample_rate",
     "log.filter",
 ];
 
@@ -295,6 +296,11 @@ const ALL_DIFFERENT: &str = r#"
     webhook_timeout = "1s"
     [metrics]
     triton_names = true
+    [tracing]
+    otlp_endpoint = "https://x:4317"
+    sample_rate = 0.5
+    protocol = "http"
+    ca = "x"
     [alerts]
     enabled = false
     check_interval = "1s"

@@ -14,6 +14,7 @@ use crate::explain::Explainer;
 use crate::model::{Code, Failure, ModelName, panic_message, quoted};
 use crate::serve::Gateway;
 use crate::telemetry::{Telemetry, names};
+use crate::traces::Traces;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Version};
@@ -149,6 +150,7 @@ pub struct DataPlane {
     /// For large bodies.
     pub(super) workers: Workers,
     pub(super) explainer: Explainer,
+    pub(super) traces: Traces,
     max_headers: usize,
     predict_in_flight: InFlight,
     feedback_in_flight: InFlight,
@@ -174,6 +176,7 @@ impl DataPlane {
         config: &Config,
         doors: Doors,
         budget: Budget,
+        traces: Traces,
         telemetry: &Telemetry,
     ) -> io::Result<Arc<DataPlane>> {
         let process = telemetry.process();
@@ -186,6 +189,7 @@ impl DataPlane {
             shed: Shed::new(process),
             workers,
             explainer: Explainer::start()?,
+            traces,
             max_headers: config.max_headers,
             predict_in_flight: InFlight::default(),
             feedback_in_flight: InFlight::default(),
@@ -220,6 +224,12 @@ impl DataPlane {
     #[must_use]
     pub fn callers(&self) -> &Arc<Callers> {
         &self.doors.callers
+    }
+
+    /// Which requests are traced.
+    #[must_use]
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     #[must_use]

@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, Refused};
 use super::io_health::Heart;
 use super::peers::{Peer, network};
 use super::predict::Protocol;
-use super::{explain, feedback, grpc, info, invocations, predict};
+use super::{explain, feedback, grpc, info, invocations, predict, traced};
 use crate::access::{Identity, Remembered};
 use crate::budget::{Account, Hold};
 use crate::callers;
@@ -140,12 +140,14 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
     let headers = &parts.headers;
     match parsed {
         Ok((Endpoint::Infer(target), sender, _)) => {
+            let trace = traced::begin(plane, parts, body.caller.address, received);
             let arrived = Arrived { headers, body, received, sender: &sender };
-            predict::predict(plane, arrived, Protocol::Oip, Some(&target), None).await
+            predict::predict(plane, arrived, Protocol::Oip, Some(&target), None, trace).await
         }
         Ok((Endpoint::TfsPredict(target), sender, _)) => {
+            let trace = traced::begin(plane, parts, body.caller.address, received);
             let arrived = Arrived { headers, body, received, sender: &sender };
-            predict::predict(plane, arrived, Protocol::Tfs, Some(&target), None).await
+            predict::predict(plane, arrived, Protocol::Tfs, Some(&target), None, trace).await
         }
         Ok((Endpoint::Explain(target), sender, _)) => {
             explain::explain(plane, Arrived { headers, body, received, sender: &sender }, &target).await
@@ -157,8 +159,9 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
             response
         }
         Ok((Endpoint::Invocations, sender, identity)) => {
+            let trace = traced::begin(plane, parts, body.caller.address, received);
             let arrived = Arrived { headers, body, received, sender: &sender };
-            invocations::invocations(plane, arrived, identity.as_deref()).await
+            invocations::invocations(plane, arrived, identity.as_deref(), trace).await
         }
         Ok((Endpoint::Grpc(call), sender, identity)) => {
             let UnreadBody { incoming, caller } = body;

@@ -1,16 +1,18 @@
 //! `/invocations`, `/ping` and `/health`: the default model, as MLflow's scoring server and SageMaker's containers offer theirs (docs/CLIENTS.md).
 
-use super::answer::{self, HttpResponse};
+use super::answer::{self, Dialect, HttpResponse};
 use super::body;
 use super::data_plane::DataPlane;
 use super::door::Arrived;
 use super::endpoint::{Target, VersionPart};
 use super::info::check_ready;
 use super::predict::{self, Protocol};
+use super::traced;
 use crate::access::Identity;
 use crate::codec::frames::Media;
 use crate::model::{Code, Failure, ModelName, RequestId, quoted};
 use crate::serve::find;
+use crate::traces::Trace;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use std::borrow::Cow;
@@ -21,6 +23,7 @@ pub(super) async fn invocations(
     plane: &Arc<DataPlane>,
     request: Arrived<'_>,
     identity: Option<&Identity>,
+    mut trace: Option<Trace>,
 ) -> HttpResponse {
     let prepared = default_model(plane).and_then(|model| {
         plane.check_model(identity, model.as_str())?;
@@ -29,13 +32,17 @@ pub(super) async fn invocations(
     match prepared {
         Ok((model, media)) => {
             let target = Target { model: Cow::Borrowed(model.as_str()), version: VersionPart::Any };
-            predict::predict(plane, request, Protocol::Invocations(media), Some(&target), None).await
+            predict::predict(plane, request, Protocol::Invocations(media), Some(&target), None, trace).await
         }
         Err(failure) => {
             plane.count_refusal(failure.code);
             let mut response = answer::error(&failure);
             let id = answer::caller_id(request.headers).unwrap_or_else(RequestId::generate);
             answer::set_request_id(response.headers_mut(), &id);
+            traced::failed(&mut trace, &failure);
+            if let Some(trace) = trace {
+                traced::end(trace, Dialect::Invocations, &id, &mut response);
+            }
             body::discard_request(request.headers, request.body).await;
             response
         }

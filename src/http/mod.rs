@@ -15,7 +15,7 @@
 //! - [`problem`] is the only place that maps codes to HTTP, for both planes. It also bounds the size of error answers.
 //! - Where credentials are required, each endpoint states the permission that it needs ([`Endpoint::permission`](endpoint::Endpoint::permission)).
 //!
-//! Uses: access, budget, callers, codec, columns (names of elements), explain, serve, registry (reader), route, model, telemetry, tensor, tls, machine (sockets).
+//! Uses: access, budget, callers, codec, columns (names of elements), explain, serve, registry (reader), route, model, telemetry, tensor, tls, traces, machine (sockets).
 //!
 //! Invariant: no engines here, and no version is loaded or moved from here.
 //!
@@ -55,6 +55,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod traced;
 mod triton;
 mod wire;
 mod workers;

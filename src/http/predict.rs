@@ -10,6 +10,7 @@ pub(super) use super::formats::Protocol;
 use super::formats::{Parsed, decode, encode, id_of, parse};
 use super::grpc;
 use super::negotiation::{accepted_encoding, compress};
+use super::traced;
 use super::workers::LARGE;
 use crate::access::Identity;
 use crate::budget::Hold;
@@ -20,7 +21,8 @@ use crate::codec::pieces::Pieces;
 use crate::model::{Code, Failure, Parameters, RequestId, Requester};
 use crate::registry::Snapshot;
 use crate::route::RouteRequest;
-use crate::serve::{ActiveRequest, RunOutput, not_found};
+use crate::serve::{ActiveRequest, RunOutput, ShadowCopies, not_found};
+use crate::traces::Trace;
 use bytes::Bytes;
 use http::HeaderMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +43,14 @@ pub(super) struct Call<'a> {
     pub identity: Option<&'a Identity>,
 }
 
+/// What becomes known about a request while it is answered.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub id: Option<RequestId>,
+    /// Present where the request is traced.
+    pub trace: Option<Trace>,
+}
+
 /// Answers a predict request. Each answer, also an error, has the request's id.
 pub(super) async fn predict(
     plane: &Arc<DataPlane>,
@@ -48,23 +58,31 @@ pub(super) async fn predict(
     protocol: Protocol,
     target: Option<&Target<'_>>,
     identity: Option<&Identity>,
+    trace: Option<Trace>,
 ) -> HttpResponse {
-    let mut id = answer::caller_id(request.headers);
+    let mut known = Known { id: answer::caller_id(request.headers), trace };
     let Arrived { headers, received, sender, .. } = request;
     let call = Call { headers, received, sender, protocol, target, identity };
     let mut response = match admit_and_read(plane, RequestKind::Predict, request, target, protocol.dialect()).await {
-        Ok(admitted) => answer_admitted(plane, &call, admitted, &mut id).await,
+        Ok(admitted) => answer_admitted(plane, &call, admitted, &mut known).await,
         Err(failure) => {
             plane.count_refusal(failure.code);
             Err(failure)
         }
     }
-    .unwrap_or_else(|failure| protocol.error(&failure, id.as_ref()));
+    .unwrap_or_else(|failure| {
+        traced::failed(&mut known.trace, &failure);
+        protocol.error(&failure, known.id.as_ref())
+    });
     if !response.headers().contains_key(answer::SERVER_TIMING) {
         // The request was refused before it waited or ran.
         answer::set_timing(response.headers_mut(), Duration::ZERO, Duration::ZERO);
     }
-    answer::set_request_id(response.headers_mut(), &id.unwrap_or_else(RequestId::generate));
+    let id = known.id.unwrap_or_else(RequestId::generate);
+    answer::set_request_id(response.headers_mut(), &id);
+    if let Some(trace) = known.trace {
+        traced::end(trace, protocol.dialect(), &id, &mut response);
+    }
     response
 }
 
@@ -74,7 +92,7 @@ pub(super) async fn answer_admitted(
     plane: &Arc<DataPlane>,
     call: &Call<'_>,
     admitted: AdmittedBody,
-    id: &mut Option<RequestId>,
+    known: &mut Known,
 ) -> Result<HttpResponse, Failure> {
     let refuse = |failure: Failure| {
         plane.count_refusal(failure.code);
@@ -83,6 +101,8 @@ pub(super) async fn answer_admitted(
     let Call { headers, received, sender, protocol, .. } = *call;
     let AdmittedBody { _admitted, deadline, body, encoding, hold } = admitted;
     let started = Instant::now();
+    let Known { id, trace } = known;
+    traced::read(trace, started);
     let snapshot = plane.gateway.snapshot();
     let large = body.len() > LARGE;
     let (mut parsed, hold, named) = parse_named(plane, &snapshot, call, body, hold, deadline).await.map_err(refuse)?;
@@ -106,7 +126,7 @@ pub(super) async fn answer_admitted(
     let (mut response, outcome) = match run(
         plane,
         &mut active,
-        Decoding { parsed, large, hold, encoding },
+        Decoding { parsed, large, hold, encoding, trace: trace.as_mut() },
         target,
         id,
         deadline,
@@ -127,6 +147,7 @@ pub(super) async fn answer_admitted(
             (response, Ok(output))
         }
         Err(failure) => {
+            traced::failed(trace, &failure);
             if failure.code == Code::Overloaded {
                 shed(Reason::Queue);
             }
@@ -158,22 +179,28 @@ pub(super) async fn answer_admitted(
     });
     match ended {
         Ok(None) => {}
-        Ok(Some(copies)) => {
-            // A task of its own on this thread: it runs after the connection's task has written the answer.
-            let plane = Arc::clone(plane);
-            tokio::spawn(async move {
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| plane.gateway.mirror(copies))) {
-                    plane.report_panic(Task::ShadowCopies, &*panic);
-                }
-            });
+        Ok(Some(copies)) => mirror(plane, copies),
+        Err(failure) => {
+            traced::failed(trace, &failure);
+            response = protocol.error(&failure, Some(id));
         }
-        Err(failure) => response = protocol.error(&failure, Some(id)),
     }
+    traced::served(trace, &served, fallback, started);
     answer::set_served_by(response.headers_mut(), &served.version_text, served.arm());
     if let Some(reason) = fallback {
         answer::set_fallback(response.headers_mut(), reason);
     }
     Ok(response)
+}
+
+/// Offers copies to shadows in a task of its own on this thread: it runs after the connection's task has written the answer.
+fn mirror(plane: &Arc<DataPlane>, copies: ShadowCopies) {
+    let plane = Arc::clone(plane);
+    tokio::spawn(async move {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| plane.gateway.mirror(copies))) {
+            plane.report_panic(Task::ShadowCopies, &*panic);
+        }
+    });
 }
 
 /// Makes the answer one that is encoded, and compressed where the client accepts it, as it is sent.
@@ -240,13 +267,14 @@ fn open(
 }
 
 /// A parsed request, before the signature of its version is known.
-struct Decoding {
+struct Decoding<'t> {
     parsed: Parsed,
     /// The body is large, so that it is decoded on another thread.
     large: bool,
     hold: Hold,
     /// For the answer of a gRPC call.
     encoding: Option<Encoding>,
+    trace: Option<&'t mut Trace>,
 }
 
 /// A request that ran.
@@ -262,13 +290,13 @@ struct Ran {
 async fn run(
     plane: &DataPlane,
     active: &mut ActiveRequest,
-    decoding: Decoding,
+    decoding: Decoding<'_>,
     target: &Target<'_>,
     id: &RequestId,
     deadline: Instant,
     requester: Requester,
 ) -> Result<Ran, Failure> {
-    let Decoding { parsed, large, hold, encoding } = decoding;
+    let Decoding { parsed, large, hold, encoding, trace } = decoding;
     let (request, format, hold) = if large {
         let served = Arc::clone(active.served());
         let decode = move || {
@@ -281,6 +309,9 @@ async fn run(
         (request, format, hold)
     };
     let output = plane.gateway.infer(active, request, deadline, requester).await?;
+    if let Some(trace) = trace {
+        traced::ran(trace, &output);
+    }
     hold.grow(output.answer.size()).inspect_err(|_| active.excuse_version())?;
     let head = oip::AnswerHead {
         model_name: &target.model,

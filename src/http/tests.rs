@@ -18,6 +18,7 @@ use crate::serve::Gateway;
 use crate::shadow::{self, Figures, Shadows};
 use crate::telemetry::Telemetry;
 use crate::tensor::DataType;
+use crate::traces::Traces;
 use http::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
@@ -229,7 +230,8 @@ fn data_plane(max_in_flight: usize) -> (Arc<DataPlane>, Telemetry, registry::Wri
     let gateway = Gateway::new(reader, Executor::start(&execution).unwrap(), shadows, None);
     let telemetry = Telemetry::new();
     (
-        DataPlane::new(gateway, &config(max_in_flight), doors(), Budget::new(1 << 20), &telemetry).unwrap(),
+        DataPlane::new(gateway, &config(max_in_flight), doors(), Budget::new(1 << 20), Traces::default(), &telemetry)
+            .unwrap(),
         telemetry,
         writer,
     )

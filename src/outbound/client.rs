@@ -81,13 +81,27 @@ impl Client {
         headers: &[(&str, &str)],
         within: Duration,
     ) -> Result<(), OutboundError> {
-        self.send("POST", Some(body), headers, within, 0).map(drop)
+        self.send("POST", Some(Body { bytes: body.into_bytes(), is_json: true }), headers, within, 0).map(drop)
+    }
+
+    /// Posts bytes with these headers, of which one is `content-type`, and returns the body of the answer.
+    ///
+    /// # Errors
+    /// When there is no answer with a status of success and at most `most` bytes `within` this time.
+    pub fn post(
+        &mut self,
+        bytes: Vec<u8>,
+        headers: &[(&str, &str)],
+        within: Duration,
+        most: u64,
+    ) -> Result<Vec<u8>, OutboundError> {
+        self.send("POST", Some(Body { bytes, is_json: false }), headers, within, most)
     }
 
     fn send(
         &mut self,
         method: &str,
-        body: Option<String>,
+        body: Option<Body>,
         headers: &[(&str, &str)],
         within: Duration,
         most: u64,
@@ -144,6 +158,12 @@ pub(super) fn agent(url: &str, ca: Option<&Path>) -> Result<ureq::Agent, Untrust
     Ok(config.build().into())
 }
 
+/// The body of a request.
+struct Body {
+    bytes: Vec<u8>,
+    is_json: bool,
+}
+
 /// The status and the body of an answer. Without a limit in bytes the body is not read.
 type Exchanged = (u16, Result<Vec<u8>, ureq::Error>);
 
@@ -151,7 +171,7 @@ fn exchange(
     agent: &ureq::Agent,
     method: &str,
     url: &str,
-    (body, headers): (Option<String>, &[(&str, &str)]),
+    (body, headers): (Option<Body>, &[(&str, &str)]),
     within: Duration,
     most: u64,
 ) -> Result<Exchanged, ureq::Error> {
@@ -160,7 +180,8 @@ fn exchange(
     let mut answer = match body {
         None => agent.run(agent.configure_request(request.body(())?).timeout_global(Some(within)).build())?,
         Some(body) => {
-            let request = request.header("content-type", "application/json").body(body)?;
+            let request = if body.is_json { request.header("content-type", "application/json") } else { request };
+            let request = request.body(body.bytes)?;
             agent.run(agent.configure_request(request).timeout_global(Some(within)).build())?
         }
     };

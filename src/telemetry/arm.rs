@@ -1,12 +1,14 @@
 //! The metric handles of versions and arms. They are made when a version is published, so a request looks nothing up.
 
 use super::counts::{ArmCounts, ArmEvidence, ArmTotals, Ended, Unit};
+use super::exemplars::Exemplars;
 use super::names;
 use super::scope::Scope;
 use super::shadow::ShadowMetrics;
 use super::watched::Watch;
 use crate::model::{Code, ModelName, Version};
 use metrics::{Counter, Gauge, Histogram};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -28,6 +30,7 @@ pub struct VersionMetrics {
     engine_rows: AtomicU64,
     in_flight_gauge: Gauge,
     in_flight: AtomicU64,
+    exemplars: Exemplars,
     arms: Mutex<Vec<RevisionCounts>>,
     /// Made when the version first becomes a shadow; most versions never do.
     shadow: OnceLock<ShadowMetrics>,
@@ -59,6 +62,7 @@ impl VersionMetrics {
             engine_rows: AtomicU64::new(0),
             in_flight_gauge: scope.gauge(&names::IN_FLIGHT, &labels),
             in_flight: AtomicU64::new(0),
+            exemplars: Exemplars::default(),
             arms: Mutex::new(Vec::new()),
             shadow: OnceLock::new(),
             breaker_refused: OnceLock::new(),
@@ -80,6 +84,11 @@ impl VersionMetrics {
     #[must_use]
     pub(crate) fn version(&self) -> &str {
         &self.version
+    }
+
+    /// What follows the buckets of its latency histograms, by their labels.
+    pub(super) fn exemplars_into(&self, all: &mut BTreeMap<String, String>) {
+        self.exemplars.add_to(all, self.model.as_str(), &self.version);
     }
 
     /// Counts the time of a run inside the engine, and its rows.
@@ -307,6 +316,11 @@ impl ArmMetrics {
                 counts.nonfinite();
             }
         }
+    }
+
+    /// Notes a traced request as an exemplar of its latency. `trace`: the trace's id.
+    pub(crate) fn exemplar(&self, failed: Option<Code>, took: Duration, trace: String) {
+        self.version.exemplars.note(&self.arm, failed.map_or("ok", Code::as_str), took, trace);
     }
 
     /// Counts one request.

@@ -15,11 +15,13 @@
 mod arm;
 mod counts;
 mod escape;
+mod exemplars;
 mod keys;
 mod limit;
 mod log;
 mod logging;
 pub(crate) mod names;
+mod openmetrics;
 mod quality;
 mod scope;
 mod shadow;
@@ -44,5 +46,6 @@ pub(crate) use counts::{LATENCY_BUCKETS, Unit, latency_bucket, latency_of_bucket
 pub(crate) use keys::{Fault, KeyEvidence, PERIOD_TICKS};
 pub(crate) use log::LogMetrics;
 pub(crate) use logging::{init as init_logging, set_filter as set_log_filter};
+pub(crate) use openmetrics::MEDIA_TYPE as OPENMETRICS;
 pub(crate) use quality::QualityFigures;
 pub(crate) use watched::{ROW_CLASSES, Watch, rows_of_class};

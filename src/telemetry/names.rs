@@ -447,6 +447,21 @@ pub(crate) const AUDIT_HEAD_FAILURES: Metric = metric(
     "Failed tries to send a head of the audit trail, by place: file, webhook",
 );
 
+pub(crate) const TRACES_SENT: Metric = metric(
+    "sluicegate_traced_requests_sent_total",
+    Kind::Counter,
+    &[],
+    "Traced requests whose spans the collector took",
+);
+pub(crate) const TRACES_DROPPED: Metric = metric(
+    "sluicegate_traced_requests_dropped_total",
+    Kind::Counter,
+    &["reason"],
+    "Traced requests whose spans were lost: queue_full (more came than the collector took), failed (it did not take them in three tries)",
+);
+pub(crate) const TRACE_EXPORTS_FAILED: Metric =
+    metric("sluicegate_trace_exports_failed_total", Kind::Counter, &[], "Failed tries to send spans to the collector");
+
 pub(crate) const ALERTS_FIRING: Metric =
     metric("sluicegate_alerts_firing", Kind::Gauge, &["rule"], "Alerts that fire now, silenced ones included, by rule");
 pub(crate) const ALERT_SENT: Metric = metric(
@@ -574,6 +589,9 @@ pub(crate) const ALL: &[Metric] = &[
     MLFLOW_ALIASES,
     AUDIT_HEADS,
     AUDIT_HEAD_FAILURES,
+    TRACES_SENT,
+    TRACES_DROPPED,
+    TRACE_EXPORTS_FAILED,
     ALERTS_FIRING,
     ALERT_SENT,
     ALERT_FAILED,

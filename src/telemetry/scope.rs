@@ -169,9 +169,8 @@ impl Telemetry {
         }
     }
 
-    /// The Prometheus text of all scopes: each family once, with its help and type, in the order of names.
-    #[must_use]
-    pub(crate) fn render(&self) -> String {
+    /// The lines of all scopes, by family.
+    fn families(&self) -> BTreeMap<String, String> {
         let mut families: BTreeMap<String, String> = BTreeMap::new();
         collect(&self.0.process.handle.render(), &mut families);
         for scope in self.version_scopes() {
@@ -183,8 +182,30 @@ impl Telemetry {
         for scope in self.0.quality.lock().unwrap_or_else(PoisonError::into_inner).scopes() {
             collect(&scope.handle.render(), &mut families);
         }
+        families
+    }
+
+    /// The text in OpenMetrics, with exemplars.
+    #[must_use]
+    pub(crate) fn render_openmetrics(&self) -> String {
+        let mut exemplars = BTreeMap::new();
+        for version in self.versions() {
+            version.exemplars_into(&mut exemplars);
+        }
+        let mut text = super::openmetrics::render(&self.families(), &exemplars);
+        if self.0.triton_names.load(Ordering::Relaxed) {
+            // They do not end in `_total`, as those of counters must in this form.
+            super::triton_names::write(&mut text, &self.versions(), "unknown");
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+
+    /// The Prometheus text of all scopes: each family once, with its help and type, in the order of names.
+    #[must_use]
+    pub(crate) fn render(&self) -> String {
         let mut text = String::new();
-        for (name, lines) in families {
+        for (name, lines) in self.families() {
             if let Some(metric) = names::ALL.iter().find(|m| m.name == name) {
                 let _ = writeln!(text, "# HELP {name} {}", metric.help);
                 let kind = match metric.kind {
@@ -197,7 +218,7 @@ impl Telemetry {
             text.push_str(&lines);
         }
         if self.0.triton_names.load(Ordering::Relaxed) {
-            super::triton_names::write(&mut text, &self.versions());
+            super::triton_names::write(&mut text, &self.versions(), "counter");
         }
         text
     }

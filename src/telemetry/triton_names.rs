@@ -25,14 +25,14 @@ const NAMES: [Name; 9] = [
 ];
 
 /// Appends the series of all versions. A version that drains while it is loaded again is one series.
-pub(super) fn write(text: &mut String, versions: &[Arc<VersionMetrics>]) {
+pub(super) fn write(text: &mut String, versions: &[Arc<VersionMetrics>], kind: &str) {
     let mut all: BTreeMap<(&str, &str), VersionTotals> = BTreeMap::new();
     for version in versions {
         let key = (version.model().as_str(), version.version());
         all.entry(key).or_default().add(&version.totals());
     }
     for (name, help, value) in NAMES {
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for ((model, version), totals) in &all {
             let _ = writeln!(text, "{name}{{model=\"{model}\",version=\"{version}\"}} {}", value(totals));
         }

@@ -55,5 +55,6 @@ mod swap;
 mod sweep;
 mod tls;
 mod top;
+mod traces;
 mod trial;
 mod tritonclient;

@@ -16,7 +16,7 @@ mod unary;
 pub(super) use call::Call;
 pub(super) use messages::Messages;
 pub(super) use places::StreamPlaces;
-pub(super) use status::{error, is_failed};
+pub(super) use status::{error, is_failed, outcome};
 
 use super::answer::{self, HttpResponse};
 use super::data_plane::DataPlane;
@@ -24,6 +24,7 @@ use super::door::{Arrived, Sender};
 use super::endpoint::{Target, VersionPart, version};
 use super::handle::Caller;
 use super::predict::{self, Protocol};
+use super::traced;
 use crate::access::Identity;
 use crate::codec::grpc::{Named, NamedVersion};
 use crate::codec::inflate::Encoding;
@@ -69,7 +70,8 @@ async fn predict(plane: &Arc<DataPlane>, asked: Asked<'_>, protocol: Protocol) -
     let Asked { caller, parts, incoming, sender, identity, received } = asked;
     let body = super::body::UnreadBody { incoming, caller };
     let arrived = Arrived { headers: &parts.headers, body, received, sender: &sender };
-    predict::predict(plane, arrived, protocol, None, identity.as_deref()).await
+    let trace = traced::begin(plane, parts, caller.address, received);
+    predict::predict(plane, arrived, protocol, None, identity.as_deref(), trace).await
 }
 
 /// Whether a request is a gRPC call, by its media type: `application/grpc`, also with `+proto`.

@@ -6,6 +6,7 @@ use crate::codec::grpc::generated::google::protobuf::{Any, Duration};
 use crate::codec::grpc::generated::google::rpc::bad_request::FieldViolation;
 use crate::codec::grpc::generated::google::rpc::{BadRequest, ErrorInfo, RetryInfo, Status};
 use crate::model::{Code, Failure};
+use crate::traces::Outcome;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Response};
@@ -41,6 +42,21 @@ const fn grpc_code(code: Code) -> Grpc {
         }
         Code::BodyTimeout | Code::DeadlineExceeded => Grpc::DeadlineExceeded,
     }
+}
+
+/// The status of a call for its span, by OpenTelemetry's conventions. `None`: it succeeded.
+pub(in crate::http) fn outcome(failure: Option<Code>) -> Outcome {
+    let code = failure.map_or(Grpc::Ok, grpc_code);
+    let is_error = matches!(
+        code,
+        Grpc::Unknown
+            | Grpc::DeadlineExceeded
+            | Grpc::Unimplemented
+            | Grpc::Internal
+            | Grpc::Unavailable
+            | Grpc::DataLoss
+    );
+    Outcome { status: u16::try_from(code as i32).unwrap_or(2), is_error }
 }
 
 /// The trailers of a call that succeeded.

@@ -9,7 +9,8 @@ use super::super::door::{self, Sender as Requester};
 use super::super::handle::Caller;
 use super::super::joined::Joined;
 use super::super::peers::PROMPT;
-use super::super::predict::{self, Call, Protocol};
+use super::super::predict::{self, Call, Known, Protocol};
+use super::super::traced;
 use super::messages::{Messages, Sender};
 use super::{Asked, set_headers, timeout};
 use crate::access::{Identity, Permission};
@@ -106,7 +107,8 @@ impl Stream {
 
     /// Answers one message, also where it fails.
     async fn answer(&self, arrived: Arrived) -> HttpResponse {
-        let mut id = None;
+        let trace = traced::begin(&self.plane, &self.parts, self.caller.address, arrived.received);
+        let mut known = Known { id: None, trace };
         let response = match self.admit(arrived).await {
             Ok((admitted, received, identity)) => {
                 let call = Call {
@@ -117,14 +119,23 @@ impl Stream {
                     target: None,
                     identity: identity.as_deref(),
                 };
-                predict::answer_admitted(&self.plane, &call, admitted, &mut id).await
+                predict::answer_admitted(&self.plane, &call, admitted, &mut known).await
             }
             Err(failure) => {
                 self.plane.count_refusal(failure.code);
                 Err(failure)
             }
         };
-        response.unwrap_or_else(|failure| Protocol::GrpcStream.error(&failure, id.as_ref()))
+        let Known { id, mut trace } = known;
+        let mut response = response.unwrap_or_else(|failure| {
+            traced::failed(&mut trace, &failure);
+            Protocol::GrpcStream.error(&failure, id.as_ref())
+        });
+        if let Some(trace) = trace {
+            let id = id.unwrap_or_else(RequestId::generate);
+            traced::end(trace, Protocol::GrpcStream.dialect(), &id, &mut response);
+        }
+        response
     }
 
     async fn admit(&self, arrived: Arrived) -> Result<(AdmittedBody, Instant, Option<Arc<Identity>>), Failure> {
