@@ -14,13 +14,12 @@ use sluicegate::telemetry::{Telemetry, VersionMetrics};
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn load(telemetry: &Telemetry, batching: Batching) -> Arc<Loaded> {
-    let files = VersionFiles { dir: PathBuf::from("models/mlp32/1") };
+    let files = VersionFiles::of("models/mlp32/1");
     let model = Engines::discover(None).load(EngineChoice::Auto, &files).expect("models/mlp32/1 loads");
     let (name, version): (ModelName, Version) = ("mlp32".parse().expect("a name"), "1".parse().expect("a version"));
     let facts = Facts {

@@ -281,7 +281,7 @@ fn read_segment(bytes: &[u8]) {
 /// The header of a `model.onnx`, as it is read before any engine sees the file.
 pub fn onnx_header(bytes: &[u8]) {
     with_file(VersionFiles::MODEL, bytes, |dir| {
-        let Ok(file) = OnnxFile::read(&VersionFiles { dir: dir.to_owned() }) else { return };
+        let Ok(file) = OnnxFile::read(&VersionFiles::of(dir)) else { return };
         assert_eq!(file.bytes(), bytes, "the whole file is kept");
         let _ = (file.opset(), file.operators(), file.functions().count(), file.weight_files().len());
         let _ = (file.inputs(), file.outputs());

@@ -28,6 +28,8 @@ pub(crate) struct Offline {
     pub(crate) program: Option<PathBuf>,
     /// The path of ONNX Runtime's library, where the configuration names one.
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// The directory of libraries with custom operators, where the configuration names one.
+    pub(crate) custom_ops: Option<PathBuf>,
     pub(crate) data_dir: PathBuf,
 }
 
@@ -75,6 +77,9 @@ impl Offline {
         command.env_remove(ROUTE_KEY).envs(environment.iter().map(|(name, value)| (name, value)));
         if let Some(library) = &self.onnxruntime {
             command.env("ORT_DYLIB_PATH", library);
+        }
+        if let Some(dir) = &self.custom_ops {
+            command.env("SLUICEGATE__ENGINES__CUSTOM_OPS_DIR", dir);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(not_started)?;

@@ -171,7 +171,7 @@ fn serve_here(
     if parent.is_some() {
         marks::catch_signals();
     }
-    let program = trial_program(config.engines.onnxruntime.as_deref());
+    let program = trial_program(&config.engines);
     let programs = Programs { offline: Some(program.path.clone()), trials: Some(program) };
     let mut app = App::start_on(config, sockets, parent, programs)?;
     loop {
@@ -198,16 +198,19 @@ fn serve_here(
 
 /// Serves trials to a server on standard input and output, until it is gone.
 #[must_use]
-pub fn trial(onnxruntime: Option<&Path>) -> ExitCode {
-    prepare::run_trials(onnxruntime);
+pub fn trial(onnxruntime: Option<&Path>, custom_ops: Option<&Path>) -> ExitCode {
+    prepare::run_trials(onnxruntime, custom_ops);
     ExitCode::SUCCESS
 }
 
 /// The program of trial processes: this one, also where its file was replaced since it was started.
-fn trial_program(onnxruntime: Option<&Path>) -> TrialProgram {
+fn trial_program(engines: &config::Engines) -> TrialProgram {
     let mut arguments = vec!["trial".into()];
-    if let Some(library) = onnxruntime {
+    if let Some(library) = &engines.onnxruntime {
         arguments.extend(["--onnxruntime".into(), library.as_os_str().to_owned()]);
+    }
+    if let Some(dir) = &engines.custom_ops_dir {
+        arguments.extend(["--custom-ops-dir".into(), dir.as_os_str().to_owned()]);
     }
     TrialProgram { path: PathBuf::from("/proc/self/exe"), arguments }
 }
@@ -219,8 +222,11 @@ pub fn check(path: &Path, input: Option<&Path>, json: bool) -> ExitCode {
     if let Some(input) = input {
         return check_input(path, input, json);
     }
+    // From the environment, as there is no configuration.
+    let custom_ops_dir = Engines::custom_ops_dir_of_environment();
+    let engines = config::Engines { custom_ops_dir, ..config::Engines::default() };
     let config = TrialConfig {
-        program: trial_program(None),
+        program: trial_program(&engines),
         limits: config::Models::default().time_limits,
         memory: Machine::detect().memory_bytes,
         known: None,

@@ -300,6 +300,7 @@ impl App {
             offline: admin::Offline {
                 program: offline_program,
                 onnxruntime: config.engines.onnxruntime.clone(),
+                custom_ops: config.engines.custom_ops_dir.clone(),
                 data_dir: dir.clone(),
             },
             max_push: MAX_PUSH,
@@ -616,7 +617,10 @@ fn start_access(
 /// The engines of this machine.
 fn engines(config: &Config) -> Arc<Engines> {
     Engines::set_skip_divisions(config.engines.skip_divisions);
-    let engines = Arc::new(Engines::discover(config.engines.onnxruntime.as_deref()));
+    let engines = Arc::new(Engines::discover_with(
+        config.engines.onnxruntime.as_deref(),
+        config.engines.custom_ops_dir.as_deref(),
+    ));
     log_engines(&engines);
     engines
 }

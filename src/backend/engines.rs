@@ -1,14 +1,17 @@
 //! The engines on this machine, and the choice of one for each version.
 
-use super::ort::OnnxRuntime;
+use super::ort::{OnnxRuntime, custom_ops, providers};
 use super::tract::{self, Tract};
-use super::{Backend, EngineChoice, LoadError, Model, VersionFiles};
+use super::{Backend, EngineChoice, EngineOptions, LoadError, Model, VersionFiles};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What to do when ONNX Runtime is missing.
 const INSTALL_ORT: &str = "`make ort` downloads ONNX Runtime's library; ORT_DYLIB_PATH names an installed one";
+
+/// The variable that sets the directory of libraries with custom operators for a server. Commands without a configuration read it too.
+const CUSTOM_OPS_DIR: &str = "SLUICEGATE__ENGINES__CUSTOM_OPS_DIR";
 
 /// One engine, for the log at start and for error messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,7 @@ impl fmt::Display for EngineInfo {
 pub struct Engines {
     /// In the order in which `auto` tries them.
     engines: Vec<(EngineInfo, Option<Arc<dyn Backend>>)>,
+    custom_ops: Option<PathBuf>,
 }
 
 impl fmt::Debug for Engines {
@@ -51,7 +55,19 @@ impl Engines {
     /// one.
     #[must_use]
     pub fn discover(ort_dylib: Option<&Path>) -> Engines {
-        let ort = match OnnxRuntime::find(ort_dylib) {
+        Engines::discover_with(ort_dylib, Engines::custom_ops_dir_of_environment().as_deref())
+    }
+
+    /// The directory of libraries with custom operators, for commands that read no configuration.
+    #[must_use]
+    pub fn custom_ops_dir_of_environment() -> Option<PathBuf> {
+        std::env::var_os(CUSTOM_OPS_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from)
+    }
+
+    /// The same, with the directory whose libraries with custom operators models may name. `None`: they may name none.
+    #[must_use]
+    pub fn discover_with(ort_dylib: Option<&Path>, custom_ops: Option<&Path>) -> Engines {
+        let ort = match OnnxRuntime::find(ort_dylib, custom_ops) {
             Ok(found) => {
                 let version = Some(found.version().to_owned());
                 let note = format!("found at {}", found.origin());
@@ -63,7 +79,7 @@ impl Engines {
                 (EngineInfo { name: OnnxRuntime::NAME, version: None, available: false, note }, None)
             }
         };
-        Engines { engines: vec![ort, built_in_tract()] }
+        Engines { engines: vec![ort, built_in_tract()], custom_ops: custom_ops.map(Path::to_owned) }
     }
 
     /// Whether an integer division that traps in an operator of ONNX Runtime fails its run only (`ort/trap.rs`). Default true; holds for the
@@ -77,7 +93,7 @@ impl Engines {
     pub fn without_onnxruntime() -> Engines {
         let note = format!("left out. {INSTALL_ORT}");
         let absent = EngineInfo { name: OnnxRuntime::NAME, version: None, available: false, note };
-        Engines { engines: vec![(absent, None), built_in_tract()] }
+        Engines { engines: vec![(absent, None), built_in_tract()], custom_ops: None }
     }
 
     /// One engine for every choice.
@@ -86,6 +102,7 @@ impl Engines {
         let note = "the only engine".to_owned();
         Engines {
             engines: vec![(EngineInfo { name: engine.name(), version: None, available: true, note }, Some(engine))],
+            custom_ops: None,
         }
     }
 
@@ -93,6 +110,21 @@ impl Engines {
     #[must_use]
     pub fn describe(&self) -> Vec<EngineInfo> {
         self.engines.iter().map(|(info, _)| info.clone()).collect()
+    }
+
+    /// The files of libraries with custom operators that a model names.
+    ///
+    /// # Errors
+    /// When one is not allowed, or does not exist.
+    pub fn custom_ops_files(&self, names: &[String]) -> Result<Vec<PathBuf>, LoadError> {
+        custom_ops::files(self.custom_ops.as_deref(), names)
+    }
+
+    /// Whether a model that is set up like this can run elsewhere than on the CPU.
+    #[must_use]
+    pub fn have_accelerator(&self, options: &EngineOptions) -> bool {
+        let is_loaded = |(info, _): &(EngineInfo, _)| info.name == OnnxRuntime::NAME && info.available;
+        self.engines.iter().any(is_loaded) && providers::has_accelerator(options)
     }
 
     /// Loads a version with the chosen engine.

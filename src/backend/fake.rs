@@ -335,7 +335,7 @@ mod tests {
             }
         });
         let engines = Engines::only(Arc::new(engine));
-        let load = |dir: &str| engines.load(EngineChoice::Tract, &VersionFiles { dir: dir.into() });
+        let load = |dir: &str| engines.load(EngineChoice::Tract, &VersionFiles::of(dir));
         run(&load("a/1").unwrap()).unwrap();
         assert_eq!(fake.runs(), 1);
         assert_eq!(load("a/2").unwrap_err().to_string(), "broken");

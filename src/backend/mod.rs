@@ -30,6 +30,7 @@ mod engines;
 pub(crate) mod fake;
 mod interrupt;
 mod onnx;
+mod options;
 mod ort;
 mod tract;
 
@@ -39,20 +40,28 @@ pub use interrupt::Interrupt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use onnx::OnnxFile;
 pub use onnx::{GraphFacts, RowAnalysis};
+pub use options::{EngineOptions, Provider};
 
 use crate::model::{Checked, Signature};
 use crate::tensor::Tensor;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The files of one version: `dir/model.onnx`, with external weight files beside it.
+/// The files of one version: `dir/model.onnx`, with external weight files beside it; and how its engine is set up.
 #[derive(Debug, Clone)]
 pub struct VersionFiles {
     pub dir: PathBuf,
+    pub options: Arc<EngineOptions>,
 }
 
 impl VersionFiles {
     pub const MODEL: &'static str = "model.onnx";
+
+    /// For an engine without options.
+    #[must_use]
+    pub fn of(dir: impl Into<PathBuf>) -> VersionFiles {
+        VersionFiles { dir: dir.into(), options: Arc::default() }
+    }
 
     #[must_use]
     pub fn model(&self) -> PathBuf {

@@ -165,6 +165,9 @@ later ones use it.")]
         /// The path of ONNX Runtime's library.
         #[arg(long, value_name = "FILE")]
         onnxruntime: Option<PathBuf>,
+        /// The directory of libraries with custom operators.
+        #[arg(long, value_name = "DIR")]
+        custom_ops_dir: Option<PathBuf>,
     },
     /// Write logged predictions with their latest feedback to a file, without a server or from one.
     #[command(after_help = "Examples:
@@ -803,7 +806,9 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Check { path, input } => return (local.check)(&path, input.as_deref(), client.json()),
         Command::Golden(options) => return (local.golden)(&options, client.json()),
         Command::Certificate(options) => return (local.certificate)(&options),
-        Command::Trial { onnxruntime } => return (local.trial)(onnxruntime.as_deref()),
+        Command::Trial { onnxruntime, custom_ops_dir } => {
+            return (local.trial)(onnxruntime.as_deref(), custom_ops_dir.as_deref());
+        }
         Command::Export(options) if options.pick.offline(client.names_server()) => {
             return (local.export)(&options, client.json());
         }

@@ -12,7 +12,7 @@ pub struct Local {
     pub check: fn(&Path, Option<&Path>, bool) -> ExitCode,
     pub certificate: fn(&CertificateOptions) -> ExitCode,
     pub golden: fn(&GoldenOptions, bool) -> ExitCode,
-    pub trial: fn(Option<&Path>) -> ExitCode,
+    pub trial: fn(Option<&Path>, Option<&Path>) -> ExitCode,
     pub export: fn(&ExportOptions, bool) -> ExitCode,
     /// Lists requests of the prediction log.
     pub requests: fn(&RequestsOptions, bool) -> ExitCode,

@@ -295,10 +295,11 @@ impl Models {
 }
 
 impl Engines {
-    fn changes(&self, new: &Engines) -> [Option<Change>; 2] {
-        let Engines { onnxruntime, skip_divisions } = self;
+    fn changes(&self, new: &Engines) -> [Option<Change>; 3] {
+        let Engines { onnxruntime, custom_ops_dir, skip_divisions } = self;
         [
             at_start("engines.onnxruntime", onnxruntime, &new.onnxruntime),
+            at_start("engines.custom_ops_dir", custom_ops_dir, &new.custom_ops_dir),
             at_start("engines.skip_divisions", skip_divisions, &new.skip_divisions),
         ]
     }

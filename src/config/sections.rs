@@ -168,6 +168,9 @@ pub struct Models {
 pub struct Engines {
     /// The path of ONNX Runtime's library. Default: searched for (`ORT_DYLIB_PATH`, then `.ort/`, then the system's library path).
     pub onnxruntime: Option<PathBuf>,
+    /// The directory with the libraries of custom operators that a `model.toml` may name. Default none: models may name none, as they are
+    /// native code that runs in the server's process.
+    pub custom_ops_dir: Option<PathBuf>,
     /// Whether an integer division that traps in ONNX Runtime's operators `Div` and `Mod` fails that run only. Default true: a value in
     /// one request would otherwise end the process. What it skips is limited to instructions for which that is sound.
     pub skip_divisions: bool,
@@ -517,7 +520,7 @@ impl Models {
 
 impl Default for Engines {
     fn default() -> Engines {
-        Engines { onnxruntime: None, skip_divisions: true }
+        Engines { onnxruntime: None, custom_ops_dir: None, skip_divisions: true }
     }
 }
 
@@ -526,6 +529,7 @@ impl Engines {
         let d = Engines::default();
         Engines {
             onnxruntime: t.path("onnxruntime"),
+            custom_ops_dir: t.path("custom_ops_dir"),
             skip_divisions: t.bool("skip_divisions").unwrap_or(d.skip_divisions),
         }
     }

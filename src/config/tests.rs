@@ -245,6 +245,7 @@ const ALL_DIFFERENT: &str = r#"
     default_model = "x"
     [engines]
     onnxruntime = "x"
+    custom_ops_dir = "x"
     skip_divisions = false
     [execute]
     inline_below = "1us"

@@ -14,6 +14,7 @@ use crate::prepare::{Job, StageFailure};
 use crate::registry::{Limits, Stage, State};
 use crate::source::Fingerprint;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
 
@@ -49,8 +50,7 @@ impl Manager {
     }
 
     fn begin_load(&mut self, id: &VersionId, dir: PathBuf, fingerprint: Fingerprint) {
-        let files = VersionFiles { dir };
-        let model = std::fs::metadata(files.model()).map_or(0, |meta| meta.len());
+        let model = std::fs::metadata(VersionFiles::of(dir.clone()).model()).map_or(0, |meta| meta.len());
         let sizes = FileBytes { all: fingerprint.bytes, model: model.min(fingerprint.bytes) };
         let loading = &mut self.services.loading;
         if let Err(too_little) = loading.check_available(sizes, (self.services.config.available)()) {
@@ -66,6 +66,7 @@ impl Manager {
         services.set_state(id, record, State::Loading);
         record.tried = Some(fingerprint);
         record.busy = true;
+        let files = VersionFiles { dir, options: Arc::clone(&settings.engine_options) };
         services.loading.loaders.give(Task::BringUp(
             Box::new(Job {
                 id: id.clone(),

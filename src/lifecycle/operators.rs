@@ -16,6 +16,7 @@ use crate::registry::State;
 use crate::source::{Found, look_at_version};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use tracing::{error, info};
 
@@ -171,6 +172,7 @@ impl Manager {
             return self.services.answer(reply, Err(exists(&id)));
         }
         let engine = model.map(|m| m.settings.engine).unwrap_or_default();
+        let engine_options = model.map(|m| Arc::clone(&m.settings.engine_options)).unwrap_or_default();
         let bytes = push::bytes_of(&file);
         let (loading, sizes) = (&self.services.loading, FileBytes::of_model(bytes));
         let fits = loading.check_available(sizes, (self.services.config.available)()).is_ok();
@@ -178,7 +180,20 @@ impl Manager {
         let root = self.services.config.models_dir.clone();
         let trusted_keys = self.services.config.trusted_keys.clone();
         let reply = Some(reply);
-        let push = Push { id, next_free, root, file, bytes, engine, signature, trusted_keys, try_it, actor, reply };
+        let push = Push {
+            id,
+            next_free,
+            root,
+            file,
+            bytes,
+            engine,
+            engine_options,
+            signature,
+            trusted_keys,
+            try_it,
+            actor,
+            reply,
+        };
         self.services.loading.push_task(Task::Stage(Box::new(push)));
     }
 

@@ -5,7 +5,7 @@
 
 use super::handle::{Actor, Reply};
 use super::model_record::conflict;
-use crate::backend::{EngineChoice, LoadError, VersionFiles};
+use crate::backend::{EngineChoice, EngineOptions, LoadError, VersionFiles};
 use crate::marks::{Kind, VersionMark};
 use crate::model::{Code, Failure, Version, VersionId};
 use crate::prepare::{Loader, SIGNATURE_FILE, TrustedKeys, artifact_digests};
@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A file, or a directory of files, that an operator wants to add as a version.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(super) struct Push {
     pub file: PathBuf,
     pub bytes: u64,
     pub engine: EngineChoice,
+    pub engine_options: Arc<EngineOptions>,
     /// The content of its `model.sig`.
     pub signature: Option<String>,
     /// It must be signed by one of these, where there are any.
@@ -79,7 +81,7 @@ impl Push {
             .check(&staged.dir, &digests)
             .map_err(|why| Failure::new(Code::InvalidRequest, format!("the file is not pushed: {why}")))?;
         if self.try_it {
-            let files = VersionFiles { dir: staged.dir.clone() };
+            let files = VersionFiles { dir: staged.dir.clone(), options: Arc::clone(&self.engine_options) };
             let mark = VersionMark::register(&self.id.model, self.id.version, "");
             let _inside = mark.enter(Kind::Load);
             match engines.load(self.engine, &files, None) {

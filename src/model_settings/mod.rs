@@ -5,12 +5,13 @@
 //! - `[metrics.NAME]` become [`crate::outcomes::Metrics`].
 //! - [`Recording`] combines the `[prediction_log]` section with the server's configuration.
 //!
-//! Uses: backend (engine choice), columns (names of elements), drift, execute (batching and placement), model, outcomes (metrics), record (what is recorded), registry (limits), settings, shadow (agreement).
+//! Uses: backend (engine choice and options), columns (names of elements), drift, execute (batching and placement), model, outcomes (metrics), record (what is recorded), registry (limits), settings, shadow (agreement).
 //!
 //! Invariant: nothing here reads a file or changes what is loaded.
 //!
 //! To add a setting: a field of [`ModelSettings`], its line in `parse`, its row in `docs/MODELS.md`.
 
+mod engine;
 mod features;
 mod gates;
 mod metrics;

@@ -1,11 +1,12 @@
 //! `model.toml`: the settings for all versions of a model.
 
+use super::engine;
 use super::features;
 use super::gates::Gates;
 use super::metrics;
 use super::monitoring;
 use super::recording::LogSettings;
-use crate::backend::EngineChoice;
+use crate::backend::{EngineChoice, EngineOptions};
 use crate::columns::ElementNames;
 use crate::execute::{Batching, Placement};
 use crate::model::Version;
@@ -19,8 +20,10 @@ use std::time::Duration;
 /// The settings of a model. The defaults apply to a model without the file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelSettings {
-    /// `engine`: `"auto"` (default), `"onnxruntime"` or `"tract"`.
+    /// `engine`, or `name` in `[engine]`: `"auto"` (default), `"onnxruntime"` or `"tract"`.
     pub engine: EngineChoice,
+    /// `[engine] custom_ops` and `providers`. A change applies to versions loaded afterwards.
+    pub engine_options: Arc<EngineOptions>,
     /// `versions`: `"all"` (default), `{ latest = N }`, or a list such as `["3", "7"]`.
     pub versions: Keep,
     /// `auto_promote`: default false, so that a person or a rollout decides which version serves.
@@ -96,9 +99,7 @@ impl ModelSettings {
     /// All complaints, one per line.
     pub fn parse(name: &str, text: &str) -> Result<ModelSettings, String> {
         let mut table = Table::parse(name, text);
-        let engines =
-            [("auto", EngineChoice::Auto), ("onnxruntime", EngineChoice::OnnxRuntime), ("tract", EngineChoice::Tract)];
-        let engine = table.one_of("engine", &engines).unwrap_or_default();
+        let (engine, engine_options) = engine::read(&mut table);
         let expected = "\"all\", { latest = N } with N from 1, or a list of versions such as [\"3\", \"7\"]";
         let versions = table.custom("versions", expected, keep).unwrap_or_default();
         let auto_promote = table.bool("auto_promote").unwrap_or_default();
@@ -144,6 +145,7 @@ impl ModelSettings {
         table.finish().map_err(|complaints| complaints.to_string())?;
         Ok(ModelSettings {
             engine,
+            engine_options: Arc::new(engine_options),
             versions,
             auto_promote,
             keep_warm,

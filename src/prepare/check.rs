@@ -18,6 +18,7 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -230,7 +231,8 @@ fn check_engine(
     result: &mut EngineReport,
 ) {
     let begun = Instant::now();
-    let runner = match engines.load(choice, &VersionFiles { dir: dir.to_owned() }, None) {
+    let files = VersionFiles { dir: dir.to_owned(), options: Arc::clone(&settings.engine_options) };
+    let runner = match engines.load(choice, &files, None) {
         Ok(model) => Runner::new(model),
         Err(error) => {
             result.failure = Some(format!("load: {error}"));

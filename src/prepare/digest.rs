@@ -38,7 +38,7 @@ pub fn model_sha256(dir: &Path) -> io::Result<String> {
     file_sha256(&dir.join(VersionFiles::MODEL))
 }
 
-fn file_sha256(path: &Path) -> io::Result<String> {
+pub(super) fn file_sha256(path: &Path) -> io::Result<String> {
     let mut file = files::open_regular(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];

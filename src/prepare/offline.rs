@@ -32,7 +32,8 @@ pub fn load_offline(engines: &dyn Loader, dir: &Path) -> Result<OfflineVersion, 
     let at_dir = |message: String| format!("{}: {message}", dir.display());
     let settings = check::read_model_toml(dir).map_err(at_dir)?;
     let sha256 = model_sha256(dir).map_err(|e| at_dir(format!("cannot read {}: {e}", VersionFiles::MODEL)))?;
-    let model = engines.load(settings.engine, &VersionFiles { dir: dir.to_owned() }, None);
+    let files = VersionFiles { dir: dir.to_owned(), options: settings.engine_options };
+    let model = engines.load(settings.engine, &files, None);
     let model = model.map_err(|e| at_dir(e.to_string()))?;
     Ok(OfflineVersion {
         runner: Runner::new(model),

@@ -18,6 +18,7 @@ mod chaos;
 mod cli;
 mod clients;
 mod console;
+mod custom_ops;
 mod dataset;
 mod deploy;
 mod drain;

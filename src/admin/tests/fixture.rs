@@ -167,7 +167,12 @@ impl Fixture {
             telemetry: telemetry.clone(),
             models_dir: dir.path().join("models"),
             mirror: crate::mirror::Mirror::default(),
-            offline: crate::admin::Offline { program: None, onnxruntime: None, data_dir: dir.path().join("data") },
+            offline: crate::admin::Offline {
+                program: None,
+                onnxruntime: None,
+                custom_ops: None,
+                data_dir: dir.path().join("data"),
+            },
             max_push: MAX_PUSH,
             access: access.clone(),
             require_token,

@@ -26,7 +26,7 @@ fn engines() -> Vec<Arc<dyn Backend>> {
 
 /// ONNX Runtime. `None` only with `SLUICEGATE_TEST_WITHOUT_ORT=1`.
 fn onnxruntime() -> Option<Arc<dyn Backend>> {
-    match OnnxRuntime::find(None) {
+    match OnnxRuntime::find(None, None) {
         Ok(found) => Some(Arc::new(found)),
         Err(reason) => {
             let waived = std::env::var_os("SLUICEGATE_TEST_WITHOUT_ORT").is_some_and(|v| v == "1");
@@ -44,13 +44,11 @@ fn onnxruntime() -> Option<Arc<dyn Backend>> {
 fn fixture(kind: &str, name: &str) -> VersionFiles {
     let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/fixtures", kind, name, "1"].iter().collect();
     assert!(dir.is_dir(), "there is no fixture {}", dir.display());
-    VersionFiles { dir }
+    VersionFiles::of(dir)
 }
 
 fn load(engine: &dyn Backend, dir: &Path) -> Arc<dyn Model> {
-    engine
-        .load(&VersionFiles { dir: dir.to_owned() })
-        .unwrap_or_else(|e| panic!("{} on {}: {e}", engine.name(), dir.display()))
+    engine.load(&VersionFiles::of(dir)).unwrap_or_else(|e| panic!("{} on {}: {e}", engine.name(), dir.display()))
 }
 
 /// Checks inputs against a model's signature. `outputs`: those to compute, all if `None`.

@@ -78,12 +78,12 @@ fn files_of_other_formats_are_recognised() {
         for (bytes, words) in &cases {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("model.onnx"), bytes).unwrap();
-            let error = refusal(&*engine, &VersionFiles { dir: dir.path().to_owned() });
+            let error = refusal(&*engine, &VersionFiles::of(dir.path()));
             assert!(matches!(error, LoadError::Invalid(_)), "{error:?}");
             assert!(error.to_string().contains(words), "{words:?} expected of {error}");
         }
         let empty = tempfile::tempdir().unwrap();
-        let error = refusal(&*engine, &VersionFiles { dir: empty.path().to_owned() });
+        let error = refusal(&*engine, &VersionFiles::of(empty.path()));
         assert_eq!(error.to_string(), "model.onnx is missing");
     }
 }
@@ -97,7 +97,7 @@ fn weight_files_have_to_be_regular_files_inside_the_directory_of_the_version() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::copy(from.join("model.onnx"), dir.path().join("model.onnx")).unwrap();
         let weights = dir.path().join("weights.bin");
-        let error = || refusal(&*engine, &VersionFiles { dir: dir.path().to_owned() });
+        let error = || refusal(&*engine, &VersionFiles::of(dir.path()));
 
         std::os::unix::fs::symlink(elsewhere.path().join("weights.bin"), &weights).unwrap();
         let outside = error();
@@ -132,7 +132,7 @@ fn weight_files_are_checked_wherever_the_model_names_them() {
         for (place, model) in &whole {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("model.onnx"), model).unwrap();
-            let error = refusal(&*engine, &VersionFiles { dir: dir.path().to_owned() });
+            let error = refusal(&*engine, &VersionFiles::of(dir.path()));
             assert!(error.to_string().contains("\"../secret.bin\", which is not a file inside"), "{place}: {error}");
         }
     }
@@ -146,7 +146,7 @@ fn no_prefix_of_a_model_is_loaded_or_crashes() {
         for length in 0..whole.len() {
             std::fs::write(dir.path().join("model.onnx"), &whole[..length]).unwrap();
             // Without its last field the file may still be a valid model.
-            let loaded = engine.load(&VersionFiles { dir: dir.path().to_owned() });
+            let loaded = engine.load(&VersionFiles::of(dir.path()));
             assert!(
                 loaded.is_err() || length > whole.len() - 16,
                 "{} loads {length} bytes of {}",

@@ -26,6 +26,16 @@ pub(super) fn load_error(error: &Error, dir: &Path) -> LoadError {
     })
 }
 
+/// Why a library with custom operators cannot be loaded, by its name: its path is not for everybody who reads the reason.
+pub(super) fn library_error<T>(error: &Error<T>, file: &Path) -> Error {
+    const MOST: usize = 500;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let message = error.message().replace(&*file.to_string_lossy(), &name);
+    let reason = message.rsplit_once("with error: ").map_or(&*message, |(_, reason)| reason).trim();
+    let reason = &reason[..reason.floor_char_boundary(MOST)];
+    Error::new(format!("the library {name} with custom operators cannot be loaded: {reason}"))
+}
+
 /// Classifies an error of a run.
 pub(super) fn run_error(error: &Error) -> RunError {
     classify(error.code(), error.message().trim())

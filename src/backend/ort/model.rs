@@ -1,6 +1,7 @@
 //! One version, loaded into ONNX Runtime.
 
 use super::library::Library;
+use super::providers::Providers;
 use super::scratch::Scratch;
 use super::values::{Output, Value, check};
 use super::weights::Weights;
@@ -9,7 +10,6 @@ use crate::backend::onnx::{DeclaredOutput, OnnxFile};
 use crate::backend::{EmptyInputs, GraphFacts, Interrupt, LoadError, Model, RunError, Session};
 use crate::model::{Checked, Dim, Signature, TensorSpec};
 use crate::tensor::{DataType, Tensor};
-use ort::ep::CPU;
 use ort::session::Session as EngineSession;
 use ort::sys::OrtValue;
 use ort::value::{Outlet, TensorElementType, ValueType};
@@ -17,10 +17,18 @@ use ort::{AsPointer, Error, api};
 use smallvec::{SmallVec, smallvec};
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How the engine is set up.
+#[derive(Debug)]
+pub(super) struct Setup {
+    /// The files of libraries with custom operators.
+    pub custom_ops: Vec<PathBuf>,
+    pub providers: Providers,
+}
 
 /// A loaded version.
 #[derive(Debug)]
@@ -37,7 +45,7 @@ pub(super) struct OrtModel {
 }
 
 impl OrtModel {
-    pub(super) fn load(library: &Library, file: OnnxFile) -> Result<OrtModel, LoadError> {
+    pub(super) fn load(library: &Library, file: OnnxFile, setup: &Setup) -> Result<OrtModel, LoadError> {
         let (inputs, mut optional) = (file.inputs()?, file.optional_inputs());
         let declared = file.outputs()?;
         let path = file.dir().join(crate::backend::VersionFiles::MODEL);
@@ -47,7 +55,7 @@ impl OrtModel {
         // The engine reads the file by itself. Both copies at once would add the size of the file to the peak.
         drop(file);
         // `ort` panics on type descriptions it does not know.
-        let loaded = catch_unwind(AssertUnwindSafe(|| trap::guarded(|| open(library, &path, weights, scratch))));
+        let loaded = catch_unwind(AssertUnwindSafe(|| trap::guarded(|| open(library, &path, weights, scratch, setup))));
         let engine = match loaded {
             Ok(Ok(Ok(engine))) => engine,
             Ok(Ok(Err(error))) => return Err(errors::load_error(&error, &dir)),
@@ -216,15 +224,24 @@ impl Names {
 
 /// Makes the engine's session. It uses one thread, the calling one, so that no other thread has to be woken. Memory patterns
 /// are off: they made no run faster, and keep a plan for every input shape they have seen.
-fn open(library: &Library, path: &Path, weights: Weights, scratch: Scratch) -> Result<EngineSession, Error> {
+fn open(
+    library: &Library,
+    path: &Path,
+    weights: Weights,
+    scratch: Scratch,
+    setup: &Setup,
+) -> Result<EngineSession, Error> {
     let mut builder = EngineSession::builder(&library.environment)?
         .with_intra_threads(1)?
         .with_inter_threads(1)?
         .with_parallel_execution(false)?
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
-        .with_memory_pattern(false)?
-        .with_execution_providers([CPU::default().with_arena_allocator(scratch == Scratch::Arena).build()])?;
+        .with_memory_pattern(false)?;
+    for file in &setup.custom_ops {
+        builder = builder.with_operator_library(file).map_err(|error| errors::library_error(&error, file))?;
+    }
+    let mut builder = setup.providers.add_to(builder, scratch)?;
     weights.add_to(&builder)?;
     let session = builder.commit_from_file(path);
     drop(weights);

@@ -9,7 +9,10 @@ mod errors;
 
 use self::build::{Built, OpenInput};
 use super::onnx::OnnxFile;
-use super::{Backend, EmptyInputs, GraphFacts, Interrupt, LoadError, Model, RunError, Session, VersionFiles};
+use super::{
+    Backend, EmptyInputs, EngineOptions, GraphFacts, Interrupt, LoadError, Model, Provider, RunError, Session,
+    VersionFiles,
+};
 use crate::model::{Checked, Signature, panic_message};
 use crate::tensor::Tensor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,10 +37,27 @@ impl Backend for Tract {
     }
 
     fn load(&self, files: &VersionFiles) -> Result<Arc<dyn Model>, LoadError> {
+        refuse(&files.options)?;
         let file = OnnxFile::read(files)?;
         let built = build::build(&file)?;
         Ok(Arc::new(TractModel { built, graph: file.facts() }))
     }
+}
+
+/// What this engine does not have.
+///
+/// # Errors
+/// `Unsupported`, in words.
+fn refuse(options: &EngineOptions) -> Result<(), LoadError> {
+    if !options.custom_ops.is_empty() {
+        let message = "tract cannot load libraries with custom operators: they are made for ONNX Runtime";
+        return Err(LoadError::Unsupported(message.to_owned()));
+    }
+    if !options.providers.is_empty() && !options.providers.contains(&Provider::Cpu) {
+        let message = format!("tract runs on the CPU only, and [engine] providers has {}", options.provider_names());
+        return Err(LoadError::Unsupported(message));
+    }
+    Ok(())
 }
 
 /// A loaded version: the optimised graph, whose weights all sessions share.

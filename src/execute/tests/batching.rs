@@ -255,7 +255,7 @@ fn empty_tensors_that_claim_many_rows_do_no_harm() {
 
 /// The repository's perceptron on every available engine.
 pub(super) static REAL: LazyLock<Vec<Arc<Runner>>> = LazyLock::new(|| {
-    let files = VersionFiles { dir: "models/mlp32/1".into() };
+    let files = VersionFiles::of("models/mlp32/1");
     let engines = Engines::discover(None);
     let available = engines.describe().iter().filter(|engine| engine.available).count();
     let choices = [EngineChoice::Tract, EngineChoice::OnnxRuntime];

@@ -436,7 +436,7 @@ static REPOSITORY: LazyLock<Vec<(String, Arc<Runner>, Checked)>> = LazyLock::new
         "recommender/2",
     ] {
         let loaded = choices.iter().filter_map(|choice| {
-            engines.load(*choice, &VersionFiles { dir: std::path::Path::new("models").join(dir) }).ok()
+            engines.load(*choice, &VersionFiles::of(std::path::Path::new("models").join(dir))).ok()
         });
         for model in loaded {
             let name = format!("{dir} on {}", model.engine());

@@ -2,13 +2,13 @@
 
 use super::message::{Event, Order, engine_choice};
 use super::plan;
-use crate::backend::{EmptyAxes, Engines, LoadError, VersionFiles};
+use crate::backend::{EmptyAxes, EngineOptions, Engines, LoadError, Provider, VersionFiles};
 use crate::execute::Runner;
 use crate::model::InferenceRequest;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use std::io::{BufRead, Write};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// A process without work ends after this time, to give its memory back.
@@ -17,9 +17,9 @@ const IDLE: Duration = Duration::from_secs(20);
 const MAX_LINE: u64 = 1 << 20;
 
 /// Serves trials until standard input ends.
-pub fn run_trials(onnxruntime: Option<&Path>) {
+pub fn run_trials(onnxruntime: Option<&Path>, custom_ops: Option<&Path>) {
     be_expendable();
-    let engines = Engines::discover(onnxruntime);
+    let engines = Engines::discover_with(onnxruntime, custom_ops);
     let orders = read_orders();
     while let Ok(order) = orders.recv_timeout(IDLE) {
         carry_out(&order, &engines, &mut |event| report(&event));
@@ -73,7 +73,9 @@ fn carry_out(order: &Order, engines: &Engines, report: &mut dyn FnMut(Event)) {
     };
     limit(Some(soft));
     report(Event::Loading);
-    match engines.load(engine_choice(&order.engine), &VersionFiles { dir: order.dir.clone() }) {
+    let providers = order.providers.iter().filter_map(|name| Provider::of(name)).collect();
+    let options = Arc::new(EngineOptions { custom_ops: order.custom_ops.clone(), providers });
+    match engines.load(engine_choice(&order.engine), &VersionFiles { dir: order.dir.clone(), options }) {
         Err(error) => {
             let memory = matches!(error, LoadError::Memory(_));
             report(Event::Refused { memory, reason: error.to_string() });

@@ -10,6 +10,9 @@ pub(super) struct Order {
     pub dir: PathBuf,
     /// As `model.toml` spells it.
     pub engine: String,
+    /// `[engine]` of `model.toml`: the names of libraries and of providers.
+    pub custom_ops: Vec<String>,
+    pub providers: Vec<String>,
     /// How many bytes of address space this trial may add to the process.
     pub memory: u64,
     /// Whether plain requests are run.

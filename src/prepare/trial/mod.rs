@@ -26,11 +26,11 @@ pub use child::run_trials;
 pub use process::Program;
 
 use super::Loader;
-use super::digest::{artifact_digests, artifact_sha256};
+use super::digest::{artifact_digests, artifact_sha256, file_sha256};
 use super::limits::TimeLimits;
 use crate::backend::{
-    EmptyAxes, EmptyInputs, EngineChoice, Engines, GraphFacts, LoadError, Model, RunError, Session, Tried,
-    VersionFiles, free_axes,
+    EmptyAxes, EmptyInputs, EngineChoice, EngineOptions, Engines, GraphFacts, LoadError, Model, RunError, Session,
+    Tried, VersionFiles, free_axes,
 };
 use crate::machine;
 use crate::model::Signature;
@@ -120,7 +120,7 @@ impl Loader for TriedEngines {
         files: &VersionFiles,
         artifact: Option<&str>,
     ) -> Result<Arc<dyn Model>, LoadError> {
-        let trial = self.try_or_remember(choice, &files.dir, artifact)?;
+        let trial = self.try_or_remember(choice, files, artifact)?;
         let model = self.engines.load(choice, files)?;
         let empty_inputs = match trial {
             Trial::Done { engine, empty } if engine == model.engine() => empty.known(model.signature()),
@@ -145,27 +145,33 @@ impl TriedEngines {
     ///
     /// # Errors
     /// As [`TriedEngines::try_version`].
-    fn try_or_remember(&self, choice: EngineChoice, dir: &Path, artifact: Option<&str>) -> Result<Trial, LoadError> {
+    fn try_or_remember(
+        &self,
+        choice: EngineChoice,
+        files: &VersionFiles,
+        artifact: Option<&str>,
+    ) -> Result<Trial, LoadError> {
         // Files that cannot be read are the load's to report.
-        let key = self.known.as_ref().and_then(|known| Some((known, self.key(choice, dir, artifact)?)));
+        let key = self.known.as_ref().and_then(|known| Some((known, self.key(choice, files, artifact)?)));
         if let Some((known, key)) = &key
             && let Some((engine, empty)) = known.get(key)
         {
             return Ok(Trial::Done { engine, empty });
         }
-        let trial = self.try_version(choice, dir)?;
+        let trial = self.try_version(choice, files)?;
         if let (Some((known, key)), Trial::Done { engine, empty }) = (&key, &trial) {
             known.keep(key, engine, empty);
         }
         Ok(trial)
     }
 
-    /// What a result depends on: the bytes of the files, the engines, the release of this program. `None` where a file cannot be read.
-    fn key(&self, choice: EngineChoice, dir: &Path, artifact: Option<&str>) -> Option<String> {
+    /// What a result depends on: the bytes of the files, the engines and how they are set up, the release of this program. `None` where a file
+    /// cannot be read.
+    fn key(&self, choice: EngineChoice, version: &VersionFiles, artifact: Option<&str>) -> Option<String> {
         // Large files are hashed once: who loads a version has done it.
         let mut key = match artifact {
             Some(artifact) => artifact.to_owned(),
-            None => artifact_sha256(&artifact_digests(dir).ok()?),
+            None => artifact_sha256(&artifact_digests(&version.dir).ok()?),
         };
         for engine in self.engines.describe() {
             if let Some(version) = engine.version {
@@ -173,6 +179,13 @@ impl TriedEngines {
             }
         }
         let _ = write!(key, " {} {}", engine_name(choice), env!("CARGO_PKG_VERSION"));
+        let EngineOptions { custom_ops, providers } = &*version.options;
+        for provider in providers {
+            let _ = write!(key, " {}", provider.as_str());
+        }
+        for file in self.engines.custom_ops_files(custom_ops).ok()? {
+            let _ = write!(key, " {}", file_sha256(&file).ok()?);
+        }
         Some(key)
     }
 
@@ -180,15 +193,20 @@ impl TriedEngines {
     ///
     /// # Errors
     /// When the version ended its process, took too much memory, or took too long to load.
-    fn try_version(&self, choice: EngineChoice, dir: &Path) -> Result<Trial, LoadError> {
+    fn try_version(&self, choice: EngineChoice, version: &VersionFiles) -> Result<Trial, LoadError> {
+        let VersionFiles { dir, options } = version;
         let files = bytes_of_files(dir);
         let Some((memory, is_all)) = self.memory_for(files) else {
             let why = "its files are too large for a trial in another process beside the memory in use".to_owned();
             return Ok(Trial::NotTried(why));
         };
+        // The drivers of accelerators reserve address space by the terabyte.
+        let memory = if self.engines.have_accelerator(options) { u64::MAX } else { memory };
         let mut order = Order {
             dir: dir.to_owned(),
             engine: engine_name(choice).to_owned(),
+            custom_ops: options.custom_ops.clone(),
+            providers: options.providers.iter().map(|provider| provider.as_str().to_owned()).collect(),
             memory,
             plain: true,
             known: Vec::new(),

@@ -356,6 +356,17 @@ pub fn never_ending() -> Vec<u8> {
     model(vec![repeat], vec![go], vec![value("x", &dims)], vec![value("y", &dims)])
 }
 
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: twice `x`, by the custom operator of `twice.c`.
+pub fn twice() -> Vec<u8> {
+    let mut operator = node("Twice", &["x"], &["y"]);
+    operator.domain = "test".into();
+    let dims = [None, Some(2)];
+    let model = model(vec![operator], Vec::new(), vec![value("x", &dims)], vec![value("y", &dims)]);
+    let mut model = ModelProto::decode(&*model).unwrap();
+    model.opset_import.push(OperatorSetIdProto { domain: "test".into(), version: 1 });
+    model.encode_to_vec()
+}
+
 /// A model with an operator that no engine has.
 pub fn unknown_operator() -> Vec<u8> {
     model(
