@@ -22,8 +22,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        // A hundredth of a core is 10 ms a second: 50 ns for each value.
-        Config { cells_per_second: 200_000.0, bytes: 64 << 20 }
+        // A hundredth of a core is 10 ms a second: 100 ns for each value.
+        Config { cells_per_second: 100_000.0, bytes: 64 << 20 }
     }
 }
 

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Time between attempts to begin a segment after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest time that live figures are computed at a stretch. Short beside a request, long beside the call that gives way.
+const LEARN_SLICE: Duration = Duration::from_micros(100);
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -281,9 +283,15 @@ impl Writer {
     /// Passes records that are on the disk to the live figures.
     fn learn(&self, filled: &Filled) {
         let streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = Instant::now();
         for chunk in &filled.chunks {
             for (kind, body) in frame::own_frames(chunk) {
                 super::learn::update(&self.quality, &self.shared.drift, &streams, kind, body);
+                // A thread that answers requests may wait for this core, and the system would let this one run on for milliseconds.
+                if since.elapsed() >= LEARN_SLICE {
+                    std::thread::yield_now();
+                    since = Instant::now();
+                }
             }
         }
     }

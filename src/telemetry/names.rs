@@ -217,7 +217,7 @@ pub(crate) const DRIFT_SHARE: Metric = metric(
     "sluicegate_drift_counted_share",
     Kind::Gauge,
     &[],
-    "The least share of a model's requests that is counted for drift, from 0 to 1; below 1 beyond 200,000 values a second",
+    "The least share of a model's requests that is counted for drift, from 0 to 1; below 1 beyond 100,000 values a second",
 );
 pub(crate) const QUALITY_LABELLED: Metric = metric(
     "sluicegate_quality_labelled",
