@@ -54,6 +54,13 @@ impl Client {
 
 fn read_signature(file: &Path) -> Result<String, CommandError> {
     let signature = read_file(file)?;
+    if signature.trim_ascii_start().first() == Some(&b'{') {
+        let message = format!(
+            "{} is a bundle of `model_signing`, which lists all files of a version: push the version's directory",
+            file.display()
+        );
+        return Err(CommandError::Failed(message));
+    }
     let text = String::from_utf8(signature).map_err(|_| {
         let message = format!("cannot read {}: it is not Base64; `sluicegate sign` writes it so", file.display());
         CommandError::Failed(message)

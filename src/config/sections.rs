@@ -495,7 +495,7 @@ impl Models {
             trusted_keys: t
                 .custom(
                     "trusted_keys",
-                    "up to 32 Ed25519 public keys with names, as `sluicegate keygen` prints them, such as [\"ci=MCowBQYDK2VwAyEA…\"]",
+                    "up to 32 public keys with names (Ed25519, as `sluicegate keygen` prints them, or P-256 or P-384), such as [\"ci=MCowBQYDK2VwAyEA…\"]",
                     |value| {
                         let texts: Option<Vec<String>> =
                             value.as_list()?.iter().map(|item| item.as_str().map(str::to_owned)).collect();

@@ -1,7 +1,9 @@
-//! Signatures of versions: Ed25519 over the list of a version's files (`docs/MODELS.md`, "Signed versions").
+//! Signatures of versions (`docs/MODELS.md`, "Signed versions"), in the file `model.sig` beside the model.
 //!
-//! The signed text is what `sha256sum` prints for the artifact's files, sorted by name. The signature is the file `model.sig` beside the
-//! model: 64 bytes, or lines of Base64.
+//! - Ed25519 over what `sha256sum` prints for the artifact's files, sorted by name: 64 bytes, or lines of Base64.
+//! - ECDSA over the statement of a bundle of OpenSSF model signing ([`bundle`]).
+
+mod bundle;
 
 use super::digest::{Digests, artifact_digests};
 use super::files;
@@ -9,7 +11,10 @@ use crate::registry::Stage;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey,
+    VerificationAlgorithm,
+};
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -17,12 +22,11 @@ use std::path::Path;
 /// The file with the signature.
 pub const SIGNATURE_FILE: &str = "model.sig";
 
-/// The largest file with signatures, and the most signatures in it.
-pub(super) const MAX_FILE: u64 = 8 << 10;
+/// The largest file with signatures, and the most signatures in it. A bundle has about 250 bytes for each file of the version.
+pub(super) const MAX_FILE: u64 = 1 << 20;
 const MAX_SIGNATURES: usize = 32;
 
-/// What stands before the 32 bytes of an Ed25519 key in its DER form: a public key (RFC 8410, 4), and a private one (RFC 8410, 7).
-const PUBLIC_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+/// What stands before the 32 bytes of an Ed25519 private key in its DER form (RFC 8410, 7).
 const PRIVATE_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
@@ -34,7 +38,15 @@ pub struct TrustedKeys(Vec<TrustedKey>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedKey {
     name: String,
-    key: [u8; 32],
+    key: PublicKey,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PublicKey {
+    Ed25519([u8; 32]),
+    /// Uncompressed points: 65 and 97 bytes.
+    P256(Vec<u8>),
+    P384(Vec<u8>),
 }
 
 /// A private key, for `sluicegate sign`.
@@ -59,8 +71,8 @@ pub enum SignError {
 // === impl TrustedKeys ===
 
 impl TrustedKeys {
-    /// Reads `NAME=KEY` for each key: the Base64 of its 32 bytes, or of its DER form, as it stands in a PEM file. `None` when one is wrong, or
-    /// a name is there twice.
+    /// Reads `NAME=KEY` for each key: the Base64 of its DER form, as it stands in a PEM file, or of the 32 bytes of an Ed25519 key. `None` when
+    /// one is wrong, or a name is there twice.
     #[must_use]
     pub fn parse(texts: &[String]) -> Option<TrustedKeys> {
         let mut keys: Vec<TrustedKey> = Vec::new();
@@ -70,8 +82,7 @@ impl TrustedKeys {
             if !is_name || keys.iter().any(|known| known.name == name) {
                 return None;
             }
-            let bytes = STANDARD.decode(key.trim()).ok()?;
-            let key = bytes.strip_prefix(&PUBLIC_PREFIX).unwrap_or(&bytes).try_into().ok()?;
+            let key = PublicKey::from_der(&STANDARD.decode(key.trim()).ok()?)?;
             keys.push(TrustedKey { name: name.to_owned(), key });
         }
         Some(TrustedKeys(keys))
@@ -99,12 +110,17 @@ impl TrustedKeys {
                 "it is not signed: there is no {SIGNATURE_FILE}, and [models] trusted_keys asks for a signature by one of: {trusted}"
             ));
         };
-        let message = manifest(digests)?;
-        let signatures = signatures(&bytes)?;
-        let by = self.0.iter().find(|key| {
-            let public = UnparsedPublicKey::new(&ED25519, key.key);
-            signatures.iter().any(|signature| public.verify(message.as_bytes(), signature).is_ok())
-        });
+        let by = if bundle::is_bundle(&bytes) {
+            bundle::signer(&bytes, &self.0, dir, digests)?
+        } else {
+            let message = manifest(digests)?;
+            let signatures = signatures(&bytes)?;
+            let is_ed25519 = |key: &&TrustedKey| matches!(key.key, PublicKey::Ed25519(_));
+            self.0
+                .iter()
+                .filter(is_ed25519)
+                .find(|key| signatures.iter().any(|signature| key.key.has_signed(message.as_bytes(), signature)))
+        };
         match by {
             Some(key) => Ok(Some(key.name.clone())),
             None => Err(format!(
@@ -112,6 +128,42 @@ impl TrustedKeys {
                  they were signed, or another key signed them"
             )),
         }
+    }
+}
+
+// === impl PublicKey ===
+
+impl PublicKey {
+    /// What stands before the bytes of a key in its DER form: RFC 8410, 4; RFC 5480, 2.
+    const ED25519_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+    const P256_PREFIX: [u8; 26] = [
+        0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+        0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    ];
+    const P384_PREFIX: [u8; 23] = [
+        0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04,
+        0x00, 0x22, 0x03, 0x62, 0x00,
+    ];
+
+    fn from_der(bytes: &[u8]) -> Option<PublicKey> {
+        // 4: the point is not compressed.
+        let is_point = |point: &&[u8], length: usize| point.len() == length && point[0] == 4;
+        if let Some(point) = bytes.strip_prefix(&Self::P256_PREFIX) {
+            return Some(point).filter(|point| is_point(point, 65)).map(|point| PublicKey::P256(point.to_vec()));
+        }
+        if let Some(point) = bytes.strip_prefix(&Self::P384_PREFIX) {
+            return Some(point).filter(|point| is_point(point, 97)).map(|point| PublicKey::P384(point.to_vec()));
+        }
+        bytes.strip_prefix(&Self::ED25519_PREFIX).unwrap_or(bytes).try_into().ok().map(PublicKey::Ed25519)
+    }
+
+    fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let (algorithm, key): (&dyn VerificationAlgorithm, &[u8]) = match self {
+            PublicKey::Ed25519(key) => (&ED25519, key),
+            PublicKey::P256(point) => (&ECDSA_P256_SHA256_ASN1, point),
+            PublicKey::P384(point) => (&ECDSA_P384_SHA384_ASN1, point),
+        };
+        UnparsedPublicKey::new(algorithm, key).verify(message, signature).is_ok()
     }
 }
 
@@ -144,7 +196,8 @@ fn signatures(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         lines.map(|line| STANDARD.decode(line).ok().filter(|signature| signature.len() == 64)).collect();
     let wrong = || {
         format!(
-            "{SIGNATURE_FILE} is not a signature: expected 64 bytes, or 1 to {MAX_SIGNATURES} lines with the Base64 of 64 bytes"
+            "{SIGNATURE_FILE} is not a signature: expected 64 bytes, 1 to {MAX_SIGNATURES} lines with the Base64 of 64 bytes, or a \
+             bundle of `model_signing sign key`"
         )
     };
     if signatures.is_empty() || signatures.len() > MAX_SIGNATURES {
@@ -185,7 +238,7 @@ impl SigningKey {
     /// The public key, as `[models] trusted_keys` takes it after the name.
     #[must_use]
     pub fn public(&self) -> String {
-        let der: Vec<u8> = PUBLIC_PREFIX.iter().chain(self.0.public_key().as_ref()).copied().collect();
+        let der: Vec<u8> = PublicKey::ED25519_PREFIX.iter().chain(self.0.public_key().as_ref()).copied().collect();
         STANDARD.encode(der)
     }
 
@@ -254,9 +307,9 @@ mod tests {
             let error = trusted.check(dir.path(), &digests).unwrap_err();
             assert!(error.contains("signature"), "{wrong:?}: {error}");
         }
-        std::fs::write(&file, "A".repeat(9000)).unwrap();
+        std::fs::write(&file, "A".repeat((1 << 20) + 1)).unwrap();
         assert!(
-            trusted.check(dir.path(), &digests).unwrap_err().contains("larger than 8192 bytes"),
+            trusted.check(dir.path(), &digests).unwrap_err().contains("larger than 1048576 bytes"),
             "a large file is not read"
         );
         std::fs::write(dir.path().join("a\\b"), "").unwrap();
