@@ -19,6 +19,7 @@ mod dataset;
 pub mod drift;
 pub mod execute;
 mod explain;
+mod fleet;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod heads;

@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings, stability.
+//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings, stability, fleet.
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -30,6 +30,7 @@ mod error;
 mod execution;
 mod extract;
 mod figures;
+mod fleet;
 mod guard;
 mod headers;
 mod history;
@@ -89,6 +90,8 @@ pub(crate) struct Admin {
     pub(crate) rollouts: Rollouts,
     /// Figures of shadows.
     pub(crate) figures: Figures,
+    /// `None`: in no fleet.
+    pub(crate) fleet: Option<crate::fleet::Fleet>,
     /// Figures over time.
     pub(crate) history: History,
     /// Logged predictions that were run again.

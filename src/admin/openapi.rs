@@ -2,7 +2,7 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, drift, execution, figures, history, lineage, logged, mlflow, models, outcomes, probes,
+    alerts, approvals, callers, drift, execution, figures, fleet, history, lineage, logged, mlflow, models, outcomes, probes,
     push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
@@ -40,6 +40,7 @@ use utoipa::OpenApi;
         alerts::end_silence,
         figures::list,
         figures::show,
+        fleet::show,
         tokens::list,
         tokens::create,
         tokens::revoke,
@@ -93,6 +94,7 @@ use utoipa::OpenApi;
         (name = "traffic", description = "Which version answers"),
         (name = "quality", description = "Quality from feedback, and the prediction log"),
         (name = "requests", description = "Logged requests: find them, look at one, run it again"),
+        (name = "fleet", description = "The gateways that share traffic documents"),
         (name = "alerts", description = "What is wrong, and who is told"),
         (name = "history", description = "Past changes"),
         (name = "triton", description = "Triton's model repository extension"),

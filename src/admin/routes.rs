@@ -4,7 +4,7 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, alerts, approvals, callers, drift, execution, figures, guard, headers, history, lineage, logged, mlflow,
+    Admin, alerts, approvals, callers, drift, execution, figures, fleet, guard, headers, history, lineage, logged, mlflow,
     models, openapi, outcomes, probes, push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
@@ -46,6 +46,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/sources", To(View, Everything), sources::list),
         post("/api/v1/sources:read", To(Operate, Everything), sources::read),
         get("/api/v1/mlflow", To(View, Everything), mlflow::show),
+        get("/api/v1/fleet", To(View, Listed), fleet::show),
         get("/api/v1/alerts", To(View, Listed), alerts::list),
         post("/api/v1/alerts:test", To(Operate, Everything), alerts::test),
         get("/api/v1/alerts/silences", To(View, Listed), alerts::silences),

@@ -18,6 +18,7 @@ mod commands;
 mod control;
 mod drift;
 mod explain;
+mod fleet;
 mod forget;
 mod golden;
 mod offline;
@@ -121,6 +122,8 @@ const SOURCES_STOP: Duration = Duration::from_millis(500);
 const STABILITY_STOP: Duration = Duration::from_millis(500);
 /// How long a stop waits for the last spans to be sent.
 const TRACES_STOP: Duration = Duration::from_secs(2);
+/// How long a stop waits until the fleet knows that this gateway leaves. Otherwise it learns it after some seconds.
+const FLEET_STOP: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for versions to be unloaded while runs do not end.
 const HELD_VERSIONS: Duration = Duration::from_secs(1);
@@ -164,6 +167,7 @@ pub struct App {
     rollouts: Rollouts,
     control: control::Control,
     manager: lifecycle::Stop,
+    fleet: Option<crate::fleet::Stop>,
     retention: retention::Retention,
     heads: Heads,
     alerts: alerts::Stop,
@@ -238,13 +242,16 @@ impl App {
         let remote = sources::Remote::of(config, mlflow);
         let lifecycle_config = lifecycle_config(config, memory, recording, set_aside, &remote);
         let figures = shadow::Figures::new(config.shadows.worst);
+        let mut fleet = fleet::prepare(config)?;
+        let stores = lifecycle::Stores { journal: Box::new(ledger_writer), peers: fleet.peers.take() };
         let (handle, manager) =
-            lifecycle::start(lifecycle_config, loader, writer, ledger_writer, figures.clone(), telemetry.clone())
+            lifecycle::start(lifecycle_config, loader, writer, stores, figures.clone(), telemetry.clone())
                 .map_err(start("the manager"))?;
         let (mirror, mirror_stop) =
             remote.start(config, &reader, &telemetry).map_err(start("the sources of models"))?;
         let (mlflow, mlflow_stop) =
             sources::follow(follower, &handle, &mirror, &telemetry).map_err(start("what follows MLflow"))?;
+        let fleet = fleet.join(&handle, &reader, &telemetry)?;
 
         let crate::config::Execute { inline_below, queue, max_wait, .. } = config.execute;
         let execution = Arc::new(execute::Config { inline_below, queue, max_wait, workers, cores });
@@ -309,7 +316,8 @@ impl App {
             callers: Arc::clone(data_plane.callers()),
             allowed_hosts: config.admin.allowed_hosts.clone(),
             stopping: control::stopping(phases),
-            warnings: tls.warnings(),
+            warnings: fleet::warnings(fleet.fleet.clone(), tls.warnings()),
+            fleet: fleet.fleet,
             alerts: alerts::Alerts::idle(&telemetry),
         };
         let (plane, alerts) = watch::start(config, &machine, plane, &tls).map_err(start("the alerts"))?;
@@ -332,6 +340,7 @@ impl App {
             rollouts,
             control,
             manager,
+            fleet: fleet.stop,
             retention,
             heads,
             alerts,
@@ -406,6 +415,7 @@ impl App {
             rollouts,
             control,
             manager,
+            fleet,
             retention,
             heads,
             alerts,
@@ -451,6 +461,10 @@ impl App {
         mirror.stop(left().min(SOURCES_STOP));
         if let Some(mlflow) = mlflow {
             mlflow.stop(left().min(SOURCES_STOP));
+        }
+        // From here on no other gateway counts on this one.
+        if let Some(fleet) = fleet {
+            fleet.stop(left().min(FLEET_STOP));
         }
         rollouts.stop();
         shadows.stop();

@@ -17,6 +17,7 @@
 mod alerts;
 mod approve;
 mod client;
+mod fleet;
 mod logged;
 mod offline;
 mod push;
@@ -120,6 +121,7 @@ enum Command {
   sluicegate serve --config /etc/sluicegate.toml
   sluicegate serve --models /srv/models --listen 127.0.0.1:9000 --data-dir /var/lib/sluicegate
   sluicegate serve --model fraud=/mnt/models
+  sluicegate serve --fleet nats://10.0.0.1:4222,nats://10.0.0.2:4222
   SLUICEGATE__LOG__FORMAT=json sluicegate serve")]
     Serve(ServeOptions),
     /// Test an .onnx file, a version, a model or a models directory, without a server.
@@ -500,6 +502,11 @@ Who pushed a version or asked for its traffic cannot approve it.")]
   sluicegate mlflow
   sluicegate mlflow --json | jq '.models[].aliases'")]
     Mlflow,
+    /// Show the gateways of the fleet, and what each has in force.
+    #[command(after_help = "Examples:
+  sluicegate fleet
+  sluicegate fleet --json | jq '.nodes[].state'")]
+    Fleet,
     /// List what is wrong now, and who is told; or send a test to a target.
     #[command(after_help = "Examples:
   sluicegate alerts
@@ -652,6 +659,9 @@ struct ServeOptions {
     /// The directory for traffic documents, the audit trail and the prediction log [default: data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+    /// Share traffic documents with other gateways through these NATS servers, separated by commas [default: none]
+    #[arg(long, value_name = "URLS")]
+    fleet: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -800,8 +810,8 @@ pub fn run(local: &Local) -> ExitCode {
     let Cli { client, command } = Cli::parse();
     let client = client::Client::new(client);
     let result = match command {
-        Command::Serve(ServeOptions { config, models, model, listen, admin_listen, data_dir }) => {
-            return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir, model });
+        Command::Serve(ServeOptions { config, models, model, listen, admin_listen, data_dir, fleet }) => {
+            return (local.serve)(config, &Overrides { listen, admin_listen, models, data_dir, model, fleet });
         }
         Command::Check { path, input } => return (local.check)(&path, input.as_deref(), client.json()),
         Command::Golden(options) => return (local.golden)(&options, client.json()),
@@ -861,6 +871,7 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Sources { now } => client.sources(now),
         Command::Mlflow => client.mlflow(),
         Command::Alerts(options) => client.alerts(&options),
+        Command::Fleet => client.fleet(),
         Command::Silence(options) => client.silence(&options),
         Command::History { model } => client.history(&model),
         Command::Audit(options) if options.verify || options.export => {

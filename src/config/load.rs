@@ -4,7 +4,7 @@ use super::{
     Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Metrics, Models, PredictionLog, Server, Serving,
     Shadows, sections,
 };
-use super::{access_section, alerts_section};
+use super::{access_section, alerts_section, fleet_section};
 use crate::settings::{Complaint, Complaints, ENVIRONMENT_PREFIX, Table};
 use std::path::Path;
 
@@ -21,6 +21,8 @@ pub struct Overrides {
     pub data_dir: Option<String>,
     /// `--model`, which has no key.
     pub model: Option<String>,
+    /// `--fleet`, for `fleet.urls`.
+    pub fleet: Option<String>,
 }
 
 /// The environment variables that set keys, for [`Config::load`].
@@ -62,6 +64,7 @@ impl Config {
             (["admin", "listen"], "--admin-listen", &overrides.admin_listen),
             (["models", "dir"], "--models", &overrides.models),
             (["data", "dir"], "--data-dir", &overrides.data_dir),
+            (["fleet", "urls"], "--fleet", &overrides.fleet),
         ];
         for (path, option, text) in options {
             if let Some(text) = text {
@@ -93,6 +96,7 @@ impl Config {
             breaker: sections::breaker(table.section("breaker")),
             metrics: Metrics::read(table.section("metrics")),
             tracing: sections::tracing(table.section("tracing")),
+            fleet: fleet_section::read(table.section("fleet")),
             log: Log::read(table.section("log")),
         };
         let (public, admin) = (config.server.listen, config.admin.listen);

@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), heads (its settings), lifecycle (its policy), mirror (its settings), mlflow (its settings), model, quality, record, registry (breakers), settings, telemetry, tls, traces (their settings).
+//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), fleet (its settings), heads (its settings), lifecycle (its policy), mirror (its settings), mlflow (its settings), model, quality, record, registry (breakers), settings, telemetry, tls, traces (their settings).
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -17,6 +17,7 @@
 mod access_section;
 mod alerts_section;
 mod callers_section;
+mod fleet_section;
 mod load;
 mod mlflow_section;
 mod reload;
@@ -34,6 +35,7 @@ pub use sections::{
 
 use crate::access;
 use crate::alerts;
+use crate::fleet;
 use crate::heads;
 use crate::registry::BreakerConfig;
 use crate::traces;
@@ -58,5 +60,6 @@ pub struct Config {
     pub breaker: BreakerConfig,
     pub metrics: Metrics,
     pub tracing: traces::Config,
+    pub fleet: fleet::Config,
     pub log: Log,
 }

@@ -4,6 +4,7 @@ use super::mlflow_section;
 use super::{Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
 use crate::access::{self, OidcConfig};
 use crate::alerts;
+use crate::fleet;
 use crate::heads;
 use crate::mirror;
 use crate::quality;
@@ -43,9 +44,10 @@ impl Config {
             breaker,
             metrics,
             tracing,
+            fleet,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 18] = [
+        let sections: [Vec<Option<Change>>; 20] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             access_changes(access, &new.access).into(),
@@ -62,6 +64,7 @@ impl Config {
             audit_changes(audit, &new.audit).into(),
             alerts_changes(alerts, &new.alerts).into(),
             breaker_changes(breaker, &new.breaker).into(),
+            fleet_changes(fleet, &new.fleet).into(),
             vec![at_start("metrics.triton_names", &metrics.triton_names, &new.metrics.triton_names)],
             tracing_changes(tracing, &new.tracing).into(),
             log.changes(&new.log).into(),
@@ -103,6 +106,17 @@ fn at_run_time<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Chan
 /// For keys that are used once, at start: a socket, a thread, an open file.
 pub(super) fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Option<Change> {
     (old != new).then_some(Change { key, needs_restart: true })
+}
+
+fn fleet_changes(old: &fleet::Config, new: &fleet::Config) -> [Option<Change>; 6] {
+    [
+        at_start("fleet.urls", &old.urls, &new.urls),
+        at_start("fleet.name", &old.name, &new.name),
+        at_start("fleet.node", &old.node, &new.node),
+        at_start("fleet.credentials", &old.credentials, &new.credentials),
+        at_start("fleet.ca", &old.ca, &new.ca),
+        at_start("fleet.replicas", &old.replicas, &new.replicas),
+    ]
 }
 
 /// Other files are read at once. A plane that has no TLS gets it at a restart, and the other way round.

@@ -89,6 +89,7 @@ fn the_environment_overrides_the_file_and_the_command_line_overrides_both() {
         models: None,
         data_dir: Some("elsewhere".into()),
         model: None,
+        fleet: Some("nats://a:4222, tls://b:4222".into()),
     };
     let config = load(Some(&path), &variables, &overrides).unwrap();
     assert_eq!(config.server.listen, "3.3.3.3:3".parse().unwrap());
@@ -96,6 +97,7 @@ fn the_environment_overrides_the_file_and_the_command_line_overrides_both() {
     assert_eq!(config.models.dir, PathBuf::from("from-env"));
     assert_eq!(config.admin.listen, "[::1]:4".parse().unwrap());
     assert_eq!(config.data.dir, PathBuf::from("elsewhere"));
+    assert_eq!(config.fleet.urls, ["nats://a:4222", "tls://b:4222"]);
     assert_eq!(config.log, Log::default());
 }
 
@@ -128,7 +130,7 @@ fn an_unreadable_file_is_an_error() {
 }
 
 /// The keys that can change at run time. The others need a restart.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 16] = [
     "server.max_in_flight",
     "server.max_body",
     "server.body_timeout",
@@ -302,6 +304,13 @@ const ALL_DIFFERENT: &str = r#"
     sample_rate = 0.5
     protocol = "http"
     ca = "x"
+    [fleet]
+    urls = ["nats://x:1"]
+    name = "x"
+    node = "x"
+    credentials = "x"
+    ca = "x"
+    replicas = 3
     [alerts]
     enabled = false
     check_interval = "1s"

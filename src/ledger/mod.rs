@@ -174,6 +174,8 @@ pub enum Action {
     Silence,
     /// A silence was ended before its time.
     EndSilence,
+    /// Another gateway of the fleet changed the traffic document, and this one follows.
+    Follow,
 }
 
 impl Action {
@@ -214,6 +216,7 @@ impl Action {
             Action::Export => "export",
             Action::Silence => "silence",
             Action::EndSilence => "end_silence",
+            Action::Follow => "follow",
         }
     }
 }

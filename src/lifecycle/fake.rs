@@ -107,7 +107,8 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         Command::Token { change, reply } => {
             send!(reply, Asked::Token(*change), Told::Stored(stored) => stored);
         }
-        Command::TokenUses(_) => {}
+        // In a test with this manager there is no fleet.
+        Command::TokenUses(_) | Command::Follow { .. } => {}
         Command::Approval { model, version, reply } => {
             send!(reply, Asked::Approval { model, version }, Told::Approval(state) => state);
         }

@@ -1,6 +1,7 @@
 //! How operators send requests to the manager.
 
 use super::manager::Event;
+use super::peers::{FollowOutcome, Followed};
 use super::set_aside::SetAside;
 use crate::ledger::{Action, Note, Retirement, Review, TokenChange};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
@@ -249,6 +250,12 @@ pub(super) enum Command {
         change: Box<TokenChange>,
         reply: Reply<bool>,
     },
+    /// Not an operator's: another gateway of the fleet changed the document.
+    Follow {
+        model: ModelName,
+        followed: Box<Followed>,
+        reply: Reply<FollowOutcome>,
+    },
     /// Not an operator's: the times at which tokens were used.
     TokenUses(Vec<(String, Timestamp)>),
     /// Not an operator's: a thread that watches runs asks for it, and waits for nothing.
@@ -275,6 +282,7 @@ impl Command {
             Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } => drop(reply.send(Err(failure))),
             Command::Push { reply, .. } => drop(reply.send(Err(failure))),
             Command::Token { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Follow { reply, .. } => drop(reply.send(Err(failure))),
             Command::SetAside(_) | Command::TokenUses(_) => {}
         }
     }
@@ -346,6 +354,14 @@ impl Handle {
     /// `CONFLICT` when another revision is in force, a named version is not ready, or a signature breaks callers.
     pub async fn commit_rollout(&self, model: ModelName, commit: RolloutCommit, actor: Actor) -> Result<u64, Failure> {
         self.send(|reply| Command::RolloutCommit { model, commit: Box::new(commit), actor, reply }).await
+    }
+
+    /// Puts a document in force that another gateway of the fleet put in force.
+    ///
+    /// # Errors
+    /// `MODEL_NOT_FOUND` where the model is not here, `INVALID_REQUEST` when the document cannot be read, `INTERNAL` when the ledger cannot store it.
+    pub async fn follow(&self, model: ModelName, followed: Followed) -> Result<FollowOutcome, Failure> {
+        self.send(|reply| Command::Follow { model, followed: Box::new(followed), reply }).await
     }
 
     /// Loads a version that was unloaded or failed. Returns when it is ready, or, without `wait`, when the request is accepted.

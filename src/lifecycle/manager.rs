@@ -10,6 +10,7 @@ use super::journal::Journal;
 use super::load_queue::LoadQueue;
 use super::loaders::{LoaderMessage, LoaderNews, Loaders, Overdue, Task};
 use super::model_record::Model;
+use super::peers::Peers;
 use super::publisher::Publisher;
 use super::services::{Evictions, Schedule, Services, StateCounts};
 use super::version_record::{Note, VersionRecord};
@@ -51,6 +52,7 @@ pub(super) struct Manager {
 pub(super) struct Parts {
     pub writer: Writer,
     pub journal: Box<dyn Journal>,
+    pub peers: Option<Box<dyn Peers>>,
     pub figures: Figures,
     pub telemetry: Telemetry,
     pub loaders: Loaders,
@@ -98,13 +100,14 @@ pub(super) fn run(mut manager: Manager, mut events: mpsc::Receiver<Event>, clock
 impl Manager {
     #[must_use]
     pub(super) fn new(config: Config, parts: Parts) -> Manager {
-        let Parts { writer, journal, figures, telemetry, loaders, drains, source } = parts;
+        let Parts { writer, journal, peers, figures, telemetry, loaders, drains, source } = parts;
         let services = Services {
             state_counts: StateCounts::new(&telemetry),
             loading: LoadQueue::new(loaders, config.memory_budget),
             publisher: Publisher::new(writer, &telemetry),
             config,
             journal,
+            peers,
             figures,
             telemetry,
             source,

@@ -32,6 +32,7 @@ mod manager;
 mod memory;
 mod model_record;
 mod operators;
+mod peers;
 mod policy;
 mod publisher;
 mod push;
@@ -57,12 +58,13 @@ pub use handle::{
 pub use handle::{Published, Reviewed};
 pub(crate) use journal::Journal;
 pub use loaders::Patience;
+pub use peers::{FollowOutcome, Followed};
+pub(crate) use peers::{Peers, Proposed};
 pub use set_aside::SetAside;
 
 pub use crate::prepare::{TimeLimits, TrustedKeys};
 
 use crate::compare::Tolerance;
-use crate::ledger::LedgerWriter;
 use crate::machine::Available;
 use crate::model_settings::Recording;
 use crate::prepare::Loader;
@@ -131,6 +133,13 @@ pub enum Policy {
     MakeRoom,
 }
 
+/// Where changes are stored.
+pub(crate) struct Stores {
+    pub journal: Box<dyn Journal>,
+    /// The other gateways of a fleet; `None` for a gateway alone.
+    pub peers: Option<Box<dyn Peers>>,
+}
+
 /// Stops the manager.
 #[derive(Debug)]
 pub struct Stop {
@@ -147,27 +156,12 @@ const SYSTEM: &str = "system";
 ///
 /// # Errors
 /// When the ledger cannot be read, or the system refuses a new thread.
-pub fn start(
-    config: Config,
-    engines: Arc<dyn Loader>,
-    writer: Writer,
-    ledger: LedgerWriter,
-    figures: Figures,
-    telemetry: Telemetry,
-) -> io::Result<(Handle, Stop)> {
-    start_with(config, engines, writer, Box::new(ledger), figures, telemetry)
-}
-
-/// The same with any [`Journal`].
-///
-/// # Errors
-/// As [`start`].
 #[expect(clippy::needless_pass_by_value, reason = "each loading thread holds the engines from here on")]
-fn start_with(
+pub(crate) fn start(
     config: Config,
     engines: Arc<dyn Loader>,
     writer: Writer,
-    journal: Box<dyn Journal>,
+    stores: Stores,
     figures: Figures,
     telemetry: Telemetry,
 ) -> io::Result<(Handle, Stop)> {
@@ -186,8 +180,11 @@ fn start_with(
     let roots = [Some(config.models_dir.clone()), config.mirrored.clone()].into_iter().flatten().collect();
     let awaited = config.awaited.clone();
     let wake = source::watch(roots, config.settle, config.rescan, awaited, move |look| looked(look))?;
-    let mut manager =
-        Manager::new(config, Parts { writer, journal, figures, telemetry, loaders, drains, source: wake.clone() });
+    let Stores { journal, peers } = stores;
+    let mut manager = Manager::new(
+        config,
+        Parts { writer, journal, peers, figures, telemetry, loaders, drains, source: wake.clone() },
+    );
     let thread = manager.restore().and_then(|()| {
         let run = move || manager::run(manager, waiting, &clock);
         std::thread::Builder::new().name("manager".to_owned()).spawn(run)

@@ -91,6 +91,9 @@ impl Manager {
                     Err(failure) => services.answer(reply, Err(failure)),
                 });
             }
+            Command::Follow { model, followed, reply } => {
+                self.answer_now(&model, reply, |services, model| services.follow(model, *followed));
+            }
             Command::SetAside(aside) => self.set_aside(aside),
             Command::Token { change, reply } => {
                 let stored = self.services.journal.commit_token(&change).map_err(|e| journal::failure(&e));

@@ -7,6 +7,7 @@ use super::drain::Drains;
 use super::handle::Reply;
 use super::journal::{self, Journal};
 use super::load_queue::LoadQueue;
+use super::peers::Peers;
 use super::publisher::Publisher;
 use super::version_record::VersionRecord;
 use crate::ledger::{Change, Committed};
@@ -24,6 +25,8 @@ use tracing::{error, info};
 pub(super) struct Services {
     pub config: Config,
     pub journal: Box<dyn Journal>,
+    /// The other gateways of a fleet.
+    pub peers: Option<Box<dyn Peers>>,
     /// Comparisons of shadow answers, for gates.
     pub figures: Figures,
     pub telemetry: Telemetry,
@@ -92,11 +95,25 @@ impl Services {
         record.compared = None;
     }
 
-    /// Stores a change.
+    /// Stores a change. In a fleet, the other gateways agree first.
+    ///
+    /// # Errors
+    /// When they do not agree, or the ledger cannot store it. Nothing was changed here then.
+    pub(super) fn commit(&mut self, change: Change) -> Result<Committed, Failure> {
+        self.agree(&change)?;
+        let model = change.model.clone();
+        let stored = self.commit_here(change);
+        if let (Err(_), Some(peers)) = (&stored, self.peers.as_mut()) {
+            peers.not_stored(&model);
+        }
+        stored
+    }
+
+    /// Stores a change that the other gateways of a fleet know.
     ///
     /// # Errors
     /// When the ledger cannot store it. Nothing was changed then.
-    pub(super) fn commit(&mut self, change: Change) -> Result<Committed, Failure> {
+    pub(super) fn commit_here(&mut self, change: Change) -> Result<Committed, Failure> {
         self.journal.commit(change).map_err(|e| journal::failure(&e))
     }
 

@@ -34,6 +34,8 @@ pub(super) struct TrafficChange {
     gates: Option<Judged>,
     /// The versions that get traffic although nobody approved them.
     break_glass: Vec<Version>,
+    /// The other gateways of a fleet have it already.
+    agreed: bool,
 }
 
 /// The state after a change, as the audit trail shows it.
@@ -52,6 +54,8 @@ struct AuditAfter<'a> {
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How often to check whether the gates of an automatic promotion have enough compared answers.
 const GATE_CHECK: Duration = Duration::from_secs(1);
+/// How often to check whether the fleet's document of a model is known.
+const FLEET_CHECK: Duration = Duration::from_millis(250);
 
 impl TrafficChange {
     pub(super) fn new(next: Document, action: Action, actor: Actor) -> TrafficChange {
@@ -64,11 +68,17 @@ impl TrafficChange {
             rollout: None,
             gates: None,
             break_glass: Vec::new(),
+            agreed: false,
         }
     }
 
     pub(super) fn with_reason(self, reason: Option<String>) -> TrafficChange {
         TrafficChange { reason, ..self }
+    }
+
+    /// A change that the other gateways of a fleet have already.
+    pub(super) fn without_agreement(self) -> TrafficChange {
+        TrafficChange { agreed: true, ..self }
     }
 
     /// With versions that get traffic although nobody approved them.
@@ -243,6 +253,10 @@ impl Services {
         if model.is_out() || model.document_error.is_some() {
             return false;
         }
+        if !self.may_change_alone(&model.name) {
+            self.schedule.look_at(Instant::now() + FLEET_CHECK, &model.name);
+            return false;
+        }
         let (version, action) = if model.document.is_none() {
             let progress = model.progress();
             let loading = progress.values().any(|p| *p == Progress::Loading);
@@ -325,13 +339,13 @@ impl Services {
     /// # Errors
     /// When the document cannot be stored. Nothing was changed then.
     pub(super) fn change_traffic(&mut self, model: &mut Model, change: TrafficChange) -> Result<u64, Failure> {
-        let TrafficChange { next, action, actor, reason, auto_promoted, rollout, gates, break_glass } = change;
+        let TrafficChange { next, action, actor, reason, auto_promoted, rollout, gates, break_glass, agreed } = change;
         let (next, text) = stored_form(&next)?;
         let after = AuditAfter { document: &next, gates: gates.as_ref(), break_glass: &break_glass };
         let after = serde_json::to_string(&after)
             .map_err(|e| Failure::new(Code::Internal, "the change cannot be written").with_internal(e.to_string()))?;
         let highest_served = next.serving().last().copied();
-        let committed = self.commit(Change {
+        let change = Change {
             model: model.name.clone(),
             actor: actor.0.clone(),
             action,
@@ -345,7 +359,8 @@ impl Services {
                     Effect::SetRollout { state, document: Some(document) }
                 }
             },
-        })?;
+        };
+        let committed = if agreed { self.commit_here(change)? } else { self.commit(change)? };
 
         if !break_glass.is_empty() {
             self.telemetry.process().counter(&names::BREAK_GLASS, &[("action", action.as_str())]).increment(1);

@@ -295,6 +295,20 @@ pub(crate) const BREAK_GLASS: Metric = metric(
     &["action"],
     "Changes by which an admin gave traffic to a version that nobody approved, by action; alert on any",
 );
+pub(crate) const FLEET_CONNECTED: Metric = metric(
+    "sluicegate_fleet_connected",
+    Kind::Gauge,
+    &[],
+    "1 while this gateway follows its fleet, 0 while it is cut off; absent in no fleet",
+);
+pub(crate) const FLEET_NODES: Metric =
+    metric("sluicegate_fleet_nodes", Kind::Gauge, &[], "Gateways of the fleet that were heard in the last seconds");
+pub(crate) const FLEET_BEHIND: Metric = metric(
+    "sluicegate_fleet_documents_behind",
+    Kind::Gauge,
+    &[],
+    "Traffic documents of the fleet that are not in force on this gateway yet",
+);
 pub(crate) const STATES: Metric = metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state");
 pub(crate) const STAGE_SECONDS: Metric = metric(
     "sluicegate_stage_duration_seconds",
@@ -560,6 +574,9 @@ pub(crate) const ALL: &[Metric] = &[
     PANICS,
     ADMIN_REFUSED,
     BREAK_GLASS,
+    FLEET_CONNECTED,
+    FLEET_NODES,
+    FLEET_BEHIND,
     STATES,
     STAGE_SECONDS,
     STAGE_FAILURES,

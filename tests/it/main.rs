@@ -24,6 +24,7 @@ mod deploy;
 mod drain;
 mod execution;
 mod explain;
+mod fleet;
 mod gates;
 mod golden;
 mod grpc;

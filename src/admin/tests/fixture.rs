@@ -179,6 +179,7 @@ impl Fixture {
             callers: Callers::new(callers::Config { limits, rules: Vec::new() }),
             allowed_hosts: vec!["ops.example".to_owned()],
             warnings: Arc::new(Vec::new),
+            fleet: None,
             alerts: crate::alerts::Alerts::idle(&telemetry),
             mlflow: crate::mlflow::Mlflow::default(),
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),

@@ -1,6 +1,6 @@
 //! A models directory, a ledger, a manager and a fake engine whose behaviour the text of each "model" decides.
 
-use super::super::{Config, Handle, Journal, Patience, Policy, Promote, Stop, start_with};
+use super::super::{Config, Handle, Journal, Patience, Policy, Promote, Stop, Stores, start};
 use crate::backend::fake::{Fake, FakeEngine};
 use crate::backend::{Backend, EngineChoice, LoadError, Model, RunError, VersionFiles};
 use crate::compare::Tolerance;
@@ -173,7 +173,9 @@ impl Workspace {
         });
         let engines = Arc::new(OneEngine(engine));
         let figures = Figures::default();
-        let (handle, stop) = start_with(config, engines, writer, journal, figures.clone(), telemetry.clone()).unwrap();
+        let (handle, stop) =
+            start(config, engines, writer, Stores { journal, peers: None }, figures.clone(), telemetry.clone())
+                .unwrap();
         Fixture { workspace: self, handle, stop: Some(stop), reader, telemetry, figures }
     }
 }

@@ -243,6 +243,7 @@ pub fn configuration(dir: &Path, more: &str) -> Config {
         models: Some(models.display().to_string()),
         data_dir: Some(data.display().to_string()),
         model: None,
+        fleet: None,
     };
     Config::load(Some(&file), std::iter::empty(), &overrides).unwrap_or_else(|complaints| panic!("{complaints}"))
 }
