@@ -220,10 +220,11 @@ impl Browser {
         self.call("Emulation.setScriptExecutionDisabled", &json!({"value": off}));
     }
 
-    /// The whole page as a picture (PNG, in Base64).
-    pub fn picture(&mut self) -> String {
+    /// The page as a picture (PNG, in Base64), so many pixels high at most.
+    pub fn picture(&mut self, highest: f64) -> String {
         let size = self.call("Page.getLayoutMetrics", &json!({}))["cssContentSize"].clone();
-        let clip = json!({"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1});
+        let height = size["height"].as_f64().unwrap().min(highest);
+        let clip = json!({"x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1});
         let parameters = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         self.call("Page.captureScreenshot", &parameters)["data"].as_str().unwrap().to_owned()
     }
