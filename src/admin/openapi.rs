@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, drift, execution, figures, fleet, history, lineage, logged, mlflow, models, outcomes, probes,
-    push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
+    alerts, approvals, callers, drift, execution, figures, fleet, history, lineage, logged, mlflow, models, outcomes,
+    probes, push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;

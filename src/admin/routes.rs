@@ -4,8 +4,9 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, alerts, approvals, callers, drift, execution, figures, fleet, guard, headers, history, lineage, logged, mlflow,
-    models, openapi, outcomes, probes, push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
+    Admin, alerts, approvals, callers, drift, execution, figures, fleet, guard, headers, history, lineage, logged,
+    mlflow, models, openapi, outcomes, probes, push, quality, rollout, search, shadows, sources, tokens, traffic,
+    triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
