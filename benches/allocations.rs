@@ -56,6 +56,7 @@ fn serve(logged: bool) -> (App, tempfile::TempDir) {
         models: Some("models".to_owned()),
         data_dir: Some(dir.path().display().to_string()),
         model: None,
+        fleet: None,
     };
     let log = ("SLUICEGATE__PREDICTION_LOG__ENABLED".to_owned(), logged.to_string());
     let grace = ("SLUICEGATE__SERVER__SHUTDOWN_GRACE".to_owned(), "1s".to_owned());

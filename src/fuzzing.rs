@@ -177,7 +177,7 @@ pub fn frames(bytes: &[u8]) {
         1 => vec![spec("x", DataType::Fp64, &[free.clone(), free])],
         _ => vec![
             spec("s", DataType::Bytes, &[free.clone(), one.clone()]),
-            spec("i", DataType::Int64, &[free.clone()]),
+            spec("i", DataType::Int64, std::slice::from_ref(&free)),
             spec("b", DataType::Bool, &[free.clone(), one]),
             spec("x", DataType::Fp16, &[free, three]),
         ],

@@ -160,7 +160,9 @@ mod tests {
             (&["fraud/1/model.onnx", "other/1/model.onnx"], "1/model.onnx"),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            files.iter().for_each(|file| write(&dir.path().join("mounted").join(file)));
+            for file in files {
+                write(&dir.path().join("mounted").join(file));
+            }
             let model = OneModel { name: "fraud".parse().unwrap(), dir: dir.path().join("mounted") };
             for _ in 0..2 {
                 let root = model.arrange(&dir.path().join("data")).unwrap();

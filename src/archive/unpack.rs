@@ -59,13 +59,14 @@ fn unpack_entries(source: &mut dyn Read, to: &Path, below: Option<&str>) -> Resu
                 let name = match below {
                     None => name?,
                     // A name that cannot be read is not below the directory.
-                    Some(below) => match name.ok().and_then(|name| inside(&name, below)) {
-                        Some(name) => name,
-                        None => {
+                    Some(below) => {
+                        if let Some(name) = name.ok().and_then(|name| inside(&name, below)) {
+                            name
+                        } else {
                             skip(source, size)?;
                             continue;
                         }
-                    },
+                    }
                 };
                 let path = relative(&name)?;
                 match kind {

@@ -120,7 +120,7 @@ impl Buffer {
             let mut by_row = Vec::new();
             reader.room(&mut by_row, rows * columns)?;
             for row in 0..rows {
-                by_row.extend((0..columns).map(|column| elements[column * rows + row].clone()));
+                by_row.extend((0..columns).map(|column| std::mem::take(&mut elements[column * rows + row])));
             }
             *elements = by_row;
         });

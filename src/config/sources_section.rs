@@ -46,6 +46,7 @@ fn address(item: &Value) -> Option<Address> {
 }
 
 /// `None` where there is a wrong one.
+#[expect(clippy::option_option, reason = "a member may be absent, right or wrong")]
 fn version(members: &BTreeMap<String, Value>) -> Option<Option<crate::model::Version>> {
     let text = match members.get("version") {
         None => return Some(None),

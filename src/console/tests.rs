@@ -506,7 +506,7 @@ async fn much(request: Request) -> Response {
         "points": many(360, &|n| json!({"ts": format!("2026-11-28T10:{:02}:{:02}Z", n / 6 % 60, n % 6 * 10), "p99_us": 1000 + n}))})
     };
     let alert = |n: usize| {
-        json!({"state": if n % 2 == 0 { "firing" } else { "resolved" }, "severity": "critical", "rule": "drift", "summary": long, "how_sure": long, "what_to_do": long,
+        json!({"state": if n.is_multiple_of(2) { "firing" } else { "resolved" }, "severity": "critical", "rule": "drift", "summary": long, "how_sure": long, "what_to_do": long,
         "since": ts, "model": format!("model-{n}"), "version": "1", "change_before": {"action": "promote", "actor": long, "ts": ts, "reason": long}})
     };
     let path = request.uri().path().to_owned();

@@ -207,7 +207,7 @@ impl<'v> Rows<'v> {
             notes.push(format!("left out, as they are not logged as they are: {}", names.join(", ")));
         }
         let sample = self.drawn.finish().and_then(|sample| match (self.version, sample) {
-            (Some((signature, names)), Some(sample)) => of_version(sample, signature, names).map(Some),
+            (Some((signature, names)), Some(sample)) => of_version(&sample, signature, names).map(Some),
             (_, sample) => Ok(sample),
         });
         let sample = sample.unwrap_or_else(|why| {
@@ -219,7 +219,7 @@ impl<'v> Rows<'v> {
 }
 
 /// The rows with the columns of a version's inputs alone.
-fn of_version(sample: Sample, signature: &Signature, names: &ElementNames) -> Result<Sample, String> {
+fn of_version(sample: &Sample, signature: &Signature, names: &ElementNames) -> Result<Sample, String> {
     let is_input = |name: &String| resolve(signature, names, name).is_ok_and(|column| column.side == Side::Inputs);
     let kept: Vec<usize> = (0..sample.columns.len()).filter(|at| is_input(&sample.columns[*at])).collect();
     let rows = sample.rows.iter().map(|row| kept.iter().map(|at| row[*at].clone()).collect());

@@ -73,13 +73,14 @@ impl Drawn {
             Cell::Missing | Cell::Hidden => None,
             Cell::Number(number) => Some(SampleValue::Number(number)).filter(|_| number.is_finite()),
             Cell::Bool(bool) => Some(SampleValue::Bool(bool)),
-            Cell::Text(text) => match std::str::from_utf8(text).ok().filter(|text| text.len() <= Profile::MAX_TEXT) {
-                Some(text) => Some(SampleValue::Text(text.to_owned())),
-                None => {
+            Cell::Text(text) => {
+                if let Some(text) = std::str::from_utf8(text).ok().filter(|text| text.len() <= Profile::MAX_TEXT) {
+                    Some(SampleValue::Text(text.to_owned()))
+                } else {
                     self.rows[self.chosen[at].1].is_unfit = true;
                     None
                 }
-            },
+            }
         };
         let name = element.map_or_else(|| name.to_owned(), |element| format!("{name}[{element}]"));
         if let (Some(column), Some(value)) = (self.column(name), value) {

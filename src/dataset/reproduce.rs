@@ -136,7 +136,9 @@ pub fn reproduce_sample(engines: &dyn Loader, what: &ReproduceSample) -> Result<
     scan(&sources, &options, &mut |scanned| {
         let complete = assembler.push(&scanned).map_err(|error| scanned.source.stored.locate(error))?;
         let mut go_on = true;
-        complete.into_iter().for_each(|logged| go_on &= draw(logged));
+        for logged in complete {
+            go_on &= draw(logged);
+        }
         Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     if let Some(last) = assembler.finish() {

@@ -1,4 +1,4 @@
-//! fleet: several gateways that serve the same traffic documents, kept in NATS JetStream (docs/FLEET.md).
+//! fleet: several gateways that serve the same traffic documents, kept in NATS `JetStream` (docs/FLEET.md).
 //!
 //! - A change of a traffic document becomes one compare-and-set in the fleet's bucket before it is stored here ([`lifecycle::Peers`]).
 //! - A thread follows the bucket: what another gateway changed is put in force here, whatever was missed meanwhile.

@@ -60,10 +60,10 @@ impl Member {
     /// Follows the fleet until it is asked to stop. Connects again whenever the connection is lost.
     pub async fn run(self, mut puts: mpsc::Receiver<Put>, mut stop: watch::Receiver<bool>) {
         let mut said = String::new();
-        let follow = self.follow();
-        let sessions = async {
+        let follow = Box::pin(self.follow());
+        let sessions = Box::pin(async {
             loop {
-                match self.session(&mut puts, &mut stop).await {
+                match Box::pin(self.session(&mut puts, &mut stop)).await {
                     End::Asked => return,
                     End::Lost(why) => {
                         let was_there = self.board.cut_off(why.clone());
@@ -82,7 +82,7 @@ impl Member {
                     () = tokio::time::sleep(RETRY) => {}
                 }
             }
-        };
+        });
         tokio::select! {
             () = sessions => {}
             () = follow => {}

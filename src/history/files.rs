@@ -124,7 +124,7 @@ impl Files {
         let stored: Vec<StoredDay> =
             days.into_iter().map(|((model, version), day)| StoredDay { model, version, day }).collect();
         let bytes = serde_json::to_vec(&stored).map_err(io::Error::other);
-        let written = fs::create_dir_all(&self.dir).and_then(|()| bytes);
+        let written = fs::create_dir_all(&self.dir).and(bytes);
         let written = written.and_then(|bytes| durable::write_atomically(&self.dir.join(FIRST_DAYS), &bytes));
         if let Err(error) = written {
             tracing::warn!(%error, "the first days of versions cannot be written; a restart would lose them");

@@ -75,7 +75,9 @@ impl History {
                     let fresh = kept.lock().fresh();
                     files.write(seconds_now(), &fresh);
                     let days = kept.lock().learn_first_days(seconds_now());
-                    days.into_iter().for_each(|days| files.write_first_days(days));
+                    if let Some(days) = days {
+                        files.write_first_days(days);
+                    }
                 }
                 if stopping {
                     return;

@@ -322,7 +322,9 @@ impl All {
                 versions.entry(version).or_default().extend(&series.coarse);
             }
         }
-        versions.values_mut().for_each(|points| points.sort_by_key(|point| point.ts));
+        for points in versions.values_mut() {
+            points.sort_by_key(|point| point.ts);
+        }
         versions
     }
 

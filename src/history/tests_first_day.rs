@@ -60,7 +60,7 @@ fn few_requests_prove_nothing_and_a_quiet_first_day_lasts_longer() {
     assert!(day.p50.is_some() && day.engine.is_some() && day.p99.is_none(), "{day:?}");
     assert_eq!(day.compare(&quiet, now), [compared(Measure::P50, &day), compared(Measure::Engine, &day)]);
     // Enough requests once in an hour: 72 such points are there after three days.
-    let hourly: Vec<Point> = few(500).filter(|point| (point.ts - BEGIN) % 3600 == 0).collect();
+    let hourly: Vec<Point> = few(500).filter(|point| (point.ts - BEGIN).is_multiple_of(3600)).collect();
     assert_eq!(FirstDay::of(&hourly, now).unwrap().to, BEGIN + 3 * DAY);
     assert_eq!(FirstDay::of(&[], now), None);
     // Only the last hours of a day have requests: they are no day.

@@ -82,7 +82,7 @@ pub(crate) struct Place {
     /// An address that only the source understands. It is not shown.
     pub location: String,
     pub size: Option<u64>,
-    /// What changes when the bytes change: an ETag, or a time of change.
+    /// What changes when the bytes change: an `ETag`, or a time of change.
     pub tag: Option<String>,
     /// In lower-case hex.
     pub sha256: Option<String>,
@@ -171,7 +171,9 @@ impl Offer {
         let mut files: Vec<&RemoteFile> = self.files.iter().collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let mut hasher = Sha256::new();
-        files.iter().for_each(|file| file.add_to(&mut hasher));
+        for file in &files {
+            file.add_to(&mut hasher);
+        }
         format!("{:x}", hasher.finalize())
     }
 

@@ -329,7 +329,9 @@ impl State {
                 gone.push(model.clone());
             }
         }
-        gone.iter().for_each(|model| drop(self.settings.remove(model)));
+        for model in &gone {
+            self.settings.remove(model);
+        }
         let gives = |model: &ModelName| {
             self.sources.iter().position(|source| source.settings.contains_key(model)) == Some(source)
         };

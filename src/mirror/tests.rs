@@ -53,7 +53,9 @@ impl Source for Remote {
         fake.reads.push((place.location.clone(), from));
         let mut bytes = fake.files.get(&place.location).cloned().ok_or_else(|| Trouble::new("it is gone"))?;
         if fake.wrong_bytes {
-            bytes.iter_mut().for_each(|byte| *byte ^= 1);
+            for byte in &mut bytes {
+                *byte ^= 1;
+            }
         }
         let cut = fake.cuts > 0;
         let end = if cut { (usize::try_from(from).unwrap() + fake.cut_after).min(bytes.len()) } else { bytes.len() };

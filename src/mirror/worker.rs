@@ -231,7 +231,9 @@ impl Worker {
             held.extend(place.sha256.clone());
         }
         let mut state = self.shared.state();
-        held.iter().for_each(|name| state.hold(name));
+        for name in held.iter() {
+            state.hold(name);
+        }
     }
 
     /// Makes room for a version, and returns the bytes that it may have.

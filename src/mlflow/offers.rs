@@ -159,11 +159,11 @@ impl Registry {
             versions.retain(|version, _| version == promoted);
             return versions;
         }
-        let aliased: BTreeSet<Version> = aliases.values().copied().collect();
-        let room = self.config.versions.saturating_sub(aliased.len());
+        let named: BTreeSet<Version> = aliases.values().copied().collect();
+        let room = self.config.versions.saturating_sub(named.len());
         let newest: BTreeSet<Version> =
-            versions.keys().rev().filter(|version| !aliased.contains(version)).take(room).copied().collect();
-        versions.retain(|version, _| aliased.contains(version) || newest.contains(version));
+            versions.keys().rev().filter(|version| !named.contains(version)).take(room).copied().collect();
+        versions.retain(|version, _| named.contains(version) || newest.contains(version));
         versions
     }
 
@@ -237,7 +237,7 @@ impl Registry {
         let Some(model) = files.iter_mut().find(|file| file.path == name) else {
             return Ok(Err(format!("its MLmodel names the file {:?}, which is not there", shown(&name))));
         };
-        model.path = "model.onnx".to_owned();
+        "model.onnx".clone_into(&mut model.path);
         if files.iter().filter(|file| file.path == "model.onnx").count() > 1 {
             return Ok(Err(format!(
                 "it has the files {:?} and model.onnx, and only one can be the model",

@@ -28,6 +28,7 @@ flavors:
 run_id: 94acff38
 ";
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with what was read")]
 fn onnx(data: &str) -> Result<Flavor, String> {
     Ok(Flavor::Onnx(data.to_owned()))
 }

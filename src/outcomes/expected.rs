@@ -173,14 +173,14 @@ fn checked(fit: &Fit, scored: &[(&Row, f64)]) -> Option<Checked> {
     let known: Vec<(u64, f64, bool)> =
         scored.iter().filter_map(|(row, score)| Some((row.unit, *score, right(row)?))).collect();
     let n = known.len() as f64;
-    let scores: Vec<(u64, f64)> = known.iter().map(|(unit, score, _)| (*unit, *score)).collect();
+    let of_known: Vec<(u64, f64)> = known.iter().map(|(unit, score, _)| (*unit, *score)).collect();
     let share = |right: bool| f64::from(u8::from(right));
     let realised = known.iter().map(|(.., right)| share(*right)).sum::<f64>() / n;
     let off = |(unit, score, right): &(u64, f64, bool)| (*unit, share(*right) - fit.at(*unit, *score));
     let difference = known.iter().map(|known| off(known).1).sum::<f64>() / n;
     let spread = known.iter().map(|known| (off(known).0, (off(known).1 - difference) / n));
     let own = standard_error(spread).1?;
-    let (estimated, of_calibration) = fit.mean(&scores, false);
+    let (estimated, of_calibration) = fit.mean(&of_known, false);
     let width = Z * own.hypot(of_calibration);
     Some(Checked {
         n: known.len() as u64,

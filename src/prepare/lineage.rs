@@ -69,18 +69,15 @@ pub(super) fn read(t: &mut Table) -> Lineage {
 
 /// A SHA-256 without its name, or a digest of another kind with it.
 fn digest(text: &str) -> Option<String> {
-    match text.strip_prefix("sha256:").or((!text.contains(':')).then_some(text)) {
-        Some(digits) => {
-            let is_digest = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            is_digest.then(|| digits.to_ascii_lowercase())
-        }
-        None => {
-            let (kind, rest) = text.split_once(':')?;
-            let is_kind =
-                (1..=16).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-            let is_value = |b: u8| b.is_ascii_alphanumeric() || b"+/=._-".contains(&b);
-            (is_kind && (1..=128).contains(&rest.len()) && rest.bytes().all(is_value)).then(|| text.to_owned())
-        }
+    if let Some(digits) = text.strip_prefix("sha256:").or((!text.contains(':')).then_some(text)) {
+        let is_digest = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        is_digest.then(|| digits.to_ascii_lowercase())
+    } else {
+        let (kind, rest) = text.split_once(':')?;
+        let is_kind =
+            (1..=16).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let is_value = |b: u8| b.is_ascii_alphanumeric() || b"+/=._-".contains(&b);
+        (is_kind && (1..=128).contains(&rest.len()) && rest.bytes().all(is_value)).then(|| text.to_owned())
     }
 }
 

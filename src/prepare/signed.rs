@@ -1,7 +1,7 @@
 //! Signatures of versions (`docs/MODELS.md`, "Signed versions"), in the file `model.sig` beside the model.
 //!
 //! - Ed25519 over what `sha256sum` prints for the artifact's files, sorted by name: 64 bytes, or lines of Base64.
-//! - ECDSA over the statement of a bundle of OpenSSF model signing ([`bundle`]).
+//! - ECDSA over the statement of a bundle of `OpenSSF` model signing ([`bundle`]).
 
 mod bundle;
 

@@ -315,7 +315,9 @@ fn run(
     mut report: impl FnMut(Look) -> bool,
 ) {
     let roots: Vec<PathBuf> = state.roots().map(Path::to_owned).collect();
-    roots.iter().for_each(|root| remove_leftovers(root));
+    for root in &roots {
+        remove_leftovers(root);
+    }
     let mut watchers: Vec<DirWatcher> = roots.iter().map(|_| DirWatcher::default()).collect();
     let mut next_whole = Instant::now();
     loop {

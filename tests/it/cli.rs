@@ -263,7 +263,7 @@ fn ready_says_what_is_missing_and_waits_for_a_server_that_starts() {
     let other = tempfile::TempDir::new().unwrap();
     std::fs::create_dir(other.path().join("models")).unwrap();
     onnx::install(&other.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
-    let mut server = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
         .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", &format!("127.0.0.1:{port}")])
         .current_dir(other.path())
         .env("ORT_DYLIB_PATH", crate::support::process::onnxruntime())
@@ -271,8 +271,8 @@ fn ready_says_what_is_missing_and_waits_for_a_server_that_starts() {
         .spawn()
         .unwrap();
     assert!(waiting.wait().unwrap().success());
-    server.kill().unwrap();
-    server.wait().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

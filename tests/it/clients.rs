@@ -1,4 +1,4 @@
-//! Clients that users of other servers have, as they come from PyPI (tests/python/*_client*.py). README.md lists them.
+//! Clients that users of other servers have, as they come from `PyPI` (tests/python/*_client*.py). README.md lists them.
 
 use crate::support::{Gateway, copy};
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// MLflow's server and client, in a process of their own (tests/python/mlflow_registry.py).
+/// MLflow's server and client, in a process of their own (`tests/python/mlflow_registry.py`).
 struct Mlflow {
     child: Child,
     commands: ChildStdin,
@@ -60,7 +60,7 @@ impl Mlflow {
     }
 
     /// Logs and registers a version of `fraud` that answers `answer`. `more`: other arguments.
-    fn register(&mut self, answer: f32, more: Value) -> String {
+    fn register(&mut self, answer: f32, more: &Value) -> String {
         let file = self.dir.path().join("model.onnx");
         std::fs::write(&file, onnx::answering(answer, 4, 1000)).unwrap();
         let mut command = json!({"do": "register", "name": "fraud", "file": file});
@@ -149,8 +149,8 @@ fn alias_state(served: &Served, alias: &str) -> (String, String) {
 fn versions_aliases_and_lineage_of_mlflows_registry_are_served_and_gates_decide_about_promotions() {
     let mut mlflow = Mlflow::start();
     let commit = json!({"mlflow.source.git.commit": "0badc0de", "mlflow.user": "ann"});
-    mlflow.register(1.0, json!({"params": {"depth": 6}, "metrics": {"auc": 0.97}, "tags": commit}));
-    mlflow.register(2.0, json!({}));
+    mlflow.register(1.0, &json!({"params": {"depth": 6}, "metrics": {"auc": 0.97}, "tags": commit}));
+    mlflow.register(2.0, &json!({}));
     mlflow.alias("champion", "1");
     mlflow.alias("challenger", "2");
     let dir = TempDir::new().unwrap();
@@ -224,7 +224,7 @@ fn versions_aliases_and_lineage_of_mlflows_registry_are_served_and_gates_decide_
     mlflow.run(&json!({"do": "start"}));
 
     // A version without an ONNX flavour is reported and not loaded; one with golden answers passes the gate.
-    let plain = mlflow.register(3.0, json!({"flavor": "none"}));
+    let plain = mlflow.register(3.0, &json!({"flavor": "none"}));
     mlflow.alias("champion", &plain);
     read_now(&served);
     mlflow.wait_tag(&plain, "sluicegate.promotion", "no ONNX flavour (its flavours: python_function)");
@@ -233,7 +233,7 @@ fn versions_aliases_and_lineage_of_mlflows_registry_are_served_and_gates_decide_
     let request = json!({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]});
     let outputs = json!([{"name": "y", "shape": [1, 1], "datatype": "FP32", "data": [4.0]}]);
     std::fs::write(&golden, json!({"cases": [{"request": request, "outputs": outputs}]}).to_string()).unwrap();
-    let tested = mlflow.register(4.0, json!({"extra_files": [golden]}));
+    let tested = mlflow.register(4.0, &json!({"extra_files": [golden]}));
     mlflow.alias("champion", &tested);
     mlflow.wait_tag(&tested, "sluicegate.promotion", "applied: promoted");
     assert_eq!(answer(&served), 4.0);

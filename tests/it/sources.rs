@@ -104,16 +104,16 @@ fn a_list_of_digests_is_held_to_and_a_silent_server_is_given_up() {
 
 #[test]
 fn a_bucket_fills_a_server_that_is_killed_in_the_middle_and_starts_again_without_the_bucket() {
-    let mut server = FileServer::start();
+    let mut bucket = FileServer::start();
     let dir = tempfile::TempDir::new().unwrap();
     let model = onnx::answering(1.0, 4, 20_000);
     for file in ["bucket/prod/self/1/model.onnx", "bucket/prod/other/1/model.onnx", "bucket/prodigy/no/1/model.onnx"] {
-        server.put(file, model.clone());
+        bucket.put(file, model.clone());
     }
     for other in 0..5 {
-        server.put(&format!("bucket/prod/self/1/extra/{other}.txt"), format!("file {other}"));
+        bucket.put(&format!("bucket/prod/self/1/extra/{other}.txt"), format!("file {other}"));
     }
-    let endpoint = format!("http://{}", server.address);
+    let endpoint = format!("http://{}", bucket.address);
     let environment = [
         ("SLUICEGATE__MODELS__SOURCES__URIS", "[\"s3://bucket/prod\"]"),
         ("SLUICEGATE__MODELS__SOURCES__INTERVAL", "100ms"),
@@ -124,21 +124,21 @@ fn a_bucket_fills_a_server_that_is_killed_in_the_middle_and_starts_again_without
         ("AWS_SECRET_ACCESS_KEY", "secret"),
     ];
     let middle = model.len() / 2;
-    server.set(Fault::Stalls(middle));
+    bucket.set(Fault::Stalls(middle));
     let mut served = Served::start_with(dir.path(), &environment);
     let begun = |server: &FileServer| server.reads().iter().any(|read| read.path.ends_with("model.onnx"));
     eventually("the download is in its middle", || {
         let partials = std::fs::read_dir(dir.path().join("data/sources/partial")).ok()?;
         let arrived = partials.flatten().any(|file| file.metadata().is_ok_and(|meta| meta.len() >= middle as u64));
-        (arrived && begun(&server)).then_some(())
+        (arrived && begun(&bucket)).then_some(())
     });
     served.kill();
-    server.set(Fault::None);
+    bucket.set(Fault::None);
     let mut served = Served::start_with(dir.path(), &environment);
     served.ready();
     served.wait_state("self", 1, "serving");
     assert_eq!(served.version_serving(), "1");
-    let reads = server.reads();
+    let reads = bucket.reads();
     assert!(reads.iter().any(|read| read.path.ends_with("model.onnx") && read.from == middle), "it went on: {reads:?}");
     assert!(reads.iter().all(|read| read.signed && !read.path.contains("prodigy")), "{reads:?}");
     let shown = served.cli(&["sources"]);
@@ -146,7 +146,7 @@ fn a_bucket_fills_a_server_that_is_killed_in_the_middle_and_starts_again_without
     assert!(shown.contains("s3://bucket/prod") && shown.contains("2 of 2"), "{shown}");
     served.kill();
 
-    server.stop();
+    bucket.stop();
     let mut served = Served::start_with(dir.path(), &environment);
     served.ready();
     assert_eq!(served.version_serving(), "1", "from the data directory");

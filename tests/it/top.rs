@@ -1,4 +1,4 @@
-//! `sluicegate top`: in a pseudo terminal (tests/python/top_terminal.py), and where there is no terminal.
+//! `sluicegate top`: in a pseudo terminal (`tests/python/top_terminal.py`), and where there is no terminal.
 
 use crate::support::{Gateway, infer_body, onnx};
 use std::path::Path;

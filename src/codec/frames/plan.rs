@@ -335,7 +335,7 @@ pub(super) fn tensor(spec: &TensorSpec, buffer: Buffer, rows: usize, columns: us
     let mut extents = vec![rows];
     match of_row {
         Some(dims) => {
-            extents.extend(dims.iter().filter_map(|dim| if let Dim::Fixed(n) = dim { Some(*n) } else { None }))
+            extents.extend(dims.iter().filter_map(|dim| if let Dim::Fixed(n) = dim { Some(*n) } else { None }));
         }
         None => extents.push(columns),
     }

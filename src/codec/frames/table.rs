@@ -239,7 +239,9 @@ impl Split {
                     columns = (ahead.peek() != Some(b'n')).then_some(start);
                 }
                 "data" => data = Some((start, count(reader, "dataframe_split: data", "rows", b'[')?)),
-                _ => drop(reader.skip_value()?),
+                _ => {
+                    reader.skip_value()?;
+                }
             }
         }
         let (data, rows) =

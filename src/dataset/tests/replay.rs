@@ -202,7 +202,7 @@ fn a_prediction_is_reproduced_bit_by_bit_with_its_model_file() {
     assert!(message.ends_with("has no prediction with the id \"missing\""), "{message}");
 
     let sample = |requests: usize, from: i64| {
-        let (model, deadline) = ("m".parse().unwrap(), Instant::now() + Duration::from_secs(60));
+        let (model, deadline) = ("m".parse().unwrap(), Instant::now() + Duration::from_mins(1));
         let version = version(1);
         let what = ReproduceSample { data: &data, models: &models, model: &model, version, from, requests, deadline };
         reproduce_sample(&engines, &what).unwrap()

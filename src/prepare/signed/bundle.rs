@@ -1,4 +1,4 @@
-//! Signatures in the format of OpenSSF model signing, version 1.0: what `model_signing sign key` writes.
+//! Signatures in the format of `OpenSSF` model signing, version 1.0: what `model_signing sign key` writes.
 //!
 //! The file is a Sigstore bundle in JSON. Its DSSE envelope holds an in-toto statement that lists the files of the model with their SHA-256
 //! digests, and ECDSA signatures of that statement. Sources: <https://github.com/sigstore/model-transparency>,

@@ -1,4 +1,4 @@
-//! A server of files in memory: a directory with HTML listings, or a bucket that speaks S3, with ETags, ranges and the faults that a test wants.
+//! A server of files in memory: a directory with HTML listings, or a bucket that speaks S3, with `ETags`, ranges and the faults that a test wants.
 
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
