@@ -282,11 +282,13 @@ impl Writer {
 
     /// Passes records that are on the disk to the live figures.
     fn learn(&self, filled: &Filled) {
-        let streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let mut since = Instant::now();
         for chunk in &filled.chunks {
             for (kind, body) in frame::own_frames(chunk) {
+                // Held for one frame: the manager needs it to publish a change.
+                let streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
                 super::learn::update(&self.quality, &self.shared.drift, &streams, kind, body);
+                drop(streams);
                 // A thread that answers requests may wait for this core, and the system would let this one run on for milliseconds.
                 if since.elapsed() >= LEARN_SLICE {
                     std::thread::yield_now();
