@@ -61,7 +61,7 @@ fn finding(model: &ModelName, version: Version, day: &FirstDay, compared: &[Comp
         about: About::version(Rule::Slower, model, version),
         severity: Severity::Warning,
         summary: format!("version {version} of {model} is slower than on its first day ({}): {}", rfc3339(since), words.join("; ")),
-        how_sure: "most of a day, or hours that are far beyond the first day: noise alone does that less than once in ten years of a version".to_owned(),
+        how_sure: "most of a day, or hours that are far beyond the first day: in two simulated years noise alone did not do that once".to_owned(),
         what_to_do,
         since: None,
         training: None,
