@@ -1,6 +1,6 @@
 //! readable: figures, times and texts as people read them, in the console and in a terminal.
 //!
-//! - Numbers have three digits, sizes and times a unit, shares a percent sign: [`number`], [`bytes`], [`ms_of_us`], [`share`], [`since`]. What is
+//! - Numbers have three digits, sizes and times a unit, shares a percent sign: [`number`], [`bytes()`], [`ms_of_us`], [`share`], [`since`]. What is
 //!   not known is a dash.
 //! - [`text`] shows what others wrote: characters that would control a terminal, hide or reorder text are shown as their code, and a long text is
 //!   cut.
