@@ -1,6 +1,6 @@
 //! fleet: several gateways that serve the same traffic documents, kept in NATS `JetStream` (docs/FLEET.md).
 //!
-//! - A change of a traffic document becomes one compare-and-set in the fleet's bucket before it is stored here ([`Peers`](crate::lifecycle::Peers)).
+//! - A change of a traffic document becomes one compare-and-set in the fleet's bucket before it is stored here ([`Peers`]).
 //! - A thread follows the bucket: what another gateway changed is put in force here, whatever was missed meanwhile.
 //! - Every second the gateway reports what it has. A document can only give traffic to versions that are ready on every gateway.
 //! - Cut off from NATS, a gateway serves what it has, says so, and refuses changes of traffic.
