@@ -1,6 +1,7 @@
 """An OpenTelemetry collector for tests (tests/it/traces.rs): prints its port, and then each span that it gets, as a line of JSON.
 
     otlp_collector.py grpc|http [--certificate FILE --key FILE]
+    otlp_collector.py count                      counts the messages over gRPC and does not read them (loadtest/tracing.sh)
     otlp_collector.py call ADDRESS TRACEPARENT   sends predictions to the model `self` over gRPC: one call, and one message of a stream
     otlp_collector.py openmetrics FILE TRACE     checks a text by the reference parser, and that it has this exemplar
 """
@@ -63,6 +64,29 @@ def serve_grpc(files):
         port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
+    server.wait_for_termination()
+
+
+def count():
+    """Takes spans as bytes: reading them in Python would take time from a server that is measured on the same cores."""
+    from concurrent import futures
+
+    import grpc
+
+    got = [0, 0]
+
+    def export(request, context):
+        got[0] += 1
+        got[1] += len(request)
+        print(f"{got[0]} messages, {got[1]} bytes", flush=True)
+        return b""
+
+    handler = grpc.unary_unary_rpc_method_handler(export)
+    service = "opentelemetry.proto.collector.trace.v1.TraceService"
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    server.start()
     server.wait_for_termination()
 
 
@@ -143,6 +167,8 @@ def main():
         return call(*rest)
     if what == "openmetrics":
         return openmetrics(*rest)
+    if what == "count":
+        return count()
     files = (rest[1], rest[3]) if rest else None
     (serve_grpc if what == "grpc" else serve_http)(files)
 
