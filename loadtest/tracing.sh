@@ -40,6 +40,7 @@ stop() {
 trap stop EXIT
 
 for rate in "${rates[@]}"; do
+    rm -f "$work/collector"
     "${PYTHON:-$root/.venv/bin/python}" "$root/tests/python/otlp_collector.py" count >"$work/collector" &
     pid=$!
     for _ in {1..200}; do [[ -s $work/collector ]] && break; sleep 0.1; done
@@ -57,7 +58,7 @@ END
     kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
     pid=
     got=$(tail -n 1 "$work/collector")
-    [[ $got == "$port" ]] && got="0 messages"
+    [[ $got == *messages* ]] || got="0 messages"
     echo "the collector got $got"
     [[ $rate =~ ^0*(\.0*)?$ || $got != "0 messages" ]] || fail "no span arrived at a rate of $rate."
 done
