@@ -2,6 +2,7 @@
 
 use super::commands::{FAILED, USAGE};
 use super::offline::run_for_server;
+use super::sources::model_dirs;
 use crate::backend::Engines;
 use crate::cli::{self, ExplainOptions};
 use crate::dataset::{self, Error, Explain, Explained};
@@ -40,7 +41,7 @@ fn explained(options: &ExplainOptions) -> Result<Explained, Error> {
     let model = model.map_err(|e| Error::Usage(format!("--model: {e}")))?;
     let what = Explain {
         data: &options.data_dir,
-        models: &options.models,
+        models: &model_dirs(&options.models, &options.data_dir),
         model: model.as_ref(),
         request_id: &options.request_id,
         row: options.row,

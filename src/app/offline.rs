@@ -1,6 +1,7 @@
 //! The commands that read the prediction log: `export`, `replay` and `reproduce`.
 
 use super::commands::{FAILED, USAGE};
+use super::sources::model_dirs;
 use crate::admin::pair_json;
 use crate::backend::Engines;
 use crate::cli::{self, ExportOptions, PickOptions, ReplayOptions, ReproduceOptions};
@@ -239,7 +240,7 @@ fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
     let what = Replay {
         model: &model,
         version: parsed(&options.version, "version")?,
-        models: &options.models,
+        models: &model_dirs(&options.models, options.pick.data_dir()),
         data: options.pick.data_dir(),
         filter: pick,
         limit: options.limit,
@@ -365,7 +366,13 @@ fn reproduce_as(options: &ReproduceOptions) -> Result<Vec<Reproduced>, Error> {
     let request_id = options.request_id.as_deref();
     let request_id = request_id.ok_or_else(|| Error::Usage("expected a request id, or --sample".to_owned()))?;
     let engines = Engines::discover(None);
-    dataset::reproduce(&engines, &options.data_dir, &options.models, model.as_ref(), request_id)
+    dataset::reproduce(
+        &engines,
+        &options.data_dir,
+        &model_dirs(&options.models, &options.data_dir),
+        model.as_ref(),
+        request_id,
+    )
 }
 
 /// How long a sample is run at most: no request begins later.
@@ -381,7 +388,7 @@ fn reproduce_sample_as(options: &ReproduceOptions, requests: usize) -> Result<Re
     let an_hour_ago = || Timestamp::now().as_microsecond() - 3_600_000_000;
     let what = ReproduceSample {
         data: &options.data_dir,
-        models: &options.models,
+        models: &model_dirs(&options.models, &options.data_dir),
         model: &parsed(model, "model name")?,
         version: parsed(version, "version")?,
         from: options.from.as_deref().map_or_else(|| Ok(an_hour_ago()), dataset::parse_time)?,

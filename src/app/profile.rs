@@ -1,6 +1,7 @@
 //! The command `profile`.
 
 use super::offline::{Bar, finish, parsed};
+use super::sources::model_dirs;
 use crate::backend::Engines;
 use crate::cli::ProfileOptions;
 use crate::dataset::{self, Error, Filter, ProfileSource, Profiled, ProfiledVersion};
@@ -46,7 +47,8 @@ fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
             let model = options.model.as_deref().map(|word| parsed::<ModelName>(word, "model name")).transpose()?;
             let version = options.version.as_deref().map(|word| parsed::<Version>(word, "version")).transpose()?;
             let check = model.as_ref().zip(version);
-            let check = check.map(|(model, version)| ProfiledVersion { models: &options.models, model, version });
+            let models = model_dirs(&options.models, &options.data_dir);
+            let check = check.map(|(model, version)| ProfiledVersion { models: &models, model, version });
             dataset::profile(&ProfileSource::Table(data), check, options.sample, &engines, &options.output, &progress)?
         }
         (None, None) => return Err(Error::Usage("expected a file, or --from-log MODEL VERSION".to_owned())),

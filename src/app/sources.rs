@@ -5,12 +5,13 @@ use crate::lifecycle::Handle;
 use crate::mirror::{self, Beside, Mirror, Other};
 use crate::mlflow::{self, Mlflow};
 use crate::model::VersionId;
+use crate::prepare::ModelDirs;
 use crate::registry::Reader;
 use crate::source::Awaited;
 use crate::telemetry::Telemetry;
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The sources, before they are started: the manager needs to know their directory first.
 pub(super) struct Remote {
@@ -91,6 +92,11 @@ pub(super) fn follow(
 /// The directories with versions, in the order of their precedence.
 pub(super) fn roots(config: &Config) -> Vec<PathBuf> {
     vec![config.models.dir.clone(), mirror::models_in(&config.data.dir.join("sources"))]
+}
+
+/// The same for a command that reads a data directory, where it is the one of a server with sources.
+pub(super) fn model_dirs(models: &Path, data: &Path) -> ModelDirs {
+    ModelDirs::new(models, [mirror::models_in(&data.join("sources"))])
 }
 
 /// The versions that the traffic documents name.

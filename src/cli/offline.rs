@@ -294,7 +294,7 @@ pub struct ReplayOptions {
     /// The version to run the requests through.
     #[arg(long, value_name = "VERSION")]
     pub version: String,
-    /// The models directory.
+    /// The models directory. Versions of other sources are found in the data directory.
     #[arg(long, value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
     #[command(flatten)]
@@ -360,7 +360,7 @@ pub struct ExplainOptions {
     /// At most this many rows are run; more of them make the standard errors smaller.
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub rows: usize,
-    /// The models directory.
+    /// The models directory. Versions of other sources are found in the data directory.
     #[arg(long, value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
     /// The server's data directory.
@@ -388,7 +388,7 @@ pub struct ReproduceOptions {
     /// Only answers from this time on, for --sample: RFC 3339, or a date [default: the last hour]
     #[arg(long, value_name = "TIME", requires = "sample")]
     pub from: Option<String>,
-    /// The models directory.
+    /// The models directory. Versions of other sources are found in the data directory.
     #[arg(long, value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
     /// The server's data directory.

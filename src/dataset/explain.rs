@@ -9,7 +9,7 @@ use super::scan::{Budget, ScanOptions, scan};
 use super::sources::Sources;
 use crate::explain::{Explanation, MAX_BACKGROUND, Options, background_of_profile, shapley};
 use crate::model::{Checked, Failure, InferenceRequest, ModelName, NamedTensor, Role, Signature, Version};
-use crate::prepare::{Loader, load_offline, read_profile};
+use crate::prepare::{Loader, ModelDirs, load_offline, read_profile};
 use crate::tensor::Tensor;
 use jiff::Timestamp;
 use std::ops::ControlFlow;
@@ -29,7 +29,7 @@ const LONGEST: Duration = Duration::from_mins(10);
 #[derive(Debug, Clone)]
 pub struct Explain<'a> {
     pub data: &'a Path,
-    pub models: &'a Path,
+    pub models: &'a ModelDirs,
     /// `None`: of any model.
     pub model: Option<&'a ModelName>,
     pub request_id: &'a str,

@@ -9,7 +9,7 @@ use super::profile_rows::Rows;
 use super::scan::{Budget, Progress, ScanOptions, scan};
 use super::sources::Sources;
 use crate::model::{ModelName, Version};
-use crate::prepare::{Loader, load_offline, version_dir};
+use crate::prepare::{Loader, ModelDirs, load_offline};
 use crate::profile::Profile;
 use jiff::Timestamp;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -30,7 +30,7 @@ pub enum ProfileSource<'a> {
 /// The version whose columns a profile is to describe.
 #[derive(Debug, Clone, Copy)]
 pub struct ProfiledVersion<'a> {
-    pub models: &'a Path,
+    pub models: &'a ModelDirs,
     pub model: &'a ModelName,
     pub version: Version,
 }
@@ -64,7 +64,7 @@ pub fn profile(
     let version = match check {
         None => None,
         Some(ProfiledVersion { models, model, version }) => {
-            let loaded = load_offline(engines, &version_dir(models, model, version)).map_err(Error::Failed)?;
+            let loaded = load_offline(engines, &models.version(model, version)).map_err(Error::Failed)?;
             Some((loaded.runner.signature().clone(), loaded.features))
         }
     };

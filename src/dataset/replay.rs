@@ -12,7 +12,7 @@ use super::scan::{Budget, Progress, ScanOptions, scan};
 use super::sources::Sources;
 use crate::compare::{Alternated, Alternation, Latency, Outcome, Pair, PairFigures, Tolerance, compare_answers};
 use crate::model::{Answer, Failure, InferenceRequest, ModelName, NamedTensor, RequestId, Version};
-use crate::prepare::{Loader, OfflineVersion, load_offline, version_dir};
+use crate::prepare::{Loader, ModelDirs, OfflineVersion, load_offline};
 use crate::quality::{LabelResult, Predicted};
 use crate::tensor::{Data, Tensor};
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ pub struct Replay<'a> {
     pub model: &'a ModelName,
     /// The candidate.
     pub version: Version,
-    pub models: &'a Path,
+    pub models: &'a ModelDirs,
     pub data: &'a Path,
     pub filter: Filter,
     /// Limit for the replayed requests.
@@ -157,7 +157,7 @@ impl LabelFigures {
 /// # Errors
 /// When the candidate does not load, there is nothing to replay, or something cannot be read.
 pub fn replay(engines: &dyn Loader, options: &Replay, progress: Progress) -> Result<Replayed, Error> {
-    let dir = version_dir(options.models, options.model, options.version);
+    let dir = options.models.version(options.model, options.version);
     if !dir.is_dir() {
         return Err(Error::Failed(format!(
             "there is no version {} of {}: {} does not exist",

@@ -10,7 +10,7 @@ use super::scan::{Budget, ScanOptions, scan};
 use super::sources::{self, Sources};
 use crate::compare::{Comparison, Tolerance, compare_answers};
 use crate::model::{Answer, ModelName, Role, Version};
-use crate::prepare::{Loader, OfflineVersion, load_offline, model_sha256, version_dir, versions_of};
+use crate::prepare::{Loader, ModelDirs, OfflineVersion, load_offline, model_sha256};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -65,7 +65,7 @@ impl Reproduced {
 pub fn reproduce(
     engines: &dyn Loader,
     data: &Path,
-    models: &Path,
+    models: &ModelDirs,
     model: Option<&ModelName>,
     request_id: &str,
 ) -> Result<Vec<Reproduced>, Error> {
@@ -78,7 +78,7 @@ pub fn reproduce(
 #[derive(Debug, Clone)]
 pub struct ReproduceSample<'a> {
     pub data: &'a Path,
-    pub models: &'a Path,
+    pub models: &'a ModelDirs,
     pub model: &'a ModelName,
     pub version: Version,
     /// Only of this time on, in microseconds since 1970.
@@ -160,14 +160,14 @@ pub fn reproduce_sample(engines: &dyn Loader, what: &ReproduceSample) -> Result<
 /// When there is none, or something cannot be read.
 pub(super) fn find_logged(
     data: &Path,
-    models: &Path,
+    models: &ModelDirs,
     model: Option<&ModelName>,
     request_id: &str,
 ) -> Result<Vec<LoggedRequest>, Error> {
     let candidates: BTreeSet<ModelName> = match model {
         Some(model) => [model.clone()].into(),
         // A new model may have records only in segments, but it has a directory in the models directory.
-        None => sources::models(data)?.into_iter().chain(sources::models_in(models)).collect(),
+        None => sources::models(data)?.into_iter().chain(models.models()).collect(),
     };
     let filter = Filter { roles: Role::ALL.to_vec(), request_id: Some(request_id.to_owned()), ..Filter::default() };
     let mut found = Vec::new();
@@ -205,7 +205,7 @@ fn find_requests(data: &Path, model: &ModelName, filter: &Filter) -> Result<Vec<
 #[derive(Debug, Default)]
 struct Loaded(Option<(String, Version, OfflineVersion)>);
 
-fn run_again(engines: &dyn Loader, models: &Path, logged: &LoggedRequest, loaded: &mut Loaded) -> Reproduced {
+fn run_again(engines: &dyn Loader, models: &ModelDirs, logged: &LoggedRequest, loaded: &mut Loaded) -> Reproduced {
     let mut reproduced = Reproduced {
         model: logged.model().clone(),
         version: logged.version(),
@@ -224,7 +224,7 @@ fn run_again(engines: &dyn Loader, models: &Path, logged: &LoggedRequest, loaded
 
 fn try_to_run(
     engines: &dyn Loader,
-    models: &Path,
+    models: &ModelDirs,
     logged: &LoggedRequest,
     loaded: &mut Loaded,
     ran: &mut Option<(Version, &'static str)>,
@@ -261,7 +261,7 @@ impl Loaded {
     fn load(
         &mut self,
         engines: &dyn Loader,
-        models: &Path,
+        models: &ModelDirs,
         logged: &LoggedRequest,
     ) -> Result<(Version, &OfflineVersion), String> {
         let wanted = &logged.about.sha256;
@@ -277,17 +277,16 @@ impl Loaded {
 }
 
 /// The version whose model file has the logged digest: the one that answered, else any other.
-pub(super) fn find_version(models: &Path, logged: &LoggedRequest) -> Result<(Version, PathBuf), String> {
+pub(super) fn find_version(models: &ModelDirs, logged: &LoggedRequest) -> Result<(Version, PathBuf), String> {
     let (model, version, wanted) = (logged.model(), logged.version(), &logged.about.sha256);
-    let own = version_dir(models, model, version);
+    let own = models.version(model, version);
     let own_state = match model_sha256(&own) {
         Ok(digest) if digest == *wanted => return Ok((version, own)),
         Ok(digest) => format!("{} has another model file now, with sha256 {digest}", own.display()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => format!("{} does not exist any more", own.display()),
         Err(e) => format!("{} cannot be read: {e}", own.display()),
     };
-    let others = versions_of(models, model).unwrap_or_default().into_iter();
-    let mut others = others.filter(|(number, _)| *number != version);
+    let mut others = models.versions(model).into_iter().filter(|(_, dir)| *dir != own);
     let found = others.find(|(_, dir)| model_sha256(dir).is_ok_and(|digest| digest == *wanted));
     found.ok_or_else(|| {
         format!("no version of {model} has the model file that answered, with sha256 {wanted}: {own_state}")

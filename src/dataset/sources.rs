@@ -378,10 +378,3 @@ fn names(dir: &Path) -> Result<Vec<String>, Error> {
     names.sort_unstable();
     Ok(names)
 }
-
-/// The models with a directory in a models directory.
-#[must_use]
-pub(super) fn models_in(models: &Path) -> BTreeSet<ModelName> {
-    let names = names(models).unwrap_or_default().into_iter();
-    names.filter(|name| models.join(name).is_dir()).filter_map(|name| name.parse().ok()).collect()
-}

@@ -44,7 +44,7 @@ pub use digest::{Digests, artifact_digests, artifact_sha256, model_sha256};
 pub use failure::{StageFailure, backoff};
 pub use limits::TimeLimits;
 pub use make_golden::{GoldenSource, MadeGolden, make_golden};
-pub use offline::{OfflineVersion, load_offline, version_dir, versions_of};
+pub use offline::{ModelDirs, OfflineVersion, load_offline, version_dir};
 pub use profile::read as read_profile;
 pub use signed::{SIGNATURE_FILE, SigningKey, TrustedKeys};
 pub use trial::{Program as TrialProgram, TrialConfig, TriedEngines, run_trials};

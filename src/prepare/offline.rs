@@ -8,7 +8,7 @@ use crate::backend::VersionFiles;
 use crate::columns::ElementNames;
 use crate::execute::Runner;
 use crate::model::{ModelName, Version};
-use std::io;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A version that runs on the calling thread.
@@ -22,6 +22,13 @@ pub struct OfflineVersion {
     pub atol: Option<f64>,
     /// The names of elements in `model.toml`.
     pub features: ElementNames,
+}
+
+/// The directories with versions of models: the models directory, and what the server keeps of other sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelDirs {
+    first: PathBuf,
+    others: Vec<PathBuf>,
 }
 
 /// Loads the version in a directory, with the engine that the `model.toml` beside it chooses.
@@ -58,10 +65,39 @@ pub fn version_dir(models: &Path, model: &ModelName, version: Version) -> PathBu
     models.join(model.as_str()).join(version.to_string())
 }
 
-/// The versions of a model with their directories, sorted by number.
-///
-/// # Errors
-/// When the model's directory cannot be read.
-pub fn versions_of(models: &Path, model: &ModelName) -> io::Result<Vec<(Version, PathBuf)>> {
-    check::version_dirs(&models.join(model.as_str()))
+// === impl ModelDirs ===
+
+impl ModelDirs {
+    /// `first` has precedence.
+    #[must_use]
+    pub fn new(first: &Path, others: impl IntoIterator<Item = PathBuf>) -> ModelDirs {
+        ModelDirs { first: first.to_owned(), others: others.into_iter().collect() }
+    }
+
+    /// The directory of a version: the first one that exists, else where it would be in the first models directory.
+    #[must_use]
+    pub fn version(&self, model: &ModelName, version: Version) -> PathBuf {
+        let found = self.all().map(|dir| version_dir(dir, model, version)).find(|dir| dir.is_dir());
+        found.unwrap_or_else(|| version_dir(&self.first, model, version))
+    }
+
+    /// The versions of a model, those of the first directory first. What cannot be read has none.
+    #[must_use]
+    pub fn versions(&self, model: &ModelName) -> Vec<(Version, PathBuf)> {
+        self.all().flat_map(|dir| check::version_dirs(&dir.join(model.as_str())).unwrap_or_default()).collect()
+    }
+
+    /// The models with a directory.
+    #[must_use]
+    pub fn models(&self) -> BTreeSet<ModelName> {
+        let entries = self.all().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+        entries
+            .filter(|entry| entry.path().is_dir())
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
 }

@@ -5,6 +5,7 @@ use crate::dataset::logged::SkipReason;
 use crate::dataset::{Budget, Error, Filter, Gate, Outcome, Replay, Replayed, replay, reproduce};
 use crate::dataset::{ReproduceSample, reproduce_sample};
 use crate::model::{Checked, Role};
+use crate::prepare::ModelDirs;
 use crate::record::About;
 use crate::tensor::{Data, Tensor};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ fn summing(error: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Fake {
 }
 
 fn replayed(fixture: &Fixture, engines: &Fakes, change: impl FnOnce(&mut Replay)) -> Result<Replayed, Error> {
-    let (models, data) = (fixture.models(), fixture.data());
+    let (models, data) = (ModelDirs::new(&fixture.models(), []), fixture.data());
     let mut options = Replay {
         model: &fixture.model,
         version: version(2),
@@ -180,7 +181,7 @@ fn a_prediction_is_reproduced_bit_by_bit_with_its_model_file() {
     );
     let fake = summing(move |x| if x == 9.0 { nan } else { 0.0 });
     let engines = Fakes([(1, fake.clone()), (2, fake)].into());
-    let (models, data) = (fixture.models(), fixture.data());
+    let (models, data) = (ModelDirs::new(&fixture.models(), []), fixture.data());
     let reproduce_id = |id: &str| reproduce(&engines, &data, &models, None, id);
     let one = |id: &str| {
         let mut all = reproduce_id(id).unwrap();
@@ -227,9 +228,15 @@ fn a_prediction_is_reproduced_bit_by_bit_with_its_model_file() {
     assert_eq!(fixture.version(2, "one"), sum);
     let a = one("a");
     assert!(a.is_reproduced() && a.ran.is_some_and(|(number, _)| number == version(2)), "{a:?}");
-    std::fs::remove_dir_all(models.join("m")).unwrap();
+    // What the server keeps of other sources is looked through after the models directory.
+    let kept = data.join("sources/models");
+    std::fs::create_dir_all(&kept).unwrap();
+    std::fs::rename(fixture.models().join("m"), kept.join("m")).unwrap();
     let Outcome::NotRun(message) = one("a").outcome else { panic!() };
     assert!(message.contains("does not exist any more"), "{message}");
+    let both = ModelDirs::new(&fixture.models(), [kept]);
+    let a = reproduce(&engines, &data, &both, None, "a").unwrap().remove(0);
+    assert!(a.is_reproduced() && a.ran.is_some_and(|(number, _)| number == version(2)), "{a:?}");
 }
 
 #[test]
