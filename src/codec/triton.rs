@@ -1,10 +1,12 @@
 //! Triton's model configuration and statistics as JSON, in the form that its HTTP server writes.
 
 use super::grpc::generated::inference::model_version_policy::PolicyChoice;
+use super::grpc::generated::inference::repository_index_response::ModelIndex;
 use super::grpc::generated::inference::{
     DataType, InferStatistics, ModelConfig, ModelStatistics, StatisticDuration, model_config::SchedulingChoice,
     model_instance_group::Kind,
 };
+use crate::model::{Code, Failure};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -99,6 +101,39 @@ pub(crate) fn statistics_json(statistics: &[ModelStatistics]) -> Bytes {
         })
         .collect();
     json!({"model_stats": models}).to_string().into()
+}
+
+/// Whether a request for the repository index asks for ready versions only.
+///
+/// # Errors
+/// `INVALID_REQUEST` for what is not empty and no JSON object, or where `ready` is no truth value.
+pub(crate) fn wants_ready(body: &[u8]) -> Result<bool, Failure> {
+    #[derive(Default, serde::Deserialize)]
+    struct Request {
+        #[serde(default)]
+        ready: bool,
+    }
+    if body.is_empty() {
+        return Ok(false);
+    }
+    let request: Request = serde_json::from_slice(body).map_err(|e| {
+        Failure::new(Code::InvalidRequest, format!("expected nothing, or an object such as {{\"ready\": true}}: {e}"))
+    })?;
+    Ok(request.ready)
+}
+
+/// The repository index. A version that is ready has no reason.
+pub(crate) fn index_json(index: &[ModelIndex]) -> Bytes {
+    let entry = |entry: &ModelIndex| {
+        let mut shown = json!({"name": entry.name});
+        for (name, value) in [("version", &entry.version), ("state", &entry.state), ("reason", &entry.reason)] {
+            if !value.is_empty() {
+                shown[name] = json!(value);
+            }
+        }
+        shown
+    };
+    Value::Array(index.iter().map(entry).collect()).to_string().into()
 }
 
 fn inference_stats(stats: &InferStatistics) -> Value {

@@ -22,6 +22,8 @@ pub(super) enum Endpoint<'p> {
     Config(Target<'p>),
     /// Triton: the statistics of a model, or of all.
     Statistics(Option<Target<'p>>),
+    /// Triton: the versions of all models.
+    RepositoryIndex,
     /// TensorFlow Serving: status of all versions of a model, or of one.
     TfsStatus(Target<'p>),
     TfsMetadata(Target<'p>),
@@ -82,6 +84,7 @@ impl Endpoint<'_> {
             // The default model is checked when it is known.
             Endpoint::ServerMetadata
             | Endpoint::Statistics(None)
+            | Endpoint::RepositoryIndex
             | Endpoint::Models
             | Endpoint::Invocations
             | Endpoint::Version => (Permission::AnyIdentity, None),
@@ -152,6 +155,7 @@ impl<'p> Endpoint<'p> {
             "/health/live" => Endpoint::Live,
             "/health/ready" => Endpoint::Ready,
             "/models/stats" => Endpoint::Statistics(None),
+            "/repository/index" => return Some(Ok((Endpoint::RepositoryIndex, WRITE))),
             _ => {
                 let mut parts = rest.strip_prefix("/models/")?.split('/');
                 let model = name(parts.next()?);

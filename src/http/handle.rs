@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, Refused};
 use super::io_health::Heart;
 use super::peers::{Peer, network};
 use super::predict::Protocol;
-use super::{explain, feedback, grpc, info, invocations, predict, traced};
+use super::{explain, feedback, grpc, info, invocations, predict, traced, triton};
 use crate::access::{Identity, Remembered};
 use crate::budget::{Account, Hold};
 use crate::callers;
@@ -162,6 +162,18 @@ async fn answer(plane: &Arc<DataPlane>, parts: &Parts, body: UnreadBody<'_>, rec
             let trace = traced::begin(plane, parts, body.caller.address, received);
             let arrived = Arrived { headers, body, received, sender: &sender };
             invocations::invocations(plane, arrived, identity.as_deref(), trace).await
+        }
+        Ok((Endpoint::RepositoryIndex, _, identity)) => {
+            let account = &body.caller.account;
+            let mut response = triton::repository_index(plane, headers, body, received, identity.as_deref())
+                .await
+                .unwrap_or_else(|failure| {
+                    plane.count_refusal(failure.code);
+                    answer::error(&failure)
+                });
+            hold_answer(plane, account, &mut response);
+            answer::set_request_id(response.headers_mut(), &id_or_new(&parts.headers));
+            response
         }
         Ok((Endpoint::Grpc(call), sender, identity)) => {
             let UnreadBody { incoming, caller } = body;

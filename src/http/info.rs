@@ -71,11 +71,14 @@ pub(super) fn answer(
         Endpoint::Ping => invocations::ping(plane),
         Endpoint::Version => Ok(answer::text(env!("CARGO_PKG_VERSION"))),
         Endpoint::Infer(_)
+        | Endpoint::RepositoryIndex
         | Endpoint::Invocations
         | Endpoint::TfsPredict(_)
         | Endpoint::Explain(_)
         | Endpoint::Feedback(_)
-        | Endpoint::Grpc(_) => Err(Failure::new(Code::MethodNotAllowed, "predictions, feedback and gRPC use POST")),
+        | Endpoint::Grpc(_) => {
+            Err(Failure::new(Code::MethodNotAllowed, "predictions, feedback, the repository index and gRPC use POST"))
+        }
     }
 }
 

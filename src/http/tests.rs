@@ -68,6 +68,7 @@ fn each_documented_path_has_its_endpoint() {
     }
     let post = [
         ("/invocations", "Invocations".to_owned()),
+        ("/v2/repository/index", "RepositoryIndex".to_owned()),
         ("/v2/models/m/infer", target("Infer", "m", "Any")),
         ("/v2/models/m/versions/3/infer", target("Infer", "m", pinned)),
         ("/v1/models/m:predict", target("TfsPredict", "m", "Any")),

@@ -1,9 +1,14 @@
 //! Triton's model configuration, statistics and repository index, for both HTTP and gRPC. Triton's load tools read them.
 
+use super::admission;
+use super::answer::{self, Dialect, HttpResponse};
+use super::body::{self, UnreadBody};
 use super::data_plane::DataPlane;
 use super::endpoint::{Target, VersionPart};
 use super::info::{callable, platform, version_of, with_entry};
 use crate::access::Identity;
+use crate::budget::Hold;
+use crate::codec;
 use crate::codec::grpc::generated::inference::model_version_policy::{PolicyChoice, Specific};
 use crate::codec::grpc::generated::inference::repository_index_response::ModelIndex;
 use crate::codec::grpc::generated::inference::{
@@ -15,8 +20,12 @@ use crate::model::{Failure, TensorSpec};
 use crate::registry::{Entry, Served, State, VersionStatus};
 use crate::telemetry::Total;
 use crate::tensor::DataType;
+use http::HeaderMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+/// The most bytes of a request for the index.
+const MOST_OF_INDEX: usize = 64 << 10;
 /// The most rows of a request where `model.toml` sets no limit: as many as run together (docs/EXECUTION.md).
 const MOST_ROWS: usize = 4096;
 
@@ -139,6 +148,25 @@ fn of_version(entry: &Entry, served: &Served) -> ModelStatistics {
         }),
         ..ModelStatistics::default()
     }
+}
+
+/// Answers `POST /v2/repository/index`.
+///
+/// # Errors
+/// Those of [`body::read`], and `INVALID_REQUEST` for a body that is not `{"ready": …}` or nothing.
+pub(super) async fn repository_index(
+    plane: &Arc<DataPlane>,
+    headers: &HeaderMap,
+    body: UnreadBody<'_>,
+    received: Instant,
+    identity: Option<&Identity>,
+) -> Result<HttpResponse, Failure> {
+    let deadline = received + admission::timeout(plane, headers, Dialect::Http)?;
+    let hold = Hold::open(&plane.budget, &body.caller.account)?;
+    let timeout = plane.limits.body_timeout();
+    let body = body::read(headers, body, Dialect::Http, MOST_OF_INDEX, timeout, deadline, &hold).await?;
+    let index = index(plane, identity, codec::triton::wants_ready(&body)?);
+    Ok(answer::json(codec::triton::index_json(&index)))
 }
 
 /// All versions of all models that the caller may use. With `ready` only those that can be called.

@@ -96,5 +96,16 @@ fn tritons_repository_extension_unloads_and_loads_a_model() {
     assert_eq!(back.status, 200, "{back:?}");
     let answer = gateway.post("/v2/models/self/infer", infer_body(&[1, 2], &[1.0, 2.0]));
     assert_eq!((answer.status, &answer.json()["model_version"]), (200, &json!("3")), "its traffic document was kept");
-    assert_eq!(gateway.post("/v2/repository/index", "").status, 404, "the extension is on the admin port only");
+    // The data port tells which versions there are, and changes nothing.
+    let listed = gateway.post("/v2/repository/index", "{\"ready\": true}").json();
+    let versions = listed.as_array().unwrap();
+    assert!(versions.contains(&json!({"name": "self", "version": "3", "state": "READY"})), "{listed}");
+    assert!(versions.iter().all(|version| version["state"] == "READY"), "{listed}");
+    assert!(gateway.post("/v2/repository/index", "").json().as_array().unwrap().len() >= versions.len());
+    for wrong in ["[]", "{\"ready\": 1}", "{"] {
+        assert_eq!(gateway.post("/v2/repository/index", wrong).code(), "INVALID_REQUEST", "{wrong}");
+    }
+    for change in ["load", "unload"] {
+        assert_eq!(gateway.post(&format!("/v2/repository/models/self/{change}"), "").status, 404, "{change}");
+    }
 }

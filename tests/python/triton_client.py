@@ -105,6 +105,8 @@ def check_read_side(client):
     assert client.get_model_config("iris", "1")["version_policy"] == {"specific": {"versions": [1]}}
     (stats,) = client.get_inference_statistics("iris", "1")["model_stats"]
     assert stats["inference_count"] > 0 and stats["inference_stats"]["success"]["ns"] > 0, stats
+    ready = {(entry["name"], entry["state"]) for entry in client.get_model_repository_index()}
+    assert {("iris", "READY"), ("digits", "READY")} <= ready, ready
     everything = client.get_inference_statistics()["model_stats"]
     assert {"iris", "digits"} <= {model["name"] for model in everything}, everything
 
