@@ -1,14 +1,10 @@
 //! Buckets of the clouds: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
 
-use super::Config;
-use super::address::{Address, Kind};
-use super::layout;
+use super::address::Address;
 use super::offer::{Listing, Place, Sink, Source, Trouble};
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use super::{Config, clouds, layout};
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -32,7 +28,7 @@ impl Bucket {
     /// # Errors
     /// When the environment has settings that cannot be used.
     pub(super) fn open(address: &Address, config: &Config) -> Result<Bucket, Trouble> {
-        let store = open(address, config).map_err(|error| said(&error))?;
+        let store = clouds::open(address, config)?;
         let prefix =
             Path::parse(address.path()).map_err(|error| Trouble::new(format!("the prefix cannot be used: {error}")))?;
         Ok(Bucket { store, prefix, model: address.prefix(), timeout: config.timeout, runtime: runtime()? })
@@ -92,79 +88,6 @@ impl Source for Bucket {
     }
 }
 
-fn open(address: &Address, config: &Config) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let retry = RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(2),
-            base: 2.0,
-        },
-        max_retries: 2,
-        retry_timeout: config.timeout,
-    };
-    let is_set =
-        |names: &[&str]| names.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    Ok(match address.kind() {
-        Kind::S3 => {
-            const CREDENTIALS: [&str; 4] = [
-                "AWS_ACCESS_KEY_ID",
-                "AWS_WEB_IDENTITY_TOKEN_FILE",
-                "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-            ];
-            let mut store = AmazonS3Builder::from_env()
-                .with_bucket_name(address.place())
-                .with_client_options(options(config, is_true("AWS_ALLOW_HTTP")))
-                .with_retry(retry);
-            if !config.instance_metadata && !is_set(&CREDENTIALS) {
-                store = store.with_skip_signature(true);
-            }
-            Arc::new(store.build()?)
-        }
-        Kind::Gcs => {
-            const CREDENTIALS: [&str; 5] = [
-                "GOOGLE_SERVICE_ACCOUNT",
-                "GOOGLE_SERVICE_ACCOUNT_PATH",
-                "GOOGLE_SERVICE_ACCOUNT_KEY",
-                "GOOGLE_APPLICATION_CREDENTIALS",
-                "SERVICE_ACCOUNT",
-            ];
-            let mut store = GoogleCloudStorageBuilder::from_env()
-                .with_bucket_name(address.place())
-                .with_client_options(options(config, is_true("GOOGLE_ALLOW_HTTP")))
-                .with_retry(retry);
-            if !config.instance_metadata && !is_set(&CREDENTIALS) {
-                store = store.with_skip_signature(true);
-            }
-            Arc::new(store.build()?)
-        }
-        _ => {
-            const CREDENTIALS: [&str; 7] = [
-                "AZURE_STORAGE_ACCOUNT_KEY",
-                "AZURE_STORAGE_ACCESS_KEY",
-                "AZURE_STORAGE_SAS_TOKEN",
-                "AZURE_STORAGE_SAS_KEY",
-                "AZURE_STORAGE_TOKEN",
-                "AZURE_CLIENT_SECRET",
-                "AZURE_FEDERATED_TOKEN_FILE",
-            ];
-            let emulated = is_true("AZURE_STORAGE_USE_EMULATOR");
-            let mut store = MicrosoftAzureBuilder::from_env()
-                .with_container_name(address.place())
-                .with_client_options(options(config, emulated || is_true("AZURE_ALLOW_HTTP")))
-                .with_retry(retry);
-            if !config.instance_metadata && !emulated && !is_set(&CREDENTIALS) {
-                store = store.with_skip_signature(true);
-            }
-            Arc::new(store.build()?)
-        }
-    })
-}
-
-pub(super) fn is_true(name: &str) -> bool {
-    std::env::var(name).is_ok_and(|value| ["1", "true", "on", "yes"].contains(&value.to_lowercase().as_str()))
-}
-
 /// The settings of a client: a limit for each wait, none for a whole download.
 pub(super) fn options(config: &Config, allow_http: bool) -> ClientOptions {
     ClientOptions::new()
@@ -193,7 +116,7 @@ pub(super) fn wait<T>(
 }
 
 /// An error of a store, in words.
-fn said(error: &object_store::Error) -> Trouble {
+pub(super) fn said(error: &object_store::Error) -> Trouble {
     let words = match error {
         object_store::Error::Precondition { .. } | object_store::Error::NotModified { .. } => {
             return Trouble::changed("it is not the object that was listed");
@@ -219,4 +142,28 @@ pub(super) fn late() -> Trouble {
 
 pub(super) fn slow() -> Trouble {
     Trouble::new("it arrives too slowly; the next try goes on where this one ended")
+}
+
+#[cfg(test)]
+impl Bucket {
+    /// The prefix `p` of a bucket of S3 at an address.
+    pub(super) fn of_test(address: std::net::SocketAddr, config: &Config) -> Bucket {
+        use object_store::RetryConfig;
+        super::use_ring();
+        let store = object_store::aws::AmazonS3Builder::new()
+            .with_bucket_name("b")
+            .with_region("r")
+            .with_endpoint(format!("http://{address}"))
+            .with_skip_signature(true)
+            .with_client_options(options(config, true))
+            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+            .with_http_connector(super::wire::Bounded);
+        Bucket {
+            store: Arc::new(store.build().unwrap()),
+            prefix: Path::from("p"),
+            model: String::new(),
+            timeout: config.timeout,
+            runtime: runtime().unwrap(),
+        }
+    }
 }

@@ -50,6 +50,22 @@ fn without_markers(mut files: Vec<RemoteFile>) -> Vec<RemoteFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_version_of_a_listing_has_a_right_name(paths in proptest::collection::vec("([a-c]|1|02|\\.|/|//|model.toml|model.onnx|é){0,6}", 0..12)) {
+            let listing = group(paths.iter().map(|path| (path.clone(), place(1))));
+            for offer in &listing.versions {
+                let (model, version) = (offer.id.model.to_string(), offer.id.version.to_string());
+                for file in &offer.files {
+                    let path = format!("{model}/{version}/{}", file.path);
+                    prop_assert!(paths.contains(&path), "{path}");
+                    prop_assert!(!file.path.split('/').any(|part| part.starts_with('.')));
+                }
+            }
+        }
+    }
 
     fn place(size: u64) -> Place {
         Place { location: String::new(), size: Some(size), tag: None, sha256: None }

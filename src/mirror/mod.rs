@@ -15,23 +15,29 @@
 
 mod address;
 mod bucket;
+mod clouds;
 mod counts;
 mod download;
+#[cfg(test)]
+mod hostile;
 mod layout;
 mod oci;
 mod offer;
 mod plan;
+mod registry;
 mod report;
 mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_registry;
 mod unpack;
 mod web;
+mod wire;
 mod worker;
 
 pub use address::Address;
-#[allow(unused_imports, reason = "what a room needs that adds a kind of source")]
 pub(crate) use offer::{Content, Listing, Offer, Place, RemoteFile, Sink, Source, Trouble};
 pub(crate) use report::{Report, SourceReport, VersionReport};
 

@@ -2,27 +2,21 @@
 
 use super::Config;
 use super::address::Address;
-use super::bucket::{late, runtime, silent, slow, wait};
+use super::bucket::{late, runtime, slow, wait};
+use super::clouds::{is_true, variable};
 use super::offer::{Archive, Compression, Content, Listing, Offer, Place, RemoteFile, Sink, Source, Trouble};
+use super::registry::{Login, Registry, sha256_of};
 use crate::model::VersionId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
+use oci_client::Reference;
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
-use tonic::codegen::tokio_stream::StreamExt as _;
 
 pub(super) struct Oci {
-    client: Client,
-    image: Reference,
-    auth: RegistryAuth,
+    registry: Registry,
     id: VersionId,
-    timeout: Duration,
     runtime: Runtime,
     /// The digest of the manifest that was read last, and what it lists. A registry counts reads of manifests, and not of their digests.
     known: Option<(String, Listing)>,
@@ -39,6 +33,11 @@ impl Oci {
     /// # Errors
     /// When the address is not one of an image, or the client cannot be made.
     pub(super) fn open(address: &Address, config: &Config) -> Result<Oci, Trouble> {
+        Oci::open_as(address, login(address.place()), config)
+    }
+
+    /// The same with a login, or without one.
+    pub(super) fn open_as(address: &Address, login: Option<Login>, config: &Config) -> Result<Oci, Trouble> {
         let name = format!("{}/{}", address.place(), address.path());
         let image: Reference = name
             .parse::<Reference>()
@@ -49,32 +48,21 @@ impl Oci {
             )
         })?;
         // As container runtimes do, and where the environment allows it.
-        let plain = is_loopback(address.place()) || super::bucket::is_true("SLUICEGATE_OCI_ALLOW_HTTP");
-        let client = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            read_timeout: Some(config.timeout),
-            connect_timeout: Some(config.timeout.min(Duration::from_secs(10))),
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(client).map_err(|error| said(&error))?;
-        let auth = credentials(address.place());
-        let id = VersionId { model, version };
-        Ok(Oci { client, image, auth, id, timeout: config.timeout, runtime: runtime()?, known: None })
+        let plain = is_loopback(address.place()) || is_true("SLUICEGATE_OCI_ALLOW_HTTP");
+        let registry = Registry::open(image, login, plain, config)?;
+        Ok(Oci { registry, id: VersionId { model, version }, runtime: runtime()?, known: None })
     }
 }
 
 impl Source for Oci {
     fn list(&mut self, until: Instant) -> Result<Listing, Trouble> {
-        let Oci { client, image, auth, id, timeout: most, runtime, known } = self;
-        let most = *most;
+        let Oci { registry, id, runtime, known } = self;
         wait(runtime, until, late, async {
-            let digest = timeout(most, client.fetch_manifest_digest(image, auth)).await.map_err(|_| silent(most))?;
-            let digest = digest.map_err(|error| said(&error))?;
-            if let Some((_, listing)) = known.as_ref().filter(|(known, _)| *known == digest) {
+            let digest = registry.digest().await?;
+            if let Some((_, listing)) = known.as_ref().filter(|(known, _)| Some(known) == digest.as_ref()) {
                 return Ok(listing.clone());
             }
-            let manifest = timeout(most, client.pull_image_manifest(image, auth)).await.map_err(|_| silent(most))?;
-            let (manifest, _) = manifest.map_err(|error| said(&error))?;
+            let (manifest, digest) = registry.manifest(digest.as_deref()).await?;
             let files = files(&manifest)?;
             let listing = Listing { versions: vec![Offer { id: id.clone(), files }], ..Listing::default() };
             *known = Some((digest, listing.clone()));
@@ -83,28 +71,8 @@ impl Source for Oci {
     }
 
     fn read(&mut self, place: &Place, from: u64, until: Instant, to: &mut Sink<'_>) -> Result<(), Trouble> {
-        let Oci { client, image, timeout: most, runtime, .. } = self;
-        let most = *most;
-        wait(runtime, until, slow, async {
-            let digest = place.location.as_str();
-            let (mut skip, mut pieces) = if from == 0 {
-                let got = timeout(most, client.pull_blob_stream(image, digest)).await.map_err(|_| silent(most))?;
-                (0, got.map_err(|error| said(&error))?.stream)
-            } else {
-                let got = client.pull_blob_stream_partial(image, digest, from, None);
-                match timeout(most, got).await.map_err(|_| silent(most))?.map_err(|error| said(&error))? {
-                    BlobResponse::Full(all) => (from, all.stream),
-                    BlobResponse::Partial(rest) => (0, rest.stream),
-                }
-            };
-            while let Some(piece) = timeout(most, pieces.next()).await.map_err(|_| silent(most))? {
-                let piece = piece.map_err(|error| Trouble::new(format!("the connection broke: {error}")))?;
-                let skipped = piece.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
-                skip -= skipped as u64;
-                to(&piece[skipped..])?;
-            }
-            Ok(())
-        })
+        let Oci { registry, runtime, .. } = self;
+        wait(runtime, until, slow, registry.blob(&place.location, from, to))
     }
 }
 
@@ -156,9 +124,8 @@ fn place(layer: &OciDescriptor) -> Result<Place, Trouble> {
             layer.size
         ))
     };
-    let sha256 = layer.digest.strip_prefix("sha256:").ok_or_else(wrong)?;
-    let is_hex = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let size = u64::try_from(layer.size).ok().filter(|_| is_hex).ok_or_else(wrong)?;
+    let sha256 = sha256_of(&layer.digest).ok_or_else(wrong)?;
+    let size = u64::try_from(layer.size).map_err(|_| wrong())?;
     Ok(Place { location: layer.digest.clone(), size: Some(size), tag: None, sha256: Some(sha256.to_owned()) })
 }
 
@@ -180,45 +147,26 @@ fn is_loopback(registry: &str) -> bool {
 }
 
 /// From the environment, else from the configuration of Docker and Podman.
-fn credentials(registry: &str) -> RegistryAuth {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+fn login(registry: &str) -> Option<Login> {
     if let (Some(user), Some(password)) = (variable("SLUICEGATE_OCI_USERNAME"), variable("SLUICEGATE_OCI_PASSWORD")) {
-        return RegistryAuth::Basic(user, password);
+        return Some(Login { user, password });
     }
-    let dir = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home + "/.docker"));
-    let text = dir.and_then(|dir| std::fs::read_to_string(std::path::Path::new(&dir).join("config.json")).ok());
-    text.and_then(|text| docker_login(&text, registry))
-        .map_or(RegistryAuth::Anonymous, |(u, p)| RegistryAuth::Basic(u, p))
+    let dir = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home + "/.docker"))?;
+    let text = std::fs::read_to_string(std::path::Path::new(&dir).join("config.json")).ok()?;
+    docker_login(&text, registry)
 }
 
-fn docker_login(text: &str, registry: &str) -> Option<(String, String)> {
+fn docker_login(text: &str, registry: &str) -> Option<Login> {
     let config: serde_json::Value = serde_json::from_str(text).ok()?;
     let auths = config["auths"].as_object()?;
-    let auth = [registry.to_owned(), format!("https://{registry}")]
-        .iter()
-        .find_map(|name| auths.get(name)?["auth"].as_str())?;
+    // The name under which `docker login` keeps the login of Docker's own registry.
+    let hub = "https://index.docker.io/v1/".to_owned();
+    let names = [registry.to_owned(), format!("https://{registry}")];
+    let names = names.into_iter().chain((registry == "docker.io").then_some(hub));
+    let auth = names.filter_map(|name| auths.get(&name)).find_map(|login| login["auth"].as_str())?;
     let both = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
-    both.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
-}
-
-fn said(error: &OciDistributionError) -> Trouble {
-    let words = match error {
-        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-            "the credentials are missing or wrong (401)".to_owned()
-        }
-        OciDistributionError::ImageManifestNotFoundError(_) => "the image is not there (404)".to_owned(),
-        OciDistributionError::RequestError(error) => {
-            let mut words = "the registry cannot be reached".to_owned();
-            let mut cause = std::error::Error::source(error);
-            while let Some(error) = cause {
-                words = format!("{words}: {error}");
-                cause = error.source();
-            }
-            words
-        }
-        other => other.to_string(),
-    };
-    Trouble::new(words.chars().take(400).collect::<String>())
+    let (user, password) = both.split_once(':')?;
+    Some(Login { user: user.to_owned(), password: password.to_owned() })
 }
 
 #[cfg(test)]
@@ -271,7 +219,11 @@ mod tests {
     #[test]
     fn logins_of_docker_are_read() {
         let text = r#"{"auths":{"r.example:5000":{"auth":"dXNlcjpzZWNyZXQ="},"https://x":{"auth":"!"}}}"#;
-        assert_eq!(docker_login(text, "r.example:5000"), Some(("user".to_owned(), "secret".to_owned())));
+        let login = Login { user: "user".to_owned(), password: "secret".to_owned() };
+        assert_eq!(docker_login(text, "r.example:5000"), Some(login.clone()));
+        let hub = text.replace("r.example:5000", "https://index.docker.io/v1/");
+        assert_eq!(docker_login(&hub, "docker.io"), Some(login.clone()));
+        assert!(!format!("{login:?}").contains("secret"), "{login:?}");
         for (text, registry) in [(text, "x"), (text, "other"), ("", "x"), ("{\"auths\":[]}", "x")] {
             assert_eq!(docker_login(text, registry), None);
         }

@@ -52,7 +52,6 @@ pub(crate) struct RemoteFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
     /// The bytes themselves: a file that the source writes from what it knows.
-    #[allow(dead_code, reason = "what a room needs that adds a kind of source")]
     Given(Vec<u8>),
     /// Bytes to read.
     At(Place),

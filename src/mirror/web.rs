@@ -2,20 +2,17 @@
 
 use super::Config;
 use super::address::{Address, Kind};
-use super::bucket::{late, options, runtime, silent, slow, wait};
+use super::bucket::{late, runtime, slow, wait};
 use super::layout;
 use super::offer::{Listing, Place, Sink, Source, Trouble};
+use super::wire::{Wire, header};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
 use http::{HeaderMap, Method, StatusCode};
-use http_body_util::BodyExt as _;
-use object_store::client::{
-    HttpClient, HttpConnector as _, HttpError, HttpRequest, HttpRequestBody, HttpResponse, ReqwestConnector,
-};
+use object_store::client::HttpResponse;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
 
 pub(super) struct Web {
     client: Client,
@@ -28,10 +25,9 @@ pub(super) struct Web {
 
 /// Sends requests below one address.
 struct Client {
-    http: HttpClient,
+    wire: Wire,
     /// Ends with `/`.
     base: String,
-    timeout: Duration,
 }
 
 const SUMS: &str = "SHA256SUMS";
@@ -49,9 +45,7 @@ impl Web {
     /// # Errors
     /// When the client cannot be made.
     pub(super) fn open(address: &Address, config: &Config) -> Result<Web, Trouble> {
-        let http = ReqwestConnector::default().connect(&options(config, address.kind() == Kind::Http));
-        let http = http.map_err(|error| Trouble::new(format!("the client cannot be made: {error}")))?;
-        let client = Client { http, base: format!("{address}/"), timeout: config.timeout };
+        let client = Client { wire: Wire::open(config, address.kind() == Kind::Http)?, base: format!("{address}/") };
         Ok(Web { client, model: address.prefix(), runtime: runtime()?, sizes: BTreeMap::new() })
     }
 }
@@ -146,14 +140,7 @@ impl Client {
             StatusCode::NOT_FOUND => return Ok(None),
             status => return Err(self.refused(path, status)),
         }
-        let (mut body, mut bytes) = (response.into_body(), Vec::new());
-        while let Some(frame) = timeout(self.timeout, body.frame()).await.map_err(|_| silent(self.timeout))? {
-            let Ok(data) = frame.map_err(|error| cut(&error))?.into_data() else { continue };
-            if bytes.len() + data.len() > most {
-                return Err(Trouble::new(format!("{}{path} is larger than {most} bytes", self.base)));
-            }
-            bytes.extend_from_slice(&data);
-        }
+        let bytes = self.wire.body(response, most, &format!("{}{path}", self.base)).await?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
@@ -174,7 +161,7 @@ impl Client {
                 "it is not the file that was listed: its ETag or time of change is another one",
             ));
         }
-        let mut skip = match response.status() {
+        let skip = match response.status() {
             StatusCode::OK => from,
             StatusCode::PARTIAL_CONTENT if from > 0 => {
                 let range = header(headers, &CONTENT_RANGE).unwrap_or_default();
@@ -188,44 +175,17 @@ impl Client {
             StatusCode::RANGE_NOT_SATISFIABLE => return Err(Trouble::changed("it is shorter than before")),
             status => return Err(self.refused(&place.location, status)),
         };
-        let mut body = response.into_body();
-        while let Some(frame) = timeout(self.timeout, body.frame()).await.map_err(|_| silent(self.timeout))? {
-            let Ok(mut data) = frame.map_err(|error| cut(&error))?.into_data() else { continue };
-            let skipped = data.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
-            skip -= skipped as u64;
-            to(&data.split_off(skipped))?;
-        }
-        Ok(())
+        self.wire.pour(response, skip, to).await
     }
 
     async fn send(&self, method: Method, path: &str, headers: HeaderMap) -> Result<HttpResponse, Trouble> {
         let url = format!("{}{}", self.base, utf8_percent_encode(path, PLAIN));
-        let mut request = HttpRequest::new(HttpRequestBody::empty());
-        *request.uri_mut() = url.parse().map_err(|_| Trouble::new(format!("{url} is not an address")))?;
-        *request.method_mut() = method;
-        *request.headers_mut() = headers;
-        let sent = timeout(self.timeout, self.http.execute(request)).await.map_err(|_| silent(self.timeout))?;
-        sent.map_err(|error| Trouble::new(format!("{} cannot be reached: {}", self.base, chain(&error))))
+        self.wire.send(method, &url, headers).await
     }
 
     fn refused(&self, path: &str, status: StatusCode) -> Trouble {
         Trouble::new(format!("{}{path} was answered with {status}", self.base))
     }
-}
-
-fn cut(error: &HttpError) -> Trouble {
-    Trouble::new(format!("the connection broke: {}", chain(error)))
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
-    let all: Vec<String> = causes.collect();
-    all.join(": ").chars().take(400).collect()
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 /// What changes when the file changes.
@@ -287,6 +247,25 @@ fn is_href(before: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn names_in_a_listing_stay_in_its_directory(html in "(<a |href=\"|HREF = \"|\\.\\./|%2e|%2F|/models/|[a-z./?#:%&\"<>=\\\\ é]){0,60}") {
+            for name in links(&html, "http://h/models/") {
+                let plain = name.strip_suffix('/').unwrap_or(&name);
+                prop_assert!(!plain.is_empty() && !plain.starts_with('.') && !plain.contains(['/', '\\']), "{name:?}");
+            }
+        }
+
+        #[test]
+        fn lists_of_digests_are_read_whole_or_not_at_all(text in "([0-9a-fA-F]{62,65}|[ *\\t]{1,3}|[a-z./\r]{1,9}|\n){0,20}") {
+            if let Ok(sums) = parse_sums(&text) {
+                prop_assert!(sums.len() <= text.lines().filter(|line| !line.trim().is_empty()).count());
+                prop_assert!(sums.iter().all(|(path, sha256)| sha256.len() == 64 && !path.is_empty()));
+            }
+        }
+    }
 
     #[test]
     fn listings_of_the_usual_servers_are_read() {

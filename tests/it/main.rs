@@ -36,6 +36,7 @@ mod map;
 mod memory;
 mod mlflow;
 mod monitoring;
+mod oci;
 mod optional;
 mod outcomes;
 mod overload;

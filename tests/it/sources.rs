@@ -134,6 +134,11 @@ fn a_bucket_fills_a_server_that_is_killed_in_the_middle_and_starts_again_without
     });
     served.kill();
     bucket.set(Fault::None);
+    // The keys may be in the file that AWS's programs share.
+    let keys = dir.path().join("credentials");
+    std::fs::write(&keys, "[ml]\naws_access_key_id = key\naws_secret_access_key = secret\n").unwrap();
+    let of_profile = [("AWS_PROFILE", "ml"), ("AWS_SHARED_CREDENTIALS_FILE", keys.to_str().unwrap())];
+    let environment = [&environment[..5], &of_profile].concat();
     let mut served = Served::start_with(dir.path(), &environment);
     served.ready();
     served.wait_state("self", 1, "serving");
@@ -150,123 +155,56 @@ fn a_bucket_fills_a_server_that_is_killed_in_the_middle_and_starts_again_without
     let mut served = Served::start_with(dir.path(), &environment);
     served.ready();
     assert_eq!(served.version_serving(), "1", "from the data directory");
+    served.ask(&[("x-request-id", "from-a-bucket")]);
     served.stop();
-}
 
-/// Debian's `docker-registry` on a free port.
-struct Registry {
-    child: std::process::Child,
-    address: String,
-}
-
-impl Registry {
-    /// `None` where the program is not installed (`.ci/run` installs it).
-    fn start(dir: &std::path::Path) -> Option<Registry> {
-        let config = dir.join("registry.yml");
-        let storage = dir.join("registry");
-        let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
-            storage.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut child = std::process::Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stderr(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .ok()?;
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
-        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            let (_, rest) = line.split_once("listening on ")?;
-            Some(
-                rest.trim_matches(|c: char| !c.is_ascii_digit())
-                    .split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
-                    .next()?
-                    .to_owned(),
-            )
-        });
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Some(Registry { child, address: address.unwrap() })
-    }
-
-    /// Uploads bytes, and returns their descriptor.
-    fn push_blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> Value {
-        let digest = format!("sha256:{:x}", Sha256::digest(bytes));
-        let begun = ureq::post(format!("http://{}/v2/{repository}/blobs/uploads/", self.address)).send_empty().unwrap();
-        let location = begun.headers()["location"].to_str().unwrap().to_owned();
-        let location = if location.starts_with('/') { format!("http://{}{location}", self.address) } else { location };
-        let and = if location.contains('?') { '&' } else { '?' };
-        let done = ureq::put(format!("{location}{and}digest={digest}"))
-            .header("content-type", "application/octet-stream")
-            .send(bytes);
-        assert_eq!(done.unwrap().status(), 201);
-        serde_json::json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
-    }
-
-    fn push(&self, repository: &str, tag: &str, layers: &[Value]) {
-        const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-        let config = self.push_blob(repository, "application/vnd.oci.image.config.v1+json", b"{}");
-        let manifest =
-            serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
-        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.address);
-        let pushed = ureq::put(url).header("content-type", MANIFEST).send(manifest.to_string()).unwrap();
-        assert_eq!(pushed.status(), 201);
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A layer as container tools make it: with what else an image has.
-fn layer(dir: &std::path::Path, model: &[u8]) -> Vec<u8> {
-    let root = dir.join("layer");
-    let _ = std::fs::remove_dir_all(&root);
-    std::fs::create_dir_all(root.join("models")).unwrap();
-    std::fs::create_dir_all(root.join("bin")).unwrap();
-    std::fs::write(root.join("bin/busybox"), "no program").unwrap();
-    std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
-    std::fs::write(root.join("models/model.onnx"), model).unwrap();
-    let packed = std::process::Command::new("tar").arg("-czf").arg("-").arg("-C").arg(&root).arg(".").output().unwrap();
-    assert!(packed.status.success(), "{packed:?}");
-    packed.stdout
+    // The commands that read the log find the version there too.
+    let (models, data) = (dir.path().join("models"), dir.path().join("data"));
+    let places = ["--models", models.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    let run = |words: &[&str]| served.cli(&[words, &places].concat());
+    let reproduced = run(&["reproduce", "from-a-bucket"]);
+    assert!(reproduced.status.success(), "{}", String::from_utf8_lossy(&reproduced.stderr));
+    let replayed = run(&["replay", "self", "--version", "1"]);
+    let text = String::from_utf8_lossy(&replayed.stdout);
+    assert!(text.contains("replayed 1 requests") || text.contains("replayed 2 requests"), "{text} {replayed:?}");
 }
 
 #[test]
-fn an_image_and_an_artifact_of_a_registry_serve() {
+fn buckets_of_google_and_azure_serve_and_a_download_that_broke_goes_on() {
+    let (google, azure) = (FileServer::start(), FileServer::start());
     let dir = tempfile::TempDir::new().unwrap();
-    let Some(registry) = Registry::start(dir.path()) else {
-        eprintln!("docker-registry is not installed: this test does nothing");
-        return;
-    };
-    let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
-    let car = registry.push_blob("team/self", gzip, &layer(dir.path(), &onnx::answering(1.0, 4, 0)));
-    registry.push("team/self", "v1", &[car]);
-    let mut file = registry.push_blob("artifacts/net", "application/onnx", &onnx::answering(2.0, 4, 0));
-    file["annotations"] = serde_json::json!({"org.opencontainers.image.title": "net.onnx"});
-    registry.push("artifacts/net", "latest", &[file]);
-    let address = &registry.address;
-    let settings = format!(
-        "[models.sources]\ninterval = \"100ms\"\nuris = [\"oci://{address}/team/self:v1\", {{ uri = \"oci://{address}/artifacts/net:latest\", model = \"self\", version = 2 }}]\n"
-    );
-    let gateway = Gateway::start_with(&settings, |_| {});
-    gateway.wait_ready();
-    for version in [1, 2] {
-        eventually(&format!("version {version} is loaded"), || {
-            gateway.state("self", version).filter(|state| state == "ready" || state == "serving")
-        });
+    let model = onnx::answering(1.0, 4, 20_000);
+    for (server, bucket, name) in [(&google, "bucket", "self"), (&azure, "devstoreaccount1/box", "other")] {
+        server.put(&format!("{bucket}/prod/{name}/1/model.onnx"), model.clone());
+        server.put(&format!("{bucket}/prodigy/no/1/model.onnx"), model.clone());
+        for file in 0..5 {
+            server.put(&format!("{bucket}/prod/{name}/1/extra/{file} é.txt"), format!("file {file}"));
+        }
+        server.set(Fault::Cuts(model.len() / 2));
     }
-    // Another image under the same tag is another version for those who push it, and other bytes under a number for the server.
-    let other = registry.push_blob("team/self", gzip, &layer(dir.path(), &onnx::answering(3.0, 4, 0)));
-    assert_eq!(gateway.promote("self", 1).status, 200);
-    registry.push("team/self", "v1", &[other]);
-    eventually("the version says it", || {
-        let notes = version(&gateway, "self", 1)["notes"].to_string();
-        notes.contains("has other bytes for it now").then_some(())
-    });
-    gateway.stop();
+    let (emulator, blobs) = (google.address.to_string(), format!("http://{}", azure.address));
+    let mut served = Served::start_with(
+        dir.path(),
+        &[
+            ("SLUICEGATE__MODELS__SOURCES__URIS", "[\"gs://bucket/prod\", \"az://box/prod\"]"),
+            ("SLUICEGATE__MODELS__SOURCES__INTERVAL", "100ms"),
+            ("SLUICEGATE__MODELS__SOURCES__TIMEOUT", "10s"),
+            ("STORAGE_EMULATOR_HOST", &emulator),
+            ("AZURE_STORAGE_USE_EMULATOR", "true"),
+            ("AZURITE_BLOB_STORAGE_URL", &blobs),
+        ],
+    );
+    for (server, name) in [(&google, "self"), (&azure, "other")] {
+        let of_model =
+            |server: &FileServer| server.reads().into_iter().filter(|read| read.path.ends_with("model.onnx"));
+        eventually("the download broke", || of_model(server).next());
+        server.set(Fault::None);
+        served.wait_state(name, 1, "serving");
+        let reads = server.reads();
+        assert!(of_model(server).any(|read| read.from > 0), "it went on: {reads:?}");
+        assert!(reads.iter().all(|read| !read.path.contains("prodigy")), "{reads:?}");
+        assert!(reads.iter().all(|read| read.signed == (name == "other")), "Azure's requests are signed: {reads:?}");
+        assert!(dir.path().join(format!("data/sources/models/{name}/1/extra/4 é.txt")).exists());
+    }
+    served.stop();
 }

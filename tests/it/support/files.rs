@@ -1,4 +1,5 @@
-//! A server of files in memory: a directory with HTML listings, or a bucket that speaks S3, with `ETags`, ranges and the faults that a test wants.
+//! A server of files in memory: a directory with HTML listings, or a bucket that speaks as S3, Google's storage or Azure's, with `ETags`, ranges and the
+//! faults that a test wants.
 
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -124,6 +125,10 @@ fn answer(stream: TcpStream, shared: &(Mutex<State>, Condvar), stops: &AtomicBoo
         let body = bucket_page(&state.files, &path, query);
         return reply(&mut stream, 200, "content-type: application/xml\r\n", body.as_bytes(), method);
     }
+    if query.contains("comp=list") {
+        let body = container_page(&state.files, &path, query);
+        return reply(&mut stream, 200, "content-type: application/xml\r\n", body.as_bytes(), method);
+    }
     let Some(bytes) = state.files.get(&path).cloned() else {
         let dir = if path.is_empty() || path.ends_with('/') { path } else { path + "/" };
         let index = index(&state.files, &dir);
@@ -191,20 +196,48 @@ fn index(files: &BTreeMap<String, Vec<u8>>, dir: &str) -> String {
     if lines.is_empty() { String::new() } else { format!("<!DOCTYPE HTML>\n<ul>\n{}</ul>\n", lines.concat()) }
 }
 
-/// A page of `ListObjectsV2`. The keys of a bucket begin with its name.
-fn bucket_page(files: &BTreeMap<String, Vec<u8>>, bucket: &str, query: &str) -> String {
+/// The objects from the one after the parameter `after` on. Their paths begin with the name of the bucket.
+fn objects<'f>(
+    files: &'f BTreeMap<String, Vec<u8>>,
+    bucket: &str,
+    query: &str,
+    after: &str,
+) -> Vec<(&'f str, &'f Vec<u8>)> {
     let parameter = |name: &str| {
-        let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
-        Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
+        let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name);
+        let value = value.map_or("", |(_, value)| value);
+        percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned()
     };
-    let (prefix, after) =
-        (parameter("prefix").unwrap_or_default(), parameter("continuation-token").unwrap_or_default());
+    let (prefix, after) = (parameter("prefix"), parameter(after));
     let bucket = format!("{}/", bucket.trim_end_matches('/'));
-    let keys: Vec<(&str, &Vec<u8>)> = files
+    files
         .iter()
         .filter_map(|(path, bytes)| Some((path.strip_prefix(&bucket)?, bytes)))
         .filter(|(key, _)| key.starts_with(&prefix) && *key > after.as_str())
-        .collect();
+        .collect()
+}
+
+/// A page of Azure's `List Blobs`.
+fn container_page(files: &BTreeMap<String, Vec<u8>>, container: &str, query: &str) -> String {
+    let keys = objects(files, container, query, "marker");
+    let mut body = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<EnumerationResults><Blobs>".to_owned();
+    for (key, bytes) in keys.iter().take(PAGE) {
+        let _ = write!(
+            body,
+            "<Blob><Name>{key}</Name><Properties><Last-Modified>Sat, 28 Nov 2026 10:00:00 GMT</Last-Modified><Etag>&quot;{:x}&quot;</Etag>\
+             <Content-Length>{}</Content-Length><Content-Type>application/octet-stream</Content-Type></Properties></Blob>",
+            Sha256::digest(bytes),
+            bytes.len()
+        );
+    }
+    let next = keys.get(PAGE - 1).filter(|_| keys.len() > PAGE).map_or("", |(last, _)| last);
+    let _ = write!(body, "</Blobs><NextMarker>{next}</NextMarker></EnumerationResults>");
+    body
+}
+
+/// A page of `ListObjectsV2`.
+fn bucket_page(files: &BTreeMap<String, Vec<u8>>, bucket: &str, query: &str) -> String {
+    let keys = objects(files, bucket, query, "continuation-token");
     let mut body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">".to_owned();
     for (key, bytes) in keys.iter().take(PAGE) {
         let _ = write!(

@@ -176,8 +176,9 @@ impl Served {
     }
 
     pub fn cli(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        Command::new(binary())
             .args(arguments)
+            .env("ORT_DYLIB_PATH", onnxruntime())
             .env("SLUICEGATE_ADMIN", format!("http://{}", self.admin))
             .output()
             .unwrap()
