@@ -10,6 +10,7 @@ use super::wire::{ModelVersion, Run, RunAnswer};
 use crate::model::{ModelName, Version};
 use crate::registry::{Stage, State, VersionStatus};
 use crate::route::Document;
+use proptest::prelude::*;
 use serde_json::json;
 
 const MLMODEL: &str = "artifact_path: mlflow-artifacts:/1/models/m-1/artifacts
@@ -51,6 +52,28 @@ fn the_onnx_flavour_of_an_mlmodel_names_its_file() {
     assert_eq!(read(before), Ok(Flavor::Others(vec!["sklearn".to_owned()])), "only the outermost `flavors` counts");
     let others = "flavors:\n  python_function:\n    data: x\n  sklearn:\n    data: y\n";
     assert_eq!(read(others), Ok(Flavor::Others(vec!["python_function".to_owned(), "sklearn".to_owned()])));
+}
+
+proptest! {
+    #[test]
+    fn an_mlmodel_names_one_file_or_is_refused(text in "(flavors|onnx|data|: |:|\\n|  |    |- |'|\"|\\{|#|---|model.onnx|\\t|é){0,40}") {
+        if let Ok(Flavor::Onnx(data)) = read(&text) {
+            prop_assert!(!data.is_empty() && !data.contains('\n') && text.contains("data"), "{data:?} of {text:?}");
+        }
+    }
+
+    #[test]
+    fn no_answer_of_mlflow_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = run_answer().to_string().into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(RunAnswer { run }) = serde_json::from_slice(&bytes) {
+            let (model, version): (ModelName, Version) = ("fraud".parse().unwrap(), "3".parse().unwrap());
+            let of = Identity { uri: "http://m", model: &model, version, source: "s", run_id: "94ac" };
+            let text = version_toml(&of, &ModelVersion::default(), Some(&run));
+            prop_assert!(toml::from_str::<toml::Table>(&text).is_ok(), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -115,9 +138,13 @@ fn credentials_are_chosen_as_mlflows_client_chooses_them() {
 }
 
 fn run() -> Run {
+    serde_json::from_value::<RunAnswer>(run_answer()).unwrap().run
+}
+
+fn run_answer() -> serde_json::Value {
     let dataset = json!({"name": "train", "digest": "0e60fe4c", "source_type": "s3", "source": "{\"uri\": \"s3://x/y\"}",
         "profile": "{\"num_rows\": 12, \"num_elements\": 48}"});
-    let answer = json!({"run": {
+    json!({"run": {
         "info": {"run_name": "bold", "experiment_id": "1", "user_id": "ann", "start_time": 1, "end_time": "1795895748592"},
         "data": {
             "metrics": [{"key": "auc", "value": 0.97, "step": 0}, {"key": "loss", "value": "NaN"}, {"key": "f1"}],
@@ -128,8 +155,7 @@ fn run() -> Run {
         "inputs": {"dataset_inputs": [
             {"tags": [{"key": "mlflow.data.context", "value": "testing"}], "dataset": {"name": "t", "digest": "x"}},
             {"tags": [{"key": "mlflow.data.context", "value": "training"}], "dataset": dataset}]},
-    }});
-    serde_json::from_value::<RunAnswer>(answer).unwrap().run
+    }})
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! MLflow's model registry as a source of versions: against MLflow's own server and client, and against a registry that means harm.
 
 use crate::support::process::Served;
+use crate::support::tls::Certificates;
 use crate::support::{Gateway, eventually, onnx};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -25,13 +26,19 @@ const PASSWORD: &str = "s3cret";
 
 impl Mlflow {
     fn start() -> Mlflow {
+        Mlflow::start_as(&[USER, PASSWORD])
+    }
+
+    /// `access`: the last arguments of the script.
+    fn start_as(access: &[&str]) -> Mlflow {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = std::env::var("SLUICEGATE_TEST_PYTHON")
             .unwrap_or_else(|_| root.join(".venv/bin/python").display().to_string());
         let dir = TempDir::new().unwrap();
         let mut child = Command::new(&python)
             .arg(root.join("tests/python/mlflow_registry.py"))
-            .args([dir.path().to_str().unwrap(), USER, PASSWORD])
+            .arg(dir.path())
+            .args(access)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -254,6 +261,41 @@ fn versions_aliases_and_lineage_of_mlflows_registry_are_served_and_gates_decide_
     let shown = served.cli(&["mlflow"]);
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains(&mlflow.uri()) && shown.contains("no ONNX flavour"), "{shown}");
+    served.stop();
+}
+
+#[test]
+fn a_registry_with_a_private_ca_and_a_token_is_read() {
+    let dir = TempDir::new().unwrap();
+    let certificates = Certificates::make(dir.path());
+    let (certificate, key) = (certificates.path("server.crt"), certificates.path("server.key"));
+    let mut mlflow = Mlflow::start_as(&["token", "t0ken", &certificate, &key]);
+    mlflow.register(1.0, &json!({}));
+    let uri = format!("https://localhost:{}", mlflow.port);
+    let serve = |more: &[(&str, &str)]| {
+        let settings = [
+            ("SLUICEGATE__MODELS__MLFLOW__URI", uri.as_str()),
+            ("SLUICEGATE__MODELS__MLFLOW__MODELS", "[\"fraud\"]"),
+            ("SLUICEGATE__MODELS__SOURCES__INTERVAL", "200ms"),
+            ("SLUICEGATE__MODELS__SETTLE", "100ms"),
+        ];
+        Served::start_with(dir.path(), &[&settings[..], more].concat())
+    };
+    let ca = ("SLUICEGATE__MODELS__MLFLOW__CA", certificate.as_str());
+    for (more, part) in [
+        (vec![("MLFLOW_TRACKING_TOKEN", "t0ken")], "certificate"),
+        (vec![ca, ("MLFLOW_TRACKING_TOKEN", "another")], "401"),
+    ] {
+        let mut served = serve(&more);
+        eventually(&format!("the source says {part:?}"), || {
+            let source = admin(&served, "/api/v1/sources")["sources"][0].clone();
+            source["message"].as_str()?.contains(part).then_some(())
+        });
+        served.kill();
+    }
+    let mut served = serve(&[ca, ("MLFLOW_TRACKING_TOKEN", "t0ken")]);
+    served.wait_state("fraud", 1, "serving");
+    assert_eq!(answer(&served), 1.0);
     served.stop();
 }
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -216,6 +217,23 @@ def predict():
         return json.load(answer)["model_version"]
 
 
+def as_sagemaker():
+    """The container contract: /ping answers 200 when the model does, and /invocations predicts, both at port 8080."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:8080/ping", timeout=2) as answer:
+                assert (answer.status, answer.read()) == (200, b"")
+                break
+        except urllib.error.URLError as error:
+            assert time.monotonic() < until, f"/ping: {error}"
+            time.sleep(0.05)
+    for media, body in (("text/csv", "6.7,3.0,5.2,2.3\n"), ("application/json", '{"instances": [[6.7, 3.0, 5.2, 2.3]]}')):
+        request = urllib.request.Request("http://127.0.0.1:8080/invocations", body.encode(), {"content-type": media})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert json.load(answer)["predictions"], media
+
+
 def main(work):
     # The overlay's own files must not lie below the directory that it covers.
     mount("-t", "tmpfs", "tmpfs", str(work))
@@ -243,8 +261,12 @@ def main(work):
     took = container.stop()
     assert not container.healthy(), "without a server the health check fails"
 
-    # Another container with the same volume, as SageMaker starts it, with a file system that cannot be written, as the chart has it.
+    # Another container with the same volume, as SageMaker starts it: the argument `serve`, and a model that was unpacked into /opt/ml/model. Its file system
+    # cannot be written, as the chart has it.
+    shutil.copytree(REPOSITORY / "models/iris", image.root / "opt/ml/model/iris")
+    image.environment |= {"SLUICEGATE__MODELS__DIR": "/opt/ml/model", "SLUICEGATE__SERVING__DEFAULT_MODEL": "iris"}
     container = Container(image, volume, ["serve"], read_only=True)
+    as_sagemaker()
     container.wait_healthy()
     assert predict() == other, "the traffic document is in the volume"
     assert "a test" in container.execute("sluicegate", "audit", "--model", "iris")

@@ -6,6 +6,7 @@ Usage: invocations_client.py HOST:PORT MODEL. MODEL is the default model of the 
 import json
 import sys
 import tomllib
+import types
 import urllib.request
 from pathlib import Path
 
@@ -62,7 +63,29 @@ def main():
         {"instances": other.to_dict(orient="records")},
     ):
         assert post("/invocations", json.dumps(body)) == {"predictions": outputs}, list(body)
+    mlflow_client(records, outputs)
     print("ok")
+
+
+def mlflow_client(records, outputs):
+    """MLflow's own client of a scoring server."""
+    # The client asks whether there is scipy.sparse, and fails where there is no scipy. It is 90 MB.
+    scipy = sys.modules.setdefault("scipy", types.ModuleType("scipy"))
+    scipy.__path__ = []
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+    client = ScoringServerClient(*URL.split(":"))
+    client.wait_server_ready()
+    assert client.get_version().count(".") == 2, client.get_version()
+    answer = client.invoke(FRAME)
+    assert answer == {"predictions": records}, answer
+    assert list(answer.get_predictions().columns) == list(outputs), "as a DataFrame"
+    assert client.invoke(FRAME.to_numpy(np.float64)) == {"predictions": outputs}
+    try:
+        client.invoke(FRAME[NAMES[1:]])
+        raise SystemExit("a missing column is an error")
+    except Exception as error:
+        assert "error code 400" in str(error) and NAMES[0] in str(error), error
 
 
 main()

@@ -1,10 +1,10 @@
 """MLflow's tracking server and client in one process, for tests/it/mlflow.rs.
 
-    python mlflow_registry.py DIR [USER PASSWORD]
+    python mlflow_registry.py DIR [USER PASSWORD | token TOKEN CERTIFICATE KEY]
 
 Reads a command as a line of JSON from standard input and answers with a line of JSON: {"ok": ...} or {"error": ...}. The first line that it writes is the
-port of the server. Everything is MLflow's own: the server that `mlflow server --serve-artifacts` runs, and the client. With USER and PASSWORD the server
-refuses requests that do not have them.
+port of the server. Everything is MLflow's own: the server that `mlflow server --serve-artifacts` runs, and the client. With USER and PASSWORD, or with TOKEN,
+the server refuses requests that do not have them. With CERTIFICATE and KEY it speaks TLS.
 """
 
 import base64
@@ -15,7 +15,9 @@ import threading
 import types
 
 where = sys.argv[1]
+bearer = sys.argv[2:3] == ["token"]
 credentials = sys.argv[2:4]
+tls = tuple(sys.argv[4:6]) or None
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     GIT_PYTHON_REFRESH="quiet",
@@ -27,7 +29,9 @@ os.environ.update(
     _MLFLOW_SERVER_ARTIFACT_DESTINATION=f"{where}/artifacts",
     _MLFLOW_SERVER_SERVE_ARTIFACTS="true",
 )
-if credentials:
+if bearer:
+    os.environ.update(MLFLOW_TRACKING_TOKEN=credentials[1], MLFLOW_TRACKING_SERVER_CERT_PATH=tls[0])
+elif credentials:
     os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = credentials
 
 # mlflow.onnx imports the engine to check options of sessions, of which there are none here. It is 60 MB.
@@ -58,6 +62,7 @@ class Quiet(WSGIRequestHandler):
 def guarded(environment, start_response):
     """The server, which asks for credentials where there are any."""
     expected = "Basic " + base64.b64encode(":".join(credentials).encode()).decode() if credentials else None
+    expected = f"Bearer {credentials[1]}" if bearer else expected
     if expected and environment.get("HTTP_AUTHORIZATION") != expected:
         start_response("401 Unauthorized", [("content-length", "0")])
         return [b""]
@@ -70,7 +75,7 @@ class Server:
         self.server = None
 
     def start(self):
-        self.server = make_server("127.0.0.1", self.port, guarded, threaded=True, request_handler=Quiet)
+        self.server = make_server("127.0.0.1", self.port, guarded, threaded=True, request_handler=Quiet, ssl_context=tls)
         self.port = self.server.server_port
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -82,7 +87,7 @@ class Server:
 initialize_backend_stores(os.environ["_MLFLOW_SERVER_FILE_STORE"], None, "mlflow-artifacts:/")
 server = Server()
 server.start()
-mlflow.set_tracking_uri(f"http://127.0.0.1:{server.port}")
+mlflow.set_tracking_uri(f"https://localhost:{server.port}" if tls else f"http://127.0.0.1:{server.port}")
 client = MlflowClient()
 
 
