@@ -31,7 +31,9 @@ pub(super) fn read(text: &str) -> Result<Flavor, String> {
     let least = onnx.first().map_or(0, |line| line.indent);
     let mut entries = onnx.iter().filter(|line| line.indent == least).filter_map(|line| line.entry);
     let (_, data) = entries.find(|(key, _)| *key == "data").ok_or("the ONNX flavour has no `data`")?;
-    let data = scalar(data).ok_or_else(|| format!("flavors.onnx.data: expected a file name, got {data:?}"))?;
+    let data = scalar(data)
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| format!("flavors.onnx.data: expected a file name, got {data:?}"))?;
     Ok(Flavor::Onnx(data))
 }
 
