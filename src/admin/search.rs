@@ -7,11 +7,12 @@ use super::Admin;
 use super::body::{JsonBody, Members};
 use super::caller::Caller;
 use super::child::ROUTE_KEY;
+use super::contents;
 use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::lineage::Training;
 use super::schemas::Problem;
-use crate::access::Action;
+use crate::access::Identity;
 use crate::model::{Code, Failure, ModelName, RequestId, Version};
 use crate::registry::Entry;
 use axum::Json;
@@ -66,13 +67,14 @@ pub(super) struct ExplainRequest {
 /// List logged requests
 ///
 /// The newest first, without their tensors, a page at a time. A search takes at most about ten seconds; `next` says where the next page begins, and null that
-/// the whole log was searched.
+/// the whole log was searched. Damaged files are left out, and named in `not_read`. Who is no operator of the model gets no route keys, and no words about
+/// differences (`contents` is `withheld`).
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/requests", operation_id = "list_requests", tag = "requests",
     params(
         ("model" = String, Path),
         ("request_id" = Option<String>, Query, description = "Only this request; answers of all roles"),
-        ("route_key" = Option<String>, Query, description = "Only requests with this key as it is stored; for an operator also where it is stored as a hash"),
+        ("route_key" = Option<String>, Query, description = "Only requests with this key, also where it is stored as a hash; for operators"),
         ("since" = Option<String>, Query, description = "Only requests at or after this time: RFC 3339, or a date in UTC"),
         ("until" = Option<String>, Query, description = "Only requests before this time"),
         ("version" = Option<String>, Query, description = "Only answers of this version"),
@@ -90,6 +92,7 @@ pub(super) struct ExplainRequest {
     responses(
         (status = 200, description = "A page of requests", body = Value),
         (status = 400, description = "A parameter is wrong; the error names it", body = Problem),
+        (status = 403, description = "A route key is looked for, and the caller is no operator of the model", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
         (status = 409, description = "The log cannot be read", body = Problem),
         (status = 429, description = "Other searches are in progress", body = Problem),
@@ -128,10 +131,8 @@ pub(super) async fn list(
     }
     let mut environment = Vec::new();
     if let Some(key) = parameters.take("route_key", text) {
-        // Without the key of the hashes nobody can tell whose records they are. Who may export the records may look for a person.
-        if caller.may(Action::Operate, Some(model.as_str())) {
-            arguments.push(format!("--hashed-route-key={}", admin.log.hashed_route_key(&key)));
-        }
+        contents::check_key(&caller, &model)?;
+        arguments.push(format!("--hashed-route-key={}", admin.log.hashed_route_key(&key)));
         environment.push((ROUTE_KEY, key));
     }
     let disagreed = parameters.take("disagreed", flag) == Some(true);
@@ -144,13 +145,19 @@ pub(super) async fn list(
     let _permit = admitted(&SEARCHES, "searches").await?;
     place(&admin, &mut arguments);
     arguments.extend(["--".to_owned(), model.to_string()]);
-    Ok(Json(printed(&admin, &arguments, &environment, LONGEST_SEARCH).await?))
+    let mut found = printed(&admin, &arguments, &environment, LONGEST_SEARCH).await?;
+    found["contents"] = "shown".into();
+    if !contents::may_read(&caller, &model) {
+        contents::leave_out_of_list(&mut found);
+    }
+    Ok(Json(found))
 }
 
 /// One logged request
 ///
 /// All that the log has about it: inputs, the answers of all versions, feedback, where the version comes from, and the commands that run it again. Large
-/// tensors are cut: `elements` says how many there are.
+/// tensors are cut: `elements` says how many there are. Who is no operator of the model gets no contents: no elements, words about them, feedback or route
+/// key (`contents` is `withheld`). The audit trail has who read which contents.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/requests/{request}", operation_id = "show_request", tag = "requests",
     params(
@@ -171,6 +178,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
+    Caller(caller): Caller,
     target: Target,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, ErrorResponse> {
@@ -190,12 +198,22 @@ pub(super) async fn show(
     let predictions = found["predictions"].as_array_mut().map_or(&mut [][..], Vec::as_mut_slice);
     if predictions.is_empty() {
         let id: String = id.chars().take(200).collect();
-        return Err(
-            Failure::new(Code::NotFound, format!("the log has no request of {model} with the id {id:?}")).into()
-        );
+        let damaged = match found["not_read"]["files"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(1) => "; 1 file is damaged and was not read".to_owned(),
+            Some(files) => format!("; {files} files are damaged and were not read"),
+        };
+        let words = format!("the log has no request of {model} with the id {id:?}{damaged}");
+        return Err(Failure::new(Code::NotFound, words).into());
     }
     for prediction in predictions {
         prediction["lineage"] = lineage(&entry, prediction);
+    }
+    found["contents"] = "shown".into();
+    if contents::may_read(&caller, &model) {
+        contents::note(&admin, &caller, &model, &id, "show").await?;
+    } else {
+        contents::leave_out_of_request(&mut found);
     }
     Ok(Json(found))
 }
@@ -218,6 +236,7 @@ pub(super) async fn show(
 )]
 pub(super) async fn reproduce(
     State(admin): State<Arc<Admin>>,
+    Caller(caller): Caller,
     target: Target,
     body: JsonBody,
 ) -> Result<Json<Value>, ErrorResponse> {
@@ -226,7 +245,8 @@ pub(super) async fn reproduce(
     let mut members = Members::of(body, r#"{"request_id":"order-1234"}"#)?;
     let id = request_id(&mut members);
     members.finish()?;
-    run(&admin, &model, vec!["reproduce".to_owned(), "--json".to_owned()], id.unwrap_or_default()).await
+    let again = Again { model: &model, verb: "reproduce", options: Vec::new(), id: id.unwrap_or_default() };
+    again.run(&admin, &caller).await
 }
 
 /// Explain a logged answer
@@ -247,6 +267,7 @@ pub(super) async fn reproduce(
 )]
 pub(super) async fn explain(
     State(admin): State<Arc<Admin>>,
+    Caller(caller): Caller,
     target: Target,
     body: JsonBody,
 ) -> Result<Json<Value>, ErrorResponse> {
@@ -254,37 +275,47 @@ pub(super) async fn explain(
     target.entry(&admin.reader.snapshot())?;
     let mut members = Members::of(body, r#"{"request_id":"order-1234","row":0}"#)?;
     let id = request_id(&mut members);
-    let mut arguments = vec!["explain".to_owned(), "--json".to_owned()];
+    let mut options = Vec::new();
     for (name, option) in [("row", "--row"), ("element", "--element")] {
         match members.take(name) {
             None => {}
             Some(Value::Number(number)) if number.as_u64().is_some_and(|n| u32::try_from(n).is_ok()) => {
-                arguments.push(format!("{option}={number}"));
+                options.push(format!("{option}={number}"));
             }
             Some(other) => members.complain(name, "a whole number of at least 0", Some(&other)),
         }
     }
     match members.take("output") {
         None => {}
-        Some(Value::String(name)) if text(&name).is_ok() => arguments.push(format!("--output={name}")),
+        Some(Value::String(name)) if text(&name).is_ok() => options.push(format!("--output={name}")),
         Some(other) => members.complain("output", "the name of an output", Some(&other)),
     }
     members.finish()?;
-    run(&admin, &model, arguments, id.unwrap_or_default()).await
+    let again = Again { model: &model, verb: "explain", options, id: id.unwrap_or_default() };
+    again.run(&admin, &caller).await
 }
 
-/// Runs a command that loads the model file that answered.
-async fn run(
-    admin: &Admin,
-    model: &ModelName,
-    mut arguments: Vec<String>,
+/// A logged request that is run again.
+struct Again<'a> {
+    model: &'a ModelName,
+    verb: &'static str,
+    options: Vec<String>,
     id: String,
-) -> Result<Json<Value>, ErrorResponse> {
-    let _permit = admitted(&RUNS, "requests that are run again").await?;
-    place(admin, &mut arguments);
-    arguments.push(format!("--models={}", admin.models_dir.display()));
-    arguments.extend([format!("--model={model}"), "--".to_owned(), id]);
-    Ok(Json(printed(admin, &arguments, &[], LONGEST_RUN).await?))
+}
+
+impl Again<'_> {
+    /// Runs the command that loads the model file that answered. Its result quotes the request, so the audit trail has who asked.
+    async fn run(self, admin: &Admin, caller: &Identity) -> Result<Json<Value>, ErrorResponse> {
+        let Again { model, verb, options, id } = self;
+        let _permit = admitted(&RUNS, "requests that are run again").await?;
+        contents::note(admin, caller, model, &id, verb).await?;
+        let mut arguments = vec![verb.to_owned(), "--json".to_owned()];
+        arguments.extend(options);
+        place(admin, &mut arguments);
+        arguments.push(format!("--models={}", admin.models_dir.display()));
+        arguments.extend([format!("--model={model}"), "--".to_owned(), id]);
+        Ok(Json(printed(admin, &arguments, &[], LONGEST_RUN).await?))
+    }
 }
 
 /// What a command prints as JSON. A command that ends with the code 1 may have a result too: the request was not reproduced.

@@ -1,6 +1,8 @@
 //! Handlers of shadows: how their answers compare with the primary's, and the pairs that differ most.
 
 use super::Admin;
+use super::caller::Caller;
+use super::contents;
 use super::error::ErrorResponse;
 use super::extract::Target;
 use super::responses::models::unknown_version;
@@ -78,7 +80,7 @@ pub(super) struct Pair {
     both_failed: u64,
     latency: LatencyAnswer,
     outputs: Vec<Output>,
-    /// Worst first. The inputs are in the prediction log under the request id.
+    /// Worst first. The inputs are in the prediction log under the request id. Answers, and words about them, are for operators of the model.
     worst: Vec<Worst>,
 }
 
@@ -182,7 +184,11 @@ pub(super) struct SideAnswer {
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadows>, ErrorResponse> {
+pub(super) async fn list(
+    State(admin): State<Arc<Admin>>,
+    Caller(caller): Caller,
+    target: Target,
+) -> Result<Json<Shadows>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let pairs = admin.figures.of(entry.name());
@@ -191,7 +197,9 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Res
     let mut versions: Vec<Version> = configured.into_iter().chain(pairs.iter().map(|pair| pair.shadow)).collect();
     versions.sort_unstable();
     versions.dedup();
-    let shadows = versions.into_iter().map(|version| Shadow::of(&admin.log, entry, version, &pairs)).collect();
+    let may_read = contents::may_read(&caller, entry.name());
+    let shadow = |version| Shadow::of(&admin.log, entry, version, &pairs).readable(may_read);
+    let shadows = versions.into_iter().map(shadow).collect();
     Ok(Json(Shadows { model: entry.name().clone(), shadows }))
 }
 
@@ -207,14 +215,19 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Res
         (status = 404, description = "The model has no such version", body = Problem),
     )
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadow>, ErrorResponse> {
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+    Caller(caller): Caller,
+    target: Target,
+) -> Result<Json<Shadow>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let version = target.version()?;
     if !entry.versions().contains_key(&version) {
         return Err(unknown_version(entry, version));
     }
-    Ok(Json(Shadow::of(&admin.log, entry, version, &admin.figures.of(entry.name()))))
+    let shadow = Shadow::of(&admin.log, entry, version, &admin.figures.of(entry.name()));
+    Ok(Json(shadow.readable(contents::may_read(&caller, entry.name()))))
 }
 
 impl Shadow {
@@ -244,6 +257,20 @@ impl Shadow {
                 .map(|pair| Pair::of(pair, Some(privacy)))
                 .collect(),
         }
+    }
+}
+
+impl Shadow {
+    /// Without answers, and words about them, where the caller may not read contents of requests.
+    pub(super) fn readable(mut self, may_read: bool) -> Shadow {
+        let pairs = if may_read { &mut [][..] } else { &mut self.primaries[..] };
+        for worst in pairs.iter_mut().flat_map(|pair| &mut pair.worst) {
+            worst.words = "not shown: what a request holds is for operators".to_owned();
+            for side in [&mut worst.primary, &mut worst.shadow] {
+                (side.outputs, side.error, side.note) = (None, None, None);
+            }
+        }
+        self
     }
 }
 

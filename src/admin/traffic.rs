@@ -52,7 +52,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, target: Target) -> Res
     ),
     request_body = TrafficProposal,
     responses(
-        (status = 200, description = "The new document is in force", body = Traffic,
+        (status = 200, description = "The new document is in force; for a dry run, the one that would be", body = Traffic,
          headers(("etag" = String, description = "The new revision, in quotes"))),
         (status = 400, description = "Not a traffic document; all complaints at once", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
@@ -80,13 +80,15 @@ pub(super) async fn replace(
     let if_match = revisions(&admin, &target, if_match)?;
     let rollout = active_rollout(&admin, &model).await;
     let before = target.entry(&admin.reader.snapshot()).ok().and_then(|entry| entry.document().cloned());
+    let dry_run = proposal.dry_run;
     let published = admin.handle.put_traffic(model.clone(), proposal, if_match, actor).await?;
     let snapshot = admin.reader.snapshot();
     let entry = snapshot.model(model.as_str()).map(Arc::as_ref);
     let moves = before.map(|before| Moves::between(&model, &before, &published.document).into());
-    let mut traffic = Traffic::of(model, published.revision, published.document, entry);
+    // The counts of a dry run would be those of the document in force.
+    let mut traffic = Traffic::of(model, published.revision, published.document, entry.filter(|_| !dry_run));
     traffic.moves = moves;
-    traffic.ends_rollout = rollout.filter(|rollout| rollout.is_ended_by(published.revision));
+    traffic.ends_rollout = rollout.filter(|rollout| dry_run || rollout.is_ended_by(published.revision));
     Ok(with_etag(traffic, published.revision))
 }
 

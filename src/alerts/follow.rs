@@ -255,7 +255,8 @@ fn overridden_by(change: &ledger::Event) -> Option<(Timestamp, ModelName, Findin
 /// The last change of the model, or of anything, before a time.
 pub(super) fn change_before(ledger: &LedgerReader, about: &About, at: Timestamp) -> Option<ChangeBefore> {
     // What the server does by itself to its own files explains nothing.
-    const NOT_CHANGES: [&str; 6] = ["retention", "chain_begin", "forget", "export", "propose", "token_create"];
+    const NOT_CHANGES: [&str; 7] =
+        ["retention", "chain_begin", "forget", "export", "read_request", "propose", "token_create"];
     let change = ledger.last_event_before(about.model.as_ref(), at, &NOT_CHANGES).ok()??;
     let recent = at.duration_since(change.ts) <= RECENT_CHANGE;
     recent.then_some(ChangeBefore {

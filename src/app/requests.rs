@@ -5,8 +5,8 @@ use crate::cli::{self, LogPlace, RequestOptions, RequestsOptions};
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::dataset::{
-    self, Cursor, Ended, Error, Filter, Found, Hit, Look, Looked, LookedPrediction, RowFeedback, Search, ShownTensor,
-    Status,
+    self, Cursor, Ended, Error, Filter, Found, Hit, Look, Looked, LookedPrediction, NotRead, RowFeedback, Search,
+    ShownTensor, Status,
 };
 use crate::model::{Code, Label, ModelName, Role};
 use crate::record::hashed_key;
@@ -133,7 +133,14 @@ fn found_json(model: &str, found: &Found) -> Value {
         "ended": ended,
         "records_read": found.records,
         "files_gone": found.deleted_files,
+        "not_read": not_read_json(&found.not_read),
     })
+}
+
+/// Files that are damaged. Paths are below the data directory.
+fn not_read_json(files: &NotRead) -> Value {
+    let named = files.named.iter().map(|(path, why)| json!({"file": path.display().to_string(), "why": cut(why)}));
+    json!({ "files": files.count, "named": named.collect::<Vec<_>>() })
 }
 
 fn hit_json(hit: &Hit) -> Value {
@@ -164,11 +171,15 @@ fn request_as(options: &RequestOptions) -> Result<Value, Error> {
         elements: usize::try_from(options.elements).unwrap_or(usize::MAX),
         tolerance: tolerance(options.rtol, options.atol)?,
     };
-    let Looked { predictions, more, feedback, deleted_files } = dataset::look(&what)?;
+    let Looked { predictions, more, feedback, deleted_files, not_read } = dataset::look(&what)?;
     // A server tells its client itself that there is none.
     if predictions.is_empty() && !options.place.for_server {
         let (data, id) = (options.place.data_dir().display(), &options.request_id);
-        return Err(Error::Failed(format!("{data} has no prediction of {model} with the id {id:?}")));
+        let damaged = match not_read.named.first() {
+            Some((path, why)) => format!("; not read: {} files, such as {}: {why}", not_read.count, path.display()),
+            None => String::new(),
+        };
+        return Err(Error::Failed(format!("{data} has no prediction of {model} with the id {id:?}{damaged}")));
     }
     Ok(json!({
         "model": model,
@@ -177,6 +188,7 @@ fn request_as(options: &RequestOptions) -> Result<Value, Error> {
         "more": more,
         "feedback": feedback.iter().map(feedback_json).collect::<Vec<_>>(),
         "files_gone": deleted_files,
+        "not_read": not_read_json(&not_read),
         "commands": {
             "reproduce": format!("sluicegate reproduce {} --model {model}", quoted(&options.request_id)),
             "explain": format!("sluicegate explain {} --model {model}", quoted(&options.request_id)),

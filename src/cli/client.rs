@@ -217,9 +217,10 @@ impl Client {
     }
 
     /// `verb` is `load` or `unload`.
-    pub(super) fn load(&self, model: &str, version: &str, verb: &str) -> Done {
+    pub(super) fn load(&self, model: &str, version: &str, verb: &str, reason: Option<&str>) -> Done {
         let place = format!("{}/versions/{}:{verb}", path(model, ""), segment(version));
-        let answer = self.send_and_wait("POST", &place, &json!({}), LONG)?;
+        let body = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
+        let answer = self.send_and_wait("POST", &place, &body, LONG)?;
         self.show(&answer, |_| format!("version {version} of {model} is {verb}ed\n"))
     }
 
@@ -263,8 +264,8 @@ impl Client {
         self.show(&self.get("/api/v1/whoami")?, show_access::whoami)
     }
 
-    pub(super) fn drift(&self, model: &str) -> Done {
-        self.show(&self.get(&path(model, "/drift"))?, show_drift::drift)
+    pub(super) fn drift(&self, model: &str, bins: u8) -> Done {
+        self.show(&self.get(&path(model, &format!("/drift?bins={bins}")))?, show_drift::drift)
     }
 
     pub(super) fn lineage(&self, model: &str, version: &str) -> Done {

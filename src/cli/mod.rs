@@ -351,21 +351,29 @@ Required: the next step begins only when the upper end of the interval is at mos
     },
     /// Load a version that was unloaded, or that failed for lack of memory.
     #[command(after_help = "Examples:
-  sluicegate load iris 1")]
+  sluicegate load iris 1
+  sluicegate load iris 1 --reason \"it is needed again\"")]
     Load {
         /// The name of the model.
         model: String,
         /// The version to load.
         version: String,
+        /// Why; it is stored in the audit trail.
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Unload a version; it stays unloaded until it is loaded again.
     #[command(after_help = "Examples:
-  sluicegate unload iris 1")]
+  sluicegate unload iris 1
+  sluicegate unload iris 1 --reason \"memory for version 2\"")]
     Unload {
         /// The name of the model.
         model: String,
         /// The version to unload.
         version: String,
+        /// Why; it is stored in the audit trail.
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Upload a new version of a model: a directory with all its files, or an .onnx file alone.
     #[command(
@@ -425,11 +433,15 @@ It asks the admin plane (/readyz, /healthz), which answers this without credenti
     #[command(after_help = "Examples:
   sluicegate drift iris
   sluicegate drift iris --json | jq '.troubles'
+  sluicegate drift iris --bins 5                   reference and live rows by bin, of the five columns that moved most
 
 The reference is profile.json of each version (sluicegate profile makes one), else the version's own first day.")]
     Drift {
         /// The name of the model.
         model: String,
+        /// Of so many columns of each arm, those that moved most, also show reference and live rows by bin, at most 100.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+        bins: u8,
     },
     /// Make profile.json: what the columns of a version looked like in a file, or in the prediction log.
     #[command(after_help = "Examples:
@@ -848,14 +860,14 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Retire { model, reason } => client.retire(&model, &reason),
         Command::Rollout(options) => client.rollout(&options),
         Command::Shadow { model, version } => client.shadow(&model, version.as_deref()),
-        Command::Load { model, version } => client.load(&model, &version, "load"),
-        Command::Unload { model, version } => client.load(&model, &version, "unload"),
+        Command::Load { model, version, reason } => client.load(&model, &version, "load", reason.as_deref()),
+        Command::Unload { model, version, reason } => client.load(&model, &version, "unload", reason.as_deref()),
         Command::Push(options) => client.push(&options),
         Command::Wait(options) => client.wait(&options),
         Command::Ready(options) => client.ready(&options),
         Command::Quality(options) => client.quality(&options),
         Command::Experiment { model } => client.experiment(&model),
-        Command::Drift { model } => client.drift(&model),
+        Command::Drift { model, bins } => client.drift(&model, bins),
         Command::Profile(options) => return (local.profile)(&options, client.json()),
         Command::Lineage { model, version } => client.lineage(&model, &version),
         Command::Keygen(options) => return (local.keygen)(&options),

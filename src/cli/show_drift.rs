@@ -44,7 +44,25 @@ pub(super) fn drift(answer: &Value) -> String {
                 cell(&arm["rows"])
             );
             text.push_str(&columns(arm));
+            list(arm, "columns").for_each(|column| text.push_str(&bins(column)));
         }
+    }
+    text
+}
+
+/// Reference and live rows of a column by bin, where they were asked for.
+fn bins(column: &Value) -> String {
+    let share = |value: &Value| value.as_f64().map_or_else(String::new, |share| format!("{:.2} %", share * 100.0));
+    let row = |bin: &Value| vec![cell(&bin["name"]), share(&bin["reference"]), share(&bin["live"])];
+    let rows: Vec<Vec<String>> = list(&column["bins"], "bins").map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let name = if column["name"].is_null() { cell(&column["column"]) } else { cell(&column["name"]) };
+    let mut text = format!("    {name}, the last {}:\n", cell(&column["bins"]["window"]).replace('_', " "));
+    for line in table(&["VALUES", "REFERENCE", "LIVE"], &rows).lines() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "      {line}");
     }
     text
 }

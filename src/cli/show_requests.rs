@@ -39,6 +39,21 @@ pub(crate) fn found(answer: &Value) -> String {
         }
         (None, _) => {}
     }
+    text + &not_read(answer)
+}
+
+/// Damaged files, which may hold more.
+fn not_read(answer: &Value) -> String {
+    let files = answer["not_read"]["files"].as_u64().unwrap_or(0);
+    let mut text = String::new();
+    for of in list(&answer["not_read"], "named") {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "not read: {}: {}", cell(&of["file"]), cell(&of["why"]));
+    }
+    let named = list(&answer["not_read"], "named").count() as u64;
+    if files > named {
+        let _ = writeln!(text, "not read: {} more files", files - named);
+    }
     text
 }
 
@@ -87,7 +102,10 @@ pub(crate) fn one(answer: &Value) -> String {
     for (what, line) in answer["commands"].as_object().into_iter().flatten() {
         let _ = writeln!(text, "{what}: {}", cell(line));
     }
-    text
+    if answer["contents"] == "withheld" {
+        text.push_str("inputs, outputs and feedback are not shown: reading them needs the role operator or admin\n");
+    }
+    text + &not_read(answer)
 }
 
 fn tensor_line(side: &str, tensor: &Value) -> String {

@@ -4,6 +4,7 @@
 //! overwrite each other: the second one sees what the first one did.
 
 use super::api::{ApiRequest, Problem};
+use super::proposals::{document, rollout, rule, shadow, split};
 use super::{Asked, Console, Fields, NoPage, Visitor, difference, flow, layout, session, show};
 use axum::extract::{Form, Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -18,6 +19,8 @@ enum Action {
     Promote,
     Rollback,
     Split,
+    Shadow,
+    Rule,
     Document,
     Rollout,
     Pause,
@@ -31,10 +34,12 @@ enum Action {
 }
 
 impl Action {
-    const ALL: [(&'static str, Action, &'static str); 13] = [
+    const ALL: [(&'static str, Action, &'static str); 15] = [
         ("promote", Action::Promote, "Promote a version"),
         ("rollback", Action::Rollback, "Go back"),
         ("split", Action::Split, "Split the traffic"),
+        ("shadow", Action::Shadow, "Copy requests to a version"),
+        ("rule", Action::Rule, "Send some requests to a version"),
         ("document", Action::Document, "Edit the traffic document"),
         ("rollout", Action::Rollout, "Roll out a version step by step"),
         ("pause", Action::Pause, "Pause the rollout"),
@@ -55,39 +60,45 @@ impl Action {
         Action::ALL.iter().find(|(_, action, _)| *action == self).map_or("", |(slug, ..)| slug)
     }
 
-    /// A load changes no traffic and has no reason.
-    fn has_reason(self) -> bool {
-        !matches!(self, Action::Load | Action::Unload)
-    }
-
     /// Whether the traffic must not have changed since it was looked at.
     fn is_of_a_revision(self) -> bool {
-        matches!(self, Action::Promote | Action::Rollback | Action::Split | Action::Document | Action::Rollout)
+        matches!(
+            self,
+            Action::Promote
+                | Action::Rollback
+                | Action::Split
+                | Action::Shadow
+                | Action::Rule
+                | Action::Document
+                | Action::Rollout
+        )
     }
 }
 
 /// The model as it is when somebody looks at it.
-struct Now {
-    name: String,
-    model: Value,
-    revision: u64,
+pub(super) struct Now {
+    pub(super) name: String,
+    pub(super) model: Value,
+    pub(super) revision: u64,
+    /// The traffic document from before the last rollout.
+    before_rollout: Value,
 }
 
 /// What would be done.
-struct Plan {
+pub(super) struct Plan {
     /// Without the reason.
-    request: ApiRequest,
+    pub(super) request: ApiRequest,
     /// Asks the API what it would change.
-    dry: Option<ApiRequest>,
+    pub(super) dry: Option<ApiRequest>,
     /// The document that would be in force, where that is known without asking.
-    document: Option<Value>,
-    /// In words, where no document changes.
-    words: String,
-    command: String,
+    pub(super) document: Option<Value>,
+    /// What it does besides.
+    pub(super) words: String,
+    pub(super) command: String,
 }
 
 /// What a page shows next.
-enum Next {
+pub(super) enum Next {
     /// Something has to be chosen first.
     Ask(Markup),
     Confirm(Box<Plan>),
@@ -130,7 +141,7 @@ pub(super) async fn perform(
         }
     };
     let mut request = plan.request;
-    if let (true, Some(body)) = (action.has_reason(), request.body.as_mut()) {
+    if let Some(body) = request.body.as_mut() {
         body["reason"] = field(&fields, "reason").into();
     }
     match visitor.console.api.send(&visitor.credentials, request).await {
@@ -144,7 +155,7 @@ fn known(visitor: &Visitor, slug: &str) -> Result<(Action, &'static str), NoPage
     Action::of(slug).ok_or_else(unknown)
 }
 
-fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
+pub(super) fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
     fields.get(name).map_or("", |text| text.trim())
 }
 
@@ -152,15 +163,17 @@ impl Now {
     async fn of(visitor: &Visitor, name: &str) -> Result<Now, NoPage> {
         let model = visitor.get(&format!("/api/v1/models/{}", show::escaped(name))).await?;
         let revision = model["revision"].as_u64().unwrap_or(0);
-        Ok(Now { name: name.to_owned(), model, revision })
+        let rollout = visitor.try_get(&format!("/api/v1/models/{}/rollout", show::escaped(name))).await;
+        let before_rollout = rollout.map_or(Value::Null, |rollout| rollout["before"].clone());
+        Ok(Now { name: name.to_owned(), model, revision, before_rollout })
     }
 
-    fn api(&self, rest: &str) -> String {
+    pub(super) fn api(&self, rest: &str) -> String {
         format!("/api/v1/models/{}{rest}", show::escaped(&self.name))
     }
 
     /// Versions in one of these states, the newest first.
-    fn versions(&self, states: &[&str]) -> Vec<&str> {
+    pub(super) fn versions(&self, states: &[&str]) -> Vec<&str> {
         let versions = self.model["versions"].as_array().into_iter().flatten();
         let fits = |version: &&Value| version["state"].as_str().is_some_and(|state| states.contains(&state));
         let mut found: Vec<&str> = versions.filter(fits).filter_map(|version| version["version"].as_str()).collect();
@@ -168,7 +181,7 @@ impl Now {
         found
     }
 
-    fn version_of<'f>(&self, fields: &'f Fields, states: &[&str]) -> Result<&'f str, Markup> {
+    pub(super) fn version_of<'f>(&self, fields: &'f Fields, states: &[&str]) -> Result<&'f str, Markup> {
         let given = field(fields, "version");
         if !given.is_empty() {
             return Ok(given);
@@ -260,9 +273,13 @@ async fn confirm(
             h2 { "What would change" }
             div .side-by-side {
                 div { h3 { "Now" } (flow::drawing(before)) }
-                div { h3 { "Then" } (flow::drawing(after)) }
+                div { h3 { (then(action)) } (flow::drawing(after)) }
             }
-            (difference::table(&difference::between(&without_reason(before), &without_reason(after))))
+            // A retired model keeps its document.
+            @if action != Action::Retire { (difference::table(&difference::between(&without_reason(before), &without_reason(after)))) }
+        } @else if !before.is_null() && plan.dry.is_none() && action != Action::Abort {
+            h2 { "The traffic stays as it is" }
+            (flow::drawing(before))
         }
         @if let Some(rollout) = would["ends_rollout"].as_object() { p .warn { "This ends the rollout to version " (show::text(rollout.get("to").and_then(Value::as_str).unwrap_or("?"), 20)) "." } }
         @if !gates.is_empty() {
@@ -274,11 +291,9 @@ async fn confirm(
             @for (name, value) in fields.iter().filter(|(name, _)| !["csrf", "revision", "reason", "step", "break_glass"].contains(&name.as_str())) {
                 input type="hidden" name=(name) value=(value);
             }
-            @if action.has_reason() {
-                p {
-                    label for="reason" { "Reason, for the audit trail" }
-                    input #reason name="reason" required maxlength="1000" autocomplete="off" autofocus value=(field(fields, "reason"));
-                }
+            p {
+                label for="reason" { "Reason, for the audit trail" }
+                input #reason name="reason" required maxlength="1000" autocomplete="off" autofocus value=(field(fields, "reason"));
             }
             @if visitor.may("administer") && matches!(action, Action::Promote | Action::Rollback | Action::Rollout) {
                 details {
@@ -292,11 +307,20 @@ async fn confirm(
     }
 }
 
+fn then(action: Action) -> &'static str {
+    match action {
+        Action::Rollout => "Then, at the first step",
+        Action::Abort => "Then, as before the rollout",
+        Action::Retire => "Then, for as long as it is retired",
+        _ => "Then",
+    }
+}
+
 fn button(action: Action) -> &'static str {
     match action {
         Action::Promote => "Promote now",
         Action::Rollback => "Go back now",
-        Action::Split | Action::Document => "Change the traffic now",
+        Action::Split | Action::Shadow | Action::Rule | Action::Document => "Change the traffic now",
         Action::Rollout => "Begin the rollout",
         Action::Pause => "Pause",
         Action::Resume => "Resume",
@@ -309,7 +333,7 @@ fn button(action: Action) -> &'static str {
     }
 }
 
-fn without_reason(document: &Value) -> Value {
+pub(super) fn without_reason(document: &Value) -> Value {
     let mut document = document.clone();
     if let Value::Object(members) = &mut document {
         members.remove("reason");
@@ -360,13 +384,8 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
         Ok(Next::Confirm(Box::new(Plan { request, dry: None, document: None, words: words.to_owned(), command })))
     };
     let with_dry_run = |request: ApiRequest, command: String| {
-        let mut dry = request.clone();
-        if let Some(body) = dry.body.as_mut() {
-            body["dry_run"] = true.into();
-            body["reason"] = "a look at it".into();
-        }
-        dry.if_match = None;
-        Ok(Next::Confirm(Box::new(Plan { request, dry: Some(dry), document: None, words: String::new(), command })))
+        let dry = Some(dry_run(&request));
+        Ok(Next::Confirm(Box::new(Plan { request, dry, document: None, words: String::new(), command })))
     };
     let break_glass = field(fields, "break_glass") == "true";
     match action {
@@ -393,6 +412,8 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
             with_dry_run(post(now.api(":rollback"), body), format!("{command} --reason …"))
         }
         Action::Split => split(now, fields),
+        Action::Shadow => shadow(now, fields),
+        Action::Rule => rule(now, fields),
         Action::Document => document(now, fields),
         Action::Rollout => rollout(now, fields, break_glass),
         Action::Pause | Action::Resume | Action::Abort => {
@@ -403,13 +424,19 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
                 _ => "The traffic from before the rollout comes back.",
             };
             let request = post(now.api(&format!("/rollout:{verb}")), json!({}));
-            plan(request, words, format!("sluicegate rollout {name} --{verb} --reason …"))
+            let command = format!("sluicegate rollout {name} --{verb} --reason …");
+            // Only an abort changes the traffic.
+            let document =
+                Some(now.before_rollout.clone()).filter(|before| action == Action::Abort && !before.is_null());
+            Ok(Next::Confirm(Box::new(Plan { request, dry: None, document, words: words.to_owned(), command })))
         }
         Action::Retire => {
             let mut request = post(now.api(""), json!({}));
             request.method = Method::DELETE;
             let words = "Its versions are unloaded, and its requests are answered 404 with your reason, also after a restart. Promoting a version brings it back.";
-            plan(request, words, format!("sluicegate retire {name} --reason …"))
+            let command = format!("sluicegate retire {name} --reason …");
+            let document = Some(json!({ "split": [] }));
+            Ok(Next::Confirm(Box::new(Plan { request, dry: None, document, words: words.to_owned(), command })))
         }
         Action::Load | Action::Unload | Action::Approve | Action::Reject => {
             let states: &[&str] = match action {
@@ -422,161 +449,26 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
                 Err(ask) => return Ok(Next::Ask(ask)),
             };
             let verb = action.slug();
-            let query = if action.has_reason() { "" } else { "?wait=false" };
+            let query = if matches!(action, Action::Load | Action::Unload) { "?wait=false" } else { "" };
             let path = now.api(&format!("/versions/{}:{verb}{query}", show::escaped(version)));
-            let mut request = post(path, json!({}));
-            let (words, reason) = match action {
-                Action::Load => ("The version is loaded, verified and warmed. It gets no traffic by that.", ""),
-                Action::Unload => ("Its memory is freed. It stays unloaded until somebody loads it.", ""),
-                Action::Approve => {
-                    ("Its files may serve: you say that you looked at the evidence on its page.", " --reason …")
-                }
-                _ => ("Its files may not serve.", " --reason …"),
+            let words = match action {
+                Action::Load => "The version is loaded, verified and warmed. It gets no traffic by that.",
+                Action::Unload => "Its memory is freed. It stays unloaded until somebody loads it.",
+                Action::Approve => "Its files may serve: you say that you looked at the evidence on its page.",
+                _ => "Its files may not serve.",
             };
-            if !action.has_reason() {
-                request.body = None;
-            }
-            plan(request, words, format!("sluicegate {verb} {name} {}{reason}", show::word(version)))
+            plan(post(path, json!({})), words, format!("sluicegate {verb} {name} {} --reason …", show::word(version)))
         }
     }
 }
 
-fn put(now: &Now, document: Value, command: String) -> Next {
-    let request = ApiRequest {
-        method: Method::PUT,
-        path: now.api("/traffic"),
-        body: Some(document.clone()),
-        if_match: Some(now.revision).filter(|revision| *revision > 0),
-    };
-    let words = String::new();
-    Next::Confirm(Box::new(Plan { request, dry: None, document: Some(document), words, command }))
-}
-
-/// A weight for each version that can serve, and the sticky key. The rest of the document stays.
-fn split(now: &Now, fields: &Fields) -> Result<Next, String> {
-    let before = &now.model["document"];
-    let mut versions = now.versions(&["ready", "serving"]);
-    versions.reverse();
-    let given = versions.iter().any(|version| fields.contains_key(&format!("weight-{version}")));
-    let arms = before["split"].as_array().map_or(&[][..], Vec::as_slice);
-    if !given {
-        let weight = |version: &str| {
-            let own = arms.iter().filter(|arm| arm["version"] == version);
-            own.filter_map(|arm| arm["weight"].as_f64()).sum::<f64>()
-        };
-        let sticky = ["header", "parameter"]
-            .iter()
-            .find_map(|kind| before["sticky_by"][*kind].as_str().map(|name| format!("{kind}:{name}")));
-        return Ok(Next::Ask(html! {
-            p { "Weights are relative: 90 and 10 are the same as 9 and 1." }
-            table {
-                thead { tr { th scope="col" { "Version" } th scope="col" { "Weight" } } }
-                tbody { @for version in &versions { tr {
-                    th scope="row" { label for=(format!("weight-{version}")) { (version) } }
-                    td { input id=(format!("weight-{version}")) name=(format!("weight-{version}")) type="number" min="0" step="any" value=(weight(version)); }
-                } } }
-            }
-            p {
-                label for="sticky" { "The same arm for the same" } " "
-                input #sticky name="sticky_by" placeholder="header:x-user-id" value=(sticky.unwrap_or_default()) autocomplete="off" spellcheck="false";
-                span .quiet { " header:NAME or parameter:NAME; empty: each request on its own" }
-            }
-        }));
+/// The same request, to see what it would change.
+pub(super) fn dry_run(request: &ApiRequest) -> ApiRequest {
+    let mut dry = request.clone();
+    if let Some(body) = dry.body.as_mut() {
+        body["dry_run"] = true.into();
+        body["reason"] = "a look at it".into();
     }
-    let mut chosen = Vec::new();
-    for version in versions {
-        let text = field(fields, &format!("weight-{version}"));
-        let weight: f64 = if text.is_empty() {
-            0.0
-        } else {
-            text.parse().map_err(|_| format!("the weight of version {version}: expected a number, got {text:?}"))?
-        };
-        if weight != 0.0 {
-            chosen.push((version, weight));
-        }
-    }
-    let mut document = before.as_object().cloned().unwrap_or_default();
-    let arm = |(version, weight): &(&str, f64)| {
-        let same = |known: &&Value| known["version"] == *version;
-        let name = arms.iter().find(same).and_then(|arm| arm["arm"].as_str()).unwrap_or(version);
-        json!({"version": version, "weight": weight, "arm": name})
-    };
-    document.insert("split".to_owned(), chosen.iter().map(arm).collect());
-    let sticky = field(fields, "sticky_by");
-    if sticky.is_empty() {
-        document.remove("sticky_by");
-    } else {
-        let (kind, name) = sticky
-            .split_once(':')
-            .filter(|(kind, _)| matches!(*kind, "header" | "parameter"))
-            .ok_or_else(|| format!("the sticky key: expected header:NAME or parameter:NAME, got {sticky:?}"))?;
-        document.insert("sticky_by".to_owned(), json!({ kind: name }));
-    }
-    document.remove("reason");
-    let weights: Vec<String> = chosen.iter().map(|(version, weight)| format!("{version}={weight}")).collect();
-    let sticky = if sticky.is_empty() { String::new() } else { format!(" --sticky-by {}", show::word(sticky)) };
-    let command = format!("sluicegate traffic {} --split {}{sticky} --reason …", now.name, weights.join(","));
-    Ok(put(now, Value::Object(document), command))
-}
-
-/// The whole document, as JSON.
-fn document(now: &Now, fields: &Fields) -> Result<Next, String> {
-    let given = field(fields, "document");
-    if given.is_empty() {
-        let text = serde_json::to_string_pretty(&without_reason(&now.model["document"])).unwrap_or_default();
-        let text = show::json_text(&text);
-        return Ok(Next::Ask(html! {
-            p { label for="document" { "The traffic document: split, sticky_by, rules, shadows, labels, fallback, salt" } }
-            textarea #document name="document" rows="24" cols="80" spellcheck="false" { (text) }
-        }));
-    }
-    let document: Value = serde_json::from_str(given).map_err(|error| format!("the document is not JSON: {error}"))?;
-    if !document.is_object() {
-        return Err("the document is expected to be a JSON object".to_owned());
-    }
-    let command = format!("sluicegate traffic {} --set traffic.json --reason …", now.name);
-    Ok(put(now, document, command))
-}
-
-fn rollout(now: &Now, fields: &Fields, break_glass: bool) -> Result<Next, String> {
-    if field(fields, "steps").is_empty() {
-        let version = match now.version_of(fields, &["ready", "serving"]) {
-            Ok(version) => {
-                html! { input type="hidden" name="version" value=(version); p { "To version " (show::text(version, 20)) } }
-            }
-            Err(ask) => ask,
-        };
-        return Ok(Next::Ask(html! {
-            (version)
-            p { label for="steps" { "Steps, in percent" } " " input #steps name="steps" value="1, 5, 25, 50, 100" required autocomplete="off"; }
-            p { label for="hold" { "Each step takes at least" } " " input #hold name="hold" value="10m" required autocomplete="off"; }
-        }));
-    }
-    let version = field(fields, "version");
-    let steps: Result<Vec<f64>, String> = field(fields, "steps")
-        .split(',')
-        .map(|text| {
-            text.trim().parse().map_err(|_| format!("steps: expected numbers with commas between them, got {text:?}"))
-        })
-        .collect();
-    let steps = steps?;
-    let hold = field(fields, "hold");
-    let shown: Vec<String> = steps.iter().map(|step| format!("{step}")).collect();
-    let mut body = json!({"to": version, "steps": steps, "hold": hold});
-    if break_glass {
-        body["break_glass"] = true.into();
-    }
-    let words = format!(
-        "Version {version} gets {} % of the requests, each step for at least {hold}, as long as no guardrail is violated. It is taken back when one is.",
-        shown.join(" %, ")
-    );
-    let command = format!(
-        "sluicegate rollout {} --to {} --steps {} --hold {} --reason …",
-        show::word(&now.name),
-        show::word(version),
-        shown.join(","),
-        show::word(hold)
-    );
-    let request = ApiRequest { method: Method::POST, path: now.api(":rollout"), body: Some(body), if_match: None };
-    Ok(Next::Confirm(Box::new(Plan { request, dry: None, document: None, words, command })))
+    dry.if_match = None;
+    dry
 }

@@ -31,9 +31,10 @@ pub(super) fn section(figures: &Value, history: &Value) -> Markup {
             figure .chart {
                 (lines(series, &changes, from))
                 figcaption {
-                    "The 99th percentile of the latency, one line for each version and arm." @if !changes.is_empty() { " Dashed: a change of the traffic." }
+                    (sentence(series, to)) " One line for each version and arm: the 99th percentile of the latency." @if !changes.is_empty() { " Dashed: " (show::counted(changes.len() as f64, "change", "changes")) " of the traffic." }
                 }
             }
+            (over_time(series, from))
             table {
                 thead { tr { th scope="col" { "Version" } th scope="col" { "Arm" } th scope="col" { "Requests/s" } th scope="col" .number { "Now" } th scope="col" .number { "p50" } th scope="col" .number { "p99" } th scope="col" .number { "Failed" } } }
                 tbody { @for (index, one) in series.iter().take(ARMS).enumerate() { tr {
@@ -46,7 +47,7 @@ pub(super) fn section(figures: &Value, history: &Value) -> Markup {
                     td .number { (show::share_of(&one["failed"])) }
                 } } }
             }
-            @if series.len() > ARMS { p .quiet { (series.len() - ARMS) " more arms." } }
+            @if series.len() > ARMS { p .quiet { (show::counted((series.len() - ARMS) as f64, "more arm", "more arms")) "." } }
             (percentiles::part(series))
         }
     }
@@ -104,6 +105,59 @@ pub(super) fn reproduced(figures: &Value) -> Markup {
     }
 }
 
+/// The points of one version and arm: seconds since 1970, and milliseconds.
+fn points(one: &Value) -> Vec<(f64, f64)> {
+    let points = one["points"].as_array().into_iter().flatten();
+    points.filter_map(|point| Some((seconds(point["ts"].as_str()?)?, point["p99_us"].as_f64()? / 1e3))).collect()
+}
+
+/// The slowest span of the hour.
+fn sentence(series: &[Value], to: f64) -> String {
+    let of_all = series.iter().take(LINES).flat_map(|one| points(one).into_iter().map(move |point| (one, point)));
+    let Some((one, (ts, ms))) = of_all.max_by(|(_, a), (_, b)| a.1.total_cmp(&b.1)) else {
+        return "No request was answered in the last hour.".to_owned();
+    };
+    let minutes = ((to - ts) / 60.0).max(0.0).round();
+    let when = if minutes < 1.0 {
+        "just now".to_owned()
+    } else {
+        format!("{} ago", show::counted(minutes, "minute", "minutes"))
+    };
+    let version = show::text(one["version"].as_str().unwrap_or_default(), 20);
+    format!(
+        "The slowest moment was {when}: 99 of 100 requests to version {version} took at most {} ms.",
+        show::number(ms)
+    )
+}
+
+/// The data of the lines, the highest of each ten minutes.
+fn over_time(series: &[Value], from: f64) -> Markup {
+    const SPANS: u32 = 6;
+    let shown: Vec<(&Value, Vec<(f64, f64)>)> =
+        series.iter().take(LINES).map(|one| (one, points(one))).filter(|(_, points)| !points.is_empty()).collect();
+    let highest = |points: &[(f64, f64)], span: u32| {
+        let begin = from + f64::from(span) * 600.0;
+        let within =
+            points.iter().filter(|(ts, _)| (begin..begin + 600.0).contains(ts) || (span + 1 == SPANS && *ts >= begin));
+        within
+            .map(|(_, ms)| *ms)
+            .reduce(f64::max)
+            .map_or_else(|| "–".to_owned(), |ms| format!("{} ms", show::number(ms)))
+    };
+    html! {
+        @if !shown.is_empty() { details {
+            summary { "As a table" }
+            div .wide { table {
+                thead { tr { th scope="col" { "Highest p99" } @for (one, _) in &shown { th scope="col" .number { "Version " (show::text(one["version"].as_str().unwrap_or_default(), 20)) ", " (show::text(one["arm"].as_str().unwrap_or_default(), 20)) } } } }
+                tbody { @for span in 0..SPANS { tr {
+                    th scope="row" { (60 - span * 10) " to " (50 - span * 10) " minutes ago" }
+                    @for (_, points) in &shown { td .number { (highest(points, span)) } }
+                } } }
+            } }
+        } }
+    }
+}
+
 fn seconds(text: &str) -> Option<f64> {
     text.parse::<Timestamp>().ok().map(|ts| ts.as_millisecond() as f64 / 1e3)
 }
@@ -115,10 +169,6 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 fn lines(series: &[Value], changes: &[f64], from: f64) -> Markup {
-    let points = |one: &Value| -> Vec<(f64, f64)> {
-        let points = one["points"].as_array().into_iter().flatten();
-        points.filter_map(|point| Some((seconds(point["ts"].as_str()?)?, point["p99_us"].as_f64()? / 1e3))).collect()
-    };
     let all: Vec<Vec<(f64, f64)>> = series.iter().take(LINES).map(|one| thinned(&points(one))).collect();
     let highest = all.iter().flatten().map(|(_, ms)| *ms).fold(0.0, f64::max);
     let top = if highest > 0.0 { highest * 1.1 } else { 1.0 };
@@ -155,5 +205,36 @@ mod tests {
         assert!(thin.contains(&(1234.0, 99.0)) && thin.is_sorted_by(|a, b| a.0 < b.0));
         assert_eq!(thinned(&points[..7]), points[..7]);
         assert!(thinned(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_slowest_moment_is_told_and_the_lines_have_a_table() {
+        let to = seconds("2026-11-28T10:59:59Z").unwrap();
+        let point =
+            |minute: u32, us: u32| serde_json::json!({"ts": format!("2026-11-28T10:{minute:02}:00Z"), "p99_us": us});
+        let one =
+            |version: &str, points: Vec<Value>| serde_json::json!({"version": version, "arm": "a", "points": points});
+        let series = [
+            one("1", vec![point(5, 1000), point(15, 2000)]),
+            one("2", vec![point(39, 9500), point(59, 500)]),
+            one("3", vec![]),
+        ];
+        let expected = "The slowest moment was 21 minutes ago: 99 of 100 requests to version 2 took at most 9.5 ms.";
+        assert_eq!(sentence(&series, to), expected);
+        assert_eq!(sentence(&series[2..], to), "No request was answered in the last hour.");
+        assert_eq!(
+            sentence(&[one("1", vec![point(59, 1)])], to),
+            "The slowest moment was 1 minute ago: 99 of 100 requests to version 1 took at most 0.001 ms."
+        );
+        let table = over_time(&series, to - 3600.0).into_string();
+        assert!(
+            table.contains("60 to 50 minutes ago</th><td class=\"number\">1 ms</td><td class=\"number\">–</td>"),
+            "{table}"
+        );
+        assert!(
+            table.contains("10 to 0 minutes ago</th><td class=\"number\">–</td><td class=\"number\">0.5 ms</td>"),
+            "{table}"
+        );
+        assert!(over_time(&series[2..], to).into_string().is_empty());
     }
 }

@@ -1,15 +1,11 @@
-//! What is known about the arms of a model: its experiment by metric, and how far live rows are from the reference.
+//! What is known about the arms of a model: its experiment by metric, and the accuracy of a version.
 
 use super::{layout, show};
 use maud::{Markup, html};
 use serde_json::Value;
 
-/// Of the columns of all arms, of one arm at least, and of an experiment.
-const BYTES: usize = 14_000;
-const BYTES_OF_ARM: usize = 4_000;
+/// Of the rows of an experiment.
 const BYTES_OF_EXPERIMENT: usize = 8_000;
-/// Arms whose drift is shown.
-const ARMS: usize = 3;
 
 pub(super) fn experiment(experiment: &Value) -> Markup {
     let metrics = list(experiment, "metrics");
@@ -28,7 +24,7 @@ pub(super) fn experiment(experiment: &Value) -> Markup {
                 thead { tr { th scope="col" { "Metric" } th scope="col" { "Arm" } th scope="col" .number { "Units" } th scope="col" .number { "Mean" } th scope="col" { "Difference to the control" } th scope="col" { "In words" } } }
                 tbody { (rows) }
             }
-            @if shown < count { p .quiet { (count - shown) " more rows. " code { "sluicegate experiment" } " has all." } }
+            @if shown < count { p .quiet { (show::counted((count - shown) as f64, "more row", "more rows")) ". " code { "sluicegate experiment" } " has all." } }
         }
     }
 }
@@ -65,60 +61,6 @@ pub(super) fn difference(comparison: &Value) -> Markup {
     }
 }
 
-pub(super) fn drift(drift: &Value) -> Markup {
-    let versions = list(drift, "versions");
-    if versions.is_empty() {
-        return html! {};
-    }
-    let arms: Vec<(&Value, &Value)> =
-        versions.iter().flat_map(|version| list(version, "arms").iter().map(move |arm| (version, arm))).collect();
-    let bytes = (BYTES / arms.len().max(1)).max(BYTES_OF_ARM);
-    html! {
-        section #drift aria-labelledby="drift-title" {
-            h2 #drift-title { "Drift" }
-            p { (text(drift, "summary", 800)) }
-            @for trouble in list(drift, "troubles").iter().take(5) { p .warn { (text(trouble, "words", 500)) } }
-            @for (version, arm) in arms.iter().take(ARMS) {
-                h3 { "Version " (text(version, "version", 20)) ", arm " (text(arm, "arm", 60)) }
-                p .quiet { (show::number_of(&arm["rows"])) " rows, compared with " (show::number_of(&version["reference_rows"])) " of the reference (" (text(version, "reference", 40)) ")." }
-                @if !list(arm, "columns").is_empty() { (columns(arm, bytes)) }
-            }
-            @if arms.len() > ARMS { p .quiet { (arms.len() - ARMS) " more arms. " code { "sluicegate drift" } " has all." } }
-        }
-    }
-}
-
-fn columns(arm: &Value, bytes: usize) -> Markup {
-    let mut columns: Vec<&Value> = list(arm, "columns").iter().collect();
-    // What alarms comes first, then what moved most.
-    let distance = |column: &Value| {
-        let of = list(column, "windows").iter().filter_map(|window| window["distance"].as_f64());
-        of.fold(0.0, f64::max)
-    };
-    columns.sort_by(|a, b| {
-        let key = |column: &Value| (column["alarm"] == true, distance(column));
-        key(b).partial_cmp(&key(a)).unwrap_or(std::cmp::Ordering::Equal)
-    });
-    let rows = columns.iter().map(|column| {
-        let floor = column["floor"].as_f64().unwrap_or(0.0);
-        let far = distance(column);
-        html! { tr {
-            th scope="row" { (show::text(column["name"].as_str().or(column["column"].as_str()).unwrap_or_default(), 100)) }
-            td { (show::state(if column["alarm"] == true { "firing" } else { "ok" })) @if column["alarm"] == true { " since " (show::ago(&column["since"])) } }
-            td { (super::rollout::interval(0.0, Some(far), floor)) br; (show::number(far)) " of " (show::number(floor)) }
-            td { (text(column, "words", 400)) }
-        } }
-    });
-    let (rows, shown) = layout::fitting(rows, bytes);
-    html! {
-        table {
-            thead { tr { th scope="col" { "Column" } th scope="col" { "State" } th scope="col" { "Distance against its floor" } th scope="col" { "In words" } } }
-            tbody { (rows) }
-        }
-        @if columns.len() > shown { p .quiet { "The " (shown) " of " (columns.len()) " columns that moved most. " code { "sluicegate drift" } " has all." } }
-    }
-}
-
 /// The accuracy of a version over a window: of the rows with labels, and as their scores let expect.
 pub(super) fn accuracy(quality: &Value, version: &str) -> Markup {
     let groups: Vec<&Value> = list(quality, "groups").iter().filter(|group| group["version"] == version).collect();
@@ -152,27 +94,10 @@ pub(super) fn accuracy(quality: &Value, version: &str) -> Markup {
     }
 }
 
-fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+pub(super) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value[name].as_array().map_or(&[][..], Vec::as_slice)
 }
 
-fn text(value: &Value, name: &str, most: usize) -> String {
+pub(super) fn text(value: &Value, name: &str, most: usize) -> String {
     show::text(value[name].as_str().unwrap_or_default(), most)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn of_500_columns_those_that_moved_most_are_shown() {
-        let column = |n: usize| json!({"column": format!("inputs.x[{n}]"), "alarm": n == 250, "floor": 0.05, "words": "a sentence", "windows": [{"distance": 0.001 * n as f64}]});
-        let arm = json!({"arm": "1", "rows": 5, "columns": (0..500).map(column).collect::<Vec<_>>()});
-        let drawn = drift(&json!({"versions": [{"version": "1", "arms": [arm]}]})).into_string();
-        assert!(drawn.len() < BYTES + 2000, "{} bytes", drawn.len());
-        let at = |n: usize| drawn.find(&format!("inputs.x[{n}]<"));
-        assert!(at(250) < at(499) && at(499) < at(498) && at(250).is_some(), "{drawn}");
-        assert!(at(1).is_none() && drawn.contains("of 500 columns that moved most"), "{drawn}");
-    }
 }

@@ -105,7 +105,7 @@ pub(super) fn parts(parts: &[Markup], bytes: usize) -> Markup {
     }
     html! {
         (PreEscaped(text))
-        @if left_out > 0 { p .quiet { "This page is full: " (left_out) " more parts are left out. The command line shows them." } }
+        @if left_out > 0 { p .quiet { "This page is full: " @if left_out == 1 { "1 part is" } @else { (left_out) " parts are" } " left out. The command line shows what is not here." } }
     }
 }
 

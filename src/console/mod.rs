@@ -3,8 +3,8 @@
 //! - [`pages`] adds the pages to the router of the admin API. A page asks that API in process, with the credentials of the person, so it shows and does
 //!   what the API would, with the same permissions.
 //! - `session.rs` signs people in: a cookie that only the browser holds, which stands for a token until it ends.
-//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes models and
-//!   `silence.rs` silences alerts: they first show what would change.
+//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes models (with documents of
+//!   `proposals.rs`) and `silence.rs` silences alerts: they first show what would change.
 //! - A page is complete without JavaScript. `assets/console.js` replaces its content every few seconds.
 //!
 //! Uses: access (client certificates, patterns), readable.
@@ -20,6 +20,7 @@ mod api;
 mod audit;
 mod chart;
 mod difference;
+mod drift;
 mod evidence;
 mod flow;
 mod gateway;
@@ -27,6 +28,7 @@ mod layout;
 mod model;
 mod models;
 mod percentiles;
+mod proposals;
 mod request;
 mod requests;
 mod rollout;
@@ -36,6 +38,7 @@ mod show;
 mod silence;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
 use api::{Api, Credentials};
 use axum::Router;

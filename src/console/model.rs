@@ -28,7 +28,7 @@ pub(super) async fn page(
     let quality = visitor.try_get(&format!("{path}/quality")).await.unwrap_or_default();
     let traffic = visitor.try_get(&format!("{path}/traffic")).await.unwrap_or_default();
     let history = visitor.try_get(&format!("{path}/history")).await.unwrap_or_default();
-    let drift = visitor.try_get(&format!("{path}/drift")).await.unwrap_or_default();
+    let drift = visitor.try_get(&format!("{path}/drift?bins={}", super::drift::DRAWN)).await.unwrap_or_default();
     let experiment = visitor.try_get(&format!("{path}/experiment")).await.unwrap_or_default();
     let alerts = visitor
         .try_get(&format!("/api/v1/alerts?state=firing&model={}", show::escaped(&name)))
@@ -41,13 +41,14 @@ pub(super) async fn page(
     let parts = [
         rollout.map(|rollout| rollout::section(&name, &rollout, visitor.may("operate"))).unwrap_or_default(),
         super::chart::section(&figures, &history),
+        super::timeline::section(&history),
         super::chart::first_days(&figures),
         super::chart::reproduced(&figures),
         versions(&visitor, &name, &model),
         evidence::experiment(&experiment),
         shadow_section(&shadows),
         quality_section(&quality),
-        evidence::drift(&drift),
+        super::drift::section(&drift),
         super::runs::section(&execution),
     ];
     let content = html! {
@@ -97,6 +98,8 @@ fn actions(visitor: &Visitor, name: &str) -> Markup {
                 a .button href=(link("promote")) { "Promote" }
                 a .button href=(link("split")) { "Split" }
                 a .button href=(link("rollout")) { "Roll out" }
+                a .button href=(link("shadow")) { "Shadow" }
+                a .button href=(link("rule")) { "Rules" }
                 a .button href=(link("document")) { "Edit the document" }
                 a .button href=(link("retire")) { "Retire" }
             }

@@ -20,7 +20,9 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
     for row in &mut rows {
         row.alerts = alerts["alerts"].as_array().into_iter().flatten().filter(|a| a["model"] == row.name).count();
     }
-    rows.sort_by_key(|row| (std::cmp::Reverse(row.wrong()), row.name.to_lowercase()));
+    let sort = asked.get("sort").map_or("", String::as_str);
+    let sort = SORTS.iter().map(|(key, ..)| *key).find(|key| *key == sort).unwrap_or_default();
+    sorted(&mut rows, sort, &figures["models"]);
     let page: usize = asked.get("page").and_then(|page| page.parse().ok()).unwrap_or(0);
     let found = rows.len();
     let pages = found.div_ceil(ROWS).max(1);
@@ -34,19 +36,20 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
             form .filter method="get" action="/" role="search" {
                 label for="filter" { "Filter by name" }
                 input #filter type="search" name="filter" value=(filter) autocomplete="off" spellcheck="false";
+                @if !sort.is_empty() { input type="hidden" name="sort" value=(sort); }
                 button { "Filter" }
                 span .quiet { (summary(&rows, all)) }
             }
             div data-live="models" {
                 table {
                     thead { tr {
-                        th scope="col" { "Model" } th scope="col" { "State" } th scope="col" { "Answers" } th scope="col" .number { "Requests/s" }
-                        th scope="col" .number { "p99" } th scope="col" .number { "Failed" } th scope="col" { "Last hour" } th scope="col" .number { "Versions" } th scope="col" .number { "Alerts" }
+                        (head("name", sort, &filter)) (head("", sort, &filter)) th scope="col" { "Answers" } (head("requests", sort, &filter))
+                        (head("p99", sort, &filter)) (head("failed", sort, &filter)) th scope="col" { "Last hour" } (head("versions", sort, &filter)) (head("alerts", sort, &filter))
                     } }
                     tbody { @for row in shown { (row.show(&figures["models"][row.name.as_str()])) } }
                 }
             }
-            @if pages > 1 { (links(&filter, page, pages)) }
+            @if pages > 1 { (links(&filter, sort, page, pages)) }
         }
     };
     Ok(visitor.page("Models", "/", &content))
@@ -54,19 +57,61 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
 
 fn summary(rows: &[Row], all: usize) -> String {
     let wrong = rows.iter().filter(|row| row.wrong() > 0).count();
-    let of_all = |count: usize| format!("{count} {}", if count == 1 { "model" } else { "models" });
-    let found = if rows.len() == all { of_all(all) } else { format!("{} of {}", rows.len(), of_all(all)) };
-    if wrong == 0 {
-        format!("{found}, all of them answer")
-    } else if wrong == 1 {
-        format!("{found}, 1 needs attention: it comes first")
-    } else {
-        format!("{found}, {wrong} need attention: they come first")
+    let of_all = show::counted(all as f64, "model", "models");
+    let found = if rows.len() == all { of_all } else { format!("{} of {of_all}", rows.len()) };
+    match (rows.len(), wrong) {
+        (0, _) => format!("{found}: no name contains this"),
+        (1, 0) => format!("{found}: nothing is wrong with it"),
+        (_, 0) => format!("{found}: nothing is wrong with any of them"),
+        (1, _) => format!("{found}: it needs attention"),
+        (_, 1) => format!("{found}, 1 needs attention: it comes first"),
+        (_, wrong) => format!("{found}, {wrong} need attention: they come first"),
     }
 }
 
-fn links(filter: &str, page: usize, pages: usize) -> Markup {
-    let link = |page: usize| format!("/?filter={}&page={page}", show::escaped(filter));
+/// What the list can be sorted by: the parameter, the head of the column, and whether it has numbers, of which the largest come first.
+const SORTS: [(&str, &str, bool); 7] = [
+    ("", "State", false),
+    ("name", "Model", false),
+    ("requests", "Requests/s", true),
+    ("p99", "p99", true),
+    ("failed", "Failed", true),
+    ("versions", "Versions", true),
+    ("alerts", "Alerts", true),
+];
+
+/// Sorts by a parameter of [`SORTS`]. Rows that are equal in it, and all without one, are sorted by how urgent they are.
+fn sorted(rows: &mut [Row], sort: &str, figures: &Value) {
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.wrong()), row.name.to_lowercase()));
+    let figure = |row: &Row, name: &str| figures[row.name.as_str()][name].as_f64().unwrap_or(-1.0);
+    let number = |row: &Row| match sort {
+        "requests" => figure(row, "requests_per_s"),
+        "p99" => figure(row, "p99_us"),
+        "failed" => figure(row, "failed"),
+        "versions" => row.versions as f64,
+        "alerts" => row.alerts as f64,
+        _ => 0.0,
+    };
+    if sort == "name" {
+        rows.sort_by_key(|row| row.name.to_lowercase());
+    } else {
+        rows.sort_by(|a, b| number(b).total_cmp(&number(a)));
+    }
+}
+
+/// The head of a column that the list can be sorted by.
+fn head(key: &str, sort: &str, filter: &str) -> Markup {
+    let (_, label, numbers) = SORTS.into_iter().find(|(known, ..)| *known == key).unwrap_or_default();
+    let order = (key == sort).then_some(if key == "name" { "ascending" } else { "descending" });
+    html! {
+        th scope="col" .number[numbers] aria-sort=[order] {
+            a href=(format!("/?sort={key}&filter={}", show::escaped(filter))) { (label) }
+        }
+    }
+}
+
+fn links(filter: &str, sort: &str, page: usize, pages: usize) -> Markup {
+    let link = |page: usize| format!("/?sort={sort}&filter={}&page={page}", show::escaped(filter));
     html! {
         nav .pages aria-label="Pages of the list" {
             @if page > 0 { a href=(link(page - 1)) rel="prev" { "Previous" } }

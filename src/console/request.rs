@@ -87,6 +87,8 @@ async fn show_page(visitor: &Visitor, model: &str, id: &str, again: Option<&Agai
         h1 { "Request " code { (show::text(id, 120)) } }
         @if let Some(again) = again { (outcome(again)) }
         (summary(model, &first))
+        (super::requests::not_read(&found))
+        @if found["contents"] == "withheld" { p .warn { "Inputs, outputs and feedback are not shown: reading what a request holds needs the role operator or admin, and the audit trail has who read it." } }
         section #inputs aria-labelledby="inputs-title" {
             h2 #inputs-title { "Inputs" }
             (inputs(&first, &names, &mut cells))
@@ -97,7 +99,7 @@ async fn show_page(visitor: &Visitor, model: &str, id: &str, again: Option<&Agai
             (outputs(predictions, &first, &mut cells))
             @if found["more"] == true || all.len() > ANSWERS { p .quiet { "There are more answers with this id: it was used again. The newest are shown." } }
         }
-        (feedback(&found))
+        @if found["contents"] != "withheld" { (feedback(&found)) }
         (lineage(model, predictions))
         (run_again(visitor, model, id, &first, &found))
     };
@@ -201,13 +203,14 @@ fn kind(tensor: &Value) -> Markup {
     });
     html! {
         (text(tensor, "datatype", 10)) @if let Some(shape) = shape.filter(|shape| !shape.is_empty()) { " " (shape) }
-        @match tensor["recorded"].as_str() { Some("hashed") => { ", hashed" } Some("masked") => { ", masked" } Some("dropped") => { ", not recorded" } _ => {} }
+        @match tensor["recorded"].as_str() { Some("hashed") => { ", hashed" } Some("masked") => { ", masked" } Some("dropped") => { ", not recorded" } Some("withheld") => { ", not shown" } _ => {} }
     }
 }
 
 fn why_empty(tensor: &Value) -> &'static str {
     match tensor["recorded"].as_str() {
         Some("dropped") => "The configuration of the log leaves it out.",
+        Some("withheld") => "It is stored, and only an operator may read it.",
         Some("absent") => "It was not given, not asked for, or too large to be recorded.",
         _ => "It has no elements.",
     }

@@ -169,6 +169,7 @@ fn results(found: &Value, model: &str, asked: &Fields) -> Markup {
     let model = if model.is_empty() { found["model"].as_str().unwrap_or_default() } else { model };
     let differ = requests.iter().any(|request| !request["difference"].is_null());
     html! {
+        (not_read(found))
         @if requests.is_empty() { (nothing(found, asked)) } @else {
             div .wide {
                 table {
@@ -187,13 +188,28 @@ fn results(found: &Value, model: &str, asked: &Fields) -> Markup {
     }
 }
 
+/// Damaged files, which may hold more.
+pub(super) fn not_read(found: &Value) -> Markup {
+    let files = found["not_read"]["files"].as_u64().unwrap_or(0);
+    let named = found["not_read"]["named"].as_array().map_or(&[][..], Vec::as_slice);
+    html! {
+        @if files > 0 {
+            div .warn role="alert" {
+                p { (show::counted(files as f64, "file of the log is damaged and was not read. What it holds", "files of the log are damaged and were not read. What they hold")) " is not among what is shown here." }
+                ul { @for of in named.iter().take(5) { li { code { (show::text(of["file"].as_str().unwrap_or_default(), 200)) } ": " (show::text(of["why"].as_str().unwrap_or_default(), 300)) } } }
+                @if named.len() > 5 { p { code { "sluicegate requests" } " names more of them." } }
+            }
+        }
+    }
+}
+
 fn nothing(found: &Value, asked: &Fields) -> Markup {
     html! {
         @if found["ended"] == "time" {
         } @else if parameters(asked).is_empty() {
             p { "The log has no requests of this model. They are there a moment after their answer, unless " code { "[prediction_log]" } " is off." }
         } @else if let Some(searched) = found["searched_models"].as_u64() {
-            p { "None of " (searched) " models has such a request in its log." @if found["models"].as_u64() > Some(searched) { " Choose the model: there are " (show::number_of(&found["models"])) "." } }
+            p { @if searched == 1 { "The model has no such request in its log." } @else { "None of " (searched) " models has such a request in its log." } @if found["models"].as_u64() > Some(searched) { " Choose the model: there are " (show::number_of(&found["models"])) "." } }
         } @else {
             p { "No request matches. A sample rate below 1, retention and losses of the log " a href="/gateway" { "(its state)" } " can be why one is not there." }
         }

@@ -52,6 +52,11 @@ pub(super) fn ended(status: &Value) -> Markup {
     }
 }
 
+/// How many of something: `1 model`, `2 models`, `0 models`.
+pub(super) fn counted(count: f64, one: &str, many: &str) -> String {
+    format!("{} {}", number(count), if count == 1.0 { one } else { many })
+}
+
 /// A number, or what is shown where it is not known.
 fn known(value: &Value, shown: impl FnOnce(f64) -> String) -> String {
     value.as_f64().map_or_else(|| UNKNOWN.to_owned(), shown)

@@ -19,7 +19,8 @@ struct Made {
     answers: Mutex<Vec<(u16, Value)>>,
 }
 
-const HOSTILE: &str = "<script>alert(1)</script>\u{202e}\"' onload=x";
+/// Markup, a script, an override of the direction, a bell, an escape sequence of a terminal, a byte order mark and an emoji.
+const HOSTILE: &str = "<script>alert(1)</script>\u{202e}\"' onload=x\u{7}\u{1b}[31m\u{feff}\u{1f980}";
 
 fn model() -> Value {
     json!({
@@ -79,7 +80,7 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
             json!({"shares": [{"arm": HOSTILE, "version": "1", "configured": 0.7, "observed": 0.69, "requests": 12, "breaker": "closed"}]})
         }
         "/api/v1/models/iris/rollout" => {
-            json!({"state": "running", "to": "3", "why": HOSTILE, "steps": [10.0, 100.0], "step": 0, "percent": 10.0, "hold": "1m", "held": "5s", "by": HOSTILE, "reason": HOSTILE,
+            json!({"state": "running", "to": "3", "why": HOSTILE, "steps": [10.0, 100.0], "step": 0, "before": {"split": [{"version": "2", "weight": 1.0, "arm": "2"}]}, "percent": 10.0, "hold": "1m", "held": "5s", "by": HOSTILE, "reason": HOSTILE,
             "started_at": "2026-11-28T10:00:00Z", "moves": [{"ts": "2026-11-28T10:00:00Z", "percent": 10.0, "reason": HOSTILE}],
             "metrics": [{"metric": HOSTILE, "candidate_mean": 0.5, "candidate_units": 9, "control_mean": 0.4, "control_units": 9, "difference": 0.1, "low": -0.2, "high": 0.4, "not_worse_than": null}],
             "guardrails": [{"name": "error_rate_ratio", "limit": 1.0, "candidate": {"bad": 1, "requests": 10}, "control": {"bad": 1, "requests": 90}, "interval": [0.2, null], "broken": false}]})
@@ -94,7 +95,8 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
         }
         "/api/v1/models/iris/drift" => {
             json!({"summary": HOSTILE, "troubles": [{"words": HOSTILE}], "versions": [{"version": "1", "reference": HOSTILE, "arms": [{"arm": HOSTILE, "rows": 5,
-            "columns": [{"column": HOSTILE, "alarm": true, "since": "2026-11-28T10:00:00Z", "floor": 0.05, "words": HOSTILE, "windows": [{"distance": 0.2}]}]}]}]})
+            "columns": [{"column": HOSTILE, "alarm": true, "since": "2026-11-28T10:00:00Z", "floor": 0.05, "words": HOSTILE, "windows": [{"distance": 0.2}],
+                "bins": {"window": HOSTILE, "ordered": 0, "bins": [{"name": HOSTILE, "reference": 0.25, "live": 0.5}, {"name": "missing", "reference": 0.75, "live": 0.5}]}}]}]}]})
         }
         "/api/v1/audit" => json!({"events": [event]}),
         "/api/v1/alerts" => {
@@ -102,7 +104,8 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
         }
         "/api/v1/models/iris/requests" => {
             json!({"model": "iris", "requests": [{"request_id": HOSTILE, "ts": "2026-11-28T10:00:00Z", "version": "1", "arm": HOSTILE, "role": HOSTILE, "status": HOSTILE,
-            "latency_us": 1500, "rows": 2, "difference": HOSTILE}], "next": "1.2.3", "ended": "time"})
+            "latency_us": 1500, "rows": 2, "difference": HOSTILE}], "next": "1.2.3", "ended": "time",
+            "not_read": {"files": 1, "named": [{"file": HOSTILE, "why": HOSTILE}]}})
         }
         "/api/v1/models/iris/requests/r%201" => logged(),
         "/api/v1/alerts/silences" => {
@@ -188,6 +191,8 @@ fn no_text_of_others_becomes_markup_on_any_page() {
         "/models/iris/promote?version=3",
         "/models/iris/rollback?to_revision=6",
         "/models/iris/split",
+        "/models/iris/shadow",
+        "/models/iris/rule",
         "/models/iris/document",
         "/models/iris/rollout",
         "/models/iris/abort",
@@ -210,7 +215,9 @@ fn no_text_of_others_becomes_markup_on_any_page() {
         assert!(got.text.starts_with("<!DOCTYPE html>"), "{path}: {}", got.text);
         let scripts = got.text.matches("<script").count();
         assert_eq!(scripts, 1, "{path}: only our own script: {}", got.text);
-        assert!(!got.text.contains('\u{202e}'), "{path}: marks of direction are shown as their code");
+        for hidden in ['\u{202e}', '\u{7}', '\u{1b}', '\u{feff}'] {
+            assert!(!got.text.contains(hidden), "{path}: {hidden:?} is shown as its code");
+        }
         assert!(!got.text.contains("style=") && !got.text.contains("onclick"), "{path}");
         assert_eq!(got.headers["content-security-policy"], POLICY, "{path}");
         assert_eq!(got.headers["referrer-policy"], "same-origin", "{path}: else forms have the origin null");
@@ -299,6 +306,149 @@ fn a_change_is_shown_first_and_sent_with_the_revision_that_was_looked_at() {
     let forged = post(&router, "/models/iris/promote", None, &[("revision", "7"), ("version", "3"), ("reason", "x")]);
     assert_eq!(forged.status, 403, "without the token of our forms nothing is sent");
     assert_eq!(made.changes.lock().unwrap().len(), 1, "only the stale one was sent");
+}
+
+#[test]
+fn each_change_is_drawn_before_it_is_made_and_asks_for_a_reason() {
+    let made: Arc<Made> = Arc::default();
+    let router = console(&made);
+    let pages = [
+        ("promote?version=3", "Version 3 answers 100 %", "sluicegate promote iris 3 --reason"),
+        ("rollback?to_revision=6", "Version 3 answers 100 %", "sluicegate rollback iris --to-revision 6 --reason"),
+        (
+            "rollout?version=3&steps=10,100&hold=1m",
+            "Then, at the first step",
+            "sluicegate rollout iris --to 3 --steps 10,100",
+        ),
+        ("pause", "The traffic stays as it is", "sluicegate rollout iris --pause --reason"),
+        ("resume", "The traffic stays as it is", "sluicegate rollout iris --resume --reason"),
+        ("abort", "Version 2 answers 100 %", "sluicegate rollout iris --abort --reason"),
+        ("retire", "No version answers", "sluicegate retire iris --reason"),
+        ("load?version=4", "The traffic stays as it is", "sluicegate load iris 4 --reason"),
+        ("unload?version=3", "The traffic stays as it is", "sluicegate unload iris 3 --reason"),
+        ("approve?version=3", "The traffic stays as it is", "sluicegate approve iris 3 --reason"),
+        ("reject?version=3", "The traffic stays as it is", "sluicegate reject iris 3 --reason"),
+    ];
+    for (path, words, command) in pages {
+        let page = get(&router, &format!("/models/iris/{path}")).text;
+        assert!(page.contains(words) && page.contains(command), "{path}: {page}");
+        assert!(page.contains("class=\"flow\"") && page.contains("name=\"reason\" required"), "{path}: {page}");
+    }
+    assert!(made.changes.lock().unwrap().is_empty(), "a look changes nothing");
+    let csrf = csrf(&get(&router, "/models/iris/unload?version=3").text);
+    let done = post(&router, "/models/iris/unload", None, &[("csrf", &csrf), ("version", "3"), ("reason", "memory")]);
+    assert_eq!(done.status, 303, "{}", done.text);
+    let (path, body, _) = made.changes.lock().unwrap().remove(0);
+    assert_eq!(
+        (path.as_str(), body),
+        ("POST /api/v1/models/iris/versions/3:unload?wait=false", json!({"reason": "memory"}))
+    );
+}
+
+#[test]
+fn shadows_and_rules_are_chosen_in_forms_and_the_rest_of_the_document_stays() {
+    let made: Arc<Made> = Arc::default();
+    let router = console(&made);
+    let page = get(&router, "/models/iris/shadow").text;
+    assert!(page.contains("Copies of so many percent") && page.contains("<option value=\"3\">"), "{page}");
+    let csrf = csrf(&page);
+    let send = |slug: &str, fields: &[(&str, &str)], last: (&str, &str)| {
+        let mut all = vec![("csrf", csrf.as_str()), ("revision", "7")];
+        all.extend(fields);
+        all.push(last);
+        post(&router, &format!("/models/iris/{slug}"), None, &all)
+    };
+    let (preview, reason) = (("step", "preview"), ("reason", "look"));
+    let copies = [("version", "3"), ("sample", "25")];
+    let look = send("shadow", &copies, preview).text;
+    assert!(look.contains("version 3 gets copies of 25 %") && made.changes.lock().unwrap().is_empty(), "{look}");
+    assert_eq!(send("shadow", &copies, reason).status, 303);
+    let (path, body, if_match) = made.changes.lock().unwrap().remove(0);
+    assert_eq!((path.as_str(), if_match.as_str()), ("PUT /api/v1/models/iris/traffic", "\"7\""));
+    assert_eq!(body["shadows"], json!([{"version": "3", "sample": 0.25}]));
+    assert_eq!((&body["split"], &body["reason"]), (&model()["document"]["split"], &json!("look")));
+
+    assert!(get(&router, "/models/iris/rule").text.contains("The first rule that matches counts"));
+    let cohort = [("key", "header:x-cohort"), ("equals", "beta"), ("version", "2"), ("remove", "")];
+    let look = send("rule", &cohort, preview).text;
+    assert!(look.contains("x-cohort = beta") && look.contains("1 rule comes first"), "{look}");
+    assert_eq!(send("rule", &cohort, reason).status, 303);
+    let (_, body, _) = made.changes.lock().unwrap().remove(0);
+    assert_eq!(body["rules"], json!([{"header": "x-cohort", "equals": "beta", "version": "2"}]));
+    for (slug, wrong, words) in [
+        ("shadow", [("version", "3"), ("sample", "all")], "expected a number"),
+        ("rule", [("key", "x-cohort"), ("version", "2")], "expected header:NAME"),
+        ("rule", [("remove", "5"), ("version", "2")], "there is no rule"),
+    ] {
+        let refused = send(slug, &wrong, reason);
+        assert!(refused.status == 400 && refused.text.contains(words), "{slug}: {}", refused.text);
+    }
+    assert!(made.changes.lock().unwrap().is_empty());
+}
+
+#[test]
+fn models_are_sorted_by_what_is_asked_for() {
+    let api = Router::new().fallback(|request: Request| async move {
+        match request.uri().path() {
+            "/api/v1/whoami" => Json(json!({"actor": "local", "actions": ["view"]})),
+            "/api/v1/models" => Json(json!({"models": [
+                {"name": "quiet", "ready": false, "answers": [], "versions": [{"version": "1"}]},
+                {"name": "Busy", "ready": true, "answers": [], "versions": [{"version": "1"}, {"version": "2"}]},
+                {"name": "slow", "ready": true, "answers": [], "versions": []},
+            ]})),
+            "/api/v1/figures" => Json(json!({"models": {"Busy": {"requests_per_s": 900.0, "p99_us": 5}, "slow": {"requests_per_s": 2.0, "p99_us": 90_000}}})),
+            _ => Json(json!({})),
+        }
+    });
+    let router = pages(api, false).unwrap();
+    for (query, expected) in [
+        ("", ["quiet", "Busy", "slow"]),
+        ("?sort=unknown", ["quiet", "Busy", "slow"]),
+        ("?sort=name", ["Busy", "quiet", "slow"]),
+        ("?sort=requests", ["Busy", "slow", "quiet"]),
+        ("?sort=p99", ["slow", "Busy", "quiet"]),
+        ("?sort=versions", ["Busy", "quiet", "slow"]),
+    ] {
+        let page = get(&router, &format!("/{query}")).text;
+        let at = expected.map(|name| page.find(&format!(">{name}</a>")).unwrap_or_else(|| panic!("{name}: {page}")));
+        assert!(at.is_sorted(), "{query}: {at:?} {page}");
+    }
+    let page = get(&router, "/?sort=p99&filter=s").text;
+    assert!(page.contains("aria-sort=\"descending\"") && page.contains("name=\"sort\" value=\"p99\""), "{page}");
+    assert!(page.contains("/?sort=requests&amp;filter=s"), "the filter stays: {page}");
+}
+
+#[test]
+fn sentences_are_right_for_none_one_and_several() {
+    let of = |count: usize, wrong: usize, query: &str| {
+        let models: Vec<Value> = (0..count)
+            .map(|n| json!({"name": format!("m{n}"), "ready": n >= wrong, "answers": [], "versions": []}))
+            .collect();
+        let api = Router::new().fallback(move |request: Request| {
+            let models = models.clone();
+            async move {
+                match request.uri().path() {
+                    "/api/v1/whoami" => Json(json!({"actor": "local", "actions": ["view"]})),
+                    "/api/v1/models" => Json(json!({ "models": models })),
+                    _ => Json(json!({})),
+                }
+            }
+        });
+        get(&pages(api, false).unwrap(), &format!("/{query}")).text
+    };
+    for (count, wrong, query, words) in [
+        (0, 0, "", "There are no models yet"),
+        (1, 0, "", "1 model: nothing is wrong with it<"),
+        (1, 1, "", "1 model: it needs attention<"),
+        (2, 0, "", "2 models: nothing is wrong with any of them<"),
+        (2, 1, "", "2 models, 1 needs attention: it comes first<"),
+        (3, 2, "", "3 models, 2 need attention: they come first<"),
+        (3, 0, "?filter=x", "0 of 3 models: no name contains this<"),
+        (3, 0, "?filter=m1", "1 of 3 models: nothing is wrong with it<"),
+    ] {
+        let page = of(count, wrong, query);
+        assert!(page.contains(words), "{count} models, {wrong} wrong, {query}: {page}");
+    }
 }
 
 #[test]
@@ -493,7 +643,8 @@ fn sessions_are_bounded_and_end_by_time() {
 
 /// Answers of an API that has very much of everything, each text as long as the API allows.
 async fn much(request: Request) -> Response {
-    let long = "long words that say what is so & <why> ".repeat(30);
+    // About 5,000 characters.
+    let long = "long words that say what is so & <why> ".repeat(130);
     let many = |count: usize, of: &dyn Fn(usize) -> Value| Value::Array((0..count).map(of).collect());
     let ts = "2026-11-28T10:00:00Z";
     let rates = vec![12.345; 60];
@@ -537,7 +688,8 @@ async fn much(request: Request) -> Response {
         }
         "/api/v1/models/m/drift" => {
             json!({"summary": long, "troubles": many(500, &|_| json!({"words": long})), "versions": many(3, &|n| json!({"version": n.to_string(), "reference": "profile", "arms": [{"arm": long, "rows": 5,
-            "columns": many(500, &|column| json!({"column": format!("inputs.x[{column}]"), "alarm": column % 3 == 0, "since": ts, "floor": 0.05, "words": long, "windows": [{"distance": 0.001 * column as f64}]}))}]}))})
+            "columns": many(500, &|column| json!({"column": format!("inputs.x[{column}]"), "alarm": column % 3 == 0, "since": ts, "floor": 0.05, "words": long, "windows": [{"distance": 0.001 * column as f64}],
+                "bins": if column >= 496 { json!({"window": "four_weeks", "ordered": 20, "bins": many(200, &|n| json!({"name": format!("{n} {}", &long[..500]), "reference": 0.005, "live": 0.005}))}) } else { Value::Null }}))}]}))})
         }
         "/api/v1/models/m/experiment" => {
             json!({"summary": long, "arms": [{}, {}], "metrics": many(50, &|n| json!({"metric": format!("metric-{n}"),
@@ -590,6 +742,9 @@ fn every_page_is_under_100_kb_however_much_there_is() {
         "/models/m/rollback",
         "/models/m/rollout?version=1",
         "/models/m/split",
+        "/models/m/shadow",
+        "/models/m/rule",
+        "/models/m/unload?version=1",
         "/alerts",
         "/alerts/silence?rule=drift",
         "/alerts/silences/0000000000000000/end",

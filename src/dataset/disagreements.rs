@@ -8,10 +8,10 @@ use super::filter::Filter;
 use super::logged::LoggedRequest;
 use super::scan::ScannedBatch;
 use super::sources::{Source, select};
-use super::units::{Number, Units};
+use super::units::{Missing, Number, Units};
 use crate::compare::{Comparison, Tolerance, compare_answers};
 use crate::model::{Answer, Role, Version};
-use crate::record::{SHAPES, Side};
+use crate::record::{About, PredictionView, SHAPES, Side};
 use crate::tensor::Tensor;
 use arrow_array::BooleanArray;
 use arrow_select::filter::filter_record_batch;
@@ -36,37 +36,46 @@ const COLUMNS: [&str; 11] = [
 pub(super) type Differences = HashMap<(String, i64, Version), String>;
 
 /// Compares the shadows' answers in `shadows`, which are those of a unit that match `filter`, with the answers to callers. A shadow answers after the caller
-/// was answered, so the caller's answer is in the same unit or in the one before.
+/// was answered, so the caller's answer is in the same unit or in the one before. A damaged file is noted in `missing`.
 ///
 /// # Errors
-/// When something cannot be read.
+/// When records in memory cannot be read.
 pub(super) fn differences(
     units: &Units,
     number: Number,
     shadows: &[Source],
     filter: &Filter,
     tolerance: Tolerance,
+    missing: &mut Missing,
 ) -> Result<Differences, Error> {
     let mut found = Differences::new();
-    let mut compare = |answers: &Answers| -> Result<(), Error> {
+    let mut compare = |answers: &Answers, missing: &mut Missing| -> Result<(), Error> {
         for unit in std::iter::once(number).chain(units.before(number)) {
-            compare_with(units, unit, answers, tolerance, &mut found)?;
+            compare_with(units, unit, answers, tolerance, &mut found, missing)?;
         }
         Ok(())
     };
     for source in shadows {
         let (mut answers, mut held) = (Answers::new(), 0);
-        read(source, filter, &|_, _| true, &mut |logged| {
+        // What goes wrong with the answers to callers is no fault of this source.
+        let mut failed = Ok(());
+        let whole = read(source, filter, &|_, _| true, &mut |logged| {
             held += OF_REQUEST + logged.outputs.iter().flatten().map(Tensor::size).sum::<usize>();
             answers.entry(logged.request_id.clone()).or_default().push(logged);
             if held >= HELD {
-                compare(&answers)?;
+                failed = compare(&answers, missing);
                 (answers, held) = (Answers::new(), 0);
+                // An error ends the reading here.
+                failed.clone()?;
             }
             Ok(())
-        })?;
+        });
+        failed?;
+        if let Err(error) = whole {
+            units.without(&source.stored, error, missing)?;
+        }
         if !answers.is_empty() {
-            compare(&answers)?;
+            compare(&answers, missing)?;
         }
     }
     Ok(found)
@@ -86,14 +95,14 @@ fn compare_with(
     answers: &Answers,
     tolerance: Tolerance,
     found: &mut Differences,
+    missing: &mut Missing,
 ) -> Result<(), Error> {
     // Without roles, a filter matches the answers to callers.
     let to_callers = Filter::default();
     let has = |id: &str, ts: i64| answers.get(id).is_some_and(|of_id| of_id.iter().any(|logged| logged.ts == ts));
-    let (sources, _) =
-        units.open(unit, &to_callers, None, &|_, view| view.role != Role::Shadow && has(view.request_id, view.ts))?;
-    for source in &sources {
-        read(source, &to_callers, &has, &mut |primary| {
+    let keep = |_: &About, view: &PredictionView| view.role != Role::Shadow && has(view.request_id, view.ts);
+    for source in &units.open(unit, &to_callers, None, &keep, missing)? {
+        let whole = read(source, &to_callers, &has, &mut |primary| {
             let of_id = answers.get(&primary.request_id).into_iter().flatten();
             for shadow in of_id.filter(|shadow| shadow.ts == primary.ts) {
                 if let Some(comparison) = compared(&primary, shadow, tolerance).filter(|c| !c.agrees()) {
@@ -102,7 +111,10 @@ fn compare_with(
                 }
             }
             Ok(())
-        })?;
+        });
+        if let Err(error) = whole {
+            units.without(&source.stored, error, missing)?;
+        }
     }
     Ok(())
 }
@@ -125,16 +137,13 @@ fn read(
     let parts: Vec<usize> = (0..source.stored.parts.len()).collect();
     for batch in source.stored.read(&parts, Some(&columns))? {
         let batch = batch?;
-        let mut assemble = || -> Result<(), Error> {
-            let batch = select(&batch, filter)?;
-            let (ids, ts) = (texts(&batch, "request_id")?, times(&batch, "ts")?);
-            let mask: BooleanArray = (0..batch.num_rows()).map(|i| Some(wanted(ids.value(i), ts.value(i)))).collect();
-            let failed = |e| Error::Failed(format!("cannot select records: {e}"));
-            let batch = filter_record_batch(&batch, &mask).map_err(failed)?;
-            let scanned = ScannedBatch { source_index: 0, source, batch, feedback: &feedback };
-            assembler.push(&scanned)?.into_iter().try_for_each(&mut *each)
-        };
-        assemble().map_err(|error| source.stored.locate(error))?;
+        let batch = select(&batch, filter)?;
+        let (ids, ts) = (texts(&batch, "request_id")?, times(&batch, "ts")?);
+        let mask: BooleanArray = (0..batch.num_rows()).map(|i| Some(wanted(ids.value(i), ts.value(i)))).collect();
+        let failed = |e| Error::Failed(format!("cannot select records: {e}"));
+        let batch = filter_record_batch(&batch, &mask).map_err(failed)?;
+        let scanned = ScannedBatch { source_index: 0, source, batch, feedback: &feedback };
+        assembler.push(&scanned)?.into_iter().try_for_each(&mut *each)?;
     }
     assembler.finish().into_iter().try_for_each(each)
 }

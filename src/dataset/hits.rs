@@ -4,6 +4,7 @@ use super::columns::{bools, column, doubles, int64s, texts, times};
 use super::error::Error;
 use super::filter::Filter;
 use super::sources::{Source, select};
+use super::units::{Missing, Units};
 use crate::model::Version;
 use crate::record::{About, Side};
 use arrow_array::cast::AsArray;
@@ -179,52 +180,65 @@ fn order(a: &Hit, b: &Hit) -> Ordering {
 /// Whether a request of a version, given by its id and time, is wanted.
 pub(super) type Wanted<'w> = &'w dyn Fn(Version, &str, i64) -> bool;
 
-/// Adds the matching requests of these sources. Returns how many records were read. `non_finite`: only requests with an output of NaN or infinity.
+/// Adds the matching requests of these sources. Returns how many records were read. `non_finite`: only requests with an output of NaN or infinity. A file
+/// that turns out to be damaged is noted in `missing`; what was read of it stays.
 ///
 /// # Errors
-/// When something cannot be read.
+/// When records in memory cannot be read.
 pub(super) fn collect(
+    units: &Units,
     sources: &[Source],
     filter: &Filter,
     non_finite: bool,
     wanted: Wanted,
     newest: &mut Newest,
+    missing: &mut Missing,
 ) -> Result<u64, Error> {
-    let outputs = non_finite.then_some(Side::Outputs.as_str());
-    let columns: Vec<&str> = COLUMNS.into_iter().chain(outputs).collect();
     let mut read = 0;
     for source in sources {
-        let parts: Vec<usize> = (0..source.stored.parts.len()).collect();
-        // A request, and whether it has such an output.
-        let mut current: Option<(Hit, bool)> = None;
-        let is_wanted = |(hit, has): (Hit, bool)| (has || !non_finite).then_some(hit);
-        for batch in source.stored.read(&parts, Some(&columns))? {
-            let batch = batch?;
-            read += batch.num_rows() as u64;
-            let mut look = || -> Result<(), Error> {
-                let batch = select(&batch, filter)?;
-                let heads = Heads::of(&batch)?;
-                let floats = if non_finite { float_outputs(&batch) } else { Vec::new() };
-                for i in 0..batch.num_rows() {
-                    let has = || floats.iter().any(|list| has_non_finite(list, i));
-                    if let Some((hit, known)) = current.as_mut().filter(|(hit, _)| heads.continues(hit, i)) {
-                        hit.rows += 1;
-                        *known |= has();
-                        continue;
-                    }
-                    current.take().and_then(is_wanted).into_iter().for_each(|hit| newest.push(hit));
-                    let (id, ts) = (heads.request_id.value(i), heads.ts.value(i));
-                    if newest.wants(ts) && wanted(source.about.version, id, ts) {
-                        current = Some((heads.begin(&source.about, i), has()));
-                    }
-                }
-                Ok(())
-            };
-            look().map_err(|error| source.stored.locate(error))?;
+        if let Err(error) = collect_from(source, filter, non_finite, wanted, newest, &mut read) {
+            units.without(&source.stored, error, missing)?;
         }
-        current.and_then(is_wanted).into_iter().for_each(|hit| newest.push(hit));
     }
     Ok(read)
+}
+
+fn collect_from(
+    source: &Source,
+    filter: &Filter,
+    non_finite: bool,
+    wanted: Wanted,
+    newest: &mut Newest,
+    read: &mut u64,
+) -> Result<(), Error> {
+    let outputs = non_finite.then_some(Side::Outputs.as_str());
+    let columns: Vec<&str> = COLUMNS.into_iter().chain(outputs).collect();
+    let parts: Vec<usize> = (0..source.stored.parts.len()).collect();
+    // A request, and whether it has such an output.
+    let mut current: Option<(Hit, bool)> = None;
+    let is_wanted = |(hit, has): (Hit, bool)| (has || !non_finite).then_some(hit);
+    for batch in source.stored.read(&parts, Some(&columns))? {
+        let batch = batch?;
+        *read += batch.num_rows() as u64;
+        let batch = select(&batch, filter)?;
+        let heads = Heads::of(&batch)?;
+        let floats = if non_finite { float_outputs(&batch) } else { Vec::new() };
+        for i in 0..batch.num_rows() {
+            let has = || floats.iter().any(|list| has_non_finite(list, i));
+            if let Some((hit, known)) = current.as_mut().filter(|(hit, _)| heads.continues(hit, i)) {
+                hit.rows += 1;
+                *known |= has();
+                continue;
+            }
+            current.take().and_then(is_wanted).into_iter().for_each(|hit| newest.push(hit));
+            let (id, ts) = (heads.request_id.value(i), heads.ts.value(i));
+            if newest.wants(ts) && wanted(source.about.version, id, ts) {
+                current = Some((heads.begin(&source.about, i), has()));
+            }
+        }
+    }
+    current.and_then(is_wanted).into_iter().for_each(|hit| newest.push(hit));
+    Ok(())
 }
 
 /// The outputs of floating-point numbers.

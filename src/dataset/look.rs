@@ -10,11 +10,11 @@ use super::hits::{Heads, Hit};
 use super::logged::LoggedRequest;
 use super::scan::ScannedBatch;
 use super::shown::{Allowance, ShownTensor, TensorRows};
-use super::sources::{OpenError, Source, Stored, sealed_files, select};
-use super::units::Units;
+use super::sources::{NotRead, OpenError, Source, Stored, sealed_files, select};
+use super::units::{Missing, Units};
 use crate::compare::Tolerance;
 use crate::model::{Label, ModelName, Role};
-use crate::record::{About, Side};
+use crate::record::{About, PredictionView, Side};
 use arrow_array::{Int32Array, RecordBatch};
 use parquet::arrow::arrow_reader::RowSelection;
 use std::collections::{BTreeSet, VecDeque};
@@ -43,6 +43,8 @@ pub struct Looked {
     /// By row; only rows that have any.
     pub feedback: Vec<RowFeedback>,
     pub deleted_files: usize,
+    /// Files that are damaged. What they hold is not in the answer.
+    pub not_read: NotRead,
 }
 
 /// One answer, or the failure that was answered.
@@ -93,35 +95,34 @@ enum Rows {
 /// Finds all records with a request id; there may be none. Sealed files are ruled out by their Bloom filters.
 ///
 /// # Errors
-/// When something cannot be read.
+/// When a segment or a directory cannot be read. A damaged file is left out, and named.
 pub fn look(what: &Look) -> Result<Looked, Error> {
     let units = Units::list(what.data, what.model)?;
     let filter =
         Filter { roles: Role::ALL.to_vec(), request_id: Some(what.request_id.to_owned()), ..Filter::default() };
-    let mut looked = Looked { predictions: Vec::new(), more: false, feedback: Vec::new(), deleted_files: 0 };
+    let (mut predictions, mut missing) = (Vec::new(), Missing::default());
     let mut answers: Vec<Option<LoggedRequest>> = Vec::new();
     let mut left = Allowance { elements: what.elements, bytes: SHOWN_BYTES };
     for number in units.newest_first() {
-        let (sources, deleted) =
-            units.open(number, &filter, Some(MOST + 1), &|about, view| filter.matches_view(about.version, view))?;
-        looked.deleted_files += deleted;
-        for source in &sources {
-            read(source, &filter, &mut left, &mut looked.predictions, &mut answers)
-                .map_err(|e| source.stored.locate(e))?;
+        let keep = |about: &About, view: &PredictionView| filter.matches_view(about.version, view);
+        for source in &units.open(number, &filter, Some(MOST + 1), &keep, &mut missing)? {
+            if let Err(error) = read(source, &filter, &mut left, &mut predictions, &mut answers) {
+                units.without(&source.stored, error, &mut missing)?;
+            }
         }
-        if looked.predictions.len() > MOST {
+        if predictions.len() > MOST {
             break;
         }
     }
-    compare(&mut looked.predictions, &answers, what.tolerance);
+    compare(&mut predictions, &answers, what.tolerance);
     // The answer to the caller comes before those of shadows.
-    looked
-        .predictions
+    predictions
         .sort_by_key(|of| (std::cmp::Reverse(of.head.ts), of.head.role == Role::Shadow.as_str(), of.head.version));
-    looked.more = looked.predictions.len() > MOST;
-    looked.predictions.truncate(MOST);
-    looked.feedback = feedback_of(what, &units, &looked.predictions)?;
-    Ok(looked)
+    let more = predictions.len() > MOST;
+    predictions.truncate(MOST);
+    let feedback = feedback_of(what, &units, &predictions, &mut missing)?;
+    let Missing { deleted: deleted_files, not_read } = missing;
+    Ok(Looked { predictions, more, feedback, deleted_files, not_read })
 }
 
 /// Reads the matching requests of a source.
@@ -252,7 +253,12 @@ fn compare(predictions: &mut [LookedPrediction], answers: &[Option<LoggedRequest
 }
 
 /// The feedback about the rows of these predictions.
-fn feedback_of(what: &Look, units: &Units, predictions: &[LookedPrediction]) -> Result<Vec<RowFeedback>, Error> {
+fn feedback_of(
+    what: &Look,
+    units: &Units,
+    predictions: &[LookedPrediction],
+    missing: &mut Missing,
+) -> Result<Vec<RowFeedback>, Error> {
     let rows = predictions.iter().map(|of| of.head.rows).max().unwrap_or_default().min(FEEDBACK_ROWS);
     let rows = i32::try_from(rows).unwrap_or_default();
     let mut index = FeedbackIndex::default();
@@ -268,9 +274,13 @@ fn feedback_of(what: &Look, units: &Units, predictions: &[LookedPrediction]) -> 
     }
     for file in sealed_files(&what.data.join("feedback"), what.model, &read_already)? {
         match Stored::file(&file.path, |_| true, &[("request_id", vec![what.request_id])]) {
-            Ok((stored, _)) => feedback::read(&stored, &mut index, |_| true).map(drop)?,
+            Ok((stored, _)) => {
+                if let Err(error) = feedback::read(&stored, &mut index, |_| true) {
+                    units.without(&stored, error, missing)?;
+                }
+            }
             Err(OpenError::Deleted) => {}
-            Err(OpenError::Failed(error)) => return Err(error),
+            Err(OpenError::Failed(error)) => missing.not_read.add(what.data, &file.path, &error),
         }
     }
     let of_row = |row: i32| {

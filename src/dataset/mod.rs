@@ -69,3 +69,4 @@ pub use reproduce::{MAX_SAMPLE, Outcome, ReproduceSample, Reproduced, Reproduced
 pub use scan::Budget;
 pub use search::{Cursor, Ended, Found, Search, search};
 pub use shown::ShownTensor;
+pub use sources::NotRead;

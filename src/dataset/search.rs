@@ -4,7 +4,8 @@ use super::disagreements::{Differences, differences};
 use super::error::Error;
 use super::filter::Filter;
 use super::hits::{Hit, Newest, collect};
-use super::units::{Number, Units};
+use super::sources::NotRead;
+use super::units::{Missing, Number, Units};
 use crate::compare::Tolerance;
 use crate::model::{ModelName, Role, Version};
 use crate::record::{About, PredictionView};
@@ -84,15 +85,31 @@ pub struct Found {
     pub records: u64,
     /// Files that retention deleted while they were searched.
     pub deleted_files: usize,
+    /// Files that are damaged. What they hold is not in the answer.
+    pub not_read: NotRead,
 }
 
 /// Lists the newest requests that match. Memory is bounded: by one segment, and by the row groups that one became.
 ///
 /// # Errors
-/// When something cannot be read.
+/// When a segment or a directory cannot be read. A damaged file is left out, and named.
 pub fn search(what: &Search) -> Result<Found, Error> {
     let units = Units::list(what.data, what.model)?;
-    let mut found = Found { requests: Vec::new(), next: None, ended: Ended::Beginning, records: 0, deleted_files: 0 };
+    let mut missing = Missing::default();
+    let mut found = page(what, &units, &mut missing)?;
+    (found.deleted_files, found.not_read) = (missing.deleted, missing.not_read);
+    Ok(found)
+}
+
+fn page(what: &Search, units: &Units, missing: &mut Missing) -> Result<Found, Error> {
+    let mut found = Found {
+        requests: Vec::new(),
+        next: None,
+        ended: Ended::Beginning,
+        records: 0,
+        deleted_files: 0,
+        not_read: NotRead::default(),
+    };
     let limit = what.limit.max(1);
     let mut first = true;
     for number in units.newest_first() {
@@ -108,7 +125,7 @@ pub fn search(what: &Search) -> Result<Found, Error> {
         let begin = what.after.filter(|after| after.segment == number);
         let begin = begin.unwrap_or(Cursor { segment: number, ts: i64::MAX, skip: 0 });
         let room = limit - found.requests.len();
-        let mut hits = unit(what, &units, number, begin, room, &mut found)?;
+        let mut hits = unit(what, units, number, begin, room, (&mut found.records, &mut *missing))?;
         let skipped = hits.iter().take(begin.skip).take_while(|hit| hit.ts == begin.ts).count();
         let more = hits.len() > skipped + room || (hits.len() == skipped + room && units.before(number).is_some());
         if !more {
@@ -133,7 +150,7 @@ fn unit(
     number: Number,
     begin: Cursor,
     room: usize,
-    found: &mut Found,
+    (records, missing): (&mut u64, &mut Missing),
 ) -> Result<Vec<Hit>, Error> {
     let most = room + begin.skip + 1;
     let mut newest = Newest::new(most, begin.ts);
@@ -143,20 +160,18 @@ fn unit(
             && (!what.non_finite || view.has_non_finite(about))
     };
     let Some(tolerance) = what.disagreed else {
-        let (sources, deleted) = units.open(number, &what.filter, Some(most), &matches)?;
-        found.deleted_files += deleted;
-        found.records += collect(&sources, &what.filter, what.non_finite, &|_, _, _| true, &mut newest)?;
+        let sources = units.open(number, &what.filter, Some(most), &matches, missing)?;
+        *records += collect(units, &sources, &what.filter, what.non_finite, &|_, _, _| true, &mut newest, missing)?;
         return Ok(newest.finish());
     };
     let filter = Filter { roles: vec![Role::Shadow], ..what.filter.clone() };
     let of_shadows =
         |about: &About, view: &PredictionView| view.ts <= begin.ts && filter.matches_view(about.version, view);
-    let (shadows, deleted) = units.open(number, &filter, None, &of_shadows)?;
-    found.deleted_files += deleted;
-    let mut differ: Differences = differences(units, number, &shadows, &filter, tolerance)?;
+    let shadows = units.open(number, &filter, None, &of_shadows, missing)?;
+    let mut differ: Differences = differences(units, number, &shadows, &filter, tolerance, missing)?;
     let key = |version: Version, id: &str, ts: i64| (id.to_owned(), ts, version);
     let wanted = |version, id: &str, ts| differ.contains_key(&key(version, id, ts));
-    found.records += collect(&shadows, &filter, what.non_finite, &wanted, &mut newest)?;
+    *records += collect(units, &shadows, &filter, what.non_finite, &wanted, &mut newest, missing)?;
     let mut hits = newest.finish();
     for hit in &mut hits {
         hit.difference = differ.remove(&key(hit.version, &hit.request_id, hit.ts));

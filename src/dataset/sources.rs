@@ -188,6 +188,15 @@ impl Stored {
         matches!(self.location, Location::Memory(_))
     }
 
+    /// The file of the records; `None` for those in memory.
+    #[must_use]
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.location {
+            Location::File(path) => Some(path),
+            Location::Memory(_) => None,
+        }
+    }
+
     /// The name for messages.
     #[must_use]
     pub(super) fn name(&self) -> String {
@@ -289,6 +298,34 @@ fn may_hold(
 pub(super) enum OpenError {
     Deleted,
     Failed(Error),
+}
+
+/// Files that are damaged, or no files of the log: they are left out of an answer, and named in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NotRead {
+    /// The first of them, with the reason of each. A path is below the data directory.
+    pub named: Vec<(PathBuf, String)>,
+    /// All of them.
+    pub count: usize,
+}
+
+impl NotRead {
+    /// The most files that are named.
+    pub const MOST: usize = 20;
+
+    /// Notes a file, once. `data` is the data directory.
+    pub(super) fn add(&mut self, data: &Path, path: &Path, why: &Error) {
+        let path = path.strip_prefix(data).unwrap_or(path);
+        if self.named.iter().any(|(known, _)| known == path) {
+            return;
+        }
+        self.count += 1;
+        if self.named.len() < NotRead::MOST {
+            // An error names the file itself, which the reader of the answer sees anyway.
+            let why = why.to_string().replace(&data.display().to_string(), "the data directory");
+            self.named.push((path.to_owned(), why));
+        }
+    }
 }
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, OpenError> {

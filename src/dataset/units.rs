@@ -5,7 +5,7 @@
 
 use super::error::Error;
 use super::filter::Filter;
-use super::sources::{OpenError, SealedFile, Source, Stored, prediction_file, sealed_files};
+use super::sources::{NotRead, OpenError, SealedFile, Source, Stored, prediction_file, sealed_files};
 use crate::model::ModelName;
 use crate::record::{About, OpenSegment, PredictionView, open_segments};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,15 @@ pub(super) struct Units {
 struct Unit {
     is_open: bool,
     files: Vec<SealedFile>,
+}
+
+/// What is not in an answer, although it was in the log when that was listed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Missing {
+    /// Files that retention deleted in the meantime.
+    pub(super) deleted: usize,
+    /// Files that are damaged.
+    pub(super) not_read: NotRead,
 }
 
 /// Chooses predictions of an open segment.
@@ -62,18 +71,19 @@ impl Units {
     }
 
     /// The predictions of a unit that can match. `keep` chooses those of an open segment, which are copied: with `most` only about so many requests, the
-    /// newest. Also returns how many files retention deleted in the meantime.
+    /// newest. Files that are gone or damaged are left out, and noted in `missing`.
     ///
     /// # Errors
-    /// When something exists and cannot be read.
+    /// When a segment or a directory exists and cannot be read.
     pub(super) fn open(
         &self,
         number: Number,
         filter: &Filter,
         most: Option<usize>,
         keep: Keep,
-    ) -> Result<(Vec<Source>, usize), Error> {
-        let Some(unit) = self.all.get(&number) else { return Ok((Vec::new(), 0)) };
+        missing: &mut Missing,
+    ) -> Result<Vec<Source>, Error> {
+        let Some(unit) = self.all.get(&number) else { return Ok(Vec::new()) };
         if unit.is_open {
             if let Some(segment) = self.segment(number)? {
                 let since = most.map_or(i64::MIN, |most| newest(&segment, &self.model, most, keep));
@@ -81,14 +91,40 @@ impl Units {
                 let found = found.into_iter();
                 let sources =
                     found.filter_map(|(about, batches)| Some(Source { about, stored: Stored::memory(batches)? }));
-                return Ok((sources.collect(), 0));
+                return Ok(sources.collect());
             }
             // It was sealed after the listing.
             let files = sealed_files(&self.data.join("predictions"), &self.model, &BTreeSet::new())?;
             let files: Vec<SealedFile> = files.into_iter().filter(|file| file.segment == Some(number)).collect();
-            return open_files(&files, filter);
+            return Ok(self.open_files(&files, filter, missing));
         }
-        open_files(&unit.files, filter)
+        Ok(self.open_files(&unit.files, filter, missing))
+    }
+
+    fn open_files(&self, files: &[SealedFile], filter: &Filter, missing: &mut Missing) -> Vec<Source> {
+        let mut sources = Vec::new();
+        for file in files.iter().filter(|file| file.date.is_none_or(|date| filter.matches_date(date))) {
+            match prediction_file(&file.path, filter) {
+                Ok(found) => sources.extend(found),
+                Err(OpenError::Deleted) => missing.deleted += 1,
+                Err(OpenError::Failed(error)) => missing.not_read.add(&self.data, &file.path, &error),
+            }
+        }
+        sources
+    }
+
+    /// Goes on without a source that cannot be read, if it is a file: then it is noted in `missing`.
+    ///
+    /// # Errors
+    /// The error itself where the records were in memory.
+    pub(super) fn without(&self, stored: &Stored, error: Error, missing: &mut Missing) -> Result<(), Error> {
+        let Some(path) = stored.path() else { return Err(stored.locate(error)) };
+        if path.exists() {
+            missing.not_read.add(&self.data, path, &error);
+        } else {
+            missing.deleted += 1;
+        }
+        Ok(())
     }
 
     /// An open segment. `None` where it was sealed or deleted in the meantime.
@@ -120,16 +156,4 @@ fn newest(segment: &OpenSegment, model: &ModelName, most: usize, keep: Keep) -> 
     }
     let at = times.len() - most.max(1);
     *times.select_nth_unstable(at).1
-}
-
-fn open_files(files: &[SealedFile], filter: &Filter) -> Result<(Vec<Source>, usize), Error> {
-    let (mut sources, mut deleted) = (Vec::new(), 0);
-    for file in files.iter().filter(|file| file.date.is_none_or(|date| filter.matches_date(date))) {
-        match prediction_file(&file.path, filter) {
-            Ok(found) => sources.extend(found),
-            Err(OpenError::Deleted) => deleted += 1,
-            Err(OpenError::Failed(error)) => return Err(error),
-        }
-    }
-    Ok((sources, deleted))
 }

@@ -91,6 +91,12 @@ pub(super) struct Found {
     pub stuck: bool,
     /// The share of the rows without a finite value: now, and in the reference.
     pub not_finite: (f64, f64),
+    /// The rows of each counter of the column. Empty in a state that an earlier version saved.
+    #[serde(default)]
+    pub live: Vec<u32>,
+    /// The same hours of the last weeks, where they are the reference.
+    #[serde(default)]
+    pub same_hours: Vec<f64>,
 }
 
 /// A column that is different, and it matters.
@@ -326,6 +332,8 @@ impl ArmState {
                 most: moved_most(&live, &reference),
                 not_finite: (not_finite(watched, &live), not_finite(watched, &watched.reference)),
                 stuck: tally.rows >= STUCK_ROWS && matches!(tally.steady[at], Some((_, true))),
+                live: tally.counts[watched.start..watched.start + watched.width].to_vec(),
+                same_hours: if alike.is_some() { reference.clone() } else { Vec::new() },
             });
         }
         let alpha = window.alpha(plan.false_alarms_per_year) / arms.max(1) as f64;

@@ -30,7 +30,7 @@ mod window;
 
 pub use hot::Seen;
 pub use plan::{MAX_COLUMNS, Reference};
-pub use report::{ArmReport, ColumnReport, Look, Report, Trouble, VersionReport, What};
+pub use report::{ArmReport, Bin, Bins, ColumnReport, Look, Report, Trouble, VersionReport, What};
 pub use settings::Settings;
 pub use state::{Config, Drift, Watch};
 pub use window::Window;

@@ -123,8 +123,9 @@ impl Plan {
 
     /// Bytes of memory that one arm needs.
     pub fn bytes_of_arm(&self) -> usize {
-        // Five windows and 24 hours of history, of four bytes each; and about 600 bytes for the results of a column.
-        self.counters * 4 * (5 + 24) + self.columns.len() * 600
+        // Five open windows, 24 hours of history, and what the four windows that ended and an alarm showed, with the reference of an hour: four bytes
+        // each, eight of those. And about 600 bytes for the results of a column.
+        self.counters * 4 * (5 + 24 + 9) + self.columns.len() * 600
     }
 }
 

@@ -1,6 +1,6 @@
 //! The answers: what is known about a model, and what alarms.
 
-use super::analysis::{Alarm, ArmState, Found, begins};
+use super::analysis::{Alarm, ArmState, ColumnState, Found, begins};
 use super::plan::{Plan, Reference, Watched};
 use super::state::Drift;
 use super::window::{HOUR, Window};
@@ -57,6 +57,25 @@ pub struct ColumnReport {
     pub alarm: Option<(Look, i64, i64)>,
     /// One sentence.
     pub words: String,
+    /// Where it was asked for: the values of the window that alarms, else of the last one that ended, beside those of the reference.
+    pub bins: Option<Bins>,
+}
+
+/// How the values of a window and of its reference are spread over the bins of a column.
+#[derive(Debug, Clone)]
+pub struct Bins {
+    pub window: Window,
+    /// How many of the first bins are ordered: intervals of numbers.
+    pub ordered: usize,
+    pub bins: Vec<Bin>,
+}
+
+/// One bin: what it holds, and its share of the rows, from 0 to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bin {
+    pub name: String,
+    pub reference: f64,
+    pub live: f64,
 }
 
 /// What one window shows of a column.
@@ -105,13 +124,16 @@ pub enum What {
     NonFinite,
 }
 
+/// The most bins of an answer.
+const MAX_BINS: usize = 20_000;
 /// The share of outputs without a finite value from which on they are told.
 const NON_FINITE: f64 = 0.001;
 
 impl Drift {
-    /// What is known about a model.
+    /// What is known about a model. `bins`: of so many columns of each arm, those that moved most, also their bins, [`MAX_BINS`] in all.
     #[must_use]
-    pub fn report(&self, name: &ModelName) -> Report {
+    pub fn report(&self, name: &ModelName, bins: usize) -> Report {
+        let mut room = MAX_BINS;
         let mut versions: Vec<(VersionReport, Option<Arc<Plan>>)> = {
             let hot = self.hot();
             let Some(model) = hot.models.get(name) else { return Report::default() };
@@ -152,6 +174,7 @@ impl Drift {
             }
             if let Some(known) = report.arms.iter_mut().find(|known| known.arm == *arm) {
                 known.add(plan, state);
+                known.add_bins(plan, state, bins, &mut room);
             }
         }
         Report { versions: versions.into_iter().map(|(report, _)| report).collect() }
@@ -254,10 +277,52 @@ impl ArmReport {
                         (Look::of(alarm.window, watched, &alarm.found), begins(alarm.since), begins(alarm.told))
                     }),
                     words,
+                    bins: None,
                 }
             })
             .collect();
         self.alike = self.columns.iter().any(|column| column.looks.iter().any(|look| look.alike));
+    }
+}
+
+impl ArmReport {
+    /// Adds the bins of the columns that moved most, as long as there is room: first those that alarm.
+    fn add_bins(&mut self, plan: &Plan, state: &ArmState, columns: usize, room: &mut usize) {
+        let urgency = |column: &ColumnReport| {
+            (column.alarm.is_some(), column.looks.iter().map(|look| look.distance).fold(0.0, f64::max))
+        };
+        let mut order: Vec<usize> = (0..self.columns.len()).collect();
+        order.sort_by(|a, b| {
+            let ((first_alarms, far), (alarms, distance)) = (urgency(&self.columns[*b]), urgency(&self.columns[*a]));
+            first_alarms.cmp(&alarms).then(far.total_cmp(&distance))
+        });
+        for at in order.into_iter().take(columns) {
+            let watched = &plan.columns[at];
+            if watched.width > *room {
+                return;
+            }
+            *room -= watched.width;
+            self.columns[at].bins = Bins::of(watched, &state.columns[at]);
+        }
+    }
+}
+
+impl Bins {
+    /// `None` before the first window has ended.
+    fn of(watched: &Watched, column: &ColumnState) -> Option<Bins> {
+        let alarm = column.alarm.as_ref().map(|alarm| (alarm.window, &alarm.found));
+        let last =
+            || Window::ALL.into_iter().zip(&column.looks).rev().find_map(|(of, found)| Some((of, found.as_ref()?)));
+        let (window, found) = alarm.or_else(last).filter(|(_, found)| found.live.len() == watched.width)?;
+        let like = found.same_hours.len() == watched.width;
+        let reference = if like { &found.same_hours } else { &watched.reference };
+        let (all, before) = (found.live.iter().map(|n| f64::from(*n)).sum::<f64>(), reference.iter().sum::<f64>());
+        let bin = |at: usize| Bin {
+            name: watched.counter_name(at),
+            reference: reference[at] / before.max(1.0),
+            live: f64::from(found.live[at]) / all.max(1.0),
+        };
+        Some(Bins { window, ordered: watched.ordered(), bins: (0..watched.width).map(bin).collect() })
     }
 }
 

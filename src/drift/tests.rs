@@ -113,7 +113,7 @@ impl Fixture {
     }
 
     fn report(&self) -> VersionReport {
-        self.drift.report(&model()).versions.remove(0)
+        self.drift.report(&model(), 0).versions.remove(0)
     }
 
     fn column(&self, name: &str) -> ColumnReport {

@@ -170,6 +170,8 @@ pub enum Action {
     Forget,
     /// Logged predictions were exported over the admin API.
     Export,
+    /// Somebody with credentials read what a logged request holds, over the admin API.
+    ReadRequest,
     /// Alerts were silenced.
     Silence,
     /// A silence was ended before its time.
@@ -214,6 +216,7 @@ impl Action {
             Action::Retention => "retention",
             Action::Forget => "forget",
             Action::Export => "export",
+            Action::ReadRequest => "read_request",
             Action::Silence => "silence",
             Action::EndSilence => "end_silence",
             Action::Follow => "follow",

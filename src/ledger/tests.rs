@@ -40,6 +40,21 @@ pub(super) fn open_new() -> (TempDir, LedgerWriter, LedgerReader) {
 }
 
 #[test]
+fn the_newest_events_are_read_without_looking_at_a_million_older_ones() {
+    let (dir, _writer, _reader) = open_new();
+    let connection = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
+    for (of_model, expected) in [(true, "SEARCH events USING INDEX events_by_model (model=?)"), (false, "SCAN events")]
+    {
+        let sql = format!("EXPLAIN QUERY PLAN {}", reader::newest(of_model));
+        let mut statement = connection.prepare(&sql).unwrap();
+        let parameters = rusqlite::params_from_iter(std::iter::repeat_n("x", statement.parameter_count()));
+        let plan: Vec<String> =
+            statement.query_map(parameters, |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(plan, [expected], "nothing is sorted, so what is not taken is not read");
+    }
+}
+
+#[test]
 fn stored_values_are_there_after_a_reopen() {
     let (dir, mut writer, reader) = open_new();
     let (v9, v10) = (version(9), version(u64::MAX));

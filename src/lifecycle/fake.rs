@@ -19,8 +19,8 @@ pub(crate) enum Asked {
     Rollback { model: ModelName, ask: Rollback },
     PutTraffic { model: ModelName, proposal: Proposal, if_match: Option<Vec<u64>>, actor: Actor },
     RolloutCommit { model: ModelName, steer: RolloutCommit, actor: Actor },
-    Load { model: ModelName, version: Version, wait: bool, actor: Actor },
-    Unload { model: ModelName, version: Version, wait: bool, actor: Actor },
+    Load { model: ModelName, version: Version, wait: bool, reason: Option<String>, actor: Actor },
+    Unload { model: ModelName, version: Version, wait: bool, reason: Option<String>, actor: Actor },
     Retire { model: ModelName, reason: String, actor: Actor },
     LoadModel { model: ModelName, actor: Actor },
     UnloadModel { model: ModelName, actor: Actor },
@@ -87,11 +87,11 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         Command::RolloutCommit { model, commit, actor, reply } => {
             send!(reply, Asked::RolloutCommit { model, steer: *commit, actor }, Told::Steered(revision) => revision);
         }
-        Command::Load { model, version, wait, actor, reply } => {
-            send!(reply, Asked::Load { model, version, wait, actor }, Told::Loaded(l) => l);
+        Command::Load { model, version, wait, reason, actor, reply } => {
+            send!(reply, Asked::Load { model, version, wait, reason, actor }, Told::Loaded(l) => l);
         }
-        Command::Unload { model, version, wait, actor, reply } => {
-            send!(reply, Asked::Unload { model, version, wait, actor }, Told::Loaded(l) => l);
+        Command::Unload { model, version, wait, reason, actor, reply } => {
+            send!(reply, Asked::Unload { model, version, wait, reason, actor }, Told::Loaded(l) => l);
         }
         Command::Retire { model, reason, actor, reply } => {
             send!(reply, Asked::Retire { model, reason, actor }, Told::Retired(r) => r);

@@ -200,6 +200,7 @@ pub(super) enum Command {
         model: ModelName,
         version: Version,
         wait: bool,
+        reason: Option<String>,
         actor: Actor,
         reply: Reply<LoadOutcome>,
     },
@@ -207,6 +208,7 @@ pub(super) enum Command {
         model: ModelName,
         version: Version,
         wait: bool,
+        reason: Option<String>,
         actor: Actor,
         reply: Reply<LoadOutcome>,
     },
@@ -373,9 +375,10 @@ impl Handle {
         model: ModelName,
         version: Version,
         wait: bool,
+        reason: Option<String>,
         actor: Actor,
     ) -> Result<LoadOutcome, Failure> {
-        self.send(|reply| Command::Load { model, version, wait, actor, reply }).await
+        self.send(|reply| Command::Load { model, version, wait, reason, actor, reply }).await
     }
 
     /// Unloads a version and keeps it unloaded until it is loaded again. Returns when its memory is freed.
@@ -387,9 +390,10 @@ impl Handle {
         model: ModelName,
         version: Version,
         wait: bool,
+        reason: Option<String>,
         actor: Actor,
     ) -> Result<LoadOutcome, Failure> {
-        self.send(|reply| Command::Unload { model, version, wait, actor, reply }).await
+        self.send(|reply| Command::Unload { model, version, wait, reason, actor, reply }).await
     }
 
     /// Retires a model: its versions are unloaded and stay unloaded, also after a restart, and its requests are answered

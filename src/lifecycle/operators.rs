@@ -65,15 +65,17 @@ impl Manager {
                     }
                 });
             }
-            Command::Load { model, version, wait, actor, reply } => {
-                self.with_model(&model, reply, |services, model, reply| match services.load(model, version, &actor) {
-                    Ok(()) if wait => model.waiting.push(WaitingRequest::Load { version, reply }),
-                    result => services.answer(reply, result.map(|()| LoadOutcome::Accepted)),
+            Command::Load { model, version, wait, reason, actor, reply } => {
+                self.with_model(&model, reply, |services, model, reply| {
+                    match services.load(model, version, reason.as_deref(), &actor) {
+                        Ok(()) if wait => model.waiting.push(WaitingRequest::Load { version, reply }),
+                        result => services.answer(reply, result.map(|()| LoadOutcome::Accepted)),
+                    }
                 });
             }
-            Command::Unload { model, version, wait, actor, reply } => {
+            Command::Unload { model, version, wait, reason, actor, reply } => {
                 self.with_model(&model, reply, |services, model, reply| {
-                    match services.unload_version(model, version, &actor) {
+                    match services.unload_version(model, version, reason.as_deref(), &actor) {
                         Ok(()) if wait => model.waiting.push(WaitingRequest::Unload { version, reply }),
                         result => services.answer(reply, result.map(|()| LoadOutcome::Accepted)),
                     }
@@ -260,15 +262,21 @@ struct Pushed {
 impl Services {
     // === one version ===
 
-    fn load(&mut self, model: &mut Model, version: Version, actor: &Actor) -> Result<(), Failure> {
+    fn load(
+        &mut self,
+        model: &mut Model,
+        version: Version,
+        reason: Option<&str>,
+        actor: &Actor,
+    ) -> Result<(), Failure> {
         check_model_loaded(model)?;
         let Some(record) = model.versions.get(&version).filter(|r| r.found.is_some() || r.is_callable()) else {
             return Err(no_version(model, version));
         };
         let is_out = matches!(record.state(), State::Unloaded | State::Failed | State::Draining);
         if is_out || model.stored.operator_unloaded.contains(&version) {
-            if !self.clear_operator_unloaded(model, version, actor, None)? {
-                self.commit_version_change(model, Action::Load, actor, None, version, Effect::None)?;
+            if !self.clear_operator_unloaded(model, version, actor, reason)? {
+                self.commit_version_change(model, Action::Load, actor, reason, version, Effect::None)?;
             }
             model.requested.insert(version);
             model.evicted.remove(&version);
@@ -296,7 +304,13 @@ impl Services {
         Ok(true)
     }
 
-    fn unload_version(&mut self, model: &mut Model, version: Version, actor: &Actor) -> Result<(), Failure> {
+    fn unload_version(
+        &mut self,
+        model: &mut Model,
+        version: Version,
+        reason: Option<&str>,
+        actor: &Actor,
+    ) -> Result<(), Failure> {
         if !model.versions.contains_key(&version) {
             return Err(no_version(model, version));
         }
@@ -309,7 +323,7 @@ impl Services {
         }
         if !model.stored.operator_unloaded.contains(&version) {
             let effect = Effect::SetOperatorUnloaded { version, unloaded: true };
-            self.commit_version_change(model, Action::Unload, actor, None, version, effect)?;
+            self.commit_version_change(model, Action::Unload, actor, reason, version, effect)?;
             model.stored.operator_unloaded.insert(version);
         }
         model.requested.remove(&version);

@@ -186,14 +186,14 @@ impl Services {
         if_match: Option<&[u64]>,
         actor: Actor,
     ) -> Result<Published, Failure> {
-        let Proposal { document, allow_signature_change, break_glass } = proposal;
+        let Proposal { document, allow_signature_change, break_glass, dry_run } = proposal;
         let revision = model.stored.revision;
         check_revision(model, if_match)?;
         check_model_loaded(model)?;
         let (next, _) = stored_form(&document)?;
         check(model, &next, allow_signature_change)?;
         // An equal document is no change, so that a rollback still goes back to a different one.
-        if model.document.as_ref() == Some(&next) {
+        if dry_run || model.document.as_ref() == Some(&next) {
             return Ok(Published { revision, document: next });
         }
         let approvals = if break_glass { Approvals::BreakGlass } else { Approvals::Required };

@@ -79,6 +79,9 @@ impl RolloutActor {
     async fn execute(&mut self, Command { model, request, reply }: Command) {
         let result = match request {
             Request::Begin { plan, actor } => self.begin(&model, *plan, actor).await,
+            Request::Preview { plan, actor } => {
+                self.first(&model, *plan, &actor).await.map(|state| ActiveRollout::new(state).view(&model))
+            }
             Request::Change { change, reason, actor } => self.change(&model, change, reason, actor).await,
             Request::View => self.view(&model).await,
         };
@@ -86,7 +89,8 @@ impl RolloutActor {
         let _ = reply.send(result);
     }
 
-    async fn begin(&mut self, model: &ModelName, plan: Plan, actor: Actor) -> Result<View, Failure> {
+    /// The state in which a rollout begins.
+    async fn first(&mut self, model: &ModelName, plan: Plan, actor: &Actor) -> Result<State, Failure> {
         if let Some(rollout) = self.rollouts.get_mut(model) {
             self.services.stop_if_traffic_changed(model, rollout).await;
             if rollout.state.is_active() {
@@ -100,11 +104,10 @@ impl RolloutActor {
         let (before, revision, p99_before_us) = self.services.before(model, &plan)?;
         let now = Timestamp::now();
         let step = if plan.guardrails.shadow_disagreement.is_some() { Step::Shadow } else { Step::At(0) };
-        let reason = plan.reason.clone();
         // A split that is there already keeps its salt: another one would move the keys of its arms. Replicas with the same history get the
         // same salt, so that a user has the same arm on all of them.
         let salt = (before.sticky_by.is_some() && before.has_one_arm()).then(|| format!("{model}-{revision}"));
-        let mut state = State {
+        Ok(State {
             plan,
             before,
             p99_before_us,
@@ -118,9 +121,14 @@ impl RolloutActor {
             started_at: now,
             step_started_at: now,
             moves: Vec::new(),
-        };
+        })
+    }
+
+    async fn begin(&mut self, model: &ModelName, plan: Plan, actor: Actor) -> Result<View, Failure> {
+        let reason = plan.reason.clone();
+        let mut state = self.first(model, plan, &actor).await?;
         let mut rollout = ActiveRollout::new(state.clone());
-        let document = Some(state.document(step));
+        let document = Some(state.document(state.step));
         let mut action = Action::RolloutStart;
         if state.percent() >= 100.0 {
             // At 100 % there is no control to compare with, so the rollout is over.

@@ -66,8 +66,20 @@ pub(super) struct Command {
 
 #[derive(Debug)]
 pub(super) enum Request {
-    Begin { plan: Box<Plan>, actor: Actor },
-    Change { change: Change, reason: String, actor: Actor },
+    Begin {
+        plan: Box<Plan>,
+        actor: Actor,
+    },
+    /// What a begin would do.
+    Preview {
+        plan: Box<Plan>,
+        actor: Actor,
+    },
+    Change {
+        change: Change,
+        reason: String,
+        actor: Actor,
+    },
     View,
 }
 
@@ -119,6 +131,14 @@ impl Rollouts {
     /// document, or when the version is not ready or its signature would break callers.
     pub(crate) async fn begin(&self, model: ModelName, plan: Plan, actor: Actor) -> Result<View, Failure> {
         self.send(model, Request::Begin { plan: Box::new(plan), actor }).await
+    }
+
+    /// The rollout as it would begin. Whether its version can serve is not checked.
+    ///
+    /// # Errors
+    /// As [`RolloutHandle::begin`].
+    pub(crate) async fn preview(&self, model: ModelName, plan: Plan, actor: Actor) -> Result<View, Failure> {
+        self.send(model, Request::Preview { plan: Box::new(plan), actor }).await
     }
 
     /// Holds the rollout at its step. Guardrails are still checked.

@@ -80,6 +80,8 @@ pub struct Proposal {
     pub allow_signature_change: bool,
     /// Give traffic to versions that nobody approved. For admins.
     pub break_glass: bool,
+    /// Only check it.
+    pub dry_run: bool,
 }
 
 impl Document {
@@ -249,11 +251,19 @@ impl Proposal {
                 false
             }
         };
+        let dry_run = match member(members, "dry_run") {
+            None => false,
+            Some(Value::Bool(b)) => *b,
+            Some(other) => {
+                parser.complain("dry_run", "true or false", other);
+                false
+            }
+        };
         if document.reason.as_deref().is_some_and(|reason| reason.chars().nth(MAX_REASON).is_some()) {
             parser.complaints.push(format!("reason: expected at most {MAX_REASON} characters, got more"));
         }
         if parser.complaints.is_empty() {
-            Ok(Proposal { document, allow_signature_change, break_glass })
+            Ok(Proposal { document, allow_signature_change, break_glass, dry_run })
         } else {
             Err(parser.complaints)
         }
@@ -297,7 +307,7 @@ impl Parser {
     }
 
     fn document(&mut self, members: &Map<String, Value>) -> Document {
-        const KNOWN: [&str; 10] = [
+        const KNOWN: [&str; 11] = [
             "split",
             "sticky_by",
             "rules",
@@ -308,6 +318,7 @@ impl Parser {
             "reason",
             "allow_signature_change",
             "break_glass",
+            "dry_run",
         ];
         self.refuse_unknown("", members, &KNOWN);
         let split = self.split(member(members, "split"));

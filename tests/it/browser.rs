@@ -1,7 +1,7 @@
 //! Chromium as a client: TLS with HTTP/2, and what a page of another site can do to the admin plane.
 //!
-//! `SLUICEGATE_TEST_BROWSER` names the program; `.ci/run` sets it. Without it these tests use a Chromium that is installed, and do nothing where
-//! there is none.
+//! `SLUICEGATE_TEST_BROWSER` names the program; `.ci/run` sets it. Without it these tests use a Chromium that is installed. Where there is none they do
+//! nothing and say so; in CI (the variable `CI` is set) they fail.
 
 use crate::support::tls::Certificates;
 use crate::support::{Gateway, onnx};
@@ -23,9 +23,18 @@ pub(crate) fn browser() -> Option<PathBuf> {
     let found =
         std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name))).find(|file| file.is_file());
     if found.is_none() {
+        assert!(
+            !in_ci(),
+            "CI has no Chromium (Debian: chromium-headless-shell): the tests with a browser are never left out there"
+        );
         eprintln!("no Chromium is installed (Debian: chromium-headless-shell): this test does nothing");
     }
     found
+}
+
+/// Whether this is a run of CI, where no test is left out.
+pub(crate) fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 /// What a page looks like once its scripts have run, and what the browser printed about errors.

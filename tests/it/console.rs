@@ -76,10 +76,13 @@ fn a_person_promotes_splits_and_goes_back_by_the_pages() {
     let fields = [("csrf", &*csrf), ("revision", &*hidden(&look, "revision")), ("reason", "enough")];
     assert_eq!(gateway.admin_form("/models/scale/rollback", &fields).status, 200);
     assert_eq!(split(&gateway)[0]["version"], "1");
-    let unload = gateway.admin_form("/models/scale/unload", &[("csrf", &csrf), ("version", "2")]);
+    let unload = gateway.admin_form("/models/scale/unload", &[("csrf", &csrf), ("version", "2"), ("reason", "memory")]);
     assert_eq!(unload.status, 200, "{}", text(&unload));
     gateway.wait_state("scale", 2, "unloaded");
-    let refused = gateway.admin_form("/models/scale/unload", &[("csrf", &csrf), ("version", "1")]);
+    let event = gateway.admin_get("/api/v1/audit?model=scale&limit=1").json()["events"][0].clone();
+    assert_eq!((&event["action"], &event["reason"]), (&json!("unload"), &json!("memory")));
+    let refused =
+        gateway.admin_form("/models/scale/unload", &[("csrf", &csrf), ("version", "1"), ("reason", "memory")]);
     assert!(refused.status == 409 && text(&refused).contains("traffic document"), "{}", text(&refused));
 }
 

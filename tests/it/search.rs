@@ -1,7 +1,11 @@
 //! Requests of the prediction log: found, looked at, run again and explained, by the API, the command line and the pages.
 
+use crate::support::process::{Served, binary};
 use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const API: &str = "/api/v1/models/m/requests";
@@ -56,7 +60,7 @@ fn text(answer: &Answer) -> String {
 }
 
 fn cli(gateway: &Gateway, line: &str) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+    let output = Command::new(binary())
         .args(line.split(' '))
         .env("SLUICEGATE_ADMIN", format!("http://{}", gateway.admin()))
         .output()
@@ -156,15 +160,7 @@ fn requests_are_found_in_segments_and_in_sealed_files_and_run_again() {
         assert!(answer.status == status && text(&answer).contains(words), "{verb} {body}: {}", text(&answer));
     }
 
-    // A viewer sees what is stored. To look for a person by a key that is stored as its hash takes an operator.
-    let as_role = |role: &str, rest: &str| {
-        let made = gateway.admin_send("POST", "/api/v1/tokens", &[], &json!({"name": role, "role": role}));
-        let bearer = format!("Bearer {}", made.json()["token"].as_str().unwrap_or_else(|| panic!("{made:?}")));
-        gateway.admin_get_with(&format!("{API}{rest}"), &[("authorization", &bearer)])
-    };
-    assert_eq!(count(&as_role("operator", "?route_key=u1").json()), 10);
-    assert_eq!(count(&as_role("viewer", "?route_key=u1").json()), 0);
-    assert_eq!(as_role("predict", "?route_key=u1").status, 403);
+    contents_are_for_operators(&gateway);
 
     let (code, out) = cli(&gateway, "requests m --request-id r12");
     assert!(code == 0 && out.lines().count() == 3 && out.contains("r12"), "{out}");
@@ -184,6 +180,168 @@ fn requests_are_found_in_segments_and_in_sealed_files_and_run_again() {
     let (code, out) = cli(&again, &offline);
     let found: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}"));
     assert_eq!((code, ids(&found)), (0, vec!["r39", "r38", "r37", "r36"]), "sealed files hold the same");
+}
+
+/// A viewer sees that a request was there and how it ended. Its contents, and looking for a person by a key, take an operator, and leave an event.
+fn contents_are_for_operators(gateway: &Gateway) {
+    let bearers = ["viewer", "approver", "operator", "predict"].map(|role| {
+        let made = gateway.admin_send("POST", "/api/v1/tokens", &[], &json!({"name": role, "role": role}));
+        (role, format!("Bearer {}", made.json()["token"].as_str().unwrap_or_else(|| panic!("{made:?}"))))
+    });
+    let of = |role: &str| bearers.iter().find(|(known, _)| *known == role).map(|(_, bearer)| bearer.as_str()).unwrap();
+    let as_role = |role: &str, path: &str| gateway.admin_get_with(path, &[("authorization", of(role))]);
+    let reads = || {
+        let events = gateway.admin_get("/api/v1/audit?model=m&limit=50").json()["events"].as_array().unwrap().clone();
+        let reads = events.into_iter().filter(|event| event["action"] == "read_request");
+        reads
+            .map(|event| (event["actor"].clone(), event["after"]["request_id"].clone(), event["after"]["by"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert!(reads().is_empty(), "without credentials nobody is known, and no event names them");
+    assert_eq!(as_role("predict", &format!("{API}/r39")).status, 403);
+    for role in ["viewer", "approver"] {
+        let refused = as_role(role, &format!("{API}?route_key=u1"));
+        assert!(refused.status == 403 && text(&refused).contains("role operator or admin"), "{}", text(&refused));
+        let list = as_role(role, &format!("{API}?disagreed=true")).json();
+        assert_eq!((ids(&list).len(), &list["contents"]), (4, &json!("withheld")), "{list}");
+        assert_eq!(list["requests"][0]["difference"], "differs", "{list}");
+        assert!(as_role(role, API).json()["requests"].as_array().unwrap().iter().all(|of| of["route_key"].is_null()));
+        let one = as_role(role, &format!("{API}/r39")).json();
+        assert_eq!((&one["contents"], &one["feedback"]), (&json!("withheld"), &json!([])), "{one}");
+        let [primary, shadow] = &one["predictions"].as_array().unwrap()[..] else { panic!("{one}") };
+        assert_eq!((&primary["status"], &primary["version"], &primary["rows"]), (&json!("ok"), &json!("1"), &json!(2)));
+        assert_eq!(
+            (&primary["inputs"][0]["recorded"], &primary["inputs"][0]["data"]),
+            (&json!("withheld"), &json!([]))
+        );
+        assert_eq!(shadow["compared"], json!({"agrees": false, "words": "differs"}));
+        assert!(!one.to_string().contains("58.5") && !one.to_string().contains("bad"), "no value is left: {one}");
+        let page = text(&as_role(role, "/requests/m/r39"));
+        assert!(page.contains("reading what a request holds needs the role operator"), "{page}");
+        assert!(!page.contains("58.5") && !page.contains("&lt;i&gt;") && !page.contains("Run it again"), "{page}");
+        let worst = as_role(role, "/api/v1/models/m/shadows/2").json()["primaries"][0]["worst"][0].clone();
+        assert!(worst["request_id"].is_string() && worst["primary"]["outputs"].is_null(), "{worst}");
+    }
+    assert!(reads().is_empty(), "who sees no contents leaves no event");
+    assert_eq!(count(&as_role("operator", &format!("{API}?route_key=u1")).json()), 10);
+    let one = as_role("operator", &format!("{API}/r39")).json();
+    assert!(one["contents"] == "shown" && one.to_string().contains("58.5"), "{one}");
+    let again = [("authorization", of("operator"))];
+    let again = gateway.admin_send("POST", &format!("{API}:reproduce"), &again, &json!({"request_id": "r12"}));
+    assert_eq!(again.status, 200, "{again:?}");
+    assert!(
+        as_role("operator", "/api/v1/models/m/shadows/2").json()["primaries"][0]["worst"][0]["primary"]["outputs"]
+            .is_array()
+    );
+    let event = |id: &str, by: &str| (json!("operator"), json!(id), json!(by));
+    assert_eq!(reads(), [event("r12", "reproduce"), event("r39", "show")]);
+}
+
+/// The sealed prediction files of a data directory.
+fn sealed(data: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut dirs = vec![data.join("predictions")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "parquet") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn a_damaged_file_is_named_and_the_rest_of_the_log_is_searched() {
+    let gateway = Gateway::start_in(gateway().stop(), "");
+    gateway.wait_ready();
+    let whole = sealed(&gateway.dir.path().join("data"));
+    let day = whole[0].parent().unwrap().to_owned();
+    // One that is no Parquet at all, one that was cut off, and copies whose pages are damaged and whose end is not: of a file with the answers to
+    // callers, and of one with those of the shadow.
+    std::fs::write(day.join("90000001-0.parquet"), "no parquet").unwrap();
+    for (number, file) in whole.iter().enumerate() {
+        let mut bytes = std::fs::read(file).unwrap();
+        std::fs::write(day.join("90000002-0.parquet"), &bytes[..bytes.len() / 2]).unwrap();
+        let third = bytes.len() / 3;
+        bytes[4..third].fill(0xff);
+        std::fs::write(day.join(format!("9000000{}-0.parquet", number + 3)), bytes).unwrap();
+    }
+    let found = get(&gateway, "?limit=1000");
+    assert_eq!((count(&found), &found["ended"]), (40, &json!("beginning")), "what is whole is found: {found}");
+    let not_read = &found["not_read"];
+    // The answers of the shadow are not looked for, so its file is not read.
+    assert!(not_read["files"].as_u64().is_some_and(|files| files >= 3), "{not_read}");
+    let named: Vec<&str> =
+        not_read["named"].as_array().unwrap().iter().map(|of| of["file"].as_str().unwrap()).collect();
+    for name in ["90000001-0.parquet", "90000002-0.parquet"] {
+        assert!(named.iter().any(|file| file.ends_with(name)), "{name}: {not_read}");
+    }
+    assert!(named.iter().all(|file| file.starts_with("predictions/")), "no path of the server: {not_read}");
+    assert!(!not_read.to_string().contains(gateway.dir.path().to_str().unwrap()), "{not_read}");
+    let one = get(&gateway, "/r12");
+    assert!(one["predictions"].as_array().unwrap().len() >= 2 && one["not_read"]["files"].as_u64() > Some(0), "{one}");
+    let nobody = gateway.admin_get(&format!("{API}/nobody"));
+    assert!(nobody.status == 404 && text(&nobody).contains("damaged"), "{}", text(&nobody));
+    assert!(get(&gateway, "?disagreed=true")["requests"].as_array().is_some_and(|found| found.len() == 4));
+    let page = text(&gateway.admin_get("/requests?model=m"));
+    assert!(page.contains("files of the log are damaged") && page.contains("href=\"/requests/m/r39\""), "{page}");
+    let (code, out) = cli(&gateway, "requests m");
+    assert!(code == 0 && out.contains("not read: predictions/") && out.contains("r39"), "{out}");
+}
+
+/// The processes that search the log of this data directory.
+fn searching(data: &Path) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let of = |pid: String| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let place = format!("--data-dir={}", data.display());
+        (words.contains(&b"requests".as_slice()) && words.contains(&place.as_bytes())).then_some(pid)
+    };
+    processes.filter_map(of).collect()
+}
+
+/// Searches hang, as when a disk does not answer: a file of the log is a named pipe that nobody writes to. The server is a process of its own, as the
+/// places are those of a process.
+#[test]
+fn a_search_ends_with_its_client_and_a_third_one_is_told_to_come_again() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let (models, data) = (dir.path().join("models"), dir.path().join("data"));
+    std::fs::create_dir(&models).unwrap();
+    onnx::install(&models, "m", 1, &onnx::scaling(1.0));
+    let served = Served::start(dir.path());
+    served.ready();
+    let day = data.join("predictions/model=m/date=2026-01-01");
+    std::fs::create_dir_all(&day).unwrap();
+    let pipe = day.join("90000001-0.parquet");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let get = |path: &str| {
+        let url = format!("http://{}{path}", served.admin);
+        let mut answer = ureq::get(&url).config().http_status_as_error(false).build().call().unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    };
+    let ask = || {
+        let mut client = TcpStream::connect(&served.admin).unwrap();
+        write!(client, "GET {API} HTTP/1.1\r\nhost: {}\r\n\r\n", served.admin).unwrap();
+        client
+    };
+    let clients = [ask(), ask()];
+    eventually("two searches run", || (searching(&data).len() == 2).then_some(()));
+    let (status, said) = get(API);
+    assert!(status == 429 && said.contains("TOO_MANY_REQUESTS"), "{status} {said}");
+    assert!(said.contains("other searches are in progress"), "{said}");
+    let (_, page) = get("/requests?model=m");
+    assert!(page.contains("other searches are in progress") && page.contains("Route key"), "the form stays: {page}");
+    assert_eq!(searching(&data).len(), 2, "no more than two ever run");
+    drop(clients);
+    eventually("their processes have ended", || searching(&data).is_empty().then_some(()));
+    std::fs::remove_file(&pipe).unwrap();
+    let (status, said) = get(API);
+    assert!(status == 200 && said.contains("\"ended\":\"beginning\""), "their places are free again: {status} {said}");
 }
 
 #[test]

@@ -4,9 +4,8 @@ use crate::browser::browser;
 use crate::support::cdp::Browser;
 use crate::support::eventually;
 use crate::support::onnx;
-use crate::support::process::{Served, onnxruntime};
+use crate::support::process::{Served, binary, onnxruntime};
 use crate::support::receiver::{Receiver, Reply};
-use base64::Engine as _;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -108,20 +107,15 @@ impl Shop {
             self.browser = browser().map(|program| Browser::start(&program));
         }
         let Some(browser) = &mut self.browser else { return };
-        browser.resize(1100, 200);
         // README.md shows this one: it ends behind the versions.
         let highest = if name == "rollout" { 1490.0 } else { 10_000.0 };
-        for (suffix, dark) in [("", false), ("-dark", true)] {
-            browser.dark(dark);
-            browser.open(&format!("http://{}{page}", self.served.admin));
-            let picture = base64::engine::general_purpose::STANDARD.decode(browser.picture(highest)).unwrap();
-            std::fs::write(Path::new(&folder).join(format!("{name}{suffix}.png")), picture).unwrap();
-        }
+        browser.pictures(&format!("http://{}{page}", self.served.admin), Path::new(&folder), name, highest);
     }
 
     /// Runs the lines of a block. Returns what they printed.
     fn run(&self, dir: &Path, lines: &[String]) -> String {
-        let program = Path::new(env!("CARGO_BIN_EXE_sluicegate")).parent().unwrap();
+        let program = binary();
+        let program = Path::new(&program).parent().unwrap();
         let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
         let mut all = String::new();
         for line in lines {
@@ -199,10 +193,25 @@ fn a_recommender_is_released_decays_and_is_trained_again_by_the_commands_of_the_
     eventually("copies were compared", || {
         (shop.get("/api/v1/models/shop/shadows/2")["compared"].as_u64() > Some(0)).then_some(())
     });
+    shop.picture("begin", "/models/shop/rollout?version=2");
     shop.run(path, rollout);
     shop.visits(40, -1.0);
     shop.picture("rollout", "/models/shop");
     shop.picture("promote", "/models/shop/promote?version=2");
+    for (name, page) in [
+        ("version", "/models/shop/versions/2"),
+        ("rollback", "/models/shop/rollback?to_revision=1"),
+        ("split", "/models/shop/split"),
+        ("shadow", "/models/shop/shadow"),
+        ("rule", "/models/shop/rule"),
+        ("document", "/models/shop/document"),
+        ("abort", "/models/shop/abort"),
+        ("retire", "/models/shop/retire"),
+        ("approve", "/models/shop/approve?version=2"),
+        ("sign-in", "/sign-in"),
+    ] {
+        shop.picture(name, page);
+    }
     let differs = shop.get("/api/v1/models/shop/requests?disagreed=true&limit=1")["requests"][0].clone();
     let id = differs["request_id"].as_str().unwrap_or_else(|| panic!("a shadow differs: {differs}"));
     shop.picture("requests", "/requests?model=shop");

@@ -93,9 +93,20 @@ fn load_and_unload_return_when_done_or_at_once() {
     let mut fixture = Fixture::new();
     let ready = fixture.loaded(1, State::Ready);
     fixture.publish(vec![ready, bare(2, State::Unloaded)], Some(Document::single(version(1))));
-    let load = |wait| Asked::Load { model: name("fraud"), version: version(1), wait, actor: Actor("local".to_owned()) };
-    let unload =
-        |wait| Asked::Unload { model: name("fraud"), version: version(2), wait, actor: Actor("local".to_owned()) };
+    let load = |wait| Asked::Load {
+        model: name("fraud"),
+        version: version(1),
+        wait,
+        reason: None,
+        actor: Actor("local".to_owned()),
+    };
+    let unload = |wait| Asked::Unload {
+        model: name("fraud"),
+        version: version(2),
+        wait,
+        reason: None,
+        actor: Actor("local".to_owned()),
+    };
     let done = json!({"model": "fraud", "version": "1", "state": "ready"});
     for (path, body) in [("1:load", ""), ("1:load?wait=true", "{}"), ("1:load?wait=", "")] {
         let answer = fixture.post(&format!("/api/v1/models/fraud/versions/{path}"), body);

@@ -97,7 +97,7 @@ fn a_disabled_model_can_be_unloaded_and_loaded_and_outlives_its_directory() {
 fn a_document_that_could_not_be_read_back_is_refused() {
     let fixture = two_models();
     let document = Document { split: Vec::new(), ..Document::single(version(1)) };
-    let proposal = Proposal { document, allow_signature_change: false, break_glass: false };
+    let proposal = Proposal { document, allow_signature_change: false, break_glass: false, dry_run: false };
     let refused = wait(fixture.handle.put_traffic(name("m"), proposal, None, ann())).unwrap_err();
     assert!(refused.code == Code::InvalidRequest && refused.message.contains("read back"), "{refused:?}");
     let document = Document { split: Vec::new(), ..Document::single(version(1)) };
@@ -141,7 +141,7 @@ fn memory_that_is_being_freed_is_not_freed_twice() {
     let fixture = workspace.start_with(config);
     fixture.wait_ready();
     let held = Arc::clone(fixture.snapshot().model("m").unwrap().pinned(version(1)).unwrap());
-    assert_eq!(wait(fixture.handle.unload(name("m"), version(1), false, ann())).unwrap(), LoadOutcome::Accepted);
+    assert_eq!(wait(fixture.handle.unload(name("m"), version(1), false, None, ann())).unwrap(), LoadOutcome::Accepted);
     fixture.wait_state("m", 1, State::Draining);
     fixture.workspace.put("m", 4, &padded(4));
     eventually("version 4 waits", || {
@@ -169,7 +169,7 @@ fn memory_that_is_held_after_the_drain_timeout_is_not_waited_for() {
     let fixture = workspace.start_with(config);
     fixture.wait_ready();
     let held = Arc::clone(fixture.snapshot().model("m").unwrap().pinned(version(1)).unwrap());
-    wait(fixture.handle.unload(name("m"), version(1), false, ann())).unwrap();
+    wait(fixture.handle.unload(name("m"), version(1), false, None, ann())).unwrap();
     fixture.workspace.put("m", 4, &padded(4));
     fixture.wait_state("m", 4, State::Ready);
     assert_eq!(fixture.state("m", 2), Some(State::Unloaded), "version 2 made room instead");
@@ -247,9 +247,9 @@ fn a_request_is_carried_out_when_its_caller_is_gone() {
     };
     send_and_leave(handle.commit_rollout(name("m"), step, ann()));
     eventually("the rollout step is made", || revision() == 5 && fixture.predict("m").unwrap() == 2);
-    send_and_leave(handle.unload(name("m"), version(1), true, ann()));
+    send_and_leave(handle.unload(name("m"), version(1), true, None, ann()));
     fixture.wait_state("m", 1, State::Unloaded);
-    send_and_leave(handle.load(name("m"), version(1), true, ann()));
+    send_and_leave(handle.load(name("m"), version(1), true, None, ann()));
     fixture.wait_state("m", 1, State::Ready);
 
     // A rollback that waits for its version.
@@ -308,7 +308,7 @@ fn requests_that_wait_are_refused_when_the_server_stops() {
                 .code
             }
         }),
-        std::thread::spawn(move || wait(handle.load(name("m"), version(2), true, ann())).unwrap_err().code),
+        std::thread::spawn(move || wait(handle.load(name("m"), version(2), true, None, ann())).unwrap_err().code),
     ];
     fixture.wait_state("m", 2, State::Loading);
     let stop = fixture.stop.take().unwrap();

@@ -272,11 +272,11 @@ impl Fixture {
     }
 
     pub fn load(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
-        wait(self.handle.load(name(model), version(v), true, ann()))
+        wait(self.handle.load(name(model), version(v), true, None, ann()))
     }
 
     pub fn unload(&self, model: &str, v: u64) -> Result<super::super::LoadOutcome, Failure> {
-        wait(self.handle.unload(name(model), version(v), true, ann()))
+        wait(self.handle.unload(name(model), version(v), true, None, ann()))
     }
 
     /// Stops the manager and returns the files for another one.

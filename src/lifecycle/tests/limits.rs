@@ -142,7 +142,7 @@ fn an_unload_and_a_removed_directory_do_not_wait_for_a_load_in_progress() {
     eventually("it is gone", || matches!(fixture.state("gone", 1), None | Some(State::Unloaded)));
     fixture.wait_state("good", 1, State::Serving);
 
-    wait(fixture.handle.load(name("bad"), version(1), false, ann())).unwrap();
+    wait(fixture.handle.load(name("bad"), version(1), false, None, ann())).unwrap();
     eventually("it waits for the load that has not ended", || {
         fixture.status("bad", 1).unwrap().reason.is_some_and(|r| r.contains("an earlier load of it has not ended"))
     });

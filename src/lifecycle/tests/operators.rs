@@ -268,7 +268,7 @@ fn loads_and_unloads_are_answered_when_done_and_can_be_repeated() {
     assert_eq!(fixture.loads("m", 1), 2);
     assert_eq!(fixture.load("m", 9).unwrap_err().code, Code::VersionNotFound);
     assert_eq!(fixture.unload("m", 9).unwrap_err().code, Code::VersionNotFound);
-    let accepted = wait(fixture.handle.unload(name("m"), version(1), false, ann())).unwrap();
+    let accepted = wait(fixture.handle.unload(name("m"), version(1), false, None, ann())).unwrap();
     assert_eq!(accepted, LoadOutcome::Accepted);
     fixture.wait_state("m", 1, State::Unloaded);
     fixture.workspace.put("m", 4, "unsupported");
@@ -286,7 +286,7 @@ fn two_requests_for_one_version_load_it_once() {
     let both: Vec<_> = (0..2)
         .map(|_| {
             let handle = fixture.handle.clone();
-            std::thread::spawn(move || wait(handle.load(name("m"), version(1), true, ann())))
+            std::thread::spawn(move || wait(handle.load(name("m"), version(1), true, None, ann())))
         })
         .collect();
     fixture.wait_state("m", 1, State::Loading);
@@ -302,11 +302,11 @@ fn a_load_in_progress_is_dropped_when_it_is_no_longer_wanted() {
     let fixture = three_versions();
     fixture.unload("m", 1).unwrap();
     fixture.workspace.gate.close(&fixture.workspace.version_dir("m", 1));
-    assert_eq!(wait(fixture.handle.load(name("m"), version(1), false, ann())).unwrap(), LoadOutcome::Accepted);
+    assert_eq!(wait(fixture.handle.load(name("m"), version(1), false, None, ann())).unwrap(), LoadOutcome::Accepted);
     fixture.wait_state("m", 1, State::Loading);
     let unloading = {
         let handle = fixture.handle.clone();
-        std::thread::spawn(move || wait(handle.unload(name("m"), version(1), true, ann())))
+        std::thread::spawn(move || wait(handle.unload(name("m"), version(1), true, None, ann())))
     };
     fixture.workspace.gate.open();
     assert_eq!(unloading.join().unwrap().unwrap(), LoadOutcome::Done);

@@ -291,7 +291,7 @@ fn no_request_frees_memory() {
     let in_flight = held.loaded.metrics.enter();
     let unloading = {
         let handle = fixture.handle.clone();
-        std::thread::spawn(move || wait(handle.unload(name("m"), version(1), true, ann())))
+        std::thread::spawn(move || wait(handle.unload(name("m"), version(1), true, None, ann())))
     };
     fixture.wait_state("m", 1, State::Draining);
     assert!(fixture.predict_as("m", Selector::Version(version(1))).is_err(), "no new request reaches it");

@@ -1,6 +1,7 @@
 //! A Chromium that a test drives: clicks, keys, and what the page and the browser's console say. It speaks the Chrome `DevTools` protocol over two
 //! pipes, so nothing listens on a port.
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -228,6 +229,17 @@ impl Browser {
         let clip = json!({"x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1});
         let parameters = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         self.call("Page.captureScreenshot", &parameters)["data"].as_str().unwrap().to_owned()
+    }
+
+    /// Writes pictures of a whole page, light and dark, into a folder.
+    pub fn pictures(&mut self, url: &str, folder: &Path, name: &str, highest: f64) {
+        self.resize(1100, 200);
+        for (suffix, dark) in [("", false), ("-dark", true)] {
+            self.dark(dark);
+            self.open(url);
+            let picture = base64::engine::general_purpose::STANDARD.decode(self.picture(highest)).unwrap();
+            std::fs::write(folder.join(format!("{name}{suffix}.png")), picture).unwrap();
+        }
     }
 
     /// What the pages wrote to the browser's console since the last look, and what the browser wrote there itself: errors, refused contents.

@@ -81,7 +81,7 @@ impl Gateway {
 
     /// Starts in an existing directory, and does not wait until the gateway is ready.
     pub fn start_in(dir: TempDir, config: &str) -> Gateway {
-        let program = env!("CARGO_BIN_EXE_sluicegate").into();
+        let program = process::binary().into();
         let app = App::start_with_program(&configuration(dir.path(), config), program).unwrap();
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         Gateway { app: Some(app), dir, agent }

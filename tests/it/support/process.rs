@@ -24,7 +24,7 @@ pub struct Served {
 }
 
 /// The binary of this build, or the one that `SLUICEGATE_TEST_BINARY` names.
-fn binary() -> String {
+pub fn binary() -> String {
     std::env::var("SLUICEGATE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluicegate").to_owned())
 }
 
