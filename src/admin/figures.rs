@@ -103,7 +103,8 @@ pub(super) struct AgainstFirstDay {
     from: String,
     #[schema(format = DateTime)]
     to: String,
-    /// A measure is slower when its median is this many times that of the first day (docs/MONITORING.md says when exactly).
+    /// A measure is slower when its median is this many times that of the first day: `[first_day] limit` of model.toml (docs/MONITORING.md says when
+    /// exactly).
     limit: f64,
     measures: Vec<MeasureOf>,
 }
@@ -225,7 +226,8 @@ pub(super) async fn show(
     });
     parameters.finish()?;
     let snapshot = admin.reader.snapshot();
-    let model = target.entry(&snapshot)?.name();
+    let entry = target.entry(&snapshot)?;
+    let model = entry.name();
     let now = seconds_now();
     let from = now.saturating_sub(u32::try_from(window.unwrap_or(3600)).unwrap_or(u32::MAX));
     let series = admin.history.of(model, from).into_iter().filter(|of| !of.points.is_empty());
@@ -243,8 +245,9 @@ pub(super) async fn show(
         Series { version, arm, now, latency, points: points.iter().map(PointOf::of).collect() }
     });
     let (from, to) = (time(from), time(now));
-    let first_days = admin.history.against_first_day(model, now);
-    let first_days = first_days.into_iter().map(AgainstFirstDay::of).collect();
+    let limit = entry.first_day_limit();
+    let first_days = admin.history.against_first_day(model, now, limit);
+    let first_days = first_days.into_iter().map(|of| AgainstFirstDay::of(of, limit.unwrap_or(LIMIT))).collect();
     let reproduced = admin.stability.of(model).into_iter().map(Reproduced::of).collect();
     Ok(Json(ModelFigures { model: model.to_string(), from, to, series: series.collect(), first_days, reproduced }))
 }
@@ -260,7 +263,7 @@ impl Reproduced {
 }
 
 impl AgainstFirstDay {
-    fn of((version, day, compared): (Version, FirstDay, Vec<Compared>)) -> AgainstFirstDay {
+    fn of((version, day, compared): (Version, FirstDay, Vec<Compared>), limit: f64) -> AgainstFirstDay {
         let measure = |Compared { measure, first, now, slower }: Compared| MeasureOf {
             measure: measure.as_str(),
             first_day: first.median,
@@ -269,7 +272,7 @@ impl AgainstFirstDay {
             slower,
         };
         let measures = compared.into_iter().map(measure).collect();
-        AgainstFirstDay { version, from: time(day.from), to: time(day.to), limit: LIMIT, measures }
+        AgainstFirstDay { version, from: time(day.from), to: time(day.to), limit, measures }
     }
 }
 

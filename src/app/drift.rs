@@ -52,6 +52,8 @@ impl Keeper {
     pub(super) fn start(drift: Drift, data: &Path, telemetry: &Telemetry) -> io::Result<Keeper> {
         let dir = data.join("drift");
         load(&drift, &dir);
+        // What is over since then is over before anybody asks.
+        drift.work(now());
         let process = telemetry.process();
         let gauges = (process.gauge(&names::DRIFT_ALARMS, &[]), process.gauge(&names::DRIFT_SHARE, &[]));
         let (stop, stopped) = crossbeam_channel::bounded(1);

@@ -495,6 +495,7 @@ fn start_stability(
         every: config.prediction_log.reproduce_every,
         program,
         onnxruntime: config.engines.onnxruntime.clone(),
+        custom_ops: config.engines.custom_ops_dir.clone(),
         data: config.data.dir.clone(),
         models: config.models.dir.clone(),
     };

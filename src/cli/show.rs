@@ -197,6 +197,12 @@ fn moved(answer: &Value, dry_run: bool) -> String {
             format!("dry run: retired model {model} would be served again, by version {to}; nothing was changed\n")
         }
         (true, false) => format!("{model}: was retired, and is served again by version {to}, revision {revision}\n"),
+        (false, true) if from == format!(" from {to_side}") && list(answer, "difference").next().is_none() => {
+            format!("dry run: {model}: {to_side} serves already; nothing was changed\n")
+        }
+        (false, true) if from == format!(" from {to_side}") => {
+            format!("dry run: {model}: {to_side} would go on; nothing was changed; what would change:\n")
+        }
         (false, true) => format!("dry run: {model} would change{from} to {to_side}; nothing was changed\n"),
         (false, false) if from == format!(" from {to_side}") && list(answer, "difference").next().is_none() => {
             format!("{model}: {to_side} serves already, revision {revision}\n")

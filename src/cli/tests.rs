@@ -251,6 +251,13 @@ fn promotions_and_rollbacks_are_shown() {
     assert!(text.ends_with("the promotion would be refused\n"), "{text}");
     let again = json!({"model": "m", "from": "2", "to": "2", "revision": 3, "gates": []});
     assert_eq!(show::promotion(&again, false), "m: version 2 serves already, revision 3\n");
+    assert_eq!(show::promotion(&again, true), "dry run: m: version 2 serves already; nothing was changed\n");
+    let other = json!({"model": "m", "from": "1", "to": "1", "revision": 4, "restored": 2, "difference": ["salt: \"s\" → none"]});
+    assert_eq!(
+        show::rollback(&other, true),
+        "dry run: m: version 1 would go on; nothing was changed; what would change:\n  salt: \"s\" → none\n\
+         would restore the traffic document of revision 2\n"
+    );
     let returned = json!({"model": "m", "from": null, "to": "2", "revision": 5, "returns": true, "gates": []});
     assert_eq!(show::promotion(&returned, false), "m: was retired, and is served again by version 2, revision 5\n");
     assert_eq!(

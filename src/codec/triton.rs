@@ -108,18 +108,21 @@ pub(crate) fn statistics_json(statistics: &[ModelStatistics]) -> Bytes {
 /// # Errors
 /// `INVALID_REQUEST` for what is not empty and no JSON object, or where `ready` is no truth value.
 pub(crate) fn wants_ready(body: &[u8]) -> Result<bool, Failure> {
-    #[derive(Default, serde::Deserialize)]
-    struct Request {
-        #[serde(default)]
-        ready: bool,
-    }
+    let wrong = |what: String| {
+        Failure::new(
+            Code::InvalidRequest,
+            format!("expected nothing, or an object such as {{\"ready\": true}}: {what}"),
+        )
+    };
     if body.is_empty() {
         return Ok(false);
     }
-    let request: Request = serde_json::from_slice(body).map_err(|e| {
-        Failure::new(Code::InvalidRequest, format!("expected nothing, or an object such as {{\"ready\": true}}: {e}"))
-    })?;
-    Ok(request.ready)
+    let request: serde_json::Map<String, Value> = serde_json::from_slice(body).map_err(|e| wrong(e.to_string()))?;
+    match request.get("ready") {
+        None => Ok(false),
+        Some(Value::Bool(ready)) => Ok(*ready),
+        Some(other) => Err(wrong(format!("\"ready\" is {other}, which is no truth value"))),
+    }
 }
 
 /// The repository index. A version that is ready has no reason.

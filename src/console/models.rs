@@ -18,7 +18,8 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
     let all = rows.len();
     rows.retain(|row| row.name.to_lowercase().contains(&filter));
     for row in &mut rows {
-        row.alerts = alerts["alerts"].as_array().into_iter().flatten().filter(|a| a["model"] == row.name).count();
+        let of_model = alerts["alerts"].as_array().into_iter().flatten().filter(|a| a["model"] == row.name);
+        row.alerts = of_model.map(|alert| alert["rule"].as_str().unwrap_or_default().to_owned()).collect();
     }
     let sort = asked.get("sort").map_or("", String::as_str);
     let sort = SORTS.iter().map(|(key, ..)| *key).find(|key| *key == sort).unwrap_or_default();
@@ -77,7 +78,7 @@ const SORTS: [(&str, &str, bool); 7] = [
     ("p99", "p99", true),
     ("failed", "Failed", true),
     ("versions", "Versions", true),
-    ("alerts", "Alerts", true),
+    ("alerts", "Alerts", false),
 ];
 
 /// Sorts by a parameter of [`SORTS`]. Rows that are equal in it, and all without one, are sorted by how urgent they are.
@@ -89,7 +90,7 @@ fn sorted(rows: &mut [Row], sort: &str, figures: &Value) {
         "p99" => figure(row, "p99_us"),
         "failed" => figure(row, "failed"),
         "versions" => row.versions as f64,
-        "alerts" => row.alerts as f64,
+        "alerts" => row.alerts.len() as f64,
         _ => 0.0,
     };
     if sort == "name" {
@@ -131,7 +132,8 @@ struct Row {
     shares: Vec<(String, f64)>,
     versions: usize,
     failed: Vec<String>,
-    alerts: usize,
+    /// The rules of the alerts that fire.
+    alerts: Vec<String>,
 }
 
 impl Row {
@@ -147,7 +149,7 @@ impl Row {
             shares: list("answers").iter().map(|a| (text(&a["version"]), a["share"].as_f64().unwrap_or(0.0))).collect(),
             versions: list("versions").len(),
             failed: failed.collect(),
-            alerts: 0,
+            alerts: Vec::new(),
         }
     }
 
@@ -156,7 +158,7 @@ impl Row {
         match self {
             Row { retired: true, .. } => 0,
             Row { ready: false, .. } => 3,
-            Row { alerts: 1.., .. } => 2,
+            Row { alerts, .. } if !alerts.is_empty() => 2,
             Row { failed, .. } if !failed.is_empty() => 1,
             _ => 0,
         }
@@ -181,10 +183,19 @@ impl Row {
                 td .number { (show::share_of(&figures["failed"])) }
                 td { (sparkline(&figures["last_hour"])) }
                 td .number { (self.versions) }
-                td .number { @if self.alerts > 0 { a href=(format!("/alerts?model={}", show::escaped(&self.name))) { (self.alerts) } } @else { "0" } }
+                td { @if self.alerts.is_empty() { "–" } @else { a href=(format!("/alerts?model={}", show::escaped(&self.name))) { (rules(&self.alerts)) } } }
             }
         }
     }
+}
+
+/// What alerts are about: each rule once, three of them.
+fn rules(alerts: &[String]) -> String {
+    let mut rules: Vec<&String> = alerts.iter().collect();
+    rules.sort_unstable();
+    rules.dedup();
+    let words: Vec<String> = rules.iter().take(3).map(|rule| show::text(&rule.replace('_', " "), 30)).collect();
+    format!("{}{}", words.join(", "), if rules.len() > 3 { " …" } else { "" })
 }
 
 fn answers(shares: &[(String, f64)]) -> Markup {

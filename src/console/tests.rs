@@ -100,7 +100,7 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
         }
         "/api/v1/audit" => json!({"events": [event]}),
         "/api/v1/alerts" => {
-            json!({"alerts": [{"state": "firing", "severity": "critical", "summary": HOSTILE, "since": "2026-11-28T10:00:00Z", "model": "iris", "what_to_do": HOSTILE}]})
+            json!({"alerts": [{"state": "firing", "severity": "critical", "rule": HOSTILE, "summary": HOSTILE, "since": "2026-11-28T10:00:00Z", "model": "iris", "what_to_do": HOSTILE}]})
         }
         "/api/v1/models/iris/requests" => {
             json!({"model": "iris", "requests": [{"request_id": HOSTILE, "ts": "2026-11-28T10:00:00Z", "version": "1", "arm": HOSTILE, "role": HOSTILE, "status": HOSTILE,

@@ -47,6 +47,9 @@ pub(super) struct ArmState {
     pub first_hour: i64,
     pub offered: u64,
     pub rows: u64,
+    /// It had no rows for so long that nothing is wrong with it now.
+    #[serde(skip)]
+    pub idle: bool,
 }
 
 /// Counts by hour of the day, over the last weeks.
@@ -129,6 +132,8 @@ const ENOUGH_DISPERSIONS: usize = 5;
 const STUCK_ROWS: u64 = 500;
 /// An arm without rows for this long is dropped: eight weeks.
 const IDLE_HOURS: i64 = 56 * 24;
+/// An alarm of an arm without rows ends after this long: after a promotion nobody would end it.
+const QUIET_HOURS: i64 = 24;
 /// An arm counts for the share of the false alarms that each gets, if it had rows in the last four weeks.
 const ACTIVE_HOURS: i64 = 28 * 24;
 
@@ -178,11 +183,16 @@ impl Analysis {
         state.add(&plan, arm.hour, arm.tally, others + 1);
     }
 
-    /// Judges windows that are over although no later row came, and drops arms without rows.
+    /// Judges windows that are over although no later row came, ends the alarms of arms without rows, and drops arms that have none for long.
     pub fn end_windows(&mut self, hour: i64) {
         for model in self.models.values_mut() {
             let active = model.arms.values().filter(|state| hour - state.last_hour <= ACTIVE_HOURS).count();
             for state in model.arms.values_mut() {
+                state.idle = hour - state.last_hour > QUIET_HOURS;
+                for column in state.columns.iter_mut().filter(|column| column.alarm.is_some() && state.idle) {
+                    column.alarm = None;
+                    model.changed = true;
+                }
                 let Some(plan) = state.plan.clone() else { continue };
                 if let Some((at, _)) = state.part
                     && at < hour
@@ -214,6 +224,7 @@ impl ArmState {
             first_hour: hour,
             offered: 0,
             rows: 0,
+            idle: false,
         }
     }
 

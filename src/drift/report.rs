@@ -192,7 +192,7 @@ impl Drift {
         let analysis = self.analysis();
         let mut troubles = Vec::new();
         for (model, of) in &analysis.models {
-            for ((version, arm), state) in &of.arms {
+            for ((version, arm), state) in of.arms.iter().filter(|(_, state)| !state.idle) {
                 let Some(plan) = state.plan.as_deref().filter(|plan| state.fits(plan)) else { continue };
                 for (watched, column) in plan.columns.iter().zip(&state.columns) {
                     let trouble = |what, since: i64, words: String| Trouble {

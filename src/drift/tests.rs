@@ -201,6 +201,22 @@ fn a_change_alarms_and_ends() {
 }
 
 #[test]
+fn what_was_wrong_with_an_arm_without_rows_ends_after_a_day() {
+    let mut fixture = Fixture::new(Config::default(), Some(&profile(5000)));
+    fixture.hour(1000, 600, |x, _| *x = 0.5);
+    fixture.drift.work(1024 * HOUR + HOUR / 2);
+    let what = |fixture: &Fixture| fixture.drift.troubles().iter().map(|trouble| trouble.what).collect::<Vec<_>>();
+    assert!(what(&fixture).contains(&What::Drift) && what(&fixture).contains(&What::Stuck), "{:?}", what(&fixture));
+    fixture.drift.work(1025 * HOUR + HOUR / 2);
+    assert_eq!(what(&fixture), []);
+    assert!(fixture.column("inputs.x").alarm.is_none());
+    // Rows come again, and are as wrong as before.
+    fixture.hour(1030, 600, |x, _| *x = 0.5);
+    fixture.drift.work(1031 * HOUR + HOUR / 2);
+    assert!(what(&fixture).contains(&What::Drift) && what(&fixture).contains(&What::Stuck), "{:?}", what(&fixture));
+}
+
+#[test]
 fn outputs_that_are_stuck_or_not_finite_are_told() {
     let mut fixture = Fixture::new(Config::default(), Some(&profile(5000)));
     fixture.hour(1000, 600, |x, _| *x = 0.5);

@@ -174,6 +174,62 @@ fn changes_are_told() {
     }
 }
 
+/// A text that the profile does not have. Five texts, of which the rarest has 2 % of the rows, come as before.
+#[test]
+fn a_category_that_appears_is_told() {
+    const TEXTS: [(&str, f64); 5] = [("a", 0.5), ("b", 0.25), ("c", 0.15), ("d", 0.08), ("e", 0.02)];
+    let text = |random: &mut fastrand::Rng| {
+        let mut left = random.f64();
+        let found = TEXTS.iter().find(|(_, share)| {
+            left -= share;
+            left < 0.0
+        });
+        found.map_or("a", |(text, _)| text)
+    };
+    let name =
+        |name: &str| TensorSpec { name: name.into(), datatype: DataType::Bytes, dims: Some(vec![Dim::Free(None)]) };
+    let signature = Signature::new(vec![name("s")], vec![name("y")]);
+    let (rows, runs) = (1000, if is_long() { 5 } else { 1 });
+    for (share, within) in [(0.0, None), (0.01, Some(25_000)), (0.05, Some(1000))] {
+        let mut all: Vec<u64> = Vec::new();
+        for seed in 0..runs {
+            let random = &mut fastrand::Rng::with_seed(200 + seed);
+            let mut builder = Builder::new(20_000);
+            (0..20_000).for_each(|_| builder.add(Cell::Text(text(random).as_bytes())));
+            let columns = [("s".to_owned(), builder.finish(None))].into();
+            let (format, none) = (Profile::FORMAT, ElementNames::default());
+            let profile = Profile {
+                format,
+                rows: 20_000,
+                from: None,
+                to: None,
+                source: None,
+                metrics: [].into(),
+                sample: None,
+                columns,
+            };
+            let plan = Plan::new(Reference::Profile, &profile, &signature, &none, &[].into(), &Settings::default());
+            let (mut state, watched) = (ArmState::new(&plan, 0), &plan.columns[0]);
+            let told = (0..24 * 8).find(|hour| {
+                let mut tally = Tally::new(&plan);
+                (tally.offered, tally.rows) = (rows, rows);
+                for _ in 0..rows {
+                    let cell = if random.f64() < share { "new" } else { text(random) };
+                    tally.counts[watched.start + watched.counter(Cell::Text(cell.as_bytes())).unwrap()] += 1;
+                }
+                state.add(&plan, *hour, tally, 1);
+                state.columns[0].alarm.is_some()
+            });
+            all.push(told.map_or(u64::MAX, |hour| rows * (hour.cast_unsigned() + 1)));
+        }
+        println!("a new text in {share} of the rows: told after {all:?} rows");
+        match within {
+            Some(within) => assert!(all.iter().all(|rows| *rows <= within), "{share}: {all:?}"),
+            None => assert!(all.iter().all(|rows| *rows == u64::MAX), "nothing changed: {all:?}"),
+        }
+    }
+}
+
 /// After two weeks an hour is compared with the same hours of other days.
 #[test]
 fn like_is_compared_with_like() {

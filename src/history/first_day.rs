@@ -3,14 +3,14 @@
 //! Compared are points of five minutes. Such points are noisy and related: load goes up and down with the hour, and one bad point follows another. So
 //! nothing is concluded from single points. A version is slower when one of these is true:
 //!
-//! - Three quarters of the last 24 hours are slower than three quarters of the first day were, and their median is at least [`LIMIT`] times that of the
-//!   first day. Both have a whole daily cycle.
-//! - Three quarters of the last six hours are slower than [`LIMIT`] times what one in twenty points of the first day was: a large change is said sooner.
+//! - Three quarters of the last 24 hours are slower than three quarters of the first day were, and their median is at least the limit ([`LIMIT`] unless
+//!   the model has another one) times that of the first day. Both have a whole daily cycle.
+//! - Three quarters of the last six hours are slower than the limit times what one in twenty points of the first day was: a large change is said sooner.
 
 use super::series::Point;
 use serde::{Deserialize, Serialize};
 
-/// How many times the median of the first day is slower.
+/// How many times the median of the first day is slower, where a model has no limit of its own.
 pub const LIMIT: f64 = 1.5;
 /// Lengths in seconds: of the first day and the last, and of the hours in which a large change is seen.
 const DAY: u32 = 86_400;
@@ -142,8 +142,8 @@ impl FirstDay {
         self.from < self.to && [self.p50, self.p99, self.engine].iter().flatten().all(sound)
     }
 
-    /// The last 24 hours against this day. `points` are coarse ones of all arms of the version, in the order of their time.
-    pub(super) fn compare(&self, points: &[Point], now: u32) -> Vec<Compared> {
+    /// The last 24 hours against this day. `points` are coarse ones of all arms of the version, in the order of their time. `limit`: as [`LIMIT`].
+    pub(super) fn compare(&self, points: &[Point], now: u32, limit: f64) -> Vec<Compared> {
         let last = |seconds: u32| -> Vec<Point> {
             let within = |point: &&Point| point.ts > self.to && point.ts <= now && now - point.ts < seconds;
             points.iter().filter(within).copied().collect()
@@ -155,8 +155,8 @@ impl FirstDay {
             let (day, hours) = (values(&day, measure), values(&hours, measure));
             let now = (day.len() >= MIN_POINTS && spread >= SPREAD).then(|| quantile(&day, 0.5));
             let slower =
-                now.is_some_and(|median| median >= LIMIT * first.median && quantile(&day, 0.25) > first.upper_quartile);
-            let much_slower = hours.len() >= MIN_POINTS_OF_HOURS && quantile(&hours, 0.25) > LIMIT * first.high;
+                now.is_some_and(|median| median >= limit * first.median && quantile(&day, 0.25) > first.upper_quartile);
+            let much_slower = hours.len() >= MIN_POINTS_OF_HOURS && quantile(&hours, 0.25) > limit * first.high;
             Some(Compared { measure, first, now, slower: slower || much_slower })
         };
         Measure::ALL.into_iter().filter_map(compared).collect()

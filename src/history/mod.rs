@@ -101,10 +101,16 @@ impl History {
         self.lock().recent(now, span, buckets)
     }
 
-    /// The last 24 hours of each version of a model against its first day; only of versions whose first day is over.
+    /// The last 24 hours of each version of a model against its first day; only of versions whose first day is over. `limit`: how many times as long is
+    /// slower, where the model says it; else [`LIMIT`].
     #[must_use]
-    pub fn against_first_day(&self, model: &ModelName, now: u32) -> Vec<(Version, FirstDay, Vec<Compared>)> {
-        self.lock().against_first_day(model, now)
+    pub fn against_first_day(
+        &self,
+        model: &ModelName,
+        now: u32,
+        limit: Option<f64>,
+    ) -> Vec<(Version, FirstDay, Vec<Compared>)> {
+        self.lock().against_first_day(model, now, limit.unwrap_or(LIMIT))
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {

@@ -350,11 +350,16 @@ impl All {
     }
 
     /// The last 24 hours of the versions that had a first day, against it.
-    pub(super) fn against_first_day(&self, model: &ModelName, now: u32) -> Vec<(Version, FirstDay, Vec<Compared>)> {
+    pub(super) fn against_first_day(
+        &self,
+        model: &ModelName,
+        now: u32,
+        limit: f64,
+    ) -> Vec<(Version, FirstDay, Vec<Compared>)> {
         let versions = self.by_version(|(of, _)| of == model).into_iter();
         let compared = versions.filter_map(|((model, version), points)| {
             let day = self.first_days.get(&(model, version))?;
-            Some((version, *day, day.compare(&points, now)))
+            Some((version, *day, day.compare(&points, now, limit)))
         });
         compared.collect()
     }

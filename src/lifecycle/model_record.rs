@@ -267,7 +267,7 @@ impl Model {
         let base = recording.map(|recording| recording.choice.clone()).unwrap_or_default();
         let entry = entry.with_choice(self.settings.log.choice(&base)).with_features(self.settings.features.clone());
         let entry = entry.with_metrics(Arc::clone(&self.settings.metrics));
-        let entry = entry.with_staleness(self.settings.staleness);
+        let entry = entry.with_staleness(self.settings.staleness).with_first_day_limit(self.settings.first_day_limit);
         Ok(entry.with_streams(|loaded| recording?.stream(&self.settings, loaded)))
     }
 }

@@ -54,6 +54,8 @@ pub struct ModelSettings {
     pub drift: crate::drift::Settings,
     /// `[staleness]`.
     pub staleness: Staleness,
+    /// `[first_day] limit`: how many times the time of its first day a version may take before it is called slower. Absent: the usual limit.
+    pub first_day_limit: Option<f64>,
     /// `description`, `feature_names`, `[features]` and `[batching] enabled`, as they were written. Shown with the metadata of each version.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -125,6 +127,7 @@ impl ModelSettings {
         let features = features::read(&mut table);
         let drift = monitoring::drift(&mut table);
         let staleness = monitoring::staleness(&mut table);
+        let first_day_limit = monitoring::first_day_limit(&mut table);
         if !features.of_only_input.is_empty() {
             metadata.insert("feature_names".to_owned(), features.of_only_input.clone().into());
         }
@@ -160,6 +163,7 @@ impl ModelSettings {
             features,
             drift,
             staleness,
+            first_day_limit,
             metadata,
         })
     }

@@ -38,6 +38,8 @@ pub struct Entry {
     metrics: Arc<Metrics>,
     /// How old its versions may be.
     staleness: Staleness,
+    /// How many times the time of its first day a version may take. `None`: as many as usual.
+    first_day_limit: Option<f64>,
     /// The record stream of each loaded version that is recorded.
     streams: BTreeMap<Version, Arc<Stream>>,
 }
@@ -183,6 +185,7 @@ impl Entry {
             features: Arc::default(),
             metrics: Arc::default(),
             staleness: Staleness::default(),
+            first_day_limit: None,
             streams,
         })
     }
@@ -238,6 +241,18 @@ impl Entry {
     #[must_use]
     pub fn staleness(&self) -> Staleness {
         self.staleness
+    }
+
+    /// Sets how many times the time of its first day a version may take before it is called slower.
+    #[must_use]
+    pub fn with_first_day_limit(self, first_day_limit: Option<f64>) -> Entry {
+        Entry { first_day_limit, ..self }
+    }
+
+    /// `None`: the model has no limit of its own.
+    #[must_use]
+    pub fn first_day_limit(&self) -> Option<f64> {
+        self.first_day_limit
     }
 
     /// Sets the record stream of each loaded version; a version without one is not recorded.

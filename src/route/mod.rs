@@ -19,7 +19,7 @@ mod sample_ratio;
 #[cfg(test)]
 mod tests;
 
-pub use document::{Arm, Document, Fallback, Key, Proposal, Rule, Shadow};
+pub use document::{Arm, Document, Fallback, Key, Proposal, RESERVED_ARMS, Rule, Shadow};
 pub use moves::Moves;
 pub use router::{Route, RouteRequest, Router, Score, Selector};
 pub use sample_ratio::{SampleRatio, Verdict};

@@ -53,6 +53,9 @@ fn start(config: &Config, program: &Path, model: &ModelName, version: Version) -
     if let Some(library) = &config.onnxruntime {
         command.env("ORT_DYLIB_PATH", library);
     }
+    if let Some(dir) = &config.custom_ops {
+        command.env("SLUICEGATE__ENGINES__CUSTOM_OPS_DIR", dir);
+    }
     // It ends when its standard input does.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }

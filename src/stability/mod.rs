@@ -3,16 +3,18 @@
 //! - [`Stability::start`] starts a thread. Once in [`Config::every`] it takes one version after the other that traffic goes to and whose predictions are
 //!   logged, and starts the command `reproduce --sample` for it: a process of its own at the lowest priority, on idle cores, which is ended after
 //!   [`LONGEST`]. A version that would not fit twice into the memory that is left is passed over.
-//! - [`Stability::of`] returns the last result of each version of a model.
+//! - [`Stability::of`] returns the last result of each version of a model. Results are kept over a restart (`reproduced.json` in the data directory).
+//! - [`Stability::different`] lists the versions whose last sample that says something had another answer: a sample in which nothing could be run says nothing.
 //! - The same bytes should give the same bits. Where a request ran together with others, equal within rounding is as good.
 //!
-//! Uses: machine (memory), model, registry (reader), route, telemetry.
+//! Uses: machine (memory, durable files), model, registry (reader), route, telemetry.
 //!
 //! Invariant: no request and no other thread waits for it, and it is off where predictions are not logged.
 //!
 //! To add a figure: a field of [`Ran`], which the command prints as JSON (`app/offline.rs`), shown by the admin plane.
 
 mod child;
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +23,8 @@ use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Reader};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use jiff::Timestamp;
+use kept::{Kept, Results};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -44,6 +46,8 @@ pub struct Config {
     pub program: Option<PathBuf>,
     /// The path of ONNX Runtime's library, where the configuration names one.
     pub onnxruntime: Option<PathBuf>,
+    /// The directory of libraries with custom operators, where the configuration names one.
+    pub custom_ops: Option<PathBuf>,
     pub data: PathBuf,
     pub models: PathBuf,
 }
@@ -75,7 +79,7 @@ pub struct Checked {
 
 /// The results. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Stability(Arc<Mutex<BTreeMap<(ModelName, Version), Checked>>>);
+pub struct Stability(Arc<Mutex<Results>>);
 
 /// Ends the thread and its process.
 #[derive(Debug)]
@@ -91,7 +95,7 @@ impl Stability {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(config: Config, reader: Reader) -> std::io::Result<(Stability, Stop)> {
-        let stability = Stability::default();
+        let stability = Stability(Arc::new(Mutex::new(kept::read(&config.data))));
         let kept = stability.clone();
         let (asked, stopped) = crossbeam_channel::bounded(1);
         let (alive, ended) = crossbeam_channel::bounded(0);
@@ -110,16 +114,23 @@ impl Stability {
     pub fn of(&self, model: &ModelName) -> Vec<(Version, Checked)> {
         let all = self.lock();
         let of_model = all.iter().filter(|((of, _), _)| of == model);
-        of_model.map(|((_, version), checked)| (*version, checked.clone())).collect()
+        of_model.map(|((_, version), kept)| (*version, kept.last.clone())).collect()
     }
 
-    /// The versions with an answer that is different.
+    /// The versions with an answer that is different. Not those that the traffic document names no more.
     #[must_use]
-    pub fn different(&self) -> Vec<(ModelName, Version, Checked)> {
-        let is_different = |checked: &Checked| checked.ran.as_ref().is_ok_and(|ran| ran.different > 0);
+    pub fn different(&self, reader: &Reader) -> Vec<(ModelName, Version, Ran)> {
+        let snapshot = reader.snapshot();
+        let has_left = |model: &ModelName, version: Version| {
+            let document = snapshot.model(model.as_str()).and_then(|entry| entry.document());
+            document.is_some_and(|document| !document.serving().contains(&version))
+        };
         let all = self.lock();
-        let found = all.iter().filter(|(_, checked)| is_different(checked));
-        found.map(|((model, version), checked)| (model.clone(), *version, checked.clone())).collect()
+        let found = all.iter().filter_map(|((model, version), kept)| {
+            let ran = kept.judged.as_ref()?.ran.as_ref().ok()?;
+            (ran.different > 0 && !has_left(model, *version)).then(|| (model.clone(), *version, ran.clone()))
+        });
+        found.collect()
     }
 
     fn work(&self, config: &Config, program: &std::path::Path, reader: &Reader, stopped: &Receiver<()>) {
@@ -144,12 +155,17 @@ impl Stability {
                 if let Ok(ran) = &ran {
                     serving.metrics.reproduced(ran.equal, ran.close, ran.different);
                 }
-                self.lock().insert(serving.id(), Checked { at: Timestamp::now(), ran });
+                let mut results = self.lock();
+                let next = Kept::next(results.get(&serving.id()), Checked { at: Timestamp::now(), ran });
+                results.insert(serving.id(), next);
             }
+            // Not under the lock: the disk may be slow.
+            let results = self.lock().clone();
+            kept::write(&config.data, &results);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(ModelName, Version), Checked>> {
+    fn lock(&self) -> MutexGuard<'_, Results> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

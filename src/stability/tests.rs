@@ -10,15 +10,19 @@ fn program(dir: &Path, script: &str) -> PathBuf {
     path
 }
 
-fn run(script: &str) -> Result<Ran, String> {
-    let dir = tempfile::tempdir().unwrap();
-    let config = Config {
+fn config() -> Config {
+    Config {
         every: Duration::from_secs(1),
         program: None,
         onnxruntime: None,
+        custom_ops: None,
         data: "data".into(),
         models: "models".into(),
-    };
+    }
+}
+
+fn run(script: &str) -> Result<Ran, String> {
+    let (dir, config) = (tempfile::tempdir().unwrap(), config());
     let (_asked, stopped) = crossbeam_channel::bounded(1);
     let program = program(dir.path(), script);
     child::run(&config, &program, &"m".parse().unwrap(), "3".parse().unwrap(), &stopped).unwrap()
@@ -42,13 +46,7 @@ fn a_program_without_a_result_is_said_in_words() {
     assert_eq!(run("echo '{}'"), Err("the process ended without a result".to_owned()));
     assert_eq!(run("kill -9 $$"), Err("the process ended without a result".to_owned()));
     let missing = child::run(
-        &Config {
-            every: Duration::ZERO,
-            program: None,
-            onnxruntime: None,
-            data: PathBuf::new(),
-            models: PathBuf::new(),
-        },
+        &config(),
         Path::new("/no/such/program"),
         &"m".parse().unwrap(),
         "3".parse().unwrap(),
@@ -60,17 +58,49 @@ fn a_program_without_a_result_is_said_in_words() {
 #[test]
 fn a_stop_ends_the_program() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        every: Duration::ZERO,
-        program: None,
-        onnxruntime: None,
-        data: PathBuf::new(),
-        models: PathBuf::new(),
-    };
+    let config = config();
     let (asked, stopped) = crossbeam_channel::bounded::<()>(1);
     drop(asked);
     let program = program(dir.path(), "exec sleep 600");
     let began = Instant::now();
     assert_eq!(child::run(&config, &program, &"m".parse().unwrap(), "3".parse().unwrap(), &stopped), None);
     assert!(began.elapsed() < Duration::from_mins(1), "it did not wait for the program");
+}
+
+fn checked(ran: Result<Ran, String>) -> Checked {
+    Checked { at: "2026-11-28T12:00:00Z".parse().unwrap(), ran }
+}
+
+#[test]
+fn what_is_known_stays_known_while_samples_say_nothing_and_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let different = Ran { answered: 9, equal: 1, different: 2, ..Ran::default() };
+    let named = Ran { first_different: Some("r1".to_owned()), words: Some("off by 3".to_owned()), ..different.clone() };
+    let told = Kept::next(None, checked(Ok(named)));
+    let found = Kept::next(Some(&told), checked(Ok(different.clone())));
+    // No requests in the last hour; then too little memory.
+    for nothing in [Ok(Ran::default()), Err("too little memory".to_owned())] {
+        let next = Kept::next(Some(&found), checked(nothing.clone()));
+        assert_eq!((next.last.ran, next.judged.unwrap().ran), (nothing, Ok(different.clone())));
+    }
+    let all_equal = Ran { answered: 9, equal: 9, ..Ran::default() };
+    assert_eq!(Kept::next(Some(&found), checked(Ok(all_equal.clone()))).judged.unwrap().ran, Ok(all_equal));
+    let nothing_yet = Kept::next(None, checked(Err("too little memory".to_owned())));
+    assert_eq!(nothing_yet.judged, None);
+    kept::write(dir.path(), &[(("m".parse().unwrap(), "1".parse().unwrap()), told)].into());
+    let text = std::fs::read_to_string(dir.path().join("reproduced.json")).unwrap();
+    assert!(!text.contains("r1") && !text.contains("off by"), "an id and an answer may be about a person: {text}");
+
+    let id = |version: &str| ("m".parse().unwrap(), version.parse().unwrap());
+    let results: Results = [(id("1"), found), (id("2"), nothing_yet)].into();
+    kept::write(dir.path(), &results);
+    assert_eq!(kept::read(dir.path()), results);
+    let (config, reader) = (Config { data: dir.path().to_owned(), ..config() }, crate::registry::new().1);
+    let (stability, stop) = Stability::start(config, reader.clone()).unwrap();
+    assert_eq!(stability.different(&reader), [("m".parse().unwrap(), "1".parse().unwrap(), different)]);
+    stop.stop(Duration::from_mins(1));
+    for nonsense in ["", "nonsense", "{}", "[{}]", r#"[{"model":"m","version":"1","last":{"at":"now","ran":1}}]"#] {
+        std::fs::write(dir.path().join("reproduced.json"), nonsense).unwrap();
+        assert_eq!(kept::read(dir.path()), Results::new(), "{nonsense}");
+    }
 }

@@ -1,20 +1,13 @@
 //! Libraries with custom operators, and execution providers by name (docs/ENGINES.md).
 
 use crate::support::process::Served;
-use crate::support::{infer_body, onnx};
+use crate::support::{infer_body, library, onnx};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// Compiles `twice.c` into a library.
 fn compile(dir: &Path, name: &str, flags: &[&str]) {
-    std::fs::create_dir_all(dir).unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/twice.c");
-    let library = dir.join(name);
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]).args(flags).arg("-o").arg(&library).arg(&source);
-    let output = compiler.output().expect("a C compiler is installed, as for the build");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    library::compile("twice.c", &dir.join(name), flags);
 }
 
 fn install(models: &Path, name: &str, bytes: &[u8], engine: &str) {

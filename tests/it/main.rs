@@ -61,3 +61,4 @@ mod top;
 mod traces;
 mod trial;
 mod tritonclient;
+mod unstable;

@@ -2,12 +2,15 @@
 
 use crate::browser::browser;
 use crate::support::cdp::Browser;
-use crate::support::process::binary;
+use crate::support::library::Clock;
+use crate::support::process::{Served, binary};
+use crate::support::receiver::{Receiver, Reply};
 use crate::support::{Gateway, eventually, onnx};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 fn cli(dir: &Path, line: &str) -> (i32, String) {
     let result = Command::new(binary()).args(line.split(' ')).current_dir(dir).output().unwrap();
@@ -135,6 +138,72 @@ fn bins_are_answered_and_drawn(gateway: &Gateway) {
         let url = format!("http://{}/models/m#drift", gateway.admin());
         Browser::start(&program).pictures(&url, Path::new(&folder), "drift", 10_000.0);
     }
+}
+
+/// The time of the server passes by hours; everything else is as in production: one server, its own files, no restart.
+#[test]
+fn drift_is_told_when_its_hour_is_over_and_the_alert_ends_after_two_days_without_it() {
+    const HOUR: Duration = Duration::from_hours(1);
+    let receiver = Receiver::start(Reply::Status(204));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    std::fs::create_dir_all(path.join("config")).unwrap();
+    let text = format!(
+        "[alerts]\ncheck_interval = \"100ms\"\nend_after = \"300ms\"\noff = [\"disk_full\", \"memory_full\"]\n\
+         [[alerts.targets]]\nname = \"ops\"\nkind = \"webhook\"\nurl = \"{}\"\nsend = [\"alerts\", \"retrain\"]\n",
+        receiver.url("/hook")
+    );
+    std::fs::write(path.join("config/sluicegate.toml"), text).unwrap();
+    onnx::install(&path.join("models"), "m", 1, &onnx::scaling(1.0));
+    std::fs::write(path.join("models/m/model.toml"), "feature_names = [\"age\", \"fare\"]\n").unwrap();
+    csv(path);
+    let (code, output) = cli(path, "profile train.csv --model m --version 1 -o models/m/1/profile.json");
+    assert_eq!(code, 0, "{output}");
+    // A Friday at ten: weeks begin on Thursdays, and no week ends in this test.
+    let mut clock = Clock::new(path);
+    let today = clock.now().as_second().div_euclid(86_400);
+    let friday = (today + 1..today + 8).find(|day| day.rem_euclid(7) == 1).unwrap();
+    let begin = jiff::Timestamp::from_second(friday * 86_400 + 10 * 3600).unwrap();
+    clock.pass(Duration::try_from(begin.duration_since(clock.now())).unwrap());
+    let mut served = Served::start_with(path, &clock.environment());
+    served.ready();
+    let get = |path: &str| -> Value { serde_json::from_str(&served.admin_get(path)).unwrap() };
+    let arm = || get("/api/v1/models/m/drift")["versions"][0]["arms"][0].clone();
+    let mut sent = 0;
+    let mut send = |requests: usize, shift: f32| {
+        for xs in numbers(u32::try_from(requests * 32).unwrap()).collect::<Vec<_>>().chunks(32) {
+            let data: Vec<f32> = xs.iter().flat_map(|x| [x + shift, 1.0 - x]).collect();
+            let body = json!({"inputs": [{"name": "x", "shape": [32, 2], "datatype": "FP32", "data": data}]});
+            let url = format!("http://{}/v2/models/m/infer", served.data);
+            assert_eq!(ureq::post(&url).send(body.to_string()).unwrap().status(), 200);
+        }
+        sent += requests * 32;
+        sent
+    };
+    let counted = |rows: usize| eventually("the rows are counted", || (arm()["counted"] == rows).then_some(()));
+    counted(send(10, 0.5));
+    assert_eq!((receiver.alerts(), &get("/api/v1/models/m/drift")["troubles"]), (Vec::new(), &json!([])));
+    clock.pass(HOUR);
+    send(5, 0.0);
+    eventually("the hour is judged", || (receiver.alerts() == ["+drift m/1"]).then_some(()));
+    let troubles = get("/api/v1/models/m/drift")["troubles"].clone();
+    let words = troubles[0]["words"].as_str().unwrap();
+    assert!(words.contains("age differs from the profile in the hour of 320 rows"), "{troubles}");
+    let retrained = || receiver.events().iter().filter(|event| *event == "retrain").count();
+    eventually("a new version is asked for", || (retrained() == 1).then_some(()));
+    // Its day alarms too, until another day is over: now it is eleven, and in 36 hours it is the last hour of Saturday.
+    let mut rows = 0;
+    for _ in 0..36 {
+        clock.pass(HOUR);
+        rows = send(5, 0.0);
+    }
+    counted(rows);
+    eventually("it is asked for once a day", || (retrained() == 2).then_some(()));
+    assert_eq!(receiver.alerts(), ["+drift m/1"]);
+    clock.pass(HOUR + Duration::from_mins(2));
+    eventually("the alert ends", || (receiver.alerts() == ["+drift m/1", "-drift m/1"]).then_some(()));
+    assert_eq!(arm()["columns"][0]["alarm"], false, "{}", arm());
+    served.stop();
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn traffic(gateway: &Gateway, requests: u64) -> u64 {
 
 #[test]
 fn live_figures_are_those_of_the_files_and_survive_a_restart() {
-    let requests = if std::env::var_os("SLUICEGATE_LONG_SIMULATIONS").is_some() { 12_500 } else { 700 };
+    let requests = if std::env::var_os("SLUICEGATE_LONG_SIMULATIONS").is_some() { 25_000 } else { 700 };
     let gateway = start("");
     let expected = traffic(&gateway, requests);
     let live = rows(&gateway, expected);
@@ -115,13 +115,15 @@ fn live_figures_are_those_of_the_files_and_survive_a_restart() {
     let dir = gateway.stop();
     let file = dir.path().join("answer.json");
     std::fs::write(&file, live.to_string()).unwrap();
+    let compared = dir.path().join("experiment.json");
+    std::fs::write(&compared, experiment.to_string()).unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python =
         std::env::var("SLUICEGATE_TEST_PYTHON").unwrap_or_else(|_| root.join(".venv/bin/python").display().to_string());
     let output = Command::new(&python)
         .arg(root.join("tests/python/outcomes.py"))
         .arg(dir.path().join("data"))
-        .args(["m".as_ref(), file.as_os_str()])
+        .args(["m".as_ref(), file.as_os_str(), compared.as_os_str()])
         .output()
         .unwrap_or_else(|e| panic!("{python} should run (make venv makes it): {e}"));
     let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

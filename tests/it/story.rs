@@ -1,14 +1,16 @@
-//! docs/STORY.md: every command of it is run, in its order, against a running server. The test is the shop, its visitors, and the trainer.
+//! docs/STORY.md: every command of it is run, in its order, against a running server. The test is the shop, its visitors, the trainer and the calendar.
 
 use crate::browser::browser;
 use crate::support::cdp::Browser;
 use crate::support::eventually;
+use crate::support::library::Clock;
 use crate::support::onnx;
 use crate::support::process::{Served, binary, onnxruntime};
 use crate::support::receiver::{Receiver, Reply};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// The lines of the document's `sh` blocks, block by block.
 fn blocks() -> Vec<Vec<String>> {
@@ -49,7 +51,7 @@ fn train(set: &Path) -> Vec<u8> {
             ([x[0], x[1]], row[label].parse().unwrap())
         })
         .collect();
-    assert!(rows.len() >= 900, "{} labelled rows", rows.len());
+    assert!(rows.len() >= 500, "{} labelled rows", rows.len());
     let mut weights = [0.0_f32; 2];
     for _ in 0..200 {
         let mut gradient = [0.0_f32; 2];
@@ -69,6 +71,8 @@ struct Shop {
     browser: Option<Browser>,
     rng: fastrand::Rng,
     visits: u64,
+    /// By how much the offers have become dearer.
+    dearer: f32,
 }
 
 impl Shop {
@@ -78,7 +82,7 @@ impl Shop {
         for _ in 0..count {
             self.visits += 1;
             let (id, user) = (format!("v{}", self.visits), format!("u{}", self.visits));
-            let x = [self.rng.f32(), self.rng.f32()];
+            let x = [self.rng.f32() + self.dearer, self.rng.f32()];
             let body = json!({"id": id, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": x}]});
             let url = format!("http://{}/v2/models/shop/infer", self.served.data);
             let answer = ureq::post(&url).header("x-user-id", &user).send(body.to_string());
@@ -120,9 +124,9 @@ impl Shop {
         let mut all = String::new();
         for line in lines {
             if line.starts_with("python train.py set.csv ") {
-                let to = line.rsplit(' ').next().unwrap();
-                std::fs::create_dir_all(dir.join("v2")).unwrap();
-                std::fs::write(dir.join(to), train(&dir.join("set.csv"))).unwrap();
+                let to = dir.join(line.rsplit(' ').next().unwrap());
+                std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+                std::fs::write(to, train(&dir.join("set.csv"))).unwrap();
                 continue;
             }
             let mut command = Command::new("sh");
@@ -139,7 +143,7 @@ impl Shop {
 }
 
 #[test]
-fn a_recommender_is_released_decays_and_is_trained_again_by_the_commands_of_the_story() {
+fn a_recommender_is_released_decays_drifts_and_is_trained_again_by_the_commands_of_the_story() {
     let receiver = Receiver::start(Reply::Status(204));
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path();
@@ -157,9 +161,13 @@ fn a_recommender_is_released_decays_and_is_trained_again_by_the_commands_of_the_
     let rows: Vec<String> = (0..2000).map(|_| format!("{},{}", rng.f32(), rng.f32())).collect();
     std::fs::write(path.join("train.csv"), format!("price,novelty\n{}\n", rows.join("\n"))).unwrap();
     let blocks = blocks();
-    let [release, look, decayed, second, shadow, rollout, after] = &blocks[..] else { panic!("{blocks:?}") };
+    let [release, look, decayed, second, shadow, rollout, after, drifted, third] = &blocks[..] else {
+        panic!("{blocks:?}")
+    };
 
-    let mut shop = Shop { served: Served::start(path), browser: None, rng, visits: 0 };
+    let mut clock = Clock::new(path);
+    let served = Served::start_with(path, &clock.environment());
+    let mut shop = Shop { served, browser: None, rng, visits: 0, dearer: 0.0 };
     shop.served.ready();
     shop.run(path, release);
     shop.visits(300, 1.0);
@@ -245,5 +253,32 @@ fn a_recommender_is_released_decays_and_is_trained_again_by_the_commands_of_the_
     let traffic = shop.get("/api/v1/models/shop/traffic");
     assert_eq!(traffic["split"][0]["version"], "2", "{traffic}");
     eventually("the alert ends", || (!decays(&shop)).then_some(()));
+
+    // Weeks later, at the beginning of an hour.
+    let of_hour = u64::try_from(clock.now().as_second().rem_euclid(3600)).unwrap();
+    clock.pass(Duration::from_secs(20 * 24 * 3600 + 3600 - of_hour));
+    shop.dearer = 0.5;
+    shop.visits(500, -1.0);
+    let labelled = || shop.get("/api/v1/models/shop/quality?window=1h")["groups"][0]["labels"]["labelled"].clone();
+    eventually("the labels count", || (labelled() == 500).then_some(()));
+    let firing = |shop: &Shop| {
+        let alerts = shop.get("/api/v1/alerts?state=firing")["alerts"].clone();
+        alerts.as_array().unwrap().iter().map(|alert| alert["rule"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(firing(&shop), [""; 0], "the hour is not over");
+    clock.pass(Duration::from_mins(62));
+    eventually("the drift is told", || (firing(&shop) == ["drift"]).then_some(()));
+    let retrain = || receiver.events().iter().filter(|event| *event == "retrain").count();
+    eventually("the event retrain comes again", || (retrain() == 2).then_some(()));
+    let said = shop.run(path, drifted);
+    assert!(
+        said.contains("price differs from the profile in the hour of 500 rows") && said.contains("ALARM"),
+        "{said}"
+    );
+    let said = shop.run(path, third);
+    assert!(said.contains("version 3 of shop is ready") && said.contains("accuracy>=champion-0.05"), "{said}");
+    let traffic = shop.get("/api/v1/models/shop/traffic");
+    assert_eq!(traffic["split"][0]["version"], "3", "{traffic}");
+    eventually("the alert ends", || firing(&shop).is_empty().then_some(()));
     shop.served.stop();
 }

@@ -52,13 +52,14 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
     let mut watched = rollouts::Watched::new(ledger.clone(), rollouts.clone(), reader.clone());
     let (outcomes, interval) = (plane.quality.history().clone(), config.alerts.check_interval);
     let mut decayed = decay::Watched::new(reader.clone(), ledger.clone(), outcomes, interval);
-    let of_samples = plane.stability.clone();
+    let (of_samples, of_serving) = (plane.stability.clone(), reader.clone());
     let mut slow = slower::Watched::new(reader.clone(), plane.history.clone());
     let mut losses = server::Losses::new(log.clone());
     let mut trail = server::Trail::new(data_dir.clone());
     let (of_budget, of_outputs) = (reader.clone(), reader.clone());
     let (of_states, of_engines) = (reader.clone(), reader.clone());
     let (of_drift, of_hours, of_ages) = (log.drift().clone(), log.drift().clone(), reader.clone());
+    let of_arms = reader.clone();
     let sources = vec![
         source(&[Rule::VersionFailed], of(versions::failed)),
         source(&[Rule::ModelUnserved], of(versions::unserved)),
@@ -70,8 +71,8 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
         source(&[Rule::NonFinite], Box::new(move |now| Some(nonfinite.look(&of_outputs, now)))),
         source(&[Rule::RolloutTakenBack, Rule::GuardrailNear], Box::new(move |now| watched.look(now))),
         source(&[Rule::Decay], Box::new(move |now| decayed.look(now))),
-        source(&[Rule::Drift], Box::new(move |_| Some(monitoring::drift(&of_drift)))),
-        source(&[Rule::Unstable], Box::new(move |_| Some(monitoring::unstable(&of_hours, &of_samples)))),
+        source(&[Rule::Drift], Box::new(move |_| Some(monitoring::drift(&of_drift, &of_arms)))),
+        source(&[Rule::Unstable], Box::new(move |_| Some(monitoring::unstable(&of_hours, &of_samples, &of_serving)))),
         source(&[Rule::Slower], Box::new(move |_| Some(slow.look()))),
         source(&[Rule::Staleness], Box::new(move |now| Some(monitoring::stale(&of_ages, now.ts)))),
         source(&[Rule::LogLoss], Box::new(move |now| Some(losses.look(now)))),

@@ -4,8 +4,9 @@ use crate::alerts::{About, Finding, Rule, Severity};
 use crate::drift::{Drift, Trouble, What};
 use crate::model::{ModelName, Version};
 use crate::registry::{Entry, Loaded, Reader};
+use crate::route::{Document, RESERVED_ARMS};
 use crate::settings::show_duration;
-use crate::stability::{Checked, Ran, Stability};
+use crate::stability::{Ran, Stability};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -16,9 +17,9 @@ use std::time::Duration;
 const NAMED: usize = 3;
 
 /// Columns that are different, and it matters: one finding for each version and arm.
-pub(super) fn drift(drift: &Drift) -> Vec<Finding> {
+pub(super) fn drift(drift: &Drift, reader: &Reader) -> Vec<Finding> {
     let mut groups: BTreeMap<_, Vec<Trouble>> = BTreeMap::new();
-    for trouble in drift.troubles().into_iter().filter(|trouble| trouble.what == What::Drift) {
+    for trouble in troubles(drift, reader).filter(|trouble| trouble.what == What::Drift) {
         groups.entry((trouble.model.clone(), trouble.version, trouble.arm.clone())).or_default().push(trouble);
     }
     let finding = |((model, version, arm), troubles): ((_, Version, String), Vec<Trouble>)| {
@@ -43,10 +44,23 @@ pub(super) fn drift(drift: &Drift) -> Vec<Finding> {
     groups.into_iter().map(finding).collect()
 }
 
+/// What is wrong with arms that may still get rows. The split has no arm any more after a promotion: its alarms end with it.
+fn troubles(drift: &Drift, reader: &Reader) -> impl Iterator<Item = Trouble> {
+    let snapshot = reader.snapshot();
+    drift.troubles().into_iter().filter(move |trouble| {
+        let document = snapshot.model(trouble.model.as_str()).and_then(|entry| entry.document());
+        let is_in = |document: &Document| {
+            RESERVED_ARMS.contains(&trouble.arm.as_str())
+                || document.split.iter().any(|arm| arm.arm.as_str() == trouble.arm && arm.version == trouble.version)
+        };
+        document.is_none_or(is_in)
+    })
+}
+
 /// Outputs that are stuck at a value, and outputs that became NaN or infinite, of the last hour that was counted; and versions that give other answers
 /// to the same bytes.
-pub(super) fn unstable(drift: &Drift, stability: &Stability) -> Vec<Finding> {
-    let troubles = drift.troubles().into_iter().filter(|trouble| trouble.what != What::Drift);
+pub(super) fn unstable(drift: &Drift, stability: &Stability, reader: &Reader) -> Vec<Finding> {
+    let troubles = troubles(drift, reader).filter(|trouble| trouble.what != What::Drift);
     let finding = |trouble: Trouble| {
         let Trouble { model, version, arm, column, words, since, .. } = trouble;
         Finding {
@@ -61,21 +75,23 @@ pub(super) fn unstable(drift: &Drift, stability: &Stability) -> Vec<Finding> {
             training: None,
         }
     };
-    let other_answers = stability.different().into_iter().map(|found| not_reproduced(&found));
+    let other_answers = stability.different(reader).into_iter().map(not_reproduced);
     troubles.map(finding).chain(other_answers).collect()
 }
 
-fn not_reproduced((model, version, checked): &(ModelName, Version, Checked)) -> Finding {
-    let ran = checked.ran.clone().unwrap_or_default();
+fn not_reproduced((model, version, ran): (ModelName, Version, Ran)) -> Finding {
     let Ran { equal, close, different, .. } = ran;
-    let id = ran.first_different.unwrap_or_default();
+    // After a restart only the numbers are known.
+    let (such_as, id) = match (ran.first_different, ran.words) {
+        (Some(id), Some(words)) => (format!(", such as {id}: {words}"), id),
+        _ => (String::new(), "REQUEST_ID".to_owned()),
+    };
     Finding {
-        about: About { subject: "reproduce".to_owned(), ..About::version(Rule::Unstable, model, *version) },
+        about: About { subject: "reproduce".to_owned(), ..About::version(Rule::Unstable, &model, version) },
         severity: Severity::Warning,
         summary: format!(
-            "version {version} of {model} gives other answers than were logged: {different} of {} logged predictions that were run again, such as {id}: {}",
+            "version {version} of {model} gives other answers than were logged: {different} of {} logged predictions that were run again{such_as}",
             equal + close + different,
-            ran.words.unwrap_or_default()
         ),
         how_sure:
             "certain: the same model file got the same bytes; where a request ran with others, rounding is allowed"

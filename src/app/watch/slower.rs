@@ -4,7 +4,7 @@ use crate::alerts::{About, Finding, Rule, Severity};
 use crate::history::{Compared, FirstDay, History, Measure, seconds_now};
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
-use crate::registry::Reader;
+use crate::registry::{Entry, Reader};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
@@ -28,14 +28,15 @@ impl Watched {
     pub(super) fn look(&mut self) -> Vec<Finding> {
         if self.next.is_none_or(|next| Instant::now() >= next) {
             let snapshot = self.reader.snapshot();
-            self.found = snapshot.models().flat_map(|entry| self.of_model(entry.name())).collect();
+            self.found = snapshot.models().flat_map(|entry| self.of_model(entry)).collect();
             self.next = Some(Instant::now() + EVERY);
         }
         self.found.clone()
     }
 
-    fn of_model(&self, model: &ModelName) -> Vec<Finding> {
-        let against = self.history.against_first_day(model, seconds_now());
+    fn of_model(&self, entry: &Entry) -> Vec<Finding> {
+        let model = entry.name();
+        let against = self.history.against_first_day(model, seconds_now(), entry.first_day_limit());
         let finding =
             |(version, day, compared): (Version, FirstDay, Vec<Compared>)| finding(model, version, &day, &compared);
         against.into_iter().filter_map(finding).collect()
@@ -61,7 +62,7 @@ fn finding(model: &ModelName, version: Version, day: &FirstDay, compared: &[Comp
         about: About::version(Rule::Slower, model, version),
         severity: Severity::Warning,
         summary: format!("version {version} of {model} is slower than on its first day ({}): {}", rfc3339(since), words.join("; ")),
-        how_sure: "most of a day, or hours that are far beyond the first day: in two simulated years noise alone did not do that once".to_owned(),
+        how_sure: "most of a day, or hours that are far beyond the first day: in 50 simulated years of a version, noise alone did that five times where the limit was 1.5".to_owned(),
         what_to_do,
         since: None,
         training: None,

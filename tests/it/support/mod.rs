@@ -3,6 +3,7 @@
 pub mod cdp;
 pub mod files;
 pub mod http2;
+pub mod library;
 pub mod onnx;
 pub mod process;
 pub mod receiver;

@@ -367,6 +367,13 @@ pub fn twice() -> Vec<u8> {
     model.encode_to_vec()
 }
 
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` plus numbers from 0 to 1 that are drawn anew each time.
+pub fn random() -> Vec<u8> {
+    let dims = [None, Some(2)];
+    let nodes = vec![node("RandomUniformLike", &["x"], &["drawn"]), node("Add", &["x", "drawn"], &["y"])];
+    model(nodes, Vec::new(), vec![value("x", &dims)], vec![value("y", &dims)])
+}
+
 /// A model with an operator that no engine has.
 pub fn unknown_operator() -> Vec<u8> {
     model(

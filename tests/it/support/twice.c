@@ -1,8 +1,13 @@
-/* A library with one custom operator, `test.Twice`: a FP32 tensor times two. With -DCRASHES it ends the process when it is registered.
+/* A library with one custom operator, `test.Twice`: a FP32 tensor times two, or times TIMES. With -DCRASHES it ends the process when it
+   is registered.
    ONNX Runtime's headers are not needed: its API is a table of functions, and their places in it never change. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+
+#ifndef TIMES
+#define TIMES 2
+#endif
 
 typedef void *Status; /* NULL: all is well */
 
@@ -53,7 +58,7 @@ static void compute(void *kernel, void *context) {
     ((Status (*)(void *, size_t, const int64_t *, size_t, void **))api[GET_OUTPUT])(context, 0, dimensions, rank, &output);
     ((Status (*)(const void *, void **))api[GET_DATA])(input, (void **)&from);
     ((Status (*)(const void *, void **))api[GET_DATA])(output, (void **)&to);
-    for (size_t i = 0; i < count; i++) to[i] = 2 * from[i];
+    for (size_t i = 0; i < count; i++) to[i] = TIMES * from[i];
 }
 
 static const op twice = {OP_VERSION, create, name, provider, type, one, type, one, compute, destroy, required, required};
