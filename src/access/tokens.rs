@@ -43,6 +43,7 @@ pub(super) struct Token {
     expires_at: Option<Timestamp>,
     /// In seconds since 1970; 0: never.
     last_used: AtomicI64,
+    shared: bool,
     /// Used since the last call of [`Tokens::take_uses`].
     used: AtomicBool,
 }
@@ -57,6 +58,8 @@ pub struct TokenFacts {
     pub created_by: String,
     pub expires_at: Option<Timestamp>,
     pub last_used: Option<Timestamp>,
+    /// It is valid on every gateway of the fleet.
+    pub shared: bool,
 }
 
 impl TokenFacts {
@@ -71,6 +74,7 @@ impl TokenFacts {
             created_by: stored.created_by.clone(),
             expires_at: stored.expires_at,
             last_used: stored.last_used,
+            shared: stored.shared,
         })
     }
 
@@ -131,6 +135,7 @@ impl TokenRule {
             created_by: "configuration".to_owned(),
             expires_at: None,
             last_used: None,
+            shared: false,
         })
     }
 }
@@ -161,6 +166,7 @@ impl NewToken {
             created_by: self.created_by,
             expires_at: self.expires_at,
             last_used: None,
+            shared: false,
         };
         Ok((secret, stored))
     }
@@ -263,6 +269,7 @@ impl Token {
             created_by: self.created_by.clone(),
             expires_at: self.expires_at,
             last_used: self.last_used(),
+            shared: self.shared,
         }
     }
 }
@@ -294,6 +301,7 @@ fn snapshot<'t>(stored: impl IntoIterator<Item = &'t StoredToken>, before: &Snap
             created_by: facts.created_by,
             expires_at: facts.expires_at,
             last_used: AtomicI64::new(last_used),
+            shared: facts.shared,
             used: AtomicBool::new(known.is_some_and(|token| token.used.load(Ordering::Relaxed))),
         }));
     }

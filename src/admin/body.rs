@@ -171,6 +171,16 @@ impl Members {
         }
     }
 
+    /// The member `quorum`: a share of the gateways of a fleet.
+    pub(super) fn quorum(&mut self) -> Option<f64> {
+        let value = self.take("quorum")?;
+        let share = value.as_f64().filter(|share| *share > 0.0 && *share <= 1.0);
+        if share.is_none() {
+            self.complain("quorum", crate::route::Proposal::QUORUM, Some(&value));
+        }
+        share
+    }
+
     /// An object; absent is an empty one.
     pub(super) fn object(&mut self, name: &'static str) -> Map<String, Value> {
         match self.take(name) {

@@ -1,12 +1,16 @@
-//! Handlers of the fleet: the gateways that share their traffic documents with this one.
+//! Handlers of the fleet: the gateways that share what was decided about models with this one, and what they share.
 
 use super::Admin;
 use super::caller::Caller;
 use super::error::ErrorResponse;
+use super::extract::Parameters;
+use super::history::read;
+use super::rollout::seconds;
 use super::schemas::Problem;
 use crate::access::Action;
-use crate::fleet::NodeView;
-use crate::model::{Code, Failure};
+use crate::fleet::{Fleet, FleetState, NodeView, RolloutView};
+use crate::ledger::LedgerReader;
+use crate::model::{Code, Failure, ModelName};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -21,6 +25,20 @@ pub(super) struct FleetAnswer {
     /// The gateway that answers.
     node: String,
     nodes: Vec<Node>,
+    /// The active rollouts of models that the caller may see.
+    rollouts: Vec<FleetRollout>,
+}
+
+/// An active rollout of the fleet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FleetRollout {
+    model: String,
+    /// The gateway that drives it.
+    driver: String,
+    /// Seconds since its lease was renewed, as the gateway that answers saw it; null where it was not seen.
+    lease_age: Option<f64>,
+    /// The gateways whose counts are in the driver's sum, and the seconds since their last counts are there.
+    counted: BTreeMap<String, f64>,
 }
 
 /// A gateway of the fleet.
@@ -34,6 +52,12 @@ pub(super) struct Node {
     program: String,
     /// When it joined; empty where it has not.
     since: String,
+    /// `[fleet] labels` of its configuration.
+    labels: BTreeMap<String, String>,
+    /// Documents that it has in force in an older revision than the fleet's.
+    behind: u64,
+    /// From NATS's time of the last change that was made elsewhere until it was in force there, in milliseconds. By two clocks: a figure for people.
+    lag_ms: Option<u64>,
     /// By name; those that the caller may see.
     models: BTreeMap<String, NodeModel>,
 }
@@ -50,8 +74,32 @@ pub(super) struct NodeModel {
     ready: Vec<String>,
     /// The versions that failed, and why.
     failed: BTreeMap<String, String>,
+    /// The versions of the fleet's store that it fetches.
+    fetching: BTreeMap<String, Fetching>,
     /// Why a newer revision is not in force there yet.
     waits: Option<String>,
+}
+
+/// How far a version is fetched.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FleetFetching)]
+pub(super) struct Fetching {
+    /// The bytes that are there.
+    bytes: u64,
+    /// All bytes.
+    of: u64,
+}
+
+/// Whether a model is to be on this gateway. One that cannot be served here and is somewhere else is not found.
+///
+/// # Errors
+/// `MODEL_NOT_FOUND`, with where it is.
+pub(super) fn check_here(admin: &Admin, model: &ModelName) -> Result<(), Failure> {
+    let snapshot = admin.reader.snapshot();
+    if snapshot.model(model.as_str()).is_some_and(|entry| entry.has_loaded()) {
+        return Ok(());
+    }
+    snapshot.elsewhere(model.as_str()).map_or(Ok(()), |why| Err(Failure::new(Code::ModelNotFound, why)))
 }
 
 /// The gateways of the fleet
@@ -68,18 +116,68 @@ pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     Caller(caller): Caller,
 ) -> Result<Json<FleetAnswer>, ErrorResponse> {
-    let Some(fleet) = &admin.fleet else {
-        let words = "this gateway is in no fleet: [fleet] urls in its configuration names no server";
-        return Err(Failure::new(Code::NotFound, words).into());
-    };
-    let view = fleet.view();
-    let of = |node: NodeView| {
+    let view = of(&admin)?.view();
+    let shown = |node: NodeView| {
         let visible = node.models.into_iter().filter(|(model, _)| caller.may(Action::View, Some(model)));
         let models = visible.map(|(name, model)| {
-            let crate::fleet::NodeModel { revision, serving, ready, failed, waits } = model;
-            (name, NodeModel { revision, serving, ready, failed, waits })
+            let crate::fleet::NodeModel { revision, serving, ready, failed, fetching, waits, .. } = model;
+            let of = |(version, crate::fleet::Fetching { bytes, of })| (version, Fetching { bytes, of });
+            let fetching = fetching.into_iter().map(of).collect();
+            (name, NodeModel { revision, serving, ready, failed, fetching, waits })
         });
-        Node { name: node.name, state: node.state, program: node.program, since: node.since, models: models.collect() }
+        let models = models.collect();
+        let NodeView { name, state, program, since, labels, behind, lag_ms, .. } = node;
+        Node { name, state, program, since, labels, behind, lag_ms, models }
     };
-    Ok(Json(FleetAnswer { name: view.name, node: view.node, nodes: view.nodes.into_iter().map(of).collect() }))
+    let rollout = |of: RolloutView| FleetRollout {
+        model: of.model.to_string(),
+        driver: of.driver,
+        lease_age: of.heard.map(seconds),
+        counted: of.counted.into_iter().map(|(node, age)| (node, seconds(age))).collect(),
+    };
+    let rollouts = view.rollouts.into_iter().filter(|of| caller.may(Action::View, Some(of.model.as_str())));
+    let rollouts = rollouts.map(rollout).collect();
+    let nodes = view.nodes.into_iter().map(shown).collect();
+    Ok(Json(FleetAnswer { name: view.name, node: view.node, nodes, rollouts }))
+}
+
+/// All that the fleet shares
+///
+/// A document that `sluicegate fleet import-state` stores in the data directory of a single gateway.
+#[utoipa::path(
+    get, path = "/api/v1/fleet/state", operation_id = "fleet_state", tag = "fleet",
+    params(("tokens" = Option<bool>, Query, description = "With the tokens of the fleet, without their secrets; absent: false")),
+    responses(
+        (status = 200, description = "Each model with its traffic document, and what else is shared of it", body = Value),
+        (status = 400, description = "A parameter is wrong; the error names it", body = Problem),
+        (status = 404, description = "This gateway is in no fleet", body = Problem),
+        (status = 503, description = "This gateway is cut off from its fleet", body = Problem),
+    )
+)]
+pub(super) async fn state(
+    State(admin): State<Arc<Admin>>,
+    mut parameters: Parameters,
+) -> Result<Json<FleetState>, ErrorResponse> {
+    let tokens = parameters.take("tokens", |text| text.parse::<bool>().map_err(|_| "true or false".to_owned()));
+    parameters.finish()?;
+    let mut state = of(&admin)?.state().map_err(|why| {
+        Failure::new(
+            Code::NotReady,
+            format!("the fleet's state is not known here now: {why}; ask another gateway of it"),
+        )
+    })?;
+    if tokens == Some(true) {
+        let stored = read(&admin.ledger, LedgerReader::tokens).await?;
+        state.tokens = Some(stored.into_iter().filter(|token| token.shared).collect());
+    }
+    Ok(Json(state))
+}
+
+/// # Errors
+/// `NOT_FOUND` in no fleet.
+fn of(admin: &Admin) -> Result<&Fleet, Failure> {
+    admin.fleet.as_ref().ok_or_else(|| {
+        let words = "this gateway is in no fleet: [fleet] urls in its configuration names no server";
+        Failure::new(Code::NotFound, words)
+    })
 }

@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings, stability, fleet.
+//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings, stability, fleet, upload (its report).
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -32,6 +32,7 @@ mod execution;
 mod extract;
 mod figures;
 mod fleet;
+mod fleet_push;
 mod guard;
 mod headers;
 mod history;
@@ -81,6 +82,7 @@ use crate::rollout::Rollouts;
 use crate::shadow::Figures;
 use crate::stability::Stability;
 use crate::telemetry::Telemetry;
+use crate::upload::Uploads;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -101,6 +103,8 @@ pub(crate) struct Admin {
     pub(crate) quality: Quality,
     /// The prediction log, for its status.
     pub(crate) log: Log,
+    /// Where sealed files are uploaded; `None`: nowhere.
+    pub(crate) uploads: Option<Uploads>,
     pub(crate) handle: Handle,
     /// How runs are placed.
     pub(crate) execution: Arc<execute::Config>,

@@ -4,10 +4,12 @@ use super::Admin;
 use super::body::{check_media_type, refuse_encoding};
 use super::error::ErrorResponse;
 use super::extract::{Operator, Target};
+use super::fleet_push::{self, FleetPush};
 use super::models::state_of;
 use super::received::{Content, Received};
 use super::responses::models::Changed;
 use super::schemas::Problem;
+use crate::fleet::Fleet;
 use crate::http::discard;
 use crate::lifecycle::Actor;
 use crate::model::{Code, Failure, ModelName, Version};
@@ -108,13 +110,16 @@ async fn receive(
     let media = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content = if media.is_some_and(is_tar) { Content::Archive } else { Content::Model };
     let mut body = request.into_body();
+    // The same files may be pushed again into a fleet: whether they are the same is known when they are here.
+    let is_known = |fleet: &Fleet| version.is_some_and(|version| fleet.has_version(&model, version));
+    let is_known = admin.fleet.as_ref().is_some_and(is_known);
     let early = || {
         typed?;
         if content == Content::Archive && signature.is_some() {
             let message = format!("{SIGNATURE_HEADER} is for an .onnx file; an archive has the file model.sig");
             return Err(Failure::new(Code::InvalidRequest, message));
         }
-        refuse_early(&admin, &model, version, &body)
+        refuse_early(&admin, &model, version.filter(|_| !is_known), &body)
     };
     if let Err(failure) = early() {
         discard(&mut body).await;
@@ -122,15 +127,27 @@ async fn receive(
     }
     let received = Received::receive(&admin.models_dir, &mut body, content, admin.max_push).await?;
     let (handle, name, files) = (admin.handle.clone(), model.clone(), received.files.clone());
+    let fleet = admin.fleet.clone().map(|fleet| (fleet, admin.mirror.clone()));
     // In a task of its own, because the files must stay until the manager has moved them, even if the client disconnects meanwhile.
     let pushing = tokio::spawn(async move {
-        let result = handle.push(name, version, received.path.clone(), signature, actor).await;
+        let path = received.path.clone();
+        let result = match fleet {
+            None => handle.push(name, version, path, signature, actor).await,
+            Some((fleet, mirror)) => {
+                let pushed =
+                    FleetPush { fleet, mirror, handle, model: name, version, path, is_known, signature, actor };
+                pushed.run().await
+            }
+        };
         drop(received);
         result
     });
     let pushed =
         pushing.await.map_err(|e| Failure::new(Code::Internal, "the push failed").with_internal(e.to_string()));
     let version = pushed??;
+    if admin.fleet.as_ref().is_some_and(|fleet| fleet.is_here(&model)) {
+        fleet_push::wait_until_known(&admin.reader, &model, version).await;
+    }
     let next = "the version is loaded, verified and warmed next; it gets no traffic until it is promoted";
     let location = format!("/api/v1/models/{model}/versions/{version}");
     let state = state_of(&admin, &model, version);

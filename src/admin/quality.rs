@@ -8,6 +8,7 @@ use super::schemas::Problem;
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
 use crate::quality::{ByUnit, Figures, Moments};
+use crate::upload;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -199,6 +200,54 @@ pub(super) struct LogStatus {
     last_error: Option<String>,
     /// Why a segment cannot be converted to Parquet; it is kept and retried.
     seal_error: Option<String>,
+    /// The uploads of Parquet files; null where nothing is uploaded.
+    upload: Option<UploadStatus>,
+}
+
+/// Uploads of the prediction log to a bucket.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UploadStatus {
+    /// The address of the bucket.
+    to: String,
+    /// This gateway in the names of objects.
+    node: String,
+    /// Files that arrived since the server started.
+    files: u64,
+    /// Bytes that were sent for them.
+    bytes: u64,
+    #[schema(format = DateTime)]
+    last_uploaded: Option<String>,
+    /// Files that are not in the bucket.
+    waiting_files: u64,
+    waiting_bytes: u64,
+    /// When the file was written that waits longest.
+    #[schema(format = DateTime)]
+    oldest_waiting: Option<String>,
+    /// Files that were deleted before they were uploaded, since the server started, because `disk_budget` was full.
+    lost_files: u64,
+    /// Since when no file can be uploaded; null while it works.
+    #[schema(format = DateTime)]
+    failing_since: Option<String>,
+    last_error: Option<String>,
+}
+
+impl UploadStatus {
+    fn of(report: upload::Report) -> UploadStatus {
+        let upload::Report { to, node, files, bytes, last_uploaded, failing_since, last_error, waiting } = report;
+        UploadStatus {
+            to,
+            node,
+            files,
+            bytes,
+            last_uploaded: last_uploaded.map(rfc3339),
+            waiting_files: waiting.files,
+            waiting_bytes: waiting.bytes,
+            oldest_waiting: waiting.oldest.map(rfc3339),
+            lost_files: waiting.lost_files,
+            failing_since: failing_since.map(rfc3339),
+            last_error,
+        }
+    }
 }
 
 /// The status of the prediction log
@@ -224,5 +273,6 @@ pub(super) async fn log(State(admin): State<Arc<Admin>>) -> Json<LogStatus> {
         failing_since: status.failing_since.map(rfc3339),
         last_error: status.last_error,
         seal_error: status.seal_error,
+        upload: admin.uploads.as_ref().map(|uploads| UploadStatus::of(uploads.report())),
     })
 }

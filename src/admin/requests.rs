@@ -29,6 +29,9 @@ pub(super) struct PromoteRequest {
     /// Promote although nobody approved the version. Only for admins; the audit trail, the log and a metric have it.
     #[schema(required = false)]
     pub(super) break_glass: bool,
+    /// The share of the gateways of a fleet that must have the version ready, over 0 and up to 1. Absent: all that should have the model.
+    #[schema(required = false, minimum = 0, maximum = 1)]
+    pub(super) quorum: Option<f64>,
 }
 
 /// The body of a rollback.
@@ -86,9 +89,10 @@ impl PromoteRequest {
         let (dry_run, allow_signature_change) = (members.flag("dry_run"), members.flag("allow_signature_change"));
         let gates = members.parse("gates", Gates::parse);
         let break_glass = members.flag("break_glass");
+        let quorum = members.quorum();
         members.finish()?;
         let (version, reason) = (required(version, "version")?, required(reason, "reason")?);
-        Ok(PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass })
+        Ok(PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass, quorum })
     }
 }
 

@@ -12,7 +12,9 @@ use crate::ledger::rfc3339;
 use crate::lifecycle::Actor;
 use crate::model::{ModelName, Version};
 use crate::outcomes::sides::Cuped;
-use crate::rollout::{self, Counts, Evidence, MetricEvidence, Plan, Require, Step, Verdict, View, p99_us};
+use crate::rollout::{
+    self, Counted, Counts, Driving, Evidence, MetricEvidence, Plan, Require, Step, Verdict, View, p99_us,
+};
 use crate::route::{Document, Proposal};
 use crate::settings::show_duration;
 use crate::telemetry::{ArmEvidence, KeyEvidence, Unit};
@@ -68,10 +70,14 @@ pub(super) struct Rollout {
     p99_before_us: Option<u64>,
     /// What must be shown before the next step; absent members are not asked for.
     require: RequireResponse,
-    /// The evidence of this step; after the end, of the last step that was held. Null while the candidate is a shadow.
+    /// The evidence of this step; after the end, of the last step that was held. Null while the candidate is a shadow. In a fleet it is the sum
+    /// of all gateways, and only the driver shows it.
     candidate: Option<Side>,
     control: Option<Side>,
     guardrails: Vec<Guardrail>,
+    /// Who drives it, in a fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<RolloutFleet>,
     /// The business metrics of the plan in this step: first those of the guardrails, then the goal.
     metrics: Vec<MetricState>,
     /// The largest share of rollouts that are moved back although the candidate is no worse.
@@ -85,6 +91,34 @@ pub(super) struct Rollout {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<TrafficDocument>)]
     would_be: Option<Document>,
+}
+
+/// A rollout of a fleet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RolloutFleet {
+    /// The gateway that drives it.
+    driver: String,
+    /// Whether that is the gateway that answers.
+    here: bool,
+    /// Seconds since its lease was renewed, as this gateway saw it; null where it was not seen. After about 5 another gateway takes over.
+    lease_age: Option<f64>,
+    /// The gateways whose counts are in the sum.
+    counted: Vec<CountedGateway>,
+    /// Gateways that are there, or were in the sum, and whose counts have not come for 6 seconds. What a gateway that ended had not told is lost.
+    silent: Vec<String>,
+    /// Why this gateway does not know the fleet's state now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut_off: Option<String>,
+}
+
+/// A gateway whose counts are in the sum.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CountedGateway {
+    node: String,
+    /// Requests of both sides, or pairs of a shadow.
+    requests: u64,
+    /// Seconds since its last counts came.
+    age: f64,
 }
 
 /// The requests of one side since the step began.
@@ -203,7 +237,7 @@ pub(super) async fn begin(
         let allow_signature_change = plan.allow_signature_change;
         let view = admin.rollouts.preview(model.clone(), plan, Actor(actor.0.clone())).await?;
         let document = view.state.document(view.state.step);
-        let proposal = Proposal { document, allow_signature_change, break_glass: false, dry_run };
+        let proposal = Proposal { document, allow_signature_change, break_glass: false, dry_run, quorum: None };
         // The manager knows whether the version can serve.
         let published = admin.handle.put_traffic(model, proposal, None, actor).await?;
         return Ok(Json(Rollout { would_be: Some(published.document), ..Rollout::of(&view) }));
@@ -309,11 +343,13 @@ fn read(
 
 impl Rollout {
     fn of(view: &View) -> Rollout {
-        let View { model, state, held, evidence, metrics, trouble } = view;
+        let View { model, state, held, evidence, metrics, trouble, driving } = view;
         let plan = &state.plan;
+        // Another gateway has the sums.
+        let is_elsewhere = driving.as_ref().is_some_and(|driving| !driving.here);
         let step = match evidence {
-            Evidence::Step(step) => Some(&**step),
-            Evidence::Shadow(_) => None,
+            Evidence::Step(step) if !is_elsewhere => Some(&**step),
+            Evidence::Step(_) | Evidence::Shadow(_) => None,
         };
         let moves = state.moves.iter().map(|m| Move {
             ts: rfc3339(m.ts),
@@ -347,7 +383,8 @@ impl Rollout {
             require: RequireResponse::of(plan.require),
             candidate: step.map(|step| Side::of(&step.candidate)),
             control: step.map(|step| Side::of(&step.control)),
-            guardrails: guardrails(plan, evidence),
+            guardrails: if is_elsewhere { Vec::new() } else { guardrails(plan, evidence) },
+            fleet: driving.as_ref().map(RolloutFleet::of),
             metrics: metrics.iter().map(|found| MetricState::of(found, plan.level())).collect(),
             false_alarm_rate: plan.guardrails.false_alarm_rate,
             moves: moves.collect(),
@@ -355,6 +392,30 @@ impl Rollout {
             would_be: None,
         }
     }
+}
+
+impl RolloutFleet {
+    fn of(driving: &Driving) -> RolloutFleet {
+        let Driving { driver, here, lease, counted, silent, cut_off } = driving;
+        let of = |of: &Counted| CountedGateway {
+            node: of.node.clone(),
+            requests: of.requests,
+            age: seconds(Duration::from_millis(of.age_ms)),
+        };
+        RolloutFleet {
+            driver: driver.clone(),
+            here: *here,
+            lease_age: lease.map(seconds),
+            counted: counted.iter().map(of).collect(),
+            silent: silent.clone(),
+            cut_off: cut_off.clone(),
+        }
+    }
+}
+
+/// In seconds, to a tenth.
+pub(super) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10.0).round() / 10.0
 }
 
 fn guardrails(plan: &Plan, evidence: &Evidence) -> Vec<Guardrail> {

@@ -134,6 +134,9 @@ pub(super) struct TrafficProposal {
     /// Check the document and answer it with the revision that is in force; change nothing. Missing approvals are not reported.
     #[schema(required = false)]
     dry_run: bool,
+    /// The share of the gateways of a fleet that must be able to serve it, over 0 and up to 1. Absent: all that should have the model.
+    #[schema(required = false, minimum = 0, maximum = 1)]
+    quorum: Option<f64>,
 }
 
 /// What a version must pass before it is promoted.

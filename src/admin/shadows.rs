@@ -265,7 +265,7 @@ impl Shadow {
     pub(super) fn readable(mut self, may_read: bool) -> Shadow {
         let pairs = if may_read { &mut [][..] } else { &mut self.primaries[..] };
         for worst in pairs.iter_mut().flat_map(|pair| &mut pair.worst) {
-            worst.words = "not shown: what a request holds is for operators".to_owned();
+            "not shown: what a request holds is for operators".clone_into(&mut worst.words);
             for side in [&mut worst.primary, &mut worst.shadow] {
                 (side.outputs, side.error, side.note) = (None, None, None);
             }

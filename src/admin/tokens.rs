@@ -76,6 +76,8 @@ pub(super) struct Token {
     /// Null: not yet. After a crash, a use of the last minute may be missing.
     #[schema(format = DateTime)]
     last_used: Option<String>,
+    /// It is valid on every gateway of the fleet.
+    shared: bool,
 }
 
 /// All tokens, by name.
@@ -222,6 +224,7 @@ pub(super) async fn create(
         return Err(Failure::new(Code::Conflict, message).into());
     }
     let facts = facts.ok_or_else(|| Failure::new(Code::Internal, "the token cannot be read back"))?;
+    let facts = TokenFacts { shared: admin.fleet.is_some(), ..facts };
     Ok((StatusCode::CREATED, Json(CreatedToken { facts: facts.into(), token: secret })))
 }
 
@@ -280,6 +283,7 @@ impl From<TokenFacts> for Token {
             created_by: facts.created_by,
             expires_at: facts.expires_at.map(rfc3339),
             last_used: facts.last_used.map(rfc3339),
+            shared: facts.shared,
         }
     }
 }

@@ -5,6 +5,7 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::error::ErrorResponse;
 use super::extract::{IfMatch, Operator, Parameters, Target};
+use super::fleet::check_here;
 use super::requests::{PromoteRequest, RollbackRequest, read_proposal};
 use super::responses::traffic::{Assignment, EndsRollout, PromotionResponse, RollbackResponse, Traffic};
 use super::schemas::{Problem, TrafficProposal};
@@ -78,6 +79,7 @@ pub(super) async fn replace(
     let proposal = read_proposal(&value, duplicates)?;
     check_break_glass(proposal.break_glass, &caller, &model)?;
     let if_match = revisions(&admin, &target, if_match)?;
+    check_here(&admin, &model)?;
     let rollout = active_rollout(&admin, &model).await;
     let before = target.entry(&admin.reader.snapshot()).ok().and_then(|entry| entry.document().cloned());
     let dry_run = proposal.dry_run;
@@ -195,14 +197,25 @@ pub(super) async fn promote(
     body: JsonBody,
 ) -> Result<Json<PromotionResponse>, ErrorResponse> {
     let model = target.model()?;
-    let PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass } =
+    let PromoteRequest { version, reason, dry_run, allow_signature_change, gates, break_glass, quorum } =
         PromoteRequest::read(body)?;
     check_break_glass(break_glass, &caller, &model)?;
     let if_match = revisions(&admin, &target, if_match)?;
+    check_here(&admin, &model)?;
     let rollout = active_rollout(&admin, &model).await;
     let label = None;
-    let promote =
-        Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, label, actor };
+    let promote = Promote {
+        version,
+        reason,
+        dry_run,
+        allow_signature_change,
+        gates,
+        break_glass,
+        if_match,
+        label,
+        quorum,
+        actor,
+    };
     let promotion = admin.handle.promote(model, promote).await?;
     Ok(Json(PromotionResponse::of(promotion, dry_run, rollout)))
 }
@@ -240,6 +253,7 @@ pub(super) async fn rollback(
     let RollbackRequest { reason, to_revision, dry_run, break_glass } = RollbackRequest::read(body)?;
     check_break_glass(break_glass, &caller, &model)?;
     let if_match = revisions(&admin, &target, if_match)?;
+    check_here(&admin, &model)?;
     let rollout = active_rollout(&admin, &model).await;
     let request = Rollback { to_revision, reason, dry_run, break_glass, if_match, actor };
     let rolled_back = admin.handle.rollback(model, request).await?;

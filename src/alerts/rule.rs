@@ -35,6 +35,8 @@ pub enum Rule {
     Slower,
     /// The prediction log loses records, or cannot be written.
     LogLoss,
+    /// Sealed files do not reach their bucket.
+    UploadBehind,
     DiskFull,
     MemoryFull,
     CertificateExpires,
@@ -43,6 +45,12 @@ pub enum Rule {
     AuditBroken,
     /// An admin gave traffic to a version that nobody approved.
     BreakGlass,
+    /// This gateway is cut off from its fleet.
+    FleetCutOff,
+    /// Documents of the fleet are not in force on this gateway.
+    FleetBehind,
+    /// A gateway of the fleet ended without saying so.
+    FleetLost,
 }
 
 /// How bad it is.
@@ -61,7 +69,7 @@ pub enum Severity {
 pub struct NotARule(String);
 
 impl Rule {
-    pub const ALL: [Rule; 19] = [
+    pub const ALL: [Rule; 23] = [
         Rule::VersionFailed,
         Rule::ModelUnserved,
         Rule::BreakerOpen,
@@ -75,12 +83,16 @@ impl Rule {
         Rule::Unstable,
         Rule::Slower,
         Rule::LogLoss,
+        Rule::UploadBehind,
         Rule::DiskFull,
         Rule::MemoryFull,
         Rule::CertificateExpires,
         Rule::TokenExpires,
         Rule::AuditBroken,
         Rule::BreakGlass,
+        Rule::FleetCutOff,
+        Rule::FleetBehind,
+        Rule::FleetLost,
     ];
 
     /// Stable: receivers and silences depend on it.
@@ -100,12 +112,16 @@ impl Rule {
             Rule::Unstable => "unstable",
             Rule::Slower => "slower",
             Rule::LogLoss => "log_loss",
+            Rule::UploadBehind => "upload_behind",
             Rule::DiskFull => "disk_full",
             Rule::MemoryFull => "memory_full",
             Rule::CertificateExpires => "certificate_expires",
             Rule::TokenExpires => "token_expires",
             Rule::AuditBroken => "audit_broken",
             Rule::BreakGlass => "break_glass",
+            Rule::FleetCutOff => "fleet_cut_off",
+            Rule::FleetBehind => "fleet_behind",
+            Rule::FleetLost => "fleet_lost",
         }
     }
 
@@ -119,8 +135,9 @@ impl Rule {
     #[must_use]
     pub(super) const fn begins_after(self) -> Duration {
         match self {
-            Rule::ModelUnserved => Duration::from_secs(15),
-            Rule::MemoryFull => Duration::from_secs(30),
+            Rule::ModelUnserved | Rule::FleetLost => Duration::from_secs(15),
+            Rule::MemoryFull | Rule::FleetCutOff => Duration::from_secs(30),
+            Rule::FleetBehind => Duration::from_mins(1),
             _ => Duration::ZERO,
         }
     }

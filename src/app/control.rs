@@ -132,8 +132,8 @@ impl Control {
         let uses = TokenUses { access: plane.access.clone(), handle: plane.handle.clone() };
         let stuck = StuckVersions::new(plane.reader.clone(), plane.handle.clone(), &telemetry);
         let threads = Arc::clone(&plane.threads);
-        let is_secure = tls.admin.is_some();
-        let router = admin::router_with(plane, |api| console::pages(api, is_secure))?;
+        let (is_secure, in_fleet) = (tls.admin.is_some(), plane.fleet.is_some());
+        let router = admin::router_with(plane, |api| console::pages(api, is_secure, in_fleet))?;
         let secure = |tls: &Arc<Tls>| Secure::new(Arc::clone(tls), "admin", telemetry.process(), MAX_CONNECTIONS);
         let secure = tls.admin.as_ref().map(secure);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {

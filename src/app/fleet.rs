@@ -1,10 +1,13 @@
 //! Joins the fleet, where the configuration names one.
 
 use super::StartError;
+use crate::access::Access;
 use crate::config::Config;
-use crate::fleet::{Fleet, Joining, Stop};
+use crate::fleet::{Fleet, Joining, Place, Reload, Stop};
+use crate::ledger::LedgerReader;
 use crate::lifecycle::{Handle, Peers};
-use crate::registry::Reader;
+use crate::mirror::Mirror;
+use crate::registry::{Elsewhere, Reader};
 use crate::telemetry::Telemetry;
 use std::sync::Arc;
 
@@ -29,8 +32,26 @@ pub(super) fn prepare(config: &Config) -> Result<Before, StartError> {
 }
 
 impl Before {
-    pub fn join(self, handle: &Handle, reader: &Reader, telemetry: &Telemetry) -> Result<Joined, StartError> {
-        let start = |joining: Joining| joining.start(handle.clone(), reader.clone(), telemetry);
+    /// Where models are that this gateway should not have, for requests that name them.
+    pub fn elsewhere(&self) -> Elsewhere {
+        let fleet = self.fleet.clone();
+        Elsewhere::new(move |model| fleet.as_ref()?.elsewhere(model))
+    }
+
+    /// `ledger` and `access` have the tokens of this gateway.
+    pub fn join(
+        self,
+        handle: &Handle,
+        reader: &Reader,
+        mirror: &Mirror,
+        (ledger, access): (&LedgerReader, &Access),
+        telemetry: &Telemetry,
+    ) -> Result<Joined, StartError> {
+        let (tokens, access) = (ledger.clone(), access.clone());
+        let reload: Reload = Arc::new(move || access.reload(|| tokens.tokens()).map_err(|error| error.to_string()));
+        let place = Place { ledger: ledger.clone(), reload };
+        let start =
+            |joining: Joining| joining.start(handle.clone(), reader.clone(), (place, mirror.clone()), telemetry);
         let stop = self.joining.map(start).transpose();
         let stop = stop.map_err(|source| StartError::Start { what: "the fleet", source })?;
         Ok(Joined { fleet: self.fleet, stop })

@@ -1,14 +1,18 @@
 //! `sluicegate forget`: removes the records of a person from the prediction log of a stopped server.
 
 use super::commands::{Failed, keep_files_private_in};
+use super::uploads;
+use crate::bucket::Prefix;
 use crate::cli::ForgetOptions;
 use crate::ledger::{self, Action, LedgerError, Note};
 use crate::model::ModelName;
-use crate::record::{Forgotten, Subject, forget as remove};
+use crate::record::{Forgotten, Removed, Subject, forget as remove};
+use crate::upload::{Place, end_begun};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Removes the records and writes into the audit trail that it was done, and not whose they were.
 #[must_use]
@@ -48,8 +52,9 @@ fn run(options: &ForgetOptions) -> Result<Forgotten, Failed> {
         }
         error => error.to_string(),
     })?;
-    let forgotten =
-        remove(data, options.hash_key_file.as_deref(), model.as_ref(), &subject).map_err(|e| e.to_string())?;
+    let bucket = bucket(options)?;
+    let forgotten = remove(data, options.hash_key_file.as_deref(), model.as_ref(), &subject, bucket.as_ref());
+    let forgotten = forgotten.map_err(|e| e.to_string())?;
     let note = Note {
         model,
         actor: "local".to_owned(),
@@ -64,22 +69,51 @@ fn run(options: &ForgetOptions) -> Result<Forgotten, Failed> {
     Ok(forgotten)
 }
 
+/// The bucket that the data directory was uploaded to. What an upload had begun there is ended.
+fn bucket(options: &ForgetOptions) -> Result<Option<Arc<Prefix>>, Failed> {
+    if options.local_only {
+        return Ok(None);
+    }
+    let Some(place) = Place::find(&options.data_dir).map_err(|e| e.to_string())? else { return Ok(None) };
+    let failed = |error: std::io::Error| {
+        format!("{error}; nothing was changed (--local-only leaves the bucket alone, and what is there stays)")
+    };
+    let prefix = uploads::bucket(&place.to, options.log_instance_metadata).map_err(|e| e.to_string())?;
+    prefix.dirs("predictions").map_err(failed)?;
+    end_begun(&options.data_dir, &prefix).map_err(failed)?;
+    Ok(Some(prefix))
+}
+
 /// What was done, without the key and the id.
 fn as_json(options: &ForgetOptions, forgotten: &Forgotten) -> serde_json::Value {
-    let Forgotten { predictions, feedback, files, models } = forgotten;
+    let Forgotten { predictions, feedback, files, models, uploaded } = forgotten;
     let by = if options.route_key.is_some() { "route_key" } else { "request_id" };
-    json!({ "by": by, "predictions": predictions, "feedback": feedback, "files": files, "models": models })
+    let uploaded = uploaded.map(|Removed { predictions, feedback, files }| {
+        json!({ "predictions": predictions, "feedback": feedback, "files": files })
+    });
+    json!({
+        "by": by, "predictions": predictions, "feedback": feedback, "files": files, "models": models, "uploaded": uploaded,
+    })
 }
 
 fn as_text(options: &ForgetOptions, forgotten: &Forgotten) -> String {
-    let Forgotten { predictions, feedback, files, models } = forgotten;
+    let Forgotten { predictions, feedback, files, models, uploaded } = forgotten;
     let models = models.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let of = if models.is_empty() { String::new() } else { format!(" of {models}") };
     let mut text =
         format!("removed {predictions} records of predictions and {feedback} of feedback{of}, in {files} files\n");
+    // Writing to a String cannot fail.
+    if let Some(Removed { predictions, feedback, files }) = uploaded {
+        let _ = writeln!(
+            text,
+            "in the bucket: removed {predictions} records of predictions and {feedback} of feedback, in {files} objects; \
+             the data directories of other gateways were not looked at: run it on each"
+        );
+    } else if matches!(Place::find(&options.data_dir), Ok(Some(_))) {
+        let _ = writeln!(text, "the bucket that this data directory is uploaded to was left alone");
+    }
     let crashes = std::fs::read_dir(options.data_dir.join("crashes")).map_or(0, Iterator::count);
     if crashes > 0 {
-        // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "{crashes} files in {} were written after crashes and may hold requests as they came: look at them",

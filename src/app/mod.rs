@@ -19,6 +19,7 @@ mod control;
 mod drift;
 mod explain;
 mod fleet;
+mod fleet_state;
 mod forget;
 mod golden;
 mod offline;
@@ -32,6 +33,7 @@ mod signals;
 mod sources;
 mod threads;
 mod tokens;
+mod uploads;
 mod watch;
 
 pub use audit::audit;
@@ -39,6 +41,7 @@ use certificates::Certificates;
 pub use certificates::certificate;
 pub use commands::{check, serve, trial};
 pub use explain::explain;
+pub use fleet_state::fleet_command;
 pub use forget::forget;
 pub use golden::golden;
 pub use offline::{export, replay, reproduce};
@@ -125,6 +128,9 @@ const TRACES_STOP: Duration = Duration::from_secs(2);
 /// How long a stop waits until the fleet knows that this gateway leaves. Otherwise it learns it after some seconds.
 const FLEET_STOP: Duration = Duration::from_secs(1);
 
+/// How long a stop goes on to upload sealed files, while that works.
+const UPLOADS_STOP: Duration = Duration::from_secs(5);
+
 /// How long a stop waits for versions to be unloaded while runs do not end.
 const HELD_VERSIONS: Duration = Duration::from_secs(1);
 
@@ -168,6 +174,7 @@ pub struct App {
     control: control::Control,
     manager: lifecycle::Stop,
     fleet: Option<crate::fleet::Stop>,
+    uploads: Option<crate::upload::Stop>,
     retention: retention::Retention,
     heads: Heads,
     alerts: alerts::Stop,
@@ -235,14 +242,14 @@ impl App {
             .map_err(|source| StartError::Ledger { dir: dir.display().to_string(), source: Box::new(source) })?;
         warn_if_others_read(dir);
         let access = start_access(config, &mut ledger_writer, &ledger_reader)?;
-        let (writer, reader) = registry::new();
+        let mut fleet = fleet::prepare(config)?;
+        let (writer, reader) = registry::new_with(fleet.elsewhere());
 
         let (prediction_log, log_stop, recording, quality, recalling) = start_log(config, io, &telemetry)?;
         let (mlflow, follower) = sources::registry(config, &reader).map_err(start("MLflow's registry"))?;
-        let remote = sources::Remote::of(config, mlflow);
+        let remote = sources::Remote::of(config, mlflow, fleet.fleet.as_ref(), &reader);
         let lifecycle_config = lifecycle_config(config, memory, recording, set_aside, &remote);
         let figures = shadow::Figures::new(config.shadows.worst);
-        let mut fleet = fleet::prepare(config)?;
         let stores = lifecycle::Stores { journal: Box::new(ledger_writer), peers: fleet.peers.take() };
         let (handle, manager) =
             lifecycle::start(lifecycle_config, loader, writer, stores, figures.clone(), telemetry.clone())
@@ -251,7 +258,7 @@ impl App {
             remote.start(config, &reader, &telemetry).map_err(start("the sources of models"))?;
         let (mlflow, mlflow_stop) =
             sources::follow(follower, &handle, &mirror, &telemetry).map_err(start("what follows MLflow"))?;
-        let fleet = fleet.join(&handle, &reader, &telemetry)?;
+        let fleet = fleet.join(&handle, &reader, &mirror, (&ledger_reader, &access), &telemetry)?;
 
         let crate::config::Execute { inline_below, queue, max_wait, .. } = config.execute;
         let execution = Arc::new(execute::Config { inline_below, queue, max_wait, workers, cores });
@@ -277,10 +284,12 @@ impl App {
             figures.clone(),
             quality.history().clone(),
             telemetry.clone(),
+            fleet.fleet.as_ref().map(crate::fleet::Fleet::fellows),
         )
         .map_err(start("the rollouts"))?;
 
         tell_about(parent.as_ref(), config, &telemetry);
+        let (uploads, uploads_stop) = uploads::start(config, &prediction_log, &telemetry)?;
         let retention = retention::Retention { log: prediction_log.clone(), handle: handle.clone() };
         let heads = Heads::start(&config.audit, ledger_reader.clone(), &telemetry)
             .map_err(start("the heads of the audit trail"))?;
@@ -298,6 +307,7 @@ impl App {
             stability,
             quality,
             log: prediction_log,
+            uploads,
             handle,
             ledger: ledger_reader,
             telemetry: telemetry.clone(),
@@ -341,6 +351,7 @@ impl App {
             control,
             manager,
             fleet: fleet.stop,
+            uploads: uploads_stop,
             retention,
             heads,
             alerts,
@@ -416,6 +427,7 @@ impl App {
             control,
             manager,
             fleet,
+            uploads,
             retention,
             heads,
             alerts,
@@ -471,6 +483,10 @@ impl App {
         // Nothing offers records any more: the queue is written, and sealed if there is time.
         recalling.stop();
         prediction_log.stop(left);
+        // The last segments are sealed.
+        if let Some(uploads) = uploads {
+            uploads.stop(left().mul_f64(0.5).min(UPLOADS_STOP));
+        }
         stability.stop(left().min(STABILITY_STOP));
         history.stop(left());
         control.stop(left());
@@ -574,6 +590,7 @@ fn start_log(
         // The I/O threads, and the thread that sorts copies for shadows.
         shards: io_threads.get() + 1,
         cores: Machine::detect().cores,
+        uploads: uploads::rules(&settings.upload),
         ..settings.log.clone()
     };
     let (log, stop) = Log::start(log_config, quality.clone(), telemetry)

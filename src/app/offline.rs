@@ -2,14 +2,16 @@
 
 use super::commands::{FAILED, USAGE};
 use super::sources::model_dirs;
+use super::uploads;
 use crate::admin::pair_json;
 use crate::backend::Engines;
-use crate::cli::{self, ExportOptions, PickOptions, ReplayOptions, ReproduceOptions};
+use crate::bucket::Prefix;
+use crate::cli::{self, ExportOptions, LogAddress, PickOptions, ReplayOptions, ReproduceOptions};
 use crate::compare::Tolerance;
 use crate::config::Config;
 use crate::dataset::{
-    self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, MAX_SAMPLE, Outcome, Paired, Replay,
-    Replayed, ReproduceSample, Reproduced, ReproducedSample, STDOUT, Verdict,
+    self, Budget, Error, Export, Exported, Filter, Format, Gate, LabelFigures, MAX_SAMPLE, Outcome, Paired, Records,
+    Replay, Replayed, ReproduceSample, Reproduced, ReproducedSample, STDOUT, Verdict,
 };
 use crate::machine;
 use crate::model::Role;
@@ -22,6 +24,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Writes logged predictions with their feedback to a file.
@@ -119,6 +122,16 @@ fn end_with_server() {
     }
 }
 
+/// Where the records are that a command reads.
+fn records<'a>(options: &'a PickOptions, bucket: Option<&'a Arc<Prefix>>) -> Records<'a> {
+    bucket.map_or_else(|| options.data_dir().into(), Records::Bucket)
+}
+
+/// The bucket that `--log` names.
+pub(super) fn bucket_of(log: &LogAddress) -> Result<Option<Arc<Prefix>>, Error> {
+    log.log.as_deref().map(|address| uploads::bucket(address, log.log_instance_metadata)).transpose()
+}
+
 /// The memory of an export or a replay: less for one beside a server.
 fn budget(options: &PickOptions) -> Budget {
     if options.for_server { Budget { rows: 200_000, bytes: 32 << 20 } } else { Budget::default() }
@@ -181,10 +194,11 @@ fn export_as(options: &ExportOptions) -> Result<(Exported, std::path::PathBuf), 
         })?,
     };
     let model = parsed(&options.model, "model name")?;
+    let bucket = bucket_of(&options.pick.log)?;
     let bar = Bar::new();
     let what = Export {
         model: &model,
-        data: options.pick.data_dir(),
+        data: records(&options.pick, bucket.as_ref()),
         filter: pick(&options.pick, &options.versions, &options.roles)?,
         require_label: options.require_label,
         format,
@@ -236,12 +250,13 @@ fn replay_as(options: &ReplayOptions) -> Result<Replayed, Error> {
     }
     let gates = options.gates.iter().map(|gate| Gate::parse(gate)).collect::<Result<_, _>>()?;
     let shadows = Config::default().shadows;
+    let bucket = bucket_of(&options.pick.log)?;
     let bar = Bar::new();
     let what = Replay {
         model: &model,
         version: parsed(&options.version, "version")?,
         models: &model_dirs(&options.models, options.pick.data_dir()),
-        data: options.pick.data_dir(),
+        data: records(&options.pick, bucket.as_ref()),
         filter: pick,
         limit: options.limit,
         rtol: options.rtol,

@@ -1,10 +1,10 @@
 //! The command `profile`.
 
-use super::offline::{Bar, finish, parsed};
+use super::offline::{Bar, bucket_of, finish, parsed};
 use super::sources::model_dirs;
 use crate::backend::Engines;
 use crate::cli::ProfileOptions;
-use crate::dataset::{self, Error, Filter, ProfileSource, Profiled, ProfiledVersion};
+use crate::dataset::{self, Error, Filter, ProfileSource, Profiled, ProfiledVersion, Records};
 use crate::model::{ModelName, Version};
 use crate::profile::Sample;
 use indicatif::{HumanBytes, HumanCount};
@@ -40,7 +40,9 @@ fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
                 versions: vec![version],
                 ..Filter::default()
             };
-            let source = ProfileSource::Log { data: &options.data_dir, model: &model, filter };
+            let bucket = bucket_of(&options.log)?;
+            let data = bucket.as_ref().map_or_else(|| options.data_dir.as_path().into(), Records::Bucket);
+            let source = ProfileSource::Log { data, model: &model, filter };
             dataset::profile(&source, None, options.sample, &engines, &options.output, &progress)?
         }
         (None, Some(data)) => {

@@ -50,6 +50,10 @@ impl Retention {
 fn note(deleted: &Deleted) -> Note {
     let reason = match deleted.reason {
         "age" => "files of the prediction log were older than prediction_log.keep_for",
+        "uploaded" => "uploaded files of the prediction log were older than prediction_log.upload_keep_local",
+        "not_uploaded" => {
+            "the prediction log was larger than prediction_log.disk_budget, and these files could not be uploaded before: they are lost"
+        }
         _ => "the prediction log was larger than prediction_log.disk_budget",
     };
     Note {

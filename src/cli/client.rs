@@ -109,7 +109,8 @@ impl Client {
                 let mut document = read_file(file)?;
                 let reason = options.reason.as_deref().map(|reason| ("reason", reason.into()));
                 let break_glass = options.break_glass.then_some(("break_glass", true.into()));
-                for (name, value) in reason.into_iter().chain(break_glass) {
+                let quorum = options.quorum.map(|share| ("quorum", share.into()));
+                for (name, value) in reason.into_iter().chain(break_glass).chain(quorum) {
                     document = set_member(&document, name, &value).unwrap_or(document);
                 }
                 (document, None)
@@ -163,18 +164,33 @@ impl Client {
         if options.break_glass {
             document["break_glass"] = true.into();
         }
+        if let Some(share) = options.quorum {
+            document["quorum"] = share.into();
+        }
         Ok((document, now.etag))
     }
 
     pub(super) fn promote(&self, options: &PromoteOptions) -> Done {
-        let PromoteOptions { model, version, reason, dry_run, allow_signature_change, gates, no_gates, break_glass } =
-            options;
+        let PromoteOptions {
+            model,
+            version,
+            reason,
+            dry_run,
+            allow_signature_change,
+            gates,
+            no_gates,
+            break_glass,
+            quorum,
+        } = options;
         let mut body = json!({"version": version, "reason": reason, "dry_run": dry_run});
         if *allow_signature_change {
             body["allow_signature_change"] = true.into();
         }
         if *break_glass {
             body["break_glass"] = true.into();
+        }
+        if let Some(share) = quorum {
+            body["quorum"] = (*share).into();
         }
         if *no_gates || !gates.is_empty() {
             body["gates"] = parse_gates(gates)?;

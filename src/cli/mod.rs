@@ -18,6 +18,7 @@ mod alerts;
 mod approve;
 mod client;
 mod fleet;
+mod log;
 mod logged;
 mod offline;
 mod push;
@@ -41,9 +42,10 @@ mod tls;
 mod top;
 mod wait;
 
+pub use fleet::FleetCommand;
 pub use offline::{
     AuditOptions, CertificateOptions, ExplainOptions, ExportOptions, ForgetOptions, GoldenOptions, KeygenOptions,
-    Local, LogPlace, Pages, PickOptions, ProfileOptions, ReplayOptions, ReproduceOptions, RequestOptions,
+    Local, LogAddress, LogPlace, Pages, PickOptions, ProfileOptions, ReplayOptions, ReproduceOptions, RequestOptions,
     RequestsOptions, SignOptions, TokenCommand,
 };
 pub(crate) use show::table;
@@ -179,6 +181,7 @@ later ones use it.")]
   sluicegate export iris --version 2 --limit 50 -o models/iris/3/golden.json
   sluicegate export iris --version 2 -o models/iris/3/warmup.json
   sluicegate export iris -o iris.parquet --admin http://gateway:8081      from a server: parquet or csv
+  sluicegate export iris -o iris.parquet --log s3://ml-records/production      what all gateways uploaded
 
 Without --admin (or SLUICEGATE_ADMIN), and with --data-dir, it reads a data directory.")]
     Export(ExportOptions),
@@ -189,6 +192,7 @@ Without --admin (or SLUICEGATE_ADMIN), and with --data-dir, it reads a data dire
   sluicegate replay iris --version 3 --gate \"within_tolerance>=0.999\" --gate \"failed<=0\" --gate \"accuracy>=0.95\"
   sluicegate replay iris --version 3 --gate \"accuracy>=champion-0.01\"
   sluicegate replay iris --version 3 --admin http://gateway:8081          on a server, at the lowest priority
+  sluicegate replay iris --version 3 --log s3://ml-records/production          what all gateways uploaded
 
 Gates, each with >=, <=, > or < and a number:
   within_tolerance     share of the output values that are within the tolerance of the logged ones
@@ -244,7 +248,7 @@ model in the hour, day, week or month before it. The parts add up to the differe
   sluicegate forget --route-key u1 --reason \"a request for erasure\"
   sluicegate forget --request-id order-1234 --model iris --data-dir /var/lib/sluicegate --reason \"a request for erasure\"
 
-Files that hold such records are written again without them. The audit trail says how many were removed, and not whose they were.")]
+Files that hold such records are written again without them, also all objects in the bucket that the server uploads to. The audit trail says how many were removed, and not whose they were.")]
     Forget(ForgetOptions),
     /// List all models and the states of their versions.
     #[command(after_help = "Examples:
@@ -509,16 +513,27 @@ Who pushed a version or asked for its traffic cannot approve it.")]
         #[arg(long)]
         now: bool,
     },
+    /// Show the state of the prediction log: what was recorded and lost, what is on the disk, and what is uploaded.
+    #[command(after_help = "Examples:
+  sluicegate log
+  sluicegate log --json | jq .upload.last_error")]
+    Log,
     /// Show what was found in MLflow's model registry, and what became of its aliases.
     #[command(after_help = "Examples:
   sluicegate mlflow
   sluicegate mlflow --json | jq '.models[].aliases'")]
     Mlflow,
-    /// Show the gateways of the fleet, and what each has in force.
+    /// Show the gateways of the fleet, and what each has in force; or take its state out, or bring one in.
     #[command(after_help = "Examples:
   sluicegate fleet
-  sluicegate fleet --json | jq '.nodes[].state'")]
-    Fleet,
+  sluicegate fleet --json | jq '.nodes[].state'
+  sluicegate fleet export-state shop.json
+  sluicegate fleet import-state shop.json --data-dir data
+  sluicegate fleet join --seed --config /etc/sluicegate.toml")]
+    Fleet {
+        #[command(subcommand)]
+        command: Option<FleetCommand>,
+    },
     /// List what is wrong now, and who is told; or send a test to a target.
     #[command(after_help = "Examples:
   sluicegate alerts
@@ -671,7 +686,7 @@ struct ServeOptions {
     /// The directory for traffic documents, the audit trail and the prediction log [default: data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Share traffic documents with other gateways through these NATS servers, separated by commas [default: none]
+    /// Share traffic documents, approvals and tokens with other gateways through these NATS servers, separated by commas [default: none]
     #[arg(long, value_name = "URLS")]
     fleet: Option<String>,
 }
@@ -758,6 +773,9 @@ pub(crate) struct TrafficOptions {
     /// metric have it.
     #[arg(long, requires = "change", requires = "reason")]
     break_glass: bool,
+    /// In a fleet: the share of the gateways that must be able to serve it, such as 0.9. By default all that should have the model.
+    #[arg(long, value_name = "SHARE", requires = "change")]
+    quorum: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -805,6 +823,9 @@ pub(crate) struct PromoteOptions {
     /// Promote although nobody approved the version. For admins, in an emergency; the audit trail, the log and a metric have it.
     #[arg(long)]
     break_glass: bool,
+    /// In a fleet: the share of the gateways that must have the version ready, such as 0.9. By default all that should have the model.
+    #[arg(long, value_name = "SHARE")]
+    quorum: Option<f64>,
 }
 
 /// Why a command failed: the message for standard error, and the exit code.
@@ -881,9 +902,14 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Whoami => client.whoami(),
         Command::Callers => client.callers(),
         Command::Sources { now } => client.sources(now),
+        Command::Log => client.log(),
         Command::Mlflow => client.mlflow(),
         Command::Alerts(options) => client.alerts(&options),
-        Command::Fleet => client.fleet(),
+        Command::Fleet { command: None } => client.fleet(),
+        Command::Fleet { command: Some(FleetCommand::ExportState { file, tokens }) } => {
+            client.export_fleet(&file, tokens)
+        }
+        Command::Fleet { command: Some(command) } => return (local.fleet)(&command, client.json()),
         Command::Silence(options) => client.silence(&options),
         Command::History { model } => client.history(&model),
         Command::Audit(options) if options.verify || options.export => {

@@ -1,5 +1,6 @@
 //! Options of the commands that run in this process and not on a server.
 
+use super::FleetCommand;
 use crate::config::Overrides;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub struct Local {
     pub forget: fn(&ForgetOptions, bool) -> ExitCode,
     /// Changes or lists the tokens in the data directory of a stopped server.
     pub token: fn(&TokenCommand, &Path, bool) -> ExitCode,
+    /// `fleet import-state` and `fleet join`.
+    pub fleet: fn(&FleetCommand, bool) -> ExitCode,
     pub keygen: fn(&KeygenOptions) -> ExitCode,
     pub sign: fn(&SignOptions) -> ExitCode,
     /// `audit --verify` and `audit --export`.
@@ -87,7 +90,7 @@ pub enum TokenCommand {
 impl PickOptions {
     /// The data directory to read without a server. `None`: a server is asked.
     pub(super) fn offline(&self, server_is_named: bool) -> bool {
-        self.data_dir.is_some() || !server_is_named
+        self.data_dir.is_some() || self.log.log.is_some() || !server_is_named
     }
 
     /// The data directory.
@@ -177,6 +180,8 @@ pub struct ProfileOptions {
     /// The data directory, for --from-log.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub log: LogAddress,
     /// With --from-log: records from this time on (RFC 3339, or a date in UTC).
     #[arg(long, value_name = "TIME", requires = "from_log")]
     pub from: Option<String>,
@@ -241,12 +246,25 @@ pub struct AuditOptions {
     pub after: Option<u64>,
 }
 
+/// A bucket that gateways upload to.
+#[derive(Debug, Args)]
+pub struct LogAddress {
+    /// Read what gateways uploaded, without a server: `s3://bucket/prefix`, `gs://…` or `az://…`
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "data_dir")]
+    pub log: Option<String>,
+    /// With --log: ask the metadata service of the cloud's machine for credentials.
+    #[arg(long, requires = "log")]
+    pub log_instance_metadata: bool,
+}
+
 /// Selects records of the prediction log.
 #[derive(Debug, Args)]
 pub struct PickOptions {
     /// Read this data directory, without a server [default: data, unless --admin or `SLUICEGATE_ADMIN` names a server]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub log: LogAddress,
     /// Run for a server: at the lowest priority, in little memory, and only until standard input ends.
     #[arg(long, hide = true)]
     pub for_server: bool,
@@ -339,6 +357,12 @@ pub struct ForgetOptions {
     /// The file with the key of the hashes, if the configuration names one (`hash_key_file`).
     #[arg(long, value_name = "FILE")]
     pub hash_key_file: Option<PathBuf>,
+    /// Leave alone the bucket that this data directory is uploaded to: what is there stays.
+    #[arg(long)]
+    pub local_only: bool,
+    /// Ask the metadata service of the cloud's machine for the credentials of the bucket.
+    #[arg(long, conflicts_with = "local_only")]
+    pub log_instance_metadata: bool,
 }
 
 #[derive(Debug, Args)]

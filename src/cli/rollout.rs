@@ -135,6 +135,9 @@ pub(super) fn text(rollout: &Value) -> String {
     if let Some(trouble) = rollout["trouble"].as_str() {
         let _ = writeln!(text, "problem: {trouble} (will be tried again)");
     }
+    if rollout["fleet"].is_object() {
+        text.push_str(&fleet(&rollout["fleet"]));
+    }
     let side = |name: &str| {
         let side = &rollout[name];
         vec![
@@ -167,6 +170,34 @@ pub(super) fn text(rollout: &Value) -> String {
         .collect();
     text.push('\n');
     text.push_str(&table(&["TIME", "CHANGE", "SHARE", "REASON"], &rows));
+    text
+}
+
+/// Who drives it, and what is in the sum.
+fn fleet(fleet: &Value) -> String {
+    let age = |age: &Value| age.as_f64().map_or_else(|| "not seen".to_owned(), |age| format!("{age} s ago"));
+    let mut text = format!("driven by {}, its lease: {}", cell(&fleet["driver"]), age(&fleet["lease_age"]));
+    let counted: Vec<String> = list(fleet, "counted")
+        .map(|of| format!("{} ({} requests, {})", cell(&of["node"]), cell(&of["requests"]), age(&of["age"])))
+        .collect();
+    if !counted.is_empty() {
+        let _ = write!(text, "; counted of {}", counted.join(", "));
+    }
+    if fleet["here"] == false {
+        text.push_str("; the guardrails are shown by the driver");
+    }
+    let silent: Vec<String> = list(fleet, "silent").map(cell).collect();
+    if !silent.is_empty() {
+        let _ = write!(
+            text,
+            "\nno counts come from {}: what they had not told is lost if they do not come back",
+            silent.join(", ")
+        );
+    }
+    if let Some(why) = fleet["cut_off"].as_str() {
+        let _ = write!(text, "\nthis gateway is cut off from the fleet, so this may be old: {why}");
+    }
+    text.push('\n');
     text
 }
 

@@ -7,7 +7,7 @@
 //! - `config/sluicegate.toml` documents every key with its default. A test compares it with the built-in defaults.
 //! - [`Config::changes`] returns the keys that differ after a reload, and which of them need a restart.
 //!
-//! Uses: access (its settings), alerts (their settings), budget (its default), callers (their limits), fleet (its settings), heads (its settings), lifecycle (its policy), mirror (its settings), mlflow (its settings), model, quality, record, registry (breakers), settings, telemetry, tls, traces (their settings).
+//! Uses: access (its settings), alerts (their settings), bucket (addresses), budget (its default), callers (their limits), fleet (its settings), heads (its settings), lifecycle (its policy), mirror (its settings), mlflow (its settings), model, quality, record, registry (breakers), settings, telemetry, tls, traces (their settings), upload (its settings).
 //!
 //! Invariant: this room opens, binds and starts nothing; a configuration is data.
 //!
@@ -25,6 +25,7 @@ mod sections;
 mod sources_section;
 #[cfg(test)]
 mod tests;
+mod upload_section;
 
 pub use callers_section::Callers;
 pub use load::{Overrides, environment};

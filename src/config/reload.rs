@@ -1,7 +1,7 @@
 //! Compares two configurations: which keys changed, and which of them need a restart.
 
-use super::mlflow_section;
 use super::{Admin, Approval, Callers, Config, Data, Engines, Execute, Log, Models, PredictionLog, Server, Shadows};
+use super::{mlflow_section, upload_section};
 use crate::access::{self, OidcConfig};
 use crate::alerts;
 use crate::fleet;
@@ -47,7 +47,7 @@ impl Config {
             fleet,
             log,
         } = self;
-        let sections: [Vec<Option<Change>>; 20] = [
+        let sections: [Vec<Option<Change>>; 21] = [
             server.changes(&new.server),
             admin.changes(&new.admin),
             access_changes(access, &new.access).into(),
@@ -60,6 +60,7 @@ impl Config {
             execute.changes(&new.execute).into(),
             shadows.changes(&new.shadows).into(),
             prediction_log.changes(&new.prediction_log).into(),
+            upload_section::changes(&prediction_log.upload, &new.prediction_log.upload).into(),
             data.changes(&new.data).into(),
             audit_changes(audit, &new.audit).into(),
             alerts_changes(alerts, &new.alerts).into(),
@@ -108,7 +109,7 @@ pub(super) fn at_start<T: PartialEq>(key: &'static str, old: &T, new: &T) -> Opt
     (old != new).then_some(Change { key, needs_restart: true })
 }
 
-fn fleet_changes(old: &fleet::Config, new: &fleet::Config) -> [Option<Change>; 6] {
+fn fleet_changes(old: &fleet::Config, new: &fleet::Config) -> [Option<Change>; 8] {
     [
         at_start("fleet.urls", &old.urls, &new.urls),
         at_start("fleet.name", &old.name, &new.name),
@@ -116,6 +117,8 @@ fn fleet_changes(old: &fleet::Config, new: &fleet::Config) -> [Option<Change>; 6
         at_start("fleet.credentials", &old.credentials, &new.credentials),
         at_start("fleet.ca", &old.ca, &new.ca),
         at_start("fleet.replicas", &old.replicas, &new.replicas),
+        at_start("fleet.labels", &old.labels, &new.labels),
+        at_start("fleet.placement", &old.placement, &new.placement),
     ]
 }
 
@@ -347,7 +350,7 @@ impl Shadows {
 
 impl PredictionLog {
     fn changes(&self, new: &PredictionLog) -> [Option<Change>; 20] {
-        let PredictionLog { choice, log, quality, reproduce_every } = self;
+        let PredictionLog { choice, log, quality, reproduce_every, upload: _ } = self;
         // The fields marked `_` are not keys of this section.
         let Choice {
             enabled,
@@ -374,6 +377,7 @@ impl PredictionLog {
             keep_for,
             disk_budget,
             hash_key_file,
+            uploads: _,
         } = log;
         let quality::Config { rows, bytes, window, history, history_bytes } = quality;
         [

@@ -1,6 +1,6 @@
 //! The sections of the configuration. Each key has its unit, its default and the reason for the default.
 
-use super::mlflow_section;
+use super::{mlflow_section, upload_section};
 use crate::budget::Budget;
 use crate::heads;
 use crate::lifecycle::{CrashLimit, Policy, TimeLimits, TrustedKeys};
@@ -14,6 +14,7 @@ use crate::settings::Table;
 use crate::telemetry::LogFormat;
 use crate::tls::{self, ClientAuth};
 use crate::traces;
+use crate::upload;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -231,6 +232,8 @@ pub struct PredictionLog {
     pub quality: quality::Config,
     /// From one sample of a serving version that is run again to the next; zero: never. Default an hour.
     pub reproduce_every: Duration,
+    /// Where sealed files are uploaded to: `upload`, and the keys that begin with `upload_`.
+    pub upload: upload::Config,
 }
 
 /// `[metrics]`: what `/metrics` shows.
@@ -651,13 +654,14 @@ impl Default for PredictionLog {
             log: record::Config::of(PathBuf::new()),
             quality: quality::Config::default(),
             reproduce_every: HOUR,
+            upload: upload::Config::default(),
         }
     }
 }
 
 impl PredictionLog {
     pub(super) fn read(t: &mut Table) -> PredictionLog {
-        let PredictionLog { choice, log, quality, reproduce_every } = PredictionLog::default();
+        let PredictionLog { choice, log, quality, reproduce_every, .. } = PredictionLog::default();
         let acknowledge = [("memory", Acknowledge::Memory), ("disk", Acknowledge::Disk)];
         let on_failure = [("refuse", OnFailure::Refuse), ("serve", OnFailure::Serve)];
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -693,6 +697,7 @@ impl PredictionLog {
                 history_bytes: t.bytes("quality_history_bytes", MIB..=256 * GIB).map_or(quality.history_bytes, bytes),
             },
             reproduce_every: t.duration("reproduce_every", Duration::ZERO..=30 * 24 * HOUR).unwrap_or(reproduce_every),
+            upload: upload_section::read(t),
         }
     }
 }

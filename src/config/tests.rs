@@ -282,6 +282,12 @@ const ALL_DIFFERENT: &str = r#"
     quality_history = "1h"
     quality_history_bytes = "1MiB"
     reproduce_every = "2h"
+    upload = "s3://bucket/prefix"
+    upload_node = "x"
+    upload_bytes_per_second = "1MiB"
+    upload_keep_local = "1s"
+    upload_timeout = "1s"
+    upload_instance_metadata = true
     [data]
     dir = "x"
     group_readable = true
@@ -311,6 +317,8 @@ const ALL_DIFFERENT: &str = r#"
     credentials = "x"
     ca = "x"
     replicas = 3
+    labels = { region = "x" }
+    placement = [{ models = ["x"], replicas = 1 }]
     [alerts]
     enabled = false
     check_interval = "1s"

@@ -241,7 +241,7 @@ mod tests {
         assert!(at(1).is_none() && drawn.contains("of 500 columns that moved most"), "{drawn}");
     }
 
-    fn drawn(bins: Vec<Value>) -> String {
+    fn drawn(bins: &[Value]) -> String {
         let bins = json!({"window": "four_weeks", "ordered": 2, "bins": bins});
         let column = json!({"column": "inputs.x[0]", "name": "<b>age</b>", "alarm": true, "floor": 0.05, "words": "it moved", "windows": [{"distance": 0.5}], "bins": bins});
         let arm = json!({"arm": "1", "rows": 1, "columns": [{"column": "inputs.y", "alarm": false, "windows": [{"distance": 0.9}], "bins": null}, column]});
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn reference_and_live_rows_are_drawn_over_each_other_with_their_table_and_a_sentence() {
         let bin = |name: &str, reference: f64, live: f64| json!({"name": name, "reference": reference, "live": live});
-        let page = drawn(vec![bin("below 4", 0.5, 0.2), bin("from 4 on", 0.4, 0.75), bin("missing", 0.1, 0.05)]);
+        let page = drawn(&[bin("below 4", 0.5, 0.2), bin("from 4 on", 0.4, 0.75), bin("missing", 0.1, 0.05)]);
         let (reference, live) = (page.matches("class=\"reference\"").count(), page.matches("class=\"live\"").count());
         assert_eq!((reference, live), (1, 1), "only the column with bins is drawn: {page}");
         assert!(page.contains("Line: the live rows of the last four weeks. 35 % of the live rows"), "{page}");
@@ -271,9 +271,9 @@ mod tests {
     fn a_drawing_is_bounded_and_stands_odd_shares() {
         let long = "a value with a long name ".repeat(40);
         let bins: Vec<Value> = (0..2000).map(|n| json!({"name": format!("{n} {long}"), "reference": 1e-3, "live": if n == 7 { Value::Null } else { json!(n) }})).collect();
-        let page = drawn(bins);
+        let page = drawn(&bins);
         assert!(page.len() < 20_000 && page.contains("bins that moved most"), "{} bytes", page.len());
-        for odd in [drawn(vec![json!({"name": "any number", "reference": 0.0, "live": 0.0})]), drawn(Vec::new())] {
+        for odd in [drawn(&[json!({"name": "any number", "reference": 0.0, "live": 0.0})]), drawn(&[])] {
             assert!(!odd.contains("NaN") && !odd.contains("inf"), "{odd}");
         }
     }

@@ -20,10 +20,20 @@ pub(super) struct Page<'a> {
     pub(super) csrf: &'a str,
     /// With a session, which can be ended.
     pub(super) signed_in: bool,
+    /// The gateway is in a fleet.
+    pub(super) fleet: bool,
 }
 
-const LINKS: [(&str, &str); 5] =
-    [("/", "Models"), ("/requests", "Requests"), ("/alerts", "Alerts"), ("/audit", "Audit"), ("/gateway", "Gateway")];
+const LINKS: [(&str, &str); 6] = [
+    ("/", "Models"),
+    ("/requests", "Requests"),
+    ("/alerts", "Alerts"),
+    ("/audit", "Audit"),
+    ("/gateway", "Gateway"),
+    FLEET,
+];
+/// Only where there is one.
+const FLEET: (&str, &str) = ("/fleet", "Fleet");
 
 /// Paths of the style and the script, each with its digest, so that a browser keeps them until they change.
 static ASSETS: LazyLock<(String, String)> = LazyLock::new(|| {
@@ -36,7 +46,7 @@ static ASSETS: LazyLock<(String, String)> = LazyLock::new(|| {
 
 impl Page<'_> {
     pub(super) fn with(&self, content: &Markup) -> Html<String> {
-        let Page { title, section, who, csrf, signed_in } = self;
+        let Page { title, section, who, csrf, signed_in, fleet } = self;
         let (style, script) = &*ASSETS;
         let page = html! {
             (DOCTYPE)
@@ -56,7 +66,7 @@ impl Page<'_> {
                         strong { "Sluicegate" }
                         @if !who.is_empty() {
                             nav aria-label="Pages" {
-                                @for (path, name) in LINKS {
+                                @for (path, name) in LINKS.into_iter().filter(|link| *fleet || *link != FLEET) {
                                     a href=(path) aria-current=[(path == *section).then_some("page")] { (name) }
                                 }
                             }

@@ -3,8 +3,8 @@
 //! - [`pages`] adds the pages to the router of the admin API. A page asks that API in process, with the credentials of the person, so it shows and does
 //!   what the API would, with the same permissions.
 //! - `session.rs` signs people in: a cookie that only the browser holds, which stands for a token until it ends.
-//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs` and `gateway.rs` are one page each. `actions.rs` changes models (with documents of
-//!   `proposals.rs`) and `silence.rs` silences alerts: they first show what would change.
+//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs`, `gateway.rs` and `fleet.rs` are one page each. `actions.rs` changes models
+//!   (with documents of `proposals.rs`) and `silence.rs` silences alerts: they first show what would change.
 //! - A page is complete without JavaScript. `assets/console.js` replaces its content every few seconds.
 //!
 //! Uses: access (client certificates, patterns), readable.
@@ -22,6 +22,7 @@ mod chart;
 mod difference;
 mod drift;
 mod evidence;
+mod fleet;
 mod flow;
 mod gateway;
 mod layout;
@@ -62,6 +63,8 @@ struct Console {
     sessions: Sessions,
     /// The admin plane has TLS, so cookies are for it alone.
     secure: bool,
+    /// The gateway is in a fleet, which has a page.
+    fleet: bool,
 }
 
 /// The parameters of a query or a form. Of a name that is given twice the last one counts.
@@ -75,12 +78,12 @@ const STYLE: &str = include_str!("assets/console.css");
 const SCRIPT: &str = include_str!("assets/console.js");
 const ICON: &str = include_str!("assets/console.svg");
 
-/// The router of the API with the pages beside it. `secure`: it is reached over TLS.
+/// The router of the API with the pages beside it. `secure`: it is reached over TLS. `fleet`: the gateway is in a fleet.
 ///
 /// # Errors
 /// When the system has no random bits.
-pub(crate) fn pages(api: Router, secure: bool) -> std::io::Result<Router> {
-    let console = Arc::new(Console { api: Api::new(api.clone()), sessions: Sessions::new()?, secure });
+pub(crate) fn pages(api: Router, secure: bool, fleet: bool) -> std::io::Result<Router> {
+    let console = Arc::new(Console { api: Api::new(api.clone()), sessions: Sessions::new()?, secure, fleet });
     let pages = Router::new()
         .route("/", get(models::page))
         .route("/sign-in", get(session::page).post(session::sign_in))
@@ -96,6 +99,7 @@ pub(crate) fn pages(api: Router, secure: bool) -> std::io::Result<Router> {
         .route("/alerts/silences/{id}/end", get(silence::preview_end).post(silence::end))
         .route("/audit", get(audit::page))
         .route("/gateway", get(gateway::page))
+        .route("/fleet", get(fleet::page))
         .layer(from_fn(html_headers))
         .with_state(console);
     let assets = Router::new().route("/console.css", get(style)).route("/console.js", get(script));
@@ -140,16 +144,16 @@ enum NoPage {
     /// The person has to sign in first, and comes back here.
     SignIn { back: String },
     /// The API refused, in words.
-    Refused { problem: api::Problem, who: String },
+    Refused { problem: api::Problem, who: String, fleet: bool },
 }
 
 impl IntoResponse for NoPage {
     fn into_response(self) -> Response {
         match self {
             NoPage::SignIn { back } => to(&format!("/sign-in?back={}", show::escaped(&back))),
-            NoPage::Refused { problem, who } => {
+            NoPage::Refused { problem, who, fleet } => {
                 let content = layout::problem(&problem);
-                let page = Page { title: "Refused", section: "", who: &who, csrf: "", signed_in: false };
+                let page = Page { title: "Refused", section: "", who: &who, csrf: "", signed_in: false, fleet };
                 (problem.status, page.with(&content)).into_response()
             }
         }
@@ -190,7 +194,7 @@ impl axum::extract::FromRequestParts<Arc<Console>> for Visitor {
         let session = session::of(&parts.headers);
         let credentials = console.credentials(parts, session.as_deref());
         let who = console.api.get(&credentials, "/api/v1/whoami").await;
-        let who = who.map_err(|problem| refused(problem, &here, String::new()))?;
+        let who = who.map_err(|problem| refused(problem, &here, String::new(), console.fleet))?;
         let actions = who["actions"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned));
         let csrf = console.sessions.csrf(session.as_deref());
         let name = who["actor"].as_str().unwrap_or_default().to_owned();
@@ -200,11 +204,11 @@ impl axum::extract::FromRequestParts<Arc<Console>> for Visitor {
     }
 }
 
-fn refused(problem: api::Problem, here: &str, who: String) -> NoPage {
+fn refused(problem: api::Problem, here: &str, who: String, fleet: bool) -> NoPage {
     if problem.status == StatusCode::UNAUTHORIZED {
         return NoPage::SignIn { back: here.to_owned() };
     }
-    NoPage::Refused { problem, who }
+    NoPage::Refused { problem, who, fleet }
 }
 
 impl Visitor {
@@ -224,7 +228,7 @@ impl Visitor {
     }
 
     fn no_page(&self, problem: api::Problem) -> NoPage {
-        refused(problem, &self.here, self.name.clone())
+        refused(problem, &self.here, self.name.clone(), self.console.fleet)
     }
 
     fn may(&self, action: &str) -> bool {
@@ -232,7 +236,7 @@ impl Visitor {
     }
 
     fn page(&self, title: &str, section: &str, content: &Markup) -> Response {
-        Page { title, section, who: &self.name, csrf: &self.csrf, signed_in: self.signed_in }
+        Page { title, section, who: &self.name, csrf: &self.csrf, signed_in: self.signed_in, fleet: self.console.fleet }
             .with(content)
             .into_response()
     }

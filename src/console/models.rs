@@ -50,7 +50,7 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
                     tbody { @for row in shown { (row.show(&figures["models"][row.name.as_str()])) } }
                 }
             }
-            @if pages > 1 { (links(&filter, sort, page, pages)) }
+            @if pages > 1 { (links("/", &format!("sort={sort}&filter={}", show::escaped(&filter)), page, pages)) }
         }
     };
     Ok(visitor.page("Models", "/", &content))
@@ -111,8 +111,9 @@ fn head(key: &str, sort: &str, filter: &str) -> Markup {
     }
 }
 
-fn links(filter: &str, sort: &str, page: usize, pages: usize) -> Markup {
-    let link = |page: usize| format!("/?sort={sort}&filter={}&page={page}", show::escaped(filter));
+/// Leads to the other pages of a list, which is at `path`. `parameters` are its other parameters, escaped.
+pub(super) fn links(path: &str, parameters: &str, page: usize, pages: usize) -> Markup {
+    let link = |page: usize| format!("{path}?{parameters}&page={page}");
     html! {
         nav .pages aria-label="Pages of the list" {
             @if page > 0 { a href=(link(page - 1)) rel="prev" { "Previous" } }

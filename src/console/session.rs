@@ -153,7 +153,8 @@ fn form(console: &Console, fields: &Fields, refused: Option<&str>) -> Response {
         p .quiet { "An admin makes a token with " code { "sluicegate token create --name N --role viewer" } ". It begins with " code { "sluice_" } "." }
     };
     let status = if refused.is_some() { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
-    (status, Page { title: "Sign in", section: "", who: "", csrf: "", signed_in: false }.with(&content)).into_response()
+    (status, Page { title: "Sign in", section: "", who: "", csrf: "", signed_in: false, fleet: false }.with(&content))
+        .into_response()
 }
 
 pub(super) async fn sign_in(State(console): Console_, Form(fields): Form<Fields>) -> Response {
@@ -204,5 +205,5 @@ pub(super) fn check(console: &Console, session: Option<&str>, fields: &Fields) -
         return Ok(());
     }
     let error = "this form is not one of yours, or is from before a restart of the server: go back, load the page again, and send it again";
-    Err(refused(super::api::Problem::of(StatusCode::FORBIDDEN, error), "/", String::new()))
+    Err(refused(super::api::Problem::of(StatusCode::FORBIDDEN, error), "/", String::new(), console.fleet))
 }

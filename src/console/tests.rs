@@ -118,6 +118,12 @@ async fn answer(State(made): State<Arc<Made>>, request: Request) -> Response {
             json!({"versions": [{"version": HOSTILE, "batching": {"enabled": true, "max_rows": 4, "why": HOSTILE}, "runs": {"alone": 1, "together": []}}]})
         }
         "/readyz" => json!({"ready": true, "memory": {"requests": {"held": 1, "limit": 2}}}),
+        "/api/v1/fleet" => {
+            json!({"name": HOSTILE, "node": HOSTILE, "nodes": [
+                {"name": HOSTILE, "state": HOSTILE, "program": HOSTILE, "since": HOSTILE, "behind": 1, "lag_ms": 12,
+                    "models": {HOSTILE: {"revision": 7, "serving": ["1"], "ready": ["1"], "failed": {HOSTILE: HOSTILE}, "waits": HOSTILE}}},
+                {"name": "b", "state": "ready", "program": "0.1.0", "since": "", "behind": 0, "lag_ms": null, "models": {}}]})
+        }
         _ => return problem(404, HOSTILE),
     };
     Json(value).into_response()
@@ -142,7 +148,7 @@ fn logged() -> Value {
 }
 
 fn console(made: &Arc<Made>) -> Router {
-    pages(Router::new().fallback(answer).with_state(Arc::clone(made)), true).unwrap()
+    pages(Router::new().fallback(answer).with_state(Arc::clone(made)), true, true).unwrap()
 }
 
 struct Got {
@@ -208,6 +214,7 @@ fn no_text_of_others_becomes_markup_on_any_page() {
         "/alerts/silence?rule=%3Cscript%3E&model=iris&for=%3Cscript%3E",
         "/alerts/silences/1/end",
         "/gateway",
+        "/fleet",
         "/sign-in?back=%3Cscript%3E",
     ];
     for path in paths {
@@ -400,7 +407,7 @@ fn models_are_sorted_by_what_is_asked_for() {
             _ => Json(json!({})),
         }
     });
-    let router = pages(api, false).unwrap();
+    let router = pages(api, false, false).unwrap();
     for (query, expected) in [
         ("", ["quiet", "Busy", "slow"]),
         ("?sort=unknown", ["quiet", "Busy", "slow"]),
@@ -434,7 +441,7 @@ fn sentences_are_right_for_none_one_and_several() {
                 }
             }
         });
-        get(&pages(api, false).unwrap(), &format!("/{query}")).text
+        get(&pages(api, false, false).unwrap(), &format!("/{query}")).text
     };
     for (count, wrong, query, words) in [
         (0, 0, "", "There are no models yet"),
@@ -725,6 +732,15 @@ async fn much(request: Request) -> Response {
         "/readyz" => {
             json!({"ready": true, "memory": {}, "warnings": many(500, &|_| json!(long)), "unserved": many(500, &|n| json!({"model": n, "reason": long}))})
         }
+        "/api/v1/fleet" => {
+            // As long as a gateway reports a reason, and more than an answer of a thousand gateways may have is no test of a page.
+            let long = &long[..200];
+            let model =
+                json!({"revision": 1, "serving": ["1"], "ready": ["1", "2"], "failed": {"3": long}, "waits": long});
+            let models: serde_json::Map<_, _> = (0..4).map(|n| (format!("model-{n}"), model.clone())).collect();
+            json!({"name": "shop", "node": "a-gateway-0007", "nodes": many(1000, &|n| json!({"name": format!("a-gateway-{n:04}"),
+                "state": if n == 999 { "lost" } else { "ready" }, "program": "0.1.0", "since": ts, "behind": 1, "lag_ms": 12.5, "models": models}))})
+        }
         _ => json!({}),
     };
     Json(value).into_response()
@@ -732,7 +748,7 @@ async fn much(request: Request) -> Response {
 
 #[test]
 fn every_page_is_under_100_kb_however_much_there_is() {
-    let router = pages(Router::new().fallback(much), false).unwrap();
+    let router = pages(Router::new().fallback(much), false, true).unwrap();
     let paths = [
         "/",
         "/?page=24",
@@ -751,6 +767,8 @@ fn every_page_is_under_100_kb_however_much_there_is() {
         "/audit",
         "/audit?skip=100",
         "/gateway",
+        "/fleet",
+        "/fleet?page=12",
     ];
     let sizes: Vec<(&str, usize)> = paths.into_iter().map(|path| (path, get(&router, path).text.len())).collect();
     println!("bytes of each page: {sizes:?}");
@@ -778,7 +796,7 @@ fn two_thousand_models_are_a_small_page_with_the_wrong_ones_first() {
             }
         }
     });
-    let router = pages(api, false).unwrap();
+    let router = pages(api, false, false).unwrap();
     let got = get(&router, "/");
     assert!(got.text.len() < 100_000, "{} bytes", got.text.len());
     let first = got.text.split("<th scope=\"row\">").nth(1).unwrap();
@@ -788,4 +806,23 @@ fn two_thousand_models_are_a_small_page_with_the_wrong_ones_first() {
     assert!(filtered.text.contains("model-0009") && !filtered.text.contains("model-0010"));
     assert!(get(&router, "/?page=99999").text.contains("Page 25 of 25"));
     assert!(!get(&router, "/models/x").text.contains("Promote"), "a viewer is offered no change");
+}
+
+#[test]
+fn the_page_of_a_fleet_has_what_is_wrong_first_and_its_link_is_there_only_in_a_fleet() {
+    let router = pages(Router::new().fallback(much), false, true).unwrap();
+    let page = get(&router, "/fleet").text;
+    let first = page.split("<th scope=\"row\">").nth(1).unwrap();
+    assert!(first.starts_with("a-gateway-0999") && first.contains("lost"), "{first}");
+    assert!(page.contains("1000 gateways, 1000 need attention") && page.contains("Page 1 of 13"));
+    assert!(page.contains("sluicegate fleet --json"), "what is left out is said");
+    let one = get(&router, "/fleet?filter=GATEWAY-0007").text;
+    assert!(one.contains("1 of 1000 gateways, 1 needs attention") && one.contains("(this one)"), "{one}");
+    assert!(one.contains("model model-3 waits: long words") && one.contains("version 3 of model-3 failed: long words"));
+    assert!(get(&router, "/fleet?filter=none").text.contains("0 of 1000 gateways"));
+    let links = |page: &str| page.split("</nav>").next().unwrap().matches("href=\"/fleet\"").count();
+    assert_eq!(links(&page), 1);
+    assert!(page.find("href=\"/gateway\"").unwrap() < page.find("href=\"/fleet\"").unwrap(), "it is the last link");
+    let alone = pages(Router::new().fallback(much), false, false).unwrap();
+    assert_eq!(links(&get(&alone, "/alerts").text), 0);
 }

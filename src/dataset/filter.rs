@@ -78,6 +78,13 @@ impl Filter {
         self.versions.is_empty() || self.versions.contains(&version)
     }
 
+    /// The first and the last day (UTC) of records that it can match.
+    #[must_use]
+    pub(super) fn days(&self) -> (Option<Date>, Option<Date>) {
+        let day = |ts: i64| Timestamp::from_microsecond(ts).ok().map(|ts| ts.to_zoned(TimeZone::UTC).date());
+        (self.from.and_then(day), self.to.and_then(day))
+    }
+
     /// Whether the filter can match records of this day (UTC).
     #[must_use]
     pub(super) fn matches_date(&self, date: Date) -> bool {

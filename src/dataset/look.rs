@@ -273,7 +273,7 @@ fn feedback_of(
         }
     }
     for file in sealed_files(&what.data.join("feedback"), what.model, &read_already)? {
-        match Stored::file(&file.path, |_| true, &[("request_id", vec![what.request_id])]) {
+        match Stored::file(&*file.path, |_| true, &[("request_id", vec![what.request_id])]) {
             Ok((stored, _)) => {
                 if let Err(error) = feedback::read(&stored, &mut index, |_| true) {
                     units.without(&stored, error, missing)?;

@@ -7,11 +7,12 @@
 //! - [`explain`](fn@explain) says which columns of a logged row its answer came from.
 //! - [`recall`](fn@recall) reads what the history of outcomes keeps, after a start.
 //! - [`search`](fn@search) lists requests of the log, the newest first, and [`look`](fn@look) shows one of them.
-//! - It reads sealed files and the segments of a running server. A record that is in both is read once.
+//! - It reads sealed files and the segments of a running server. A record that is in both is read once. `export`, `replay` and `profile` also read what
+//!   gateways uploaded to a bucket ([`Records`]), by ranges.
 //! - Memory is bounded: predictions are read in chunks, in order, each with its own feedback only (`scan.rs`).
 //! - An output file appears complete or not at all.
 //!
-//! Uses: columns, explain, profile, record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
+//! Uses: bucket (objects), columns, explain, profile, record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
 //!
 //! Invariant: nothing here writes to the data directory or needs a server.
 //!
@@ -41,6 +42,7 @@ mod profile_csv;
 mod profile_rows;
 mod profile_sample;
 mod recall;
+mod records;
 mod replay;
 mod reproduce;
 mod request_files;
@@ -64,6 +66,7 @@ pub use look::{Look, Looked, LookedPrediction, RowFeedback, look};
 pub use options::{Export, Exported, Format};
 pub use profile::{ProfileSource, Profiled, ProfiledVersion, profile};
 pub use recall::recall;
+pub use records::Records;
 pub use replay::{LabelFigures, Replay, Replayed, replay};
 pub use reproduce::{MAX_SAMPLE, Outcome, ReproduceSample, Reproduced, ReproducedSample, reproduce, reproduce_sample};
 pub use scan::Budget;

@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use super::filter::Filter;
+use super::records::{Records, models_in_bucket};
 use super::scan::Budget;
 use super::sources;
 use crate::model::ModelName;
@@ -23,7 +24,7 @@ pub enum Format {
 #[derive(Debug, Clone)]
 pub struct Export<'a> {
     pub model: &'a ModelName,
-    pub data: &'a Path,
+    pub data: Records<'a>,
     pub filter: Filter,
     pub require_label: bool,
     pub format: Format,
@@ -82,8 +83,11 @@ impl Format {
 }
 
 /// The error for an export or a replay without any matching prediction.
-pub(super) fn no_predictions(data: &Path, model: &ModelName) -> Error {
-    let known = sources::models(data).unwrap_or_default();
+pub(super) fn no_predictions(records: Records, model: &ModelName) -> Error {
+    let known = match records {
+        Records::Dir(data) => sources::models(data).unwrap_or_default().into_iter().collect(),
+        Records::Bucket(prefix) => models_in_bucket(prefix),
+    };
     let known: Vec<&str> = known.iter().map(ModelName::as_str).collect();
     let hint = match known.as_slice() {
         [] => "there are no sealed predictions of any model".to_owned(),
@@ -91,5 +95,5 @@ pub(super) fn no_predictions(data: &Path, model: &ModelName) -> Error {
         // Their names may be none of the caller's business: a server runs this for operators of some models.
         known => format!("there are predictions of {} other models", known.len()),
     };
-    Error::Failed(format!("{} has no matching predictions of {model}; {hint}", data.display()))
+    Error::Failed(format!("{records} has no matching predictions of {model}; {hint}"))
 }

@@ -6,6 +6,7 @@ use super::filter::Filter;
 use super::options::no_predictions;
 use super::profile_csv;
 use super::profile_rows::Rows;
+use super::records::Records;
 use super::scan::{Budget, Progress, ScanOptions, scan};
 use super::sources::Sources;
 use crate::model::{ModelName, Version};
@@ -24,7 +25,7 @@ pub enum ProfileSource<'a> {
     /// A Parquet or CSV file with one row per example.
     Table(&'a Path),
     /// Answered rows of the prediction log. The filter names one version.
-    Log { data: &'a Path, model: &'a ModelName, filter: Filter },
+    Log { data: Records<'a>, model: &'a ModelName, filter: Filter },
 }
 
 /// The version whose columns a profile is to describe.
@@ -75,7 +76,7 @@ pub fn profile(
             (None, None)
         }
         ProfileSource::Log { data, model, filter } => {
-            read_log(data, model, filter, &mut rows, progress)?;
+            read_log(*data, model, filter, &mut rows, progress)?;
             rows.times()
         }
     };
@@ -136,7 +137,13 @@ fn read_table(path: &Path, rows: &mut Rows, progress: Progress) -> Result<(), Er
     }
 }
 
-fn read_log(data: &Path, model: &ModelName, filter: &Filter, rows: &mut Rows, progress: Progress) -> Result<(), Error> {
+fn read_log(
+    data: Records,
+    model: &ModelName,
+    filter: &Filter,
+    rows: &mut Rows,
+    progress: Progress,
+) -> Result<(), Error> {
     let sources = Sources::open(data, model, filter)?;
     if sources.rows() == 0 {
         return Err(no_predictions(data, model));

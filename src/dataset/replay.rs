@@ -7,6 +7,7 @@ use super::gate::{Figure, Gate, Labelled, Verdict};
 use super::logged::{LoggedRequest, SkipReason};
 use super::options::no_predictions;
 use super::paired::{PairedClasses, PairedNumbers};
+use super::records::Records;
 use super::reproduce::find_version;
 use super::scan::{Budget, Progress, ScanOptions, scan};
 use super::sources::Sources;
@@ -18,7 +19,6 @@ use crate::tensor::{Data, Tensor};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Replay<'a> {
     /// The candidate.
     pub version: Version,
     pub models: &'a ModelDirs,
-    pub data: &'a Path,
+    pub data: Records<'a>,
     pub filter: Filter,
     /// Limit for the replayed requests.
     pub limit: Option<usize>,

@@ -2,6 +2,8 @@
 
 use super::error::Error;
 use super::filter::Filter;
+use super::records::{Input, Place, Records, objects};
+use crate::bucket::Prefix;
 use crate::model::ModelName;
 use crate::record::{About, Side, Unsealed, unsealed};
 use arrow_array::RecordBatch;
@@ -10,9 +12,10 @@ use arrow_select::filter::filter_record_batch;
 use jiff::civil::Date;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,7 +46,7 @@ pub(super) struct Stored {
 
 #[derive(Debug)]
 enum Location {
-    File(PathBuf),
+    Stored(Place),
     Memory(Vec<RecordBatch>),
 }
 
@@ -63,11 +66,19 @@ const BATCH_ROWS: usize = 8192;
 const FILTER_BYTES: std::ops::RangeInclusive<i32> = 33..=16 << 20;
 
 impl Sources {
-    /// Finds the records of a model in a data directory.
+    /// Finds the records of a model in a data directory, or in a bucket.
     ///
     /// # Errors
     /// When a file cannot be read, or is not a file of the log.
-    pub(super) fn open(data: &Path, model: &ModelName, filter: &Filter) -> Result<Sources, Error> {
+    pub(super) fn open<'r>(
+        records: impl Into<Records<'r>>,
+        model: &ModelName,
+        filter: &Filter,
+    ) -> Result<Sources, Error> {
+        let data = match records.into() {
+            Records::Dir(data) => data,
+            Records::Bucket(prefix) => return Sources::uploaded(prefix, model, filter),
+        };
         if !data.is_dir() {
             return Err(Error::Failed(format!("there is no data directory {}", data.display())));
         }
@@ -88,7 +99,7 @@ impl Sources {
         let mut sources = Sources { predictions: Vec::new(), feedback: Vec::new(), deleted_files: 0 };
         for file in sealed_files(&data.join("predictions"), model, &unsealed.segments)? {
             if file.date.is_none_or(|date| filter.matches_date(date)) {
-                match prediction_file(&file.path, filter) {
+                match prediction_file(&*file.path, filter) {
                     Ok(found) => sources.predictions.extend(found),
                     Err(OpenError::Deleted) => sources.deleted_files += 1,
                     Err(OpenError::Failed(error)) => return Err(error),
@@ -96,7 +107,7 @@ impl Sources {
             }
         }
         for file in sealed_files(&data.join("feedback"), model, &unsealed.segments)? {
-            match Stored::file(&file.path, |_| true, &[]) {
+            match Stored::file(&*file.path, |_| true, &[]) {
                 Ok((stored, _)) => sources.feedback.push(stored),
                 Err(OpenError::Deleted) => sources.deleted_files += 1,
                 Err(OpenError::Failed(error)) => return Err(error),
@@ -111,6 +122,29 @@ impl Sources {
             }
         }
         sources.feedback.extend(unsealed.feedback.into_iter().filter_map(|batch| Stored::memory(vec![batch])));
+        Ok(sources)
+    }
+
+    /// What gateways uploaded. Only the footers of files are read.
+    fn uploaded(prefix: &Arc<Prefix>, model: &ModelName, filter: &Filter) -> Result<Sources, Error> {
+        let mut sources = Sources { predictions: Vec::new(), feedback: Vec::new(), deleted_files: 0 };
+        let days = filter.days();
+        for (date, place) in objects(prefix, "predictions", model, days)? {
+            if date.is_none_or(|date| filter.matches_date(date)) {
+                match prediction_file(place, filter) {
+                    Ok(found) => sources.predictions.extend(found),
+                    Err(OpenError::Deleted) => sources.deleted_files += 1,
+                    Err(OpenError::Failed(error)) => return Err(error),
+                }
+            }
+        }
+        for (_, place) in objects(prefix, "feedback", model, (None, None))? {
+            match Stored::file(place, |_| true, &[]) {
+                Ok((stored, _)) => sources.feedback.push(stored),
+                Err(OpenError::Deleted) => sources.deleted_files += 1,
+                Err(OpenError::Failed(error)) => return Err(error),
+            }
+        }
         Ok(sources)
     }
 
@@ -156,11 +190,12 @@ impl Stored {
     /// Opens a file and selects its row groups: those that `matches`, and whose Bloom filters do not rule out all of the values of a column. Also returns
     /// its key-value metadata.
     pub(super) fn file(
-        path: &Path,
+        place: impl Into<Place>,
         matches: impl Fn(&parquet::file::metadata::RowGroupMetaData) -> bool,
         looked_up: &[(&str, Vec<&str>)],
     ) -> Result<(Stored, Vec<KeyValue>), OpenError> {
-        let builder = open(path)?;
+        let place = place.into();
+        let builder = open(&place)?;
         let metadata = builder.metadata();
         let groups = metadata.row_groups().iter().enumerate();
         let parts = groups
@@ -174,7 +209,7 @@ impl Stored {
         let key_values = metadata.file_metadata().key_value_metadata().cloned().unwrap_or_default();
         // The schema is kept without the metadata, because there may be thousands of files.
         let schema = Arc::new(builder.schema().as_ref().clone().with_metadata(std::collections::HashMap::new()));
-        Ok((Stored { location: Location::File(path.to_owned()), schema, parts }, key_values))
+        Ok((Stored { location: Location::Stored(place), schema, parts }, key_values))
     }
 
     #[must_use]
@@ -192,8 +227,8 @@ impl Stored {
     #[must_use]
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.location {
-            Location::File(path) => Some(path),
-            Location::Memory(_) => None,
+            Location::Stored(Place::File(path)) => Some(path),
+            Location::Stored(Place::Object(_)) | Location::Memory(_) => None,
         }
     }
 
@@ -201,7 +236,7 @@ impl Stored {
     #[must_use]
     pub(super) fn name(&self) -> String {
         match &self.location {
-            Location::File(path) => path.display().to_string(),
+            Location::Stored(place) => place.name(),
             Location::Memory(_) => "the segments".to_owned(),
         }
     }
@@ -237,15 +272,16 @@ impl Stored {
         columns: Option<&[&str]>,
         rows: Option<RowSelection>,
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, Error>> + 's>, Error> {
-        let path = match &self.location {
+        let place = match &self.location {
             Location::Memory(batches) => {
                 let parts: Vec<usize> = parts.iter().map(|part| self.parts[*part].index).collect();
                 return Ok(Box::new(parts.into_iter().map(|index| Ok(batches[index].clone()))));
             }
-            Location::File(path) => path,
+            Location::Stored(place) => place,
         };
-        let builder = open(path).map_err(|opened| match opened {
-            OpenError::Deleted => Error::at("read", path, "it was deleted in the meantime"),
+        let failed = move |cause: &dyn Display| Error::Failed(format!("cannot read {}: {cause}", place.name()));
+        let builder = open(place).map_err(|opened| match opened {
+            OpenError::Deleted => failed(&"it was deleted in the meantime"),
             OpenError::Failed(error) => error,
         })?;
         let mask = match columns {
@@ -269,15 +305,15 @@ impl Stored {
             builder = builder.with_row_selection(rows);
         }
         let reader = builder.build();
-        let reader = reader.map_err(|e| Error::at("read", path, e))?;
-        Ok(Box::new(reader.map(move |batch| batch.map_err(|e| Error::at("read", path, e)))))
+        let reader = reader.map_err(|e| failed(&e))?;
+        Ok(Box::new(reader.map(move |batch| batch.map_err(|e| failed(&e)))))
     }
 }
 
 /// Whether a row group can have one of these values in a column, according to the column's Bloom filter. A filter that is missing or cannot be read rules out
 /// nothing.
 fn may_hold(
-    builder: &ParquetRecordBatchReaderBuilder<File>,
+    builder: &ParquetRecordBatchReaderBuilder<Input>,
     group: usize,
     (column, values): &(&str, Vec<&str>),
 ) -> bool {
@@ -328,19 +364,29 @@ impl NotRead {
     }
 }
 
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, OpenError> {
-    let file = File::open(path).map_err(|e| match e.kind() {
+fn open(place: &Place) -> Result<ParquetRecordBatchReaderBuilder<Input>, OpenError> {
+    let failed =
+        |cause: &dyn Display| OpenError::Failed(Error::Failed(format!("cannot read {}: {cause}", place.name())));
+    let input = place.open().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => OpenError::Deleted,
-        _ => OpenError::Failed(Error::at("read", path, e)),
+        _ => failed(&e),
     })?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| OpenError::Failed(Error::at("read", path, e)))
+    ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| match &e {
+        // An object is asked for when its footer is read.
+        ParquetError::External(cause)
+            if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) =>
+        {
+            OpenError::Deleted
+        }
+        _ => failed(&e),
+    })
 }
 
 /// The predictions of a sealed file, if it can hold matching ones.
-pub(super) fn prediction_file(path: &Path, filter: &Filter) -> Result<Option<Source>, OpenError> {
-    let (stored, key_values) = Stored::file(path, |group| filter.may_match(group), &filter.looked_up())?;
+pub(super) fn prediction_file(place: impl Into<Place>, filter: &Filter) -> Result<Option<Source>, OpenError> {
+    let (stored, key_values) = Stored::file(place, |group| filter.may_match(group), &filter.looked_up())?;
     let about = about(&key_values).map_err(|why| {
-        let message = format!("{} is not a file of the prediction log: {why}", path.display());
+        let message = format!("{} is not a file of the prediction log: {why}", stored.name());
         OpenError::Failed(Error::Failed(message))
     })?;
     let matches = filter.matches_version(about.version) && !stored.parts.is_empty();

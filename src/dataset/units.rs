@@ -104,7 +104,7 @@ impl Units {
     fn open_files(&self, files: &[SealedFile], filter: &Filter, missing: &mut Missing) -> Vec<Source> {
         let mut sources = Vec::new();
         for file in files.iter().filter(|file| file.date.is_none_or(|date| filter.matches_date(date))) {
-            match prediction_file(&file.path, filter) {
+            match prediction_file(&*file.path, filter) {
                 Ok(found) => sources.extend(found),
                 Err(OpenError::Deleted) => missing.deleted += 1,
                 Err(OpenError::Failed(error)) => missing.not_read.add(&self.data, &file.path, &error),

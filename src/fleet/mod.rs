@@ -1,38 +1,75 @@
-//! fleet: several gateways that serve the same traffic documents, kept in NATS `JetStream` (docs/FLEET.md).
+//! fleet: several gateways that share versions, what was decided about their models, and tokens, through NATS `JetStream` (docs/FLEET.md).
 //!
-//! - A change of a traffic document becomes one compare-and-set in the fleet's bucket before it is stored here ([`Peers`]).
-//! - A thread follows the bucket: what another gateway changed is put in force here, whatever was missed meanwhile.
-//! - Every second the gateway reports what it has. A document can only give traffic to versions that are ready on every gateway.
-//! - Cut off from NATS, a gateway serves what it has, says so, and refuses changes of traffic.
+//! - A change of a model or a token becomes one compare-and-set in the fleet's buckets before it is stored here ([`Peers`]).
+//! - A thread follows the buckets: what another gateway changed is put in force here, whatever was missed meanwhile.
+//! - Every second the gateway reports what it has. A document can only give traffic to versions that are ready on every gateway that should have them.
+//! - A rollout has one driver, which judges the sums of what all gateways counted (`rollouts.rs`, `shares.rs`).
+//! - A push puts a version into the fleet's store; every gateway that should have it fetches it, as from any source of versions.
+//! - Cut off from NATS, a gateway serves what it has, says so, and refuses changes.
 //!
-//! Uses: ledger (actions), lifecycle (handle), machine (durable files), model, registry (reader), route, telemetry.
+//! Uses: access (patterns), ledger (what is shared, tokens), lifecycle (handle), machine (durable files), mirror (what it lists and reads), model, registry (reader), rollout (what it needs of other gateways), route, telemetry.
 //!
 //! Invariant: a request never waits for another machine, and the clock decides nothing: revisions of the bucket do.
 //!
-//! To share something else: a bucket or a key of its own in `session.rs`, its form in `wire.rs`, and what follows it.
+//! To share something else of a model: a field of [`crate::ledger::SharedModel`]. Something that belongs to no model: a bucket in `session.rs`, and a file with
+//! its form and a future beside the session that follows it, as `tokens.rs`.
 
 mod board;
+mod catalogue;
 mod change;
+mod export;
+mod give;
 mod identity;
 mod own;
+mod placement;
+mod places;
+mod push;
+mod rollouts;
+mod seed;
 mod session;
+mod shares;
+mod source;
+mod state;
+mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_followers;
+#[cfg(test)]
+mod tests_placement;
+#[cfg(test)]
+mod tests_rollouts;
+mod tokens;
+mod versions;
 mod wire;
 
-pub use board::{NodeView, View};
-pub use wire::NodeModel;
+pub use board::{NodeView, RolloutView, Troubles, View};
+pub use export::FleetState;
+pub use placement::{Labels, Rule};
+pub(crate) use push::Pushing;
+pub(crate) use seed::{Seeded, seed};
+pub(crate) use tokens::{Place, Reload};
+pub use wire::{Fetching, NodeModel};
 
 use crate::lifecycle::{Handle, Peers};
+use crate::mirror::{Mirror, Other};
+use crate::model::ModelName;
 use crate::registry::Reader;
+use crate::rollout::Fellows;
 use crate::telemetry::Telemetry;
 use board::Board;
-use change::{Changes, Put};
+use catalogue::Catalogue;
+use change::Changes;
+use rollouts::Rollouts;
+use session::Puts;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokens::TokenTable;
+use tokio::sync::{Semaphore, mpsc, watch};
+use versions::Versions;
 
 /// How a gateway joins a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +86,33 @@ pub struct Config {
     pub ca: Option<PathBuf>,
     /// How many NATS servers keep each value, from 1 to 5. Only the first gateway of a fleet decides it.
     pub replicas: usize,
+    /// What this gateway is, such as `region = "eu"`.
+    pub labels: Labels,
+    /// Where models are: the first rule that fits a model. A model without a rule is on every gateway. The same on all gateways.
+    pub placement: Vec<Rule>,
 }
 
 /// What the admin plane shows of the fleet. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     board: Board,
+    sharing: Arc<Sharing>,
+    rollouts: Rollouts,
 }
+
+/// What pushes and fetches share.
+#[derive(Debug)]
+struct Sharing {
+    config: Config,
+    catalogue: Catalogue,
+    /// Pushes that are being stored. More are refused: each holds a few chunks in memory, and they share one network.
+    pushes: Arc<Semaphore>,
+}
+
+/// The name of the fleet's store among the sources of versions.
+const SOURCE: &str = "fleet";
+/// The most pushes that one gateway stores at the same time.
+const PUSHES: usize = 4;
 
 /// A member that has not begun to follow. It refuses changes until then.
 #[derive(Debug)]
@@ -63,7 +120,10 @@ pub struct Joining {
     config: Config,
     id: String,
     board: Board,
-    puts: mpsc::Receiver<Put>,
+    rollouts: Rollouts,
+    tokens: TokenTable,
+    puts: Puts,
+    catalogue: Catalogue,
 }
 
 /// Ends the thread, and takes the gateway out of the fleet's list.
@@ -76,7 +136,16 @@ pub struct Stop {
 impl Default for Config {
     fn default() -> Config {
         let name = "sluicegate".to_owned();
-        Config { urls: Vec::new(), name, node: String::new(), credentials: None, ca: None, replicas: 1 }
+        Config {
+            urls: Vec::new(),
+            name,
+            node: String::new(),
+            credentials: None,
+            ca: None,
+            replicas: 1,
+            labels: Labels::new(),
+            placement: Vec::new(),
+        }
     }
 }
 
@@ -110,15 +179,73 @@ impl Fleet {
         }
         let board = Board::new(&config);
         // The manager sends one change at a time.
-        let (sender, puts) = mpsc::channel(1);
-        let changes = Changes::new(board.clone(), sender, config.node.clone());
-        Ok((Fleet { board: board.clone() }, Joining { config, id, board, puts }, Box::new(changes)))
+        let ((puts, states), (token_puts, token_changes)) = (mpsc::channel(1), mpsc::channel(1));
+        let (tokens, node) = (TokenTable::default(), config.node.clone());
+        let rollouts = Rollouts::new(board.clone(), node.clone());
+        let changes = Changes {
+            board: board.clone(),
+            rollouts: rollouts.clone(),
+            tokens: tokens.clone(),
+            puts,
+            token_puts,
+            node,
+        };
+        let puts = Puts { states, tokens: token_changes };
+        let catalogue = Catalogue::default();
+        let pushes = Arc::new(Semaphore::new(PUSHES));
+        let sharing = Arc::new(Sharing { config: config.clone(), catalogue: catalogue.clone(), pushes });
+        let fleet = Fleet { board: board.clone(), sharing, rollouts: rollouts.clone() };
+        Ok((fleet, Joining { config, id, board, rollouts, tokens, puts, catalogue }, Box::new(changes)))
     }
 
     /// The fleet as this gateway sees it.
     #[must_use]
     pub fn view(&self) -> View {
-        self.board.view()
+        View { rollouts: self.rollouts.views(), ..self.board.view() }
+    }
+
+    /// What rollouts need of the other gateways.
+    pub(crate) fn fellows(&self) -> Arc<dyn Fellows> {
+        Arc::new(self.rollouts.clone())
+    }
+
+    /// What is wrong, for alerts.
+    #[must_use]
+    pub fn troubles(&self) -> Troubles {
+        self.board.troubles()
+    }
+
+    /// All that the fleet shares, without its tokens.
+    ///
+    /// # Errors
+    /// In words, when this gateway is cut off, or cannot read some of it.
+    pub fn state(&self) -> Result<FleetState, String> {
+        self.board.all()
+    }
+
+    /// The fleet's store as a source of versions.
+    #[must_use]
+    pub(crate) fn source(&self, reader: Reader) -> Other {
+        let Sharing { config, catalogue, .. } = &*self.sharing;
+        source::source(config.clone(), catalogue.clone(), self.board.clone(), reader)
+    }
+
+    /// Whether this gateway is to have a model, or still has to serve it.
+    #[must_use]
+    pub(crate) fn keeps(&self, model: &ModelName, reader: &Reader) -> bool {
+        self.board.keeps(model, reader)
+    }
+
+    /// Whether this gateway is one of those that should have a model.
+    #[must_use]
+    pub fn is_here(&self, model: &ModelName) -> bool {
+        self.board.is_here(model)
+    }
+
+    /// Where a model is that this gateway should not have, in a sentence. `None` where it should have it, or the fleet does not know it.
+    #[must_use]
+    pub fn elsewhere(&self, model: &str) -> Option<String> {
+        self.board.elsewhere(model, || self.sharing.catalogue.has_model(model))
     }
 
     /// What an operator should know, in a sentence. `None` when all is well.
@@ -129,16 +256,25 @@ impl Fleet {
 }
 
 impl Joining {
-    /// Starts to follow the fleet, on a thread of its own.
+    /// Starts to follow the fleet, on a thread of its own. `place`: where it has its tokens.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(self, handle: Handle, reader: Reader, telemetry: &Telemetry) -> io::Result<Stop> {
+    pub(crate) fn start(
+        self,
+        handle: Handle,
+        reader: Reader,
+        (place, mirror): (Place, Mirror),
+        telemetry: &Telemetry,
+    ) -> io::Result<Stop> {
         let (asked, stop) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let Joining { config, id, board, puts } = self;
+        let Joining { config, id, board, rollouts, tokens, puts, catalogue } = self;
         board.count_with(telemetry);
-        let follower = session::Member { config, id, board, handle, reader };
+        let versions = Versions { catalogue, board: board.clone(), mirror };
+        let stranger = std::cell::Cell::new(None);
+        let follower =
+            session::Member { config, id, board, rollouts, handle, reader, versions, tokens, place, stranger };
         let thread = std::thread::Builder::new().name("fleet".to_owned()).spawn(move || {
             runtime.block_on(follower.run(puts, stop));
         })?;

@@ -1,18 +1,25 @@
 //! The connection to NATS: reads the fleet's buckets, follows them, reports this gateway, and stores changes.
 
-use super::board::{Board, now};
+use super::board::{self, Board, Stored, now};
 use super::change::{Outcome, Put};
-use super::wire::{self, Node, SCHEMA, SharedDocument};
+use super::give::Giver;
+use super::rollouts::Rollouts;
+use super::state::{By, SharedState};
+use super::tokens::{Place, TokenTable, Tokens};
+use super::versions::Versions;
+use super::wire::{self, Node};
 use super::{Config, own};
 use crate::lifecycle::{FollowOutcome, Followed, Handle};
-use crate::model::Code;
 use crate::registry::Reader;
 use async_nats::connection::State as Connection;
 use async_nats::jetstream;
-use async_nats::jetstream::kv::{self, Entry, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{self, Entry, Operation, Store};
 use async_nats::jetstream::stream::StorageType;
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions};
 use futures_util::StreamExt as _;
+use std::cell::Cell;
+use std::error::Error as _;
+use std::io;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
@@ -23,14 +30,29 @@ pub(super) struct Member {
     pub config: Config,
     pub id: String,
     pub board: Board,
+    pub rollouts: Rollouts,
     pub handle: Handle,
     pub reader: Reader,
+    pub versions: Versions,
+    pub tokens: TokenTable,
+    pub place: Place,
+    /// The last report of another gateway under this one's name, by its revision, and since when it is the last one.
+    pub stranger: Cell<Option<(u64, Instant)>>,
+}
+
+/// The changes of this gateway.
+#[derive(Debug)]
+pub(super) struct Puts {
+    pub states: mpsc::Receiver<Put>,
+    pub tokens: mpsc::Receiver<Put>,
 }
 
 /// The buckets of the fleet.
-struct Buckets {
-    state: Store,
-    nodes: Store,
+pub(super) struct Buckets {
+    pub state: Store,
+    pub nodes: Store,
+    pub tokens: Store,
+    pub rollouts: Store,
 }
 
 /// How a session ended.
@@ -40,25 +62,21 @@ enum End {
 }
 
 /// Every single exchange with NATS.
-const EXCHANGE: Duration = Duration::from_secs(2);
+pub(super) const EXCHANGE: Duration = Duration::from_secs(2);
 /// How often the gateway reports itself and looks at the connection.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a report lives in its bucket.
-const REPORT_LIVES: Duration = Duration::from_secs(10);
-/// A report that says nothing new is repeated so often.
-const REPEAT_EVERY: u32 = 3;
+/// How long a report lives in its bucket: longer than ten thousand gateways need for one each ([`board::report_every`]).
+const REPORT_LIVES: Duration = Duration::from_mins(5);
 /// The pause before the next attempt to reach NATS.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often documents that cannot be followed yet are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How many documents are given to the fleet between two looks at the rest.
-const GIVEN_AT_ONCE: usize = 64;
-/// The largest value: 1 MiB is what NATS takes by default.
-const LARGEST: i32 = 1 << 20;
+/// The largest value of a bucket.
+const MAX_VALUE: i32 = (1 << 20) - 1024;
 
 impl Member {
     /// Follows the fleet until it is asked to stop. Connects again whenever the connection is lost.
-    pub async fn run(self, mut puts: mpsc::Receiver<Put>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self, mut puts: Puts, mut stop: watch::Receiver<bool>) {
         let mut said = String::new();
         let follow = Box::pin(self.follow());
         let sessions = Box::pin(async {
@@ -67,11 +85,11 @@ impl Member {
                     End::Asked => return,
                     End::Lost(why) => {
                         let was_there = self.board.cut_off(why.clone());
+                        self.versions.catalogue.cut_off(&why);
                         if was_there || why != said {
                             warn!(
                                 fleet = self.config.name,
-                                why,
-                                "cut off from the fleet: this gateway serves what it has, and refuses changes of traffic"
+                                why, "cut off from the fleet: this gateway serves what it has, and refuses changes"
                             );
                             said = why;
                         }
@@ -89,16 +107,32 @@ impl Member {
         }
     }
 
-    async fn session(&self, puts: &mut mpsc::Receiver<Put>, stop: &mut watch::Receiver<bool>) -> End {
+    async fn session(&self, puts: &mut Puts, stop: &mut watch::Receiver<bool>) -> End {
         let joined = tokio::select! {
             _ = stop.changed() => return End::Asked,
             joined = self.join() => joined,
         };
-        let (client, buckets) = match joined {
+        let (client, buckets, joined_at) = match joined {
             Ok(joined) => joined,
             Err(why) => return End::Lost(why),
         };
-        match self.take_part(&client, &buckets, puts, stop).await {
+        let (node, exchange) = (self.config.node.as_str(), EXCHANGE);
+        let giver = Giver { board: &self.board, handle: &self.handle, node, exchange };
+        let tokens = Tokens { table: &self.tokens, handle: &self.handle, place: &self.place, node, exchange };
+        let giving = async {
+            match giver.run(&buckets.state).await {
+                Ok(()) => std::future::pending().await,
+                Err(why) => why,
+            }
+        };
+        let ended = tokio::select! {
+            ended = self.take_part(&client, &buckets, joined_at, &mut puts.states, stop) => ended,
+            why = giving => Err(why),
+            ended = tokens.run(&buckets.tokens, &mut puts.tokens) => ended,
+            why = self.rollouts.share(&buckets.rollouts, &buckets.state) => Err(why),
+            ended = Box::pin(self.versions.run(&client, &self.config)) => ended,
+        };
+        match ended {
             Ok(()) => {
                 // Leaves at once instead of after the time of its report. Where it fails, the report ends by itself.
                 let _ = timeout(EXCHANGE, buckets.nodes.purge(&self.config.node)).await;
@@ -110,75 +144,38 @@ impl Member {
 
     // === joining ===
 
-    async fn join(&self) -> Result<(Client, Buckets), String> {
-        let client = self.connect().await?;
-        let mut context = jetstream::new(client.clone());
-        context.set_timeout(EXCHANGE);
-        let Config { name, replicas, .. } = &self.config;
-        let state = kv::Config {
-            bucket: format!("{name}_state"),
-            description: "Sluicegate: traffic documents".to_owned(),
-            num_replicas: *replicas,
-            max_value_size: LARGEST,
-            history: 1,
-            ..kv::Config::default()
-        };
-        let nodes = kv::Config {
-            bucket: format!("{name}_nodes"),
-            description: "Sluicegate: gateways".to_owned(),
-            num_replicas: *replicas,
-            max_value_size: LARGEST,
-            max_age: REPORT_LIVES,
-            storage: StorageType::Memory,
-            history: 1,
-            ..kv::Config::default()
-        };
-        let buckets = Buckets { state: bucket(&context, state).await?, nodes: bucket(&context, nodes).await? };
-        self.check_name(&buckets).await?;
-        Ok((client, buckets))
+    /// The connection, the buckets, and the revision of the last report under this gateway's name.
+    async fn join(&self) -> Result<(Client, Buckets, u64), String> {
+        let client = connect(&self.config).await?;
+        let buckets = open(&client, &self.config).await?;
+        let joined_at = self.check_name(&buckets).await?;
+        Ok((client, buckets, joined_at))
     }
 
-    async fn connect(&self) -> Result<Client, String> {
-        let Config { urls, credentials, ca, node, .. } = &self.config;
-        let mut options = ConnectOptions::new()
-            .name(format!("sluicegate {node}"))
-            .connection_timeout(EXCHANGE)
-            .request_timeout(Some(EXCHANGE))
-            .max_reconnects(1)
-            .client_capacity(1024);
-        if let Some(ca) = ca {
-            options = options.add_root_certificates(ca.clone());
-        }
-        if let Some(file) = credentials {
-            // A small local file.
-            let text = std::fs::read_to_string(file);
-            let text = text.map_err(|error| format!("the credentials {} cannot be read: {error}", file.display()))?;
-            options = options
-                .credentials(&text)
-                .map_err(|error| format!("{} is not a credentials file of NATS: {error}", file.display()))?;
-        }
-        let connected = timeout(EXCHANGE * 2, options.connect(urls.clone())).await;
-        match connected {
-            Ok(Ok(client)) => Ok(client),
-            // The addresses may hold passwords.
-            Ok(Err(error)) => Err(format!("NATS cannot be reached: {error}")),
-            Err(_) => Err("NATS does not answer".to_owned()),
-        }
-    }
-
-    /// Another gateway must not have this one's name.
-    async fn check_name(&self, buckets: &Buckets) -> Result<(), String> {
+    /// Another gateway that reports must not have this one's name. Returns the revision of the last report under it, 0 where there is none.
+    async fn check_name(&self, buckets: &Buckets) -> Result<u64, String> {
         let node = &self.config.node;
+        let unreadable = |error: String| format!("the list of gateways cannot be read: {error}");
         let entry = timeout(EXCHANGE, buckets.nodes.entry(node)).await.map_err(|_| no_answer())?;
-        let entry = entry.map_err(|error| format!("the list of gateways cannot be read: {error}"))?;
-        let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(()) };
-        match wire::read::<Node>(&entry.value) {
-            Ok(other) if other.id != self.id => Err(format!(
-                "the fleet has another gateway with the name {node} ([fleet] node), there since {}",
-                other.since
-            )),
-            _ => Ok(()),
+        let entry = entry.map_err(|error| unreadable(error.to_string()))?;
+        let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(0) };
+        // A report in a newer form does not say whose it is.
+        let Ok(found) = wire::read::<Node>(&entry.value) else { return Ok(entry.revision) };
+        let Err(refused) = check_id(node, &self.id, &found) else { return Ok(entry.revision) };
+        // One that reports no more has ended. This is measured here: the clock of another machine says nothing.
+        let since = match self.stranger.get() {
+            Some((revision, since)) if revision == entry.revision => since,
+            _ => {
+                self.stranger.set(Some((entry.revision, Instant::now())));
+                return Err(refused);
+            }
+        };
+        let status = timeout(EXCHANGE, buckets.nodes.status()).await.map_err(|_| no_answer())?;
+        let nodes = status.map_err(|error| unreadable(error.to_string()))?.values();
+        if since.elapsed() < board::heard_within(usize::try_from(nodes).unwrap_or(usize::MAX)) {
+            return Err(refused);
         }
+        Ok(entry.revision)
     }
 
     // === taking part ===
@@ -187,6 +184,7 @@ impl Member {
         &self,
         client: &Client,
         buckets: &Buckets,
+        joined_at: u64,
         puts: &mut mpsc::Receiver<Put>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), String> {
@@ -217,7 +215,8 @@ impl Member {
                 }
                 entry = nodes.next() => {
                     let entry = entry.ok_or("the list of gateways is no longer followed")?;
-                    self.saw_node(&entry.map_err(|error| format!("the list of gateways is no longer followed: {error}"))?);
+                    let entry = entry.map_err(|error| format!("the list of gateways is no longer followed: {error}"))?;
+                    self.saw_node(&entry, joined_at)?;
                 }
                 put = puts.recv() => {
                     let Some(put) = put else { return Ok(()) };
@@ -228,7 +227,6 @@ impl Member {
                         return Err("the connection was lost".to_owned());
                     }
                     self.report(&buckets.nodes, &since, &mut reported).await?;
-                    self.give_own(&buckets.state).await?;
                 }
             }
         }
@@ -245,106 +243,80 @@ impl Member {
             return warn!(key = entry.key, "the fleet's state has a key that is no model");
         };
         if entry.operation != Operation::Put {
-            // Nobody deletes documents. What serves here stays.
-            return warn!(%model, "the fleet's document of a model was deleted: this gateway keeps what it has");
+            // Nobody deletes states. What serves here stays.
+            return warn!(%model, "the fleet's state of a model was deleted: this gateway keeps what it has");
         }
-        match wire::read::<SharedDocument>(&entry.value) {
-            Ok(shared) => self.board.document(model, entry.revision, shared),
-            Err(why) => {
-                error!(%model, revision = entry.revision, why, "the fleet's document of a model is not followed");
-                let unreadable = SharedDocument {
-                    schema: SCHEMA,
-                    document: serde_json::Value::Null,
-                    actor: String::new(),
-                    node: String::new(),
-                    action: String::new(),
-                    reason: Some(why),
-                    ts: now(),
-                };
-                self.board.document(model, entry.revision, unreadable);
-            }
+        let at_ms = entry.created.unix_timestamp() * 1000 + i64::from(entry.created.millisecond());
+        let stored = Stored { revision: entry.revision, at_ms, pending: entry.delta };
+        let shared = SharedState::read(&entry.value);
+        if let Err(why) = &shared {
+            error!(%model, revision = entry.revision, why, "the fleet's state of a model is not followed");
         }
+        self.board.shared(model, stored, shared);
     }
 
-    fn saw_node(&self, entry: &Entry) {
+    /// # Errors
+    /// When another gateway has reported under this one's name since it joined: both saw the name free.
+    fn saw_node(&self, entry: &Entry, joined_at: u64) -> Result<(), String> {
         match entry.operation {
             Operation::Put => match wire::read::<Node>(&entry.value) {
-                Ok(node) => self.board.node(&entry.key, node),
+                Ok(node) => {
+                    if entry.key == self.config.node && entry.revision > joined_at {
+                        check_id(&self.config.node, &self.id, &node)?;
+                    }
+                    self.board.node(&entry.key, node);
+                }
                 Err(why) => warn!(node = entry.key, why, "the report of a gateway is not read"),
             },
             Operation::Delete | Operation::Purge => self.board.left(&entry.key),
         }
+        Ok(())
     }
 
     async fn report(&self, nodes: &Store, since: &str, reported: &mut Option<(Node, u32)>) -> Result<(), String> {
-        let report = own::report(&self.reader, &self.board, &self.id, since);
-        if let Some((before, ticks)) = reported
-            && *before == report
-            && *ticks + 1 < REPEAT_EVERY
-        {
+        self.board.count();
+        let report = own::report(&self.reader, &self.board, &self.versions.mirror, &self.id, since);
+        let nodes_there = self.board.size();
+        if let Some((before, ticks)) = reported {
+            let every = if *before == report { board::repeat_every } else { board::report_every };
             *ticks += 1;
-            return Ok(());
+            if TICK * *ticks < every(nodes_there) {
+                return Ok(());
+            }
         }
         let bytes = serde_json::to_vec(&report).map_err(|error| format!("the report cannot be written: {error}"))?;
         let put = timeout(EXCHANGE, nodes.put(&self.config.node, bytes.into())).await.map_err(|_| no_answer())?;
         put.map_err(|error| format!("the report is refused: {error}"))?;
-        *reported = Some((report, 0));
-        Ok(())
-    }
-
-    /// Gives the fleet the documents of this gateway for models that the fleet does not know. Where another gateway is faster, this one follows.
-    async fn give_own(&self, state: &Store) -> Result<(), String> {
-        let snapshot = self.reader.snapshot();
-        let own = snapshot.models().filter(|entry| self.board.lacks(entry.name()) && entry.retired().is_none());
-        let documents: Vec<_> = own
-            .filter_map(|entry| Some((entry.name().clone(), entry.document()?.to_json())))
-            .take(GIVEN_AT_ONCE)
-            .collect();
-        for (model, document) in documents {
-            let shared = SharedDocument {
-                schema: SCHEMA,
-                document: serde_json::from_str(&document).map_err(|error| error.to_string())?,
-                actor: "system".to_owned(),
-                node: self.config.node.clone(),
-                action: "join".to_owned(),
-                reason: None,
-                ts: now(),
-            };
-            let bytes = serde_json::to_vec(&shared).map_err(|error| error.to_string())?;
-            let given = timeout(EXCHANGE, state.update(wire::key(&model), bytes.into(), 0)).await;
-            match given.map_err(|_| no_answer())? {
-                Ok(_) => info!(%model, "the fleet has this gateway's document now"),
-                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
-                Err(error) => return Err(format!("a document cannot be given to the fleet: {error}")),
-            }
-        }
+        // Gateways that joined in the same moment do not go on reporting in the same moment.
+        let most = u32::try_from(board::report_every(nodes_there).as_secs()).unwrap_or(u32::MAX);
+        let ahead = if reported.is_none() { fastrand::u32(0..most) } else { 0 };
+        *reported = Some((report, ahead));
         Ok(())
     }
 
     // === following ===
 
-    /// Puts documents in force that others changed. Never ends.
+    /// Puts states in force that others changed. Never ends.
     async fn follow(&self) {
         loop {
             // A wake-up that comes between is kept.
             let _ = timeout(LOOK_AGAIN, self.board.news()).await;
             for (model, known) in self.board.to_follow(Instant::now()) {
-                if known.shared.document.is_null() {
-                    let why = known.shared.reason.unwrap_or_default();
-                    self.board.waits(&model, known.revision, why, Instant::now());
-                    continue;
-                }
-                let SharedDocument { document, actor, node, action, reason, .. } = &known.shared;
-                let reason = reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
+                let SharedState { model: state, by: By { actor, node, action, reason }, .. } = match known.shared {
+                    Ok(shared) => shared,
+                    Err(why) => {
+                        self.board.waits(&model, known.revision, why, Instant::now());
+                        continue;
+                    }
+                };
+                let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
                 let reason = format!("{action} on {node}, revision {} of the fleet{reason}", known.revision);
-                let followed = Followed { document: document.to_string(), actor: actor.clone(), reason };
+                let followed = Followed { state, actor, action, reason };
                 match self.handle.follow(model.clone(), followed).await {
                     Ok(FollowOutcome::InForce) => self.board.in_force(&model, known.revision),
                     Ok(FollowOutcome::Waits(why)) => self.board.waits(&model, known.revision, why, Instant::now()),
                     Err(failure) => {
-                        if failure.code != Code::ModelNotFound {
-                            error!(%model, revision = known.revision, "the fleet's document cannot be put in force: {}", failure.operator_text());
-                        }
+                        error!(%model, revision = known.revision, "the fleet's state cannot be put in force: {}", failure.operator_text());
                         self.board.waits(&model, known.revision, failure.message.clone(), Instant::now());
                     }
                 }
@@ -353,8 +325,111 @@ impl Member {
     }
 }
 
+/// Connects to NATS.
+///
+/// # Errors
+/// In words.
+pub(super) async fn connect(config: &Config) -> Result<Client, String> {
+    let Config { urls, credentials, ca, node, .. } = config;
+    let mut options = ConnectOptions::new()
+        .name(format!("sluicegate {node}"))
+        .connection_timeout(EXCHANGE)
+        .request_timeout(Some(EXCHANGE))
+        // Each server is tried once; then the session begins again, and says why.
+        .max_reconnects(urls.len())
+        .client_capacity(1024);
+    if let Some(ca) = ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some(file) = credentials {
+        // A small local file.
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| format!("the credentials {} cannot be read: {error}", file.display()))?;
+        options = options
+            .credentials(&text)
+            .map_err(|error| format!("{} is not a credentials file of NATS: {error}", file.display()))?;
+    }
+    let connected = timeout(EXCHANGE * 2, options.connect(urls.clone())).await;
+    match connected {
+        Ok(Ok(client)) => Ok(client),
+        // Its text has no addresses, which may hold passwords.
+        Ok(Err(error)) => Err(match error.kind() {
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                format!("NATS refuses the credentials of this gateway ([fleet] credentials): {error}")
+            }
+            ConnectErrorKind::Tls => format!("no TLS connection with NATS ([fleet] ca): {error}"),
+            ConnectErrorKind::Io if is_tls(&error) => {
+                format!("no TLS connection with NATS ([fleet] ca): {error}")
+            }
+            _ => format!("NATS cannot be reached: {error}"),
+        }),
+        Err(_) => Err("NATS does not answer".to_owned()),
+    }
+}
+
+/// Opens the buckets. Those that are missing are made.
+///
+/// # Errors
+/// In words.
+pub(super) async fn open(client: &Client, config: &Config) -> Result<Buckets, String> {
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(EXCHANGE);
+    let Config { name, replicas, .. } = config;
+    let state = kv::Config {
+        bucket: format!("{name}_state"),
+        description: "Sluicegate: what the gateways share of each model".to_owned(),
+        num_replicas: *replicas,
+        max_value_size: MAX_VALUE,
+        history: 1,
+        ..kv::Config::default()
+    };
+    let nodes = kv::Config {
+        bucket: format!("{name}_nodes"),
+        description: "Sluicegate: gateways".to_owned(),
+        num_replicas: *replicas,
+        max_value_size: MAX_VALUE,
+        max_age: REPORT_LIVES,
+        storage: StorageType::Memory,
+        history: 1,
+        ..kv::Config::default()
+    };
+    let rollouts = kv::Config {
+        bucket: format!("{name}_rollouts"),
+        description: "Sluicegate: who drives rollouts, and what gateways counted".to_owned(),
+        ..state.clone()
+    };
+    let tokens = kv::Config {
+        bucket: format!("{name}_tokens"),
+        description: "Sluicegate: tokens, without their secrets".to_owned(),
+        ..state.clone()
+    };
+    Ok(Buckets {
+        state: bucket(&context, state).await?,
+        nodes: bucket(&context, nodes).await?,
+        tokens: bucket(&context, tokens).await?,
+        rollouts: bucket(&context, rollouts).await?,
+    })
+}
+
+/// Whether a connection failed in its TLS handshake.
+fn is_tls(error: &ConnectError) -> bool {
+    let failed = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    matches!(failed.and_then(io::Error::get_ref), Some(inner) if inner.is::<rustls::Error>())
+}
+
+/// Whether a report under this gateway's name is its own.
+///
+/// # Errors
+/// When the report has the id of another data directory.
+pub(super) fn check_id(node: &str, id: &str, found: &Node) -> Result<(), String> {
+    if found.id == id {
+        return Ok(());
+    }
+    Err(format!("the fleet has another gateway with the name {node} ([fleet] node), there since {}", found.since))
+}
+
 /// Opens a bucket. It is made where there is none.
-async fn bucket(context: &jetstream::Context, config: kv::Config) -> Result<Store, String> {
+pub(super) async fn bucket(context: &jetstream::Context, config: kv::Config) -> Result<Store, String> {
     let name = config.bucket.clone();
     if let Ok(Ok(store)) = timeout(EXCHANGE, context.get_key_value(&name)).await {
         return Ok(store);
@@ -374,27 +449,23 @@ async fn bucket(context: &jetstream::Context, config: kv::Config) -> Result<Stor
 ///
 /// # Errors
 /// When NATS does not answer: the session ends, and the bucket is read again.
-async fn store(state: &Store, put: Put) -> Result<(), String> {
-    let Put { model, shared, expected, until, reply } = put;
+pub(super) async fn store(bucket: &Store, put: Put) -> Result<(), String> {
+    let Put { key, value, expected, until, reply } = put;
     // The operator was told that it was perhaps not made. It must not be made after that.
     if Instant::now() + EXCHANGE > until {
         return Ok(());
     }
-    let key = wire::key(&model);
-    let (outcome, lost) = match serde_json::to_vec(&shared) {
-        Err(error) => (Outcome::Failed(error.to_string()), None),
-        Ok(bytes) => match timeout(EXCHANGE, state.update(&key, bytes.into(), expected)).await {
-            Ok(Ok(revision)) => (Outcome::Stored(revision), None),
-            Ok(Err(error)) if error.kind() == UpdateErrorKind::WrongLastRevision => (Outcome::Stale, None),
-            Ok(Err(error)) => (Outcome::Failed(error.to_string()), Some(error.to_string())),
-            Err(_) => (Outcome::Failed(no_answer()), Some(no_answer())),
-        },
+    let (outcome, lost) = match timeout(EXCHANGE, bucket.update(&key, value.into(), expected)).await {
+        Ok(Ok(revision)) => (Outcome::Stored(revision), None),
+        Ok(Err(error)) if super::store::is_stale(&error) => (Outcome::Stale, None),
+        Ok(Err(error)) => (Outcome::Failed(error.to_string()), Some(error.to_string())),
+        Err(_) => (Outcome::Failed(no_answer()), Some(no_answer())),
     };
     // Fails only when the manager no longer waits.
     let _ = reply.try_send(outcome);
     lost.map_or(Ok(()), Err)
 }
 
-fn no_answer() -> String {
+pub(super) fn no_answer() -> String {
     "NATS does not answer".to_owned()
 }

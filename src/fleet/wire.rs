@@ -1,25 +1,35 @@
 //! What the buckets hold, as JSON. A newer form has a higher `schema`: an older gateway says so and keeps what it has.
 
-use crate::model::ModelName;
+use super::placement::Labels;
+use crate::model::{ModelName, VersionId};
+use crate::rollout::Orders;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The form of all values.
+/// The form of the values, but for those of `state.rs`.
 pub(super) const SCHEMA: u32 = 1;
 
-/// A model's traffic document.
+/// A rollout of the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct SharedDocument {
+pub(super) struct SharedRollout {
+    /// As the room `rollout` writes it.
+    pub state: Value,
+    /// The gateway that drives it.
+    pub driver: String,
+    /// Another one for each document that it puts in force.
+    pub step: String,
+    /// Who changed the document since, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<String>,
+}
+
+/// What the driver of a rollout says about twice a second: its lease.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Lease {
     pub schema: u32,
-    pub document: Value,
-    /// Who changed it, on which gateway, how and why.
-    pub actor: String,
-    pub node: String,
-    pub action: String,
-    #[serde(default)]
-    pub reason: Option<String>,
-    pub ts: String,
+    pub driver: String,
+    pub orders: Orders,
 }
 
 /// What a gateway says of itself.
@@ -34,6 +44,14 @@ pub(super) struct Node {
     pub ready: bool,
     pub since: String,
     pub models: BTreeMap<String, NodeModel>,
+    /// From NATS's time of the last change that was made elsewhere until it was in force there, in milliseconds: by two clocks, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    /// Tells its rules of placement apart from those of others.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rules: String,
 }
 
 /// What a gateway has of a model.
@@ -48,9 +66,72 @@ pub struct NodeModel {
     /// Versions that failed, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<String, String>,
+    /// Versions of the fleet's store that it is to have and has not fetched yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fetching: BTreeMap<String, Fetching>,
+    /// The state of every other version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, String>,
     /// Why a newer revision is not in force yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
+}
+
+/// How far a version is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Fetching {
+    /// The bytes that are there.
+    pub bytes: u64,
+    /// All bytes.
+    pub of: u64,
+}
+
+/// A version in the fleet's store: the value of the key `model.version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SharedVersion {
+    pub schema: u32,
+    /// In the order of their paths.
+    pub files: Vec<SharedFile>,
+    /// Who pushed it, on which gateway, and when.
+    pub actor: String,
+    pub node: String,
+    pub ts: String,
+}
+
+/// A file of a version. Its bytes are the object with the name of its digest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct SharedFile {
+    /// In the directory of the version, with `/`.
+    pub path: String,
+    /// In lower-case hex.
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+/// The largest manifest, in bytes: NATS takes 1 MiB by default, headers included. Some thousand files.
+pub(super) const LARGEST_MANIFEST: i32 = (1 << 20) - (4 << 10);
+
+impl SharedVersion {
+    /// # Errors
+    /// In words, when a digest is none. Paths and numbers are checked like those of every source.
+    pub fn checked(self) -> Result<SharedVersion, String> {
+        let is_digest =
+            |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        match self.files.iter().find(|file| !is_digest(&file.sha256)) {
+            None => Ok(self),
+            Some(file) => {
+                let found: String = file.sha256.chars().take(80).collect();
+                Err(format!("expected the SHA-256 of a file in lower-case hex, found {found:?}"))
+            }
+        }
+    }
+}
+
+impl SharedRollout {
+    /// Whether it has not ended.
+    pub fn is_active(&self) -> bool {
+        self.state["ended"].is_null()
+    }
 }
 
 /// Only the form of a value.
@@ -64,10 +145,18 @@ struct Form {
 /// # Errors
 /// In words.
 pub(super) fn read<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, String> {
+    read_up_to(bytes, SCHEMA)
+}
+
+/// Reads a value of a bucket that may have forms up to this one.
+///
+/// # Errors
+/// In words.
+pub(super) fn read_up_to<T: for<'a> Deserialize<'a>>(bytes: &[u8], newest: u32) -> Result<T, String> {
     let form: Form = serde_json::from_slice(bytes).map_err(|error| format!("it cannot be read: {error}"))?;
-    if form.schema > SCHEMA {
+    if form.schema > newest {
         return Err(format!(
-            "it has the form {}, and this version of Sluicegate reads up to {SCHEMA}: upgrade this gateway",
+            "it has the form {}, and this version of Sluicegate reads up to {newest}: upgrade this gateway",
             form.schema
         ));
     }
@@ -81,5 +170,16 @@ pub(super) fn key(model: &ModelName) -> String {
 
 /// The model of a key. `None` for a key that no gateway wrote.
 pub(super) fn model(key: &str) -> Option<ModelName> {
-    key.replace("=2E", ".").parse().ok()
+    key.replace("=2E", ".").parse().ok().filter(|model| self::key(model) == key)
+}
+
+/// The key of a version.
+pub(super) fn version_key(id: &VersionId) -> String {
+    format!("{}.{}", key(&id.model), id.version)
+}
+
+/// The version of a key. `None` for a key that no gateway wrote.
+pub(super) fn version_of(text: &str) -> Option<VersionId> {
+    let (name, version) = text.rsplit_once('.')?;
+    Some(VersionId { model: model(name)?, version: version.parse().ok()? })
 }

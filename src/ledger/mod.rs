@@ -26,6 +26,7 @@ mod lock;
 mod open;
 mod reader;
 mod rows;
+mod shared;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use chain::Head;
 pub use error::LedgerError;
 pub use open::{open, open_for_reading};
 pub use reader::{AuditQuery, Event, HistoryEntry, LedgerReader};
+pub use shared::{Replaced, SharedModel};
 pub use tokens::{StoredToken, TokenChange, TokenEffect};
 #[cfg(test)]
 pub(crate) use verify::ProblemKind;
@@ -46,6 +48,7 @@ pub use writer::LedgerWriter;
 
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A change to one model, with the actor and the reason.
@@ -111,6 +114,8 @@ pub enum Effect {
     Review { version: Version, artifact: String, approved: bool },
     /// The actor pushed a version, or asked for its traffic, and so may not approve it.
     Propose { version: Version },
+    /// Replaces what several gateways share by what another one has ([`SharedModel::replaced_by`]). `made_by`: the action there.
+    Share { state: Box<SharedModel>, made_by: Option<String> },
     /// Only the audit event.
     None,
 }
@@ -176,8 +181,10 @@ pub enum Action {
     Silence,
     /// A silence was ended before its time.
     EndSilence,
-    /// Another gateway of the fleet changed the traffic document, and this one follows.
+    /// Another gateway of the fleet changed the model, and this one follows.
     Follow,
+    /// The state of a fleet was stored in a data directory.
+    ImportState,
 }
 
 impl Action {
@@ -220,6 +227,7 @@ impl Action {
             Action::Silence => "silence",
             Action::EndSilence => "end_silence",
             Action::Follow => "follow",
+            Action::ImportState => "import_state",
         }
     }
 }
@@ -317,7 +325,7 @@ impl ModelState {
 }
 
 /// The newest review of a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Review {
     /// Identifies the files that were looked at.
     pub artifact: String,
@@ -328,7 +336,7 @@ pub struct Review {
 }
 
 /// When a model was retired, by whom and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retirement {
     pub ts: Timestamp,
     pub actor: String,

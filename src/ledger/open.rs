@@ -16,7 +16,7 @@ use std::time::Duration;
 /// step: existing databases have applied it.
 ///
 /// Versions are text, as in every document: they are unsigned 64-bit numbers, and SQLite's integers are signed.
-pub(super) const MIGRATIONS: [&str; 7] = [
+pub(super) const MIGRATIONS: [&str; 8] = [
     "
     CREATE TABLE models (
         model          TEXT PRIMARY KEY NOT NULL,
@@ -125,6 +125,13 @@ pub(super) const MIGRATIONS: [&str; 7] = [
         chain         TEXT NOT NULL,
         chained_later INTEGER NOT NULL
     ) STRICT;
+",
+    // What another gateway of a fleet did: who, when and why as JSON, and with which action. Which tokens are valid in the whole fleet.
+    "
+    ALTER TABLE models ADD COLUMN retired_elsewhere TEXT;
+    ALTER TABLE reviews ADD COLUMN elsewhere TEXT;
+    ALTER TABLE documents ADD COLUMN made_by TEXT;
+    ALTER TABLE tokens ADD COLUMN shared INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 /// The migration that begins the hash chain.

@@ -29,7 +29,8 @@ pub struct HistoryEntry {
     pub revision: u64,
     pub ts: Timestamp,
     pub actor: String,
-    /// As [`super::Action::as_str`] spells it. A text, because a newer program may have written an action that this one lacks.
+    /// As [`super::Action::as_str`] spells it; that of the gateway that made the change, where this one followed. A text, because a newer
+    /// program may have written an action that this one lacks.
     pub action: String,
     pub reason: Option<String>,
     /// JSON.
@@ -92,7 +93,7 @@ impl LedgerReader {
     pub fn history(&self, model: &ModelName) -> Result<Vec<HistoryEntry>, LedgerError> {
         self.query("read the history", |connection| {
             let mut statement = connection.prepare_cached(
-                "SELECT d.revision, e.ts, e.actor, e.action, e.reason, d.document
+                "SELECT d.revision, e.ts, e.actor, COALESCE(d.made_by, e.action), e.reason, d.document
                  FROM documents d JOIN events e ON e.id = d.event WHERE d.model = ?1 ORDER BY d.revision DESC",
             )?;
             let entries = statement.query_map([model.as_str()], |row| {
@@ -292,8 +293,8 @@ pub(super) fn previous_document(connection: &Connection, model: &ModelName) -> r
              JOIN documents d ON d.model = m.model AND d.revision < m.revision
              JOIN events e ON e.id = d.event
              WHERE m.model = ?1
-               AND e.action NOT IN ('rollout_start', 'rollout_step')
-               AND NOT (made.action IN ('rollout_take_back', 'rollout_abort') AND d.document = now.document)
+               AND COALESCE(d.made_by, e.action) NOT IN ('rollout_start', 'rollout_step')
+               AND NOT (COALESCE(now.made_by, made.action) IN ('rollout_take_back', 'rollout_abort') AND d.document = now.document)
              ORDER BY d.revision DESC LIMIT 1",
         )?
         .query_row([model.as_str()], |row| {
@@ -319,7 +320,7 @@ pub(super) fn document_at(
 pub(super) fn last_change(connection: &Connection, model: &ModelName) -> rusqlite::Result<Option<String>> {
     connection
         .prepare_cached(
-            "SELECT e.action FROM models m
+            "SELECT COALESCE(d.made_by, e.action) FROM models m
              JOIN documents d ON d.model = m.model AND d.revision = m.revision
              JOIN events e ON e.id = d.event
              WHERE m.model = ?1",

@@ -1,6 +1,7 @@
 //! The rows of the hash chain: appends an event, reads events as they are stored, and compares stored documents with them.
 
 use super::chain::{Beginning, EventHash, FIELDS, StoredEvent};
+use super::shared::STATE;
 use super::verify::{ProblemKind, Verifier};
 use super::writer::NewEvent;
 use super::{Action, rfc3339};
@@ -142,6 +143,9 @@ fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
     Ok(StoredEvent { id: row.get::<_, i64>(0)?.cast_unsigned(), texts, previous: hash(1)?, hash: hash(2)? })
 }
 
+/// What events have beside the members of a document.
+const BESIDE: [&str; 4] = ["gates", "break_glass", "quorum", STATE];
+
 /// Compares every stored traffic document with the event that put it in force, and every model's revision with its documents. Documents that
 /// are older than the chain are not compared.
 pub(super) fn check_documents(
@@ -162,15 +166,18 @@ pub(super) fn check_documents(
         let (model, revision, event) = (text(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
         let parse = |text: String| serde_json::from_str::<Value>(&text).ok();
         let document = parse(text(3)?);
-        let without_gates = |value: Option<Value>| {
+        let document_of = |value: Option<Value>| {
             value.map(|mut value| {
-                value.as_object_mut().map(|members| members.shift_remove("gates"));
+                if let Some(members) = value.as_object_mut() {
+                    members.retain(|name, _| !BESIDE.contains(&name.as_str()));
+                }
                 value
             })
         };
         let named = row.get_ref(4)? != ValueRef::Null;
         // A retirement stores the document from before once more.
-        let fits = document.is_some() && (without_gates(parse(text(7)?)) == document || parse(text(6)?) == document);
+        let fits = document.is_some()
+            && (document_of(parse(text(7)?)) == document || document_of(parse(text(6)?)) == document);
         if !named || text(5)? != model || !fits {
             let words =
                 format!("the traffic document of {model:?} at revision {revision} is not the one of event {event}");
@@ -245,8 +252,13 @@ pub(super) fn check_reviews(connection: &Connection, verifier: &mut Verifier) ->
         let (model, version, artifact, event) = (text(0), text(1), text(2), row.get::<_, i64>(3)?);
         let action = if row.get(4)? { "approve" } else { "reject" };
         let after: Value = serde_json::from_str(&text(7)).unwrap_or_default();
-        let fits = after["version"] == version.as_str() && after["artifact"] == artifact.as_str();
-        if text(5) != model || text(6) != action || !fits {
+        let made = text(6) == action && after["version"] == version.as_str() && after["artifact"] == artifact.as_str();
+        // The event by which this gateway followed another one has whole reviews.
+        let followed = &after[STATE]["reviews"][version.as_str()];
+        let followed = matches!(text(6).as_str(), "follow" | "import_state")
+            && followed["artifact"] == artifact.as_str()
+            && followed["approved"] == row.get::<_, bool>(4)?;
+        if text(5) != model || !(made || followed) {
             let words = format!("the review of version {version:?} of {model:?} is not the one of event {event}");
             verifier.report(ProblemKind::Review, Some(event.cast_unsigned()), words);
         }

@@ -251,7 +251,7 @@ fn a_newer_schema_is_refused_and_not_changed() {
     drop((writer, reader));
     let refused = open(dir.path()).unwrap_err().to_string();
     assert!(
-        refused.contains("written by a newer sluicegate: its schema version is 99, this program supports up to 7"),
+        refused.contains("written by a newer sluicegate: its schema version is 99, this program supports up to 8"),
         "{refused}"
     );
     let connection = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
@@ -611,6 +611,7 @@ fn stored_token(name: &str, byte: u8) -> StoredToken {
         created_by: "root".to_owned(),
         expires_at: Some("2027-11-28T09:00:00Z".parse().unwrap()),
         last_used: None,
+        shared: false,
     }
 }
 
@@ -650,4 +651,107 @@ fn tokens_are_stored_with_their_events_and_survive_a_restart() {
     writer.connection().execute_batch(damaged).unwrap();
     assert_eq!(reader.tokens().unwrap(), [], "a token that cannot be read is left out");
     assert!(writer.commit_token(&revoke("anna")).unwrap(), "and can be removed");
+}
+
+#[test]
+fn a_state_of_another_gateway_is_stored_as_a_whole_with_who_did_what_there() {
+    let (dir, mut writer, reader) = open_new();
+    writer.commit(Change { before: None, after: Some(document(1)), ..put("m", document(1)) }).unwrap();
+    let stored = |writer: &LedgerWriter| SharedModel::of(&writer.load().unwrap()[0]);
+    let (v1, v2): (Version, Version) = ("1".parse().unwrap(), "2".parse().unwrap());
+    let at = |text: &str| text.parse::<Timestamp>().unwrap();
+    let (approved_at, retired_at) = (at("2026-11-01T00:00:00.000001Z"), at("2026-11-02T00:00:00Z"));
+    let follow = |made_by: &str| Replaced {
+        model: name("m"),
+        actor: "anna".to_owned(),
+        action: Action::Follow,
+        reason: Some("promote on b".to_owned()),
+        made_by: Some(made_by.to_owned()),
+    };
+    let review = Review {
+        artifact: "ab".to_owned(),
+        approved: true,
+        actor: "ben".to_owned(),
+        ts: approved_at,
+        reason: "looked".to_owned(),
+    };
+    let next = SharedModel {
+        document: Some(document(2)),
+        highest_served: Some(v2),
+        operator_unloaded: [v1].into(),
+        auto_promoted: [v2].into(),
+        reviews: [(v2, review.clone())].into(),
+        proposers: [(v2, ["carol".to_owned()].into())].into(),
+        ..SharedModel::default()
+    };
+    let committed = writer.commit(stored(&writer).replaced_by(next.clone(), follow("promote"))).unwrap();
+    assert_eq!((committed.revision, stored(&writer)), (2, next.clone()));
+    let newest = &reader.history(&name("m")).unwrap()[0];
+    assert_eq!((newest.action.as_str(), newest.actor.as_str()), ("promote", "anna"), "as on the gateway that made it");
+    assert_eq!(writer.last_change(&name("m")).unwrap().as_deref(), Some("promote"));
+    // The steps of a rollout of another gateway are one change, as here.
+    let step = SharedModel { document: Some(document(3)), ..next.clone() };
+    writer.commit(stored(&writer).replaced_by(step, follow("rollout_step"))).unwrap();
+    assert_eq!(writer.previous_document(&name("m")).unwrap(), Some(Revision { revision: 2, document: document(2) }));
+
+    // Nothing but the marks: no new revision. A retirement has the document once more.
+    let unloaded = SharedModel { unloaded: true, operator_unloaded: BTreeSet::new(), ..stored(&writer) };
+    assert_eq!(
+        writer.commit(stored(&writer).replaced_by(unloaded.clone(), follow("unload_model"))).unwrap().revision,
+        3
+    );
+    assert_eq!(stored(&writer), unloaded);
+    let retired = Retirement { ts: retired_at, actor: "ben".to_owned(), reason: "old".to_owned() };
+    let retired = SharedModel { unloaded: false, retired: Some(retired), reviews: BTreeMap::new(), ..unloaded };
+    assert_eq!(writer.commit(stored(&writer).replaced_by(retired.clone(), follow("retire"))).unwrap().revision, 4);
+    assert_eq!(stored(&writer), retired, "with the time, the actor and the reason of the other gateway");
+    let back = SharedModel { retired: None, reviews: [(v2, review)].into(), ..retired };
+    writer.commit(stored(&writer).replaced_by(back.clone(), follow("promote"))).unwrap();
+    // Who pushed a version is never forgotten.
+    let fewer = SharedModel { proposers: BTreeMap::new(), highest_served: None, ..back.clone() };
+    writer.commit(stored(&writer).replaced_by(fewer, follow("load"))).unwrap();
+    assert_eq!(stored(&writer), back);
+    drop((writer, reader));
+    let verified = open_for_reading(dir.path()).unwrap().verify(Heads::default()).unwrap();
+    assert!(verified.ok, "{:?}", verified.problems);
+
+    // A review that the event does not have is found.
+    let tampered = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
+    tampered.execute_batch("UPDATE reviews SET artifact = 'cd';").unwrap();
+    assert!(!open_for_reading(dir.path()).unwrap().verify(Heads::default()).unwrap().ok);
+}
+
+#[test]
+fn a_token_of_another_gateway_replaces_one_of_its_name() {
+    let (dir, mut writer, reader) = open_new();
+    let change = |effect| TokenChange { actor: "ann".to_owned(), reason: Some("made on b".to_owned()), effect };
+    let own = stored_token("ci", 1);
+    assert!(writer.commit_token(&change(TokenEffect::Create(Box::new(own.clone())))).unwrap());
+    assert_eq!((writer.token_is_shared("ci").unwrap(), writer.token_is_shared("no").unwrap()), (Some(false), None));
+    let theirs = StoredToken { shared: true, ..stored_token("ci", 2) };
+    let follow = change(TokenEffect::Follow(Box::new(theirs.clone())));
+    assert!(writer.commit_token(&follow).unwrap());
+    assert!(!writer.commit_token(&follow).unwrap(), "twice is once");
+    assert_eq!((reader.tokens().unwrap(), writer.token_is_shared("ci").unwrap()), (vec![theirs.clone()], Some(true)));
+    // As it is written into a bucket and read again.
+    let json = serde_json::to_string(&theirs).unwrap();
+    let read = StoredToken { shared: true, ..serde_json::from_str(&json).unwrap() };
+    assert!(!writer.commit_token(&change(TokenEffect::Follow(Box::new(read)))).unwrap(), "{json}");
+    assert!(reader.verify(Heads::default()).unwrap().ok);
+    drop((dir, writer));
+}
+
+#[test]
+fn a_document_is_the_one_of_its_event_whatever_else_the_event_says() {
+    let (dir, mut writer, reader) = open_new();
+    for (n, beside) in (1..).zip([r#""gates":[]"#, r#""break_glass":["2"]"#, r#""quorum":0.5"#, r#""state":{}"#]) {
+        let after = format!(r#"{{"split":[{{"version":"{n}","weight":1}}],{beside}}}"#);
+        writer.commit(Change { after: Some(after), before: None, ..put("m", document(n)) }).unwrap();
+    }
+    drop((writer, reader));
+    let verify = || open_for_reading(dir.path()).unwrap().verify(Heads::default()).unwrap();
+    assert!(verify().ok, "{:?}", verify().problems);
+    let tampered = rusqlite::Connection::open(dir.path().join("ledger.sqlite3")).unwrap();
+    tampered.execute("UPDATE documents SET document = ?1 WHERE revision = 2", [document(9)]).unwrap();
+    assert_eq!(verify().problem_count, 1);
 }

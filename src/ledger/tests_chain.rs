@@ -218,6 +218,7 @@ fn a_token_that_no_event_made_is_found() {
         created_by: "ann".to_owned(),
         expires_at: Some(now),
         last_used: None,
+        shared: false,
     };
     for effect in [
         TokenEffect::Create(Box::new(token("ci", 1))),
@@ -231,7 +232,7 @@ fn a_token_that_no_event_made_is_found() {
     found(&verify(dir.path()), ProblemKind::Token, 1);
     tamper(
         dir.path(),
-        "UPDATE tokens SET role = 'viewer'; INSERT INTO tokens SELECT 'old', x'00', role, models, created_at, created_by, expires_at, NULL FROM tokens;",
+        "UPDATE tokens SET role = 'viewer'; INSERT INTO tokens SELECT 'old', x'00', role, models, created_at, created_by, expires_at, NULL, 0 FROM tokens;",
     );
     let verified = verify(dir.path());
     assert_eq!(verified.problem_count, 1, "{verified:?}");

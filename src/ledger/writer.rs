@@ -5,10 +5,11 @@ use super::identity::OpenFiles;
 use super::lock::Lock;
 use super::reader::{Text, artifact, document_at, last_change, previous_document, revision_of};
 use super::rows;
+use super::shared::{each_review, retirement, share};
 use super::tokens::{TokenChange, change_token, store_uses};
 use super::{
-    Action, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Note, Retirement, Review, Revision,
-    StoredAside, rfc3339,
+    Action, Change, Committed, Crash, Effect, MAX_CRASHES, ModelState, NewDocument, Note, Revision, StoredAside,
+    rfc3339,
 };
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
@@ -84,6 +85,13 @@ impl LedgerWriter {
         Ok(true)
     }
 
+    /// Whether a token is valid in the whole fleet. `None` where there is no such token.
+    pub fn token_is_shared(&self, name: &str) -> Result<Option<bool>, LedgerError> {
+        let found = self.connection.prepare_cached("SELECT shared FROM tokens WHERE name = ?1");
+        let found = found.and_then(|mut select| select.query_row([name], |row| row.get(0)).optional());
+        found.map_err(|e| LedgerError::sqlite(&self.file, "read a token", e))
+    }
+
     /// Stores when tokens were used last. Writes no event.
     pub fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError> {
         let LedgerWriter { connection, file, files, .. } = self;
@@ -115,7 +123,7 @@ impl LedgerWriter {
 
     fn load_all(&self) -> rusqlite::Result<Vec<ModelState>> {
         let mut models = self.connection.prepare_cached(
-            "SELECT m.model, m.revision, d.document, m.taken_out, m.highest_served, m.retired, e.ts, e.actor, e.reason
+            "SELECT m.model, m.revision, d.document, m.taken_out, m.highest_served, m.retired, e.actor, e.ts, e.reason, m.retired_elsewhere
              FROM models m LEFT JOIN documents d ON d.model = m.model AND d.revision = m.revision
              LEFT JOIN events e ON e.id = m.retired ORDER BY m.model",
         )?;
@@ -179,19 +187,10 @@ impl LedgerWriter {
         for row in statement.query_map([state.model.as_str()], aside)? {
             state.set_aside.extend(unreadable.or_empty("set_aside", row.map(Some))?);
         }
-        let mut statement = self.connection.prepare_cached(
-            "SELECT r.version, r.artifact, r.approved, e.actor, e.ts, e.reason FROM reviews r JOIN events e ON e.id = r.event
-             WHERE r.model = ?1",
-        )?;
-        let review = |row: &Row<'_>| {
-            let (artifact, approved, actor) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            let (ts, reason) =
-                (row.get::<_, Text<Timestamp>>(4)?.0, row.get::<_, Option<String>>(5)?.unwrap_or_default());
-            Ok((version(row)?, Review { artifact, approved, actor, ts, reason }))
-        };
-        for row in statement.query_map([state.model.as_str()], review)? {
-            state.reviews.extend(unreadable.or_empty("reviews", row.map(Some))?);
-        }
+        each_review(&self.connection, state.model.as_str(), |review| {
+            state.reviews.extend(unreadable.or_empty("reviews", review.map(Some))?);
+            Ok(())
+        })?;
         let mut statement = self.connection.prepare_cached("SELECT version, actor FROM proposers WHERE model = ?1")?;
         let proposer = |row: &Row<'_>| Ok((version(row)?, row.get::<_, String>(1)?));
         for row in statement.query_map([state.model.as_str()], proposer)? {
@@ -246,6 +245,7 @@ fn check_json(change: &Change) -> Result<(), LedgerError> {
         Effect::SetDocument { document, .. } => (Some(document), None),
         Effect::SetRollout { state, document } => (document.as_ref().map(|new| &new.document), Some(state)),
         Effect::Retire { document } => (document.as_ref().map(|new| &new.document), None),
+        Effect::Share { state, .. } => (state.document.as_ref(), None),
         _ => (None, None),
     };
     let texts = [
@@ -340,9 +340,10 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
     let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| transaction.prepare_cached(sql)?.execute(params);
     match &change.effect {
         Effect::None => {}
+        Effect::Share { state, made_by } => share(transaction, model, event_id, state, made_by.as_deref())?,
         Effect::SetRollout { state, document } => {
             if let Some(NewDocument { document, highest_served }) = document {
-                set_document(transaction, model, event_id, document, *highest_served)?;
+                set_document(transaction, model, event_id, document, *highest_served, None)?;
             }
             run(
                 "INSERT INTO rollouts VALUES (?1, ?2) ON CONFLICT (model) DO UPDATE SET state = excluded.state",
@@ -350,16 +351,19 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
             )?;
         }
         Effect::SetDocument { document, highest_served, auto_promoted } => {
-            set_document(transaction, model, event_id, document, *highest_served)?;
+            set_document(transaction, model, event_id, document, *highest_served, None)?;
             if let Some(version) = auto_promoted {
                 run("INSERT OR IGNORE INTO auto_promoted VALUES (?1, ?2)", &[&model, &version.to_string()])?;
             }
         }
         Effect::Retire { document } => {
             if let Some(NewDocument { document, highest_served }) = document {
-                set_document(transaction, model, event_id, document, *highest_served)?;
+                set_document(transaction, model, event_id, document, *highest_served, None)?;
             }
-            run("UPDATE models SET retired = ?2, taken_out = 0 WHERE model = ?1", &[&model, &event_id])?;
+            run(
+                "UPDATE models SET retired = ?2, retired_elsewhere = NULL, taken_out = 0 WHERE model = ?1",
+                &[&model, &event_id],
+            )?;
         }
         Effect::SetModelUnloaded(unloaded) => {
             run("UPDATE models SET taken_out = ?2 WHERE model = ?1", &[&model, unloaded])?;
@@ -389,7 +393,7 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
         }
         Effect::Review { version, artifact, approved } => {
             run(
-                "INSERT OR REPLACE INTO reviews VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO reviews (model, version, artifact, approved, event) VALUES (?1, ?2, ?3, ?4, ?5)",
                 &[&model, &version.to_string(), artifact, approved, &event_id],
             )?;
         }
@@ -417,25 +421,30 @@ fn apply(transaction: &Transaction<'_>, change: &Change, ts: Timestamp, event_id
     Ok(())
 }
 
-fn set_document(
+pub(super) fn set_document(
     transaction: &Transaction<'_>,
     model: &str,
     event_id: Option<i64>,
     document: &str,
     highest_served: Option<Version>,
+    made_by: Option<&str>,
 ) -> rusqlite::Result<()> {
     let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| transaction.prepare_cached(sql)?.execute(params);
     run("UPDATE models SET revision = revision + 1, retired = NULL WHERE model = ?1", &[&model])?;
     run(
-        "INSERT INTO documents (model, revision, event, document)
-         SELECT model, revision, ?2, ?3 FROM models WHERE model = ?1",
-        &[&model, &event_id, &document],
+        "INSERT INTO documents (model, revision, event, document, made_by)
+         SELECT model, revision, ?2, ?3, ?4 FROM models WHERE model = ?1",
+        &[&model, &event_id, &document, &made_by],
     )?;
     highest_served.map_or(Ok(()), |version| raise_highest_served(transaction, model, version))
 }
 
 /// Compares here and not in SQL, where versions are text and "9" sorts after "10".
-fn raise_highest_served(transaction: &Transaction<'_>, model: &str, version: Version) -> rusqlite::Result<()> {
+pub(super) fn raise_highest_served(
+    transaction: &Transaction<'_>,
+    model: &str,
+    version: Version,
+) -> rusqlite::Result<()> {
     let stored = transaction
         .prepare_cached("SELECT highest_served FROM models WHERE model = ?1")?
         .query_row([model], |row| row.get::<_, Option<Text<Version>>>(0));
@@ -450,16 +459,4 @@ fn raise_highest_served(transaction: &Transaction<'_>, model: &str, version: Ver
             .execute(params![model, version.to_string()])?;
     }
     Ok(())
-}
-
-/// Reads a retirement from the columns that begin at `first`: the event's number, its time, its actor and its reason.
-fn retirement(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Retirement>> {
-    if row.get::<_, Option<i64>>(first)?.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Retirement {
-        ts: row.get::<_, Text<Timestamp>>(first + 1)?.0,
-        actor: row.get(first + 2)?,
-        reason: row.get::<_, Option<String>>(first + 3)?.unwrap_or_default(),
-    }))
 }

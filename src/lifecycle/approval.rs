@@ -87,15 +87,18 @@ impl Services {
         if approved || known {
             return Ok(());
         }
-        self.commit(Change {
-            model: model.name.clone(),
-            actor: actor.0.clone(),
-            action: Action::Propose,
-            reason: None,
-            before: None,
-            after: Some(serde_json::json!({"version": version}).to_string()),
-            effect: Effect::Propose { version },
-        })?;
+        self.commit(
+            &model.stored,
+            Change {
+                model: model.name.clone(),
+                actor: actor.0.clone(),
+                action: Action::Propose,
+                reason: None,
+                before: None,
+                after: Some(serde_json::json!({"version": version}).to_string()),
+                effect: Effect::Propose { version },
+            },
+        )?;
         model.stored.proposers.entry(version).or_default().insert(actor.0.clone());
         Ok(())
     }
@@ -141,15 +144,18 @@ impl Services {
             serde_json::json!({"version": version, "artifact": review.artifact, "verdict": verdict, "by": review.actor})
                 .to_string()
         });
-        let committed = self.commit(Change {
-            model: model.name.clone(),
-            actor: actor.0.clone(),
-            action: if approved { Action::Approve } else { Action::Reject },
-            reason: Some(reason.clone()),
-            before,
-            after: Some(after.to_string()),
-            effect: Effect::Review { version, artifact: found.clone(), approved },
-        })?;
+        let committed = self.commit(
+            &model.stored,
+            Change {
+                model: model.name.clone(),
+                actor: actor.0.clone(),
+                action: if approved { Action::Approve } else { Action::Reject },
+                reason: Some(reason.clone()),
+                before,
+                after: Some(after.to_string()),
+                effect: Effect::Review { version, artifact: found.clone(), approved },
+            },
+        )?;
         info!(model = %model.name, %version, actor = actor.0, artifact = found, "version {verdict}");
         let review = Review { artifact: found, approved, actor: actor.0, ts: committed.ts, reason };
         model.stored.reviews.insert(version, review.clone());
@@ -179,7 +185,7 @@ impl Services {
 }
 
 /// Identifies the files of a loaded version.
-fn artifact_of(record: &VersionRecord) -> Option<String> {
+pub(super) fn artifact_of(record: &VersionRecord) -> Option<String> {
     record.digests.as_ref().map(artifact_sha256)
 }
 

@@ -5,6 +5,7 @@ use super::handle::{
     Reviewed, Rollback, RolledBack, RolloutCommit,
 };
 use super::manager::Event;
+use super::peers::FollowOutcome;
 use super::set_aside::SetAside;
 use crate::ledger::{Note, TokenChange};
 use crate::model::{Failure, ModelName, Version};
@@ -108,7 +109,11 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
             send!(reply, Asked::Token(*change), Told::Stored(stored) => stored);
         }
         // In a test with this manager there is no fleet.
-        Command::TokenUses(_) | Command::Follow { .. } => {}
+        Command::TokenUses(_) | Command::CheckPush { .. } | Command::Pushed { .. } => {}
+        // Every state can be put in force at once.
+        Command::Follow { reply, .. } => drop(reply.send(Ok(FollowOutcome::InForce))),
+        Command::FollowToken { reply, .. } => drop(reply.send(Ok(false))),
+        Command::SharedStates { reply } => drop(reply.send(Ok(Vec::new()))),
         Command::Approval { model, version, reply } => {
             send!(reply, Asked::Approval { model, version }, Told::Approval(state) => state);
         }

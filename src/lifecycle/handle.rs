@@ -3,7 +3,8 @@
 use super::manager::Event;
 use super::peers::{FollowOutcome, Followed};
 use super::set_aside::SetAside;
-use crate::ledger::{Action, Note, Retirement, Review, TokenChange};
+use super::shared_push::CheckedPush;
+use crate::ledger::{Action, Note, Retirement, Review, SharedModel, TokenChange};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{Gates, Verdict};
 use crate::registry::Stage;
@@ -33,6 +34,8 @@ pub struct Promote {
     pub if_match: Option<Vec<u64>>,
     /// A label that becomes the version's in the same change.
     pub label: Option<String>,
+    /// The share of the gateways of a fleet that must have the version ready, over 0 and up to 1. `None`: all.
+    pub quorum: Option<f64>,
     pub actor: Actor,
 }
 
@@ -248,15 +251,39 @@ pub(super) enum Command {
         actor: Actor,
         reply: Reply<Version>,
     },
+    /// A push whose version is kept somewhere else.
+    CheckPush {
+        model: ModelName,
+        version: Option<Version>,
+        staged: PathBuf,
+        signature: Option<String>,
+        actor: Actor,
+        reply: Reply<CheckedPush>,
+    },
+    /// The event of such a push.
+    Pushed {
+        id: VersionId,
+        actor: Actor,
+        reply: Reply<()>,
+    },
     Token {
         change: Box<TokenChange>,
         reply: Reply<bool>,
     },
-    /// Not an operator's: another gateway of the fleet changed the document.
+    /// Not an operator's: another gateway of the fleet made or revoked a token.
+    FollowToken {
+        change: Box<TokenChange>,
+        reply: Reply<bool>,
+    },
+    /// Not an operator's: another gateway of the fleet changed the model.
     Follow {
         model: ModelName,
         followed: Box<Followed>,
         reply: Reply<FollowOutcome>,
+    },
+    /// Not an operator's: what a fleet shares, of all models.
+    SharedStates {
+        reply: Reply<Vec<(ModelName, SharedModel)>>,
     },
     /// Not an operator's: the times at which tokens were used.
     TokenUses(Vec<(String, Timestamp)>),
@@ -281,10 +308,14 @@ impl Command {
             Command::Approval { reply, .. } => drop(reply.send(Err(failure))),
             Command::Review { reply, .. } => drop(reply.send(Err(failure))),
             Command::Load { reply, .. } | Command::Unload { reply, .. } => drop(reply.send(Err(failure))),
-            Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } => drop(reply.send(Err(failure))),
+            Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Pushed { reply, .. } => {
+                drop(reply.send(Err(failure)));
+            }
             Command::Push { reply, .. } => drop(reply.send(Err(failure))),
-            Command::Token { reply, .. } => drop(reply.send(Err(failure))),
+            Command::CheckPush { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Token { reply, .. } | Command::FollowToken { reply, .. } => drop(reply.send(Err(failure))),
             Command::Follow { reply, .. } => drop(reply.send(Err(failure))),
+            Command::SharedStates { reply } => drop(reply.send(Err(failure))),
             Command::SetAside(_) | Command::TokenUses(_) => {}
         }
     }
@@ -358,12 +389,20 @@ impl Handle {
         self.send(|reply| Command::RolloutCommit { model, commit: Box::new(commit), actor, reply }).await
     }
 
-    /// Puts a document in force that another gateway of the fleet put in force.
+    /// Puts the state of a model in force that another gateway of the fleet has.
     ///
     /// # Errors
-    /// `MODEL_NOT_FOUND` where the model is not here, `INVALID_REQUEST` when the document cannot be read, `INTERNAL` when the ledger cannot store it.
+    /// `INVALID_REQUEST` when its document cannot be read, `INTERNAL` when the ledger cannot store it.
     pub async fn follow(&self, model: ModelName, followed: Followed) -> Result<FollowOutcome, Failure> {
         self.send(|reply| Command::Follow { model, followed: Box::new(followed), reply }).await
+    }
+
+    /// What a fleet shares of all models that anything is stored about.
+    ///
+    /// # Errors
+    /// When the manager is ending.
+    pub async fn shared_states(&self) -> Result<Vec<(ModelName, SharedModel)>, Failure> {
+        self.send(|reply| Command::SharedStates { reply }).await
     }
 
     /// Loads a version that was unloaded or failed. Returns when it is ready, or, without `wait`, when the request is accepted.
@@ -445,12 +484,20 @@ impl Handle {
         self.commands.try_send(Event::Command(Command::SetAside(aside))).is_ok()
     }
 
-    /// Makes or revokes a token. False when the name is taken, or there is no such token.
+    /// Makes or revokes a token; in a fleet, on all gateways. False when the name is taken, or there is no such token.
+    ///
+    /// # Errors
+    /// `INTERNAL` when it cannot be stored; in a fleet, `CONFLICT` when another gateway was faster, and `NOT_READY` when it cannot be reached.
+    pub async fn change_token(&self, change: TokenChange) -> Result<bool, Failure> {
+        self.send(|reply| Command::Token { change: Box::new(change), reply }).await
+    }
+
+    /// Stores what another gateway of the fleet did with a token. False when nothing had to be changed.
     ///
     /// # Errors
     /// `INTERNAL` when it cannot be stored.
-    pub async fn change_token(&self, change: TokenChange) -> Result<bool, Failure> {
-        self.send(|reply| Command::Token { change: Box::new(change), reply }).await
+    pub async fn follow_token(&self, change: TokenChange) -> Result<bool, Failure> {
+        self.send(|reply| Command::FollowToken { change: Box::new(change), reply }).await
     }
 
     /// Stores when tokens were used. Never waits: where the manager's queue is full, this is left out.
@@ -483,5 +530,28 @@ impl Handle {
         actor: Actor,
     ) -> Result<Version, Failure> {
         self.send(|reply| Command::Push { model, version, staged, signature, actor, reply }).await
+    }
+
+    /// Checks the files of a push as [`Handle::push`] does, and adds nothing: the version is kept somewhere else.
+    ///
+    /// # Errors
+    /// As [`Handle::push`].
+    pub async fn check_push(
+        &self,
+        model: ModelName,
+        version: Option<Version>,
+        staged: PathBuf,
+        signature: Option<String>,
+        actor: Actor,
+    ) -> Result<CheckedPush, Failure> {
+        self.send(|reply| Command::CheckPush { model, version, staged, signature, actor, reply }).await
+    }
+
+    /// Stores the event of a push whose version is kept somewhere else.
+    ///
+    /// # Errors
+    /// When the ledger cannot store it.
+    pub async fn pushed(&self, id: VersionId, actor: Actor) -> Result<(), Failure> {
+        self.send(|reply| Command::Pushed { id, actor, reply }).await
     }
 }

@@ -12,6 +12,7 @@ pub(crate) trait Journal: Send {
     fn last_change(&self, model: &ModelName) -> Result<Option<String>, LedgerError>;
     fn commit(&mut self, change: Change) -> Result<Committed, LedgerError>;
     fn commit_token(&mut self, change: &TokenChange) -> Result<bool, LedgerError>;
+    fn token_is_shared(&self, name: &str) -> Result<Option<bool>, LedgerError>;
     fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError>;
     fn note(&mut self, note: Note) -> Result<u64, LedgerError>;
 }
@@ -39,6 +40,10 @@ impl Journal for LedgerWriter {
 
     fn commit_token(&mut self, change: &TokenChange) -> Result<bool, LedgerError> {
         LedgerWriter::commit_token(self, change)
+    }
+
+    fn token_is_shared(&self, name: &str) -> Result<Option<bool>, LedgerError> {
+        LedgerWriter::token_is_shared(self, name)
     }
 
     fn store_token_uses(&mut self, uses: &[(String, Timestamp)]) -> Result<(), LedgerError> {

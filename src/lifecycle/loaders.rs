@@ -4,11 +4,11 @@
 //! exceeds its time limit is given up. Its thread is left behind, because an engine's load cannot be ended from outside, and another
 //! thread takes its place. What it returns later is dropped; its memory stays reserved until then.
 
-use super::handle::Reply;
 use super::memory::{self, FileBytes};
 use super::push::{Push, Staged};
+use super::shared_push::PushReply;
 use crate::machine::lower_priority;
-use crate::model::{Code, Failure, Version, VersionId};
+use crate::model::{Code, Failure, VersionId};
 use crate::prepare::{Digests, Job, Loader, Outcome, TimeLimits, artifact_digests, bring_up};
 use crate::registry::{Stage, State};
 use crate::source::Fingerprint;
@@ -108,7 +108,7 @@ pub(super) enum Work {
     BringUp(VersionId),
     Compare(VersionId),
     /// `None` when the operator was answered.
-    Push(VersionId, Option<Reply<Version>>),
+    Push(VersionId, Option<PushReply>),
 }
 
 /// A task on its way to a thread.
@@ -142,7 +142,7 @@ pub(super) enum Overdue {
     Compare(VersionId),
     Push {
         id: VersionId,
-        reply: Option<Reply<Version>>,
+        reply: Option<PushReply>,
         bytes: u64,
     },
 }
@@ -300,7 +300,7 @@ impl Loaders {
     }
 
     /// The replies to operators whose pushes are being worked on.
-    pub(super) fn take_replies(&mut self) -> Vec<Reply<Version>> {
+    pub(super) fn take_replies(&mut self) -> Vec<PushReply> {
         let reply = |running: &mut Running| match &mut running.what {
             Work::Push(_, reply) => reply.take(),
             Work::BringUp(_) | Work::Compare(_) => None,

@@ -225,7 +225,7 @@ impl Manager {
                     warn!(model = %id.model, version = %id.version, "push: the load of the file {limit}");
                     if let Some(reply) = reply {
                         let words = format!("the load of the file {limit}; the version was not added");
-                        self.services.answer(reply, Err(Failure::new(Code::InvalidRequest, words)));
+                        self.services.refuse_push(reply, Failure::new(Code::InvalidRequest, words));
                     }
                 }
             }
@@ -301,7 +301,7 @@ impl Manager {
             }
         }
         for reply in pushes {
-            services.answer(reply, Err(stopping()));
+            services.refuse_push(reply, stopping());
         }
         for (name, model) in models {
             model.waiting.drain(..).for_each(|request| request.refuse(stopping()));

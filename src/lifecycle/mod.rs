@@ -42,6 +42,7 @@ mod retire;
 mod rollback;
 mod services;
 mod set_aside;
+mod shared_push;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,8 @@ pub(super) struct Model {
     pub last_named: BTreeMap<Version, LastNamed>,
     /// Versions that are loaded only because they are kept warm, and until when.
     pub kept_warm: BTreeMap<Version, Timestamp>,
+    /// Versions that the fleet's document names and this gateway has files of, while that document cannot be put in force here.
+    pub awaited: BTreeSet<Version>,
     /// All versions were ready or failed at some time, so the first one that becomes ready may serve.
     pub all_settled_once: bool,
     /// Versions that `auto_promote` refused. They are tried again only when `model.toml` changes.
@@ -55,6 +57,8 @@ pub(super) struct Model {
     /// When to check the gates of an automatic promotion again.
     pub next_gate_check: Option<Instant>,
     pub waiting: Vec<WaitingRequest>,
+    /// Other gateways of the fleet have it, and its files are gone.
+    pub elsewhere: bool,
 }
 
 /// An operator request that is answered when versions reach a state.
@@ -136,10 +140,12 @@ impl Model {
             set_aside: BTreeMap::new(),
             last_named: BTreeMap::new(),
             kept_warm: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             all_settled_once: false,
             auto_promote_refused: BTreeSet::new(),
             next_gate_check: None,
             waiting: Vec::new(),
+            elsewhere: false,
         }
     }
 
@@ -174,10 +180,12 @@ impl Model {
         self.document.as_ref().map(Document::answering).unwrap_or_default()
     }
 
-    /// The versions that must stay loaded: those that the document names, and those that a pending rollback will name.
+    /// The versions that must stay loaded: those that the document names, those that a pending rollback will name, and those that the fleet's
+    /// document names.
     #[must_use]
     pub(super) fn required(&self) -> BTreeSet<Version> {
         let mut required = self.document.as_ref().map(Document::named).unwrap_or_default();
+        required.extend(&self.awaited);
         for request in &self.waiting {
             if let WaitingRequest::Rollback { rollback, .. } = request {
                 required.extend(rollback.document.named());
@@ -191,13 +199,13 @@ impl Model {
         self.stored.unloaded && self.waiting.iter().any(|request| matches!(request, WaitingRequest::LoadModel { .. }))
     }
 
-    /// The versions of a retired model that are being promoted.
+    /// The versions that are loaded although the model is out: those of a retired one that are being promoted, here or by another gateway.
     fn returning(&self) -> BTreeSet<Version> {
         let version = |request: &WaitingRequest| match request {
             WaitingRequest::Promote { request, .. } => Some(request.version),
             _ => None,
         };
-        self.waiting.iter().filter_map(version).collect()
+        self.waiting.iter().filter_map(version).chain(self.awaited.iter().copied()).collect()
     }
 
     /// Which versions should be loaded, and for each other version the reason why not.
@@ -213,6 +221,8 @@ impl Model {
             kept_warm: self.kept_warm.keys().copied().collect(),
             out: if self.stored.retired.is_some() {
                 Some(UnloadReason::Retired)
+            } else if self.elsewhere {
+                Some(UnloadReason::Elsewhere)
             } else {
                 (self.stored.unloaded && !self.is_coming_back()).then_some(UnloadReason::ModelUnloaded)
             },

@@ -9,8 +9,9 @@ use super::model_record::{Model, WaitingRequest, check_model_loaded, conflict, n
 use super::push::{self, Push, Staged, sync_directory};
 use super::retire::{begin_return, check_not_retired};
 use super::services::Services;
+use super::shared_push::{self, PushReply};
 use super::version_record::VersionRecord;
-use crate::ledger::{Action, Change, Effect};
+use crate::ledger::{Action, Change, Effect, ModelState};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::registry::State;
 use crate::source::{Found, look_at_version};
@@ -21,6 +22,7 @@ use std::time::Instant;
 use tracing::{error, info};
 
 impl Manager {
+    #[expect(clippy::too_many_lines, reason = "a table of commands, read from top to bottom")]
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Promote { model, request, reply } => {
@@ -94,12 +96,20 @@ impl Manager {
                 });
             }
             Command::Follow { model, followed, reply } => {
-                self.answer_now(&model, reply, |services, model| services.follow(model, *followed));
+                self.follow(model, *followed, reply);
+            }
+            Command::SharedStates { reply } => {
+                let states = self.shared_states();
+                self.services.answer(reply, Ok(states));
             }
             Command::SetAside(aside) => self.set_aside(aside),
             Command::Token { change, reply } => {
-                let stored = self.services.journal.commit_token(&change).map_err(|e| journal::failure(&e));
-                self.services.answer(reply, stored);
+                let changed = self.services.change_token(*change);
+                self.services.answer(reply, changed);
+            }
+            Command::FollowToken { change, reply } => {
+                let followed = self.services.follow_token(&change);
+                self.services.answer(reply, followed);
             }
             Command::TokenUses(uses) => {
                 if let Err(error) = self.services.journal.store_token_uses(&uses) {
@@ -112,7 +122,14 @@ impl Manager {
                 let _ = reply.send(noted);
             }
             Command::Push { model, version, staged, signature, actor, reply } => {
-                self.push(model, version, staged, signature, actor, reply);
+                self.push(model, version, staged, signature, actor, PushReply::Added(reply));
+            }
+            Command::CheckPush { model, version, staged, signature, actor, reply } => {
+                self.push(model, version, staged, signature, actor, PushReply::Checked(reply));
+            }
+            Command::Pushed { id, actor, reply } => {
+                let stored = self.pushed(&id, &actor);
+                self.services.answer(reply, stored);
             }
         }
     }
@@ -154,14 +171,14 @@ impl Manager {
         file: PathBuf,
         signature: Option<String>,
         actor: Actor,
-        reply: Reply<Version>,
+        reply: PushReply,
     ) {
         let number = version.map_or_else(|| self.next_free(&name), Ok);
         let (number, next_free) = match number {
             Ok(number) => (number, version.is_none()),
             Err(failure) => {
                 push::remove(&file);
-                return self.services.answer(reply, Err(failure));
+                return self.services.refuse_push(reply, failure);
             }
         };
         let id = VersionId { model: name, version: number };
@@ -174,7 +191,7 @@ impl Manager {
         };
         if model.is_some_and(is_known) || self.services.dir(&id).exists() {
             push::remove(&file);
-            return self.services.answer(reply, Err(exists(&id)));
+            return self.services.refuse_push(reply, exists(&id));
         }
         let engine = model.map(|m| m.settings.engine).unwrap_or_default();
         let engine_options = model.map(|m| Arc::clone(&m.settings.engine_options)).unwrap_or_default();
@@ -247,7 +264,8 @@ impl Manager {
             id.version = self.next_free(&id.model)?;
             staged.place.set_file_name(id.version.to_string());
         }
-        let pushed = self.services.land(&id, actor, staged)?;
+        let stored = self.models.get(&id.model).map_or_else(|| ModelState::new(id.model.clone()), |m| m.stored.clone());
+        let pushed = self.services.land(&id, &stored, actor, staged)?;
         Ok((id, pushed))
     }
 }
@@ -340,15 +358,18 @@ impl Services {
         effect: Effect,
     ) -> Result<(), Failure> {
         let state = model.versions.get(&version).map_or("unknown", |record| record.state().as_str());
-        self.commit(Change {
-            model: model.name.clone(),
-            actor: actor.0.clone(),
-            action,
-            reason: reason.map(str::to_owned),
-            before: Some(format!("{{\"version\":\"{version}\",\"state\":\"{state}\"}}")),
-            after: None,
-            effect,
-        })?;
+        self.commit(
+            &model.stored,
+            Change {
+                model: model.name.clone(),
+                actor: actor.0.clone(),
+                action,
+                reason: reason.map(str::to_owned),
+                before: Some(format!("{{\"version\":\"{version}\",\"state\":\"{state}\"}}")),
+                after: None,
+                effect,
+            },
+        )?;
         info!(model = %model.name, %version, actor = actor.0, action = %action, "version");
         Ok(())
     }
@@ -363,15 +384,18 @@ impl Services {
         let action = if unloaded { Action::UnloadModel } else { Action::LoadModel };
         // The audit trail keeps this name, because tools read it.
         let json = |unloaded: bool| Some(format!("{{\"taken_out\":{unloaded}}}"));
-        self.commit(Change {
-            model: model.name.clone(),
-            actor: actor.0.clone(),
-            action,
-            reason: None,
-            before: json(!unloaded),
-            after: json(unloaded),
-            effect: Effect::SetModelUnloaded(unloaded),
-        })?;
+        self.commit(
+            &model.stored,
+            Change {
+                model: model.name.clone(),
+                actor: actor.0.clone(),
+                action,
+                reason: None,
+                before: json(!unloaded),
+                after: json(unloaded),
+                effect: Effect::SetModelUnloaded(unloaded),
+            },
+        )?;
         info!(model = %model.name, actor = actor.0, action = %action, "model");
         model.stored.unloaded = unloaded;
         Ok(())
@@ -431,11 +455,11 @@ impl Services {
 
     // === push ===
 
-    /// Gives a staged version its name, and then writes the audit event.
+    /// Gives a staged version of a model, of which this is stored, its name, and then writes the audit event.
     ///
     /// # Errors
     /// When the version exists, or the disk or the ledger fails. The version is not there then.
-    fn land(&mut self, id: &VersionId, actor: &Actor, staged: Staged) -> Result<Pushed, Failure> {
+    fn land(&mut self, id: &VersionId, stored: &ModelState, actor: &Actor, staged: Staged) -> Result<Pushed, Failure> {
         if staged.place.exists() {
             return Err(exists(id));
         }
@@ -444,17 +468,7 @@ impl Services {
             _ => Failure::new(Code::Internal, "the version could not be put into the models directory")
                 .with_internal(format!("push of {id}: {e}")),
         })?;
-        let change = Change {
-            model: id.model.clone(),
-            actor: actor.0.clone(),
-            action: Action::Push,
-            reason: None,
-            before: None,
-            after: Some(format!("{{\"version\":\"{}\"}}", id.version)),
-            // Who pushed a version may not approve it.
-            effect: Effect::Propose { version: id.version },
-        };
-        if let Err(refused) = self.commit(change) {
+        if let Err(refused) = self.commit(stored, shared_push::event(id, actor)) {
             // A version without an audit event must not stay.
             return Err(match landed.take_back() {
                 Ok(()) => refused,

@@ -31,6 +31,7 @@ pub(super) struct PolicyInput<'a> {
 pub(super) enum UnloadReason {
     Retired,
     ModelUnloaded,
+    Elsewhere,
     ByOperator,
     DirectoryGone,
     Evicted,
@@ -44,6 +45,7 @@ impl UnloadReason {
         match self {
             UnloadReason::Retired => "the model was retired; promote a version to bring it back",
             UnloadReason::ModelUnloaded => "an operator unloaded the whole model",
+            UnloadReason::Elsewhere => "by the fleet's placement other gateways have the model",
             UnloadReason::ByOperator => "an operator unloaded it; it stays unloaded until it is loaded again",
             UnloadReason::DirectoryGone => "its directory is gone",
             UnloadReason::Evicted => "unloaded to make room for another version; load it to get it back",

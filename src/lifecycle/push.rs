@@ -3,8 +3,9 @@
 //! The order: write and sync a staging directory, rename it to the version's name, sync the parent directory, write the audit event.
 //! A push that is refused, or fails before the rename, leaves nothing behind.
 
-use super::handle::{Actor, Reply};
+use super::handle::Actor;
 use super::model_record::conflict;
+use super::shared_push::PushReply;
 use crate::backend::{EngineChoice, EngineOptions, LoadError, VersionFiles};
 use crate::marks::{Kind, VersionMark};
 use crate::model::{Code, Failure, Version, VersionId};
@@ -39,7 +40,7 @@ pub(super) struct Push {
     pub try_it: bool,
     pub actor: Actor,
     /// `None` while a thread works on it: the manager then keeps the reply, to answer when that takes too long.
-    pub reply: Option<Reply<Version>>,
+    pub reply: Option<PushReply>,
 }
 
 /// A version's directory under a hidden name. Removed unless it lands.
@@ -216,6 +217,10 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 impl Staged {
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Gives the version its name. `sync` makes a directory durable.
     ///
     /// # Errors

@@ -102,6 +102,7 @@ impl Services {
     }
 
     fn reconcile(&mut self, model: &mut Model) {
+        self.look_at_placement(model);
         let wanted = self.wanted_now(model);
         for version in wanted.keys() {
             if !model.versions.contains_key(version) {

@@ -7,6 +7,7 @@ use super::loaders::{Dropped, Running, TaskResult, Work};
 use super::manager::Manager;
 use super::memory::FileBytes;
 use super::services::Services;
+use super::shared_push::PushReply;
 use super::version_record::{Note, VersionRecord};
 use crate::ledger::{Action, Artifact, Change, Effect, ModelState};
 use crate::model::VersionId;
@@ -38,9 +39,12 @@ impl Manager {
             TaskResult::Staged { push, staged } => {
                 let Work::Push(_, Some(reply)) = what else { return };
                 if self.stopping.is_some() {
-                    self.services.answer(reply, Err(stopping()));
-                } else {
-                    self.staged(*push, reply, staged);
+                    self.services.refuse_push(reply, stopping());
+                    return;
+                }
+                match reply {
+                    PushReply::Added(reply) => self.staged(*push, reply, staged),
+                    PushReply::Checked(reply) => self.services.checked_push(push.id.version, reply, staged),
                 }
             }
         }

@@ -11,10 +11,10 @@ use std::time::Instant;
 use tracing::info;
 
 impl Model {
-    /// An operator unloaded the whole model, or retired it: no version is loaded, and no request is answered.
+    /// An operator unloaded the whole model, or retired it, or only other gateways have it: no version is loaded, and no request is answered.
     #[must_use]
     pub(super) fn is_out(&self) -> bool {
-        self.stored.unloaded || self.stored.retired.is_some()
+        self.stored.unloaded || self.stored.retired.is_some() || self.elsewhere
     }
 }
 
@@ -33,15 +33,18 @@ impl Services {
             highest_served: document.serving().last().copied(),
         });
         let before = model.document.as_ref().map(Document::to_json);
-        let committed = self.commit(Change {
-            model: name.clone(),
-            actor: actor.0.clone(),
-            action: Action::Retire,
-            reason: Some(reason.clone()).filter(|r| !r.is_empty()),
-            before,
-            after: Some("{\"retired\":true}".to_owned()),
-            effect: Effect::Retire { document },
-        })?;
+        let committed = self.commit(
+            &model.stored,
+            Change {
+                model: name.clone(),
+                actor: actor.0.clone(),
+                action: Action::Retire,
+                reason: Some(reason.clone()).filter(|r| !r.is_empty()),
+                before,
+                after: Some("{\"retired\":true}".to_owned()),
+                effect: Effect::Retire { document },
+            },
+        )?;
         let retirement = Retirement { ts: committed.ts, actor: actor.0.clone(), reason };
         info!(model = %name, actor = actor.0, reason = retirement.reason, "model retired: its versions are unloaded");
         model.stored.retired = Some(retirement.clone());

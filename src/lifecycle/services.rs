@@ -10,7 +10,7 @@ use super::load_queue::LoadQueue;
 use super::peers::Peers;
 use super::publisher::Publisher;
 use super::version_record::VersionRecord;
-use crate::ledger::{Change, Committed};
+use crate::ledger::{Change, Committed, ModelState};
 use crate::model::{Failure, ModelName, VersionId};
 use crate::registry::State;
 use crate::shadow::Figures;
@@ -95,18 +95,31 @@ impl Services {
         record.compared = None;
     }
 
-    /// Stores a change. In a fleet, the other gateways agree first.
+    /// Stores a change of a model, of which this is stored. In a fleet, the other gateways agree first.
     ///
     /// # Errors
     /// When they do not agree, or the ledger cannot store it. Nothing was changed here then.
-    pub(super) fn commit(&mut self, change: Change) -> Result<Committed, Failure> {
-        self.agree(&change)?;
+    pub(super) fn commit(&mut self, stored: &ModelState, change: Change) -> Result<Committed, Failure> {
+        self.commit_with(stored, change, None)
+    }
+
+    /// The same, where a share of the other gateways may do.
+    ///
+    /// # Errors
+    /// As [`Services::commit`].
+    pub(super) fn commit_with(
+        &mut self,
+        stored: &ModelState,
+        change: Change,
+        quorum: Option<f64>,
+    ) -> Result<Committed, Failure> {
+        self.agree(stored, &change, quorum)?;
         let model = change.model.clone();
-        let stored = self.commit_here(change);
-        if let (Err(_), Some(peers)) = (&stored, self.peers.as_mut()) {
+        let committed = self.commit_here(change);
+        if let (Err(_), Some(peers)) = (&committed, self.peers.as_mut()) {
             peers.not_stored(&model);
         }
-        stored
+        committed
     }
 
     /// Stores a change that the other gateways of a fleet know.

@@ -34,8 +34,17 @@ pub(super) struct TrafficChange {
     gates: Option<Judged>,
     /// The versions that get traffic although nobody approved them.
     break_glass: Vec<Version>,
-    /// The other gateways of a fleet have it already.
-    agreed: bool,
+    /// The share of the gateways of a fleet that must be able to serve it. `None`: all.
+    quorum: Option<f64>,
+}
+
+/// A document that was stored.
+pub(super) struct InForce {
+    pub next: Document,
+    pub action: Action,
+    pub actor: Actor,
+    /// In the ledger.
+    pub revision: u64,
 }
 
 /// The state after a change, as the audit trail shows it.
@@ -48,6 +57,9 @@ struct AuditAfter<'a> {
     /// The versions whose missing approval an admin overrode.
     #[serde(skip_serializing_if = "<[Version]>::is_empty")]
     break_glass: &'a [Version],
+    /// The share of a fleet's gateways that was enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quorum: Option<f64>,
 }
 
 /// How long to wait before an automatic change that the ledger could not store is tried again.
@@ -68,17 +80,12 @@ impl TrafficChange {
             rollout: None,
             gates: None,
             break_glass: Vec::new(),
-            agreed: false,
+            quorum: None,
         }
     }
 
     pub(super) fn with_reason(self, reason: Option<String>) -> TrafficChange {
         TrafficChange { reason, ..self }
-    }
-
-    /// A change that the other gateways of a fleet have already.
-    pub(super) fn without_agreement(self) -> TrafficChange {
-        TrafficChange { agreed: true, ..self }
     }
 
     /// With versions that get traffic although nobody approved them.
@@ -101,8 +108,18 @@ impl Services {
     // === operators ===
 
     pub(super) fn promote(&mut self, model: &mut Model, request: Promote) -> Result<Promotion, Failure> {
-        let Promote { version, reason, dry_run, allow_signature_change, gates, break_glass, if_match, label, actor } =
-            request;
+        let Promote {
+            version,
+            reason,
+            dry_run,
+            allow_signature_change,
+            gates,
+            break_glass,
+            if_match,
+            label,
+            quorum,
+            actor,
+        } = request;
         check_revision(model, if_match.as_deref())?;
         if model.stored.retired.is_none() {
             check_model_loaded(model)?;
@@ -154,8 +171,13 @@ impl Services {
         let approvals = if break_glass { Approvals::BreakGlass } else { Approvals::Required };
         let break_glass = self.check_approved(model, unapproved, &actor, approvals)?;
         let (reason, after) = (next.reason.clone(), next.clone());
-        let change =
-            TrafficChange { reason, gates: judged, break_glass, ..TrafficChange::new(next, Action::Promote, actor) };
+        let change = TrafficChange {
+            reason,
+            gates: judged,
+            break_glass,
+            quorum,
+            ..TrafficChange::new(next, Action::Promote, actor)
+        };
         let revision = self.change_traffic(model, change)?;
         let (model, gates) = (name, verdicts);
         Ok(Promotion { model, from, to: version, revision, changed: true, returns, before, after, gates })
@@ -186,7 +208,7 @@ impl Services {
         if_match: Option<&[u64]>,
         actor: Actor,
     ) -> Result<Published, Failure> {
-        let Proposal { document, allow_signature_change, break_glass, dry_run } = proposal;
+        let Proposal { document, allow_signature_change, break_glass, dry_run, quorum } = proposal;
         let revision = model.stored.revision;
         check_revision(model, if_match)?;
         check_model_loaded(model)?;
@@ -201,7 +223,8 @@ impl Services {
         let break_glass = self.check_approved(model, unapproved, &actor, approvals)?;
         let reason = next.reason.clone();
         let document = next.clone();
-        let change = TrafficChange { reason, break_glass, ..TrafficChange::new(next, Action::PutTraffic, actor) };
+        let change =
+            TrafficChange { reason, break_glass, quorum, ..TrafficChange::new(next, Action::PutTraffic, actor) };
         let revision = self.change_traffic(model, change)?;
         Ok(Published { revision, document })
     }
@@ -222,7 +245,8 @@ impl Services {
         let Some(next) = document else {
             let (name, after) = (model.name.clone(), Some(state.clone()));
             let effect = Effect::SetRollout { state, document: None };
-            self.commit(Change { model: name, actor: actor.0, action, reason, before: None, after, effect })?;
+            let change = Change { model: name, actor: actor.0, action, reason, before: None, after, effect };
+            self.commit(&model.stored, change)?;
             return Ok(revision);
         };
         check_model_loaded(model)?;
@@ -339,9 +363,9 @@ impl Services {
     /// # Errors
     /// When the document cannot be stored. Nothing was changed then.
     pub(super) fn change_traffic(&mut self, model: &mut Model, change: TrafficChange) -> Result<u64, Failure> {
-        let TrafficChange { next, action, actor, reason, auto_promoted, rollout, gates, break_glass, agreed } = change;
+        let TrafficChange { next, action, actor, reason, auto_promoted, rollout, gates, break_glass, quorum } = change;
         let (next, text) = stored_form(&next)?;
-        let after = AuditAfter { document: &next, gates: gates.as_ref(), break_glass: &break_glass };
+        let after = AuditAfter { document: &next, gates: gates.as_ref(), break_glass: &break_glass, quorum };
         let after = serde_json::to_string(&after)
             .map_err(|e| Failure::new(Code::Internal, "the change cannot be written").with_internal(e.to_string()))?;
         let highest_served = next.serving().last().copied();
@@ -360,7 +384,7 @@ impl Services {
                 }
             },
         };
-        let committed = if agreed { self.commit_here(change)? } else { self.commit(change)? };
+        let revision = self.commit_with(&model.stored, change, quorum)?.revision;
 
         if !break_glass.is_empty() {
             self.telemetry.process().counter(&names::BREAK_GLASS, &[("action", action.as_str())]).increment(1);
@@ -369,7 +393,19 @@ impl Services {
                 "BREAK GLASS: an admin gives traffic to versions that nobody approved"
             );
         }
-        let returns = model.stored.retired.is_some();
+        model.stored.document = Some(text);
+        model.stored.highest_served = model.stored.highest_served.max(highest_served);
+        model.stored.auto_promoted.extend(auto_promoted);
+        if model.stored.retired.take().is_some() {
+            info!(model = %model.name, actor = actor.0, "a promotion brings the retired model back");
+        }
+        self.put_in_force(model, InForce { next, action, actor, revision });
+        Ok(revision)
+    }
+
+    /// Has a document that was stored published.
+    pub(super) fn put_in_force(&mut self, model: &mut Model, in_force: InForce) {
+        let InForce { next, action, actor, revision } = in_force;
         let (before, from) = (model.serving(), model.document.as_ref().and_then(Document::heaviest));
         let to = next.heaviest();
         for version in next.serving() {
@@ -379,11 +415,7 @@ impl Services {
         model.update_last_named(&named, &next.named());
         model.document = Some(next);
         model.document_error = None;
-        model.stored.document = Some(text);
-        model.stored.revision = committed.revision;
-        model.stored.retired = None;
-        model.stored.highest_served = model.stored.highest_served.max(highest_served);
-        model.stored.auto_promoted.extend(auto_promoted);
+        model.stored.revision = revision;
         self.schedule.look_now(model.name.clone());
         self.telemetry.process().counter(&names::SWAPS, &[("action", action.as_str())]).increment(1);
         let replaced: Vec<Arc<VersionMetrics>> = before
@@ -391,9 +423,6 @@ impl Services {
             .filter_map(|v| model.versions.get(v)?.loaded.as_ref())
             .map(|loaded| Arc::clone(&loaded.metrics))
             .collect();
-        if returns {
-            info!(model = %model.name, actor = actor.0, "a promotion brings the retired model back");
-        }
         let gauge = self.telemetry.process().gauge(&names::SWAP_IN_FLIGHT, &[]);
         let name = model.name.clone();
         self.publisher.after_publish(move || {
@@ -402,10 +431,9 @@ impl Services {
             let show = |v: Option<Version>| v.map_or_else(|| "none".to_owned(), |v| v.to_string());
             info!(
                 model = %name, action = %action, actor = actor.0, from = show(from), to = show(to),
-                revision = committed.revision, in_flight, "traffic changed"
+                revision, in_flight, "traffic changed"
             );
         });
-        Ok(committed.revision)
     }
 }
 
@@ -426,6 +454,16 @@ fn stored_form(document: &Document) -> Result<(Document, String), Failure> {
             Err(refused)
         }
     }
+}
+
+/// A document of another gateway as it is stored here, and its text.
+///
+/// # Errors
+/// Every complaint, when it cannot be read.
+pub(super) fn stored_text(text: &str) -> Result<(Document, String), Failure> {
+    let document =
+        Document::from_json(text).map_err(|complaints| Failure::several(Code::InvalidRequest, complaints))?;
+    stored_form(&document)
 }
 
 /// The stored document before a change, as the audit trail shows it: JSON, whatever is stored.

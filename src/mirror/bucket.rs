@@ -1,8 +1,9 @@
 //! Buckets of the clouds: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
 
-use super::address::Address;
+use super::address::{Address, Kind};
 use super::offer::{Listing, Place, Sink, Source, Trouble};
-use super::{Config, clouds, layout};
+use super::{Config, layout};
+use crate::bucket::{self, Scheme, Settings};
 use object_store::path::Path;
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore};
 use std::sync::Arc;
@@ -28,7 +29,15 @@ impl Bucket {
     /// # Errors
     /// When the environment has settings that cannot be used.
     pub(super) fn open(address: &Address, config: &Config) -> Result<Bucket, Trouble> {
-        let store = clouds::open(address, config)?;
+        let scheme = match address.kind() {
+            Kind::S3 => Scheme::S3,
+            Kind::Gcs => Scheme::Gcs,
+            _ => Scheme::Azure,
+        };
+        let Config { timeout, instance_metadata, .. } = *config;
+        let settings = Settings { timeout, retries: 2, instance_metadata };
+        let client = bucket::open(scheme, address.place(), &settings).map_err(Trouble::new)?;
+        let store = client.objects;
         let prefix =
             Path::parse(address.path()).map_err(|error| Trouble::new(format!("the prefix cannot be used: {error}")))?;
         Ok(Bucket { store, prefix, model: address.prefix(), timeout: config.timeout, runtime: runtime()? })
@@ -90,12 +99,7 @@ impl Source for Bucket {
 
 /// The settings of a client: a limit for each wait, none for a whole download.
 pub(super) fn options(config: &Config, allow_http: bool) -> ClientOptions {
-    ClientOptions::new()
-        .with_allow_http(allow_http)
-        .with_connect_timeout(config.timeout.min(Duration::from_secs(10)))
-        // Longer than each wait for it, whose error says which setting limits it.
-        .with_read_timeout(config.timeout + Duration::from_secs(1))
-        .with_timeout_disabled()
+    bucket::options(config.timeout, allow_http)
 }
 
 /// A runtime for the thread of a source.
@@ -116,20 +120,13 @@ pub(super) fn wait<T>(
 }
 
 /// An error of a store, in words.
-pub(super) fn said(error: &object_store::Error) -> Trouble {
-    let words = match error {
+fn said(error: &object_store::Error) -> Trouble {
+    match error {
         object_store::Error::Precondition { .. } | object_store::Error::NotModified { .. } => {
-            return Trouble::changed("it is not the object that was listed");
+            Trouble::changed("it is not the object that was listed")
         }
-        object_store::Error::NotFound { .. } => {
-            "it is not there (404): check the address, and that the object was not removed".to_owned()
-        }
-        object_store::Error::PermissionDenied { .. } => "the credentials do not allow it (403)".to_owned(),
-        object_store::Error::Unauthenticated { .. } => "the credentials are missing or wrong (401)".to_owned(),
-        other => other.to_string(),
-    };
-    // What a server answered can be long.
-    Trouble::new(words.chars().take(400).collect::<String>())
+        error => Trouble::new(bucket::words(error)),
+    }
 }
 
 pub(super) fn silent(after: Duration) -> Trouble {
@@ -157,7 +154,7 @@ impl Bucket {
             .with_skip_signature(true)
             .with_client_options(options(config, true))
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_http_connector(super::wire::Bounded);
+            .with_http_connector(bucket::Bounded);
         Bucket {
             store: Arc::new(store.build().unwrap()),
             prefix: Path::from("p"),

@@ -28,6 +28,8 @@ pub(super) struct Download<'a> {
     pub most: u64,
     /// Whether to stop.
     pub stopping: &'a dyn Fn() -> bool,
+    /// Is told the bytes that an earlier download left.
+    pub begins: &'a dyn Fn(u64),
     /// Is told the bytes that arrived.
     pub arrived: &'a dyn Fn(usize),
 }
@@ -117,6 +119,7 @@ impl Download<'_> {
             file.set_len(0).map_err(|e| disk(&e))?;
         }
         let from = self.hash(&mut file, &mut hasher)?;
+        (self.begins)(from);
         let mut bytes = from;
         if place.size.is_none_or(|size| from < size) || from == 0 {
             let until = Instant::now() + START + Duration::from_secs((most - from) / LEAST_RATE);

@@ -116,7 +116,7 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&Asked) -> Reply, log: &Mutex<Ve
     match body {
         Body::Bytes(bytes) => stream.write_all(&bytes).ok(),
         Body::Endless => {
-            let chunk = [b"10000\r\n".as_slice(), &[b' '; 0x10000], b"\r\n"].concat();
+            let chunk = [b"1000\r\n".as_slice(), &[b' '; 0x1000], b"\r\n"].concat();
             while stream.write_all(&chunk).is_ok() {}
             Some(())
         }

@@ -7,7 +7,7 @@
 //! - What is stored follows from a plan (`plan.rs`), which is a pure function of what the sources have and what the traffic documents name.
 //! - Each step can be killed: a version is there or not, and a download goes on where it stopped.
 //!
-//! Uses: archive (layers of images), machine (files, priority, disk space), model, source (what is told about a version), telemetry.
+//! Uses: archive (layers of images), bucket (clients), machine (files, priority, disk space), model, source (what is told about a version), telemetry.
 //!
 //! Invariant: nothing here knows which versions are loaded.
 //!
@@ -15,7 +15,6 @@
 
 mod address;
 mod bucket;
-mod clouds;
 mod counts;
 mod download;
 #[cfg(test)]
@@ -39,7 +38,7 @@ mod worker;
 
 pub use address::Address;
 pub(crate) use offer::{Content, Listing, Offer, Place, RemoteFile, Sink, Source, Trouble};
-pub(crate) use report::{Report, SourceReport, VersionReport};
+pub(crate) use report::{Report, SourceReport, Unfinished, VersionReport};
 
 use crate::model::VersionId;
 use crate::source::Awaited;
@@ -51,7 +50,7 @@ use state::{Rules, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -106,6 +105,8 @@ pub(crate) struct Beside {
     pub models_dir: PathBuf,
     /// How long two equal listings of a version must be apart.
     pub settle: Duration,
+    /// Before all addresses.
+    pub first: Vec<Other>,
     /// After all addresses.
     pub others: Vec<Other>,
     /// The versions that the traffic documents name.
@@ -131,6 +132,8 @@ struct Shared {
     rules: Rules,
     stopping: AtomicBool,
     wakes: Vec<Sender<()>>,
+    /// For each source, the bytes that are here of the version that is being read.
+    arrived: Vec<AtomicU64>,
     /// Sources whose first round the start waits for.
     first_rounds: Mutex<BTreeSet<usize>>,
     first_round_within: Duration,
@@ -157,7 +160,7 @@ impl Mirror {
         use_ring();
         let addresses =
             config.uris.iter().map(|address| Other { name: address.to_string(), make: make(address, config) });
-        let sources: Vec<Other> = addresses.chain(beside.others).collect();
+        let sources: Vec<Other> = beside.first.into_iter().chain(addresses).chain(beside.others).collect();
         let rules = Rules {
             store: Store::open(beside.dir)?,
             models_dir: beside.models_dir,
@@ -180,6 +183,7 @@ impl Mirror {
             rules,
             stopping: AtomicBool::new(false),
             wakes,
+            arrived: sources.iter().map(|_| AtomicU64::new(0)).collect(),
             first_rounds: Mutex::new(first_rounds),
             first_round_within: FIRST_ROUND,
             awaited: beside.awaited,
@@ -214,6 +218,37 @@ impl Mirror {
         let Some(shared) = &self.0 else { return Report::default() };
         let sources = shared.state().reports();
         Report { sources, cache: (shared.rules.store.used(), shared.rules.limit) }
+    }
+
+    /// The versions of a source that are to be read and are not there. None where there is no such source.
+    #[must_use]
+    pub(crate) fn unfinished(&self, source: &str) -> Vec<Unfinished> {
+        let Some(shared) = &self.0 else { return Vec::new() };
+        let state = shared.state();
+        let Some(number) = state.sources.iter().position(|known| known.name == source) else { return Vec::new() };
+        state.unfinished(number, shared.arrived[number].load(Ordering::Relaxed))
+    }
+
+    /// Keeps a synced file, so that a version that has it need not be read. The file is moved, or stays where it is when it cannot be kept.
+    pub(crate) fn adopt(&self, file: &Path) {
+        let Some(shared) = &self.0 else { return };
+        let (store, limit) = (&shared.rules.store, shared.rules.limit);
+        let fits = |meta: std::fs::Metadata| store.used().saturating_add(meta.len()) <= limit;
+        if std::fs::metadata(file).is_ok_and(fits)
+            && let Err(error) = store.adopt(file)
+        {
+            tracing::debug!(%error, "a pushed file cannot be kept in the cache: it is fetched");
+        }
+    }
+
+    /// Has one source listed now.
+    pub(crate) fn read_source(&self, source: &str) {
+        let Some(shared) = &self.0 else { return };
+        let number = shared.state().sources.iter().position(|known| known.name == source);
+        if let Some(wake) = number.and_then(|number| shared.wakes.get(number)) {
+            // Full: it is being woken already.
+            let _ = wake.try_send(());
+        }
     }
 
     /// Has every source listed now.
@@ -281,6 +316,5 @@ fn make(address: &Address, config: &Config) -> Make {
 
 /// The clients of the clouds take the process's provider of cryptography.
 fn use_ring() {
-    // Fails when there is one already: another part of the program installed the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::bucket::use_ring();
 }

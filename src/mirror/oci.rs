@@ -3,9 +3,9 @@
 use super::Config;
 use super::address::Address;
 use super::bucket::{late, runtime, slow, wait};
-use super::clouds::{is_true, variable};
 use super::offer::{Archive, Compression, Content, Listing, Offer, Place, RemoteFile, Sink, Source, Trouble};
 use super::registry::{Login, Registry, sha256_of};
+use crate::bucket::{is_true, variable};
 use crate::model::VersionId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -32,6 +32,8 @@ pub(crate) struct Listing {
     pub settings: BTreeMap<ModelName, RemoteFile>,
     /// What is there and is not read, each with the reason. The first [`MAX_REMARKS`] are kept.
     pub remarks: Vec<String>,
+    /// The source knows that every version in it is complete and never changes. They are read at once, and a listing without versions is meant.
+    pub is_final: bool,
 }
 
 /// A version that a source has.

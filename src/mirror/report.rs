@@ -1,6 +1,6 @@
 //! What operators read about the sources.
 
-use crate::model::{ModelName, Version};
+use crate::model::{ModelName, Version, VersionId};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -35,6 +35,18 @@ pub(crate) struct VersionReport {
     /// As far as the source tells.
     pub bytes: u64,
     pub message: Option<String>,
+}
+
+/// A version that is to be read and is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unfinished {
+    pub id: VersionId,
+    /// As far as the source tells.
+    pub bytes: u64,
+    /// How many of them are here.
+    pub arrived: u64,
+    /// Why it could not be read. It is tried again.
+    pub why: Option<String>,
 }
 
 /// What becomes of a version of a source.

@@ -3,7 +3,7 @@
 use super::download::disk;
 use super::offer::{Listing, Offer, RemoteFile, Trouble};
 use super::plan::{self, Verdict};
-use super::report::{SourceReport, VersionReport, VersionState};
+use super::report::{SourceReport, Unfinished, VersionReport, VersionState};
 use super::store::{Manifest, SettingsOrigin, Store};
 use crate::model::{ModelName, VersionId};
 use crate::source::Told;
@@ -161,7 +161,7 @@ impl State {
         rules: &Rules,
     ) -> Result<Work, Trouble> {
         let known = &mut self.sources[source];
-        if listing.versions.is_empty() && !known.versions.is_empty() {
+        if listing.versions.is_empty() && !known.versions.is_empty() && !listing.is_final {
             return Err(Trouble::new("it lists no version any more; what was read from it before is kept"));
         }
         let mut before = std::mem::take(&mut known.versions);
@@ -449,6 +449,18 @@ impl State {
         };
         source.next_read = Some(Instant::now() + pause);
         pause
+    }
+
+    /// The versions of a source that are to be read and are not there, with the bytes and what is wrong. `arrived`: of the one that is being read.
+    pub(super) fn unfinished(&self, source: usize, arrived: u64) -> Vec<Unfinished> {
+        let of = |(id, known): (&VersionId, &KnownVersion)| {
+            let why = known.message.clone().filter(|_| known.state == VersionState::Failed);
+            let arrived = if known.state == VersionState::Downloading { arrived.min(known.bytes) } else { 0 };
+            let is_left =
+                matches!(known.state, VersionState::Waiting | VersionState::Downloading | VersionState::Failed);
+            is_left.then(|| Unfinished { id: id.clone(), bytes: known.bytes, arrived, why })
+        };
+        self.sources[source].versions.iter().filter_map(of).collect()
     }
 
     pub(super) fn reports(&self) -> Vec<SourceReport> {

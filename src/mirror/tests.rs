@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 /// What a source has, and what goes wrong with it. Shared with its test.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a source does, in any combination")]
 struct Fake {
     /// By path: `m/1/model.onnx`.
     files: BTreeMap<String, Vec<u8>>,
@@ -24,6 +25,7 @@ struct Fake {
     /// The bytes that arrive have another content.
     wrong_bytes: bool,
     with_digests: bool,
+    is_final: bool,
     /// The starts of all reads.
     reads: Vec<(String, u64)>,
     lists: u32,
@@ -45,7 +47,8 @@ impl Source for Remote {
             tag: Some(format!("{:x}", Sha256::digest(bytes))),
             sha256: fake.with_digests.then(|| format!("{:x}", Sha256::digest(bytes))),
         };
-        Ok(super::layout::group(fake.files.iter().map(|(path, bytes)| (path.clone(), place(path, bytes)))))
+        let listing = super::layout::group(fake.files.iter().map(|(path, bytes)| (path.clone(), place(path, bytes))));
+        Ok(Listing { is_final: fake.is_final, ..listing })
     }
 
     fn read(&mut self, place: &Place, from: u64, _: Instant, to: &mut Sink<'_>) -> Result<(), Trouble> {
@@ -128,6 +131,7 @@ impl Fixture {
             dir: dir.clone(),
             models_dir: self.dir.path().join("models"),
             settle: Duration::from_millis(5),
+            first: Vec::new(),
             others: remotes.iter().enumerate().map(other).collect(),
             named: Box::new(move || named.lock().unwrap().clone()),
             awaited: Awaited::default(),
@@ -354,4 +358,41 @@ fn pauses_grow_and_end() {
     let pause = |failures| super::state::pause(Duration::from_secs(30), failures).as_secs();
     assert_eq!([1, 2, 3, 5, 6, u32::MAX].map(pause), [30, 60, 120, 480, 600, 600]);
     assert_eq!(super::state::pause(Duration::from_hours(2), 9), Duration::from_hours(2));
+}
+
+#[test]
+fn a_source_whose_versions_are_final_is_read_at_once_and_may_become_empty() {
+    let (mut fixture, remote) = (Fixture::new(), Remote::default());
+    // The next round comes when the source is woken, and not before.
+    fixture.config.interval = Duration::from_hours(1);
+    remote.with(|fake| (fake.is_final, fake.with_digests) = (true, true));
+    remote.put("m/1/model.onnx", b"model");
+    let running = fixture.start(&[&remote]);
+    running.wait_for(0, "m/1", VersionState::Stored, "");
+    assert_eq!(running.mirror.unfinished("fake0"), []);
+    assert_eq!(running.mirror.unfinished("another"), []);
+
+    // A file that is here already is not read.
+    let pushed = fixture.dir.path().join("pushed.onnx");
+    std::fs::write(&pushed, "pushed").unwrap();
+    running.mirror.adopt(&pushed);
+    assert!(!pushed.exists());
+    remote.put("m/2/model.onnx", b"pushed");
+    running.mirror.read_source("another");
+    running.mirror.read_source("fake0");
+    running.wait_for(0, "m/2", VersionState::Stored, "");
+    assert_eq!(running.text("m/2/model.onnx").as_deref(), Some("pushed"));
+    assert_eq!(remote.reads_of("m/2/model.onnx"), Vec::<u64>::new());
+
+    remote.with(|fake| fake.wrong_bytes = true);
+    remote.put("m/3/model.onnx", b"a lie");
+    running.mirror.read_source("fake0");
+    running.wait_for(0, "m/3", VersionState::Failed, "its SHA-256 is");
+    let unfinished = running.mirror.unfinished("fake0");
+    assert!(unfinished.len() == 1 && unfinished[0].why.as_ref().unwrap().contains("expected"), "{unfinished:?}");
+
+    remote.with(|fake| fake.files.clear());
+    running.mirror.read_source("fake0");
+    running.wait("nothing is left", |running| running.text("m/1/model.onnx").is_none());
+    running.stop();
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub(super) struct Worker {
@@ -67,6 +67,11 @@ impl Worker {
         }
     }
 
+    /// The bytes that are here of the version that is being read.
+    fn arrived(&self) -> &AtomicU64 {
+        &self.shared.arrived[self.source]
+    }
+
     fn is_stopping(&self) -> bool {
         self.shared.stopping.load(Ordering::Acquire)
     }
@@ -118,7 +123,9 @@ impl Worker {
             seen.insert(offer.id.clone(), (identity, since));
         }
         self.seen = seen;
-        let is_settled = |(_, since): &(String, Instant)| now.duration_since(*since) >= self.settle && *since != now;
+        let is_settled = |(_, since): &(String, Instant)| {
+            listing.is_final || (now.duration_since(*since) >= self.settle && *since != now)
+        };
         self.seen.iter().filter(|(_, seen)| is_settled(seen)).map(|(id, _)| id.clone()).collect()
     }
 
@@ -156,6 +163,7 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let rules = &shared.rules;
         shared.state().begin(self.source, &offer.id, rules)?;
+        self.arrived().store(0, Ordering::Relaxed);
         let mut held = Vec::new();
         let read = self.read_files(offer, &mut held);
         let mut state = shared.state();
@@ -188,6 +196,7 @@ impl Worker {
         files.sort_by_key(|file| file.path != VERSION_TOML);
         let mut stored: Vec<StoredFile> = Vec::new();
         let (mut expected, mut left): (Option<String>, u64) = (None, room);
+        let mut read = 0_u64;
         for file in files {
             let about = |trouble: Trouble| Trouble { words: format!("{}: {}", file.path, trouble.words), ..trouble };
             let is_model = file.path == MODEL;
@@ -195,6 +204,8 @@ impl Worker {
             self.shared.state().hold(&blob.sha256);
             held.push(blob.sha256.clone());
             left = left.saturating_sub(blob.bytes);
+            read = read.saturating_add(blob.bytes);
+            self.arrived().store(read, Ordering::Relaxed);
             if file.path == VERSION_TOML {
                 expected = self.expected_digest(&blob);
             }
@@ -276,13 +287,21 @@ impl Worker {
         }
         let shared = Arc::clone(&self.shared);
         let (counts, stopping) = (&self.counts, || shared.stopping.load(Ordering::Acquire));
-        let arrived = |bytes: usize| counts.bytes.increment(bytes as u64);
+        let here = &shared.arrived[self.source];
+        let begins = |bytes: u64| {
+            here.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let arrived = |bytes: usize| {
+            counts.bytes.increment(bytes as u64);
+            here.fetch_add(bytes as u64, Ordering::Relaxed);
+        };
         let download = Download {
             store: &shared.rules.store,
             source: &self.name,
             expected: place.sha256.as_deref().or(expected),
             most,
             stopping: &stopping,
+            begins: &begins,
             arrived: &arrived,
         };
         match (&file.content, self.opened.as_mut()) {

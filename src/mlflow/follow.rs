@@ -185,7 +185,8 @@ impl Following {
     fn put(&mut self, case: &Case<'_>, mut document: Document) {
         let version = self.followed(case).and_then(|followed| followed.version);
         document.reason = Some(reason(case, version));
-        let proposal = Proposal { document, allow_signature_change: false, break_glass: false, dry_run: false };
+        let proposal =
+            Proposal { document, allow_signature_change: false, break_glass: false, dry_run: false, quorum: None };
         let asked =
             self.handle.put_traffic(case.model.clone(), proposal, Some(vec![case.revision]), Actor(ACTOR.to_owned()));
         let answer = call(&self.calls, asked);
@@ -209,6 +210,7 @@ impl Following {
             break_glass: false,
             if_match: Some(vec![case.revision]),
             label: label_of(case.alias),
+            quorum: None,
             actor: Actor(ACTOR.to_owned()),
         };
         if check {

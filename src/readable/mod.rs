@@ -33,9 +33,11 @@ pub(crate) fn tone(state: &str) -> Tone {
         "serving" | "ready" | "ok" | "running" | "finished" | "resolved" | "approved" | "closed" | "better" => {
             Tone::Good
         }
-        "failed" | "taken_back" | "critical" | "firing" | "rejected" | "mismatch" | "open" | "worse" => Tone::Bad,
+        "failed" | "taken_back" | "critical" | "firing" | "rejected" | "mismatch" | "open" | "worse" | "lost" => {
+            Tone::Bad
+        }
         "pending" | "loading" | "verifying" | "warming" | "draining" | "paused" | "warning" | "half_open"
-        | "aborted" => Tone::Warning,
+        | "aborted" | "degraded" | "starting" => Tone::Warning,
         _ => Tone::Quiet,
     }
 }

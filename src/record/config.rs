@@ -55,6 +55,17 @@ pub struct Config {
     /// The file with the secret for keyed hashes. `SLUICEGATE_HASH_KEY` in the environment overrides it. Default: a secret is created in
     /// the data directory at the first start.
     pub hash_key_file: Option<PathBuf>,
+    /// Where another room uploads sealed files to. Default `None`: nowhere.
+    pub uploads: Option<Uploads>,
+}
+
+/// What the log must know of uploads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploads {
+    /// The address. With another one, no file is uploaded.
+    pub to: String,
+    /// Uploaded files that are older are deleted here; `None`: they stay until `keep_for` or `disk_budget` delete them.
+    pub keep_local: Option<Duration>,
 }
 
 impl Config {
@@ -75,6 +86,7 @@ impl Config {
             keep_for: None,
             disk_budget: 10 << 30,
             hash_key_file: None,
+            uploads: None,
         }
     }
 

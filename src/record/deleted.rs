@@ -28,7 +28,7 @@ pub struct Deleted {
     pub model: Option<ModelName>,
     /// `predictions`, `feedback` or `gaps`.
     pub kind: String,
-    /// `age` or `budget`.
+    /// `age`, `budget`, `uploaded` or `not_uploaded`.
     pub reason: &'static str,
     pub files: u64,
     pub bytes: u64,

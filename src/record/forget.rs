@@ -1,9 +1,11 @@
 //! Removes what holds a person from the log of a stopped server: rewrites the files that have such records, without them.
 
 use super::config::Config;
+use super::forget_bucket::InBucket;
 use super::log::Log;
 use super::parquet_file::properties;
 use super::segment;
+use crate::bucket::{Listed, Prefix};
 use crate::machine::durable::{publish, sync_parent, temporary};
 use crate::model::ModelName;
 use crate::quality::Quality;
@@ -15,6 +17,7 @@ use arrow_select::filter::filter_record_batch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowWriter, ProjectionMask};
 use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::reader::ChunkReader;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
@@ -41,6 +44,16 @@ pub struct Forgotten {
     pub files: u64,
     /// The models of these records.
     pub models: BTreeSet<ModelName>,
+    /// What was removed in the bucket; `None` where it was left alone.
+    pub uploaded: Option<Removed>,
+}
+
+/// What was removed in one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Removed {
+    pub predictions: u64,
+    pub feedback: u64,
+    pub files: u64,
 }
 
 /// How long the segments that a server left may take to be sealed.
@@ -49,7 +62,8 @@ const SEALING: Duration = Duration::from_mins(30);
 const BATCH_BYTES: usize = 16 << 20;
 
 /// Seals what the last server left, and then removes the records of a person from the files. Each file is replaced as a whole. The caller holds
-/// the lock of the data directory, so that no server runs. `key_file`: as in the configuration.
+/// the lock of the data directory, so that no server runs. `key_file`: as in the configuration. `bucket`: the objects of all gateways there are treated
+/// as the files.
 ///
 /// # Errors
 /// When something cannot be read or written. Files that were done stay done, and another try goes on.
@@ -58,46 +72,77 @@ pub fn forget(
     key_file: Option<&Path>,
     model: Option<&ModelName>,
     subject: &Subject,
+    bucket: Option<&Arc<Prefix>>,
 ) -> io::Result<Forgotten> {
+    // The bucket first: where it cannot be read, nothing is changed.
+    let bucket = bucket.map(|prefix| InBucket { prefix, scratch: data.join("upload/forget.parquet") });
+    // A try that ended in the middle may have left an object here.
+    bucket.iter().for_each(InBucket::clean);
+    let mut models = bucket.as_ref().map_or_else(|| Ok(BTreeSet::new()), InBucket::models)?;
     let hashed = seal_all(data, key_file, subject)?;
-    let mut forgotten = Forgotten::default();
-    for name in models(data)?.into_iter().filter(|name| model.is_none_or(|model| model == name)) {
-        let predictions = files(&data.join("predictions").join(format!("model={name}")))?;
-        let feedback = files(&data.join("feedback").join(format!("model={name}")))?;
-        // The feedback goes first: without the predictions, another try would not find it by the route key.
+    models.extend(local_models(data)?);
+    let mut forgotten = Forgotten { uploaded: bucket.as_ref().map(|_| Removed::default()), ..Forgotten::default() };
+    for name in models.into_iter().filter(|name| model.is_none_or(|model| model == name)) {
+        let of = |kind: &str| files(&data.join(kind).join(format!("model={name}")));
+        let in_bucket = |kind: &str| bucket.as_ref().map_or_else(|| Ok(Vec::new()), |bucket| bucket.files(kind, &name));
+        let (predictions, feedback) = (of("predictions")?, of("feedback")?);
+        let (objects, feedback_objects) = (in_bucket("predictions")?, in_bucket("feedback")?);
         let ids = match subject {
             Subject::RequestId(id) => HashSet::from([id.clone()]),
-            Subject::RouteKey(key) => ids_of(&predictions, key, &hashed)?,
+            Subject::RouteKey(key) => {
+                let mut ids = ids_of(&predictions, [key, &hashed])?;
+                if let Some(bucket) = &bucket {
+                    ids.extend(bucket.ids(&objects, [key, &hashed])?);
+                }
+                ids
+            }
         };
         if ids.is_empty() {
             continue;
         }
-        let mut removed = (0, 0);
-        for path in &feedback {
-            let rows = rewrite(path, &["request_id"], |batch| named(batch, "request_id", |id| ids.contains(id)))?;
-            removed.1 += rows;
-            forgotten.files += u64::from(rows > 0);
+        let (column, texts) = match subject {
+            Subject::RequestId(_) => ("request_id", ids.clone()),
+            Subject::RouteKey(key) => ("route_key", HashSet::from([key.clone(), hashed.clone()])),
+        };
+        // The feedback goes first: without the predictions, another try would not find it by the route key.
+        let of_local_feedback = remove_all(&feedback, &mut forgotten.files, "request_id", &ids)?;
+        let mut changed_objects = 0;
+        let mut in_objects = |objects: &[Listed], column: &str, texts: &HashSet<String>| -> io::Result<u64> {
+            let mut removed = 0;
+            for object in objects {
+                let rows = bucket.as_ref().map_or(Ok(0), |bucket| bucket.rewrite(object, column, texts))?;
+                removed += rows;
+                changed_objects += u64::from(rows > 0);
+            }
+            Ok(removed)
+        };
+        let of_feedback = in_objects(&feedback_objects, "request_id", &ids)?;
+        let of_predictions = in_objects(&objects, column, &texts)?;
+        let removed = remove_all(&predictions, &mut forgotten.files, column, &texts)?;
+        forgotten.predictions += removed;
+        forgotten.feedback += of_local_feedback;
+        if let Some(all) = &mut forgotten.uploaded {
+            all.feedback += of_feedback;
+            all.predictions += of_predictions;
+            all.files += changed_objects;
         }
-        for path in &predictions {
-            let rows = match subject {
-                Subject::RequestId(id) => {
-                    rewrite(path, &["request_id"], |batch| named(batch, "request_id", |found| found == id))?
-                }
-                Subject::RouteKey(key) => {
-                    let is_theirs = |found: &str| found == key || found == hashed;
-                    rewrite(path, &["route_key"], |batch| named(batch, "route_key", is_theirs))?
-                }
-            };
-            removed.0 += rows;
-            forgotten.files += u64::from(rows > 0);
-        }
-        forgotten.predictions += removed.0;
-        forgotten.feedback += removed.1;
-        if removed != (0, 0) {
+        if removed + of_local_feedback + of_feedback + of_predictions > 0 {
             forgotten.models.insert(name);
         }
     }
+    bucket.iter().for_each(InBucket::clean);
     Ok(forgotten)
+}
+
+/// Removes the rows of files that have one of these texts in a column. Returns how many were removed, and adds the files to `changed`.
+fn remove_all(paths: &[PathBuf], changed: &mut u64, column: &str, texts: &HashSet<String>) -> io::Result<u64> {
+    let mut removed = 0;
+    for path in paths {
+        let rows = rewrite(path, &[column], |batch| named(batch, column, |text| texts.contains(text)))?;
+        removed += rows;
+        *changed += u64::from(rows > 0);
+    }
+    Ok(removed)
 }
 
 /// Seals all segments, as they cannot be written again. Returns the hash of the route key.
@@ -131,7 +176,7 @@ fn seal_all(data: &Path, key_file: Option<&Path>, subject: &Subject) -> io::Resu
 }
 
 /// The models that have files.
-fn models(data: &Path) -> io::Result<BTreeSet<ModelName>> {
+fn local_models(data: &Path) -> io::Result<BTreeSet<ModelName>> {
     let mut models = BTreeSet::new();
     for kind in ["predictions", "feedback"] {
         let names = entries(&data.join(kind))?;
@@ -160,25 +205,49 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// The request ids of the predictions with a route key.
-fn ids_of(files: &[PathBuf], key: &str, hashed: &str) -> io::Result<HashSet<String>> {
+/// The request ids of the predictions with one of these route keys.
+fn ids_of(files: &[PathBuf], keys: [&str; 2]) -> io::Result<HashSet<String>> {
     let mut ids = HashSet::new();
     for path in files {
-        for batch in read(path, Some(&["request_id", "route_key"]))? {
-            let batch = batch?;
-            let theirs = named(&batch, "route_key", |found| found == key || found == hashed);
-            let Some(column) = batch.column_by_name("request_id").and_then(|column| column.as_string_opt::<i32>())
-            else {
-                continue;
-            };
-            ids.extend((0..batch.num_rows()).filter(|i| theirs.value(*i)).map(|i| column.value(i).to_owned()));
-        }
+        ids_in(open(path)?, path, keys, &mut ids)?;
     }
     Ok(ids)
 }
 
+/// The same of one file. `path` is for messages.
+pub(super) fn ids_in<R: ChunkReader + 'static>(
+    builder: ParquetRecordBatchReaderBuilder<R>,
+    path: &Path,
+    keys: [&str; 2],
+    ids: &mut HashSet<String>,
+) -> io::Result<()> {
+    for batch in read(builder, path, Some(&["request_id", "route_key"]))? {
+        let batch = batch?;
+        let theirs = named(&batch, "route_key", |found| keys.contains(&found));
+        let Some(column) = batch.column_by_name("request_id").and_then(|column| column.as_string_opt::<i32>()) else {
+            continue;
+        };
+        ids.extend((0..batch.num_rows()).filter(|i| theirs.value(*i)).map(|i| column.value(i).to_owned()));
+    }
+    Ok(())
+}
+
+/// How many rows of a file have a text in a column that `matches`. `path` is for messages.
+pub(super) fn matching<R: ChunkReader + 'static>(
+    builder: ParquetRecordBatchReaderBuilder<R>,
+    path: &Path,
+    column: &str,
+    matches: impl Fn(&str) -> bool,
+) -> io::Result<usize> {
+    let mut rows = 0;
+    for batch in read(builder, path, Some(&[column]))? {
+        rows += named(&batch?, column, &matches).true_count();
+    }
+    Ok(rows)
+}
+
 /// Which rows have a text in a column that `matches`. None where the column does not exist.
-fn named(batch: &RecordBatch, column: &str, matches: impl Fn(&str) -> bool) -> BooleanArray {
+pub(super) fn named(batch: &RecordBatch, column: &str, matches: impl Fn(&str) -> bool) -> BooleanArray {
     let column = batch.column_by_name(column).and_then(|column| column.as_string_opt::<i32>());
     let one = |i: usize| column.is_some_and(|column| column.is_valid(i) && matches(column.value(i)));
     (0..batch.num_rows()).map(|i| Some(one(i))).collect()
@@ -186,12 +255,19 @@ fn named(batch: &RecordBatch, column: &str, matches: impl Fn(&str) -> bool) -> B
 
 type Batches = Box<dyn Iterator<Item = io::Result<RecordBatch>>>;
 
-/// The batches of a file, of some columns or of all.
-fn read(path: &Path, columns: Option<&[&str]>) -> io::Result<Batches> {
+fn open(path: &Path) -> io::Result<ParquetRecordBatchReaderBuilder<File>> {
     let failed = at(path);
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(File::open(path).map_err(&failed)?).map_err(io::Error::other);
-    let builder = builder.map_err(&failed)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).map_err(&failed)?);
+    builder.map_err(io::Error::other).map_err(&failed)
+}
+
+/// The batches of a file, of some columns or of all.
+fn read<R: ChunkReader + 'static>(
+    builder: ParquetRecordBatchReaderBuilder<R>,
+    path: &Path,
+    columns: Option<&[&str]>,
+) -> io::Result<Batches> {
+    let failed = at(path);
     let fields = builder.schema().fields().iter().enumerate();
     let roots: Vec<usize> = fields
         .filter(|(_, field)| columns.is_none_or(|columns| columns.contains(&field.name().as_str())))
@@ -210,9 +286,9 @@ fn read(path: &Path, columns: Option<&[&str]>) -> io::Result<Batches> {
 
 /// Writes a file again without the rows that `remove` names, or removes it where none is left. Returns how many rows were removed.
 /// `columns` are those that `remove` reads.
-fn rewrite(path: &Path, columns: &[&str], remove: impl Fn(&RecordBatch) -> BooleanArray) -> io::Result<u64> {
+pub(super) fn rewrite(path: &Path, columns: &[&str], remove: impl Fn(&RecordBatch) -> BooleanArray) -> io::Result<u64> {
     let (mut rows, mut removed) = (0, 0);
-    for batch in read(path, Some(columns))? {
+    for batch in read(open(path)?, path, Some(columns))? {
         let batch = batch?;
         rows += batch.num_rows();
         removed += remove(&batch).true_count();
@@ -225,9 +301,7 @@ fn rewrite(path: &Path, columns: &[&str], remove: impl Fn(&RecordBatch) -> Boole
         std::fs::remove_file(path).and_then(|()| sync_parent(path)).map_err(&failed)?;
         return Ok(removed as u64);
     }
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(File::open(path).map_err(&failed)?).map_err(io::Error::other);
-    let builder = builder.map_err(&failed)?;
+    let builder = open(path)?;
     let schema = Arc::new(Schema::new(builder.schema().fields().clone()));
     let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
     // The writer adds its own.
@@ -238,7 +312,7 @@ fn rewrite(path: &Path, columns: &[&str], remove: impl Fn(&RecordBatch) -> Boole
         let file = File::create(&unfinished)?;
         let properties = properties(&schema, metadata);
         let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(io::Error::other)?;
-        for batch in read(path, None)? {
+        for batch in read(open(path)?, path, None)? {
             let batch = batch?;
             let keep: BooleanArray = remove(&batch).iter().map(|remove| Some(remove != Some(true))).collect();
             let kept = filter_record_batch(&batch, &keep).map_err(io::Error::other)?;

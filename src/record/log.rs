@@ -104,6 +104,8 @@ pub(super) struct Shared {
     /// Asks the writer to end the open segment; for tests.
     pub seal_now: AtomicBool,
     sealer: Sender<()>,
+    /// Has an item after files were sealed, for the room that uploads them.
+    pub sealed: (Sender<()>, Receiver<()>),
 }
 
 impl Log {
@@ -145,6 +147,7 @@ impl Log {
             sealer_stopping: AtomicBool::new(false),
             seal_now: AtomicBool::new(false),
             sealer,
+            sealed: crossbeam_channel::bounded(1),
             config,
         });
         shared.space.show(&shared.metrics);

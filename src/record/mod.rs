@@ -5,9 +5,10 @@
 //! - [`Log::record_feedback`] stores feedback and returns when it is on the disk, or at the deadline.
 //! - One thread writes and syncs segments. Another, at low priority, seals them into Parquet files and deletes old files. Records that
 //!   cannot be kept are dropped, counted and listed in `gaps/`.
+//! - [`Log::next_waiting`] and [`Log::uploaded`] are for the room that uploads sealed files. Files that are not uploaded are deleted last.
 //! - [`unsealed`] reads the segments that are not sealed yet, without a server. [`OpenSegment`] looks through one of them.
 //!
-//! Uses: columns (names of values), drift, machine (durable files, priority), quality, model, tensor, telemetry.
+//! Uses: bucket (objects that hold a person), columns (names of values), drift, machine (durable files, priority), quality, model, tensor, telemetry.
 //!
 //! Invariant: a thread that answers callers never waits here for a disk or another thread, unless the configuration asks for it.
 //!
@@ -21,11 +22,13 @@ mod deleted;
 mod disk;
 mod feedback;
 mod forget;
+mod forget_bucket;
 mod frame;
 mod gaps;
 mod hash;
 mod kept;
 mod learn;
+mod leaving;
 mod log;
 mod mask;
 mod pace;
@@ -43,13 +46,14 @@ mod space;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod uploaded;
 mod view;
 mod writer;
 
 pub use about::About;
-pub use config::{Acknowledge, Config, OnFailure};
+pub use config::{Acknowledge, Config, OnFailure, Uploads};
 pub use deleted::Deleted;
-pub use forget::{Forgotten, Subject, forget};
+pub use forget::{Forgotten, Removed, Subject, forget};
 pub use gaps::DropReason;
 pub use log::{DiskBytes, Log, Status, Stop};
 pub use mask::Mask;
@@ -60,6 +64,7 @@ pub use stream::{Choice, Stream};
 pub(crate) use about::Side;
 pub(crate) use columns::{Layout, SHAPES, timestamp};
 pub(crate) use feedback::{schema as feedback_schema, stored_update};
+pub(crate) use leaving::{SealedFile, Waiting};
 pub(crate) use parquet_file::properties as parquet_properties;
 pub(crate) use read::{OpenSegment, Unsealed, hashed_key, open_segments, unsealed};
 pub(crate) use recall::{Recall, What, recall_segments};

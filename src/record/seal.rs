@@ -125,6 +125,8 @@ impl Sealer {
         let files = files.into_iter().map(sized).collect::<io::Result<_>>()?;
         std::fs::remove_file(&path)?;
         self.shared.space.sealed_into(number, segment.len() as u64, files);
+        // A full channel means that there is an item already.
+        let _ = self.shared.sealed.0.try_send(());
         self.buffer = segment.into_buffer();
         sync_parent(&path)
     }

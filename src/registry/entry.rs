@@ -397,6 +397,12 @@ impl Entry {
         heaviest.and_then(|v| self.pinned.get(&v)).or_else(|| self.pinned.values().next_back())
     }
 
+    /// Whether any version is loaded.
+    #[must_use]
+    pub fn has_loaded(&self) -> bool {
+        !self.pinned.is_empty()
+    }
+
     /// The versions that may answer a request with this selector, whatever else it contains. Fallbacks are not among them.
     pub fn candidates<'e>(&'e self, selector: Selector) -> impl Iterator<Item = &'e Arc<Served>> {
         let routes = self.traffic.as_ref().and_then(|traffic| traffic.routes.as_ref());

@@ -29,7 +29,7 @@ pub use context::{Recording, RequestContext, Timing, micros};
 pub use entry::Unserved;
 pub use entry::{Entry, Routed};
 pub use origin::{Lineage, Origin, Parent, SourceCode, TrainingData};
-pub use publish::{Reader, Snapshot, Writer, new};
+pub use publish::{Elsewhere, Reader, Snapshot, Writer, new, new_with};
 pub use version::{
     Facts, Identity, Limits, Loaded, Retired, Served, ShadowRoute, Stage, Staleness, State, VersionStatus,
 };

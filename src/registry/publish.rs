@@ -14,12 +14,38 @@ pub struct Snapshot {
     /// Every version found at start is ready or failed, or takes long and is named by no document; every model's document is served as
     /// far as it can be, and at least one is.
     pub ready: bool,
+    elsewhere: Elsewhere,
+}
+
+/// Says where a model is that this server should not have. It is asked only where a request names a model that cannot be served here.
+#[derive(Clone, Default)]
+pub struct Elsewhere(Option<Arc<Tells>>);
+
+type Tells = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+impl Elsewhere {
+    #[must_use]
+    pub fn new(tells: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Elsewhere {
+        Elsewhere(Some(Arc::new(tells)))
+    }
+}
+
+impl std::fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Elsewhere").finish_non_exhaustive()
+    }
 }
 
 impl Snapshot {
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&Arc<Entry>> {
         self.models.get(name)
+    }
+
+    /// Where a model is that this server should not have, in a sentence.
+    #[must_use]
+    pub fn elsewhere(&self, name: &str) -> Option<String> {
+        self.elsewhere.0.as_ref().and_then(|tells| tells(name))
     }
 
     /// All models, in no particular order.
@@ -55,7 +81,13 @@ impl Snapshot {
 /// Makes the writer and a reader of a first, empty snapshot.
 #[must_use]
 pub fn new() -> (Writer, Reader) {
-    let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    new_with(Elsewhere::default())
+}
+
+/// The same, where other servers have models that this one should not have.
+#[must_use]
+pub fn new_with(elsewhere: Elsewhere) -> (Writer, Reader) {
+    let current = Arc::new(ArcSwap::from_pointee(Snapshot { elsewhere, ..Snapshot::default() }));
     let published: Arc<Notify> = Arc::default();
     let reader = Reader { current: Arc::clone(&current), published: Arc::clone(&published) };
     (Writer { current, published, retired: Vec::new() }, reader)

@@ -4,6 +4,8 @@ use super::business::Business;
 use super::decide::{Decision, judge, judge_shadow};
 use super::evidence::{Evidence, ShadowEvidence, StepEvidence};
 use super::handle::View;
+use super::in_fleet::InFleet;
+use super::shared::Fellows;
 use super::state::{State, Step};
 use crate::ledger::Action;
 use crate::model::ModelName;
@@ -11,6 +13,7 @@ use crate::quality::History;
 use crate::registry::{Entry, Served, State as VersionState};
 use crate::shadow::Figures;
 use crate::telemetry::{ArmEvidence, Unit};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A model's last rollout, active or ended.
@@ -24,6 +27,8 @@ pub(super) struct ActiveRollout {
     /// How long the last step was held, once the rollout has ended.
     pub(super) held: Option<Duration>,
     pub(super) trouble: Option<Trouble>,
+    /// Where this gateway is in a fleet that knows the rollout.
+    pub(super) fleet: Option<InFleet>,
 }
 
 /// A change that failed and is retried. It does not delay other actions: a rollback is tried at once after an advance failed.
@@ -53,6 +58,7 @@ impl ActiveRollout {
             business: Business::default(),
             held,
             trouble: None,
+            fleet: None,
         }
     }
 
@@ -113,7 +119,8 @@ impl ActiveRollout {
         }
     }
 
-    pub(super) fn view(&self, model: &ModelName) -> View {
+    /// `cut_off`: why the fleet's state is not known now.
+    pub(super) fn view(&self, model: &ModelName, fellows: Option<&Arc<dyn Fellows>>, cut_off: Option<&str>) -> View {
         View {
             model: model.clone(),
             state: self.state.clone(),
@@ -121,6 +128,7 @@ impl ActiveRollout {
             evidence: self.evidence.clone(),
             metrics: self.business.found().to_vec(),
             trouble: self.trouble.as_ref().map(|trouble| trouble.message.clone()),
+            driving: self.driving(fellows, model, cut_off),
         }
     }
 }

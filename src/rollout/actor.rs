@@ -25,6 +25,16 @@ pub(super) struct RolloutActor {
     unreadable: BTreeMap<ModelName, String>,
     /// Why no stored rollout could be read at all.
     ledger_error: Option<String>,
+    fleet: Heard,
+}
+
+/// What was heard of the fleet.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The fleet's revision of each model's document.
+    revisions: BTreeMap<ModelName, u64>,
+    /// Why the fleet's state is not known now.
+    cut_off: Option<String>,
 }
 
 /// Between two checks of the active rollouts.
@@ -56,7 +66,7 @@ impl RolloutActor {
                 }
             }
         }
-        RolloutActor { services, rollouts, unreadable, ledger_error }
+        RolloutActor { services, rollouts, unreadable, ledger_error, fleet: Heard::default() }
     }
 
     /// Runs until it is stopped, or until the last handle is dropped.
@@ -64,23 +74,25 @@ impl RolloutActor {
         let mut checks = tokio::time::interval(CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let any_active = self.rollouts.values().any(|rollout| rollout.state.is_active());
+            let is_awake =
+                self.services.fellows.is_some() || self.rollouts.values().any(|rollout| rollout.state.is_active());
             tokio::select! {
                 () = stop.notified() => return,
                 command = commands.recv() => match command {
                     Some(command) => self.execute(command).await,
                     None => return,
                 },
-                _ = checks.tick(), if any_active => self.check_all().await,
+                _ = checks.tick(), if is_awake => self.check_all().await,
             }
         }
     }
 
     async fn execute(&mut self, Command { model, request, reply }: Command) {
+        self.hear();
         let result = match request {
             Request::Begin { plan, actor } => self.begin(&model, *plan, actor).await,
             Request::Preview { plan, actor } => {
-                self.first(&model, *plan, &actor).await.map(|state| ActiveRollout::new(state).view(&model))
+                self.first(&model, *plan, &actor).await.map(|state| ActiveRollout::new(state).view(&model, None, None))
             }
             Request::Change { change, reason, actor } => self.change(&model, change, reason, actor).await,
             Request::View => self.view(&model).await,
@@ -92,7 +104,9 @@ impl RolloutActor {
     /// The state in which a rollout begins.
     async fn first(&mut self, model: &ModelName, plan: Plan, actor: &Actor) -> Result<State, Failure> {
         if let Some(rollout) = self.rollouts.get_mut(model) {
-            self.services.stop_if_traffic_changed(model, rollout).await;
+            if drives(rollout) {
+                self.services.stop_if_traffic_changed(model, rollout).await;
+            }
             if rollout.state.is_active() {
                 let (to, percent) = (rollout.state.plan.to, rollout.state.percent());
                 let message = format!(
@@ -125,6 +139,7 @@ impl RolloutActor {
     }
 
     async fn begin(&mut self, model: &ModelName, plan: Plan, actor: Actor) -> Result<View, Failure> {
+        self.check_connected()?;
         let reason = plan.reason.clone();
         let mut state = self.first(model, plan, &actor).await?;
         let mut rollout = ActiveRollout::new(state.clone());
@@ -135,11 +150,25 @@ impl RolloutActor {
             (state.ended, action) = (Some(Ended::Finished), Action::RolloutFinish);
         }
         let transition = Transition { next: state, document, action, reason, actor };
+        if let (Some(fellows), Some(revision)) = (&self.services.fellows, self.fleet.revisions.get(model)) {
+            fellows.based_on(model, *revision);
+        }
         self.services.commit(model, &mut rollout, transition).await?;
-        let view = rollout.view(model);
         self.rollouts.insert(model.clone(), rollout);
         self.unreadable.remove(model);
-        Ok(view)
+        self.hear();
+        self.shown(model)
+    }
+
+    /// Whether changes are possible: a gateway that is cut off from its fleet makes none.
+    fn check_connected(&self) -> Result<(), Failure> {
+        match &self.fleet.cut_off {
+            None => Ok(()),
+            Some(why) => {
+                let words = format!("rollouts are not changed while this gateway is cut off from its fleet: {why}");
+                Err(Failure::new(Code::NotReady, words))
+            }
+        }
     }
 
     async fn change(
@@ -149,8 +178,11 @@ impl RolloutActor {
         reason: String,
         actor: Actor,
     ) -> Result<View, Failure> {
+        self.check_connected()?;
         let Some(rollout) = self.rollouts.get_mut(model) else { return Err(self.missing(model)) };
-        self.services.stop_if_traffic_changed(model, rollout).await;
+        if drives(rollout) {
+            self.services.stop_if_traffic_changed(model, rollout).await;
+        }
         if !rollout.state.is_active() {
             let (name, why) = (rollout.state.name(), &rollout.state.why);
             // The reason of an abort begins with the state's name.
@@ -158,12 +190,15 @@ impl RolloutActor {
             let message = format!("the rollout of model {model} has ended ({name}): {why}");
             return Err(Failure::new(Code::Conflict, message));
         }
+        let fellows = self.services.fellows.as_ref();
         let mut next = rollout.state.clone();
         let mut document = None;
         let action = match change {
             // A repeated request changes nothing. Another reason replaces the one before.
-            Change::Pause if next.paused && next.why == paused(&reason) => return Ok(rollout.view(model)),
-            Change::Resume if !next.paused => return Ok(rollout.view(model)),
+            Change::Pause if next.paused && next.why == paused(&reason) => {
+                return Ok(rollout.view(model, fellows, None));
+            }
+            Change::Resume if !next.paused => return Ok(rollout.view(model, fellows, None)),
             Change::Pause => {
                 (next.paused, next.why) = (true, paused(&reason));
                 Action::RolloutPause
@@ -179,13 +214,21 @@ impl RolloutActor {
             }
         };
         self.services.commit(model, rollout, Transition { next, document, action, reason, actor }).await?;
-        Ok(rollout.view(model))
+        self.hear();
+        self.shown(model)
     }
 
     async fn view(&mut self, model: &ModelName) -> Result<View, Failure> {
         let Some(rollout) = self.rollouts.get_mut(model) else { return Err(self.missing(model)) };
-        self.services.stop_if_traffic_changed(model, rollout).await;
-        Ok(rollout.view(model))
+        if self.fleet.cut_off.is_none() && drives(rollout) {
+            self.services.stop_if_traffic_changed(model, rollout).await;
+        }
+        self.shown(model)
+    }
+
+    fn shown(&self, model: &ModelName) -> Result<View, Failure> {
+        let Some(rollout) = self.rollouts.get(model) else { return Err(self.missing(model)) };
+        Ok(rollout.view(model, self.services.fellows.as_ref(), self.fleet.cut_off.as_deref()))
     }
 
     fn missing(&self, model: &ModelName) -> Failure {
@@ -201,11 +244,67 @@ impl RolloutActor {
         }
     }
 
+    /// Takes what the fleet says of the rollouts.
+    fn hear(&mut self) {
+        let Some(fellows) = self.services.fellows.clone() else { return };
+        let told = match fellows.told() {
+            Ok(told) => {
+                self.fleet.cut_off = None;
+                told
+            }
+            Err(why) => {
+                self.fleet.cut_off = Some(why);
+                return;
+            }
+        };
+        let snapshot = self.services.reader.snapshot();
+        for told in told {
+            self.fleet.revisions.insert(told.model.clone(), told.revision);
+            let Some(rollout) = &told.rollout else { continue };
+            let known = self.rollouts.remove(&told.model);
+            let entry = snapshot.model(told.model.as_str()).map(|entry| &**entry);
+            match ActiveRollout::hear(known, fellows.as_ref(), &told, rollout, entry) {
+                Ok(rollout) => {
+                    self.services.show_percent(&told.model, &rollout);
+                    self.rollouts.insert(told.model.clone(), rollout);
+                    self.unreadable.remove(&told.model);
+                }
+                Err(reason) => {
+                    error!(model = %told.model, reason, "the fleet's rollout cannot be read; it is not followed");
+                    self.unreadable.insert(told.model.clone(), reason);
+                }
+            }
+        }
+    }
+
+    /// Ends rollouts that were begun alone: a fleet that this gateway joined does not know them.
+    async fn end_own(&mut self) {
+        let Some(fellows) = self.services.fellows.clone() else { return };
+        for (model, rollout) in &mut self.rollouts {
+            let is_own = rollout.fleet.is_none() && rollout.state.is_active();
+            if let Some(revision) = self.fleet.revisions.get(model).filter(|_| is_own) {
+                fellows.based_on(model, *revision);
+                self.services.end_own(model, rollout).await;
+            }
+        }
+    }
+
     async fn check_all(&mut self) {
+        self.hear();
+        if self.fleet.cut_off.is_some() {
+            // Nothing can be changed, and nothing is known of what others answered.
+            return;
+        }
+        self.end_own().await;
         for (model, rollout) in self.rollouts.iter_mut().filter(|(_, rollout)| rollout.state.is_active()) {
             self.services.check(model, rollout).await;
         }
     }
+}
+
+/// Whether this gateway decides for a rollout.
+fn drives(rollout: &ActiveRollout) -> bool {
+    rollout.fleet.as_ref().is_none_or(|fleet| fleet.is_here() && fleet.in_force)
 }
 
 /// What a paused rollout says of itself.

@@ -6,6 +6,7 @@ use super::evidence::Evidence;
 use super::guardrail::NearGuardrail;
 use super::plan::Plan;
 use super::services::Services;
+use super::shared::{Driving, Fellows};
 use super::state::State;
 use crate::ledger::LedgerReader;
 use crate::lifecycle::{Actor, Handle};
@@ -39,6 +40,8 @@ pub(crate) struct View {
     pub(crate) metrics: Vec<MetricEvidence>,
     /// Why the last change failed, while it is retried.
     pub(crate) trouble: Option<String>,
+    /// Where this gateway is in a fleet.
+    pub(crate) driving: Option<Driving>,
 }
 
 impl View {
@@ -96,7 +99,7 @@ const QUEUED_COMMANDS: usize = 64;
 
 impl Rollouts {
     /// Reads the stored rollouts and starts the actor's thread. A stored rollout that cannot be read is logged and reported for its
-    /// model; it does not prevent the start.
+    /// model; it does not prevent the start. `fellows`: the other gateways, where this one is in a fleet. Then the fleet's rollouts count.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -107,11 +110,21 @@ impl Rollouts {
         figures: Figures,
         history: History,
         telemetry: Telemetry,
+        fellows: Option<Arc<dyn Fellows>>,
     ) -> std::io::Result<Rollouts> {
         let (commands, waiting) = mpsc::channel(QUEUED_COMMANDS);
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
-        let actor = RolloutActor::new(Services { handle, reader, ledger, figures, history, telemetry });
+        let actor = RolloutActor::new(Services {
+            handle,
+            reader,
+            ledger,
+            figures,
+            history,
+            telemetry,
+            fellows,
+            start: uuid::Uuid::now_v7().to_string(),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         std::thread::Builder::new()
             .name("rollout".to_owned())
@@ -128,7 +141,8 @@ impl Rollouts {
     ///
     /// # Errors
     /// `MODEL_NOT_FOUND`, `VERSION_NOT_FOUND`; `CONFLICT` while another rollout of the model is active, while the model has no traffic
-    /// document, or when the version is not ready or its signature would break callers.
+    /// document, or when the version is not ready or its signature would break callers; in a fleet also `INVALID_REQUEST` for a plan that
+    /// needs what cannot be summed, and `NOT_READY` while this gateway is cut off.
     pub(crate) async fn begin(&self, model: ModelName, plan: Plan, actor: Actor) -> Result<View, Failure> {
         self.send(model, Request::Begin { plan: Box::new(plan), actor }).await
     }
@@ -136,7 +150,7 @@ impl Rollouts {
     /// The rollout as it would begin. Whether its version can serve is not checked.
     ///
     /// # Errors
-    /// As [`RolloutHandle::begin`].
+    /// As [`Rollouts::begin`].
     pub(crate) async fn preview(&self, model: ModelName, plan: Plan, actor: Actor) -> Result<View, Failure> {
         self.send(model, Request::Preview { plan: Box::new(plan), actor }).await
     }

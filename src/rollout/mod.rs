@@ -6,6 +6,7 @@
 //!   false alarms (`sequence.rs`).
 //! - A rollout's state is stored in one transaction with the traffic document of its step: a restart finds both or neither.
 //! - If anybody else changes the traffic document, the rollout stops and leaves that change in place.
+//! - In a fleet one gateway drives each rollout and judges the sums of all ([`Fellows`], docs/FLEET.md).
 //!
 //! Uses: lifecycle (handle), registry (reader), ledger, outcomes (business metrics), quality (rows with outcomes), route, shadow (figures), settings (durations), model, telemetry.
 //!
@@ -21,9 +22,13 @@ mod decide;
 mod evidence;
 mod guardrail;
 mod handle;
+mod in_fleet;
 mod plan;
+mod pool;
+mod report;
 mod sequence;
 mod services;
+mod shared;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -39,4 +44,5 @@ pub(crate) use guardrail::{Guardrail, NearGuardrail};
 pub(crate) use handle::{Rollouts, View};
 pub(crate) use plan::{Plan, Require};
 pub(crate) use sequence::Counts;
+pub(crate) use shared::{Counted, Driving, Fellows, Heard, Mark, Orders, Stored, Told, ToldRollout};
 pub(crate) use state::Step;

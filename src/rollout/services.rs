@@ -3,7 +3,9 @@
 use super::active::{ActiveRollout, Trouble};
 use super::decide::Decision;
 use super::evidence::p99_us;
+use super::in_fleet::InFleet;
 use super::plan::Plan;
+use super::shared::Fellows;
 use super::state::{Ended, State, Step};
 use crate::ledger::{Action, LedgerReader};
 use crate::lifecycle::{Actor, Handle, RolloutCommit};
@@ -15,6 +17,7 @@ use crate::route::Document;
 use crate::shadow::Figures;
 use crate::telemetry::{ArmEvidence, Telemetry, names};
 use jiff::Timestamp;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
@@ -27,6 +30,10 @@ pub(super) struct Services {
     /// Rows with their outcomes, for business metrics.
     pub(super) history: History,
     pub(super) telemetry: Telemetry,
+    /// The other gateways, in a fleet.
+    pub(super) fellows: Option<Arc<dyn Fellows>>,
+    /// This start of the process.
+    pub(super) start: String,
 }
 
 /// A change of one rollout that is to be stored.
@@ -41,6 +48,8 @@ pub(super) struct Transition {
 
 /// After a change that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// After a change that another gateway's came before.
+const RETRY_IN_FLEET: Duration = Duration::from_millis(500);
 /// The actor's name in the audit trail.
 const ROLLOUT: &str = "rollout";
 
@@ -56,6 +65,9 @@ impl Services {
             return Err(Failure::new(Code::VersionNotFound, message));
         }
         check_metrics(plan, entry.metrics())?;
+        if self.fellows.is_some() {
+            check_for_fleet(plan)?;
+        }
         let document = entry.document().filter(|_| !entry.taken_out()).cloned().ok_or_else(|| {
             Failure::new(Code::Conflict, format!("model {model} is not serving, so there is no traffic to move"))
         })?;
@@ -68,6 +80,9 @@ impl Services {
 
     /// Checks one active rollout and carries out what the evidence says.
     pub(super) async fn check(&self, model: &ModelName, rollout: &mut ActiveRollout) {
+        if let Some(fellows) = &self.fellows {
+            return self.check_in_fleet(fellows.as_ref(), model, rollout).await;
+        }
         self.stop_if_traffic_changed(model, rollout).await;
         if !rollout.state.is_active() {
             return;
@@ -83,6 +98,42 @@ impl Services {
         }
         let decision = failed.unwrap_or_else(|| rollout.decide(model, entry, &self.figures, &self.history));
         drop(snapshot);
+        self.carry_out(model, rollout, decision).await;
+    }
+
+    /// The same in a fleet: every gateway tells what it answered, and the driver decides.
+    async fn check_in_fleet(&self, fellows: &dyn Fellows, model: &ModelName, rollout: &mut ActiveRollout) {
+        let Some(fleet) = &rollout.fleet else { return };
+        if !fleet.in_force {
+            return;
+        }
+        let is_here = fleet.is_here();
+        if let Some(entry) = self.reader.snapshot().model(model.as_str()) {
+            rollout.bind(entry);
+        }
+        if is_here {
+            self.stop_if_traffic_changed(model, rollout).await;
+        }
+        let Some(fleet) = rollout.fleet.as_ref().filter(|_| rollout.state.is_active()) else { return };
+        let snapshot = self.reader.snapshot();
+        // A gateway that does not serve the step's document drives nothing: after some seconds another one does.
+        let entry = snapshot.model(model.as_str()).filter(|entry| fleet.is_bound_to(entry.revision()));
+        let Some(entry) = entry else { return };
+        let failed = rollout.candidate_failed(entry).filter(|_| is_here);
+        if !entry.can_serve() && failed.is_none() {
+            return;
+        }
+        rollout.count_here(fellows, &self.start, model, entry, &self.figures);
+        if !is_here {
+            return;
+        }
+        let decision = rollout.drive(fellows, model, entry);
+        drop(snapshot);
+        self.carry_out(model, rollout, failed.unwrap_or(decision)).await;
+    }
+
+    /// Does what was decided.
+    async fn carry_out(&self, model: &ModelName, rollout: &mut ActiveRollout, decision: Decision) {
         let mut next = rollout.state.clone();
         let (document, action, reason) = match decision {
             Decision::Stay(reason) => {
@@ -132,6 +183,17 @@ impl Services {
         let reason = {
             let snapshot = self.reader.snapshot();
             match snapshot.model(model.as_str()) {
+                // In a fleet other gateways may still have it.
+                None if rollout.fleet.is_some() => return,
+                Some(entry) if rollout.fleet.is_some() && entry.taken_out() => return,
+                Some(_) if let Some(by) = rollout.fleet.as_ref().and_then(|fleet| fleet.overridden.as_ref()) => {
+                    format!("the traffic document was changed by {by}; it stays in force")
+                }
+                Some(entry)
+                    if entry.retired().is_none() && rollout.fleet.as_ref().is_some_and(|fleet| !fleet.is_bound()) =>
+                {
+                    return;
+                }
                 None => "the model no longer exists".to_owned(),
                 Some(entry) if let Some(retired) = entry.retired() => {
                     format!("the model was retired: {}", retired.reason)
@@ -142,6 +204,16 @@ impl Services {
             }
         };
         let mut next = rollout.state.clone();
+        (next.ended, next.why) = (Some(Ended::Stopped), reason.clone());
+        let action = Action::RolloutStop;
+        self.commit_or_retry(model, rollout, Transition { next, document: None, action, reason, actor: this_actor() })
+            .await;
+    }
+
+    /// Ends a rollout that this gateway began alone, before it joined a fleet.
+    pub(super) async fn end_own(&self, model: &ModelName, rollout: &mut ActiveRollout) {
+        let mut next = rollout.state.clone();
+        let reason = "this gateway joined a fleet, which does not know the rollout".to_owned();
         (next.ended, next.why) = (Some(Ended::Stopped), reason.clone());
         let action = Action::RolloutStop;
         self.commit_or_retry(model, rollout, Transition { next, document: None, action, reason, actor: this_actor() })
@@ -163,8 +235,14 @@ impl Services {
         }
         if let Err(failure) = self.commit(model, rollout, transition).await {
             let message = format!("{action} failed and is retried: {}", failure.message);
-            error!(%model, detail = failure.internal.as_deref().unwrap_or_default(), "{message}");
-            rollout.trouble = Some(Trouble { action, message, retry_at: Instant::now() + RETRY_AFTER });
+            let came_late = rollout.fleet.is_some() && failure.code == Code::Conflict;
+            if came_late {
+                info!(%model, "{message}");
+            } else {
+                error!(%model, detail = failure.internal.as_deref().unwrap_or_default(), "{message}");
+            }
+            let pause = if came_late { RETRY_IN_FLEET } else { RETRY_AFTER };
+            rollout.trouble = Some(Trouble { action, message, retry_at: Instant::now() + pause });
         }
     }
 
@@ -195,7 +273,11 @@ impl Services {
             action,
             reason: Some(reason.clone()),
         };
+        if let (Some(fellows), Some(fleet)) = (&self.fellows, &rollout.fleet) {
+            fellows.based_on(model, fleet.revision);
+        }
         self.handle.commit_rollout(model.clone(), commit, actor).await?;
+        let fleet = rollout.fleet.take().map(InFleet::changed);
         let (to, percent, ended) = (next.plan.to, next.percent(), next.ended);
         if action == Action::RolloutTakeBack {
             warn!(%model, %to, percent, action = action.as_str(), "rollout taken back: {reason}");
@@ -209,6 +291,7 @@ impl Services {
             rollout.held = ended.map(|_| rollout.step_began.elapsed());
             (rollout.state, rollout.trouble) = (next, None);
         }
+        rollout.fleet = fleet;
         self.show_percent(model, rollout);
         if let Some(ended) = ended {
             let labels = [("how", ended.as_str())];
@@ -241,6 +324,26 @@ fn check_metrics(plan: &Plan, metrics: &Metrics) -> Result<(), Failure> {
             Some(_) => None,
         })
         .collect();
+    if complaints.is_empty() { Ok(()) } else { Err(Failure::several(Code::InvalidRequest, complaints)) }
+}
+
+/// Whether a fleet can judge a plan: what one gateway alone knows is not judged for all of them.
+fn check_for_fleet(plan: &Plan) -> Result<(), Failure> {
+    let mut complaints = Vec::new();
+    if plan.has_metrics() {
+        complaints.push(
+            "guardrails.metrics and goal: in a fleet, each gateway has only the outcomes of what it answered itself, and they are not summed; \
+             expected a plan without business metrics"
+                .to_owned(),
+        );
+    }
+    if plan.guardrails.p99_before_ratio.is_some() {
+        complaints.push(
+            "guardrails.p99_before_ratio: in a fleet, the p99 from before the rollout is known of each gateway alone; expected a plan without it, \
+             max_p99_ms sets a limit"
+                .to_owned(),
+        );
+    }
     if complaints.is_empty() { Ok(()) } else { Err(Failure::several(Code::InvalidRequest, complaints)) }
 }
 

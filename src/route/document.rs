@@ -82,6 +82,8 @@ pub struct Proposal {
     pub break_glass: bool,
     /// Only check it.
     pub dry_run: bool,
+    /// The share of the gateways of a fleet that must be able to serve it, over 0 and up to 1. `None`: all.
+    pub quorum: Option<f64>,
 }
 
 impl Document {
@@ -225,6 +227,9 @@ impl Document {
 }
 
 impl Proposal {
+    /// What a quorum is.
+    pub const QUORUM: &'static str = "a share of the gateways over 0 and up to 1, such as 0.9";
+
     /// Parses a document as an operator sends it.
     ///
     /// # Errors
@@ -259,11 +264,21 @@ impl Proposal {
                 false
             }
         };
+        let quorum = match member(members, "quorum") {
+            None => None,
+            Some(value) => {
+                let share = value.as_f64().filter(|share| *share > 0.0 && *share <= 1.0);
+                if share.is_none() {
+                    parser.complain("quorum", Proposal::QUORUM, value);
+                }
+                share
+            }
+        };
         if document.reason.as_deref().is_some_and(|reason| reason.chars().nth(MAX_REASON).is_some()) {
             parser.complaints.push(format!("reason: expected at most {MAX_REASON} characters, got more"));
         }
         if parser.complaints.is_empty() {
-            Ok(Proposal { document, allow_signature_change, break_glass, dry_run })
+            Ok(Proposal { document, allow_signature_change, break_glass, dry_run, quorum })
         } else {
             Err(parser.complaints)
         }
@@ -307,7 +322,7 @@ impl Parser {
     }
 
     fn document(&mut self, members: &Map<String, Value>) -> Document {
-        const KNOWN: [&str; 11] = [
+        const KNOWN: [&str; 12] = [
             "split",
             "sticky_by",
             "rules",
@@ -319,6 +334,7 @@ impl Parser {
             "allow_signature_change",
             "break_glass",
             "dry_run",
+            "quorum",
         ];
         self.refuse_unknown("", members, &KNOWN);
         let split = self.split(member(members, "split"));

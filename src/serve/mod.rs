@@ -443,10 +443,16 @@ impl Drop for Probe<'_> {
 /// Finds a model by the name in the URL.
 ///
 /// # Errors
-/// `MODEL_NOT_FOUND`, with the name.
+/// `MODEL_NOT_FOUND`, with the name, and with where it is when other servers have it.
 pub fn find<'s>(snapshot: &'s Snapshot, model: &str) -> Result<&'s Arc<Entry>, Failure> {
     const SHOWN: usize = 128;
-    snapshot.model(model).ok_or_else(|| {
+    let found = snapshot.model(model);
+    if !found.is_some_and(|entry| entry.has_loaded())
+        && let Some(why) = snapshot.elsewhere(model)
+    {
+        return Err(Failure::new(Code::ModelNotFound, why));
+    }
+    found.ok_or_else(|| {
         let shown: String = model.chars().take(SHOWN).collect();
         Failure::new(Code::ModelNotFound, format!("no model is named {shown:?}"))
     })

@@ -65,12 +65,13 @@ impl Awaited {
 impl Roots {
     pub(super) fn new(roots: Vec<PathBuf>, settle: Duration, awaited: Awaited) -> Roots {
         let several = roots.len() > 1;
-        let state = |root| {
-            let state = ScanState::new(root, settle);
+        let state = |(number, root)| {
+            // Versions of sources get their names when they are whole.
+            let state = ScanState::new(root, if number == 0 { settle } else { Duration::ZERO });
             // A server whose models come from elsewhere needs no models directory.
             if several { state.that_may_be_absent() } else { state }
         };
-        Roots { states: roots.into_iter().map(state).collect(), awaited, reported: false }
+        Roots { states: roots.into_iter().enumerate().map(state).collect(), awaited, reported: false }
     }
 
     pub(super) fn roots(&self) -> impl Iterator<Item = &Path> {

@@ -2,6 +2,7 @@
 
 use super::counts::{ArmCounts, ArmEvidence, ArmTotals, Ended, Unit};
 use super::exemplars::Exemplars;
+use super::keys::KeyNotes;
 use super::names;
 use super::scope::Scope;
 use super::shadow::ShadowMetrics;
@@ -293,6 +294,12 @@ impl ArmMetrics {
     #[must_use]
     pub(crate) fn distinct_keys(&self, halvings: u32) -> u64 {
         self.counts.as_ref().and_then(|counts| counts.keys()).map_or(0, |keys| keys.distinct(halvings))
+    }
+
+    /// What the table of sticky keys says of each; `None` where this arm counts requests.
+    #[must_use]
+    pub(crate) fn key_notes(&self) -> Option<KeyNotes> {
+        Some(self.counts.as_ref()?.keys()?.notes())
     }
 
     /// Sets what the evidence of the next requests is judged by.

@@ -141,6 +141,12 @@ impl ArmCounts {
         self.keys.as_ref()
     }
 
+    /// What the table of keys says; `None` where requests are counted.
+    #[cfg(test)]
+    pub(crate) fn key_notes(&self) -> Option<super::keys::KeyNotes> {
+        self.keys.as_ref().map(KeyCounts::notes)
+    }
+
     pub(super) fn nonfinite(&self) {
         self.nonfinite.fetch_add(1, Ordering::Relaxed);
     }

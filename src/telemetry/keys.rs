@@ -42,9 +42,12 @@ pub(crate) const FAULTS: usize = 7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Faults(u8);
 
+/// A slot has seven bits for the faults of a period.
+const _: () = assert!(FAULTS <= 7, "the slots of the table have no room for another fault");
+
 /// When a key had its last counted request before this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Before {
+pub(super) enum Before {
     /// Never: a new key.
     Never,
     /// In an earlier period.
@@ -66,8 +69,8 @@ struct Trial {
 /// The table and the counts of one arm.
 #[derive(Debug)]
 pub(super) struct KeyCounts {
-    /// 0, or a tag of 32 bits of the key's hash, the tick of its last counted request (16 bits), the faults that it had (8 bits) and 1.
-    /// A slot whose key is no longer followed may be given to another key.
+    /// 0, or a tag of 32 bits of the key's hash, the tick of its last counted request (16 bits), the faults that it had (8 bits), those of its
+    /// first request in the period of that tick (7 bits) and 1. A slot whose key is no longer followed may be given to another key.
     slots: Box<[AtomicU64]>,
     /// The keys that are followed now, nearly.
     followed: AtomicU32,
@@ -80,14 +83,41 @@ pub(super) struct KeyCounts {
     bad: [[AtomicU64; BEFORES]; FAULTS],
     /// Keys that had a fault at least once.
     ever_bad: [AtomicU64; FAULTS],
+    /// Requests without a key, and those of them with each fault.
+    keyless: [AtomicU64; KEYLESS],
+}
+
+/// Requests without a key, and those of them with each fault.
+pub(crate) const KEYLESS: usize = 1 + FAULTS;
+
+/// What the table says of one key, for a driver that counts each key once over several gateways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyNote {
+    /// Half of the key's hash.
+    pub(crate) tag: u32,
+    /// Every fault that it had.
+    pub(crate) had: Faults,
+    /// Those of its first request in the period in which it was counted last.
+    pub(crate) first: Faults,
+    /// Whether that is the current period.
+    pub(crate) now: bool,
+}
+
+/// The table at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct KeyNotes {
+    pub(crate) period: u32,
+    pub(crate) halvings: u32,
+    pub(crate) keys: Vec<KeyNote>,
+    pub(crate) keyless: [u64; KEYLESS],
 }
 
 /// The counts at one time.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct KeyEvidence {
-    trials: [u64; BEFORES],
-    bad: [[u64; BEFORES]; FAULTS],
-    ever_bad: [u64; FAULTS],
+    pub(super) trials: [u64; BEFORES],
+    pub(super) bad: [[u64; BEFORES]; FAULTS],
+    pub(super) ever_bad: [u64; FAULTS],
     /// The share of keys that this arm is expected to have, times the share of them that is followed.
     pub(crate) weight: f64,
 }
@@ -100,8 +130,28 @@ impl Faults {
         Faults(self.0 | u8::from(happened) << fault as u8)
     }
 
-    fn has(self, fault: usize) -> bool {
+    pub(super) fn has(self, fault: usize) -> bool {
         self.0 >> fault & 1 == 1
+    }
+
+    /// The faults of both.
+    pub(crate) fn and(self, more: Faults) -> Faults {
+        Faults(self.0 | more.0)
+    }
+
+    /// Those that `before` has not.
+    pub(super) fn without(self, before: Faults) -> Faults {
+        Faults(self.0 & !before.0)
+    }
+
+    /// One bit for each fault.
+    pub(crate) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Bits that stand for no fault are ignored.
+    pub(crate) fn from_bits(bits: u8) -> Faults {
+        Faults(bits & ((1 << FAULTS) - 1))
     }
 }
 
@@ -117,6 +167,7 @@ impl Default for KeyCounts {
             trials: Default::default(),
             bad: Default::default(),
             ever_bad: Default::default(),
+            keyless: Default::default(),
         }
     }
 }
@@ -125,7 +176,13 @@ impl KeyCounts {
     /// Counts a request of a key. `None`: the request has no key, and counts as a key of its own.
     pub(super) fn record(&self, key: Option<u64>, faults: Faults) {
         let trial = match key {
-            None => Some(Trial { before: Before::Never, new_faults: faults }),
+            None => {
+                self.keyless[0].fetch_add(1, Relaxed);
+                for fault in (0..FAULTS).filter(|fault| faults.has(*fault)) {
+                    self.keyless[1 + fault].fetch_add(1, Relaxed);
+                }
+                Some(Trial { before: Before::Never, new_faults: faults })
+            }
             Some(key) => self.trial(key, faults),
         };
         let Some(Trial { before, new_faults }) = trial else { return };
@@ -173,7 +230,7 @@ impl KeyCounts {
         // Where both are full, the key is not followed.
         let (slot, found) = free?;
         // Where another request takes the slot at this moment, the key is counted when it comes again.
-        slot.compare_exchange(found, pack(tag, tick, faults), Relaxed, Relaxed).ok()?;
+        slot.compare_exchange(found, pack(tag, tick, faults, faults), Relaxed, Relaxed).ok()?;
         self.inserted(halvings);
         Some(Trial { before: Before::Never, new_faults: faults })
     }
@@ -205,6 +262,22 @@ impl KeyCounts {
         slots.filter(|slot| *slot != 0 && tag_of(*slot).leading_zeros() >= halvings).count() as u64
     }
 
+    /// What is known of each key.
+    pub(super) fn notes(&self) -> KeyNotes {
+        let (halvings, tick) = (self.halvings.load(Relaxed), self.tick.load(Relaxed));
+        let slots = self.slots.iter().map(|slot| slot.load(Relaxed));
+        let followed = slots.filter(|slot| *slot != 0 && tag_of(*slot).leading_zeros() >= halvings);
+        let note = |slot: u64| KeyNote {
+            tag: tag_of(slot),
+            had: Faults((slot >> 8 & 0xff) as u8),
+            first: Faults((slot >> 1 & 0x7f) as u8),
+            now: (slot >> 16 & 0xffff) as u32 / PERIOD_TICKS == (tick & 0xffff) / PERIOD_TICKS,
+        };
+        let keys = followed.map(note).collect();
+        let keyless = std::array::from_fn(|i| self.keyless[i].load(Relaxed));
+        KeyNotes { period: tick / PERIOD_TICKS, halvings, keys, keyless }
+    }
+
     pub(super) fn read(&self) -> KeyEvidence {
         let of = |counts: &[AtomicU64; BEFORES]| std::array::from_fn(|i| counts[i].load(Relaxed));
         // Parts are read before the whole, so that no part is larger.
@@ -214,8 +287,8 @@ impl KeyCounts {
     }
 }
 
-fn pack(tag: u32, tick: u32, faults: Faults) -> u64 {
-    u64::from(tag) << 32 | u64::from(tick & 0xffff) << 16 | u64::from(faults.0) << 8 | 1
+fn pack(tag: u32, tick: u32, had: Faults, first: Faults) -> u64 {
+    u64::from(tag) << 32 | u64::from(tick & 0xffff) << 16 | u64::from(had.0) << 8 | u64::from(first.0 & 0x7f) << 1 | 1
 }
 
 fn tag_of(slot: u64) -> u32 {
@@ -230,9 +303,10 @@ fn again(slot: &AtomicU64, mut found: u64, tick: u32, faults: Faults) -> Option<
         if last == tick {
             return None;
         }
-        match slot.compare_exchange_weak(found, pack(tag, tick, Faults(had | faults.0)), Relaxed, Relaxed) {
+        let same = last / PERIOD_TICKS == tick / PERIOD_TICKS;
+        let first = if same { Faults((found >> 1 & 0x7f) as u8) } else { faults };
+        match slot.compare_exchange_weak(found, pack(tag, tick, Faults(had | faults.0), first), Relaxed, Relaxed) {
             Ok(_) => {
-                let same = last / PERIOD_TICKS == tick / PERIOD_TICKS;
                 let before = if same { Before::ThisPeriod } else { Before::EarlierPeriod };
                 return Some(Trial { before, new_faults: Faults(faults.0 & !had) });
             }

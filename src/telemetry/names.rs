@@ -51,6 +51,9 @@ const LOG_SECONDS: &[f64] =
 /// Seconds. A load takes from a millisecond (a scikit-learn model) to minutes (gigabytes over a network file system).
 const LOAD_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+/// Seconds. A change is stored by three servers in some milliseconds; it waits for a version that is loaded for minutes.
+const FLEET_SECONDS: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
 /// Rows. A batch has at most 4096.
 const BATCH_ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
 
@@ -203,7 +206,31 @@ pub(crate) const LOG_DELETED: Metric = metric(
     "sluicegate_log_files_deleted_total",
     Kind::Counter,
     &["reason"],
-    "Sealed files that were deleted: age (older than keep_for), budget (the oldest, to stay within disk_budget)",
+    "Sealed files that were deleted: age (older than keep_for), budget (the oldest, to stay within disk_budget), uploaded (older than upload_keep_local), not_uploaded (disk_budget was full, and they were in no bucket: they are lost)",
+);
+pub(crate) const UPLOADED_FILES: Metric =
+    metric("sluicegate_uploaded_files_total", Kind::Counter, &[], "Sealed files that arrived in the bucket");
+pub(crate) const UPLOADED_BYTES: Metric =
+    metric("sluicegate_uploaded_bytes_total", Kind::Counter, &[], "Bytes of sealed files that the bucket took");
+pub(crate) const UPLOAD_FAILURES: Metric = metric(
+    "sluicegate_upload_failures_total",
+    Kind::Counter,
+    &[],
+    "Failed tries to upload a sealed file; it is kept and tried again",
+);
+pub(crate) const UPLOAD_WAITING_FILES: Metric = metric(
+    "sluicegate_upload_waiting_files",
+    Kind::Gauge,
+    &[],
+    "Sealed files that are not in the bucket; absent where nothing is uploaded",
+);
+pub(crate) const UPLOAD_WAITING_BYTES: Metric =
+    metric("sluicegate_upload_waiting_bytes", Kind::Gauge, &[], "Bytes of sealed files that are not in the bucket");
+pub(crate) const UPLOAD_WAITING_SECONDS: Metric = metric(
+    "sluicegate_upload_waiting_seconds",
+    Kind::Gauge,
+    &[],
+    "How long the sealed file has waited that waits longest for its upload; 0 where none waits",
 );
 pub(crate) const FEEDBACK: Metric =
     metric("sluicegate_feedback_total", Kind::Counter, &[], "Feedback entries accepted for the log");
@@ -308,6 +335,24 @@ pub(crate) const FLEET_BEHIND: Metric = metric(
     Kind::Gauge,
     &[],
     "Traffic documents of the fleet that are not in force on this gateway yet",
+);
+pub(crate) const FLEET_NODES_LOST: Metric = metric(
+    "sluicegate_fleet_nodes_lost",
+    Kind::Gauge,
+    &[],
+    "Gateways that were not heard for five seconds and did not say that they leave, in the last ten minutes",
+);
+pub(crate) const FLEET_WATCH_LAG: Metric = metric(
+    "sluicegate_fleet_watch_lag",
+    Kind::Gauge,
+    &[],
+    "Changes of documents that NATS had for this gateway when the last one arrived, and that had not arrived",
+);
+pub(crate) const FLEET_CHANGE_SECONDS: Metric = metric(
+    "sluicegate_fleet_change_duration_seconds",
+    Kind::Histogram(FLEET_SECONDS),
+    &["made"],
+    "Time until a changed document was in force on this gateway, by its own clock: made here (from the put to the fleet's answer) or elsewhere (from its arrival)",
 );
 pub(crate) const STATES: Metric = metric("sluicegate_versions", Kind::Gauge, &["state"], "Versions in each state");
 pub(crate) const STAGE_SECONDS: Metric = metric(
@@ -556,6 +601,12 @@ pub(crate) const ALL: &[Metric] = &[
     LOG_SEAL,
     LOG_FAILING,
     LOG_DELETED,
+    UPLOADED_FILES,
+    UPLOADED_BYTES,
+    UPLOAD_FAILURES,
+    UPLOAD_WAITING_FILES,
+    UPLOAD_WAITING_BYTES,
+    UPLOAD_WAITING_SECONDS,
     FEEDBACK,
     QUALITY_LABELLED,
     QUALITY_ACCURACY,
@@ -577,6 +628,9 @@ pub(crate) const ALL: &[Metric] = &[
     FLEET_CONNECTED,
     FLEET_NODES,
     FLEET_BEHIND,
+    FLEET_NODES_LOST,
+    FLEET_WATCH_LAG,
+    FLEET_CHANGE_SECONDS,
     STATES,
     STAGE_SECONDS,
     STAGE_FAILURES,

@@ -1,6 +1,7 @@
 //! What is counted of an arm while a rollout watches it: engine times, and answers that differ from the one before.
 
 use super::counts::{LATENCY_BUCKETS, latency_bucket};
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ pub(crate) const ROW_CLASSES: usize = 13;
 
 /// What the rollout tells an arm, so that requests can be judged when they end. It comes from earlier requests only. In microseconds; what
 /// takes longer is slow. `u64::MAX`: nothing is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Watch {
     /// The number of the tick; see [`super::keys`].
     pub(crate) tick: u32,

@@ -170,7 +170,7 @@ fn drift_is_told_when_its_hour_is_over_and_the_alert_ends_after_two_days_without
     let get = |path: &str| -> Value { serde_json::from_str(&served.admin_get(path)).unwrap() };
     let arm = || get("/api/v1/models/m/drift")["versions"][0]["arms"][0].clone();
     let mut sent = 0;
-    let mut send = |requests: usize, shift: f32| {
+    let mut ask = |requests: usize, shift: f32| {
         for xs in numbers(u32::try_from(requests * 32).unwrap()).collect::<Vec<_>>().chunks(32) {
             let data: Vec<f32> = xs.iter().flat_map(|x| [x + shift, 1.0 - x]).collect();
             let body = json!({"inputs": [{"name": "x", "shape": [32, 2], "datatype": "FP32", "data": data}]});
@@ -181,10 +181,10 @@ fn drift_is_told_when_its_hour_is_over_and_the_alert_ends_after_two_days_without
         sent
     };
     let counted = |rows: usize| eventually("the rows are counted", || (arm()["counted"] == rows).then_some(()));
-    counted(send(10, 0.5));
+    counted(ask(10, 0.5));
     assert_eq!((receiver.alerts(), &get("/api/v1/models/m/drift")["troubles"]), (Vec::new(), &json!([])));
     clock.pass(HOUR);
-    send(5, 0.0);
+    ask(5, 0.0);
     eventually("the hour is judged", || (receiver.alerts() == ["+drift m/1"]).then_some(()));
     let troubles = get("/api/v1/models/m/drift")["troubles"].clone();
     let words = troubles[0]["words"].as_str().unwrap();
@@ -195,7 +195,7 @@ fn drift_is_told_when_its_hour_is_over_and_the_alert_ends_after_two_days_without
     let mut rows = 0;
     for _ in 0..36 {
         clock.pass(HOUR);
-        rows = send(5, 0.0);
+        rows = ask(5, 0.0);
     }
     counted(rows);
     eventually("it is asked for once a day", || (retrained() == 2).then_some(()));

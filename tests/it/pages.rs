@@ -5,9 +5,11 @@
 //! server: on an optimised build, `make console-figures`.
 
 use crate::browser::{browser, in_ci};
+use crate::fleet::{Nats, install};
 use crate::support::cdp::Browser;
 use crate::support::process::Served;
-use crate::support::{eventually, infer_body, onnx};
+use crate::support::{Gateway, eventually, infer_body, onnx};
+use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -179,22 +181,26 @@ fn fill(models: &Path) {
     onnx::install(models, "broken", 1, b"<script>alert(1)</script>");
 }
 
-#[test]
-fn people_operate_the_gateway_by_its_pages() {
-    let Some(program) = browser() else { return };
+fn axe() -> Option<String> {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/axe-core/axe.min.js");
     let axe = std::fs::read_to_string(axe).ok();
     if axe.is_none() {
         assert!(!in_ci(), "CI has no axe-core (`make axe`): accessibility is never left out there");
         eprintln!("axe-core is not there (`make axe` downloads it): accessibility is not checked");
     }
+    axe
+}
+
+#[test]
+fn people_operate_the_gateway_by_its_pages() {
+    let Some(program) = browser() else { return };
     let dir = tempfile::TempDir::new().unwrap();
     let models = dir.path().join("models");
     std::fs::create_dir_all(&models).unwrap();
     std::fs::create_dir_all(dir.path().join("config")).unwrap();
     let config = "[alerts]\ncheck_interval = \"100ms\"\nend_after = \"400ms\"\noff = [\"disk_full\", \"memory_full\", \"log_loss\", \"model_unserved\", \"breaker_open\", \"rollout_taken_back\", \"guardrail_near\", \"error_budget\"]\n[models]\nsettle = \"100ms\"\n";
     std::fs::write(dir.path().join("config/sluicegate.toml"), config).unwrap();
-    let mut person = Person { served: Served::start(dir.path()), browser: Browser::start(&program), axe };
+    let mut person = Person { served: Served::start(dir.path()), browser: Browser::start(&program), axe: axe() };
     person.served.ready();
     assert_eq!(person.browser.new_tab(), ACTS);
 
@@ -244,6 +250,57 @@ fn people_operate_the_gateway_by_its_pages() {
     if std::env::var_os("SLUICEGATE_PAGES_FIGURES").is_some() {
         figures(&mut person);
     }
+}
+
+#[test]
+fn people_see_which_gateways_of_a_fleet_follow() {
+    let (Some(program), Some(nats)) = (browser(), Nats::start()) else { return };
+    let dir = tempfile::TempDir::new().unwrap();
+    let models = dir.path().join("models");
+    for version in [1, 2] {
+        install(&models, version);
+    }
+    std::fs::create_dir_all(dir.path().join("config")).unwrap();
+    let config = nats.config("eu-1") + "[models]\nsettle = \"100ms\"\n";
+    std::fs::write(dir.path().join("config/sluicegate.toml"), config).unwrap();
+    let mut person = Person { served: Served::start(dir.path()), browser: Browser::start(&program), axe: axe() };
+    person.served.wait_state("m", 2, "serving");
+    assert_eq!(person.browser.new_tab(), ACTS);
+    let behind = |person: &Person| {
+        let nodes = person.get("/api/v1/fleet")["nodes"].clone();
+        nodes.as_array().unwrap().iter().map(|node| node["models"]["m"]["waits"].to_string()).collect::<Vec<_>>()
+    };
+    let us = nats.gateway("us-1", &[1, 2]);
+    let eu = tempfile::TempDir::new().unwrap();
+    install(&eu.path().join("models"), 1);
+    let eu = Gateway::start_in(eu, &nats.config("eu-2"));
+    eventually("eu-2 waits for version 2", || {
+        let waits = behind(&person);
+        (waits.len() == 3 && waits[1].contains("version 2")).then_some(())
+    });
+    person.check("/fleet", "3 gateways, 1 needs attention: it comes first");
+    person.check("/fleet?filter=none", "0 of 3 gateways");
+    if let Some(folder) = std::env::var_os("SLUICEGATE_STORY_PICTURES") {
+        person.browser.resize(1100, 200);
+        for (suffix, dark) in [("", false), ("-dark", true)] {
+            person.browser.dark(dark);
+            person.open("/fleet");
+            let picture = base64::engine::general_purpose::STANDARD.decode(person.browser.picture(10_000.0)).unwrap();
+            std::fs::write(Path::new(&folder).join(format!("fleet{suffix}.png")), picture).unwrap();
+        }
+        person.browser.dark(false);
+    }
+    person.look_at("/fleet");
+    person.sees("model m waits: ");
+    install(&eu.models(), 2);
+    eventually("eu-2 follows", || behind(&person).iter().all(|waits| waits == "null").then_some(()));
+    person.sees("all of them follow");
+    drop(us);
+    eventually("us-1 has left", || (behind(&person).len() == 2).then_some(()));
+    person.sees("2 gateways, all of them follow");
+    person.open("/");
+    person.browser.click_text("Fleet");
+    person.browser.shows("As the gateway eu-1 sees it");
 }
 
 fn promotes_by_keys(person: &mut Person) {

@@ -146,6 +146,7 @@ impl Fixture {
             figures.clone(),
             quality.history().clone(),
             counting,
+            None,
         )
         .unwrap();
         let config = record::Config::of(dir.path().join("data"));
@@ -158,6 +159,7 @@ impl Fixture {
             history: crate::history::History::default(),
             stability: crate::stability::Stability::default(),
             log,
+            uploads: None,
             reader: reader.clone(),
             rollouts,
             figures: figures.clone(),

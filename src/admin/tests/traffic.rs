@@ -151,6 +151,7 @@ fn a_promote_returns_from_to_and_revision() {
             break_glass: false,
             if_match: None,
             label: None,
+            quorum: None,
             actor: Actor("local".to_owned()),
         },
     };

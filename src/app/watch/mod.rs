@@ -3,11 +3,13 @@
 //! To add a rule: a function here that lists findings, and its place in [`inputs`].
 
 mod decay;
+mod fleet;
 mod monitoring;
 mod rollouts;
 mod server;
 mod slower;
 mod traffic;
+mod uploads;
 mod versions;
 
 use super::certificates::Certificates;
@@ -55,12 +57,13 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
     let (of_samples, of_serving) = (plane.stability.clone(), reader.clone());
     let mut slow = slower::Watched::new(reader.clone(), plane.history.clone());
     let mut losses = server::Losses::new(log.clone());
+    let mut behind = uploads::Behind::new(plane.uploads.clone(), log.clone());
     let mut trail = server::Trail::new(data_dir.clone());
     let (of_budget, of_outputs) = (reader.clone(), reader.clone());
     let (of_states, of_engines) = (reader.clone(), reader.clone());
     let (of_drift, of_hours, of_ages) = (log.drift().clone(), log.drift().clone(), reader.clone());
     let of_arms = reader.clone();
-    let sources = vec![
+    let mut sources = vec![
         source(&[Rule::VersionFailed], of(versions::failed)),
         source(&[Rule::ModelUnserved], of(versions::unserved)),
         source(&[Rule::BreakerOpen], Box::new(move |_| Some(versions::breakers(&of_engines)))),
@@ -71,16 +74,34 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
         source(&[Rule::NonFinite], Box::new(move |now| Some(nonfinite.look(&of_outputs, now)))),
         source(&[Rule::RolloutTakenBack, Rule::GuardrailNear], Box::new(move |now| watched.look(now))),
         source(&[Rule::Decay], Box::new(move |now| decayed.look(now))),
-        source(&[Rule::Drift], Box::new(move |_| Some(monitoring::drift(&of_drift, &of_arms)))),
-        source(&[Rule::Unstable], Box::new(move |_| Some(monitoring::unstable(&of_hours, &of_samples, &of_serving)))),
+        // While a server starts, it does not know yet which versions serve: what was wrong before is not over then.
+        source(
+            &[Rule::Drift],
+            Box::new(move |_| of_arms.snapshot().ready.then(|| monitoring::drift(&of_drift, &of_arms))),
+        ),
+        source(
+            &[Rule::Unstable],
+            Box::new(move |_| {
+                of_serving.snapshot().ready.then(|| monitoring::unstable(&of_hours, &of_samples, &of_serving))
+            }),
+        ),
         source(&[Rule::Slower], Box::new(move |_| Some(slow.look()))),
         source(&[Rule::Staleness], Box::new(move |now| Some(monitoring::stale(&of_ages, now.ts)))),
         source(&[Rule::LogLoss], Box::new(move |now| Some(losses.look(now)))),
+        source(&[Rule::UploadBehind], Box::new(move |now| Some(behind.look(now)))),
         source(&[Rule::DiskFull], Box::new(move |_| server::disk(&data_dir))),
         source(&[Rule::MemoryFull], Box::new(move |_| server::memory(memory))),
         source(&[Rule::CertificateExpires], Box::new(move |now| Some(server::certificates(&tls, now.ts)))),
         source(&[Rule::TokenExpires], Box::new(move |now| Some(server::tokens(&access.tokens(), now.ts)))),
         source(&[Rule::AuditBroken], Box::new(move |now| trail.look(now))),
     ];
+    if let Some(fleet) = &plane.fleet {
+        let (of_link, of_documents, of_others) = (fleet.clone(), fleet.clone(), fleet.clone());
+        sources.extend([
+            source(&[Rule::FleetCutOff], Box::new(move |_| Some(fleet::cut_off(&of_link.troubles())))),
+            source(&[Rule::FleetBehind], Box::new(move |_| Some(fleet::behind(&of_documents.troubles())))),
+            source(&[Rule::FleetLost], Box::new(move |_| fleet::lost(&of_others.troubles()))),
+        ]);
+    }
     Inputs { ledger: ledger.clone(), sources, versions: Box::new(move || versions::states(&of_states)) }
 }

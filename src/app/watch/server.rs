@@ -285,6 +285,7 @@ mod tests {
             created_by: "local".to_owned(),
             expires_at: created.checked_add(lives).ok(),
             last_used: None,
+            shared: false,
         }
     }
 

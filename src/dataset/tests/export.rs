@@ -27,7 +27,7 @@ fn failed<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     }
 }
 
-fn filled() -> Fixture {
+pub(super) fn filled() -> Fixture {
     let fixture = Fixture::new();
     let shadow = Request { role: Role::Shadow, ..request("a", 1, &[1.0, 2.0], &[9.0]) };
     let pinned = Request { role: Role::Pinned, arm: "2", ..request("c", 3, &[0.5, 0.5], &[1.0]) };

@@ -2,7 +2,7 @@
 
 use crate::backend::fake::Fake;
 use crate::backend::{EngineChoice, LoadError, Model, VersionFiles};
-use crate::dataset::{Budget, Error, Export, Exported, Filter, Format, export};
+use crate::dataset::{Budget, Error, Export, Exported, Filter, Format, Records, export};
 use crate::model::{Dim, ModelName, Role, Signature, TensorSpec, Version};
 use crate::prepare::Loader;
 use crate::record::{About, Builder, Layout, PredictionView, TensorView, feedback_schema, parquet_properties};
@@ -220,7 +220,7 @@ impl Fixture {
         let data = Box::leak(self.data().into_boxed_path());
         Export {
             model: &self.model,
-            data,
+            data: Records::Dir(data),
             filter: Filter::default(),
             require_label: false,
             format: Format::of(to).unwrap(),

@@ -1,3 +1,4 @@
+mod bucket;
 mod export;
 mod fixture;
 mod replay;

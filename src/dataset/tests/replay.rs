@@ -25,7 +25,7 @@ fn replayed(fixture: &Fixture, engines: &Fakes, change: impl FnOnce(&mut Replay)
         model: &fixture.model,
         version: version(2),
         models: &models,
-        data: &data,
+        data: data.as_path().into(),
         filter: Filter { roles: vec![Role::Primary], ..Filter::default() },
         limit: None,
         rtol: None,

@@ -153,7 +153,8 @@ fn bloom_filters_rule_out_files_and_never_one_that_has_the_id() {
         (0..200).map(|i| Request { route_key: Some("u1"), ..request(&id(i), 5, &[0.0, 0.0], &[0.0]) }).collect();
     fixture.seal(1, &about(1, "aa", pairs()), &requests);
     let path = fixture.data().join("predictions/model=m/date=2026-11-03/00000000000000000001-0.parquet");
-    let parts = |filter: &Filter| prediction_file(&path, filter).unwrap().map_or(0, |source| source.stored.parts.len());
+    let parts =
+        |filter: &Filter| prediction_file(&*path, filter).unwrap().map_or(0, |source| source.stored.parts.len());
     let all = parts(&Filter::default());
     assert_eq!(all, 100, "two rows each");
     let of_id = |i: usize| parts(&Filter { request_id: Some(id(i)), ..Filter::default() });

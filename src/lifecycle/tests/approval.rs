@@ -151,7 +151,8 @@ fn an_admin_breaks_the_glass_and_everybody_sees_it() {
     assert!(event.after.as_ref().unwrap().contains("\"break_glass\":[\"2\"]"), "{event:?}");
     assert!(fixture.telemetry.render().contains("sluicegate_break_glass_total{action=\"promote\"} 1"));
     let document = Document::from_json(&json!({"split": [{"version": "1", "weight": 1}]}).to_string()).unwrap();
-    let proposal = Proposal { document, allow_signature_change: false, break_glass: true, dry_run: false };
+    let proposal =
+        Proposal { document, allow_signature_change: false, break_glass: true, dry_run: false, quorum: None };
     wait(fixture.handle.put_traffic(name("m"), proposal, None, Actor("root".to_owned()))).unwrap();
     assert_eq!(fixture.predict("m").unwrap(), 1);
 

@@ -97,7 +97,8 @@ fn a_disabled_model_can_be_unloaded_and_loaded_and_outlives_its_directory() {
 fn a_document_that_could_not_be_read_back_is_refused() {
     let fixture = two_models();
     let document = Document { split: Vec::new(), ..Document::single(version(1)) };
-    let proposal = Proposal { document, allow_signature_change: false, break_glass: false, dry_run: false };
+    let proposal =
+        Proposal { document, allow_signature_change: false, break_glass: false, dry_run: false, quorum: None };
     let refused = wait(fixture.handle.put_traffic(name("m"), proposal, None, ann())).unwrap_err();
     assert!(refused.code == Code::InvalidRequest && refused.message.contains("read back"), "{refused:?}");
     let document = Document { split: Vec::new(), ..Document::single(version(1)) };

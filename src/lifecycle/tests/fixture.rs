@@ -298,6 +298,7 @@ pub fn promote(v: u64) -> Promote {
         break_glass: false,
         if_match: None,
         label: None,
+        quorum: None,
         actor: ann(),
     }
 }
@@ -435,6 +436,10 @@ impl Journal for FaultyJournal {
             Fault::Full => Err(LedgerError::Full { file: "/data/ledger.sqlite3".into() }),
             Fault::Panic => panic!("the ledger panics"),
         }
+    }
+
+    fn token_is_shared(&self, name: &str) -> Result<Option<bool>, LedgerError> {
+        self.ledger.token_is_shared(name)
     }
 
     fn commit_token(&mut self, change: &crate::ledger::TokenChange) -> Result<bool, LedgerError> {

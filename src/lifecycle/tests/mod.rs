@@ -2,6 +2,7 @@ mod approval;
 mod crashes;
 mod faults;
 mod fixture;
+mod follow;
 mod gates;
 mod golden;
 mod keep_warm;

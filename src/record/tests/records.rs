@@ -1,6 +1,7 @@
 //! The content of records, and what is left out of them.
 
 use super::*;
+use crate::bucket::Prefix;
 
 #[test]
 fn a_request_with_rows_gives_one_record_per_row_with_the_documented_columns() {
@@ -306,7 +307,7 @@ fn a_person_is_forgotten_in_predictions_and_feedback() {
     let before = metadata();
     let model = about.model.clone();
     let alice = Subject::RouteKey("alice".to_owned());
-    let done = forget(data, None, Some(&model), &alice).unwrap();
+    let done = forget(data, None, Some(&model), &alice, None).unwrap();
     assert_eq!((done.predictions, done.feedback, done.models.len()), (4, 2, 1), "two rows of two requests: {done:?}");
     assert_eq!(
         (left("predictions"), left("feedback")),
@@ -315,15 +316,77 @@ fn a_person_is_forgotten_in_predictions_and_feedback() {
     assert_eq!(metadata(), before, "the file says the same about its records");
     let raw: Vec<u8> = files(data).values().flat_map(|path| std::fs::read(path).unwrap()).collect();
     assert!(!raw.windows(7).any(|window| window == b"a-false"), "nothing of the records is left");
-    assert_eq!(forget(data, None, Some(&model), &alice).unwrap(), Forgotten::default(), "there is nothing more");
-    let rest = forget(data, None, None, &alice).unwrap();
+    assert_eq!(forget(data, None, Some(&model), &alice, None).unwrap(), Forgotten::default(), "there is nothing more");
+    let rest = forget(data, None, None, &alice, None).unwrap();
     assert_eq!((rest.predictions, rest.files), (2, 1), "of another model");
     assert!(files(&data.join("predictions/model=other")).is_empty(), "a file without records is removed");
-    let by_id = forget(data, None, None, &Subject::RequestId("c-true".to_owned())).unwrap();
+    let by_id = forget(data, None, None, &Subject::RequestId("c-true".to_owned()), None).unwrap();
     assert_eq!((by_id.predictions, by_id.feedback), (2, 1));
     assert_eq!(left("predictions"), "b-false b-true c-false");
     let empty = tempfile::tempdir().unwrap();
-    assert!(forget(empty.path(), None, None, &alice).unwrap_err().to_string().contains("holds no prediction log"));
+    assert!(
+        forget(empty.path(), None, None, &alice, None).unwrap_err().to_string().contains("holds no prediction log")
+    );
+}
+
+#[test]
+fn a_person_is_forgotten_in_the_bucket_of_all_gateways_too() {
+    let fixture = Fixture::new(|_| {}, Box::new(RealDisk));
+    let about = simple();
+    let (request, answer) = rows(&about, 2);
+    let choice = Choice { hash_route_key: false, ..Choice::default() };
+    let stream = fixture.log.stream(&about, &choice).unwrap();
+    for (id, key) in [("a", "alice"), ("b", "bob")] {
+        fixture.offer(&stream, &Prediction { route_key: Some(key), ..prediction(id, &request, Ok(&answer)) }).unwrap();
+        block_on(fixture.log.record_feedback(&about.model, &choice, &[feedback_for(id)], soon())).unwrap();
+    }
+    let other = About { model: "other".parse().unwrap(), ..simple() };
+    let stream = fixture.log.stream(&other, &choice).unwrap();
+    let hers = Prediction { route_key: Some("alice"), ..prediction("o", &request, Ok(&answer)) };
+    fixture.offer(&stream, &hers).unwrap();
+    let dir = fixture.stop();
+    let data = dir.path();
+    let bucket = Arc::new(Prefix::in_memory("s3://b/p"));
+    let object = |path: &std::path::Path, node: &str| {
+        let name = path.strip_prefix(data).unwrap().with_extension(format!("{node}.0a1b2c3d.parquet"));
+        name.to_str().unwrap().to_owned()
+    };
+    let sealed = || -> Vec<std::path::PathBuf> {
+        let kinds = ["predictions", "feedback"];
+        kinds.iter().flat_map(|kind| files(&data.join(kind)).into_values().collect::<Vec<_>>()).collect()
+    };
+    for path in sealed() {
+        for node in ["eu-1", "eu-2"] {
+            bucket.replace(&object(&path, node), &path, "0").unwrap();
+        }
+    }
+    let alice = Subject::RouteKey("alice".to_owned());
+    let done = forget(data, None, None, &alice, Some(&bucket)).unwrap();
+    assert_eq!((done.predictions, done.feedback, done.files), (4, 1, 3), "{done:?}");
+    let uploaded = done.uploaded.unwrap();
+    assert_eq!((uploaded.predictions, uploaded.feedback, uploaded.files), (8, 2, 6), "{uploaded:?}");
+    assert!(
+        bucket.list("predictions/model=other", None, None).unwrap().is_empty(),
+        "an object without rows is removed"
+    );
+    let mut compared = 0;
+    for path in sealed() {
+        for node in ["eu-1", "eu-2"] {
+            let name = object(&path, node);
+            let listed = bucket.list(name.rsplit_once('/').unwrap().0, None, None).unwrap();
+            let listed = listed.into_iter().find(|listed| listed.name == name).unwrap();
+            let bytes = bucket.read(&listed, 0, listed.bytes).unwrap();
+            assert!(bytes == std::fs::read(&path).unwrap(), "{name} is the file, without her");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 4);
+    let again = forget(data, None, None, &alice, Some(&bucket)).unwrap();
+    assert_eq!(again, Forgotten { uploaded: Some(Removed::default()), ..Forgotten::default() });
+    let by_id = forget(data, None, None, &Subject::RequestId("b".to_owned()), Some(&bucket)).unwrap();
+    assert_eq!((by_id.predictions, by_id.uploaded.unwrap().predictions), (2, 4), "{by_id:?}");
+    assert!(sealed().is_empty() && bucket.list("predictions", None, None).unwrap().is_empty());
+    assert!(!data.join("upload").exists() || std::fs::read_dir(data.join("upload")).unwrap().next().is_none());
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! A server of files in memory: a directory with HTML listings, or a bucket that speaks as S3, Google's storage or Azure's, with `ETags`, ranges and the
-//! faults that a test wants.
+//! A server of files in memory: a directory with HTML listings, or a bucket that speaks as S3 (also for uploads), Google's storage or Azure's, with `ETags`,
+//! ranges and the faults that a test wants.
 
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -23,6 +23,8 @@ pub enum Fault {
     Status(u16),
     /// The last byte is another one.
     WrongBytes,
+    /// So many requests that write are answered; the ones after them are not, and their connections stay open.
+    TakesOnly(usize),
 }
 
 /// A request for the content of a file.
@@ -34,10 +36,27 @@ pub struct Read {
     pub signed: bool,
 }
 
+/// A request that wrote something: `PUT`, `POST` or `DELETE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub method: String,
+    pub path: String,
+    pub query: String,
+    pub bytes: usize,
+}
+
+/// The parts of an upload, by their numbers.
+type Parts = BTreeMap<usize, Vec<u8>>;
+
 struct State {
     files: BTreeMap<String, Vec<u8>>,
+    /// The metadata `sha256` of objects.
+    digests: BTreeMap<String, String>,
+    /// Uploads in parts, by their ids: path, digest and parts.
+    uploads: BTreeMap<String, (String, String, Parts)>,
     fault: Fault,
     reads: Vec<Read>,
+    writes: Vec<Written>,
 }
 
 pub struct FileServer {
@@ -52,7 +71,14 @@ const PAGE: usize = 3;
 
 impl FileServer {
     pub fn start() -> FileServer {
-        let state = State { files: BTreeMap::new(), fault: Fault::None, reads: Vec::new() };
+        let state = State {
+            files: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            fault: Fault::None,
+            reads: Vec::new(),
+            writes: Vec::new(),
+        };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
         FileServer::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), shared)
     }
@@ -85,6 +111,27 @@ impl FileServer {
         self.shared.0.lock().unwrap().reads.clone()
     }
 
+    /// The requests that wrote something and were answered.
+    pub fn writes(&self) -> Vec<Written> {
+        self.shared.0.lock().unwrap().writes.clone()
+    }
+
+    /// All files below a path, with their bytes.
+    pub fn files(&self, below: &str) -> BTreeMap<String, Vec<u8>> {
+        let state = self.shared.0.lock().unwrap();
+        let below = format!("{below}/");
+        state
+            .files
+            .iter()
+            .filter_map(|(path, bytes)| Some((path.strip_prefix(&below)?.to_owned(), bytes.clone())))
+            .collect()
+    }
+
+    /// Forgets uploads in parts that have not ended, as a life-cycle rule does. Returns how many.
+    pub fn end_uploads(&self) -> usize {
+        std::mem::take(&mut self.shared.0.lock().unwrap().uploads).len()
+    }
+
     /// Refuses all connections from now on.
     pub fn stop(&mut self) {
         self.stopping.store(true, Ordering::Release);
@@ -104,7 +151,8 @@ impl Drop for FileServer {
 
 fn answer(stream: TcpStream, shared: &(Mutex<State>, Condvar), stops: &AtomicBool) -> Option<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    let mut lines = BufReader::new(stream.try_clone().ok()?).lines().map_while(Result::ok);
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut lines = reader.by_ref().lines().map_while(Result::ok);
     let first = lines.next()?;
     let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     let header = |name: &str| {
@@ -116,10 +164,32 @@ fn answer(stream: TcpStream, shared: &(Mutex<State>, Condvar), stops: &AtomicBoo
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = percent_encoding::percent_decode_str(path.trim_start_matches('/')).decode_utf8_lossy().into_owned();
     let mut stream = stream;
-    let state = shared.0.lock().unwrap();
+    let mut body = vec![0; header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    let mut state = shared.0.lock().unwrap();
+    if !["GET", "HEAD"].contains(&method)
+        && let Fault::TakesOnly(left) = state.fault
+    {
+        if left == 0 {
+            // It is never answered: the connection closes when the fault ends.
+            while state.fault == Fault::TakesOnly(0) && !stops.load(Ordering::Acquire) {
+                state = shared.1.wait(state).unwrap();
+            }
+            return None;
+        }
+        state.fault = Fault::TakesOnly(left - 1);
+    }
     let fault = state.fault;
     if let Fault::Status(status) = fault {
         return write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    }
+    if !["GET", "HEAD"].contains(&method) {
+        let digest = header("x-amz-meta-sha256").unwrap_or_default();
+        let (method, query, bytes) = (method.to_owned(), query.to_owned(), body.len());
+        let (status, more, answer) = write(&mut state, &method, &path, &query, body, digest);
+        state.writes.push(Written { method: method.clone(), path, query, bytes });
+        drop(state);
+        return reply(&mut stream, status, &more, answer.as_bytes(), &method);
     }
     if query.contains("list-type=2") {
         let body = bucket_page(&state.files, &path, query);
@@ -135,21 +205,27 @@ fn answer(stream: TcpStream, shared: &(Mutex<State>, Condvar), stops: &AtomicBoo
         let status = if index.is_empty() { 404 } else { 200 };
         return reply(&mut stream, status, "content-type: text/html\r\n", index.as_bytes(), method);
     };
+    let digest = state.digests.get(&path).cloned();
     drop(state);
     let etag = format!("\"{:x}\"", Sha256::digest(&bytes));
     if header("if-match").is_some_and(|tag| tag != etag) {
         return reply(&mut stream, 412, "", b"", method);
     }
     let is_same = header("if-range").is_none_or(|tag| tag == etag);
-    let range = header("range")
-        .filter(|_| is_same)
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-    let from = range.unwrap_or(0).min(bytes.len());
+    let range = header("range").filter(|_| is_same).and_then(|range| {
+        let (from, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some((from.parse::<usize>().ok()?, last.parse::<usize>().ok()))
+    });
+    let from = range.map_or(0, |(from, _)| from).min(bytes.len());
+    let last = range.and_then(|(_, last)| last).unwrap_or(usize::MAX).min(bytes.len().saturating_sub(1));
     let mut more = format!("etag: {etag}\r\nlast-modified: Sat, 28 Nov 2026 10:00:00 GMT\r\n");
     if range.is_some() {
-        let _ = write!(more, "content-range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len());
+        let _ = write!(more, "content-range: bytes {from}-{last}/{}\r\n", bytes.len());
     }
-    let mut content = bytes[from..].to_vec();
+    if let Some(digest) = digest {
+        let _ = write!(more, "x-amz-meta-sha256: {digest}\r\n");
+    }
+    let mut content = if bytes.is_empty() { Vec::new() } else { bytes[from..=last].to_vec() };
     if fault == Fault::WrongBytes
         && let Some(last) = content.last_mut()
     {
@@ -178,6 +254,64 @@ fn answer(stream: TcpStream, shared: &(Mutex<State>, Condvar), stops: &AtomicBoo
         }
     }
     Some(())
+}
+
+/// What a bucket does with a request that writes: the status, headers and the body of its answer.
+fn write(
+    state: &mut State,
+    method: &str,
+    path: &str,
+    query: &str,
+    body: Vec<u8>,
+    digest: String,
+) -> (u16, String, String) {
+    let parameter = |name: &str| {
+        let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
+        Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
+    };
+    let etag = |bytes: &[u8]| format!("etag: \"{:x}\"\r\n", Sha256::digest(bytes));
+    let none = (404, String::new(), "<Error><Code>NoSuchUpload</Code><Message>none</Message></Error>".to_owned());
+    match (method, parameter("uploadId")) {
+        ("POST", None) if parameter("uploads").is_some() => {
+            let id = format!("upload-{}", state.uploads.len() + state.writes.len());
+            state.uploads.insert(id.clone(), (path.to_owned(), digest, BTreeMap::new()));
+            let answer =
+                format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>");
+            (200, String::new(), answer)
+        }
+        ("PUT", Some(id)) => {
+            let Some((of, _, parts)) = state.uploads.get_mut(&id) else { return none };
+            assert_eq!(of.as_str(), path, "a part of another object");
+            let more = etag(&body);
+            parts.insert(parameter("partNumber").unwrap().parse().unwrap(), body);
+            (200, more, String::new())
+        }
+        ("POST", Some(id)) => {
+            let Some((of, digest, parts)) = state.uploads.remove(&id) else { return none };
+            assert_eq!(of, path, "another object");
+            let bytes: Vec<u8> = parts.into_values().flatten().collect();
+            let answer = "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>";
+            state.digests.insert(path.to_owned(), digest);
+            state.files.insert(path.to_owned(), bytes);
+            (200, String::new(), answer.to_owned())
+        }
+        ("DELETE", Some(id)) => {
+            state.uploads.remove(&id);
+            (204, String::new(), String::new())
+        }
+        ("PUT", None) => {
+            let more = etag(&body);
+            state.digests.insert(path.to_owned(), digest);
+            state.files.insert(path.to_owned(), body);
+            (200, more, String::new())
+        }
+        ("DELETE", None) => {
+            state.files.remove(path);
+            (204, String::new(), String::new())
+        }
+        _ => (400, String::new(), String::new()),
+    }
 }
 
 fn reply(stream: &mut TcpStream, status: u16, more: &str, body: &[u8], method: &str) -> Option<()> {
@@ -237,8 +371,19 @@ fn container_page(files: &BTreeMap<String, Vec<u8>>, container: &str, query: &st
 
 /// A page of `ListObjectsV2`.
 fn bucket_page(files: &BTreeMap<String, Vec<u8>>, bucket: &str, query: &str) -> String {
-    let keys = objects(files, bucket, query, "continuation-token");
+    let after = if query.contains("continuation-token=") { "continuation-token" } else { "start-after" };
+    let keys = objects(files, bucket, query, after);
     let mut body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">".to_owned();
+    if query.contains("delimiter=") {
+        let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default();
+        let prefix = percent_encoding::percent_decode_str(prefix).decode_utf8_lossy();
+        let dirs: std::collections::BTreeSet<&str> =
+            keys.iter().filter_map(|(key, _)| key[prefix.len()..].split_once('/').map(|(dir, _)| dir)).collect();
+        for dir in dirs {
+            let _ = write!(body, "<CommonPrefixes><Prefix>{prefix}{dir}/</Prefix></CommonPrefixes>");
+        }
+        return body + "</ListBucketResult>";
+    }
     for (key, bytes) in keys.iter().take(PAGE) {
         let _ = write!(
             body,

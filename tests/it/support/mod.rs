@@ -104,6 +104,10 @@ impl Gateway {
         self.dir.path().join("models")
     }
 
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
+    }
+
     /// Stops the gateway and returns its directory, for another start.
     pub fn stop(mut self) -> TempDir {
         assert!(self.app.take().unwrap().stop(), "the gateway stops within its grace period");

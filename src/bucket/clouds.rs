@@ -1,16 +1,12 @@
 //! The clients of the clouds' buckets, with the credentials that their own programs find.
 
-use super::Config;
-use super::address::{Address, Kind};
-use super::bucket::{options, said};
-use super::offer::Trouble;
-use super::wire::Bounded;
+use super::bounded::Bounded;
+use super::{Client, Scheme, Settings, options, use_ring, words};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, RetryConfig};
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Keys in the files that AWS's programs share.
@@ -28,20 +24,21 @@ const GCLOUD: &str = ".config/gcloud/application_default_credentials.json";
 /// Makes the client of a bucket, with the credentials of the environment. Without any, requests are not signed.
 ///
 /// # Errors
-/// When the environment has settings that cannot be used, or names a profile that has no keys.
-pub(super) fn open(address: &Address, config: &Config) -> Result<Arc<dyn ObjectStore>, Trouble> {
+/// When the environment has settings that cannot be used, or names a profile that has no keys; in words.
+pub(crate) fn open(scheme: Scheme, name: &str, settings: &Settings) -> Result<Client, String> {
+    use_ring();
     let retry = RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(2),
             base: 2.0,
         },
-        max_retries: 2,
-        retry_timeout: config.timeout,
+        max_retries: settings.retries,
+        retry_timeout: settings.timeout,
     };
     let is_set = |names: &[&str]| names.iter().any(|name| variable(name).is_some());
-    let store: object_store::Result<Arc<dyn ObjectStore>> = match address.kind() {
-        Kind::S3 => {
+    let client: object_store::Result<Client> = match scheme {
+        Scheme::S3 => {
             const CREDENTIALS: [&str; 4] = [
                 "AWS_ACCESS_KEY_ID",
                 "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -49,8 +46,10 @@ pub(super) fn open(address: &Address, config: &Config) -> Result<Arc<dyn ObjectS
                 "AWS_CONTAINER_CREDENTIALS_FULL_URI",
             ];
             let mut store = AmazonS3Builder::from_env()
-                .with_bucket_name(address.place())
-                .with_client_options(options(config, is_true("AWS_ALLOW_HTTP")))
+                .with_bucket_name(name)
+                // The request for one object is part of every server that speaks S3; the one for many is not.
+                .with_disable_bulk_delete(true)
+                .with_client_options(options(settings.timeout, is_true("AWS_ALLOW_HTTP")))
                 .with_http_connector(Bounded)
                 .with_retry(retry);
             if !is_set(&CREDENTIALS) {
@@ -61,13 +60,13 @@ pub(super) fn open(address: &Address, config: &Config) -> Result<Arc<dyn ObjectS
                         store = profile.token.into_iter().fold(store, AmazonS3Builder::with_token);
                         store = region.into_iter().fold(store, AmazonS3Builder::with_region);
                     }
-                    None if config.instance_metadata => {}
+                    None if settings.instance_metadata => {}
                     None => store = store.with_skip_signature(true),
                 }
             }
-            store.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+            store.build().map(Client::of)
         }
-        Kind::Gcs => {
+        Scheme::Gcs => {
             const CREDENTIALS: [&str; 5] = [
                 "GOOGLE_SERVICE_ACCOUNT",
                 "GOOGLE_SERVICE_ACCOUNT_PATH",
@@ -80,20 +79,20 @@ pub(super) fn open(address: &Address, config: &Config) -> Result<Arc<dyn ObjectS
             // Where `gcloud auth application-default login` writes.
             let logged_in = variable("HOME").is_some_and(|home| FsPath::new(&home).join(GCLOUD).is_file());
             let mut store = GoogleCloudStorageBuilder::from_env()
-                .with_bucket_name(address.place())
-                .with_client_options(options(config, emulator.is_some() || is_true("GOOGLE_ALLOW_HTTP")))
+                .with_bucket_name(name)
+                .with_client_options(options(settings.timeout, emulator.is_some() || is_true("GOOGLE_ALLOW_HTTP")))
                 .with_http_connector(Bounded)
                 .with_retry(retry);
             if let Some(host) = &emulator {
                 let url = if host.contains("://") { host.clone() } else { format!("http://{host}") };
                 store = store.with_base_url(url.trim_end_matches('/'));
             }
-            if emulator.is_some() || !(config.instance_metadata || logged_in || is_set(&CREDENTIALS)) {
+            if emulator.is_some() || !(settings.instance_metadata || logged_in || is_set(&CREDENTIALS)) {
                 store = store.with_skip_signature(true);
             }
-            store.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+            store.build().map(Client::of)
         }
-        _ => {
+        Scheme::Azure => {
             const CREDENTIALS: [&str; 8] = [
                 "AZURE_STORAGE_ACCOUNT_KEY",
                 "AZURE_STORAGE_ACCESS_KEY",
@@ -106,26 +105,26 @@ pub(super) fn open(address: &Address, config: &Config) -> Result<Arc<dyn ObjectS
             ];
             let emulated = is_true("AZURE_STORAGE_USE_EMULATOR");
             let mut store = MicrosoftAzureBuilder::from_env()
-                .with_container_name(address.place())
-                .with_client_options(options(config, emulated || is_true("AZURE_ALLOW_HTTP")))
+                .with_container_name(name)
+                .with_client_options(options(settings.timeout, emulated || is_true("AZURE_ALLOW_HTTP")))
                 .with_http_connector(Bounded)
                 .with_retry(retry);
-            if !config.instance_metadata && !emulated && !is_set(&CREDENTIALS) {
+            if !settings.instance_metadata && !emulated && !is_set(&CREDENTIALS) {
                 store = store.with_skip_signature(true);
             }
-            store.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+            store.build().map(Client::of)
         }
     };
-    store.map_err(|error| said(&error))
+    client.map_err(|error| words(&error))
 }
 
 /// Whether a variable of the environment is set to yes.
-pub(super) fn is_true(name: &str) -> bool {
+pub(crate) fn is_true(name: &str) -> bool {
     variable(name).is_some_and(|value| ["1", "true", "on", "yes"].contains(&value.to_lowercase().as_str()))
 }
 
 /// A variable of the environment that is not empty.
-pub(super) fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -134,7 +133,7 @@ impl Profile {
     ///
     /// # Errors
     /// When the named profile has no keys.
-    fn of_environment() -> Result<Option<Profile>, Trouble> {
+    fn of_environment() -> Result<Option<Profile>, String> {
         let file = |name: &str, at: &str| {
             let path = variable(name).map(PathBuf::from).or_else(|| Some(FsPath::new(&variable("HOME")?).join(at)));
             path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
@@ -145,9 +144,9 @@ impl Profile {
         let profile = Profile::read(&credentials, &config, &name);
         let missing = || {
             let name: String = name.chars().take(80).collect();
-            Trouble::new(format!(
+            format!(
                 "AWS_PROFILE is {name:?}, which has no aws_access_key_id and aws_secret_access_key in the files of AWS"
-            ))
+            )
         };
         profile.ok_or_else(missing).map(Some)
     }
