@@ -152,11 +152,14 @@ fn the_counts_of_all_gateways_decide_together_and_every_gateway_reaches_the_roll
         if seen["state"] != "running" {
             break seen;
         }
-        assert!(sent < 90, "one gateway needs 10 to 25 failures: {seen}");
+        assert!(sent < 90, "one gateway needs 7 to 25 failures: {seen}");
     };
     assert_eq!(back["state"], "taken_back", "{back}");
     assert!(back["why"].as_str().unwrap().starts_with("error_rate_ratio violated: "), "{back}");
-    assert!((4..40).contains(&failed), "{failed} failures: {back}");
+    // How many it takes is by chance. That none was counted twice, so that nothing is decided sooner than on one gateway, is not.
+    assert!(counted(&back) <= sent, "{sent} were sent: {back}");
+    assert!((1..=failed).contains(&back["candidate"]["failed"].as_u64().unwrap()), "{failed} failed: {back}");
+    assert!(failed < 40, "about as many as one gateway needs: {failed}, {back}");
     wait_for_split(&all, &[("1", 1.0)]);
 
     // Aborted on a gateway that does not drive, and seen on all.
