@@ -22,7 +22,7 @@ fn log(answer: &Value) -> String {
         ("left out", cell(&answer["left_out"])),
         ("not sealed yet", size(&answer["segment_bytes"])),
         ("sealed", size(&answer["sealed_bytes"])),
-        ("disk_budget", size(&answer["disk_budget"])),
+        ("disk budget", size(&answer["disk_budget"])),
         ("last written", or_none(&answer["last_written"])),
     ];
     for (what, error) in [("cannot be written", &answer["last_error"]), ("cannot be sealed", &answer["seal_error"])] {
