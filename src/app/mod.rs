@@ -480,6 +480,8 @@ impl App {
         }
         rollouts.stop();
         shadows.stop();
+        // Its process reads the files that the log seals next.
+        stability.stop(left().min(STABILITY_STOP));
         // Nothing offers records any more: the queue is written, and sealed if there is time.
         recalling.stop();
         prediction_log.stop(left);
@@ -487,7 +489,6 @@ impl App {
         if let Some(uploads) = uploads {
             uploads.stop(left().mul_f64(0.5).min(UPLOADS_STOP));
         }
-        stability.stop(left().min(STABILITY_STOP));
         history.stop(left());
         control.stop(left());
         retention.stop(left());

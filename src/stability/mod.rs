@@ -20,7 +20,7 @@ mod tests;
 
 use crate::machine::Available;
 use crate::model::{ModelName, Version};
-use crate::registry::{Entry, Reader};
+use crate::registry::{Entry, Reader, Snapshot};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use jiff::Timestamp;
 use kept::{Kept, Results};
@@ -117,18 +117,14 @@ impl Stability {
         of_model.map(|((_, version), kept)| (*version, kept.last.clone())).collect()
     }
 
-    /// The versions with an answer that is different. Not those that the traffic document names no more.
+    /// The versions with an answer that is different. Not those that have left (their traffic document names them no more).
     #[must_use]
     pub fn different(&self, reader: &Reader) -> Vec<(ModelName, Version, Ran)> {
         let snapshot = reader.snapshot();
-        let has_left = |model: &ModelName, version: Version| {
-            let document = snapshot.model(model.as_str()).and_then(|entry| entry.document());
-            document.is_some_and(|document| !document.serving().contains(&version))
-        };
         let all = self.lock();
         let found = all.iter().filter_map(|((model, version), kept)| {
             let ran = kept.judged.as_ref()?.ran.as_ref().ok()?;
-            (ran.different > 0 && !has_left(model, *version)).then(|| (model.clone(), *version, ran.clone()))
+            (ran.different > 0 && !has_left(&snapshot, model, *version)).then(|| (model.clone(), *version, ran.clone()))
         });
         found.collect()
     }
@@ -142,9 +138,9 @@ impl Stability {
                 return;
             }
             next = Instant::now() + config.every;
-            let versions = serving(reader);
-            self.lock().retain(|version, _| versions.iter().any(|serving| serving.id() == *version));
-            for serving in versions {
+            let snapshot = reader.snapshot();
+            self.lock().retain(|(model, version), _| !has_left(&snapshot, model, *version));
+            for serving in serving(&snapshot) {
                 let ran = if serving.fits() {
                     child::run(config, program, &serving.model, serving.version, stopped)
                 } else {
@@ -199,8 +195,18 @@ impl Serving {
     }
 }
 
-fn serving(reader: &Reader) -> Vec<Serving> {
-    let snapshot = reader.snapshot();
+/// Whether a version's results say nothing any more: its traffic document names it no more, its predictions are not logged any more, or its model is gone.
+/// One that is not loaded at the moment, as at a start, has not left.
+fn has_left(snapshot: &Snapshot, model: &ModelName, version: Version) -> bool {
+    let Some(entry) = snapshot.model(model.as_str()) else { return snapshot.ready };
+    if entry.document().is_some_and(|document| !document.serving().contains(&version)) {
+        return true;
+    }
+    let is_loaded = entry.versions().get(&version).is_some_and(|status| status.loaded.is_some());
+    is_loaded && entry.stream(version).is_none()
+}
+
+fn serving(snapshot: &Snapshot) -> Vec<Serving> {
     let of_model = |entry: &Entry| {
         let versions = entry.document().map(crate::route::Document::serving).unwrap_or_default();
         let loaded = entry.versions().values().filter_map(|status| status.loaded.clone());

@@ -60,6 +60,7 @@ mod runs;
 mod search;
 mod shadow;
 mod slots;
+mod slower;
 mod sources;
 mod split;
 mod story;

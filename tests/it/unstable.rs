@@ -89,7 +89,8 @@ fn another_library_of_an_operator_is_told_stays_told_over_a_restart_and_ends_whe
         .unwrap();
     let mut served = Served::start(path);
     served.wait_state("double", 1, "serving");
-    assert_eq!(ran(&served, "double")["ran"]["different"], 20);
+    let kept = ran(&served, "double");
+    assert_eq!(kept["ran"]["different"], 20, "{kept}");
     onnx::install(&path.join("models"), "broken", 1, b"this is no model");
     let mut expected = vec!["+unstable double/1", "+version_failed broken/1"];
     eventually("another alert begins", || (receiver.alerts() == expected).then_some(()));
@@ -106,7 +107,8 @@ fn another_library_of_an_operator_is_told_stays_told_over_a_restart_and_ends_whe
     served.wait_state("double", 1, "serving");
     expected.push("-unstable double/1");
     eventually("the alert ends", || (receiver.alerts() == expected).then_some(()));
-    assert_eq!(ran(&served, "double")["ran"]["equal"], 20);
+    let now = ran(&served, "double");
+    assert_eq!(now["ran"]["equal"], 20, "{now}");
     served.stop();
 }
 
