@@ -1,7 +1,7 @@
 //! Gates: conditions that a candidate must meet in a replay.
 
 use super::error::Error;
-use super::paired::{ALPHA, PairedClasses, PairedNumbers};
+use super::paired::{ALPHA, PairedClasses, PairedNumbers, p_alike};
 use std::fmt;
 
 /// One condition, such as `within_tolerance>=0.999` or `accuracy>=champion-0.01`.
@@ -204,13 +204,17 @@ impl Gate {
         }
         let discordant = classes.candidate_only + classes.champion_only;
         let is_exact = margin == 0.0;
-        let p_value = if is_exact { classes.p_better() } else { classes.p_above(margin) };
-        // Without a row on which they differ, the candidate is exactly as accurate on these rows.
+        // Without a row on which they differ, the candidate is exactly as accurate on these rows. How many rows there are says how much that shows.
         let equal = discordant == 0 && (self.operator == Operator::AtLeast && margin <= 0.0 || margin < 0.0);
-        let passed = equal || p_value <= ALPHA;
+        let p_value = match (equal, is_exact) {
+            (true, _) => p_alike(classes.rows, -margin),
+            (false, true) => classes.p_better(),
+            (false, false) => classes.p_above(margin),
+        };
+        let passed = p_value <= ALPHA;
         let test = if is_exact { "McNemar's exact test" } else { "Tango's score test" };
         let words = if equal {
-            "no row on which one alone is right".to_owned()
+            alike("no row on which one alone is right", passed, p_value)
         } else {
             format!("{test}, one-sided: p = {p_value:.4}{}", not_shown(passed, p_value))
         };
@@ -232,14 +236,14 @@ impl Gate {
         if numbers.rows == 0 {
             return None;
         }
-        let p_value = numbers.p_below(margin);
         let equal = numbers.are_equal() && (self.operator == Operator::AtMost && margin >= 0.0 || margin > 0.0);
+        let p_value = if equal { p_alike(numbers.rows, 0.0) } else { numbers.p_below(margin) };
         let complete = labelled.unanswered == 0;
-        let passed = complete && (equal || p_value <= ALPHA);
+        let passed = complete && p_value <= ALPHA;
         let words = if !complete {
             format!("the candidate has no answer for {} of the rows with a label", labelled.unanswered)
         } else if equal {
-            "the same error on every row".to_owned()
+            alike("the same error on every row", passed, p_value)
         } else {
             format!("paired t-test, one-sided: p = {p_value:.4}{}", not_shown(passed, p_value))
         };
@@ -254,6 +258,16 @@ impl Gate {
         };
         Some((passed, paired))
     }
+}
+
+/// What a comparison without any difference shows.
+fn alike(found: &str, passed: bool, p_value: f64) -> String {
+    if passed {
+        return found.to_owned();
+    }
+    format!(
+        "{found}, but too few rows: so many would be alike with a probability of {p_value:.2} if they differed on more rows than the gate allows"
+    )
 }
 
 /// What a one-sided p-value says about a gate that was not passed.
@@ -339,6 +353,11 @@ mod tests {
         let identical = labelled(1000, 0, 0);
         assert!(passes("accuracy>=champion", &identical) && !passes("accuracy>champion", &identical));
         assert!(passes("accuracy>=champion-0.01", &identical) && !passes("accuracy>=champion+0.01", &identical));
+        let few = labelled(298, 0, 0);
+        assert!(!passes("accuracy>=champion", &few) && !passes("accuracy>=champion-0.01", &few));
+        assert!(passes("accuracy>=champion-0.02", &few) && passes("accuracy>=champion", &labelled(299, 0, 0)));
+        let verdict = Gate::parse("accuracy>=champion").unwrap().judge(|_| Some(1.0), &labelled(2, 0, 0));
+        assert!(!verdict.passed && verdict.paired.unwrap().words.contains("alone is right, but too few rows"));
         assert!(!passes("accuracy>=champion", &Labelled::default()), "without labels nothing is shown");
         assert!(!passes("mean_absolute_error<=champion", &Labelled::default()));
     }
@@ -355,7 +374,9 @@ mod tests {
         let verdict = Gate::parse("mean_absolute_error<champion").unwrap().judge(|_| Some(1.0), &labelled);
         assert!(!verdict.passed && verdict.paired.unwrap().words.contains("no answer for 1 of the rows"));
         let mut equal = Labelled::default();
-        (0..5).for_each(|_| equal.numbers.add(0.0));
+        (0..298).for_each(|_| equal.numbers.add(0.0));
+        assert!(!passes("mean_absolute_error<=champion", &equal), "298 equal rows are too few");
+        equal.numbers.add(0.0);
         assert!(passes("mean_absolute_error<=champion", &equal) && !passes("mean_absolute_error<champion", &equal));
     }
 
