@@ -1,22 +1,15 @@
 //! The clients of the clouds' buckets, with the credentials that their own programs find.
 
 use super::bounded::Bounded;
+use super::profile::{FromProgram, Keys, Profile};
 use super::{Client, Scheme, Settings, options, use_ring, words};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, RetryConfig};
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// Keys in the files that AWS's programs share.
-#[derive(Clone, PartialEq, Eq)]
-struct Profile {
-    key: String,
-    secret: String,
-    token: Option<String>,
-    region: Option<String>,
-}
 
 /// In the home directory.
 const GCLOUD: &str = ".config/gcloud/application_default_credentials.json";
@@ -54,11 +47,18 @@ pub(crate) fn open(scheme: Scheme, name: &str, settings: &Settings) -> Result<Cl
                 .with_retry(retry);
             if !is_set(&CREDENTIALS) {
                 match Profile::of_environment()? {
-                    Some(profile) => {
-                        let region = profile.region.filter(|_| !is_set(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
-                        store = store.with_access_key_id(profile.key).with_secret_access_key(profile.secret);
-                        store = profile.token.into_iter().fold(store, AmazonS3Builder::with_token);
+                    Some(Profile { keys, region }) => {
+                        let region = region.filter(|_| !is_set(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
                         store = region.into_iter().fold(store, AmazonS3Builder::with_region);
+                        store = match keys {
+                            Keys::Written { key, secret, token } => {
+                                store = store.with_access_key_id(key).with_secret_access_key(secret);
+                                token.into_iter().fold(store, AmazonS3Builder::with_token)
+                            }
+                            Keys::Asked(command) => {
+                                store.with_credentials(Arc::new(FromProgram::new(command, settings.timeout)))
+                            }
+                        };
                     }
                     None if settings.instance_metadata => {}
                     None => store = store.with_skip_signature(true),
@@ -126,84 +126,4 @@ pub(crate) fn is_true(name: &str) -> bool {
 /// A variable of the environment that is not empty.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-impl Profile {
-    /// `None` where no profile is named, and there is no default one with keys.
-    ///
-    /// # Errors
-    /// When the named profile has no keys.
-    fn of_environment() -> Result<Option<Profile>, String> {
-        let file = |name: &str, at: &str| {
-            let path = variable(name).map(PathBuf::from).or_else(|| Some(FsPath::new(&variable("HOME")?).join(at)));
-            path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
-        };
-        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
-        let config = file("AWS_CONFIG_FILE", ".aws/config");
-        let Some(name) = variable("AWS_PROFILE") else { return Ok(Profile::read(&credentials, &config, "default")) };
-        let profile = Profile::read(&credentials, &config, &name);
-        let missing = || {
-            let name: String = name.chars().take(80).collect();
-            format!(
-                "AWS_PROFILE is {name:?}, which has no aws_access_key_id and aws_secret_access_key in the files of AWS"
-            )
-        };
-        profile.ok_or_else(missing).map(Some)
-    }
-
-    /// `None` where the profile has no keys.
-    fn read(credentials: &str, config: &str, name: &str) -> Option<Profile> {
-        let section = if name == "default" { name.to_owned() } else { format!("profile {name}") };
-        let find = |key: &str| entry(credentials, name, key).or_else(|| entry(config, &section, key));
-        Some(Profile {
-            key: find("aws_access_key_id")?,
-            secret: find("aws_secret_access_key")?,
-            token: find("aws_session_token"),
-            region: find("region"),
-        })
-    }
-}
-
-/// The value of a key in a section of an INI file.
-fn entry(text: &str, section: &str, key: &str) -> Option<String> {
-    let (mut inside, mut found) = (false, None);
-    for line in text.lines().map(str::trim) {
-        if let Some(rest) = line.strip_prefix('[') {
-            inside = rest.split(']').next().is_some_and(|name| name.trim() == section);
-        } else if inside
-            && !line.starts_with(['#', ';'])
-            && let Some((name, value)) = line.split_once('=')
-            && name.trim().eq_ignore_ascii_case(key)
-        {
-            found = Some(value.trim().to_owned()).filter(|value| !value.is_empty());
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CREDENTIALS: &str = "# keys\n[default]\naws_access_key_id = A\naws_secret_access_key=s+/=\n\n[ml]\nAWS_ACCESS_KEY_ID = M\r\n\
-         aws_secret_access_key = t\naws_session_token = u\n[empty]\naws_access_key_id =\naws_secret_access_key = x\n";
-    const CONFIG: &str = "[default]\nregion = eu-north-1\n[profile ml]\nregion = eu-west-1\n; region = no\n\
-         [profile sso]\nsso_start_url = https://x\n[profile own]\naws_access_key_id = O\naws_secret_access_key = p\n";
-
-    #[test]
-    fn profiles_are_read_as_awss_programs_write_them() {
-        let read = |name: &str| {
-            let Profile { key, secret, token, region } = Profile::read(CREDENTIALS, CONFIG, name)?;
-            Some([key, secret, token.unwrap_or_default(), region.unwrap_or_default()])
-        };
-        assert_eq!(read("default").unwrap(), ["A", "s+/=", "", "eu-north-1"]);
-        assert_eq!(read("ml").unwrap(), ["M", "t", "u", "eu-west-1"]);
-        assert_eq!(read("own").unwrap(), ["O", "p", "", ""], "keys may be in the configuration");
-        for without in ["sso", "empty", "other", "profile ml", ""] {
-            assert_eq!(read(without), None, "{without}");
-        }
-        for hostile in ["", "[", "[]", "=", "[default", "default]\naws_access_key_id = x", "\u{0}[default]\n=\n"] {
-            assert!(Profile::read(hostile, hostile, "default").is_none(), "{hostile:?}");
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! bucket: clients of object storage: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
 //!
-//! - [`open`] makes a client. Credentials are read from the environment, with the names that the clouds' own programs use; without any, requests are
-//!   not signed.
+//! - [`open`] makes a client. Credentials are read from the environment, with the names that the clouds' own programs use, and from AWS's profiles; without
+//!   any, requests are not signed. [`program::ask`] asks a program for credentials.
 //! - [`Address`] is the place of objects in a configuration: `s3://bucket/prefix`.
 //! - [`Prefix`] lists, reads and replaces objects for threads that may wait; [`Object`] is one for readers of Parquet.
 //! - [`words`] says what went wrong, for operators.
@@ -17,6 +17,8 @@ mod bounded;
 mod clouds;
 mod object;
 mod prefix;
+mod profile;
+pub(crate) mod program;
 
 pub use address::{Address, Scheme};
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod download;
 #[cfg(test)]
 mod hostile;
 mod layout;
+mod login;
 mod oci;
 mod offer;
 mod plan;

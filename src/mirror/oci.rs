@@ -3,15 +3,14 @@
 use super::Config;
 use super::address::Address;
 use super::bucket::{late, runtime, slow, wait};
+use super::login;
 use super::offer::{Archive, Compression, Content, Listing, Offer, Place, RemoteFile, Sink, Source, Trouble};
 use super::registry::{Login, Registry, sha256_of};
-use crate::bucket::{is_true, variable};
+use crate::bucket::is_true;
 use crate::model::VersionId;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use oci_client::Reference;
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 pub(super) struct Oci {
@@ -20,6 +19,16 @@ pub(super) struct Oci {
     runtime: Runtime,
     /// The digest of the manifest that was read last, and what it lists. A registry counts reads of manifests, and not of their digests.
     known: Option<(String, Listing)>,
+    /// The registry whose login is read again after a failure: a password may have changed, and those that helpers give end after hours.
+    logs_in: Option<LogsIn>,
+}
+
+struct LogsIn {
+    registry: String,
+    /// The longest that a credential helper is waited for.
+    within: Duration,
+    /// The last listing failed.
+    failed: bool,
 }
 
 /// The directory of the files in an image.
@@ -33,10 +42,13 @@ impl Oci {
     /// # Errors
     /// When the address is not one of an image, or the client cannot be made.
     pub(super) fn open(address: &Address, config: &Config) -> Result<Oci, Trouble> {
-        Oci::open_as(address, login(address.place()), config)
+        let mut oci = Oci::open_as(address, None, config)?;
+        // Read at the first listing, whose trouble is told where people look.
+        oci.logs_in = Some(LogsIn { registry: address.place().to_owned(), within: config.timeout, failed: true });
+        Ok(oci)
     }
 
-    /// The same with a login, or without one.
+    /// The same with a login that stays, or without one.
     pub(super) fn open_as(address: &Address, login: Option<Login>, config: &Config) -> Result<Oci, Trouble> {
         let name = format!("{}/{}", address.place(), address.path());
         let image: Reference = name
@@ -50,14 +62,18 @@ impl Oci {
         // As container runtimes do, and where the environment allows it.
         let plain = is_loopback(address.place()) || is_true("SLUICEGATE_OCI_ALLOW_HTTP");
         let registry = Registry::open(image, login, plain, config)?;
-        Ok(Oci { registry, id: VersionId { model, version }, runtime: runtime()?, known: None })
+        Ok(Oci { registry, id: VersionId { model, version }, runtime: runtime()?, known: None, logs_in: None })
     }
 }
 
 impl Source for Oci {
     fn list(&mut self, until: Instant) -> Result<Listing, Trouble> {
-        let Oci { registry, id, runtime, known } = self;
-        wait(runtime, until, late, async {
+        let Oci { registry, id, runtime, known, logs_in } = self;
+        if let Some(LogsIn { registry: name, within, .. }) = logs_in.as_ref().filter(|logs_in| logs_in.failed) {
+            let left = until.saturating_duration_since(Instant::now());
+            registry.log_in(login::of_environment(name, left.min(*within)).map_err(Trouble::new)?);
+        }
+        let listed = wait(runtime, until, late, async {
             let digest = registry.digest().await?;
             if let Some((_, listing)) = known.as_ref().filter(|(known, _)| Some(known) == digest.as_ref()) {
                 return Ok(listing.clone());
@@ -67,7 +83,11 @@ impl Source for Oci {
             let listing = Listing { versions: vec![Offer { id: id.clone(), files }], ..Listing::default() };
             *known = Some((digest, listing.clone()));
             Ok(listing)
-        })
+        });
+        if let Some(logs_in) = logs_in {
+            logs_in.failed = listed.is_err();
+        }
+        listed
     }
 
     fn read(&mut self, place: &Place, from: u64, until: Instant, to: &mut Sink<'_>) -> Result<(), Trouble> {
@@ -146,29 +166,6 @@ fn is_loopback(registry: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// From the environment, else from the configuration of Docker and Podman.
-fn login(registry: &str) -> Option<Login> {
-    if let (Some(user), Some(password)) = (variable("SLUICEGATE_OCI_USERNAME"), variable("SLUICEGATE_OCI_PASSWORD")) {
-        return Some(Login { user, password });
-    }
-    let dir = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home + "/.docker"))?;
-    let text = std::fs::read_to_string(std::path::Path::new(&dir).join("config.json")).ok()?;
-    docker_login(&text, registry)
-}
-
-fn docker_login(text: &str, registry: &str) -> Option<Login> {
-    let config: serde_json::Value = serde_json::from_str(text).ok()?;
-    let auths = config["auths"].as_object()?;
-    // The name under which `docker login` keeps the login of Docker's own registry.
-    let hub = "https://index.docker.io/v1/".to_owned();
-    let names = [registry.to_owned(), format!("https://{registry}")];
-    let names = names.into_iter().chain((registry == "docker.io").then_some(hub));
-    let auth = names.filter_map(|name| auths.get(&name)).find_map(|login| login["auth"].as_str())?;
-    let both = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
-    let (user, password) = both.split_once(':')?;
-    Some(Login { user: user.to_owned(), password: password.to_owned() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,16 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_of_docker_are_read() {
-        let text = r#"{"auths":{"r.example:5000":{"auth":"dXNlcjpzZWNyZXQ="},"https://x":{"auth":"!"}}}"#;
-        let login = Login { user: "user".to_owned(), password: "secret".to_owned() };
-        assert_eq!(docker_login(text, "r.example:5000"), Some(login.clone()));
-        let hub = text.replace("r.example:5000", "https://index.docker.io/v1/");
-        assert_eq!(docker_login(&hub, "docker.io"), Some(login.clone()));
-        assert!(!format!("{login:?}").contains("secret"), "{login:?}");
-        for (text, registry) in [(text, "x"), (text, "other"), ("", "x"), ("{\"auths\":[]}", "x")] {
-            assert_eq!(docker_login(text, registry), None);
-        }
+    fn the_own_machine_is_spoken_to_without_tls() {
         assert!(is_loopback("127.0.0.1:5000") && is_loopback("localhost") && is_loopback("[::1]:5000"));
         assert!(!is_loopback("registry.example.com:5000"));
     }

@@ -73,6 +73,14 @@ impl Registry {
         Ok(Registry { wire, image, scheme: if plain { "http" } else { "https" }, login, authorization: None })
     }
 
+    /// From here on with this login, or without one.
+    pub(super) fn log_in(&mut self, login: Option<Login>) {
+        if login != self.login {
+            self.login = login;
+            self.authorization = None;
+        }
+    }
+
     /// The digest of the manifest that the image has now. `None` where the registry does not say it.
     ///
     /// # Errors

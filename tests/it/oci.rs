@@ -174,6 +174,33 @@ fn a_registry_with_logins_is_read_with_the_login_of_docker() {
     assert!(!served.log().concat().contains("mellon"), "no password is logged");
     served.kill();
     log_in("secret");
+    // A credential helper gives the login: one that fails at first.
+    let programs = dir.path().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let helper = programs.join("docker-credential-test");
+    let script = format!(
+        "#!/bin/sh\ntest \"$1\" = get && test \"$(cat)\" = {} && test -e {}/open || {{ echo locked >&2; exit 1; }}\n\
+         echo '{{\"ServerURL\":\"x\",\"Username\":\"user\",\"Secret\":\"secret\"}}'\n",
+        registry.address,
+        programs.display()
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let asks = dir.path().join("asks");
+    std::fs::create_dir(&asks).unwrap();
+    std::fs::write(asks.join("config.json"), r#"{"auths": {}, "credsStore": "test"}"#).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut served = serve(&[("DOCKER_CONFIG", asks.to_str().unwrap()), ("PATH", &path)]);
+    eventually("the source says that the helper failed", || {
+        let sources: Value = serde_json::from_str(&served.admin_get("/api/v1/sources")).unwrap();
+        let words = "the program docker-credential-test ended with exit code 1: locked";
+        sources["sources"][0]["message"].as_str()?.contains(words).then_some(())
+    });
+    std::fs::write(programs.join("open"), "").unwrap();
+    served.ready();
+    served.wait_state("self", 1, "serving");
+    served.stop();
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
     for login in [&[here][..], &[("SLUICEGATE_OCI_USERNAME", "user"), ("SLUICEGATE_OCI_PASSWORD", "secret")]] {
         let mut served = serve(login);
         served.ready();

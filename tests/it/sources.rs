@@ -151,6 +151,18 @@ fn a_bucket_fills_a_server_that_is_killed_in_the_middle_and_starts_again_without
     assert!(shown.contains("s3://bucket/prod") && shown.contains("2 of 2"), "{shown}");
     served.kill();
 
+    // Or a program gives them, as single sign-on and roles need it.
+    let program = "[ml]\ncredential_process = sh -c 'echo {\\\"Version\\\":1,\\\"AccessKeyId\\\":\\\"key\\\",\\\"SecretAccessKey\\\":\\\"secret\\\"}'\n";
+    std::fs::write(&keys, program).unwrap();
+    let before = bucket.reads().len();
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    let mut served = Served::start_with(dir.path(), &environment);
+    served.ready();
+    served.wait_state("self", 1, "serving");
+    let reads = bucket.reads().split_off(before);
+    assert!(!reads.is_empty() && reads.iter().all(|read| read.signed), "{reads:?}");
+    served.kill();
+
     bucket.stop();
     let mut served = Served::start_with(dir.path(), &environment);
     served.ready();
