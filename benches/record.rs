@@ -1,14 +1,19 @@
 //! The cost of a record on the request path while the writer runs (32 floats in and 8 out, 1,000 floats in, a picture of 600 kB), and the
-//! cost of sealing a segment of such records. `TMPDIR=/dev/shm` leaves the disk out.
+//! cost of sealing a segment of such records, and what the thread of the log takes for a second of 10,000 records of 100 columns, watched for drift and
+//! not. `TMPDIR=/dev/shm` leaves the disk out.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
+use sluicegate::columns::{Cell, ElementNames};
+use sluicegate::drift::{Settings, Watch};
 use sluicegate::model::{Answer, Checked, Dim, InferenceRequest, NamedTensor, Role, Signature, TensorSpec};
+use sluicegate::profile::{Builder, Profile};
 use sluicegate::quality::Quality;
 use sluicegate::record::{self, About, Acknowledge, Choice, Config, Log, Prediction, Stop};
 use sluicegate::telemetry::Telemetry;
 use sluicegate::tensor::{Data, DataType, Shape, Tensor};
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{Measured, row};
 
@@ -170,12 +175,101 @@ fn seal(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, offer, seal);
+/// A profile of all columns of an example with this many floats in.
+fn profile(width: usize) -> Arc<Profile> {
+    let mut random = fastrand::Rng::with_seed(3);
+    let columns = (0..width).map(|i| format!("inputs.x[{i}]")).chain((0..8).map(|i| format!("outputs.y[{i}]")));
+    let of_column = |name: String| {
+        let mut builder = Builder::new(10_000);
+        (0..10_000).for_each(|_| builder.add(Cell::Number(f64::from(random.f32() * 8.0 - 4.0))));
+        (name, builder.finish(None))
+    };
+    let columns = columns.map(of_column).collect();
+    let (from, to, source, sample) = (None, None, None, None);
+    Arc::new(Profile { format: Profile::FORMAT, rows: 10_000, from, to, source, metrics: [].into(), sample, columns })
+}
+
+/// The time that threads of this process with this name had a core.
+fn core_time(name: &str) -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").expect("the threads of this process").flatten();
+    let nanos = threads.filter_map(|thread| {
+        let read = |file: &str| std::fs::read_to_string(thread.path().join(file)).ok();
+        let is_it = read("comm")?.trim() == name;
+        read("schedstat")?.split_whitespace().next()?.parse::<u64>().ok().filter(|_| is_it)
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+/// The time on a core, in a second of 10,000 requests. The queue is filled at once: what is measured does not depend on when records come, except that a
+/// thread that is woken for each batch of records takes longer for both.
+fn watch(c: &mut Criterion) {
+    const RECORDS: i64 = 10_000;
+    const COLUMNS: usize = 100;
+    let mut group = c.benchmark_group("record_watch");
+    group.sample_size(20);
+    for (name, watched) in [("unwatched", false), ("watched", true)] {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let (log, stop) = start(dir.path(), 1 << 30);
+        let example = Example::new(COLUMNS);
+        let stream = log.stream(&example.about, &Choice::default()).expect("the choice is enabled");
+        if watched {
+            log.drift().watch(&Watch {
+                model: &example.about.model,
+                version: example.about.version,
+                signature: &example.about.signature,
+                names: &ElementNames::default(),
+                hidden: [].into(),
+                profile: Some(&profile(COLUMNS)),
+                settings: &Settings::default(),
+            });
+        }
+        let (ids, mut second) =
+            ((0..RECORDS).map(|i| format!("request-{i}")).collect::<Vec<_>>(), record::now() / 1_000_000);
+        let mut one_second = || {
+            second += 1;
+            let before = core_time("log");
+            for (i, request_id) in (0..).zip(&ids) {
+                let prediction = Prediction { request_id, ts: second * 1_000_000 + i * 100, ..example.prediction() };
+                let _ = log.offer(&stream, &prediction, false);
+            }
+            let mut took = Duration::ZERO;
+            loop {
+                std::thread::park_timeout(Duration::from_millis(30));
+                let now = core_time("log").saturating_sub(before);
+                if now == took && log.queue_bytes() == 0 {
+                    return took;
+                }
+                took = now;
+            }
+        };
+        // The first second is counted whole: its rate is not known before.
+        one_second();
+        group.bench_function(name, |b| b.iter_custom(|times| (0..times).map(|_| one_second()).sum()));
+        let report = log.drift().report(&example.about.model, 0);
+        assert_eq!(log.dropped().map(|(_, records)| records).sum::<u64>(), 0, "no record was dropped");
+        println!("{name}: {report:?}");
+        stop.stop(Duration::from_mins(1));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, offer, seal, watch);
 
 fn main() {
     let measured = Measured::from_now();
     benches();
     Criterion::default().configure_from_args().final_summary();
+    if let (Some(without), Some(with)) =
+        (measured.nanos("record_watch/unwatched"), measured.nanos("record_watch/watched"))
+    {
+        let percent = (with - without) / 1e9 * 100.0;
+        row(
+            "100 columns watched for drift at 10,000/s: share of a core (%)",
+            "at most 1",
+            &format!("{percent:.2}"),
+            percent <= 1.0,
+        );
+    }
     if let Some(nanos) = measured.nanos("record_offer/32_floats") {
         let micros = nanos / 1000.0;
         row(

@@ -111,6 +111,8 @@ const LOOKED_AT: usize = 4096;
 pub(super) const FIRST_DAY_ROWS: usize = 1000;
 /// Bytes of one column of a first day.
 pub(super) const FIRST_DAY_BYTES: usize = FIRST_DAY_ROWS * 8 + 512;
+/// A value of a first day takes so many times as long as one that is counted in bins: 180 ns, by `perf` at 10,000 requests a second of 100 columns.
+const FIRST_DAY_COST: f64 = 4.0;
 /// A sum of larger numbers could overflow, and would not be a mean of anything.
 const LARGEST: f64 = 1e200;
 /// Requests are chosen by another hash than those that the log samples.
@@ -122,13 +124,14 @@ impl Hot {
         self.tick(seen.ts.div_euclid(1_000_000), cells_per_second);
         let Some(model) = self.models.get_mut(seen.model) else { return };
         let Some(version) = model.versions.get_mut(&seen.version) else { return };
-        let columns = version
-            .plan
-            .as_ref()
-            .map_or_else(|| version.first_day.as_ref().map_or(0, |day| day.columns.len()), |plan| plan.columns.len());
+        let (columns, cost) = match (&version.plan, &version.first_day) {
+            (Some(plan), _) => (plan.columns.len(), 1.0),
+            (None, Some(day)) => (day.columns.len(), FIRST_DAY_COST),
+            (None, None) => (0, 1.0),
+        };
         let looked_at = seen.records.min(LOOKED_AT);
         let step = looked_at.div_ceil(MAX_ROWS).max(1);
-        model.offered += (columns * looked_at.div_ceil(step)) as f64;
+        model.offered += cost * (columns * looked_at.div_ceil(step)) as f64;
         let position = (xxh3_64_with_seed(seen.request_id.as_bytes(), SEED) >> 11) as f64 / (1u64 << 53) as f64;
         let is_counted = position < model.share;
         if let Some(plan) = version.plan.clone() {

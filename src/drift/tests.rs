@@ -316,6 +316,13 @@ fn only_a_share_is_counted_beyond_the_budget() {
     // 400 rows of three columns a second, of which a quarter fits. The first second is counted whole.
     assert!((report.share - 0.25).abs() < 0.01, "{}", report.share);
     assert!((400 + 19 * 60..400 + 19 * 140).contains(&rows), "{rows}");
+    // A value of a first day costs as much as four.
+    let first_day = Fixture::new(config, None);
+    for i in 0..8_000 {
+        first_day.request(i * 2_500, &format!("first-{i}"), 1, |_| Cell::Number(0.5));
+    }
+    let share = first_day.report().share;
+    assert!((share - 0.0625).abs() < 0.01, "{share}");
     // A request of many rows costs no more than 32 rows.
     fixture.request(60_000_000, "many", 1_000_000, |_| Cell::Number(0.5));
     assert!(fixture.report().arms[0].rows <= rows + 32);

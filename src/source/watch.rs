@@ -30,7 +30,7 @@ pub(super) struct ScanState {
     settle: Duration,
     reported: HashMap<ModelName, FoundModel>,
     /// Versions whose files were still changing at the last look.
-    settling: BTreeMap<(ModelName, Version), Settling>,
+    settling: BTreeMap<ModelName, BTreeMap<Version, Settling>>,
     /// Paths that a warning was logged for. Each path is logged once, until it is right again.
     warned: HashSet<PathBuf>,
     /// Whether a root that was never there is read as one without models.
@@ -131,14 +131,18 @@ impl ScanState {
     /// Models with a version whose files may have settled by `now`.
     #[must_use]
     pub(super) fn due(&self, now: Instant) -> BTreeSet<ModelName> {
-        let due = self.settling.iter().filter(|(_, settling)| now >= settling.next_look);
-        due.map(|((model, _), _)| model.clone()).collect()
+        let due = |settling: &Settling| now >= settling.next_look;
+        self.settling
+            .iter()
+            .filter(|(_, versions)| versions.values().any(due))
+            .map(|(model, _)| model.clone())
+            .collect()
     }
 
     /// When [`ScanState::due`] will next return a model.
     #[must_use]
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.settling.values().map(|settling| settling.next_look).min()
+        self.settling.values().flat_map(BTreeMap::values).map(|settling| settling.next_look).min()
     }
 
     fn warn_of(&mut self, ignored: &[Ignored]) {
@@ -156,9 +160,8 @@ impl ScanState {
         now: Instant,
         root_is_whole: bool,
     ) -> Vec<(ModelName, Option<FoundModel>)> {
-        let root = self.root.clone();
-        let is_whole = || root_is_whole || look_at_root(&root).is_ok_and(|found| !found.models.is_empty());
         let mut changed = Vec::new();
+        let mut missing = Vec::new();
         for model in models {
             let path = self.root.join(model.as_str());
             match look_at_model(&self.root, &model) {
@@ -168,10 +171,8 @@ impl ScanState {
                     }
                 }
                 Ok(None) => {
-                    if self.reported.contains_key(&model) && is_whole() {
-                        self.reported.remove(&model);
-                        self.settling.retain(|(m, _), _| *m != model);
-                        changed.push((model.clone(), None));
+                    if self.reported.contains_key(&model) {
+                        missing.push(model.clone());
                     }
                 }
                 Ok(Some(mut found)) => {
@@ -180,7 +181,9 @@ impl ScanState {
                     for (version, seen) in &mut found.versions {
                         seen.still = self.is_still(&model, *version, seen, now);
                     }
-                    self.settling.retain(|(m, v), _| *m != model || found.versions.contains_key(v));
+                    if let Some(settling) = self.settling.get_mut(&model) {
+                        settling.retain(|version, _| found.versions.contains_key(version));
+                    }
                     if self.reported.get(&model) != Some(&found) {
                         self.reported.insert(model.clone(), found.clone());
                         changed.push((model.clone(), Some(found)));
@@ -188,6 +191,15 @@ impl ScanState {
                 }
             }
             self.postpone(&model, now);
+        }
+        // Read once, after the directories: there may be thousands of models.
+        let is_whole = || root_is_whole || look_at_root(&self.root).is_ok_and(|found| !found.models.is_empty());
+        if !missing.is_empty() && is_whole() {
+            for model in missing {
+                self.reported.remove(&model);
+                self.settling.remove(&model);
+                changed.push((model, None));
+            }
         }
         changed
     }
@@ -197,19 +209,20 @@ impl ScanState {
         if before.is_some_and(|b| b.still && b.fingerprint == seen.fingerprint && seen.trouble.is_none()) {
             return true;
         }
-        let key = (model.clone(), version);
         let age = SystemTime::now().duration_since(seen.fingerprint.changed);
         let is_old = age.is_ok_and(|age| age >= OLD_ENOUGH);
-        let settled = self
-            .settling
-            .get(&key)
-            .is_some_and(|settling| settling.fingerprint == seen.fingerprint && now >= settling.since + self.settle);
+        let settled =
+            self.settling.get(model).and_then(|versions| versions.get(&version)).is_some_and(|settling| {
+                settling.fingerprint == seen.fingerprint && now >= settling.since + self.settle
+            });
         if seen.trouble.is_none() && (is_old || settled) {
-            self.settling.remove(&key);
+            if let Some(versions) = self.settling.get_mut(model) {
+                versions.remove(&version);
+            }
             return true;
         }
         let fresh = || Settling { fingerprint: seen.fingerprint, since: now, next_look: now + self.settle };
-        let entry = self.settling.entry(key).or_insert_with(fresh);
+        let entry = self.settling.entry(model.clone()).or_default().entry(version).or_insert_with(fresh);
         if entry.fingerprint != seen.fingerprint || seen.trouble.is_some() {
             *entry = fresh();
         }
@@ -220,10 +233,12 @@ impl ScanState {
     /// sleeps until the next one.
     fn postpone(&mut self, model: &ModelName, now: Instant) {
         let next_look = now + self.settle.max(MIN_PAUSE);
-        for (_, settling) in self.settling.iter_mut().filter(|((m, _), _)| m == model) {
-            if settling.next_look <= now {
-                settling.next_look = next_look;
-            }
+        let Some(versions) = self.settling.get_mut(model) else { return };
+        for settling in versions.values_mut().filter(|settling| settling.next_look <= now) {
+            settling.next_look = next_look;
+        }
+        if versions.is_empty() {
+            self.settling.remove(model);
         }
     }
 
