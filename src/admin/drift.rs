@@ -3,8 +3,9 @@
 use super::Admin;
 use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
+use super::outcomes::EvidenceOfFleet;
 use super::schemas::Problem;
-use crate::drift::{ArmReport, Bins, ColumnReport, Look, Reference, Trouble, VersionReport, What};
+use crate::drift::{together, ArmReport, Bins, ColumnReport, Look, Reference, Trouble, VersionReport, What};
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
 use axum::Json;
@@ -24,6 +25,11 @@ pub(super) struct DriftOfModel {
     /// What is wrong now.
     troubles: Vec<TroubleAnswer>,
     versions: Vec<DriftOfVersion>,
+    /// Whose counts are in the last hour that was closed for all gateways of the fleet; null in no fleet, and before the first.
+    fleet: Option<EvidenceOfFleet>,
+    /// The end of that hour.
+    #[schema(format = DateTime)]
+    closed_until: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -180,7 +186,11 @@ pub(super) async fn show(
         drift.report(&model, bins).versions.into_iter().map(DriftOfVersion::of).collect();
     let troubles = drift.troubles().into_iter().filter(|trouble| trouble.model == model);
     let troubles: Vec<TroubleAnswer> = troubles.map(TroubleAnswer::of).collect();
-    Ok(Json(DriftOfModel { summary: summary(&model, &versions, &troubles), model, troubles, versions }))
+    let closed = drift.closed(&model).filter(|_| admin.fleet.is_some());
+    let closed_until = closed.as_ref().and_then(|closed| time(together::begins(closed.hour + 1)));
+    let fleet = closed.map(|closed| EvidenceOfFleet::of_hour(closed.gateways, closed.missing));
+    let summary = summary(&model, &versions, &troubles);
+    Ok(Json(DriftOfModel { summary, model, troubles, versions, fleet, closed_until }))
 }
 
 fn summary(model: &ModelName, versions: &[DriftOfVersion], troubles: &[TroubleAnswer]) -> String {

@@ -13,6 +13,8 @@ use crate::ledger::LedgerReader;
 use crate::model::{Code, Failure, ModelName};
 use axum::Json;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -172,6 +174,37 @@ pub(super) async fn state(
     }
     Ok(Json(state))
 }
+
+/// The audit trail of the fleet as JSON lines, oldest first, in pages
+///
+/// The events of all gateways in one chain, in the order in which the fleet took them.
+#[utoipa::path(
+    get, path = "/api/v1/fleet/audit", operation_id = "fleet_audit", tag = "fleet",
+    params(("after" = Option<u64>, Query, description = "Only messages with a higher number; absent: from the first one")),
+    responses(
+        (status = 200, description = "One message per line: its number in the fleet, the gateway, its chain, the number of the event there, and as a text \
+                                      the line of that gateway's own export (a large one in parts), with the hashes of the chain of the fleet. A page \
+                                      has 4 MiB or a little more at most. An empty page is the end",
+         body = String, content_type = "application/jsonl"),
+        (status = 400, description = "A parameter is wrong; the error names it", body = Problem),
+        (status = 404, description = "This gateway is in no fleet", body = Problem),
+        (status = 503, description = "This gateway is cut off from its fleet", body = Problem),
+    )
+)]
+pub(super) async fn audit(
+    State(admin): State<Arc<Admin>>,
+    mut parameters: Parameters,
+) -> Result<impl IntoResponse, ErrorResponse> {
+    let after = parameters.take("after", |text| text.parse().map_err(|_| "the number of a message".to_owned()));
+    parameters.finish()?;
+    let lines = of(&admin)?.audit(after.unwrap_or(0), AUDIT_MESSAGES, AUDIT_BYTES).await;
+    let lines = lines.map_err(|why| Failure::new(Code::NotReady, format!("the fleet cannot be asked now: {why}")))?;
+    Ok(([(CONTENT_TYPE, "application/jsonl")], lines))
+}
+
+/// What one page of the audit trail has at most.
+const AUDIT_MESSAGES: usize = 1000;
+const AUDIT_BYTES: usize = 4 << 20;
 
 /// # Errors
 /// `NOT_FOUND` in no fleet.

@@ -40,7 +40,7 @@ use utoipa::OpenApi;
         alerts::end_silence,
         figures::list,
         figures::show,
-        fleet::show, fleet::state,
+        fleet::show, fleet::state, fleet::audit,
         tokens::list,
         tokens::create,
         tokens::revoke,

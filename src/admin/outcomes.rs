@@ -6,13 +6,15 @@ use super::extract::{Parameters, Target};
 use super::history::read;
 use super::schemas::Problem;
 use crate::columns::resolve;
-use crate::ledger::HistoryEntry;
+use crate::ledger::{HistoryEntry, rfc3339};
 use crate::model::{Code, Failure, ModelName};
 use crate::outcomes::Metrics;
 use crate::outcomes::experiment::{Experiment, Setup, SetupArm, experiment};
 use crate::outcomes::windows::{Ask, Windows, windows};
+use crate::quality::Whole;
+use crate::quality::exchange::Together;
 use crate::registry::Entry;
-use crate::route::Document;
+use crate::route::{self, Document};
 use crate::settings::parse_duration;
 use axum::Json;
 use axum::extract::State;
@@ -29,8 +31,65 @@ pub(super) struct WindowedQuality {
     model: ModelName,
     /// `complete`; or `reading` while the history before the start of the server is still read from the log: figures may grow then.
     history: &'static str,
+    /// Whose rows these are; null in no fleet.
+    fleet: Option<EvidenceOfFleet>,
     #[serde(flatten)]
     windows: Windows,
+}
+
+/// Whose rows, or counts, the figures are from. Each row counts once.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EvidenceOfFleet {
+    gateways: Vec<EvidenceOfGateway>,
+    /// Gateways that are there and answer for the model, and whose rows or counts are not in the figures.
+    missing: Vec<String>,
+    /// Why the newest rows of other gateways are not in the figures; null where they are.
+    waits: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EvidenceOfGateway {
+    name: String,
+    /// When it gave something new for the last time, by its clock; null where that is not known.
+    #[schema(format = DateTime)]
+    as_of: Option<String>,
+}
+
+impl EvidenceOfFleet {
+    /// `own`: the gateway that answers, whose rows are as they are now.
+    pub(super) fn of(own: &str, together: Together) -> EvidenceOfFleet {
+        let time = |micros: i64| jiff::Timestamp::from_microsecond(micros).ok().map(rfc3339);
+        let others = together.gateways.into_iter().map(|(name, as_of)| EvidenceOfGateway { name, as_of: time(as_of) });
+        let own = EvidenceOfGateway { name: own.to_owned(), as_of: time(crate::record::now()) };
+        let mut gateways: Vec<EvidenceOfGateway> = std::iter::once(own).chain(others).collect();
+        gateways.sort_by(|a, b| a.name.cmp(&b.name));
+        EvidenceOfFleet { gateways, missing: together.missing, waits: together.waits }
+    }
+
+    /// Those whose counts are in an hour that was closed for all.
+    pub(super) fn of_hour(gateways: impl IntoIterator<Item = String>, missing: impl IntoIterator<Item = String>) -> EvidenceOfFleet {
+        let gateways = gateways.into_iter().map(|name| EvidenceOfGateway { name, as_of: None });
+        EvidenceOfFleet { gateways: gateways.collect(), missing: missing.into_iter().collect(), waits: None }
+    }
+}
+
+/// The rows of a model, of all gateways of the fleet.
+pub(super) async fn whole<T: Send + 'static>(
+    admin: &Admin,
+    model: &ModelName,
+    work: impl FnOnce(&Whole) -> T + Send + 'static,
+) -> Result<(T, Option<EvidenceOfFleet>), ErrorResponse> {
+    if let Some(fleet) = &admin.fleet {
+        fleet.newest(model).await;
+    }
+    let (history, name) = (admin.quality.history().clone(), model.clone());
+    let done = compute(move || {
+        let whole = history.whole(&name, i64::MIN);
+        (work(&whole), whole.fleet)
+    });
+    let (found, together) = done.await?;
+    let own = admin.fleet.as_ref().map_or("", |fleet| fleet.node());
+    Ok((found, together.map(|together| EvidenceOfFleet::of(own, together))))
 }
 
 /// The experiment that the traffic document in force is.
@@ -42,6 +101,8 @@ pub(super) struct ExperimentAnswer {
     began_at_revision: u64,
     /// `complete`; or `reading` while the history before the start of the server is still read from the log.
     history: &'static str,
+    /// Whose rows these are; null in no fleet.
+    fleet: Option<EvidenceOfFleet>,
     #[serde(flatten)]
     experiment: Experiment,
 }
@@ -114,13 +175,10 @@ pub(super) async fn windowed(admin: &Admin, entry: &Entry, query: Query) -> Resu
     let by = by.map(|by| full_name(entry, by));
     let (model, metrics) = (entry.name().clone(), Arc::clone(entry.metrics()));
     let state = history.state();
-    let name = model.clone();
-    let found = compute(move || {
-        let snapshot = history.snapshot(&name, i64::MIN);
-        windows(&snapshot, &metrics, &Ask { from, to, step, by })
-    });
-    let windows = found.await?.map_err(|words| Failure::new(Code::InvalidRequest, words))?;
-    Ok(WindowedQuality { model, history: state, windows })
+    let ask = Ask { from, to, step, by };
+    let (found, fleet) = whole(admin, &model, move |whole| windows(&whole.snapshot, &metrics, &ask)).await?;
+    let windows = found.map_err(|words| Failure::new(Code::InvalidRequest, words))?;
+    Ok(WindowedQuality { model, history: state, fleet, windows })
 }
 
 /// The full name of the column that a short form means. A name that means none stays, and is refused where it is used.
@@ -159,14 +217,20 @@ pub(super) async fn show(
     let name = model.clone();
     let entries = read(&admin.ledger, move |ledger| ledger.history(&name)).await?;
     let (revision, began) = began(&entries, document).unwrap_or((entry.revision(), crate::record::now()));
+    let hash = document.split_hash();
     let arms = document.split.iter().filter(|arm| arm.weight > 0.0);
     let arms = arms.map(|arm| SetupArm { name: arm.arm.to_string(), version: arm.version, weight: arm.weight });
-    let setup = Setup { arms: arms.collect(), began, now: crate::record::now(), alpha: ALPHA };
-    let (history, metrics): (_, Arc<Metrics>) = (admin.quality.history().clone(), Arc::clone(entry.metrics()));
-    let (name, state) = (model.clone(), history.state());
-    let found = compute(move || experiment(&history.snapshot(&name, i64::MIN), &metrics, &setup)).await?;
+    let mut setup = Setup { arms: arms.collect(), began, now: crate::record::now(), alpha: ALPHA };
+    let (metrics, state): (Arc<Metrics>, _) = (Arc::clone(entry.metrics()), admin.quality.history().state());
+    let found = whole(&admin, &model, move |whole| {
+        // A gateway that joined later, or that was away, has had the split for a shorter time than the fleet.
+        let splits = whole.fleet.iter().flat_map(|fleet| &fleet.splits).filter(|(of, _)| *of == hash);
+        setup.began = splits.map(|(_, began)| *began).fold(setup.began, i64::min);
+        experiment(&whole.snapshot, &metrics, &setup)
+    });
+    let (found, fleet) = found.await?;
     let experiment = found.map_err(no_split)?;
-    Ok(Json(ExperimentAnswer { model, began_at_revision: revision, history: state, experiment }))
+    Ok(Json(ExperimentAnswer { model, began_at_revision: revision, history: state, fleet, experiment }))
 }
 
 /// The probability of any error in an experiment.
@@ -174,14 +238,8 @@ const ALPHA: f64 = 0.05;
 
 /// The oldest revision since which the split has been as it is now, and its time in microseconds since 1970. `history` is newest first.
 fn began(history: &[HistoryEntry], now: &Document) -> Option<(u64, i64)> {
-    let same = |entry: &&HistoryEntry| Document::from_json(&entry.document).is_ok_and(|then| is_same_split(&then, now));
-    let first = history.iter().take_while(same).last()?;
-    Some((first.revision, first.ts.as_microsecond()))
-}
-
-/// Whether two documents give every key the same arm, and every arm the same version.
-fn is_same_split(a: &Document, b: &Document) -> bool {
-    a.split == b.split && a.sticky_by == b.sticky_by && a.salt == b.salt && a.rules == b.rules
+    let history = history.iter().map(|entry| (entry.revision, entry.ts.as_microsecond(), entry.document.as_str()));
+    route::began(history, now)
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use super::Admin;
 use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
-use super::outcomes::{Query, WindowedQuality, windowed};
+use super::outcomes::{EvidenceOfFleet, Query, WindowedQuality, whole, windowed};
 use super::schemas::Problem;
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
-use crate::quality::{ByUnit, Figures, Moments};
+use crate::quality::{ByUnit, Figures, ModelQuality, Moments, Whole, of_rows};
 use crate::upload;
 use axum::Json;
 use axum::extract::State;
@@ -22,16 +22,19 @@ use utoipa::ToSchema;
 pub(super) struct Quality {
     #[schema(value_type = String)]
     model: ModelName,
-    /// Feedback entries received since the server started.
+    /// Feedback entries received since the server started; in a fleet, on all gateways since each started.
     feedback: u64,
-    /// Entries whose prediction is not in the window: it is unknown, too old, or comes later.
+    /// Entries whose prediction is not in the window: it is unknown, too old, or comes later. In a fleet: rows that entries are about and that no gateway has.
     unmatched: u64,
     /// Entries about requests outside the share that is kept.
     left_out: u64,
     /// From 0 to 1: the share of requests kept for the join. Below 1 when more rows arrive within the window than may wait.
     share: f64,
-    /// By version and arm, for primary and pinned requests; since the server started, over the share that is kept.
+    /// By version and arm, for primary and pinned requests; since the server started, over the share that is kept. In a fleet: over the rows of all
+    /// gateways that their histories keep, for as long as `prediction_log.quality_history` says.
     arms: Vec<ArmQuality>,
+    /// Whose rows these are; null in no fleet.
+    fleet: Option<EvidenceOfFleet>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -108,6 +111,12 @@ pub(super) async fn show(
 ) -> Result<Json<QualityAnswer>, ErrorResponse> {
     let entry = Arc::clone(target.entry(&admin.reader.snapshot())?);
     Ok(Json(match Query::read(parameters, admin.quality.history().keep())? {
+        None if admin.fleet.is_some() => {
+            let (name, of) = (entry.name().clone(), admin.quality.of(entry.name()));
+            let found = whole(&admin, entry.name(), move |whole| of_whole(&name, &of, whole));
+            let (quality, fleet) = found.await?;
+            QualityAnswer::Recent(Quality { fleet, ..quality })
+        }
         None => QualityAnswer::Recent(quality_of(&admin, entry.name())),
         Some(query) => QualityAnswer::Windows(windowed(&admin, &entry, query).await?),
     }))
@@ -124,6 +133,31 @@ pub(super) enum QualityAnswer {
 /// The quality of a model.
 pub(super) fn quality_of(admin: &Admin, model: &ModelName) -> Quality {
     let of = admin.quality.of(model);
+    if let Some(fleet) = &admin.fleet {
+        let whole = admin.quality.history().whole(model, i64::MIN);
+        let together = whole.fleet.clone().map(|together| EvidenceOfFleet::of(fleet.node(), together));
+        return Quality { fleet: together, ..of_whole(model, &of, &whole) };
+    }
+    shown(model, of)
+}
+
+/// The same of the rows of all gateways of a fleet. `own`: what this one has received.
+fn of_whole(model: &ModelName, own: &ModelQuality, whole: &Whole) -> Quality {
+    let (feedback, left_out) = whole.fleet.as_ref().map_or((0, 0), |fleet| (fleet.feedback, fleet.left_out));
+    let share = whole.snapshot.arms().iter().map(|arm| arm.share()).fold(1.0, f64::min);
+    shown(
+        model,
+        ModelQuality {
+            arms: of_rows(&whole.snapshot),
+            feedback: own.feedback + feedback,
+            unmatched: whole.unmatched,
+            left_out: own.left_out + left_out,
+            share,
+        },
+    )
+}
+
+fn shown(model: &ModelName, of: ModelQuality) -> Quality {
     let arm = |((version, arm), figures): ((Version, String), Figures)| ArmQuality {
         version,
         arm,
@@ -152,6 +186,7 @@ pub(super) fn quality_of(admin: &Admin, model: &ModelName) -> Quality {
         left_out: of.left_out,
         share: of.share,
         arms: of.arms.into_iter().map(arm).collect(),
+        fleet: None,
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/mlflow", To(View, Everything), mlflow::show),
         get("/api/v1/fleet", To(View, Listed), fleet::show),
         get("/api/v1/fleet/state", To(Administer, Everything), fleet::state),
+        get("/api/v1/fleet/audit", To(View, Everything), fleet::audit),
         get("/api/v1/alerts", To(View, Listed), alerts::list),
         post("/api/v1/alerts:test", To(Operate, Everything), alerts::test),
         get("/api/v1/alerts/silences", To(View, Listed), alerts::silences),

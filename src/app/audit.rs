@@ -2,7 +2,7 @@
 
 use super::commands::FAILED;
 use crate::cli::{AuditOptions, Pages};
-use crate::ledger::{self, Heads, Verified, Verifier};
+use crate::ledger::{self, FleetLine, FleetVerified, FleetVerifier, Heads, Verified, Verifier};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write as _};
@@ -16,7 +16,12 @@ const PAGE_BYTES: usize = 4 << 20;
 /// Verifies or exports the audit trail. Exit code 1 when a problem was found, or when the trail cannot be read.
 #[must_use]
 pub fn audit(options: &AuditOptions, server: Pages<'_>, json: bool) -> ExitCode {
-    let done = if options.export { export(options, server).map(|()| true) } else { verify(options, server, json) };
+    let done = match (options.export, options.verify) {
+        (true, _) => export(options, server).map(|()| true),
+        (false, true) if options.fleet => verify_fleet(options, server, json),
+        (false, true) => verify(options, server, json),
+        (false, false) => list_fleet(options, server, json).map(|()| true),
+    };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
@@ -105,6 +110,89 @@ fn verify(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result<bool,
     // Fails when the reader has closed the pipe, such as `| head`.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(verified.ok)
+}
+
+/// Verifies the chain of a fleet, and in it those of its gateways.
+fn verify_fleet(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result<bool, String> {
+    let mut verifier = FleetVerifier::default();
+    match &options.file {
+        Some(path) => {
+            for line in open(path)?.lines() {
+                verifier.line(&line.map_err(|e| format!("cannot read {}: {e}", path.display()))?);
+            }
+        }
+        None => each_page(0, server, |page| {
+            String::from_utf8_lossy(page).lines().for_each(|line| verifier.line(line));
+            Ok(true)
+        })?,
+    }
+    let verified = verifier.finish();
+    let text = if json {
+        serde_json::to_string_pretty(&verified).map_err(|e| e.to_string())? + "\n"
+    } else {
+        words_of_fleet(&verified)
+    };
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(verified.ok)
+}
+
+fn words_of_fleet(verified: &FleetVerified) -> String {
+    let mut text = String::new();
+    let own = verified.problems.iter().cloned();
+    let of_gateways = verified.gateways.iter().flat_map(|of| {
+        of.verified.problems.iter().map(move |problem| format!("gateway {}: {}", of.node, problem.found))
+    });
+    // Writing to a String cannot fail.
+    for problem in own.chain(of_gateways) {
+        let _ = writeln!(text, "FOUND {problem}");
+    }
+    let verdict = if verified.ok { "ok" } else { "FAILED" };
+    let fleet = verified.fleet.as_deref().unwrap_or("unknown");
+    let _ = writeln!(text, "{verdict}: {} messages of the audit trail of the fleet {fleet}", verified.messages);
+    if let Some(hash) = verified.hash {
+        let _ = writeln!(text, "  newest: message {}, hash {hash}", verified.last);
+    }
+    for of in &verified.gateways {
+        let chain = of.verified.chain.as_deref().unwrap_or("unknown");
+        let _ = writeln!(text, "  gateway {}: {} events of its chain {chain}", of.node, of.verified.events);
+    }
+    text
+}
+
+/// Lists who did what on which gateway, oldest first.
+fn list_fleet(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    let mut open = String::new();
+    let listed = |page: &[u8]| {
+        let mut text = String::new();
+        for line in String::from_utf8_lossy(page).lines() {
+            let Ok(FleetLine { event, .. }) = serde_json::from_str::<FleetLine>(line) else { continue };
+            if event.part == 1 {
+                open.clear();
+            }
+            open.push_str(&event.text);
+            if event.part != event.parts {
+                continue;
+            }
+            let of = |key: &str, value: &serde_json::Value| value[key].as_str().unwrap_or("-").to_owned();
+            let Ok(value) = serde_json::from_str::<serde_json::Value>(&open) else { continue };
+            if options.model.as_ref().is_some_and(|model| value["model"] != model.as_str()) {
+                continue;
+            }
+            if json {
+                let _ = writeln!(text, "{}", serde_json::json!({"node": event.node, "event": value}));
+            } else {
+                let (ts, actor, action) = (of("ts", &value), of("actor", &value), of("action", &value));
+                let (model, reason) = (of("model", &value), of("reason", &value));
+                let _ = writeln!(text, "{ts}  {:<12}  {actor:<16}  {action:<16}  {model:<16}  {reason}", event.node);
+            }
+        }
+        match out.write_all(text.as_bytes()) {
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+            other => other.map(|()| true).map_err(|e| format!("cannot write: {e}")),
+        }
+    };
+    each_page(options.after.unwrap_or(0), server, listed)
 }
 
 /// Opens a file, or standard input for `-`.

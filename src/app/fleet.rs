@@ -3,7 +3,7 @@
 use super::StartError;
 use crate::access::Access;
 use crate::config::Config;
-use crate::fleet::{Fleet, Joining, Place, Reload, Stop};
+use crate::fleet::{Counted, Fleet, Joining, Place, Reload, Stop};
 use crate::ledger::LedgerReader;
 use crate::lifecycle::{Handle, Peers};
 use crate::mirror::Mirror;
@@ -26,6 +26,8 @@ pub(super) fn prepare(config: &Config) -> Result<Before, StartError> {
     if config.fleet.urls.is_empty() {
         return Ok(Before::default());
     }
+    let configured = config.prediction_log.log.hash_key_file.as_deref();
+    crate::fleet::agree_on_hash_key(&config.fleet, &config.data.dir, configured);
     let (fleet, joining, peers) = Fleet::prepare(config.fleet.clone(), &config.data.dir)
         .map_err(|source| StartError::Start { what: "the fleet", source })?;
     Ok(Before { fleet: Some(fleet), peers: Some(peers), joining: Some(joining) })
@@ -43,7 +45,7 @@ impl Before {
         self,
         handle: &Handle,
         reader: &Reader,
-        mirror: &Mirror,
+        (mirror, counted): (&Mirror, Counted),
         (ledger, access): (&LedgerReader, &Access),
         telemetry: &Telemetry,
     ) -> Result<Joined, StartError> {
@@ -51,7 +53,7 @@ impl Before {
         let reload: Reload = Arc::new(move || access.reload(|| tokens.tokens()).map_err(|error| error.to_string()));
         let place = Place { ledger: ledger.clone(), reload };
         let start =
-            |joining: Joining| joining.start(handle.clone(), reader.clone(), (place, mirror.clone()), telemetry);
+            |joining: Joining| joining.start(handle.clone(), reader.clone(), (place, mirror.clone(), counted), telemetry);
         let stop = self.joining.map(start).transpose();
         let stop = stop.map_err(|source| StartError::Start { what: "the fleet", source })?;
         Ok(Joined { fleet: self.fleet, stop })
@@ -68,4 +70,13 @@ pub(super) struct Joined {
 pub(super) fn warnings(fleet: Option<Fleet>, others: Warnings) -> Warnings {
     let Some(fleet) = fleet else { return others };
     Arc::new(move || fleet.trouble().into_iter().chain(others()).collect())
+}
+
+/// The key that this gateway made to hash route keys with; `None` where the configuration names one.
+pub(super) fn made_hash_key(config: &Config) -> Option<String> {
+    let configured = config.prediction_log.log.hash_key_file.as_deref();
+    if crate::record::hash_key::is_configured(configured) {
+        return None;
+    }
+    crate::record::hash_key::made(&config.data.dir).ok().flatten()
 }

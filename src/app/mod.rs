@@ -245,7 +245,7 @@ impl App {
         let mut fleet = fleet::prepare(config)?;
         let (writer, reader) = registry::new_with(fleet.elsewhere());
 
-        let (prediction_log, log_stop, recording, quality, recalling) = start_log(config, io, &telemetry)?;
+        let (prediction_log, log_stop, recording, quality, recalling) = start_log(config, io, &telemetry, fleet.fleet.as_ref())?;
         let (mlflow, follower) = sources::registry(config, &reader).map_err(start("MLflow's registry"))?;
         let remote = sources::Remote::of(config, mlflow, fleet.fleet.as_ref(), &reader);
         let lifecycle_config = lifecycle_config(config, memory, recording, set_aside, &remote);
@@ -258,7 +258,12 @@ impl App {
             remote.start(config, &reader, &telemetry).map_err(start("the sources of models"))?;
         let (mlflow, mlflow_stop) =
             sources::follow(follower, &handle, &mirror, &telemetry).map_err(start("what follows MLflow"))?;
-        let fleet = fleet.join(&handle, &reader, &mirror, (&ledger_reader, &access), &telemetry)?;
+        let fleet = {
+            let (drift, ledger) = (prediction_log.drift().clone(), ledger_reader.clone());
+            let hash_key = fleet::made_hash_key(config);
+            let counted = crate::fleet::Counted { quality: quality.clone(), drift, ledger, hash_key };
+            fleet.join(&handle, &reader, (&mirror, counted), (&ledger_reader, &access), &telemetry)?
+        };
 
         let crate::config::Execute { inline_below, queue, max_wait, .. } = config.execute;
         let execution = Arc::new(execute::Config { inline_below, queue, max_wait, workers, cores });
@@ -583,6 +588,7 @@ fn start_log(
     config: &Config,
     io_threads: NonZeroUsize,
     telemetry: &Telemetry,
+    fleet: Option<&crate::fleet::Fleet>,
 ) -> Result<(Log, drift::CountedLog, crate::model_settings::Recording, Quality, Recalling), StartError> {
     let settings = &config.prediction_log;
     let quality = Quality::new(settings.quality);
@@ -596,6 +602,10 @@ fn start_log(
     };
     let (log, stop) = Log::start(log_config, quality.clone(), telemetry)
         .map_err(|source| StartError::Start { what: "the prediction log", source })?;
+    // What is read next may concern rows of other gateways.
+    if let Some(fleet) = fleet {
+        fleet.share(&quality, log.drift(), log.key_fingerprint());
+    }
     // Before any version is watched, as it continues with what was saved.
     let drift = drift::Keeper::start(log.drift().clone(), &config.data.dir, telemetry)
         .map_err(|source| StartError::Start { what: "the thread for drift", source })?;

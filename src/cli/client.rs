@@ -321,8 +321,9 @@ impl Client {
     }
 
     /// The page of the audit trail after an event, as lines of JSON. Empty after the last event.
-    pub(super) fn audit_page(&self, after: u64) -> Result<Vec<u8>, String> {
-        match self.get(&format!("/api/v1/audit/export?after={after}")) {
+    pub(super) fn audit_page(&self, after: u64, fleet: bool) -> Result<Vec<u8>, String> {
+        let place = if fleet { "fleet/audit" } else { "audit/export" };
+        match self.get(&format!("/api/v1/{place}?after={after}")) {
             Ok(page) => Ok(page.bytes),
             Err(CommandError::Failed(message) | CommandError::Usage(message)) => Err(message),
         }

@@ -556,7 +556,9 @@ Who pushed a version or asked for its traffic cannot approve it.")]
   sluicegate audit --verify --data-dir data                  verify a data directory, without a server
   sluicegate audit --export                                  write all events to standard output
   sluicegate audit --export --after 1024                     write what came since
-  sluicegate audit --verify --file audit.jsonl               verify an export, on any machine")]
+  sluicegate audit --verify --file audit.jsonl               verify an export, on any machine
+  sluicegate audit --fleet                                   who did what on which gateway of the fleet
+  sluicegate audit --fleet --verify                          verify the chain of the fleet, and of each gateway in it")]
     Audit(AuditOptions),
 }
 
@@ -912,8 +914,9 @@ pub fn run(local: &Local) -> ExitCode {
         Command::Fleet { command: Some(command) } => return (local.fleet)(&command, client.json()),
         Command::Silence(options) => client.silence(&options),
         Command::History { model } => client.history(&model),
-        Command::Audit(options) if options.verify || options.export => {
-            return (local.audit)(&options, &mut |after| client.audit_page(after), client.json());
+        Command::Audit(options) if options.verify || options.export || options.fleet => {
+            let fleet = options.fleet;
+            return (local.audit)(&options, &mut |after| client.audit_page(after, fleet), client.json());
         }
         Command::Audit(AuditOptions { model, since, limit, .. }) => {
             client.audit(model.as_deref(), since.as_deref(), limit)

@@ -232,6 +232,9 @@ pub struct AuditOptions {
     /// Write all events with their hashes to standard output, oldest first, as lines of JSON.
     #[arg(long, group = "whole")]
     pub export: bool,
+    /// The trail of the whole fleet: the events of all gateways, oldest first.
+    #[arg(long, conflicts_with_all = ["since", "limit", "data_dir", "heads"])]
+    pub fleet: bool,
     /// With --verify or --export: read this data directory, without a server.
     #[arg(long, value_name = "DIR", requires = "whole")]
     pub data_dir: Option<PathBuf>,

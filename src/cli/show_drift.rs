@@ -21,6 +21,7 @@ pub(super) fn drift(answer: &Value) -> String {
             cell(&trouble["words"])
         );
     }
+    text.push_str(&super::show_outcomes::of_fleet(answer));
     for version in list(answer, "versions") {
         let reference = match version["reference"].as_str() {
             Some("profile") => format!("profile.json of {} rows", cell(&version["reference_rows"])),

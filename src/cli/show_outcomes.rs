@@ -45,9 +45,9 @@ pub(super) fn recent(answer: &Value) -> String {
         })
         .collect();
     if rows.is_empty() {
-        return "no recorded predictions yet\n".to_owned();
+        return format!("no recorded predictions yet\n{}", of_fleet(answer));
     }
-    table(&["VERSION", "ARM", "ROWS", "LABELS", "ACCURACY", "MEAN ABS ERROR", "VALUES"], &rows)
+    of_fleet(answer) + &table(&["VERSION", "ARM", "ROWS", "LABELS", "ACCURACY", "MEAN ABS ERROR", "VALUES"], &rows)
 }
 
 /// Figures over windows.
@@ -56,6 +56,7 @@ pub(super) fn windows(answer: &Value) -> String {
     if answer["history"] == "reading" {
         text.push_str("the history before the start of the server is still being read: figures may grow\n");
     }
+    text.push_str(&of_fleet(answer));
     let mut rows = Vec::new();
     for group in list(answer, "groups") {
         for (name, of) in group["metrics"].as_object().into_iter().flatten() {
@@ -115,6 +116,33 @@ fn contradicted(group: &Value) -> Option<String> {
     })
 }
 
+/// Whose rows or counts are in the figures; nothing in no fleet.
+pub(super) fn of_fleet(answer: &Value) -> String {
+    let fleet = &answer["fleet"];
+    if fleet.is_null() {
+        return String::new();
+    }
+    let gateways: Vec<String> = list(fleet, "gateways")
+        .map(|gateway| match gateway["as_of"].as_str() {
+            Some(as_of) => format!("{} (of {as_of})", cell(&gateway["name"])),
+            None => cell(&gateway["name"]),
+        })
+        .collect();
+    let mut text = format!("counted of {}", gateways.join(", "));
+    if let Some(until) = answer["closed_until"].as_str() {
+        let _ = write!(text, ", until {until}");
+    }
+    let missing: Vec<String> = list(fleet, "missing").map(cell).collect();
+    if !missing.is_empty() {
+        let _ = write!(text, "; not of {}", missing.join(", "));
+    }
+    if let Some(waits) = fleet["waits"].as_str() {
+        let _ = write!(text, "; {waits}");
+    }
+    text.push('\n');
+    text
+}
+
 pub(super) fn experiment(answer: &Value) -> String {
     let mut text = format!(
         "since revision {} ({}), by {}\n",
@@ -125,6 +153,7 @@ pub(super) fn experiment(answer: &Value) -> String {
     if answer["history"] == "reading" {
         text.push_str("the history before the start of the server is still being read: figures may change\n");
     }
+    text.push_str(&of_fleet(answer));
     let arms: Vec<Vec<String>> = list(answer, "arms")
         .map(|arm| {
             vec![

@@ -38,6 +38,7 @@ pub(super) fn section(drift: &Value) -> Markup {
         section #drift aria-labelledby="drift-title" {
             h2 #drift-title { "Drift" }
             p { (text(drift, "summary", 800)) }
+            (super::evidence::of_fleet(drift))
             @for trouble in list(drift, "troubles").iter().take(5) { p .warn { (text(trouble, "words", 500)) } }
             @for (version, arm) in arms.iter().take(ARMS) {
                 h3 { "Version " (text(version, "version", 20)) ", arm " (text(arm, "arm", 60)) }

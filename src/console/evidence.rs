@@ -6,6 +6,8 @@ use serde_json::Value;
 
 /// Of the rows of an experiment.
 const BYTES_OF_EXPERIMENT: usize = 8_000;
+/// Gateways that are named.
+const GATEWAYS: usize = 12;
 
 pub(super) fn experiment(experiment: &Value) -> Markup {
     let metrics = list(experiment, "metrics");
@@ -19,6 +21,7 @@ pub(super) fn experiment(experiment: &Value) -> Markup {
         section #experiment aria-labelledby="experiment-title" {
             h2 #experiment-title { "Experiment" }
             p { (text(experiment, "summary", 800)) }
+            (of_fleet(experiment))
             p .quiet { "Since revision " (show::number_of(&experiment["began_at_revision"])) ", " (show::ago(&experiment["began"])) ". Counted by " (text(experiment, "unit", 20)) "; the control is arm " (text(experiment, "control", 60)) ". All intervals together are right in " (show::share(1.0 - experiment["alpha"].as_f64().unwrap_or(0.05))) " of the cases, whenever one looks." }
             table {
                 thead { tr { th scope="col" { "Metric" } th scope="col" { "Arm" } th scope="col" .number { "Units" } th scope="col" .number { "Mean" } th scope="col" { "Difference to the control" } th scope="col" { "In words" } } }
@@ -91,6 +94,26 @@ pub(super) fn accuracy(quality: &Value, version: &str) -> Markup {
                 } }
             }
         }
+    }
+}
+
+/// Whose rows or counts are in the figures; nothing in no fleet.
+pub(super) fn of_fleet(answer: &Value) -> Markup {
+    let fleet = &answer["fleet"];
+    if fleet.is_null() {
+        return html! {};
+    }
+    let gateways = list(fleet, "gateways");
+    let named: Vec<String> = gateways.iter().take(GATEWAYS).map(|gateway| text(gateway, "name", 64)).collect();
+    let missing: Vec<&str> = list(fleet, "missing").iter().filter_map(Value::as_str).take(GATEWAYS).collect();
+    html! {
+        p .quiet {
+            "Counted of " (named.join(", "))
+            @if gateways.len() > GATEWAYS { " and " (show::counted((gateways.len() - GATEWAYS) as f64, "more gateway", "more gateways")) }
+            "."
+        }
+        @if !missing.is_empty() { p .warn { "Not counted: what " (missing.join(", ")) " answered." } }
+        @if fleet["waits"].is_string() { p .warn { (text(fleet, "waits", 200)) } }
     }
 }
 

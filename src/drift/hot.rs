@@ -257,6 +257,12 @@ impl Tally {
         self.counts.len() == plan.counters && self.sums.len() == columns && self.steady.len() == columns
     }
 
+    /// Whether the counts may be of the same columns.
+    pub fn is_like(&self, other: &Tally) -> bool {
+        (self.counts.len(), self.sums.len(), self.steady.len())
+            == (other.counts.len(), other.sums.len(), other.steady.len())
+    }
+
     fn take(&mut self, plan: &Plan) -> Tally {
         std::mem::replace(self, Tally::new(plan))
     }
@@ -284,8 +290,8 @@ impl Tally {
 
     /// Adds the counts of rows of the same columns.
     pub fn add(&mut self, other: &Tally) {
-        self.offered += other.offered;
-        self.rows += other.rows;
+        self.offered = self.offered.saturating_add(other.offered);
+        self.rows = self.rows.saturating_add(other.rows);
         for (sum, count) in self.counts.iter_mut().zip(&other.counts) {
             *sum = sum.saturating_add(*count);
         }

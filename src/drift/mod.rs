@@ -5,6 +5,7 @@
 //! - [`Drift::observe`] counts a record, in time that is bounded: beyond a budget only a share of the requests is counted, and the share is said.
 //! - [`Drift::work`] judges the windows that have ended: hours, days, weeks and four weeks. It is called by a thread of low priority.
 //! - [`Drift::report`] gives the answers of a model, [`Drift::troubles`] what is wrong, of all models.
+//! - In a fleet, hours are added up over its gateways and judged when they are closed for all ([`together`]).
 //! - [`Drift::save`] and [`Drift::load`] keep the counts over a restart.
 //!
 //! Uses: columns, model, profile.
@@ -22,10 +23,13 @@ mod report;
 mod settings;
 mod state;
 mod stored;
+pub mod together;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod tests_simulation;
+#[cfg(test)]
+mod tests_together;
 mod window;
 
 pub use hot::Seen;

@@ -4,6 +4,7 @@ use super::analysis::Analysis;
 use super::hot::{FIRST_DAY_BYTES, FIRST_DAY_ROWS, FirstDay, Hot, ModelHot, Seen, VersionHot};
 use super::plan::{Plan, Reference, first_day_columns};
 use super::settings::Settings;
+use super::together::Sharing;
 use super::window::HOUR;
 use crate::columns::{Cell, Column, ElementNames};
 use crate::model::{ModelName, Signature, Version};
@@ -29,13 +30,14 @@ impl Default for Config {
 
 /// Counts and judges. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Drift(Arc<Shared>);
+pub struct Drift(pub(super) Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     config: Config,
     hot: Mutex<Hot>,
     analysis: Mutex<Analysis>,
+    pub(super) sharing: Mutex<Sharing>,
 }
 
 /// A version that is watched.
@@ -160,6 +162,9 @@ impl Drift {
         // Records of the last hour may still wait to be written.
         let hour = now.saturating_sub(HOUR / 60).div_euclid(HOUR);
         self.hot().end_hours(hour);
+        if self.gather(hour) {
+            return;
+        }
         loop {
             // Not in the loop's condition, where the lock would be held for its body.
             let ended = self.hot().ended.pop_front();
@@ -191,19 +196,35 @@ impl Drift {
         }
         for (name, version, day) in done {
             let profile = Arc::new(day.profile());
-            self.analysis().set_first_day(&name, version, Arc::clone(&profile));
-            let watched = {
-                let mut hot = self.hot();
-                let of = hot.models.get_mut(&name).and_then(|model| model.versions.get_mut(&version));
-                let Some(of) = of else { continue };
-                of.watched.first_day = Some(profile);
-                of.watched.clone()
-            };
-            let plan = watched.plan().map(Arc::new);
-            let mut hot = self.hot();
-            if let Some(of) = hot.models.get_mut(&name).and_then(|model| model.versions.get_mut(&version)) {
-                of.plan = plan;
+            if !self.propose(&name, version, &profile) {
+                self.set_first_day(&name, version, profile);
             }
+        }
+    }
+
+    /// The first day of a version is its reference from now on.
+    pub(super) fn set_first_day(&self, name: &ModelName, version: Version, profile: Arc<Profile>) {
+        self.analysis().set_first_day(name, version, Arc::clone(&profile));
+        let watched = {
+            let mut hot = self.hot();
+            let of = hot.models.get_mut(name).and_then(|model| model.versions.get_mut(&version));
+            let Some(of) = of else { return };
+            if of.watched.first_day.as_ref().is_some_and(|known| *known == profile) && of.plan.is_some() {
+                return;
+            }
+            of.watched.first_day = Some(profile);
+            of.watched.clone()
+        };
+        let plan = if watched.settings.enabled { watched.plan().map(Arc::new) } else { None };
+        let mut hot = self.hot();
+        let Hot { models, bytes, .. } = &mut *hot;
+        if let Some(of) = models.get_mut(name).and_then(|model| model.versions.get_mut(&version)) {
+            *bytes = bytes.saturating_sub(of.bytes());
+            (of.first_day, of.arms, of.plan) = (None, Vec::new(), plan.clone());
+        }
+        drop(hot);
+        if let Some(plan) = plan {
+            self.analysis().attach(name, version, &plan);
         }
     }
 

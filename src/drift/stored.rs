@@ -2,6 +2,7 @@
 
 use super::analysis::ArmState;
 use super::state::Drift;
+use super::together::Closed;
 use crate::model::{ModelName, Version};
 use crate::profile::Profile;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ struct Stored {
     format: u32,
     arms: Vec<StoredArm>,
     first_days: BTreeMap<Version, Profile>,
+    /// The last hour that was closed for all gateways of a fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    closed: Option<Closed>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,9 +51,11 @@ impl Drift {
     /// The state of a model, with the open hour, as text for [`Drift::load`].
     #[must_use]
     pub fn save(&self, name: &ModelName) -> String {
+        let is_shared = self.is_shared();
         let open: Vec<_> = {
             let hot = self.hot();
-            let versions = hot.models.get(name).into_iter().flat_map(|model| &model.versions);
+            // In a fleet, what is open here is told, and judged with what others counted.
+            let versions = hot.models.get(name).filter(|_| !is_shared).into_iter().flat_map(|model| &model.versions);
             let arms = versions.filter_map(|(version, of)| Some((*version, of.plan.clone()?, &of.arms)));
             arms.flat_map(|(version, plan, arms)| {
                 let counted = arms.iter().filter(|arm| arm.tally.offered > 0);
@@ -80,7 +86,7 @@ impl Drift {
             }
         }
         let arms = arms.into_iter().map(|((version, arm), state)| StoredArm { version, arm, state }).collect();
-        let stored = Stored { format: FORMAT, arms, first_days };
+        let stored = Stored { format: FORMAT, arms, first_days, closed: self.closed(name) };
         serde_json::to_string(&stored).expect("finite numbers and texts are JSON")
     }
 
@@ -96,6 +102,9 @@ impl Drift {
         for (version, profile) in &stored.first_days {
             let text = profile.to_json();
             Profile::parse(text.as_bytes()).map_err(|e| format!("the first day of version {version}: {e}"))?;
+        }
+        if let Some(closed) = stored.closed {
+            self.sharing().closed.insert(name.clone(), closed);
         }
         let mut analysis = self.analysis();
         let model = analysis.models.entry(name.clone()).or_default();

@@ -17,18 +17,18 @@ fn spec(name: &str, datatype: DataType, dims: &[Option<usize>]) -> TensorSpec {
 }
 
 /// A number, a text and a score.
-pub(super) fn signature() -> Signature {
+pub(crate) fn signature() -> Signature {
     Signature::new(
         vec![spec("x", DataType::Fp32, &[None, Some(1)]), spec("s", DataType::Bytes, &[None])],
         vec![spec("y", DataType::Fp32, &[None])],
     )
 }
 
-pub(super) fn model() -> ModelName {
+pub(crate) fn model() -> ModelName {
     "m".parse().unwrap()
 }
 
-pub(super) fn version() -> Version {
+pub(crate) fn version() -> Version {
     "1".parse().unwrap()
 }
 
@@ -37,7 +37,7 @@ fn row(random: &mut fastrand::Rng) -> (f64, &'static str) {
     (random.f64(), if random.f64() < 0.3 { "a" } else { "b" })
 }
 
-fn profile(rows: usize) -> Arc<Profile> {
+pub(crate) fn profile(rows: usize) -> Arc<Profile> {
     let mut random = fastrand::Rng::with_seed(1);
     let mut builders = [(); 3].map(|()| Builder::new(100_000));
     for _ in 0..rows {
@@ -59,15 +59,15 @@ fn profile(rows: usize) -> Arc<Profile> {
     })
 }
 
-struct Fixture {
-    drift: Drift,
+pub(crate) struct Fixture {
+    pub drift: Drift,
     signature: Signature,
     random: fastrand::Rng,
     settings: Settings,
 }
 
 impl Fixture {
-    fn new(config: Config, profile: Option<&Arc<Profile>>) -> Fixture {
+    pub fn new(config: Config, profile: Option<&Arc<Profile>>) -> Fixture {
         let fixture = Fixture {
             drift: Drift::new(config),
             signature: signature(),
@@ -78,7 +78,7 @@ impl Fixture {
         fixture
     }
 
-    fn watch(&self, profile: Option<&Arc<Profile>>, hidden: &[&str]) {
+    pub fn watch(&self, profile: Option<&Arc<Profile>>, hidden: &[&str]) {
         self.drift.watch(&Watch {
             model: &model(),
             version: version(),
@@ -91,7 +91,7 @@ impl Fixture {
     }
 
     /// Requests of one row, spread over an hour.
-    fn hour(&mut self, hour: i64, requests: i64, change: impl Fn(&mut f64, &mut &'static str)) {
+    pub fn hour(&mut self, hour: i64, requests: i64, change: impl Fn(&mut f64, &mut &'static str)) {
         for i in 0..requests {
             let (mut x, mut s) = row(&mut self.random);
             change(&mut x, &mut s);
@@ -104,7 +104,7 @@ impl Fixture {
         }
     }
 
-    fn request<'f>(&self, ts: i64, id: &str, records: usize, cell: impl Fn(&Column) -> Cell<'f>) {
+    pub fn request<'f>(&self, ts: i64, id: &str, records: usize, cell: impl Fn(&Column) -> Cell<'f>) {
         let (model, version) = (model(), version());
         let seen = Seen { model: &model, version, arm: "control", request_id: id, ts, records };
         self.drift.observe(&seen, |columns, _, each| {
@@ -112,11 +112,11 @@ impl Fixture {
         });
     }
 
-    fn report(&self) -> VersionReport {
+    pub fn report(&self) -> VersionReport {
         self.drift.report(&model(), 0).versions.remove(0)
     }
 
-    fn column(&self, name: &str) -> ColumnReport {
+    pub fn column(&self, name: &str) -> ColumnReport {
         let report = self.report();
         report.arms[0].columns.iter().find(|column| column.name == name).unwrap().clone()
     }

@@ -12,6 +12,7 @@ use crate::telemetry::{Telemetry, names};
 use jiff::Timestamp;
 use metrics::{Gauge, Histogram};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Something is to be followed.
     news: Notify,
+    /// This gateway has what the fleet says of its models, or goes on with what it had.
+    begun: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +64,8 @@ pub(super) struct State {
     link: Link,
     /// Since when it is followed.
     since: Option<Instant>,
+    /// It was tried to reach NATS, in vain.
+    failed: bool,
     pub(super) models: HashMap<ModelName, Known>,
     pub(super) nodes: BTreeMap<String, Heard>,
     pub(super) places: Places,
@@ -198,6 +203,7 @@ impl Board {
             rules: config.placement.clone(),
             state: Mutex::default(),
             news: Notify::new(),
+            begun: AtomicBool::new(false),
         }))
     }
 
@@ -234,6 +240,7 @@ impl Board {
         let mut state = self.lock();
         let was = matches!(state.link, Link::Following);
         state.link = Link::CutOff(why);
+        state.failed = true;
         state.count();
         was
     }
@@ -342,6 +349,32 @@ impl Board {
         }
     }
 
+    /// Whether this gateway has begun: its models are as the fleet says, or what is missing cannot be put in force for now, or NATS is away and it goes
+    /// on with what it had.
+    pub fn has_begun(&self) -> bool {
+        self.0.begun.load(Ordering::Acquire)
+    }
+
+    /// Looks whether it has begun by now. `comes`: versions of a model are being fetched or loaded. `has_own`: documents from before its start are in
+    /// force here.
+    pub fn begin(&self, comes: impl Fn(&ModelName) -> bool, has_own: bool) {
+        /// What is neither here by then nor on its way will not come soon.
+        const PATIENT: Duration = Duration::from_secs(5);
+        let mut state = self.lock();
+        let begun = match &state.link {
+            Link::CutOff(_) => state.failed && has_own,
+            Link::Reading => false,
+            Link::Following => {
+                let is_patient = state.since.is_none_or(|since| since.elapsed() < PATIENT);
+                let behind = state.models.iter().filter(|(_, known)| known.in_force != known.revision && known.shared.is_ok());
+                let mut behind: Vec<ModelName> = behind.map(|(model, _)| model.clone()).collect();
+                behind.retain(|model| state.is_here(&self.0, model));
+                behind.iter().all(|model| !is_patient && !comes(model))
+            }
+        };
+        self.0.begun.fetch_or(begun, Ordering::AcqRel);
+    }
+
     // === the manager ===
 
     /// What the bucket has of a model.
@@ -414,6 +447,32 @@ impl Board {
         let holders = state.holders(&self.0, model.as_str());
         let there = state.heard().filter(|(name, _)| **name != self.0.node && holders.contains(*name));
         there.map(|(name, heard)| (name.clone(), heard.node.models.get(model.as_str()).cloned())).collect()
+    }
+
+    /// The names of the other gateways that are there and answer for a model.
+    pub fn serving(&self, model: &ModelName) -> Vec<String> {
+        let serves = |has: &NodeModel| has.revision > 0 && !has.serving.is_empty();
+        let others = self.others(model).into_iter().filter(|(_, has)| has.as_ref().is_some_and(serves));
+        others.map(|(name, _)| name).collect()
+    }
+
+    /// The same with the hour before which each has told all that it counted of drift.
+    pub fn tellers(&self, model: &ModelName) -> Vec<(String, Option<i64>)> {
+        let serving = self.serving(model);
+        let state = self.lock();
+        let told = |name: &String| state.nodes.get(name).and_then(|heard| heard.node.drift_told);
+        serving.iter().map(|name| (name.clone(), told(name))).collect()
+    }
+
+    /// How many gateways that are there and should have a model come before this one in the order of names.
+    pub fn place(&self, model: &ModelName) -> usize {
+        self.others(model).iter().filter(|(name, _)| *name < self.0.node).count()
+    }
+
+    /// Whether this gateway is the first by name of those that are there. `None` while it is cut off.
+    pub fn tells(&self) -> Option<bool> {
+        let state = self.lock();
+        matches!(state.link, Link::Following).then(|| state.heard().all(|(name, _)| self.0.node <= *name))
     }
 
     // === rollouts ===

@@ -235,6 +235,10 @@ impl Peers for Changes {
         self.board.not_in_force(model);
     }
 
+    fn has_begun(&self) -> bool {
+        self.board.has_begun()
+    }
+
     fn is_placed_here(&self, model: &ModelName) -> bool {
         self.board.is_here(model)
     }

@@ -1,30 +1,37 @@
-//! fleet: several gateways that share versions, what was decided about their models, and tokens, through NATS `JetStream` (docs/FLEET.md).
+//! fleet: several gateways that share versions, what was decided about their models, tokens, and evidence, through NATS `JetStream` (docs/FLEET.md).
 //!
 //! - A change of a model or a token becomes one compare-and-set in the fleet's buckets before it is stored here ([`Peers`]).
 //! - A thread follows the buckets: what another gateway changed is put in force here, whatever was missed meanwhile.
 //! - Every second the gateway reports what it has. A document can only give traffic to versions that are ready on every gateway that should have them.
+//! - Evidence is the fleet's: rows with their outcomes and hours of drift are given to all, each counted once (`evidence.rs`, `rows.rs`, `hours.rs`).
+//! - The audit trails of all gateways are appended to one chain (`audit.rs`).
 //! - A rollout has one driver, which judges the sums of what all gateways counted (`rollouts.rs`, `shares.rs`).
 //! - A push puts a version into the fleet's store; every gateway that should have it fetches it, as from any source of versions.
 //! - Cut off from NATS, a gateway serves what it has, says so, and refuses changes.
 //!
-//! Uses: access (patterns), ledger (what is shared, tokens), lifecycle (handle), machine (durable files), mirror (what it lists and reads), model, registry (reader), rollout (what it needs of other gateways), route, telemetry.
+//! Uses: access (patterns), drift (hours), ledger (what is shared, tokens, histories), lifecycle (handle), machine (durable files), mirror (what it lists and reads), model, profile (first days), quality (rows), record (the key of its hashes), registry (reader), rollout (what it needs of other gateways), route, telemetry.
 //!
 //! Invariant: a request never waits for another machine, and the clock decides nothing: revisions of the bucket do.
 //!
 //! To share something else of a model: a field of [`crate::ledger::SharedModel`]. Something that belongs to no model: a bucket in `session.rs`, and a file with
 //! its form and a future beside the session that follows it, as `tokens.rs`.
 
+mod audit;
 mod board;
 mod catalogue;
 mod change;
+mod evidence;
 mod export;
 mod give;
+mod hash_key;
+mod hours;
 mod identity;
 mod own;
 mod placement;
 mod places;
 mod push;
 mod rollouts;
+mod rows;
 mod seed;
 mod session;
 mod shares;
@@ -33,6 +40,8 @@ mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_evidence;
 #[cfg(test)]
 mod tests_followers;
 #[cfg(test)]
@@ -43,6 +52,8 @@ mod tokens;
 mod versions;
 mod wire;
 
+pub(crate) use evidence::Counted;
+pub(crate) use hash_key::agree as agree_on_hash_key;
 pub use board::{NodeView, RolloutView, Troubles, View};
 pub use export::FleetState;
 pub use placement::{Labels, Rule};
@@ -51,15 +62,18 @@ pub(crate) use seed::{Seeded, seed};
 pub(crate) use tokens::{Place, Reload};
 pub use wire::{Fetching, NodeModel};
 
+use crate::drift::Drift;
 use crate::lifecycle::{Handle, Peers};
 use crate::mirror::{Mirror, Other};
 use crate::model::ModelName;
+use crate::quality::Quality;
 use crate::registry::Reader;
 use crate::rollout::Fellows;
 use crate::telemetry::Telemetry;
 use board::Board;
 use catalogue::Catalogue;
 use change::Changes;
+use evidence::Evidence;
 use rollouts::Rollouts;
 use session::Puts;
 use std::io;
@@ -98,6 +112,7 @@ pub struct Fleet {
     board: Board,
     sharing: Arc<Sharing>,
     rollouts: Rollouts,
+    evidence: Evidence,
 }
 
 /// What pushes and fetches share.
@@ -121,6 +136,7 @@ pub struct Joining {
     id: String,
     board: Board,
     rollouts: Rollouts,
+    evidence: Evidence,
     tokens: TokenTable,
     puts: Puts,
     catalogue: Catalogue,
@@ -194,8 +210,10 @@ impl Fleet {
         let catalogue = Catalogue::default();
         let pushes = Arc::new(Semaphore::new(PUSHES));
         let sharing = Arc::new(Sharing { config: config.clone(), catalogue: catalogue.clone(), pushes });
-        let fleet = Fleet { board: board.clone(), sharing, rollouts: rollouts.clone() };
-        Ok((fleet, Joining { config, id, board, rollouts, tokens, puts, catalogue }, Box::new(changes)))
+        let evidence = Evidence::new(board.clone(), config.node.clone(), id.clone());
+        let fleet =
+            Fleet { board: board.clone(), sharing, rollouts: rollouts.clone(), evidence: evidence.clone() };
+        Ok((fleet, Joining { config, id, board, rollouts, evidence, tokens, puts, catalogue }, Box::new(changes)))
     }
 
     /// The fleet as this gateway sees it.
@@ -207,6 +225,32 @@ impl Fleet {
     /// What rollouts need of the other gateways.
     pub(crate) fn fellows(&self) -> Arc<dyn Fellows> {
         Arc::new(self.rollouts.clone())
+    }
+
+    /// Makes rows and counts of drift those of the fleet. Before anything is counted, and before what was counted earlier is read.
+    /// `key`: tells the key that route keys are hashed with apart from those of others.
+    pub(crate) fn share(&self, quality: &Quality, drift: &Drift, key: String) {
+        self.evidence.set_key(key);
+        quality.history().share_with(Arc::new(self.evidence.clone()));
+        drift.share();
+    }
+
+    /// Waits until the rows of other gateways are as new as they can be, at most 3 s.
+    pub(crate) async fn newest(&self, model: &ModelName) {
+        self.evidence.newest(model).await;
+    }
+
+    /// The name of this gateway.
+    #[must_use]
+    pub(crate) fn node(&self) -> &str {
+        &self.sharing.config.node
+    }
+
+    /// Whether this gateway is the one that tells what is wrong with the fleet as a whole: the first by name of those that are there. `None` while it is
+    /// cut off.
+    #[must_use]
+    pub fn tells(&self) -> Option<bool> {
+        self.board.tells()
     }
 
     /// What is wrong, for alerts.
@@ -251,7 +295,8 @@ impl Fleet {
     /// What an operator should know, in a sentence. `None` when all is well.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.board.trouble()
+        let waits = || "this gateway waits for what its fleet says of its models".to_owned();
+        self.board.trouble().or_else(|| (!self.board.has_begun()).then(waits))
     }
 }
 
@@ -264,17 +309,29 @@ impl Joining {
         self,
         handle: Handle,
         reader: Reader,
-        (place, mirror): (Place, Mirror),
+        (place, mirror, counted): (Place, Mirror, Counted),
         telemetry: &Telemetry,
     ) -> io::Result<Stop> {
         let (asked, stop) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let Joining { config, id, board, rollouts, tokens, puts, catalogue } = self;
+        let Joining { config, id, board, rollouts, evidence, tokens, puts, catalogue } = self;
         board.count_with(telemetry);
         let versions = Versions { catalogue, board: board.clone(), mirror };
         let stranger = std::cell::Cell::new(None);
-        let follower =
-            session::Member { config, id, board, rollouts, handle, reader, versions, tokens, place, stranger };
+        let follower = session::Member {
+            config,
+            id,
+            board,
+            rollouts,
+            evidence,
+            counted,
+            handle,
+            reader,
+            versions,
+            tokens,
+            place,
+            stranger,
+        };
         let thread = std::thread::Builder::new().name("fleet".to_owned()).spawn(move || {
             runtime.block_on(follower.run(puts, stop));
         })?;

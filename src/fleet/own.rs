@@ -41,6 +41,7 @@ pub(super) fn report(reader: &Reader, board: &Board, mirror: &Mirror, id: &str, 
         labels: board.0.labels.clone(),
         rules: placement::fingerprint(&board.0.rules),
         lag_ms: board.lag_ms(),
+        drift_told: None,
     }
 }
 

@@ -326,9 +326,6 @@ impl Fellows for Rollouts {
     }
 
     fn others(&self, model: &ModelName) -> Vec<String> {
-        let others = self.0.board.others(model).into_iter();
-        let serves =
-            others.filter(|(_, has)| has.as_ref().is_some_and(|has| has.revision > 0 && !has.serving.is_empty()));
-        serves.map(|(node, _)| node).collect()
+        self.0.board.serving(model)
     }
 }

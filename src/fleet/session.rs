@@ -1,20 +1,26 @@
 //! The connection to NATS: reads the fleet's buckets, follows them, reports this gateway, and stores changes.
 
+use super::audit::Trail;
 use super::board::{self, Board, Stored, now};
 use super::change::{Outcome, Put};
+use super::evidence::{Counted, Evidence};
 use super::give::Giver;
 use super::rollouts::Rollouts;
 use super::state::{By, SharedState};
 use super::tokens::{Place, TokenTable, Tokens};
 use super::versions::Versions;
+use super::hash_key;
+use super::hours::{self, Hours};
+use super::rows::{self, Giving};
 use super::wire::{self, Node};
 use super::{Config, own};
 use crate::lifecycle::{FollowOutcome, Followed, Handle};
-use crate::registry::Reader;
+use crate::model::ModelName;
+use crate::registry::{Reader, State};
 use async_nats::connection::State as Connection;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{self, Entry, Operation, Store};
-use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::stream::{StorageType, Stream};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions};
 use futures_util::StreamExt as _;
 use std::cell::Cell;
@@ -31,6 +37,8 @@ pub(super) struct Member {
     pub id: String,
     pub board: Board,
     pub rollouts: Rollouts,
+    pub evidence: Evidence,
+    pub counted: Counted,
     pub handle: Handle,
     pub reader: Reader,
     pub versions: Versions,
@@ -61,6 +69,9 @@ enum End {
     Lost(String),
 }
 
+/// What never comes.
+enum Never {}
+
 /// Every single exchange with NATS.
 pub(super) const EXCHANGE: Duration = Duration::from_secs(2);
 /// How often the gateway reports itself and looks at the connection.
@@ -69,6 +80,8 @@ const TICK: Duration = Duration::from_secs(1);
 const REPORT_LIVES: Duration = Duration::from_mins(5);
 /// The pause before the next attempt to reach NATS.
 const RETRY: Duration = Duration::from_millis(500);
+/// The same for evidence.
+const EVIDENCE_RETRY: Duration = Duration::from_secs(5);
 /// How often documents that cannot be followed yet are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The largest value of a bucket.
@@ -131,9 +144,12 @@ impl Member {
             ended = tokens.run(&buckets.tokens, &mut puts.tokens) => ended,
             why = self.rollouts.share(&buckets.rollouts, &buckets.state) => Err(why),
             ended = Box::pin(self.versions.run(&client, &self.config)) => ended,
+            never = Box::pin(self.share_evidence(&client)) => match never {},
+            never = Box::pin(self.share_audit(&client)) => match never {},
         };
         match ended {
             Ok(()) => {
+                let _ = timeout(EXCHANGE, self.give_last(&client)).await;
                 // Leaves at once instead of after the time of its report. Where it fails, the report ends by itself.
                 let _ = timeout(EXCHANGE, buckets.nodes.purge(&self.config.node)).await;
                 End::Asked
@@ -275,7 +291,8 @@ impl Member {
 
     async fn report(&self, nodes: &Store, since: &str, reported: &mut Option<(Node, u32)>) -> Result<(), String> {
         self.board.count();
-        let report = own::report(&self.reader, &self.board, &self.versions.mirror, &self.id, since);
+        let mut report = own::report(&self.reader, &self.board, &self.versions.mirror, &self.id, since);
+        report.drift_told = self.evidence.told();
         let nodes_there = self.board.size();
         if let Some((before, ticks)) = reported {
             let every = if *before == report { board::repeat_every } else { board::report_every };
@@ -294,6 +311,94 @@ impl Member {
         Ok(())
     }
 
+    /// Tells the manager when this gateway has what the fleet says.
+    async fn begin(&self) {
+        if self.board.has_begun() {
+            return;
+        }
+        let snapshot = self.reader.snapshot();
+        let is_coming = |state: State| matches!(state, State::Pending | State::Loading | State::Verifying | State::Warming);
+        let comes = |model: &ModelName| {
+            let fetched = self.versions.mirror.unfinished(super::SOURCE);
+            let loads = snapshot.model(model.as_str());
+            fetched.iter().any(|version| version.id.model == *model && version.why.is_none())
+                || loads.is_some_and(|entry| entry.versions().values().any(|version| is_coming(version.state)))
+        };
+        let has_own = snapshot.models().any(|entry| entry.document().is_some());
+        self.board.begin(comes, has_own);
+        if self.board.has_begun() {
+            // Whatever it is asked, it looks whether it is ready. It fails only when the manager is ending.
+            let _ = self.handle.shared_states().await;
+        }
+    }
+
+    // === evidence ===
+
+    /// Shares rows and counts of drift. What goes wrong with them does not cut the gateway off: documents are more important. Never ends.
+    async fn share_evidence(&self, client: &Client) -> Never {
+        let mut said = String::new();
+        loop {
+            let why = match self.shared_evidence(client).await {
+                Ok(()) => "it ended".to_owned(),
+                Err(why) => why,
+            };
+            if why != said {
+                warn!(fleet = self.config.name, why, "evidence is not shared with the fleet for the moment");
+                said = why;
+            }
+            tokio::time::sleep(EVIDENCE_RETRY).await;
+        }
+    }
+
+    /// Appends the own audit trail to that of the fleet. What goes wrong with it does not cut the gateway off, and is done later. Never ends.
+    async fn share_audit(&self, client: &Client) -> Never {
+        let mut said = String::new();
+        loop {
+            let shared = async { Trail::open(client, &self.config, &self.counted.ledger).await?.run().await };
+            if let Err(why) = shared.await
+                && why != said
+            {
+                warn!(fleet = self.config.name, why, "the audit trail is not shared with the fleet for the moment");
+                said = why;
+            }
+            tokio::time::sleep(EVIDENCE_RETRY).await;
+        }
+    }
+
+    async fn shared_evidence(&self, client: &Client) -> Result<(), String> {
+        let shared = SharedEvidence::open(client, &self.config).await?;
+        if let Some(secret) = &self.counted.hash_key {
+            hash_key::offer(&shared.bucket, secret).await?;
+        }
+        let _following = Following(&self.counted.drift);
+        let most = self.counted.quality.history().limit();
+        let (giving, hours) = (self.giving(&shared), self.hours(&shared));
+        tokio::select! {
+            ended = giving.run() => ended,
+            ended = rows::read(&self.evidence, &shared.bucket, most) => ended,
+            ended = hours.run() => ended,
+        }
+    }
+
+    /// Gives what is new before this gateway leaves.
+    async fn give_last(&self, client: &Client) -> Result<(), String> {
+        Trail::open(client, &self.config, &self.counted.ledger).await?.fill(&mut None).await?;
+        let shared = SharedEvidence::open(client, &self.config).await?;
+        self.hours(&shared).last().await?;
+        self.giving(&shared).last().await
+    }
+
+    fn giving<'a>(&'a self, shared: &'a SharedEvidence) -> Giving<'a> {
+        let Member { evidence, counted, reader, .. } = self;
+        Giving { evidence, counted, reader, bucket: &shared.bucket }
+    }
+
+    fn hours<'a>(&'a self, shared: &'a SharedEvidence) -> Hours<'a> {
+        let Member { evidence, counted, reader, .. } = self;
+        let SharedEvidence { bucket, context, closed, prefix } = shared;
+        Hours { evidence, counted, reader, bucket, context, closed, prefix }
+    }
+
     // === following ===
 
     /// Puts states in force that others changed. Never ends.
@@ -301,6 +406,7 @@ impl Member {
         loop {
             // A wake-up that comes between is kept.
             let _ = timeout(LOOK_AGAIN, self.board.news()).await;
+            self.begin().await;
             for (model, known) in self.board.to_follow(Instant::now()) {
                 let SharedState { model: state, by: By { actor, node, action, reason }, .. } = match known.shared {
                     Ok(shared) => shared,
@@ -322,6 +428,45 @@ impl Member {
                 }
             }
         }
+    }
+}
+
+/// Where evidence is, on one connection.
+pub(super) struct SharedEvidence {
+    pub bucket: Store,
+    pub context: jetstream::Context,
+    pub closed: Stream,
+    pub prefix: String,
+}
+
+/// While it lives, what the fleet closes arrives here.
+struct Following<'a>(&'a crate::drift::Drift);
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        self.0.set_following(false);
+    }
+}
+
+impl SharedEvidence {
+    pub async fn open(client: &Client, config: &Config) -> Result<SharedEvidence, String> {
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(EXCHANGE);
+        let Config { name, replicas, .. } = config;
+        let evidence = kv::Config {
+            bucket: format!("{name}_evidence"),
+            description: "Sluicegate: rows with their outcomes, and counts of drift".to_owned(),
+            num_replicas: *replicas,
+            max_value_size: MAX_VALUE,
+            history: 1,
+            ..kv::Config::default()
+        };
+        let bucket = bucket(&context, evidence).await?;
+        let stream = hours::stream_config(name, *replicas);
+        let prefix = format!("{name}_drift");
+        let closed = timeout(EXCHANGE, context.get_or_create_stream(stream)).await.map_err(|_| no_answer())?;
+        let closed = closed.map_err(|error| format!("the stream {prefix} cannot be opened or made: {error}"))?;
+        Ok(SharedEvidence { bucket, context, closed, prefix })
     }
 }
 

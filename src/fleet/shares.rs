@@ -203,8 +203,7 @@ impl Rollouts {
 
     /// The place of this gateway among those that are there.
     fn place(&self, model: &ModelName) -> u32 {
-        let before = self.board().others(model).into_iter().filter(|(node, _)| node.as_str() < self.own_name());
-        u32::try_from(before.count()).unwrap_or(MOST_APART).min(MOST_APART)
+        u32::try_from(self.board().place(model)).unwrap_or(MOST_APART).min(MOST_APART)
     }
 }
 

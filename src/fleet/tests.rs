@@ -50,6 +50,7 @@ pub(super) fn node(model: &str, ready: &[&str]) -> Node {
         lag_ms: None,
         labels: placement::Labels::new(),
         rules: String::new(),
+        drift_told: None,
     }
 }
 

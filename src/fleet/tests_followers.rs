@@ -2,12 +2,15 @@
 //! it costs the server. `make fleet-followers` is the long form.
 
 use super::board::Board;
+use super::evidence::{Counted, Evidence};
 use super::change::Changes;
 use super::session::Member;
 use super::*;
+use crate::drift::Drift;
 use crate::ledger::{self, Action, Change, Effect, SharedModel};
 use crate::lifecycle::Proposed;
 use crate::lifecycle::fake::{Asked, Told, manager};
+use crate::quality::Quality;
 use crate::model::ModelName;
 use std::cell::Cell;
 use std::fs;
@@ -24,14 +27,14 @@ fn followers() -> usize {
 }
 
 /// A NATS server, and its process.
-struct Nats {
+pub(super) struct Nats {
     process: Child,
-    url: String,
+    pub(super) url: String,
     _dir: TempDir,
 }
 
 impl Nats {
-    fn start() -> Option<Nats> {
+    pub(super) fn start() -> Option<Nats> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python =
             std::env::var("SLUICEGATE_TEST_PYTHON").map_or_else(|_| root.join(".venv/bin/python"), PathBuf::from);
@@ -133,7 +136,23 @@ impl Followers {
             let (id, handle, stranger) = (n.to_string(), handle.clone(), Cell::default());
             let versions =
                 Versions { catalogue: Catalogue::default(), board: board.clone(), mirror: Mirror::default() };
-            let member = Member { config, id, board, rollouts, handle, reader, versions, tokens, place, stranger };
+            let evidence = Evidence::new(board.clone(), config.node.clone(), id.clone());
+            let counted =
+                Counted { quality: Quality::default(), drift: Drift::default(), ledger: ledger.clone(), hash_key: None };
+            let member = Member {
+                config,
+                id,
+                board,
+                rollouts,
+                evidence,
+                counted,
+                handle,
+                reader,
+                versions,
+                tokens,
+                place,
+                stranger,
+            };
             // A sender that is kept: without one a session ends.
             shares[n % 2].push((member, puts, (sender, token_sender)));
         }

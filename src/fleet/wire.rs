@@ -52,6 +52,40 @@ pub(super) struct Node {
     /// Tells its rules of placement apart from those of others.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rules: String,
+    /// All that it counted of drift before this hour (since 1970) has been told. `None` of an older program, and before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift_told: Option<i64>,
+}
+
+/// The list of the parts of a gateway's rows of a model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub schema: u32,
+    pub node: String,
+    pub program: String,
+    /// When it was written, by the gateway's clock, and from when on all of its rows are too old: microseconds since 1970.
+    pub as_of: i64,
+    pub until: i64,
+    /// Entries of feedback that the gateway received since it started, and those that it did not keep.
+    pub feedback: u64,
+    pub left_out: u64,
+    /// A hash of the split that it has in force, and since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<(u64, i64)>,
+    /// Tells the key that it hashes route keys with apart from those of others.
+    pub hash_key: String,
+    /// How often its requests were halved for the fleet, beside what it does for itself.
+    pub halvings: u32,
+    /// By name, with a hash of the bytes.
+    pub parts: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// Whether it says the same at another time.
+    pub fn is_like(&self, other: &Manifest) -> bool {
+        let timeless = |list: &Manifest| Manifest { as_of: 0, until: 0, ..list.clone() };
+        timeless(self) == timeless(other)
+    }
 }
 
 /// What a gateway has of a model.

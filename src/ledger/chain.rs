@@ -82,6 +82,18 @@ impl EventHash {
         EventHash(Sha256::digest(format!("sluicegate audit chain {chain}\n")).into())
     }
 
+    /// The hash of these bytes, one after the other.
+    #[must_use]
+    pub(super) fn of_bytes<'b>(bytes: impl IntoIterator<Item = &'b [u8]>) -> EventHash {
+        let mut hash = Sha256::new();
+        bytes.into_iter().for_each(|bytes| hash.update(bytes));
+        EventHash(hash.finalize().into())
+    }
+
+    pub(super) fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The hash of an event.
     #[must_use]
     pub(super) fn of(previous: EventHash, id: u64, texts: [Option<&[u8]>; FIELDS.len()]) -> EventHash {

@@ -7,6 +7,7 @@
 //! - A commit fails when the database file was removed or replaced while the server runs: nobody would find the change later.
 //! - Each event carries the hash of the one before ([`chain`]), so that [`verify`] finds an event that was altered, removed, inserted or
 //!   moved. The hash is written in the transaction of its event. [`Head`]s that are kept elsewhere also show that the end was cut off.
+//! - The trails of all gateways of a fleet are one chain elsewhere ([`FleetEvent`]), which [`FleetVerifier`] verifies.
 //! - A model's revisions are 1, 2, 3, … without gaps. A rollback goes to the document before the last change. All steps of one
 //!   rollout count as one change. A rollback is itself a change, so two rollbacks in a row cancel each other.
 //! - One unreadable row disables one model, never the start ([`ModelState::unreadable`]).
@@ -31,6 +32,7 @@ mod shared;
 mod tests;
 #[cfg(test)]
 mod tests_chain;
+mod together;
 mod tokens;
 mod verify;
 mod writer;
@@ -40,6 +42,7 @@ pub use error::LedgerError;
 pub use open::{open, open_for_reading};
 pub use reader::{AuditQuery, Event, HistoryEntry, LedgerReader};
 pub use shared::{Replaced, SharedModel};
+pub use together::{FleetEvent, FleetLine, FleetVerified, FleetVerifier};
 pub use tokens::{StoredToken, TokenChange, TokenEffect};
 #[cfg(test)]
 pub(crate) use verify::ProblemKind;

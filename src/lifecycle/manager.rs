@@ -198,7 +198,9 @@ impl Manager {
                 break;
             }
         }
-        self.services.publisher.publish(&self.models, &self.services.config, self.stopping.is_some());
+        let Services { publisher, config, peers, .. } = &mut self.services;
+        let has_begun = peers.as_ref().is_none_or(|peers| peers.has_begun());
+        publisher.publish(&self.models, config, self.stopping.is_some(), has_begun);
         self.look_at_drains();
     }
 

@@ -31,6 +31,10 @@ pub(crate) trait Peers: Send {
     /// Whether this gateway knows the shared state of a model, so that it may change it by itself.
     fn is_current(&self, model: &ModelName) -> bool;
 
+    /// Whether this gateway has what the others say of its models, or goes on with what it had while they cannot be reached. It is not ready before.
+    /// The manager asks whenever it does anything.
+    fn has_begun(&self) -> bool;
+
     /// Whether this gateway is one of those that should have a model.
     fn is_placed_here(&self, model: &ModelName) -> bool;
 

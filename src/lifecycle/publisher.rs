@@ -61,12 +61,19 @@ impl Publisher {
         }
     }
 
-    /// Publishes every changed model in one step, and then runs what waits for it. While `stopping`, nothing is published as loaded.
-    pub(super) fn publish(&mut self, models: &BTreeMap<ModelName, Model>, config: &Config, stopping: bool) {
+    /// Publishes every changed model in one step, and then runs what waits for it. While `stopping`, nothing is published as loaded. `has_begun`: this
+    /// gateway has what its fleet says of its models, or is in none.
+    pub(super) fn publish(
+        &mut self,
+        models: &BTreeMap<ModelName, Model>,
+        config: &Config,
+        stopping: bool,
+        has_begun: bool,
+    ) {
         self.readiness.update(&self.changed, models);
         self.unserved
             .set(self.readiness.documents.values().filter(|servable| **servable != Servable::Yes).count() as f64);
-        let ready = !stopping && self.readiness.is_ready();
+        let ready = !stopping && self.readiness.is_ready(has_begun);
         let before = self.writer.snapshot();
         if !self.changed.is_empty() || before.ready != ready {
             let mut next = if stopping { Snapshot::default() } else { self.entries(&before, models, config) };
@@ -164,10 +171,10 @@ impl Readiness {
 
     /// What cannot be served is reported and holds nothing else. But a server that can serve none of its documents is not ready: its
     /// models directory may not be mounted.
-    fn is_ready(&self) -> bool {
+    fn is_ready(&self, has_begun: bool) -> bool {
         let is_waiting = self.documents.values().any(|servable| *servable == Servable::NotYet);
         let serves = self.documents.is_empty() || self.documents.values().any(|servable| *servable == Servable::Yes);
-        self.reached || self.scanned && self.awaited.is_empty() && !is_waiting && serves
+        self.reached || has_begun && self.scanned && self.awaited.is_empty() && !is_waiting && serves
     }
 }
 

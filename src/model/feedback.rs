@@ -1,5 +1,7 @@
 //! Feedback: the true outcome of a prediction, sent later.
 
+use serde::{Deserialize, Serialize};
+
 /// What one entry says about the outcome of one row of one prediction. Entries about a row are merged field by field: the label is a field,
 /// and so is each value. The latest `ts` of a field counts. A field that an entry does not name keeps what earlier entries said.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +19,7 @@ pub struct Feedback {
 }
 
 /// What an entry says about a field that it names.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Update<T> {
     Set(T),
     /// `null` in the request: what was said before no longer holds.
@@ -36,7 +38,7 @@ impl<T> Update<T> {
 }
 
 /// The correct prediction. A boolean is stored as the number 0 or 1.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Label {
     Number(f64),
     Text(String),

@@ -3,6 +3,7 @@
 use crate::columns::number;
 use crate::model::Label;
 use crate::tensor::{Data, DataType, Tensor};
+use serde::{Deserialize, Serialize};
 
 /// The prediction in the outputs of one row, in the form in which a label can be compared with it.
 ///
@@ -11,14 +12,14 @@ use crate::tensor::{Data, DataType, Tensor};
 /// - An output of several floating-point numbers is a list of scores: its class is the index of the largest, as `numpy.argmax`.
 ///
 /// If several outputs are of one kind, the first counts.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Predicted {
     class: Option<Class>,
     number: Option<f64>,
     top_score: Option<usize>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Class {
     Number(f64),
     Text(Box<str>),

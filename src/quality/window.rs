@@ -4,7 +4,7 @@
 //! and an eighth for one model: its ids are the caller's, so anybody can send as much as they like.
 
 use super::figures::Figures;
-use super::history::History;
+use super::history::{History, Outcome};
 use super::label::Predicted;
 use super::units::{Unit, Units, unit_of};
 use crate::model::{Feedback, Label, ModelName, Update, Version};
@@ -120,7 +120,7 @@ struct Model {
 }
 
 #[derive(Debug)]
-struct Arm {
+pub(super) struct Arm {
     version: Version,
     name: String,
     figures: Figures,
@@ -223,6 +223,19 @@ impl Told {
         let label =
             if let Some((_, Update::Set(Label::Text(text)))) = &self.label { PART_BYTES + text.len() } else { 0 };
         TOLD_BYTES + label + self.values.iter().map(|(name, ..)| PART_BYTES + name.len()).sum::<usize>()
+    }
+}
+
+impl Told {
+    /// What is known of a row of the history. `names`: those of the values, by their numbers.
+    pub(super) fn of(outcome: &Outcome, names: &[Box<str>]) -> Told {
+        let ts = outcome.first_ts;
+        let values = outcome.values().filter_map(|(name, value)| Some((names.get(usize::from(name))?, value)));
+        Told {
+            label: outcome.label().map(|label| (ts, Update::Set(label.clone()))),
+            values: values.map(|(name, value)| (name.clone(), ts, Update::Set(value))).collect(),
+            left_out: 0,
+        }
     }
 }
 
@@ -335,21 +348,29 @@ impl Model {
         }
         let number = self.next_arm;
         self.next_arm += 1;
-        let arm = Arm {
-            version,
-            name: name.to_owned(),
-            figures: Figures::default(),
-            units: Units::default(),
-            last_used: i64::MIN,
-        };
-        self.arms.insert(number, arm);
+        self.arms.insert(number, Arm::new(version, name));
         number
     }
 }
 
 impl Arm {
+    pub(super) fn new(version: Version, name: &str) -> Arm {
+        let (figures, units) = (Figures::default(), Units::default());
+        Arm { version, name: name.to_owned(), figures, units, last_used: i64::MIN }
+    }
+
+    /// Counts a row of the history.
+    pub(super) fn add_row(&mut self, row: &super::Row, names: &[Box<str>]) {
+        self.figures.predictions += 1;
+        self.units.seen(row.is_key);
+        if let Some(outcome) = row.outcome.as_deref() {
+            self.figures.record_first_feedback(row.ts, outcome.first_ts);
+            self.add(row.unit, &row.predicted, &Told::of(outcome, names));
+        }
+    }
+
     /// The figures, with those by unit.
-    fn figures(&self) -> Figures {
+    pub(super) fn figures(&self) -> Figures {
         let mut figures = self.figures.clone();
         let values = self.figures.known_values();
         figures.by_unit = values.map(|(name, all)| (name.clone(), self.units.of(name, all.count, all.mean))).collect();

@@ -70,6 +70,12 @@ impl HashKey {
         HashKey::new(secret.trim_ascii()).map(Some).map_err(invalid(format!("the hash key {}", path.display())))
     }
 
+    /// Tells this key apart from others, without saying what it is.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        String::from_utf8_lossy(&self.hash(b"sluicegate: which key this is")[..16]).into_owned()
+    }
+
     /// The hash in lower-case hex.
     #[must_use]
     pub fn hash(&self, text: &[u8]) -> [u8; HashKey::HEX] {
@@ -89,11 +95,53 @@ fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("the hash key {}: {e}", path.display()))
 }
 
-/// Creates a key of 256 random bits, in hex. The file is durable before anything is hashed with it.
+/// Creates a key. The file is durable before anything is hashed with it.
 fn create(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = [0u8; 32];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let hex = format!("{:x}", hmac::digest::generic_array::GenericArray::from(bytes));
+    let hex = fresh()?;
     durable::write_atomically(path, hex.as_bytes())?;
     Ok(hex.into_bytes())
+}
+
+/// A key of 256 random bits, in hex.
+///
+/// # Errors
+/// When the system has no random bits.
+pub(crate) fn fresh() -> io::Result<String> {
+    let mut bytes = [0u8; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:x}", hmac::digest::generic_array::GenericArray::from(bytes)))
+}
+
+/// Whether an operator names the key: the environment or the configuration.
+pub(crate) fn is_configured(file: Option<&Path>) -> bool {
+    file.is_some() || std::env::var_os(HashKey::VARIABLE).is_some()
+}
+
+/// The key that an earlier start made in the data directory.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn made(data: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(data.join(HashKey::FILE)) {
+        Ok(secret) => Ok(Some(secret.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(named(&data.join(HashKey::FILE))(error)),
+    }
+}
+
+/// A key that came from elsewhere.
+///
+/// # Errors
+/// In words, when it is too short.
+pub(crate) fn checked(secret: &str) -> Result<String, String> {
+    HashKey::new(secret.trim().as_bytes()).map(|_| secret.trim().to_owned())
+}
+
+/// Hashes with this key from now on, in a data directory that has none.
+///
+/// # Errors
+/// When it cannot be stored.
+pub(crate) fn adopt(data: &Path, secret: &str) -> io::Result<()> {
+    std::fs::create_dir_all(data)?;
+    durable::write_atomically(&data.join(HashKey::FILE), secret.as_bytes())
 }

@@ -166,6 +166,12 @@ impl Log {
         Ok((Log(Arc::clone(&shared)), Stop { shared, writer, sealer }))
     }
 
+    /// Tells the key that route keys are hashed with apart from those of other gateways.
+    #[must_use]
+    pub fn key_fingerprint(&self) -> String {
+        self.0.key.fingerprint()
+    }
+
     /// The counts of the values of recorded rows.
     #[must_use]
     pub fn drift(&self) -> &Drift {

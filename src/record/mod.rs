@@ -25,7 +25,7 @@ mod forget;
 mod forget_bucket;
 mod frame;
 mod gaps;
-mod hash;
+pub(crate) mod hash;
 mod kept;
 mod learn;
 mod leaving;
@@ -62,6 +62,7 @@ pub use queue::Ticket;
 pub use stream::{Choice, Stream};
 
 pub(crate) use about::Side;
+pub(crate) use hash as hash_key;
 pub(crate) use columns::{Layout, SHAPES, timestamp};
 pub(crate) use feedback::{schema as feedback_schema, stored_update};
 pub(crate) use leaving::{SealedFile, Waiting};

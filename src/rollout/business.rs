@@ -21,6 +21,8 @@ pub(super) struct Business {
     next: Option<Instant>,
     /// Rows from before the start of the server are still read.
     reading: bool,
+    /// Why the rows of other gateways of a fleet are not known, or which ones are missing.
+    without: Option<String>,
 }
 
 /// One metric of the plan.
@@ -67,8 +69,13 @@ impl Business {
         }
         let begun = Instant::now();
         self.reading = history.state() == "reading";
-        let snapshot = history.snapshot(model, i64::MIN);
-        self.found = measured(state, metrics, &snapshot, Timestamp::now().as_microsecond());
+        let whole = history.whole(model, i64::MIN);
+        self.without = whole.fleet.and_then(|fleet| {
+            let missing = fleet.missing.join(", ");
+            let missing = (!missing.is_empty()).then(|| format!("the outcomes of these gateways are not known: {missing}"));
+            fleet.waits.or(missing)
+        });
+        self.found = measured(state, metrics, &whole.snapshot, Timestamp::now().as_microsecond());
         self.next = Some(Instant::now() + (begun.elapsed() * TIMES_THE_COST).max(LEAST_INTERVAL));
     }
 
@@ -86,6 +93,9 @@ impl Business {
                 let words = found.words("is worse beyond doubt", low, high);
                 return Says::Worse(format!("{words}; the limit is {}", show(limit)));
             }
+        }
+        if let Some(why) = &self.without {
+            return Says::Wait(format!("waiting: {why}"));
         }
         let shown = Sequence::new(SHOWN_LEVEL / plan.compared_steps().max(1) as f64);
         let mut better = None;

@@ -9,6 +9,7 @@ use super::report::{Counts, Reading, Report, Reporter, Tally};
 use super::shared::{Driving, Fellows, Orders, Stored, Sums, Told, ToldRollout};
 use super::state::{State, Step};
 use crate::model::ModelName;
+use crate::quality::History;
 use crate::registry::{Entry, Served};
 use crate::route::Document;
 use crate::shadow::{Agreement, Figures};
@@ -238,7 +239,13 @@ impl ActiveRollout {
     }
 
     /// Judges the sums of all gateways, and renews the lease.
-    pub(super) fn drive(&mut self, fellows: &dyn Fellows, model: &ModelName, entry: &Entry) -> Decision {
+    pub(super) fn drive(
+        &mut self,
+        fellows: &dyn Fellows,
+        model: &ModelName,
+        entry: &Entry,
+        history: &History,
+    ) -> Decision {
         let held = self.step_began.elapsed();
         let Some(fleet) = &mut self.fleet else { return Decision::Stay("this gateway is in no fleet".to_owned()) };
         for heard in fellows.reports(model, fleet.pool.mark()) {
@@ -267,7 +274,8 @@ impl ActiveRollout {
                 fleet.pool.watch(&both.0);
                 apply(&self.state, entry, &both);
                 watch = Some(both);
-                judge(plan, step, super::business::Says::Nothing, held)
+                self.business.update(model, &self.state, entry.metrics(), history);
+                judge(plan, step, self.business.says(plan), held)
             }
         };
         fleet.silent = fleet.pool.silent(fellows.others(model));

@@ -127,7 +127,7 @@ impl Services {
         if !is_here {
             return;
         }
-        let decision = rollout.drive(fellows, model, entry);
+        let decision = rollout.drive(fellows, model, entry, &self.history);
         drop(snapshot);
         self.carry_out(model, rollout, failed.unwrap_or(decision)).await;
     }
@@ -330,13 +330,6 @@ fn check_metrics(plan: &Plan, metrics: &Metrics) -> Result<(), Failure> {
 /// Whether a fleet can judge a plan: what one gateway alone knows is not judged for all of them.
 fn check_for_fleet(plan: &Plan) -> Result<(), Failure> {
     let mut complaints = Vec::new();
-    if plan.has_metrics() {
-        complaints.push(
-            "guardrails.metrics and goal: in a fleet, each gateway has only the outcomes of what it answered itself, and they are not summed; \
-             expected a plan without business metrics"
-                .to_owned(),
-        );
-    }
     if plan.guardrails.p99_before_ratio.is_some() {
         complaints.push(
             "guardrails.p99_before_ratio: in a fleet, the p99 from before the rollout is known of each gateway alone; expected a plan without it, \

@@ -16,6 +16,7 @@ mod document;
 mod moves;
 mod router;
 mod sample_ratio;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -23,3 +24,4 @@ pub use document::{Arm, Document, Fallback, Key, Proposal, RESERVED_ARMS, Rule, 
 pub use moves::Moves;
 pub use router::{Route, RouteRequest, Router, Score, Selector};
 pub use sample_ratio::{SampleRatio, Verdict};
+pub use split::began;

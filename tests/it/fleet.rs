@@ -166,7 +166,9 @@ pub(super) fn put(gateway: &Gateway, weight: u32) -> Answer {
 }
 
 pub(crate) fn warnings(gateway: &Gateway) -> String {
-    gateway.admin_get("/readyz").json()["warnings"].to_string()
+    let answer = gateway.admin_get("/readyz").json();
+    // Of one that is not ready, they are among what is missing.
+    if answer["details"].is_null() { answer["warnings"].to_string() } else { answer["details"].to_string() }
 }
 
 #[test]
@@ -281,11 +283,35 @@ fn cut_off_a_gateway_serves_what_it_has_and_catches_up_later() {
 }
 
 #[test]
+fn a_gateway_with_an_empty_ledger_is_not_ready_before_it_has_the_fleets_documents() {
+    let Some(mut nats) = Nats::start() else { return };
+    let a = nats.gateway("a", &[1, 2]);
+    wait_for_nodes(&a, &["a"]);
+    assert_eq!(a.promote("m", 1).status, 200);
+    nats.kill();
+    let directory = TempDir::new().unwrap();
+    let models = directory.path().join("models");
+    std::fs::create_dir(&models).unwrap();
+    [1, 2].iter().for_each(|v| install(&models, *v));
+    let b = Gateway::start_in(directory, &nats.config("b"));
+    b.wait_state("m", 2, "ready");
+    eventually("b knows that it is cut off", || warnings(&b).contains("degraded").then_some(()));
+    // It has tried to reach NATS, and its versions are up: it would be ready without a fleet.
+    assert_eq!(b.get("/v2/health/ready").status, 503);
+    assert_eq!(document(&b)["code"], "NOT_FOUND", "the fleet has a document of the model");
+    nats.again();
+    b.wait_ready();
+    assert_eq!(split(&b), [("1".to_owned(), 1.0)], "it is ready with what the fleet says");
+}
+
+#[test]
 fn two_gateways_of_one_name_and_a_gateway_with_documents_of_its_own() {
     let Some(nats) = Nats::start() else { return };
     let a = nats.gateway("a", &[1, 2]);
     wait_for_nodes(&a, &["a"]);
-    let other = nats.gateway("a", &[]);
+    let directory = TempDir::new().unwrap();
+    std::fs::create_dir(directory.path().join("models")).unwrap();
+    let other = Gateway::start_in(directory, &nats.config("a"));
     eventually("the second one is told", || {
         warnings(&other).contains("the fleet has another gateway with the name a").then_some(())
     });

@@ -31,7 +31,6 @@ fn two_gateways_of_one_name_that_join_at_once_one_follows() {
         };
         [start(), start()].map(|thread| thread.join().unwrap())
     });
-    gateways.iter().for_each(Gateway::wait_ready);
     // Both may lose the name before one of them has it: each looks at the last report, which is that of one of them.
     eventually("one follows, and the other one is told", || {
         let told = gateways.iter().filter(|gateway| warnings(gateway).contains(WORDS)).count();
@@ -39,6 +38,7 @@ fn two_gateways_of_one_name_that_join_at_once_one_follows() {
         (told == 1 && well == 1).then_some(())
     });
     let first = gateways.iter().find(|gateway| warnings(gateway) == "null").unwrap();
+    first.wait_ready();
     wait_for_nodes(first, &["a"]);
     let changed =
         first.admin_send("PUT", "/api/v1/models/m/traffic", &[], &json!({"split": [{"version": "1", "weight": 2}]}));

@@ -65,7 +65,7 @@ impl Watched {
         let mut before = before.iter().filter_map(|entry| Document::from_json(&entry.document).ok()?.heaviest());
         // The version that most requests went to before this one.
         let before = before.find(|before| *before != version);
-        let rows = self.history.snapshot(model, i64::MIN);
+        let rows = self.history.whole(model, i64::MIN).snapshot;
         let found = decay(&rows, entry.metrics(), version, &training, before, now.as_microsecond());
         Some(found.into_iter().map(|one| finding(model, one, now)).collect())
     }

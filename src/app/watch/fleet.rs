@@ -1,10 +1,19 @@
 //! What is wrong with the fleet: this gateway is cut off, does not follow, or another one is lost.
 
 use crate::alerts::{About, Finding, Rule, Severity};
-use crate::fleet::Troubles;
+use crate::fleet::{Fleet, Troubles};
 
 /// Documents that a summary names.
 const NAMED: usize = 3;
+
+/// Of what all gateways judge alike, one tells. `None`, which changes nothing, while this gateway does not know whether it is the one.
+pub(super) fn told_once(fleet: Option<&Fleet>, look: impl FnOnce() -> Option<Vec<Finding>>) -> Option<Vec<Finding>> {
+    match fleet.map_or(Some(true), Fleet::tells) {
+        Some(true) => look(),
+        Some(false) => Some(Vec::new()),
+        None => None,
+    }
+}
 
 /// This gateway is cut off from its fleet.
 pub(super) fn cut_off(troubles: &Troubles) -> Vec<Finding> {

@@ -63,6 +63,8 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
     let (of_states, of_engines) = (reader.clone(), reader.clone());
     let (of_drift, of_hours, of_ages) = (log.drift().clone(), log.drift().clone(), reader.clone());
     let of_arms = reader.clone();
+    // What is judged of the whole fleet is told by one gateway.
+    let [drift_tells, decay_tells, hours_tell] = [(); 3].map(|()| plane.fleet.clone());
     let mut sources = vec![
         source(&[Rule::VersionFailed], of(versions::failed)),
         source(&[Rule::ModelUnserved], of(versions::unserved)),
@@ -73,16 +75,20 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
         ),
         source(&[Rule::NonFinite], Box::new(move |now| Some(nonfinite.look(&of_outputs, now)))),
         source(&[Rule::RolloutTakenBack, Rule::GuardrailNear], Box::new(move |now| watched.look(now))),
-        source(&[Rule::Decay], Box::new(move |now| decayed.look(now))),
+        source(&[Rule::Decay], Box::new(move |now| fleet::told_once(decay_tells.as_ref(), || decayed.look(now)))),
         // While a server starts, it does not know yet which versions serve: what was wrong before is not over then.
         source(
             &[Rule::Drift],
-            Box::new(move |_| of_arms.snapshot().ready.then(|| monitoring::drift(&of_drift, &of_arms))),
+            Box::new(move |_| {
+                let all = || of_arms.snapshot().ready.then(|| monitoring::drift(&of_drift, &of_arms));
+                fleet::told_once(drift_tells.as_ref(), all)
+            }),
         ),
         source(
             &[Rule::Unstable],
             Box::new(move |_| {
-                of_serving.snapshot().ready.then(|| monitoring::unstable(&of_hours, &of_samples, &of_serving))
+                let tells = hours_tell.as_ref().map_or(Some(true), crate::fleet::Fleet::tells)?;
+                of_serving.snapshot().ready.then(|| monitoring::unstable(tells.then_some(&of_hours), &of_samples, &of_serving))
             }),
         ),
         source(&[Rule::Slower], Box::new(move |_| Some(slow.look()))),

@@ -32,6 +32,15 @@ impl Packed {
         })
     }
 
+    /// As four bytes of another gateway, and back.
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(super) fn from_bits(bits: u32) -> Packed {
+        Packed(bits)
+    }
+
     pub(super) fn cell(self) -> Cell {
         match self.0 {
             MISSING => Cell::Missing,

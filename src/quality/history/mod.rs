@@ -5,14 +5,18 @@
 //! chooses them, so what stays is a sample that has nothing to do with the answers.
 
 mod cell;
+pub mod exchange;
 mod interner;
 mod outcome;
 mod rows;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_exchange;
 
 pub use cell::Cell;
+pub use exchange::Whole;
 pub use outcome::Outcome;
 pub use snapshot::{ArmOf, Snapshot};
 
@@ -126,6 +130,8 @@ struct Store {
     /// Rows from before the start are still read from the log.
     reading: AtomicBool,
     models: Mutex<BTreeMap<ModelName, Arc<Model>>>,
+    /// The other gateways of a fleet, and how long feedback waits for their rows, in microseconds.
+    others: Mutex<Option<(Arc<dyn exchange::Others>, i64)>>,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +152,7 @@ impl History {
     #[must_use]
     pub fn new(keep: Duration, bytes: usize) -> History {
         let (held, reading, models) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
-        History(Arc::new(Store { bytes, keep, held, reading, models }))
+        History(Arc::new(Store { bytes, keep, held, reading, models, others: Mutex::default() }))
     }
 
     /// How long rows are kept.
@@ -237,7 +243,10 @@ impl History {
         if let Some(known) = models.get(name) {
             return Arc::clone(known);
         }
-        Arc::clone(models.entry(name.clone()).or_default())
+        let model = Arc::clone(models.entry(name.clone()).or_default());
+        let others = self.0.others.lock().unwrap_or_else(PoisonError::into_inner);
+        model.lock().wait_for(others.as_ref().map(|(_, keep)| *keep));
+        model
     }
 
     /// Changes a model's rows, and makes room if there are too many bytes then.

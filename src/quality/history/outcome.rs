@@ -1,12 +1,13 @@
 //! What feedback said about one row: of each field, the latest.
 
 use crate::model::{Feedback, Label, Update};
+use serde::{Deserialize, Serialize};
 
 /// The `ts` of an entry and when it was received. Of two entries about a field, the later counts.
 type Time = (i64, i64);
 
 /// What all entries about a row say, merged.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Outcome {
     label: Option<(Time, Update<Label>)>,
     /// By the number of the value's name, each once. NaN: retracted.
@@ -43,6 +44,43 @@ impl Outcome {
                 _ => {}
             }
         }
+    }
+
+    /// Adds what other entries about the row said. The numbers of names are those of this outcome.
+    pub(super) fn add(&mut self, other: &Outcome) {
+        if *self == Outcome::default() {
+            self.clone_from(other);
+            return;
+        }
+        self.first_ts = self.first_ts.min(other.first_ts);
+        if let Some((time, label)) = &other.label
+            && self.label.as_ref().is_none_or(|(known, _)| known <= time)
+        {
+            self.label = Some((*time, label.clone()));
+        }
+        for value in &other.values {
+            match self.values.iter().position(|(known, ..)| *known == value.0) {
+                Some(at) if self.values[at].1 <= value.1 => self.values[at] = *value,
+                None if self.values.len() < MAX_VALUES => self.values.push(*value),
+                _ => {}
+            }
+        }
+    }
+
+    /// The same with other numbers of names. A value whose name has none is left out.
+    pub(super) fn renamed(&self, mut number: impl FnMut(u16) -> Option<u16>) -> Outcome {
+        let values = self.values.iter().filter_map(|(name, time, value)| Some((number(*name)?, *time, *value)));
+        Outcome { label: self.label.clone(), values: values.take(MAX_VALUES).collect(), first_ts: self.first_ts }
+    }
+
+    /// The numbers of the names of its values.
+    pub(super) fn names(&self) -> impl Iterator<Item = u16> {
+        self.values.iter().map(|(name, ..)| *name)
+    }
+
+    /// The values that hold, by the numbers of their names.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (u16, f64)> {
+        self.values.iter().map(|(name, _, value)| (*name, *value)).filter(|(_, value)| !value.is_nan())
     }
 
     /// The label. `None` where none came, or where the latest entry retracts it.

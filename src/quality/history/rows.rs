@@ -1,6 +1,7 @@
 //! The rows of one model.
 
 use super::cell::{self, Packed};
+use super::exchange::{Block, Part};
 use super::interner::Interner;
 use super::outcome::Outcome;
 use super::snapshot::{ArmOf, Snapshot};
@@ -27,6 +28,12 @@ pub(super) struct ModelRows {
     early_order: VecDeque<(i64, u64)>,
     row_bytes: usize,
     early_bytes: usize,
+    /// The number of the next entry of `early`, and how long entries wait where their row may be another gateway's, in microseconds.
+    next_early: u64,
+    wait: Option<i64>,
+    /// The parts for other gateways, and a number of each that is another one after each change.
+    parts: BTreeMap<Part, u64>,
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -39,9 +46,11 @@ struct Arm {
 struct Early {
     outcome: Outcome,
     arrived: i64,
+    number: u64,
 }
 
 const CHUNK: usize = 256;
+const _: () = assert!(CHUNK == Part::ROWS);
 const DAY_US: i64 = 86_400_000_000;
 /// Versions on arms. More than any history has; rows of others are not kept.
 const MAX_ARMS: usize = 4096;
@@ -51,7 +60,9 @@ const _: () = assert!(MAX_TEXTS <= cell::MAX_TEXTS);
 const MAX_VALUE_NAMES: usize = 64;
 /// Feedback that waits for its row.
 const MAX_EARLY: usize = 4096;
-/// And how long it waits.
+/// The same where the row may be another gateway's.
+const MAX_EARLY_SHARED: usize = 65_536;
+/// And how long it waits where the row may not be another gateway's.
 const EARLY_US: i64 = 3_600_000_000;
 /// A row's place in the index, and what the allocator adds to its parts.
 const INDEX_BYTES: usize = 64;
@@ -111,6 +122,7 @@ impl ModelRows {
         };
         if newer && let Some(early) = self.early.remove(&key) {
             self.early_bytes -= early.outcome.bytes();
+            self.touch_early(early.number);
             row.outcome = Some(Box::new(early.outcome));
         }
         self.push(row, newer);
@@ -128,28 +140,34 @@ impl ModelRows {
             let outcome = row.outcome.get_or_insert_default();
             outcome.merge(entry, received_at, number);
             self.row_bytes = self.row_bytes + outcome.bytes() - before;
+            self.touch(Part::Rows(day, at / CHUNK as u32));
             return;
         }
-        // A request that no arm keeps.
+        // A request that no arm keeps. Other gateways may keep more.
         let fewest = self.arms.iter().map(|arm| arm.of.halvings).min().unwrap_or(0);
-        if position.leading_zeros() < fewest {
+        if self.wait.is_none() && position.leading_zeros() < fewest {
             return;
         }
+        let next = &mut self.next_early;
         let early = self.early.entry(key).or_insert_with(|| {
             self.early_order.push_back((received_at, key));
-            Early { outcome: Outcome::default(), arrived: received_at }
+            *next += 1;
+            Early { outcome: Outcome::default(), arrived: received_at, number: *next - 1 }
         });
         let before = if early.outcome == Outcome::default() { 0 } else { early.outcome.bytes() };
         early.outcome.merge(entry, received_at, number);
         self.early_bytes = self.early_bytes + early.outcome.bytes() - before;
-        while self.early_order.len() > MAX_EARLY {
+        let number = early.number;
+        self.touch_early(number);
+        let most = if self.wait.is_some() { MAX_EARLY_SHARED } else { MAX_EARLY };
+        while self.early_order.len() > most {
             self.drop_oldest_early();
         }
     }
 
     /// Drops rows before `limit`, and feedback that waited too long.
     pub(super) fn expire(&mut self, limit: i64, now: i64) {
-        while self.early_order.front().is_some_and(|(arrived, _)| now.saturating_sub(*arrived) > EARLY_US) {
+        while self.early_order.front().is_some_and(|(arrived, _)| now.saturating_sub(*arrived) > self.wait.unwrap_or(EARLY_US)) {
             self.drop_oldest_early();
         }
         let last = limit.div_euclid(DAY_US);
@@ -169,7 +187,7 @@ impl ModelRows {
         let Some(largest) = self.arms.iter_mut().max_by_key(|arm| arm.rows) else { return };
         if largest.rows <= 1 {
             // Texts alone: they go with the rows.
-            *self = ModelRows::default();
+            *self = ModelRows { wait: self.wait, changes: self.changes, ..ModelRows::default() };
             return;
         }
         largest.of.halvings += 1;
@@ -227,6 +245,106 @@ impl ModelRows {
         self.row_bytes += bytes(&row);
         self.arms[usize::from(row.arm)].rows += 1;
         chunk.push(row);
+        self.touch(Part::Rows(day, u32::try_from(last).unwrap_or(u32::MAX)));
+    }
+
+    // === other gateways ===
+
+    /// How long feedback waits for a row that may be another gateway's.
+    pub(super) fn wait_for(&mut self, wait: Option<i64>) {
+        self.wait = wait;
+    }
+
+    pub(super) fn parts(&self) -> &BTreeMap<Part, u64> {
+        &self.parts
+    }
+
+    fn touch(&mut self, part: Part) {
+        self.changes += 1;
+        self.parts.insert(part, self.changes);
+    }
+
+    fn touch_early(&mut self, number: u64) {
+        self.touch(Part::Early(number / CHUNK as u64));
+    }
+
+    /// A part, its requests halved so many times more. `None` where it is empty.
+    pub(super) fn block(&self, part: Part, halvings: u32) -> Option<Block> {
+        let values = self.values.texts();
+        let block = match part {
+            Part::Rows(day, at) => {
+                let chunk = self.days.get(&day)?.get(at as usize)?;
+                let of = |arm: u16| {
+                    let of = &self.arms[usize::from(arm)].of;
+                    ArmOf { halvings: of.halvings + halvings, ..of.clone() }
+                };
+                let kept = chunk.iter().filter(|row| row.is_within(of(row.arm).halvings));
+                Block::of_rows(kept, of, &self.texts.texts(), &values)
+            }
+            Part::Early(at) => {
+                let range = at * CHUNK as u64..(at + 1) * CHUNK as u64;
+                Block::new(self.early_in(|number| range.contains(&number)), &values)
+            }
+        };
+        (!block.is_empty()).then_some(block)
+    }
+
+    /// All feedback that waits.
+    pub(super) fn early_block(&self) -> Block {
+        Block::new(self.early_in(|_| true), &self.values.texts())
+    }
+
+    fn early_in(&self, is_in: impl Fn(u64) -> bool) -> Vec<(u64, Outcome)> {
+        let of = self.early.iter().filter(|(_, early)| is_in(early.number));
+        let mut early: Vec<_> = of.map(|(key, early)| (early.number, *key, early.outcome.clone())).collect();
+        // The order of a map is another one each time, and the bytes of a part that did not change should be the same.
+        early.sort_by_key(|(number, ..)| *number);
+        early.into_iter().map(|(_, key, outcome)| (key, outcome)).collect()
+    }
+
+    /// Takes a row of some gateway, if it is not known. Its texts and names have the numbers of these rows.
+    pub(super) fn absorb(&mut self, mut row: Row, of: &ArmOf) {
+        let newest = match self.row(row.key) {
+            Some(known) if known.ts == row.ts => return,
+            Some(known) => known.ts < row.ts,
+            None => true,
+        };
+        let is = |arm: &Arm| arm.of.version == of.version && arm.of.name == of.name && arm.of.layout == of.layout;
+        let at = match self.arms.iter().rposition(is) {
+            Some(at) => at,
+            None if self.arms.len() >= MAX_ARMS => return,
+            None => {
+                self.arms.push(Arm { of: of.clone(), rows: 0 });
+                self.arms.len() - 1
+            }
+        };
+        row.arm = u16::try_from(at).unwrap_or(u16::MAX);
+        self.push(row, newest);
+    }
+
+    /// Merges feedback into its row. Returns whether there is one.
+    pub(super) fn absorb_feedback(&mut self, key: u64, outcome: &Outcome) -> bool {
+        let Some((day, at)) = self.index.get(&key).copied() else { return false };
+        let Some(row) = self.days.get_mut(&day).and_then(|chunks| row_mut(chunks, at)) else { return false };
+        let before = row.outcome.as_ref().map_or(0, |outcome| outcome.bytes());
+        let known = row.outcome.get_or_insert_default();
+        known.add(outcome);
+        self.row_bytes = self.row_bytes + known.bytes() - before;
+        true
+    }
+
+    /// A text of an input, by its number here.
+    pub(super) fn text(&mut self, text: &str) -> Cell {
+        self.texts.number(text, MAX_TEXTS).map_or(Cell::Other, Cell::Text)
+    }
+
+    /// An outcome with the numbers that its names have here.
+    pub(super) fn renamed(&mut self, outcome: &Outcome, names: &[Box<str>]) -> Outcome {
+        let values = &mut self.values;
+        outcome.renamed(|name| {
+            let number = values.number(names.get(usize::from(name))?, MAX_VALUE_NAMES)?;
+            u16::try_from(number).ok()
+        })
     }
 
     /// Keeps the rows that `keep` accepts, and forgets arms and texts that no row has any more.
@@ -235,6 +353,7 @@ impl ModelRows {
         let arms = std::mem::take(&mut self.arms);
         let texts = std::mem::take(&mut self.texts).texts();
         (self.index, self.row_bytes) = (HashMap::new(), 0);
+        self.parts.retain(|part, _| matches!(part, Part::Early(_)));
         let mut places: Vec<Option<u16>> = vec![None; arms.len()];
         for chunk in days.into_values().flatten() {
             for mut row in Arc::unwrap_or_clone(chunk) {
@@ -270,6 +389,16 @@ impl ModelRows {
             && let Some(early) = self.early.remove(&key)
         {
             self.early_bytes -= early.outcome.bytes();
+            self.touch_early(early.number);
+            // Parts that are over.
+            let first = self.early_order.front().and_then(|(_, key)| self.early.get(key)).map(|early| early.number);
+            let first = first.unwrap_or(self.next_early) / CHUNK as u64;
+            while let Some((Part::Early(at), _)) = self.parts.range(Part::Early(0)..).next()
+                && *at < first
+            {
+                let at = *at;
+                self.parts.remove(&Part::Early(at));
+            }
         }
     }
 }
