@@ -66,6 +66,8 @@ for n in 1 2 3; do
   "$nats" -a 127.0.0.1 -p "${ports[n - 1]}" -js -sd "$dir/nats-$n" --server_name "nats-$n" --cluster_name fleet \
     --cluster "nats://127.0.0.1:${ports[n + 2]}" --routes "$routes" >"$dir/nats-$n.log" 2>&1 &
   servers+=($!)
+  # Bash says nothing when one of them is killed.
+  disown
 done
 
 for n in 1 2 3; do
@@ -79,6 +81,7 @@ for n in 1 2 3; do
     exec "$sluicegate" serve --fleet "$urls" --models models --data-dir data --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0
   ) >"$dir/gateway-$n.log" 2>&1 &
   gateways+=($!)
+  disown
 done
 
 # The address of a gateway's plane, from the line of its log that says `listening`.

@@ -11,7 +11,7 @@ use super::responses::traffic::{Assignment, EndsRollout, PromotionResponse, Roll
 use super::schemas::{Problem, TrafficProposal};
 use crate::access::{Action, Identity};
 use crate::lifecycle::{Promote, Rollback};
-use crate::model::{Code, Failure, ModelName};
+use crate::model::{Code, Failure, ModelName, VersionId};
 use crate::route::{Moves, Router};
 use axum::Json;
 use axum::extract::State;
@@ -216,7 +216,16 @@ pub(super) async fn promote(
         quorum,
         actor,
     };
-    let promotion = admin.handle.promote(model, promote).await?;
+    let id = VersionId { model: model.clone(), version };
+    let promoted = admin.handle.promote(model, promote).await;
+    let promotion = promoted.map_err(|mut failure| {
+        if failure.code == Code::VersionNotFound
+            && let Some(words) = admin.fleet.as_ref().and_then(|fleet| fleet.comes(&id))
+        {
+            failure.message = format!("{}; {words}", failure.message);
+        }
+        failure
+    })?;
     Ok(Json(PromotionResponse::of(promotion, dry_run, rollout)))
 }
 

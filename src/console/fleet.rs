@@ -27,7 +27,7 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
     let own = fleet["node"].as_str().unwrap_or_default();
     let content = html! {
         h1 { "Fleet " (show::text(fleet["name"].as_str().unwrap_or_default(), 64)) }
-        p .quiet { "As the gateway " (show::text(own, 64)) " sees it. Each gateway reports itself once a second." }
+        p .quiet { "As the gateway " (show::text(own, 64)) " sees it. Each gateway reports what is new within a second, and otherwise every three seconds." }
         form .filter method="get" action="/fleet" role="search" {
             label for="filter" { "Filter by name" }
             input #filter type="search" name="filter" value=(filter) autocomplete="off" spellcheck="false";

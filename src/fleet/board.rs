@@ -100,6 +100,8 @@ pub(super) struct Known {
     pub again: Option<(Instant, Duration)>,
     /// When it arrived; `None` where it was read at the start of a session.
     arrived: Option<Arrived>,
+    /// Since when it is known here.
+    since: Instant,
 }
 
 /// When a change that was made elsewhere arrived here.
@@ -283,7 +285,8 @@ impl Board {
         let arrived = is_news.then(|| Arrived { at: Instant::now(), stored_ms: at_ms });
         let in_force = state.models.get(&model).map_or(0, |known| known.in_force);
         if state.models.get(&model).is_none_or(|known| known.revision <= revision) {
-            state.models.insert(model, Known { revision, in_force, shared, waits: None, again: None, arrived });
+            let since = Instant::now();
+            state.models.insert(model, Known { revision, in_force, shared, waits: None, again: None, arrived, since });
         }
         drop(state);
         self.0.news.notify_one();
@@ -404,7 +407,8 @@ impl Board {
         let in_force = if in_force { revision } else { before };
         if state.models.get(model).is_none_or(|known| known.revision <= revision) {
             let shared = Ok(shared);
-            let known = Known { revision, in_force, shared, waits: None, again: None, arrived: None };
+            let since = Instant::now();
+            let known = Known { revision, in_force, shared, waits: None, again: None, arrived: None, since };
             state.models.insert(model.clone(), known);
         }
     }
@@ -542,11 +546,20 @@ impl Board {
         let state = self.lock();
         let (is_cut_off, within) = (!matches!(state.link, Link::Following), heard_within(state.nodes.len()));
         // A gateway that lacks a model entirely is not behind.
-        let behind = |node: &Node| {
+        // A report from before a change says nothing of it.
+        let behind = |node: &Node, at: Instant| {
             let is_behind = |(model, known): (&ModelName, &Known)| {
-                node.models.get(model.as_str()).is_some_and(|has| has.revision < known.revision)
+                let has = node.models.get(model.as_str());
+                known.since <= at && has.is_some_and(|has| has.revision < known.revision)
             };
             state.models.iter().filter(|model| is_behind(*model)).count() as u64
+        };
+        // This gateway knows what it has.
+        let own_behind = || {
+            let is_behind = |(model, known): &(&ModelName, &Known)| {
+                known.in_force != known.revision && state.places.may_be_here(model)
+            };
+            state.models.iter().filter(is_behind).count() as u64
         };
         let of = |(name, Heard { node, at }): (&String, &Heard)| {
             let is_own = *name == self.0.node;
@@ -558,7 +571,8 @@ impl Board {
             };
             let (program, since) = (node.program.clone(), node.since.clone());
             let (labels, models) = (node.labels.clone(), node.models.clone());
-            let (behind, lag_ms) = (behind(node), node.lag_ms);
+            let behind = if is_own && !is_cut_off { own_behind() } else { behind(node, *at) };
+            let lag_ms = node.lag_ms;
             NodeView { name: name.clone(), state, program, since, labels, models, behind, lag_ms }
         };
         let mut nodes: Vec<NodeView> = state.nodes.iter().map(of).collect();

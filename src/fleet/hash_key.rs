@@ -7,10 +7,14 @@ use super::session::{EXCHANGE, SharedEvidence, connect, no_answer};
 use crate::record::hash_key;
 use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store};
 use std::path::Path;
-use tokio::time::timeout;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 const KEY: &str = "hash-key";
+/// NATS servers that start at the same moment elect a leader first. A gateway without documents is not ready without them anyway.
+const PATIENT: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(250);
 
 /// Takes the key of the fleet, or gives it a new one, before anything is hashed in a data directory that has none. What fails is told, and changes
 /// nothing: the gateway then makes a key of its own, and figures by key leave its rows out.
@@ -24,15 +28,22 @@ pub(crate) fn agree(config: &Config, data: &Path, configured: Option<&Path>) {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
+        let until = Instant::now() + PATIENT;
         let secret = runtime.block_on(async {
-            timeout(EXCHANGE * 3, of_fleet(config)).await.map_err(|_| no_answer())?
+            loop {
+                match timeout(EXCHANGE * 2, of_fleet(config)).await.map_err(|_| no_answer()).flatten() {
+                    Ok(secret) => return Ok(secret),
+                    Err(why) if Instant::now() > until => return Err(why),
+                    Err(_) => sleep(RETRY).await,
+                }
+            }
         })?;
         hash_key::adopt(data, &secret).map_err(|error| error.to_string())?;
         info!(fleet = config.name, "route keys are hashed with the key of the fleet");
         Ok(())
     });
     if let Err(why) = agreed {
-        warn!(fleet = config.name, why, "the fleet was not asked for the key that route keys are hashed with");
+        warn!(fleet = config.name, why, "the fleet was not asked for the key that route keys are hashed with; this gateway makes its own, and figures by key leave its rows out until all have one (prediction_log.hash_key_file)");
     }
 }
 

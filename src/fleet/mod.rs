@@ -65,7 +65,7 @@ pub use wire::{Fetching, NodeModel};
 use crate::drift::Drift;
 use crate::lifecycle::{Handle, Peers};
 use crate::mirror::{Mirror, Other};
-use crate::model::ModelName;
+use crate::model::{ModelName, VersionId};
 use crate::quality::Quality;
 use crate::registry::Reader;
 use crate::rollout::Fellows;
@@ -284,6 +284,13 @@ impl Fleet {
     #[must_use]
     pub fn is_here(&self, model: &ModelName) -> bool {
         self.board.is_here(model)
+    }
+
+    /// Whether a version that this gateway lacks is on its way from the fleet's store, in words.
+    #[must_use]
+    pub(crate) fn comes(&self, id: &VersionId) -> Option<String> {
+        let is_listed = self.sharing.catalogue.has(id) && self.board.is_here(&id.model);
+        is_listed.then(|| format!("version {} is in the fleet's store, and is being fetched here: try again shortly", id.version))
     }
 
     /// Where a model is that this gateway should not have, in a sentence. `None` where it should have it, or the fleet does not know it.

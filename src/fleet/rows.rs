@@ -40,6 +40,8 @@ struct Given {
     /// The number of the last change that was given, and what the list calls the part.
     parts: BTreeMap<Part, (u64, String)>,
     halvings: u32,
+    /// The number of the last change, and the revision of the traffic document, that were looked at.
+    seen: Option<(u64, u64)>,
     /// The list, but for its time.
     list: Option<Manifest>,
     not_before: Option<Instant>,
@@ -84,7 +86,8 @@ impl Giving<'_> {
             // What cannot be read is replaced.
             let list = list.unwrap_or_default();
             let parts = list.parts.iter().filter_map(|(name, digest)| Some((part(name)?, (0, digest.clone()))));
-            given.insert(model, Given { parts: parts.collect(), halvings: list.halvings, list: Some(list), not_before: None });
+            let (parts, halvings) = (parts.collect(), list.halvings);
+            given.insert(model, Given { parts, halvings, seen: None, list: Some(list), not_before: None });
         }
         Ok(given)
     }
@@ -112,7 +115,15 @@ impl Giving<'_> {
     async fn give_model(&self, model: &ModelName, given: &mut Given) -> Result<(), String> {
         let history = self.counted.quality.history();
         let nodes = self.evidence.0.board.size().max(1);
-        let halvings = halvings(nodes, history.bytes_of(model), history.limit());
+        let room = Room { nodes, models: history.known().len().max(1), bytes: history.bytes(), most: history.limit() };
+        let halvings = room.halvings(history.bytes_of(model), given.halvings);
+        let snapshot = self.reader.snapshot();
+        let revision = snapshot.model(model.as_str()).map_or(0, |entry| entry.revision());
+        let seen = (history.changes(model), revision);
+        if given.seen == Some(seen) && given.halvings == halvings {
+            return Ok(());
+        }
+        drop(snapshot);
         if given.halvings != halvings {
             given.halvings = halvings;
             given.parts.values_mut().for_each(|(change, _)| *change = 0);
@@ -173,7 +184,7 @@ impl Giving<'_> {
         for part in given.parts.keys().filter(|part| !next.contains_key(part)) {
             remove(self.bucket, &self.part_key(model, *part)).await?;
         }
-        given.parts = next;
+        (given.parts, given.seen) = (next, Some(seen));
         Ok(())
     }
 
@@ -187,14 +198,29 @@ impl Giving<'_> {
     }
 }
 
-/// How often the requests of each gateway are halved, so that the rows of all fit where they are put together.
-fn halvings(nodes: usize, bytes: usize, most: usize) -> u32 {
-    let all = nodes as f64 * bytes as f64;
-    let mut halvings = 0;
-    while all / f64::from(1_u32 << halvings) > most as f64 && halvings < 20 {
-        halvings += 1;
+/// What there is, and what fits where the rows of all gateways are put together.
+struct Room {
+    nodes: usize,
+    /// Models of this gateway, and the bytes of their rows.
+    models: usize,
+    bytes: usize,
+    most: usize,
+}
+
+impl Room {
+    /// How often the requests of a model with these bytes are halved for the fleet, if all gateways are like this one. Models with few rows keep all.
+    fn halvings(&self, bytes: usize, before: u32) -> u32 {
+        let Room { nodes, models, most, .. } = *self;
+        let (nodes, fair) = (nodes as f64, most as f64 / models as f64);
+        let mut halvings = 0;
+        if nodes * self.bytes as f64 > most as f64 {
+            while nodes * bytes as f64 / f64::from(1_u32 << halvings) > fair && halvings < 20 {
+                halvings += 1;
+            }
+        }
+        // One gateway more or less does not have everything given again.
+        if halvings + 1 == before { before } else { halvings }
     }
-    halvings
 }
 
 // === reading ===
@@ -351,4 +377,20 @@ pub(super) fn now_us() -> i64 {
 
 fn digest(bytes: &[u8]) -> String {
     format!("{:032x}", xxh3_128(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_all_gateways_fit_and_small_models_keep_theirs() {
+        let room = |nodes, bytes| Room { nodes, models: 2, bytes, most: 64 };
+        assert_eq!(room(3, 20).halvings(19, 0), 0, "all of them fit");
+        assert_eq!(room(10, 20).halvings(19, 0), 3, "10 * 19 / 8 fits into a half of 64");
+        assert_eq!(room(10, 20).halvings(1, 0), 0, "a small model keeps all");
+        assert_eq!(room(9, 20).halvings(17, 3), 3, "a little less changes nothing");
+        assert_eq!(room(1, 64).halvings(64, 0), 0, "one gateway gives what it has");
+        assert_eq!(room(1_000_000, 64).halvings(64, 0), 20);
+    }
 }

@@ -506,10 +506,19 @@ pub(super) async fn connect(config: &Config) -> Result<Client, String> {
             ConnectErrorKind::Io if is_tls(&error) => {
                 format!("no TLS connection with NATS ([fleet] ca): {error}")
             }
-            _ => format!("NATS cannot be reached: {error}"),
+            _ => format!("NATS cannot be reached at {}: {error}", addresses(urls)),
         }),
         Err(_) => Err("NATS does not answer".to_owned()),
     }
+}
+
+/// The servers, without what is in an address to sign in with.
+fn addresses(urls: &[String]) -> String {
+    let host = |url: &String| {
+        let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        rest.rsplit_once('@').map_or(rest, |(_, host)| host).to_owned()
+    };
+    urls.iter().map(host).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens the buckets. Those that are missing are made.

@@ -50,7 +50,7 @@ impl Watched {
         Some(self.found.values().flat_map(|(_, findings)| findings.clone()).collect())
     }
 
-    /// `None` when the ledger cannot be read.
+    /// `None` when the ledger cannot be read, or the rows of other gateways are not known.
     fn findings(&self, entry: &Entry, now: Timestamp) -> Option<Vec<Finding>> {
         let model = entry.name();
         let Some(version) = entry.document().filter(|_| entry.can_serve()).and_then(Document::heaviest) else {
@@ -65,7 +65,11 @@ impl Watched {
         let mut before = before.iter().filter_map(|entry| Document::from_json(&entry.document).ok()?.heaviest());
         // The version that most requests went to before this one.
         let before = before.find(|before| *before != version);
-        let rows = self.history.whole(model, i64::MIN).snapshot;
+        let whole = self.history.whole(model, i64::MIN);
+        if whole.fleet.is_some_and(|fleet| !fleet.is_new) {
+            return None;
+        }
+        let rows = whole.snapshot;
         let found = decay(&rows, entry.metrics(), version, &training, before, now.as_microsecond());
         Some(found.into_iter().map(|one| finding(model, one, now)).collect())
     }

@@ -75,6 +75,8 @@ pub struct Together {
     pub gateways: Vec<(String, i64)>,
     pub missing: Vec<String>,
     pub waits: Option<String>,
+    /// Whether the rows of the others are as new as they can be.
+    pub is_new: bool,
     pub feedback: u64,
     pub left_out: u64,
     /// The splits that others have in force, as hashes, and since when.
@@ -148,6 +150,13 @@ impl History {
         }
     }
 
+    /// A number that is another one after each change of a model's parts; 0 where there are none.
+    #[must_use]
+    pub fn changes(&self, model: &ModelName) -> u64 {
+        let known = self.models().get(model).cloned();
+        known.map_or(0, |model| model.lock().changes())
+    }
+
     /// The parts of a model, and a number of each that is another one after each change.
     #[must_use]
     pub fn parts(&self, model: &ModelName) -> BTreeMap<Part, u64> {
@@ -186,7 +195,8 @@ impl History {
             return Whole { snapshot: self.snapshot(model, from), ..Whole::default() };
         };
         let given = others.of(model);
-        let mut together = Together { missing: given.missing, waits: given.waits, ..Together::default() };
+        let is_new = given.waits.is_none();
+        let mut together = Together { missing: given.missing, waits: given.waits, is_new, ..Together::default() };
         let mut blocks = Vec::new();
         for gateway in given.gateways {
             // Parts were read and checked when they came. One that cannot be read leaves its gateway out as a whole.

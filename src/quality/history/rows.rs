@@ -187,7 +187,7 @@ impl ModelRows {
         let Some(largest) = self.arms.iter_mut().max_by_key(|arm| arm.rows) else { return };
         if largest.rows <= 1 {
             // Texts alone: they go with the rows.
-            *self = ModelRows { wait: self.wait, changes: self.changes, ..ModelRows::default() };
+            *self = ModelRows { wait: self.wait, changes: self.changes + 1, ..ModelRows::default() };
             return;
         }
         largest.of.halvings += 1;
@@ -253,6 +253,10 @@ impl ModelRows {
     /// How long feedback waits for a row that may be another gateway's.
     pub(super) fn wait_for(&mut self, wait: Option<i64>) {
         self.wait = wait;
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub(super) fn parts(&self) -> &BTreeMap<Part, u64> {
@@ -354,6 +358,7 @@ impl ModelRows {
         let texts = std::mem::take(&mut self.texts).texts();
         (self.index, self.row_bytes) = (HashMap::new(), 0);
         self.parts.retain(|part, _| matches!(part, Part::Early(_)));
+        self.changes += 1;
         let mut places: Vec<Option<u16>> = vec![None; arms.len()];
         for chunk in days.into_values().flatten() {
             for mut row in Arc::unwrap_or_clone(chunk) {
@@ -398,6 +403,7 @@ impl ModelRows {
             {
                 let at = *at;
                 self.parts.remove(&Part::Early(at));
+                self.changes += 1;
             }
         }
     }
