@@ -7,7 +7,7 @@ use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::schemas::Problem;
 use crate::access::{Action, Identity, Pattern};
-use crate::alerts::{self, AlertsError, LONGEST_SILENCE, Listing, Matcher, Rule};
+use crate::alerts::{self, AlertsError, LONGEST_SILENCE, Matcher, Rule};
 use crate::ledger::{self, Note, rfc3339};
 use crate::model::{Code, Failure, ModelName, Version};
 use axum::Json;
@@ -23,8 +23,10 @@ use utoipa::ToSchema;
 /// What fires, and what ended within the last week.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AlertList {
-    /// Those that fire first, then those that ended, newest first.
+    /// Those that fire first, then those that ended, newest first; at most `limit`.
     alerts: Vec<AlertView>,
+    /// How many the parameters fit; above the length of `alerts` where `limit` left some out.
+    found: usize,
     /// How many fire and are not silenced, of all that the caller may see.
     firing: usize,
     silenced: usize,
@@ -171,8 +173,10 @@ pub(super) struct Tested {
 #[utoipa::path(
     get, path = "/api/v1/alerts", operation_id = "list_alerts", tag = "alerts",
     params(
-        ("state" = Option<String>, Query, description = "Only alerts in this state: firing, silenced or resolved"),
+        ("state" = Option<String>, Query, description = "Only alerts in this state: firing, silenced or resolved; several with commas between them"),
         ("model" = Option<String>, Query, description = "Only alerts about this model"),
+        ("about" = Option<String>, Query, description = "server: only alerts that are about no model"),
+        ("limit" = Option<usize>, Query, description = "The largest number of alerts; absent: all"),
     ),
     responses(
         (status = 200, description = "Those that fire first", body = AlertList),
@@ -184,26 +188,37 @@ pub(super) async fn list(
     Caller(caller): Caller,
     mut parameters: Parameters,
 ) -> Result<Json<AlertList>, ErrorResponse> {
-    let state = parameters.take("state", |text| {
-        let known = ["firing", "silenced", "resolved"].into_iter().find(|state| *state == text);
-        known.ok_or_else(|| "firing, silenced or resolved".to_owned())
+    let states = parameters.take("state", |text| {
+        let known = |word: &str| ["firing", "silenced", "resolved"].into_iter().find(|state| *state == word);
+        let states: Option<Vec<&'static str>> = text.split(',').map(known).collect();
+        states.ok_or_else(|| "firing, silenced or resolved, or several of them such as silenced,resolved".to_owned())
     });
     let model: Option<ModelName> =
         parameters.take("model", |text| text.parse().map_err(|_| "the name of a model".to_owned()));
+    let about_server = parameters.take("about", |text| (text == "server").then_some(()).ok_or("server".to_owned()));
+    let limit = parameters.take("limit", |text| text.parse().map_err(|_| "a whole number of at least 0".to_owned()));
+    let limit: usize = limit.unwrap_or(usize::MAX);
     parameters.finish()?;
     let sees = |model: Option<&ModelName>| caller.may(Action::View, model.map(ModelName::as_str));
-    let Listing { alerts, untracked } = admin.alerts.list();
-    let views: Vec<AlertView> =
-        alerts.into_iter().filter(|(alert, _)| sees(alert.about.model.as_ref())).map(AlertView::of).collect();
-    let count = |state: &str| views.iter().filter(|alert| alert.state == state).count();
-    let (firing, silenced) = (count("firing"), count("silenced"));
-    let wanted = |alert: &AlertView| {
-        state.is_none_or(|state| alert.state == state)
-            && model.as_ref().is_none_or(|model| alert.model.as_ref() == Some(model))
-    };
+    let (mut alerts, mut found, mut firing, mut silenced) = (Vec::new(), 0, 0, 0);
+    let untracked = admin.alerts.visit(|alert, silence| {
+        if !sees(alert.about.model.as_ref()) {
+            return;
+        }
+        let state = state_of(alert, silence);
+        firing += usize::from(state == "firing");
+        silenced += usize::from(state == "silenced");
+        let wanted = states.as_ref().is_none_or(|states| states.contains(&state))
+            && model.as_ref().is_none_or(|model| alert.about.model.as_ref() == Some(model))
+            && (about_server.is_none() || alert.about.model.is_none());
+        found += usize::from(wanted);
+        if wanted && alerts.len() < limit {
+            alerts.push(AlertView::of(alert, silence));
+        }
+    });
     let targets =
         if sees(None) { admin.alerts.targets().into_iter().map(TargetView::of).collect() } else { Vec::new() };
-    Ok(Json(AlertList { alerts: views.into_iter().filter(wanted).collect(), firing, silenced, untracked, targets }))
+    Ok(Json(AlertList { alerts, found, firing, silenced, untracked, targets }))
 }
 
 /// All silences
@@ -406,38 +421,43 @@ impl From<AlertsError> for ErrorResponse {
     }
 }
 
+fn state_of(alert: &alerts::Alert, silence: Option<&alerts::Silence>) -> &'static str {
+    match (alert.is_firing(), silence) {
+        (false, _) => "resolved",
+        (true, None) => "firing",
+        (true, Some(_)) => "silenced",
+    }
+}
+
 impl AlertView {
-    fn of((alert, silence): (alerts::Alert, Option<alerts::Silence>)) -> AlertView {
-        let state = match (alert.is_firing(), &silence) {
-            (false, _) => "resolved",
-            (true, None) => "firing",
-            (true, Some(_)) => "silenced",
-        };
+    fn of(alert: &alerts::Alert, silence: Option<&alerts::Silence>) -> AlertView {
+        let state = state_of(alert, silence);
         let link = alert.link();
-        let alerts::About { rule, model, version, subject } = alert.about;
+        let alerts::Alert { id, about, severity, since, until, summary, how_sure, what_to_do, .. } = alert.clone();
+        let alerts::About { rule, model, version, subject } = about;
         AlertView {
-            id: alert.id,
+            id,
             rule: rule.as_str(),
             model,
             version,
             subject: Some(subject).filter(|subject| !subject.is_empty()),
-            severity: alert.severity.as_str(),
+            severity: severity.as_str(),
             state,
-            since: rfc3339(alert.since),
-            until: alert.until.map(rfc3339),
-            summary: alert.summary,
-            how_sure: alert.how_sure,
-            change_before: alert.change_before.map(|change| ChangeView {
+            since: rfc3339(since),
+            until: until.map(rfc3339),
+            summary,
+            how_sure,
+            change_before: alert.change_before.clone().map(|change| ChangeView {
                 id: change.id,
                 ts: rfc3339(change.ts),
                 actor: change.actor,
                 action: change.action,
                 reason: change.reason,
             }),
-            what_to_do: alert.what_to_do,
+            what_to_do,
             link,
             told: alert.told != alerts::Told::Nothing,
-            silence: silence.map(|silence| silence.id),
+            silence: silence.map(|silence| silence.id.clone()),
         }
     }
 }

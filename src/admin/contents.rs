@@ -28,13 +28,15 @@ pub(super) fn check_key(caller: &Identity, model: &ModelName) -> Result<(), Fail
 
 /// Leaves contents out of a list of requests.
 pub(super) fn leave_out_of_list(found: &mut Value) {
-    for request in members(found, "requests") {
-        leave_out_of_head(request);
-        if !request["difference"].is_null() {
-            request["difference"] = "differs".into();
-        }
-    }
+    members(found, "requests").iter_mut().for_each(leave_out_of_entry);
     found["contents"] = "withheld".into();
+}
+
+/// Leaves contents out of a line of a list.
+pub(super) fn leave_out_of_line(line: &mut Value) {
+    if let Some(request) = line.get_mut("request") {
+        leave_out_of_entry(request);
+    }
 }
 
 /// Leaves contents out of one request: elements of tensors, the words that quote them, feedback and the route key.
@@ -58,6 +60,13 @@ pub(super) fn leave_out_of_request(found: &mut Value) {
     found["feedback"] = json!([]);
     found["commands"] = json!({});
     found["contents"] = "withheld".into();
+}
+
+fn leave_out_of_entry(request: &mut Value) {
+    leave_out_of_head(request);
+    if !request["difference"].is_null() {
+        request["difference"] = "differs".into();
+    }
 }
 
 fn leave_out_of_head(request: &mut Value) {
@@ -135,5 +144,9 @@ mod tests {
         );
         leave_out_of_request(&mut json!({}));
         leave_out_of_list(&mut json!({}));
+        let mut line = json!({"request": {"request_id": "r1", "route_key": secret, "difference": secret}});
+        leave_out_of_line(&mut line);
+        assert_eq!(line, json!({"request": {"request_id": "r1", "route_key": null, "difference": "differs"}}));
+        leave_out_of_line(&mut json!({"end": {"next": null}}));
     }
 }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// A point of the last hour is a minute.
-const MINUTE: u32 = 60;
-const MINUTES: usize = 60;
+pub(super) const MINUTE: u32 = 60;
+pub(super) const MINUTES: usize = 60;
 const LONGEST_S: u64 = 14 * 86_400;
 
 /// The figures of all models.
@@ -36,12 +36,12 @@ pub(super) struct AllFigures {
 #[schema(as = FiguresNow)]
 pub(super) struct Now {
     /// In the last ten seconds with requests, not older than a minute; 0 without any.
-    requests_per_s: f64,
+    pub(super) requests_per_s: f64,
     /// From 0 to 1, of the same requests; null without any.
-    failed: Option<f64>,
+    pub(super) failed: Option<f64>,
     /// Percentiles of the latency in microseconds; of several arms the slowest. Null without requests.
     p50_us: Option<u32>,
-    p99_us: Option<u32>,
+    pub(super) p99_us: Option<u32>,
     /// Requests per second in each minute of the last hour, the oldest first.
     last_hour: Vec<f64>,
 }
@@ -165,7 +165,7 @@ pub(super) struct PointOf {
 }
 
 impl Now {
-    fn of(last: &[Point], last_hour: Vec<f64>) -> Now {
+    pub(super) fn of(last: &[Point], last_hour: Vec<f64>) -> Now {
         let (requests, failed) = last.iter().fold((0, 0), |(r, f), point| (r + point.requests, f + point.failed));
         let slowest = |of: fn(&Point) -> u32| last.iter().map(of).max().filter(|us| *us > 0);
         Now {
@@ -189,7 +189,7 @@ impl Now {
 pub(super) async fn list(State(admin): State<Arc<Admin>>, Caller(caller): Caller) -> Json<AllFigures> {
     let (snapshot, now) = (admin.reader.snapshot(), seconds_now());
     let visible = snapshot.models().filter(|entry| caller.may(Action::View, Some(entry.name().as_str())));
-    let mut recent = admin.history.recent(now, MINUTE, MINUTES);
+    let mut recent = admin.history.recent(now, MINUTE, MINUTES, |_| true);
     let figures = visible.filter_map(|entry| {
         let Recent { rates, last } = recent.remove(entry.name())?;
         let used = rates.iter().any(|rate| *rate > 0.0);

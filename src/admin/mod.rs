@@ -12,7 +12,7 @@
 //!   changes something must not come from another page (`guard.rs`). Every answer has the headers of `headers.rs`, and bodies have a strict
 //!   content type.
 //!
-//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, model_settings, stability, fleet, upload (its report).
+//! Uses: access, alerts, archive (the files of a push), callers, drift, http (the error answer), lifecycle (handle), mirror (its report), execute (how runs are placed), columns, history, outcomes, quality, record (the log's status), registry (reader), rollout, shadow (figures), codec (outputs as JSON), ledger, mlflow, route, settings (durations), model, telemetry, machine (room on the disk), model_settings, stability, fleet, upload (its report).
 //!
 //! Invariant: nothing here loads a model or publishes a snapshot.
 //!
@@ -33,16 +33,19 @@ mod extract;
 mod figures;
 mod fleet;
 mod fleet_push;
+mod gateway;
 mod guard;
 mod headers;
 mod history;
 mod json;
 mod lineage;
+mod lines;
 mod logged;
 mod mlflow;
 mod models;
 mod openapi;
 mod outcomes;
+mod overview;
 mod probes;
 mod push;
 mod quality;
@@ -65,6 +68,7 @@ mod wait;
 pub(crate) use shadows::pair_json;
 
 pub(crate) use child::Offline;
+pub(crate) use gateway::Facts;
 
 use crate::access::Access;
 use crate::alerts::Alerts;
@@ -136,6 +140,8 @@ pub(crate) struct Admin {
     pub(crate) mlflow: Mlflow,
     /// The threads that answer requests.
     pub(crate) threads: Arc<dyn Fn() -> Threads + Send + Sync>,
+    /// What the gateway may use, and uses now.
+    pub(crate) gateway: Arc<dyn Fn() -> Facts + Send + Sync>,
     /// The memory of requests.
     pub(crate) memory: Arc<dyn Fn() -> Memory + Send + Sync>,
 }

@@ -2,8 +2,8 @@
 
 use super::routes::{Endpoint, endpoints};
 use super::{
-    alerts, approvals, callers, drift, execution, figures, fleet, history, lineage, logged, mlflow, models, outcomes,
-    probes, push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
+    alerts, approvals, callers, drift, execution, figures, fleet, gateway, history, lineage, logged, mlflow, models,
+    outcomes, overview, probes, push, quality, rollout, search, shadows, sources, tokens, traffic, triton,
 };
 use crate::access::{Permission, Scope};
 use axum::http::header::CONTENT_TYPE;
@@ -27,6 +27,7 @@ use utoipa::OpenApi;
         probes::healthz,
         probes::readyz,
         probes::metrics,
+        gateway::show,
         document,
         tokens::whoami,
         callers::list,
@@ -38,6 +39,7 @@ use utoipa::OpenApi;
         alerts::silences,
         alerts::silence,
         alerts::end_silence,
+        overview::show,
         figures::list,
         figures::show,
         fleet::show, fleet::state, fleet::audit,

@@ -58,7 +58,7 @@ pub(super) struct HeldBytes {
 }
 
 impl MemoryAnswer {
-    fn of(memory: Memory) -> MemoryAnswer {
+    pub(super) fn of(memory: Memory) -> MemoryAnswer {
         let of = |(held, limit): (u64, u64)| HeldBytes { held, limit };
         MemoryAnswer {
             requests: of(memory.requests),

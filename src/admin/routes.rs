@@ -4,9 +4,9 @@ use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
 use super::extract::SegmentWithoutVerb;
 use super::{
-    Admin, alerts, approvals, callers, drift, execution, figures, fleet, guard, headers, history, lineage, logged,
-    mlflow, models, openapi, outcomes, probes, push, quality, rollout, search, shadows, sources, tokens, traffic,
-    triton,
+    Admin, alerts, approvals, callers, drift, execution, figures, fleet, gateway, guard, headers, history, lineage,
+    logged, mlflow, models, openapi, outcomes, overview, probes, push, quality, rollout, search, shadows, sources,
+    tokens, traffic, triton,
 };
 use crate::access::{Action, Permission, Scope};
 use crate::model::{Code, Failure};
@@ -41,8 +41,10 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/metrics", To(View, Everything), probes::metrics),
         get("/openapi.json", Open, openapi::document),
         get("/api/v1/whoami", AnyIdentity, tokens::whoami),
+        get("/api/v1/overview", To(View, Listed), overview::show),
         get("/api/v1/figures", To(View, Listed), figures::list),
         get("/api/v1/models/{model}/figures", To(View, Model), figures::show),
+        get("/api/v1/gateway", To(View, Everything), gateway::show),
         get("/api/v1/callers", To(View, Everything), callers::list),
         get("/api/v1/sources", To(View, Everything), sources::list),
         post("/api/v1/sources:read", To(Operate, Everything), sources::read),

@@ -11,12 +11,16 @@ use super::contents;
 use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::lineage::Training;
+use super::lines::{self, Lines};
 use super::schemas::Problem;
 use crate::access::Identity;
 use crate::model::{Code, Failure, ModelName, RequestId, Version};
 use crate::registry::Entry;
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +72,9 @@ pub(super) struct ExplainRequest {
 ///
 /// The newest first, without their tensors, a page at a time. A search takes at most about ten seconds; `next` says where the next page begins, and null that
 /// the whole log was searched. Damaged files are left out, and named in `not_read`. Who is no operator of the model gets no route keys, and no words about
-/// differences (`contents` is `withheld`).
+/// differences (`contents` is `withheld`). With `accept: application/x-ndjson` each request is a line that is sent as soon as it is found:
+/// `{"begin":{"model","contents"}}`, `{"request":{…}}` for each, `{"searching":true}` while nothing is found, and at last `{"end":{"next","ended",…}}`; a
+/// client that goes ends the search.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/requests", operation_id = "list_requests", tag = "requests",
     params(
@@ -90,7 +96,10 @@ pub(super) struct ExplainRequest {
         ("after" = Option<String>, Query, description = "`next` of the page before"),
     ),
     responses(
-        (status = 200, description = "A page of requests", body = Value),
+        (status = 200, description = "A page of requests", content(
+            (Value = "application/json"),
+            (String = "application/x-ndjson"),
+        )),
         (status = 400, description = "A parameter is wrong; the error names it", body = Problem),
         (status = 403, description = "A route key is looked for, and the caller is no operator of the model", body = Problem),
         (status = 404, description = "No model has this name", body = Problem),
@@ -104,10 +113,12 @@ pub(super) async fn list(
     Caller(caller): Caller,
     target: Target,
     mut parameters: Parameters,
-) -> Result<Json<Value>, ErrorResponse> {
+    headers: HeaderMap,
+) -> Result<Response, ErrorResponse> {
     let model = target.model()?;
     let entry = Arc::clone(target.entry(&admin.reader.snapshot())?);
-    let mut arguments = vec!["requests".to_owned(), "--json".to_owned()];
+    let lines = lines::are_wanted(&headers);
+    let mut arguments = vec!["requests".to_owned(), if lines { "--lines" } else { "--json" }.to_owned()];
     let texts = [
         ("request_id", "--request-id"),
         ("since", "--since"),
@@ -142,15 +153,22 @@ pub(super) async fn list(
         arguments.push("--disagreed".to_owned());
         arguments.extend(tolerance);
     }
-    let _permit = admitted(&SEARCHES, "searches").await?;
+    let permit = admitted(&SEARCHES, "searches").await?;
     place(&admin, &mut arguments);
     arguments.extend(["--".to_owned(), model.to_string()]);
+    let may_read = contents::may_read(&caller, &model);
+    if lines {
+        let process = admin.offline.start_with(&arguments, &environment)?;
+        let failure = |code: Option<i32>, said: &str| admin.offline.failure(code, said, &admin.models_dir);
+        let lines = Lines::begin(process, permit, LONGEST_SEARCH, (model.as_str(), may_read), failure).await?;
+        return Ok(([(CONTENT_TYPE, lines::MEDIA)], lines.body()).into_response());
+    }
     let mut found = printed(&admin, &arguments, &environment, LONGEST_SEARCH).await?;
     found["contents"] = "shown".into();
-    if !contents::may_read(&caller, &model) {
+    if !may_read {
         contents::leave_out_of_list(&mut found);
     }
-    Ok(Json(found))
+    Ok(Json(found).into_response())
 }
 
 /// One logged request

@@ -4,7 +4,9 @@ use super::finding::{About, Alert, ChangeBefore, Finding, Now, Told};
 use super::rule::Rule;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The most alerts that fire at the same time; further findings are only counted. Two thousand models with a failed version each fit.
@@ -49,7 +51,7 @@ struct Firing {
 }
 
 /// What one source found: its rules, and the findings; `None` where it cannot tell.
-pub(super) type Looked = (&'static [Rule], Option<Vec<Finding>>);
+pub(super) type Looked = (&'static [Rule], Option<Arc<Vec<Finding>>>);
 
 /// Alerts of one rule that the targets do not know yet, or whose end they do not know.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,12 +86,12 @@ impl Book {
     pub(super) fn look(
         &mut self,
         now: Now,
-        looked: Vec<Looked>,
+        looked: &[Looked],
         off: &[Rule],
         mut change_before: impl FnMut(&About, Timestamp) -> Option<ChangeBefore>,
     ) {
         let mut known: BTreeSet<Rule> = BTreeSet::new();
-        let mut found: BTreeMap<About, Finding> = BTreeMap::new();
+        let mut found: BTreeMap<&About, &Finding> = BTreeMap::new();
         for (rules, findings) in looked {
             match findings {
                 // Nothing is known about these rules: their alerts stay as they are.
@@ -99,8 +101,8 @@ impl Book {
                     self.pending.retain(|about, _| !rules.contains(&about.rule));
                 }
                 Some(findings) => {
-                    let own = |finding: &Finding| rules.contains(&finding.about.rule);
-                    found.extend(findings.into_iter().filter(own).map(|finding| (finding.about.clone(), finding)));
+                    let own = |finding: &&Finding| rules.contains(&finding.about.rule);
+                    found.extend(findings.iter().filter(own).map(|finding| (&finding.about, finding)));
                 }
             }
             known.extend(rules.iter().copied());
@@ -111,12 +113,9 @@ impl Book {
         self.untracked = 0;
         let mut searched = 0;
         for (about, finding) in found {
-            if let Some(firing) = self.firing.get_mut(&about) {
+            if let Some(firing) = self.firing.get_mut(about) {
                 firing.seen = now.at;
-                firing.alert.summary = cut(finding.summary);
-                firing.alert.how_sure = cut(finding.how_sure);
-                firing.alert.what_to_do = cut(finding.what_to_do);
-                firing.alert.training = finding.training;
+                firing.alert.renew(finding);
                 continue;
             }
             let first = *self.pending.entry(about.clone()).or_insert(now.at);
@@ -125,20 +124,20 @@ impl Book {
             }
             if self.firing.len() >= MOST_FIRING {
                 self.untracked += 1;
-                self.pending.remove(&about);
+                self.pending.remove(about);
                 continue;
             }
-            self.pending.remove(&about);
+            self.pending.remove(about);
             searched += 1;
             let since = finding.since.map_or(now.ts, |since| since.min(now.ts));
-            let change = if searched > MOST_CHANGES { None } else { change_before(&about, since) };
+            let change = if searched > MOST_CHANGES { None } else { change_before(about, since) };
             self.begin(now, finding, since, change);
         }
         let over = |firing: &Firing| {
             let rule = firing.alert.about.rule;
             let gone = now.at.saturating_duration_since(firing.seen);
-            let enough = if known.contains(&rule) { self.end_after_of(&firing.alert) } else { self.end_after };
-            off.contains(&rule) || !gone.is_zero() && gone >= enough
+            let enough = || if known.contains(&rule) { self.end_after_of(&firing.alert) } else { self.end_after };
+            off.contains(&rule) || !gone.is_zero() && gone >= enough()
         };
         let over: Vec<About> =
             self.firing.iter().filter(|(_, firing)| over(firing)).map(|(about, _)| about.clone()).collect();
@@ -151,27 +150,27 @@ impl Book {
         }
     }
 
-    fn begin(&mut self, now: Now, finding: Finding, since: Timestamp, change_before: Option<ChangeBefore>) {
+    fn begin(&mut self, now: Now, finding: &Finding, since: Timestamp, change_before: Option<ChangeBefore>) {
         let Finding { about, severity, summary, how_sure, what_to_do, since: _, training } = finding;
         let begins = self.begins.entry(about.clone()).or_default();
         begins.push(now.at);
         let begun = u32::try_from(begins.len()).unwrap_or(u32::MAX);
         let alert = Alert {
-            id: id_of(&about, now.ts),
+            id: id_of(about, now.ts),
             about: about.clone(),
-            severity,
+            severity: *severity,
             since,
             until: None,
-            summary: cut(summary),
-            how_sure: cut(how_sure),
-            what_to_do: cut(what_to_do),
+            summary: cut(summary).into_owned(),
+            how_sure: cut(how_sure).into_owned(),
+            what_to_do: cut(what_to_do).into_owned(),
             change_before,
-            training,
+            training: *training,
             begun,
             told: Told::Nothing,
         };
         self.dirty.insert(alert.id.clone());
-        self.firing.insert(about, Firing { alert, seen: now.at });
+        self.firing.insert(about.clone(), Firing { alert, seen: now.at });
     }
 
     /// An alert that begins again and again ends later each time.
@@ -254,6 +253,10 @@ impl Book {
 
     /// The alerts to store, as they are once these groups are in the outbox.
     pub(super) fn to_store(&self, groups: &[Group]) -> Vec<Alert> {
+        // With most looks nothing is new, and thousands of alerts fire.
+        if self.dirty.is_empty() && groups.is_empty() {
+            return Vec::new();
+        }
         let mut told: HashMap<&str, Told> = HashMap::new();
         for alert in groups.iter().flat_map(|group| &group.alerts) {
             let now = if alert.is_firing() { Told::Begin } else { Told::End };
@@ -305,10 +308,27 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// A text within the limit.
-fn cut(text: String) -> String {
+fn cut(text: &str) -> Cow<'_, str> {
     if text.len() <= MOST_TEXT {
-        return text;
+        return Cow::Borrowed(text);
     }
-    let end = (0..=MOST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    format!("{}…", &text[..end])
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(MOST_TEXT)]))
+}
+
+impl Alert {
+    /// Takes over the texts of the finding as it is now. A text that stays the same is not copied.
+    fn renew(&mut self, finding: &Finding) {
+        let texts = [
+            (&mut self.summary, &finding.summary),
+            (&mut self.how_sure, &finding.how_sure),
+            (&mut self.what_to_do, &finding.what_to_do),
+        ];
+        for (text, new) in texts {
+            let new = cut(new);
+            if *text != new {
+                *text = new.into_owned();
+            }
+        }
+        self.training = finding.training;
+    }
 }

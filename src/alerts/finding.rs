@@ -4,6 +4,7 @@ use super::rule::{Rule, Severity};
 use crate::model::{ModelName, Version};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Something that is wrong now. A source reports it again with every look, as long as it is.
@@ -82,8 +83,9 @@ pub struct Source {
 }
 
 /// Returns everything that is wrong, or `None` where that is not known at the moment, such as while models are loaded at the start: alerts then
-/// neither begin nor end. It is called on the thread `alerts`, every few seconds, and may block it for a moment.
-pub type Look = Box<dyn FnMut(Now) -> Option<Vec<Finding>> + Send>;
+/// neither begin nor end. It is called on the thread `alerts`, every few seconds, and may block it for a moment. A source that finds the same again may
+/// return the same list: thousands of findings are not copied with every look.
+pub type Look = Box<dyn FnMut(Now) -> Option<Arc<Vec<Finding>>> + Send>;
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

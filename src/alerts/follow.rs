@@ -10,6 +10,7 @@ use crate::model::ModelName;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 /// The most changes of the audit trail that one look takes. More are taken by the next looks.
 const MOST_CHANGES: usize = 500;
@@ -42,6 +43,8 @@ pub(super) struct Follow {
     /// When a retraining was last asked for.
     retrained: BTreeMap<ModelName, Timestamp>,
     overridden: VecDeque<(Timestamp, ModelName, Finding)>,
+    /// The states that the last stored look saw. The same ones bring nothing new.
+    states: Option<Arc<Vec<VersionState>>>,
 }
 
 /// What a look found, and what has to be stored with it.
@@ -55,6 +58,7 @@ pub(super) struct Followed {
     baseline: bool,
     retrained: Vec<(ModelName, Timestamp)>,
     overridden: Vec<(Timestamp, ModelName, Finding)>,
+    states: Option<Arc<Vec<VersionState>>>,
 }
 
 impl Follow {
@@ -82,6 +86,7 @@ impl Follow {
             baseline: meta.contains_key(BASELINE),
             retrained,
             overridden,
+            states: None,
         })
     }
 
@@ -100,10 +105,14 @@ impl Follow {
     }
 
     /// Announces versions that became ready, or failed, with files or a reason that were not announced.
-    pub(super) fn versions(&self, states: &[VersionState], now: Timestamp, followed: &mut Followed) {
+    pub(super) fn versions(&self, states: &Arc<Vec<VersionState>>, now: Timestamp, followed: &mut Followed) {
+        if self.states.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, states)) {
+            return;
+        }
+        followed.states = Some(Arc::clone(states));
         // The name of the state of each version now.
         let mut current: HashMap<String, String> = HashMap::new();
-        for state in states {
+        for state in states.iter() {
             let name = name_of(state);
             if !self.announced.contains(&name) {
                 if self.baseline {
@@ -178,6 +187,7 @@ impl Follow {
         }
         self.retrained.extend(followed.retrained);
         self.overridden.extend(followed.overridden);
+        self.states = followed.states.or_else(|| self.states.take());
     }
 
     /// Findings about overridden approvals of the last day.

@@ -3,11 +3,14 @@
 use super::book::{Book, hex};
 use super::finding::Alert;
 use super::message::{Message, Sender};
+use super::rule::Rule;
 use super::sender::{Outlet, Status};
 use super::silence::{MOST_SILENCES, Matcher, Silence};
 use super::store::Store;
 use super::target::Kind;
+use crate::model::ModelName;
 use jiff::Timestamp;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shows alerts and changes silences. Cheap to clone.
@@ -21,15 +24,6 @@ pub(super) struct Inner {
     pub store: Arc<Store>,
     pub outlets: Vec<Arc<Outlet>>,
     pub sender: Sender,
-}
-
-/// All alerts at one moment.
-#[derive(Debug, Clone)]
-pub struct Listing {
-    /// Those that fire, and then those that ended, newest first; each with the silence that holds it back.
-    pub alerts: Vec<(Alert, Option<Silence>)>,
-    /// Findings for which there was no room.
-    pub untracked: usize,
 }
 
 /// A target and its messages.
@@ -64,21 +58,37 @@ impl Alerts {
         self.0.silences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[must_use]
-    pub fn list(&self) -> Listing {
-        let now = Timestamp::now();
-        let silences = self.silences();
-        let silence_of =
-            |alert: &Alert| silences.iter().find(|s| s.holds(now) && s.matcher.fits(&alert.about)).cloned();
+    /// Visits those that fire, and then those that ended, newest first; each with the silence that holds it back. Returns the number of findings for
+    /// which there was no room. Nothing is copied: with thousands of alerts, a caller shows some of them.
+    pub fn visit(&self, mut each: impl FnMut(&Alert, Option<&Silence>)) -> usize {
+        let silences = self.silences_in_force();
         let book = self.book();
-        let mut firing: Vec<Alert> = book.firing().cloned().collect();
+        let mut firing: Vec<&Alert> = book.firing().collect();
         firing.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.about.cmp(&b.about)));
-        let firing = firing.into_iter().map(|alert| {
-            let silence = silence_of(&alert);
-            (alert, silence)
-        });
-        let ended = book.ended().map(|alert| (alert.clone(), None));
-        Listing { alerts: firing.chain(ended).collect(), untracked: book.untracked() }
+        for alert in firing {
+            each(alert, silences.iter().find(|silence| silence.matcher.fits(&alert.about)));
+        }
+        book.ended().for_each(|alert| each(alert, None));
+        book.untracked()
+    }
+
+    /// The rules of the alerts that fire and are not silenced, by model.
+    #[must_use]
+    pub fn firing_rules(&self) -> HashMap<ModelName, BTreeSet<Rule>> {
+        let silences = self.silences_in_force();
+        let book = self.book();
+        let mut rules: HashMap<ModelName, BTreeSet<Rule>> = HashMap::new();
+        for alert in book.firing().filter(|alert| !silences.iter().any(|silence| silence.matcher.fits(&alert.about))) {
+            if let Some(model) = &alert.about.model {
+                rules.entry(model.clone()).or_default().insert(alert.about.rule);
+            }
+        }
+        rules
+    }
+
+    fn silences_in_force(&self) -> Vec<Silence> {
+        let now = Timestamp::now();
+        self.silences_locked().iter().filter(|silence| silence.holds(now)).cloned().collect()
     }
 
     /// In the order in which they were made. Those that are over may still be among them for some seconds.

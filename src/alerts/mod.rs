@@ -38,7 +38,7 @@ mod tests_sender;
 pub use burn::{Burn, Burning};
 pub use event::{Event, EventKind, Training};
 pub use finding::{About, Alert, ChangeBefore, Finding, Look, Now, Source, Told};
-pub use handle::{Alerts, AlertsError, Listing, TargetStatus};
+pub use handle::{Alerts, AlertsError, TargetStatus};
 pub use rule::{NotARule, Rule, Severity};
 pub use silence::{LONGEST_SILENCE, MOST_SILENCES, Matcher, Silence};
 pub use target::{Hidden, Kind, MOST_TARGETS, Send, Target, is_address};
@@ -107,8 +107,8 @@ const GROUP: Duration = Duration::from_secs(30);
 pub struct Inputs {
     pub ledger: LedgerReader,
     pub sources: Vec<Source>,
-    /// The versions that are ready or failed; `None` while versions are loaded at the start.
-    pub versions: Box<dyn FnMut() -> Option<Vec<VersionState>> + std::marker::Send>,
+    /// The versions that are ready or failed; `None` while versions are loaded at the start. The same list means that nothing changed.
+    pub versions: Box<dyn FnMut() -> Option<Arc<Vec<VersionState>>> + std::marker::Send>,
 }
 
 /// A version that is ready or failed.

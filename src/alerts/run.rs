@@ -3,7 +3,7 @@
 use super::Config;
 use super::book::{Group, Looked};
 use super::event::Event;
-use super::finding::{Now, Source};
+use super::finding::{Alert, Now, Source};
 use super::follow::{Follow, Followed, change_before};
 use super::handle::Alerts;
 use super::message::Message;
@@ -16,7 +16,8 @@ use crate::telemetry::{Scope, names};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use jiff::Timestamp;
 use metrics::Gauge;
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// The state of the thread.
@@ -25,7 +26,7 @@ pub(super) struct Runner {
     config: Config,
     ledger: LedgerReader,
     sources: Vec<Source>,
-    versions: Box<dyn FnMut() -> Option<Vec<VersionState>> + Send>,
+    versions: Box<dyn FnMut() -> Option<Arc<Vec<VersionState>>> + Send>,
     follow: Option<Follow>,
     /// One for each outlet: there is something new.
     wake: Vec<Sender<()>>,
@@ -74,16 +75,17 @@ impl Runner {
         let mut followed = self.followed(now)?;
         let mut found: Vec<Looked> = self.sources.iter_mut().map(|source| (source.rules, (source.look)(now))).collect();
         if let Some(follow) = &mut self.follow {
-            found.push((&[Rule::BreakGlass], Some(follow.overridden(now))));
+            found.push((&[Rule::BreakGlass], Some(Arc::new(follow.overridden(now)))));
         }
         let (silences, expired) = self.silences(now.ts);
 
         let mut book = inner.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.look(now, found, &self.config.off, |about, at| change_before(&self.ledger, about, at));
+        book.look(now, &found, &self.config.off, |about, at| change_before(&self.ledger, about, at));
         let is_silent = |about: &super::About| silences.iter().any(|silence| silence.matcher.fits(about));
         let groups = book.take_untold(now.at, is_silent);
         if let Some(follow) = &self.follow {
-            follow.retrain(book.firing().filter(|alert| !is_silent(&alert.about)), now.ts, &mut followed);
+            let asks = |alert: &&Alert| alert.about.rule.asks_for_retraining() && !is_silent(&alert.about);
+            follow.retrain(book.firing().filter(asks), now.ts, &mut followed);
         }
         let batch = Batch {
             alerts: book.to_store(&groups),
@@ -95,11 +97,16 @@ impl Runner {
             expired_silences: expired,
             most_waiting: self.config.outbox,
         };
+        let mut firing: BTreeMap<Rule, u32> = BTreeMap::new();
+        book.firing().for_each(|alert| *firing.entry(alert.about.rule).or_default() += 1);
         for (rule, gauge) in &self.firing {
-            gauge.set(book.firing().filter(|alert| alert.about.rule == *rule).count() as f64);
+            gauge.set(f64::from(firing.get(rule).copied().unwrap_or(0)));
         }
         if batch.is_empty() {
             book.stored(&groups, now.at);
+            if let Some(follow) = &mut self.follow {
+                follow.stored(followed);
+            }
             return Ok(());
         }
         let dropped =

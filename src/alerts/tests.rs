@@ -3,6 +3,7 @@
 use super::book::{Book, Group};
 use super::finding::{About, Alert, Finding, Now, Told};
 use super::rule::{Rule, Severity};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ impl Clock {
     fn look(&mut self, seconds: u64, findings: Option<Vec<Finding>>) -> Vec<String> {
         self.seconds += seconds;
         let now = self.now();
-        self.book.look(now, vec![(RULES, findings)], &[], |_, _| None);
+        self.book.look(now, &[(RULES, findings.map(Arc::new))], &[], |_, _| None);
         let groups = self.tell(|_| false);
         words(&groups)
     }
@@ -134,7 +135,7 @@ fn two_thousand_failures_are_one_group_and_their_number_is_limited() {
     let names: Vec<String> = (0..2_000).map(|n| format!("m{n}")).collect();
     let all = || Some(names.iter().map(|name| finding(Rule::VersionFailed, name)).collect());
     let now = clock.now();
-    clock.book.look(now, vec![(RULES, all())], &[], |_, _| None);
+    clock.book.look(now, &[(RULES, all().map(Arc::new))], &[], |_, _| None);
     let groups = clock.tell(|_| false);
     assert_eq!((groups.len(), groups[0].alerts.len()), (1, 2_000));
     let more: Vec<Finding> = (0..6_000).map(|n| finding(Rule::Drift, &format!("d{n}"))).collect();
@@ -151,10 +152,10 @@ fn two_thousand_failures_are_one_group_and_their_number_is_limited() {
 #[test]
 fn a_silence_holds_back_the_begin_and_not_the_end() {
     let mut clock = Clock::new(10);
-    let look = |clock: &mut Clock, seconds, findings, silenced: bool| {
+    let look = |clock: &mut Clock, seconds, findings: Option<Vec<Finding>>, silenced: bool| {
         clock.seconds += seconds;
         let now = clock.now();
-        clock.book.look(now, vec![(RULES, findings)], &[], |_, _| None);
+        clock.book.look(now, &[(RULES, findings.map(Arc::new))], &[], |_, _| None);
         words(&clock.tell(|_| silenced))
     };
     assert_eq!(look(&mut clock, 0, failed(&["a"]), true), [""; 0]);
@@ -182,7 +183,7 @@ fn after_a_restart_nothing_is_told_twice_and_nothing_is_missing() {
     clock.look(0, failed(&["a", "b"]));
     clock.seconds += 5;
     let now = clock.now();
-    clock.book.look(now, vec![(RULES, failed(&["a", "b", "c"]))], &[], |_, _| None);
+    clock.book.look(now, &[(RULES, failed(&["a", "b", "c"]).map(Arc::new))], &[], |_, _| None);
     let groups = clock.book.take_untold(now.at, |_| false);
     // The server ends before, or after, this is stored.
     let before: Vec<Alert> = clock.book.firing().filter(|alert| alert.told == Told::Begin).cloned().collect();
@@ -202,12 +203,12 @@ fn a_rule_that_is_off_or_has_no_source_fires_no_alert() {
     let mut clock = Clock::new(0);
     clock.look(0, failed(&["a"]));
     let now = clock.now();
-    clock.book.look(now, vec![(RULES, failed(&["a", "b"]))], &[Rule::VersionFailed], |_, _| None);
+    clock.book.look(now, &[(RULES, failed(&["a", "b"]).map(Arc::new))], &[Rule::VersionFailed], |_, _| None);
     assert_eq!(words(&clock.tell(|_| false)), ["-a"]);
     clock.look(1, failed(&["a"]));
     clock.seconds += 1;
     let now = clock.now();
-    clock.book.look(now, vec![(&[Rule::Decay], failed(&["x"]))], &[], |_, _| None);
+    clock.book.look(now, &[(&[Rule::Decay], failed(&["x"]).map(Arc::new))], &[], |_, _| None);
     assert_eq!(words(&clock.tell(|_| false)), ["-a"], "and a source reports its own rules only");
 }
 

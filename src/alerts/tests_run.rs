@@ -51,11 +51,11 @@ fn runner(dir: &TempDir, ledger: &LedgerReader, world: &Arc<Mutex<World>>, outbo
     let config = config(outbox);
     let alerts = Alerts::open(&config, Store::open(dir.path()), &telemetry);
     let (found, known) = (Arc::clone(world), Arc::clone(world));
-    let look = Box::new(move |_: Now| Some(found.lock().unwrap().findings.clone()));
+    let look = Box::new(move |_: Now| Some(Arc::new(found.lock().unwrap().findings.clone())));
     let inputs = Inputs {
         ledger: ledger.clone(),
         sources: vec![Source { rules: RULES, look }],
-        versions: Box::new(move || known.lock().unwrap().versions.clone()),
+        versions: Box::new(move || known.lock().unwrap().versions.clone().map(Arc::new)),
     };
     (Runner::new(alerts.clone(), config, inputs, Vec::new(), telemetry.process()), alerts)
 }

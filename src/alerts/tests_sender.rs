@@ -154,7 +154,7 @@ fn alertmanager_gets_what_still_fires_again_and_not_what_was_never_told() {
     };
     {
         let mut book = fixture.shared.book.lock().unwrap();
-        book.look(now, vec![(&[Rule::Drift], Some(vec![finding("a"), finding("silenced")]))], &[], |_, _| None);
+        book.look(now, &[(&[Rule::Drift], Some(Arc::new(vec![finding("a"), finding("silenced")])))], &[], |_, _| None);
         let silent = |about: &About| about.model.as_ref().is_some_and(|model| model.as_str() == "silenced");
         let groups = book.take_untold(now.at, silent);
         book.stored(&groups, now.at);

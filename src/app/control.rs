@@ -11,6 +11,7 @@ use crate::console;
 use crate::history::{Arm, EngineTime, Sample};
 use crate::http::{self, Acceptor, ConnectionLimits, Connections, DataPlane, Secure, serve_connection};
 use crate::lifecycle::Handle;
+use crate::machine::{Available, Machine, disk_space};
 use crate::quality::Quality;
 use crate::record::Log;
 use crate::registry::{Entry, Reader, Served};
@@ -71,6 +72,29 @@ pub(super) fn memory(
         prediction_log: (of(log.queue_bytes()), queue),
         shadows: (of(shadows.waiting_bytes()), copies),
         resident: crate::machine::resident_bytes(),
+    })
+}
+
+/// Reports what this process may use and uses now, for the admin plane.
+pub(super) fn gateway(
+    machine: Machine,
+    data_plane: Arc<DataPlane>,
+    config: &Config,
+    tls: Certificates,
+) -> Arc<dyn Fn() -> admin::Facts + Send + Sync> {
+    let (started, data_dir) = (jiff::Timestamp::now(), config.data.dir.clone());
+    let models_bytes = config.models.memory_budget_of(machine.memory_bytes);
+    Arc::new(move || admin::Facts {
+        started,
+        cores: machine.cores,
+        cores_limited_by: machine.cores_from.to_string(),
+        memory_bytes: machine.memory_bytes,
+        memory_limited_by: machine.memory_from.to_string(),
+        available_bytes: Available::now().map(|available| available.bytes),
+        models_bytes,
+        disk: disk_space(&data_dir),
+        waiting: data_plane.gateway().executor().queue_depth(),
+        certificates: tls.ends(),
     })
 }
 

@@ -245,7 +245,8 @@ impl App {
         let mut fleet = fleet::prepare(config)?;
         let (writer, reader) = registry::new_with(fleet.elsewhere());
 
-        let (prediction_log, log_stop, recording, quality, recalling) = start_log(config, io, &telemetry, fleet.fleet.as_ref())?;
+        let (prediction_log, log_stop, recording, quality, recalling) =
+            start_log(config, io, &telemetry, fleet.fleet.as_ref())?;
         let (mlflow, follower) = sources::registry(config, &reader).map_err(start("MLflow's registry"))?;
         let remote = sources::Remote::of(config, mlflow, fleet.fleet.as_ref(), &reader);
         let lifecycle_config = lifecycle_config(config, memory, recording, set_aside, &remote);
@@ -303,6 +304,7 @@ impl App {
         let (stability, stability_stop) = start_stability(config, &reader, offline_program.clone())?;
         let plane = admin::Admin {
             threads: threads::report(reader.clone(), Arc::clone(&data_plane)),
+            gateway: control::gateway(machine, Arc::clone(&data_plane), config, tls.clone()),
             memory: control::memory(Arc::clone(&data_plane), shadows.clone(), prediction_log.clone(), config),
             reader,
             execution,

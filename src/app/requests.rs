@@ -13,6 +13,7 @@ use crate::record::hashed_key;
 use crate::settings::parse_duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,11 @@ const WORDS: usize = 400;
 #[must_use]
 pub fn requests(options: &RequestsOptions, json: bool) -> ExitCode {
     begin(&options.place);
-    let found = requests_as(options).map(|found| found_json(&options.model, &found));
+    if options.lines {
+        let end = requests_as(options, print_lines).map(|found| json!({ "end": ended_json(&found) }));
+        return finish(false, end, |end| format!("{end}\n"), Value::clone, |_| true);
+    }
+    let found = requests_as(options, |_| {}).map(|found| found_json(&options.model, &found));
     finish(json, found, cli::found_requests, Value::clone, |_| true)
 }
 
@@ -42,7 +47,16 @@ fn begin(place: &LogPlace) {
     }
 }
 
-fn requests_as(options: &RequestsOptions) -> Result<Found, Error> {
+/// A line for each request, as soon as it is found. It ends the process where nobody reads any more, such as behind `| head`.
+fn print_lines(hits: &[Hit]) {
+    let lines: String = hits.iter().map(|hit| format!("{}\n", json!({ "request": hit_json(hit) }))).collect();
+    let mut out = std::io::stdout().lock();
+    if out.write_all(lines.as_bytes()).and_then(|()| out.flush()).is_err() {
+        crate::machine::exit_now(0);
+    }
+}
+
+fn requests_as(options: &RequestsOptions, as_found: impl FnMut(&[Hit])) -> Result<Found, Error> {
     let model: ModelName = parsed(&options.model, "model name")?;
     let place = |text: &str| text.parse::<Cursor>().map_err(|e| Error::Usage(format!("--after {text:?}: {e}")));
     let slower = |text: &str| {
@@ -61,7 +75,7 @@ fn requests_as(options: &RequestsOptions) -> Result<Found, Error> {
         after: options.after.as_deref().map(place).transpose()?,
         until: options.place.for_server.then(|| Instant::now() + FOR_SERVER),
     };
-    dataset::search(&what)
+    dataset::search(&what, as_found)
 }
 
 fn filter(options: &RequestsOptions, slower_than: Option<i64>) -> Result<Filter, Error> {
@@ -121,14 +135,21 @@ fn tolerance(rtol: Option<f64>, atol: Option<f64>) -> Result<Tolerance, Error> {
 }
 
 fn found_json(model: &str, found: &Found) -> Value {
+    let mut json = json!({ "model": model, "requests": found.requests.iter().map(hit_json).collect::<Vec<_>>() });
+    if let (Value::Object(json), Value::Object(end)) = (&mut json, ended_json(found)) {
+        json.extend(end);
+    }
+    json
+}
+
+/// How a search ended.
+fn ended_json(found: &Found) -> Value {
     let ended = match found.ended {
         Ended::Beginning => "beginning",
         Ended::Limit => "limit",
         Ended::Time => "time",
     };
     json!({
-        "model": model,
-        "requests": found.requests.iter().map(hit_json).collect::<Vec<_>>(),
         "next": found.next.map(|next| next.to_string()),
         "ended": ended,
         "records_read": found.records,

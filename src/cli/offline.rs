@@ -477,6 +477,9 @@ pub struct RequestsOptions {
     /// Go on where an earlier page ended: its `next`.
     #[arg(long, value_name = "PLACE")]
     pub after: Option<String>,
+    /// Print each request as soon as it is found: a line of JSON each (`{"request":…}`), and a last one with how the search ended (`{"end":…}`).
+    #[arg(long)]
+    pub lines: bool,
     #[command(flatten)]
     pub place: LogPlace,
 }

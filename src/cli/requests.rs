@@ -3,6 +3,10 @@
 use super::client::{Client, Done, path, segment};
 use super::{RequestOptions, RequestsOptions, show_requests};
 use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The longest search of a server.
+const LONGEST: Duration = Duration::from_mins(1);
 
 impl Client {
     pub(super) fn requests(&self, options: &RequestsOptions) -> Done {
@@ -26,7 +30,13 @@ impl Client {
             ("limit", Some(&limit)),
             ("after", options.after.as_deref()),
         ]);
-        self.show(&self.get(&format!("{}/requests{query}", path(&options.model, "")))?, show_requests::found)
+        let place = format!("{}/requests{query}", path(&options.model, ""));
+        if options.lines {
+            let request = self.request("GET", &place).header("accept", "application/x-ndjson");
+            let request = request.body(()).map_err(|e| self.bad_address(&e))?;
+            return self.download(request, LONGEST, &mut std::io::stdout().lock()).map(drop);
+        }
+        self.show(&self.get(&place)?, show_requests::found)
     }
 
     pub(super) fn request_of_log(&self, options: &RequestOptions) -> Done {

@@ -4,9 +4,10 @@
 //! overwrite each other: the second one sees what the first one did.
 
 use super::api::{ApiRequest, Problem};
+use super::form::Posted;
 use super::proposals::{document, rollout, rule, shadow, split};
 use super::{Asked, Console, Fields, NoPage, Visitor, difference, flow, layout, session, show};
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -82,6 +83,8 @@ pub(super) struct Now {
     pub(super) revision: u64,
     /// The traffic document from before the last rollout.
     before_rollout: Value,
+    /// The version that the last rollout leads to.
+    rollout_to: String,
 }
 
 /// What would be done.
@@ -117,7 +120,7 @@ pub(super) async fn perform(
     visitor: Visitor,
     headers: HeaderMap,
     Path((name, slug)): Path<(String, String)>,
-    Form(fields): Form<Fields>,
+    Posted(fields): Posted,
 ) -> Result<Response, NoPage> {
     session::check(&console, session::of(&headers).as_deref(), &fields)?;
     if fields.get("step").is_some_and(|step| step == "preview") {
@@ -125,8 +128,14 @@ pub(super) async fn perform(
     }
     let (action, _) = known(&visitor, &slug)?;
     let mut now = Now::of(&visitor, &name).await?;
-    let looked_at = fields.get("revision").and_then(|revision| revision.parse().ok());
-    if action == Action::Rollout && looked_at.is_some_and(|revision: u64| revision != now.revision) {
+    let looked_at: Option<u64> = fields.get("revision").and_then(|revision| revision.parse().ok());
+    if action.is_of_a_revision() && looked_at.is_none() {
+        let given = field(&fields, "revision");
+        let words = format!("revision: expected the number of the traffic document that was looked at, got {given:?}");
+        let problem = Problem::of(StatusCode::BAD_REQUEST, &words);
+        return show_page(&visitor, &name, &slug, &fields, Some(&problem)).await;
+    }
+    if action == Action::Rollout && looked_at.is_some_and(|revision| revision != now.revision) {
         // The API takes no revision with a rollout.
         let problem = Problem::of(StatusCode::PRECONDITION_FAILED, "the traffic changed since you looked at it");
         return show_page(&visitor, &name, &slug, &fields, Some(&problem)).await;
@@ -164,8 +173,9 @@ impl Now {
         let model = visitor.get(&format!("/api/v1/models/{}", show::escaped(name))).await?;
         let revision = model["revision"].as_u64().unwrap_or(0);
         let rollout = visitor.try_get(&format!("/api/v1/models/{}/rollout", show::escaped(name))).await;
-        let before_rollout = rollout.map_or(Value::Null, |rollout| rollout["before"].clone());
-        Ok(Now { name: name.to_owned(), model, revision, before_rollout })
+        let rollout = rollout.unwrap_or_default();
+        let rollout_to = rollout["to"].as_str().unwrap_or_default().to_owned();
+        Ok(Now { name: name.to_owned(), model, revision, before_rollout: rollout["before"].clone(), rollout_to })
     }
 
     pub(super) fn api(&self, rest: &str) -> String {
@@ -418,17 +428,23 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
         Action::Rollout => rollout(now, fields, break_glass),
         Action::Pause | Action::Resume | Action::Abort => {
             let verb = action.slug();
+            let rollout = match now.rollout_to.as_str() {
+                "" => "rollout".to_owned(),
+                to => format!("rollout to version {to}"),
+            };
             let words = match action {
-                Action::Pause => "The rollout stays at its step. A candidate that proves worse is still taken back.",
-                Action::Resume => "The rollout goes on from its step.",
-                _ => "The traffic from before the rollout comes back.",
+                Action::Pause => {
+                    format!("The {rollout} stays at its step. A candidate that proves worse is still taken back.")
+                }
+                Action::Resume => format!("The {rollout} goes on from its step."),
+                _ => format!("The traffic from before the {rollout} comes back."),
             };
             let request = post(now.api(&format!("/rollout:{verb}")), json!({}));
             let command = format!("sluicegate rollout {name} --{verb} --reason …");
             // Only an abort changes the traffic.
             let document =
                 Some(now.before_rollout.clone()).filter(|before| action == Action::Abort && !before.is_null());
-            Ok(Next::Confirm(Box::new(Plan { request, dry: None, document, words: words.to_owned(), command })))
+            Ok(Next::Confirm(Box::new(Plan { request, dry: None, document, words, command })))
         }
         Action::Retire => {
             let mut request = post(now.api(""), json!({}));
@@ -452,12 +468,20 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
             let query = if matches!(action, Action::Load | Action::Unload) { "?wait=false" } else { "" };
             let path = now.api(&format!("/versions/{}:{verb}{query}", show::escaped(version)));
             let words = match action {
-                Action::Load => "The version is loaded, verified and warmed. It gets no traffic by that.",
-                Action::Unload => "Its memory is freed. It stays unloaded until somebody loads it.",
-                Action::Approve => "Its files may serve: you say that you looked at the evidence on its page.",
-                _ => "Its files may not serve.",
+                Action::Load => {
+                    format!("Version {version} is loaded, verified and warmed. It gets no traffic by that.")
+                }
+                Action::Unload => {
+                    format!("The memory of version {version} is freed. It stays unloaded until somebody loads it.")
+                }
+                Action::Approve => {
+                    format!(
+                        "The files of version {version} may serve: you say that you looked at the evidence on its page."
+                    )
+                }
+                _ => format!("The files of version {version} may not serve."),
             };
-            plan(post(path, json!({})), words, format!("sluicegate {verb} {name} {} --reason …", show::word(version)))
+            plan(post(path, json!({})), &words, format!("sluicegate {verb} {name} {} --reason …", show::word(version)))
         }
     }
 }

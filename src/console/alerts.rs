@@ -6,23 +6,20 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
 
-const ROWS: usize = 200;
+/// Of one list; its bytes are bounded too.
+const ROWS: usize = 100;
 /// Of one list.
 const BYTES: usize = 30_000;
 
 pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Response, NoPage> {
     let model = asked.get("model").map_or("", |text| text.trim());
-    let path = if model.is_empty() {
-        "/api/v1/alerts".to_owned()
-    } else {
-        format!("/api/v1/alerts?model={}", show::escaped(model))
-    };
-    let alerts = visitor.get(&path).await?;
+    let of_model = if model.is_empty() { String::new() } else { format!("&model={}", show::escaped(model)) };
+    let path = |states: &str| format!("/api/v1/alerts?state={states}&limit={ROWS}{of_model}");
+    let firing = visitor.get(&path("firing")).await?;
+    let others = visitor.get(&path("silenced,resolved")).await?;
     let silences = visitor.try_get("/api/v1/alerts/silences").await.unwrap_or_default();
     let may_operate = visitor.may("operate");
-    let is = |alert: &Value, state: &str| alert["state"] == state;
-    let all = alerts["alerts"].as_array().cloned().unwrap_or_default();
-    let (firing, others): (Vec<Value>, Vec<Value>) = all.into_iter().partition(|alert| is(alert, "firing"));
+    let is_empty = |list: &Value| list["alerts"].as_array().is_none_or(Vec::is_empty);
     let content = html! {
         h1 { "Alerts" }
         @match asked.get("done").map(String::as_str) {
@@ -32,23 +29,24 @@ pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Respon
         }
         @if !model.is_empty() { p { "Of model " (show::text(model, 130)) ". " a href="/alerts" { "All alerts" } } }
         div data-live="alerts" {
-            @if firing.is_empty() { p .good { "Nothing is wrong that an alert knows of." } }
-            (list(&serde_json::json!({ "alerts": firing }), ROWS, may_operate))
+            @if is_empty(&firing) { p .good { "Nothing is wrong that an alert knows of." } }
+            (list(&firing, ROWS, may_operate))
             (silence::list(&silences, may_operate))
-            @if !others.is_empty() { h2 { "Over, or silenced" } (list(&serde_json::json!({ "alerts": others }), ROWS, false)) }
+            @if !is_empty(&others) { h2 { "Over, or silenced" } (list(&others, ROWS, false)) }
         }
     };
     Ok(visitor.page("Alerts", "/alerts", &content))
 }
 
 /// Alerts, the most urgent first as the API has them.
-pub(super) fn list(alerts: &Value, most: usize, may_silence: bool) -> Markup {
-    let alerts = alerts["alerts"].as_array().map_or(&[][..], Vec::as_slice);
+pub(super) fn list(answer: &Value, most: usize, may_silence: bool) -> Markup {
+    let alerts = answer["alerts"].as_array().map_or(&[][..], Vec::as_slice);
+    let found = answer["found"].as_u64().and_then(|found| usize::try_from(found).ok()).unwrap_or(alerts.len());
     let (items, shown) = layout::fitting(alerts.iter().take(most).map(|alert| item(alert, may_silence)), BYTES);
     html! {
         @if !alerts.is_empty() {
             ul .alerts { (items) }
-            @if alerts.len() > shown { p .quiet { (alerts.len() - shown) " more. " a href="/alerts" { "All alerts" } ": " code { "sluicegate alerts" } } }
+            @if found > shown { p .quiet { (found - shown) " more. " a href="/alerts" { "All alerts" } ": " code { "sluicegate alerts" } } }
         }
     }
 }
@@ -69,7 +67,7 @@ fn item(alert: &Value, may_silence: bool) -> Markup {
 }
 
 /// Commands stand in backticks.
-fn with_code(text: &str) -> Markup {
+pub(super) fn with_code(text: &str) -> Markup {
     html! {
         @for (index, part) in text.split('`').take(40).enumerate() {
             @if index % 2 == 1 { code { (show::text(part, 300)) } } @else { (show::text(part, 600)) }

@@ -1,6 +1,6 @@
-//! Whether the gateway itself is well: readiness, memory, the prediction log, callers, tokens.
+//! Whether the gateway itself is well: its resources with their limits (`well.rs`), the prediction log, callers, tokens.
 
-use super::{NoPage, Visitor, layout, show};
+use super::{NoPage, Visitor, layout, show, well};
 use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
@@ -18,23 +18,28 @@ pub(super) async fn page(visitor: Visitor) -> Result<Response, NoPage> {
     let log = visitor.try_get("/api/v1/log").await.unwrap_or_default();
     let callers = visitor.try_get("/api/v1/callers").await.unwrap_or_default();
     let tokens = visitor.try_get("/api/v1/tokens").await.unwrap_or_default();
+    let now = well::Now {
+        gateway: visitor.try_get("/api/v1/gateway").await.unwrap_or_default(),
+        alerts: visitor
+            .try_get("/api/v1/alerts?state=firing,silenced&about=server&limit=100")
+            .await
+            .unwrap_or_default(),
+        audit: visitor.try_get("/api/v1/audit/head").await.unwrap_or_default(),
+        fleet: if visitor.console.fleet {
+            visitor.try_get("/api/v1/fleet").await.unwrap_or_default()
+        } else {
+            Value::Null
+        },
+        ready: &ready,
+        log: &log,
+        tokens: &tokens,
+    };
     let content = html! {
         h1 { "Gateway " (show::state(if ready["ready"] == true { "ready" } else { "failed" })) }
         div data-live="gateway" {
             @for warning in ready["warnings"].as_array().into_iter().flatten().take(20) { p .warn { (show::text(warning.as_str().unwrap_or_default(), 500)) } }
             @for model in ready["unserved"].as_array().into_iter().flatten().take(20) { p .bad { (line(model)) } }
-            section aria-labelledby="memory-title" {
-                h2 #memory-title { "Memory" }
-                table {
-                    thead { tr { th scope="col" { "Held by" } th scope="col" .number { "Now" } th scope="col" .number { "Limit" } } }
-                    tbody {
-                        @for (name, label) in [("requests", "Requests"), ("prediction_log", "Records that wait to be written"), ("shadows", "Copies for shadows")] {
-                            tr { th scope="row" { (label) } td .number { (show::bytes(&ready["memory"][name]["held"])) } td .number { (show::bytes(&ready["memory"][name]["limit"])) } }
-                        }
-                        tr { th scope="row" { "The whole process" } td .number { (show::bytes(&ready["memory"]["resident_bytes"])) } td .number { "–" } }
-                    }
-                }
-            }
+            (now.section())
             section aria-labelledby="log-title" {
                 h2 #log-title { "Prediction log" }
                 @if log.is_null() { p .quiet { "You may not see it, or it is off." } } @else { (facts(&log)) }

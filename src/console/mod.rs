@@ -2,8 +2,9 @@
 //!
 //! - [`pages`] adds the pages to the router of the admin API. A page asks that API in process, with the credentials of the person, so it shows and does
 //!   what the API would, with the same permissions.
+//! - `form.rs` reads the forms that are sent, within limits.
 //! - `session.rs` signs people in: a cookie that only the browser holds, which stands for a token until it ends.
-//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs`, `gateway.rs` and `fleet.rs` are one page each. `actions.rs` changes models
+//! - `models.rs`, `model.rs`, `requests.rs`, `request.rs`, `alerts.rs`, `audit.rs`, `gateway.rs` (with `well.rs`) and `fleet.rs` are one page each. `actions.rs` changes models
 //!   (with documents of `proposals.rs`) and `silence.rs` silences alerts: they first show what would change.
 //! - A page is complete without JavaScript. `assets/console.js` replaces its content every few seconds.
 //!
@@ -24,6 +25,7 @@ mod drift;
 mod evidence;
 mod fleet;
 mod flow;
+mod form;
 mod gateway;
 mod layout;
 mod model;
@@ -34,12 +36,14 @@ mod request;
 mod requests;
 mod rollout;
 mod runs;
+mod searching;
 mod session;
 mod show;
 mod silence;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod well;
 
 use api::{Api, Credentials};
 use axum::Router;
@@ -47,7 +51,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use layout::Page;
 use maud::Markup;
@@ -55,6 +59,7 @@ use session::Sessions;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Semaphore;
 
 /// What all pages share.
 #[derive(Debug)]
@@ -65,6 +70,8 @@ struct Console {
     secure: bool,
     /// The gateway is in a fleet, which has a page.
     fleet: bool,
+    /// Places of forms of anybody.
+    forms: Semaphore,
 }
 
 /// The parameters of a query or a form. Of a name that is given twice the last one counts.
@@ -83,7 +90,8 @@ const ICON: &str = include_str!("assets/console.svg");
 /// # Errors
 /// When the system has no random bits.
 pub(crate) fn pages(api: Router, secure: bool, fleet: bool) -> std::io::Result<Router> {
-    let console = Arc::new(Console { api: Api::new(api.clone()), sessions: Sessions::new()?, secure, fleet });
+    let (sessions, forms) = (Sessions::new()?, Semaphore::new(form::OF_ANYBODY));
+    let console = Arc::new(Console { api: Api::new(api.clone()), sessions, secure, fleet, forms });
     let pages = Router::new()
         .route("/", get(models::page))
         .route("/sign-in", get(session::page).post(session::sign_in))
@@ -222,11 +230,6 @@ impl Visitor {
         self.console.api.get(&self.credentials, path).await.ok()
     }
 
-    /// The same where an error is shown on the page.
-    async fn try_send(&self, path: &str) -> Result<serde_json::Value, api::Problem> {
-        self.console.api.get(&self.credentials, path).await
-    }
-
     fn no_page(&self, problem: api::Problem) -> NoPage {
         refused(problem, &self.here, self.name.clone(), self.console.fleet)
     }
@@ -236,9 +239,12 @@ impl Visitor {
     }
 
     fn page(&self, title: &str, section: &str, content: &Markup) -> Response {
-        Page { title, section, who: &self.name, csrf: &self.csrf, signed_in: self.signed_in, fleet: self.console.fleet }
-            .with(content)
-            .into_response()
+        Html(self.html(title, section, content)).into_response()
+    }
+
+    fn html(&self, title: &str, section: &str, content: &Markup) -> String {
+        let Visitor { name: who, csrf, signed_in, console, .. } = self;
+        Page { title, section, who, csrf, signed_in: *signed_in, fleet: console.fleet }.with(content).0
     }
 }
 

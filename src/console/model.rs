@@ -31,7 +31,7 @@ pub(super) async fn page(
     let drift = visitor.try_get(&format!("{path}/drift?bins={}", super::drift::DRAWN)).await.unwrap_or_default();
     let experiment = visitor.try_get(&format!("{path}/experiment")).await.unwrap_or_default();
     let alerts = visitor
-        .try_get(&format!("/api/v1/alerts?state=firing&model={}", show::escaped(&name)))
+        .try_get(&format!("/api/v1/alerts?state=firing&limit=100&model={}", show::escaped(&name)))
         .await
         .unwrap_or_default();
     let figures = visitor.try_get(&format!("{path}/figures?window=1h")).await.unwrap_or_default();

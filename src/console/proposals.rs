@@ -7,6 +7,14 @@ use axum::http::Method;
 use maud::html;
 use serde_json::{Value, json};
 
+/// The most steps of a rollout that a page shows.
+const MOST_STEPS: usize = 100;
+
+/// A number that JSON can have. NaN and infinities would become null, which means that nothing was given.
+fn finite(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
 fn put(now: &Now, document: Value, command: String) -> Next {
     let request = ApiRequest {
         method: Method::PUT,
@@ -55,7 +63,7 @@ pub(super) fn split(now: &Now, fields: &Fields) -> Result<Next, String> {
         let weight: f64 = if text.is_empty() {
             0.0
         } else {
-            text.parse().map_err(|_| format!("the weight of version {version}: expected a number, got {text:?}"))?
+            finite(text).ok_or_else(|| format!("the weight of version {version}: expected a number, got {text:?}"))?
         };
         if weight != 0.0 {
             chosen.push((version, weight));
@@ -102,7 +110,7 @@ pub(super) fn shadow(now: &Now, fields: &Fields) -> Result<Next, String> {
         }));
     }
     let (version, text) = (field(fields, "version"), field(fields, "sample"));
-    let percent: f64 = text.parse().map_err(|_| format!("the percentage: expected a number, got {text:?}"))?;
+    let percent = finite(text).ok_or_else(|| format!("the percentage: expected a number, got {text:?}"))?;
     let mut kept: Vec<Value> = shadows.iter().filter(|shadow| shadow["version"] != version).cloned().collect();
     if percent != 0.0 {
         kept.push(json!({"version": version, "sample": percent / 100.0}));
@@ -197,10 +205,14 @@ pub(super) fn rollout(now: &Now, fields: &Fields, break_glass: bool) -> Result<N
     let steps: Result<Vec<f64>, String> = field(fields, "steps")
         .split(',')
         .map(|text| {
-            text.trim().parse().map_err(|_| format!("steps: expected numbers with commas between them, got {text:?}"))
+            let text = text.trim();
+            finite(text).ok_or_else(|| format!("steps: expected numbers with commas between them, got {text:?}"))
         })
         .collect();
     let steps = steps?;
+    if steps.len() > MOST_STEPS {
+        return Err(format!("steps: expected at most {MOST_STEPS} numbers, got {}", steps.len()));
+    }
     let hold = field(fields, "hold");
     let shown: Vec<String> = steps.iter().map(|step| format!("{step}")).collect();
     let mut body = json!({"to": version, "steps": steps, "hold": hold});

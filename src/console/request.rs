@@ -1,8 +1,9 @@
 //! One logged request: what came in, what each version answered, what became of it, and whether it would be the same today.
 
 use super::api::{ApiRequest, Problem};
+use super::form::Posted;
 use super::{Console, Fields, NoPage, Visitor, layout, session, show};
-use axum::extract::{Form, Path, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -39,7 +40,7 @@ pub(super) async fn again(
     visitor: Visitor,
     headers: HeaderMap,
     Path((model, request, action)): Path<(String, String, String)>,
-    Form(fields): Form<Fields>,
+    Posted(fields): Posted,
 ) -> Result<Response, NoPage> {
     session::check(&console, session::of(&headers).as_deref(), &fields)?;
     let mut body = json!({ "request_id": request });

@@ -1,10 +1,10 @@
-//! Logged requests: find them.
+//! Logged requests: find them. The list itself comes while it is found (`searching.rs`).
 
-use super::{Asked, Fields, NoPage, Visitor, layout, show};
+use super::{Asked, Fields, NoPage, Visitor, layout, searching, show};
 use axum::extract::Query;
 use axum::response::Response;
 use maud::{Markup, html};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Up to this many models are offered as a list; of more, the name is typed.
 const LISTED: usize = 50;
@@ -20,33 +20,60 @@ const TEXTS: [&str; 9] =
 const FLAGS: [&str; 2] = ["disagreed", "non_finite"];
 
 pub(super) async fn page(visitor: Visitor, Query(asked): Asked) -> Result<Response, NoPage> {
-    let models = visitor.get("/api/v1/models").await?;
+    let overview = visitor.get(&format!("/api/v1/overview?sort=name&limit={}", LISTED + 1)).await?;
     let names: Vec<&str> =
-        models["models"].as_array().into_iter().flatten().filter_map(|model| model["name"].as_str()).collect();
+        overview["rows"].as_array().into_iter().flatten().filter_map(|model| model["name"].as_str()).collect();
     let given = field(&asked, "model");
-    let model = if given.is_empty() && names.len() == 1 { names[0] } else { given };
-    let found = if !model.is_empty() {
-        Some(visitor.try_send(&path(model, &asked)).await)
+    let model = if given.is_empty() && names.len() == 1 { names[0] } else { given }.to_owned();
+    let searched: Vec<String> = if !model.is_empty() {
+        vec![model.clone()]
     } else if !field(&asked, "request_id").is_empty() {
-        Some(Ok(everywhere(&visitor, &names, &asked).await))
+        names.iter().take(SEARCHED).map(|name| (*name).to_owned()).collect()
     } else {
-        None
+        Vec::new()
     };
     let content = html! {
         h1 { "Requests" }
         @if names.is_empty() {
             p { "There are no models yet, so there are no requests. Copy one into the models directory, or run " code { "sluicegate push NAME 1 model.onnx" } "." }
         } @else {
-            (form(&names, model, &asked))
-            @match &found {
-                None => { p .quiet { "Choose a model, or give a request id." } }
-                Some(Err(problem)) => { (layout::complaint(problem)) }
-                Some(Ok(found)) => { (results(found, model, &asked)) }
-            }
-            @if !model.is_empty() { (layout::command(&command(model, &asked))) }
+            (form(&names, &model, &asked))
+            @if searched.is_empty() { p .quiet { "Choose a model, or give a request id." } } @else { (searching::place()) }
+            @if !model.is_empty() { (layout::command(&command(&model, &asked))) }
         }
     };
-    Ok(visitor.page("Requests", "/requests", &content))
+    if searched.is_empty() {
+        return Ok(visitor.page("Requests", "/requests", &content));
+    }
+    let page = visitor.html("Requests", "/requests", &content);
+    let models = overview["models"].as_u64().unwrap_or(0);
+    Ok(searching::answer(visitor, &page, Asking { asked, model, searched, models }))
+}
+
+/// What is looked for.
+pub(super) struct Asking {
+    asked: Fields,
+    /// Empty: that of a request id, whichever has it first.
+    model: String,
+    /// The models that are searched, one after the other.
+    pub(super) searched: Vec<String>,
+    /// How many there are.
+    pub(super) models: u64,
+}
+
+impl Asking {
+    pub(super) fn path(&self, model: &str) -> String {
+        path(model, &self.asked)
+    }
+
+    pub(super) fn is_one_model(&self) -> bool {
+        !self.model.is_empty()
+    }
+
+    /// Whether the differences of shadows are looked for.
+    pub(super) fn differences(&self) -> bool {
+        is_set(&self.asked, "disagreed")
+    }
 }
 
 fn field<'a>(asked: &'a Fields, name: &str) -> &'a str {
@@ -74,17 +101,6 @@ fn path(model: &str, asked: &Fields) -> String {
     let after = field(asked, "after");
     let after = if after.is_empty() { String::new() } else { format!("&after={}", show::escaped(after)) };
     format!("/api/v1/models/{}/requests?limit={ROWS}{}{after}", show::escaped(model), query(&parameters(asked)))
-}
-
-/// Answers with the id, of the first model that has any.
-async fn everywhere(visitor: &Visitor, names: &[&str], asked: &Fields) -> Value {
-    for name in names.iter().take(SEARCHED) {
-        let found = visitor.try_get(&path(name, asked)).await.unwrap_or_default();
-        if found["requests"].as_array().is_some_and(|requests| !requests.is_empty()) {
-            return found;
-        }
-    }
-    json!({ "requests": [], "searched_models": names.len().min(SEARCHED), "models": names.len() })
 }
 
 /// The command that does the same.
@@ -164,27 +180,32 @@ fn form(names: &[&str], model: &str, asked: &Fields) -> Markup {
     }
 }
 
-fn results(found: &Value, model: &str, asked: &Fields) -> Markup {
-    let requests = found["requests"].as_array().map_or(&[][..], Vec::as_slice);
-    let model = if model.is_empty() { found["model"].as_str().unwrap_or_default() } else { model };
-    let differ = requests.iter().any(|request| !request["difference"].is_null());
+/// The table of requests around its rows.
+pub(super) fn table(caption: &str, differ: bool, rows: &Markup) -> Markup {
     html! {
-        (not_read(found))
-        @if requests.is_empty() { (nothing(found, asked)) } @else {
-            div .wide {
-                table {
-                    thead { tr {
-                        th scope="col" { "Time (UTC)" } th scope="col" { "Request" } th scope="col" { "Version" } th scope="col" { "Arm" } th scope="col" { "Role" }
-                        th scope="col" { "Ended" } th scope="col" .number { "Latency" } th scope="col" .number { "Rows" } @if differ { th scope="col" { "Difference" } }
-                    } }
-                    tbody { @for request in requests { (row(model, request, differ)) } }
-                }
+        div .wide {
+            table {
+                caption .hidden { (caption) }
+                thead { tr {
+                    th scope="col" { "Time (UTC)" } th scope="col" { "Request" } th scope="col" { "Version" } th scope="col" { "Arm" } th scope="col" { "Role" }
+                    th scope="col" { "Ended" } th scope="col" .number { "Latency" } th scope="col" .number { "Rows" } @if differ { th scope="col" { "Difference" } }
+                } }
+                tbody { (rows) }
             }
         }
+    }
+}
+
+/// What stands below the rows: where the search goes on, and what it could not read.
+pub(super) fn end(found: &Value, model: &str, asking: &Asking, rows: usize) -> Markup {
+    let asked = &asking.asked;
+    html! {
+        (not_read(found))
+        @if rows == 0 { (nothing(found, asked)) }
         @if let Some(next) = found["next"].as_str() {
             @if found["ended"] == "time" { p .warn { "The time for one search is over. It goes on where it ended:" } }
             p .pages { a href=(format!("/requests?model={}{}&after={}", show::escaped(model), query(&parameters(asked)), show::escaped(next))) rel="next" { "Older requests" } }
-        } @else if !requests.is_empty() { p .quiet { "There are no older ones." } }
+        } @else if rows > 0 { p .quiet { "There are no older ones." } }
     }
 }
 
@@ -216,7 +237,7 @@ fn nothing(found: &Value, asked: &Fields) -> Markup {
     }
 }
 
-fn row(model: &str, request: &Value, differ: bool) -> Markup {
+pub(super) fn row(model: &str, request: &Value, differ: bool) -> Markup {
     let text = |name: &str, most: usize| show::text(request[name].as_str().unwrap_or_default(), most);
     let id = request["request_id"].as_str().unwrap_or_default();
     html! {

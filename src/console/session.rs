@@ -4,9 +4,10 @@
 //! twelve hours, when the person signs out, with the process, and with its token: each page asks the API with the token.
 
 use super::api::Credentials;
+use super::form::PostedByAnybody;
 use super::layout::Page;
 use super::{Asked, Console, Console_, Fields, NoPage, refused, to};
-use axum::extract::{Form, Query, State};
+use axum::extract::{Query, State};
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +26,8 @@ const LONGEST: Duration = Duration::from_hours(12);
 const IDLE: Duration = Duration::from_hours(1);
 /// The most sessions. For a further one the one that was not used for longest ends.
 const MOST: usize = 10_000;
+/// The most of one token: whoever signs in again and again ends their own sessions, and not those of others.
+const MOST_OF_ONE: usize = 20;
 /// The longest text that is taken for a token. Those of identity providers have one to four kilobytes.
 const MAX_TOKEN: usize = 16 << 10;
 
@@ -64,6 +67,12 @@ impl Sessions {
         let id = URL_SAFE_NO_PAD.encode(random()?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, session| !session.is_over(now));
+        let own = || open.iter().filter(|(_, session)| session.credentials.is_same(&credentials));
+        if own().count() >= MOST_OF_ONE
+            && let Some(oldest) = own().min_by_key(|(_, session)| session.used).map(|(hash, _)| *hash)
+        {
+            open.remove(&oldest);
+        }
         if open.len() >= MOST
             && let Some(oldest) = open.iter().min_by_key(|(_, session)| session.used).map(|(hash, _)| *hash)
         {
@@ -157,7 +166,7 @@ fn form(console: &Console, fields: &Fields, refused: Option<&str>) -> Response {
         .into_response()
 }
 
-pub(super) async fn sign_in(State(console): Console_, Form(fields): Form<Fields>) -> Response {
+pub(super) async fn sign_in(State(console): Console_, PostedByAnybody(fields): PostedByAnybody) -> Response {
     let csrf = fields.get("csrf").map_or("", String::as_str);
     if !console.sessions.is_ours(None, csrf) {
         return form(&console, &fields, Some("This page is from before a restart of the server: try again."));
@@ -186,7 +195,7 @@ pub(super) async fn sign_in(State(console): Console_, Form(fields): Form<Fields>
 pub(super) async fn sign_out(
     State(console): Console_,
     headers: HeaderMap,
-    Form(fields): Form<Fields>,
+    PostedByAnybody(fields): PostedByAnybody,
 ) -> Result<Response, NoPage> {
     let session = of(&headers);
     check(&console, session.as_deref(), &fields)?;

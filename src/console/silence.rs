@@ -1,9 +1,10 @@
 //! Silencing alerts, and ending a silence: each shows first which alerts it concerns.
 
 use super::api::{ApiRequest, Problem};
+use super::form::Posted;
 use super::{Asked, Console, Fields, NoPage, Visitor, alerts, layout, session, show};
 use crate::access::Pattern;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
@@ -28,7 +29,7 @@ pub(super) async fn perform(
     State(console): State<Arc<Console>>,
     visitor: Visitor,
     headers: HeaderMap,
-    Form(fields): Form<Fields>,
+    Posted(fields): Posted,
 ) -> Result<Response, NoPage> {
     session::check(&console, session::of(&headers).as_deref(), &fields)?;
     if field(&fields, "step") == "preview" {
@@ -169,7 +170,7 @@ pub(super) async fn end(
     visitor: Visitor,
     headers: HeaderMap,
     Path(id): Path<String>,
-    Form(fields): Form<Fields>,
+    Posted(fields): Posted,
 ) -> Result<Response, NoPage> {
     session::check(&console, session::of(&headers).as_deref(), &fields)?;
     let path = format!("/api/v1/alerts/silences/{}", show::escaped(&id));

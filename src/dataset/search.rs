@@ -89,19 +89,20 @@ pub struct Found {
     pub not_read: NotRead,
 }
 
-/// Lists the newest requests that match. Memory is bounded: by one segment, and by the row groups that one became.
+/// Lists the newest requests that match. Memory is bounded: by one segment, and by the row groups that one became. `as_found` gets the requests of each
+/// segment as soon as it was searched, in the order of the list.
 ///
 /// # Errors
 /// When a segment or a directory cannot be read. A damaged file is left out, and named.
-pub fn search(what: &Search) -> Result<Found, Error> {
+pub fn search(what: &Search, mut as_found: impl FnMut(&[Hit])) -> Result<Found, Error> {
     let units = Units::list(what.data, what.model)?;
     let mut missing = Missing::default();
-    let mut found = page(what, &units, &mut missing)?;
+    let mut found = page(what, &units, &mut missing, &mut as_found)?;
     (found.deleted_files, found.not_read) = (missing.deleted, missing.not_read);
     Ok(found)
 }
 
-fn page(what: &Search, units: &Units, missing: &mut Missing) -> Result<Found, Error> {
+fn page(what: &Search, units: &Units, missing: &mut Missing, as_found: &mut dyn FnMut(&[Hit])) -> Result<Found, Error> {
     let mut found = Found {
         requests: Vec::new(),
         next: None,
@@ -128,14 +129,17 @@ fn page(what: &Search, units: &Units, missing: &mut Missing) -> Result<Found, Er
         let mut hits = unit(what, units, number, begin, room, (&mut found.records, &mut *missing))?;
         let skipped = hits.iter().take(begin.skip).take_while(|hit| hit.ts == begin.ts).count();
         let more = hits.len() > skipped + room || (hits.len() == skipped + room && units.before(number).is_some());
+        let before = found.requests.len();
         if !more {
             found.requests.extend(hits.drain(skipped..));
+            as_found(&found.requests[before..]);
             continue;
         }
         hits.truncate(skipped + room);
         let ts = hits.last().map_or(begin.ts, |hit| hit.ts);
         let skip = hits.iter().rev().take_while(|hit| hit.ts == ts).count();
         found.requests.extend(hits.drain(skipped..));
+        as_found(&found.requests[before..]);
         found.next = Some(Cursor { segment: number, ts, skip });
         found.ended = Ended::Limit;
         return Ok(found);

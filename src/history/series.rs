@@ -1,10 +1,11 @@
 //! The points of each arm, in two rings.
 
-use super::STEP;
 use super::first_day::{Compared, FirstDay};
+use super::{COUNTS, STEP};
 use crate::model::{ModelName, Version};
 use crate::telemetry::{ArmEvidence, LATENCY_BUCKETS, latency_of_bucket};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 /// A coarse point is this long, in seconds.
 const COARSE: u32 = 300;
@@ -93,6 +94,16 @@ pub struct SeriesOf {
     pub latency: Percentiles,
 }
 
+/// A version against its first day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgainstFirstDay {
+    pub model: ModelName,
+    pub version: Version,
+    pub first_day: FirstDay,
+    /// The last 24 hours.
+    pub compared: Vec<Compared>,
+}
+
 /// What a model did lately, all arms together.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Recent {
@@ -147,6 +158,8 @@ pub(super) struct All {
     fresh: Fresh,
     /// Of each version that has had one.
     first_days: FirstDays,
+    /// The processor time of this process at the last times, the oldest first.
+    pub(super) used: VecDeque<(Instant, Duration)>,
     pub(super) limits: Limits,
 }
 
@@ -223,6 +236,14 @@ impl Difference {
 }
 
 impl All {
+    /// Notes the processor time that this process has used.
+    pub(super) fn note_use(&mut self, at: Instant, used: Duration) {
+        self.used.push_back((at, used));
+        while self.used.len() > COUNTS {
+            self.used.pop_front();
+        }
+    }
+
     /// Takes the counts of all arms at this time.
     pub(super) fn take(&mut self, now: u32, samples: Vec<Sample>) {
         self.make_room(&samples);
@@ -349,17 +370,17 @@ impl All {
         self.first_days.extend(days.into_iter().take(self.limits.arms));
     }
 
-    /// The last 24 hours of the versions that had a first day, against it.
+    /// The last 24 hours of the versions that had a first day, against it. `limit` returns `None` for a model that is left out.
     pub(super) fn against_first_day(
         &self,
-        model: &ModelName,
         now: u32,
-        limit: f64,
-    ) -> Vec<(Version, FirstDay, Vec<Compared>)> {
-        let versions = self.by_version(|(of, _)| of == model).into_iter();
+        limit: impl Fn(&ModelName) -> Option<f64>,
+    ) -> Vec<AgainstFirstDay> {
+        let wanted = |of: &(ModelName, Version)| limit(&of.0).is_some() && self.first_days.contains_key(of);
+        let versions = self.by_version(wanted).into_iter();
         let compared = versions.filter_map(|((model, version), points)| {
-            let day = self.first_days.get(&(model, version))?;
-            Some((version, *day, day.compare(&points, now, limit)))
+            let (first_day, limit) = (*self.first_days.get(&(model.clone(), version))?, limit(&model)?);
+            Some(AgainstFirstDay { model, version, first_day, compared: first_day.compare(&points, now, limit) })
         });
         compared.collect()
     }
@@ -383,9 +404,15 @@ impl All {
     }
 
     /// One pass over all arms: a pass for each of 2,000 models would take 2,000 times as long.
-    pub(super) fn recent(&self, now: u32, span: u32, buckets: usize) -> HashMap<ModelName, Recent> {
+    pub(super) fn recent(
+        &self,
+        now: u32,
+        span: u32,
+        buckets: usize,
+        wanted: impl Fn(&ModelName) -> bool,
+    ) -> HashMap<ModelName, Recent> {
         let mut models = HashMap::<ModelName, Recent>::new();
-        for (arm, series) in &self.arms {
+        for (arm, series) in self.arms.iter().filter(|(arm, _)| wanted(&arm.model)) {
             let begins = now.saturating_sub(span.saturating_mul(u32::try_from(buckets).unwrap_or(u32::MAX)));
             if series.fine.back().is_none_or(|point| point.ts < begins) {
                 continue;
@@ -399,6 +426,17 @@ impl All {
                 }
             }
             recent.last.extend(series.fine.back().filter(|point| now.saturating_sub(point.ts) <= 60));
+        }
+        models
+    }
+
+    /// The last points of all arms, by model, that are not older than so many seconds.
+    pub(super) fn last(&self, now: u32, seconds: u32) -> HashMap<ModelName, Vec<Point>> {
+        let mut models = HashMap::<ModelName, Vec<Point>>::new();
+        for (arm, series) in &self.arms {
+            if let Some(point) = series.fine.back().filter(|point| now.saturating_sub(point.ts) <= seconds) {
+                models.entry(arm.model.clone()).or_default().push(*point);
+            }
         }
         models
     }

@@ -40,9 +40,12 @@ fn points_are_differences_of_counts() {
     );
     assert_eq!(found[0].points[1].failed_share(), Some(0.05));
     let model: ModelName = "m".parse().unwrap();
-    let Recent { rates, last } = all.recent(1030, 10, 4).remove(&model).unwrap();
+    let Recent { rates, last } = all.recent(1030, 10, 4, |_| true).remove(&model).unwrap();
     assert_eq!(rates, [10.0, 10.0, 0.0, 0.7]);
     assert_eq!(last.len(), 1);
+    assert_eq!(all.recent(1030, 10, 4, |_| false).len(), 0, "it is not wanted");
+    assert_eq!(all.last(1090, 60).remove(&model), Some(last));
+    assert_eq!(all.last(1091, 60).len(), 0, "older than a minute");
     assert!(all.of(&"other".parse().unwrap(), 0).is_empty());
 }
 

@@ -99,16 +99,18 @@ fn first_days_are_learnt_once_over_all_arms_and_are_there_after_a_restart() {
     assert_eq!(all.learn_first_days(now + DAY), None, "a first day does not change");
     let files = files::Files::new(dir.path());
     files.write_first_days(days);
-    let against = all.against_first_day(&model, now, LIMIT);
-    assert_eq!(slower(&against[0].2), Measure::ALL);
+    let limit = |of: &ModelName| (*of == model).then_some(LIMIT);
+    let against = all.against_first_day(now, limit);
+    assert_eq!(slower(&against[0].compared), Measure::ALL);
+    assert_eq!(all.against_first_day(now, |_| None), [], "it is left out");
     // The points of the first day are gone after two weeks, and what was learnt is not.
     let mut later = All::default();
     later.restore_first_days(files.read_first_days());
     for point in points(30 * DAY, |_| 3000.0).split_off(20 * 288) {
         later.restore(arm("1", "a"), false, point);
     }
-    let against = later.against_first_day(&model, BEGIN + 30 * DAY, LIMIT);
-    assert_eq!((against[0].1.to, slower(&against[0].2)), (BEGIN + DAY, Measure::ALL.to_vec()));
+    let against = later.against_first_day(BEGIN + 30 * DAY, limit);
+    assert_eq!((against[0].first_day.to, slower(&against[0].compared)), (BEGIN + DAY, Measure::ALL.to_vec()));
     for nonsense in [
         "",
         "nonsense",

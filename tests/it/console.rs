@@ -1,7 +1,11 @@
 //! The console of a running gateway: pages that show what the API says, and forms that do what it would do.
 
-use crate::support::{Answer, Gateway, infer_body, onnx};
+use crate::support::tls::{Certificates, handshake};
+use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
+use sluicegate::tls::{Wanted, make};
+use std::io::{Read as _, Write as _};
+use tempfile::TempDir;
 
 fn gateway() -> Gateway {
     Gateway::start(|models| {
@@ -84,6 +88,102 @@ fn a_person_promotes_splits_and_goes_back_by_the_pages() {
     let refused =
         gateway.admin_form("/models/scale/unload", &[("csrf", &csrf), ("version", "1"), ("reason", "memory")]);
     assert!(refused.status == 409 && text(&refused).contains("traffic document"), "{}", text(&refused));
+}
+
+/// Strangers that begin to send a form and never end take no place from others.
+#[test]
+fn forms_that_never_end_do_not_lock_the_admin_plane() {
+    let gateway = gateway();
+    let head = format!(
+        "POST /sign-in HTTP/1.1\r\nhost: {}\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 100000\r\n\r\n",
+        gateway.admin()
+    );
+    let strangers: Vec<std::net::TcpStream> = (0..200)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(gateway.admin()).unwrap();
+            // The server may have refused it already.
+            let _ = stream.write_all(head.as_bytes());
+            stream
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    assert_eq!(gateway.admin_get("/healthz").status, 200);
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?}", began.elapsed());
+    drop(strangers);
+}
+
+/// Chromium without a window can be given no client certificate, so the pages are asked for as a browser with one asks for them.
+#[test]
+fn a_client_certificate_signs_a_person_in_and_a_viewers_changes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let certificates = Certificates { dir: dir.path().join("tls") };
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let clients = ["anna", "ben", "eve"].map(str::to_owned).to_vec();
+    make(&Wanted { dir: certificates.dir.clone(), names, clients, days: 30 }).unwrap();
+    let models = dir.path().join("models");
+    for version in [1, 2] {
+        onnx::install(&models, "scale", version, &onnx::scaling(version as f32));
+    }
+    let config = format!(
+        "[admin]\nrequire_token = true\n{}[access]\ncertificates = [{{ name = \"anna\", role = \"viewer\" }}, {{ name = \"ben\", role = \"operator\" }}]\n",
+        certificates.section_with_clients("admin.tls")
+    );
+    let gateway = Gateway::start_in(dir, &config);
+    let ask = |identity: Option<&str>, method: &str, path: &str, form: &str| -> (u16, String) {
+        let mut tls = handshake(gateway.admin(), &certificates.client(&["http/1.1"], identity));
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\norigin: https://localhost\r\nsec-fetch-site: same-origin\r\nconnection: close\r\n\
+             content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        tls.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // Without a certificate the server ends the handshake, which the client may see only now.
+        let read = tls.read_to_end(&mut answer);
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        (text.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0), format!("{text}{read:?}"))
+    };
+    let get = |identity: &str, path: &str| ask(Some(identity), "GET", path, "");
+    eventually("both versions are there", || {
+        get("anna", "/models/scale").1.contains("Version 2 answers 100 %").then_some(())
+    });
+
+    let (status, home) = get("anna", "/");
+    assert!(
+        status == 200 && home.contains(">anna<") && !home.contains("Sign out"),
+        "there is no session to end: {home}"
+    );
+    let (_, page) = get("anna", "/models/scale");
+    for action in ["/promote?", "/split", "/rollback", "/unload?", "/retire"] {
+        assert!(!page.contains(&format!("href=\"/models/scale{action}")), "a viewer is offered no {action}: {page}");
+    }
+    let (_, page) = get("ben", "/models/scale");
+    assert!(page.contains(">ben<") && page.contains("/models/scale/promote?version=1"), "{page}");
+
+    let (status, look) = get("ben", "/models/scale/promote?version=1");
+    assert_eq!(status, 200, "{look}");
+    let form = |csrf: &str, revision: &str| format!("csrf={csrf}&revision={revision}&version=1&reason=by+certificate");
+    let (csrf, revision) = (hidden(&look, "csrf"), hidden(&look, "revision"));
+    // The token of a form proves where the form is from, and not who sends it.
+    let (status, refused) = ask(Some("anna"), "POST", "/models/scale/promote", &form(&csrf, &revision));
+    assert!(status == 403 && refused.contains("operator or admin"), "{status} {refused}");
+    let (_, page) = get("anna", "/models/scale");
+    assert!(page.contains("Version 2 answers 100 %"), "nothing was changed: {page}");
+    let (status, refused) = ask(Some("ben"), "POST", "/models/scale/promote", &form("x", &revision));
+    assert_eq!(status, 403, "{refused}");
+    let (status, done) = ask(Some("ben"), "POST", "/models/scale/promote", &form(&csrf, &revision));
+    assert!(status == 303 && done.contains("location: /models/scale?done=promote"), "{status} {done}");
+    let (_, page) = get("anna", "/models/scale");
+    assert!(page.contains("Version 1 answers 100 %"), "{page}");
+    let (_, audit) = get("anna", "/api/v1/audit?model=scale&limit=1");
+    assert!(audit.contains("\"actor\":\"ben\"") && audit.contains("by certificate"), "{audit}");
+
+    let (status, stranger) = get("eve", "/");
+    assert!(
+        status == 303 && stranger.contains("location: /sign-in"),
+        "a certificate that nobody named is nobody: {stranger}"
+    );
+    assert_eq!(ask(None, "GET", "/", "").0, 0, "without a certificate there is no connection");
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use crate::support::process::{Served, binary};
 use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
 use serde_json::{Value, json};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 const API: &str = "/api/v1/models/m/requests";
 
@@ -202,6 +203,9 @@ fn contents_are_for_operators(gateway: &Gateway) {
     for role in ["viewer", "approver"] {
         let refused = as_role(role, &format!("{API}?route_key=u1"));
         assert!(refused.status == 403 && text(&refused).contains("role operator or admin"), "{}", text(&refused));
+        let lines = [("authorization", of(role)), ("accept", "application/x-ndjson")];
+        let lines = text(&gateway.admin_get_with(&format!("{API}?disagreed=true&limit=1"), &lines));
+        assert!(lines.contains("\"contents\":\"withheld\"") && lines.contains("\"difference\":\"differs\""), "{lines}");
         let list = as_role(role, &format!("{API}?disagreed=true")).json();
         assert_eq!((ids(&list).len(), &list["contents"]), (4, &json!("withheld")), "{list}");
         assert_eq!(list["requests"][0]["difference"], "differs", "{list}");
@@ -331,10 +335,13 @@ fn a_search_ends_with_its_client_and_a_third_one_is_told_to_come_again() {
     };
     let clients = [ask(), ask()];
     eventually("two searches run", || (searching(&data).len() == 2).then_some(()));
-    let (status, said) = get(API);
+    // Both wait for a place.
+    let ((status, said), (_, page)) = std::thread::scope(|scope| {
+        let page = scope.spawn(|| get("/requests?model=m"));
+        (get(API), page.join().unwrap())
+    });
     assert!(status == 429 && said.contains("TOO_MANY_REQUESTS"), "{status} {said}");
     assert!(said.contains("other searches are in progress"), "{said}");
-    let (_, page) = get("/requests?model=m");
     assert!(page.contains("other searches are in progress") && page.contains("Route key"), "the form stays: {page}");
     assert_eq!(searching(&data).len(), 2, "no more than two ever run");
     drop(clients);
@@ -342,6 +349,47 @@ fn a_search_ends_with_its_client_and_a_third_one_is_told_to_come_again() {
     std::fs::remove_file(&pipe).unwrap();
     let (status, said) = get(API);
     assert!(status == 200 && said.contains("\"ended\":\"beginning\""), "their places are free again: {status} {said}");
+    comes_while_it_is_searched(&served, &day);
+}
+
+/// The oldest file does not answer: what newer ones have is there all the same, as lines and on the page.
+fn comes_while_it_is_searched(served: &Served, day: &Path) {
+    let url = format!("http://{}/v2/models/m/infer", served.data);
+    for id in ["r1", "r2"] {
+        let sent = ureq::post(&url).header("x-request-id", id).send(infer_body(&[1, 2], &[1.0, 2.0])).unwrap();
+        assert_eq!(sent.status(), 200);
+    }
+    eventually("both are written", || served.admin_get(API).contains("r2").then_some(()));
+    let pipe = day.join("0-0.parquet");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let data = day.ancestors().nth(3).unwrap();
+    for (path, accept, words, end) in [
+        (API, "application/x-ndjson", "{\"request\":{\"request_id\":\"r2\"", "{\"end\""),
+        ("/requests?model=m", "text/html", "href=\"/requests/m/r2\"", "</html>"),
+        ("/requests?request_id=r2", "text/html", "href=\"/requests/m/r2\"", "</html>"),
+    ] {
+        let mut client = TcpStream::connect(&served.admin).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        write!(client, "GET {path} HTTP/1.1\r\nhost: {}\r\naccept: {accept}\r\n\r\n", served.admin).unwrap();
+        let (mut text, mut piece) = (String::new(), [0; 4096]);
+        while !text.contains(words) {
+            let read = client.read(&mut piece).unwrap_or_else(|e| panic!("{path}: {e}: {text}"));
+            assert_ne!(read, 0, "{path}: {text}");
+            text.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+        assert!(!text.contains(end), "{path}: the search goes on: {text}");
+        assert_eq!(searching(data).len(), 1, "{path}");
+        drop(client);
+        eventually("the search ends with its client", || searching(data).is_empty().then_some(()));
+    }
+    std::fs::remove_file(&pipe).unwrap();
+    let mut command = Command::new(binary());
+    command.args(["requests", "m", "--lines", "--limit", "1"]);
+    let output = command.env("SLUICEGATE_ADMIN", format!("http://{}", served.admin)).output().unwrap();
+    let lines: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["begin"], json!({"model": "m", "contents": "shown"}));
+    assert_eq!((&lines[1]["request"]["request_id"], &lines[2]["end"]["ended"]), (&json!("r2"), &json!("limit")));
 }
 
 #[test]

@@ -116,6 +116,21 @@ impl Shop {
         browser.pictures(&format!("http://{}{page}", self.served.admin), Path::new(&folder), name, highest);
     }
 
+    /// Pictures of the ends of what a person began: a pause of the rollout, a silence.
+    fn pictures_of_what_was_begun(&mut self) {
+        if std::env::var_os("SLUICEGATE_STORY_PICTURES").is_none() {
+            return;
+        }
+        let reason = json!({"reason": "a look at the figures"});
+        self.served.admin_post("/api/v1/models/shop/rollout:pause", &reason);
+        self.picture("resume", "/models/shop/resume");
+        self.served.admin_post("/api/v1/models/shop/rollout:resume", &reason);
+        let until = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(24 * 30)).unwrap();
+        let body = json!({"matcher": {"rule": "disk_full"}, "until": until.to_string(), "reason": "the disk is replaced on Monday"});
+        let silence = self.served.admin_post("/api/v1/alerts/silences", &body);
+        self.picture("end-silence", &format!("/alerts/silences/{}/end", silence["id"].as_str().unwrap()));
+    }
+
     /// Runs the lines of a block. Returns what they printed.
     fn run(&self, dir: &Path, lines: &[String]) -> String {
         let program = binary();
@@ -214,14 +229,17 @@ fn a_recommender_is_released_decays_drifts_and_is_trained_again_by_the_commands_
         ("rule", "/models/shop/rule"),
         ("document", "/models/shop/document"),
         ("abort", "/models/shop/abort"),
+        ("pause", "/models/shop/pause"),
         ("retire", "/models/shop/retire"),
         ("approve", "/models/shop/approve?version=2"),
+        ("reject", "/models/shop/reject?version=2"),
         ("sign-in", "/sign-in"),
     ] {
         shop.picture(name, page);
     }
     let differs = shop.get("/api/v1/models/shop/requests?disagreed=true&limit=1")["requests"][0].clone();
     let id = differs["request_id"].as_str().unwrap_or_else(|| panic!("a shadow differs: {differs}"));
+    shop.pictures_of_what_was_begun();
     shop.picture("requests", "/requests?model=shop");
     shop.picture("request", &format!("/requests/shop/{id}"));
     let mut tries = 0;
@@ -248,6 +266,8 @@ fn a_recommender_is_released_decays_drifts_and_is_trained_again_by_the_commands_
     shop.picture("model", "/models/shop");
     shop.picture("audit", "/audit");
     shop.picture("gateway", "/gateway");
+    shop.picture("unload", "/models/shop/unload?version=1");
+    shop.picture("load", "/models/shop/load?version=1");
     let said = shop.run(path, after);
     assert!(said.contains("clicked") && said.contains("rollout_finish"), "{said}");
     let traffic = shop.get("/api/v1/models/shop/traffic");

@@ -194,12 +194,6 @@ impl InFlight {
 
 impl Model {
     pub(in crate::admin) fn of(entry: &Entry, in_flight: &InFlight) -> Model {
-        let any_request = RouteRequest {
-            selector: Selector::Traffic,
-            header: &|_| None,
-            parameters: &Parameters::new(),
-            request_id: "",
-        };
         let summary = |status: &VersionStatus| VersionSummary {
             version: status.version,
             state: status.state,
@@ -210,11 +204,10 @@ impl Model {
             bytes: status.facts.as_ref().map(|f| f.bytes),
             in_flight: in_flight.of(entry.name(), status.version),
         };
-        let arms = entry.document().filter(|_| entry.can_serve()).map(configured_arms).unwrap_or_default();
         Model {
             name: entry.name().clone(),
             ready: entry.can_serve(),
-            reason: entry.route(&any_request).err().map(|failure| failure.message),
+            reason: why_not_served(entry),
             taken_out: entry.taken_out(),
             retired: entry.retired().map(|retired| Retirement {
                 at: rfc3339(retired.at),
@@ -223,11 +216,24 @@ impl Model {
             }),
             revision: entry.revision(),
             document: entry.document().cloned(),
-            answers: arms.into_iter().filter(|arm| arm.share > 0.0).collect(),
+            answers: answering(entry),
             versions: entry.versions().values().map(summary).collect(),
             notes: entry.notes().to_vec(),
         }
     }
+}
+
+/// Why requests that name no version are not answered.
+pub(in crate::admin) fn why_not_served(entry: &Entry) -> Option<String> {
+    let any_request =
+        RouteRequest { selector: Selector::Traffic, header: &|_| None, parameters: &Parameters::new(), request_id: "" };
+    entry.route(&any_request).err().map(|failure| failure.message)
+}
+
+/// The arms that answer requests that name no version.
+pub(in crate::admin) fn answering(entry: &Entry) -> Vec<AnsweringArm> {
+    let arms = entry.document().filter(|_| entry.can_serve()).map(configured_arms).unwrap_or_default();
+    arms.into_iter().filter(|arm| arm.share > 0.0).collect()
 }
 
 /// The arms of a document with their shares of the split.

@@ -5,6 +5,7 @@ use crate::admin::{Admin, Memory, Threads, router};
 use crate::backend::{Model, RunError, Session, fake};
 use crate::callers::{self, Callers};
 use crate::execute::{self, Runner};
+use crate::history::History;
 use crate::ledger::Retirement;
 use crate::ledger::{self, LedgerWriter};
 use crate::lifecycle::Retired;
@@ -45,6 +46,7 @@ pub(super) struct Fixture {
     pub telemetry: Telemetry,
     pub stopping: Arc<AtomicBool>,
     pub threads: Arc<Mutex<Threads>>,
+    pub history: History,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -135,7 +137,7 @@ impl Fixture {
             commands.lock().unwrap().push(command);
             told
         });
-        let figures = Figures::default();
+        let (figures, history) = (Figures::default(), History::default());
         let (reading, counting) = (ledger_reader.clone(), telemetry.clone());
         let quality =
             Quality::new(quality::Config { rows: 100, window: Duration::from_mins(1), ..quality::Config::default() });
@@ -156,7 +158,7 @@ impl Fixture {
         let limits = callers::Limits { max_in_flight: 9, rate: None, burst: None };
         let router = router(Admin {
             quality: quality.clone(),
-            history: crate::history::History::default(),
+            history: history.clone(),
             stability: crate::stability::Stability::default(),
             log,
             uploads: None,
@@ -186,11 +188,37 @@ impl Fixture {
             mlflow: crate::mlflow::Mlflow::default(),
             stopping: Arc::new(move || stops.load(Ordering::Relaxed)),
             threads: Arc::new(move || reported.lock().unwrap().clone()),
+            gateway: Arc::new(|| crate::admin::Facts {
+                started: jiff::Timestamp::UNIX_EPOCH,
+                cores: 2,
+                cores_limited_by: "the machine's".to_owned(),
+                memory_bytes: 1000,
+                memory_limited_by: "the control group's".to_owned(),
+                available_bytes: Some(400),
+                models_bytes: 800,
+                disk: Some(crate::machine::DiskSpace { free: 5, total: 50 }),
+                waiting: 3,
+                certificates: vec![("admin", jiff::Timestamp::UNIX_EPOCH)],
+            }),
             memory: Arc::new(|| Memory { requests: (5, 100), resident: Some(7), ..Memory::default() }),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let writer = Arc::new(Mutex::new(writer));
-        Fixture { router, runtime, dir, writer, figures, quality, reader, ledger, telemetry, stopping, threads, asked }
+        Fixture {
+            router,
+            runtime,
+            dir,
+            writer,
+            figures,
+            quality,
+            reader,
+            ledger,
+            telemetry,
+            stopping,
+            threads,
+            history,
+            asked,
+        }
     }
 
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {

@@ -5,6 +5,7 @@ mod guard;
 mod history;
 mod models;
 mod openapi;
+mod overview;
 mod plane;
 mod push;
 mod rollout;

@@ -14,10 +14,11 @@ mod versions;
 
 use super::certificates::Certificates;
 use crate::admin::Admin;
-use crate::alerts::{self, Burn, Inputs, Look, Rule, Source};
+use crate::alerts::{self, Burn, Finding, Inputs, Now, Rule, Source};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::registry::Reader;
+use crate::registry::{Reader, Snapshot};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 /// Starts the alerts, and gives the admin plane their handle.
@@ -35,9 +36,42 @@ pub(super) fn start(
     Ok((Admin { alerts, ..plane }, stop))
 }
 
+/// Lists what is wrong.
+type Findings = Box<dyn FnMut(Now) -> Option<Vec<Finding>> + Send>;
+
 /// A source of some rules.
-fn source(rules: &'static [Rule], look: Look) -> Source {
-    Source { rules, look }
+fn source(rules: &'static [Rule], mut look: Findings) -> Source {
+    Source { rules, look: Box::new(move |now| look(now).map(Arc::new)) }
+}
+
+/// A source that reads nothing but the snapshot.
+fn source_of_snapshot(rules: &'static [Rule], reader: &Reader, look: fn(&Snapshot) -> Option<Vec<Finding>>) -> Source {
+    let mut found = OfSnapshot::new(reader.clone(), look);
+    Source { rules, look: Box::new(move |_| found.read()) }
+}
+
+/// What is made of a snapshot. It is made again when there is another snapshot: an idle server with 2,000 models has the same one for hours.
+struct OfSnapshot<T> {
+    reader: Reader,
+    make: fn(&Snapshot) -> Option<T>,
+    /// The snapshot it was made of. It is not held, so that versions are freed in time; while this is here, no other snapshot has its address.
+    of: Weak<Snapshot>,
+    made: Option<Arc<T>>,
+}
+
+impl<T> OfSnapshot<T> {
+    fn new(reader: Reader, make: fn(&Snapshot) -> Option<T>) -> OfSnapshot<T> {
+        OfSnapshot { reader, make, of: Weak::new(), made: None }
+    }
+
+    fn read(&mut self) -> Option<Arc<T>> {
+        let snapshot = self.reader.snapshot();
+        if !std::ptr::eq(self.of.as_ptr(), Arc::as_ptr(&snapshot)) {
+            self.made = (self.make)(&snapshot).map(Arc::new);
+            self.of = Arc::downgrade(&snapshot);
+        }
+        self.made.clone()
+    }
 }
 
 /// All sources.
@@ -45,10 +79,6 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
     let Admin { reader, ledger, rollouts, log, access, .. } = plane;
     let (data_dir, memory, error_budget) = (config.data.dir.clone(), machine.memory_bytes, config.alerts.error_budget);
     let access = access.clone();
-    let of = |look: fn(&Reader) -> Option<Vec<crate::alerts::Finding>>| -> Look {
-        let reader = reader.clone();
-        Box::new(move |_| look(&reader))
-    };
     let mut burn = Burn::new(Instant::now());
     let mut nonfinite = traffic::NonFinite::new(Instant::now());
     let mut watched = rollouts::Watched::new(ledger.clone(), rollouts.clone(), reader.clone());
@@ -60,14 +90,14 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
     let mut behind = uploads::Behind::new(plane.uploads.clone(), log.clone());
     let mut trail = server::Trail::new(data_dir.clone());
     let (of_budget, of_outputs) = (reader.clone(), reader.clone());
-    let (of_states, of_engines) = (reader.clone(), reader.clone());
+    let (mut states, of_engines) = (OfSnapshot::new(reader.clone(), versions::states), reader.clone());
     let (of_drift, of_hours, of_ages) = (log.drift().clone(), log.drift().clone(), reader.clone());
     let of_arms = reader.clone();
     // What is judged of the whole fleet is told by one gateway.
     let [drift_tells, decay_tells, hours_tell] = [(); 3].map(|()| plane.fleet.clone());
     let mut sources = vec![
-        source(&[Rule::VersionFailed], of(versions::failed)),
-        source(&[Rule::ModelUnserved], of(versions::unserved)),
+        source_of_snapshot(&[Rule::VersionFailed], reader, versions::failed),
+        source_of_snapshot(&[Rule::ModelUnserved], reader, versions::unserved),
         source(&[Rule::BreakerOpen], Box::new(move |_| Some(versions::breakers(&of_engines)))),
         source(
             &[Rule::ErrorBudget],
@@ -88,7 +118,10 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
             &[Rule::Unstable],
             Box::new(move |_| {
                 let tells = hours_tell.as_ref().map_or(Some(true), crate::fleet::Fleet::tells)?;
-                of_serving.snapshot().ready.then(|| monitoring::unstable(tells.then_some(&of_hours), &of_samples, &of_serving))
+                of_serving
+                    .snapshot()
+                    .ready
+                    .then(|| monitoring::unstable(tells.then_some(&of_hours), &of_samples, &of_serving))
             }),
         ),
         source(&[Rule::Slower], Box::new(move |_| Some(slow.look()))),
@@ -109,5 +142,5 @@ fn inputs(config: &Config, machine: &Machine, plane: &Admin, tls: Certificates) 
             source(&[Rule::FleetLost], Box::new(move |_| fleet::lost(&of_others.troubles()))),
         ]);
     }
-    Inputs { ledger: ledger.clone(), sources, versions: Box::new(move || versions::states(&of_states)) }
+    Inputs { ledger: ledger.clone(), sources, versions: Box::new(move || states.read()) }
 }

@@ -1,10 +1,10 @@
 //! Versions that take longer than on their first day.
 
 use crate::alerts::{About, Finding, Rule, Severity};
-use crate::history::{Compared, FirstDay, History, Measure, seconds_now};
+use crate::history::{Compared, FirstDay, History, LIMIT, Measure, seconds_now};
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
-use crate::registry::{Entry, Reader};
+use crate::registry::Reader;
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
@@ -28,18 +28,17 @@ impl Watched {
     pub(super) fn look(&mut self) -> Vec<Finding> {
         if self.next.is_none_or(|next| Instant::now() >= next) {
             let snapshot = self.reader.snapshot();
-            self.found = snapshot.models().flat_map(|entry| self.of_model(entry)).collect();
+            let limit = |model: &ModelName| {
+                let entry = snapshot.model(model.as_str())?;
+                Some(entry.first_day_limit().unwrap_or(LIMIT))
+            };
+            // One pass over the points of all models.
+            let against = self.history.all_against_first_day(seconds_now(), limit).into_iter();
+            let found = against.filter_map(|of| finding(&of.model, of.version, &of.first_day, &of.compared));
+            self.found = found.collect();
             self.next = Some(Instant::now() + EVERY);
         }
         self.found.clone()
-    }
-
-    fn of_model(&self, entry: &Entry) -> Vec<Finding> {
-        let model = entry.name();
-        let against = self.history.against_first_day(model, seconds_now(), entry.first_day_limit());
-        let finding =
-            |(version, day, compared): (Version, FirstDay, Vec<Compared>)| finding(model, version, &day, &compared);
-        against.into_iter().filter_map(finding).collect()
     }
 }
 

@@ -1,11 +1,10 @@
 //! Versions that failed, models that are not served, and engines that fail.
 
 use crate::alerts::{About, Finding, Rule, Severity, VersionState};
-use crate::registry::{Entry, Reader, State, Unserved, VersionStatus};
+use crate::registry::{Entry, Reader, Snapshot, State, Unserved, VersionStatus};
 
 /// Versions that failed. Critical where the traffic document sends requests to one. `None` while versions are loaded at the start.
-pub(super) fn failed(reader: &Reader) -> Option<Vec<Finding>> {
-    let snapshot = reader.snapshot();
+pub(super) fn failed(snapshot: &Snapshot) -> Option<Vec<Finding>> {
     if !snapshot.ready {
         return None;
     }
@@ -37,8 +36,7 @@ fn failure(entry: &Entry, status: &VersionStatus) -> Finding {
 }
 
 /// Models whose traffic document cannot be served as a whole.
-pub(super) fn unserved(reader: &Reader) -> Option<Vec<Finding>> {
-    let snapshot = reader.snapshot();
+pub(super) fn unserved(snapshot: &Snapshot) -> Option<Vec<Finding>> {
     if !snapshot.ready {
         return None;
     }
@@ -86,8 +84,7 @@ pub(super) fn breakers(reader: &Reader) -> Vec<Finding> {
 }
 
 /// The versions that are ready or failed, for the events about them. `None` while versions are loaded at the start.
-pub(super) fn states(reader: &Reader) -> Option<Vec<VersionState>> {
-    let snapshot = reader.snapshot();
+pub(super) fn states(snapshot: &Snapshot) -> Option<Vec<VersionState>> {
     if !snapshot.ready {
         return None;
     }

@@ -21,7 +21,7 @@ fn find(fixture: &Fixture, change: impl FnOnce(&mut Search)) -> Found {
         until: None,
     };
     change(&mut what);
-    search(&what).unwrap()
+    search(&what, |_| {}).unwrap()
 }
 
 fn ids(found: &Found) -> Vec<&str> {
@@ -59,6 +59,30 @@ fn requests_are_listed_newest_first_with_all_their_rows() {
     assert_eq!((b.version, b.sha256.as_str(), b.status.as_str()), (version(1), "aa", "ok"));
     let nobody = Fixture { model: "nobody".parse().unwrap(), ..filled() };
     assert!(find(&nobody, |_| {}).requests.is_empty());
+}
+
+#[test]
+fn requests_are_told_as_they_are_found_in_the_order_of_the_list() {
+    let fixture = filled();
+    for limit in [1, 3, 100] {
+        let data = fixture.data();
+        let what = Search {
+            model: &fixture.model,
+            data: &data,
+            filter: Filter::default(),
+            non_finite: false,
+            disagreed: None,
+            limit,
+            after: None,
+            until: None,
+        };
+        let mut told: Vec<Vec<String>> = Vec::new();
+        let found = search(&what, |hits| told.push(hits.iter().map(|hit| hit.request_id.clone()).collect())).unwrap();
+        assert_eq!(told.concat(), ids(&found), "limit {limit}");
+        if limit == 100 {
+            assert_eq!(told, [["e", "d"].as_slice(), &["c", "b", "a"]], "a segment at a time");
+        }
+    }
 }
 
 #[test]

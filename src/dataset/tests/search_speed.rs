@@ -137,7 +137,7 @@ fn figures_of_a_search_in_many_files() {
             after: None,
             until: None,
         };
-        search(&what).unwrap()
+        search(&what, |_| {}).unwrap()
     };
     let any = |i: usize| id((i as u64 * 7_919_993 + 17) % (files * rows));
     shown("an id, listed", 21, |i| {
