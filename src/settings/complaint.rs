@@ -1,7 +1,7 @@
 //! Messages about wrong settings, for the person who wrote them.
 
 use super::table::{ENVIRONMENT_PREFIX, Found};
-use super::value::cut;
+use super::value::{cut, without_credentials};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Complaint {
     }
 
     pub(super) fn syntax(origin: Origin, message: &str, line: &str) -> Complaint {
-        Complaint { origin: Some(origin), problem: Problem::Syntax { message: message.to_owned(), line: cut(line) } }
+        Complaint { origin: Some(origin), problem: Problem::Syntax { message: message.to_owned(), line: cut(&without_credentials(line)) } }
     }
 
     pub(super) fn wrong(key: String, found: Option<&Found>, expected: String) -> Complaint {

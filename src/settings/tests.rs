@@ -19,6 +19,39 @@ fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
+fn complaints_do_not_show_credentials_of_addresses() {
+    let long = "x".repeat(200);
+    let mut t = table(&format!(
+        r#"
+        urls = ["nats://ok:4222", "nats://u:p@w/secret@h:4222", 1]
+        plain = "u:secret@h"
+        long = "s3://u:secret@h/{long}"
+        mail = "ann@example.org"
+        at = {{ uri = "s3://u:secret@b" }}
+        "#
+    ));
+    t.override_from_environment(variables(&[("SLUICEGATE__AUDIT__WEBHOOK", "https://u:secret@h,x")]));
+    for key in ["urls", "plain", "long", "mail", "at"] {
+        assert_eq!(t.custom::<()>(key, "something else", |_| None), None);
+    }
+    assert_eq!(t.section("audit").custom::<()>("webhook", "something else", |_| None), None);
+    let found = complaints(t).join("\n");
+    assert!(!found.contains("secret") && !found.contains("p@w"), "{found}");
+    for shown in [
+        r#"["nats://ok:4222", "nats://…@h:4222", 1]"#,
+        r#"got "…@h""#,
+        "s3://…@h/xxx",
+        "ann@example.org",
+        "s3://…@b",
+        "https://…@h,x",
+    ] {
+        assert!(found.contains(shown), "{shown}: {found}");
+    }
+    let broken = complaints(table("webhook = https://u:secret@h/x\n")).join("\n");
+    assert!(broken.contains("got `webhook = https://…@h/x`") && !broken.contains("secret"), "{broken}");
+}
+
+#[test]
 fn each_kind_is_read() {
     let mut t = table(
         r#"

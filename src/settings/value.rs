@@ -3,6 +3,7 @@
 use super::complaint::Origin;
 use super::table::{Found, Written};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -79,6 +80,17 @@ impl Value {
         }
     }
 
+    fn without_credentials(&self) -> Value {
+        match self {
+            Value::String(text) => Value::String(without_credentials(text).into_owned()),
+            Value::List(items) => Value::List(items.iter().map(Value::without_credentials).collect()),
+            Value::Table(members) => {
+                Value::Table(members.iter().map(|(key, value)| (key.clone(), value.without_credentials())).collect())
+            }
+            other => other.clone(),
+        }
+    }
+
     /// Reads a text as TOML. `None` if it is not TOML.
     fn from_text(text: &str) -> Option<Value> {
         DeValue::parse(text).ok().map(|value| Value::from_toml(value.into_inner()))
@@ -135,12 +147,23 @@ impl Found {
         }
     }
 
-    /// The value for a complaint. Long values are cut.
+    /// The value for a complaint, without credentials in addresses. Long values are cut.
     pub(super) fn show(&self) -> String {
         match &self.written {
-            Written::Typed(value) => cut(&value.to_string()),
-            Written::Text(text) => cut(&format!("{text:?}")),
+            Written::Typed(value) => cut(&value.without_credentials().to_string()),
+            Written::Text(text) => cut(&format!("{:?}", without_credentials(text))),
         }
+    }
+}
+
+/// Hides what stands before the `@` of an address, such as `user:password`. A text with several addresses is hidden from the first to the last `@`.
+pub(super) fn without_credentials(text: &str) -> Cow<'_, str> {
+    match text.rsplit_once('@') {
+        Some((before, after)) if before.contains(':') => {
+            let scheme = before.find("://").map_or("", |at| &before[..at + "://".len()]);
+            format!("{scheme}…@{after}").into()
+        }
+        _ => text.into(),
     }
 }
 
