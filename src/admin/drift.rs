@@ -5,7 +5,7 @@ use super::error::ErrorResponse;
 use super::extract::{Parameters, Target};
 use super::outcomes::EvidenceOfFleet;
 use super::schemas::Problem;
-use crate::drift::{together, ArmReport, Bins, ColumnReport, Look, Reference, Trouble, VersionReport, What};
+use crate::drift::{ArmReport, Bins, ColumnReport, Look, Reference, Trouble, VersionReport, What, together};
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
 use axum::Json;
@@ -190,7 +190,7 @@ pub(super) async fn show(
     let closed_until = closed.as_ref().and_then(|closed| time(together::begins(closed.hour + 1)));
     let fleet = closed.map(|closed| EvidenceOfFleet::of_hour(closed.gateways, closed.missing));
     let summary = summary(&model, &versions, &troubles);
-    Ok(Json(DriftOfModel { summary, model, troubles, versions, fleet, closed_until }))
+    Ok(Json(DriftOfModel { model, summary, troubles, versions, fleet, closed_until }))
 }
 
 fn summary(model: &ModelName, versions: &[DriftOfVersion], troubles: &[TroubleAnswer]) -> String {

@@ -67,7 +67,10 @@ impl EvidenceOfFleet {
     }
 
     /// Those whose counts are in an hour that was closed for all.
-    pub(super) fn of_hour(gateways: impl IntoIterator<Item = String>, missing: impl IntoIterator<Item = String>) -> EvidenceOfFleet {
+    pub(super) fn of_hour(
+        gateways: impl IntoIterator<Item = String>,
+        missing: impl IntoIterator<Item = String>,
+    ) -> EvidenceOfFleet {
         let gateways = gateways.into_iter().map(|name| EvidenceOfGateway { name, as_of: None });
         EvidenceOfFleet { gateways: gateways.collect(), missing: missing.into_iter().collect(), waits: None }
     }

@@ -7,6 +7,7 @@ use super::outcomes::{EvidenceOfFleet, Query, WindowedQuality, whole, windowed};
 use super::schemas::Problem;
 use crate::ledger::rfc3339;
 use crate::model::{ModelName, Version};
+use crate::quality::history::ArmOf;
 use crate::quality::{ByUnit, Figures, ModelQuality, Moments, Whole, of_rows};
 use crate::upload;
 use axum::Json;
@@ -144,7 +145,7 @@ pub(super) fn quality_of(admin: &Admin, model: &ModelName) -> Quality {
 /// The same of the rows of all gateways of a fleet. `own`: what this one has received.
 fn of_whole(model: &ModelName, own: &ModelQuality, whole: &Whole) -> Quality {
     let (feedback, left_out) = whole.fleet.as_ref().map_or((0, 0), |fleet| (fleet.feedback, fleet.left_out));
-    let share = whole.snapshot.arms().iter().map(|arm| arm.share()).fold(1.0, f64::min);
+    let share = whole.snapshot.arms().iter().map(ArmOf::share).fold(1.0, f64::min);
     shown(
         model,
         ModelQuality {

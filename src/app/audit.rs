@@ -126,14 +126,14 @@ fn verify_fleet(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result
             Ok(true)
         })?,
     }
-    let verified = verifier.finish();
+    let result = verifier.finish();
     let text = if json {
-        serde_json::to_string_pretty(&verified).map_err(|e| e.to_string())? + "\n"
+        serde_json::to_string_pretty(&result).map_err(|e| e.to_string())? + "\n"
     } else {
-        words_of_fleet(&verified)
+        words_of_fleet(&result)
     };
     let _ = io::stdout().write_all(text.as_bytes());
-    Ok(verified.ok)
+    Ok(result.ok)
 }
 
 fn words_of_fleet(verified: &FleetVerified) -> String {

@@ -52,8 +52,9 @@ impl Before {
         let (tokens, access) = (ledger.clone(), access.clone());
         let reload: Reload = Arc::new(move || access.reload(|| tokens.tokens()).map_err(|error| error.to_string()));
         let place = Place { ledger: ledger.clone(), reload };
-        let start =
-            |joining: Joining| joining.start(handle.clone(), reader.clone(), (place, mirror.clone(), counted), telemetry);
+        let start = |joining: Joining| {
+            joining.start(handle.clone(), reader.clone(), (place, mirror.clone(), counted), telemetry)
+        };
         let stop = self.joining.map(start).transpose();
         let stop = stop.map_err(|source| StartError::Start { what: "the fleet", source })?;
         Ok(Joined { fleet: self.fleet, stop })

@@ -23,13 +23,13 @@ mod report;
 mod settings;
 mod state;
 mod stored;
-pub mod together;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
 mod tests_simulation;
 #[cfg(test)]
 mod tests_together;
+pub mod together;
 mod window;
 
 pub use hot::Seen;

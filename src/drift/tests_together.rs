@@ -37,10 +37,12 @@ impl Fleet {
             let id = format!("{hour}-{i}");
             let on = &self.gateways[self.random.usize(0..3)];
             for fixture in [&self.alone, on] {
-                fixture.request(hour * HOUR + i * (HOUR / requests), &id, 1, |column| match (column.tensor, column.side) {
-                    (0, Side::Inputs) => Cell::Number(x),
-                    (1, _) => Cell::Text(text.as_bytes()),
-                    _ => Cell::Number(x / 2.0),
+                fixture.request(hour * HOUR + i * (HOUR / requests), &id, 1, |column| {
+                    match (column.tensor, column.side) {
+                        (0, Side::Inputs) => Cell::Number(x),
+                        (1, _) => Cell::Text(text.as_bytes()),
+                        _ => Cell::Number(x / 2.0),
+                    }
                 });
             }
         }
@@ -75,9 +77,14 @@ impl Fleet {
 /// What was found, without means, whose sums depend on the order.
 fn found(fixture: &Fixture) -> String {
     let report = fixture.report();
-    let look = |look: &Look| (look.window.as_str(), look.rows, look.evidence, look.needed, look.distance, look.different, look.matters);
-    let column = |column: &ColumnReport| (column.name.clone(), column.alarm.is_some(), column.looks.iter().map(look).collect::<Vec<_>>());
-    let arm = |arm: &ArmReport| (arm.arm.clone(), arm.offered, arm.rows, arm.columns.iter().map(column).collect::<Vec<_>>());
+    let look = |look: &Look| {
+        (look.window.as_str(), look.rows, look.evidence, look.needed, look.distance, look.different, look.matters)
+    };
+    let column = |column: &ColumnReport| {
+        (column.name.clone(), column.alarm.is_some(), column.looks.iter().map(look).collect::<Vec<_>>())
+    };
+    let arm =
+        |arm: &ArmReport| (arm.arm.clone(), arm.offered, arm.rows, arm.columns.iter().map(column).collect::<Vec<_>>());
     let troubles: Vec<String> = fixture.drift.troubles().into_iter().map(|trouble| trouble.column).collect();
     format!("{:?} {troubles:?}", report.arms.iter().map(arm).collect::<Vec<_>>())
 }
@@ -162,15 +169,15 @@ fn bytes_that_are_no_hour_are_refused() {
     assert!(Hour::read(b"").is_err() && Hour::read(b"{}").is_err());
     let plain = zstd::bulk::decompress(&good, 16 << 20).unwrap();
     let rng = &mut fastrand::Rng::with_seed(1);
-    for n in 0..2000 {
+    for n in 0..2000_u32 {
         let mut bytes = plain.clone();
         let at = rng.usize(0..bytes.len());
         bytes[at] = rng.u8(..);
         if let Ok(hour) = Hour::read(&zstd::bulk::compress(&bytes, 1).unwrap()) {
             let mut sum = Hour::read(&good).unwrap();
             sum.add(&hour);
-            fleet.gateways[1].drift.judge(&model(), 1000 + n, n as u64, &sum, "b");
-            fleet.gateways[1].drift.work((1002 + n) * HOUR);
+            fleet.gateways[1].drift.judge(&model(), 1000 + i64::from(n), u64::from(n), &sum, "b");
+            fleet.gateways[1].drift.work((1002 + i64::from(n)) * HOUR);
         }
     }
     fleet.gateways[1].report();

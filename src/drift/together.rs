@@ -34,12 +34,15 @@ struct Counts {
     tally: Tally,
 }
 
+/// What was counted here in an hour, by version, arm and the digest of the bins.
+type OwnArms = BTreeMap<(Version, String, u64), Tally>;
+
 /// What is shared of drift.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     on: bool,
     /// What ended here and was not closed for all yet, by model and hour. The last [`MOST_HOURS`] of each.
-    own: BTreeMap<ModelName, BTreeMap<i64, BTreeMap<(Version, String, u64), Tally>>>,
+    own: BTreeMap<ModelName, BTreeMap<i64, OwnArms>>,
     /// All hours before this one are in `own`.
     ended: i64,
     /// The last hour of each model that was closed and judged, whose counts were in it, and whose were missing.
@@ -116,10 +119,15 @@ impl Hour {
     /// # Errors
     /// In words.
     pub fn read(bytes: &[u8]) -> Result<Hour, String> {
-        let plain = zstd::bulk::decompress(bytes, MAX_PLAIN).map_err(|error| format!("it cannot be decompressed: {error}"))?;
-        let hour: Hour = ciborium::from_reader(&plain[..]).map_err(|error| format!("it is not an hour of counts: {error}"))?;
+        let plain =
+            zstd::bulk::decompress(bytes, MAX_PLAIN).map_err(|error| format!("it cannot be decompressed: {error}"))?;
+        let hour: Hour =
+            ciborium::from_reader(&plain[..]).map_err(|error| format!("it is not an hour of counts: {error}"))?;
         if hour.form != FORM {
-            return Err(format!("it has the form {}, and this version of Sluicegate reads {FORM}: upgrade this gateway", hour.form));
+            return Err(format!(
+                "it has the form {}, and this version of Sluicegate reads {FORM}: upgrade this gateway",
+                hour.form
+            ));
         }
         Ok(hour)
     }
@@ -210,13 +218,15 @@ impl Drift {
         };
         let mut analysis = self.analysis();
         for Counts { version, arm, digest, tally } in &counts.arms {
-            let Some(plan) = plans.get(version).filter(|plan| plan.digest == *digest && tally.fits(plan)) else { continue };
+            let Some(plan) = plans.get(version).filter(|plan| plan.digest == *digest && tally.fits(plan)) else {
+                continue;
+            };
             let arm = ArmHot { name: arm.clone(), hour, tally: tally.clone() };
             analysis.add(Ended { model: model.clone(), version: *version, plan: Arc::clone(plan), arm });
         }
         analysis.models.entry(model.clone()).or_default().changed = true;
         drop(analysis);
-        let late = |(of, arms): (i64, BTreeMap<(Version, String, u64), Tally>)| {
+        let late = |(of, arms): (i64, OwnArms)| {
             let is_in = of == hour && gateways.contains(gateway);
             if is_in { 0 } else { arms.values().map(|tally| tally.offered).sum() }
         };

@@ -192,7 +192,10 @@ impl Fleet {
             // What cannot be read is shown as it is: the verification says so.
             let line = match read(&message) {
                 Ok(event) => serde_json::to_string(&FleetLine { id, ts, event }).map_err(|error| error.to_string())?,
-                Err(_) => serde_json::json!({"id": id, "ts": ts, "unreadable": String::from_utf8_lossy(&message.payload)}).to_string(),
+                Err(_) => {
+                    serde_json::json!({"id": id, "ts": ts, "unreadable": String::from_utf8_lossy(&message.payload)})
+                        .to_string()
+                }
             };
             lines.push_str(&line);
             lines.push('\n');
@@ -205,8 +208,9 @@ impl Fleet {
 }
 
 fn read(message: &StreamMessage) -> Result<FleetEvent, String> {
-    serde_json::from_slice(&message.payload)
-        .map_err(|error| format!("message {} of the audit trail of the fleet cannot be read: {error}", message.sequence))
+    serde_json::from_slice(&message.payload).map_err(|error| {
+        format!("message {} of the audit trail of the fleet cannot be read: {error}", message.sequence)
+    })
 }
 
 /// A line in parts that fit into a message.

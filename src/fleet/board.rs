@@ -230,9 +230,12 @@ impl Board {
         state.count();
     }
 
-    /// Brings the gauges up to date. Once a second: it looks at all documents.
+    /// Brings the gauges up to date, and forgets gateways that are gone for long. Once a second: it looks at all documents and gateways, which with each
+    /// report of a thousand gateways would be a million looks a second.
     pub fn count(&self) {
-        self.lock().count();
+        let mut state = self.lock();
+        state.nodes.retain(|_, heard| heard.at.elapsed() < SHOWN);
+        state.count();
     }
 
     // === the session ===
@@ -296,7 +299,6 @@ impl Board {
         let mut state = self.lock();
         state.places.came(name);
         state.nodes.insert(name.to_owned(), Heard { node, at: Instant::now() });
-        state.nodes.retain(|_, heard| heard.at.elapsed() < SHOWN);
     }
 
     /// A gateway said that it leaves.
@@ -369,7 +371,8 @@ impl Board {
             Link::Reading => false,
             Link::Following => {
                 let is_patient = state.since.is_none_or(|since| since.elapsed() < PATIENT);
-                let behind = state.models.iter().filter(|(_, known)| known.in_force != known.revision && known.shared.is_ok());
+                let behind =
+                    state.models.iter().filter(|(_, known)| known.in_force != known.revision && known.shared.is_ok());
                 let mut behind: Vec<ModelName> = behind.map(|(model, _)| model.clone()).collect();
                 behind.retain(|model| state.is_here(&self.0, model));
                 behind.iter().all(|model| !is_patient && !comes(model))

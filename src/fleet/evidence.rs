@@ -15,7 +15,7 @@ use crate::route;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -78,7 +78,7 @@ pub(super) struct Theirs {
 }
 
 /// Models are looked at again in the background as long as somebody asked within this time.
-const ASKED_WITHIN: Duration = Duration::from_secs(60);
+const ASKED_WITHIN: Duration = Duration::from_mins(1);
 /// And forgotten after this.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 /// How often they are looked at.
@@ -99,7 +99,17 @@ impl Evidence {
         let session = uuid::Uuid::now_v7().simple().to_string();
         let (done, _) = watch::channel(0);
         let (wake, told) = (Notify::new(), AtomicI64::new(-1));
-        Evidence(Arc::new(Shared { board, node, id, session, state: Mutex::default(), wake, done, told, key: OnceLock::new() }))
+        Evidence(Arc::new(Shared {
+            board,
+            node,
+            id,
+            session,
+            state: Mutex::default(),
+            wake,
+            done,
+            told,
+            key: OnceLock::new(),
+        }))
     }
 
     pub fn set_key(&self, key: String) {

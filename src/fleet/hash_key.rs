@@ -43,7 +43,11 @@ pub(crate) fn agree(config: &Config, data: &Path, configured: Option<&Path>) {
         Ok(())
     });
     if let Err(why) = agreed {
-        warn!(fleet = config.name, why, "the fleet was not asked for the key that route keys are hashed with; this gateway makes its own, and figures by key leave its rows out until all have one (prediction_log.hash_key_file)");
+        warn!(
+            fleet = config.name,
+            why,
+            "the fleet was not asked for the key that route keys are hashed with; this gateway makes its own, and figures by key leave its rows out until all have one (prediction_log.hash_key_file)"
+        );
     }
 }
 
@@ -54,7 +58,9 @@ pub(crate) fn agree(config: &Config, data: &Path, configured: Option<&Path>) {
 pub(super) async fn offer(bucket: &Store, secret: &str) -> Result<(), String> {
     let made = timeout(EXCHANGE, bucket.create(KEY, secret.to_owned().into())).await.map_err(|_| no_answer())?;
     match made {
-        Err(error) if error.kind() != CreateErrorKind::AlreadyExists => Err(format!("the key of the fleet cannot be given: {error}")),
+        Err(error) if error.kind() != CreateErrorKind::AlreadyExists => {
+            Err(format!("the key of the fleet cannot be given: {error}"))
+        }
         _ => Ok(()),
     }
 }

@@ -8,8 +8,8 @@ use super::evidence::{Counted, Evidence};
 use super::rows::{keys, now_us, remove};
 use super::session::{EXCHANGE, no_answer};
 use super::wire;
-use crate::drift::together::{Hour, begins};
 use crate::drift::Drift;
+use crate::drift::together::{Hour, begins};
 use crate::model::ModelName;
 use crate::profile::Profile;
 use crate::registry::Reader;
@@ -142,7 +142,9 @@ impl Hours<'_> {
                 let packed = zstd::bulk::compress(own.to_json().as_bytes(), 1).map_err(|error| error.to_string())?;
                 let made = timeout(EXCHANGE, self.bucket.create(&key, packed.into())).await.map_err(|_| no_answer())?;
                 match made {
-                    Ok(_) => info!(%model, %version, "the first day of the version on this gateway is the reference of the fleet"),
+                    Ok(_) => {
+                        info!(%model, %version, "the first day of the version on this gateway is the reference of the fleet");
+                    }
                     Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
                     Err(error) => return Err(format!("the first day of a version cannot be given: {error}")),
                 }
@@ -223,7 +225,8 @@ impl Hours<'_> {
         let message = PublishMessage::build().headers(headers).payload(bytes.into());
         let message = message.expected_last_subject_sequence(sequence);
         let sent = timeout(EXCHANGE, self.context.send_publish(self.subject(model), message)).await;
-        let sent = sent.map_err(|_| no_answer())?.map_err(|error| format!("an hour of drift cannot be closed: {error}"))?;
+        let sent =
+            sent.map_err(|_| no_answer())?.map_err(|error| format!("an hour of drift cannot be closed: {error}"))?;
         match timeout(EXCHANGE, sent.into_future()).await.map_err(|_| no_answer())? {
             Ok(_) => remove(self.bucket, &format!("tally.{}.{hour}.*", wire::key(model))).await,
             // Another gateway was faster.
@@ -250,7 +253,8 @@ impl Hours<'_> {
     // === judging ===
 
     pub(super) async fn judge(&self) -> Result<(), String> {
-        let unreadable = |error: &dyn std::fmt::Display| format!("the closed hours of drift cannot be followed: {error}");
+        let unreadable =
+            |error: &dyn std::fmt::Display| format!("the closed hours of drift cannot be followed: {error}");
         let info = timeout(EXCHANGE, self.closed.get_info()).await.map_err(|_| no_answer())?;
         let newest = info.map_err(|error| unreadable(&error))?.state.last_sequence;
         let known = self.drift().last_place();
@@ -305,6 +309,7 @@ fn hour_of(headers: &HeaderMap) -> Option<i64> {
 }
 
 fn first_day(bytes: &[u8]) -> Result<Profile, String> {
-    let text = zstd::bulk::decompress(bytes, MAX_FIRST_DAY).map_err(|error| format!("it cannot be decompressed: {error}"))?;
-    Profile::parse(&text).map_err(|error| error.to_string())
+    let text =
+        zstd::bulk::decompress(bytes, MAX_FIRST_DAY).map_err(|error| format!("it cannot be decompressed: {error}"))?;
+    Profile::parse(&text)
 }

@@ -52,10 +52,10 @@ mod tokens;
 mod versions;
 mod wire;
 
-pub(crate) use evidence::Counted;
-pub(crate) use hash_key::agree as agree_on_hash_key;
 pub use board::{NodeView, RolloutView, Troubles, View};
+pub(crate) use evidence::Counted;
 pub use export::FleetState;
+pub(crate) use hash_key::agree as agree_on_hash_key;
 pub use placement::{Labels, Rule};
 pub(crate) use push::Pushing;
 pub(crate) use seed::{Seeded, seed};
@@ -211,8 +211,7 @@ impl Fleet {
         let pushes = Arc::new(Semaphore::new(PUSHES));
         let sharing = Arc::new(Sharing { config: config.clone(), catalogue: catalogue.clone(), pushes });
         let evidence = Evidence::new(board.clone(), config.node.clone(), id.clone());
-        let fleet =
-            Fleet { board: board.clone(), sharing, rollouts: rollouts.clone(), evidence: evidence.clone() };
+        let fleet = Fleet { board: board.clone(), sharing, rollouts: rollouts.clone(), evidence: evidence.clone() };
         Ok((fleet, Joining { config, id, board, rollouts, evidence, tokens, puts, catalogue }, Box::new(changes)))
     }
 
@@ -290,7 +289,9 @@ impl Fleet {
     #[must_use]
     pub(crate) fn comes(&self, id: &VersionId) -> Option<String> {
         let is_listed = self.sharing.catalogue.has(id) && self.board.is_here(&id.model);
-        is_listed.then(|| format!("version {} is in the fleet's store, and is being fetched here: try again shortly", id.version))
+        is_listed.then(|| {
+            format!("version {} is in the fleet's store, and is being fetched here: try again shortly", id.version)
+        })
     }
 
     /// Where a model is that this gateway should not have, in a sentence. `None` where it should have it, or the fleet does not know it.

@@ -12,7 +12,7 @@ use crate::registry::Reader;
 use async_nats::jetstream::kv::{Operation, Store};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
@@ -24,6 +24,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// The least time between two lists of a model, for each [`GATEWAYS`] gateways.
 const PAUSE: Duration = Duration::from_secs(3);
 const GATEWAYS: usize = 50;
+/// A list that says nothing new is put again so often: it would be taken for that of a gateway that is gone for good.
+const REPEAT_EVERY: Duration = Duration::from_hours(12);
 /// What a gateway spends on its parts, in bytes a second.
 const BYTES_PER_SECOND: f64 = 524_288.0;
 /// The most parts of a list, and gateways of a model, that are read.
@@ -45,6 +47,8 @@ struct Given {
     /// The list, but for its time.
     list: Option<Manifest>,
     not_before: Option<Instant>,
+    /// When the list was put, or was found.
+    put_at: Option<Instant>,
 }
 
 /// The giving side.
@@ -81,13 +85,16 @@ impl Giving<'_> {
         let mut given: HashMap<ModelName, Given> = HashMap::new();
         let id = &self.evidence.0.id;
         for key in keys(self.bucket, &format!("rows.*.{id}")).await? {
-            let Some(model) = key.strip_prefix("rows.").and_then(|rest| wire::model(rest.rsplit_once('.')?.0)) else { continue };
+            let Some(model) = key.strip_prefix("rows.").and_then(|rest| wire::model(rest.rsplit_once('.')?.0)) else {
+                continue;
+            };
             let Some((_, list)) = list(self.bucket, &key).await? else { continue };
             // What cannot be read is replaced.
             let list = list.unwrap_or_default();
             let parts = list.parts.iter().filter_map(|(name, digest)| Some((part(name)?, (0, digest.clone()))));
             let (parts, halvings) = (parts.collect(), list.halvings);
-            given.insert(model, Given { parts, halvings, seen: None, list: Some(list), not_before: None });
+            let (not_before, put_at) = (None, Some(Instant::now()));
+            given.insert(model, Given { parts, halvings, seen: None, list: Some(list), not_before, put_at });
         }
         Ok(given)
     }
@@ -98,12 +105,18 @@ impl Giving<'_> {
         if history.state() == "reading" {
             return Ok(());
         }
-        let mut models = history.known();
-        models.extend(given.keys().filter(|model| !models.contains(model)).cloned().collect::<Vec<_>>());
+        // One that answers for a model and has no rows yet says so: others do not wait for its rows.
+        let snapshot = self.reader.snapshot();
+        let served = snapshot.models().filter(|entry| entry.document().is_some()).map(|entry| entry.name().clone());
+        let mut models: BTreeSet<ModelName> = served.chain(history.known()).collect();
+        drop(snapshot);
+        models.extend(given.keys().cloned());
+        let nodes = self.evidence.0.board.size().max(1);
+        let room = Room { nodes, models: history.known().len().max(1), bytes: history.bytes(), most: history.limit() };
         for model in models {
             let of_model = given.entry(model.clone()).or_default();
             if of_model.not_before.is_none_or(|at| at <= Instant::now()) {
-                self.give_model(&model, of_model).await?;
+                self.give_model(&model, of_model, &room).await?;
             }
             if of_model.list.is_none() {
                 given.remove(&model);
@@ -112,18 +125,18 @@ impl Giving<'_> {
         Ok(())
     }
 
-    async fn give_model(&self, model: &ModelName, given: &mut Given) -> Result<(), String> {
+    async fn give_model(&self, model: &ModelName, given: &mut Given, room: &Room) -> Result<(), String> {
         let history = self.counted.quality.history();
-        let nodes = self.evidence.0.board.size().max(1);
-        let room = Room { nodes, models: history.known().len().max(1), bytes: history.bytes(), most: history.limit() };
         let halvings = room.halvings(history.bytes_of(model), given.halvings);
         let snapshot = self.reader.snapshot();
         let revision = snapshot.model(model.as_str()).map_or(0, |entry| entry.revision());
         let seen = (history.changes(model), revision);
-        if given.seen == Some(seen) && given.halvings == halvings {
+        let is_served = snapshot.model(model.as_str()).is_some_and(|entry| entry.document().is_some());
+        drop(snapshot);
+        let is_old = given.put_at.is_some_and(|at| at.elapsed() > REPEAT_EVERY);
+        if given.seen == Some(seen) && given.halvings == halvings && !is_old {
             return Ok(());
         }
-        drop(snapshot);
         if given.halvings != halvings {
             given.halvings = halvings;
             given.parts.values_mut().for_each(|(change, _)| *change = 0);
@@ -167,17 +180,18 @@ impl Giving<'_> {
             parts: next.iter().map(|(part, (_, digest))| (part.to_string(), digest.clone())).collect(),
         };
         let key = format!("rows.{}.{}", wire::key(model), self.evidence.0.id);
-        if next.is_empty() {
+        if next.is_empty() && !is_served {
             if given.list.take().is_some() {
                 remove(self.bucket, &key).await?;
             }
-        } else if given.list.as_ref().is_none_or(|before| !before.is_like(&list)) {
+        } else if is_old || given.list.as_ref().is_none_or(|before| !before.is_like(&list)) {
             let as_of = now_us();
             let until = as_of.saturating_add(i64::try_from(history.keep().as_micros()).unwrap_or(i64::MAX));
-            let bytes = serde_json::to_vec(&Manifest { as_of, until, ..list.clone() }).map_err(|error| error.to_string())?;
+            let bytes =
+                serde_json::to_vec(&Manifest { as_of, until, ..list.clone() }).map_err(|error| error.to_string())?;
             self.put(&key, bytes).await?;
-            given.list = Some(list);
-            let pause = PAUSE * u32::try_from(nodes.div_ceil(GATEWAYS)).unwrap_or(u32::MAX);
+            (given.list, given.put_at) = (Some(list), Some(Instant::now()));
+            let pause = PAUSE * u32::try_from(room.nodes.div_ceil(GATEWAYS)).unwrap_or(u32::MAX);
             let pause = pause.max(Duration::from_secs_f64(sent as f64 / BYTES_PER_SECOND));
             given.not_before = Some(Instant::now() + pause);
         }
@@ -317,7 +331,9 @@ async fn refresh_one(
             let key = format!("part.{}.{id}.{name}", wire::key(model));
             let entry = timeout(EXCHANGE, bucket.entry(key)).await.map_err(|_| no_answer())?;
             let entry = entry.map_err(|error| format!("the rows of a gateway cannot be read: {error}"))?;
-            let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put && digest(&entry.value) == *wanted) else {
+            let Some(entry) =
+                entry.filter(|entry| entry.operation == Operation::Put && digest(&entry.value) == *wanted)
+            else {
                 // It was replaced since the list was read.
                 changed = true;
                 break;

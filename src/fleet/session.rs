@@ -5,13 +5,13 @@ use super::board::{self, Board, Stored, now};
 use super::change::{Outcome, Put};
 use super::evidence::{Counted, Evidence};
 use super::give::Giver;
+use super::hash_key;
+use super::hours::{self, Hours};
 use super::rollouts::Rollouts;
+use super::rows::{self, Giving};
 use super::state::{By, SharedState};
 use super::tokens::{Place, TokenTable, Tokens};
 use super::versions::Versions;
-use super::hash_key;
-use super::hours::{self, Hours};
-use super::rows::{self, Giving};
 use super::wire::{self, Node};
 use super::{Config, own};
 use crate::lifecycle::{FollowOutcome, Followed, Handle};
@@ -317,7 +317,8 @@ impl Member {
             return;
         }
         let snapshot = self.reader.snapshot();
-        let is_coming = |state: State| matches!(state, State::Pending | State::Loading | State::Verifying | State::Warming);
+        let is_coming =
+            |state: State| matches!(state, State::Pending | State::Loading | State::Verifying | State::Warming);
         let comes = |model: &ModelName| {
             let fetched = self.versions.mirror.unfinished(super::SOURCE);
             let loads = snapshot.model(model.as_str());
@@ -338,7 +339,7 @@ impl Member {
     async fn share_evidence(&self, client: &Client) -> Never {
         let mut said = String::new();
         loop {
-            let why = match self.shared_evidence(client).await {
+            let why = match Box::pin(self.shared_evidence(client)).await {
                 Ok(()) => "it ended".to_owned(),
                 Err(why) => why,
             };

@@ -210,6 +210,8 @@ fn a_gateway_shows_itself_when_it_is_alone_and_tells_why() {
     assert_eq!(board.view().nodes.iter().map(|node| node.state).collect::<Vec<_>>(), ["ready", "ready"]);
     board.shared(name("m"), stored(3), shared("1"));
     board.shared(name("other"), stored(4), shared("1"));
+    assert_eq!(board.view().nodes[1].behind, 0, "its report is older than the change");
+    board.node("b", node("m", &["1"]));
     assert_eq!(board.view().nodes[1].behind, 1, "it reports the model m in no revision");
     assert!(board.cut_off("the connection was lost".to_owned()));
     assert_eq!(board.view().nodes[0].state, "degraded");

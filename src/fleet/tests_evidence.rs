@@ -71,7 +71,7 @@ fn an_hour_is_closed_once_with_what_all_had_told_and_every_gateway_judges_it() {
     let mut members = ["a", "b", "c"].map(Member::new);
     let hour = now_us() / HOUR_US - 3;
     for (at, member) in members.iter_mut().enumerate() {
-        member.drift.hour(hour, 100 + at as i64, |_, _| {});
+        member.drift.hour(hour, 100 + i64::try_from(at).unwrap(), |_, _| {});
         member.drift.hour(hour + 1, 50, |_, _| {});
         member.drift.drift.work((hour + 2) * HOUR_US + HOUR_US / 30);
     }
@@ -84,7 +84,8 @@ fn an_hour_is_closed_once_with_what_all_had_told_and_every_gateway_judges_it() {
             hours.last().await.unwrap();
         }
         assert_eq!(members[0].evidence.told(), Some(hour + 2));
-        let closed = || members.iter().all(|member| member.counted.drift.closed(&model()).is_some_and(|of| of.hour == hour + 1));
+        let closed =
+            || members.iter().all(|member| member.counted.drift.closed(&model()).is_some_and(|of| of.hour == hour + 1));
         let close = async {
             tokio::select! { ended = a.close() => ended, ended = b.close() => ended, ended = c.close() => ended }
         };
@@ -94,7 +95,7 @@ fn an_hour_is_closed_once_with_what_all_had_told_and_every_gateway_judges_it() {
         let both = async {
             tokio::select! { ended = close => ended, ended = judge => ended }
         };
-        until("both hours are closed and judged by all", closed, both).await;
+        Box::pin(until("both hours are closed and judged by all", closed, both)).await;
         let info = shared.closed.get_info().await.unwrap();
         assert_eq!(info.state.messages, 2, "each hour is closed once");
         for member in &members {

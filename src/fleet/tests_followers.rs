@@ -2,16 +2,16 @@
 //! it costs the server. `make fleet-followers` is the long form.
 
 use super::board::Board;
-use super::evidence::{Counted, Evidence};
 use super::change::Changes;
+use super::evidence::{Counted, Evidence};
 use super::session::Member;
 use super::*;
 use crate::drift::Drift;
 use crate::ledger::{self, Action, Change, Effect, SharedModel};
 use crate::lifecycle::Proposed;
 use crate::lifecycle::fake::{Asked, Told, manager};
-use crate::quality::Quality;
 use crate::model::ModelName;
+use crate::quality::Quality;
 use std::cell::Cell;
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -137,8 +137,12 @@ impl Followers {
             let versions =
                 Versions { catalogue: Catalogue::default(), board: board.clone(), mirror: Mirror::default() };
             let evidence = Evidence::new(board.clone(), config.node.clone(), id.clone());
-            let counted =
-                Counted { quality: Quality::default(), drift: Drift::default(), ledger: ledger.clone(), hash_key: None };
+            let counted = Counted {
+                quality: Quality::default(),
+                drift: Drift::default(),
+                ledger: ledger.clone(),
+                hash_key: None,
+            };
             let member = Member {
                 config,
                 id,

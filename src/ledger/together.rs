@@ -97,7 +97,14 @@ impl FleetEvent {
 
     /// The event after another one.
     #[must_use]
-    pub fn after(previous: EventHash, fleet: &str, node: &str, of: (&str, u64), part: (u32, u32), text: &str) -> FleetEvent {
+    pub fn after(
+        previous: EventHash,
+        fleet: &str,
+        node: &str,
+        of: (&str, u64),
+        part: (u32, u32),
+        text: &str,
+    ) -> FleetEvent {
         let ((chain, event), (part, parts)) = (of, part);
         let mut next = FleetEvent {
             schema: SCHEMA,
@@ -257,7 +264,7 @@ mod tests {
                 let size = line.len().div_ceil(parts);
                 for part in 0..parts {
                     let text = &line[part * size..((part + 1) * size).min(line.len())];
-                    let of = (part as u32 + 1, parts as u32);
+                    let of = (u32::try_from(part + 1).unwrap(), u32::try_from(parts).unwrap());
                     let next = FleetEvent::after(previous, "shop", node, (&chain, event), of, text);
                     previous = next.hash;
                     let line = FleetLine { id: lines.len() as u64 + 1, ts: String::new(), event: next };
@@ -270,7 +277,9 @@ mod tests {
 
     fn verified(lines: &[String]) -> FleetVerified {
         let mut verifier = FleetVerifier::default();
-        lines.iter().for_each(|line| verifier.line(line));
+        for line in lines {
+            verifier.line(line);
+        }
         verifier.finish()
     }
 

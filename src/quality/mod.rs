@@ -30,7 +30,7 @@ pub use figures::{Figures, Moments};
 pub use history::exchange;
 pub use history::{Contents, History, Layout, Row, Snapshot, Value, Whole};
 pub(crate) use label::element;
-pub use of_rows::of_rows;
 pub use label::{LabelResult, Predicted};
+pub use of_rows::of_rows;
 pub use units::ByUnit;
 pub use window::{Config, ModelQuality, Quality, Seen};

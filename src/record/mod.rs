@@ -62,9 +62,9 @@ pub use queue::Ticket;
 pub use stream::{Choice, Stream};
 
 pub(crate) use about::Side;
-pub(crate) use hash as hash_key;
 pub(crate) use columns::{Layout, SHAPES, timestamp};
 pub(crate) use feedback::{schema as feedback_schema, stored_update};
+pub(crate) use hash as hash_key;
 pub(crate) use leaving::{SealedFile, Waiting};
 pub(crate) use parquet_file::properties as parquet_properties;
 pub(crate) use read::{OpenSegment, Unsealed, hashed_key, open_segments, unsealed};

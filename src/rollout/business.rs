@@ -72,7 +72,8 @@ impl Business {
         let whole = history.whole(model, i64::MIN);
         self.without = whole.fleet.and_then(|fleet| {
             let missing = fleet.missing.join(", ");
-            let missing = (!missing.is_empty()).then(|| format!("the outcomes of these gateways are not known: {missing}"));
+            let missing =
+                (!missing.is_empty()).then(|| format!("the outcomes of these gateways are not known: {missing}"));
             fleet.waits.or(missing)
         });
         self.found = measured(state, metrics, &whole.snapshot, Timestamp::now().as_microsecond());

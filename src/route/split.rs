@@ -25,7 +25,8 @@ impl Document {
 /// times and documents, newest first.
 #[must_use]
 pub fn began<'h>(history: impl Iterator<Item = (u64, i64, &'h str)>, now: &Document) -> Option<(u64, i64)> {
-    let same = |(_, _, document): &(u64, i64, &str)| Document::from_json(document).is_ok_and(|then| then.splits_like(now));
+    let same =
+        |(_, _, document): &(u64, i64, &str)| Document::from_json(document).is_ok_and(|then| then.splits_like(now));
     let (revision, at, _) = history.take_while(same).last()?;
     Some((revision, at))
 }

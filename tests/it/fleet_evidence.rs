@@ -63,7 +63,16 @@ fn figures(gateway: &Gateway) -> Value {
                 let of = &arm["values"][name];
                 json!([of["count"], rounded(&of["mean"]), of["units"], rounded(&of["standard_error"])])
             };
-            json!([arm["arm"], arm["version"], arm["predictions"], arm["told"], arm["labelled"], arm["accuracy"], value("clicked"), value("revenue")])
+            json!([
+                arm["arm"],
+                arm["version"],
+                arm["predictions"],
+                arm["told"],
+                arm["labelled"],
+                arm["accuracy"],
+                value("clicked"),
+                value("revenue")
+            ])
         })
         .collect();
     let windows = get(gateway, "quality?window=1d");
@@ -148,6 +157,10 @@ fn the_figures_of_three_gateways_are_those_of_one_that_has_all_requests() {
     eventually("all have the split", || {
         [&a, &b, &c].iter().all(|gateway| get(gateway, "traffic")["split"].as_array().unwrap().len() == 2).then_some(())
     });
+    // One that has answered nothing yet is not missing.
+    traffic(&alone, &[&a, &b], 5000, 10);
+    wait_for_figures("two gateways have rows", &[&a, &c], &alone);
+    eventually("c is not missing", || (get(&a, "experiment")["fleet"]["missing"] == json!([])).then_some(()));
     traffic(&alone, &[&a, &b, &c], 0, 150);
     wait_for_figures("each gateway has the figures of all", &[&a, &b, &c], &alone);
     let experiment = get(&b, "experiment");
@@ -226,7 +239,10 @@ fn cli(gateway: &Gateway, line: &str) -> (bool, String) {
         .env("SLUICEGATE_ADMIN", format!("http://{}", gateway.admin()))
         .output()
         .unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+    )
 }
 
 /// How many events each gateway has, and the events of the fleet.

@@ -60,7 +60,8 @@ fn troubles(drift: &Drift, reader: &Reader) -> impl Iterator<Item = Trouble> {
 /// Outputs that are stuck at a value, and outputs that became NaN or infinite, of the last hour that was counted; and versions that give other answers
 /// to the same bytes.
 pub(super) fn unstable(drift: Option<&Drift>, stability: &Stability, reader: &Reader) -> Vec<Finding> {
-    let troubles = drift.into_iter().flat_map(|drift| troubles(drift, reader)).filter(|trouble| trouble.what != What::Drift);
+    let troubles =
+        drift.into_iter().flat_map(|drift| troubles(drift, reader)).filter(|trouble| trouble.what != What::Drift);
     let finding = |trouble: Trouble| {
         let Trouble { model, version, arm, column, words, since, .. } = trouble;
         Finding {

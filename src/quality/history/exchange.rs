@@ -225,7 +225,7 @@ impl History {
             (rows.snapshot(from), rows.early_block())
         });
         let (snapshot, early) = mine.unwrap_or_default();
-        let merged = Merged::of(&snapshot, early, &blocks, from, self.0.bytes);
+        let merged = Merged::of(&snapshot, &early, &blocks, from, self.0.bytes);
         Whole { snapshot: merged.0, fleet: Some(together), unmatched: merged.1 }
     }
 }
@@ -255,7 +255,13 @@ impl Block {
         for row in rows {
             let arm = *arm_places.entry(row.arm).or_insert_with(|| {
                 let ArmOf { version, name, layout, halvings } = arms(row.arm);
-                block.arms.push(BlockArm(version, (&*name).into(), layout.outputs.clone(), layout.cells.clone(), halvings));
+                block.arms.push(BlockArm(
+                    version,
+                    (&*name).into(),
+                    layout.outputs.clone(),
+                    layout.cells.clone(),
+                    halvings,
+                ));
                 u16::try_from(block.arms.len() - 1).unwrap_or(u16::MAX)
             });
             let cells = row.cells.iter().map(|packed| match packed.cell() {
@@ -290,8 +296,10 @@ impl Block {
     }
 
     fn read(bytes: &[u8]) -> Result<Block, String> {
-        let plain = zstd::bulk::decompress(bytes, MAX_PART).map_err(|error| format!("it cannot be decompressed: {error}"))?;
-        let block: Block = ciborium::from_reader(&plain[..]).map_err(|error| format!("it is not a part of rows: {error}"))?;
+        let plain =
+            zstd::bulk::decompress(bytes, MAX_PART).map_err(|error| format!("it cannot be decompressed: {error}"))?;
+        let block: Block =
+            ciborium::from_reader(&plain[..]).map_err(|error| format!("it is not a part of rows: {error}"))?;
         if block.form != FORM {
             return Err(format!("it has the form {}, and this version of Sluicegate reads {FORM}", block.form));
         }
@@ -324,7 +332,7 @@ struct Merged;
 
 impl Merged {
     /// The rows, and how much feedback found none.
-    fn of(own: &Snapshot, early: Block, blocks: &[Block], from: i64, most: usize) -> (Snapshot, u64) {
+    fn of(own: &Snapshot, early: &Block, blocks: &[Block], from: i64, most: usize) -> (Snapshot, u64) {
         let waits = early.early.len() as u64;
         if blocks.is_empty() {
             return (own.clone(), waits);
@@ -377,7 +385,7 @@ impl Merged {
             }
         }
         let mut unmatched = 0;
-        for block in std::iter::once(&early).chain(blocks) {
+        for block in std::iter::once(early).chain(blocks) {
             for (key, outcome) in &block.early {
                 let outcome = rows.renamed(outcome, &block.values);
                 unmatched += u64::from(!rows.absorb_feedback(*key, &outcome));

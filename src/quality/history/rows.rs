@@ -140,7 +140,7 @@ impl ModelRows {
             let outcome = row.outcome.get_or_insert_default();
             outcome.merge(entry, received_at, number);
             self.row_bytes = self.row_bytes + outcome.bytes() - before;
-            self.touch(Part::Rows(day, at / CHUNK as u32));
+            self.touch(Part::Rows(day, u32::try_from(at as usize / CHUNK).unwrap_or(u32::MAX)));
             return;
         }
         // A request that no arm keeps. Other gateways may keep more.
@@ -167,7 +167,11 @@ impl ModelRows {
 
     /// Drops rows before `limit`, and feedback that waited too long.
     pub(super) fn expire(&mut self, limit: i64, now: i64) {
-        while self.early_order.front().is_some_and(|(arrived, _)| now.saturating_sub(*arrived) > self.wait.unwrap_or(EARLY_US)) {
+        while self
+            .early_order
+            .front()
+            .is_some_and(|(arrived, _)| now.saturating_sub(*arrived) > self.wait.unwrap_or(EARLY_US))
+        {
             self.drop_oldest_early();
         }
         let last = limit.div_euclid(DAY_US);
