@@ -1,7 +1,7 @@
 //! The command `audit --verify` and `audit --export`: from a data directory, a file, or a server.
 
 use super::commands::FAILED;
-use crate::cli::{AuditOptions, Pages};
+use crate::cli::{self, AuditOptions, Pages};
 use crate::ledger::{self, FleetLine, FleetVerified, FleetVerifier, Heads, Verified, Verifier};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -26,7 +26,7 @@ pub fn audit(options: &AuditOptions, server: Pages<'_>, json: bool) -> ExitCode 
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(message) => {
-            eprintln!("sluicegate: {message}");
+            cli::complain(&message);
             ExitCode::from(FAILED)
         }
     }
@@ -107,8 +107,8 @@ fn verify(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result<bool,
     } else {
         words(&verified, options.heads.is_some())
     };
-    // Fails when the reader has closed the pipe, such as `| head`.
-    let _ = io::stdout().write_all(text.as_bytes());
+    // Fails when it cannot be written anywhere; the exit code says the rest.
+    let _ = cli::print(&text, json);
     Ok(verified.ok)
 }
 
@@ -132,7 +132,7 @@ fn verify_fleet(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result
     } else {
         words_of_fleet(&result)
     };
-    let _ = io::stdout().write_all(text.as_bytes());
+    let _ = cli::print(&text, json);
     Ok(result.ok)
 }
 
@@ -174,7 +174,7 @@ fn list_fleet(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result<(
             if event.part != event.parts {
                 continue;
             }
-            let of = |key: &str, value: &serde_json::Value| value[key].as_str().unwrap_or("-").to_owned();
+            let of = |key: &str, value: &serde_json::Value| cli::one_line(value[key].as_str().unwrap_or("-"));
             let Ok(value) = serde_json::from_str::<serde_json::Value>(&open) else { continue };
             if options.model.as_ref().is_some_and(|model| value["model"] != model.as_str()) {
                 continue;
@@ -187,6 +187,7 @@ fn list_fleet(options: &AuditOptions, server: Pages<'_>, json: bool) -> Result<(
                 let _ = writeln!(text, "{ts}  {:<12}  {actor:<16}  {action:<16}  {model:<16}  {reason}", event.node);
             }
         }
+        let text = if json { cli::shown_json(&text) } else { cli::shown_text(&text).into() };
         match out.write_all(text.as_bytes()) {
             Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
             other => other.map(|()| true).map_err(|e| format!("cannot write: {e}")),

@@ -2,12 +2,11 @@
 
 use super::StartError;
 use super::commands::{FAILED, USAGE};
-use crate::cli::CertificateOptions;
+use crate::cli::{self, CertificateOptions};
 use crate::config::Config;
 use crate::telemetry::Telemetry;
 use crate::tls::{self, Tls};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ pub fn certificate(options: &CertificateOptions) -> ExitCode {
     let made = match tls::make(&wanted) {
         Ok(made) => made,
         Err(error) => {
-            eprintln!("sluicegate: {error}");
+            cli::complain(&error);
             return ExitCode::from(FAILED);
         }
     };
@@ -59,8 +58,8 @@ pub fn certificate(options: &CertificateOptions) -> ExitCode {
             rules.concat()
         );
     }
-    // Fails when the reader has closed the pipe.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    // Fails when it cannot be written anywhere; the exit code says the rest.
+    let _ = cli::print(&text, false);
     ExitCode::SUCCESS
 }
 

@@ -2,6 +2,7 @@
 
 use super::commands::FAILED;
 use crate::backend::{Engines, VersionFiles};
+use crate::cli;
 use crate::codec::oip;
 use crate::prepare;
 use crate::supervisor::signal_name;
@@ -43,7 +44,7 @@ pub(super) fn check_input(path: &Path, input: &Path, json: bool) -> ExitCode {
     let report = match run_in_child(path, input) {
         Ok(report) => report,
         Err(error) => {
-            eprintln!("sluicegate: cannot run {} in a process of its own: {error}", path.display());
+            cli::complain(&format_args!("cannot run {} in a process of its own: {error}", path.display()));
             return ExitCode::from(FAILED);
         }
     };
@@ -53,8 +54,8 @@ pub(super) fn check_input(path: &Path, input: &Path, json: bool) -> ExitCode {
     } else {
         show(&report)
     };
-    // Fails when the reader has closed the pipe, such as `| head`.
-    let _ = io::stdout().write_all(text.as_bytes());
+    // Fails when it cannot be written anywhere; the exit code says the rest.
+    let _ = cli::print(&text, json);
     if report.passes() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 

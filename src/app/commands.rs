@@ -5,13 +5,13 @@ use super::one_model::OneModel;
 use super::signals::{Request, Signals};
 use super::{App, Programs, StartError, listen_on_both};
 use crate::backend::Engines;
+use crate::cli;
 use crate::config::{self, Config, Overrides};
 use crate::machine::Machine;
 use crate::marks;
 use crate::prepare::{self, TrialConfig, TrialProgram, TriedEngines, VersionReport};
 use crate::supervisor::{self, Inherited, Sockets, Supervised};
 use crate::{execute, machine};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,8 +46,7 @@ impl Failed {
             Failed::Usage(message) => (message, USAGE),
             Failed::Done(message) => (message, FAILED),
         };
-        // Nobody may read it any more; the exit code says the same.
-        let _ = writeln!(std::io::stderr(), "sluicegate: {message}");
+        cli::complain(&message);
         ExitCode::from(code)
     }
 }
@@ -235,7 +234,7 @@ pub fn check(path: &Path, input: Option<&Path>, json: bool) -> ExitCode {
     let report = match prepare::check(&engines, path) {
         Ok(report) => report,
         Err(error) => {
-            eprintln!("sluicegate: cannot check {}: {error}", path.display());
+            cli::complain(&format_args!("cannot check {}: {error}", path.display()));
             return ExitCode::from(FAILED);
         }
     };
@@ -245,8 +244,8 @@ pub fn check(path: &Path, input: Option<&Path>, json: bool) -> ExitCode {
     } else {
         report.versions.iter().map(format_version).collect()
     };
-    // Fails when the reader has closed the pipe, such as `| head`.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    // Fails when it cannot be written anywhere; the exit code says the rest.
+    let _ = cli::print(&text, json);
     if report.passes() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 

@@ -9,7 +9,6 @@ use crate::dataset::{self, Error, Explain, Explained};
 use crate::explain::{MAX_ROWS_RUN, Options};
 use crate::http::explanation_json;
 use serde_json::{Value, json};
-use std::io::Write as _;
 use std::process::ExitCode;
 
 /// The columns that are shown as text. JSON has all.
@@ -23,13 +22,13 @@ pub fn explain(options: &ExplainOptions, as_json: bool) -> ExitCode {
     let explained = match explained(options) {
         Ok(explained) => explained,
         Err(error) => {
-            eprintln!("sluicegate: {error}");
+            cli::complain(&error);
             return ExitCode::from(if matches!(error, Error::Usage(_)) { USAGE } else { FAILED });
         }
     };
     let text = if as_json { format!("{:#}\n", shown_json(&explained)) } else { shown(&explained) };
-    // Fails when the reader has closed the pipe.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    // Fails when it cannot be written anywhere; the exit code says the rest.
+    let _ = cli::print(&text, as_json);
     ExitCode::SUCCESS
 }
 

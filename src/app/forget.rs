@@ -3,14 +3,13 @@
 use super::commands::{Failed, keep_files_private_in};
 use super::uploads;
 use crate::bucket::Prefix;
-use crate::cli::ForgetOptions;
+use crate::cli::{self, ForgetOptions};
 use crate::ledger::{self, Action, LedgerError, Note};
 use crate::model::ModelName;
 use crate::record::{Forgotten, Removed, Subject, forget as remove};
 use crate::upload::{Place, end_begun};
 use serde_json::json;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,8 +20,8 @@ pub fn forget(options: &ForgetOptions, json: bool) -> ExitCode {
         Ok(forgotten) => {
             let text =
                 if json { format!("{:#}\n", as_json(options, &forgotten)) } else { as_text(options, &forgotten) };
-            // Fails when the reader has closed the pipe.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            // Fails when it cannot be written anywhere; the exit code says the rest.
+            let _ = cli::print(&text, json);
             ExitCode::SUCCESS
         }
         Err(failed) => failed.report(),

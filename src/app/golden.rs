@@ -2,7 +2,7 @@
 
 use super::commands::{FAILED, USAGE};
 use crate::backend::{Engines, VersionFiles};
-use crate::cli::GoldenOptions;
+use crate::cli::{self, GoldenOptions};
 use crate::dataset::{AtomicFile, Error};
 use crate::model::{ModelName, Version};
 use crate::prepare::{GoldenSource, MadeGolden, make_golden, version_dir};
@@ -18,7 +18,7 @@ pub fn golden(options: &GoldenOptions, as_json: bool) -> ExitCode {
     let (made, to) = match make(options) {
         Ok(made) => made,
         Err(error) => {
-            eprintln!("sluicegate: {error}");
+            cli::complain(&error);
             return ExitCode::from(if matches!(error, Error::Usage(_)) { USAGE } else { FAILED });
         }
     };
@@ -27,17 +27,17 @@ pub fn golden(options: &GoldenOptions, as_json: bool) -> ExitCode {
         Err(_) => Ok(()),
     };
     if let Err(error) = written {
-        eprintln!("sluicegate: {error}");
+        cli::complain(&error);
         return ExitCode::from(FAILED);
     }
     let text = if as_json { format!("{:#}\n", shown_json(&made, &to)) } else { shown(&made, &to) };
-    // Fails when the reader has closed the pipe.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    // Fails when it cannot be written anywhere; the exit code says the rest.
+    let _ = cli::print(&text, as_json);
     match &made.verdict {
         Ok(_) => ExitCode::SUCCESS,
         Err(why) => {
             let words = "nothing was written, as the version would fail with these answers; --rtol, --atol and --min-agree say how exact they must be";
-            eprintln!("sluicegate: {why}; {words}");
+            cli::complain(&format_args!("{why}; {words}"));
             ExitCode::from(FAILED)
         }
     }

@@ -20,7 +20,6 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progres
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::{Display, Write as _};
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -87,13 +86,13 @@ pub(super) fn finish<T>(
         Err(error) => return failed(&error),
     };
     let text = if json { format!("{:#}\n", as_json(&result)) } else { as_text(&result) };
-    // Fails when the reader has closed the pipe, such as `| head`.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    // Fails when it cannot be written anywhere; the exit code says the rest.
+    let _ = cli::print(&text, json);
     if is_good(&result) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
 fn failed(error: &Error) -> ExitCode {
-    eprintln!("sluicegate: {error}");
+    cli::complain(&error);
     ExitCode::from(if matches!(error, Error::Usage(_)) { USAGE } else { FAILED })
 }
 
@@ -142,6 +141,12 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(word: &str, expected: &str) -> Re
     word.parse().map_err(|e| Error::Usage(format!("{word:?} is not a {expected}: {e}")))
 }
 
+/// Parses a time of the command line, in microseconds.
+pub(super) fn time_of(option: &str, text: Option<&str>) -> Result<Option<i64>, Error> {
+    let named = |e: Error| Error::Usage(format!("{option}: {e}"));
+    text.map(|text| dataset::parse_time(text).map_err(named)).transpose()
+}
+
 /// Parses a role of the command line.
 pub(super) fn role(word: &str) -> Result<Role, Error> {
     let known = Role::ALL.into_iter().find(|role| role.as_str() == word);
@@ -149,10 +154,9 @@ pub(super) fn role(word: &str) -> Result<Role, Error> {
 }
 
 fn pick(options: &PickOptions, versions: &[String], roles: &[String]) -> Result<Filter, Error> {
-    let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
     Ok(Filter {
-        from: time(&options.from)?,
-        to: time(&options.to)?,
+        from: time_of("--from", options.from.as_deref())?,
+        to: time_of("--to", options.to.as_deref())?,
         versions: versions.iter().map(|word| parsed(word, "version")).collect::<Result<_, _>>()?,
         arms: options.arms.clone(),
         roles: roles.iter().map(|word| role(word)).collect::<Result<_, _>>()?,
@@ -406,7 +410,7 @@ fn reproduce_sample_as(options: &ReproduceOptions, requests: usize) -> Result<Re
         models: &model_dirs(&options.models, &options.data_dir),
         model: &parsed(model, "model name")?,
         version: parsed(version, "version")?,
-        from: options.from.as_deref().map_or_else(|| Ok(an_hour_ago()), dataset::parse_time)?,
+        from: time_of("--from", options.from.as_deref())?.unwrap_or_else(an_hour_ago),
         requests,
         deadline: Instant::now() + LONGEST_SAMPLE,
     };

@@ -1,6 +1,6 @@
 //! The command `profile`.
 
-use super::offline::{Bar, bucket_of, finish, parsed};
+use super::offline::{Bar, bucket_of, finish, parsed, time_of};
 use super::sources::model_dirs;
 use crate::backend::Engines;
 use crate::cli::ProfileOptions;
@@ -27,7 +27,6 @@ fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
     let bar = Bar::new();
     let progress = |doing, done, of| bar.show(doing, done, of);
     let engines = Engines::discover(None);
-    let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
     let profiled = match (&options.from_log, &options.data) {
         (Some(named), _) => {
             let [model, version] = named.as_slice() else {
@@ -35,8 +34,8 @@ fn profile_as(options: &ProfileOptions) -> Result<(Profiled, PathBuf), Error> {
             };
             let (model, version): (ModelName, Version) = (parsed(model, "model name")?, parsed(version, "version")?);
             let filter = Filter {
-                from: time(&options.from)?,
-                to: time(&options.to)?,
+                from: time_of("--from", options.from.as_deref())?,
+                to: time_of("--to", options.to.as_deref())?,
                 versions: vec![version],
                 ..Filter::default()
             };

@@ -1,6 +1,6 @@
 //! The commands `requests` and `request`: they list requests of the prediction log, and show one.
 
-use super::offline::{answer_for_server, finish, parsed, role};
+use super::offline::{answer_for_server, finish, parsed, role, time_of};
 use crate::cli::{self, LogPlace, RequestOptions, RequestsOptions};
 use crate::compare::Tolerance;
 use crate::config::Config;
@@ -51,7 +51,7 @@ fn begin(place: &LogPlace) {
 fn print_lines(hits: &[Hit]) {
     let lines: String = hits.iter().map(|hit| format!("{}\n", json!({ "request": hit_json(hit) }))).collect();
     let mut out = std::io::stdout().lock();
-    if out.write_all(lines.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if out.write_all(cli::shown_json(&lines).as_bytes()).and_then(|()| out.flush()).is_err() {
         crate::machine::exit_now(0);
     }
 }
@@ -79,7 +79,6 @@ fn requests_as(options: &RequestsOptions, as_found: impl FnMut(&[Hit])) -> Resul
 }
 
 fn filter(options: &RequestsOptions, slower_than: Option<i64>) -> Result<Filter, Error> {
-    let time = |text: &Option<String>| text.as_deref().map(dataset::parse_time).transpose();
     let roles = match &options.role {
         Some(word) => vec![role(word)?],
         None if options.request_id.is_some() => Role::ALL.to_vec(),
@@ -87,8 +86,8 @@ fn filter(options: &RequestsOptions, slower_than: Option<i64>) -> Result<Filter,
     };
     let version = options.version.as_deref().map(|word| parsed(word, "version")).transpose()?;
     Ok(Filter {
-        from: time(&options.since)?,
-        to: time(&options.until)?,
+        from: time_of("--since", options.since.as_deref())?,
+        to: time_of("--until", options.until.as_deref())?,
         versions: version.into_iter().collect(),
         arms: options.arm.iter().cloned().collect(),
         roles,

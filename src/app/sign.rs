@@ -1,7 +1,7 @@
 //! The commands `keygen` and `sign`: keys, and signatures of versions.
 
 use super::commands::FAILED;
-use crate::cli::{KeygenOptions, SignOptions};
+use crate::cli::{self, KeygenOptions, SignOptions};
 use crate::prepare::{SIGNATURE_FILE, SigningKey};
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -53,6 +53,6 @@ pub fn sign(options: &SignOptions) -> ExitCode {
 }
 
 fn failed(message: &str) -> ExitCode {
-    eprintln!("sluicegate: {message}");
+    cli::complain(&message);
     ExitCode::from(FAILED)
 }

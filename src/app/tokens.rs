@@ -2,7 +2,7 @@
 
 use super::commands::{Failed, keep_files_private_in};
 use crate::access::{self, Grant, Models, NewToken, Role, TokenFacts, is_token_name};
-use crate::cli::{TokenCommand, token_table};
+use crate::cli::{self, TokenCommand, token_table};
 use crate::ledger::{self, LedgerError, LedgerWriter, TokenChange, TokenEffect, rfc3339};
 use crate::settings::parse_duration;
 use jiff::Timestamp;
@@ -19,8 +19,8 @@ const OFFLINE: &str = "local";
 pub fn token(command: &TokenCommand, dir: &Path, json: bool) -> ExitCode {
     match run(command, dir, json) {
         Ok(text) => {
-            // Fails when the reader has closed the pipe.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            // Fails when it cannot be written anywhere; the exit code says the rest.
+            let _ = cli::print(&text, json);
             ExitCode::SUCCESS
         }
         Err(failed) => failed.report(),

@@ -94,7 +94,8 @@ pub(super) fn alerts(answer: &Value) -> String {
             let _ = writeln!(text, "  how sure:  {}", cell(&alert["how_sure"]));
             let change = &alert["change_before"];
             if change.is_object() {
-                let reason = change["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                let reason =
+                    if change["reason"].is_null() { String::new() } else { format!(" ({})", cell(&change["reason"])) };
                 let [action, actor, ts] = ["action", "actor", "ts"].map(|name| cell(&change[name]));
                 let _ = writeln!(text, "  before it: {action} by {actor} on {ts}{reason}");
             }

@@ -70,7 +70,8 @@ pub(super) fn looked_at(answer: &Value) -> String {
         format!(" by {} at {}: {}", cell(&review["by"]), cell(&review["at"]), cell(&review["reason"]))
     };
     line("approval", format!("{}{by}{required}", cell(&answer["status"])));
-    line("may not", cell(&answer["proposers"]));
+    let proposers = list(answer, "proposers").map(cell).collect::<Vec<_>>().join(", ");
+    line("proposed by", if proposers.is_empty() { proposers } else { format!("{proposers} (may not approve it)") });
     line("files", cell(&answer["artifact"]));
     line("sha256", cell(&version["sha256"]));
     line("engine", cell(&version["engine"]));

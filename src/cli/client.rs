@@ -2,7 +2,8 @@
 
 use super::{
     ClientOptions, CommandError, PromoteOptions, QualityOptions, RollbackOptions, TokenCommand, TrafficOptions, show,
-    show_access, show_drift, show_execution, show_lineage, show_mlflow, show_outcomes, show_shadow, show_sources, tls,
+    show_access, show_drift, show_execution, show_lineage, show_mlflow, show_outcomes, show_shadow, show_sources,
+    terminal, tls,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -333,9 +334,7 @@ impl Client {
         if !self.options.json {
             return print(&table(&answer.json()?));
         }
-        let mut out = io::stdout().lock();
-        let end: &[u8] = if answer.bytes.ends_with(b"\n") { b"" } else { b"\n" };
-        printed(out.write_all(&answer.bytes).and_then(|()| out.write_all(end)).and_then(|()| out.flush()))
+        print_json(&answer.bytes)
     }
 
     pub(super) fn get(&self, place: &str) -> Result<Answer, CommandError> {
@@ -403,7 +402,7 @@ impl Client {
     pub(super) fn refused(&self, status: u16, answer: &Answer) -> CommandError {
         if self.options.json {
             // With --json the error is printed as JSON too; the message goes to standard error.
-            let _ = io::stdout().write_all(&answer.bytes).and_then(|()| io::stdout().write_all(b"\n"));
+            let _ = print_json(&answer.bytes);
         }
         CommandError::Failed(error_message(status, &answer.bytes))
     }
@@ -472,16 +471,16 @@ impl Client {
 
 /// Prints a text to standard output.
 pub(super) fn print(text: &str) -> Done {
-    let mut out = io::stdout().lock();
-    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    printed(terminal::print(text, false))
 }
 
-/// The result of printing. A reader that has closed the pipe, such as `| head`, has seen what it wants.
+/// Prints JSON and the end of its line to standard output.
+pub(super) fn print_json(bytes: &[u8]) -> Done {
+    printed(terminal::print(&String::from_utf8_lossy(bytes), true))
+}
+
 fn printed(written: io::Result<()>) -> Done {
-    match written {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|e| CommandError::Failed(format!("cannot print the answer: {e}"))),
-    }
+    written.map_err(|e| CommandError::Failed(format!("cannot print the answer: {e}")))
 }
 
 /// The server's error message, followed by its details. A detail that only repeats the message is left out.

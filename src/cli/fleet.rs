@@ -1,7 +1,7 @@
 //! The command `fleet`, and the commands that take a fleet's state out and bring it in.
 
 use super::CommandError;
-use super::client::{Client, Done, print};
+use super::client::{Client, Done, print, print_json};
 use super::show::{cell, list, table};
 use clap::Subcommand;
 use serde_json::Value;
@@ -76,7 +76,7 @@ impl Client {
         let models = answer.json()?["models"].as_object().map_or(0, serde_json::Map::len);
         let failed = |e: io::Error| CommandError::Failed(format!("cannot write {}: {e}", file.display()));
         if file == Path::new("-") {
-            return print(&String::from_utf8_lossy(&answer.bytes));
+            return print_json(&answer.bytes);
         }
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.tmp", std::process::id()));
@@ -90,7 +90,8 @@ impl Client {
             failed(error)
         })?;
         if self.json() {
-            return print(&format!("{}\n", serde_json::json!({"file": file.display().to_string(), "models": models})));
+            let done = serde_json::json!({"file": file.display().to_string(), "models": models});
+            return print_json(done.to_string().as_bytes());
         }
         print(&format!("{}: {models} models, {} bytes\n", file.display(), answer.bytes.len()))
     }

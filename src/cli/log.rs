@@ -37,16 +37,18 @@ fn log(answer: &Value) -> String {
     }
     let waits = format!("{} files, {}", cell(&upload["waiting_files"]), size(&upload["waiting_bytes"]));
     let mut rows = vec![
-        ("to", cell(&upload["to"])),
-        ("as", cell(&upload["node"])),
+        ("address", cell(&upload["to"])),
+        ("name of this gateway", cell(&upload["node"])),
         ("since the start", format!("{} files, {} sent", cell(&upload["files"]), size(&upload["bytes"]))),
-        ("last", or_none(&upload["last_uploaded"])),
-        ("wait", waits),
-        ("the oldest since", or_none(&upload["oldest_waiting"])),
+        ("last upload", or_none(&upload["last_uploaded"])),
+        ("waiting", waits),
         ("lost before they were uploaded", cell(&upload["lost_files"])),
     ];
+    if !upload["oldest_waiting"].is_null() {
+        rows.insert(5, ("oldest waiting since", cell(&upload["oldest_waiting"])));
+    }
     if !upload["failing_since"].is_null() {
-        rows.push(("fails since", cell(&upload["failing_since"])));
+        rows.push(("failing since", cell(&upload["failing_since"])));
         rows.push(("because", cell(&upload["last_error"])));
     }
     // Writing to a String cannot fail.

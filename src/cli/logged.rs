@@ -1,10 +1,10 @@
 //! `sluicegate export` and `sluicegate replay` on a server.
 
-use super::client::{Client, Done, path};
+use super::client::{Client, Done, path, print, print_json};
 use super::{CommandError, ExportOptions, PickOptions, ReplayOptions, show_replay};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,14 +45,10 @@ impl Client {
             // If it cannot be removed, its name shows that it is temporary.
             let _ = std::fs::remove_file(&temporary);
         })?;
-        let text = if self.json() {
-            format!("{}\n", json!({"file": to.display().to_string(), "bytes": bytes}))
-        } else {
-            format!("{}: {bytes} bytes\n", to.display())
-        };
-        // Fails when the reader has closed the pipe.
-        let _ = io::stdout().write_all(text.as_bytes());
-        Ok(())
+        if self.json() {
+            return print_json(json!({"file": to.display().to_string(), "bytes": bytes}).to_string().as_bytes());
+        }
+        print(&format!("{}: {bytes} bytes\n", to.display()))
     }
 
     pub(super) fn replay(&self, options: &ReplayOptions) -> Done {

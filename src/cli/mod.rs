@@ -7,9 +7,10 @@
 //!   rooms that do the work.
 //! - Every request has a deadline. Only `rollout --watch` waits as long as the rollout runs.
 //!
-//! Uses: archive (the files of a push), config, outbound (the authorities to trust), readable (figures of `top`), settings (durations).
+//! Uses: archive (the files of a push), config, outbound (the authorities to trust), readable (figures of `top`, texts of others), settings (durations).
 //!
-//! Invariant: no client command reads the models or the data directory; it prints what the server answered.
+//! Invariant: no client command reads the models or the data directory; it prints what the server answered. All texts go through `terminal.rs`, so that
+//! no text of a caller reaches the terminal as it is.
 //!
 //! To add a command: a variant of [`Command`] with examples, its request in `client.rs`, its table in `show*.rs`
 //! (`docs/how-to-add/admin-command.md`).
@@ -36,6 +37,7 @@ mod show_replay;
 mod show_requests;
 mod show_shadow;
 mod show_sources;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -52,6 +54,7 @@ pub(crate) use show::table;
 pub(crate) use show_access::tokens as token_table;
 pub(crate) use show_requests::{found as found_requests, one as one_request};
 pub(crate) use show_shadow::pairs as shadow_pairs;
+pub(crate) use terminal::{complain, json as shown_json, one_line, print, text as shown_text};
 
 use crate::config::Overrides;
 use crate::settings::parse_duration;
@@ -927,7 +930,6 @@ pub fn run(local: &Local) -> ExitCode {
         Err(CommandError::Failed(message)) => (message, 1),
         Err(CommandError::Usage(message)) => (message, 2),
     };
-    // Nobody may read it any more; the exit code says the same.
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("sluicegate: {message}\n").as_bytes());
+    terminal::complain(&message);
     ExitCode::from(code)
 }

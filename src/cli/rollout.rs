@@ -132,8 +132,8 @@ pub(super) fn text(rollout: &Value) -> String {
         cell(&rollout["started_at"]),
         cell(&rollout["reason"]),
     );
-    if let Some(trouble) = rollout["trouble"].as_str() {
-        let _ = writeln!(text, "problem: {trouble} (will be tried again)");
+    if !rollout["trouble"].is_null() {
+        let _ = writeln!(text, "problem: {} (will be tried again)", cell(&rollout["trouble"]));
     }
     if rollout["fleet"].is_object() {
         text.push_str(&fleet(&rollout["fleet"]));
@@ -246,8 +246,10 @@ fn metric_row(metric: &Value) -> Vec<String> {
 }
 
 fn guardrail_row(guardrail: &Value) -> Vec<String> {
-    let side = |side: &Value| {
-        if side.is_null() { String::new() } else { format!("{} of {}", side["bad"], side["requests"]) }
+    let side = |side: &Value| match side["requests"].as_u64() {
+        None => String::new(),
+        Some(0) => "no requests".to_owned(),
+        Some(requests) => format!("{} of {requests}", side["bad"]),
     };
     let interval = &guardrail["interval"];
     let interval = match (interval[0].as_f64(), interval[1].as_f64()) {

@@ -1,5 +1,6 @@
 //! Formats answers as tables.
 
+use super::terminal::one_line;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -7,9 +8,7 @@ use std::fmt::Write as _;
 /// become spaces.
 #[must_use]
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let one_line =
-        |cell: &String| cell.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
     let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -31,14 +30,20 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A value as a cell: strings without quotes, nothing for null, lists separated by commas.
+/// A value as a cell: strings on one line, without quotes, nothing for null, lists separated by commas.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(s) => s.clone(),
+        Value::String(s) => one_line(s),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
+}
+
+/// `1 row`, `2 rows`.
+pub(super) fn count(number: &Value, what: &str) -> String {
+    let end = if *number == 1 { "" } else { "s" };
+    format!("{} {what}{end}", cell(number))
 }
 
 pub(super) fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {

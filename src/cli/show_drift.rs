@@ -1,6 +1,6 @@
 //! The drift of a model for a person.
 
-use super::show::{cell, list, table};
+use super::show::{cell, count, list, table};
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -24,8 +24,8 @@ pub(super) fn drift(answer: &Value) -> String {
     text.push_str(&super::show_outcomes::of_fleet(answer));
     for version in list(answer, "versions") {
         let reference = match version["reference"].as_str() {
-            Some("profile") => format!("profile.json of {} rows", cell(&version["reference_rows"])),
-            Some(_) => format!("its own first day, {} rows", cell(&version["reference_rows"])),
+            Some("profile") => format!("profile.json of {}", count(&version["reference_rows"], "row")),
+            Some(_) => format!("its own first day, {}", count(&version["reference_rows"], "row")),
             None => {
                 format!("none yet; {} rows of its first day so far", version["first_day_rows"].as_u64().unwrap_or(0))
             }

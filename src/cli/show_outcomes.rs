@@ -1,6 +1,6 @@
 //! Quality and experiments for a person.
 
-use super::show::{cell, list, table};
+use super::show::{cell, count, list, table};
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -83,7 +83,8 @@ pub(super) fn windows(answer: &Value) -> String {
     let smallest = &answer["smallest_segment"];
     if !smallest.is_null() {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "smallest segment: {} with {} rows", cell(&smallest["segment"]), smallest["rows"]);
+        let _ =
+            writeln!(text, "smallest segment: {} with {}", cell(&smallest["segment"]), count(&smallest["rows"], "row"));
     }
     text.extend(list(answer, "groups").filter_map(contradicted));
     text
@@ -105,11 +106,11 @@ fn contradicted(group: &Value) -> Option<String> {
     let (low, high) = (of["low"].as_f64()?, of["high"].as_f64()?);
     (low > 0.0 || high < 0.0).then(|| {
         format!(
-            "version {} on {}, from {}: labels of {} rows show an accuracy of {}, and their scores let expect {}: scores do not mean what they meant before\n",
+            "version {} on {}, from {}: labels of {} show an accuracy of {}, and their scores let expect {}: scores do not mean what they meant before\n",
             cell(&group["version"]),
             cell(&group["arm"]),
             cell(&group["from"]),
-            cell(&of["n"]),
+            count(&of["n"], "row"),
             number(&of["realised"]),
             number(&of["estimated"])
         )

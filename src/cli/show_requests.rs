@@ -1,6 +1,7 @@
 //! Requests of the prediction log as text.
 
-use super::show::{cell, list, table};
+use super::show::{cell, count, list, table};
+use super::terminal::one_line;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -64,7 +65,7 @@ pub(crate) fn one(answer: &Value) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{} answer of {} version {} (arm {}), {}: {}, {} of {} ms in the model, {} rows, sha256 {}",
+            "{} answer of {} version {} (arm {}), {}: {}, {} of {} ms in the model, {}, sha256 {}",
             cell(&of["role"]),
             cell(&answer["model"]),
             cell(&of["version"]),
@@ -73,7 +74,7 @@ pub(crate) fn one(answer: &Value) -> String {
             cell(&of["status"]),
             of["infer_us"].as_f64().unwrap_or_default() / 1e3,
             of["latency_us"].as_f64().unwrap_or_default() / 1e3,
-            cell(&of["rows"]),
+            count(&of["rows"], "row"),
             cell(&of["sha256"]).get(..12).unwrap_or_default(),
         );
         if of["truncated"] == true {
@@ -84,7 +85,7 @@ pub(crate) fn one(answer: &Value) -> String {
         }
         if let Some(words) = of["compared"]["words"].as_str() {
             let verdict = if of["compared"]["agrees"] == true { "agrees" } else { "DISAGREES" };
-            let _ = writeln!(text, "  {verdict} with the answer to the caller: {words}");
+            let _ = writeln!(text, "  {verdict} with the answer to the caller: {}", one_line(words));
         }
     }
     if answer["more"] == true {
@@ -113,7 +114,7 @@ fn tensor_line(side: &str, tensor: &Value) -> String {
     let mut shown = data.iter().take(ELEMENTS).map(Value::to_string).collect::<Vec<_>>().join(",");
     let elements = tensor["elements"].as_u64().unwrap_or_default();
     if elements > data.len().min(ELEMENTS) as u64 {
-        let _ = write!(shown, ",… of {elements}");
+        let _ = write!(shown, "{}… of {elements}", if shown.is_empty() { "" } else { "," });
     }
     let note = match tensor["recorded"].as_str() {
         Some("as_is") | None => String::new(),

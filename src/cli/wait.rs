@@ -32,7 +32,8 @@ impl Client {
             }
             let shown = answer.json()?;
             let now = show::cell(&shown["state"]);
-            let why = shown["reason"].as_str().map_or_else(String::new, |reason| format!(": {reason}"));
+            let why =
+                if shown["reason"].is_null() { String::new() } else { format!(": {}", show::cell(&shown["reason"])) };
             match shown["waited"].as_str() {
                 Some("reached") => {
                     return self.show(&answer, |_| format!("version {version} of {model} is {now}\n"));

@@ -358,7 +358,7 @@ impl NotRead {
         self.count += 1;
         if self.named.len() < NotRead::MOST {
             // An error names the file itself, which the reader of the answer sees anyway.
-            let why = why.to_string().replace(&data.display().to_string(), "the data directory");
+            let why = why.to_string().replace(&format!("{}/", data.display()), "<data-dir>/");
             self.named.push((path.to_owned(), why));
         }
     }

@@ -15,6 +15,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write as _;
+
 /// What is shown where nothing is known.
 pub(crate) const UNKNOWN: &str = "–";
 
@@ -44,9 +46,18 @@ pub(crate) fn tone(state: &str) -> Tone {
 
 /// At most this many characters of a text, with a mark where it goes on. Characters that would hide or reorder others are shown as their code.
 pub(crate) fn text(text: &str, most: usize) -> String {
-    let mut shown: String = text.chars().take(most).flat_map(visible).collect();
-    if text.chars().nth(most).is_some() {
-        shown.push('…');
+    let mut shown = String::with_capacity(text.len().min(most));
+    for (nth, c) in text.chars().enumerate() {
+        if nth == most {
+            shown.push('…');
+            break;
+        }
+        if is_hidden(c) {
+            // Writing to a String cannot fail.
+            let _ = write!(shown, "⟨U+{:04X}⟩", u32::from(c));
+        } else {
+            shown.push(c);
+        }
     }
     shown
 }
@@ -60,12 +71,6 @@ pub(crate) fn line(text: &str, most: usize) -> String {
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control() && c != '\n'
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{061c}')
-}
-
-/// A character as it can be seen.
-fn visible(c: char) -> impl Iterator<Item = char> {
-    let code = if is_hidden(c) { format!("⟨U+{:04X}⟩", u32::from(c)) } else { c.to_string() };
-    code.chars().collect::<Vec<_>>().into_iter()
 }
 
 /// The time since a moment that is so many seconds ago; a negative number is in the future.

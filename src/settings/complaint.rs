@@ -64,7 +64,10 @@ impl Complaint {
     }
 
     pub(super) fn syntax(origin: Origin, message: &str, line: &str) -> Complaint {
-        Complaint { origin: Some(origin), problem: Problem::Syntax { message: message.to_owned(), line: cut(&without_credentials(line)) } }
+        Complaint {
+            origin: Some(origin),
+            problem: Problem::Syntax { message: message.to_owned(), line: cut(&without_credentials(line)) },
+        }
     }
 
     pub(super) fn wrong(key: String, found: Option<&Found>, expected: String) -> Complaint {

@@ -88,6 +88,46 @@ fn a_server_exports_and_replays_its_log() {
     assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{left:?}");
 }
 
+/// An id, a label and a reason with controls of a terminal: no command prints them as they are, from a server and from a data directory.
+#[test]
+fn texts_of_callers_do_not_control_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+    let served = Served::start(dir.path());
+    served.ready();
+    let id = "\u{1b}[31mred\u{1b}]0;pwn\u{7}\u{9b}2J\u{202e}x";
+    let body = json!({"id": id, "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 0, 0, 0]}]});
+    let url = format!("http://{}/v2/models/self/infer", served.data);
+    assert_eq!(ureq::post(&url).send(body.to_string()).unwrap().status(), 200);
+    let split = json!({"split": [{"version": "1", "weight": 1}], "reason": format!("{id}\nrevision 9")});
+    let traffic = format!("http://{}/api/v1/models/self/traffic", served.admin);
+    assert_eq!(ureq::put(&traffic).content_type("application/json").send(split.to_string()).unwrap().status(), 200);
+    let data = dir.path().join("data").display().to_string();
+    eventually("the record is written", || run(&served, "requests self").1.contains("red").then_some(()));
+    for words in [
+        vec!["requests", "self"],
+        vec!["requests", "self", "--json"],
+        vec!["requests", "self", "--lines"],
+        vec!["requests", "self", "--data-dir", &data],
+        vec!["requests", "self", "--data-dir", &data, "--json"],
+        vec!["requests", "self", "--data-dir", &data, "--lines"],
+        vec!["request", "self", id],
+        vec!["request", "self", id, "--data-dir", &data],
+        vec!["request", "self", &format!("{id}y")],
+        vec!["history", "self"],
+        vec!["audit"],
+        vec!["traffic", "self"],
+        vec!["traffic", "self", "--json"],
+    ] {
+        let output = served.cli(&words);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        let bad = text.contains(|c: char| c != '\n' && c.is_control() || c == '\u{202e}');
+        assert!(!bad && text.contains("red"), "{words:?}: {text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("revision 9")), "{words:?}: a line of somebody else: {text}");
+    }
+}
+
 #[test]
 fn a_server_runs_its_logged_predictions_again() {
     let dir = tempfile::tempdir().unwrap();
