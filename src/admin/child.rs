@@ -131,8 +131,10 @@ impl Offline {
     /// The failure of a command, in words that name no path of this machine.
     pub(super) fn failure(&self, code: Option<i32>, said: &str, models: &std::path::Path) -> Failure {
         const USAGE: i32 = 2;
-        let said = said.trim().trim_start_matches("sluicegate: ");
-        let said = said.replace(&self.data_dir.display().to_string(), "the data directory");
+        let said = as_parameter(said.trim().trim_start_matches("sluicegate: "));
+        // Where the files are on this machine is not for callers.
+        let data = self.data_dir.display().to_string();
+        let said = said.replace(&format!("{data}/"), "<data-dir>/").replace(&data, "the data directory");
         let said = said.replace(&models.display().to_string(), "models");
         match code {
             Some(USAGE) => Failure::new(Code::InvalidRequest, said),
@@ -140,6 +142,14 @@ impl Offline {
             None => Failure::new(Code::Internal, "the process was ended by a signal, such as for want of memory"),
         }
     }
+}
+
+/// The words of a command about an option, about the parameter or member that gave it: `--slower-than "x": …` becomes `slower_than "x": …`.
+fn as_parameter(said: &str) -> String {
+    let Some(rest) = said.strip_prefix("--") else { return said.to_owned() };
+    let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(rest.len());
+    let (option, words) = rest.split_at(end);
+    format!("{}{words}", option.replace('-', "_"))
 }
 
 impl Process {

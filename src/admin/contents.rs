@@ -90,17 +90,30 @@ pub(super) async fn note(
     request_id: &str,
     how: &str,
 ) -> Result<(), Failure> {
+    let id = &request_id[..request_id.floor_char_boundary(RequestId::MAX_BYTES)];
+    note_of_several(admin, caller, model, json!({ "request_id": id, "by": how })).await
+}
+
+/// The same for contents of several requests: `looked` says how they were found, without naming a person.
+///
+/// # Errors
+/// As [`note`].
+pub(super) async fn note_of_several(
+    admin: &Admin,
+    caller: &Identity,
+    model: &ModelName,
+    looked: Value,
+) -> Result<(), Failure> {
     if caller.via == Via::Unproven {
         return Ok(());
     }
-    let id = &request_id[..request_id.floor_char_boundary(RequestId::MAX_BYTES)];
     let note = Note {
         model: Some(model.clone()),
         actor: caller.name.clone(),
         action: Action::ReadRequest,
         reason: None,
         before: None,
-        after: Some(json!({ "request_id": id, "by": how }).to_string()),
+        after: Some(looked.to_string()),
     };
     admin.handle.note(note).await.map(drop)
 }

@@ -157,7 +157,10 @@ impl Parameters {
     pub(super) fn finish(mut self) -> Result<(), ErrorResponse> {
         for (name, _) in &self.given {
             let name: String = name.chars().take(80).collect();
-            self.complaints.push(format!("{name}: unknown parameter; known parameters: {}", self.known.join(", ")));
+            self.complaints.push(match &self.known[..] {
+                [] => format!("{name}: unknown parameter; this path has none"),
+                known => format!("{name}: unknown parameter; known parameters: {}", known.join(", ")),
+            });
         }
         if self.complaints.is_empty() {
             return Ok(());

@@ -2,7 +2,9 @@
 
 use super::Admin;
 use super::body::{JsonBody, Members};
+use super::caller::Caller;
 use super::child::{Output, Piece};
+use super::contents;
 use super::error::ErrorResponse;
 use super::extract::{Operator, Target};
 use super::schemas::Problem;
@@ -164,7 +166,7 @@ pub(super) async fn export(
 /// Replay logged requests
 ///
 /// Runs logged requests through a version, in a process of the lowest priority, and compares the answers with the logged ones: the result of the command
-/// `replay --json`. It ends when the client goes. `passed` says whether all gates passed.
+/// `replay --json`. It ends when the client goes. `passed` says whether all gates passed. The audit trail has who asked for what.
 #[utoipa::path(
     post, path = "/api/v1/models/{model}/replay", operation_id = "replay_predictions", tag = "quality",
     params(("model" = String, Path)),
@@ -181,11 +183,12 @@ pub(super) async fn export(
 pub(super) async fn replay(
     State(admin): State<Arc<Admin>>,
     target: Target,
-    _operator: Operator,
+    Caller(caller): Caller,
     body: JsonBody,
 ) -> Result<Json<Value>, ErrorResponse> {
     let model = target.model()?;
     target.entry(&admin.reader.snapshot())?;
+    let asked = body.value.clone();
     let mut members = Members::of(body, r#"{"version":"3"}"#)?;
     let version: Option<Version> = members.version();
     let mut arguments: Vec<String> = vec!["replay".to_owned(), "--json".to_owned()];
@@ -208,6 +211,8 @@ pub(super) async fn replay(
     }
     members.finish()?;
     let _permit = admitted(&REPLAYS, "replays")?;
+    // The result quotes the answers that differ most.
+    contents::note_of_several(&admin, &caller, &model, json!({ "by": "replay", "asked": asked })).await?;
     common(&admin, model.as_str(), &mut arguments);
     arguments.insert(arguments.len() - 2, format!("--models={}", admin.models_dir.display()));
     let process = admin.offline.start(&arguments)?;

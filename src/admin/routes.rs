@@ -2,7 +2,7 @@
 
 use super::caller::{self, Needs};
 use super::error::{ErrorResponse, invalid_path};
-use super::extract::SegmentWithoutVerb;
+use super::extract::{Parameters, SegmentWithoutVerb};
 use super::{
     Admin, alerts, approvals, callers, drift, execution, figures, fleet, gateway, guard, headers, history, lineage,
     logged, mlflow, models, openapi, outcomes, overview, probes, push, quality, rollout, search, shadows, sources,
@@ -14,7 +14,7 @@ use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::handler::Handler;
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use http::Method;
@@ -40,51 +40,51 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/readyz", Open, probes::readyz),
         get("/metrics", To(View, Everything), probes::metrics),
         get("/openapi.json", Open, openapi::document),
-        get("/api/v1/whoami", AnyIdentity, tokens::whoami),
+        plain("/api/v1/whoami", AnyIdentity, tokens::whoami),
         get("/api/v1/overview", To(View, Listed), overview::show),
-        get("/api/v1/figures", To(View, Listed), figures::list),
+        plain("/api/v1/figures", To(View, Listed), figures::list),
         get("/api/v1/models/{model}/figures", To(View, Model), figures::show),
-        get("/api/v1/gateway", To(View, Everything), gateway::show),
-        get("/api/v1/callers", To(View, Everything), callers::list),
-        get("/api/v1/sources", To(View, Everything), sources::list),
+        plain("/api/v1/gateway", To(View, Everything), gateway::show),
+        plain("/api/v1/callers", To(View, Everything), callers::list),
+        plain("/api/v1/sources", To(View, Everything), sources::list),
         post("/api/v1/sources:read", To(Operate, Everything), sources::read),
-        get("/api/v1/mlflow", To(View, Everything), mlflow::show),
-        get("/api/v1/fleet", To(View, Listed), fleet::show),
+        plain("/api/v1/mlflow", To(View, Everything), mlflow::show),
+        plain("/api/v1/fleet", To(View, Listed), fleet::show),
         get("/api/v1/fleet/state", To(Administer, Everything), fleet::state),
         get("/api/v1/fleet/audit", To(View, Everything), fleet::audit),
         get("/api/v1/alerts", To(View, Listed), alerts::list),
         post("/api/v1/alerts:test", To(Operate, Everything), alerts::test),
-        get("/api/v1/alerts/silences", To(View, Listed), alerts::silences),
+        plain("/api/v1/alerts/silences", To(View, Listed), alerts::silences),
         post("/api/v1/alerts/silences", To(Operate, Listed), alerts::silence),
         delete("/api/v1/alerts/silences/{silence}", To(Operate, Listed), alerts::end_silence),
-        get("/api/v1/tokens", To(Administer, Everything), tokens::list),
+        plain("/api/v1/tokens", To(Administer, Everything), tokens::list),
         post("/api/v1/tokens", To(Administer, Everything), tokens::create),
         delete("/api/v1/tokens/{token}", To(Administer, Everything), tokens::revoke),
-        get("/api/v1/models", To(View, Listed), models::list),
-        get("/api/v1/models/{model}", To(View, Model), models::show),
+        plain("/api/v1/models", To(View, Listed), models::list),
+        plain("/api/v1/models/{model}", To(View, Model), models::show),
         delete("/api/v1/models/{model}", To(Operate, Model), models::retire),
         post("/api/v1/models/{model}:promote", To(Operate, Model), traffic::promote),
         post("/api/v1/models/{model}:rollback", To(Operate, Model), traffic::rollback),
         post("/api/v1/models/{model}:rollout", To(Operate, Model), rollout::begin),
-        get("/api/v1/models/{model}/rollout", To(View, Model), rollout::show),
+        plain("/api/v1/models/{model}/rollout", To(View, Model), rollout::show),
         post("/api/v1/models/{model}/rollout:pause", To(Operate, Model), rollout::pause),
         post("/api/v1/models/{model}/rollout:resume", To(Operate, Model), rollout::resume),
         post("/api/v1/models/{model}/rollout:abort", To(Operate, Model), rollout::abort),
         post("/api/v1/models/{model}/versions", To(Operate, Model), push::push_next),
         get("/api/v1/models/{model}/versions/{version}", To(View, Model), models::version),
         put("/api/v1/models/{model}/versions/{version}", To(Operate, Model), push::push),
-        get("/api/v1/models/{model}/versions/{version}/lineage", To(View, Model), lineage::show),
+        plain("/api/v1/models/{model}/versions/{version}/lineage", To(View, Model), lineage::show),
         post("/api/v1/models/{model}/versions/{version}:load", To(Operate, Model), models::load),
         post("/api/v1/models/{model}/versions/{version}:unload", To(Operate, Model), models::unload),
-        get("/api/v1/models/{model}/versions/{version}/approval", To(View, Model), approvals::show),
+        plain("/api/v1/models/{model}/versions/{version}/approval", To(View, Model), approvals::show),
         post("/api/v1/models/{model}/versions/{version}:approve", To(Approve, Model), approvals::approve),
         post("/api/v1/models/{model}/versions/{version}:reject", To(Approve, Model), approvals::reject),
-        get("/api/v1/models/{model}/traffic", To(View, Model), traffic::show),
+        plain("/api/v1/models/{model}/traffic", To(View, Model), traffic::show),
         put("/api/v1/models/{model}/traffic", To(Operate, Model), traffic::replace),
         get("/api/v1/models/{model}/assignment", To(View, Model), traffic::assignment),
-        get("/api/v1/models/{model}/shadows", To(View, Model), shadows::list),
-        get("/api/v1/models/{model}/shadows/{version}", To(View, Model), shadows::show),
-        get("/api/v1/models/{model}/execution", To(View, Model), execution::show),
+        plain("/api/v1/models/{model}/shadows", To(View, Model), shadows::list),
+        plain("/api/v1/models/{model}/shadows/{version}", To(View, Model), shadows::show),
+        plain("/api/v1/models/{model}/execution", To(View, Model), execution::show),
         get("/api/v1/models/{model}/quality", To(View, Model), quality::show),
         get("/api/v1/models/{model}/experiment", To(View, Model), outcomes::show),
         get("/api/v1/models/{model}/drift", To(View, Model), drift::show),
@@ -94,10 +94,10 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/models/{model}/requests/{request}", To(View, Model), search::show),
         post("/api/v1/models/{model}/requests:reproduce", To(Operate, Model), search::reproduce),
         post("/api/v1/models/{model}/requests:explain", To(Operate, Model), search::explain),
-        get("/api/v1/log", To(View, Everything), quality::log),
-        get("/api/v1/models/{model}/history", To(View, Model), history::history),
+        plain("/api/v1/log", To(View, Everything), quality::log),
+        plain("/api/v1/models/{model}/history", To(View, Model), history::history),
         get("/api/v1/audit", To(View, Listed), history::audit),
-        get("/api/v1/audit/head", To(View, Everything), history::head),
+        plain("/api/v1/audit/head", To(View, Everything), history::head),
         get("/api/v1/audit/export", To(View, Everything), history::export),
         post("/v2/repository/index", To(View, Listed), triton::index),
         post("/v2/repository/models/{model}/load", To(Operate, Model), triton::load),
@@ -107,6 +107,12 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 
 fn get<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
     Endpoint { method: Method::GET, path, permission, methods: routing::get(handler) }
+}
+
+/// A GET without parameters: one that is given is refused, as on the other paths.
+fn plain<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
+    let methods = routing::get(handler).route_layer(from_fn(no_parameters));
+    Endpoint { method: Method::GET, path, permission, methods }
 }
 
 fn post<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Arc<Admin>>) -> Endpoint {
@@ -169,6 +175,11 @@ fn dispatch(verbs: Verbs) -> MethodRouter {
             methods.clone().oneshot(request).await.into_response()
         }
     })
+}
+
+async fn no_parameters(parameters: Parameters, request: Request, next: Next) -> Result<Response, ErrorResponse> {
+    parameters.finish()?;
+    Ok(next.run(request).await)
 }
 
 fn unknown_verb(verb: &str, verbs: &Verbs) -> ErrorResponse {

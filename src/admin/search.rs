@@ -141,10 +141,12 @@ pub(super) async fn list(
         arguments.push("--non-finite".to_owned());
     }
     let mut environment = Vec::new();
+    let mut looked_by = Vec::new();
     if let Some(key) = parameters.take("route_key", text) {
         contents::check_key(&caller, &model)?;
         arguments.push(format!("--hashed-route-key={}", admin.log.hashed_route_key(&key)));
         environment.push((ROUTE_KEY, key));
+        looked_by.push("route_key");
     }
     let disagreed = parameters.take("disagreed", flag) == Some(true);
     let tolerance = tolerance(&mut parameters, &entry);
@@ -152,11 +154,16 @@ pub(super) async fn list(
     if disagreed {
         arguments.push("--disagreed".to_owned());
         arguments.extend(tolerance);
+        looked_by.push("disagreed");
     }
     let permit = admitted(&SEARCHES, "searches").await?;
     place(&admin, &mut arguments);
     arguments.extend(["--".to_owned(), model.to_string()]);
     let may_read = contents::may_read(&caller, &model);
+    if may_read && !looked_by.is_empty() {
+        // A key may be a person's, and words about a difference quote values.
+        contents::note_of_several(&admin, &caller, &model, json!({ "by": "list", "found_by": looked_by })).await?;
+    }
     if lines {
         let process = admin.offline.start_with(&arguments, &environment)?;
         let failure = |code: Option<i32>, said: &str| admin.offline.failure(code, said, &admin.models_dir);

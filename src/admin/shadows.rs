@@ -17,7 +17,7 @@ use crate::telemetry::{Dropped, ShadowMetrics};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -173,9 +173,13 @@ pub(super) struct SideAnswer {
     note: Option<String>,
 }
 
+/// Why contents are not shown.
+const FOR_OPERATORS: &str = "not shown: what a request holds is for operators";
+const LOOK_AT_ONE: &str = "not shown in this list";
+
 /// A model's shadows
 ///
-/// Those of its traffic document, and earlier ones that still have figures.
+/// Those of its traffic document, and earlier ones that still have figures. Answers of the worst pairs are shown with one shadow only.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/shadows", operation_id = "list_shadows", tag = "traffic",
     params(("model" = String, Path)),
@@ -184,11 +188,7 @@ pub(super) struct SideAnswer {
         (status = 404, description = "No model has this name", body = Problem),
     )
 )]
-pub(super) async fn list(
-    State(admin): State<Arc<Admin>>,
-    Caller(caller): Caller,
-    target: Target,
-) -> Result<Json<Shadows>, ErrorResponse> {
+pub(super) async fn list(State(admin): State<Arc<Admin>>, target: Target) -> Result<Json<Shadows>, ErrorResponse> {
     let snapshot = admin.reader.snapshot();
     let entry = target.entry(&snapshot)?;
     let pairs = admin.figures.of(entry.name());
@@ -197,8 +197,7 @@ pub(super) async fn list(
     let mut versions: Vec<Version> = configured.into_iter().chain(pairs.iter().map(|pair| pair.shadow)).collect();
     versions.sort_unstable();
     versions.dedup();
-    let may_read = contents::may_read(&caller, entry.name());
-    let shadow = |version| Shadow::of(&admin.log, entry, version, &pairs).readable(may_read);
+    let shadow = |version| Shadow::of(&admin.log, entry, version, &pairs).without_contents(LOOK_AT_ONE);
     let shadows = versions.into_iter().map(shadow).collect();
     Ok(Json(Shadows { model: entry.name().clone(), shadows }))
 }
@@ -206,7 +205,7 @@ pub(super) async fn list(
 /// One version as a shadow
 ///
 /// How its answers compare with the primary's: per output the differences, top-1 flips and agreement; failures and times; and the worst
-/// pairs with both answers.
+/// pairs with both answers, for operators; the audit trail has who read them.
 #[utoipa::path(
     get, path = "/api/v1/models/{model}/shadows/{version}", operation_id = "show_shadow", tag = "traffic",
     params(("model" = String, Path), ("version" = String, Path)),
@@ -220,14 +219,20 @@ pub(super) async fn show(
     Caller(caller): Caller,
     target: Target,
 ) -> Result<Json<Shadow>, ErrorResponse> {
-    let snapshot = admin.reader.snapshot();
-    let entry = target.entry(&snapshot)?;
+    let entry = Arc::clone(target.entry(&admin.reader.snapshot())?);
     let version = target.version()?;
     if !entry.versions().contains_key(&version) {
-        return Err(unknown_version(entry, version));
+        return Err(unknown_version(&entry, version));
     }
-    let shadow = Shadow::of(&admin.log, entry, version, &admin.figures.of(entry.name()));
-    Ok(Json(shadow.readable(contents::may_read(&caller, entry.name()))))
+    let shadow = Shadow::of(&admin.log, &entry, version, &admin.figures.of(entry.name()));
+    if !contents::may_read(&caller, entry.name()) {
+        return Ok(Json(shadow.without_contents(FOR_OPERATORS)));
+    }
+    if shadow.primaries.iter().any(|pair| !pair.worst.is_empty()) {
+        let looked = json!({ "by": "shadow", "version": version });
+        contents::note_of_several(&admin, &caller, entry.name(), looked).await?;
+    }
+    Ok(Json(shadow))
 }
 
 impl Shadow {
@@ -261,11 +266,10 @@ impl Shadow {
 }
 
 impl Shadow {
-    /// Without answers, and words about them, where the caller may not read contents of requests.
-    pub(super) fn readable(mut self, may_read: bool) -> Shadow {
-        let pairs = if may_read { &mut [][..] } else { &mut self.primaries[..] };
-        for worst in pairs.iter_mut().flat_map(|pair| &mut pair.worst) {
-            "not shown: what a request holds is for operators".clone_into(&mut worst.words);
+    /// Without the answers of the worst pairs, and with `why` instead of the words about them.
+    pub(super) fn without_contents(mut self, why: &str) -> Shadow {
+        for worst in self.primaries.iter_mut().flat_map(|pair| &mut pair.worst) {
+            why.clone_into(&mut worst.words);
             for side in [&mut worst.primary, &mut worst.shadow] {
                 (side.outputs, side.error, side.note) = (None, None, None);
             }

@@ -130,10 +130,10 @@ fn requests_are_found_in_segments_and_in_sealed_files_and_run_again() {
 
     for (path, status, words) in [
         ("?limit=0", 400, "limit: expected a number from 1 to 1000"),
-        ("?since=yesterday", 400, "is not a time"),
-        ("?status=bad", 400, "expected ok, error"),
+        ("?since=yesterday", 400, "since: \"yesterday\" is not a time"),
+        ("?status=bad", 400, "status \"bad\": expected ok, error"),
         ("?after=x", 400, "what an earlier answer has as `next`"),
-        ("?slower_than=fast", 400, "expected a duration"),
+        ("?slower_than=fast", 400, "slower_than \"fast\": expected a duration"),
         ("?role=boss", 400, "is not a role"),
         ("?version=x", 400, "version: expected"),
         ("?rtol=-1", 400, "rtol: expected"),
@@ -237,8 +237,31 @@ fn contents_are_for_operators(gateway: &Gateway) {
         as_role("operator", "/api/v1/models/m/shadows/2").json()["primaries"][0]["worst"][0]["primary"]["outputs"]
             .is_array()
     );
-    let event = |id: &str, by: &str| (json!("operator"), json!(id), json!(by));
-    assert_eq!(reads(), [event("r12", "reproduce"), event("r39", "show")]);
+    let list = as_role("operator", "/api/v1/models/m/shadows").json()["shadows"][0]["primaries"][0]["worst"][0].clone();
+    assert!(list["request_id"].is_string() && list["primary"]["outputs"].is_null(), "a list has no contents: {list}");
+    let lines = [("authorization", of("operator")), ("accept", "application/x-ndjson")];
+    assert_eq!(gateway.admin_get_with(&format!("{API}?disagreed=true&limit=1"), &lines).status, 200);
+    let replayed =
+        gateway.admin_send("POST", "/api/v1/models/m/replay", &lines[..1], &json!({"version": "2", "limit": 1}));
+    assert_eq!(replayed.status, 200, "{replayed:?}");
+    let event = |id: Value, by: &str| (json!("operator"), id, json!(by));
+    let several = |by: &str| event(Value::Null, by);
+    assert_eq!(
+        reads(),
+        [
+            several("replay"),
+            several("list"),
+            several("shadow"),
+            event(json!("r12"), "reproduce"),
+            event(json!("r39"), "show"),
+            several("list")
+        ]
+    );
+    let events = text(&gateway.admin_get("/api/v1/audit?model=m&limit=50"));
+    assert!(
+        events.contains("[\"route_key\"]") && !events.contains("\"u1\""),
+        "how somebody was looked for, and not who: {events}"
+    );
 }
 
 /// The sealed prediction files of a data directory.

@@ -136,3 +136,20 @@ fn the_trail_is_exported_in_pages_that_verify() {
         "limit: expected a number from 1 to 10000",
     );
 }
+
+#[test]
+fn no_path_ignores_a_parameter_that_it_does_not_know() {
+    use crate::admin::routes::endpoints;
+    let mut fixture = with_history();
+    fixture.publish(vec![bare(1, State::Serving)], None);
+    let paths: Vec<&str> = endpoints()
+        .iter()
+        .filter(|endpoint| endpoint.method == http::Method::GET && endpoint.path.starts_with("/api/v1/"))
+        .map(|endpoint| endpoint.path)
+        .collect();
+    assert!(paths.len() > 30, "{paths:?}");
+    for path in paths {
+        let path = path.replace("{model}", "fraud").replace("{version}", "1").replace("{request}", "r1");
+        fixture.get(&format!("{path}?nonsense=1")).refused(400, "INVALID_REQUEST", "nonsense: unknown parameter; ");
+    }
+}
