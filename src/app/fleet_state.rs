@@ -1,7 +1,7 @@
 //! `sluicegate fleet import-state` and `fleet join --seed`: the state of a fleet, and the ledger of one gateway.
 
 use super::commands::{Failed, keep_files_private_in};
-use crate::cli::FleetCommand;
+use crate::cli::{self, FleetCommand};
 use crate::config::{self, Config, Overrides};
 use crate::fleet::{FleetState, Seeded, seed};
 use crate::ledger::{
@@ -11,7 +11,7 @@ use crate::model::ModelName;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -35,8 +35,8 @@ pub fn fleet_command(command: &FleetCommand, json: bool) -> ExitCode {
     match done {
         Ok((answer, text)) => {
             let text = if json { format!("{answer:#}\n") } else { text };
-            // Fails when the reader has closed the pipe.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            // Fails when it cannot be written anywhere; the exit code says the rest.
+            let _ = cli::print(&text, json);
             ExitCode::SUCCESS
         }
         Err(failed) => failed.report(),
@@ -56,6 +56,12 @@ fn import(file: &Path, dir: &Path) -> Done {
     }
     // All of it is checked before anything is changed.
     let state = FleetState::read(&bytes).map_err(|why| at_file(format!("it is not the state of a fleet: {why}")))?;
+    if !dir.is_dir() {
+        return Err(Failed::Done(format!(
+            "there is no data directory {}; for a new gateway create it first",
+            dir.display()
+        )));
+    }
     let (mut writer, _) = open(dir)?;
     let reason = format!("the state of the fleet {} at {}", state.fleet, state.at);
     let stored = writer.load().map_err(|error| failed(dir, &error))?;
@@ -81,8 +87,10 @@ fn import(file: &Path, dir: &Path) -> Done {
     }
     let answer = json!({"fleet": state.fleet, "models": models, "changed": changed, "tokens": tokens});
     let text = format!(
-        "{models} models of the fleet {}: {changed} changed here, and {tokens} tokens; the files of versions come as on every gateway\n",
-        state.fleet
+        "{} of the fleet {}: {changed} changed here, and {}; the files of versions come as on every gateway\n",
+        counted(models, "model"),
+        state.fleet,
+        counted(tokens, "token")
     );
     Ok((answer, text))
 }
@@ -110,11 +118,17 @@ fn join(file: Option<&Path>, overrides: &Overrides) -> Done {
     let Seeded { models, tokens } = seed(&fleet, models, tokens).map_err(Failed::Done)?;
     let answer = json!({"fleet": fleet.name, "models": models, "tokens": tokens});
     let text = format!(
-        "the fleet {} has {models} models and {tokens} tokens of {}; start its gateways with [fleet] urls\n",
+        "the fleet {} has {} and {} of {}; start its gateways with [fleet] urls\n",
         fleet.name,
+        counted(models, "model"),
+        counted(tokens, "token"),
         dir.display()
     );
     Ok((answer, text))
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 type Everything = (Vec<(ModelName, SharedModel)>, Vec<ledger::StoredToken>);

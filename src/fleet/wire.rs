@@ -170,6 +170,7 @@ impl SharedRollout {
 
 /// Only the form of a value.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Form {
     schema: u32,
 }
