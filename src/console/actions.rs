@@ -434,10 +434,10 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
             };
             let words = match action {
                 Action::Pause => {
-                    format!("The {rollout} stays at its step. A candidate that proves worse is still taken back.")
+                    format!("The {rollout} will stay at its step. A candidate that proves worse is still taken back.")
                 }
-                Action::Resume => format!("The {rollout} goes on from its step."),
-                _ => format!("The traffic from before the {rollout} comes back."),
+                Action::Resume => format!("The {rollout} will go on from its step."),
+                _ => format!("The traffic from before the {rollout} will come back."),
             };
             let request = post(now.api(&format!("/rollout:{verb}")), json!({}));
             let command = format!("sluicegate rollout {name} --{verb} --reason …");
@@ -469,17 +469,17 @@ fn next(action: Action, now: &Now, fields: &Fields) -> Result<Next, String> {
             let path = now.api(&format!("/versions/{}:{verb}{query}", show::escaped(version)));
             let words = match action {
                 Action::Load => {
-                    format!("Version {version} is loaded, verified and warmed. It gets no traffic by that.")
+                    format!("Version {version} will be loaded, verified and warmed. It gets no traffic by that.")
                 }
                 Action::Unload => {
-                    format!("The memory of version {version} is freed. It stays unloaded until somebody loads it.")
+                    format!("The memory of version {version} will be freed. It stays unloaded until somebody loads it.")
                 }
                 Action::Approve => {
                     format!(
                         "The files of version {version} may serve: you say that you looked at the evidence on its page."
                     )
                 }
-                _ => format!("The files of version {version} may not serve."),
+                _ => format!("The files of version {version} may be given no traffic any more."),
             };
             plan(post(path, json!({})), &words, format!("sluicegate {verb} {name} {} --reason …", show::word(version)))
         }

@@ -190,8 +190,8 @@ async fn end_page(visitor: &Visitor, id: &str, problem: Option<&Problem>) -> Res
         p { a href="/alerts" { "Alerts" } }
         h1 { "End a silence" }
         @if let Some(problem) = problem { (layout::complaint(problem)) }
-        p { "Alerts that it holds back, and that still fire, are told: " strong { (words(&silence["matcher"])) } "." }
-        p .quiet { "Begun by " (show::text(silence["created_by"].as_str().unwrap_or("–"), 80)) ", " (show::ago(&silence["created_at"])) ": " (show::text(silence["reason"].as_str().unwrap_or("–"), 300)) }
+        p { "Alerts of " strong { (words(&silence["matcher"])) } " are silenced. When the silence ends, targets are told of those that still fire." }
+        p .quiet { "It ends by itself " (show::ago(&silence["until"])) ". Begun by " (show::text(silence["created_by"].as_str().unwrap_or("–"), 80)) ", " (show::ago(&silence["created_at"])) ": " (show::text(silence["reason"].as_str().unwrap_or("–"), 300)) }
         form method="post" {
             input type="hidden" name="csrf" value=(visitor.csrf);
             p .actions { button .main { "End it now" } " " a href="/alerts" { "Cancel" } }

@@ -190,7 +190,7 @@ impl Now<'_> {
             .collect();
         let sampling = !self.log["sampling_since"].is_null();
         Row {
-            what: "Records that the log lost since the start".to_owned(),
+            what: "Records lost since the start".to_owned(),
             used: html! { (show::number(lost)) @if !words.is_empty() { " (" (show::text(&words.join(", "), 200)) ")" } },
             limit: html! { "0" },
             rules: &["log_loss"],
