@@ -130,10 +130,10 @@ fn requests_are_found_in_segments_and_in_sealed_files_and_run_again() {
 
     for (path, status, words) in [
         ("?limit=0", 400, "limit: expected a number from 1 to 1000"),
-        ("?since=yesterday", 400, "since: \"yesterday\" is not a time"),
-        ("?status=bad", 400, "status \"bad\": expected ok, error"),
+        ("?since=yesterday", 400, r#""error":"since: "#),
+        ("?status=bad", 400, r#""error":"status "#),
         ("?after=x", 400, "what an earlier answer has as `next`"),
-        ("?slower_than=fast", 400, "slower_than \"fast\": expected a duration"),
+        ("?slower_than=fast", 400, r#""error":"slower_than "#),
         ("?role=boss", 400, "is not a role"),
         ("?version=x", 400, "version: expected"),
         ("?rtol=-1", 400, "rtol: expected"),
@@ -154,7 +154,7 @@ fn requests_are_found_in_segments_and_in_sealed_files_and_run_again() {
         ("reproduce", json!({"request_id": "nobody"}), 409, "has no prediction of m"),
         ("reproduce", json!({}), 400, "request_id: expected"),
         ("explain", json!({"request_id": "r1", "row": -1}), 400, "row: expected"),
-        ("explain", json!({"request_id": "r1", "row": 99}), 400, "--row 99"),
+        ("explain", json!({"request_id": "r1", "row": 99}), 400, "row 99"),
     ];
     for (verb, body, status, words) in refusals {
         let answer = again(verb, body.clone());
@@ -458,7 +458,7 @@ fn a_person_finds_a_request_by_the_pages_and_runs_it_again() {
     let done = gateway.admin_form("/requests/m/r5/explain", &[("csrf", &csrf), ("row", "1")]);
     assert!(done.status == 200 && text(&done).contains("The parts of the columns add up"), "{}", text(&done));
     let refused = gateway.admin_form("/requests/m/r39/explain", &[("csrf", &csrf), ("row", "99")]);
-    assert!(refused.status == 400 && text(&refused).contains("--row 99"), "{}", text(&refused));
+    assert!(refused.status == 400 && text(&refused).contains("row 99"), "{}", text(&refused));
     assert_eq!(gateway.admin_form("/requests/m/r39/reproduce", &[("csrf", "x")]).status, 403);
     assert_eq!(gateway.admin_form("/requests/m/r39/dance", &[("csrf", &csrf)]).status, 404);
 }
