@@ -22,8 +22,8 @@ use xxhash_rust::xxh3::xxh3_128;
 /// How often this gateway looks for what is new of its own.
 const TICK: Duration = Duration::from_secs(1);
 /// The least time between two lists of a model, for each [`GATEWAYS`] gateways.
-const PAUSE: Duration = Duration::from_secs(3);
-const GATEWAYS: usize = 50;
+const PAUSE: Duration = Duration::from_secs(1);
+const GATEWAYS: usize = 20;
 /// A list that says nothing new is put again so often: it would be taken for that of a gateway that is gone for good.
 const REPEAT_EVERY: Duration = Duration::from_hours(12);
 /// What a gateway spends on its parts, in bytes a second.
