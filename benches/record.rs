@@ -136,7 +136,7 @@ fn segment(width: usize, bytes: usize) -> Vec<u8> {
             path.extension().is_some_and(|e| e == "seg").then(|| std::fs::read(path).expect("a segment"))
         })
     };
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_mins(2);
     let segment = loop {
         match written() {
             Some(segment) if segment.len() > bytes / 10 * 9 => break segment,

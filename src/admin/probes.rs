@@ -133,7 +133,8 @@ pub(super) async fn readyz(Shared(admin): Shared<Arc<Admin>>) -> Result<Json<Rea
         }));
     }
     let mut failure = Failure::new(Code::NotReady, "not every model is ready yet");
-    failure.details = not_ready(&snapshot).into_iter().chain((admin.warnings)()).collect();
+    failure.details =
+        not_ready(&snapshot).into_iter().chain((admin.warnings)()).chain(admin.mirror.awaited()).collect();
     Err(failure.into())
 }
 

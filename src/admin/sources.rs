@@ -65,7 +65,9 @@ struct SourceVersion {
     responses((status = 200, description = "In the order of precedence", body = SourceList))
 )]
 pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<SourceList> {
-    let report = admin.mirror.report();
+    let mirror = admin.mirror.clone();
+    // A source that is taken in may hold what the report is read from. A panic there is that of the report.
+    let report = tokio::task::spawn_blocking(move || mirror.report()).await.unwrap_or_default();
     let (bytes, limit) = report.cache;
     Json(SourceList { sources: report.sources.into_iter().map(view).collect(), cache: CacheView { bytes, limit } })
 }

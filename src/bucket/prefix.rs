@@ -1,7 +1,7 @@
 //! The objects below a prefix, for threads that may wait: listed, read by ranges, replaced and removed.
 
 use super::{Address, Client, Settings, open, words};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use object_store::path::Path;
 use object_store::{
@@ -123,11 +123,25 @@ impl Prefix {
         };
         let path = self.path(name)?;
         let bytes = self.wait(async {
-            let read = async { self.client.objects.get_opts(&path, options).await?.bytes().await };
+            let read = async {
+                let mut pieces = self.client.objects.get_opts(&path, options).await?.into_stream();
+                let mut bytes = BytesMut::new();
+                // A server may send more than it was asked for.
+                while bytes.len() as u64 <= length
+                    && let Some(piece) = pieces.next().await
+                {
+                    bytes.extend_from_slice(&piece?);
+                }
+                Ok(bytes.freeze())
+            };
             timeout(WITHIN, read).await.map_err(|_| self.silent(name))?.map_err(|error| self.at(name, &error))
         })?;
         if bytes.len() as u64 != length {
-            let words = format!("{self}/{name}: it gave {} bytes; expected {length}", bytes.len());
+            let more = if bytes.len() as u64 > length { "more than" } else { "only" };
+            let words = format!(
+                "{self}/{name}: it gave {more} {} bytes; expected {length}",
+                bytes.len().min(usize::try_from(length).unwrap_or(usize::MAX))
+            );
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, words));
         }
         Ok(bytes)

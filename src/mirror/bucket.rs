@@ -25,6 +25,9 @@ pub(super) struct Bucket {
     runtime: Runtime,
 }
 
+/// A longer ETag is not kept: the time of the last change stands for it.
+const MAX_TAG: usize = 256;
+
 impl Bucket {
     /// # Errors
     /// When the environment has settings that cannot be used.
@@ -63,7 +66,10 @@ impl Source for Bucket {
                 if files.len() == layout::MAX_FILES {
                     return Err(Trouble::new(format!("it has more than {} files", layout::MAX_FILES)));
                 }
-                let tag = object.e_tag.or_else(|| Some(format!("{TIME}{}", object.last_modified.to_rfc3339())));
+                let tag = object
+                    .e_tag
+                    .filter(|tag| tag.len() <= MAX_TAG)
+                    .or_else(|| Some(format!("{TIME}{}", object.last_modified.to_rfc3339())));
                 let location = object.location.to_string();
                 files.push((path, Place { location, size: Some(object.size), tag, sha256: None }));
             }
@@ -162,5 +168,11 @@ impl Bucket {
             timeout: config.timeout,
             runtime: runtime().unwrap(),
         }
+    }
+
+    pub(super) fn begin_upload(&self) -> object_store::Result<()> {
+        let name = Path::from("large");
+        let begun = object_store::ObjectStoreExt::put_multipart(&self.store, &name);
+        self.runtime.block_on(begun).map(drop)
     }
 }

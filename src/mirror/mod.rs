@@ -198,6 +198,7 @@ impl Mirror {
                 name,
                 make,
                 opened: None,
+                is_first: true,
                 settle: beside.settle,
                 seen: BTreeMap::new(),
             };
@@ -219,6 +220,16 @@ impl Mirror {
         let Some(shared) = &self.0 else { return Report::default() };
         let sources = shared.state().reports();
         Report { sources, cache: (shared.rules.store.used(), shared.rules.limit) }
+    }
+
+    /// What readiness waits for: sources that are read for the first time, in words.
+    #[must_use]
+    pub(crate) fn awaited(&self) -> Vec<String> {
+        let Some(shared) = &self.0 else { return Vec::new() };
+        let first_rounds = shared.first_rounds.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let state = shared.state();
+        let names = first_rounds.iter().filter_map(|source| state.sources.get(*source));
+        names.map(|source| format!("the source {} is read for the first time", source.name)).collect()
     }
 
     /// The versions of a source that are to be read and are not there. None where there is no such source.

@@ -224,7 +224,7 @@ pub(super) fn check_path(path: &str) -> Result<(), Trouble> {
     if parts.len() > MAX_DEPTH || !parts.iter().all(|part| is_name(part)) {
         let shown: String = path.chars().take(80).collect();
         return Err(Trouble::new(format!(
-            "the file name {shown:?} is refused: expected at most {MAX_DEPTH} names separated by '/', none of which begins with a dot"
+            "the file name {shown:?} is refused: expected at most {MAX_DEPTH} names separated by '/', each of at most {MAX_NAME} bytes, without a dot at its beginning, a backslash or a control character"
         )));
     }
     Ok(())

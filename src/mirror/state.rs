@@ -71,6 +71,9 @@ pub(super) struct Work {
     pub unsettled: bool,
 }
 
+/// The most versions that cannot be read and are told in the place of their files. A source may have thousands; all are in the report.
+const MAX_TOLD: usize = 100;
+const NOT_TOLD: &str = "versions cannot be read, and are only told here";
 /// The longest pause between two tries.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
@@ -227,12 +230,24 @@ impl State {
         }
         self.show_verdicts(source, &plan.verdicts[source]);
         let mut shown: BTreeSet<VersionId> = plan.order.into_iter().map(|(id, _)| id).collect();
-        for SourceState { name, versions, .. } in &self.sources {
+        for SourceState { name, versions, remarks, .. } in &mut self.sources {
+            let (mut told, mut left) = (0, 0_usize);
             for (id, version) in versions.iter().filter(|(_, version)| version.refused) {
-                if shown.insert(id.clone()) && !self.stored.contains_key(id) {
-                    let message = version.message.as_deref().unwrap_or_default();
-                    rules.store.tell(id, Some(&Told::Waits(format!("it is not read from {name}: {message}"))))?;
+                if self.stored.contains_key(id) || shown.contains(id) {
+                    continue;
                 }
+                if told == MAX_TOLD {
+                    left += 1;
+                    continue;
+                }
+                told += 1;
+                shown.insert(id.clone());
+                let message = version.message.as_deref().unwrap_or_default();
+                rules.store.tell(id, Some(&Told::Waits(format!("it is not read from {name}: {message}"))))?;
+            }
+            remarks.retain(|remark| !remark.ends_with(NOT_TOLD));
+            if left > 0 {
+                remarks.push(format!("{left} more {NOT_TOLD}"));
             }
         }
         for id in rules.store.announced().difference(&shown) {
@@ -270,6 +285,7 @@ impl State {
     fn judge(&mut self, source: usize, id: &VersionId, settled: bool, named: bool) -> Next {
         let SourceState { name, versions, .. } = &mut self.sources[source];
         let Some(version) = versions.get_mut(id) else { return Next::Nothing };
+        let has_failed = version.state == VersionState::Failed;
         let mut is =
             |state, message: Option<&str>| (version.state, version.message) = (state, message.map(str::to_owned));
         match self.stored.get(id) {
@@ -291,6 +307,8 @@ impl State {
                 is(VersionState::Stored, Some(&words));
                 Next::Say(Some(Told::Note(words)))
             }
+            // What was wrong with it stays until it is tried again.
+            _ if !settled && has_failed => Next::Settle,
             _ if !settled => {
                 is(VersionState::Waiting, Some("its files may still be changing"));
                 Next::Settle
@@ -341,6 +359,11 @@ impl State {
             gives(model) && !self.settings.get(model).is_some_and(is_stored)
         });
         Ok(files.into_iter().collect())
+    }
+
+    /// Adds to what is said about the last listing.
+    pub(super) fn remark(&mut self, source: usize, remarks: Vec<String>) {
+        self.sources[source].remarks.extend(remarks);
     }
 
     pub(super) fn put_settings(

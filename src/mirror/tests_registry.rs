@@ -169,6 +169,13 @@ fn listings_of_buckets_have_limits_of_bytes_and_time() {
 }
 
 #[test]
+fn the_answer_to_a_change_of_a_bucket_has_a_limit_too() {
+    let server = Hostile::start(|_| Reply::endless(200));
+    let words = Bucket::of_test(server.address, &config()).begin_upload().unwrap_err().to_string();
+    assert!(words.contains("larger than 1048576 bytes"), "{words}");
+}
+
+#[test]
 fn names_in_a_bucket_that_lead_elsewhere_are_no_versions() {
     let listed = |key: &str| {
         let contents = object(key, "5");

@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, LAST_MODIFIED,
 use http::{HeaderMap, Method, StatusCode};
 use object_store::client::HttpResponse;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Instant;
 use tokio::runtime::Runtime;
@@ -38,6 +39,11 @@ const MAX_INDEX: usize = 4 << 20;
 /// The most directories of a source.
 const MAX_DIRS: usize = 20_000;
 const MAX_DEPTH: usize = 10;
+/// The longest path, in bytes, and all paths of a source together.
+const MAX_PATH: usize = 1000;
+const MAX_PATHS: usize = 32 << 20;
+/// A longer tag is kept as its digest.
+const MAX_TAG: usize = 256;
 /// What stands in a path as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
@@ -77,8 +83,9 @@ impl Client {
     ) -> Result<Vec<(String, Place)>, Trouble> {
         let sums = parse_sums(text)?;
         let mut known = std::mem::take(sizes);
-        let mut files = Vec::with_capacity(sums.len());
+        let (mut files, mut bytes) = (Vec::with_capacity(sums.len()), 0);
         for (path, sha256) in sums {
+            check_length(&path, &mut bytes)?;
             let key = (path.clone(), sha256.clone());
             let place = match known.remove(&key) {
                 Some(place) => place,
@@ -93,7 +100,7 @@ impl Client {
     /// Follows the listings of directories.
     async fn crawl(&self) -> Result<Vec<(String, Place)>, Trouble> {
         let mut dirs = VecDeque::from([String::new()]);
-        let (mut files, mut seen) = (Vec::new(), 1);
+        let (mut files, mut seen, mut bytes) = (Vec::new(), 1, 0);
         while let Some(dir) = dirs.pop_front() {
             let Some(html) = self.text(&dir, MAX_INDEX).await? else {
                 return Err(Trouble::new(format!(
@@ -103,6 +110,7 @@ impl Client {
             };
             for name in links(&html, &format!("{}{dir}", self.base)) {
                 let path = format!("{dir}{name}");
+                check_length(&path, &mut bytes)?;
                 if !name.ends_with('/') {
                     files.push((path.clone(), self.place(&path).await?));
                 } else if path.matches('/').count() <= MAX_DEPTH {
@@ -190,7 +198,26 @@ impl Client {
 
 /// What changes when the file changes.
 fn tag(headers: &HeaderMap) -> Option<String> {
-    header(headers, &ETAG).or_else(|| header(headers, &LAST_MODIFIED)).map(str::to_owned)
+    let tag = header(headers, &ETAG).or_else(|| header(headers, &LAST_MODIFIED))?;
+    // It is weak then, so that it is compared and never sent.
+    Some(if tag.len() > MAX_TAG { format!("W/{:x}", Sha256::digest(tag)) } else { tag.to_owned() })
+}
+
+/// # Errors
+/// When a path is too long, or all paths together are. `bytes`: of those before.
+fn check_length(path: &str, bytes: &mut usize) -> Result<(), Trouble> {
+    *bytes = bytes.saturating_add(path.len());
+    if path.len() > MAX_PATH {
+        let begin: String = path.chars().take(80).collect();
+        return Err(Trouble::new(format!(
+            "it lists a path of {} bytes, {begin:?}…; expected at most {MAX_PATH}",
+            path.len()
+        )));
+    }
+    if *bytes > MAX_PATHS {
+        return Err(Trouble::new(format!("its paths have more than {MAX_PATHS} bytes together")));
+    }
+    Ok(())
 }
 
 /// Reads what `sha256sum` prints.
@@ -280,6 +307,20 @@ mod tests {
         {
             assert!(links(hostile, "http://h/").iter().all(|name| !name.contains("..")), "{hostile}");
         }
+    }
+
+    #[test]
+    fn paths_and_tags_that_a_stranger_chose_are_bounded() {
+        let mut bytes = 0;
+        assert!(check_length(&"a".repeat(MAX_PATH), &mut bytes).is_ok());
+        let error = check_length(&"é".repeat(MAX_PATH), &mut bytes).unwrap_err().words;
+        assert!(error.starts_with("it lists a path of 2000 bytes") && error.len() < 300, "{error}");
+        bytes = MAX_PATHS - 1;
+        assert!(check_length("a", &mut bytes).is_ok() && check_length("a", &mut bytes).is_err());
+        let of = |text: &str| tag(&HeaderMap::from_iter([(ETAG, text.parse().unwrap())])).unwrap();
+        assert_eq!(of("\"x\""), "\"x\"");
+        let (one, other) = (of(&"x".repeat(5000)), of(&"y".repeat(5000)));
+        assert!(one.starts_with("W/") && one.len() == 66 && one != other, "{one}");
     }
 
     #[test]

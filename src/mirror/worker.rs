@@ -23,6 +23,8 @@ pub(super) struct Worker {
     pub name: String,
     pub make: Make,
     pub opened: Option<Box<dyn Source>>,
+    /// It was not listed since the start.
+    pub is_first: bool,
     /// How long two listings of a version must be apart and equal.
     pub settle: Duration,
     /// The identity of each version in the last listings, and since when it is the same.
@@ -32,8 +34,11 @@ pub(super) struct Worker {
 
 /// The most versions of a source.
 const MAX_VERSIONS: usize = 10_000;
-/// The longest time for a listing.
+/// The longest time for a listing, and for the first one since the start: the server is not ready before it, and sources that come later wait for it.
 const LIST_WITHIN: Duration = Duration::from_mins(5);
+const FIRST_LIST_WITHIN: Duration = Duration::from_mins(1);
+/// After so many `model.toml` files in a row that cannot be read, the others are not tried in this round.
+const MOST_FAILURES: usize = 3;
 /// The largest `model.toml`, as in the models directory.
 const MAX_SETTINGS: u64 = 1 << 20;
 /// The largest `version.toml`.
@@ -83,25 +88,36 @@ impl Worker {
             self.opened = Some((self.make)()?);
         }
         let listing = match self.opened.as_mut() {
-            Some(source) => source.list(began + LIST_WITHIN)?,
+            Some(source) => {
+                let within = if self.is_first { FIRST_LIST_WITHIN } else { LIST_WITHIN };
+                self.is_first = false;
+                source.list(began + within)?
+            }
             None => return Ok(false),
         };
         if listing.versions.len() > MAX_VERSIONS {
             let found = listing.versions.len();
             return Err(Trouble::new(format!("it has {found} versions; expected at most {MAX_VERSIONS}")));
         }
+        let listed = Instant::now();
         let settled = self.settled(&listing, began);
         let shared = Arc::clone(&self.shared);
         let work = shared.state().take_in(self.source, listing, &settled, &shared.rules)?;
-        for (model, file) in work.settings {
-            self.read_settings(model, &file)?;
-        }
+        let without = self.read_all_settings(work.settings);
         let mut again = work.unsettled;
-        for offer in work.versions {
+        for (number, offer) in work.versions.into_iter().enumerate() {
             if self.is_stopping() {
                 return Ok(false);
             }
-            if began.elapsed() > shared.rules.interval.max(self.settle) {
+            // It would be loaded without its settings.
+            if let Some(why) = without.get(&offer.id.model) {
+                shared
+                    .state()
+                    .fail(self.source, &offer.id, &Trouble::new(why.clone()), &shared.rules)
+                    .map_err(|e| disk(&e))?;
+                continue;
+            }
+            if number > 0 && listed.elapsed() > shared.rules.interval.max(self.settle) {
                 // What was listed is old.
                 again = true;
                 break;
@@ -127,6 +143,29 @@ impl Worker {
             listing.is_final || (now.duration_since(*since) >= self.settle && *since != now)
         };
         self.seen.iter().filter(|(_, seen)| is_settled(seen)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Reads the `model.toml` files. Returns the models whose file cannot be read, with why: one model's file does not keep others from being read.
+    fn read_all_settings(&mut self, files: Vec<(ModelName, RemoteFile)>) -> BTreeMap<ModelName, String> {
+        let (mut without, mut failures) = (BTreeMap::new(), 0);
+        for (model, file) in files {
+            let read = match failures {
+                MOST_FAILURES => Err(Trouble::new(
+                    "model.toml was not read: those of other models before it could not be read either",
+                )),
+                _ => self.read_settings(model.clone(), &file),
+            };
+            match read {
+                Ok(()) => failures = 0,
+                Err(trouble) => {
+                    failures = MOST_FAILURES.min(failures + 1);
+                    without.insert(model, trouble.words);
+                }
+            }
+        }
+        let remarks = without.values().take(MOST_FAILURES).cloned().collect();
+        self.shared.state().remark(self.source, remarks);
+        without
     }
 
     fn read_settings(&mut self, model: ModelName, file: &RemoteFile) -> Result<(), Trouble> {

@@ -68,6 +68,61 @@ fn a_version_on_a_web_server_serves_and_one_that_cannot_be_read_says_why() {
 }
 
 #[test]
+fn files_of_one_model_and_hundreds_without_a_model_keep_no_other_from_being_read() {
+    let server = FileServer::start();
+    for model in ["aa", "mm", "zz"] {
+        server.put(&format!("models/{model}/1/model.onnx"), onnx::answering(1.0, 4, 0));
+    }
+    server.put("models/mm/model.toml", "#".repeat(2 << 20));
+    for number in 0..130 {
+        server.put(&format!("models/x{number}/1/other.bin"), "x");
+    }
+    let gateway = Gateway::start_with(&settings(&server, ""), |_| {});
+    gateway.wait_ready();
+    gateway.wait_state("aa", 1, "serving");
+    gateway.wait_state("zz", 1, "serving");
+    let failed = wait_listed(&gateway, "mm/1", "it failed", |version| version["state"] == "failed");
+    assert!(
+        failed["message"].as_str().unwrap().contains("model.toml of model mm cannot be read: it is larger than"),
+        "{failed}"
+    );
+    let list = gateway.admin_get("/api/v1/sources").json();
+    let remarks = list["sources"][0]["remarks"].to_string();
+    assert!(
+        remarks.contains("30 more versions cannot be read") && remarks.contains("model.toml of model mm"),
+        "{remarks}"
+    );
+    assert_eq!(list["sources"][0]["versions"].as_array().unwrap().len(), 133);
+    let models = gateway.admin_get("/api/v1/models").json();
+    assert_eq!(models["models"].as_array().unwrap().len(), 103, "as many as are told");
+    // The file is mended.
+    server.put("models/mm/model.toml", "versions = \"all\"\n");
+    gateway.wait_state("mm", 1, "serving");
+    gateway.stop();
+}
+
+#[test]
+fn readiness_names_the_source_that_it_waits_for() {
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}/models", silent.local_addr().unwrap());
+    let dir = tempfile::TempDir::new().unwrap();
+    onnx::install(&dir.path().join("models"), "self", 1, &onnx::answering(1.0, 4, 0));
+    let uris = format!("[\"{uri}\"]");
+    let settings =
+        [("SLUICEGATE__MODELS__SOURCES__URIS", uris.as_str()), ("SLUICEGATE__MODELS__SOURCES__TIMEOUT", "30s")];
+    let mut served = Served::start_with(dir.path(), &settings);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    eventually("the details name it", || {
+        let mut answer = agent.get(format!("http://{}/readyz", served.admin)).call().ok()?;
+        let text = answer.body_mut().read_to_string().ok()?;
+        let named = text.contains(&format!("the source {uri} is read for the first time"));
+        (answer.status() == 503 && named).then_some(())
+    });
+    served.kill();
+}
+
+#[test]
 fn a_list_of_digests_is_held_to_and_a_silent_server_is_given_up() {
     let server = FileServer::start();
     let (good, bad) = (onnx::answering(1.0, 4, 0), onnx::answering(2.0, 4, 0));
