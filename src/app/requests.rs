@@ -49,7 +49,7 @@ fn begin(place: &LogPlace) {
 
 /// A line for each request, as soon as it is found. It ends the process where nobody reads any more, such as behind `| head`.
 fn print_lines(hits: &[Hit]) {
-    let lines: String = hits.iter().map(|hit| format!("{}\n", json!({ "request": hit_json(hit) }))).collect();
+    let lines: String = hits.iter().map(|hit| json!({ "request": hit_json(hit) }).to_string() + "\n").collect();
     let mut out = std::io::stdout().lock();
     if out.write_all(cli::shown_json(&lines).as_bytes()).and_then(|()| out.flush()).is_err() {
         crate::machine::exit_now(0);

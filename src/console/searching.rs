@@ -97,13 +97,12 @@ impl Search<'_> {
                     end = found;
                     break;
                 }
-                // The next model may have it. One that cannot be searched is left out, as are those that the person may not see.
-                Ok(_) => {}
                 Err(problem) if self.asking.is_one_model() => {
                     self.close_table(name).await?;
                     return self.send(&html! { (searched()) (layout::complaint(&problem)) }).await;
                 }
-                Err(_) => {}
+                // The next model may have it. One that cannot be searched is left out, as are those that the person may not see.
+                Ok(_) | Err(_) => {}
             }
         }
         let model = names.last().map_or("", String::as_str);

@@ -25,7 +25,7 @@ pub(super) struct Bucket {
     runtime: Runtime,
 }
 
-/// A longer ETag is not kept: the time of the last change stands for it.
+/// A longer tag is not kept: the time of the last change stands for it.
 const MAX_TAG: usize = 256;
 
 impl Bucket {

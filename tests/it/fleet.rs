@@ -292,7 +292,9 @@ fn a_gateway_with_an_empty_ledger_is_not_ready_before_it_has_the_fleets_document
     let directory = TempDir::new().unwrap();
     let models = directory.path().join("models");
     std::fs::create_dir(&models).unwrap();
-    [1, 2].iter().for_each(|v| install(&models, *v));
+    for version in [1, 2] {
+        install(&models, version);
+    }
     let b = Gateway::start_in(directory, &nats.config("b"));
     b.wait_state("m", 2, "ready");
     eventually("b knows that it is cut off", || warnings(&b).contains("degraded").then_some(()));

@@ -517,7 +517,8 @@ fn figures(person: &mut Person) {
     let began = Instant::now();
     std::thread::park_timeout(Duration::from_secs(10));
     // Ten looks a second, see the configuration.
-    let look = (thread_time(pid.get(), "alerts") - looks).as_secs_f64() / (began.elapsed().as_secs_f64() * 10.0);
+    let look =
+        thread_time(pid.get(), "alerts").saturating_sub(looks).as_secs_f64() / (began.elapsed().as_secs_f64() * 10.0);
     println!(
         "FIGURE a look at the alerts with 2,002 models, of which 2,001 fire: {:.2} ms, {:.3} % of a core with a look every 5 s",
         look * 1e3,

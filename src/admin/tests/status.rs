@@ -60,7 +60,7 @@ fn execution_is_shown_for_loaded_versions_only() {
 fn quality_is_empty_before_the_first_prediction_and_shows_every_arm_after_it() {
     let fixture = served();
     let path = "/api/v1/models/fraud/quality";
-    let empty = json!({"model": "fraud", "feedback": 0, "unmatched": 0, "left_out": 0, "share": 1.0, "arms": []});
+    let empty = json!({"model": "fraud", "feedback": 0, "unmatched": 0, "left_out": 0, "share": 1.0, "arms": [], "fleet": null});
     assert_eq!(fixture.get(path).json(), empty);
     let model = name("fraud");
     for request_id in ["a", "b"] {
