@@ -640,6 +640,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).filter(|duration| *duration <= Duration::from_hours(24)).ok_or_else(expected)
 }
 
+/// A share of the gateways of a fleet.
+fn quorum(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share: &f64| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "expected a number above 0 and at most 1, such as 0.9".to_owned())
+}
+
 /// Options of `sluicegate push`.
 #[derive(Debug, Args)]
 pub(crate) struct PushOptions {
@@ -779,7 +785,7 @@ pub(crate) struct TrafficOptions {
     #[arg(long, requires = "change", requires = "reason")]
     break_glass: bool,
     /// In a fleet: the share of the gateways that must be able to serve it, such as 0.9. By default all that should have the model.
-    #[arg(long, value_name = "SHARE", requires = "change")]
+    #[arg(long, value_name = "SHARE", requires = "change", value_parser = quorum)]
     quorum: Option<f64>,
 }
 
@@ -829,7 +835,7 @@ pub(crate) struct PromoteOptions {
     #[arg(long)]
     break_glass: bool,
     /// In a fleet: the share of the gateways that must have the version ready, such as 0.9. By default all that should have the model.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = quorum)]
     quorum: Option<f64>,
 }
 

@@ -7,7 +7,7 @@
 //! - [`Quality::of`] returns the figures of a model, by version and arm. They are sums since the start over the kept rows.
 //! - [`History`] keeps a sample of the rows with their outcomes for weeks, within a limit of bytes. Figures over windows, experiments and rollouts on
 //!   business metrics are computed from it (room `metrics`).
-//! - [`of_rows`] gives the same figures of rows, and [`History::whole`] the rows of all gateways of a fleet ([`exchange`]).
+//! - [`of_rows()`](of_rows()) gives the same figures of rows, and [`History::whole`] the rows of all gateways of a fleet ([`exchange`]).
 //! - Business values are also summed by unit: the sticky key of a row, or its request ([`ByUnit`]).
 //! - [`Predicted`] compares a label with the outputs of a row, for the live figures and for offline ones.
 //!
