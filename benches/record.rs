@@ -121,7 +121,7 @@ fn offer(c: &mut Criterion) {
     group.finish();
 }
 
-/// The segment that a killed server leaves after this many bytes of records.
+/// The segment that a killed server leaves after about this many bytes of records.
 fn segment(width: usize, bytes: usize) -> Vec<u8> {
     let dir = tempfile::TempDir::new().expect("a temporary directory");
     let (log, stop) = start(dir.path(), 1 << 30);
@@ -136,13 +136,17 @@ fn segment(width: usize, bytes: usize) -> Vec<u8> {
             path.extension().is_some_and(|e| e == "seg").then(|| std::fs::read(path).expect("a segment"))
         })
     };
-    let until = Instant::now() + Duration::from_mins(2);
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut before = 0;
     let segment = loop {
-        match written() {
-            Some(segment) if segment.len() > bytes / 10 * 9 => break segment,
-            _ => assert!(Instant::now() < until, "the segment is not written"),
+        let segment = written().unwrap_or_default();
+        // Nothing waits, and nothing came since the last look.
+        if log.queue_bytes() == 0 && !segment.is_empty() && segment.len() == before {
+            break segment;
         }
-        std::thread::park_timeout(Duration::from_millis(50));
+        assert!(Instant::now() < until, "the segment is not written");
+        before = segment.len();
+        std::thread::park_timeout(Duration::from_millis(200));
     };
     stop.stop(Duration::from_mins(1));
     segment
