@@ -106,19 +106,21 @@ pub(super) fn check_here(admin: &Admin, model: &ModelName) -> Result<(), Failure
 
 /// The gateways of the fleet
 ///
-/// What each has in force, as the gateway that answers knows it: reports come each second.
+/// What each has in force, as the gateway that answers knows it: reports come each second. In a fleet of more than fifty gateways they are read when
+/// somebody asks, and come less often.
 #[utoipa::path(
     get, path = "/api/v1/fleet", operation_id = "show_fleet", tag = "fleet",
     responses(
         (status = 200, description = "The gateways", body = FleetAnswer),
         (status = 404, description = "This gateway is in no fleet", body = Problem),
+        (status = 503, description = "The reports of the gateways could not be read in 3 s", body = Problem),
     )
 )]
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     Caller(caller): Caller,
 ) -> Result<Json<FleetAnswer>, ErrorResponse> {
-    let view = of(&admin)?.view();
+    let view = of(&admin)?.view().await.map_err(|why| Failure::new(Code::NotReady, why))?;
     let shown = |node: NodeView| {
         let visible = node.models.into_iter().filter(|(model, _)| caller.may(Action::View, Some(model)));
         let models = visible.map(|(name, model)| {

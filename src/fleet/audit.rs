@@ -4,7 +4,7 @@
 //! that it follows (a compare-and-set on the whole stream), so the chain has no gap and no event twice, whoever appends at the same moment, and whatever
 //! answer is lost. What a gateway made while it was cut off is appended when it is back. The stream refuses to delete messages.
 
-use super::session::{self, EXCHANGE, no_answer};
+use super::session::{self, EXCHANGE, admit, no_answer};
 use super::{Config, Fleet};
 use crate::ledger::{FleetEvent, FleetLine, LedgerReader, rfc3339};
 use async_nats::jetstream::context::PublishErrorKind;
@@ -62,6 +62,7 @@ async fn open(client: &Client, config: &Config) -> Result<(Context, Stream), Str
     };
     let stream = timeout(EXCHANGE, context.get_or_create_stream(of)).await.map_err(|_| no_answer())?;
     let stream = stream.map_err(|error| format!("the stream {name} cannot be opened or made: {error}"))?;
+    admit(&context, &stream).await?;
     Ok((context, stream))
 }
 

@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::export::FleetState;
+use super::gateways::Reports;
 use super::placement::{Labels, Rule};
 use super::places::Places;
 use super::state::SharedState;
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Something is to be followed.
     news: Notify,
+    /// The reports of all gateways are needed.
+    pub(super) needed: Notify,
     /// This gateway has what the fleet says of its models, or goes on with what it had.
     begun: AtomicBool,
 }
@@ -67,7 +70,11 @@ pub(super) struct State {
     /// It was tried to reach NATS, in vain.
     failed: bool,
     pub(super) models: HashMap<ModelName, Known>,
+    /// Those whose reports are followed.
     pub(super) nodes: BTreeMap<String, Heard>,
+    pub(super) reports: Reports,
+    /// When the reports of all gateways were last needed.
+    pub(super) needed: Option<Instant>,
     pub(super) places: Places,
     /// Changes that NATS has for this gateway, as of the last one that arrived.
     pending: u64,
@@ -205,6 +212,7 @@ impl Board {
             rules: config.placement.clone(),
             state: Mutex::default(),
             news: Notify::new(),
+            needed: Notify::new(),
             begun: AtomicBool::new(false),
         }))
     }
@@ -443,11 +451,6 @@ impl Board {
         Ok(FleetState::new(self.0.name.clone(), self.0.node.clone(), models))
     }
 
-    /// How many gateways are known.
-    pub fn size(&self) -> usize {
-        self.lock().nodes.len()
-    }
-
     /// The other gateways that are there and should have a model, and what each has of it.
     pub fn others(&self, model: &ModelName) -> Vec<(String, Option<NodeModel>)> {
         let mut state = self.lock();
@@ -476,10 +479,11 @@ impl Board {
         self.others(model).iter().filter(|(name, _)| *name < self.0.node).count()
     }
 
-    /// Whether this gateway is the first by name of those that are there. `None` while it is cut off.
+    /// Whether this gateway is the first by name of those that are there. `None` while it is not known.
     pub fn tells(&self) -> Option<bool> {
         let state = self.lock();
-        matches!(state.link, Link::Following).then(|| state.heard().all(|(name, _)| self.0.node <= *name))
+        let is_known = matches!(state.link, Link::Following) && !matches!(state.reports, Reports::Reading);
+        is_known.then(|| state.is_first(&self.0.node))
     }
 
     // === rollouts ===
@@ -525,11 +529,6 @@ impl Board {
         rollout.is_active().then(|| rollout.driver.clone())
     }
 
-    /// Whether a gateway has said that it leaves, or was not heard for so long that it is forgotten.
-    pub fn is_gone(&self, node: &str) -> bool {
-        !self.lock().nodes.contains_key(node)
-    }
-
     // === operators ===
 
     /// The revision that is in force here, and why a newer one is not.
@@ -547,7 +546,7 @@ impl Board {
 
     pub fn view(&self) -> View {
         let state = self.lock();
-        let (is_cut_off, within) = (!matches!(state.link, Link::Following), heard_within(state.nodes.len()));
+        let (is_cut_off, within) = (!matches!(state.link, Link::Following), heard_within(state.size()));
         // A gateway that lacks a model entirely is not behind.
         // A report from before a change says nothing of it.
         let behind = |node: &Node, at: Instant| {
@@ -612,9 +611,8 @@ impl Board {
             .collect();
         behind.sort();
         // After a reconnection nobody was heard for a while.
-        let knows = state.since.is_some_and(|since| since.elapsed() >= heard_within(state.nodes.len()));
-        let is_first = state.heard().all(|(name, _)| self.0.node <= *name);
-        let lost = (knows && is_first)
+        let knows = state.since.is_some_and(|since| since.elapsed() >= heard_within(state.size()));
+        let lost = (knows && state.is_first(&self.0.node))
             .then(|| state.lost().map(|(name, heard)| (name.clone(), heard.node.since.clone())).collect());
         Troubles { cut_off: None, behind, lost }
     }
@@ -654,6 +652,11 @@ impl Board {
         self.lock().since = Some(at);
     }
 
+    /// As if the reports of all gateways had been needed then for the last time.
+    pub fn needed_at(&self, at: Instant) {
+        self.lock().needed = Some(at);
+    }
+
     /// As if a gateway had been heard then.
     pub fn last_heard(&self, name: &str, at: Instant) {
         self.lock().nodes.get_mut(name).expect("it was heard").at = at;
@@ -663,20 +666,24 @@ impl Board {
 impl State {
     /// The gateways that are there.
     pub(super) fn heard(&self) -> impl Iterator<Item = (&String, &Heard)> {
-        let within = heard_within(self.nodes.len());
+        let within = heard_within(self.size());
         self.nodes.iter().filter(move |(_, heard)| heard.at.elapsed() < within)
     }
 
     /// The gateways that were there and are not heard any more.
     fn lost(&self) -> impl Iterator<Item = (&String, &Heard)> {
-        let within = heard_within(self.nodes.len());
+        let within = heard_within(self.size());
         self.nodes.iter().filter(move |(_, heard)| (within..SHOWN).contains(&heard.at.elapsed()))
     }
 
-    fn count(&self) {
+    pub(super) fn count(&self) {
         let Some(gauges) = &self.gauges else { return };
         gauges.connected.set(if matches!(self.link, Link::Following) { 1.0 } else { 0.0 });
-        gauges.nodes.set(self.heard().count() as f64);
+        let there = match &self.reports {
+            Reports::Some { names, .. } => names.len(),
+            Reports::All | Reports::Reading => self.heard().count(),
+        };
+        gauges.nodes.set(there as f64);
         let is_behind =
             |(model, known): &(&ModelName, &Known)| known.in_force != known.revision && self.places.may_be_here(model);
         gauges.behind.set(self.models.iter().filter(is_behind).count() as f64);

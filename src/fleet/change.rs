@@ -55,6 +55,10 @@ impl Changes {
     fn check_others(&self, model: &ModelName, document: &Document, quorum: Option<f64>) -> Result<(), Failure> {
         // A share such as 0.9 is a little more or less as a number.
         const ROUNDING: f64 = 1e-9;
+        if !self.board.wait_for_all(WAIT) {
+            let words = "what the other gateways of the fleet have is being read: try again in a moment";
+            return Err(Failure::new(Code::NotReady, words));
+        }
         let others = self.board.others(model);
         let named = document.named();
         let missing_on = |(node, has): &(String, Option<NodeModel>)| -> Vec<String> {

@@ -140,7 +140,10 @@ impl Evidence {
         };
         self.0.wake.notify_one();
         // Later than that, the answer says how old the rows are.
-        let _ = tokio::time::timeout(WAIT, done.wait_for(|done| *done >= ticket)).await;
+        let rows = async {
+            let _ = tokio::time::timeout(WAIT, done.wait_for(|done| *done >= ticket)).await;
+        };
+        tokio::join!(rows, self.0.board.all_known(WAIT));
     }
 
     /// All counts of drift before this hour have been told. `None` before the first were.
@@ -203,6 +206,7 @@ impl State {
 
 impl Others for Evidence {
     fn of(&self, model: &ModelName) -> Given {
+        let are_known = self.0.board.needs_all();
         let serving = self.0.board.serving(model);
         let follows = self.0.board.is_following();
         let mut state = self.lock();
@@ -231,6 +235,7 @@ impl Others for Evidence {
         given.missing.sort();
         given.missing.dedup();
         given.waits = match refreshed {
+            _ if follows && !are_known => Some("the list of the fleet's gateways is being read".to_owned()),
             None => Some("the rows of the other gateways have not been read yet".to_owned()),
             Some(at) if at.elapsed() > CURRENT => {
                 let why = if follows { "NATS is slow" } else { "this gateway is cut off" };

@@ -167,6 +167,10 @@ impl Hours<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            // In a large fleet the first gateways by name do it: they know what the others have told.
+            if !self.evidence.0.board.knows_all() {
+                continue;
+            }
             // Those who wait are few: an hour is removed when it is closed.
             let mut hours: BTreeMap<ModelName, BTreeMap<i64, Vec<String>>> = BTreeMap::new();
             for key in keys(self.bucket, "tally.>").await? {

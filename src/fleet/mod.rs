@@ -22,6 +22,7 @@ mod catalogue;
 mod change;
 mod evidence;
 mod export;
+mod gateways;
 mod give;
 mod hash_key;
 mod hours;
@@ -44,6 +45,8 @@ mod tests;
 mod tests_evidence;
 #[cfg(test)]
 mod tests_followers;
+#[cfg(test)]
+mod tests_gateways;
 #[cfg(test)]
 mod tests_placement;
 #[cfg(test)]
@@ -126,6 +129,8 @@ struct Sharing {
 
 /// The name of the fleet's store among the sources of versions.
 const SOURCE: &str = "fleet";
+/// How long somebody who asks for all gateways waits for their reports.
+const LISTED: Duration = Duration::from_secs(3);
 /// The most pushes that one gateway stores at the same time.
 const PUSHES: usize = 4;
 
@@ -215,10 +220,15 @@ impl Fleet {
         Ok((fleet, Joining { config, id, board, rollouts, evidence, tokens, puts, catalogue }, Box::new(changes)))
     }
 
-    /// The fleet as this gateway sees it.
-    #[must_use]
-    pub fn view(&self) -> View {
-        View { rollouts: self.rollouts.views(), ..self.board.view() }
+    /// The fleet as this gateway sees it. In a large fleet the reports of all gateways are read first, for at most 3 s.
+    ///
+    /// # Errors
+    /// In words, when they could not be read in that time. A gateway that is cut off shows what it knew.
+    pub async fn view(&self) -> Result<View, String> {
+        if !self.board.all_known(LISTED).await && self.board.is_following() {
+            return Err("the reports of the fleet's gateways are being read: try again in a moment".to_owned());
+        }
+        Ok(View { rollouts: self.rollouts.views(), ..self.board.view() })
     }
 
     /// What rollouts need of the other gateways.

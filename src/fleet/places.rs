@@ -137,12 +137,6 @@ impl Board {
         }
     }
 
-    /// Whether this is the first of the gateways that are there, by name.
-    pub fn is_first(&self) -> bool {
-        let state = self.lock();
-        state.heard().next().is_none_or(|(name, _)| *name >= self.0.node)
-    }
-
     /// Where a model is that this gateway should not have, in a sentence. `None` where it should have it, or the fleet does not know the model. `is_known`: it is
     /// in the store.
     pub fn elsewhere(&self, model: &str, is_known: impl FnOnce() -> bool) -> Option<String> {

@@ -325,7 +325,8 @@ impl Fellows for Rollouts {
         news
     }
 
-    fn others(&self, model: &ModelName) -> Vec<String> {
-        self.0.board.serving(model)
+    fn others(&self, model: &ModelName) -> Option<Vec<String>> {
+        let board = &self.0.board;
+        board.needs_all().then(|| board.serving(model))
     }
 }

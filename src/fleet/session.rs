@@ -1,9 +1,11 @@
 //! The connection to NATS: reads the fleet's buckets, follows them, reports this gateway, and stores changes.
 
+use super::Config;
 use super::audit::Trail;
-use super::board::{self, Board, Stored, now};
+use super::board::{self, Board, Stored};
 use super::change::{Outcome, Put};
 use super::evidence::{Counted, Evidence};
+use super::gateways::Gateways;
 use super::give::Giver;
 use super::hash_key;
 use super::hours::{self, Hours};
@@ -13,11 +15,9 @@ use super::state::{By, SharedState};
 use super::tokens::{Place, TokenTable, Tokens};
 use super::versions::Versions;
 use super::wire::{self, Node};
-use super::{Config, own};
 use crate::lifecycle::{FollowOutcome, Followed, Handle};
 use crate::model::ModelName;
 use crate::registry::{Reader, State};
-use async_nats::connection::State as Connection;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{self, Entry, Operation, Store};
 use async_nats::jetstream::stream::{StorageType, Stream};
@@ -28,8 +28,8 @@ use std::error::Error as _;
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, timeout};
-use tracing::{error, info, warn};
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
 
 /// A gateway on the side of NATS.
 pub(super) struct Member {
@@ -70,20 +70,21 @@ enum End {
 }
 
 /// What never comes.
-enum Never {}
+pub(super) enum Never {}
 
 /// Every single exchange with NATS.
 pub(super) const EXCHANGE: Duration = Duration::from_secs(2);
-/// How often the gateway reports itself and looks at the connection.
-const TICK: Duration = Duration::from_secs(1);
 /// How long a report lives in its bucket: longer than ten thousand gateways need for one each ([`board::report_every`]).
 const REPORT_LIVES: Duration = Duration::from_mins(5);
-/// The pause before the next attempt to reach NATS.
+/// The pause before the next attempt to reach NATS. In a large fleet it is longer by a random part of so many milliseconds for each gateway.
 const RETRY: Duration = Duration::from_millis(500);
-/// The same for evidence.
+const APART_MS: u64 = 5;
+/// The pause before evidence is shared again.
 const EVIDENCE_RETRY: Duration = Duration::from_secs(5);
 /// How often documents that cannot be followed yet are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The most consumers of a stream.
+const CONSUMERS: i32 = 100_000;
 /// The largest value of a bucket.
 const MAX_VALUE: i32 = (1 << 20) - 1024;
 
@@ -110,7 +111,7 @@ impl Member {
                 }
                 tokio::select! {
                     _ = stop.changed() => return,
-                    () = tokio::time::sleep(RETRY) => {}
+                    () = tokio::time::sleep(RETRY + self.apart()) => {}
                 }
             }
         });
@@ -118,6 +119,13 @@ impl Member {
             () = sessions => {}
             () = follow => {}
         }
+    }
+
+    /// A part of the pause before the next attempt. Many gateways that were cut off in the same moment do not ask again in the same moment, or NATS would answer
+    /// none of them in time.
+    fn apart(&self) -> Duration {
+        let gateways = u64::try_from(self.board.size()).unwrap_or(u64::MAX);
+        Duration::from_millis(fastrand::u64(0..=gateways.saturating_mul(APART_MS)))
     }
 
     async fn session(&self, puts: &mut Puts, stop: &mut watch::Receiver<bool>) -> End {
@@ -138,8 +146,13 @@ impl Member {
                 Err(why) => why,
             }
         };
+        let gateways = Gateways { member: self, client: &client, bucket: &buckets.nodes, joined_at };
         let ended = tokio::select! {
-            ended = self.take_part(&client, &buckets, joined_at, &mut puts.states, stop) => ended,
+            ended = self.take_part(&buckets, &mut puts.states, stop) => ended,
+            ended = Box::pin(gateways.run()) => match ended {
+                Err(why) => Err(why),
+                Ok(never) => match never {},
+            },
             why = giving => Err(why),
             ended = tokens.run(&buckets.tokens, &mut puts.tokens) => ended,
             why = self.rollouts.share(&buckets.rollouts, &buckets.state) => Err(why),
@@ -198,25 +211,18 @@ impl Member {
 
     async fn take_part(
         &self,
-        client: &Client,
         buckets: &Buckets,
-        joined_at: u64,
         puts: &mut mpsc::Receiver<Put>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), String> {
-        let since = now();
         self.board.reading();
         let status = timeout(EXCHANGE, buckets.state.status()).await.map_err(|_| no_answer())?;
         let is_empty = status.map_err(|error| format!("the state cannot be read: {error}"))?.values() == 0;
         let follow = |error: kv::WatchError| format!("the fleet's state cannot be followed: {error}");
         let mut documents = buckets.state.watch_with_history(">").await.map_err(follow)?;
-        let mut nodes = buckets.nodes.watch_with_history(">").await.map_err(follow)?;
         if is_empty {
             self.joined();
         }
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reported: Option<(Node, u32)> = None;
         loop {
             tokio::select! {
                 _ = stop.changed() => return Ok(()),
@@ -229,20 +235,9 @@ impl Member {
                         self.joined();
                     }
                 }
-                entry = nodes.next() => {
-                    let entry = entry.ok_or("the list of gateways is no longer followed")?;
-                    let entry = entry.map_err(|error| format!("the list of gateways is no longer followed: {error}"))?;
-                    self.saw_node(&entry, joined_at)?;
-                }
                 put = puts.recv() => {
                     let Some(put) = put else { return Ok(()) };
                     store(&buckets.state, put).await?;
-                }
-                _ = ticks.tick() => {
-                    if client.connection_state() != Connection::Connected {
-                        return Err("the connection was lost".to_owned());
-                    }
-                    self.report(&buckets.nodes, &since, &mut reported).await?;
                 }
             }
         }
@@ -269,46 +264,6 @@ impl Member {
             error!(%model, revision = entry.revision, why, "the fleet's state of a model is not followed");
         }
         self.board.shared(model, stored, shared);
-    }
-
-    /// # Errors
-    /// When another gateway has reported under this one's name since it joined: both saw the name free.
-    fn saw_node(&self, entry: &Entry, joined_at: u64) -> Result<(), String> {
-        match entry.operation {
-            Operation::Put => match wire::read::<Node>(&entry.value) {
-                Ok(node) => {
-                    if entry.key == self.config.node && entry.revision > joined_at {
-                        check_id(&self.config.node, &self.id, &node)?;
-                    }
-                    self.board.node(&entry.key, node);
-                }
-                Err(why) => warn!(node = entry.key, why, "the report of a gateway is not read"),
-            },
-            Operation::Delete | Operation::Purge => self.board.left(&entry.key),
-        }
-        Ok(())
-    }
-
-    async fn report(&self, nodes: &Store, since: &str, reported: &mut Option<(Node, u32)>) -> Result<(), String> {
-        self.board.count();
-        let mut report = own::report(&self.reader, &self.board, &self.versions.mirror, &self.id, since);
-        report.drift_told = self.evidence.told();
-        let nodes_there = self.board.size();
-        if let Some((before, ticks)) = reported {
-            let every = if *before == report { board::repeat_every } else { board::report_every };
-            *ticks += 1;
-            if TICK * *ticks < every(nodes_there) {
-                return Ok(());
-            }
-        }
-        let bytes = serde_json::to_vec(&report).map_err(|error| format!("the report cannot be written: {error}"))?;
-        let put = timeout(EXCHANGE, nodes.put(&self.config.node, bytes.into())).await.map_err(|_| no_answer())?;
-        put.map_err(|error| format!("the report is refused: {error}"))?;
-        // Gateways that joined in the same moment do not go on reporting in the same moment.
-        let most = u32::try_from(board::report_every(nodes_there).as_secs()).unwrap_or(u32::MAX);
-        let ahead = if reported.is_none() { fastrand::u32(0..most) } else { 0 };
-        *reported = Some((report, ahead));
-        Ok(())
     }
 
     /// Tells the manager when this gateway has what the fleet says.
@@ -467,6 +422,7 @@ impl SharedEvidence {
         let prefix = format!("{name}_drift");
         let closed = timeout(EXCHANGE, context.get_or_create_stream(stream)).await.map_err(|_| no_answer())?;
         let closed = closed.map_err(|error| format!("the stream {prefix} cannot be opened or made: {error}"))?;
+        admit(&context, &closed).await?;
         Ok(SharedEvidence { bucket, context, closed, prefix })
     }
 }
@@ -586,18 +542,39 @@ pub(super) fn check_id(node: &str, id: &str, found: &Node) -> Result<(), String>
 /// Opens a bucket. It is made where there is none.
 pub(super) async fn bucket(context: &jetstream::Context, config: kv::Config) -> Result<Store, String> {
     let name = config.bucket.clone();
-    if let Ok(Ok(store)) = timeout(EXCHANGE, context.get_key_value(&name)).await {
-        return Ok(store);
+    let store = match timeout(EXCHANGE, context.get_key_value(&name)).await {
+        Ok(Ok(store)) => store,
+        Ok(Err(_)) | Err(_) => {
+            let made = timeout(EXCHANGE, context.create_key_value(config)).await.map_err(|_| no_answer())?;
+            match made {
+                Ok(store) => store,
+                // Another gateway was faster.
+                Err(error) => match timeout(EXCHANGE, context.get_key_value(&name)).await {
+                    Ok(Ok(store)) => store,
+                    _ => return Err(format!("the bucket {name} cannot be opened or made: {error}")),
+                },
+            }
+        }
+    };
+    admit(context, &store.stream).await?;
+    Ok(store)
+}
+
+/// Lets as many gateways follow a stream as a fleet may have: each has a consumer in it, and one that was cut off leaves its own for a while. From 2.15 on,
+/// NATS allows a thousand in a stream that does not ask for more, and says nothing of that in the stream's configuration.
+///
+/// # Errors
+/// When NATS does not answer. Where it refuses, a smaller fleet works: older servers have no such limit, and some do not let it be changed.
+pub(super) async fn admit(context: &jetstream::Context, stream: &Stream) -> Result<(), String> {
+    let config = &stream.cached_info().config;
+    if config.max_consumers >= CONSUMERS {
+        return Ok(());
     }
-    let made = timeout(EXCHANGE, context.create_key_value(config)).await.map_err(|_| no_answer())?;
-    match made {
-        Ok(store) => Ok(store),
-        // Another gateway was faster.
-        Err(error) => match timeout(EXCHANGE, context.get_key_value(&name)).await {
-            Ok(Ok(store)) => Ok(store),
-            _ => Err(format!("the bucket {name} cannot be opened or made: {error}")),
-        },
+    let config = jetstream::stream::Config { max_consumers: CONSUMERS, ..config.clone() };
+    if let Err(error) = timeout(EXCHANGE, context.update_stream(&config)).await.map_err(|_| no_answer())? {
+        debug!(stream = config.name, "NATS does not change how many gateways may follow a stream: {error}");
     }
+    Ok(())
 }
 
 /// Stores a change, and answers the manager.

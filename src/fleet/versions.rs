@@ -77,7 +77,7 @@ impl Versions {
         let mut swept = Swept::default();
         loop {
             ticks.tick().await;
-            if !self.board.is_first() {
+            if self.board.tells() != Some(true) {
                 continue;
             }
             // A store that is not clean disturbs nobody, so a failure waits for the next time.

@@ -278,8 +278,13 @@ impl ActiveRollout {
                 judge(plan, step, self.business.says(plan), held)
             }
         };
-        fleet.silent = fleet.pool.silent(fellows.others(model));
+        let others = fellows.others(model);
+        let are_known = others.is_some();
+        fleet.silent = fleet.pool.silent(others.unwrap_or_default());
         let decision = match decision {
+            Decision::Advance(_) | Decision::EndEarly(_) if !are_known => {
+                Decision::Stay("waiting for the list of the fleet's gateways".to_owned())
+            }
             Decision::Advance(_) | Decision::EndEarly(_) if !fleet.silent.is_empty() => {
                 Decision::Stay(format!("waiting for what these gateways counted: {}", fleet.silent.join(", ")))
             }

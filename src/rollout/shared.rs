@@ -40,8 +40,8 @@ pub(crate) trait Fellows: Debug + Send + Sync {
     /// What other gateways counted, as far as it came after the mark. Only where this gateway drives.
     fn reports(&self, model: &ModelName, after: Mark) -> Vec<Heard>;
 
-    /// The other gateways that are there and have the model's document in force.
-    fn others(&self, model: &ModelName) -> Vec<String>;
+    /// The other gateways that are there and have the model's document in force. `None` while it is not known which.
+    fn others(&self, model: &ModelName) -> Option<Vec<String>>;
 }
 
 /// A model's rollout, as the fleet has it.
