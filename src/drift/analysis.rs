@@ -134,6 +134,8 @@ const STUCK_ROWS: u64 = 500;
 const IDLE_HOURS: i64 = 56 * 24;
 /// An alarm of an arm without rows ends after this long: after a promotion nobody would end it.
 const QUIET_HOURS: i64 = 24;
+/// Rows may come so much later than the window that they belong to has ended. Earlier ones are of a clock that was set back, which begins new windows.
+pub(super) const LATE_HOURS: i64 = 2;
 /// An arm counts for the share of the false alarms that each gets, if it had rows in the last four weeks.
 const ACTIVE_HOURS: i64 = 28 * 24;
 
@@ -265,7 +267,9 @@ impl ArmState {
         let mut any = false;
         for (at, window) in [Window::Day, Window::Week, Window::FourWeeks].into_iter().enumerate() {
             let number = window.of_hour(hour);
-            if self.open[at].0 == number {
+            // Rows that came late are counted in the window that is open: going back would judge it before it is over, and the one before it twice.
+            let begins = self.open[at].0 * window.hours();
+            if self.open[at].0 == number || (begins - LATE_HOURS..begins).contains(&hour) {
                 continue;
             }
             let (ended, tally) = std::mem::replace(&mut self.open[at], (number, Tally::new(plan)));
@@ -360,6 +364,10 @@ impl ArmState {
 impl ColumnState {
     fn note(&mut self, window: Window, found: Found) {
         let told = found.hour + window.hours();
+        // A window whose rows came in parts is one window. Parts of several hours may come one after the other.
+        let last = self.looks[window as usize].as_ref().map(|last| last.hour);
+        let late = if window == Window::Hour { QUIET_HOURS } else { 0 };
+        let is_part = last.is_some_and(|last| (found.hour..=found.hour + late).contains(&last));
         if found.is_different() && found.matters() {
             match &mut self.alarm {
                 Some(alarm) if alarm.window == window => {
@@ -376,7 +384,7 @@ impl ColumnState {
                 }
             }
         } else if let Some(alarm) = self.alarm.as_mut().filter(|alarm| alarm.window == window) {
-            alarm.quiet += 1;
+            alarm.quiet += u32::from(!is_part);
             let enough = match window {
                 Window::Hour => 24,
                 Window::Day | Window::Week | Window::FourWeeks => 1,
@@ -385,7 +393,9 @@ impl ColumnState {
                 self.alarm = None;
             }
         }
-        self.looks[window as usize] = Some(found);
+        if !is_part {
+            self.looks[window as usize] = Some(found);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Counting: what the thread of the log does for each record.
 
+use super::analysis::LATE_HOURS;
 use super::plan::{Plan, key_of};
 use super::state::Watched;
 use super::window::HOUR;
@@ -139,7 +140,7 @@ impl Hot {
             let room = most_bytes.saturating_sub(self.bytes);
             let Some(arm) = version.arm(seen.arm, &plan, hour, room, &mut self.bytes) else { return };
             // Records come a little out of order. A clock that was set back begins a new window too.
-            if hour > arm.hour || hour < arm.hour - 2 {
+            if hour > arm.hour || hour < arm.hour - LATE_HOURS {
                 let ended = ArmHot { name: arm.name.clone(), hour: arm.hour, tally: arm.tally.take(&plan) };
                 arm.hour = hour;
                 if ended.tally.offered > 0 {

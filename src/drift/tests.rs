@@ -364,3 +364,47 @@ fn tallies_add_up() {
     assert_eq!((one.offered, one.rows, one.counts, one.sums), (3, 2, vec![u32::MAX, 2], vec![[2.0, 5.0]]));
     assert_eq!(one.steady, [Some((7, false))]);
 }
+
+#[test]
+fn rows_that_come_after_their_window_was_judged_are_counted_in_the_open_one() {
+    let mut fixture = Fixture::new(Config::default(), Some(&profile(2000)));
+    for hour in 0..24 {
+        fixture.hour(hour, 50, |_, _| {});
+    }
+    fixture.drift.work(24 * HOUR + HOUR / 30);
+    let day = |fixture: &Fixture| {
+        let looks = fixture.column("inputs.x").looks;
+        let look = looks.iter().find(|look| look.window == Window::Day).copied().unwrap();
+        (look.from, look.rows)
+    };
+    assert_eq!(day(&fixture), (0, 24 * 50));
+    // The thread of the log was slow: what it has of the last hour is judged when it comes, and not as another day.
+    fixture.hour(23, 30, |_, _| {});
+    fixture.drift.work(24 * HOUR + HOUR / 20);
+    for hour in 24..48 {
+        fixture.hour(hour, 50, |_, _| {});
+        fixture.drift.work((hour + 1) * HOUR + HOUR / 30);
+    }
+    assert_eq!(day(&fixture), (24 * HOUR, 24 * 50 + 30), "nothing is lost, and each day is judged once");
+    // A clock that was set back by days begins a new day.
+    fixture.hour(0, 50, |_, _| {});
+    fixture.drift.work(2 * HOUR);
+    fixture.hour(24, 50, |_, _| {});
+    fixture.drift.work(26 * HOUR);
+    assert_eq!(day(&fixture), (0, 50));
+}
+
+#[test]
+fn an_alarm_ends_after_a_quiet_day_and_not_after_as_many_parts_of_hours() {
+    let mut fixture = Fixture::new(Config::default(), Some(&profile(2000)));
+    fixture.hour(0, 300, |x, _| *x += 0.8);
+    fixture.drift.work(HOUR + HOUR / 30);
+    assert!(fixture.column("inputs.x").alarm.is_some());
+    for hour in 1..12 {
+        for _ in 0..3 {
+            fixture.hour(hour, 20, |_, _| {});
+            fixture.drift.work((hour + 1) * HOUR + HOUR / 30);
+        }
+    }
+    assert!(fixture.column("inputs.x").alarm.is_some(), "33 parts of 11 hours");
+}

@@ -159,11 +159,11 @@ fn drift_is_told_when_its_hour_is_over_and_the_alert_ends_after_two_days_without
     csv(path);
     let (code, output) = cli(path, "profile train.csv --model m --version 1 -o models/m/1/profile.json");
     assert_eq!(code, 0, "{output}");
-    // A Friday at ten: weeks begin on Thursdays, and no week ends in this test.
+    // A Friday at five past ten: weeks begin on Thursdays, and no week ends in this test.
     let mut clock = Clock::new(path);
     let today = clock.now().as_second().div_euclid(86_400);
     let friday = (today + 1..today + 8).find(|day| day.rem_euclid(7) == 1).unwrap();
-    let begin = jiff::Timestamp::from_second(friday * 86_400 + 10 * 3600).unwrap();
+    let begin = jiff::Timestamp::from_second(friday * 86_400 + 10 * 3600 + 300).unwrap();
     clock.pass(Duration::try_from(begin.duration_since(clock.now())).unwrap());
     let mut served = Served::start_with(path, &clock.environment());
     served.ready();
@@ -192,14 +192,17 @@ fn drift_is_told_when_its_hour_is_over_and_the_alert_ends_after_two_days_without
     let retrained = || receiver.events().iter().filter(|event| *event == "retrain").count();
     eventually("a new version is asked for", || (retrained() == 1).then_some(()));
     // Its day alarms too, until another day is over: now it is eleven, and in 36 hours it is the last hour of Saturday.
+    let mut rows = 0;
     for _ in 0..36 {
         clock.pass(HOUR);
-        let rows = ask(5, 0.0);
-        // The thread of the log must see each hour: a version without rows for a day has no alarm any more.
-        counted(rows);
+        rows = ask(5, 0.0);
+        // Each I/O thread has a queue to the thread of the log, which must not find many hours in one and then as many in another.
+        let written = format!("sluicegate_log_records_total {rows}\n");
+        eventually("the rows are written", || served.admin_get("/metrics").contains(&written).then_some(()));
     }
+    counted(rows);
     eventually("it is asked for once a day", || (retrained() == 2).then_some(()));
-    assert_eq!(receiver.alerts(), ["+drift m/1"]);
+    assert_eq!(receiver.alerts(), ["+drift m/1"], "{}", arm());
     clock.pass(HOUR + Duration::from_mins(2));
     eventually("the alert ends", || (receiver.alerts() == ["+drift m/1", "-drift m/1"]).then_some(()));
     assert_eq!(arm()["columns"][0]["alarm"], false, "{}", arm());
