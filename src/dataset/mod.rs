@@ -12,7 +12,7 @@
 //! - Memory is bounded: predictions are read in chunks, in order, each with its own feedback only (`scan.rs`).
 //! - An output file appears complete or not at all.
 //!
-//! Uses: bucket (objects), columns, explain, profile, record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
+//! Uses: bucket (objects), columns, explain, machine (files), profile, record (the format of the log), quality (compares labels), compare, codec (golden files), model, tensor, prepare.
 //!
 //! Invariant: nothing here writes to the data directory or needs a server.
 //!

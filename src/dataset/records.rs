@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use crate::bucket::{Listed, Object, Prefix};
+use crate::machine::open_regular;
 use crate::model::ModelName;
 use bytes::Bytes;
 use jiff::civil::Date;
@@ -76,10 +77,10 @@ impl Place {
     }
 
     /// # Errors
-    /// When a file cannot be opened. An object is asked for when it is read.
+    /// When a file cannot be opened, or is not a regular one. An object is asked for when it is read.
     pub(super) fn open(&self) -> io::Result<Input> {
         Ok(match self {
-            Place::File(path) => Input::File(File::open(path)?),
+            Place::File(path) => Input::File(open_regular(path)?),
             Place::Object(object) => Input::Object(object.clone()),
         })
     }

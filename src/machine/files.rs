@@ -1,7 +1,10 @@
-//! The limit on open files of this process, and the room on a file system.
+//! The limit on open files of this process, files that can be opened without waiting, and the room on a file system.
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// The limit on open files.
@@ -20,6 +23,27 @@ pub fn raise_open_files() -> OpenFiles {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let is_raised = limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_ok();
     OpenFiles { before: limit.current, now: if is_raised { limit.maximum } else { limit.current } }
+}
+
+/// Opens a regular file for reading. Opening a named pipe would wait for a writer, a device may have no end, and opening some devices does something.
+///
+/// # Errors
+/// When it cannot be opened, or is not a regular file (`InvalidData`).
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    // Before it is opened, because opening a device can have an effect.
+    regular(&std::fs::metadata(path)?)?;
+    // It may have been replaced since then; then opening it does not wait. A regular file is read as without the flag.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn regular(metadata: &std::fs::Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"))
 }
 
 /// Everything that this process creates from now on is for its user alone, or also for its group to read. What the environment forbids (umask) stays

@@ -9,6 +9,7 @@
 //! - [`durable`] writes files that survive a power cut; [`lower_priority`] lets the calling thread run after all others.
 //! - [`limit_allocations`] lets allocations fail that a control group cannot hold.
 //! - [`keep_files_private`] sets who may read the files that the process creates.
+//! - [`open_regular`] opens a file that other programs may have put there, without waiting for it.
 //! - [`disk_space`] asks how much room a file system has.
 //! - [`raise_open_files`] raises the soft limit on open files to the hard one. [`undelivered`] and [`unread`] ask the kernel about a socket.
 //!
@@ -33,7 +34,7 @@ pub use available::Available;
 #[cfg(test)]
 pub use available::Limit;
 pub use exit::exit_now;
-pub use files::{DiskSpace, OpenFiles, disk_space, keep_files_private, raise_open_files};
+pub use files::{DiskSpace, OpenFiles, disk_space, keep_files_private, open_regular, raise_open_files};
 pub use own_memory::limit_allocations;
 #[cfg(target_os = "linux")]
 pub use priority::lower_priority_of;

@@ -136,3 +136,24 @@ fn a_thread_that_waits_for_a_core_is_told() {
     assert!(delays.iter().any(|waited| !waited.is_zero()), "{delays:?}");
     assert!(run_delay().unwrap() >= before);
 }
+
+#[test]
+fn only_regular_files_are_opened_and_nothing_is_waited_for() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("file"), "text").unwrap();
+    mkfifoat(CWD, at("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+    std::os::unix::fs::symlink(at("pipe"), at("link to a pipe")).unwrap();
+    for right in ["file", "link"] {
+        let text = std::io::read_to_string(open_regular(&at(right)).unwrap()).unwrap();
+        assert_eq!(text, "text", "{right}");
+    }
+    for wrong in [at("pipe"), at("socket"), at("link to a pipe"), dir.path().to_owned(), "/dev/zero".into()] {
+        let error = open_regular(&wrong).unwrap_err();
+        assert_eq!(error.to_string(), "it is not a regular file", "{}", wrong.display());
+    }
+    assert_eq!(open_regular(&at("nothing")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}

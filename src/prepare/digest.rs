@@ -1,7 +1,7 @@
 //! SHA-256 digests of a version's files.
 
-use super::files;
 use crate::backend::VersionFiles;
+use crate::machine::open_regular;
 use crate::source::artifact_files;
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read as _};
@@ -39,7 +39,7 @@ pub fn model_sha256(dir: &Path) -> io::Result<String> {
 }
 
 pub(super) fn file_sha256(path: &Path) -> io::Result<String> {
-    let mut file = files::open_regular(path)?;
+    let mut file = open_regular(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {

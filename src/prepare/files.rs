@@ -1,8 +1,8 @@
 //! Reads the small files beside a model. Each has a size limit, so that a wrong file cannot fill the memory.
 
 use super::failure::StageFailure;
+use crate::machine::open_regular;
 use crate::registry::Stage;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -35,15 +35,4 @@ pub(super) fn read_limited(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {limit} bytes")));
     }
     Ok(Some(bytes))
-}
-
-/// Opens a regular file. Opening a named pipe would wait for a writer, and a device may have no end.
-///
-/// # Errors
-/// When it cannot be opened, or is not a regular file (`InvalidData`).
-pub(super) fn open_regular(path: &Path) -> io::Result<File> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
-    }
-    File::open(path)
 }

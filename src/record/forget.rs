@@ -7,6 +7,7 @@ use super::parquet_file::properties;
 use super::segment;
 use crate::bucket::{Listed, Prefix};
 use crate::machine::durable::{publish, sync_parent, temporary};
+use crate::machine::open_regular;
 use crate::model::ModelName;
 use crate::quality::Quality;
 use crate::telemetry::Telemetry;
@@ -257,7 +258,7 @@ type Batches = Box<dyn Iterator<Item = io::Result<RecordBatch>>>;
 
 fn open(path: &Path) -> io::Result<ParquetRecordBatchReaderBuilder<File>> {
     let failed = at(path);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).map_err(&failed)?);
+    let builder = ParquetRecordBatchReaderBuilder::try_new(open_regular(path).map_err(&failed)?);
     builder.map_err(io::Error::other).map_err(&failed)
 }
 

@@ -6,6 +6,7 @@ use super::feedback;
 use super::frame::{self, Frames, Kind, MAGIC};
 use super::gaps::{self, Gap};
 use super::view::{self, PredictionView};
+use crate::machine::open_regular;
 use arrow_array::RecordBatch;
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -31,6 +32,11 @@ pub(super) fn path(data: &Path, number: Number) -> PathBuf {
     dir(data).join(format!("{number:020}.seg"))
 }
 
+/// Whether a name in a directory may be one of a regular file. Where a link leads is seen when it is opened.
+pub(super) fn may_be_regular(kind: std::fs::FileType) -> bool {
+    kind.is_file() || kind.is_symlink()
+}
+
 /// The existing segments, oldest first; none where there is no directory yet.
 pub(super) fn list(data: &Path) -> io::Result<Vec<Number>> {
     let entries = match std::fs::read_dir(dir(data)) {
@@ -39,7 +45,12 @@ pub(super) fn list(data: &Path) -> io::Result<Vec<Number>> {
     };
     let mut numbers = Vec::new();
     for entry in entries {
-        let name = entry?.file_name();
+        let entry = entry?;
+        // A directory, or a pipe that somebody made.
+        if !entry.file_type().is_ok_and(may_be_regular) {
+            continue;
+        }
+        let name = entry.file_name();
         let number: Option<Number> = name.to_str().and_then(|name| name.strip_suffix(".seg")?.parse().ok());
         numbers.extend(number);
     }
@@ -79,7 +90,7 @@ impl Segment {
 
     /// Reads a segment into memory that may have held another one.
     pub fn read_into(path: &Path, mut bytes: Vec<u8>) -> io::Result<Segment> {
-        let mut file = std::fs::File::open(path)?;
+        let mut file = open_regular(path)?;
         bytes.clear();
         // Exactly as much as the file has: growing would copy.
         bytes.reserve_exact(usize::try_from(file.metadata()?.len()).unwrap_or(0));

@@ -279,6 +279,8 @@ impl Sealed {
                     let Ok(meta) = entry.metadata() else { continue };
                     if meta.is_dir() {
                         dirs.push(path);
+                    } else if !segment::may_be_regular(meta.file_type()) {
+                        // Nothing of the log: it is not uploaded, and not deleted.
                     } else if let Some(number) = number_of(&path, "parquet") {
                         sealed.bytes += meta.len();
                         let since = meta.modified().ok().and_then(|time| Timestamp::try_from(time).ok());

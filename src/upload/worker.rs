@@ -5,7 +5,7 @@ use super::begun::Begun;
 use super::counts::Counts;
 use super::transfer::{Pace, Transfer, Trouble};
 use crate::bucket::{Address, Client};
-use crate::machine::lower_priority;
+use crate::machine::{lower_priority, open_regular};
 use crate::record::SealedFile;
 use crossbeam_channel::RecvTimeoutError;
 use jiff::Timestamp;
@@ -94,7 +94,7 @@ impl Worker {
     async fn upload(&mut self, sealed: &SealedFile) -> Result<(), Trouble> {
         let failed = |e: io::Error| Trouble::Failed(format!("{}: {e}", sealed.file.display()));
         // What is opened here stays what it is, also when sealing or retention replaces or deletes the name.
-        let mut file = match File::open(self.data.join(&sealed.file)) {
+        let mut file = match open_regular(&self.data.join(&sealed.file)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Trouble::Gone),
             opened => opened.map_err(failed)?,
         };

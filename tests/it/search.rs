@@ -1,7 +1,7 @@
 //! Requests of the prediction log: found, looked at, run again and explained, by the API, the command line and the pages.
 
 use crate::support::process::{Served, binary};
-use crate::support::{Answer, Gateway, eventually, infer_body, onnx};
+use crate::support::{Answer, Gateway, eventually, infer_body, library, onnx};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -320,6 +320,54 @@ fn a_damaged_file_is_named_and_the_rest_of_the_log_is_searched() {
     assert!(code == 0 && out.contains("not read: predictions/") && out.contains("r39"), "{out}");
 }
 
+/// What somebody left among the files of the log, which would never be opened, or never end.
+#[test]
+fn a_pipe_and_a_socket_among_the_files_of_the_log_are_named_and_not_waited_for() {
+    let gateway = Gateway::start_in(gateway().stop(), "");
+    gateway.wait_ready();
+    let data = gateway.dir.path().join("data");
+    let day = sealed(&data)[0].parent().unwrap().to_owned();
+    let pipe = |path: &Path| {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+    };
+    pipe(&day.join("90000001-0.parquet"));
+    let socket = std::os::unix::net::UnixListener::bind(day.join("90000002-0.parquet")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", day.join("90000003-0.parquet")).unwrap();
+    // Segments are files of the log too.
+    pipe(&data.join("log/00000000000000000001.seg"));
+    let found = get(&gateway, "?limit=1000");
+    assert_eq!((count(&found), &found["ended"]), (40, &json!("beginning")), "what is whole is found: {found}");
+    let not_read = &found["not_read"];
+    assert_eq!(not_read["files"], 3, "{not_read}");
+    for named in not_read["named"].as_array().unwrap() {
+        assert!(named["why"].as_str().unwrap().contains("it is not a regular file"), "{not_read}");
+    }
+    let one = get(&gateway, "/r12");
+    assert!(one["predictions"].as_array().unwrap().len() >= 2 && one["not_read"]["files"] == 3, "{one}");
+    drop(socket);
+
+    for (name, words) in
+        [("export m -o out.parquet", "90000001-0.parquet"), ("replay m --version 1", "90000001-0.parquet")]
+    {
+        let mut command = Command::new(binary());
+        command.args(name.split(' ')).arg("--data-dir").arg(&data).current_dir(gateway.dir.path());
+        if name.starts_with("replay") {
+            command.arg("--models").arg(gateway.dir.path().join("models"));
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(words) && said.contains("not a regular file"),
+            "{name}: {said}"
+        );
+    }
+    // The same for a server that starts: what it reads again, seals and deletes are regular files.
+    let gateway = Gateway::start_in(gateway.stop(), "");
+    gateway.wait_ready();
+    assert!(day.join("90000001-0.parquet").exists());
+}
+
 /// The processes that search the log of this data directory.
 fn searching(data: &Path) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -332,20 +380,28 @@ fn searching(data: &Path) -> Vec<String> {
     processes.filter_map(of).collect()
 }
 
-/// Searches hang, as when a disk does not answer: a file of the log is a named pipe that nobody writes to. The server is a process of its own, as the
-/// places are those of a process.
+/// Adds a file to a day of the log that its disk does not give, until the name that is returned is removed.
+fn stuck(day: &Path, name: &str) -> PathBuf {
+    let marker = day.join(format!("{name}.stuck"));
+    std::fs::write(&marker, "").unwrap();
+    std::fs::write(day.join(name), "").unwrap();
+    marker
+}
+
+/// Searches hang, because a disk does not answer. The server is a process of its own, as the places are those of a process.
 #[test]
 fn a_search_ends_with_its_client_and_a_third_one_is_told_to_come_again() {
     let dir = tempfile::TempDir::new().unwrap();
     let (models, data) = (dir.path().join("models"), dir.path().join("data"));
     std::fs::create_dir(&models).unwrap();
     onnx::install(&models, "m", 1, &onnx::scaling(1.0));
-    let served = Served::start(dir.path());
+    let library = dir.path().join("libstuck.so");
+    library::compile("stuck.c", &library, &[]);
+    let served = Served::start_with(dir.path(), &[("LD_PRELOAD", library.to_str().unwrap())]);
     served.ready();
     let day = data.join("predictions/model=m/date=2026-01-01");
     std::fs::create_dir_all(&day).unwrap();
-    let pipe = day.join("90000001-0.parquet");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let marker = stuck(&day, "90000001-0.parquet");
     let get = |path: &str| {
         let url = format!("http://{}{path}", served.admin);
         let mut answer = ureq::get(&url).config().http_status_as_error(false).build().call().unwrap();
@@ -369,7 +425,7 @@ fn a_search_ends_with_its_client_and_a_third_one_is_told_to_come_again() {
     assert_eq!(searching(&data).len(), 2, "no more than two ever run");
     drop(clients);
     eventually("their processes have ended", || searching(&data).is_empty().then_some(()));
-    std::fs::remove_file(&pipe).unwrap();
+    std::fs::remove_file(&marker).unwrap();
     let (status, said) = get(API);
     assert!(status == 200 && said.contains("\"ended\":\"beginning\""), "their places are free again: {status} {said}");
     comes_while_it_is_searched(&served, &day);
@@ -383,8 +439,7 @@ fn comes_while_it_is_searched(served: &Served, day: &Path) {
         assert_eq!(sent.status(), 200);
     }
     eventually("both are written", || served.admin_get(API).contains("r2").then_some(()));
-    let pipe = day.join("0-0.parquet");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let marker = stuck(day, "0-0.parquet");
     let data = day.ancestors().nth(3).unwrap();
     for (path, accept, words, end) in [
         (API, "application/x-ndjson", "{\"request\":{\"request_id\":\"r2\"", "{\"end\""),
@@ -405,7 +460,7 @@ fn comes_while_it_is_searched(served: &Served, day: &Path) {
         drop(client);
         eventually("the search ends with its client", || searching(data).is_empty().then_some(()));
     }
-    std::fs::remove_file(&pipe).unwrap();
+    std::fs::remove_file(&marker).unwrap();
     let mut command = Command::new(binary());
     command.args(["requests", "m", "--lines", "--limit", "1"]);
     let output = command.env("SLUICEGATE_ADMIN", format!("http://{}", served.admin)).output().unwrap();
