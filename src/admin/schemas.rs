@@ -167,7 +167,8 @@ pub(super) struct GatesSchema {
 pub(super) struct RolloutRequest {
     #[schema(example = "4")]
     to: String,
-    /// Ascending percentages; absent: 1, 5, 25, 50, 100.
+    /// Ascending percentages, at most 100 of them; absent: 1, 5, 25, 50, 100.
+    #[schema(max_items = 100)]
     steps: Option<Vec<f64>>,
     /// The shortest time that each step is held; absent: 10m.
     #[schema(example = "10m")]

@@ -710,7 +710,7 @@ pub(crate) struct RolloutOptions {
     /// Start a rollout to this version.
     #[arg(long, value_name = "VERSION", requires = "reason")]
     to: Option<String>,
-    /// The new version's share of the requests in each step, in percent, rising [default: 1,5,25,50,100]
+    /// The new version's share of the requests in each step, in percent, rising; at most 100 [default: 1,5,25,50,100]
     #[arg(long, value_name = "PERCENT", value_delimiter = ',', requires = "to")]
     steps: Vec<f64>,
     /// The least time for each step, such as 30s or 10m [default: 10m]

@@ -7,8 +7,8 @@ use axum::http::Method;
 use maud::html;
 use serde_json::{Value, json};
 
-/// The most steps of a rollout that a page shows.
-const MOST_STEPS: usize = 100;
+/// The most steps of a rollout: as many as the API takes (`rollout::MOST_STEPS`), so that a page never shows more.
+pub(super) const MOST_STEPS: usize = 100;
 
 /// A number that JSON can have. NaN and infinities would become null, which means that nothing was given.
 fn finite(text: &str) -> Option<f64> {
@@ -211,7 +211,7 @@ pub(super) fn rollout(now: &Now, fields: &Fields, break_glass: bool) -> Result<N
         .collect();
     let steps = steps?;
     if steps.len() > MOST_STEPS {
-        return Err(format!("steps: expected at most {MOST_STEPS} numbers, got {}", steps.len()));
+        return Err(format!("steps: expected at most {MOST_STEPS} percentages, got {}", steps.len()));
     }
     let hold = field(fields, "hold");
     let shown: Vec<String> = steps.iter().map(|step| format!("{step}")).collect();

@@ -752,6 +752,7 @@ fn numbers_that_are_none_and_a_change_of_no_revision_are_refused() {
     let made: Arc<Made> = Arc::default();
     let router = console(&made);
     let csrf = csrf(&get(&router, "/models/iris/split").text);
+    assert_eq!(super::proposals::MOST_STEPS, crate::rollout::MOST_STEPS, "a form takes what the API takes");
     let many = vec!["1"; 100_000].join(",");
     for (slug, fields, words) in [
         ("shadow", vec![("version", "3"), ("sample", "NaN")], "the percentage: expected a number, got &quot;NaN&quot;"),
@@ -760,7 +761,7 @@ fn numbers_that_are_none_and_a_change_of_no_revision_are_refused() {
         (
             "rollout",
             vec![("version", "3"), ("steps", &many), ("hold", "1m")],
-            "steps: expected at most 100 numbers, got 100000",
+            "steps: expected at most 100 percentages, got 100000",
         ),
     ] {
         for step in ["preview", ""] {

@@ -42,6 +42,8 @@ pub(crate) use comparison::Verdict;
 pub(crate) use evidence::{Evidence, p99_us};
 pub(crate) use guardrail::{Guardrail, NearGuardrail};
 pub(crate) use handle::{Rollouts, View};
+#[cfg(test)]
+pub(crate) use plan::MOST_STEPS;
 pub(crate) use plan::{Plan, Require};
 pub(crate) use sequence::Counts;
 pub(crate) use shared::{Counted, Driving, Fellows, Heard, Mark, Orders, Stored, Told, ToldRollout};

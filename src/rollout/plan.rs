@@ -130,6 +130,8 @@ const GUARDRAILS: [&str; 11] = [
     "metrics",
 ];
 const REQUIRE: [&str; 3] = ["error_rate_ratio", "error_rate_difference", "max_error_rate"];
+/// The most steps of a plan. Each is a document of its own in the history, and one per percent is finer than evidence can tell apart.
+pub(crate) const MOST_STEPS: usize = 100;
 /// A longer hold is most likely a mistake in the unit.
 const LONGEST_HOLD: Duration = Duration::from_hours(24 * 365);
 
@@ -263,6 +265,10 @@ impl PlanReader {
 
     fn steps(&mut self, value: Option<&Value>) -> Vec<f64> {
         let Some(value) = value else { return vec![1.0, 5.0, 25.0, 50.0, 100.0] };
+        if let Some(given) = value.as_array().map(Vec::len).filter(|given| *given > MOST_STEPS) {
+            self.complaints.push(format!("steps: expected at most {MOST_STEPS} percentages, got {given}"));
+            return Vec::new();
+        }
         let steps: Option<Vec<f64>> =
             value.as_array().and_then(|steps| steps.iter().map(Value::as_f64).collect::<Option<_>>());
         let fits = |steps: &Vec<f64>| {
@@ -525,5 +531,15 @@ mod tests {
         for steps in [json!([]), json!([0]), json!([101]), json!([50, 10]), json!("all")] {
             assert!(Plan::parse(&json!({"to": "1", "reason": "r", "steps": steps})).is_err(), "{steps}");
         }
+    }
+
+    #[test]
+    fn a_plan_has_at_most_a_hundred_steps() {
+        let of = |steps: u32| {
+            let steps: Vec<f64> = (1..=steps).map(|step| f64::from(step) / 10.0).collect();
+            Plan::parse(&json!({"to": "1", "reason": "r", "steps": steps}))
+        };
+        assert_eq!(of(100).unwrap().steps.len(), MOST_STEPS);
+        assert_eq!(of(101).unwrap_err(), ["steps: expected at most 100 percentages, got 101"]);
     }
 }

@@ -221,6 +221,9 @@ fn a_rollout_that_cannot_begin_is_refused_with_the_reason() {
     for words in ["to: duplicate member", "guardrails.error_rate: unknown member", "steps: expected ascending"] {
         twice.refused(400, "INVALID_REQUEST", words);
     }
+    let long: Vec<f64> = (1..=101).map(|step| f64::from(step) / 2.0).collect();
+    let long = begin(&json!({"to": "2", "reason": "r", "steps": long}).to_string());
+    long.refused(400, "INVALID_REQUEST", "steps: expected at most 100 percentages, got 101");
     assert!(fixture.asked().is_empty(), "no command reached the manager");
 }
 
