@@ -9,7 +9,7 @@
 //! - A push puts a version into the fleet's store; every gateway that should have it fetches it, as from any source of versions.
 //! - Cut off from NATS, a gateway serves what it has, says so, and refuses changes.
 //!
-//! Uses: access (patterns), drift (hours), ledger (what is shared, tokens, histories), lifecycle (handle), machine (durable files), mirror (what it lists and reads), model, profile (first days), quality (rows), record (the key of its hashes), registry (reader), rollout (what it needs of other gateways), route, telemetry.
+//! Uses: access (patterns), drift (hours), ledger (what is shared, tokens, histories), lifecycle (handle), machine (durable files), mirror (what it lists and reads), model, profile (first days), quality (rows), record (the key of its hashes), registry (reader), rollout (what it needs of other gateways), route, settings (addresses without logins), telemetry.
 //!
 //! Invariant: a request never waits for another machine, and the clock decides nothing: revisions of the bucket do.
 //!

@@ -18,6 +18,7 @@ use super::wire::{self, Node};
 use crate::lifecycle::{FollowOutcome, Followed, Handle};
 use crate::model::ModelName;
 use crate::registry::{Reader, State};
+use crate::settings::without_credentials;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{self, Entry, Operation, Store};
 use async_nats::jetstream::stream::{StorageType, Stream};
@@ -471,11 +472,7 @@ pub(super) async fn connect(config: &Config) -> Result<Client, String> {
 
 /// The servers, without what is in an address to sign in with.
 fn addresses(urls: &[String]) -> String {
-    let host = |url: &String| {
-        let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-        rest.rsplit_once('@').map_or(rest, |(_, host)| host).to_owned()
-    };
-    urls.iter().map(host).collect::<Vec<_>>().join(", ")
+    urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens the buckets. Those that are missing are made.

@@ -5,6 +5,7 @@
 //! - [`Table::finish`] returns every complaint at once: syntax errors, wrong values, and keys that no code read, with the most
 //!   similar known key. A complaint gives the key, its location, the expected value and the value found.
 //! - The environment overrides the file, and the command line overrides both.
+//! - A complaint never shows what an address has before its `@` ([`without_credentials`], also for other messages).
 //! - Used for every file that people write: the server's configuration, `model.toml`, `version.toml`.
 //!
 //! Uses: nothing.
@@ -25,3 +26,4 @@ pub use complaint::{Complaint, Complaints};
 pub use table::{ENVIRONMENT_PREFIX, Table};
 pub use units::{parse_duration, show_duration};
 pub use value::Value;
+pub(crate) use value::without_credentials;

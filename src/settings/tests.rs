@@ -27,11 +27,13 @@ fn complaints_do_not_show_credentials_of_addresses() {
         plain = "u:secret@h"
         long = "s3://u:secret@h/{long}"
         mail = "ann@example.org"
+        bare = "secret@h:4222"
+        all = ["a:4222,secret@h:4222", {{url = "secret@[::1]:4222"}}]
         at = {{ uri = "s3://u:secret@b" }}
         "#
     ));
     t.override_from_environment(variables(&[("SLUICEGATE__AUDIT__WEBHOOK", "https://u:secret@h,x")]));
-    for key in ["urls", "plain", "long", "mail", "at"] {
+    for key in ["urls", "plain", "long", "mail", "bare", "all", "at"] {
         assert_eq!(t.custom::<()>(key, "something else", |_| None), None);
     }
     assert_eq!(t.section("audit").custom::<()>("webhook", "something else", |_| None), None);
@@ -41,7 +43,9 @@ fn complaints_do_not_show_credentials_of_addresses() {
         r#"["nats://ok:4222", "nats://…@h:4222", 1]"#,
         r#"got "…@h""#,
         "s3://…@h/xxx",
-        "ann@example.org",
+        r#"got "…@example.org""#,
+        r#"got "…@h:4222""#,
+        r#"["…@h:4222", { url = "…@[::1]:4222" }]"#,
         "s3://…@b",
         "https://…@h,x",
     ] {
@@ -49,6 +53,20 @@ fn complaints_do_not_show_credentials_of_addresses() {
     }
     let broken = complaints(table("webhook = https://u:secret@h/x\n")).join("\n");
     assert!(broken.contains("got `webhook = https://…@h/x`") && !broken.contains("secret"), "{broken}");
+}
+
+proptest! {
+    #[test]
+    fn nothing_before_the_last_at_of_an_address_is_shown(
+        scheme in prop_oneof![Just(""), Just("nats://"), Just("tls://"), Just("s3://"), Just("https://")],
+        login in "[a-zA-Z0-9:@,%?#é -]{0,40}",
+        host in "[a-z0-9.:/,-]{0,40}",
+    ) {
+        let address = format!("{scheme}{login}@{host}");
+        prop_assert_eq!(without_credentials(&address), format!("{scheme}…@{host}"));
+        let without = format!("{scheme}{host}");
+        prop_assert_eq!(without_credentials(&without), without.as_str());
+    }
 }
 
 #[test]

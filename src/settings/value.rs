@@ -156,14 +156,16 @@ impl Found {
     }
 }
 
-/// Hides what stands before the `@` of an address, such as `user:password`. A text with several addresses is hidden from the first to the last `@`.
-pub(super) fn without_credentials(text: &str) -> Cow<'_, str> {
+/// Hides what stands before the `@` of an address, such as `user:password` or a token, with and without a scheme (`token@host:4222`). The name of a
+/// mail address is hidden too: it cannot be told from a token. A text with several addresses is hidden from the first scheme to the last `@`.
+#[must_use]
+pub(crate) fn without_credentials(text: &str) -> Cow<'_, str> {
     match text.rsplit_once('@') {
-        Some((before, after)) if before.contains(':') => {
+        Some((before, after)) => {
             let scheme = before.find("://").map_or("", |at| &before[..at + "://".len()]);
             format!("{scheme}…@{after}").into()
         }
-        _ => text.into(),
+        None => text.into(),
     }
 }
 
