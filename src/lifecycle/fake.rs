@@ -7,6 +7,7 @@ use super::handle::{
 use super::manager::Event;
 use super::peers::FollowOutcome;
 use super::set_aside::SetAside;
+use super::shared_push::PushReply;
 use crate::ledger::{Note, TokenChange};
 use crate::model::{Failure, ModelName, Version};
 use crate::route::Proposal;
@@ -109,7 +110,7 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
             send!(reply, Asked::Token(*change), Told::Stored(stored) => stored);
         }
         // In a test with this manager there is no fleet.
-        Command::TokenUses(_) | Command::CheckPush { .. } | Command::Pushed { .. } => {}
+        Command::TokenUses(_) | Command::Push { reply: PushReply::Checked(_), .. } | Command::Pushed { .. } => {}
         // Every state can be put in force at once.
         Command::Follow { reply, .. } => drop(reply.send(Ok(FollowOutcome::InForce))),
         Command::FollowToken { reply, .. } => drop(reply.send(Ok(false))),
@@ -123,7 +124,7 @@ fn reply(command: Command, answer: &mut impl FnMut(Asked) -> Told) {
         Command::Note { note, reply } => {
             send!(reply, Asked::Note(note), Told::Done => 1);
         }
-        Command::Push { model, version, staged, signature, actor, reply } => {
+        Command::Push { model, version, staged, signature, actor, reply: PushReply::Added(reply) } => {
             // What the manager would choose for a model without versions.
             let number = version.unwrap_or_else(|| "1".parse().expect("a version"));
             send!(reply, Asked::Push { model, version, staged, signature, actor }, Told::Done => number);

@@ -3,7 +3,7 @@
 use super::manager::Event;
 use super::peers::{FollowOutcome, Followed};
 use super::set_aside::SetAside;
-use super::shared_push::CheckedPush;
+use super::shared_push::{CheckedPush, PushReply};
 use crate::ledger::{Action, Note, Retirement, Review, SharedModel, TokenChange};
 use crate::model::{Code, Failure, ModelName, Version, VersionId};
 use crate::model_settings::{Gates, Verdict};
@@ -249,18 +249,10 @@ pub(super) enum Command {
         /// The content of `model.sig`.
         signature: Option<String>,
         actor: Actor,
-        reply: Reply<Version>,
+        /// Says whether the version is added, or its files are only checked.
+        reply: PushReply,
     },
-    /// A push whose version is kept somewhere else.
-    CheckPush {
-        model: ModelName,
-        version: Option<Version>,
-        staged: PathBuf,
-        signature: Option<String>,
-        actor: Actor,
-        reply: Reply<CheckedPush>,
-    },
-    /// The event of such a push.
+    /// The event of a push whose version is kept somewhere else.
     Pushed {
         id: VersionId,
         actor: Actor,
@@ -311,8 +303,8 @@ impl Command {
             Command::LoadModel { reply, .. } | Command::UnloadModel { reply, .. } | Command::Pushed { reply, .. } => {
                 drop(reply.send(Err(failure)));
             }
-            Command::Push { reply, .. } => drop(reply.send(Err(failure))),
-            Command::CheckPush { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Push { reply: PushReply::Added(reply), .. } => drop(reply.send(Err(failure))),
+            Command::Push { reply: PushReply::Checked(reply), .. } => drop(reply.send(Err(failure))),
             Command::Token { reply, .. } | Command::FollowToken { reply, .. } => drop(reply.send(Err(failure))),
             Command::Follow { reply, .. } => drop(reply.send(Err(failure))),
             Command::SharedStates { reply } => drop(reply.send(Err(failure))),
@@ -529,7 +521,9 @@ impl Handle {
         signature: Option<String>,
         actor: Actor,
     ) -> Result<Version, Failure> {
-        self.send(|reply| Command::Push { model, version, staged, signature, actor, reply }).await
+        let command =
+            |reply| Command::Push { model, version, staged, signature, actor, reply: PushReply::Added(reply) };
+        self.send(command).await
     }
 
     /// Checks the files of a push as [`Handle::push`] does, and adds nothing: the version is kept somewhere else.
@@ -544,7 +538,9 @@ impl Handle {
         signature: Option<String>,
         actor: Actor,
     ) -> Result<CheckedPush, Failure> {
-        self.send(|reply| Command::CheckPush { model, version, staged, signature, actor, reply }).await
+        let command =
+            |reply| Command::Push { model, version, staged, signature, actor, reply: PushReply::Checked(reply) };
+        self.send(command).await
     }
 
     /// Stores the event of a push whose version is kept somewhere else.

@@ -122,10 +122,7 @@ impl Manager {
                 let _ = reply.send(noted);
             }
             Command::Push { model, version, staged, signature, actor, reply } => {
-                self.push(model, version, staged, signature, actor, PushReply::Added(reply));
-            }
-            Command::CheckPush { model, version, staged, signature, actor, reply } => {
-                self.push(model, version, staged, signature, actor, PushReply::Checked(reply));
+                self.push(model, version, staged, signature, actor, reply);
             }
             Command::Pushed { id, actor, reply } => {
                 let stored = self.pushed(&id, &actor);
