@@ -1,6 +1,7 @@
-//! The clients of the clouds' buckets, with the credentials that their own programs find.
+//! The clients of the clouds' buckets, with the credentials that their own programs find, and of directories.
 
 use super::bounded::Bounded;
+use super::local::Local;
 use super::profile::{FromProgram, Keys, Profile};
 use super::{Client, Scheme, Settings, options, use_ring, words};
 use object_store::aws::AmazonS3Builder;
@@ -114,6 +115,7 @@ pub(crate) fn open(scheme: Scheme, name: &str, settings: &Settings) -> Result<Cl
             }
             store.build().map(Client::of)
         }
+        Scheme::File => Ok(Client::of(Local::new(name))),
     };
     client.map_err(|error| words(&error))
 }

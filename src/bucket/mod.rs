@@ -1,12 +1,12 @@
-//! bucket: clients of object storage: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+//! bucket: clients of object storage: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage; a directory.
 //!
 //! - [`open`] makes a client. Credentials are read from the environment, with the names that the clouds' own programs use, and from AWS's profiles; without
 //!   any, requests are not signed. [`program::ask`] asks a program for credentials.
-//! - [`Address`] is the place of objects in a configuration: `s3://bucket/prefix`.
+//! - [`Address`] is the place of objects in a configuration: `s3://bucket/prefix`. A directory is a bucket too (`local.rs`).
 //! - [`Prefix`] lists, reads and replaces objects for threads that may wait; [`Object`] is one for readers of Parquet.
 //! - [`words`] says what went wrong, for operators.
 //!
-//! Uses: nothing.
+//! Uses: machine (files).
 //!
 //! Invariant: no credentials in an address, an error or a log line.
 //!
@@ -15,6 +15,7 @@
 mod address;
 mod bounded;
 mod clouds;
+mod local;
 mod object;
 mod prefix;
 mod profile;
@@ -24,6 +25,7 @@ pub use address::{Address, Scheme};
 #[cfg(test)]
 pub(crate) use bounded::Bounded;
 pub(crate) use clouds::{is_true, open, variable};
+pub(crate) use local::check_writable;
 pub use object::Object;
 pub use prefix::{Listed, Prefix};
 pub(crate) use prefix::{PART, SHA256, attributes, key};
@@ -83,6 +85,8 @@ pub(crate) fn words(error: &object_store::Error) -> String {
         }
         object_store::Error::PermissionDenied { .. } => "the credentials do not allow it (403)".to_owned(),
         object_store::Error::Unauthenticated { .. } => "the credentials are missing or wrong (401)".to_owned(),
+        // The file system's own words.
+        object_store::Error::Generic { store: local::STORE, source } => source.to_string(),
         other => other.to_string(),
     };
     // What a server answered can be long.

@@ -252,7 +252,7 @@ pub struct AuditOptions {
 /// A bucket that gateways upload to.
 #[derive(Debug, Args)]
 pub struct LogAddress {
-    /// Read what gateways uploaded, without a server: `s3://bucket/prefix`, `gs://…` or `az://…`
+    /// Read what gateways uploaded, without a server: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///directory`
     #[arg(long, value_name = "ADDRESS", conflicts_with = "data_dir")]
     pub log: Option<String>,
     /// With --log: ask the metadata service of the cloud's machine for credentials.

@@ -1,4 +1,4 @@
-//! upload: copies sealed files of the prediction log into object storage (`docs/UPLOAD.md`).
+//! upload: copies sealed files of the prediction log into object storage, or a directory (`docs/UPLOAD.md`).
 //!
 //! - [`Uploads::start`] starts one thread at low priority. It takes the files that wait from the log, one after the other, and tells the log which of them are
 //!   in the bucket. Only then may they be deleted here before their time.
@@ -38,7 +38,7 @@ use worker::Worker;
 /// How files are uploaded. The keys of `[prediction_log]` have `upload_` before these names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The bucket and prefix. Default none: nothing is uploaded.
+    /// The bucket and prefix, or a directory. Default none: nothing is uploaded.
     pub to: Option<Address>,
     /// This gateway in the names of objects. Empty: `fleet.node`, else the name of the host.
     pub node: String,
@@ -116,7 +116,8 @@ impl Uploads {
     /// address too.
     ///
     /// # Errors
-    /// When the environment has settings that cannot be used, the data directory cannot be written, or the thread cannot be started.
+    /// When the environment has settings that cannot be used, the data directory or a directory of uploads cannot be written, or the thread cannot be
+    /// started.
     pub(crate) fn start(
         config: &Config,
         data: PathBuf,
@@ -126,6 +127,7 @@ impl Uploads {
     ) -> io::Result<Option<(Uploads, Stop)>> {
         let Some(to) = &config.to else { return Ok(None) };
         let node = if config.node.is_empty() { node } else { &config.node };
+        bucket::check_writable(to, &data)?;
         let place = Place::make(&data, to, node)?;
         let settings = Settings { timeout: config.timeout, retries: 0, instance_metadata: config.instance_metadata };
         let client = bucket::open(to.scheme, &to.name, &settings);
@@ -149,6 +151,8 @@ impl Uploads {
         let thread = std::thread::Builder::new().name("upload".to_owned()).spawn(move || {
             let _alive = alive;
             worker.run(&runtime);
+            // A call of a network file system may never end.
+            runtime.shutdown_background();
         })?;
         Ok(Some((Uploads(shared), Stop { stopping, ended, thread })))
     }

@@ -75,3 +75,4 @@ mod trial;
 mod tritonclient;
 mod unstable;
 mod upload;
+mod upload_directory;

@@ -27,27 +27,27 @@ fn environment(bucket: &FileServer, more: &[(&str, &str)]) -> Vec<(String, Strin
     all.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn start(dir: &Path, environment: &[(String, String)]) -> Served {
+pub fn start(dir: &Path, environment: &[(String, String)]) -> Served {
     let environment: Vec<(&str, &str)> =
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     Served::start_with(dir, &environment)
 }
 
-fn command(dir: &Path, environment: &[(String, String)], words: &[&str]) -> Output {
+pub fn command(dir: &Path, environment: &[(String, String)], words: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.args(words).current_dir(dir).env("ORT_DYLIB_PATH", onnxruntime());
     command.envs(environment.iter().filter(|(name, _)| name.starts_with("AWS")).cloned()).output().unwrap()
 }
 
 /// The output of a command that must succeed.
-fn done(output: &Output) -> String {
+pub fn done(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
     assert!(output.status.success(), "{text}");
     text
 }
 
 /// A sealed file of an earlier server. What is in it does not matter for uploads.
-fn sealed(dir: &Path, number: u64, bytes: usize) -> PathBuf {
+pub fn sealed(dir: &Path, number: u64, bytes: usize) -> PathBuf {
     let day = dir.join("data/predictions/model=m/date=2026-11-01");
     std::fs::create_dir_all(&day).unwrap();
     let file = day.join(format!("{number:020}-0.parquet"));
@@ -56,12 +56,12 @@ fn sealed(dir: &Path, number: u64, bytes: usize) -> PathBuf {
     file
 }
 
-fn upload(served: &Served) -> Value {
+pub fn upload(served: &Served) -> Value {
     let status: Value = serde_json::from_str(&served.admin_get("/api/v1/log")).unwrap();
     status["upload"].clone()
 }
 
-fn wait_uploaded(served: &Served, files: u64) -> Value {
+pub fn wait_uploaded(served: &Served, files: u64) -> Value {
     eventually(&format!("{files} files are uploaded"), || {
         let upload = upload(served);
         (upload["waiting_files"] == 0 && upload["files"].as_u64()? >= files).then_some(upload)
@@ -69,7 +69,7 @@ fn wait_uploaded(served: &Served, files: u64) -> Value {
 }
 
 /// The sealed files of a data directory, by their paths there.
-fn local(data: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn local(data: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut dirs: Vec<PathBuf> = ["predictions", "feedback", "gaps"].map(|kind| data.join(kind)).into();
     while let Some(dir) = dirs.pop() {
@@ -97,14 +97,14 @@ fn uploaded(bucket: &FileServer, node: &str) -> BTreeMap<String, Vec<u8>> {
     own.collect()
 }
 
-fn ask(served: &Served, id: &str, user: &str, x: f32) {
+pub fn ask(served: &Served, id: &str, user: &str, x: f32) {
     let url = format!("http://{}/v2/models/m/infer", served.data);
     let body = json!({"id": id, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [x, 1]}]});
     let answer = ureq::post(&url).header("x-user", user).send(body.to_string());
     assert_eq!(answer.unwrap().status(), 200);
 }
 
-fn label(served: &Served, ids: &[String]) {
+pub fn label(served: &Served, ids: &[String]) {
     let entries: Vec<Value> = ids.iter().map(|id| json!({"request_id": id, "row": 0, "label": 0})).collect();
     let url = format!("http://{}/v1/models/m:feedback", served.data);
     assert_eq!(ureq::post(&url).send(json!({"feedback": entries}).to_string()).unwrap().status(), 202);
@@ -205,14 +205,14 @@ fn what_two_gateways_uploaded_is_read_as_from_one_directory_and_a_person_is_forg
     served.kill();
 }
 
-fn put_traffic(served: &Served, document: &Value) {
+pub fn put_traffic(served: &Served, document: &Value) {
     let url = format!("http://{}/api/v1/models/m/traffic", served.admin);
     let answer = ureq::put(&url).content_type("application/json").send(document.to_string());
     assert_eq!(answer.unwrap_or_else(|e| panic!("{e}: {document}")).status(), 200);
 }
 
 /// The query of docs/UPLOAD.md over a copy of the bucket.
-fn duckdb(copied: &Path, ids: &[String]) {
+pub fn duckdb(copied: &Path, ids: &[String]) {
     let python = std::env::var("SLUICEGATE_TEST_PYTHON").unwrap_or_else(|_| ".venv/bin/python".to_owned());
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/UPLOAD.md")).unwrap();
     let (_, query) = page.split_once("```sql\n").unwrap();
