@@ -23,9 +23,11 @@ class Api(http.server.BaseHTTPRequestHandler):
     """Answers of an admin plane whose texts are hostile."""
 
     def do_GET(self):
+        row = {"name": "fraud", "ready": False, "retired": False, "reason": HOSTILE, "versions": 0, "failed_versions": [HOSTILE]}
         model = {"name": "fraud", "ready": False, "retired": None, "reason": HOSTILE, "versions": [], "notes": [HOSTILE]}
-        answers = {"/api/v1/models": {"models": [model]}, "/api/v1/models/fraud": model}
-        body = json.dumps(answers.get(self.path, {})).encode()
+        overview = {"models": 1, "found": 1, "wrong": 1, "rows": [row]}
+        answers = {"/api/v1/overview": overview, "/api/v1/models/fraud": model}
+        body = json.dumps(answers.get(self.path.split("?")[0], {})).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.send_header("connection", "close")

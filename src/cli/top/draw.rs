@@ -1,6 +1,6 @@
 //! Draws the screen of `top`. Where it is narrow, the less important columns are left out.
 
-use super::figures::{ModelRow, mark, sparkline};
+use super::figures::{ModelRow, Page, mark, sparkline};
 use super::screen::Screen;
 use crate::readable::{self, Tone};
 use ratatui::Frame;
@@ -73,8 +73,7 @@ fn colour(tone: Tone) -> Style {
 }
 
 fn title(screen: &Screen, now: Instant) -> Line<'static> {
-    let (all, wrong) = screen.counts();
-    let found = screen.shown().len();
+    let Page { models: all, found, wrong, .. } = screen.list;
     let of_all = format!("{all} {}", if all == 1 { "model" } else { "models" });
     let models = if found == all { of_all } else { format!("{found} of {of_all}") };
     let wrong = match wrong {
@@ -145,28 +144,27 @@ fn fitting(width: u16, name: u16) -> Vec<(Column, &'static str, u16)> {
 
 fn models(frame: &mut Frame<'_>, screen: &mut Screen, area: Rect) {
     screen.page = usize::from(area.height.saturating_sub(1)).max(1);
-    let shown = screen.shown();
-    let place = screen.place(&shown);
-    // The selected row is always visible.
-    let last_first = shown.len().saturating_sub(screen.page);
-    let offset = screen.offset.min(place).max((place + 1).saturating_sub(screen.page)).min(last_first);
-    let visible = &shown[offset..(offset + screen.page).min(shown.len())];
+    let (offset, place, list) = (screen.first_visible(), screen.place, &screen.list);
+    // Rows that are not there yet come with the next answer.
+    let visible: Vec<Option<&ModelRow>> =
+        (offset..(offset + screen.page).min(list.found)).map(|place| list.at(place)).collect();
     if visible.is_empty() {
-        let words = match (screen.answered, screen.counts().0) {
+        let words = match (screen.answered, list.models) {
             (None, _) => "",
+            _ if screen.is_stale => "",
             (Some(_), 0) => "There are no models yet. `sluicegate push NAME 1 model.onnx` uploads one.",
             (Some(_), _) => "No model has this in its name. Esc clears the filter.",
         };
         frame.render_widget(Paragraph::new(words), area);
         return;
     }
-    let longest = shown.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    let longest = list.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     let longest = u16::try_from(longest).unwrap_or(u16::MAX).clamp(NAME.0, NAME.1);
     let columns = fitting(area.width, NAME.0);
     let taken: u16 = columns.iter().map(|(_, _, width)| width + GAP).sum();
     // What is left over goes to the name, then to the state, whose reason may be long.
     let name = longest.min(area.width.saturating_sub(taken));
-    let state = visible.iter().map(|row| row.state_with_mark().chars().count()).max().unwrap_or(0);
+    let state = visible.iter().flatten().map(|row| row.state_with_mark().chars().count()).max().unwrap_or(0);
     let wanted = u16::try_from(state).unwrap_or(u16::MAX).saturating_sub(COLUMNS[0].2);
     let rest = area.width.saturating_sub(taken + name).min(wanted);
     let widths: Vec<u16> = std::iter::once(name)
@@ -176,8 +174,9 @@ fn models(frame: &mut Frame<'_>, screen: &mut Screen, area: Rect) {
         std::iter::once(Cell::new("Model")).chain(columns.iter().map(|(column, head, _)| aligned(*column, head)));
     let head = Row::new(heads).style(quiet());
     let rows = visible.iter().enumerate().map(|(index, row)| {
-        let cells = columns.iter().map(|(column, ..)| cell(*column, row));
         let style = if offset + index == place { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+        let Some(row) = row else { return Row::new([Cell::new("…")]).style(style) };
+        let cells = columns.iter().map(|(column, ..)| cell(*column, row));
         Row::new(std::iter::once(Cell::new(row.name.clone())).chain(cells)).style(style)
     });
     let table = Table::new(rows, widths.into_iter().map(Constraint::Length)).header(head).column_spacing(GAP);

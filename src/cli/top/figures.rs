@@ -5,7 +5,6 @@
 use super::super::client::path;
 use crate::readable::{self, Tone, UNKNOWN};
 use serde_json::Value;
-use std::cmp::Ordering;
 
 /// Characters of the longest texts that are kept.
 const LONG: usize = 300;
@@ -23,10 +22,9 @@ pub(super) struct ModelRow {
     pub(super) p99_us: Option<f64>,
     pub(super) failed: Option<f64>,
     pub(super) last_hour: Vec<f64>,
-    pub(super) versions: usize,
+    pub(super) versions: u64,
+    /// Rules whose alerts fire.
     pub(super) alerts: usize,
-    /// 0: nothing is wrong.
-    pub(super) urgency: u8,
 }
 
 /// What models are sorted by.
@@ -41,12 +39,18 @@ pub(crate) enum Order {
     Alerts,
 }
 
-/// Answers of the API about all models.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    pub(super) models: Value,
-    pub(super) figures: Value,
-    pub(super) alerts: Value,
+/// Models that follow each other in the list, and what is known of all of them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Page {
+    /// All models.
+    pub(super) models: usize,
+    /// Those that the filter selects.
+    pub(super) found: usize,
+    /// Those of them that need attention.
+    pub(super) wrong: usize,
+    /// The place of the first row among those that were found.
+    pub(super) first: usize,
+    pub(super) rows: Vec<ModelRow>,
 }
 
 /// One model, as lines of text.
@@ -57,8 +61,15 @@ pub(super) struct Detail {
     pub(super) lines: Vec<String>,
 }
 
-/// Where to ask about all models. Only the first answer is needed; others may be forbidden.
-pub(super) const PLACES: [&str; 3] = ["/api/v1/models", "/api/v1/figures", "/api/v1/alerts?state=firing"];
+/// The longest filter that the API takes, in bytes.
+const MAX_FILTER: usize = 128;
+
+/// Where to ask for models.
+pub(super) fn place_of_page(filter: &str, order: Order, from: usize, limit: usize) -> String {
+    let filter = filter.trim();
+    let filter = super::super::client::segment(&filter[..filter.floor_char_boundary(MAX_FILTER)]);
+    format!("/api/v1/overview?sort={}&filter={filter}&offset={from}&limit={limit}", order.key())
+}
 
 /// Where to ask about one model. Only the first answer is needed.
 pub(super) fn places_of(model: &str) -> [String; 5] {
@@ -84,39 +95,49 @@ fn or_unknown(value: Option<f64>, shown: fn(f64) -> String) -> String {
     value.map_or_else(|| UNKNOWN.to_owned(), shown)
 }
 
-impl Answers {
-    pub(super) fn rows(&self) -> Vec<ModelRow> {
-        let mut alerts = std::collections::HashMap::<&str, usize>::new();
-        for model in list(&self.alerts, "alerts").iter().filter_map(|alert| alert["model"].as_str()) {
-            *alerts.entry(model).or_default() += 1;
+impl Page {
+    /// `from`: the place of the first row in the order of the API. Where the list is `reversed`, the last one is the first.
+    pub(super) fn of(answer: &Value, from: usize, reversed: bool) -> Page {
+        let count = |name: &str| answer[name].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let (models, found, wrong) = (count("models"), count("found"), count("wrong"));
+        let mut rows: Vec<ModelRow> = list(answer, "rows").iter().map(ModelRow::of).collect();
+        if reversed {
+            rows.reverse();
         }
-        let row = |model: &Value| {
-            let name = model["name"].as_str().unwrap_or_default();
-            ModelRow::of(model, &self.figures["models"][name], alerts.get(name).copied().unwrap_or(0))
-        };
-        list(&self.models, "models").iter().map(row).collect()
+        let first = if reversed { found.saturating_sub(from + rows.len()) } else { from };
+        Page { models, found, wrong, first, rows }
+    }
+
+    /// The model at a place of the list, where that was asked for.
+    pub(super) fn at(&self, place: usize) -> Option<&ModelRow> {
+        self.rows.get(place.checked_sub(self.first)?)
+    }
+
+    pub(super) fn place_of(&self, name: &str) -> Option<usize> {
+        Some(self.first + self.rows.iter().position(|row| row.name == name)?)
+    }
+}
+
+/// How a model is, in a colour and in words.
+fn state(retired: bool, ready: bool, reason: &Value, failed: &[String]) -> (Tone, String) {
+    if retired {
+        (Tone::Quiet, "retired".to_owned())
+    } else if !ready {
+        let reason = text(reason, LONG);
+        (Tone::Bad, if reason.is_empty() { "failed".to_owned() } else { format!("failed: {reason}") })
+    } else if failed.is_empty() {
+        (Tone::Good, "serving".to_owned())
+    } else {
+        (Tone::Warning, format!("failed: {}", failed.join(", ")))
     }
 }
 
 impl ModelRow {
-    fn of(model: &Value, figures: &Value, alerts: usize) -> ModelRow {
-        let failed: Vec<String> = list(model, "versions")
-            .iter()
-            .filter(|version| version["state"] == "failed")
-            .map(|version| text(&version["version"], 20))
-            .collect();
-        let retired = !model["retired"].is_null();
-        let (tone, state, urgency) = if retired {
-            (Tone::Quiet, "retired".to_owned(), 0)
-        } else if model["ready"] != true {
-            let reason = text(&model["reason"], LONG);
-            let state = if reason.is_empty() { "failed".to_owned() } else { format!("failed: {reason}") };
-            (Tone::Bad, state, 3)
-        } else if failed.is_empty() {
-            (Tone::Good, "serving".to_owned(), if alerts > 0 { 2 } else { 0 })
-        } else {
-            (Tone::Warning, format!("failed: {}", failed.join(", ")), if alerts > 0 { 2 } else { 1 })
-        };
+    /// Of a row of the overview.
+    fn of(model: &Value) -> ModelRow {
+        let failed: Vec<String> = list(model, "failed_versions").iter().map(|version| text(version, 20)).collect();
+        let (tone, state) = state(model["retired"] == true, model["ready"] == true, &model["reason"], &failed);
+        let figures = &model["figures"];
         ModelRow {
             name: text(&model["name"], 130),
             tone,
@@ -126,9 +147,8 @@ impl ModelRow {
             p99_us: figures["p99_us"].as_f64(),
             failed: figures["failed"].as_f64(),
             last_hour: list(figures, "last_hour").iter().map(|rate| rate.as_f64().unwrap_or(0.0)).collect(),
-            versions: list(model, "versions").len(),
-            alerts,
-            urgency,
+            versions: model["versions"].as_u64().unwrap_or(0),
+            alerts: list(model, "alerts").len(),
         }
     }
 
@@ -179,6 +199,18 @@ impl Order {
         Order::ALL[(at + 1) % Order::ALL.len()]
     }
 
+    /// For the API.
+    fn key(self) -> &'static str {
+        match self {
+            Order::Attention => "attention",
+            Order::Name => "name",
+            Order::Requests => "requests",
+            Order::P99 => "p99",
+            Order::Failed => "failed",
+            Order::Alerts => "alerts",
+        }
+    }
+
     pub(super) fn words(self) -> &'static str {
         match self {
             Order::Attention => "what is wrong first",
@@ -188,23 +220,6 @@ impl Order {
             Order::Failed => "failed",
             Order::Alerts => "alerts",
         }
-    }
-
-    /// Large numbers first, unknown ones last; equal ones by name.
-    pub(super) fn compare(self, a: &ModelRow, b: &ModelRow) -> Ordering {
-        let down = |of: fn(&ModelRow) -> Option<f64>| {
-            let value = |row| of(row).unwrap_or(f64::NEG_INFINITY);
-            value(b).total_cmp(&value(a))
-        };
-        let first = match self {
-            Order::Attention => b.urgency.cmp(&a.urgency),
-            Order::Name => Ordering::Equal,
-            Order::Requests => down(|row| row.requests_per_s),
-            Order::P99 => down(|row| row.p99_us),
-            Order::Failed => down(|row| row.failed),
-            Order::Alerts => b.alerts.cmp(&a.alerts),
-        };
-        first.then_with(|| a.name.to_lowercase().cmp(&b.name.to_lowercase()))
     }
 }
 
@@ -229,7 +244,9 @@ impl Detail {
     /// `answers` in the order of [`places_of`].
     pub(super) fn of(answers: &[Value; 5]) -> Detail {
         let [model, traffic, figures, rollout, alerts] = answers;
-        let row = ModelRow::of(model, &Value::Null, 0);
+        let failed = list(model, "versions").iter().filter(|version| version["state"] == "failed");
+        let failed: Vec<String> = failed.map(|version| text(&version["version"], 20)).collect();
+        let (tone, _) = state(!model["retired"].is_null(), model["ready"] == true, &model["reason"], &failed);
         let mut lines = vec![format!("revision {}", or_unknown(model["revision"].as_f64(), readable::number))];
         for note in list(model, "notes").iter().take(5) {
             lines.push(text(note, LONG));
@@ -249,7 +266,7 @@ impl Detail {
         lines.extend(arms(traffic, figures));
         lines.push(String::new());
         lines.extend(versions(model));
-        Detail { name: row.name, tone: row.tone, lines }
+        Detail { name: text(&model["name"], 130), tone, lines }
     }
 }
 

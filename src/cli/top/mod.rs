@@ -1,7 +1,7 @@
 //! The command `top`: the console's page of models in a terminal.
 //!
-//! One thread asks the server, and this one draws and reads keys, so that a server that is slow or away never holds the keys up. Where standard
-//! output is no terminal, one plain table is printed.
+//! One thread asks the server, and this one draws and reads keys, so that a server that is slow or away never holds the keys up. The server filters and
+//! sorts, and is asked for the rows near those on the screen alone. Where standard output is no terminal, one plain table is printed.
 
 mod draw;
 mod figures;
@@ -14,11 +14,11 @@ use super::{CommandError, table};
 use crate::settings::parse_duration;
 use clap::Args;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use figures::{Answers, Detail, ModelRow, Order, PLACES, places_of};
+use figures::{Detail, ModelRow, Order, Page, place_of_page, places_of};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use screen::{Next, Screen};
-use serde_json::{Value, json};
+use screen::{Next, Question, Screen};
+use serde_json::Value;
 use std::io::{self, IsTerminal as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// An answer has to be there within this time; an older one is shown meanwhile.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The most rows of an answer.
+const MOST_ROWS: usize = 1000;
 /// How long a look at the keys waits.
 const TICK: Duration = Duration::from_millis(100);
 /// Times on the screen count seconds.
@@ -54,7 +56,8 @@ fn every(text: &str) -> Result<Duration, String> {
 /// What the server answered in one round.
 #[derive(Debug)]
 struct Seen {
-    rows: Result<Vec<ModelRow>, String>,
+    question: Question,
+    page: Result<Page, String>,
     /// Of the model that is looked at.
     detail: Option<(String, Result<Detail, String>)>,
 }
@@ -62,16 +65,20 @@ struct Seen {
 /// What the thread that asks has to know.
 #[derive(Debug, Clone)]
 struct Wanted {
-    model: Arc<Mutex<Option<String>>>,
+    question: Arc<Mutex<Option<Question>>>,
     /// Asks at once. One is enough: a second one would ask for the same.
     nudge: Sender<()>,
 }
 
 impl Wanted {
-    fn look(&self, model: Option<String>) {
-        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model;
-        // Full: it asks at once anyway.
-        let _ = self.nudge.try_send(());
+    /// Asks at once where something else is asked than before.
+    fn ask(&self, question: Question) {
+        let mut asked = self.question.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.as_ref() != Some(&question) {
+            *asked = Some(question);
+            // Full: it asks at once anyway.
+            let _ = self.nudge.try_send(());
+        }
     }
 }
 
@@ -81,7 +88,7 @@ pub(super) fn run(client: Client, options: &TopOptions) -> Done {
         return print_once(&client, options);
     }
     // A wrong address or certificate is an error before the terminal is changed. A server that is away is not: it may come back.
-    if let Err(CommandError::Usage(message)) = client.get_within(PLACES[0], DEADLINE) {
+    if let Err(CommandError::Usage(message)) = client.get_within(&place_of_page("", options.sort, 0, 0), DEADLINE) {
         return Err(CommandError::Usage(message));
     }
     let mut screen = Screen::new(client.admin(), options);
@@ -119,6 +126,8 @@ fn show(
         if drawn.is_none_or(|drawn| now.duration_since(drawn) >= SECOND) {
             terminal.draw(|frame| draw::draw(frame, screen, now))?;
             drawn = Some(now);
+            // How many rows fit is known now.
+            wanted.ask(screen.question());
         }
         if stopped.load(Ordering::Acquire) {
             return Ok(());
@@ -132,8 +141,7 @@ fn show(
                 continue;
             }
             match screen.press(key) {
-                Next::Stay => {}
-                Next::Look(model) => wanted.look(model),
+                Next::Stay => wanted.ask(screen.question()),
                 Next::Quit => return Ok(()),
             }
         }
@@ -172,20 +180,14 @@ fn ask(client: Client, every: Duration) -> io::Result<(Receiver<Seen>, Wanted)> 
     // An answer that is not taken yet is not followed by another one: nothing piles up.
     let (to_screen, answers) = bounded(1);
     let (nudge, nudged) = bounded(1);
-    let wanted = Wanted { model: Arc::default(), nudge };
-    let model = Arc::clone(&wanted.model);
+    let wanted = Wanted { question: Arc::default(), nudge };
+    let asked = Arc::clone(&wanted.question);
     std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
-        loop {
-            let looked_at = model.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let detail = looked_at.map(|name| {
-                let detail = detail(&client, &name);
-                (name, detail)
-            });
-            let rows = overview(&client).map(|answers| answers.rows());
-            if to_screen.send(Seen { rows, detail }).is_err() {
-                return;
-            }
-            if let Err(crossbeam_channel::RecvTimeoutError::Disconnected) = nudged.recv_timeout(every) {
+        while !matches!(nudged.recv_timeout(every), Err(crossbeam_channel::RecvTimeoutError::Disconnected)) {
+            let Some(question) = asked.lock().unwrap_or_else(PoisonError::into_inner).clone() else { continue };
+            let detail = question.model.as_ref().map(|name| (name.clone(), detail(&client, name)));
+            let page = page(&question, |from, limit| overview(&client, &question.filter, question.order, from, limit));
+            if to_screen.send(Seen { question, page, detail }).is_err() {
                 return;
             }
         }
@@ -199,11 +201,21 @@ fn words(error: CommandError) -> String {
     }
 }
 
-fn overview(client: &Client) -> Result<Answers, String> {
-    let get = |place: &str| client.get_within(place, DEADLINE).and_then(|answer| answer.json()).map_err(words);
-    let [models, figures, alerts] = PLACES;
-    let optional = |place: &str| get(place).unwrap_or(Value::Null);
-    Ok(Answers { models: get(models)?, figures: optional(figures), alerts: optional(alerts) })
+/// An answer of the overview.
+fn overview(client: &Client, filter: &str, order: Order, from: usize, limit: usize) -> Result<Value, String> {
+    let place = place_of_page(filter, order, from, limit);
+    client.get_within(&place, DEADLINE).and_then(|answer| answer.json()).map_err(words)
+}
+
+/// The rows that are asked for. In the reversed order they are counted from the end, which is asked for first.
+fn page(question: &Question, ask: impl Fn(usize, usize) -> Result<Value, String>) -> Result<Page, String> {
+    let Question { reversed, from, limit, .. } = *question;
+    if !reversed {
+        return Ok(Page::of(&ask(from, limit)?, from, false));
+    }
+    let end = Page::of(&ask(0, 0)?, 0, false).found.saturating_sub(from);
+    let start = end.saturating_sub(limit);
+    Ok(Page::of(&ask(start, end - start)?, start, true))
 }
 
 fn detail(client: &Client, model: &str) -> Result<Detail, String> {
@@ -214,29 +226,34 @@ fn detail(client: &Client, model: &str) -> Result<Detail, String> {
     Ok(Detail::of(&[first, optional(1), optional(2), optional(3), optional(4)]))
 }
 
-/// The table once, for a file or a pipe. With `--json` the answers of the API, as members of one object.
+/// The table once, for a file or a pipe. With `--json` the overview of the API with the rows of all its pages.
 fn print_once(client: &Client, options: &TopOptions) -> Done {
-    let answers = overview(client).map_err(CommandError::Failed)?;
-    let text = if client.json() {
-        let Answers { models, figures, alerts } = &answers;
-        json!({"models": models["models"], "figures": figures["models"], "alerts": alerts["alerts"]}).to_string() + "\n"
-    } else {
-        plain(&answers.rows(), options)
+    let filter = options.filter.as_deref().unwrap_or_default();
+    let mut rows = Vec::new();
+    let mut all = loop {
+        let mut answer = overview(client, filter, options.sort, rows.len(), MOST_ROWS).map_err(CommandError::Failed)?;
+        let next = answer["rows"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        let is_last = next.is_empty();
+        rows.extend(next);
+        let found = answer["found"].as_u64().unwrap_or(0);
+        if is_last || rows.len() as u64 >= found {
+            break answer;
+        }
     };
+    all["rows"] = rows.into();
+    let text = if client.json() { all.to_string() + "\n" } else { plain(&Page::of(&all, 0, false).rows) };
     super::client::print(&text)
 }
 
-fn plain(rows: &[ModelRow], options: &TopOptions) -> String {
+fn plain(rows: &[ModelRow]) -> String {
     if rows.is_empty() {
         return "no models found\n".to_owned();
     }
-    let filter = options.filter.as_deref().unwrap_or_default();
-    let shown = screen::shown(rows, filter, options.sort, false);
-    let cells = |row: &&ModelRow| {
+    let cells = |row: &ModelRow| {
         let (versions, alerts) = (row.versions.to_string(), row.alerts.to_string());
         let (state, answers) = (row.state.clone(), row.answers.clone());
         vec![row.name.clone(), state, answers, row.requests(), row.p99(), row.failed_share(), versions, alerts]
     };
-    let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     table(&["MODEL", "STATE", "ANSWERS", "REQUESTS/S", "P99", "FAILED", "VERSIONS", "ALERTS"], &rows)
 }

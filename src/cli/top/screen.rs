@@ -1,6 +1,6 @@
 //! What `top` knows and what the keys do. Drawing it is in `draw.rs`.
 
-use super::figures::{Detail, ModelRow, Order};
+use super::figures::{Detail, Order, Page};
 use super::{Seen, TopOptions};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::time::Instant;
@@ -12,9 +12,20 @@ const LONGEST_FILTER: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Next {
     Stay,
-    /// Another model is looked at, or none.
-    Look(Option<String>),
     Quit,
+}
+
+/// What the server is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) filter: String,
+    pub(super) order: Order,
+    pub(super) reversed: bool,
+    /// The place of the first row.
+    pub(super) from: usize,
+    pub(super) limit: usize,
+    /// The model that is looked at.
+    pub(super) model: Option<String>,
 }
 
 /// What is shown.
@@ -22,7 +33,10 @@ pub(super) enum Next {
 pub(super) struct Screen {
     /// The address of the server.
     pub(super) admin: String,
-    rows: Vec<ModelRow>,
+    /// The rows near those that are visible.
+    pub(super) list: Page,
+    /// The filter and the order are not those of the list: its answer is not there yet.
+    pub(super) is_stale: bool,
     /// The last answer.
     pub(super) answered: Option<Instant>,
     /// Why there is no newer answer, and since when.
@@ -32,7 +46,8 @@ pub(super) struct Screen {
     pub(super) typing: bool,
     pub(super) order: Order,
     pub(super) reversed: bool,
-    /// The name of the selected model, so that it stays selected where rows move.
+    /// The place of the selected model in the list, and its name where that is known, so that it stays selected where rows move.
+    pub(super) place: usize,
     selected: Option<String>,
     /// The first row that is visible.
     pub(super) offset: usize,
@@ -49,13 +64,15 @@ impl Screen {
     pub(super) fn new(admin: &str, options: &TopOptions) -> Screen {
         Screen {
             admin: crate::readable::line(admin, 200),
-            rows: Vec::new(),
+            list: Page::default(),
+            is_stale: false,
             answered: None,
             trouble: None,
             filter: options.filter.clone().unwrap_or_default().chars().take(LONGEST_FILTER).collect(),
             typing: false,
             order: options.sort,
             reversed: false,
+            place: 0,
             selected: None,
             offset: 0,
             page: 1,
@@ -67,11 +84,15 @@ impl Screen {
 
     /// Takes what the server answered, or why it did not.
     pub(super) fn take(&mut self, seen: Seen, now: Instant) {
-        match seen.rows {
-            Ok(rows) => {
-                self.rows = rows;
+        match seen.page {
+            Ok(page) => {
                 self.answered = Some(now);
                 self.trouble = None;
+                let Question { filter, order, reversed, .. } = &seen.question;
+                // An answer to what was asked before came too late.
+                if (filter, *order, *reversed) == (&self.filter, self.order, self.reversed) {
+                    self.show(page);
+                }
             }
             Err(error) => {
                 let since = self.trouble.as_ref().map_or(now, |(_, since)| *since);
@@ -87,23 +108,53 @@ impl Screen {
         }
     }
 
-    /// All models that the filter selects, in order.
-    pub(super) fn shown(&self) -> Vec<&ModelRow> {
-        shown(&self.rows, &self.filter, self.order, self.reversed)
+    fn show(&mut self, list: Page) {
+        self.list = list;
+        self.is_stale = false;
+        let place = self.selected.as_ref().and_then(|name| self.list.place_of(name)).unwrap_or(self.place);
+        let place = place.min(self.list.found.saturating_sub(1));
+        // Before somebody moves, the first row is selected, whichever that is.
+        if self.selected.is_some() || place > 0 {
+            self.select(place);
+        } else {
+            self.place = 0;
+        }
     }
 
-    /// All models, and how many of them need attention.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.rows.len(), self.rows.iter().filter(|row| row.urgency > 0).count())
+    fn select(&mut self, place: usize) {
+        self.place = place;
+        self.selected = self.list.at(place).map(|row| row.name.clone());
     }
 
-    /// The place of the selected model in a list: the first one where it is not there.
-    pub(super) fn place(&self, shown: &[&ModelRow]) -> usize {
-        let selected = self.selected.as_deref();
-        shown.iter().position(|row| Some(row.name.as_str()) == selected).unwrap_or(0)
+    /// What is asked for: the rows that are visible, and as many before and after them, so that they are there when the selection moves.
+    pub(super) fn question(&self) -> Question {
+        let Screen { filter, order, reversed, page, .. } = self;
+        let (from, limit) = (self.first_visible().saturating_sub(*page), page.saturating_mul(3).min(super::MOST_ROWS));
+        let (filter, model) = (filter.clone(), self.open.clone());
+        Question { filter, order: *order, reversed: *reversed, from, limit, model }
+    }
+
+    /// The place of the first visible row: the selected one is always visible.
+    pub(super) fn first_visible(&self) -> usize {
+        let last = self.list.found.saturating_sub(self.page);
+        self.offset.min(self.place).max((self.place + 1).saturating_sub(self.page)).min(last)
+    }
+
+    /// Another filter or order: the selected model is looked for in the next answer, and else the first one is selected.
+    fn change(&mut self, before: &Question) {
+        if (&before.filter, before.order, before.reversed) != (&self.filter, self.order, self.reversed) {
+            (self.is_stale, self.place, self.offset) = (true, 0, 0);
+        }
     }
 
     pub(super) fn press(&mut self, key: KeyEvent) -> Next {
+        let before = self.question();
+        let next = self.pressed(key);
+        self.change(&before);
+        next
+    }
+
+    fn pressed(&mut self, key: KeyEvent) -> Next {
         let with_control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Char('c') if with_control => return Next::Quit,
@@ -143,34 +194,28 @@ impl Screen {
             KeyCode::Char('j') => self.step(1),
             KeyCode::Char('g') => self.step(isize::MIN),
             KeyCode::Char('G') => self.step(isize::MAX),
-            KeyCode::Esc | KeyCode::Backspace | KeyCode::Left if self.open.is_some() => return self.close(),
+            KeyCode::Esc | KeyCode::Backspace | KeyCode::Left if self.open.is_some() => self.close(),
             KeyCode::Esc => self.filter.clear(),
             KeyCode::Char('/') => {
-                let closed = self.close();
+                self.close();
                 self.typing = true;
-                return closed;
             }
             KeyCode::Char('s') => self.order = self.order.next(),
             KeyCode::Char('r') => self.reversed = !self.reversed,
-            KeyCode::Enter | KeyCode::Right if self.open.is_none() => {
-                let shown = self.shown();
-                let Some(name) = shown.get(self.place(&shown)).map(|row| row.name.clone()) else { return Next::Stay };
-                self.selected = Some(name.clone());
-                self.open = Some(name.clone());
+            // The row of a list that is not the one that was asked for may be of another model.
+            KeyCode::Enter | KeyCode::Right if self.open.is_none() && !self.is_stale => {
+                self.select(self.place);
+                self.open.clone_from(&self.selected);
                 (self.detail, self.scroll) = (None, 0);
-                return Next::Look(Some(name));
             }
             _ => {}
         }
         Next::Stay
     }
 
-    fn close(&mut self) -> Next {
-        if self.open.take().is_none() {
-            return Next::Stay;
-        }
+    fn close(&mut self) {
+        self.open = None;
         self.detail = None;
-        Next::Look(None)
     }
 
     fn page_step(&self) -> isize {
@@ -184,20 +229,7 @@ impl Screen {
             self.scroll = self.scroll.saturating_add_signed(by);
             return;
         }
-        let shown = self.shown();
-        let Some(last) = shown.len().checked_sub(1) else { return };
-        let place = self.place(&shown).saturating_add_signed(by).min(last);
-        self.selected = Some(shown[place].name.clone());
+        let Some(last) = self.list.found.checked_sub(1) else { return };
+        self.select(self.place.saturating_add_signed(by).min(last));
     }
-}
-
-/// The rows whose names have the filter in them, in order.
-pub(super) fn shown<'r>(rows: &'r [ModelRow], filter: &str, order: Order, reversed: bool) -> Vec<&'r ModelRow> {
-    let filter = filter.trim().to_lowercase();
-    let mut shown: Vec<&ModelRow> = rows.iter().filter(|row| row.name.to_lowercase().contains(&filter)).collect();
-    shown.sort_by(|a, b| order.compare(a, b));
-    if reversed {
-        shown.reverse();
-    }
-    shown
 }
