@@ -27,6 +27,7 @@ mod explain;
 mod fleet;
 mod fleet_chaos;
 mod fleet_cluster;
+mod fleet_drift;
 mod fleet_evidence;
 mod fleet_names;
 mod fleet_partition;
