@@ -77,6 +77,9 @@ struct Options {
     /// Seed for inputs and arrival times
     #[arg(long, global = true, default_value_t = 1)]
     seed: u64,
+    /// Run the servers on the first half of the cores and the load generator on the others, as scenarios with `pin = true` do
+    #[arg(long, global = true)]
+    pin: bool,
     /// Root of the repository
     #[arg(long, global = true, default_value = ".", value_name = "DIR")]
     root: PathBuf,
@@ -211,6 +214,7 @@ fn effort(options: &Options, scenario: &Scenario) -> Effort {
         seconds: options.seconds.unwrap_or(usual),
         rounds: options.rounds.unwrap_or(rounds).max(1),
         seed: options.seed,
+        pin: options.pin,
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Figures {
     pub throughput: f64,
     /// CPU time of the server per answer (refusals included), in microseconds.
     pub cpu_us: f64,
+    /// CPU time of the server for all of them, in microseconds.
+    pub all_cpu_us: f64,
     pub resident_kb: f64,
     /// Latencies of good answers: medians over windows, and percentiles of the whole phase.
     pub windowed: Percentiles,
@@ -96,6 +98,7 @@ impl Figures {
             // A slow server still answers after the last request was due.
             throughput: good as f64 / seconds.max(last_us / 1e6),
             cpu_us: if answered == 0 { 0.0 } else { cpu_us / answered as f64 },
+            all_cpu_us: cpu_us,
             resident_kb,
             windowed: over_windows(&windows),
             whole: Percentiles::of(&latencies),

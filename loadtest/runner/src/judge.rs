@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
-use crate::figures::median;
+use crate::figures::{Figures, median};
 use crate::run::{PhaseRun, Ran};
 use crate::scenario::{Expectation, Measure};
 
 /// Above this share of the machine's CPU time, the load generator itself limits what is measured, and the row says so.
 const GENERATOR_SHARE: f64 = 1.0 / 3.0;
+/// The same where it has cores of its own, of their CPU time.
+const OWN_CORES_SHARE: f64 = 0.9;
 
 /// A row of the table.
 #[derive(Debug, Serialize)]
@@ -73,6 +75,7 @@ fn row(ran: &Ran, e: &Expectation) -> Row {
     let this = of(&e.phase);
     let here = median(this.clone());
     let (measured, said) = match (&e.against, e.difference_per) {
+        (Some(other), _) if e.measure == Measure::RefusalCpuUs => refusal(ran, &e.phase, other),
         (None, _) => (here, with_unit(here, e.measure)),
         (Some(other), None) => {
             let that = of(other);
@@ -118,7 +121,16 @@ fn medians(ran: &Ran, e: &Expectation, figure: fn(&PhaseRun) -> f64) -> Vec<f64>
 fn cpu(ran: &Ran, e: &Expectation) -> String {
     match medians(ran, e, |p| p.figures.cpu_us)[..] {
         // The row itself has it, or has nothing to do with requests.
-        _ if matches!(e.measure, Measure::CpuUs | Measure::ResidentKb | Measure::Actions | Measure::Share) => {
+        _ if matches!(
+            e.measure,
+            Measure::CpuUs
+                | Measure::GoodPerCpuS
+                | Measure::RefusalCpuUs
+                | Measure::ResidentKb
+                | Measure::Actions
+                | Measure::Share
+        ) =>
+        {
             String::new()
         }
         [this, that] => format!("{this:.1} to {that:.1} ({:.2})", this / that),
@@ -127,12 +139,29 @@ fn cpu(ran: &Ran, e: &Expectation) -> String {
     }
 }
 
+/// The CPU time of the server for a refusal: the median over rounds, and the lowest and highest.
+fn refusal(ran: &Ran, phase: &str, against: &str) -> (f64, String) {
+    let of = |name: &'_ str| ran.phases.iter().filter(move |p| p.name == name).map(|p| &p.figures).collect::<Vec<_>>();
+    let each = |(this, that): (&&Figures, &&Figures)| {
+        let good = that.all_cpu_us / (that.good as f64).max(1.0);
+        (this.all_cpu_us - this.good as f64 * good) / (this.refused as f64).max(1.0)
+    };
+    let rounds: Vec<_> = of(phase).iter().zip(&of(against)).map(each).collect();
+    let (low, high) =
+        (rounds.iter().copied().fold(f64::INFINITY, f64::min), rounds.iter().copied().fold(0.0, f64::max));
+    let measured = median(rounds);
+    (measured, format!("{measured:.1} us (rounds {low:.1} to {high:.1})"))
+}
+
 /// The note of an expectation, and a large share of the load generator.
 fn note(ran: &Ran, e: &Expectation) -> String {
     let most = medians(ran, e, |p| p.generator).into_iter().fold(0.0, f64::max);
     let mut notes = Vec::new();
-    if most > GENERATOR_SHARE {
+    if ran.cores.is_none() && most > GENERATOR_SHARE {
         notes.push(format!("generator {:.0} % of the machine", most * 100.0));
+    }
+    if ran.cores.is_some() && most > OWN_CORES_SHARE {
+        notes.push(format!("generator {:.0} % of its cores", most * 100.0));
     }
     if !e.note.is_empty() {
         notes.push(e.note.clone());
@@ -149,6 +178,9 @@ fn measure(ran: &Ran, phase: &PhaseRun, e: &Expectation) -> f64 {
             figures.throughput * rows as f64
         }
         Measure::CpuUs => figures.cpu_us,
+        Measure::GoodPerCpuS => figures.good as f64 * 1e6 / figures.all_cpu_us.max(1.0),
+        // It needs two phases: `refusal` has it.
+        Measure::RefusalCpuUs => f64::NAN,
         Measure::P50Us => figures.windowed.p50_us,
         Measure::P99Us => figures.windowed.p99_us,
         Measure::P999Us => figures.windowed.p999_us,
@@ -163,9 +195,18 @@ fn measure(ran: &Ran, phase: &PhaseRun, e: &Expectation) -> f64 {
 
 fn with_unit(value: f64, measure: Measure) -> String {
     match measure {
-        Measure::Throughput | Measure::Rows => format!("{value:.0}/s"),
-        Measure::CpuUs | Measure::P50Us | Measure::P99Us | Measure::P999Us | Measure::WholeP99Us => {
-            if value >= 10_000.0 { format!("{:.1} ms", value / 1e3) } else { format!("{value:.1} us") }
+        Measure::Throughput | Measure::Rows | Measure::GoodPerCpuS => format!("{value:.0}/s"),
+        Measure::CpuUs
+        | Measure::RefusalCpuUs
+        | Measure::P50Us
+        | Measure::P99Us
+        | Measure::P999Us
+        | Measure::WholeP99Us => {
+            if value >= 10_000.0 {
+                format!("{:.1} ms", value / 1e3)
+            } else {
+                format!("{value:.1} us")
+            }
         }
         Measure::Failed | Measure::Actions => format!("{value:.0}"),
         Measure::ResidentKb => format!("{value:.0} kB"),
@@ -216,13 +257,14 @@ mod tests {
                 seconds: 1.0,
                 elsewhere: 0.0,
                 generator: if name == "a" { 0.4 } else { 0.2 },
+                server: 0.5,
                 figures: Figures::new(&vec![one; good], 1.0, 1.0, 1.0),
                 marks: Vec::new(),
                 complaints: Vec::new(),
             }
         };
         let phases = good.iter().flat_map(|&(a, b)| [run("a", a), run("b", b)]).collect();
-        Ran { scenario: Scenario::parse("two", TEXT).unwrap(), phases }
+        Ran { scenario: Scenario::parse("two", TEXT).unwrap(), cores: None, phases }
     }
 
     #[test]
@@ -234,6 +276,22 @@ mod tests {
         assert_eq!(rows[0].note, "generator 40 % of the machine", "the larger of both phases");
         // 1 us of CPU time in each phase; the middle one of b's 80, 10 and 90 answers is 80, of a's 100.
         assert_eq!(rows[0].cpu, "0.0 to 0.0 (1.25)");
+    }
+
+    #[test]
+    fn a_refusal_takes_what_good_answers_leave_of_the_time() {
+        let refusals = "[[expect]]\nname = \"refusal\"\nmeasure = \"refusal_cpu_us\"\nphase = \"b\"\nagainst = \"a\"";
+        let mut ran = ran([(100, 80), (100, 80), (200, 80)]);
+        ran.scenario = Scenario::parse("two", &format!("{TEXT}\n{refusals}")).unwrap();
+        for phase in &mut ran.phases {
+            // 10 us for a good answer of `a`; 800 us of the 1,000 us of `b` are for good answers then.
+            phase.figures.all_cpu_us = if phase.name == "a" { phase.figures.good as f64 * 10.0 } else { 1000.0 };
+            phase.figures.refused = if phase.name == "a" { 0 } else { 40 };
+        }
+        let rows = rows(&ran);
+        assert_eq!((rows[1].measured, rows[1].said.as_str()), (5.0, "5.0 us (rounds 5.0 to 5.0)"));
+        let wrong = refusals.replace("against = \"a\"", "");
+        assert!(Scenario::parse("two", &format!("{TEXT}\n{wrong}")).is_err(), "there is nothing to compare with");
     }
 
     #[test]

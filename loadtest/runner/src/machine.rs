@@ -12,6 +12,8 @@ pub struct Times {
     pub busy: u64,
     /// All time, including idle time and interrupts.
     pub all: u64,
+    /// The number of cores.
+    pub cores: usize,
 }
 
 /// The times of all cores together.
@@ -49,7 +51,10 @@ fn parse(stat: &str) -> Option<Times> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let fields: Vec<u64> = line.split_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
     let all: u64 = fields.iter().sum();
-    Some(Times { busy: fields.get(..3)?.iter().sum::<u64>() + fields.get(7)?, all })
+    let is_core =
+        |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let cores = stat.lines().filter(is_core).count();
+    Some(Times { busy: fields.get(..3)?.iter().sum::<u64>() + fields.get(7)?, all, cores })
 }
 
 /// Fields 14 and 15. Counts from the end of the process name, which may contain spaces and parentheses.
@@ -71,8 +76,8 @@ mod tests {
     #[test]
     fn time_that_is_neither_idle_nor_ours_belongs_to_others() {
         let before = parse("cpu  100 0 100 1000 0 0 0 0 0 0\n").unwrap();
-        let after = parse("cpu  150 0 120 1100 10 0 7 20 0 0\n").unwrap();
-        assert_eq!(after, Times { busy: 290, all: 1407 });
+        let after = parse("cpu  150 0 120 1100 10 0 7 20 0 0\ncpu0 1 2\ncpu1 1 2\nctxt 1\n").unwrap();
+        assert_eq!(after, Times { busy: 290, all: 1407, cores: 2 });
         let ours_us = 50.0 * 1e6 / ticks_per_second();
         assert!((share(before, after, ours_us) - 50.0 / 207.0).abs() < 1e-9, "50 of 207");
         assert!((elsewhere(before, after, ours_us) - 40.0 / 207.0).abs() < 1e-9, "90 busy, 50 of them ours");

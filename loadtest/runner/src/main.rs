@@ -7,6 +7,7 @@
 mod admin;
 mod check;
 mod cli;
+mod cores;
 mod drive;
 mod figures;
 mod judge;

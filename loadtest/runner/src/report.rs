@@ -16,7 +16,7 @@ use crate::wrong::{Result, While};
 /// Writes `<out>/<scenario>.json`, `.html`, `-latency.svg` and `-timeline.svg`.
 pub fn write(out: &Path, ran: &Ran, rows: &[Row]) -> Result<()> {
     let name = &ran.scenario.name;
-    let value = json!({ "scenario": name, "summary": ran.scenario.summary, "rows": rows, "phases": ran.phases });
+    let value = json!({ "scenario": name, "summary": ran.scenario.summary, "cores": ran.cores, "rows": rows, "phases": ran.phases });
     let (latency, timeline) = (svg::latency(ran), svg::timeline(ran));
     save(&out.join(format!("{name}.json")), &pretty(&value))?;
     save(&out.join(format!("{name}.html")), &page::page(ran, rows, &latency, &timeline))?;
@@ -55,6 +55,7 @@ pub fn phases(ran: &Ran) -> String {
         "late p99",
         "refused",
         "failed",
+        "server",
         "generator",
         "others",
     ];
@@ -73,11 +74,13 @@ pub fn phases(ran: &Ran) -> String {
             format!("{:.0}", f.late_p99_us),
             f.refused.to_string(),
             f.failed.to_string(),
+            format!("{:.0} %", phase.server * 100.0),
             format!("{:.0} %", phase.generator * 100.0),
             format!("{:.0} %", phase.elsewhere * 100.0),
         ]);
     }
-    aligned(&lines) + "\n"
+    let cores = ran.cores.as_ref().map_or_else(String::new, |cores| format!("{}: {cores}\n", ran.scenario.name));
+    aligned(&lines) + &cores + "\n"
 }
 
 fn aligned<const N: usize>(lines: &[[String; N]]) -> String {

@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cores::Cores;
 use crate::drive::{self, Connection, Form, Load};
 use crate::figures::{Figures, median};
 use crate::machine;
@@ -37,6 +38,8 @@ pub struct Effort {
     pub seconds: f64,
     pub rounds: u32,
     pub seed: u64,
+    /// Servers and generator on cores of their own, whatever the scenario says.
+    pub pin: bool,
 }
 
 /// The results of a scenario.
@@ -44,6 +47,8 @@ pub struct Effort {
 pub struct Ran {
     #[serde(skip)]
     pub scenario: Scenario,
+    /// Who ran where; `None` where servers and generator shared all cores.
+    pub cores: Option<Cores>,
     pub phases: Vec<PhaseRun>,
 }
 
@@ -57,8 +62,10 @@ pub struct PhaseRun {
     pub seconds: f64,
     /// The share of the machine's CPU time that other processes used (0 to 1).
     pub elsewhere: f64,
-    /// The share of the machine's CPU time that the load generator used (0 to 1).
+    /// The share of the CPU time of its cores that the load generator used (0 to 1). Without pinning these are all cores.
     pub generator: f64,
+    /// The same of the server.
+    pub server: f64,
     pub figures: Figures,
     pub marks: Vec<Mark>,
     pub complaints: Vec<String>,
@@ -76,12 +83,15 @@ pub struct Mark {
 pub async fn run(scenario: Scenario, effort: &Effort, programs: &Programs, bar: &ProgressBar) -> Result<Ran> {
     let directory = tempfile::tempdir().while_doing(|| "making a directory for the servers".into())?;
     bar.set_message(format!("{}: starting", scenario.name));
+    let cores = if scenario.pin || effort.pin { Some(Cores::halves()?) } else { None };
+    let _pinned = cores.as_ref().map(Cores::pin_generator).transpose()?;
     let mut servers = Vec::new();
     for server in &scenario.servers {
-        servers.push(Running::start(&scenario, server, programs, &directory.path().join(&server.name)).await?);
+        let directory = directory.path().join(&server.name);
+        servers.push(Running::start(&scenario, server, programs, &directory, cores.as_ref()).await?);
     }
     let shares: f64 = scenario.phases.iter().map(|p| p.share).sum();
-    let mut ran = Ran { scenario, phases: Vec::new() };
+    let mut ran = Ran { scenario, cores, phases: Vec::new() };
     let mut plans: Vec<Arc<Plan>> = Vec::new();
     let mut at_s = 0.0;
     for round in 0..effort.rounds {
@@ -111,7 +121,7 @@ pub async fn run(scenario: Scenario, effort: &Effort, programs: &Programs, bar: 
                 threads: threads(form, connections),
             };
             tokio::time::sleep(PAUSE).await;
-            let mut done = one_phase(phase, server, load, bar).await?;
+            let mut done = one_phase(phase, server, load, ran.cores.as_ref(), bar).await?;
             (done.round, done.at_s) = (round, at_s);
             at_s += seconds;
             ran.phases.push(done);
@@ -120,7 +130,13 @@ pub async fn run(scenario: Scenario, effort: &Effort, programs: &Programs, bar: 
     Ok(ran)
 }
 
-async fn one_phase(phase: &Phase, server: &Running, load: Load, bar: &ProgressBar) -> Result<PhaseRun> {
+async fn one_phase(
+    phase: &Phase,
+    server: &Running,
+    load: Load,
+    cores: Option<&Cores>,
+    bar: &ProgressBar,
+) -> Result<PhaseRun> {
     let model = load.plan.kinds[0].model.clone();
     if let Some(document) = &phase.traffic {
         let document: Value = serde_json::to_value(document).while_doing(|| format!("traffic of {:?}", phase.name))?;
@@ -147,13 +163,20 @@ async fn one_phase(phase: &Phase, server: &Running, load: Load, bar: &ProgressBa
     }
     complaints.truncate(COMPLAINTS);
     let (machine_after, own_us) = (machine::times()?, own_cpu_us()? - own_cpu);
-    let elsewhere = machine::elsewhere(machine_before, machine_after, server.cpu_us()? - server_cpu + own_us);
-    let generator = machine::share(machine_before, machine_after, own_us);
+    let server_us = server.cpu_us()? - server_cpu;
+    let elsewhere = machine::elsewhere(machine_before, machine_after, server_us + own_us);
+    let all = machine_after.cores;
+    let of_cores = |us, own: Option<usize>| {
+        machine::share(machine_before, machine_after, us) * all as f64 / own.unwrap_or(all).max(1) as f64
+    };
+    let generator = of_cores(own_us, cores.map(|cores| cores.generator.len()));
+    let used = of_cores(server_us, cores.map(|cores| cores.servers.len()));
     let resident_kb = server.resident_kb()?;
     settle(server).await?;
     let figures = Figures::new(&samples, seconds, server.cpu_us()? - server_cpu, resident_kb);
     let name = phase.name.clone();
-    Ok(PhaseRun { name, round: 0, at_s: 0.0, seconds, elsewhere, generator, figures, marks: acted?, complaints })
+    let marks = acted?;
+    Ok(PhaseRun { name, round: 0, at_s: 0.0, seconds, elsewhere, generator, server: used, figures, marks, complaints })
 }
 
 /// Waits until a server does nothing more for a phase, for at most `SETTLE`.

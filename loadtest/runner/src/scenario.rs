@@ -24,6 +24,10 @@ pub struct Scenario {
     /// phases differ.
     #[serde(default = "one")]
     pub rounds: u32,
+    /// Run the servers on the first half of the cores and the load generator on the others, so that the servers have the same cores at every
+    /// rate. Needs two cores. `--pin` does so for every scenario.
+    #[serde(default)]
+    pub pin: bool,
     #[serde(rename = "model")]
     pub models: Vec<Model>,
     #[serde(rename = "server")]
@@ -231,6 +235,11 @@ pub enum Measure {
     Rows,
     /// Server CPU time per answer, in microseconds.
     CpuUs,
+    /// Good answers per second of the server's CPU time. Compared with a phase in which the server is as busy, it is the ratio of good answers
+    /// that a server without disturbance has: other processes take time, and hardly change what the server does with its own.
+    GoodPerCpuS,
+    /// Server CPU time per refusal, in microseconds: what is left of the phase's time when each good answer takes as much as in `against`.
+    RefusalCpuUs,
     /// Latency of good answers in microseconds: medians over quarter-second windows.
     P50Us,
     P99Us,
@@ -397,6 +406,11 @@ impl Scenario {
             }
             let needs = e.measure == Measure::Share;
             must(needs == e.version.is_some(), format!("expectation {:?}: `version` goes with share", e.name));
+            let needs = e.measure == Measure::RefusalCpuUs;
+            must(
+                !needs || e.against.is_some() && e.difference_per.is_none(),
+                format!("expectation {:?}: refusal_cpu_us needs `against`, and no `difference_per`", e.name),
+            );
             if e.measure == Measure::Rows {
                 let named = |p: &&Phase| p.name == e.phase || Some(&p.name) == e.against.as_ref();
                 let same = |p: &Phase| p.ask.windows(2).all(|pair| pair[0].rows == pair[1].rows);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use crate::admin::Admin;
+use crate::cores::Cores;
 use crate::machine;
 use crate::models;
 use crate::scenario::{Scenario, Server, ServerKind};
@@ -38,8 +39,14 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `server` in its own `directory` and waits until it is ready.
-    pub async fn start(scenario: &Scenario, server: &Server, programs: &Programs, directory: &Path) -> Result<Self> {
+    /// Starts `server` in its own `directory`, on its `cores` where they are given, and waits until it is ready.
+    pub async fn start(
+        scenario: &Scenario,
+        server: &Server,
+        programs: &Programs,
+        directory: &Path,
+        cores: Option<&Cores>,
+    ) -> Result<Self> {
         let what = || format!("starting server {:?} of {}", server.name, scenario.name);
         let models_dir = directory.join("models");
         let here = server.models.iter().filter_map(|name| scenario.model(name));
@@ -70,7 +77,11 @@ impl Running {
         command.args(&server.args).envs(&server.env).current_dir(&programs.root);
         command.stdout(out.try_clone().while_doing(what)?).stderr(out);
         let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.spawn().while_doing(|| format!("starting {program}"))?;
+        let child = match cores {
+            Some(cores) => cores.on_servers(|| command.spawn())?,
+            None => command.spawn(),
+        }
+        .while_doing(|| format!("starting {program}"))?;
         // From here on, dropping `running` stops the process.
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut running = Self { name: server.name.clone(), data: floor.unwrap_or(unknown), admin: None, child, log };
