@@ -12,6 +12,7 @@ mod alerts;
 mod api;
 mod audit;
 mod bad_input;
+mod breaker;
 mod browser;
 mod chaos;
 

@@ -207,6 +207,65 @@ fn a_request_that_cannot_run_in_time_is_refused_before_its_body_and_it_is_over_s
     assert_eq!(refused(), before);
 }
 
+/// Sends the headers of a request, and not its body. `None` where the body is asked for.
+fn refused_without_body(gateway: &Gateway, headers: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(gateway.data()).unwrap();
+    // The thread is busy: its answer may take a while.
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let head =
+        format!("POST {COUNT} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 4096];
+    let n = stream.read(&mut answer).unwrap();
+    let text = String::from_utf8_lossy(&answer[..n]).into_owned();
+    text.starts_with("HTTP/1.1 503").then_some(text)
+}
+
+#[test]
+fn a_thread_that_is_late_refuses_what_cannot_wait_for_it_and_answers_the_others() {
+    // Runs at once have no queue: requests wait in their sockets for the only thread, which notices that it is late.
+    let config = "[server]\nio_threads = 1\n";
+    let (mut products, body) = (4, infer_body(&[1, 2], &[1.0, 2.0]));
+    let gateway = loop {
+        let gateway = Gateway::start_with(config, |models| {
+            onnx::install(models, "count", 1, &onnx::working(128, products));
+            std::fs::write(models.join("count/model.toml"), "[execution]\nat_once = true\n").unwrap();
+        });
+        let began = Instant::now();
+        assert_eq!(gateway.post(COUNT, &body).status, 200);
+        if began.elapsed() >= Duration::from_millis(5) {
+            break gateway;
+        }
+        products *= 2;
+    };
+    let shed = |priority: &str| {
+        metric(&gateway, &format!("sluicegate_shed_total{{reason=\"thread\",priority=\"{priority}\"}}"))
+    };
+    assert_eq!((shed("interactive"), shed("batch")), (0, 0));
+    let (counts, words) = (Counts::default(), "the thread of this connection is busy: requests wait ");
+    beside(&gateway, 40, &[], &body, &counts, || {
+        for (headers, priority) in
+            [("x-request-timeout-ms: 20\r\n", "interactive"), ("x-sluicegate-priority: batch\r\n", "batch")]
+        {
+            let answer = eventually("a request that cannot wait is refused before its body", || {
+                refused_without_body(&gateway, headers)
+            });
+            assert!(answer.contains(words) && answer.contains("retry-after: 1\r\n"), "{answer}");
+            assert!(answer.contains("\"code\":\"OVERLOADED\""), "{answer}");
+            assert!(shed(priority) > 0);
+        }
+    });
+    assert_eq!(counts.refused.load(Ordering::Relaxed), 0, "requests that can wait for the thread are answered");
+    eventually("the thread has caught up", || {
+        refused_without_body(&gateway, "x-sluicegate-priority: batch\r\n").is_none().then_some(())
+    });
+    let before = (shed("interactive"), shed("batch"));
+    for _ in 0..10 {
+        assert_eq!(gateway.post(COUNT, &body).status, 200);
+    }
+    assert_eq!((shed("interactive"), shed("batch")), before);
+}
+
 #[test]
 fn rates_and_places_of_callers_hold_and_change_while_the_server_runs() {
     let dir = tempfile::tempdir().unwrap();

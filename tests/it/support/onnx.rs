@@ -110,6 +110,17 @@ pub fn looking_up(rows: usize) -> Vec<u8> {
 /// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` itself. The engine fails when an element is larger than `most`, because the graph then makes a
 /// list of more numbers than any machine has memory for: an engine failure, not a value that it refuses.
 pub fn out_of_memory_above(most: u8) -> Vec<u8> {
+    let (x, y) = (value("x", &[None, Some(2)]), value("y", &[None, Some(2)]));
+    out_of_memory("x", most, x, y)
+}
+
+/// The same for `x` FP32 [N,width] → `y` FP32 scalar: the largest element of `x`.
+pub fn largest_or_out_of_memory_above(most: u8, width: i64) -> Vec<u8> {
+    out_of_memory("largest", most, value("x", &[None, Some(width)]), value("y", &[]))
+}
+
+/// `y` is the value of this name.
+fn out_of_memory(answer: &str, most: u8, x: ValueInfoProto, y: ValueInfoProto) -> Vec<u8> {
     let with = |mut node: NodeProto, name: &str, i: i64| {
         node.attribute.push(int(name, i));
         node
@@ -127,7 +138,7 @@ pub fn out_of_memory_above(most: u8) -> Vec<u8> {
             node("Range", &["from", "end", "by"], &["list"]),
             with(node("Cast", &["list"], &["numbers"]), "to", i64::from(FLOAT)),
             with(node("ReduceMin", &["numbers"], &["nothing"]), "keepdims", 0),
-            node("Add", &["x", "nothing"], &["y"]),
+            node("Add", &[answer, "nothing"], &["y"]),
         ],
         vec![
             tensor("most", &[], &[f32::from(most)]),
@@ -135,6 +146,35 @@ pub fn out_of_memory_above(most: u8) -> Vec<u8> {
             tensor("zero", &[], &[0.0]),
             tensor("one", &[], &[1.0]),
         ],
+        vec![x],
+        vec![y],
+    )
+}
+
+/// `x` FP32 [N,2] → `y` FP32 [N,2]: `x` itself, after a run of fixed length: a chain of products of square matrices. They depend on all rows, so that
+/// nothing is computed before and each request runs alone.
+pub fn working(side: usize, products: usize) -> Vec<u8> {
+    let with = |mut node: NodeProto, name: &str, i: i64| {
+        node.attribute.push(int(name, i));
+        node
+    };
+    // Small enough for no sum to overflow.
+    let matrix: Vec<f32> = (0..side * side).map(|i| (i % 7) as f32 * 1e-4).collect();
+    let mut nodes = vec![
+        with(node("ReduceMax", &["x"], &["largest"]), "keepdims", 0),
+        node("Mul", &["matrix", "largest"], &["product0"]),
+    ];
+    for i in 0..products {
+        nodes.push(node("MatMul", &[&format!("product{i}"), "matrix"], &[&format!("product{}", i + 1)]));
+    }
+    let last = format!("product{products}");
+    nodes.push(with(node("ReduceMin", &[&last], &["least"]), "keepdims", 0));
+    nodes.push(node("Mul", &["least", "zero"], &["nothing"]));
+    nodes.push(node("Add", &["x", "nothing"], &["y"]));
+    let side = i64::try_from(side).unwrap();
+    model(
+        nodes,
+        vec![tensor("matrix", &[side, side], &matrix), tensor("zero", &[], &[0.0])],
         vec![value("x", &[None, Some(2)])],
         vec![value("y", &[None, Some(2)])],
     )
