@@ -5,6 +5,7 @@ use super::body::UnreadBody;
 use super::data_plane::{Claim, DataPlane, Permit, RequestKind};
 use super::endpoint::Target;
 use super::io_health::Heart;
+use super::rest;
 use crate::access::Access;
 use crate::callers::{self, Callers, Place};
 use crate::model::{Code, Failure, Priority, Requester, quoted};
@@ -84,6 +85,11 @@ impl Reason {
     const ALL: [Reason; 6] =
         [Reason::Places, Reason::CallerPlaces, Reason::CallerRate, Reason::Model, Reason::Thread, Reason::Queue];
 
+    /// The server itself is busy, and not only one caller or model at a limit of its own.
+    fn means_overload(self) -> bool {
+        matches!(self, Reason::Places | Reason::Thread | Reason::Queue)
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Reason::Places => "places",
@@ -118,6 +124,9 @@ impl Sender {
     /// Counts a request of this sender as refused.
     pub(super) fn refused(&self, plane: &DataPlane, reason: Reason, received: Instant) {
         plane.shed.count(reason, self.priority);
+        if reason.means_overload() {
+            rest::refused(received);
+        }
         self.caller.count_refused(received);
     }
 }
@@ -173,6 +182,7 @@ pub(super) fn enter(
     target: Option<&Target<'_>>,
     deadline: Instant,
 ) -> Result<(), Failure> {
+    rest::arrived();
     let Sender { caller, priority } = sender;
     let refused = |reason| sender.refused(plane, reason, received);
     plane.has_room(kind, claim(plane, sender)).inspect_err(|_| refused(Reason::Places))?;

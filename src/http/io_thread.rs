@@ -6,6 +6,7 @@ use super::data_plane::{DataPlane, Task};
 use super::handle::{Caller, handle};
 use super::handshake::Secure;
 use super::io_health::Heart;
+use super::rest;
 use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,7 +71,7 @@ impl IoThreadPool {
         let name = format!("io-{}", self.threads.len());
         let (connections, incoming) = mpsc::unbounded_channel();
         let (incoming, open_connections) = (Arc::new(Mutex::new(incoming)), Arc::default());
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().on_thread_park(rest::rest).build()?;
         let heart = self.plane.io_threads().add(name.clone());
         let beating = Beating { plane: Arc::clone(&self.plane), heart: Arc::clone(&heart) };
         let turns = self.plane.gateway.executor().end_turns();

@@ -9,6 +9,7 @@
 //! - Connections, bodies, headers, slow senders, slow readers and requests in flight are limited. The error says which limit was
 //!   reached. A request takes its place among those in flight when its body is complete.
 //! - The door (`door.rs`) refuses under load before a body is read: by places, by caller, by the lateness of the thread, by the queue.
+//!   A thread that refuses much rests for moments (`rest.rs`), so that refusals cost little.
 //! - A stop is announced first: each answer says that its connection closes. Connections without a request close later, and an answer
 //!   is written to its end.
 //! - A panic in a request is counted, logged and answered with 500.
@@ -51,6 +52,7 @@ mod opening;
 mod peers;
 mod predict;
 pub mod problem;
+mod rest;
 mod server;
 mod socket;
 #[cfg(test)]
