@@ -39,7 +39,7 @@ fn metric(gateway: &Gateway, name: &str) -> Option<u64> {
     text.lines().find_map(|l| l.strip_prefix(&line)?.parse().ok())
 }
 
-fn by<'a>(answer: &'a Answer) -> (u16, Option<&'a str>, Option<&'a str>) {
+fn by(answer: &Answer) -> (u16, Option<&str>, Option<&str>) {
     (answer.status, answer.header("x-sluicegate-version"), answer.header("x-sluicegate-fallback"))
 }
 
