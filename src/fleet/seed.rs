@@ -35,7 +35,7 @@ async fn give(
     tokens: Vec<StoredToken>,
 ) -> Result<Seeded, String> {
     let client = connect(config).await?;
-    let Buckets { state, tokens: token_bucket, .. } = open(&client, config).await?;
+    let Buckets { state, tokens: token_bucket, .. } = Box::pin(open(&client, config)).await?;
     for bucket in [&state, &token_bucket] {
         let status = timeout(EXCHANGE, bucket.status()).await.map_err(|_| no_answer())?;
         let values = status.map_err(|error| format!("the fleet's state cannot be read: {error}"))?.values();

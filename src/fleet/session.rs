@@ -177,7 +177,7 @@ impl Member {
     /// The connection, the buckets, and the revision of the last report under this gateway's name.
     async fn join(&self) -> Result<(Client, Buckets, u64), String> {
         let client = connect(&self.config).await?;
-        let buckets = open(&client, &self.config).await?;
+        let buckets = Box::pin(open(&client, &self.config)).await?;
         let joined_at = self.check_name(&buckets).await?;
         Ok((client, buckets, joined_at))
     }
@@ -539,18 +539,18 @@ pub(super) fn check_id(node: &str, id: &str, found: &Node) -> Result<(), String>
 /// Opens a bucket. It is made where there is none.
 pub(super) async fn bucket(context: &jetstream::Context, config: kv::Config) -> Result<Store, String> {
     let name = config.bucket.clone();
-    let store = match timeout(EXCHANGE, context.get_key_value(&name)).await {
-        Ok(Ok(store)) => store,
-        Ok(Err(_)) | Err(_) => {
-            let made = timeout(EXCHANGE, context.create_key_value(config)).await.map_err(|_| no_answer())?;
-            match made {
-                Ok(store) => store,
-                // Another gateway was faster.
-                Err(error) => match timeout(EXCHANGE, context.get_key_value(&name)).await {
-                    Ok(Ok(store)) => store,
-                    _ => return Err(format!("the bucket {name} cannot be opened or made: {error}")),
-                },
-            }
+    let open = || timeout(EXCHANGE, context.get_key_value(&name));
+    let store = if let Ok(Ok(store)) = open().await {
+        store
+    } else {
+        let made = timeout(EXCHANGE, context.create_key_value(config)).await.map_err(|_| no_answer())?;
+        match made {
+            Ok(store) => store,
+            // Another gateway was faster.
+            Err(error) => match open().await {
+                Ok(Ok(store)) => store,
+                _ => return Err(format!("the bucket {name} cannot be opened or made: {error}")),
+            },
         }
     };
     admit(context, &store.stream).await?;
