@@ -84,7 +84,7 @@ fleet-chaos: build venv ## promote 200 times over three gateways under load, whi
 	SLUICEGATE_FLEET_PROMOTIONS=$(FLEET_PROMOTIONS) SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate \
 		SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python $(CARGO) test --locked --test it fleet_ -- --nocapture --test-threads=1
 
-FLEET_FOLLOWERS ?= 100
+FLEET_FOLLOWERS ?= 1000
 fleet-followers: venv ## measure how fast a change reaches FLEET_FOLLOWERS followers in one process
 	SLUICEGATE_FLEET_FOLLOWERS=$(FLEET_FOLLOWERS) SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python \
 		$(CARGO) test --release --locked --lib fleet::tests_followers -- --nocapture

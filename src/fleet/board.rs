@@ -332,6 +332,14 @@ impl Board {
         behind
     }
 
+    /// Whether it has begun, and everything is in force that should be here.
+    pub fn is_settled(&self) -> bool {
+        let state = self.lock();
+        let is_behind =
+            |(model, known): (&ModelName, &Known)| known.in_force != known.revision && state.places.may_be_here(model);
+        self.has_begun() && !state.models.iter().any(is_behind)
+    }
+
     /// A revision is in force here.
     pub fn in_force(&self, model: &ModelName, revision: u64) {
         let mut state = self.lock();

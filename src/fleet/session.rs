@@ -84,6 +84,8 @@ const APART_MS: u64 = 5;
 const EVIDENCE_RETRY: Duration = Duration::from_secs(5);
 /// How often documents that cannot be followed yet are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The same where all are in force: another gateway may be gone, and its models are to be here.
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// The most consumers of a stream.
 const CONSUMERS: i32 = 100_000;
 /// The largest value of a bucket.
@@ -361,8 +363,9 @@ impl Member {
     /// Puts states in force that others changed. Never ends.
     async fn follow(&self) {
         loop {
+            let pause = if self.board.is_settled() { LOOK_SELDOM } else { LOOK_AGAIN };
             // A wake-up that comes between is kept.
-            let _ = timeout(LOOK_AGAIN, self.board.news()).await;
+            let _ = timeout(pause, self.board.news()).await;
             self.begin().await;
             for (model, known) in self.board.to_follow(Instant::now()) {
                 let SharedState { model: state, by: By { actor, node, action, reason }, .. } = match known.shared {
