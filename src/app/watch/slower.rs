@@ -36,7 +36,8 @@ impl Watched {
             let against = self.history.all_against_first_day(seconds_now(), limit).into_iter();
             let found = against.filter_map(|of| finding(&of.model, of.version, &of.first_day, &of.compared));
             self.found = found.collect();
-            self.next = Some(Instant::now() + EVERY);
+            // At the start models come after the first look, which has not seen them.
+            self.next = snapshot.ready.then(|| Instant::now() + EVERY);
         }
         self.found.clone()
     }
