@@ -35,8 +35,13 @@ ort: ## download ONNX Runtime (a pinned wheel) into .ort/
 axe: ## download axe-core, which checks the console's pages in tests, into .tools/
 	@scripts/fetch-axe.sh || echo "make: continuing without axe-core; the tests of pages leave it out"
 
+# Behaviours wait much of their time, and those of fleets most of it (for leases, and servers that start): so more of them run at once than there are cores.
 test: ort venv axe ## run all tests of the gateway
-	@CARGO="$(CARGO)" SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python scripts/test.sh
+	@failed=0; export SLUICEGATE_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python; \
+	$(CARGO) test --locked --no-fail-fast --lib --bins || failed=1; \
+	$(CARGO) test --locked --no-fail-fast --test it -- --skip fleet_ --test-threads=3 || failed=1; \
+	$(CARGO) test --locked --no-fail-fast --test it fleet_ -- --test-threads=6 || failed=1; \
+	exit $$failed
 
 console-figures: build axe ## measure the first paint with 2,002 models, and what an open page costs the server (4 minutes, needs a Chromium)
 	SLUICEGATE_PAGES_FIGURES=1 SLUICEGATE_TEST_BINARY=$(CURDIR)/target/release/sluicegate $(CARGO) test --locked --test it people_operate_the_gateway -- --nocapture

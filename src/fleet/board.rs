@@ -469,9 +469,15 @@ impl Board {
 
     /// The names of the other gateways that are there and answer for a model.
     pub fn serving(&self, model: &ModelName) -> Vec<String> {
-        let serves = |has: &NodeModel| has.revision > 0 && !has.serving.is_empty();
-        let others = self.others(model).into_iter().filter(|(_, has)| has.as_ref().is_some_and(serves));
+        let others = self.others(model).into_iter().filter(|(_, has)| has.as_ref().is_some_and(NodeModel::answers));
         others.map(|(name, _)| name).collect()
+    }
+
+    /// The names of the gateways that answered for a model and are gone without a word.
+    pub fn lost(&self, model: &ModelName) -> Vec<String> {
+        let state = self.lock();
+        let answered = |heard: &Heard| heard.node.models.get(model.as_str()).is_some_and(NodeModel::answers);
+        state.lost().filter(|(_, heard)| answered(heard)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The same with the hour before which each has told all that it counted of drift.
@@ -490,8 +496,13 @@ impl Board {
     /// Whether this gateway is the first by name of those that are there. `None` while it is not known.
     pub fn tells(&self) -> Option<bool> {
         let state = self.lock();
-        let is_known = matches!(state.link, Link::Following) && !matches!(state.reports, Reports::Reading);
-        is_known.then(|| state.is_first(&self.0.node))
+        let is_known = match &state.reports {
+            Reports::All => true,
+            Reports::Reading => false,
+            // Before any report was read only names are known.
+            Reports::Some { looked, .. } => !looked.is_empty(),
+        };
+        (is_known && matches!(state.link, Link::Following)).then(|| state.is_first(&self.0.node))
     }
 
     // === rollouts ===

@@ -65,12 +65,14 @@ impl State {
 
     /// Whose reports this gateway should follow. `own`: its name; `places`: it has rules of placement.
     fn wanted(&self, own: &str, places: bool) -> Wanted {
-        let is_needed = self.needed.is_some_and(|at| at.elapsed() < NEEDED);
+        if places || self.needed.is_some_and(|at| at.elapsed() < NEEDED) {
+            return Wanted::All;
+        }
         let (names, looked, many): (Vec<&String>, &[String], usize) = match &self.reports {
             Reports::Some { names, looked } => (names.iter().collect(), looked, FEW),
             Reports::All | Reports::Reading => (self.nodes.keys().collect(), &[], MANY),
         };
-        if is_needed || places || names.len() <= many {
+        if names.len() <= many {
             return Wanted::All;
         }
         let within = heard_within(names.len());
@@ -280,31 +282,32 @@ impl Gateways<'_> {
         let at_ms = entry.created.unix_timestamp() * 1000 + i64::from(entry.created.millisecond());
         let report = match entry.operation {
             Operation::Delete | Operation::Purge => None,
-            Operation::Put => match wire::read::<Node>(&entry.value) {
-                Ok(node) => {
-                    if entry.key == config.node && entry.revision > self.joined_at {
-                        check_id(&config.node, id, &node)?;
-                    }
-                    Some(node)
-                }
-                Err(why) => {
-                    warn!(node = entry.key, why, "the report of a gateway is not read");
-                    return Ok(());
-                }
-            },
+            Operation::Put => Some(wire::read::<Node>(&entry.value)),
         };
+        if let Some(Ok(node)) = &report
+            && entry.key == config.node
+            && entry.revision > self.joined_at
+        {
+            check_id(&config.node, id, node)?;
+        }
+        if let Some(Err(why)) = &report {
+            warn!(node = entry.key, why, "the report of a gateway is not read");
+        }
         let Some(read) = reading else {
             match report {
-                Some(node) => board.node(&entry.key, node),
+                Some(Ok(node)) => board.node(&entry.key, node),
+                Some(Err(_)) => {}
                 None => board.left(&entry.key),
             }
             return Ok(());
         };
         read.newest = read.newest.max(at_ms);
         match report {
-            Some(node) => {
+            Some(Ok(node)) => {
                 read.reports.insert(entry.key.clone(), (node, at_ms));
             }
+            // It may be the last one that there is: then all have been read.
+            Some(Err(_)) => {}
             None => {
                 read.reports.remove(&entry.key);
             }

@@ -4,7 +4,6 @@
 //! of a version that counts for all. A closed hour is a message of the stream `NAME_drift`, one subject for each model. To close an hour is to append it
 //! after the last one of its model (a compare-and-set), so an hour is closed once and in order, whoever tries.
 
-use super::board::NodeView;
 use super::evidence::{Counted, Evidence};
 use super::rows::{keys, now_us, remove};
 use super::session::{EXCHANGE, no_answer};
@@ -220,7 +219,8 @@ impl Hours<'_> {
                 }
             }
         }
-        let missing = late.into_iter().chain(self.lost(model));
+        // An hour does not wait for gateways that are gone without a word. Where it has nothing of them, it names them.
+        let missing = late.into_iter().chain(board.lost(model));
         sum.missing.extend(missing.filter(|name| !sum.gateways.contains(name)));
         let Some(bytes) = sum.write() else {
             warn!(%model, hour, "an hour of drift of all gateways is too large, and is left out");
@@ -239,15 +239,6 @@ impl Hours<'_> {
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
             Err(error) => Err(format!("an hour of drift cannot be closed: {error}")),
         }
-    }
-
-    /// The gateways that answered for a model and are gone without a word. An hour does not wait for them; where it has nothing of them, it names them.
-    fn lost(&self, model: &ModelName) -> Vec<String> {
-        let nodes = self.evidence.0.board.view().nodes.into_iter();
-        let answered = |node: &NodeView| {
-            node.models.get(model.as_str()).is_some_and(|has| has.revision > 0 && !has.serving.is_empty())
-        };
-        nodes.filter(|node| node.state == "lost" && answered(node)).map(|node| node.name).collect()
     }
 
     /// The last hour of a model that is closed, and its number in the stream.

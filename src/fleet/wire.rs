@@ -111,6 +111,13 @@ pub struct NodeModel {
     pub waits: Option<String>,
 }
 
+impl NodeModel {
+    /// Whether the gateway answers requests for the model by a document of the fleet.
+    pub(super) fn answers(&self) -> bool {
+        self.revision > 0 && !self.serving.is_empty()
+    }
+}
+
 /// How far a version is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Fetching {

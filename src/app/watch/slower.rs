@@ -18,16 +18,19 @@ pub(super) struct Watched {
     history: History,
     found: Vec<Finding>,
     next: Option<Instant>,
+    was_ready: bool,
 }
 
 impl Watched {
     pub(super) fn new(reader: Reader, history: History) -> Watched {
-        Watched { reader, history, found: Vec::new(), next: None }
+        Watched { reader, history, found: Vec::new(), next: None, was_ready: false }
     }
 
     pub(super) fn look(&mut self) -> Vec<Finding> {
-        if self.next.is_none_or(|next| Instant::now() >= next) {
-            let snapshot = self.reader.snapshot();
+        let snapshot = self.reader.snapshot();
+        // At the start models come after the first look, which has not seen them.
+        let has_begun = snapshot.ready && !std::mem::replace(&mut self.was_ready, snapshot.ready);
+        if has_begun || self.next.is_none_or(|next| Instant::now() >= next) {
             let limit = |model: &ModelName| {
                 let entry = snapshot.model(model.as_str())?;
                 Some(entry.first_day_limit().unwrap_or(LIMIT))
@@ -36,8 +39,7 @@ impl Watched {
             let against = self.history.all_against_first_day(seconds_now(), limit).into_iter();
             let found = against.filter_map(|of| finding(&of.model, of.version, &of.first_day, &of.compared));
             self.found = found.collect();
-            // At the start models come after the first look, which has not seen them.
-            self.next = snapshot.ready.then(|| Instant::now() + EVERY);
+            self.next = Some(Instant::now() + EVERY);
         }
         self.found.clone()
     }
