@@ -104,10 +104,22 @@ pub fn ask(served: &Served, id: &str, user: &str, x: f32) {
     assert_eq!(answer.unwrap().status(), 200);
 }
 
-pub fn label(served: &Served, ids: &[String]) {
+fn label(served: &Served, ids: &[String]) {
     let entries: Vec<Value> = ids.iter().map(|id| json!({"request_id": id, "row": 0, "label": 0})).collect();
     let url = format!("http://{}/v1/models/m:feedback", served.data);
     assert_eq!(ureq::post(&url).send(json!({"feedback": entries}).to_string()).unwrap().status(), 202);
+}
+
+/// Splits by user, and sends a gateway six requests of two users with their labels. Returns their ids.
+pub fn fill(served: &Served, node: &str) -> Vec<String> {
+    let document = json!({"split": [{"version": "1", "weight": 1}], "sticky_by": {"header": "x-user"}, "salt": "s"});
+    put_traffic(served, &document);
+    let own: Vec<String> = (0..6).map(|i| format!("{node}-{i}")).collect();
+    for (i, id) in own.iter().enumerate() {
+        ask(served, id, if i < 2 { "alice" } else { "bob" }, f32::from(u8::try_from(i).unwrap()));
+    }
+    label(served, &own);
+    own
 }
 
 #[test]
@@ -127,14 +139,7 @@ fn what_two_gateways_uploaded_is_read_as_from_one_directory_and_a_person_is_forg
         let mut served = start(&dir, &environment);
         served.ready();
         served.wait_state("m", 1, "serving");
-        let document =
-            json!({"split": [{"version": "1", "weight": 1}], "sticky_by": {"header": "x-user"}, "salt": "s"});
-        put_traffic(&served, &document);
-        let own: Vec<String> = (0..6).map(|i| format!("{node}-{i}")).collect();
-        for (i, id) in own.iter().enumerate() {
-            ask(&served, id, if i < 2 { "alice" } else { "bob" }, f32::from(u8::try_from(i).unwrap()));
-        }
-        label(&served, &own);
+        let own = fill(&served, node);
         ids.extend(own);
         wait_uploaded(&served, 2);
         let metrics = served.admin_get("/metrics");
@@ -205,7 +210,7 @@ fn what_two_gateways_uploaded_is_read_as_from_one_directory_and_a_person_is_forg
     served.kill();
 }
 
-pub fn put_traffic(served: &Served, document: &Value) {
+fn put_traffic(served: &Served, document: &Value) {
     let url = format!("http://{}/api/v1/models/m/traffic", served.admin);
     let answer = ureq::put(&url).content_type("application/json").send(document.to_string());
     assert_eq!(answer.unwrap_or_else(|e| panic!("{e}: {document}")).status(), 200);

@@ -2,8 +2,8 @@
 
 use crate::support::process::{Served, binary};
 use crate::support::{copy, eventually, onnx};
-use crate::upload::{ask, command, done, duckdb, label, local, put_traffic, sealed, start, upload, wait_uploaded};
-use serde_json::{Value, json};
+use crate::upload::{ask, command, done, duckdb, fill, local, sealed, start, upload, wait_uploaded};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -63,14 +63,7 @@ fn what_two_gateways_put_into_one_directory_is_read_from_there_and_a_person_is_f
         let mut served = start(&dir, &environment(&share, node, &[]));
         served.ready();
         served.wait_state("m", 1, "serving");
-        let document =
-            json!({"split": [{"version": "1", "weight": 1}], "sticky_by": {"header": "x-user"}, "salt": "s"});
-        put_traffic(&served, &document);
-        let own: Vec<String> = (0..6).map(|i| format!("{node}-{i}")).collect();
-        for (i, id) in own.iter().enumerate() {
-            ask(&served, id, if i < 2 { "alice" } else { "bob" }, f32::from(u8::try_from(i).unwrap()));
-        }
-        label(&served, &own);
+        let own = fill(&served, node);
         let report = wait_uploaded(&served, 2);
         assert_eq!(report["to"], format!("file://{}", share.display()), "{report}");
         ids.extend(own);
